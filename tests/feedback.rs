@@ -165,13 +165,13 @@ fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothin
         told,
         format!(
             "xvs: no service of real server {rs1} follows load reports; \
-             `xvs set feedback.services \"TCP {VIP}:80\"` has that one follow them\n"
+             `xvs set feedback.services \"TCP {VIP}:80\"` makes that service follow them\n"
         )
     );
     assert!(xvs(&mut cluster, &["feedback"]).1.contains("feedback.services"));
     follow(&mut cluster, "all");
     let (exit, told) = xvs(&mut cluster, &["feedback", &unknown, "10"]);
-    let lists = "`xvsadm -Ln` lists those there are";
+    let lists = "`xvsadm -Ln` lists the configured ones";
     assert_eq!((exit, told), (3, format!("xvs: no virtual service has real server {unknown}; {lists}\n")));
     let unknown = format!("{rs1}:81");
     assert_eq!(xvs(&mut cluster, &["feedback", &unknown, "10"]).0, 3);

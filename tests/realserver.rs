@@ -332,7 +332,7 @@ fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route
     let shown = done(&server, "status");
     assert!(shown.contains("decapsulation: an XDP program on eth (native)"), "{shown}");
     assert!(
-        shown.contains("net.ipv4.conf.eth.rp_filter: 2 (was 1): decapsulated requests are taken"),
+        shown.contains("net.ipv4.conf.eth.rp_filter: 2 (was 1): decapsulated requests are accepted"),
         "{shown}"
     );
 
@@ -443,7 +443,7 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
     let not_up = refused(&server, "down --vip 198.51.100.1");
     assert_eq!(not_up, "xvs: 198.51.100.1 is not up; `xvs realserver status` lists what is\n");
     let no_dev = refused(&server, "up --vip 198.51.100.1 --dev eth9");
-    assert_eq!(no_dev, "xvs: there is no interface eth9; there are lo, eth\n");
+    assert_eq!(no_dev, "xvs: no interface eth9; this machine has lo, eth\n");
     let wire = refused(&server, "up --vip 10.0.0.7");
     assert!(wire.starts_with("xvs: 10.0.0.7 is an address of eth, where it would answer ARP"), "{wire}");
     let gue = refused(&server, "up --vip 198.51.100.1 --gue-port 6080");
@@ -452,10 +452,7 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
         ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1", "::ffff:10.1.1.1"]
     {
         let no_host = refused(&server, &format!("up --vip {vip} --dev eth"));
-        assert!(
-            no_host.starts_with(&format!("xvs: {vip} is no address that clients can send to")),
-            "{no_host}"
-        );
+        assert!(no_host.starts_with(&format!("xvs: {vip} is no unicast address")), "{no_host}");
     }
     assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
     assert_eq!(state(&server), before);

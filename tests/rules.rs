@@ -15,7 +15,7 @@ use xvs_model::command::{Command, CommandError};
 use xvs_model::difference::{commands_of, differences, state_of};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Request, Verdict};
-use xvs_model::rules::Wanted;
+use xvs_model::rules::DesiredRules;
 use xvs_model::state::State;
 
 /// A line of a script: words of `ipvsadm`, or behind `xvs` of that.
@@ -106,7 +106,7 @@ fn state(cluster: &mut LabCluster) -> State {
     state_of(&rules(cluster)).expect("what runs can be made")
 }
 
-fn read(text: &str) -> (Vec<Command>, Wanted) {
+fn read(text: &str) -> (Vec<Command>, DesiredRules) {
     read_wanted(text, &SystemResolver::default()).unwrap_or_else(|faults| panic!("{text}\n{faults:?}"))
 }
 
@@ -178,7 +178,7 @@ proptest! {
 }
 
 /// What these commands want, once they have been printed and read.
-fn text_of(commands: &[Command]) -> Wanted {
+fn text_of(commands: &[Command]) -> DesiredRules {
     read(&commands.iter().flat_map(xvs_ipvsadm::rule_lines).map(|line| line + "\n").collect::<String>()).1
 }
 

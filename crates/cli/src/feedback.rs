@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 fn screen(rows: &[FeedbackRow]) -> String {
     if rows.is_empty() {
         return "no real server is in a service that follows load reports; \
-                   `xvs set feedback.services \"TCP 198.51.100.100:80\"` has that one follow them\n"
+                   `xvs set feedback.services \"TCP 198.51.100.100:80\"` makes that service follow them\n"
             .to_owned();
     }
     let line = |[service, server, own, in_force, load, age]: [&str; 6]| {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use xvs_health::outcome::outcome;
+use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::{rule_lines, saved_rules};
 use xvs_keepalived::{host, read};
@@ -54,7 +54,7 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
             return Ok(MISUSED);
         }
     };
-    let (state, _) = outcome(&configuration);
+    let (state, _) = initial_state(&configuration);
     let faults = &configuration.faults;
     let worst = if options.strict { Severity::Warning } else { Severity::Error };
     let printed = Printed {

@@ -86,7 +86,7 @@ Exit codes:
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
-       a change: it is made, and a worker has not taken it up within a second
+       a change: it is published, and a worker has not applied it within a second
        `healthy`: xvsd makes no progress, or none runs
   2  the command line is wrong
   3  xvsd refused, and nothing has changed

@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         other => return Err(Failure::unexpected(&other).into()),
     };
     let left = governed.len();
-    wanted.leave(&running, governed);
+    wanted.keep_running(&running, governed);
     let differences = differences(&running, &wanted);
     if left > 0 && !arguments.json {
         writeln!(out, "services owned by health checks, not compared: {left}")?;

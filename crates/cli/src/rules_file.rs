@@ -7,13 +7,13 @@ use std::{fs, io};
 
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::command::Command;
-use xvs_model::rules::{Fault, Wanted};
+use xvs_model::rules::{DesiredRules, Fault};
 
 /// The rules of a file: the commands of its lines, and what they want as a whole.
 ///
 /// # Errors
 /// Why it cannot be read, or all its faults, a line each.
-pub(crate) fn rules(file: &Path) -> Result<(Vec<Command>, Wanted), Box<dyn Error>> {
+pub(crate) fn rules(file: &Path) -> Result<(Vec<Command>, DesiredRules), Box<dyn Error>> {
     read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| listed(file, &faults).into())
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use xvs_model::command::{Command, CommandError};
-use xvs_model::difference::{Difference, carried_out};
+use xvs_model::difference::{Difference, commands_for};
 use xvs_model::event::{
     Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
 };
@@ -181,7 +181,7 @@ pub(crate) fn applied(
     differences: &[Difference],
 ) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
     let line = |command: &Command| (format!("{why}: {}", command_line(command)), None);
-    Box::new(carried_out(differences).iter().map(line).collect::<Vec<_>>().into_iter())
+    Box::new(commands_for(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 
 /// Listeners at one time.

@@ -24,7 +24,7 @@ use crate::keepalived_conf::read_usable;
 use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
-use xvs_health::{Environment, Wanted};
+use xvs_health::{DesiredServices, Environment};
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]
@@ -96,7 +96,7 @@ impl Reloading {
 struct Director(Handle);
 
 impl Environment for Director {
-    fn is_here(&self, virtual_server: &VirtualServer) -> bool {
+    fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
         let snapshot = self.0.shared().published.load();
         let is_here = |key: &ServiceKey| match key {
             ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
@@ -105,7 +105,7 @@ impl Environment for Director {
         virtual_server.services.iter().any(|(key, _)| is_here(key))
     }
 
-    fn reconcile(&self, wanted: Wanted, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
+    fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
         self.0.reconcile(wanted, scope)
     }
 
@@ -116,13 +116,13 @@ impl Environment for Director {
         }
     }
 
-    fn change(&self, command: Command) -> Result<(), CommandError> {
+    fn execute(&self, command: Command) -> Result<(), CommandError> {
         self.0.request(Request::Change(command)).map(|_| ())
     }
 
-    fn tell(&self, what: Vec<String>) {
-        what.iter().for_each(|line| tracing::info!("{line}"));
-        let (shared, lines) = (self.0.shared(), what.into_iter().map(|line| (line, None)));
+    fn emit(&self, lines: Vec<String>) {
+        lines.iter().for_each(|line| tracing::info!("{line}"));
+        let (shared, lines) = (self.0.shared(), lines.into_iter().map(|line| (line, None)));
         shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

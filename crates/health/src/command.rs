@@ -32,12 +32,12 @@ use xvs_model::check::{Probe, Script};
 use xvs_model::fault::{Fault, Place, Severity};
 use xvs_model::virtual_server::{Configuration, Globals};
 
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 
 /// Of those who share one, one runs at a time.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Turn {
-    taken: Arc<Mutex<()>>,
+pub(super) struct RunLock {
+    lock: Arc<Mutex<()>>,
     /// Whether who has it has come as far as to run.
     is_started: Arc<AtomicBool>,
 }
@@ -51,7 +51,7 @@ pub(super) static DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
 pub(super) struct Program {
     script: Script,
     security: Security,
-    turn: Turn,
+    run_lock: RunLock,
 }
 
 /// Whether a program that runs as root is looked at before.
@@ -100,22 +100,22 @@ impl fmt::Display for Program {
 
 impl Program {
     /// A script with what holds for all of them.
-    pub(super) fn new(script: &Script, globals: &Globals, turn: Turn) -> Self {
+    pub(super) fn new(script: &Script, globals: &Globals, run_lock: RunLock) -> Self {
         let mut script = script.clone();
         if let (None, Some((user, group))) = (&script.user, &globals.script_user) {
             (script.user, script.group) = (Some(user.clone()), group.clone());
         }
         let security = if globals.enable_script_security { Security::Checked } else { Security::Trusted };
-        Self { script, security, turn }
+        Self { script, security, run_lock }
     }
 
     /// Runs it once its turn has come. Whoever drops this ends it.
     pub(super) async fn run(&self, deadline: Instant) -> Outcome {
-        let is_started = || self.turn.is_started.load(Ordering::Relaxed);
-        let Ok(turn) = timeout_at(deadline, Arc::clone(&self.turn.taken).lock_owned()).await else {
+        let is_started = || self.run_lock.is_started.load(Ordering::Relaxed);
+        let Ok(turn) = timeout_at(deadline, Arc::clone(&self.run_lock.lock).lock_owned()).await else {
             return if is_started() { Outcome::Busy } else { not_in_time() };
         };
-        self.turn.is_started.store(false, Ordering::Relaxed);
+        self.run_lock.is_started.store(false, Ordering::Relaxed);
         let (tells, hears) = oneshot::channel();
         tokio::spawn(self.clone().course(turn, tells));
         match timeout_at(deadline, hears).await {
@@ -129,8 +129,8 @@ impl Program {
 
     /// From its start until it is reaped; `tells` is closed when nobody waits any longer.
     async fn course(self, _turn: OwnedMutexGuard<()>, mut tells: oneshot::Sender<Outcome>) {
-        let is_started = self.turn.is_started.clone();
-        let started = apart(move || self.start()).await;
+        let is_started = self.run_lock.is_started.clone();
+        let started = run_blocking(move || self.start()).await;
         let outcome = match started {
             Ok(Ok(mut process)) => {
                 is_started.store(true, Ordering::Relaxed);
@@ -210,8 +210,8 @@ impl Program {
     }
 
     /// Waits until it runs no more.
-    pub(super) async fn gone(&self) {
-        drop(self.turn.taken.lock().await);
+    pub(super) async fn wait_until_ended(&self) {
+        drop(self.run_lock.lock.lock().await);
     }
 
     /// Why it could not be run now, if so. Looks at users and files, which may take long.
@@ -235,7 +235,7 @@ fn not_in_time() -> Outcome {
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut look = |place: &Place, script: &Script| {
-        if let Some(why) = Program::new(script, &configuration.globals, Turn::default()).obstacle() {
+        if let Some(why) = Program::new(script, &configuration.globals, RunLock::default()).obstacle() {
             let text = format!("`{}` cannot be run: {why}", script.text);
             faults.push(Fault { place: place.clone(), severity: Severity::Warning, text });
         }
@@ -501,7 +501,7 @@ mod tests {
     use crate::command::*;
 
     fn program(script: &Script) -> Program {
-        Program::new(script, &Globals::default(), Turn::default())
+        Program::new(script, &Globals::default(), RunLock::default())
     }
 
     async fn run(script: &Script) -> Outcome {
@@ -515,7 +515,7 @@ mod tests {
         let folder = Folder::new();
         // It begins before it is told.
         let script = folder.script("until [ \"$(ulimit -n)\" = 777 ]; do sleep 0.01; done");
-        let program = Program::new(&script, &Globals::default(), Turn::default());
+        let program = Program::new(&script, &Globals::default(), RunLock::default());
         assert_eq!(program.run(in_time()).await, Outcome::Exit(0));
     }
 
@@ -602,7 +602,7 @@ mod tests {
         until(|| folder.read("child") == "1\n" && folder.read("leader").ends_with('\n')).await;
         assert_eq!(hanging.await.unwrap(), Outcome::Late);
         // Whoever runs next waits until it is gone.
-        program.gone().await;
+        program.wait_until_ended().await;
         let leader = folder.read("leader");
         assert!(!Path::new(&format!("/proc/{}", leader.trim())).exists());
         until(|| !runs(&folder.read("pid"))).await;
@@ -620,7 +620,7 @@ mod tests {
         until(|| folder.read("leader").ends_with('\n')).await;
         asker.abort();
         until(|| folder.read("tidy") == "1\n" && !runs(&folder.read("leader"))).await;
-        program.gone().await;
+        program.wait_until_ended().await;
     }
 
     #[test]
@@ -664,8 +664,8 @@ mod tests {
     async fn while_one_does_not_end_although_it_was_killed_the_next_does_not_begin() {
         let folder = Folder::new();
         let program = program(&folder.script("echo >ran"));
-        let _still_there = program.turn.taken.lock().await;
-        program.turn.is_started.store(true, Ordering::Relaxed);
+        let _still_there = program.run_lock.lock.lock().await;
+        program.run_lock.is_started.store(true, Ordering::Relaxed);
         assert_eq!(program.run(in_time()).await, Outcome::Busy);
         assert_eq!(folder.read("ran"), "");
     }
@@ -675,14 +675,17 @@ mod tests {
         let folder = Folder::new();
         let mut script = folder.script("echo $(id -u) $(id -g) $(id -G) >out$(id -g)");
         let globals = Globals { script_user: Some(("nobody".to_owned(), None)), ..Globals::default() };
-        let program = Program::new(&script, &globals, Turn::default());
+        let program = Program::new(&script, &globals, RunLock::default());
         assert_eq!(program.run(in_time()).await, Outcome::Exit(0));
         assert_eq!(folder.read("out65534"), "65534 65534 65534\n");
         (script.user, script.group) = (Some("nobody".to_owned()), Some("daemon".to_owned()));
         assert_eq!(run(&script).await, Outcome::Exit(0));
         assert_eq!(folder.read("out1"), "65534 1 1\n");
         (script.user, script.group) = (Some("root".to_owned()), None);
-        assert_eq!(Program::new(&script, &globals, Turn::default()).run(in_time()).await, Outcome::Exit(0));
+        assert_eq!(
+            Program::new(&script, &globals, RunLock::default()).run(in_time()).await,
+            Outcome::Exit(0)
+        );
         assert!(folder.read("out0").starts_with("0 0 "));
     }
 
@@ -699,7 +702,7 @@ mod tests {
     async fn with_script_security_root_runs_only_what_root_alone_may_change() {
         let folder = Folder::new();
         let globals = Globals { enable_script_security: true, ..Globals::default() };
-        let secured = |script: &Script| Program::new(script, &globals, Turn::default());
+        let secured = |script: &Script| Program::new(script, &globals, RunLock::default());
         assert_eq!(secured(&written("/bin/true")).run(in_time()).await, Outcome::Exit(0));
         assert_eq!(secured(&written("true")).obstacle(), None);
         // Its folder may be written to by anybody; so may that of the link.

@@ -11,16 +11,16 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::{Dns, Target};
 
-use crate::answer::Answer;
+use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most.
-pub(super) async fn ask(target: &Target, dns: &Dns, deadline: Instant) -> Answer {
+pub(super) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> ProbeResult {
     let peer = target.endpoint;
     let within = socket::within(deadline);
     let id = fastrand::u16(..);
     let Some(query) = query(id, dns) else {
-        return Answer::Unasked(format!("{} {}. cannot be asked of a DNS server", dns.kind, dns.name));
+        return ProbeResult::NotRun(format!("{} {}. cannot be asked of a DNS server", dns.kind, dns.name));
     };
     let sent = socket::open(target, Type::DGRAM, None).and_then(|socket| {
         socket::sent(&query, socket, target).map_err(|error| socket::at_once(&error, peer))
@@ -30,10 +30,10 @@ pub(super) async fn ask(target: &Target, dns: &Dns, deadline: Instant) -> Answer
         Err(answer) => return answer,
     };
     match timeout_at(deadline, response_code(&socket, id)).await {
-        Ok(Ok(0)) => Answer::Well(0),
-        Ok(Ok(code)) => Answer::Unwell(format!("answered {}", name(code))),
+        Ok(Ok(0)) => ProbeResult::Passed(0),
+        Ok(Ok(code)) => ProbeResult::Failed(format!("answered {}", name(code))),
         Ok(Err(error)) => socket::answer(&error, "", peer),
-        Err(_) => Answer::Unwell(format!("no answer {within}")),
+        Err(_) => ProbeResult::Failed(format!("no answer {within}")),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
     }
 
     /// What comes of asking a server that answers with these; `ID` is the query's number, `IN` another one.
-    async fn answered(with: &[&[u8]]) -> Answer {
+    async fn answered(with: &[&[u8]]) -> ProbeResult {
         let server = Server::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let target = target(server.local_addr().unwrap());
@@ -132,7 +132,7 @@ mod tests {
             }
             server
         });
-        let answer = ask(&target, &dns("A", "example.com"), soon()).await;
+        let answer = probe(&target, &dns("A", "example.com"), soon()).await;
         server.await.unwrap();
         answer
     }
@@ -156,9 +156,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_an_error_is_well_though_it_has_no_records() {
-        assert_eq!(answered(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, Answer::Well(0));
+        assert_eq!(answered(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, ProbeResult::Passed(0));
         // Cut off, which is not minded.
-        assert_eq!(answered(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, Answer::Well(0));
+        assert_eq!(answered(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test]
@@ -172,7 +172,7 @@ mod tests {
             (9, "answered with code 9"),
         ] {
             let datagram = [b'I', b'D', 0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0];
-            assert_eq!(answered(&[&datagram]).await, Answer::Unwell(why.to_owned()));
+            assert_eq!(answered(&[&datagram]).await, ProbeResult::Failed(why.to_owned()));
         }
     }
 
@@ -188,22 +188,22 @@ mod tests {
             b"IN\x81\x83\0\x01\0\0\0\0\0\0",
         ];
         let answer = b"ID\x81\x80\0\x01\0\0\0\0\0\0".as_slice();
-        assert_eq!(answered(&[&noise[..], &[answer]].concat()).await, Answer::Well(0));
+        assert_eq!(answered(&[&noise[..], &[answer]].concat()).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_not_well_by_the_deadline() {
         let server = Server::bind("127.0.0.1:0").unwrap();
-        let answer = ask(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
-        assert_eq!(answer, Answer::Unwell("no answer within 5s".to_owned()));
+        let answer = probe(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
+        assert_eq!(answer, ProbeResult::Failed("no answer within 5s".to_owned()));
     }
 
     #[tokio::test]
     async fn a_closed_port_is_not_well_and_an_address_that_is_not_here_says_nothing() {
         let closed = target(Server::bind("[::1]:0").unwrap().local_addr().unwrap());
         let why = format!("connection refused by {}", closed.endpoint);
-        assert_eq!(ask(&closed, &dns("SOA", ""), soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&closed, &dns("SOA", ""), soon()).await, ProbeResult::Failed(why));
         let unasked = Target { source: Some("2001:db8::7".parse().unwrap()), ..closed };
-        assert!(matches!(ask(&unasked, &dns("SOA", ""), soon()).await, Answer::Unasked(_)));
+        assert!(matches!(probe(&unasked, &dns("SOA", ""), soon()).await, ProbeResult::NotRun(_)));
     }
 }

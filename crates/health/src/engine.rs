@@ -1,7 +1,8 @@
-//! Health checks at work: their thread, its runtime, and the messages to it.
+//! The health engine: the thread of the checks, its runtime, and the requests to it.
 //!
-//! One thread with a runtime of its own. As many checks run at once as there are descriptors for; the limit of the process
-//! is raised to its maximum. Not here: the checks (`runner.rs`) and what follows from them (`manager.rs`).
+//! One thread with a tokio runtime of its own. The number of concurrent probes follows from the free descriptors; the
+//! descriptor limit of the process is raised to its maximum. Not here: the checks (`runner.rs`) and what follows from
+//! their results (`manager.rs`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,32 +17,32 @@ use tokio::sync::{Semaphore, oneshot};
 use xvs_model::command::CommandError;
 use xvs_model::health::HealthReport;
 
-use crate::board::Board;
 use crate::command::{DESCRIPTORS, faults};
 use crate::environment::Environment;
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
+use crate::results::SharedResults;
 use crate::runner::Runner;
 
-/// Health checks at work; dropped, they end.
+/// The running health engine. Dropping it ends the checks and the thread.
 pub struct Engine {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What gives the checks something to do, from any thread.
+/// A handle on the engine, for any thread.
 #[derive(Clone)]
 pub struct Handle {
-    board: Arc<Board>,
+    results: Arc<SharedResults>,
     manager: UnboundedSender<Message>,
     runtime: runtime::Handle,
 }
 
 impl Engine {
-    /// Starts without a configuration. `file` is the name of the file in reports; `spawn` starts the thread.
+    /// Starts the engine without a configuration. `file` is the file name in reports; `spawn` starts the thread.
     ///
     /// # Errors
-    /// The system has no room for a runtime or a thread.
+    /// The system cannot create a runtime or a thread.
     pub fn start(
         file: PathBuf,
         environment: impl Environment,
@@ -50,20 +51,20 @@ impl Engine {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
-        let board = Arc::new(Board::default());
-        board.lock().file = file;
-        let runner = Runner { environment, permits: Semaphore::new(at_once()), changed };
-        let task = Manager::new(board.clone(), Arc::new(runner), changes, messages).run();
-        let handle = Handle { board, manager, runtime: runtime.handle().clone() };
+        let results = Arc::new(SharedResults::default());
+        results.lock().file = file;
+        let runner = Runner { environment, permits: Semaphore::new(concurrent_probes()), changed };
+        let task = Manager::new(results.clone(), Arc::new(runner), changes, messages).run();
+        let handle = Handle { results, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {
             runtime.block_on(task);
-            // A search for a pattern may not have come to its end.
+            // A pattern search on a blocking thread may still run.
             runtime.shutdown_background();
         }))?;
         Ok(Self { handle, thread: Some(thread) })
     }
 
-    /// What gives the checks something to do.
+    /// A handle on the engine.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -71,42 +72,42 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // It may have ended by a fault.
+        // The manager may have ended by a panic.
         let _ = self.handle.manager.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its own thread.
+            // The thread has reported its panic itself.
             let _ = thread.join();
         }
     }
 }
 
 impl Handle {
-    /// Replaces the configuration that runs; waits until its services are in force. Returns what has changed.
+    /// Replaces the running configuration. Blocks until its services are in force. Returns a summary of the changes.
     ///
     /// # Errors
-    /// The services could not be made; or the checks are ending.
-    pub fn replace(&self, mut read: Prepared) -> Result<String, CommandError> {
-        let more = faults(&read.configuration);
-        read.configuration.faults.extend(more);
+    /// The control thread refused the services, or the daemon is stopping.
+    pub fn replace(&self, mut prepared: Prepared) -> Result<String, CommandError> {
+        let more = faults(&prepared.configuration);
+        prepared.configuration.faults.extend(more);
         let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
-        let (answer, answered) = oneshot::channel();
-        self.manager.send(Message::TakeOver(Box::new(read), answer)).map_err(|_| ending())?;
-        answered.blocking_recv().map_err(|_| ending())?
+        let (reply, replied) = oneshot::channel();
+        self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| ending())?;
+        replied.blocking_recv().map_err(|_| ending())?
     }
 
-    /// Notes in the report that the file was read and cannot be used.
+    /// Records in the report that the file was read and refused.
     pub fn refuse(&self, why: &str) {
-        self.board.lock().refuse(why);
+        self.results.lock().refuse(why);
     }
 
     /// Whether there are virtual servers.
     pub fn has_virtual_servers(&self) -> bool {
-        !self.board.lock().groups.is_empty()
+        !self.results.lock().virtual_servers.is_empty()
     }
 
-    /// All but what the control thread and workers know: drift, and the weights by which packets are scheduled.
+    /// The report, without what the control thread and the workers add: drift and the weights in force.
     pub fn report(&self) -> HealthReport {
-        self.board.report()
+        self.results.report()
     }
 
     /// The runtime of the checks.
@@ -115,19 +116,19 @@ impl Handle {
     }
 }
 
-/// How many checks may ask at once, with as many descriptors as the process may have and has not yet.
-fn at_once() -> usize {
+/// The number of probes that may run at once, from the number of descriptors that are free.
+fn concurrent_probes() -> usize {
     let limits = getrlimit(Resource::Nofile);
-    // There is one of it in a process, so it is the first.
+    // A process has one engine, so the value is not set yet.
     let _ = DESCRIPTORS.set(limits);
-    // What it may have is what it has if this is refused.
+    // If this is refused, the limit stays as it is, and is read below.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let free = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(taken);
-    // Each check has one or two, a script some more for a moment, and some are for who asks xvsd.
-    (free / 4).clamp(1, AT_ONCE)
+    // A probe needs one or two descriptors, the start of a script more; the clients of xvsd need some too.
+    (free / 4).clamp(1, CONCURRENT_PROBES_MAX)
 }
 
-/// At most so many checks ask at once, however many descriptors there are.
-const AT_ONCE: usize = 4096;
+/// The number of concurrent probes if descriptors do not limit it.
+const CONCURRENT_PROBES_MAX: usize = 4096;

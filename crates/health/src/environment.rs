@@ -1,4 +1,4 @@
-//! What checks ask and change: the director and the network, or those of a test.
+//! The environment of the checks: the director, the network and this machine, or their stand-ins in a test.
 
 use std::future::Future;
 
@@ -9,40 +9,47 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
 
-use crate::answer::Answer;
-use crate::place::Place;
+use crate::check_ref::CheckRef;
+use crate::probe_result::ProbeResult;
 
-/// What services are to be, by their key; `None`: the service goes.
-pub type Wanted = Vec<(ServiceKey, Option<OwnedService>)>;
+/// The services that the checks want, by key; `None`: the service is removed.
+pub type DesiredServices = Vec<(ServiceKey, Option<OwnedService>)>;
 
-/// What checks ask, and what they have changed: the director and the network, or a test's.
+/// What the checks need from outside this crate: probes over the network, and the director's control thread.
 pub trait Environment: Send + Sync + 'static {
-    /// What comes of the check at this place, by then; `url` is the number of the object that it asks for.
-    fn ask(&self, place: Place, url: usize, deadline: Instant) -> impl Future<Output = Answer> + Send {
-        crate::probe::ask(place, url, deadline)
+    /// Runs one probe of a check, at most until `deadline`.
+    ///
+    /// `url` is the index of the URL that an HTTP check requests; 0 for all others.
+    fn probe(
+        &self,
+        check: CheckRef,
+        url: usize,
+        deadline: Instant,
+    ) -> impl Future<Output = ProbeResult> + Send {
+        crate::probe::run(check, url, deadline)
     }
 
-    /// Whether an address of this virtual server's services is this machine's now.
-    fn is_here(&self, virtual_server: &VirtualServer) -> bool;
+    /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).
+    fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool;
 
-    /// Has services be so; waits until they are.
+    /// Changes the services of the director to `wanted`. Blocks until the change is in force.
     ///
     /// # Errors
-    /// Nothing has changed.
-    fn reconcile(&self, wanted: Wanted, scope: ReconcileScope) -> Result<Reconciled, CommandError>;
+    /// The control thread refused or did not answer; nothing has changed.
+    fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError>;
 
-    /// The timeouts in force.
+    /// The connection timeouts in force. Blocks until the control thread has answered.
     ///
     /// # Errors
-    /// Nobody says.
+    /// The control thread did not answer.
     fn timeouts(&self) -> Result<Timeouts, CommandError>;
 
-    /// Carries out a command.
+    /// Executes a command. Blocks until it is in force.
     ///
     /// # Errors
-    /// It was refused.
-    fn change(&self, command: Command) -> Result<(), CommandError>;
+    /// The command was refused.
+    fn execute(&self, command: Command) -> Result<(), CommandError>;
 
-    /// Tells events and the log what has come at once.
-    fn tell(&self, what: Vec<String>);
+    /// Writes these lines to the event stream and to the log, as one group.
+    fn emit(&self, lines: Vec<String>);
 }

@@ -1,8 +1,9 @@
-//! `notify_fifo` and `lvs_notify_fifo`: a FIFO that is told of each change by a line, and the program that reads it.
+//! `notify_fifo` and `lvs_notify_fifo`: a FIFO that gets one line for each change, and the program that reads it.
 //!
-//! A line is written at once and whole; nobody is waited for. What does not fit because nobody reads (64 KiB) is lost, counted
-//! and told in the log. The FIFO is made if it is not there, and removed at the end if it was made here. Its program is
-//! ended with it, and not begun anew when it ends by itself. Cost: one system call a line. Not here: what lines say.
+//! A line is written whole and without waiting. When the FIFO is full (64 KiB) because no program reads it, lines are lost,
+//! counted and logged. xvs creates the FIFO if it does not exist, and at the end removes one that it has created. The
+//! reader program is ended when the FIFO is closed; it is not restarted when it ends by itself. Cost: one system call for
+//! each line. Not here: the format of lines (`virtual_server.rs`).
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -16,48 +17,48 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use xvs_model::virtual_server::{Fifo as FifoSettings, Globals};
 
-use crate::command::{Program, Turn, account};
+use crate::command::{Program, RunLock, account};
 
-/// A FIFO that is open.
+/// An open FIFO.
 #[derive(Debug)]
 pub(super) struct Fifo {
     path: String,
     pipe: File,
-    /// Device and number, if it was made here.
-    made: Option<(u64, u64)>,
-    /// Lines since one was written.
+    /// Device and inode number, if xvs has created the FIFO.
+    created: Option<(u64, u64)>,
+    /// Lines lost since the last line that was written.
     lost: u64,
     reader: Option<(Program, JoinHandle<()>)>,
 }
 
 impl Fifo {
-    /// Opens a FIFO and starts its reader. On the runtime.
+    /// Opens a FIFO and starts its reader. Must be called on the health runtime.
     ///
     /// # Errors
-    /// In words, if that cannot be done.
+    /// A sentence with the path: the file cannot be created or opened, is no FIFO, or its user or group does not exist.
     pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, String> {
         let path = fifo.path.clone();
         let failed = |error: io::Error| format!("{path}: {error}");
-        let made = match mkfifoat(CWD, &path, FIFO_MODE) {
+        let created = match mkfifoat(CWD, &path, FIFO_MODE) {
             Ok(()) => true,
             Err(rustix::io::Errno::EXIST) => false,
             Err(error) => return Err(failed(error.into())),
         };
-        // Reading too, so that it stays open without a reader.
+        // Open for reading too, so that the FIFO stays open without a reader.
         let flags = OFlags::NONBLOCK.bits() as i32;
         let pipe = File::options().read(true).write(true).custom_flags(flags).open(&path).map_err(failed)?;
         let metadata = pipe.metadata().map_err(failed)?;
         if !metadata.file_type().is_fifo() {
-            return Err(format!("{path} is there and no FIFO"));
+            return Err(format!("{path} exists and is no FIFO"));
         }
         let mut opened = Self {
-            made: made.then_some((metadata.dev(), metadata.ino())),
+            created: created.then_some((metadata.dev(), metadata.ino())),
             path: path.clone(),
             pipe,
             lost: 0,
             reader: None,
         };
-        if made {
+        if created {
             opened.pipe.set_permissions(Permissions::from_mode(FIFO_MODE.bits())).map_err(failed)?;
             if let Some(user) = &fifo.user {
                 let (user, group) = account(user, fifo.group.as_deref())?;
@@ -68,40 +69,40 @@ impl Fifo {
             let mut script = script.clone();
             script.text = format!("{} '{path}'", script.text);
             script.argv.push(path);
-            let program = Program::new(&script, globals, Turn::default());
-            opened.reader = Some((program.clone(), tokio::spawn(read(program, script.text))));
+            let program = Program::new(&script, globals, RunLock::default());
+            opened.reader = Some((program.clone(), tokio::spawn(run_reader(program, script.text))));
         }
         Ok(opened)
     }
 
-    /// Writes a line, which has no end yet.
+    /// Writes a line, given without its line feed.
     pub(super) fn write(&mut self, line: &str) {
         match self.pipe.write_all(format!("{line}\n").as_bytes()) {
             Ok(()) if self.lost > 0 => {
-                tracing::warn!("{}: {} lines are lost that nobody read in time", self.path, self.lost);
+                tracing::warn!("{}: {} lines are lost that were not read in time", self.path, self.lost);
                 self.lost = 0;
             }
             Ok(()) => {}
             Err(error) => {
                 if self.lost == 0 {
-                    tracing::warn!("{}: {error}; lines are lost until somebody reads", self.path);
+                    tracing::warn!("{}: {error}; lines are lost until a program reads them", self.path);
                 }
                 self.lost += 1;
             }
         }
     }
 
-    /// Ends the reader, which has had time to read what was written, and waits for that.
+    /// Waits at most [`READ_TIME`] until the reader has read all lines, then ends it and waits for its end.
     pub(super) async fn close(mut self) {
         if let Some((program, reading)) = self.reader.take() {
             let is_read = async {
                 while !reading.is_finished() && ioctl_fionread(&self.pipe).is_ok_and(|bytes| bytes > 0) {
-                    sleep(LOOK_AGAIN).await;
+                    sleep(POLL_INTERVAL).await;
                 }
             };
-            let _ = timeout(TO_READ, is_read).await;
+            let _ = timeout(READ_TIME, is_read).await;
             reading.abort();
-            let _ = timeout(PATIENCE, program.gone()).await;
+            let _ = timeout(END_TIME, program.wait_until_ended()).await;
         }
     }
 }
@@ -112,29 +113,29 @@ impl Drop for Fifo {
             reading.abort();
         }
         let there = fs::symlink_metadata(&self.path).ok().map(|there| (there.dev(), there.ino()));
-        if self.made.is_some() && self.made == there {
+        if self.created.is_some() && self.created == there {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Runs a reader for as long as it likes.
-async fn read(program: Program, name: String) {
+/// Runs a reader without a time limit.
+async fn run_reader(program: Program, name: String) {
     let outcome = program.run(Instant::now() + FOREVER).await;
-    tracing::error!("`{name}` reads no more: {outcome}; it is not started again before a FIFO changes");
+    tracing::error!("`{name}` has ended: {outcome}; it is started again when the settings of a FIFO change");
 }
 
-/// Read by all, written by its owner.
+/// Readable for all, writable for the owner.
 const FIFO_MODE: Mode = Mode::from_raw_mode(0o644);
 
-/// How long a reader that is to end has to read the last lines, and how often it is looked whether it has.
-const TO_READ: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The time that a reader has to read the last lines, and the interval between two looks whether it has.
+const READ_TIME: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// For a reader's end: longer than from SIGTERM to SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The time for a reader to end; longer than from SIGTERM to SIGKILL.
+const END_TIME: Duration = Duration::from_secs(3);
 
-/// Longer than a machine runs.
+/// A deadline that is never reached.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 #[cfg(test)]
@@ -152,7 +153,7 @@ mod tests {
         Fifo::open(fifo, &Globals::default())
     }
 
-    /// What can be read of a FIFO now.
+    /// All bytes that are in the FIFO now.
     fn read_now(folder: &Folder) -> String {
         let flags = OFlags::NONBLOCK.bits() as i32;
         let mut pipe = File::options().read(true).custom_flags(flags).open(folder.path("fifo")).unwrap();
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_is_made_with_its_mode_and_owner_and_goes_at_the_end() {
+    fn a_fifo_is_created_with_its_mode_and_owner_and_removed_at_the_end() {
         let folder = Folder::new();
         let (user, group) = (Some("nobody".to_owned()), Some("daemon".to_owned()));
         let fifo = FifoSettings { user, group, ..fifo(&folder) };
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_there_stays_and_what_is_none_is_refused_and_left_alone() {
+    fn an_existing_fifo_stays_and_a_path_that_is_no_fifo_is_refused_and_left_alone() {
         let folder = Folder::new();
         let fifo = fifo(&folder);
         mkfifoat(CWD, &fifo.path, Mode::from_raw_mode(0o600)).unwrap();
@@ -185,14 +186,14 @@ mod tests {
         assert_eq!(fs::metadata(&fifo.path).unwrap().mode() & 0o7777, 0o600);
         fs::remove_file(&fifo.path).unwrap();
         fs::write(&fifo.path, "text").unwrap();
-        assert_eq!(open(&fifo).unwrap_err(), format!("{} is there and no FIFO", fifo.path));
+        assert_eq!(open(&fifo).unwrap_err(), format!("{} exists and is no FIFO", fifo.path));
         assert_eq!(folder.read("fifo"), "text");
         let nowhere = FifoSettings { path: "/nonexistent/fifo".to_owned(), ..fifo };
         assert!(open(&nowhere).unwrap_err().starts_with("/nonexistent/fifo: No such file"));
     }
 
     #[test]
-    fn lines_wait_for_a_reader_and_those_that_find_no_room_are_lost_whole() {
+    fn lines_wait_for_a_reader_and_lines_that_do_not_fit_are_lost_whole() {
         let folder = Folder::new();
         let mut fifo = open(&fifo(&folder)).unwrap();
         let line = "RS [10.1.0.1]:tcp:80 [10.0.0.1]:tcp:80 DOWN";
@@ -228,20 +229,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_ended_has_read_what_was_written_before() {
+    async fn a_reader_reads_the_lines_written_before_it_is_ended() {
         let folder = Folder::new();
         let text = "#!/bin/sh\nwhile read line; do sleep 0.01; echo \"$line\" >>\"$1/out\"; done <\"$2\"\n";
         let script = folder.write("reader", 0o755, text);
         let script = Some(written(&format!("{} {}", script.display(), folder.0.display())));
         let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();
         let lines = ["RS a b DOWN", "VS b DOWN", "RS c b DOWN"];
-        lines.iter().chain(&["the one in its hand"]).for_each(|line| fifo.write(line));
+        lines.iter().chain(&["the line in progress"]).for_each(|line| fifo.write(line));
         fifo.close().await;
         assert_eq!(folder.read("out").lines().take(3).collect::<Vec<_>>(), lines);
     }
 
     #[tokio::test]
-    async fn a_reader_that_cannot_run_or_ends_costs_the_lines_and_nothing_else() {
+    async fn a_reader_that_cannot_run_or_ends_leaves_the_lines_unread_and_harms_nothing_else() {
         let folder = Folder::new();
         let script = Some(written("/nonexistent/reader"));
         let mut fifo = open(&FifoSettings { script, ..fifo(&folder) }).unwrap();

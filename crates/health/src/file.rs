@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use xvs_model::check::{FileWeight, Init, TrackFile};
 
-use crate::answer::Answer;
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
+use crate::probe_result::ProbeResult;
 
 /// The files that are watched, each for as long as a check watches it. Kept when the configuration is read again: what
 /// `init_file` says is done once.
@@ -64,31 +64,31 @@ pub(super) struct Watch {
 
 impl Watch {
     /// What the file says, as soon as that is known for the first time, and then each time it says something else.
-    pub(super) async fn changed(&mut self) -> Answer {
+    pub(super) async fn changed(&mut self) -> ProbeResult {
         // It has what tells itself, so that this is never closed.
         let _ = self.seen.changed().await;
         match &*self.seen.borrow_and_update() {
             Some(Ok(number)) => answer(self.weight, *number, &self.path),
-            Some(Err(why)) => Answer::Unasked(why.clone()),
-            None => Answer::Unasked(format!("{}: not looked at yet", self.path.display())),
+            Some(Err(why)) => ProbeResult::NotRun(why.clone()),
+            None => ProbeResult::NotRun(format!("{}: not looked at yet", self.path.display())),
         }
     }
 }
 
 /// What the number of a file means for its server.
-fn answer(weight: FileWeight, number: i64, path: &Path) -> Answer {
+fn answer(weight: FileWeight, number: i64, path: &Path) -> ProbeResult {
     let file = path.display();
     if weight.factor == 0 {
         let wants = if weight.is_reversed { "another number than 0" } else { "0" };
         return match (number == 0) == weight.is_reversed {
-            true => Answer::Unwell(format!("{file} says {number}, and {wants} is wanted")),
-            false => Answer::Well(0),
+            true => ProbeResult::Failed(format!("{file} says {number}, and {wants} is wanted")),
+            false => ProbeResult::Passed(0),
         };
     }
     let factor = if weight.is_reversed { -i64::from(weight.factor) } else { weight.factor.into() };
     match number.saturating_mul(factor) {
-        change if change <= i32::MIN.into() => Answer::Unwell(format!("{file} says {number}")),
-        change => Answer::Well(change.min(i32::MAX.into())),
+        change if change <= i32::MIN.into() => ProbeResult::Failed(format!("{file} says {number}")),
+        change => ProbeResult::Passed(change.min(i32::MAX.into())),
     }
 }
 
@@ -97,12 +97,12 @@ async fn look_again(path: PathBuf, init: Option<Init>, tells: Weak<watch::Sender
     let path = Arc::new(path);
     if let Some(init) = init {
         let path = Arc::clone(&path);
-        let _ = apart(move || begin(&path, init)).await;
+        let _ = run_blocking(move || begin(&path, init)).await;
     }
     let mut was_empty = true;
     loop {
         let looked = Arc::clone(&path);
-        let looked = apart(move || look(&looked)).await;
+        let looked = run_blocking(move || look(&looked)).await;
         let Some(tells) = tells.upgrade() else { return };
         let looked = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
         let is_empty = matches!(looked, Ok(None));
@@ -192,24 +192,24 @@ mod tests {
     #[test]
     fn with_weight_0_any_number_but_0_is_not_well_and_reversed_only_0() {
         let path = Path::new("/f");
-        let is_well = |weight: FileWeight, number| answer(weight, number, path) == Answer::Well(0);
+        let is_well = |weight: FileWeight, number| answer(weight, number, path) == ProbeResult::Passed(0);
         let plain = weight(0, false);
         assert_eq!([-1, 0, 7].map(|number| is_well(plain, number)), [false, true, false]);
         let reversed = weight(0, true);
         assert_eq!([-1, 0, 7].map(|number| is_well(reversed, number)), [true, false, true]);
-        let Answer::Unwell(why) = answer(plain, 7, path) else { panic!() };
+        let ProbeResult::Failed(why) = answer(plain, 7, path) else { panic!() };
         assert_eq!(why, "/f says 7, and 0 is wanted");
     }
 
     #[test]
     fn another_weight_multiplies_the_number_and_what_is_below_all_weights_is_not_well() {
         let answer = |weight: FileWeight, number| answer(weight, number, Path::new("/f"));
-        assert_eq!(answer(weight(3, false), 5), Answer::Well(15));
-        assert_eq!(answer(weight(3, true), 5), Answer::Well(-15));
-        assert_eq!(answer(weight(1, false), -2_147_483_647), Answer::Well(-2_147_483_647));
-        assert!(matches!(answer(weight(1, false), -2_147_483_648), Answer::Unwell(_)));
-        assert!(matches!(answer(weight(i32::MAX, true), i64::MAX), Answer::Unwell(_)));
-        assert_eq!(answer(weight(2, false), i64::MAX), Answer::Well(2_147_483_647));
+        assert_eq!(answer(weight(3, false), 5), ProbeResult::Passed(15));
+        assert_eq!(answer(weight(3, true), 5), ProbeResult::Passed(-15));
+        assert_eq!(answer(weight(1, false), -2_147_483_647), ProbeResult::Passed(-2_147_483_647));
+        assert!(matches!(answer(weight(1, false), -2_147_483_648), ProbeResult::Failed(_)));
+        assert!(matches!(answer(weight(i32::MAX, true), i64::MAX), ProbeResult::Failed(_)));
+        assert_eq!(answer(weight(2, false), i64::MAX), ProbeResult::Passed(2_147_483_647));
     }
 
     #[test]
@@ -224,20 +224,20 @@ mod tests {
         let folder = Folder::new();
         let mut files = Files::default();
         let mut watch = files.watch(&file(&folder, weight(1, false)));
-        assert_eq!(watch.changed().await, Answer::Well(0));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(0));
         for (text, want) in [("1", 1), ("22\n", 22)] {
             fs::write(folder.path("f"), text).unwrap();
-            assert_eq!(watch.changed().await, Answer::Well(want));
+            assert_eq!(watch.changed().await, ProbeResult::Passed(want));
         }
         replace(&folder, "3");
-        assert_eq!(watch.changed().await, Answer::Well(3));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(3));
         fs::remove_file(folder.path("f")).unwrap();
-        assert_eq!(watch.changed().await, Answer::Well(0));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(0));
         fs::write(folder.path("other"), "4").unwrap();
         symlink("other", folder.path("f")).unwrap();
-        assert_eq!(watch.changed().await, Answer::Well(4));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(4));
         fs::write(folder.path("other"), "").unwrap();
-        assert_eq!(watch.changed().await, Answer::Well(0));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -246,10 +246,10 @@ mod tests {
         fs::create_dir(folder.path("f")).unwrap();
         let mut files = Files::default();
         let mut watch = files.watch(&file(&folder, weight(1, false)));
-        let Answer::Unasked(why) = watch.changed().await else { panic!() };
+        let ProbeResult::NotRun(why) = watch.changed().await else { panic!() };
         assert_eq!(why, format!("{}: not a file", folder.path("f").display()));
         fs::remove_dir(folder.path("f")).unwrap();
-        assert_eq!(watch.changed().await, Answer::Well(0));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,12 +258,12 @@ mod tests {
         fs::write(folder.path("f"), "1").unwrap();
         let mut files = Files::default();
         let mut watch = files.watch(&file(&folder, weight(1, false)));
-        assert_eq!(watch.changed().await, Answer::Well(1));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(1));
         fs::write(folder.path("f"), "").unwrap();
         // The first look is over within a second, the second comes later.
         assert!(tokio::time::timeout(Duration::from_millis(1500), watch.changed()).await.is_err());
         fs::write(folder.path("f"), "2").unwrap();
-        assert_eq!(watch.changed().await, Answer::Well(2));
+        assert_eq!(watch.changed().await, ProbeResult::Passed(2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -272,12 +272,15 @@ mod tests {
         fs::write(folder.path("f"), "5").unwrap();
         let mut files = Files::default();
         let mut first = files.watch(&file(&folder, weight(1, false)));
-        assert_eq!(first.changed().await, Answer::Well(5));
+        assert_eq!(first.changed().await, ProbeResult::Passed(5));
         let mut second = files.watch(&file(&folder, weight(2, true)));
-        assert_eq!(second.changed().await, Answer::Well(-10));
+        assert_eq!(second.changed().await, ProbeResult::Passed(-10));
         assert_eq!(files.0.len(), 1);
         fs::write(folder.path("f"), "6").unwrap();
-        assert_eq!((first.changed().await, second.changed().await), (Answer::Well(6), Answer::Well(-12)));
+        assert_eq!(
+            (first.changed().await, second.changed().await),
+            (ProbeResult::Passed(6), ProbeResult::Passed(-12))
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -289,15 +292,19 @@ mod tests {
             files.watch(&TrackFile { init, ..file(&folder, weight(1, false)) })
         };
         let mut first = init(&mut files, false, 3);
-        assert_eq!(first.changed().await, Answer::Well(3));
+        assert_eq!(first.changed().await, ProbeResult::Passed(3));
         assert_eq!(folder.read("f"), "3\n");
         files.forget_unwatched();
-        assert_eq!(init(&mut files, true, 4).changed().await, Answer::Well(3), "it is watched already");
+        assert_eq!(
+            init(&mut files, true, 4).changed().await,
+            ProbeResult::Passed(3),
+            "it is watched already"
+        );
         drop(first);
         files.forget_unwatched();
         assert!(files.0.is_empty());
-        assert_eq!(init(&mut files, false, 5).changed().await, Answer::Well(3));
+        assert_eq!(init(&mut files, false, 5).changed().await, ProbeResult::Passed(3));
         files.forget_unwatched();
-        assert_eq!(init(&mut files, true, 6).changed().await, Answer::Well(6));
+        assert_eq!(init(&mut files, true, 6).changed().await, ProbeResult::Passed(6));
     }
 }

@@ -24,23 +24,23 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
 use xvs_model::check::{Http, Target, Url};
 
-use crate::answer::Answer;
-use crate::blocking::apart;
+use crate::blocking::run_blocking;
 use crate::pattern::Search;
 use crate::prepare::{PreparedHttp, PreparedUrl};
+use crate::probe_result::ProbeResult;
 use crate::{socket, tls};
 
 /// Asks for the object of this number.
-pub(super) async fn ask(
+pub(super) async fn probe(
     target: &Target,
     http: &Http,
     prepared: &PreparedHttp,
     at: usize,
     deadline: Instant,
-) -> Answer {
+) -> ProbeResult {
     let object = Object { url: &http.urls[at], prepared: &prepared.urls[at] };
     match exchange(target, http, prepared.tls.as_ref(), object, &Bounds::of(deadline)).await {
-        Ok(()) => Answer::Well(0),
+        Ok(()) => ProbeResult::Passed(0),
         Err(answer) => answer,
     }
 }
@@ -58,15 +58,15 @@ async fn exchange(
     tls: Option<&Arc<ClientConfig>>,
     object: Object<'_>,
     bounds: &Bounds,
-) -> Result<(), Answer> {
-    let request = request(target, http, object).map_err(Answer::Unasked)?;
+) -> Result<(), ProbeResult> {
+    let request = request(target, http, object).map_err(ProbeResult::NotRun)?;
     let stream = socket::connect(target, bounds.deadline).await?;
     let Some(tls) = tls else {
-        return converse(stream, request, object, bounds).await.map_err(Answer::Unwell);
+        return converse(stream, request, object, bounds).await.map_err(ProbeResult::Failed);
     };
     let handshake = tls::handshake(tls, object.prepared, stream);
     let stream = bounds.within("connected, and no TLS handshake", handshake).await;
-    converse(stream.map_err(Answer::Unwell)?, request, object, bounds).await.map_err(Answer::Unwell)
+    converse(stream.map_err(ProbeResult::Failed)?, request, object, bounds).await.map_err(ProbeResult::Failed)
 }
 
 /// The bytes that keepalived sends, header by header.
@@ -167,7 +167,7 @@ async fn look(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), Str
             drop(turn);
             judged
         };
-        apart(looking).await.unwrap_or_else(|error| Err(error.to_string()))
+        run_blocking(looking).await.unwrap_or_else(|error| Err(error.to_string()))
     };
     let what = format!("answered, and the body not looked through for `{}`", search.pattern.text);
     bounds.within(&what, looked).await
@@ -529,12 +529,12 @@ mod tests {
         let http = Http { urls: vec![expected], ..http };
         let deadline = Instant::now() + Duration::from_secs(60);
         // Any thread may ask.
-        let asking: Pin<Box<dyn Future<Output = Answer> + Send>> =
-            Box::pin(ask(&target, &http, &prepared, 0, deadline));
+        let asking: Pin<Box<dyn Future<Output = ProbeResult> + Send>> =
+            Box::pin(probe(&target, &http, &prepared, 0, deadline));
         let (answer, served) = tokio::join!(asking, served);
-        assert_eq!(answer, Answer::Well(0));
+        assert_eq!(answer, ProbeResult::Passed(0));
         drop(served);
         drop(listener);
-        assert!(matches!(ask(&target, &http, &prepared, 0, deadline).await, Answer::Unwell(_)));
+        assert!(matches!(probe(&target, &http, &prepared, 0, deadline).await, ProbeResult::Failed(_)));
     }
 }

@@ -14,11 +14,11 @@ use tokio::time::{Instant, timeout_at};
 use xvs_model::check::Target;
 use xvs_proto::checksum::Sum;
 
-use crate::answer::Answer;
+use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most. Its ports are nothing to it.
-pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {
+pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     let peer = target.endpoint.ip();
     let within = socket::within(deadline);
     let target = Target { endpoint: SocketAddr::new(peer, 0), source_port: None, ..target.clone() };
@@ -35,9 +35,9 @@ pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {
         Err(answer) => return answer,
     };
     match timeout_at(deadline, family.reply(&socket, number)).await {
-        Ok(Ok(())) => Answer::Well(0),
+        Ok(Ok(())) => ProbeResult::Passed(0),
         Ok(Err(error)) => socket::answer(&error, "", peer),
-        Err(_) => Answer::Unwell(format!("no echo of {peer} {within}")),
+        Err(_) => ProbeResult::Failed(format!("no echo of {peer} {within}")),
     }
 }
 
@@ -177,10 +177,10 @@ mod tests {
     async fn a_host_that_answers_is_well_also_where_many_are_asked_at_once() {
         let hosts = ["127.0.0.1", "127.0.0.2", "::1"];
         let asked: Vec<_> = (0..60)
-            .map(|at| tokio::spawn(async move { ask(&host(hosts[at % hosts.len()]), soon()).await }))
+            .map(|at| tokio::spawn(async move { probe(&host(hosts[at % hosts.len()]), soon()).await }))
             .collect();
         for answer in asked {
-            assert_eq!(answer.await.unwrap(), Answer::Well(0));
+            assert_eq!(answer.await.unwrap(), ProbeResult::Passed(0));
         }
     }
 
@@ -189,7 +189,7 @@ mod tests {
         // By this interface nobody has the address.
         let nobody = Target { interface: Some("lo".to_owned()), ..host("192.0.2.1") };
         let why = "no echo of 192.0.2.1 within 5s".to_owned();
-        assert_eq!(ask(&nobody, soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&nobody, soon()).await, ProbeResult::Failed(why));
     }
 
     #[tokio::test]
@@ -198,7 +198,7 @@ mod tests {
             Target { interface: Some("nosuch0".to_owned()), ..host("127.0.0.1") },
             Target { source: Some("192.0.2.7".parse().unwrap()), ..host("127.0.0.1") },
         ] {
-            assert!(matches!(ask(&target, soon()).await, Answer::Unasked(_)));
+            assert!(matches!(probe(&target, soon()).await, ProbeResult::NotRun(_)));
         }
     }
 
@@ -233,13 +233,13 @@ mod tests {
                     let to: SocketAddr = "127.0.0.7:0".parse().unwrap();
                     from(replier).send_to(echo, &to.into()).unwrap();
                 });
-                let answer = ask(&ours, Instant::now() + Duration::from_millis(300)).await;
+                let answer = probe(&ours, Instant::now() + Duration::from_millis(300)).await;
                 server.await.unwrap();
                 answer
             })
         };
-        let silent = Answer::Unwell("no echo of 127.0.0.9 within 300ms".to_owned());
-        assert_eq!(asked_and_answered(|_| {}, "127.0.0.9"), Answer::Well(0));
+        let silent = ProbeResult::Failed("no echo of 127.0.0.9 within 300ms".to_owned());
+        assert_eq!(asked_and_answered(|_| {}, "127.0.0.9"), ProbeResult::Passed(0));
         assert_eq!(asked_and_answered(|_| {}, "127.0.0.8"), silent);
         assert_eq!(asked_and_answered(|echo| echo[0] = 3, "127.0.0.9"), silent);
         assert_eq!(asked_and_answered(|echo| echo[5] ^= 1, "127.0.0.9"), silent);
@@ -262,13 +262,13 @@ mod tests {
                 interface: Some("d0".to_owned()),
                 ..target("[fe80::1]:80".parse().unwrap())
             };
-            assert_eq!(ask(&by_interface, soon()).await, Answer::Well(0));
-            assert_eq!(tcp::ask(&by_interface, soon()).await, Answer::Well(0));
+            assert_eq!(probe(&by_interface, soon()).await, ProbeResult::Passed(0));
+            assert_eq!(tcp::probe(&by_interface, soon()).await, ProbeResult::Passed(0));
             listener.accept().unwrap();
             let soon = Instant::now() + Duration::from_millis(100);
             assert_eq!(
-                udp::ask(&by_interface, &Udp { payload: None, reply: None }, soon).await,
-                Answer::Well(0)
+                udp::probe(&by_interface, &Udp { payload: None, reply: None }, soon).await,
+                ProbeResult::Passed(0)
             );
         }
     }

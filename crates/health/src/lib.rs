@@ -5,29 +5,28 @@
 //! then hold goes to the control thread as a whole. Not here: what a file says (`keepalived/`), and what becomes of
 //! packets.
 
-mod answer;
 mod blocking;
+mod check_ref;
 mod environment;
-mod place;
-pub use answer::Answer;
-pub use environment::{Environment, Wanted};
-pub use place::Place;
-mod board;
+mod probe_result;
+pub use check_ref::CheckRef;
+pub use environment::{DesiredServices, Environment};
+pub use probe_result::ProbeResult;
+pub mod check_state;
 mod command;
-pub mod course;
 mod dns;
 pub mod engine;
 mod fifo;
 mod file;
 mod http;
 mod icmp;
+pub mod initial_state;
 mod manager;
 mod notify;
-pub mod outcome;
 mod pattern;
-pub mod pool;
 pub mod prepare;
 mod probe;
+mod results;
 mod runner;
 mod script;
 mod smtp;
@@ -36,6 +35,7 @@ mod tcp;
 mod tls;
 mod tls_config;
 mod udp;
+pub mod virtual_server;
 
 #[cfg(test)]
 mod tests;

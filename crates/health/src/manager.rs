@@ -1,9 +1,9 @@
-//! What follows from answers: services for the control thread, then events and scripts; and a file that is read anew.
+//! The manager of all checks: it applies their results, changes the services, and reloads the configuration.
 //!
-//! One task for all checks. Changes that wait are taken together, and given to the control thread as one, in their order
-//! and one at a time; who is to be told is told after that. What the control thread could not take is given to it again
-//! until it has it. Cost of a change: a look at the servers of its virtual server; of a file: at all of them once. Not
-//! here: what a change means (`pool.rs`), and asking (`runner.rs`).
+//! One task for all checks. Results that are queued are applied together, and the services that they change go to the
+//! control thread in one request, one request at a time. Notices are sent after that. A request that the control thread
+//! could not execute is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of a
+//! reload: one pass over all. Not here: what a result means (`virtual_server.rs`), and the probes (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -23,134 +23,147 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::board::{Board, Group, Server};
-use crate::command::Turn;
-use crate::course::Course;
+use crate::check_ref::CheckRef;
+use crate::check_state::CheckStateMachine;
+use crate::command::RunLock;
 use crate::environment::Environment;
 use crate::file::Files;
 use crate::notify::Notifier;
-use crate::place::Place;
-use crate::pool::{Beginning, Notice, Origin, Pool, Reloaded, Standing, Verdict};
 use crate::prepare::{Prepared, PreparedCheck};
-use crate::runner::{Runner, Watched};
+use crate::results::{RealServerResults, SharedResults, VirtualServerResults};
+use crate::runner::{CheckRecord, Runner};
+use crate::virtual_server::{
+    CheckResult, InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState,
+};
 
-/// What the manager is asked.
+/// A request to the manager.
 pub(super) enum Message {
-    /// To make a file hold that was read and may be used; answered when it does, by what has changed.
-    TakeOver(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
-    /// To end every check, and tell whom the file wants to be told of the end.
+    /// Replace the configuration. The reply is sent when the new services are in force; it is a summary of the changes.
+    Load(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
+    /// End every check, and send the notices of the stop.
     Stop,
 }
 
 /// The manager.
-pub(super) struct Manager<O> {
-    board: Arc<Board>,
-    runner: Arc<Runner<O>>,
-    changed: UnboundedReceiver<Arc<Watched>>,
+pub(super) struct Manager<E> {
+    results: Arc<SharedResults>,
+    runner: Arc<Runner<E>>,
+    changed: UnboundedReceiver<Arc<CheckRecord>>,
     messages: UnboundedReceiver<Message>,
-    /// What the control thread is still to be given: virtual servers, by their number, and services that go.
-    unsettled: BTreeSet<usize>,
-    gone: Vec<ServiceKey>,
+    /// Indices of the virtual servers whose services the control thread does not have yet.
+    pending: BTreeSet<usize>,
+    /// Services that the control thread must still remove.
+    removed: Vec<ServiceKey>,
     scope: ReconcileScope,
     files: Files,
     timeouts: FileTimeouts,
-    /// Who is told, from the first file on.
+    /// `None` before the first configuration.
     notifier: Option<Notifier>,
-    /// When it is given again what it could not take.
-    again: Instant,
+    /// The time of the next attempt after a request that failed.
+    retry_at: Instant,
 }
 
-impl<O: Environment> Manager<O> {
-    /// Without a file.
+impl<E: Environment> Manager<E> {
+    /// A manager without a configuration.
     pub(super) fn new(
-        board: Arc<Board>,
-        runner: Arc<Runner<O>>,
-        changed: UnboundedReceiver<Arc<Watched>>,
+        results: Arc<SharedResults>,
+        runner: Arc<Runner<E>>,
+        changed: UnboundedReceiver<Arc<CheckRecord>>,
         messages: UnboundedReceiver<Message>,
     ) -> Self {
-        let (unsettled, gone) = (BTreeSet::new(), Vec::new());
-        let (scope, files, again) = (ReconcileScope::Changes, Files::default(), Instant::now());
-        let (timeouts, notifier) = (FileTimeouts { said: Timeouts::UNSET, before: Timeouts::UNSET }, None);
-        Self { board, runner, changed, messages, unsettled, gone, scope, files, timeouts, notifier, again }
+        Self {
+            results,
+            runner,
+            changed,
+            messages,
+            pending: BTreeSet::new(),
+            removed: Vec::new(),
+            scope: ReconcileScope::Changes,
+            files: Files::default(),
+            timeouts: FileTimeouts { configured: Timeouts::UNSET, before: Timeouts::UNSET },
+            notifier: None,
+            retry_at: Instant::now(),
+        }
     }
 
-    /// Until it is told to stop.
+    /// Runs until [`Message::Stop`].
     pub(super) async fn run(mut self) {
         loop {
-            let is_unsettled = !(self.unsettled.is_empty() && self.gone.is_empty());
+            let is_pending = !(self.pending.is_empty() && self.removed.is_empty());
             tokio::select! {
                 message = self.messages.recv() => match message {
-                    Some(Message::TakeOver(read, answer)) => {
-                        let done = self.take_over(*read).await;
-                        // Who asked may have gone.
-                        let _ = answer.send(done);
+                    Some(Message::Load(configuration, reply)) => {
+                        let done = self.load(*configuration).await;
+                        // The requester may be gone.
+                        let _ = reply.send(done);
                     }
                     Some(Message::Stop) | None => return self.stop().await,
                 },
-                Some(watched) = self.changed.recv() => self.hear(watched).await,
-                () = sleep_until(self.again), if is_unsettled => {
-                    // It is tried again.
-                    let _ = self.settle().await;
+                Some(record) = self.changed.recv() => self.apply_results(record).await,
+                () = sleep_until(self.retry_at), if is_pending => {
+                    // A failure is logged and repeated.
+                    let _ = self.send_pending().await;
                 }
             }
         }
     }
 
-    /// Takes what this check, and others that wait, have come to.
-    async fn hear(&mut self, first: Arc<Watched>) {
-        let (mut next, mut heard) = (Some(first), BTreeMap::<_, Vec<_>>::new());
-        while let Some(watched) = next {
-            let (place, verdict) = watched.heard();
-            heard.entry(place.pool).or_default().push((place, verdict));
+    /// Applies the result of this check and of all others that are queued.
+    async fn apply_results(&mut self, first: Arc<CheckRecord>) {
+        let (mut next, mut changes) = (Some(first), BTreeMap::<_, Vec<_>>::new());
+        while let Some(record) = next {
+            let (check, result) = record.acknowledge();
+            changes.entry(check.virtual_server_index).or_default().push((check, result));
             next = self.changed.try_recv().ok();
         }
-        let (board, mut told) = (self.board.clone(), Vec::new());
-        for (number, mut heard) in heard {
-            let mut watching = board.lock();
-            let Some(group) = watching.groups.get_mut(number) else { continue };
-            // One that is gone may still have been heard.
-            heard.retain(|(place, _)| Arc::ptr_eq(group.pool.virtual_server(), &place.virtual_server));
-            if group.take(&heard, &mut told) {
-                self.unsettled.insert(number);
+        let (shared, mut notices) = (self.results.clone(), Vec::new());
+        for (index, mut changes) in changes {
+            let mut results = shared.lock();
+            let Some(virtual_server) = results.virtual_servers.get_mut(index) else { continue };
+            // A check that a reload has removed may still be queued.
+            let current = virtual_server.state.virtual_server();
+            changes.retain(|(check, _)| Arc::ptr_eq(current, &check.virtual_server));
+            if virtual_server.apply(&changes, &mut notices) {
+                self.pending.insert(index);
             }
         }
-        if !self.unsettled.is_empty() {
-            // It is tried again.
-            let _ = self.settle().await;
+        if !self.pending.is_empty() {
+            // A failure is logged and repeated.
+            let _ = self.send_pending().await;
         }
-        self.tell(told);
+        self.notify(notices);
     }
 
-    /// Gives the control thread what it was not given yet.
-    async fn settle(&mut self) -> Result<Reconciled, CommandError> {
-        let mut wanted = self.board.lock().tables(&self.unsettled);
-        wanted.extend(self.gone.iter().map(|key| (*key, None)));
+    /// Sends the pending services to the control thread.
+    async fn send_pending(&mut self) -> Result<Reconciled, CommandError> {
+        let mut wanted = self.results.lock().desired_services(&self.pending);
+        wanted.extend(self.removed.iter().map(|key| (*key, None)));
         let (runner, scope) = (self.runner.clone(), self.scope);
         let done = spawn_blocking(move || runner.environment.reconcile(wanted, scope))
             .await
-            .unwrap_or_else(|_| Err(fault()));
+            .unwrap_or_else(|_| Err(internal_error()));
         match &done {
             Ok(_) => {
-                self.unsettled.clear();
-                self.gone.clear();
+                self.pending.clear();
+                self.removed.clear();
                 self.scope = ReconcileScope::Changes;
             }
             Err(error) => {
-                tracing::error!("health: {error}; it is tried again");
-                self.again = Instant::now() + AGAIN;
+                tracing::error!("health: {error}; the change is tried again");
+                self.retry_at = Instant::now() + RETRY_INTERVAL;
             }
         }
         done
     }
 
-    /// Tells who is to be told, each with a reason if there is one.
-    fn tell(&mut self, told: impl IntoIterator<Item = (Option<String>, Notice)>) {
+    /// Sends notices to FIFOs, scripts, the event stream and the log, each with its reason if there is one.
+    fn notify(&mut self, notices: impl IntoIterator<Item = (Option<String>, Notice)>) {
         let mut lines = Vec::new();
-        for (reason, notice) in told {
+        for (reason, notice) in notices {
             if let Some(notifier) = &mut self.notifier {
-                notifier.tell(&notice.line());
+                notifier.write_line(&notice.line());
                 if let Some(script) = notice.script() {
-                    notifier.run(&notice.virtual_server.name, script, notice.to_string());
+                    notifier.queue_script(&notice.virtual_server.name, script, notice.to_string());
                 }
             }
             lines.push(match reason {
@@ -158,197 +171,203 @@ impl<O: Environment> Manager<O> {
                 None => notice.to_string(),
             });
         }
-        self.runner.environment.tell(lines);
+        self.runner.environment.emit(lines);
     }
 
-    /// Makes a file hold that was read; says what has changed.
-    async fn take_over(
-        &mut self,
-        Prepared { configuration: read, checks }: Prepared,
-    ) -> Result<String, CommandError> {
-        read.faults.iter().take(FAULTS_LOGGED).for_each(|fault| tracing::warn!("{fault}"));
-        match read.faults.len().saturating_sub(FAULTS_LOGGED) {
+    /// Replaces the configuration. Returns a summary of the changes.
+    async fn load(&mut self, Prepared { configuration, checks }: Prepared) -> Result<String, CommandError> {
+        configuration.faults.iter().take(FAULTS_LOGGED).for_each(|fault| tracing::warn!("{fault}"));
+        match configuration.faults.len().saturating_sub(FAULTS_LOGGED) {
             0 => {}
             more => tracing::warn!("and {more} more faults, see `xvs check --keepalived`"),
         }
-        let flush = read.globals.lvs_flush && self.board.lock().reads == 0;
-        let (runner, said, mut timeouts) = (self.runner.clone(), read.timeouts, self.timeouts);
+        let flush = configuration.globals.lvs_flush && self.results.lock().reads == 0;
+        let (runner, configured, mut timeouts) = (self.runner.clone(), configuration.timeouts, self.timeouts);
         let change = move || {
             let environment = &runner.environment;
-            let wanted = timeouts.follow(said, environment.timeouts()?);
+            let wanted = timeouts.update(configured, environment.timeouts()?);
             let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
             let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
-            commands.try_for_each(|command| environment.change(command))?;
+            commands.try_for_each(|command| environment.execute(command))?;
             Ok(timeouts)
         };
-        let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(fault()));
+        let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(internal_error()));
         let changed = changed.map(|timeouts| self.timeouts = timeouts);
         match &mut self.notifier {
-            Some(notifier) => notifier.reload(&read.globals).await,
-            none => *none = Some(Notifier::begin(&read.globals).await),
+            Some(notifier) => notifier.reload(&configuration.globals).await,
+            none => *none = Some(Notifier::start(&configuration.globals).await),
         }
-        let faults = match read.faults.len() {
+        let faults = match configuration.faults.len() {
             0 => String::new(),
             1 => "; one fault, see `xvs health`".to_owned(),
             number => format!("; {number} faults, see `xvs health`"),
         };
-        let (exchanged, notices) = self.exchange(read, checks);
-        let done = changed.and(self.settle().await);
+        let (summary, notices) = self.replace_configuration(configuration, checks);
+        let done = changed.and(self.send_pending().await);
         self.files.forget_unwatched();
-        self.tell(notices.into_iter().map(|notice| (None, notice)));
+        self.notify(notices.into_iter().map(|notice| (None, notice)));
         let Reconciled { changed, refused } = done?;
         let refused = match refused.len() {
             0 => String::new(),
             number => format!(", {number} refused: `xvs status` shows why"),
         };
         let changes = if changed == 1 { "change" } else { "changes" };
-        Ok(format!("{exchanged}; the table: {changed} {changes}{refused}{faults}"))
+        Ok(format!("{summary}; the table: {changed} {changes}{refused}{faults}"))
     }
 
-    /// Watches what a file says instead of what was watched.
-    fn exchange(
+    /// Replaces the virtual servers and their checks. Checks of equal identity keep running.
+    fn replace_configuration(
         &mut self,
-        read: Configuration,
+        new: Configuration,
         prepared: Vec<Vec<Vec<PreparedCheck>>>,
-    ) -> (Exchanged, Vec<Notice>) {
-        let board = self.board.clone();
-        let mut watching = board.lock();
-        watching.refused = None;
-        watching.reads += 1;
-        watching.read_at_millis = millis_since_1970(SystemTime::now());
-        watching.faults = read.faults.iter().map(ToString::to_string).collect();
-        let before = mem::take(&mut watching.groups);
-        let mut exchanged = Exchanged::default();
+    ) -> (ReloadSummary, Vec<Notice>) {
+        let shared = self.results.clone();
+        let mut results = shared.lock();
+        results.refused = None;
+        results.reads += 1;
+        results.read_at_millis = millis_since_1970(SystemTime::now());
+        results.faults = new.faults.iter().map(ToString::to_string).collect();
+        let before = mem::take(&mut results.virtual_servers);
+        let mut summary = ReloadSummary::default();
         let keys = |server: &VirtualServer| server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
-        let named: HashSet<_> = read.virtual_servers.iter().flat_map(keys).collect();
-        let old = before.iter().flat_map(|group| keys(group.pool.virtual_server()));
-        self.gone.extend(old);
-        self.gone.retain(|key| !named.contains(key));
-        let identified =
-            |(number, group): (usize, Group)| (group.pool.virtual_server().identity(), (number, group));
+        let named: HashSet<_> = new.virtual_servers.iter().flat_map(keys).collect();
+        let old = before.iter().flat_map(|one| keys(one.state.virtual_server()));
+        self.removed.extend(old);
+        self.removed.retain(|key| !named.contains(key));
+        let identified = |(index, one): (usize, VirtualServerResults)| {
+            (one.state.virtual_server().identity(), (index, one))
+        };
         let mut before: HashMap<_, _> = before.into_iter().enumerate().map(identified).collect();
-        let globals = Arc::new(read.globals);
-        let mut notices = Vec::new();
-        for (number, (virtual_server, prepared)) in read.virtual_servers.into_iter().zip(prepared).enumerate()
-        {
+        let globals = Arc::new(new.globals);
+        let mut later_notices = Vec::new();
+        for (index, (virtual_server, prepared)) in new.virtual_servers.into_iter().zip(prepared).enumerate() {
             let virtual_server = Arc::new(virtual_server);
-            let old = before.remove(&virtual_server.identity()).map(|(_, group)| group);
-            exchanged.virtual_servers.count(old.is_some());
-            let new = (number, virtual_server, &prepared[..], &globals);
-            let (group, told) = self.group(new, old, &mut exchanged.checks);
-            watching.groups.push(group);
-            notices.extend(told);
+            let old = before.remove(&virtual_server.identity()).map(|(_, old)| old);
+            summary.virtual_servers.count(old.is_some());
+            let new = (index, virtual_server, &prepared[..], &globals);
+            let (virtual_server, notices) = self.virtual_server(new, old, &mut summary.checks);
+            results.virtual_servers.push(virtual_server);
+            later_notices.extend(notices);
         }
         let mut gone: Vec<_> = before.into_values().collect();
-        gone.sort_by_key(|(number, _)| *number);
-        exchanged.virtual_servers.gone = gone.len();
-        let mut told: Vec<_> = Vec::new();
-        for (_, Group { pool, servers, .. }) in gone {
-            exchanged.checks.gone += servers.iter().map(|server| server.checks.len()).sum::<usize>();
-            told.extend(pool.remove());
+        gone.sort_by_key(|(index, _)| *index);
+        summary.virtual_servers.gone = gone.len();
+        let mut notices: Vec<_> = Vec::new();
+        for (_, VirtualServerResults { state, servers, .. }) in gone {
+            summary.checks.gone += servers.iter().map(|server| server.checks.len()).sum::<usize>();
+            notices.extend(state.remove());
         }
-        told.extend(notices);
-        self.unsettled = (0..watching.groups.len()).collect();
+        notices.extend(later_notices);
+        self.pending = (0..results.virtual_servers.len()).collect();
         self.scope = ReconcileScope::Everything;
-        (exchanged, told)
+        (summary, notices)
     }
 
-    /// A virtual server that goes on from what it was, if it was there.
-    fn group(
+    /// Makes a virtual server of the new configuration. `old` is the one of equal identity, whose state it continues.
+    fn virtual_server(
         &mut self,
-        (number, virtual_server, prepared, globals): (
+        (virtual_server_index, virtual_server, prepared, globals): (
             usize,
             Arc<VirtualServer>,
             &[Vec<PreparedCheck>],
             &Arc<Globals>,
         ),
-        old: Option<Group>,
+        old: Option<VirtualServerResults>,
         count: &mut Count,
-    ) -> (Group, Vec<Notice>) {
+    ) -> (VirtualServerResults, Vec<Notice>) {
         let now = millis_since_1970(SystemTime::now());
-        let beginning = match globals.rs_init_notifies {
-            true => Beginning::Told,
-            false => Beginning::Silent,
+        let initial_notices = match globals.rs_init_notifies {
+            true => InitialNotices::Sent,
+            false => InitialNotices::Omitted,
         };
         let mut since = HashMap::new();
         let (reloaded, mut running) = match old {
-            Some(Group { pool, since_millis, servers }) => {
-                since.insert((None, pool.is_well()), since_millis);
-                for (place, server) in servers.iter().enumerate() {
-                    let endpoint = pool.virtual_server().real_servers[place].endpoint;
-                    since.insert((Some(endpoint), pool.is_up(place)), server.since_millis);
+            Some(VirtualServerResults { state, since_millis, servers }) => {
+                since.insert((None, state.has_quorum()), since_millis);
+                for (index, server) in servers.iter().enumerate() {
+                    let endpoint = state.virtual_server().real_servers[index].endpoint;
+                    since.insert((Some(endpoint), state.is_up(index)), server.since_millis);
                 }
                 let running: Vec<Vec<_>> =
                     servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
-                (pool.reload(virtual_server.clone(), beginning), running)
+                (state.reload(virtual_server.clone(), initial_notices), running)
             }
-            None => (begun(virtual_server.clone(), beginning), Vec::new()),
+            None => (start(virtual_server.clone(), initial_notices), Vec::new()),
         };
-        let Reloaded { pool, notices, origins } = reloaded;
-        let mut check = |server: usize, (check, origin): (usize, Origin)| {
-            let (virtual_server, globals) = (virtual_server.clone(), globals.clone());
-            let turn = Turn::default();
-            let prepared = prepared[server][check].clone();
-            let place = Place { virtual_server, pool: number, server, check, prepared, globals, turn };
+        let Reloaded { state, notices, origins } = reloaded;
+        let mut start_check = |server_index: usize, (check_index, origin): (usize, Origin)| {
+            let check = CheckRef {
+                virtual_server: virtual_server.clone(),
+                virtual_server_index,
+                server_index,
+                check_index,
+                prepared: prepared[server_index][check_index].clone(),
+                globals: globals.clone(),
+                run_lock: RunLock::default(),
+            };
             let kept = match origin {
                 Origin::Kept { server, check } => running[server][check].take(),
                 Origin::New(_) => None,
             };
             count.count(kept.is_some());
             if let Some(kept) = kept {
-                kept.watched.adopt(place);
+                kept.record.reconfigure(check);
                 return kept;
             }
-            let counts_as = match origin {
-                Origin::New(counts_as) => counts_as,
-                Origin::Kept { .. } => Standing::at_first(&place.check().timing),
+            let assumed = match origin {
+                Origin::New(assumed) => assumed,
+                Origin::Kept { .. } => Status::at_first(&check.config().timing),
             };
-            let course = Course::new(place.check(), counts_as);
-            self.runner.begin(place, course, &mut self.files)
+            let machine = CheckStateMachine::new(check.config(), assumed);
+            self.runner.start(check, machine, &mut self.files)
         };
         let mut servers = Vec::new();
-        for (server, origins) in origins.into_iter().enumerate() {
-            let endpoint = virtual_server.real_servers[server].endpoint;
-            let since_millis = since.get(&(Some(endpoint), pool.is_up(server))).copied().unwrap_or(now);
-            let checks = origins.into_iter().enumerate().map(|origin| check(server, origin)).collect();
-            servers.push(Server { since_millis, checks });
+        for (index, origins) in origins.into_iter().enumerate() {
+            let endpoint = virtual_server.real_servers[index].endpoint;
+            let since_millis = since.get(&(Some(endpoint), state.is_up(index))).copied().unwrap_or(now);
+            let checks = origins.into_iter().enumerate().map(|origin| start_check(index, origin)).collect();
+            servers.push(RealServerResults { since_millis, checks });
         }
         count.gone += running.iter().flatten().flatten().count();
-        let since_millis = since.get(&(None, pool.is_well())).copied().unwrap_or(now);
-        (Group { pool, since_millis, servers }, notices)
+        let since_millis = since.get(&(None, state.has_quorum())).copied().unwrap_or(now);
+        (VirtualServerResults { state, since_millis, servers }, notices)
     }
 
     async fn stop(mut self) {
-        let groups = mem::take(&mut self.board.lock().groups);
-        let notices: Vec<_> = groups.into_iter().flat_map(|group| group.pool.end()).collect();
-        self.tell(notices.into_iter().map(|notice| (None, notice)));
+        let virtual_servers = mem::take(&mut self.results.lock().virtual_servers);
+        let notices: Vec<_> = virtual_servers.into_iter().flat_map(|one| one.state.stop()).collect();
+        self.notify(notices.into_iter().map(|notice| (None, notice)));
         if let Some(notifier) = self.notifier {
-            notifier.finish(Instant::now() + END_TIME).await;
+            notifier.finish(Instant::now() + STOP_TIME).await;
         }
     }
 }
 
-impl Group {
-    /// Takes what checks have come to, and adds who is told why; whether anything was otherwise before.
-    fn take(&mut self, heard: &[(Place, Verdict)], told: &mut Vec<(Option<String>, Notice)>) -> bool {
-        let before: Vec<_> = heard.iter().map(|(place, _)| self.standing(place.server)).collect();
-        let verdicts = heard.iter().map(|(place, verdict)| (place.server, place.check, *verdict));
-        let notices = self.pool.take(verdicts);
-        told.extend(notices.into_iter().map(|notice| (self.reason(&notice), notice)));
-        heard
+impl VirtualServerResults {
+    /// Applies check results, and adds their notices with the reasons. Returns whether the services may have changed.
+    fn apply(
+        &mut self,
+        changes: &[(CheckRef, CheckResult)],
+        notices: &mut Vec<(Option<String>, Notice)>,
+    ) -> bool {
+        let before: Vec<_> = changes.iter().map(|(check, _)| self.server_state(check.server_index)).collect();
+        let results = changes.iter().map(|(check, result)| (check.server_index, check.check_index, *result));
+        let new = self.state.apply(results);
+        notices.extend(new.into_iter().map(|notice| (self.reason(&notice), notice)));
+        changes
             .iter()
             .zip(before)
-            .fold(false, |changes, ((place, _), before)| self.note(place.server, before) || changes)
+            .fold(false, |changed, ((check, _), before)| self.note(check.server_index, before) || changed)
     }
 
-    /// Whether a real server is up and whether there is a quorum, and the server's weight in the table.
-    fn standing(&self, server: usize) -> (bool, bool, Option<Weight>) {
-        (self.pool.is_up(server), self.pool.is_well(), self.pool.weight(server))
+    /// Whether a real server is up, whether the quorum is met, and the server's weight in the services.
+    fn server_state(&self, server: usize) -> (bool, bool, Option<Weight>) {
+        (self.state.is_up(server), self.state.has_quorum(), self.state.weight(server))
     }
 
-    /// Takes down since when a real server and all of them are as they are; whether anything was otherwise before.
+    /// Records the time of a change of a real server and of the quorum. Returns whether anything differs from `before`.
     fn note(&mut self, server: usize, before: (bool, bool, Option<Weight>)) -> bool {
-        let now = self.standing(server);
+        let now = self.server_state(server);
         let at_millis = millis_since_1970(SystemTime::now());
         if now.0 != before.0 {
             self.servers[server].since_millis = at_millis;
@@ -359,63 +378,64 @@ impl Group {
         now != before
     }
 
-    /// Why a real server is down.
+    /// Why a real server is down: its first check that is down, and that check's last error.
     fn reason(&self, notice: &Notice) -> Option<String> {
-        let server = &self.servers[notice.server.filter(|_| notice.standing == Standing::Down)?];
-        let mut rows = server.checks.iter().map(|running| running.watched.row());
+        let server = &self.servers[notice.server.filter(|_| notice.status == Status::Down)?];
+        let mut rows = server.checks.iter().map(|running| running.record.row());
         let failed = rows.find(|row| row.state == CheckState::Down)?;
         Some(format!("{}: {}", failed.probe, failed.last_error?.what))
     }
 }
 
-/// What a file says of the timeouts of connections.
+/// The connection timeouts that a file configures (`lvs_timeouts`); a timeout of 0 is not configured.
 #[derive(Clone, Copy)]
 struct FileTimeouts {
-    said: Timeouts,
-    /// What was in force when it began to say them.
+    configured: Timeouts,
+    /// The timeouts that were in force before the file configured them.
     before: Timeouts,
 }
 
 impl FileTimeouts {
-    /// What another file wants: what it says, and of what was said and is not any more what was in force before.
-    fn follow(&mut self, mut said: Timeouts, mut in_force: Timeouts) -> Timeouts {
+    /// The timeouts to set for a new file: those that it configures, and the former value of each that the old file
+    /// configured and the new one does not.
+    fn update(&mut self, mut configured: Timeouts, mut in_force: Timeouts) -> Timeouts {
         let fields: [fn(&mut Timeouts) -> &mut u32; 3] =
             [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
-        let mut wanted = said;
+        let mut wanted = configured;
         for field in fields {
-            match (*field(&mut self.said), *field(&mut said)) {
+            match (*field(&mut self.configured), *field(&mut configured)) {
                 (0, 1..) => *field(&mut self.before) = *field(&mut in_force),
                 (1.., 0) => *field(&mut wanted) = *field(&mut self.before),
                 (0, 0) | (1.., 1..) => {}
             }
         }
-        self.said = said;
+        self.configured = configured;
         wanted
     }
 }
 
-/// A virtual server that is new.
-fn begun(virtual_server: Arc<VirtualServer>, beginning: Beginning) -> Reloaded {
-    let new = |check: &Check| Origin::New(Standing::at_first(&check.timing));
+/// The state of a virtual server that is new in the configuration.
+fn start(virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
+    let new = |check: &Check| Origin::New(Status::at_first(&check.timing));
     let servers = virtual_server.real_servers.iter();
     let origins = servers.map(|server| server.checks.iter().map(new).collect()).collect();
-    let (pool, notices) = Pool::begin(virtual_server, beginning);
-    Reloaded { pool, notices, origins }
+    let (state, notices) = VirtualServerState::start(virtual_server, initial_notices);
+    Reloaded { state, notices, origins }
 }
 
-/// What could have been done ran into a fault.
-fn fault() -> CommandError {
-    CommandError::Failed { why: "xvs: a fault of xvsd; its log tells more".to_owned() }
+/// A request to the control thread has panicked.
+fn internal_error() -> CommandError {
+    CommandError::Failed { why: "xvs: internal error of xvsd; see its log".to_owned() }
 }
 
-/// How a file differs from the one before.
+/// How a configuration differs from the one before.
 #[derive(Default)]
-struct Exchanged {
+struct ReloadSummary {
     virtual_servers: Count,
     checks: Count,
 }
 
-/// How many there are, and how many of them were not there before; how many are not there any more.
+/// The number of items, how many of them are new, and how many old ones are gone.
 #[derive(Default)]
 struct Count {
     all: usize,
@@ -424,7 +444,7 @@ struct Count {
 }
 
 impl Count {
-    /// Counts one that is there.
+    /// Counts an item of the new configuration.
     fn count(&mut self, was_there: bool) {
         self.all += 1;
         self.new += usize::from(!was_there);
@@ -437,17 +457,17 @@ impl fmt::Display for Count {
     }
 }
 
-impl fmt::Display for Exchanged {
+impl fmt::Display for ReloadSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "virtual servers: {}, checks: {}", self.virtual_servers, self.checks)
     }
 }
 
-/// As many faults of a file are logged.
+/// The number of faults of a file that are logged.
 const FAULTS_LOGGED: usize = 100;
 
-/// How long scripts have that are told of the end.
-const END_TIME: Duration = Duration::from_secs(5);
+/// The time that scripts have when xvsd stops.
+const STOP_TIME: Duration = Duration::from_secs(5);
 
-/// How long after the control thread could not take something it is given it again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Delay before a request that the control thread could not execute is repeated.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,10 +1,10 @@
-//! Tells of changes: FIFOs at once, scripts one after the other.
+//! Notification of changes: lines for FIFOs, and notify scripts.
 //!
-//! The scripts of one virtual server, its real servers' among them, run in the order of what they are told of, each when
-//! the one before has ended; so the last one that runs is told of the last change. Those of different virtual servers run
-//! side by side. Nothing waits without a bound: a script is ended after [`SCRIPT_TIME`], of more than [`WAITING_MAX`] that
-//! wait for a virtual server the oldest is left out with a message, and at most [`RUNNING_MAX`] run at once. Cost: that of a
-//! process a script. Not here: what is told, and to whom (`pool.rs`).
+//! A line is written to all FIFOs at once. The scripts of one virtual server and of its real servers run one after the
+//! other, in the order of the changes, so the last script that runs reports the last change. Scripts of different virtual
+//! servers run concurrently. Everything is bounded: a script is ended after [`SCRIPT_TIME`]; when more than [`WAITING_MAX`]
+//! scripts of a virtual server wait, the oldest is dropped and logged; at most [`RUNNING_MAX`] run at once. Cost: one
+//! process for each script. Not here: which changes cause a notice (`virtual_server.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,26 +16,26 @@ use tokio::time::{Instant, timeout, timeout_at};
 use xvs_model::check::Script;
 use xvs_model::virtual_server::Globals;
 
-use crate::blocking::apart;
-use crate::command::{Outcome, Program, Turn};
+use crate::blocking::run_blocking;
+use crate::command::{Outcome, Program, RunLock};
 use crate::fifo::Fifo;
 
-/// Everybody who is told. On the runtime.
+/// The FIFOs and the queues of scripts. Lives on the health runtime.
 #[derive(Debug)]
 pub(super) struct Notifier {
     globals: Globals,
     fifos: Vec<Fifo>,
-    /// Of each virtual server by name.
+    /// The queue of each virtual server, by its name.
     queues: HashMap<String, Arc<Queue>>,
     running: Arc<Semaphore>,
-    /// One for each virtual server whose scripts run.
+    /// One task for each queue that is not empty.
     workers: JoinSet<()>,
 }
 
 /// The scripts of one virtual server.
 #[derive(Debug, Default)]
 struct Queue {
-    turn: Turn,
+    run_lock: RunLock,
     waiting: Mutex<Waiting>,
 }
 
@@ -46,10 +46,10 @@ struct Waiting {
 }
 
 impl Notifier {
-    /// Opens the FIFOs and starts their readers. What cannot be opened is told in the log and left out.
-    pub(super) async fn begin(globals: &Globals) -> Self {
+    /// Opens the FIFOs and starts their readers. A FIFO that cannot be opened is logged and left out.
+    pub(super) async fn start(globals: &Globals) -> Self {
         Self {
-            fifos: fifos(globals.clone()).await,
+            fifos: open_fifos(globals.clone()).await,
             globals: globals.clone(),
             queues: HashMap::new(),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
@@ -57,7 +57,7 @@ impl Notifier {
         }
     }
 
-    /// Goes on with what another configuration says. Scripts that wait stay as they are; so do FIFOs that are the same.
+    /// Applies a new configuration. Waiting scripts stay. FIFOs are reopened only if their settings differ.
     pub(super) async fn reload(&mut self, globals: &Globals) {
         let of_fifos = |globals: &Globals| {
             (
@@ -71,22 +71,22 @@ impl Notifier {
             for fifo in self.fifos.drain(..) {
                 fifo.close().await;
             }
-            self.fifos = fifos(globals.clone()).await;
+            self.fifos = open_fifos(globals.clone()).await;
         }
         self.globals = globals.clone();
         self.queues.retain(|_, queue| Arc::strong_count(queue) > 1);
     }
 
-    /// Writes a line, which has no end yet, to all FIFOs.
-    pub(super) fn tell(&mut self, line: &str) {
+    /// Writes a line, given without its line feed, to all FIFOs.
+    pub(super) fn write_line(&mut self, line: &str) {
         self.fifos.iter_mut().for_each(|fifo| fifo.write(line));
     }
 
-    /// Runs a script once those before it of the same virtual server have ended. `what` it is told of goes to the log.
-    pub(super) fn run(&mut self, virtual_server: &str, script: &Script, what: String) {
+    /// Queues a script behind those of the same virtual server. `what` describes the change in the log.
+    pub(super) fn queue_script(&mut self, virtual_server: &str, script: &Script, what: String) {
         while self.workers.try_join_next().is_some() {}
         let queue = self.queues.entry(virtual_server.to_owned()).or_default();
-        let program = Program::new(script, &self.globals, queue.turn.clone());
+        let program = Program::new(script, &self.globals, queue.run_lock.clone());
         let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.scripts.push_back((program, what));
         if waiting.scripts.len() > WAITING_MAX {
@@ -95,16 +95,16 @@ impl Notifier {
             tracing::error!("virtual_server {virtual_server}: {WAITING_MAX} scripts wait; left out: {what}");
         }
         if !std::mem::replace(&mut waiting.has_worker, true) {
-            self.workers.spawn(work(Arc::clone(queue), Arc::clone(&self.running)));
+            self.workers.spawn(run_queue(Arc::clone(queue), Arc::clone(&self.running)));
         }
     }
 
-    /// Waits for the scripts, at most until the deadline; ends those that run then, and the FIFOs with their readers.
+    /// Waits for the scripts, at most until the deadline. Then ends the scripts that still run, and closes the FIFOs.
     pub(super) async fn finish(mut self, deadline: Instant) {
         let finished =
             timeout_at(deadline, async { while self.workers.join_next().await.is_some() {} }).await;
         if finished.is_err() {
-            tracing::error!("scripts that still run, or wait, are ended");
+            tracing::error!("scripts that still run or wait are ended");
             self.workers.shutdown().await;
         }
         for fifo in self.fifos.drain(..) {
@@ -113,8 +113,8 @@ impl Notifier {
     }
 }
 
-/// Runs a virtual server's scripts until none waits.
-async fn work(queue: Arc<Queue>, running: Arc<Semaphore>) {
+/// Runs the scripts of a virtual server until none waits.
+async fn run_queue(queue: Arc<Queue>, running: Arc<Semaphore>) {
     loop {
         let next = {
             let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +123,7 @@ async fn work(queue: Arc<Queue>, running: Arc<Semaphore>) {
             next
         };
         let Some((program, what)) = next else { return };
-        let _one = running.acquire().await.expect("it is never closed");
+        let _permit = running.acquire().await.expect("the semaphore is never closed");
         match program.run(Instant::now() + SCRIPT_TIME).await {
             Outcome::Exit(0) => tracing::debug!("{what}: `{program}` has run"),
             outcome => tracing::error!("{what}: `{program}`: {outcome}"),
@@ -131,36 +131,36 @@ async fn work(queue: Arc<Queue>, running: Arc<Semaphore>) {
     }
 }
 
-/// Users and files are looked up for them.
-async fn fifos(globals: Globals) -> Vec<Fifo> {
+/// Opens the FIFOs of a configuration. Looks up users and files, which may block.
+async fn open_fifos(globals: Globals) -> Vec<Fifo> {
     let open = move || {
         let fifos = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo);
         let opened =
             fifos.filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok());
         opened.collect()
     };
-    let opened = timeout(OPENING_TIME, apart(open)).await;
+    let opened = timeout(OPENING_TIME, run_blocking(open)).await;
     if opened.is_err() {
-        tracing::error!("FIFOs are not told: they do not open within {OPENING_TIME:?}");
+        tracing::error!("FIFOs are not used: they do not open within {OPENING_TIME:?}");
     }
     opened.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-/// So long is waited for FIFOs to open, and for their users to be looked up: no verdict is heard meanwhile.
+/// The time for opening the FIFOs and for looking up their users. The manager applies no results meanwhile.
 const OPENING_TIME: Duration = Duration::from_secs(2);
 
-/// A script may run so long.
+/// The time that a script may run.
 const SCRIPT_TIME: Duration = Duration::from_secs(60);
 
-/// Scripts that wait for those before them, of one virtual server.
+/// The number of scripts of one virtual server that may wait.
 const WAITING_MAX: usize = 1024;
 
-/// Scripts that run at once.
+/// The number of scripts that run at once.
 const RUNNING_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use crate::blocking::HANGING_MAX;
+    use crate::blocking::BLOCKING_MAX;
     use crate::command::testing::{Folder, in_time, runs, until};
     use crate::notify::*;
     use xvs_model::virtual_server::Fifo as Wanted;
@@ -169,41 +169,45 @@ mod tests {
     const B: &str = "10.0.0.2 80";
 
     async fn notifier() -> Notifier {
-        Notifier::begin(&Globals::default()).await
+        Notifier::start(&Globals::default()).await
     }
 
     #[tokio::test]
     async fn scripts_of_a_virtual_server_run_in_the_order_of_what_happened() {
         let folder = Folder::new();
         let mut notifier = notifier().await;
-        // The first ones take longest.
+        // The first scripts take longest.
         for number in 0..10 {
             let text = format!("sleep 0.0{}; echo {number} >>out", 9 - number);
-            notifier.run(A, &folder.script(&text), format!("{number}"));
+            notifier.queue_script(A, &folder.script(&text), format!("{number}"));
         }
         notifier.finish(in_time()).await;
         assert_eq!(folder.read("out"), "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n");
     }
 
     #[tokio::test]
-    async fn another_virtual_servers_scripts_do_not_wait_and_a_failure_holds_nobody_up() {
+    async fn scripts_of_another_virtual_server_do_not_wait_and_a_failure_delays_none() {
         let folder = Folder::new();
         let mut notifier = notifier().await;
-        notifier.run(A, &folder.script("until [ -e go ]; do sleep 0.01; done; exit 1"), "a".to_owned());
-        notifier.run(A, &folder.script("echo a >out"), "a".to_owned());
-        notifier.run(B, &folder.script("echo b >go"), "b".to_owned());
+        notifier.queue_script(
+            A,
+            &folder.script("until [ -e go ]; do sleep 0.01; done; exit 1"),
+            "a".to_owned(),
+        );
+        notifier.queue_script(A, &folder.script("echo a >out"), "a".to_owned());
+        notifier.queue_script(B, &folder.script("echo b >go"), "b".to_owned());
         notifier.finish(in_time()).await;
         assert_eq!(folder.read("out"), "a\n");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_script_that_hangs_is_ended_and_the_next_runs_when_it_is_gone() {
+    async fn a_script_that_hangs_is_ended_and_the_next_runs_after_its_end() {
         let folder = Folder::new();
         let mut notifier = notifier().await;
         let text = "trap 'rmdir here; exit' TERM; mkdir here; echo $$ >leader; while :; do sleep 0.01; done";
-        notifier.run(A, &folder.script(text), "a".to_owned());
+        notifier.queue_script(A, &folder.script(text), "a".to_owned());
         until(|| folder.read("leader").ends_with('\n')).await;
-        notifier.run(A, &folder.script("mkdir here && echo b >out"), "b".to_owned());
+        notifier.queue_script(A, &folder.script("mkdir here && echo b >out"), "b".to_owned());
         tokio::time::advance(SCRIPT_TIME).await;
         tokio::time::resume();
         notifier.finish(in_time()).await;
@@ -212,13 +216,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_too_many_that_wait_the_oldest_is_left_out() {
+    async fn the_oldest_waiting_script_is_dropped_when_the_queue_is_full() {
         let folder = Folder::new();
         let mut notifier = notifier().await;
-        // Nothing runs before this waits.
-        let _all = Arc::clone(&notifier.running).acquire_many_owned(RUNNING_MAX as u32).await.unwrap();
+        // All permits are taken, so no script runs.
+        let _permits = Arc::clone(&notifier.running).acquire_many_owned(RUNNING_MAX as u32).await.unwrap();
         for number in 0..WAITING_MAX + 2 {
-            notifier.run(A, &folder.script(""), format!("{number}"));
+            notifier.queue_script(A, &folder.script(""), format!("{number}"));
         }
         let waiting = notifier.queues[A].waiting.lock().unwrap();
         let what = |at: Option<&(Program, String)>| at.unwrap().1.clone();
@@ -228,11 +232,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_end_scripts_have_some_time_and_are_ended_then() {
+    async fn at_the_stop_scripts_have_some_time_and_are_ended_after_it() {
         let folder = Folder::new();
         let mut notifier = notifier().await;
-        notifier.run(A, &folder.script("echo $$ >leader; sleep 1000"), "a".to_owned());
-        notifier.run(A, &folder.script("echo b >out"), "b".to_owned());
+        notifier.queue_script(A, &folder.script("echo $$ >leader; sleep 1000"), "a".to_owned());
+        notifier.queue_script(A, &folder.script("echo b >out"), "b".to_owned());
         until(|| folder.read("leader").ends_with('\n')).await;
         notifier.finish(Instant::now() + Duration::from_secs(1)).await;
         until(|| !runs(&folder.read("leader"))).await;
@@ -240,22 +244,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn fifos_that_do_not_open_are_not_waited_for() {
+    async fn fifos_that_do_not_open_in_time_are_left_out() {
         let folder = Folder::new();
         let (end, ended) = crossbeam::channel::bounded::<()>(0);
         let began = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        for _ in 0..HANGING_MAX {
+        for _ in 0..BLOCKING_MAX {
             let (ended, began) = (ended.clone(), began.clone());
             tokio::spawn(async move {
                 began.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                apart(move || ended.recv().is_err()).await
+                run_blocking(move || ended.recv().is_err()).await
             });
         }
-        until(|| began.load(std::sync::atomic::Ordering::Relaxed) == HANGING_MAX).await;
+        until(|| began.load(std::sync::atomic::Ordering::Relaxed) == BLOCKING_MAX).await;
         let path = folder.path("a").display().to_string();
         let globals =
             Globals { notify_fifo: Some(Wanted { path, ..Wanted::default() }), ..Globals::default() };
-        let mut begun = Box::pin(Notifier::begin(&globals));
+        let mut begun = Box::pin(Notifier::start(&globals));
         assert!(timeout(Duration::ZERO, &mut begun).await.is_err());
         tokio::time::advance(OPENING_TIME).await;
         assert!(begun.await.fifos.is_empty());
@@ -263,20 +267,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_fifos_are_told_and_a_reload_opens_others() {
+    async fn both_fifos_get_the_lines_and_a_reload_opens_others() {
         let folder = Folder::new();
         let fifo = |name: &str| {
             let script = Some(folder.script(&format!("exec cat >>{name}.out <\"$0\"")));
             Some(Wanted { path: folder.path(name).display().to_string(), script, ..Wanted::default() })
         };
         let globals = Globals { notify_fifo: fifo("a"), lvs_notify_fifo: fifo("b"), ..Globals::default() };
-        let mut notifier = Notifier::begin(&globals).await;
-        notifier.tell("VS b UP");
+        let mut notifier = Notifier::start(&globals).await;
+        notifier.write_line("VS b UP");
         until(|| folder.read("a.out") == "VS b UP\n" && folder.read("b.out") == "VS b UP\n").await;
         notifier.reload(&globals).await;
         assert_eq!(notifier.fifos.len(), 2);
         notifier.reload(&Globals { notify_fifo: None, lvs_notify_fifo: fifo("c"), ..globals }).await;
-        notifier.tell("VS b DOWN");
+        notifier.write_line("VS b DOWN");
         until(|| folder.read("c.out") == "VS b DOWN\n").await;
         notifier.finish(in_time()).await;
         assert_eq!(folder.read("a.out"), "VS b UP\n");

@@ -12,7 +12,7 @@ use xvs_model::check::{Check, Http, Probe, Target, Url};
 use xvs_model::fault::{Fault, Place, Severity};
 use xvs_model::virtual_server::Configuration;
 
-use crate::outcome::outcome;
+use crate::initial_state::initial_state;
 use crate::pattern::Search;
 use crate::tls_config::{TlsConfigs, server_name};
 
@@ -71,7 +71,7 @@ impl Prepared {
             })
             .collect();
         configuration.faults.extend(faults);
-        configuration.faults.extend(outcome(&configuration).1);
+        configuration.faults.extend(initial_state(&configuration).1);
         configuration.faults.sort_by(|a, b| a.place.cmp(&b.place));
         configuration.faults.dedup();
         if configuration.is_usable() {

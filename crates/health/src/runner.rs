@@ -1,12 +1,11 @@
-//! One check at work: it waits, asks, counts, and writes down what came of it.
+//! The task that runs one check: it waits, probes, and records the result.
 //!
-//! A task for each check, on the runtime of health. At most so many ask at once; the others wait for their turn, and
-//! their time to answer begins with it. A change is told once, however often it happens before it is heard. What a
-//! check is may be replaced while it runs: it keeps its course and its phase. One that panics was not able to ask.
-//! Cost: a timer and a few hundred bytes while it waits. Not here: what answers mean for a check (`course.rs`) and for
-//! its server (`pool.rs`).
+//! One task for each check, on the health runtime. The number of concurrent probes is limited; further ones wait for a
+//! permit, and their timeout starts when they get it. A change is sent to the manager once, until the manager has read
+//! it. A check may get a new configuration while it runs: it keeps its state and its phase. A probe that panics counts as
+//! not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise and fall (`check_state.rs`) and the
+//! status of the real server (`virtual_server.rs`).
 
-use crate::place::Place;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -18,135 +17,141 @@ use xvs_model::check::Probe;
 use xvs_model::event::millis_since_1970;
 use xvs_model::health::{CheckError, CheckHealth, CheckState};
 
-use crate::answer::Answer;
-use crate::course::{Course, first_delay, jittered};
+use crate::check_ref::CheckRef;
+use crate::check_state::{CheckStateMachine, first_delay, jittered};
 use crate::environment::Environment;
 use crate::file;
 use crate::file::Files;
-use crate::pool::Verdict;
+use crate::probe_result::ProbeResult;
+use crate::virtual_server::CheckResult;
 
 /// What all checks share.
-pub(super) struct Runner<O> {
-    /// Whom they ask.
-    pub(super) environment: O,
-    /// As many as may ask at once.
+pub(super) struct Runner<E> {
+    pub(super) environment: E,
+    /// One permit for each probe that may run at once.
     pub(super) permits: Semaphore,
-    /// Where changes are told.
-    pub(super) changed: UnboundedSender<Arc<Watched>>,
+    /// Checks whose result has changed, for the manager.
+    pub(super) changed: UnboundedSender<Arc<CheckRecord>>,
 }
 
-/// A check at work; when its last copy is dropped it ends, and what it is asking with it.
+/// A check that runs. When its last copy is dropped, its task ends, with a probe in progress.
 #[derive(Clone)]
-pub(super) struct Running {
-    /// What is known of it.
-    pub(super) watched: Arc<Watched>,
-    _task: Arc<Ended<()>>,
+pub(super) struct RunningCheck {
+    pub(super) record: Arc<CheckRecord>,
+    _task: Arc<AbortOnDrop<()>>,
 }
 
-/// A task that ends with this.
-struct Ended<T>(JoinHandle<T>);
+/// A task that is aborted when this is dropped.
+struct AbortOnDrop<T>(JoinHandle<T>);
 
-impl<T> Drop for Ended<T> {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl<O: Environment> Runner<O> {
-    /// Begins a check; to be called on the runtime.
-    pub(super) fn begin(self: &Arc<Self>, place: Place, course: Course, files: &mut Files) -> Running {
-        let file = match &place.check().probe {
+impl<E: Environment> Runner<E> {
+    /// Starts the task of a check. Must be called on the runtime.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        check: CheckRef,
+        machine: CheckStateMachine,
+        files: &mut Files,
+    ) -> RunningCheck {
+        let file = match &check.config().probe {
             Probe::File(file) => Some(files.watch(file)),
             _ => None,
         };
-        let watched = Arc::new(Watched::new(place, course));
-        let (this, known) = (self.clone(), watched.clone());
+        let record = Arc::new(CheckRecord::new(check, machine));
+        let (this, shared) = (self.clone(), record.clone());
         let task = match file {
-            Some(file) => tokio::spawn(this.follow(known, file)),
-            None => tokio::spawn(this.run(known)),
+            Some(file) => tokio::spawn(this.run_file_check(shared, file)),
+            None => tokio::spawn(this.run(shared)),
         };
-        Running { watched, _task: Arc::new(Ended(task)) }
+        RunningCheck { record, _task: Arc::new(AbortOnDrop(task)) }
     }
 
-    /// A file tells by itself.
-    async fn follow(self: Arc<Self>, watched: Arc<Watched>, mut file: file::Watch) {
+    /// A `FILE_CHECK` has no interval: each change of the file is a result.
+    async fn run_file_check(self: Arc<Self>, record: Arc<CheckRecord>, mut file: file::Watch) {
         loop {
-            watched.turn();
-            let answer = file.changed().await;
-            self.tell(&watched, answer, None);
+            record.start_probe();
+            let result = file.changed().await;
+            self.record(&record, result, None);
         }
     }
 
-    /// Takes an answer to what was asked since `began`, and tells of it if that is news.
-    fn tell(&self, watched: &Arc<Watched>, answer: Answer, began: Option<Instant>) {
-        if watched.take(answer, began) {
-            // Nobody hears it when the daemon ends.
-            let _ = self.changed.send(watched.clone());
+    /// Records the result of a probe that started at `began`, and sends the check to the manager if that needs it.
+    fn record(&self, record: &Arc<CheckRecord>, result: ProbeResult, began: Option<Instant>) {
+        if record.apply(result, began) {
+            // The receiver is gone when the daemon stops.
+            let _ = self.changed.send(record.clone());
         }
     }
 
-    async fn run(self: Arc<Self>, watched: Arc<Watched>) {
+    async fn run(self: Arc<Self>, record: Arc<CheckRecord>) {
         loop {
-            watched.wait().await;
-            let place = watched.place();
-            if place.virtual_server.ha_suspend && !self.environment.is_here(&place.virtual_server) {
-                watched.rest();
+            record.wait_until_due().await;
+            let check = record.check();
+            if check.virtual_server.ha_suspend && !self.environment.owns_address_of(&check.virtual_server) {
+                record.suspend();
                 continue;
             }
-            // It is never closed.
+            // The semaphore is never closed.
             let Ok(permit) = self.permits.acquire().await else { return };
-            let (place, step) = watched.turn();
+            let (check, url) = record.start_probe();
             let began = Instant::now();
-            let answer = self.clone().ask(place, step, began).await;
+            let result = self.clone().probe(check, url, began).await;
             drop(permit);
-            self.tell(&watched, answer, Some(began));
+            self.record(&record, result, Some(began));
         }
     }
 
-    /// Asks in a task of its own, so that a fault of a probe ends no check. What is not well long after the deadline was
-    /// not seen in time by a daemon that was stopped, or has no processor: the server may have answered.
-    async fn ask(self: Arc<Self>, place: Place, step: usize, began: Instant) -> Answer {
-        let deadline = began + place.check().timing.timeout;
-        let asking = tokio::spawn(async move { self.environment.ask(place, step, deadline).await });
-        let mut asking = Ended(asking);
-        let fault = |_| Answer::Unasked("a fault of xvsd; its log tells more".to_owned());
-        let answer = (&mut asking.0).await.unwrap_or_else(fault);
-        match answer {
-            Answer::Unwell(what) if Instant::now() > deadline + LATE => {
-                Answer::Unasked(format!("{what}; but xvsd itself was late, by more than a second"))
+    /// Probes in a task of its own, so that a panic of the probe does not end the check.
+    ///
+    /// A failure that is seen long after the deadline counts as not run: xvsd was stopped or had no processor time, and
+    /// the server may have answered in time.
+    async fn probe(self: Arc<Self>, check: CheckRef, url: usize, began: Instant) -> ProbeResult {
+        let deadline = began + check.config().timing.timeout;
+        let task = tokio::spawn(async move { self.environment.probe(check, url, deadline).await });
+        let mut task = AbortOnDrop(task);
+        let panicked = |_| ProbeResult::NotRun("internal error of xvsd; see its log".to_owned());
+        let result = (&mut task.0).await.unwrap_or_else(panicked);
+        match result {
+            ProbeResult::Failed(what) if Instant::now() > deadline + LATE => {
+                ProbeResult::NotRun(format!("{what}; but xvsd itself was more than a second late"))
             }
-            answer => answer,
+            result => result,
         }
     }
 }
 
-/// What is known of a check.
-pub(super) struct Watched {
-    known: Mutex<Known>,
-    /// Its next asking is at another time than before.
-    moved: Notify,
+/// What is recorded of a check.
+pub(super) struct CheckRecord {
+    data: Mutex<RecordData>,
+    /// Notified when the next probe is moved to an earlier time.
+    rescheduled: Notify,
 }
 
-struct Known {
-    place: Place,
-    course: Course,
+struct RecordData {
+    check: CheckRef,
+    machine: CheckStateMachine,
     row: CheckHealth,
-    /// When it is asked next.
+    /// The time of the next probe.
     due: Instant,
-    /// Whether a change of it was told and not heard yet.
-    told: bool,
+    /// Whether a change was sent to the manager, which has not read it yet.
+    is_reported: bool,
 }
 
-impl Watched {
-    fn new(place: Place, course: Course) -> Self {
-        let timing = &place.check().timing;
-        // A server that was down before it was edited waits for it.
-        let is_waited_for = !course.verdict().is_up && !timing.begins_down;
-        let random = if is_waited_for { 0.0 } else { fastrand::f64() };
+impl CheckRecord {
+    fn new(check: CheckRef, machine: CheckStateMachine) -> Self {
+        let timing = &check.config().timing;
+        // An edited check of a server that was down skips the warmup: the server is out of service until it passes.
+        let skips_warmup = !machine.result().is_up && !timing.begins_down;
+        let random = if skips_warmup { 0.0 } else { fastrand::f64() };
         let due = Instant::now() + first_delay(timing, random);
         let row = CheckHealth {
-            probe: place.check().probe.to_string(),
-            state: course.state(),
+            probe: check.config().probe.to_string(),
+            state: machine.state(),
             since_millis: millis_since_1970(SystemTime::now()),
             last_error: None,
             next_millis: Some(millis_at(due)),
@@ -154,113 +159,113 @@ impl Watched {
             failed: 0,
             took_micros: None,
         };
-        Self { known: Mutex::new(Known { place, course, row, due, told: false }), moved: Notify::new() }
+        let data = RecordData { check, machine, row, due, is_reported: false };
+        Self { data: Mutex::new(data), rescheduled: Notify::new() }
     }
 
-    /// A panic elsewhere leaves it whole.
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic of another thread leaves the data consistent, so poisoning is ignored.
+    fn data(&self) -> MutexGuard<'_, RecordData> {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As reports show it.
+    /// The row for reports.
     pub(super) fn row(&self) -> CheckHealth {
-        self.known().row.clone()
+        self.data().row.clone()
     }
 
-    /// Where it stands.
-    pub(super) fn place(&self) -> Place {
-        self.known().place.clone()
+    /// The check.
+    pub(super) fn check(&self) -> CheckRef {
+        self.data().check.clone()
     }
 
-    /// Where it stands and what its answers have come to. A change after this is told anew.
-    pub(super) fn heard(&self) -> (Place, Verdict) {
-        let mut known = self.known();
-        known.told = false;
-        (known.place.clone(), known.course.verdict())
+    /// The check and its result, for the manager. A later change is sent to the manager again.
+    pub(super) fn acknowledge(&self) -> (CheckRef, CheckResult) {
+        let mut data = self.data();
+        data.is_reported = false;
+        (data.check.clone(), data.machine.result())
     }
 
-    /// Goes on as another check that asks the same.
-    pub(super) fn adopt(&self, place: Place) {
-        let mut known = self.known();
-        let timing = place.check().timing;
-        known.course = known.course.clone().adopt(place.check());
-        known.row.probe = place.check().probe.to_string();
-        // What is asked for more often now is not waited for as long as before; nor is all of it asked for at once.
+    /// Continues with a new configuration of the same identity.
+    pub(super) fn reconfigure(&self, check: CheckRef) {
+        let mut data = self.data();
+        let timing = check.config().timing;
+        data.machine = data.machine.clone().reconfigure(check.config());
+        data.row.probe = check.config().probe.to_string();
+        // A shorter interval applies at once. The random part keeps all checks of a file from probing at the same time.
         let latest = Instant::now() + timing.interval;
-        if known.row.next_millis.is_some() && latest < known.due {
-            known.next(Instant::now() + timing.interval.mul_f64(fastrand::f64()));
-            self.moved.notify_one();
+        if data.row.next_millis.is_some() && latest < data.due {
+            data.schedule(Instant::now() + timing.interval.mul_f64(fastrand::f64()));
+            self.rescheduled.notify_one();
         }
-        known.place = Place { turn: known.place.turn.clone(), ..place };
+        data.check = CheckRef { run_lock: data.check.run_lock.clone(), ..check };
     }
 
-    /// Until it is to be asked.
-    async fn wait(&self) {
+    async fn wait_until_due(&self) {
         loop {
-            let due = self.known().due;
+            let due = self.data().due;
             tokio::select! {
                 () = sleep_until(due) => return,
-                () = self.moved.notified() => {}
+                () = self.rescheduled.notified() => {}
             }
         }
     }
 
-    /// It rests, and looks again soon.
-    fn rest(&self) {
-        let mut known = self.known();
-        known.row.state = CheckState::Suspended { is_up: known.course.verdict().is_up };
-        known.next(Instant::now() + REST);
+    /// Skips a probe because of `ha_suspend`, and schedules the next look.
+    fn suspend(&self) {
+        let mut data = self.data();
+        data.row.state = CheckState::Suspended { is_up: data.machine.result().is_up };
+        data.schedule(Instant::now() + SUSPENDED_INTERVAL);
     }
 
-    /// Its turn has come.
-    fn turn(&self) -> (Place, usize) {
-        let mut known = self.known();
-        known.row.next_millis = None;
-        (known.place.clone(), known.course.url())
+    /// The check and the index of the URL to request. Until the result is applied, no next probe is scheduled.
+    fn start_probe(&self) -> (CheckRef, usize) {
+        let mut data = self.data();
+        data.row.next_millis = None;
+        (data.check.clone(), data.machine.url())
     }
 
-    /// Takes the answer to what was asked since `began`; whether there is something to tell that was not told yet.
-    fn take(&self, answer: Answer, began: Option<Instant>) -> bool {
+    /// Applies the result of a probe that started at `began`. Returns whether the check must be sent to the manager.
+    fn apply(&self, result: ProbeResult, began: Option<Instant>) -> bool {
         let (now, at_millis) = (Instant::now(), millis_since_1970(SystemTime::now()));
-        let mut known = self.known();
-        let known = &mut *known;
-        let was_up = known.course.verdict().is_up;
-        let change = known.course.take(&answer);
-        let row = &mut known.row;
+        let mut data = self.data();
+        let data = &mut *data;
+        let was_up = data.machine.result().is_up;
+        let change = data.machine.apply(&result);
+        let row = &mut data.row;
         row.asked += 1;
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
-        row.failed += u64::from(matches!(answer, Answer::Unwell(_)));
-        if let Answer::Unwell(what) | Answer::Unasked(what) = answer {
+        row.failed += u64::from(matches!(result, ProbeResult::Failed(_)));
+        if let ProbeResult::Failed(what) | ProbeResult::NotRun(what) = result {
             row.last_error = Some(CheckError { what, at_millis });
         }
-        row.state = known.course.state();
-        if change.verdict.is_up != was_up {
+        row.state = data.machine.state();
+        if change.result.is_up != was_up {
             row.since_millis = at_millis;
         }
-        let from = match known.place.check().probe {
-            // A script runs from start to start.
+        let from = match data.check.config().probe {
+            // The interval of a script is from start to start.
             Probe::Script(..) => began.unwrap_or(now),
             _ => now,
         };
-        known.next((from + jittered(change.delay, fastrand::f64())).max(now));
-        change.is_news && !std::mem::replace(&mut known.told, true)
+        data.schedule((from + jittered(change.delay, fastrand::f64())).max(now));
+        change.must_report && !std::mem::replace(&mut data.is_reported, true)
     }
 }
 
-impl Known {
-    fn next(&mut self, due: Instant) {
+impl RecordData {
+    fn schedule(&mut self, due: Instant) {
         self.due = due;
         self.row.next_millis = Some(millis_at(due));
     }
 }
 
-/// A time to come, in milliseconds since 1970.
+/// A time in the future, in milliseconds since 1970.
 fn millis_at(due: Instant) -> u64 {
     let left = due.saturating_duration_since(Instant::now());
     millis_since_1970(SystemTime::now()) + left.as_millis() as u64
 }
 
-/// Timers come no later than this where there is a processor for them.
+/// Delay after a deadline above which xvsd, not the server, counts as late.
 const LATE: Duration = Duration::from_secs(1);
-/// How often a check that rests looks whether it is to go on.
-const REST: Duration = Duration::from_secs(1);
+/// From one look at the addresses of a suspended virtual server to the next.
+const SUSPENDED_INTERVAL: Duration = Duration::from_secs(1);

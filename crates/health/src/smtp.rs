@@ -9,18 +9,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::Target;
 
-use crate::answer::Answer;
+use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most; it is greeted with `name`.
-pub(super) async fn ask(target: &Target, name: &str, deadline: Instant) -> Answer {
+pub(super) async fn probe(target: &Target, name: &str, deadline: Instant) -> ProbeResult {
     match converse(target, name, deadline).await {
-        Ok(()) => Answer::Well(0),
+        Ok(()) => ProbeResult::Passed(0),
         Err(answer) => answer,
     }
 }
 
-async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), Answer> {
+async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), ProbeResult> {
     let within = socket::within(deadline);
     let stream = socket::connect(target, deadline).await?;
     let mut stream = BufReader::with_capacity(LINE_BYTES, stream);
@@ -30,12 +30,12 @@ async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), 
         ("QUIT\r\n".to_owned(), "said HELO, and no answer to QUIT", None),
     ] {
         let line = match timeout_at(deadline, reply(&mut stream, &words)).await {
-            Err(_) => return Err(Answer::Unwell(format!("{far} {within}"))),
+            Err(_) => return Err(ProbeResult::Failed(format!("{far} {within}"))),
             Ok(Err(error)) => return Err(socket::answer(&error, far, target.endpoint)),
             Ok(Ok(line)) => line,
         };
         let Some(line) = line.strip_suffix(b"\n") else {
-            return Err(Answer::Unwell(match line.len() {
+            return Err(ProbeResult::Failed(match line.len() {
                 LINE_BYTES => format!("{far}: a line of more than {LINE_BYTES} bytes"),
                 _ => format!("{far}: connection closed by {}", target.endpoint),
             }));
@@ -45,7 +45,7 @@ async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), 
         };
         if let Some(code) = code.filter(|code| !is_wanted(code)) {
             let seen = line[..line.len().min(SHOWN_BYTES)].trim_ascii().escape_ascii();
-            return Err(Answer::Unwell(format!("{far}: `{seen}`, not `{code} …`")));
+            return Err(ProbeResult::Failed(format!("{far}: `{seen}`, not `{code} …`")));
         }
     }
     Ok(())
@@ -94,11 +94,13 @@ mod tests {
         (target, heard)
     }
 
-    async fn answered(lines: &[&str]) -> Answer {
+    async fn answered(lines: &[&str]) -> ProbeResult {
         let (target, _) = server(lines).await;
-        let answer = ask(&target, "lb.example", soon()).await;
+        let answer = probe(&target, "lb.example", soon()).await;
         match answer {
-            Answer::Unwell(why) => Answer::Unwell(why.replace(&target.endpoint.to_string(), "the server")),
+            ProbeResult::Failed(why) => {
+                ProbeResult::Failed(why.replace(&target.endpoint.to_string(), "the server"))
+            }
             answer => answer,
         }
     }
@@ -107,7 +109,7 @@ mod tests {
     async fn a_server_that_greets_takes_a_greeting_and_says_goodbye_is_well() {
         let lines = ["220 mx.example ESMTP\r\n", "250 hello\r\n", "anything at all\n"];
         let (target, heard) = server(&lines).await;
-        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Well(0));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Passed(0));
         assert_eq!(heard.await.unwrap(), "HELO lb.example\r\nQUIT\r\n");
     }
 
@@ -123,17 +125,17 @@ mod tests {
             ("\x1b[2J\r\n", "\\x1b[2J"),
         ] {
             let why = format!("connected, and no greeting: `{seen}`, not `220 …`");
-            assert_eq!(answered(&[greeting]).await, Answer::Unwell(why));
+            assert_eq!(answered(&[greeting]).await, ProbeResult::Failed(why));
         }
         let why = "greeted, and no answer to HELO: `250-mx`, not `250 …`".to_owned();
-        assert_eq!(answered(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, Answer::Unwell(why));
+        assert_eq!(answered(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, ProbeResult::Failed(why));
         // The end of a line is what stands behind the code here.
-        assert_eq!(answered(&["220\n", "250\n", "221\n"]).await, Answer::Well(0));
+        assert_eq!(answered(&["220\n", "250\n", "221\n"]).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test]
     async fn a_server_that_hangs_up_is_not_well_wherever_it_does() {
-        let closed = |far: &str| Answer::Unwell(format!("{far}: connection closed by the server"));
+        let closed = |far: &str| ProbeResult::Failed(format!("{far}: connection closed by the server"));
         assert_eq!(answered(&["220 half a line"]).await, closed("connected, and no greeting"));
         assert_eq!(answered(&["220 mx\r\n"]).await, closed("greeted, and no answer to HELO"));
         let why = closed("said HELO, and no answer to QUIT");
@@ -150,7 +152,7 @@ mod tests {
             stream.set_zero_linger().unwrap();
         });
         let why = format!("greeted, and no answer to HELO: connection reset by {}", target.endpoint);
-        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
         server.await.unwrap();
     }
 
@@ -163,7 +165,7 @@ mod tests {
             while stream.write_all(&[b'2'; 65_536]).await.is_ok() {}
         });
         let why = "connected, and no greeting: a line of more than 1024 bytes".to_owned();
-        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,6 +179,6 @@ mod tests {
             }
         });
         let why = "connected, and no greeting within 5s".to_owned();
-        assert_eq!(ask(&target, "lb.example", soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
     }
 }

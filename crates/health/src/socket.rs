@@ -17,14 +17,14 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::Target;
 
-use crate::answer::Answer;
+use crate::probe_result::ProbeResult;
 
 /// A TCP connection to the target.
 ///
 /// # Errors
 ///
 /// The answer that it is not to be had.
-pub(super) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStream, Answer> {
+pub(super) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStream, ProbeResult> {
     let peer = target.endpoint;
     let within = within(deadline);
     let socket = open(target, Type::STREAM, None)?;
@@ -32,7 +32,7 @@ pub(super) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStr
     let stream = begun.and_then(|()| TcpStream::from_std(socket.into()));
     let stream = stream.map_err(|error| at_once(&error, peer))?;
     match timeout_at(deadline, stream.writable()).await {
-        Err(_) => return Err(Answer::Unwell(format!("no connection to {peer} {within}"))),
+        Err(_) => return Err(ProbeResult::Failed(format!("no connection to {peer} {within}"))),
         Ok(waited) => waited.map_err(|error| at_once(&error, peer))?,
     }
     match stream.take_error().unwrap_or_else(Some) {
@@ -65,8 +65,8 @@ pub(super) fn sent(datagram: &[u8], socket: Socket, target: &Target) -> io::Resu
 /// # Errors
 ///
 /// The answer that there is none, which says nothing of the server.
-pub(super) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> Result<Socket, Answer> {
-    let unasked = |what: String| move |error| Answer::Unasked(format!("{what}: {error}"));
+pub(super) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ProbeResult> {
+    let unasked = |what: String| move |error| ProbeResult::NotRun(format!("{what}: {error}"));
     let opened = Socket::new(Domain::for_address(target.endpoint), kind.nonblocking(), protocol);
     let socket = opened.map_err(unasked("no socket".to_owned()))?;
     if let Some(interface) = &target.interface {
@@ -103,7 +103,7 @@ fn bind(socket: &Socket, target: &Target) -> io::Result<()> {
 }
 
 /// What an error says that came while the server was waited for; `far` says how far it had come, and may be empty.
-pub(super) fn answer(error: &io::Error, far: &str, peer: impl Display) -> Answer {
+pub(super) fn answer(error: &io::Error, far: &str, peer: impl Display) -> ProbeResult {
     let what = match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => "connection refused by",
         Some(Errno::CONNRESET | Errno::PIPE) => "connection reset by",
@@ -116,16 +116,16 @@ pub(super) fn answer(error: &io::Error, far: &str, peer: impl Display) -> Answer
         Some(Errno::PROTO | Errno::NOPROTOOPT) => "protocol refused by",
         // A firewall on the way, by ICMPv6.
         Some(Errno::ACCESS) => "prohibited by a firewall:",
-        _ => return Answer::Unasked(format!("{peer} could not be asked: {error}")),
+        _ => return ProbeResult::NotRun(format!("{peer} could not be asked: {error}")),
     };
     let colon = if far.is_empty() { "" } else { ": " };
-    Answer::Unwell(format!("{far}{colon}{what} {peer}"))
+    ProbeResult::Failed(format!("{far}{colon}{what} {peer}"))
 }
 
 /// What an error says of a call that has waited for nothing: as [`answer`], but what is prohibited is so by this machine.
-pub(super) fn at_once(error: &io::Error, peer: impl Display) -> Answer {
+pub(super) fn at_once(error: &io::Error, peer: impl Display) -> ProbeResult {
     match Errno::from_io_error(error) {
-        Some(Errno::ACCESS) => Answer::Unasked(format!("{peer} could not be asked: {error}")),
+        Some(Errno::ACCESS) => ProbeResult::NotRun(format!("{peer} could not be asked: {error}")),
         _ => answer(error, "", peer),
     }
 }
@@ -197,10 +197,10 @@ mod tests {
         let here = target("127.0.0.1:80".parse().unwrap());
         let no_interface = Target { interface: Some("nosuch0".to_owned()), ..here.clone() };
         let why = "no socket by interface nosuch0: No such device (os error 19)".to_owned();
-        assert_eq!(connect(&no_interface, soon()).await.unwrap_err(), Answer::Unasked(why));
+        assert_eq!(connect(&no_interface, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
         let no_address = Target { source: Some("192.0.2.7".parse().unwrap()), ..here };
         let why = "127.0.0.1:80 could not be asked: Cannot assign requested address (os error 99)".to_owned();
-        assert_eq!(connect(&no_address, soon()).await.unwrap_err(), Answer::Unasked(why));
+        assert_eq!(connect(&no_address, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
     }
 
     #[test]
@@ -217,16 +217,16 @@ mod tests {
             (Errno::NETDOWN, "network down: 10.1.0.1:80"),
         ];
         for (errno, words) in unwell {
-            let wanted = Answer::Unwell(words.to_owned());
+            let wanted = ProbeResult::Failed(words.to_owned());
             assert_eq!(at_once(&errno.into(), peer), wanted);
             assert_eq!(answer(&errno.into(), "", peer), wanted);
         }
         for errno in [Errno::ADDRNOTAVAIL, Errno::INVAL, Errno::MFILE, Errno::PERM, Errno::NOBUFS] {
-            assert!(matches!(at_once(&errno.into(), peer), Answer::Unasked(_)), "{errno}");
-            assert!(matches!(answer(&errno.into(), "", peer), Answer::Unasked(_)), "{errno}");
+            assert!(matches!(at_once(&errno.into(), peer), ProbeResult::NotRun(_)), "{errno}");
+            assert!(matches!(answer(&errno.into(), "", peer), ProbeResult::NotRun(_)), "{errno}");
         }
         let prohibited = "connected: prohibited by a firewall: 10.1.0.1:80".to_owned();
-        assert_eq!(answer(&Errno::ACCESS.into(), "connected", peer), Answer::Unwell(prohibited));
-        assert!(matches!(at_once(&Errno::ACCESS.into(), peer), Answer::Unasked(_)));
+        assert_eq!(answer(&Errno::ACCESS.into(), "connected", peer), ProbeResult::Failed(prohibited));
+        assert!(matches!(at_once(&Errno::ACCESS.into(), peer), ProbeResult::NotRun(_)));
     }
 }

@@ -6,13 +6,13 @@
 use tokio::time::Instant;
 use xvs_model::check::Target;
 
-use crate::answer::Answer;
+use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most.
-pub(super) async fn ask(target: &Target, deadline: Instant) -> Answer {
+pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     match socket::connect(target, deadline).await {
-        Ok(_) => Answer::Well(0),
+        Ok(_) => ProbeResult::Passed(0),
         Err(answer) => answer,
     }
 }
@@ -31,7 +31,7 @@ mod tests {
     async fn a_port_that_takes_a_connection_is_well_and_is_sent_nothing() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(addr).unwrap();
-            assert_eq!(ask(&target(listener.local_addr().unwrap()), soon()).await, Answer::Well(0));
+            assert_eq!(probe(&target(listener.local_addr().unwrap()), soon()).await, ProbeResult::Passed(0));
             let mut stream = listener.accept().unwrap().0;
             assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
         }
@@ -42,7 +42,7 @@ mod tests {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let closed = TcpListener::bind(addr).unwrap().local_addr().unwrap();
             let why = format!("connection refused by {closed}");
-            assert_eq!(ask(&target(closed), soon()).await, Answer::Unwell(why));
+            assert_eq!(probe(&target(closed), soon()).await, ProbeResult::Failed(why));
         }
     }
 
@@ -59,7 +59,7 @@ mod tests {
             socket
         });
         let why = format!("no connection to {endpoint} within 5s");
-        assert_eq!(ask(&target(endpoint), soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&target(endpoint), soon()).await, ProbeResult::Failed(why));
         drop(waiting);
     }
 }

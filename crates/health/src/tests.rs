@@ -16,13 +16,13 @@ use xvs_model::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, VirtualServer};
 
-use crate::answer::Answer;
-use crate::blocking::apart;
-use crate::board::Board;
-use crate::environment::{Environment, Wanted};
+use crate::blocking::run_blocking;
+use crate::check_ref::CheckRef;
+use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
-use crate::place::Place;
 use crate::prepare::Prepared;
+use crate::probe_result::ProbeResult;
+use crate::results::SharedResults;
 use crate::runner::Runner;
 
 /// What a server does when it is asked.
@@ -49,7 +49,7 @@ struct World {
     is_here: AtomicBool,
     is_stuck: AtomicBool,
     timeouts: Mutex<Timeouts>,
-    reconciled: Mutex<Vec<Wanted>>,
+    reconciled: Mutex<Vec<DesiredServices>>,
     told: Mutex<Vec<(String, Instant)>>,
 }
 
@@ -92,37 +92,37 @@ impl Drop for Asking<'_> {
 }
 
 impl Environment for Arc<World> {
-    async fn ask(&self, place: Place, _: usize, deadline: Instant) -> Answer {
-        let server = place.server().endpoint.addr.to_string();
+    async fn probe(&self, check: CheckRef, _: usize, deadline: Instant) -> ProbeResult {
+        let server = check.real_server().endpoint.addr.to_string();
         self.asked.lock().unwrap().push((server.clone(), Instant::now()));
         let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
         let _asking = Asking(&self.asking);
         self.most_asking.fetch_max(now, Ordering::Relaxed);
         let what = self.servers.lock().unwrap().get(&server).copied();
         match what.unwrap_or(Server::Well) {
-            Server::Well => Answer::Well(0),
-            Server::Refuses => Answer::Unwell("connection refused".to_owned()),
+            Server::Well => ProbeResult::Passed(0),
+            Server::Refuses => ProbeResult::Failed("connection refused".to_owned()),
             Server::Hangs => {
                 sleep_until(deadline).await;
-                Answer::Unwell("no answer".to_owned())
+                ProbeResult::Failed("no answer".to_owned())
             }
             Server::Late(time) => {
                 sleep_until(deadline + time).await;
-                Answer::Unwell("no answer".to_owned())
+                ProbeResult::Failed("no answer".to_owned())
             }
             Server::Slow(time) => {
                 sleep(time).await;
-                Answer::Well(0)
+                ProbeResult::Passed(0)
             }
             Server::Panics => panic!("a fault of this test"),
         }
     }
 
-    fn is_here(&self, _: &VirtualServer) -> bool {
+    fn owns_address_of(&self, _: &VirtualServer) -> bool {
         self.is_here.load(Ordering::Relaxed)
     }
 
-    fn reconcile(&self, wanted: Wanted, _: ReconcileScope) -> Result<Reconciled, CommandError> {
+    fn reconcile(&self, wanted: DesiredServices, _: ReconcileScope) -> Result<Reconciled, CommandError> {
         if self.is_stuck.load(Ordering::Relaxed) {
             return Err(CommandError::Failed { why: "stuck".to_owned() });
         }
@@ -134,22 +134,22 @@ impl Environment for Arc<World> {
         Ok(*self.timeouts.lock().unwrap())
     }
 
-    fn change(&self, command: Command) -> Result<(), CommandError> {
+    fn execute(&self, command: Command) -> Result<(), CommandError> {
         if let Command::SetTimeouts(wanted) = command {
             self.timeouts.lock().unwrap().update(wanted);
         }
         Ok(())
     }
 
-    fn tell(&self, what: Vec<String>) {
-        self.told.lock().unwrap().extend(what.into_iter().map(|line| (line, Instant::now())));
+    fn emit(&self, lines: Vec<String>) {
+        self.told.lock().unwrap().extend(lines.into_iter().map(|line| (line, Instant::now())));
     }
 }
 
 /// Health of a file, at work.
 struct Health {
     world: Arc<World>,
-    board: Arc<Board>,
+    results: Arc<SharedResults>,
     manager: UnboundedSender<Message>,
 }
 
@@ -166,24 +166,24 @@ impl Health {
             reconciled: Mutex::default(),
             told: Mutex::default(),
         });
-        let board = Arc::new(Board::default());
+        let results = Arc::new(SharedResults::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
         let runner = Runner { environment: world.clone(), permits: Semaphore::new(at_once), changed };
-        tokio::spawn(Manager::new(board.clone(), Arc::new(runner), changes, messages).run());
-        let health = Self { world, board, manager };
-        health.take_over(text).await.unwrap();
+        tokio::spawn(Manager::new(results.clone(), Arc::new(runner), changes, messages).run());
+        let health = Self { world, results, manager };
+        health.load(text).await.unwrap();
         health
     }
 
-    async fn take_over(&self, text: &str) -> Result<String, CommandError> {
+    async fn load(&self, text: &str) -> Result<String, CommandError> {
         let (answer, answered) = oneshot::channel();
-        self.manager.send(Message::TakeOver(Box::new(file(text)), answer)).ok().unwrap();
+        self.manager.send(Message::Load(Box::new(file(text)), answer)).ok().unwrap();
         answered.await.unwrap()
     }
 
     fn report(&self) -> HealthReport {
-        self.board.report()
+        self.results.report()
     }
 
     /// The one check of the first real server.
@@ -244,8 +244,8 @@ async fn thousands_of_checks_do_not_ask_at_once_and_each_keeps_its_interval() {
         let asked = health.world.asked(server);
         assert!((5..=7).contains(&asked.len()), "{server}: {}", asked.len());
         for pair in asked.windows(2) {
-            let apart = pair[1] - pair[0];
-            assert!(apart >= seconds(9.5) && apart <= seconds(10.51), "{apart:?}");
+            let run_blocking = pair[1] - pair[0];
+            assert!(run_blocking >= seconds(9.5) && run_blocking <= seconds(10.51), "{run_blocking:?}");
         }
     }
     assert!(health.world.told.lock().unwrap().iter().all(|(what, _)| what.ends_with("quorum")));
@@ -358,7 +358,7 @@ async fn a_file_that_is_read_again_changes_neither_states_nor_when_checks_ask() 
     let due = before.virtual_servers[0].real_servers[0].checks[0].next_millis;
     let told = health.world.told.lock().unwrap().len();
     let text = text.replace("real_server 10.1.0.2 80 {", "real_server 10.1.0.2 80 {\nweight 5\n");
-    let answer = health.take_over(&text).await.unwrap();
+    let answer = health.load(&text).await.unwrap();
     assert_eq!(answer, "virtual servers: 1 (0 new, 0 gone), checks: 2 (0 new, 0 gone); the table: 0 changes");
     assert_eq!(health.world.weights(), [(RS2.to_owned(), 5)]);
     assert_eq!(health.world.told.lock().unwrap().len(), told, "nobody is told anything");
@@ -385,11 +385,11 @@ async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
     };
     assert_eq!(in_force(), [7200, 120, 300]);
     health.world.timeouts.lock().unwrap().udp_seconds = 77;
-    health.take_over(&text("tcp 3600 udp 30")).await.unwrap();
+    health.load(&text("tcp 3600 udp 30")).await.unwrap();
     assert_eq!(in_force(), [3600, 120, 30]);
-    health.take_over(&text("tcpfin 60")).await.unwrap();
+    health.load(&text("tcpfin 60")).await.unwrap();
     assert_eq!(in_force(), [900, 60, 77]);
-    health.take_over(&virtual_server("", [RS1])).await.unwrap();
+    health.load(&virtual_server("", [RS1])).await.unwrap();
     assert_eq!(in_force(), [900, 120, 77]);
 }
 
@@ -402,7 +402,7 @@ async fn a_file_that_no_check_asks_for_is_looked_at_no_more() {
     let health = Health::start(&text, MANY).await;
     let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks() - before;
     assert_eq!(alive(), 3, "manager, check, file");
-    health.take_over(&virtual_server("", [])).await.unwrap();
+    health.load(&virtual_server("", [])).await.unwrap();
     while alive() > 1 {
         sleep(seconds(0.01)).await;
     }
@@ -416,7 +416,7 @@ async fn an_edited_check_of_a_server_that_is_down_is_asked_at_once_and_brings_it
     sleep(seconds(602.0)).await;
     assert_eq!(health.world.weights(), []);
     health.world.set(RS1, Server::Well);
-    health.take_over(&text.replace("TCP_CHECK {", "TCP_CHECK { connect_port 81\n")).await.unwrap();
+    health.load(&text.replace("TCP_CHECK {", "TCP_CHECK { connect_port 81\n")).await.unwrap();
     assert_eq!(health.world.weights(), [], "it was not asked yet");
     sleep(seconds(1.1)).await;
     assert_eq!(health.world.weights(), [(RS1.to_owned(), 1)]);
@@ -427,7 +427,7 @@ async fn a_shorter_interval_holds_at_once() {
     let text = virtual_server("delay_loop 600\nwarmup 0", [RS1]);
     let health = Health::start(&text, MANY).await;
     sleep(seconds(5.0)).await;
-    health.take_over(&text.replace("600", "2")).await.unwrap();
+    health.load(&text.replace("600", "2")).await.unwrap();
     health.world.asked(RS1);
     sleep(seconds(11.0)).await;
     assert!((4..=6).contains(&health.world.asked(RS1).len()));
@@ -439,7 +439,7 @@ async fn thousands_of_checks_whose_interval_is_shorter_now_do_not_ask_at_once() 
         (0..2000).map(|number| format!("10.1.{}.{}", number / 250, number % 250 + 1)).collect();
     let text = virtual_server("delay_loop 600", servers.iter().map(String::as_str));
     let health = Health::start(&text, MANY).await;
-    health.take_over(&text.replace("600", "10")).await.unwrap();
+    health.load(&text.replace("600", "10")).await.unwrap();
     let begin = Instant::now();
     sleep(seconds(20.0)).await;
     let mut each_second = vec![0; 21];
@@ -470,7 +470,7 @@ async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_as
     health.world.set(RS1, Server::Hangs);
     sleep(seconds(2.0)).await;
     assert_eq!(health.world.asking.load(Ordering::Relaxed), 1);
-    let answer = health.take_over(&virtual_server("delay_loop 10\nwarmup 0", [RS2])).await.unwrap();
+    let answer = health.load(&virtual_server("delay_loop 10\nwarmup 0", [RS2])).await.unwrap();
     assert!(answer.contains("checks: 1 (0 new, 1 gone)"), "{answer}");
     sleep(seconds(0.1)).await;
     assert_eq!(health.world.asking.load(Ordering::Relaxed), 0);
@@ -478,7 +478,7 @@ async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_as
     sleep(seconds(60.0)).await;
     assert_eq!(health.world.asked(RS1).len(), 0);
     assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
-    let answer = health.take_over("").await.unwrap();
+    let answer = health.load("").await.unwrap();
     assert!(answer.starts_with("virtual servers: 0 (0 new, 1 gone), checks: 0 (0 new, 1 gone)"), "{answer}");
     assert!(
         health.world.reconciled.lock().unwrap().last().unwrap().iter().all(|(_, service)| service.is_none())
@@ -504,7 +504,7 @@ async fn a_fault_of_a_probe_ends_no_check_and_says_nothing_of_the_server() {
     sleep(seconds(30.0)).await;
     assert!(health.world.asked(RS1).len() >= 2);
     assert_eq!(health.check().state, CheckState::AssumedUp);
-    assert_eq!(health.check().last_error.unwrap().what, "a fault of xvsd; its log tells more");
+    assert_eq!(health.check().last_error.unwrap().what, "internal error of xvsd; see its log");
 }
 
 #[tokio::test(start_paused = true)]
@@ -515,7 +515,7 @@ async fn what_a_daemon_that_was_late_did_not_see_says_nothing_of_the_server() {
     assert!(health.world.asked(RS1).len() >= 2);
     assert_eq!(health.check().state, CheckState::AssumedUp);
     let why = health.check().last_error.unwrap().what;
-    assert_eq!(why, "no answer; but xvsd itself was late, by more than a second");
+    assert_eq!(why, "no answer; but xvsd itself was more than a second late");
     health.world.set(RS1, Server::Late(seconds(0.9)));
     sleep(seconds(60.0)).await;
     assert_eq!(health.check().state, CheckState::Down);
@@ -542,7 +542,7 @@ async fn however_much_hangs_the_control_thread_can_be_told() {
         let (ended, began) = (ended.clone(), began.clone());
         tokio::spawn(async move {
             began.fetch_add(1, Ordering::Relaxed);
-            apart(move || ended.recv().is_err()).await
+            run_blocking(move || ended.recv().is_err()).await
         });
     }
     while began.load(Ordering::Relaxed) < 600 {

@@ -73,9 +73,9 @@ mod tests {
     use tokio_rustls::rustls::server::WebPkiClientVerifier;
     use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-    use crate::answer::Answer;
     use crate::http;
     use crate::prepare::{Prepared, PreparedHttp};
+    use crate::probe_result::ProbeResult;
     use crate::tls::*;
     use xvs_keepalived::read;
     use xvs_model::check::{Http, Probe, Target};
@@ -166,11 +166,11 @@ mod tests {
         ssl: &str,
         certificate: &(String, String),
         clients: Option<&Authority>,
-    ) -> (Answer, Option<Seen>) {
+    ) -> (ProbeResult, Option<Seen>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (target, http, prepared) = probe(words, ssl, listener.local_addr().unwrap());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let asked = http::ask(&target, &http, &prepared, 0, deadline);
+        let asked = http::probe(&target, &http, &prepared, 0, deadline);
         tokio::join!(asked, serve(&listener, certificate, clients))
     }
 
@@ -197,9 +197,9 @@ mod tests {
         let ca = File::of("verified", &ours.pem());
         let ssl = format!("ca {}", ca.0.display());
         let named = "virtualhost www.example:8443";
-        let is_well = |expected: &str, answer: Answer| match answer {
-            Answer::Well(0) => expected.is_empty(),
-            Answer::Unwell(why) => !expected.is_empty() && why.contains(expected),
+        let is_well = |expected: &str, answer: ProbeResult| match answer {
+            ProbeResult::Passed(0) => expected.is_empty(),
+            ProbeResult::Failed(why) => !expected.is_empty() && why.contains(expected),
             _ => false,
         };
         for (signer, name, year, words, expected) in [
@@ -212,7 +212,7 @@ mod tests {
         ] {
             let certificate = certificate(signer, name, year);
             let (answer, _) = asked(words, &ssl, &certificate, None).await;
-            assert_eq!(answer, Answer::Well(0), "{name} {year}");
+            assert_eq!(answer, ProbeResult::Passed(0), "{name} {year}");
             let (answer, _) = asked(&format!("tls_verify\n{words}"), &ssl, &certificate, None).await;
             assert!(is_well(expected, answer.clone()), "{answer:?} is not {expected}");
         }
@@ -225,7 +225,7 @@ mod tests {
         let ca = File::of("itself", &itself.0);
         let (answer, _) = asked("tls_verify", &format!("ca {}", ca.0.display()), &itself, None).await;
         let why = "the TLS handshake: certificate is an authority's, not a server's";
-        assert_eq!(answer, Answer::Unwell(why.to_owned()));
+        assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
     }
 
     #[tokio::test]
@@ -238,7 +238,7 @@ mod tests {
             ("sni_name other.example\nvirtualhost www.example", Some("other.example")),
         ] {
             let (answer, seen) = asked(words, "", &certificate, None).await;
-            assert_eq!(answer, Answer::Well(0));
+            assert_eq!(answer, ProbeResult::Passed(0));
             assert_eq!(seen, Some(Seen { name: name.map(str::to_owned), certificates: 0 }), "{words}");
         }
     }
@@ -251,9 +251,12 @@ mod tests {
         let files = [File::of("certificate", &mine), File::of("key", &key)];
         let ssl = format!("certificate {}\nkey {}", files[0].0.display(), files[1].0.display());
         let (answer, seen) = asked("", &ssl, &of_server, Some(&ours)).await;
-        assert_eq!((answer, seen), (Answer::Well(0), Some(Seen { name: None, certificates: 1 })));
+        assert_eq!((answer, seen), (ProbeResult::Passed(0), Some(Seen { name: None, certificates: 1 })));
         let (answer, _) = asked("", "", &of_server, Some(&ours)).await;
-        assert!(matches!(&answer, Answer::Unwell(why) if why.contains("CertificateRequired")), "{answer:?}");
+        assert!(
+            matches!(&answer, ProbeResult::Failed(why) if why.contains("CertificateRequired")),
+            "{answer:?}"
+        );
     }
 
     #[tokio::test]
@@ -266,12 +269,12 @@ mod tests {
             stream
         };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let (answer, _) = tokio::join!(http::ask(&target, &http, &prepared, 0, deadline), served);
+        let (answer, _) = tokio::join!(http::probe(&target, &http, &prepared, 0, deadline), served);
         let why = "the TLS handshake: received corrupt message of type InvalidContentType";
-        assert_eq!(answer, Answer::Unwell(why.to_owned()));
+        assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
         let deadline = Instant::now() + Duration::from_millis(500);
-        let answer = http::ask(&target, &http, &prepared, 0, deadline).await;
+        let answer = http::probe(&target, &http, &prepared, 0, deadline).await;
         let why = "connected, and no TLS handshake within 500ms";
-        assert_eq!(answer, Answer::Unwell(why.to_owned()));
+        assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
     }
 }

@@ -11,11 +11,11 @@ use socket2::{Socket, Type};
 use tokio::time::{Instant, timeout_at};
 use xvs_model::check::{Reply, Target, Udp};
 
-use crate::answer::Answer;
+use crate::probe_result::ProbeResult;
 use crate::socket;
 
 /// Asks the target once, until the deadline at most.
-pub(super) async fn ask(target: &Target, udp: &Udp, deadline: Instant) -> Answer {
+pub(super) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> ProbeResult {
     let within = socket::within(deadline);
     let socket = match socket::open(target, Type::DGRAM, None) {
         Ok(socket) => socket,
@@ -23,13 +23,13 @@ pub(super) async fn ask(target: &Target, udp: &Udp, deadline: Instant) -> Answer
     };
     match (timeout_at(deadline, exchange(socket, target, udp)).await, &udp.reply) {
         (Ok(Ok(datagram)), Some(reply)) => match objection(reply, &datagram) {
-            None => Answer::Well(0),
-            Some(why) => Answer::Unwell(why),
+            None => ProbeResult::Passed(0),
+            Some(why) => ProbeResult::Failed(why),
         },
-        (Ok(Ok(_)) | Err(_), None) => Answer::Well(0),
-        (Err(_), Some(_)) => Answer::Unwell(format!("no answer {within}")),
+        (Ok(Ok(_)) | Err(_), None) => ProbeResult::Passed(0),
+        (Err(_), Some(_)) => ProbeResult::Failed(format!("no answer {within}")),
         (Ok(Err(error)), _) => match socket::answer(&error, "", target.endpoint) {
-            Answer::Unasked(why) => Answer::Unwell(why),
+            ProbeResult::NotRun(why) => ProbeResult::Failed(why),
             answer => answer,
         },
     }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     /// What comes of asking a server that answers with this.
-    async fn answered(udp: &Udp, with: &[u8]) -> Answer {
+    async fn answered(udp: &Udp, with: &[u8]) -> ProbeResult {
         let (server, target) = server("127.0.0.1:0");
         let server = tokio::task::spawn_blocking({
             let with = with.to_vec();
@@ -103,7 +103,7 @@ mod tests {
                 server
             }
         });
-        let answer = ask(&target, udp, soon()).await;
+        let answer = probe(&target, udp, soon()).await;
         server.await.unwrap();
         answer
     }
@@ -112,13 +112,13 @@ mod tests {
     async fn silence_is_well_where_no_answer_is_wanted_and_is_not_where_one_is() {
         let (server, target) = server("127.0.0.1:0");
         let any = Udp { payload: Some(b"\x01\x02".to_vec()), reply: None };
-        assert_eq!(ask(&target, &any, soon()).await, Answer::Well(0));
+        assert_eq!(probe(&target, &any, soon()).await, ProbeResult::Passed(0));
         let mut datagram = [0xa5; 64];
         assert_eq!(server.recv(&mut datagram).unwrap(), 2);
         assert_eq!(datagram[..3], [1, 2, 0xa5]);
         let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
         let why = "no answer within 5s".to_owned();
-        assert_eq!(ask(&target, &wanting, soon()).await, Answer::Unwell(why));
+        assert_eq!(probe(&target, &wanting, soon()).await, ProbeResult::Failed(why));
         assert_eq!(server.recv(&mut datagram).unwrap(), 32);
     }
 
@@ -128,7 +128,7 @@ mod tests {
             let (_, target) = server(addr);
             let why = format!("connection refused by {}", target.endpoint);
             let any = Udp { payload: None, reply: None };
-            assert_eq!(ask(&target, &any, soon()).await, Answer::Unwell(why));
+            assert_eq!(probe(&target, &any, soon()).await, ProbeResult::Failed(why));
         }
     }
 
@@ -150,26 +150,26 @@ mod tests {
             server
         });
         let why = format!("host unreachable: {}", target.endpoint);
-        let answer = ask(&target, &Udp { payload: None, reply: None }, soon()).await;
-        assert_eq!(answer, Answer::Unwell(why));
+        let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
+        assert_eq!(answer, ProbeResult::Failed(why));
         router.await.unwrap();
     }
 
     #[tokio::test]
     async fn the_first_datagram_is_the_answer_and_is_compared_where_bytes_are_wanted() {
         let of = |reply| Udp { payload: None, reply };
-        assert_eq!(answered(&of(None), b"anything").await, Answer::Well(0));
-        assert_eq!(answered(&of(reply(&[], 4..=4)), b"anything").await, Answer::Well(0));
+        assert_eq!(answered(&of(None), b"anything").await, ProbeResult::Passed(0));
+        assert_eq!(answered(&of(reply(&[], 4..=4)), b"anything").await, ProbeResult::Passed(0));
         let wanting = of(reply(&[(0x61, 0xff), (0x60, 0xf0)], 1..=3));
-        assert_eq!(answered(&wanting, b"abc").await, Answer::Well(0));
-        assert_eq!(answered(&wanting, b"a").await, Answer::Well(0));
+        assert_eq!(answered(&wanting, b"abc").await, ProbeResult::Passed(0));
+        assert_eq!(answered(&wanting, b"a").await, ProbeResult::Passed(0));
         for (with, why) in [
             (&b"bb"[..], "byte 0 of the answer is 62, not 61"),
             (b"a1", "byte 1 of the answer is 31, not 6x"),
             (b"", "an answer of 0 bytes, and 1 are the least"),
             (b"abcd", "an answer of more than 3 bytes"),
         ] {
-            assert_eq!(answered(&wanting, with).await, Answer::Unwell(why.to_owned()));
+            assert_eq!(answered(&wanting, with).await, ProbeResult::Failed(why.to_owned()));
         }
     }
 
@@ -181,20 +181,20 @@ mod tests {
         let target = Target { source: Some(own.ip()), source_port: Some(own.port()), ..endpoint };
         let asked = tokio::spawn(async move {
             let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
-            ask(&target, &wanting, soon()).await
+            probe(&target, &wanting, soon()).await
         });
         tokio::task::yield_now().await;
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"me", own).unwrap();
-        assert_eq!(asked.await.unwrap(), Answer::Unwell("no answer within 5s".to_owned()));
+        assert_eq!(asked.await.unwrap(), ProbeResult::Failed("no answer within 5s".to_owned()));
     }
 
     #[tokio::test]
     async fn an_address_that_is_not_here_counts_against_the_server() {
         let (_server, target) = server("127.0.0.1:0");
         let target = Target { source: Some("192.0.2.7".parse().unwrap()), ..target };
-        let answer = ask(&target, &Udp { payload: None, reply: None }, soon()).await;
+        let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
         let why =
             format!("{} could not be asked: Cannot assign requested address (os error 99)", target.endpoint);
-        assert_eq!(answer, Answer::Unwell(why));
+        assert_eq!(answer, ProbeResult::Failed(why));
     }
 }

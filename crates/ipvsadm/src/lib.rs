@@ -1,12 +1,12 @@
 //! `ipvsadm`'s command line, output and exit codes, to the byte.
 //!
-//! One call of [`run`] is one run of the program. `popt.rs` splits a line into the options of the table in `options.rs`.
-//! `values.rs` parses their arguments. `grammar.rs` checks the line and makes a request of it. `listing.rs` prints
-//! tables, `rules.rs` saves and restores. The [`Director`] and the [`Resolver`] are traits, so that the same code
-//! serves the daemon's socket and the lab.
+//! One call of [`run`] is one run of the program. `popt.rs` splits a line into the options of the table in
+//! `options.rs`. `values.rs` parses their arguments. `grammar.rs` checks the line and makes a request of it.
+//! `listing.rs` prints tables, `rules.rs` saves and restores. The [`Director`] and the [`Resolver`] are traits, so that
+//! the same code serves the daemon's socket and the lab.
 //!
-//! `--json`, at any position of a line, is an option of xvs alone: it prints listings as JSON. Called by the name of one
-//! of ipvsadm's scripts, `ipvsadm-save` or `ipvsadm-restore`, the program does what the script does.
+//! `--json`, at any position of a line, is an option of xvs alone: it prints listings as JSON. Called by the name of
+//! one of ipvsadm's scripts, `ipvsadm-save` or `ipvsadm-restore`, the program does what the script does.
 //!
 //! Source: the behaviour of ipvsadm 1.31 as recorded in `tests/conformance`.
 

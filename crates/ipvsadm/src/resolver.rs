@@ -1,7 +1,7 @@
 //! Look-ups of host names and service names, in both directions.
 //!
-//! A command line with names needs them, and a listing without `-n` needs one for each address; each address is looked up
-//! once. The system's resolver blocks until a name server replies. After one look-up that takes longer than
+//! A command line with names needs them, and a listing without `-n` needs one for each address; each address is looked
+//! up once. The system's resolver blocks until a name server replies. After one look-up that takes longer than
 //! [`LOOK_UP_LIMIT`], no further name server is queried.
 
 use std::cell::{Cell, RefCell};

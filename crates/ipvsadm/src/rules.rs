@@ -1,8 +1,8 @@
 //! Rules files: saved by `-S`, restored by `-R`, read by `xvsd` at its start.
 //!
-//! `-R` collects consecutive changes and sends them as one batch, which becomes one snapshot. Messages and exit code are
-//! those of ipvsadm, which runs each line by itself: after a line that the director or popt refuses, it continues with
-//! the next; any other wrong line ends the restore.
+//! `-R` collects consecutive changes and sends them as one batch, which becomes one snapshot. Messages and exit code
+//! are those of ipvsadm, which runs each line by itself: after a line that the director or popt refuses, it continues
+//! with the next; any other wrong line ends the restore.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -14,7 +14,7 @@ use xvs_model::firewall_mark::MarkRule;
 use xvs_model::local_address::LocalAddress;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
-use xvs_model::rules::{Fault, RuleLine, Wanted};
+use xvs_model::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::service::ServiceOptions;
 use xvs_model::state::State;
 use xvs_model::timeouts::Timeouts;
@@ -32,9 +32,9 @@ use crate::xvs_lines::{local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
-    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm does
-    /// not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses first, mark rules
-    /// last.
+    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm
+    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses first, mark
+    /// rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
@@ -115,8 +115,8 @@ impl Session<'_> {
         }
     }
 
-    /// Sends the changes that were read so far and prints the errors in the order of their lines. Continues with the exit
-    /// code of the last line, if there was a line; breaks with an exit code if the director cannot be reached.
+    /// Sends the changes that were read so far and prints the errors in the order of their lines. Continues with the
+    /// exit code of the last line, if there was a line; breaks with an exit code if the director cannot be reached.
     fn run_steps(
         &mut self,
         steps: &mut Vec<Step>,
@@ -232,9 +232,9 @@ fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) 
 ///
 /// # Errors
 /// Every line that cannot be parsed, or that cannot be applied after the lines before it, in the order of lines.
-pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>, Wanted), Vec<Fault>> {
+pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>, DesiredRules), Vec<Fault>> {
     let (lines, mut faults) = read_all(text, resolver);
-    match Wanted::of(&lines) {
+    match DesiredRules::of(&lines) {
         Ok(wanted) if faults.is_empty() => Ok((lines.into_iter().map(|line| line.command).collect(), wanted)),
         Ok(_) => Err(faults),
         Err(more) => {

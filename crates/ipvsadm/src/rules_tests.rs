@@ -11,7 +11,7 @@ fn faults(text: &str) -> Vec<String> {
     read.unwrap_err().iter().map(ToString::to_string).collect()
 }
 
-fn wanted(text: &str) -> Wanted {
+fn wanted(text: &str) -> DesiredRules {
     read_wanted(text, &SystemResolver::default()).unwrap().1
 }
 
@@ -40,13 +40,13 @@ add a service
 ";
     let found = faults(text);
     let expected = [
-        "line 4: virtual service TCP 192.0.2.1:80 stands in line 1 already",
-        "line 5: virtual service TCP 192.0.2.1:80 stands in line 4 already",
-        "line 7: real server 192.0.2.11:80 of virtual service TCP 192.0.2.1:80 stands in line 2 already",
-        "line 8: no virtual service TCP 192.0.2.1:81 that could have destinations; add it first",
+        "line 4: line 1 adds virtual service TCP 192.0.2.1:80 already",
+        "line 5: line 4 adds virtual service TCP 192.0.2.1:80 already",
+        "line 7: line 2 adds real server 192.0.2.11:80 of virtual service TCP 192.0.2.1:80 already",
+        "line 8: no virtual service TCP 192.0.2.1:81; add it before its destinations",
         "line 9: illegal virtual server address[:port] specified",
-        "line 12: mark rule --set-mark 1 stands in line 10 already",
-        "line 14: local address 192.0.2.1 stands in line 13 already",
+        "line 12: line 10 adds mark rule --set-mark 1 already",
+        "line 14: line 13 adds local address 192.0.2.1 already",
         "line 15: invalid: real servers cannot reply to 224.0.0.1",
         "line 16: only what changes services can stand here",
         "line 17: invalid: rules do not zero counters; `xvsadm -Z` does",
@@ -83,10 +83,10 @@ fn equal_mark_rules_at_the_front_stay_and_the_others_are_added_behind() {
         (&[1, 2], &[2], 1),
     ] {
         let (mut state, text) = (state_of(&rules(running)).unwrap(), rules(new));
-        let wanted = Wanted::from(state_of(&text).unwrap());
+        let wanted = DesiredRules::from(state_of(&text).unwrap());
         let differences = differences(&state, &wanted);
         assert_eq!(differences.len(), changes, "{running:?} to {new:?}");
-        for command in carried_out(&differences) {
+        for command in commands_for(&differences) {
             state.apply(&command).unwrap();
         }
         assert_eq!(state, *wanted.state());

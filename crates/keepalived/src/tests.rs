@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use xvs_health::outcome::outcome;
+use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::saved_rules;
 use xvs_model::check::{Check, Pattern, Probe, Script, Udp};
@@ -39,7 +39,7 @@ fn assert_comes_to(name: &str) -> Configuration {
     let text = fs::read_to_string(folder.join(name).with_extension("conf")).unwrap();
     let expected = |what: &str| text.lines().filter_map(|line| line.strip_prefix(what)).collect::<Vec<_>>();
     let configuration = configuration(&text);
-    let (state, refused) = outcome(&configuration);
+    let (state, refused) = initial_state(&configuration);
     let rules: BTreeSet<_> = saved_rules(&state).into_iter().collect();
     assert_eq!(rules, expected("# rule ").into_iter().map(str::to_owned).collect());
     let faults = configuration.faults.iter().chain(&refused);
@@ -361,7 +361,7 @@ fn whatever_stands_in_a_file_it_is_read_to_its_end_and_what_it_comes_to_is_carri
     proptest::proptest!(|(words in proptest::collection::vec(word, 0..60))| {
         for around in ["", "virtual_server 10.0.0.1 80 {\n", "virtual_server fwmark 1 {\nreal_server 10.1.0.1 80 {\n"] {
             let read = configuration(&format!("{around}{}\n}}\n}}\n", words.join(" ")));
-            let (_, refused) = outcome(&read);
+            let (_, refused) = initial_state(&read);
             proptest::prop_assert!(refused.iter().all(|fault| fault.severity == Severity::Warning));
         }
     });

@@ -1,4 +1,4 @@
-//! Captures: which packets are wanted, and packets as they are reported.
+//! Captures of packets: the request and the reported packets.
 
 use std::collections::BTreeMap;
 
@@ -6,75 +6,76 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
-/// The largest frame that a port takes in, in bytes.
+/// The largest frame that a port receives, in bytes.
 pub const LARGEST_FRAME: usize = 4096;
 
-/// Which packets are wanted, and how much of each.
+/// The packets to capture: those that match every given field. And how many bytes of each frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureRequest {
-    /// One of its ends, or of its connection's, is in this network.
+    /// An endpoint of the packet or of its connection is in this network.
     pub address: Option<Prefix>,
-    /// One of its ends, or of its connection's, has this port.
+    /// An endpoint of the packet or of its connection has this port.
     pub port: Option<u16>,
-    /// It is of this service.
+    /// The packet belongs to this service.
     pub service: Option<ServiceKey>,
-    /// It came in by this interface.
+    /// It was received on this interface.
     pub interface: Option<String>,
     /// It was dropped.
     pub drops: bool,
-    /// It was dropped for the reason of this name.
+    /// It was dropped for this reason, by name.
     pub reason: Option<String>,
-    /// Of each frame at most so many bytes.
+    /// The largest number of bytes of each frame.
     pub snap_bytes: usize,
 }
 
 impl CaptureRequest {
-    /// Every packet, as whole as `snap_bytes` lets it be.
+    /// Every packet, with at most `snap_bytes` bytes of each frame.
     pub fn everything(snap_bytes: usize) -> Self {
         let (address, port, service, interface, reason) = (None, None, None, None, None);
         Self { address, port, service, interface, drops: false, reason, snap_bytes }
     }
 }
 
-/// A packet with all that came in and went out of it.
+/// A packet: the received frame and the frames that were sent for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapturedPacket {
-    /// What became of it: `transmit`, `pass`, `held`, `consumed` or `drop`.
+    /// Its verdict: `transmit`, `pass`, `held`, `consumed` or `drop`.
     pub verdict: String,
     /// Why it was dropped.
     pub reason: Option<String>,
-    /// In their order; the first came in, unless there was no room for it.
+    /// Its frames in order. The first is the received one, unless there was no slot for it.
     pub frames: Vec<CapturedFrame>,
 }
 
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapturedFrame {
-    /// When its burst was taken in: nanoseconds since 1970, UTC.
+    /// When its burst was received, in nanoseconds since 1970 (UTC).
     pub nanoseconds: u64,
     /// The kernel's name of the interface.
     pub interface: String,
-    /// Whether it came in or went out.
+    /// Whether it was received or sent.
     #[serde(rename = "way")]
     pub direction: Direction,
     /// Its length in bytes.
     pub length: u32,
-    /// From the Ethernet header on, as much as is kept of it.
+    /// Its captured bytes, from the Ethernet header on.
     #[serde(with = "crate::hexadecimal")]
     pub bytes: Vec<u8>,
 }
 
-/// Whether a frame came in or went out.
+/// Whether a frame was received or sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// It came in.
+    /// It was received.
     In,
-    /// It went out.
+    /// It was sent.
     Out,
-    /// It had come in before: a fragment that waited, or one that another worker took in.
+    /// It was received earlier: a fragment that waited, or one that another worker received.
     Before,
 }
 
-/// Frames that were left out because their worker's slots were all taken, of packets that came in by each interface.
+/// The number of frames that were not captured because all slots of their worker were in use, by the interface that
+/// their packet was received on.
 pub type Missed = BTreeMap<String, u64>;

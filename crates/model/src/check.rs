@@ -1,4 +1,4 @@
-//! Health checks: what is asked of a real server, how often, and when it counts as down.
+//! Health checks: the probe, its timing, and the results that count as up or down.
 //!
 //! Plain data: a pattern is its text, a certificate the name of its file. Source: keepalived's behaviour as it is
 //! written down (section 4).
@@ -11,41 +11,41 @@ use std::time::Duration;
 
 use crate::fault::Place;
 
-/// Something that is asked of a real server again and again. It is up while all its checks pass.
+/// A check of a real server, which is up while all its checks pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Place,
-    /// What is asked.
+    /// The probe.
     pub probe: Probe,
-    /// How often, and what an answer means.
+    /// When the probe runs, and how many results change the state.
     pub timing: Timing,
 }
 
-/// What is asked.
+/// The kind of a check, with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Probe {
-    /// Whether the port takes a TCP connection.
+    /// A TCP connection to a port.
     Tcp(Target),
-    /// Objects by HTTP; one `Url` a round.
+    /// Objects by HTTP or HTTPS; one `Url` in each run.
     Http(Target, Http),
-    /// A name of a DNS server.
+    /// A DNS query.
     Dns(Target, Dns),
-    /// Whether a mail server greets and takes a greeting with this name.
+    /// The greeting of a mail server and its reply to a `HELO` with this name.
     Smtp(Target, String),
-    /// A datagram and its answer.
+    /// A UDP datagram and the reply to it.
     Udp(Target, Udp),
-    /// An ICMP echo.
+    /// An ICMP echo request.
     Ping(Target),
-    /// A command by its exit code.
+    /// A command and its exit code.
     Script(Script, ExitCodeMeaning),
-    /// The number that a file begins with.
+    /// The number at the start of a file.
     File(TrackFile),
 }
 
 impl Probe {
-    /// What makes it the same probe in another reading of the file: a check that asks what one did before goes on where
-    /// that stood. How an object or a datagram is worded, and as whom a command runs, is not part of it.
+    /// The part of the probe that identifies it when the file is read again: a check whose probe has the same identity
+    /// keeps its state. The content of requests and replies, and the user of a command, are not part of it.
     #[must_use]
     pub fn identity(&self) -> Self {
         match self.clone() {
@@ -63,65 +63,65 @@ impl Probe {
     }
 }
 
-/// Whom a probe asks, and from where.
+/// The target of a probe and the source of its packets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The endpoint.
     pub endpoint: SocketAddr,
-    /// The address that it is asked from.
+    /// The source address.
     pub source: Option<IpAddr>,
-    /// The port that it is asked from.
+    /// The source port.
     pub source_port: Option<u16>,
-    /// The interface that packets go by.
+    /// The outgoing interface.
     pub interface: Option<String>,
     /// The firewall mark of the packets; 0: none.
     pub mark: u32,
 }
 
-/// What is asked by HTTP.
+/// The parameters of an HTTP check.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Http {
-    /// By TLS, if it is.
+    /// The parameters of TLS; `None`: plain HTTP.
     pub tls: Option<Box<Tls>>,
     /// HTTP 1.1 instead of 1.0.
     pub is_1_1: bool,
-    /// Says that the connection ends with the answer.
+    /// Whether the request has `Connection: close`.
     pub closes: bool,
-    /// The host that is asked for where the object names none.
+    /// The `Host` of objects that name none.
     pub host: Option<String>,
-    /// Whether it is up again with the first object that is well, not the last.
+    /// Whether the first object that passes brings the server up again, instead of the last.
     pub fast_recovery: bool,
-    /// The objects, never none.
+    /// The objects; at least one.
     pub urls: Vec<Url>,
 }
 
-/// An object and what it has to be.
+/// An object and the expected response.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Url {
-    /// The path with what follows it.
+    /// The path with its query.
     pub path: String,
-    /// The host that is asked for.
+    /// The `Host` of the request.
     pub host: Option<String>,
-    /// The name in the handshake of TLS, if there is one.
+    /// The server name in the TLS handshake (SNI), if one is sent.
     pub server_name: Option<String>,
-    /// Status codes that are well; none: 200 to 299.
+    /// Accepted status codes; empty: 200 to 299.
     pub statuses: Vec<RangeInclusive<u16>>,
-    /// The MD5 sum of the body.
+    /// The expected MD5 sum of the body.
     pub digest: Option<[u8; 16]>,
-    /// A pattern in the body, and what it has to do.
+    /// A pattern that the body must or must not match.
     pub pattern: Option<Pattern>,
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Place,
 }
 
-/// How a check speaks TLS: whose certificates are accepted, and the files of the `SSL` block.
+/// TLS of a check: the accepted certificates, and the files of the `SSL` block.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Tls {
-    /// Whose certificates are accepted.
+    /// The accepted certificates.
     pub trust: Trust,
-    /// The file of the authorities; `None`: those of the system.
+    /// The file of the authorities' certificates; `None`: those of the system.
     pub ca: Option<Setting>,
-    /// The file of the certificate that the director shows.
+    /// The file of the director's own certificate.
     pub certificate: Option<Setting>,
     /// The file of its private key.
     pub key: Option<Setting>,
@@ -129,20 +129,20 @@ pub struct Tls {
     pub password: Option<Setting>,
 }
 
-/// Whose certificates are accepted.
+/// The accepted certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Trust {
     /// Any certificate.
     #[default]
     AnyCertificate,
-    /// Those that an authority has signed, valid now and for the name.
+    /// Certificates signed by an authority, valid now and for the server's name.
     Authorities,
 }
 
-/// A statement with one value, kept with its place for messages.
+/// A statement with one value, with its place and text for messages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Setting {
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Place,
     /// The whole statement.
     pub text: String,
@@ -159,64 +159,64 @@ pub struct Pattern {
     pub is_unwanted: bool,
     /// PCRE2's options by name.
     pub options: Vec<String>,
-    /// The first byte at which a match may begin.
+    /// The smallest offset in the body at which a match may begin, in bytes.
     pub least_offset: usize,
-    /// The last one.
+    /// The largest one; `None`: no limit.
     pub most_offset: Option<usize>,
 }
 
-/// A question to a DNS server.
+/// A DNS query.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Dns {
-    /// The type, in upper case.
+    /// The record type, in upper case.
     pub kind: String,
     /// The name; empty: the root.
     pub name: String,
 }
 
-/// A datagram and its answer.
+/// A UDP datagram and the reply to it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Udp {
-    /// What is sent; `None`: random bytes.
+    /// The payload; `None`: random bytes.
     pub payload: Option<Vec<u8>>,
-    /// What has to come back; `None`: nothing.
+    /// The required reply; `None`: none is required.
     pub reply: Option<Reply>,
 }
 
-/// An answer, as far as it is looked at.
+/// The properties that a reply must have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reply {
-    /// Its first bytes with the bits that count; none: anything.
+    /// Its first bytes, each with the mask of the compared bits; empty: any bytes.
     pub pattern: Vec<(u8, u8)>,
-    /// How long it may be, in bytes.
+    /// Its length, in bytes.
     pub length: RangeInclusive<u16>,
 }
 
-/// Whether a script's exit code is a weight too.
+/// The meaning of a script's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ExitCodeMeaning {
-    /// 0 is well, anything else is not.
+    /// 0: the check passes; any other code: it fails.
     Plain,
-    /// 0 is well, 1 is not, others are the weight and 2.
+    /// 0: the check passes; 1: it fails; a larger code: it passes, and the weight is the code minus 2 (`misc_dynamic`).
     Dynamic,
 }
 
-/// How often a check is made and what an answer means.
+/// When a check runs, and how many results change its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// From one to the next.
+    /// The time from one run to the next.
     pub interval: Duration,
-    /// The same after a failure that does not count yet.
+    /// The same after a failure that has not taken the check down yet.
     pub retry_interval: Duration,
-    /// How long an attempt may take, all of it.
+    /// The timeout of a whole run.
     pub timeout: Duration,
-    /// Failures in a row that take the server down.
+    /// Failures in a row that take the check down.
     pub fall: u32,
-    /// Passes in a row that bring it up again.
+    /// Successes in a row that bring it up again.
     pub rise: u32,
-    /// At most so long is waited before the first.
+    /// The longest delay before the first run.
     pub warmup: Duration,
-    /// Whether the server is down until it has passed.
+    /// Whether it counts as down before its first run (`alpha`).
     pub begins_down: bool,
 }
 
@@ -239,12 +239,12 @@ impl fmt::Display for Probe {
     }
 }
 
-/// A command that is run when something happens, with what it runs as.
+/// A command, with the user and group that it runs as.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Script {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// The same as it is written: for a shell, if it is no program.
+    /// The command as it is written; a shell runs it if it is not a program.
     pub text: String,
     /// The user, if one is named.
     pub user: Option<String>,
@@ -260,33 +260,33 @@ impl fmt::Display for Script {
     }
 }
 
-/// A file whose number counts.
+/// A file that begins with a number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TrackFile {
-    /// What follows `track_file`.
+    /// Its name in the `track_file` statement.
     pub name: String,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// What its number means.
+    /// The effect of its number.
     pub weight: FileWeight,
-    /// What is written to it at first, if that is said.
+    /// The number that is written to it at first, if any.
     pub init: Option<Init>,
 }
 
-/// What the number of a file means.
+/// The effect of a file's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileWeight {
-    /// With what it is multiplied to be added to a server's weight; 0: any number but 0 is not well.
+    /// The number times this factor is added to the server's weight. With factor 0 the check passes if the number is 0.
     pub factor: i32,
-    /// The other way round: subtracted, or only 0 is not well.
+    /// Reversed: the product is subtracted, or with factor 0 the check fails if the number is 0.
     pub is_reversed: bool,
 }
 
-/// What is written to a file when it is watched for the first time.
+/// The initial number of a file, written when it is first watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Init {
     /// The number.
     pub value: i32,
-    /// Also if there is a file already.
+    /// Whether it replaces an existing file.
     pub overwrites: bool,
 }

@@ -1,7 +1,7 @@
-//! The client side of the control socket, and [`Director`], the trait of all that answers requests.
+//! The client side of the control socket, and the trait [`Director`].
 //!
-//! A client sends one request at a time and reads its reply before the next. It waits for the reply without a bound:
-//! the server ends connections that are stuck.
+//! A client sends one request at a time and reads its reply before it sends the next. It waits for the reply without a
+//! timeout: the server closes connections that are stuck.
 
 use std::io;
 use std::net::Shutdown;
@@ -18,12 +18,12 @@ use crate::framing::{FrameError, ReplyMessage, RequestMessage, VERSION, decode, 
 use crate::reply::Reply;
 use crate::request::Request;
 
-/// Something that answers requests: a daemon behind its socket, or a director in memory.
+/// A director that answers requests: the daemon behind its socket, or one in memory.
 pub trait Director {
     /// Sends a request that has one reply.
     ///
     /// # Errors
-    /// [`Failure::Refused`] if the director does not carry it out, else [`Failure::Transport`].
+    /// [`Failure::Refused`] if the director refuses it, else [`Failure::Transport`].
     fn call(&mut self, request: Request) -> Result<Reply, Failure>;
 
     /// Passes every connection to `each`, one by one, until `each` fails.
@@ -32,7 +32,7 @@ pub trait Director {
     /// Those of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure>;
 
-    /// The same for the connections that match, each with its detail.
+    /// Passes every matching connection, with its detail, to `each`, one by one, until `each` fails.
     ///
     /// # Errors
     /// As [`Self::connections`].
@@ -54,13 +54,13 @@ pub enum Failure {
     /// No director can be reached, or the connection to it broke.
     #[error("{0}")]
     Transport(String),
-    /// The rows of a listing could not be passed on.
+    /// Printing the rows of a listing failed.
     #[error("printing: {0}")]
     Printing(#[source] io::Error),
 }
 
 impl Failure {
-    /// A reply that does not belong to the request.
+    /// The error for a reply that does not belong to the request.
     pub fn unexpected(reply: &Reply) -> Self {
         let text = format!("{reply:?}");
         let start: String = text.chars().take(60).collect();
@@ -97,7 +97,7 @@ impl Client {
         Ok(Self { stream, socket: socket.to_owned() })
     }
 
-    /// Passes events to `each` until that fails, or up to the last one if they are not followed.
+    /// Passes events to `each` until `each` fails or, unless they are followed, up to the last remembered one.
     ///
     /// # Errors
     /// As [`Director::connections`].
@@ -121,7 +121,7 @@ impl Client {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
         let message = RequestMessage { version: VERSION, request };
         match write_message(&mut self.stream, &message) {
-            // The server may have refused and closed while we wrote: then its reason waits to be read.
+            // The server may have refused the request and closed while we wrote; then its error can still be read.
             Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Ok(()),
             other => other.map_err(|error| self.broken(&error)),
         }
@@ -145,7 +145,7 @@ impl Client {
         Ok((message.answer?, message.more))
     }
 
-    /// Requests connections, and passes them on part by part.
+    /// Sends a request for connections and passes the parts of the reply to `each`.
     fn stream(
         &mut self,
         request: Request,
@@ -164,8 +164,8 @@ impl Client {
         }
     }
 
-    /// Captures packets and passes them on part by part until a [`stopper`](Self::stopper) stops it. The first part is
-    /// empty: the capture has begun.
+    /// Captures packets and passes them to `each`, part by part, until a [`stopper`](Self::stopper) ends the capture.
+    /// The first part is empty: the capture has begun.
     ///
     /// # Errors
     /// Those of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
@@ -184,10 +184,10 @@ impl Client {
         }
     }
 
-    /// What ends a capture, from any thread.
+    /// A handle that ends a capture, from any thread.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// The OS error if the socket's descriptor cannot be duplicated.
     pub fn stopper(&self) -> io::Result<Stopper> {
         self.stream.try_clone().map(Stopper)
     }
@@ -197,11 +197,11 @@ impl Client {
     }
 }
 
-/// Ends a client's capture.
+/// A handle that ends a client's capture.
 pub struct Stopper(UnixStream);
 
 impl Stopper {
-    /// Tells the daemon to end the capture; it sends the packets that it has.
+    /// Requests the end of the capture; the daemon sends the packets that it still has.
     pub fn stop(&self) {
         // The connection may have ended already.
         let _ = self.0.shutdown(Shutdown::Write);
@@ -239,5 +239,5 @@ pub fn default_socket() -> PathBuf {
     named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
-/// The longest accepted reply: all services of a large director in one.
+/// The longest accepted reply: all services of a large director in one message.
 const REPLY_LIMIT_BYTES: u32 = 1 << 30;

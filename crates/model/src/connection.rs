@@ -11,25 +11,25 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-/// What a connection must be like; the default is any connection, and no template.
+/// A filter of connections or templates; the default matches every connection and no template.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Filter {
-    /// Connections, or templates.
+    /// The kind of entry.
     pub kind: Kind,
-    /// Where the client is.
+    /// The range of the client's endpoint.
     pub client: Option<EndpointRange>,
-    /// Where the real server is.
+    /// The range of the real server's endpoint.
     pub dest: Option<EndpointRange>,
     /// The service that it belongs to.
     pub service: Option<ServiceKey>,
-    /// The destination that it is counted at, as its service has it.
+    /// The destination that it is counted for, by its endpoint in the service.
     pub server: Option<Endpoint>,
-    /// The states that it may be in, as listings name them; none: any.
+    /// The accepted states by their names in listings; empty: any state.
     pub states: Vec<String>,
 }
 
-/// What an entry of the table is.
+/// The kind of an entry of the connection table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -40,7 +40,7 @@ pub enum Kind {
     Templates,
 }
 
-/// As an event tells it: `connections of TCP 198.51.100.100:80, real server 192.0.2.11:80`.
+/// As events print it: `connections of TCP 198.51.100.100:80, real server 192.0.2.11:80`.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
@@ -75,7 +75,7 @@ impl Filter {
     }
 }
 
-/// The endpoints of a network, at every port or at one: `192.0.2.0/24`, `192.0.2.1:80`, `[2001:db8::/32]:80`.
+/// A range of endpoints, a network with every port or one port: `192.0.2.0/24`, `192.0.2.1:80`, `[2001:db8::/32]:80`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EndpointRange {
@@ -84,7 +84,7 @@ pub struct EndpointRange {
 }
 
 impl EndpointRange {
-    /// This one endpoint.
+    /// The range of this endpoint alone.
     pub fn one(endpoint: Endpoint) -> Self {
         Self { network: Prefix::host(endpoint.addr), port: Some(endpoint.port) }
     }
@@ -104,14 +104,14 @@ impl fmt::Display for EndpointRange {
     }
 }
 
-/// A text that does not name endpoints.
+/// The error for a text that is not a range of endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointRangeError;
 
 impl fmt::Display for EndpointRangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "it takes ADDRESS, ADDRESS/LEN, ADDRESS:PORT or ADDRESS/LEN:PORT, of IPv6 [ADDRESS/LEN]:PORT",
+            "it takes ADDRESS, ADDRESS/LEN, ADDRESS:PORT or ADDRESS/LEN:PORT; with IPv6 [ADDRESS/LEN]:PORT",
         )
     }
 }
@@ -131,7 +131,7 @@ impl FromStr for EndpointRange {
         let (network, port) = text.rsplit_once(':').ok_or(EndpointRangeError)?;
         let bare = network.strip_prefix('[').and_then(|network| network.strip_suffix(']'));
         let network: Prefix = bare.unwrap_or(network).parse().map_err(|_| EndpointRangeError)?;
-        // Without brackets the port of an IPv6 network could be its last group.
+        // Without brackets the port of an IPv6 network could be a group of its address.
         if bare.is_some() != network.addr().is_ipv6() {
             return Err(EndpointRangeError);
         }
@@ -171,19 +171,19 @@ pub struct ConnectionRow {
     /// The director's end towards the destination, under FULLNAT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
-    /// The persistence engine and what it keeps, for its templates.
+    /// The persistence engine and its data, for its templates.
     pub engine: Option<EngineData>,
-    /// What ipvsadm's listings do not show, if it was requested.
+    /// Detail that ipvsadm's listings do not show, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<ConnectionDetail>,
 }
 
-/// What ipvsadm's listings do not show of a connection or template.
+/// Detail of a connection or template that ipvsadm's listings do not show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionDetail {
     /// Its service; `None` if that was deleted.
     pub service: Option<ServiceKey>,
-    /// The destination as the service has it; `None` if that was deleted.
+    /// The destination's endpoint in the service; `None` if it was deleted.
     pub server: Option<Endpoint>,
     /// How packets reach its destination.
     pub method: ForwardingMethod,
@@ -197,7 +197,7 @@ pub struct ConnectionDetail {
     pub flags: Vec<String>,
 }
 
-/// What a persistence engine keeps of a client.
+/// The data that a persistence engine stores for a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineData {
     /// The engine's name.
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_fits_when_all_that_is_said_is_true_of_it() {
+    fn a_connection_matches_when_every_given_field_matches() {
         let end = |last, port| Endpoint::new([192, 0, 2, last], port);
         let service = ServiceKey::tcp(end(100, 80));
         let row = ConnectionRow {
@@ -280,9 +280,9 @@ mod tests {
             states: vec!["CLOSE".to_owned(), "ESTABLISHED".to_owned()],
         };
         assert!(Filter::default().matches(&row) && all.matches(&row));
-        let told = "connections of TCP 192.0.2.100:80, real server 192.0.2.11:8080, from 192.0.2.0/28, \
+        let printed = "connections of TCP 192.0.2.100:80, real server 192.0.2.11:8080, from 192.0.2.0/28, \
                     to 192.0.2.11/32:8080, in CLOSE or ESTABLISHED";
-        assert_eq!(all.to_string(), told);
+        assert_eq!(all.to_string(), printed);
         let another = Some(ServiceKey::udp(end(100, 80)));
         for wrong in [
             Filter { kind: Kind::Templates, ..all.clone() },

@@ -14,20 +14,20 @@ pub struct DaemonFacts {
     pub version: String,
     /// The interfaces that it has attached.
     pub interfaces: Vec<InterfaceStatus>,
-    /// How many workers it has.
+    /// The number of workers.
     pub workers: usize,
-    /// The pages of its table.
+    /// The pages of the connection table's memory.
     pub pages: String,
-    /// `mss_clamp` as it is set.
+    /// The setting `mss_clamp`.
     pub mss_clamp: String,
-    /// The largest packet, in bytes, on the route to each real server behind a tunnel, as learnt from routers.
+    /// The path MTU to each real server behind a tunnel, in bytes, as learnt from ICMP errors of routers.
     pub path_mtus: BTreeMap<IpAddr, u32>,
     /// The warnings of `xvs status`.
     pub warnings: Vec<String>,
 }
 
 impl DaemonFacts {
-    /// An interface that it has attached.
+    /// The attached interface of this name.
     pub fn interface(&self, name: &str) -> Option<&InterfaceStatus> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }

@@ -1,35 +1,35 @@
-//! Destinations: a real server as one service sees it.
+//! Destinations: the real servers of a service, and their options.
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, Weight};
 
-/// A real server of a service as it is wanted.
+/// A real server of a service, in the desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// Its identity within the service.
     pub endpoint: Endpoint,
-    /// How it is used.
+    /// Its options.
     pub options: DestinationOptions,
 }
 
-/// What can be said of a destination beside its endpoint; an edit replaces all of it.
+/// The options of a destination; an edit replaces all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationOptions {
     /// How packets reach it.
     pub method: ForwardingMethod,
     /// Its share of new connections.
     pub weight: Weight,
-    /// Connections at which it takes no more; 0: no bound.
+    /// Number of connections from which on it takes no new ones; 0: no limit.
     pub upper_threshold: u32,
-    /// Connections below which it takes new ones again; 0: three quarters of the upper one.
+    /// Number of connections below which it takes new ones again; 0: three quarters of the upper threshold.
     pub lower_threshold: u32,
     /// The outer headers of [`ForwardingMethod::Tunnel`]; without meaning for other methods.
     pub tunnel: Tunnel,
 }
 
 impl Default for DestinationOptions {
-    /// What `ipvsadm` assumes for all that is not said.
+    /// The defaults of `ipvsadm`.
     fn default() -> Self {
         Self {
             method: ForwardingMethod::DirectRouting,
@@ -49,25 +49,25 @@ pub enum Tunnel {
     Ipip,
     /// Generic UDP Encapsulation.
     Gue {
-        /// The UDP port it is sent to; never 0.
+        /// The destination port of the UDP header; never 0.
         port: u16,
-        /// What the outer header sums.
+        /// The checksum in the outer header.
         checksum: TunnelChecksum,
     },
     /// Generic Routing Encapsulation (RFC 2784).
     Gre {
-        /// What the outer header sums.
+        /// The checksum in the outer header.
         checksum: TunnelChecksum,
     },
 }
 
-/// Checksums of a tunnel's header.
+/// The checksum in a tunnel's outer header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelChecksum {
     /// None.
     Without,
-    /// Over the whole.
+    /// Over the header and the packet inside.
     Full,
     /// GUE's remote checksum offload.
     Remote,

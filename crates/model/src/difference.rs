@@ -1,11 +1,11 @@
-//! Rules as a whole: what a file of them wants, how that differs from what runs, and the commands that make it so.
+//! Differences between the running state and the state that a rules file wants, and the commands that remove them.
 //!
-//! A file is carried out on an empty state, so it means what `xvsadm -R` makes of it; then two states are compared
-//! thing by thing: a service, one of its destinations, a local address, the mark rules, the timeouts. What is in both
-//! and alike is not touched by any command, so its connections, counters and scheduler's state stay; what is in both
-//! and not alike is edited. The order of destinations and of local addresses is no difference, that of mark rules is.
-//! Timeouts that a file does not set are left as they are. Pure; a walk over both states. Not here: files
-//! (`adm/rules.rs`), and who carries it out (`control/apply.rs`).
+//! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
+//! compared object by object: services, destinations, local addresses, the mark rules, the timeouts. No command touches
+//! an object that is equal in both, so its connections, counters and scheduler state stay; an object that differs is
+//! edited. The order of destinations and of local addresses is not compared; the order of mark rules is. Timeouts that
+//! a file does not set stay. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
+//! carrying out the commands (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,21 +15,21 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 use crate::command::{Command, CommandError};
 use crate::destination::{DestinationOptions, Tunnel};
 use crate::firewall_mark::MarkRule;
-use crate::rules::{Thing, Wanted, thing};
+use crate::rules::{DesiredRules, Object, object_of};
 use crate::service::{Netmask, ServiceOptions};
 use crate::state::State;
 
-/// The state that these commands make.
+/// The state that these commands create from an empty one.
 ///
 /// # Errors
-/// The first command that cannot be carried out after those before it.
+/// The error of the first command that is refused after those before it.
 pub fn state_of(commands: &[Command]) -> Result<State, CommandError> {
     let mut state = State::default();
     commands.iter().try_for_each(|command| state.apply(command).map(|_| ()))?;
     Ok(state)
 }
 
-/// The commands that make a state out of nothing.
+/// Commands that create a state from an empty one.
 pub fn commands_of(state: &State) -> Vec<Command> {
     let mut commands = vec![Command::SetTimeouts(state.timeouts())];
     commands.extend(rules(state));
@@ -37,22 +37,22 @@ pub fn commands_of(state: &State) -> Vec<Command> {
     commands
 }
 
-/// One thing that is not as it is wanted.
+/// An object that differs between the running and the wanted state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The command that would make it as it is; `None` if it is not there.
+    /// The command that would add it as it is now; `None`: it does not exist.
     pub before: Option<Command>,
-    /// The command that adds it or, if it is there, edits it; `None` if it goes.
+    /// The command that adds it or, if it exists, edits it; `None`: it is to be deleted.
     pub after: Option<Command>,
 }
 
 impl Difference {
-    /// What it is about.
-    pub fn thing(&self) -> Thing {
-        self.before.as_ref().or(self.after.as_ref()).map_or(Thing::Other, thing)
+    /// The object.
+    pub fn object(&self) -> Object {
+        self.before.as_ref().or(self.after.as_ref()).map_or(Object::Other, object_of)
     }
 
-    /// Those that lead from the one to the other.
+    /// The commands that remove the difference.
     fn commands(&self) -> impl Iterator<Item = Command> {
         let gone = match (&self.before, &self.after) {
             (Some(Command::AddService { key, .. }), None) => Some(Command::DeleteService(*key)),
@@ -67,21 +67,21 @@ impl Difference {
     }
 }
 
-/// How what runs differs from what is wanted: local addresses first, then each service with its destinations, then mark
-/// rules and timeouts.
-pub fn differences(running: &State, wanted: &Wanted) -> Vec<Difference> {
+/// The differences between the running and the wanted state: local addresses first, then each service with its
+/// destinations, then mark rules and timeouts.
+pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     let (before, after) = (rules(running), rules(&wanted.state));
-    let (old, mut new) = (by_thing(&before), by_thing(&after));
+    let (old, mut new) = (by_object(&before), by_object(&after));
     let mut all = Vec::new();
     for rule in before {
-        match new.remove(&thing(&rule)) {
+        match new.remove(&object_of(&rule)) {
             Some(same) if same == rule => {}
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
-    let added = after.into_iter().filter(|rule| !old.contains_key(&thing(rule)));
+    let added = after.into_iter().filter(|rule| !old.contains_key(&object_of(rule)));
     all.extend(added.map(|rule| Difference { before: None, after: Some(rule) }));
-    all.sort_by_key(|difference| difference.thing().service());
+    all.sort_by_key(|difference| difference.object().service());
     all.extend(marks(running.marks(), wanted.state.marks()));
     let mut timeouts = running.timeouts();
     timeouts.update(wanted.timeouts);
@@ -93,8 +93,8 @@ pub fn differences(running: &State, wanted: &Wanted) -> Vec<Difference> {
     all
 }
 
-/// The commands that make what runs as it is wanted, in an order in which none is refused for another's sake.
-pub fn carried_out(differences: &[Difference]) -> Vec<Command> {
+/// The commands that remove these differences, ordered so that none is refused because another one is still to come.
+pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
     let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
     commands.sort_by_key(|command| match command {
         Command::DeleteDestination { .. } | Command::DeleteLocal(_) | Command::DeleteMark(_) => 0,
@@ -105,45 +105,47 @@ pub fn carried_out(differences: &[Difference]) -> Vec<Command> {
     commands
 }
 
-/// What leads from `applied` back to `former`, as far as `running` is still as it was applied; and how much is not.
-pub fn back(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
-    let wanted = Wanted { state: former.clone(), timeouts: former.timeouts() };
+/// The differences from `applied` to `former` of objects that `running` still has as in `applied`, and the number of
+/// those that have changed since.
+pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
+    let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
     let mut differences = differences(applied, &wanted);
     let all = differences.len();
-    let [now, then] = [running, applied].map(|state| by_thing(&rules(state)));
+    let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
     let destinations = |state: &State, key: ServiceKey| {
         let found = state.service(&key).into_iter().flat_map(|service| &service.destinations);
         found.map(|dest| (dest.endpoint, dest.options.clone())).collect::<BTreeMap<_, _>>()
     };
-    differences.retain(|difference| match difference.thing() {
-        Thing::Marks => running.marks() == applied.marks(),
-        Thing::Timeouts => running.timeouts() == applied.timeouts(),
-        // With it would go what somebody else has added to it.
-        Thing::Service(key)
+    differences.retain(|difference| match difference.object() {
+        Object::Marks => running.marks() == applied.marks(),
+        Object::Timeouts => running.timeouts() == applied.timeouts(),
+        // Its deletion would also delete destinations that were added since.
+        Object::Service(key)
             if difference.after.is_none() && destinations(running, key) != destinations(applied, key) =>
         {
             false
         }
-        // Of a service that somebody else has made anew or deleted.
-        Thing::Destination(key, _) if now.get(&Thing::Service(key)) != then.get(&Thing::Service(key)) => {
+        // Its service was changed or deleted since.
+        Object::Destination(key, _) if now.get(&Object::Service(key)) != then.get(&Object::Service(key)) => {
             false
         }
-        thing => now.get(&thing) == then.get(&thing),
+        object => now.get(&object) == then.get(&object),
     });
     let left = all - differences.len();
     (differences, left)
 }
 
-fn by_thing(rules: &[Command]) -> HashMap<Thing, Command> {
-    rules.iter().map(|rule| (thing(rule), rule.clone())).collect()
+fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
+    rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
-/// What makes the local addresses, the services and their destinations of a state, without what is of no effect.
+/// Commands that add the local addresses, services and destinations of a state. Options without effect have their
+/// default.
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
     for (key, service) in state.services() {
         rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
-        // The one added last comes first.
+        // IPVS's order: the one added last comes first.
         rules.extend(service.destinations.iter().rev().map(|dest| Command::AddDestination {
             service: *key,
             endpoint: dest.endpoint,
@@ -169,7 +171,7 @@ fn effective_destination(options: &DestinationOptions) -> DestinationOptions {
     DestinationOptions { tunnel, ..options.clone() }
 }
 
-/// The command that makes what is there as this one would add it.
+/// The command that edits an existing object to what this command would add.
 fn edit(rule: Command) -> Command {
     match rule {
         Command::AddService { key, options } => Command::EditService { key, options },
@@ -180,7 +182,8 @@ fn edit(rule: Command) -> Command {
     }
 }
 
-/// Rules are added behind the others only: what stands before all that is new stays, if it is there in that order.
+/// The differences of mark rules. A rule can only be added after the others. So the running rules that match the first
+/// wanted ones, in order, stay; the other running rules are deleted, and the other wanted ones are added.
 fn marks(running: &[MarkRule], wanted: &[MarkRule]) -> Vec<Difference> {
     let mut keep = wanted.iter().peekable();
     let mut all = Vec::new();

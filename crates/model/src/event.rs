@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Event {
     /// Its number, from 1 at the daemon's start.
     pub number: u64,
-    /// When, in milliseconds since 1970 (UTC).
+    /// Its time, in milliseconds since 1970 (UTC).
     pub at_millis: u64,
-    /// The configuration that was in force then: the number of its snapshot.
+    /// The epoch of the snapshot that was in force then.
     pub epoch: u64,
     /// The process that requested it; `None`: xvsd itself.
     pub by: Option<Requester>,
@@ -27,11 +27,11 @@ pub struct Event {
 /// A process that requested a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requester {
-    /// Its user.
+    /// Its user ID.
     pub uid: u32,
-    /// Its number.
+    /// Its process ID.
     pub pid: i32,
-    /// Its name as the kernel has it, which the process can choose; empty if it had ended.
+    /// Its name in the kernel, which the process itself can set; empty if the process had ended.
     pub program: String,
 }
 
@@ -51,7 +51,7 @@ pub enum Kind {
     Link,
     /// A weight that load reports have changed.
     Weight,
-    /// A real server that is up or down, a virtual server that has gained or lost its quorum.
+    /// A real server that came up or went down, or a virtual server that gained or lost its quorum.
     Health,
     /// A warning of `xvs status`.
     Warning,
@@ -60,7 +60,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its word.
+    /// Its name in JSON and in listings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Change => "change",
@@ -76,21 +76,21 @@ impl Kind {
 /// The events that a listener requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventQuery {
-    /// Where it begins.
+    /// The first event.
     pub from: Begin,
     /// Whether it continues after the remembered events.
     pub then: Then,
 }
 
-/// Where a listener begins.
+/// The first event that a listener receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Begin {
-    /// With the next event.
+    /// The next event.
     Now,
-    /// With the last so many.
+    /// The first of this many last events.
     Last(usize),
-    /// With the first since then, in milliseconds since 1970.
+    /// The first event since this time, in milliseconds since 1970 (UTC).
     Since(u64),
 }
 
@@ -100,16 +100,16 @@ pub enum Begin {
 pub enum Then {
     /// Every further event.
     Follow,
-    /// The end.
+    /// None.
     End,
 }
 
-/// Some events in their order.
+/// Consecutive events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventBatch {
-    /// How many before these the listener has missed, because it was too slow.
+    /// The number of events before these that the listener missed because it was too slow.
     pub missed: u64,
-    /// At most [`PART`].
+    /// At most [`PART`] events.
     pub events: Vec<Event>,
 }
 
@@ -120,14 +120,14 @@ impl EventBatch {
     }
 }
 
-/// A time as events have it.
+/// A time in the unit of events, milliseconds since 1970 (UTC).
 pub fn millis_since_1970(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as u64
 }
 
-/// Events that are remembered.
+/// The number of remembered events.
 pub const KEPT: usize = 1024;
 
-/// Events in one part of a reply.
+/// The largest number of events in one part of a reply.
 pub const PART: usize = 64;

@@ -1,6 +1,6 @@
-//! The question of `xvs explain` and its report.
+//! The request of `xvs explain` and its report.
 //!
-//! Names are those of commands and listings. Fields that do not apply are left out of the JSON.
+//! Field names are those of commands and listings. Fields that do not apply are absent from the JSON.
 
 use std::net::IpAddr;
 
@@ -14,14 +14,14 @@ use crate::health::HealthReport;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Question {
-    /// The interface that it comes in on; by default that of the route to its source, or the one whose link address a
-    /// frame has.
+    /// The interface that receives it. Default: that of the route to its source, or for a frame the one that has the
+    /// frame's destination link address.
     #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// The frame from its Ethernet header on, as hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame: Option<String>,
-    /// Of a described packet, the protocol.
+    /// The protocol of a described packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<Proto>,
     /// Its source.
@@ -30,10 +30,10 @@ pub struct Question {
     /// Its destination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Endpoint>,
-    /// Control bits of TCP by name, with commas or blanks between; `none` for none. Default: `syn`.
+    /// TCP flags by name, separated by commas or blanks; `none` for none. Default: `syn`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
-    /// Bytes of data behind the headers. Default: 0.
+    /// Bytes of payload. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub length: Option<u16>,
     /// Time to live, or hop limit. Default: 64.
@@ -54,16 +54,16 @@ pub enum Proto {
 }
 
 impl Proto {
-    /// Each by its name.
+    /// The protocols by name.
     pub const NAMES: [(&str, Self); 3] = [("tcp", Self::Tcp), ("udp", Self::Udp), ("sctp", Self::Sctp)];
 }
 
 /// What would happen to a packet, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The interface that it comes in on.
+    /// The interface that receives it.
     pub interface: String,
-    /// Its headers; `None` if they cannot be read.
+    /// Its headers; `None` if they cannot be parsed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet: Option<Summary>,
     /// The headers of the packet that an ICMP error quotes.
@@ -77,7 +77,7 @@ pub struct Report {
     /// The service that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The connection that it matches, as it is.
+    /// The connection that it matches, before the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub met: Option<Entry>,
     /// Its direction in that connection.
@@ -89,8 +89,8 @@ pub struct Report {
     /// The scheduler's choice; `None` if no scheduler runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
-    /// Real servers of that service that cannot be chosen because of their health, a sentence each; without a choice
-    /// the one that the packet is forwarded to, if it is down.
+    /// A sentence for each real server of the service that is down; without a choice only for the one that the packet
+    /// is forwarded to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<String>,
     /// Its connection, after the packet.
@@ -99,37 +99,37 @@ pub struct Report {
     /// The next hop that it is sent to.
     #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHop>,
-    /// What is changed in it.
+    /// The changes to the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
-    /// What happens to it.
+    /// Its verdict.
     pub verdict: Verdict,
     /// The reason of a drop, by the name of its counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why it is dropped or passed.
+    /// Why it is dropped or passed, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The next step after a drop, where the reason has none.
+    /// The next step after a drop, if the reason's sentence names none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
-    /// The frames that are sent: the packet, or the reply to its sender.
+    /// The frames that are sent: the packet or its fragments, or a reply to its sender.
     pub sent: Vec<Sent>,
-    /// What could make the result different.
+    /// Circumstances that could change the result.
     pub caveats: Vec<Doubt>,
 }
 
-/// What happens to a packet.
+/// The verdict on a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// It is sent on.
+    /// It is forwarded.
     Transmit,
     /// It is passed to the kernel.
     Pass,
     /// It is dropped.
     Drop,
-    /// It ends here: it was an error that has its effect, or waits for further fragments.
+    /// It is consumed: an ICMP error that had its effect, or a fragment that waits for the others.
     Consumed,
 }
 
@@ -152,12 +152,12 @@ pub struct Summary {
     pub from: Endpoint,
     /// Its destination.
     pub to: Endpoint,
-    /// Control bits of TCP.
+    /// TCP flags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
     /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Bytes with its network header.
+    /// Length in bytes, from the network header on.
     pub bytes: usize,
     /// Whether it is a fragment.
     pub fragment: bool,
@@ -176,13 +176,13 @@ pub enum Origin {
 /// A connection or template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Whether the packet creates it.
+    /// Whether it exists already or the packet creates it.
     pub origin: Origin,
-    /// Its protocol; `IP` of a mark's template.
+    /// Its protocol; `IP` for the template of a mark.
     pub protocol: Protocol,
     /// The client's end; port 0 in a template.
     pub client: Endpoint,
-    /// The virtual end; in a mark's template the mark as an address.
+    /// The virtual end; in a mark's template the mark, written as an address.
     pub virtual_endpoint: Endpoint,
     /// The real server's end.
     pub dest: Endpoint,
@@ -197,7 +197,7 @@ pub struct Entry {
     pub expires_millis: u64,
     /// Packets from the client so far.
     pub packets: u32,
-    /// The Call-ID that a template stands for.
+    /// The Call-ID of a template of the `sip` persistence engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call_id: Option<String>,
 }
@@ -205,13 +205,13 @@ pub struct Entry {
 /// A scheduler's choice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// For which service.
+    /// The service.
     pub service: String,
-    /// By which scheduler.
+    /// The scheduler's name.
     pub scheduler: String,
-    /// How it chooses.
+    /// The scheduler's rule, in words.
     pub rule: String,
-    /// Whether chance takes part.
+    /// Whether the choice is certain or random.
     pub certainty: Certainty,
     /// The real servers in the scheduler's order.
     pub candidates: Vec<Contender>,
@@ -234,7 +234,7 @@ pub enum Standing {
 /// A real server that could be chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contender {
-    /// Which.
+    /// Its endpoint.
     pub server: Endpoint,
     /// How packets reach it, as listings print it.
     pub method: String,
@@ -286,23 +286,23 @@ pub struct Rewrite {
     /// Its new destination, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Endpoint>,
-    /// The packet around it, if it is in a tunnel.
+    /// The outer packet, if it is sent through a tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
     /// Its time to live, or hop limit, when it leaves.
     pub ttl: u8,
-    /// In how many fragments it leaves.
+    /// The number of fragments in which it leaves.
     pub pieces: usize,
 }
 
-/// The packet around another one.
+/// The outer packet of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnel {
     /// `ipip`, `gre` or `gue`.
     pub kind: String,
-    /// The director's address.
+    /// Its source, an address of the director.
     pub from: IpAddr,
-    /// The real server's.
+    /// Its destination, the real server's address.
     pub to: IpAddr,
 }
 
@@ -311,25 +311,25 @@ pub struct Tunnel {
 pub struct Sent {
     /// The outgoing interface.
     pub interface: String,
-    /// The packet in it: of a tunnel the outer one.
+    /// The packet in it; for a tunnel the outer one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet: Option<Summary>,
     /// The frame as hexadecimal digits.
     pub frame: String,
 }
 
-/// Something that could make the result different.
+/// A circumstance that could change the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubt {
     /// Its name.
     pub name: String,
-    /// What it is.
+    /// It, in a sentence.
     pub what: String,
 }
 
 impl Report {
-    /// Adds what health checks say about the candidates of the scheduler or, without a choice, about the real server of
-    /// the connection.
+    /// Adds the problems that health checks found with the service's real servers or, without a choice, with the real
+    /// server of the connection.
     pub fn add_health(&mut self, health: &HealthReport, now_millis: u64) {
         let service = self.choice.as_ref().map(|choice| &choice.service).or(self.service.as_ref());
         let server = service.and_then(|service| health.of_service(service));

@@ -1,13 +1,13 @@
-//! Faults of a configuration file, each with its place.
+//! Faults of a configuration file, each with its place in the file.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where something stands.
+/// A line of a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
-    /// The file, as it was named.
+    /// The file's path as it was given.
     pub file: Arc<Path>,
     /// The line, from 1.
     pub line: usize,
@@ -25,23 +25,23 @@ impl fmt::Display for Place {
     }
 }
 
-/// How much is wrong.
+/// The severity of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// The rest means what it says.
+    /// The rest of the file keeps its meaning.
     Warning,
-    /// What the file means is not certain: it is not used.
+    /// The meaning of the file is uncertain: the file is not used.
     Error,
 }
 
-/// Something wrong with a file.
+/// A fault of a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where.
+    /// Its place.
     pub place: Place,
-    /// How much.
+    /// Its severity.
     pub severity: Severity,
-    /// What, and what is done about it.
+    /// What is wrong, and how it is treated.
     pub text: String,
 }
 

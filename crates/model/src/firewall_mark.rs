@@ -1,4 +1,4 @@
-//! Mark rules, as `xvs mark` sets them.
+//! Mark rules of `xvs mark`.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -6,26 +6,26 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
 
-/// A rule of `xvs mark`: packets that fit everything said get the mark.
+/// A mark rule: packets that match all its conditions get the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkRule {
-    /// Where they go.
+    /// Network of the destination address.
     pub dest: Option<Prefix>,
-    /// Where they come from.
+    /// Network of the source address.
     pub source: Option<Prefix>,
-    /// Their protocol.
+    /// Protocol.
     pub protocol: Option<Protocol>,
-    /// Ports that they go to; any if there are none.
+    /// Destination ports; empty: any.
     pub dest_ports: Vec<RangeInclusive<u16>>,
-    /// The interface that they come in by; a name that ends in `+` is the beginning of one.
+    /// The receiving interface; a name that ends in `+` is a prefix.
     pub interface: Option<String>,
     /// The mark.
     pub mark: u32,
-    /// Which bits of the mark are changed, beside those that are set.
+    /// The bits of the mark that are cleared first; the bits of `mark` are set in any case.
     pub mask: u32,
 }
 
-/// The options of `xvs mark` that say it.
+/// The rule as options of `xvs mark`.
 impl fmt::Display for MarkRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(dest) = self.dest {
@@ -48,7 +48,7 @@ impl fmt::Display for MarkRule {
     }
 }
 
-/// Ports as options take them: `80,8000:8010`.
+/// Ports in the syntax of `--dports`: `80,8000:8010`.
 pub fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
     let one = |range: &RangeInclusive<u16>| match range.start() == range.end() {
         true => range.start().to_string(),

@@ -1,8 +1,8 @@
-//! Messages on the control socket.
+//! Framing of the messages on the control socket.
 //!
 //! A message is a 4-byte big-endian length and that many bytes of JSON. Every message carries [`VERSION`]; a request
-//! gets one reply, or several parts of one with `more` set in all but the last, so that a listing of connections is
-//! never in memory as a whole. Lengths are checked before anything is allocated. Not here: sockets.
+//! gets one reply, or several parts of one with `more` set in all but the last, so that neither end keeps a whole
+//! listing of connections in memory. Lengths are checked before memory is allocated. Not here: sockets.
 
 use std::io;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use crate::command::CommandError;
 use crate::reply::Reply;
 use crate::request::Request;
 
-/// The version of requests and replies; both ends must have the same. A change of any of their types raises it.
+/// The version of requests and replies; both ends must have the same. A change of any of their types increments it.
 pub const VERSION: u32 = 3;
 
 /// A request on the socket.
@@ -60,8 +60,7 @@ pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::R
 /// Reads the bytes of one message; `None` if the other end closed before it began.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] before anything of it is read or allocated; [`FrameError::Io`] also for a message that
-/// ends half-way.
+/// [`FrameError::TooLong`] before any content is read or allocated; [`FrameError::Io`] also for an incomplete message.
 pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec<u8>>, FrameError> {
     let mut length = [0; LENGTH_BYTES];
     let first = reader.read(&mut length)?;
@@ -74,14 +73,14 @@ pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec
         return Err(FrameError::TooLong { bytes, limit: limit_bytes });
     }
     let mut frame = Vec::new();
-    // Grows as bytes arrive: a length alone must not make us allocate.
+    // Grows as bytes arrive: the length alone, without content, must not cause an allocation.
     if reader.take(u64::from(bytes)).read_to_end(&mut frame)? < bytes as usize {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     Ok(Some(frame))
 }
 
-/// Reads a message's content; checks the version before the rest.
+/// Decodes a message's content; checks the version before the rest.
 ///
 /// # Errors
 /// [`CommandError::Malformed`] or [`CommandError::WrongVersion`].
@@ -94,18 +93,18 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, CommandError> {
     serde_json::from_slice(frame).map_err(malformed)
 }
 
-/// Why there is no message.
+/// Why a message could not be read.
 #[derive(Debug, Error)]
 pub enum FrameError {
-    /// Its length is above the limit.
+    /// The message is longer than the limit.
     #[error("message of {bytes} bytes, above the limit of {limit}")]
     TooLong {
-        /// The length it claims.
+        /// The length that it states.
         bytes: u32,
-        /// The longest allowed.
+        /// The largest accepted length.
         limit: u32,
     },
-    /// The socket failed, was too slow, or closed half-way.
+    /// The socket failed, timed out, or was closed within a message.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

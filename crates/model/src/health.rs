@@ -1,8 +1,8 @@
 //! The health of real servers, as `xvs health`, metrics and `xvs top` show it.
 //!
-//! Built for each request from the results of the checks; a time is in milliseconds since 1970 (UTC). The weight in
+//! Built for each request from the results of the checks. Times are in milliseconds since 1970 (UTC). The weight in
 //! force is that of the published snapshot. Cost: some microseconds for each real server. Not here: how it is shown
-//! (`cli/health.rs`, `metrics/health.rs`).
+//! (`health.rs` of `cli`, `metrics/health.rs` of `ctl`).
 
 use std::fmt;
 
@@ -13,7 +13,8 @@ use crate::duration;
 
 /// The virtual servers of a keepalived.conf with the results of their checks.
 ///
-/// The checks leave the weights by load and in force open; the control plane fills them in for each request.
+/// The health checks leave [`Weights::feedback`] and [`Weights::in_force`] empty; the control plane fills them in for
+/// each request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// The file.
@@ -26,11 +27,11 @@ pub struct HealthReport {
     pub reads: u64,
     /// How often it was read and refused.
     pub refusals: u64,
-    /// How many of its statements are left out or assumed.
+    /// The number of its statements that are ignored or replaced by a default.
     pub faults: usize,
     /// The first of these faults, each with its line.
     pub first_faults: Vec<String>,
-    /// Commands, as one would type them, that undo changes by hand to services of the file.
+    /// Commands, as typed, that undo manual changes to services of the file.
     pub drift: Vec<String>,
     /// Its virtual servers, in its order.
     pub virtual_servers: Vec<VirtualServerHealth>,
@@ -39,17 +40,17 @@ pub struct HealthReport {
 /// A virtual server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VirtualServerHealth {
-    /// What follows `virtual_server` in the file.
+    /// The text after `virtual_server` in the file.
     pub name: String,
-    /// Its services as they are printed, `TCP 192.0.2.1:80`; never none.
+    /// Its services as printed, `TCP 192.0.2.1:80`; at least one.
     pub services: Vec<String>,
     /// Whether it has its quorum.
     pub is_well: bool,
-    /// Since when `is_well` has this value.
+    /// Time of the last change of `is_well`.
     pub since_millis: u64,
-    /// Weight of its real servers that are up.
+    /// Total weight of its real servers that are up.
     pub live_weight: u64,
-    /// Weight that it needs.
+    /// Total weight that it needs.
     pub quorum: u32,
     /// How much more weight it needs to regain the quorum, and how much less to lose it.
     pub hysteresis: u32,
@@ -75,7 +76,7 @@ pub struct RealServerHealth {
     pub endpoint: String,
     /// Whether all its checks pass.
     pub is_up: bool,
-    /// Since when `is_up` has this value.
+    /// Time of the last change of `is_up`.
     pub since_millis: u64,
     /// Its weights.
     pub weights: Weights,
@@ -86,7 +87,7 @@ pub struct RealServerHealth {
 /// The weights of a real server in the first of its services, by their source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
-    /// The weight in the file.
+    /// The weight in keepalived.conf.
     pub operator: u32,
     /// The weight after health checks; `None`: it is removed from the service.
     pub health: Option<u32>,
@@ -103,7 +104,7 @@ pub struct CheckHealth {
     pub probe: String,
     /// Its state after the last runs.
     pub state: CheckState,
-    /// Since when it is up or down.
+    /// Time at which it came up or went down.
     pub since_millis: u64,
     /// The last failure; `None`: none yet.
     pub last_error: Option<CheckError>,
@@ -120,9 +121,9 @@ pub struct CheckHealth {
 /// A failure and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckError {
-    /// In words.
+    /// The failure, in words.
     pub what: String,
-    /// When.
+    /// Its time.
     pub at_millis: u64,
 }
 
@@ -152,17 +153,17 @@ pub enum CheckState {
         /// Successes that bring it up.
         rise: u32,
     },
-    /// It does not run while the virtual server's address is on another machine; it counts as it did before.
+    /// It does not run while the virtual server's address is not on this machine; it keeps its result.
     Suspended {
         /// Whether it counts as up.
         is_up: bool,
     },
 }
 
-/// How many are well.
+/// Numbers of real servers and virtual servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Real servers; one of two virtual servers counts twice.
+    /// Real servers, counted once for each of their virtual servers.
     pub real_servers: usize,
     /// Those that are up.
     pub real_servers_up: usize,
@@ -173,7 +174,7 @@ pub struct Counts {
 }
 
 impl HealthReport {
-    /// How many are well.
+    /// The numbers of real servers and virtual servers, and of those that are up or have their quorum.
     pub fn counts(&self) -> Counts {
         let servers = || self.virtual_servers.iter().flat_map(|server| &server.real_servers);
         Counts {
@@ -184,14 +185,14 @@ impl HealthReport {
         }
     }
 
-    /// The virtual server of a service, by the service's printed name.
+    /// The virtual server of a service, given as printed.
     pub fn of_service(&self, service: &str) -> Option<&VirtualServerHealth> {
         self.virtual_servers.iter().find(|server| server.services.iter().any(|name| name == service))
     }
 }
 
 impl VirtualServerHealth {
-    /// Its service, or its name if it has several.
+    /// Its service if it has one, else its name.
     pub fn title(&self) -> &str {
         match &self.services[..] {
             [service] => service,
@@ -199,7 +200,7 @@ impl VirtualServerHealth {
         }
     }
 
-    /// Its services.
+    /// The keys of its services.
     pub fn keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.iter().filter_map(|name| name.parse().ok())
     }
@@ -212,13 +213,13 @@ impl VirtualServerHealth {
             format!("{} has been down for {}{why}", server.name(), ago(server.since_millis, now_millis))
         });
         let sorry = self.sorry_server.iter().filter(|sorry| sorry.serves);
-        let sorry = sorry.map(|sorry| format!("{} serves, for there is no quorum", sorry.endpoint));
+        let sorry = sorry.map(|sorry| format!("{} serves because there is no quorum", sorry.endpoint));
         down.chain(sorry).collect()
     }
 }
 
 impl RealServerHealth {
-    /// Its endpoint, without a port if it has that of each service.
+    /// Its endpoint, without a port if it uses the port of each service.
     pub fn name(&self) -> &str {
         self.endpoint.strip_suffix(":0").unwrap_or(&self.endpoint)
     }
@@ -229,7 +230,7 @@ impl RealServerHealth {
         errors.find_map(|check| check.last_error.as_ref()).map(|error| error.what.as_str())
     }
 
-    /// Its state unless it is well: down, or that of the first check that is failing.
+    /// The state that needs attention: down, or that of the first failing check; `None`: there is none.
     pub fn trouble(&self) -> Option<CheckState> {
         let failing = |check: &&CheckHealth| matches!(check.state, CheckState::Failing { .. });
         match self.is_up {
@@ -249,7 +250,7 @@ impl CheckState {
         }
     }
 
-    /// Its word for programs.
+    /// Its name in JSON and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::AssumedUp => "assumed_up",
@@ -278,7 +279,7 @@ impl fmt::Display for CheckState {
     }
 }
 
-/// How long ago a time was, in words.
+/// The time between both, in words.
 pub fn ago(then_millis: u64, now_millis: u64) -> String {
     duration::in_words(now_millis.saturating_sub(then_millis) / 1000)
 }
@@ -289,38 +290,38 @@ mod tests {
     use crate::health::sample::{NOW, check, real_server, report, seconds_ago, virtual_server};
 
     #[test]
-    fn servers_that_are_down_are_told_with_how_long_and_what_was_seen_and_who_serves_instead() {
+    fn problems_name_servers_that_are_down_with_duration_and_reason_and_the_sorry_server_that_serves() {
         let down = real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 });
         let mut unknown = real_server("192.0.2.13", CheckState::AssumedDown);
         unknown.endpoint = "192.0.2.13:0".to_owned();
         unknown.checks.push(check("TCP", CheckState::Failing { failures: 1, fall: 2 }, seconds_ago(1)));
         let up = real_server("192.0.2.11", CheckState::Suspended { is_up: true });
         let mut server = virtual_server("198.51.100.1", vec![up, down, unknown]);
-        let told = [
+        let sentences = [
             "192.0.2.12:80 has been down for 12 s: connection refused by 192.0.2.12:80",
             "192.0.2.13 has been down for 12 s",
-            "192.0.2.99:80 serves, for there is no quorum",
+            "192.0.2.99:80 serves because there is no quorum",
         ];
-        assert_eq!(server.problems(NOW), told[..2]);
+        assert_eq!(server.problems(NOW), sentences[..2]);
         server.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: true });
-        assert_eq!(server.problems(NOW), told);
+        assert_eq!(server.problems(NOW), sentences);
     }
 
     #[test]
-    fn a_report_reads_back_as_it_was_written_and_names_states_in_words_for_programs() {
+    fn a_report_survives_json_and_its_check_states_have_their_json_names() {
         let states = [CheckState::Up, CheckState::Failing { failures: 1, fall: 3 }];
         let servers = states.map(|state| real_server("192.0.2.11", state));
         let report = report(vec![virtual_server("198.51.100.1", servers.into())]);
-        let told = serde_json::json!(report);
-        let servers = &told["virtual_servers"][0]["real_servers"];
+        let json = serde_json::json!(report);
+        let servers = &json["virtual_servers"][0]["real_servers"];
         assert_eq!(servers[0]["checks"][0]["state"], "up");
         let failing = serde_json::json!({ "failing": { "failures": 1, "fall": 3 } });
         assert_eq!(servers[1]["checks"][0]["state"], failing);
-        assert_eq!(serde_json::from_value::<HealthReport>(told).unwrap(), report);
+        assert_eq!(serde_json::from_value::<HealthReport>(json).unwrap(), report);
     }
 }
 
-/// Reports made by hand, for the tests of programs that show them.
+/// Sample reports, for the tests of programs that show them.
 #[cfg(any(test, feature = "samples"))]
 #[allow(missing_docs, reason = "for tests alone")]
 pub mod sample {
@@ -348,7 +349,7 @@ pub mod sample {
         }
     }
 
-    /// A virtual server of port 80 that is well if one of its servers is up, since an hour ago.
+    /// A virtual server of port 80 with a quorum of 1; its state has been the same for an hour.
     pub fn virtual_server(address: &str, real_servers: Vec<RealServerHealth>) -> VirtualServerHealth {
         let weight = |server: &RealServerHealth| u64::from(server.weights.operator);
         let live_weight = real_servers.iter().filter(|server| server.is_up).map(weight).sum();
@@ -365,7 +366,7 @@ pub mod sample {
         }
     }
 
-    /// A real server of weight 1 with a check of its port: up since an hour ago, or down for some seconds.
+    /// A real server of weight 1 with a TCP check: up for an hour, or down for some seconds.
     pub fn real_server(address: &str, state: CheckState) -> RealServerHealth {
         let endpoint = format!("{address}:80");
         let is_up = state.is_up();
@@ -376,7 +377,7 @@ pub mod sample {
         RealServerHealth { endpoint, is_up, since_millis, weights, checks }
     }
 
-    /// A check that was refused seconds ago unless it is well, and is made again in some.
+    /// A check that runs again in some seconds; unless it passes, its last run was refused seconds ago.
     pub fn check(probe: &str, state: CheckState, since_millis: u64) -> CheckHealth {
         let is_well = matches!(state, CheckState::Up | CheckState::AssumedUp | CheckState::AssumedDown);
         let what = "connection refused by 192.0.2.12:80".to_owned();

@@ -1,28 +1,29 @@
-//! Bytes as text, two hexadecimal digits each; also for fields of messages, by `serde(with = …)`.
+//! Bytes as hexadecimal text, two digits each; also for fields of messages, by `serde(with = …)`.
 
 use std::borrow::Cow;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// The digits of these bytes, in lower case.
+/// The hexadecimal digits of these bytes, in lower case.
 pub fn encode(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from_digit(value.into(), 16).expect("four bits are a digit");
+    let digit =
+        |value: u8| char::from_digit(value.into(), 16).expect("a value below 16 is a hexadecimal digit");
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// The bytes of these digits; `None` if their number is odd or one is no digit.
+/// The bytes of these digits; `None`: their number is odd, or a character is not a digit.
 pub fn decode(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<_> = text.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
     (digits.len() % 2 == 0).then(|| digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
 }
 
-/// Writes a field.
+/// Serializes a field.
 pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&encode(bytes))
 }
 
-/// Reads a field.
+/// Deserializes a field.
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
     let text = Cow::<str>::deserialize(deserializer)?;
     decode(&text).ok_or_else(|| D::Error::custom("bytes are two hexadecimal digits each"))

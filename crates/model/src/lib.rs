@@ -1,8 +1,8 @@
-//! What can be configured, asked of the director, and reported by it.
+//! The data model that all programs share: configuration, commands, requests, replies, status and events.
 //!
-//! Plain data that every program shares: the daemon, `xvsadm`, `xvs`, the reader of keepalived.conf and the health
-//! checks. A command changes the desired [`state`]; a [`request`] gets a [`reply`], over a socket with [`framing`] and
-//! a [`client`]. Nothing here runs a thread, opens a file or knows the data plane.
+//! Plain data for the daemon, `xvsadm`, `xvs`, the parser of keepalived.conf and the health checks. A command changes
+//! the desired [`state`]; a [`request`] gets a [`reply`], over a socket with [`framing`] and a [`client`]. Nothing here
+//! runs a thread, opens a file or knows the data plane.
 
 pub mod destination;
 pub mod firewall_mark;

@@ -10,9 +10,9 @@ use crate::service::ServiceOptions;
 /// A service as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRow {
-    /// Which.
+    /// Its key.
     pub key: ServiceKey,
-    /// How it treats its connections.
+    /// Its options.
     pub options: ServiceOptions,
     /// Totals since its counters were zeroed.
     pub stats: Stats,
@@ -25,9 +25,9 @@ pub struct ServiceRow {
 /// A destination as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationRow {
-    /// Which.
+    /// Its endpoint.
     pub endpoint: Endpoint,
-    /// How it is used.
+    /// Its options.
     pub options: DestinationOptions,
     /// The weight that schedulers use: that of `options`, unless load reports have changed it.
     pub weight_in_force: Weight,
@@ -35,7 +35,7 @@ pub struct DestinationRow {
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
-    /// Persistence templates.
+    /// Its persistence templates.
     pub persistent: u32,
     /// Totals since its counters were zeroed.
     pub stats: Stats,
@@ -43,7 +43,7 @@ pub struct DestinationRow {
     pub rates: Rates,
 }
 
-/// Totals.
+/// Totals of a service or destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Connections scheduled.
@@ -58,7 +58,7 @@ pub struct Stats {
     pub out_bytes: u64,
 }
 
-/// Rates, each per second, as IPVS's estimator has them.
+/// Rates per second, as computed by IPVS's estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Rates {
     /// Connections scheduled.

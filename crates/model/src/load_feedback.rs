@@ -1,4 +1,4 @@
-//! Weights that follow the load that real servers report: the settings and the rows of the listing.
+//! Load feedback, weights that follow reported loads: its settings and the rows of its listing.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,21 +10,22 @@ use xvs_sched::{ServiceKey, Weight};
 
 use crate::command::CommandError;
 
-/// The section `[feedback]`, and what `xvs set feedback.KEY VALUE` sets live.
+/// The section `[feedback]` of xvs.toml, and the settings of `xvs set feedback.KEY VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Feedback {
-    /// Which services follow load reports. Default: none.
+    /// The services that follow load reports. Default: none.
     pub services: FollowingServices,
-    /// The load at which a weight stays as it is, in percent: below it grows, above it shrinks. Default: 95.
+    /// The load at which a weight stays, in percent: a smaller load raises the weight, a larger one lowers it. Default:
+    /// 95.
     pub target_percent: Within<1, 100>,
-    /// How far one report moves a weight at most, about. Default: 5.
+    /// About the largest change of a weight by one report. Default: 5.
     pub step: Within<1, 1000>,
-    /// The least weight, in percent of the operator's; never less than 1. Default: 10.
+    /// The smallest weight, in percent of the operator's weight; at least 1. Default: 10.
     pub lowest_percent: Within<1, 100>,
-    /// The greatest weight, in percent of the operator's. Default: 1,000.
+    /// The largest weight, in percent of the operator's weight. Default: 1,000.
     pub highest_percent: Within<100, 100_000>,
-    /// After how many seconds without a report the operator's weight is in force again. Default: 60.
+    /// Seconds without a report after which the operator's weight is in force again. Default: 60.
     pub timeout_seconds: Within<1, 86_400>,
 }
 
@@ -42,10 +43,10 @@ impl Default for Feedback {
 }
 
 impl Feedback {
-    /// Sets one by name, without the section's.
+    /// Sets one setting, by its name without the prefix.
     ///
     /// # Errors
-    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; then nothing has changed.
+    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; nothing has changed.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
         let bad = |range: String| CommandError::BadSetting {
             key: format!("{PREFIX}{key}"),
@@ -69,7 +70,7 @@ impl Feedback {
         Ok(())
     }
 
-    /// Every key with the section's name.
+    /// Every name with the prefix.
     pub fn keys() -> impl Iterator<Item = String> {
         KEYS.into_iter().map(|name| format!("{PREFIX}{name}"))
     }
@@ -83,7 +84,7 @@ impl Feedback {
     }
 }
 
-/// A number in a range, both ends included.
+/// A number of a range that includes both its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u32")]
 pub struct Within<const LOW: u32, const HIGH: u32>(u32);
@@ -103,7 +104,7 @@ impl<const LOW: u32, const HIGH: u32> TryFrom<u32> for Within<LOW, HIGH> {
     }
 }
 
-/// The error is the range.
+/// The error is the range, as text.
 impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
     type Err = String;
 
@@ -112,17 +113,17 @@ impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
     }
 }
 
-/// Which services follow load reports: `all`, or a list of them as `xvsadm -Ln` names them.
+/// The services that follow load reports: `all`, or a list of services as printed by `xvsadm -Ln`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum FollowingServices {
-    /// Every one, also those to come.
+    /// All services, also those added later.
     All,
     /// These, whether they are configured now or not.
     Listed(BTreeSet<ServiceKey>),
 }
 
-/// A text that names no services.
+/// The error for a text that is not a list of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceListError;
 
@@ -160,19 +161,19 @@ impl TryFrom<String> for FollowingServices {
 pub struct FeedbackRow {
     /// Its service, as listed.
     pub service: String,
-    /// Which.
+    /// Its endpoint.
     pub server: Endpoint,
-    /// The weight that the operator set.
+    /// The operator's weight.
     pub own_weight: Weight,
     /// The weight that schedulers use.
     pub weight_in_force: Weight,
-    /// The last reported load, 0 to 100; `None`: none, or too old.
+    /// The last reported load, 0 to 100; `None`: there is none, or it is too old.
     pub load_percent: Option<f64>,
     /// The age of that report.
     pub age_seconds: Option<u64>,
 }
 
-/// What stands before a key in `xvs set`.
+/// The prefix of these settings' names in `xvs set`.
 pub const PREFIX: &str = "feedback.";
 
 const KEYS: [&str; 6] =
@@ -182,11 +183,10 @@ const SERVICES: &str = "all, or services as listed, such as \"TCP 198.51.100.100
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
-    fn services_read_as_they_are_listed_and_none_are_followed_unless_named() {
+    fn services_are_given_as_listed_and_none_follows_load_reports_by_default() {
         let web = ServiceKey::tcp(Endpoint::new([198, 51, 100, 100], 80));
         let dns = ServiceKey::udp(Endpoint::new([198, 51, 100, 100], 53));
         let mut feedback = Feedback::default();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_its_key_and_range_and_changes_nothing() {
+    fn a_bad_value_is_refused_with_its_key_and_range_and_changes_nothing() {
         let mut feedback = Feedback::default();
         for (key, value) in [
             ("services", "TCP"),

@@ -1,4 +1,4 @@
-//! Load reports: the real server that one is about.
+//! The real server of a load report.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 
-/// The destinations that a load report is about: all at an address, or those at one port of it.
+/// The destinations of a load report: all at an address, or those at one port of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Server {
@@ -31,13 +31,13 @@ impl fmt::Display for Server {
     }
 }
 
-/// A text that names no real server.
+/// The error for a text that is not a real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerParseError;
 
 impl fmt::Display for ServerParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a real server is an address, or ADDRESS:PORT, like 192.0.2.11 or [2001:db8::1]:80")
+        f.write_str("a real server is ADDRESS or ADDRESS:PORT, such as 192.0.2.11 or [2001:db8::1]:80")
     }
 }
 
@@ -71,7 +71,6 @@ impl From<Server> for String {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]

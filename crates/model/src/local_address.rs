@@ -1,4 +1,4 @@
-//! Local addresses, which real servers behind FULLNAT see instead of clients, and how much of them is in use.
+//! Local addresses, the source addresses that real servers behind FULLNAT see, and their use.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Protocol};
 
-/// An address of the director's own, with the ports that connections may have.
+/// A source address of FULLNAT with the range of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalAddress {
     /// The address.
@@ -27,7 +27,7 @@ impl LocalAddress {
         self.first_port..=self.last_port
     }
 
-    /// Why it cannot be a local address, if so.
+    /// Why it cannot be a local address; `None`: it can be one.
     pub fn fault(&self) -> Option<String> {
         let unicast = match self.addr {
             IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()),
@@ -42,33 +42,33 @@ impl LocalAddress {
         let sound = *ports.start() > 0 && !ports.is_empty();
         (!sound).then(|| {
             format!(
-                "{}-{} are no ports: name the lowest and the highest, from 1 on",
+                "{}-{} is not a range of ports: give the lowest and the highest, from 1 on",
                 self.first_port, self.last_port
             )
         })
     }
 }
 
-/// What follows `xvs laddr add`.
+/// The arguments of `xvs laddr add`.
 impl fmt::Display for LocalAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} --ports {}-{}", self.addr, self.first_port, self.last_port)
     }
 }
 
-/// How many connections FULLNAT has, by local address.
+/// The connections of FULLNAT, by local address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalReport {
     /// Each address that is configured, in the order of the commands.
     pub addresses: Vec<LocalRow>,
-    /// Connections that were refused because no port was found since the daemon started.
+    /// Connections refused since the daemon started because no free port was found.
     pub exhausted: u64,
 }
 
 /// The use of one local address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalRow {
-    /// Which.
+    /// The address and its ports.
     #[serde(flatten)]
     pub local: LocalAddress,
     /// Connections that use one of its ports.
@@ -77,7 +77,7 @@ pub struct LocalRow {
     pub busiest: Option<Busiest>,
 }
 
-/// A destination of the connections of a local address.
+/// A destination towards which ports of a local address are used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Busiest {
     /// Ports used towards that destination.
@@ -90,11 +90,10 @@ pub struct Busiest {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
-    fn what_no_server_can_answer_to_and_what_are_no_ports_is_refused() {
+    fn addresses_that_servers_cannot_reply_to_and_wrong_port_ranges_are_refused() {
         let local = |addr: &str, first_port, last_port| LocalAddress {
             addr: addr.parse().unwrap(),
             first_port,

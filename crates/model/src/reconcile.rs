@@ -1,4 +1,4 @@
-//! Services owned by health checks: what they should be, and what was made of that.
+//! Services owned by health checks: their wanted options and destinations, and the result of reconciling them.
 
 use serde::Deserialize;
 use xvs_proto::Endpoint;
@@ -7,42 +7,42 @@ use crate::command::{Command, CommandError};
 use crate::destination::{Destination, DestinationOptions};
 use crate::service::{Service, ServiceOptions};
 
-/// A service as it is wanted.
+/// A service as health checks want it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedService {
-    /// How it treats its connections.
+    /// Its options.
     pub options: ServiceOptions,
     /// Its destinations, in the order in which they are added; no endpoint twice.
     pub destinations: Vec<(Endpoint, DestinationOptions)>,
 }
 
-/// How much is made as it is wanted.
+/// Which owned services and destinations are reconciled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReconcileScope {
-    /// What is wanted otherwise than before. What somebody else has changed beside that stays as it is.
+    /// Those whose wanted options have changed. Manual changes to the others stay.
     Changes,
-    /// Every owned service, named now or before.
+    /// All of every owned service.
     Everything,
 }
 
-/// What was made of what is wanted.
+/// The result of a reconciliation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reconciled {
-    /// Commands that were carried out.
+    /// The number of commands that were carried out.
     pub changed: usize,
-    /// Those that were not, each with the reason; they are tried again each second for as long as they are wanted. What
-    /// belongs to a service that was refused is tried with it.
+    /// The refused commands, each with its error. They are tried again each second while they are wanted; destinations
+    /// of a refused service are tried together with it.
     pub refused: Vec<(Command, CommandError)>,
 }
 
-/// What becomes of owned services that somebody else has changed. Written as `true`, always, or `false`.
+/// Whether manual changes to owned services are undone. In xvs.toml `true` is `Always`, `false` is `Never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(from = "bool")]
 pub enum Repair {
-    /// They stay as they are, until something else is wanted of them or everything is made anew.
+    /// They stay until health checks want something else there, or until everything is reconciled.
     #[default]
     Never,
-    /// They are put back within a second.
+    /// They are undone within a second.
     Always,
 }
 
@@ -54,7 +54,7 @@ impl From<bool> for Repair {
 
 impl From<OwnedService> for Service {
     fn from(wanted: OwnedService) -> Self {
-        // The one added last comes first.
+        // IPVS's order: the one added last comes first.
         let added = wanted.destinations.into_iter().rev();
         let destinations = added.map(|(endpoint, options)| Destination { endpoint, options }).collect();
         Self { options: wanted.options, destinations }

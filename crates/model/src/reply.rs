@@ -1,4 +1,4 @@
-//! Replies to requests that were carried out.
+//! Replies to requests that succeeded.
 
 use std::collections::BTreeMap;
 
@@ -22,36 +22,36 @@ use crate::sync_daemon::SyncDaemon;
 use crate::timeouts::Timeouts;
 use crate::traffic::Traffic;
 
-/// The reply to a request that was carried out.
+/// The reply to a request that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The change is in force for every packet from now on.
     Done,
-    /// For each command of a batch, in its order, whether it was carried out.
+    /// The result of each command of a batch, in the batch's order.
     Restored(Vec<Result<(), CommandError>>),
-    /// The differences that were removed; none if there was nothing to do.
+    /// The differences between the running and the wanted state that were removed; empty if there were none.
     Applied(Vec<Difference>),
-    /// The commands that make the running state.
+    /// The running state.
     Rules {
-        /// The commands.
+        /// Commands that create it from an empty state.
         commands: Vec<Command>,
         /// Services owned by health checks, which are not compared with rules.
         governed: Vec<ServiceKey>,
     },
-    /// Services, in no particular order; their destinations in IPVS's.
+    /// Services in no particular order, each with its destinations in IPVS's order.
     Services(Vec<ServiceRow>),
-    /// Some connections.
+    /// A part of the connections.
     Connections(Vec<ConnectionRow>),
-    /// How many connections match.
+    /// The number of matching connections.
     Count(u64),
-    /// How many connections were ended or are to be reset.
+    /// The numbers of connections that were ended and that are to be reset.
     Ended(Ended),
     /// The timeouts in force.
     Timeouts(Timeouts),
-    /// The daemons that run, the master first.
+    /// The running synchronization daemons, the master first.
     Daemons(Vec<SyncDaemon>),
-    /// The mark rules that were set, in the order in which they apply.
+    /// The mark rules of `xvs mark`, in the order in which they apply.
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
@@ -59,15 +59,15 @@ pub enum Reply {
     LocalUse(LocalReport),
     /// Destinations whose weights follow load reports.
     Feedback(Vec<FeedbackRow>),
-    /// All services, in no particular order.
+    /// The totals of all services, in no particular order.
     Traffic(Box<Traffic>),
-    /// Some events.
+    /// A part of the events.
     Events(EventBatch),
     /// What would happen to a packet.
     Explained(Box<Report>),
-    /// Captured packets.
+    /// A part of the captured packets.
     Captured(Vec<CapturedPacket>),
-    /// The capture has ended; the frames that it missed.
+    /// The capture has ended; the numbers of frames that it missed.
     CaptureEnded(Missed),
     /// The status of the director.
     Status(Box<StatusReport>),
@@ -77,6 +77,6 @@ pub enum Reply {
     Counters(BTreeMap<String, u64>),
     /// The daemon's own view of the machine.
     Examined(DaemonFacts),
-    /// The keepalived.conf was read: what has changed, in a line.
+    /// keepalived.conf was read and accepted: a summary of the changes, in one line.
     Reloaded(String),
 }

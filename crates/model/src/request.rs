@@ -1,4 +1,4 @@
-//! Requests of clients to the director. Each names the variant of [`Reply`](crate::reply::Reply) that answers it.
+//! Requests of clients to the director, each with the variant of [`Reply`](crate::reply::Reply) that answers it.
 
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
@@ -16,21 +16,21 @@ use crate::load_report::Server;
 pub enum Request {
     /// One change; answered by `Reply::Done`.
     Change(Command),
-    /// Several changes, published at once. A refused one is reported and the others are carried out; answered by
+    /// Several changes, published together. A refused one is reported and the others are carried out; answered by
     /// `Reply::Restored`.
     Restore(Vec<Command>),
-    /// Changes what runs into what these rules describe, as one change or not at all; answered by `Reply::Applied`
-    /// with the differences.
+    /// Changes the running state to what these rules describe, all of it or nothing; answered by `Reply::Applied` with
+    /// the differences.
     Apply {
-        /// The commands that make the wanted state out of an empty one.
+        /// Commands that create the wanted state from an empty one.
         rules: Vec<Command>,
-        /// After how many seconds it is taken back, unless it is confirmed.
+        /// Seconds after which the change is taken back unless it is confirmed; `None`: it stays.
         confirm_within_seconds: Option<u32>,
     },
-    /// Decides about applied rules that wait to be confirmed; answered by `Reply::Done`, or by `Reply::Applied` with
-    /// the differences that were taken back.
+    /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
+    /// with the differences that were taken back.
     Confirm(Verdict),
-    /// The commands that make the running state out of an empty one; answered by `Reply::Rules`.
+    /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
     Rules,
     /// Every service; answered by `Reply::Services`.
     ListServices,
@@ -44,64 +44,64 @@ pub enum Request {
     CountConnections(Filter),
     /// Ends the connections, or templates, that match, without a packet to either end; answered by `Reply::Ended`.
     EndConnections(Filter),
-    /// Has matching TCP connections reset at their next packet, and ends the others; answered by `Reply::Ended`.
+    /// Marks matching TCP connections for a reset at their next packet and ends the others; answered by `Reply::Ended`.
     ResetConnections(Filter),
     /// The timeouts in force; answered by `Reply::Timeouts`.
     Timeouts,
-    /// The synchronization daemons that run; answered by `Reply::Daemons`.
+    /// The running synchronization daemons; answered by `Reply::Daemons`.
     Daemons,
-    /// The mark rules that were set; answered by `Reply::Marks`.
+    /// The mark rules of `xvs mark`; answered by `Reply::Marks`.
     Marks,
     /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
     LocalAddresses,
-    /// How many connections each of them has; answered by `Reply::LocalUse`.
+    /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
-    /// Sets what `sysctl net.ipv4.vs.KEY` sets in the kernel, or `feedback.KEY`; answered by `Reply::Done`.
+    /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
+    /// answered by `Reply::Done`.
     Set {
         /// The setting's name.
         key: String,
-        /// Its new value as typed.
+        /// Its new value, as text.
         value: String,
     },
-    /// The load of a real server; answered by `Reply::Done`.
+    /// Reports the load of a real server; answered by `Reply::Done`.
     ReportLoad {
         /// The real server.
         server: Server,
         /// 0 to 100.
         load_percent: f64,
     },
-    /// Weights that follow load reports; answered by `Reply::Feedback`.
+    /// Destinations whose weights follow load reports; answered by `Reply::Feedback`.
     Feedback,
     /// The health of real servers; answered by `Reply::Health`.
     Health,
     /// The status of the director; answered by `Reply::Status`.
     Status,
     /// Whether the workers and the control thread make progress; answered by `Reply::Done`, or refused with the name
-    /// of one that does not.
+    /// of a thread that makes none.
     Healthy {
-        /// How long workers and the control thread may take to show it.
+        /// The time within which each of them must make progress.
         within_millis: u32,
     },
     /// Every counter; answered by `Reply::Counters`.
     Counters,
     /// Totals of every service and destination; answered by `Reply::Traffic`.
     Traffic,
-    /// Events, remembered and new ones; answered by `Reply::Events` in parts.
+    /// Remembered and new events; answered by `Reply::Events` in parts.
     Events(EventQuery),
     /// What would happen to a packet; answered by `Reply::Explained`.
     Explain(Question),
-    /// Packets as they are forwarded, until the client sends another byte or closes the connection; answered by
-    /// `Reply::Captured` in parts, of which the first, empty one says that the capture has begun, and by
-    /// `Reply::CaptureEnded`.
+    /// Captures packets until the client sends another byte or closes the connection; answered by `Reply::Captured` in
+    /// parts and at last by `Reply::CaptureEnded`. The first part is empty: the capture has begun.
     Capture(CaptureRequest),
-    /// What `xvs doctor` compares with the machine; answered by `Reply::Examined`.
+    /// The daemon's view of the machine, for `xvs doctor`; answered by `Reply::Examined`.
     Examine,
-    /// Reads the keepalived.conf anew; answered by `Reply::Reloaded`.
+    /// Reads keepalived.conf again; answered by `Reply::Reloaded`.
     Reload,
 }
 
 impl Request {
-    /// The access that it needs.
+    /// The access that the request needs.
     pub fn access(&self) -> Access {
         match self {
             Self::Change(_)
@@ -113,7 +113,7 @@ impl Request {
             | Self::Set { .. }
             | Self::ReportLoad { .. }
             | Self::Reload => Access::Change,
-            // Packets hold the data of clients and servers.
+            // Packets contain the data of clients and servers.
             Self::Capture(_) => Access::Change,
             Self::ListServices
             | Self::ListService(_)
@@ -139,17 +139,17 @@ impl Request {
     }
 }
 
-/// The decision about rules that wait to be confirmed.
+/// The decision about applied rules that wait for confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// They stay.
     Keep,
-    /// The former state is restored, except for what other commands have changed since.
+    /// The state before them is restored, except where other commands have changed it since.
     TakeBack,
 }
 
-/// What a client may do.
+/// The access of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     /// Read.

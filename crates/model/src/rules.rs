@@ -1,4 +1,4 @@
-//! The lines of a rules file, what they want as a whole, and the faults in them.
+//! Rules files: the lines, the state that they want, and their faults.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,18 +11,18 @@ use crate::command::{Command, CommandError};
 use crate::state::{State, supported};
 use crate::timeouts::Timeouts;
 
-/// What rules want.
+/// The state that rules want.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Wanted {
+pub struct DesiredRules {
     pub(crate) state: State,
-    /// Those that the rules set; 0: they do not say.
+    /// The timeouts that the rules set; 0: not set.
     pub(crate) timeouts: Timeouts,
 }
 
-/// What is wrong with a line of a rules file.
+/// A fault of a line of a rules file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fault {
-    /// Which line, from 1 on.
+    /// The line's number, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub why: String,
@@ -34,26 +34,26 @@ impl fmt::Display for Fault {
     }
 }
 
-impl From<State> for Wanted {
-    /// These services, whatever the timeouts.
+impl From<State> for DesiredRules {
+    /// This state, with the timeouts left as they are.
     fn from(state: State) -> Self {
         Self { state, timeouts: Timeouts::UNSET }
     }
 }
 
-impl Wanted {
-    /// What these lines want.
+impl DesiredRules {
+    /// The state that these lines want.
     ///
     /// # Errors
-    /// Every line that cannot be carried out after those before it.
+    /// A fault for every line whose command is refused after those before it.
     pub fn of(lines: &[RuleLine]) -> Result<Self, Vec<Fault>> {
         let mut wanted = Self { timeouts: Timeouts::UNSET, ..Self::default() };
         let mut faults = Vec::new();
         for (place, RuleLine { number, command }) in lines.iter().enumerate() {
-            if let Err(error) = wanted.take(command) {
+            if let Err(error) = wanted.apply(command) {
                 let first = lines[..place].iter().rfind(|line| adds_the_same(&line.command, command));
-                let why = match (twice(&error), first) {
-                    (Some(what), Some(first)) => format!("{what} stands in line {} already", first.number),
+                let why = match (duplicate_of(&error), first) {
+                    (Some(what), Some(first)) => format!("line {} adds {what} already", first.number),
                     _ => error.to_string(),
                 };
                 faults.push(Fault { line: *number, why });
@@ -62,19 +62,19 @@ impl Wanted {
         if faults.is_empty() { Ok(wanted) } else { Err(faults) }
     }
 
-    /// The state that is wanted.
+    /// The wanted state.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Wants these services as they run: they are not the rules' business.
-    pub fn leave(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
+    /// Wants these services as they run, so that they have no difference: rules do not apply to them.
+    pub fn keep_running(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
         for key in services {
-            self.state.put(key, running.service(&key).cloned());
+            self.state.set_service(key, running.service(&key).cloned());
         }
     }
 
-    fn take(&mut self, command: &Command) -> Result<(), CommandError> {
+    fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         if matches!(command, Command::Zero(_)) {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();
             return Err(CommandError::InvalidOperation { why });
@@ -88,7 +88,7 @@ impl Wanted {
     }
 }
 
-/// Whether a line adds what another one adds.
+/// Whether both commands add the same object.
 fn adds_the_same(line: &Command, other: &Command) -> bool {
     let adds = |command: &Command| {
         matches!(
@@ -99,11 +99,14 @@ fn adds_the_same(line: &Command, other: &Command) -> bool {
                 | Command::AddMark(_)
         )
     };
-    adds(line) && adds(other) && thing(line) == thing(other) && (thing(line) != Thing::Marks || line == other)
+    adds(line)
+        && adds(other)
+        && object_of(line) == object_of(other)
+        && (object_of(line) != Object::Marks || line == other)
 }
 
-/// What a line says for the second time.
-fn twice(error: &CommandError) -> Option<String> {
+/// The object that a line adds for the second time.
+fn duplicate_of(error: &CommandError) -> Option<String> {
     Some(match error {
         CommandError::ServiceExists(key) => format!("virtual service {key}"),
         CommandError::DestinationExists { service, endpoint } => {
@@ -115,18 +118,18 @@ fn twice(error: &CommandError) -> Option<String> {
     })
 }
 
-/// A line of a rules file that asks for a change.
+/// A line of a rules file that has a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleLine {
-    /// Which line it is, from 1 on.
+    /// Its number, from 1.
     pub number: usize,
-    /// What it asks for.
+    /// Its command.
     pub command: Command,
 }
 
-/// What a rule is about.
+/// The object that a rule configures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Thing {
+pub enum Object {
     /// A local address.
     Local(IpAddr),
     /// A service.
@@ -137,12 +140,12 @@ pub enum Thing {
     Marks,
     /// The timeouts.
     Timeouts,
-    /// Daemons, counters, all services: rules say nothing of them that could be compared.
+    /// Daemons, counters, all services: they are not compared.
     Other,
 }
 
-impl Thing {
-    /// The service that it is, or that it belongs to.
+impl Object {
+    /// The service itself, or the service of a destination.
     pub fn service(self) -> Option<ServiceKey> {
         match self {
             Self::Service(key) | Self::Destination(key, _) => Some(key),
@@ -151,19 +154,19 @@ impl Thing {
     }
 }
 
-/// What a command is about.
-pub fn thing(command: &Command) -> Thing {
+/// The object that a command configures.
+pub fn object_of(command: &Command) -> Object {
     match command {
-        Command::AddLocal(local) => Thing::Local(local.addr),
-        Command::DeleteLocal(addr) => Thing::Local(*addr),
+        Command::AddLocal(local) => Object::Local(local.addr),
+        Command::DeleteLocal(addr) => Object::Local(*addr),
         Command::AddService { key, .. } | Command::EditService { key, .. } | Command::DeleteService(key) => {
-            Thing::Service(*key)
+            Object::Service(*key)
         }
         Command::AddDestination { service, endpoint, .. }
         | Command::EditDestination { service, endpoint, .. }
-        | Command::DeleteDestination { service, endpoint } => Thing::Destination(*service, *endpoint),
-        Command::AddMark(_) | Command::DeleteMark(_) => Thing::Marks,
-        Command::SetTimeouts(_) => Thing::Timeouts,
-        Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Thing::Other,
+        | Command::DeleteDestination { service, endpoint } => Object::Destination(*service, *endpoint),
+        Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
+        Command::SetTimeouts(_) => Object::Timeouts,
+        Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Object::Other,
     }
 }

@@ -1,8 +1,7 @@
-//! Fully populated reports: every option is set, every list has an element.
+//! Sample reports, fully populated: every option is set, every list has an element.
 //!
-//! For tests of programs that show reports, and for the test that compares `docs/json.md` with what is printed. A value
-//! may differ from what a director would report; only the fields matter. Not here: reports of health
-//! (`health::sample`).
+//! For tests of programs that show reports, and for the test that compares `docs/json.md` with the printed JSON. Values
+//! may differ from those of a real director; only the fields matter. Not here: reports of health (`health::sample`).
 
 #![allow(missing_docs, reason = "for tests alone")]
 
@@ -87,7 +86,7 @@ pub fn worker() -> WorkerStatus {
     }
 }
 
-/// Faults of a rules file and a file that cannot be read, beside the differences of [`status`].
+/// The two results of comparing a rules file that [`status`] does not have: an error and faults.
 pub fn rules() -> [RulesStatus; 2] {
     let file = || "/etc/xvs/rules".to_owned();
     [
@@ -96,7 +95,7 @@ pub fn rules() -> [RulesStatus; 2] {
     ]
 }
 
-/// One virtual server whose checks have every state.
+/// A virtual server with checks that are failing, rising and suspended.
 pub fn health() -> HealthReport {
     let mut servers = [
         CheckState::Failing { failures: 1, fall: 3 },
@@ -117,7 +116,7 @@ pub fn health() -> HealthReport {
     }
 }
 
-/// A persistence template of a service, and a connection by a firewall mark.
+/// A persistence template of a service, and a connection of a firewall mark's service.
 pub fn connections() -> Vec<ConnectionRow> {
     let detail = ConnectionDetail {
         service: Some(address_service()),
@@ -143,7 +142,7 @@ pub fn connections() -> Vec<ConnectionRow> {
     vec![template.clone(), ConnectionRow { detail: Some(detail), ..template }]
 }
 
-/// A service of IPv4 with a destination of each kind of tunnel, and one of a firewall mark and IPv6.
+/// An IPv4 service with a GUE and a GRE destination, and an IPv6 service of a firewall mark.
 pub fn services() -> Vec<ServiceRow> {
     let tunnels = [
         Tunnel::Gue { port: 6080, checksum: TunnelChecksum::Remote },
@@ -217,7 +216,7 @@ pub fn counters() -> BTreeMap<String, u64> {
     [("rx_packets".to_owned(), 9), ("tx_packets".to_owned(), 8)].into()
 }
 
-/// A mark rule that says everything that one can say.
+/// A mark rule with every condition.
 pub fn mark_rule() -> MarkRule {
     MarkRule {
         dest: Some("198.51.100.0/24".parse().expect("a network")),
@@ -277,7 +276,7 @@ pub fn captured() -> CapturedPacket {
     CapturedPacket { verdict: "drop".to_owned(), reason: Some("no_route".to_owned()), frames: vec![frame] }
 }
 
-/// A report in which every field is set, also those that exclude each other.
+/// A report of `xvs explain` with every field set, including fields that exclude each other.
 pub fn explained() -> explain::Report {
     let summary = explain::Summary {
         protocol: Protocol::TCP,

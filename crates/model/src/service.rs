@@ -1,4 +1,4 @@
-//! Virtual services: their options.
+//! Virtual services and their options.
 
 use std::net::Ipv4Addr;
 
@@ -8,44 +8,44 @@ use xvs_sched::ClientAddress;
 
 use crate::destination::Destination;
 
-/// A virtual service as it is wanted.
+/// A virtual service of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// How it treats its connections.
+    /// Its options.
     pub options: ServiceOptions,
-    /// In IPVS's order: the one added last comes first; an edit keeps the place.
+    /// Its destinations in IPVS's order: the one added last comes first; an edit keeps the position.
     pub destinations: Vec<Destination>,
 }
 
 impl Service {
-    /// One of its destinations.
+    /// The destination with this endpoint.
     pub fn destination(&self, endpoint: Endpoint) -> Option<&Destination> {
         self.destinations.iter().find(|dest| dest.endpoint == endpoint)
     }
 }
 
-/// What can be said of a service beside its key; an edit replaces all of it.
+/// The options of a service; an edit replaces all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceOptions {
-    /// The scheduler's name; `none` schedules nothing.
+    /// The scheduler's name; with `none` no connection is scheduled.
     pub scheduler: String,
     /// Bits whose meaning the scheduler defines.
     pub flags: SchedulerFlags,
     /// How long a client stays with its destination; `None`: the service is not persistent.
     pub persistence_timeout_seconds: Option<u32>,
-    /// Which clients persistence takes for one.
+    /// The part of a client's address that persistence compares.
     pub netmask: Netmask,
     /// The persistence engine's name.
     pub persistence_engine: Option<String>,
-    /// Whether each UDP packet is scheduled for itself.
+    /// One-packet scheduling: whether each UDP packet is scheduled on its own.
     pub one_packet: bool,
-    /// How real servers behind FULLNAT learn who their clients are.
+    /// How real servers behind FULLNAT learn the addresses of their clients.
     #[serde(default)]
     pub client_address: ClientAddress,
 }
 
 impl ServiceOptions {
-    /// What `ipvsadm` assumes for all that is not said, for a service of this family.
+    /// The defaults of `ipvsadm` for a service of this family.
     pub fn of(family: Family) -> Self {
         Self {
             scheduler: DEFAULT_SCHEDULER.to_owned(),
@@ -63,7 +63,7 @@ impl ServiceOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SchedulerFlags(pub u8);
 
-/// Which part of a client's address persistence looks at.
+/// The part of a client's address that persistence compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Netmask {
@@ -74,7 +74,7 @@ pub enum Netmask {
 }
 
 impl Netmask {
-    /// Each client for itself.
+    /// The whole address: each client on its own.
     pub fn host(family: Family) -> Self {
         match family {
             Family::V4 => Self::V4(Ipv4Addr::BROADCAST),
@@ -83,5 +83,5 @@ impl Netmask {
     }
 }
 
-/// The scheduler of a service for which none was named.
+/// The scheduler of a service without `-s`.
 pub const DEFAULT_SCHEDULER: &str = "wlc";

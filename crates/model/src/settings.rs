@@ -1,7 +1,7 @@
 //! The settings of IPVS: the section `[ipvs]` of xvs.toml and the keys of `xvs set`, named as the kernel's
 //! `net.ipv4.vs.*`.
 //!
-//! Ranges and refusals are those of the kernel. Not here: what the data plane makes of them.
+//! Ranges and refusals are those of the kernel. Not here: the effect of settings in the data plane.
 
 use serde::Deserialize;
 
@@ -9,72 +9,73 @@ use crate::command::CommandError;
 use crate::load_feedback;
 use crate::load_feedback::Feedback;
 
-/// The section `[ipvs]`, and what is set live. Each key's default is the kernel's where the kernel has it.
+/// The section `[ipvs]` of xvs.toml, and the settings of `xvs set`. Defaults are the kernel's where the kernel has the
+/// key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ipvs {
-    /// How many ICMP errors each worker sends in a second; 0: no limit. Default: 1,000.
+    /// The largest number of ICMP errors that each worker sends per second; 0: no limit. Default: 1,000.
     pub icmp_msgs_per_sec: u32,
-    /// When a new SYN takes the place of an old connection: 0 never, 1 of one in TIME_WAIT or CLOSE, 2 also in FIN_WAIT
-    /// whose replies are not seen. Default: 1.
+    /// When a SYN replaces an old connection between the same endpoints: 0 never; 1 if that is in TIME_WAIT or CLOSE; 2
+    /// also if it is in FIN_WAIT and its replies are not seen. Default: 1.
     pub conn_reuse_mode: u8,
-    /// 1: connections of a removed real server end at once. Default: 0.
+    /// 1: connections of a removed real server are ended at once. Default: 0.
     pub expire_nodest_conn: Switch,
-    /// 1: a persistent client of a quiescent real server goes to another one with its next connection. Default: 0.
+    /// 1: the next connection of a persistent client whose real server is quiescent goes to another one. Default: 0.
     pub expire_quiescent_template: Switch,
-    /// 1: UDP of a removed real server goes to another one at its next datagram. Default: 1; the kernel has no such
-    /// key and drops.
+    /// 1: the next UDP datagram to a removed real server is scheduled to another one. Default: 1. The kernel has no
+    /// such key and drops the datagram.
     pub udp_nodest_reschedule: Switch,
-    /// 1: any TCP packet but a reset may begin a connection. Default: 0.
+    /// 1: any TCP packet except a reset may start a connection. Default: 0.
     pub sloppy_tcp: Switch,
-    /// 1: any SCTP packet but an abort may begin a connection. Default: 0.
+    /// 1: any SCTP packet except an abort may start a connection. Default: 0.
     pub sloppy_sctp: Switch,
-    /// Defence against half-open connections: the table of states that wants to see both ends. Default: 0.
+    /// Defence against half-open connections: a handshake counts only when packets of both ends were seen. Default: 0.
     pub secure_tcp: Defence,
-    /// Defence: drops some packets that could begin a connection. Default: 0.
+    /// Defence: drops some of the packets that would start a connection. Default: 0.
     pub drop_packet: Defence,
-    /// Defence: ends connections that look worthless, some at a time. Default: 0.
+    /// Defence: each second examines a random part of the table, and ends half-open and little-used connections.
+    /// Default: 0.
     pub drop_entry: Defence,
-    /// Of how many packets `drop_packet` 3 drops one. Default: 10.
+    /// With `drop_packet` 3, one of this many packets is dropped. Default: 10.
     pub am_droprate: u32,
-    /// Below how many free pages of memory a defence of 1 or 2 is on. Default: 1,024.
+    /// Number of available memory pages below which a defence of 1 or 2 is on. Default: 1,024.
     pub amemthresh: u32,
-    /// 1: marked packets that no real server takes go where they were sent to. Default: 0.
+    /// 1: packets of a mark's service without an available real server go to their original destination. Default: 0.
     pub cache_bypass: Switch,
-    /// 1: an ICMP error about a packet of no connection begins one, so that directors that choose by a hash agree on
-    /// whom it goes to. Default: 0.
+    /// 1: an ICMP error about an unknown connection is scheduled, so that directors with a hash scheduler send it to
+    /// the same real server. Default: 0.
     pub schedule_icmp: Switch,
-    /// After how many seconds `lblc` forgets an address that nobody asked for, looked at every half hour. Default:
-    /// 86,400.
+    /// Seconds after which `lblc` forgets an unused address; checked every half hour. Default: 86,400.
     pub lblc_expiration: u32,
-    /// The same for `lblcr`, which also takes a real server from a set that has not changed for so long. Default:
+    /// The same for `lblcr`, which also removes a real server from a set that has not changed for this time. Default:
     /// 86,400.
     pub lblcr_expiration: u32,
-    /// 1: a real server that sends without being asked gets an ICMP error. Default: 0.
+    /// 1: a real server behind NAT that sends unsolicited packets gets an ICMP error. Default: 0.
     pub nat_icmp_send: Switch,
-    /// 1: tunnels forbid fragmentation as the packet inside does, and the sender of one that is too big for them is
-    /// told. 0: they never do, and are fragmented. Default: 1.
+    /// 1: the outer packet of a tunnel forbids fragmentation if the inner one does, and the sender of a packet that is
+    /// too large gets an ICMP error. 0: the outer packet never forbids it and is fragmented. Default: 1.
     pub pmtu_disc: Switch,
-    /// `off`, `tunnels` or `all`: the connections whose SYN and SYN+ACK promise no larger segments than their way
-    /// takes. Default: `tunnels`; the kernel has no such key and leaves that to its rules.
+    /// `off`, `tunnels` or `all`: the connections whose maximum segment size is lowered in SYN and SYN+ACK to the MTU
+    /// of their route. Default: `tunnels`. The kernel has no such key; its netfilter rules can do the same.
     pub mss_clamp: MssClamp,
-    /// 1: while this director is a backup for connection sync, clients' packets stay with its kernel, so that two
-    /// directors that are each other's real servers don't send packets in a circle. Default: 0.
+    /// 1: while this director is a backup for connection sync, it passes clients' packets to its kernel, so that two
+    /// directors that are each other's real servers do not loop packets. Default: 0.
     pub backup_only: Switch,
-    /// 1: what came out of a tunnel is not balanced again. xvs never does that, whatever this says: such packets come
-    /// out of an interface that has no AF_XDP. Default: 0.
+    /// 1: packets that came out of a tunnel are not scheduled again. Without effect in xvs, which never schedules them:
+    /// they come from an interface without AF_XDP. Default: 0.
     pub ignore_tunneled: Switch,
 }
 
-/// Of which connections the maximum segment size is lowered.
+/// The connections whose maximum segment size is lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum MssClamp {
-    /// Of none.
+    /// None.
     Off,
-    /// Of those through a tunnel.
+    /// Those through a tunnel.
     Tunnels,
-    /// Of all.
+    /// All.
     All,
 }
 
@@ -91,10 +92,10 @@ impl TryFrom<String> for MssClamp {
     }
 }
 
-/// Sets one of all that can be set live, by name.
+/// Sets one setting of `xvs set`, by name.
 ///
 /// # Errors
-/// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; then nothing has changed.
+/// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; nothing has changed.
 pub fn set(ipvs: &mut Ipvs, feedback: &mut Feedback, key: &str, value: &str) -> Result<(), CommandError> {
     match key.strip_prefix(load_feedback::PREFIX) {
         Some(key) => feedback.set(key, value),
@@ -108,7 +109,7 @@ pub fn set(ipvs: &mut Ipvs, feedback: &mut Feedback, key: &str, value: &str) -> 
     }
 }
 
-/// 0 or 1.
+/// A setting of 0 (off) or 1 (on).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u8")]
 pub struct Switch(pub bool);
@@ -121,7 +122,7 @@ impl TryFrom<u8> for Switch {
     }
 }
 
-/// 0 off, 1 and 2 on while memory is short (the director sets which of the two), 3 on.
+/// The mode of a defence: 0 off, 3 on; 1 and 2 automatic, on while memory is short. The director sets 1 or 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u8")]
 pub struct Defence(u8);
@@ -135,25 +136,25 @@ impl TryFrom<u8> for Defence {
 }
 
 impl Defence {
-    /// Whether it is on when memory is short as said.
+    /// Whether it is on with this amount of memory.
     pub fn is_on(self, memory: Memory) -> bool {
         self.0 == 3 || self.is_automatic() && matches!(memory, Memory::Short { .. })
     }
 
-    /// Whether it follows how short memory is.
+    /// Whether it depends on available memory.
     pub fn is_automatic(self) -> bool {
         matches!(self.0, 1 | 2)
     }
 }
 
-/// How much memory the machine has left.
+/// The memory that the machine has available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
     /// Enough.
     Plenty,
     /// Below `amemthresh`.
     Short {
-        /// Pages that are free.
+        /// Available pages.
         free_pages: u32,
     },
 }
@@ -188,15 +189,15 @@ impl Default for Ipvs {
 }
 
 impl Ipvs {
-    /// The defaults without what the kernel's IPVS does not do to a packet.
+    /// The defaults, without the features that the kernel's IPVS does not have.
     pub fn kernel_defaults() -> Self {
         Self { mss_clamp: MssClamp::Off, udp_nodest_reschedule: Switch(false), ..Self::default() }
     }
 
-    /// Sets one by name.
+    /// Sets one setting, by name.
     ///
     /// # Errors
-    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; then nothing has changed.
+    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; nothing has changed.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
         let bad = |range: &str| CommandError::BadSetting {
             key: key.to_owned(),
@@ -240,13 +241,13 @@ impl Ipvs {
         Ok(())
     }
 
-    /// Whether how much memory is left makes a difference.
+    /// Whether any defence depends on available memory.
     pub fn is_automatic(&self) -> bool {
         [self.secure_tcp, self.drop_packet, self.drop_entry].iter().any(|defence| defence.is_automatic())
     }
 
-    /// Takes in how much memory is available, in pages: an automatic defence becomes 2 and is on while there is less
-    /// than `amemthresh`, else 1. Source: ipvs-behaviour, section 3.7.
+    /// Sets each automatic defence from the available memory, in pages: to 2 (on) below `amemthresh`, else to 1 (off).
+    /// Source: ipvs-behaviour, section 3.7.
     #[must_use]
     pub fn observe(&mut self, available_pages: u32) -> Memory {
         let short = available_pages < self.amemthresh;
@@ -257,13 +258,13 @@ impl Ipvs {
         if short { Memory::Short { free_pages: available_pages } } else { Memory::Plenty }
     }
 
-    /// Whether connections that look worthless are to be ended.
+    /// Whether `drop_entry` is on with this amount of memory.
     pub fn drops_entries(&self, memory: Memory) -> bool {
         self.drop_entry.is_on(memory)
     }
 }
 
-/// What [`Ipvs::set`] knows.
+/// The names of the settings of [`Ipvs::set`].
 const KEYS: [&str; 21] = [
     "am_droprate",
     "amemthresh",
@@ -290,7 +291,6 @@ const KEYS: [&str; 21] = [
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_refuses_is_refused_and_changes_nothing() {
+    fn values_that_the_kernel_refuses_are_refused_and_change_nothing() {
         let mut ipvs = Ipvs::default();
         for (key, value) in
             [("drop_entry", "4"), ("secure_tcp", "-1"), ("sloppy_tcp", "2"), ("am_droprate", "x")]
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_setting_lists_those_there_are_and_a_bad_value_the_range() {
+    fn the_error_of_an_unknown_setting_lists_all_and_that_of_a_bad_value_names_the_range() {
         let mut ipvs = Ipvs::default();
         let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
         for key in KEYS {

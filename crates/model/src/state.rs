@@ -1,10 +1,10 @@
-//! The desired state: what operators want to be the case.
+//! The desired state: the configuration that operators want.
 //!
-//! Changed by one command at a time, by the control thread only; validated as IPVS validates, so that a refused
-//! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane
-//! owns. Services are shared, so a clone costs a reference count for each of them and a change copies one.
+//! The control thread alone changes it, one command at a time. A command is validated as IPVS validates it; a refused
+//! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane owns.
+//! Services are shared: a clone costs a reference count for each service, a change copies one service.
 //!
-//! It knows IPVS's whole model; what the data plane cannot carry out yet is refused by [`supported`].
+//! It covers the whole model of IPVS; [`supported`] refuses what the data plane does not implement yet.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,14 +31,14 @@ pub struct State {
     locals: Vec<LocalAddress>,
 }
 
-/// What a command changed, for whoever builds the next snapshot.
+/// The part of the state that a command changed, for the builder of the next snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
-    /// This service: itself or one of its destinations, added, edited or deleted.
+    /// This service or one of its destinations was added, edited or deleted.
     Service(ServiceKey),
-    /// All services are gone.
+    /// All services were deleted.
     Flushed,
-    /// Nothing here: the counters of this service, or of all, are to be zeroed.
+    /// Nothing; the counters of this service, or of all services, must be zeroed.
     Zeroed(Option<ServiceKey>),
     /// The timeouts of connections.
     Timeouts,
@@ -54,7 +54,7 @@ impl State {
     /// Carries out one command.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check); then nothing has changed.
+    /// Those of [`check`](Self::check); nothing has changed.
     pub fn apply(&mut self, command: &Command) -> Result<Applied, CommandError> {
         self.check(command)?;
         Ok(match command {
@@ -73,7 +73,7 @@ impl State {
             }
             Command::AddDestination { service, endpoint, options } => {
                 let added = Destination { endpoint: *endpoint, options: options.clone() };
-                // IPVS puts a new destination before the others; rr, ties and hash tables depend on it.
+                // IPVS puts a new destination in front of the others; rr, ties and hash tables depend on this order.
                 self.edit(service, |service| service.destinations.insert(0, added));
                 Applied::Service(*service)
             }
@@ -125,7 +125,7 @@ impl State {
         })
     }
 
-    /// Whether a command would be carried out; of several faults the one that IPVS reports.
+    /// Checks whether a command can be carried out; of several faults it reports the one that IPVS reports.
     ///
     /// # Errors
     /// The variant that corresponds to the kernel's errno for the same command in the same state.
@@ -170,7 +170,8 @@ impl State {
                 if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
             Command::AddMark(_) if self.marks.len() >= MARKS_MAX => {
-                let why = format!("there are {MARKS_MAX} mark rules, and no room for more; delete one first");
+                let why =
+                    format!("there are {MARKS_MAX} mark rules already, the largest number; delete one first");
                 Err(CommandError::InvalidOperation { why })
             }
             Command::AddMark(rule) => match self.marks.contains(rule) {
@@ -199,14 +200,14 @@ impl State {
         self.services.get(key)
     }
 
-    /// No more than these services, with all that commands about them depend on.
-    pub fn only<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
+    /// A state with these services alone, and with the daemons, which commands about services depend on.
+    pub fn restricted_to<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
         let found = keys.into_iter().filter_map(|key| Some((*key, self.services.get(key)?.clone())));
         Self { services: found.collect(), daemons: self.daemons.clone(), ..Self::default() }
     }
 
-    /// Takes in what is wanted of a service, or that it is not, without asking whether it can be.
-    pub fn put(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
+    /// Sets or, with `None`, removes a service, without validation.
+    pub fn set_service(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
         self.services.remove(&key);
         self.services.extend(service.map(|service| (key, service)));
     }
@@ -221,7 +222,7 @@ impl State {
         &self.daemons
     }
 
-    /// The mark rules that were set, in the order in which they apply.
+    /// The mark rules, in the order in which they apply.
     pub fn marks(&self) -> &[MarkRule] {
         &self.marks
     }
@@ -239,8 +240,9 @@ impl State {
         if let Some(there) = self.local(local.addr) {
             return Err(CommandError::LocalExists(*there));
         }
-        let full =
-            || format!("there are {LOCALS_MAX} local addresses, and no room for more; delete one first");
+        let full = || {
+            format!("there are {LOCALS_MAX} local addresses already, the largest number; delete one first")
+        };
         let full = (self.locals.len() >= LOCALS_MAX).then(full);
         match local.fault().or(full) {
             Some(why) => Err(CommandError::InvalidOperation { why }),
@@ -270,7 +272,7 @@ impl State {
     ) -> Result<(), CommandError> {
         if endpoint.family() != service.family() {
             if !self.daemons.is_empty() {
-                let why = "the synchronization protocol has no place for a destination of another family";
+                let why = "the synchronization protocol cannot carry a destination of another family";
                 return Err(CommandError::InvalidOperation { why: why.to_owned() });
             }
             if options.method != ForwardingMethod::Tunnel {
@@ -340,7 +342,7 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
     Ok(())
 }
 
-/// Refuses more destinations than a scheduler's table has room for.
+/// Refuses more destinations than the scheduler's table can hold.
 fn check_room(name: &str, destinations: usize) -> Result<(), CommandError> {
     let most = scheduler::destinations_max(name);
     let why = format!("scheduler {name} has room for {most} destinations");
@@ -354,8 +356,8 @@ fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> R
         .ok_or(CommandError::NoSuchDestination { service: *service, endpoint })
 }
 
-/// Refuses what cannot be one server: of IPv4 also all of 0.0.0.0/8. Broadcast addresses of the director's own networks
-/// are not known here.
+/// Refuses addresses that are not unicast, with IPv4 also all of 0.0.0.0/8. The broadcast addresses of the director's
+/// networks are not known here.
 fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     let unicast = match endpoint.addr {
         IpAddr::V4(addr) => addr.octets()[0] != 0 && !addr.is_broadcast() && !addr.is_multicast(),
@@ -368,10 +370,10 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
 }
 
-/// Whether they may be set.
+/// Checks new timeouts.
 ///
 /// # Errors
-/// One is longer than [`Timeouts::MAX_SECONDS`].
+/// A timeout is longer than [`Timeouts::MAX_SECONDS`].
 fn check_timeouts(timeouts: Timeouts) -> Result<(), CommandError> {
     if [timeouts.tcp_seconds, timeouts.tcp_fin_seconds, timeouts.udp_seconds]
         .iter()
@@ -383,18 +385,18 @@ fn check_timeouts(timeouts: Timeouts) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Refuses a rule that no packet fits, or with more ports than iptables takes in one.
+/// Refuses a rule that no packet can match, or that has more ports than iptables allows in a rule.
 fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
     let ports: usize =
         rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
     let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
         format!(
             "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
-             leave -i out for packets that come in by any"
+             leave -i out for packets from any interface"
         )
     } else if ports > PORTS_MAX {
         format!(
-            "mark rule «{rule}» has more than {PORTS_MAX} ports, of which a range counts as two; add two rules"
+            "mark rule «{rule}» has more than {PORTS_MAX} ports, where a range counts as two; add two rules"
         )
     } else {
         return Ok(());
@@ -402,31 +404,32 @@ fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
     Err(CommandError::InvalidOperation { why })
 }
 
-/// Whether a link could have this name (kernel `net/core/dev.c`, `dev_valid_name`), or its beginning before a `+`; and
-/// whether a line of rules can say it.
+/// Whether this is a valid name of an interface (kernel `net/core/dev.c`, `dev_valid_name`), or a prefix with `+`, that
+/// a rules file can also express.
 fn is_interface(name: &str) -> bool {
     let barred = |c: char| c.is_whitespace() || c == '/' || c == ':';
     (1..=15).contains(&name.len()) && !name.contains(barred) && !name.starts_with(['-', '.'])
 }
 
-/// How many ports a mark rule may name, as iptables-extensions(8) has it of multiport.
+/// The largest number of ports of a mark rule, that of `multiport` (iptables-extensions(8)).
 const PORTS_MAX: usize = 15;
 
-/// How many mark rules `xvs mark` takes.
+/// The largest number of mark rules.
 const MARKS_MAX: usize = 1024;
-/// How many local addresses `xvs laddr` takes: steering has room for as many again, which are being left.
+
+/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
 const LOCALS_MAX: usize = 1024;
 
-/// Whether what a command asks for can be done.
+/// Checks whether a command's change is implemented.
 ///
 /// # Errors
-/// [`CommandError::NotSupported`] with the object, what about it is not supported, and what to do instead.
+/// [`CommandError::NotSupported`] with the object, the missing feature and the next step.
 pub fn supported(command: &Command) -> Result<(), CommandError> {
     match command {
         Command::StartDaemon(daemon) => Err(CommandError::NotSupported {
             object: format!("{} daemon", daemon.role.name()),
             what: "connection synchronization is".to_owned(),
-            next: "run without it; after a failover clients connect anew".to_owned(),
+            next: "run without it; after a failover clients connect again".to_owned(),
         }),
         _ => Ok(()),
     }
@@ -489,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_command_changes_nothing_and_says_what_ipvs_would() {
+    fn a_refused_command_changes_nothing_and_has_the_error_of_ipvs() {
         let mut state = with_service();
         state.apply(&add(1)).unwrap();
         let other = ServiceKey::udp(endpoint(100));
@@ -621,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_clones_alone_and_shares_the_services_that_it_does_not_touch() {
+    fn a_change_does_not_alter_clones_and_shares_the_services_that_it_does_not_touch() {
         let mut state = with_service();
         let other = ServiceKey::udp(endpoint(100));
         state.apply(&add_service(other)).unwrap();
@@ -634,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_rule_is_added_once_and_no_more_than_there_is_room_for() {
+    fn a_mark_rule_is_added_once_and_their_number_is_limited() {
         let rule = |mark| MarkRule {
             dest: None,
             source: None,
@@ -659,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_address_is_added_once_and_no_more_than_there_is_room_for() {
+    fn a_local_address_is_added_once_and_their_number_is_limited() {
         let local = |number: u32| {
             let addr = IpAddr::V4((0x0a00_0001 + number).into());
             Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999 })
@@ -677,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_rule_has_at_most_the_ports_that_multiport_takes_and_an_interface_has_a_name() {
+    fn a_mark_rule_has_at_most_the_ports_of_multiport_and_a_valid_interface_name() {
         let rule = |ports: &[std::ops::RangeInclusive<u16>], interface: Option<&str>| MarkRule {
             dest: None,
             source: None,
@@ -696,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_object_what_is_missing_and_the_next_step() {
+    fn a_refusal_names_the_object_the_missing_feature_and_the_next_step() {
         let refused = supported(&Command::StartDaemon(SyncDaemon {
             role: SyncRole::Backup,
             interface: "eth0".to_owned(),
@@ -706,10 +709,10 @@ mod tests {
             port: 8848,
             ttl: 1,
         }));
-        let said = refused.unwrap_err().to_string();
+        let text = refused.unwrap_err().to_string();
         assert!(
-            said.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
-            "{said}"
+            text.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
+            "{text}"
         );
     }
 }

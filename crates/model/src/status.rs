@@ -1,8 +1,8 @@
 //! The status of the director, as `xvs status` shows it and `xvs status --json` prints it.
 //!
-//! A snapshot of one moment: the daemon's thread that serves the client fills it in from counters and from the
-//! published configuration. Names of fields and shapes are interface; docs/json.md lists them. Not here: which warnings
-//! there are (`ctl/status.rs`), and how the report looks on a screen (`cli/status.rs`).
+//! The status at one moment: the daemon's thread that serves the client fills it in from counters and the published
+//! configuration. Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: the
+//! warnings (`status/` of `ctl`) and the printed form (`status.rs` of `cli`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,15 +22,15 @@ pub struct StatusReport {
     pub version: String,
     /// Time since the daemon started.
     pub uptime_seconds: u64,
-    /// The number of the configuration in force; each published change adds one.
+    /// The epoch of the snapshot in force; each published change increments it.
     pub epoch: u64,
-    /// Virtual services.
+    /// The number of virtual services.
     pub services: u64,
-    /// Virtual services without a destination that can take a connection.
+    /// The number of virtual services without a destination that can get a connection.
     pub services_without_destination: u64,
-    /// Destinations of all services.
+    /// The number of destinations of all services.
     pub destinations: u64,
-    /// Real servers and virtual servers that are well; `None` without a keepalived.conf.
+    /// The numbers of real and virtual servers, and of those up or with a quorum; `None` without a keepalived.conf.
     pub health: Option<Counts>,
     /// The attached interfaces.
     pub interfaces: Vec<InterfaceStatus>,
@@ -40,11 +40,11 @@ pub struct StatusReport {
     pub table: TableStatus,
     /// Packets dropped since the daemon started, by reason.
     pub drops: Vec<Drops>,
-    /// Time until applied rules are taken back; `None` if none wait for `xvs confirm`.
+    /// Time until applied rules are taken back; `None`: none wait for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
     /// Packets dropped recently.
     pub recent_drops: RecentDrops,
-    /// The rules file of xvs.toml compared with what runs; `None` without one.
+    /// The comparison of the rules file of xvs.toml with the running state; `None` without a rules file.
     pub rules: Option<RulesStatus>,
 }
 
@@ -52,13 +52,13 @@ pub struct StatusReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// There is no warning.
+    /// No: there is no warning.
     Ok,
-    /// There are warnings.
+    /// Yes: there are warnings.
     Warning,
 }
 
-/// An interface as it is attached.
+/// An attached interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
     /// Its name.
@@ -67,11 +67,11 @@ pub struct InterfaceStatus {
     pub mode: String,
     /// Why the mode is not native.
     pub why_not_native: Option<String>,
-    /// Receive queues.
+    /// The number of receive queues.
     pub queues: u32,
     /// Whether it can be used now.
     pub state: LinkState,
-    /// How often it was removed, came back and was attached again.
+    /// How often it disappeared, came back and was attached again.
     pub attached_again: u32,
 }
 
@@ -83,7 +83,7 @@ pub enum LinkState {
     Up,
     /// It is down or has no carrier.
     Down,
-    /// It does not exist any more. A later one of the same name is attached in its place.
+    /// It does not exist any more. A new interface of the same name will be attached in its place.
     Gone,
 }
 
@@ -96,22 +96,22 @@ pub struct WorkerStatus {
     pub queues: BTreeMap<String, Vec<u32>>,
     /// Whether the kernel copies its frames, and because of which interface.
     pub copy_mode: String,
-    /// The share of the last five seconds in which it was busy, with one decimal; `None` at the start.
+    /// The share of the last five seconds in which it was busy, in percent with one decimal; `None` at the start.
     pub busy_percent: Option<f64>,
-    /// Its counters that are not zero, by name.
+    /// Its counters by name, without those that are 0.
     pub counters: BTreeMap<String, u64>,
 }
 
 /// The connection table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableStatus {
-    /// Connections that it can hold.
+    /// The number of connections that it can hold.
     pub size: u64,
-    /// Connections that it holds.
+    /// The number of connections that it holds.
     pub connections: u64,
-    /// The second as a share of the first, with one decimal.
+    /// `connections` in percent of `size`, with one decimal.
     pub percent: f64,
-    /// The pages of its memory.
+    /// The pages of its memory, such as `small pages`.
     pub pages: String,
 }
 
@@ -120,40 +120,40 @@ pub struct TableStatus {
 pub struct Drops {
     /// The reason, by the name of its counter.
     pub reason: String,
-    /// How many packets.
+    /// The number of packets.
     pub packets: u64,
-    /// The reason in a sentence.
+    /// The reason, in a sentence.
     pub what: String,
 }
 
-/// Packets dropped in the last minute, or since the start if that is shorter ago.
+/// Packets dropped in the last minute, or since the start if that is more recent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecentDrops {
-    /// The time that was counted.
+    /// The length of that time.
     pub seconds: u64,
-    /// Reasons by which packets were dropped in that time.
+    /// The packets, by reason.
     pub reasons: Vec<Drops>,
 }
 
-/// A rules file compared with what runs.
+/// The comparison of a rules file with the running state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesStatus {
     /// The file.
     pub file: String,
-    /// What the comparison found.
+    /// Its result.
     #[serde(flatten)]
     pub found: RulesFound,
 }
 
-/// What comparing a rules file with what runs has found.
+/// The result of the comparison of a rules file with the running state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RulesFound {
     /// Why the file cannot be compared.
     Error(String),
-    /// Faults of the file, which is not compared then.
+    /// The number of the file's faults; it is not compared.
     Faults(u64),
-    /// Differences between the file and what runs.
+    /// The number of differences between the file and the running state.
     Differences(u64),
 }
 
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comparing_a_rules_file_has_found_stands_beside_the_files_name() {
+    fn the_result_of_comparing_a_rules_file_is_a_key_beside_the_files_name() {
         for (found, printed) in [
             (RulesFound::Error("no such file".to_owned()), json!({ "file": "r", "error": "no such file" })),
             (RulesFound::Faults(2), json!({ "file": "r", "faults": 2 })),

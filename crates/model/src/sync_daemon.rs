@@ -4,18 +4,18 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which half of connection synchronization a daemon does.
+/// The role of a daemon in connection synchronization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SyncRole {
-    /// Tells others of its connections.
+    /// It sends its connections to others.
     Master,
-    /// Takes over what it is told.
+    /// It receives and stores connections of others.
     Backup,
 }
 
 impl SyncRole {
-    /// The word that commands and listings use.
+    /// Its name in commands and listings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Master => "master",
@@ -24,14 +24,14 @@ impl SyncRole {
     }
 }
 
-/// A synchronization daemon as it is wanted.
+/// A synchronization daemon of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncDaemon {
-    /// Which half.
+    /// Its role.
     pub role: SyncRole,
-    /// The interface it multicasts on.
+    /// The interface that it multicasts on.
     pub interface: String,
-    /// Whom it listens to; 0: everyone.
+    /// Its sync ID: a backup accepts messages with this ID alone; 0: with any ID.
     pub sync_id: u8,
     /// The longest message, in bytes of UDP payload.
     pub max_len_bytes: u16,

@@ -1,26 +1,26 @@
-//! The timeouts that `--set` sets.
+//! The timeouts of connections that `ipvsadm --set` sets.
 
 use serde::{Deserialize, Serialize};
 
-/// The timeouts that `--set` sets; other states have fixed ones.
+/// The timeouts of connections that `ipvsadm --set` sets; those of other states are fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// Established TCP connections.
     pub tcp_seconds: u32,
     /// TCP connections after a FIN.
     pub tcp_fin_seconds: u32,
-    /// UDP.
+    /// UDP connections.
     pub udp_seconds: u32,
 }
 
 impl Timeouts {
-    /// None is set: [`update`](Self::update) keeps every value.
+    /// No timeout is set: [`update`](Self::update) keeps every value.
     pub const UNSET: Self = Self { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
 
-    /// The longest timeout, 31 days, as `ipvsadm` has it.
+    /// The longest timeout, 31 days, as with `ipvsadm`.
     pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
 
-    /// Takes over what `wanted` says; 0 keeps a value.
+    /// Sets the timeouts of `wanted`; 0 keeps a value.
     pub fn update(&mut self, wanted: Self) {
         for (kept, new) in [
             (&mut self.tcp_seconds, wanted.tcp_seconds),

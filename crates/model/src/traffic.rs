@@ -11,32 +11,32 @@ use crate::status::StatusReport;
 /// Totals at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// When, in milliseconds since the daemon's start.
+    /// The moment, in milliseconds since the daemon's start.
     pub at_millis: u64,
-    /// The director, without a comparison of its rules file.
+    /// The director's status, without a comparison of its rules file.
     pub status: StatusReport,
-    /// The services, in no order.
+    /// The services, in no particular order.
     pub services: Vec<ServiceTraffic>,
 }
 
 /// A service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceTraffic {
-    /// Which.
+    /// Its key.
     pub key: ServiceKey,
     /// Totals since it was added.
     pub stats: Stats,
-    /// Real servers that are down by their checks, also those that were removed from the service.
+    /// The number of its real servers that health checks hold down, including those removed from the service.
     #[serde(default)]
     pub down: usize,
-    /// In IPVS's order.
+    /// Its destinations, in IPVS's order.
     pub destinations: Vec<DestinationTraffic>,
 }
 
 /// A destination.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DestinationTraffic {
-    /// Which.
+    /// Its endpoint.
     pub endpoint: Endpoint,
     /// How packets reach it.
     pub method: ForwardingMethod,
@@ -46,7 +46,7 @@ pub struct DestinationTraffic {
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
-    /// The state of the check because of which it is not well; `None`: it is well, or has no check.
+    /// The state of the failing check; `None`: no check fails, or it has none.
     pub trouble: Option<CheckState>,
     /// Totals since it was added.
     pub stats: Stats,

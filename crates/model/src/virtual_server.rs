@@ -1,4 +1,4 @@
-//! Virtual servers of a keepalived.conf: services, real servers with their checks, and what is run when their state
+//! Virtual servers of a keepalived.conf: services, real servers with their checks, and the scripts run when a state
 //! changes.
 
 use xvs_proto::{Endpoint, Protocol};
@@ -11,77 +11,77 @@ use crate::fault::{Fault, Place, Severity};
 use crate::service::ServiceOptions;
 use crate::timeouts::Timeouts;
 
-/// A server of a virtual server.
+/// A real server of a virtual server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RealServer {
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Place,
     /// Its endpoint; port 0: that of each service.
     pub endpoint: Endpoint,
-    /// How packets reach it, and its share of them.
+    /// Its options as a destination.
     pub options: DestinationOptions,
-    /// Down it stays, with weight 0, instead of being removed.
+    /// While down, it stays in the service with weight 0 instead of being removed.
     pub inhibit_on_failure: bool,
-    /// Run when it comes up.
+    /// Script that runs when it comes up.
     pub notify_up: Option<Script>,
-    /// Run when it goes down.
+    /// Script that runs when it goes down.
     pub notify_down: Option<Script>,
-    /// It is up while all of them pass; without any it always is.
+    /// Its checks: it is up while all of them pass; without checks it is always up.
     pub checks: Vec<Check>,
 }
 
 impl RealServer {
-    /// Whether it is down until its checks have passed.
+    /// Whether it counts as down until its checks have passed.
     pub fn begins_down(&self) -> bool {
         self.checks.iter().any(|check| check.timing.begins_down)
     }
 }
 
-/// A server that serves while the others cannot.
+/// A server that serves while the virtual server has no quorum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SorryServer {
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Place,
     /// Its endpoint; port 0: that of each service.
     pub endpoint: Endpoint,
-    /// How packets reach it.
+    /// Its options as a destination.
     pub options: DestinationOptions,
-    /// It stays, with weight 0, while others serve.
+    /// While the quorum holds, it stays in the service with weight 0 instead of being removed.
     pub inhibit: bool,
 }
 
 /// A virtual server: one service, or several of a group with the same real servers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VirtualServer {
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Place,
-    /// What follows `virtual_server`.
+    /// The text after `virtual_server`.
     pub name: String,
-    /// Which of the virtual servers of its group it is, from 0, in the file's order.
+    /// Its index among the virtual servers of its group, from 0, in the file's order.
     pub ordinal: usize,
-    /// Its services, in the order in which they are made, each once.
+    /// Its services, in the order in which they are added, each once.
     pub services: Vec<(ServiceKey, ServiceOptions)>,
-    /// Weight of servers that are up from which on it is well.
+    /// The total weight of up real servers that it needs.
     pub quorum: u32,
-    /// How much more it takes to be well again, and less to be no more.
+    /// How much more weight it needs to regain the quorum, and how much less to lose it.
     pub hysteresis: u32,
-    /// Run when it comes to be well.
+    /// Script that runs when it gains the quorum.
     pub quorum_up: Option<Script>,
-    /// Run when it is well no more.
+    /// Script that runs when it loses the quorum.
     pub quorum_down: Option<Script>,
-    /// Whether scripts are told of the end when the daemon stops.
+    /// Whether the scripts for a removal run when the daemon stops.
     pub omega: bool,
-    /// Whether checks rest while its address is not here.
+    /// Whether its checks are suspended while its address is not on this machine.
     pub ha_suspend: bool,
-    /// Who serves while it is not well.
+    /// The server that serves while it has no quorum.
     pub sorry_server: Option<SorryServer>,
-    /// Who serves while it is, never none.
+    /// Its real servers; at least one.
     pub real_servers: Vec<RealServer>,
 }
 
 impl VirtualServer {
-    /// What is the same of it in another reading of the file, and of no other virtual server: its service, or the group
-    /// with the protocol.
+    /// A name that is unique among virtual servers and stays the same when the file is read again: its service, or its
+    /// group with protocol and family.
     pub fn identity(&self) -> String {
         match (self.group(), self.services.first()) {
             (None, Some((key, _))) => key.to_string(),
@@ -91,7 +91,7 @@ impl VirtualServer {
         }
     }
 
-    /// The protocol of its addresses; `None`: it has only marks.
+    /// The protocol of its services; `None`: it has only firewall marks.
     pub fn protocol(&self) -> Option<Protocol> {
         self.services.iter().find_map(|(key, _)| match key {
             ServiceKey::Address { protocol, .. } => Some(*protocol),
@@ -99,57 +99,57 @@ impl VirtualServer {
         })
     }
 
-    /// The name of the group that its services are of.
+    /// The name of the `virtual_server_group` that defines its services.
     pub fn group(&self) -> Option<&str> {
         self.name.strip_prefix("group ").and_then(|name| name.split(' ').next())
     }
 }
 
-/// What holds for all virtual servers.
+/// Settings for all virtual servers, from `global_defs`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Globals {
-    /// Who scripts run as that name nobody: a user and perhaps a group.
+    /// The default user of scripts, and perhaps their group.
     pub script_user: Option<(String, Option<String>)>,
-    /// Programs that others than root could change are not run as root.
+    /// Programs that a user other than root can change are not run as root.
     pub enable_script_security: bool,
-    /// The FIFO that is told of virtual servers and real servers, and in keepalived of VRRP too.
+    /// The FIFO for state changes of virtual servers and real servers, and in keepalived of VRRP too.
     pub notify_fifo: Option<Fifo>,
-    /// The FIFO that is told of virtual servers and real servers alone.
+    /// The FIFO for state changes of virtual servers and real servers alone.
     pub lvs_notify_fifo: Option<Fifo>,
-    /// Scripts of real servers that are up from the start run too.
+    /// The `notify_up` scripts also run for real servers that are up from the start.
     pub rs_init_notifies: bool,
-    /// The table is emptied at the start.
+    /// All services are deleted at the start.
     pub lvs_flush: bool,
 }
 
-/// A FIFO that is told of what happens.
+/// A FIFO that state changes are written to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fifo {
-    /// Where it is.
+    /// Its path.
     pub path: String,
-    /// Whose it is, if it is made.
+    /// Its owner when it is created.
     pub user: Option<String>,
-    /// The same of its group.
+    /// Its group when it is created.
     pub group: Option<String>,
-    /// What reads it, with its path as last argument.
+    /// The program that reads it; the FIFO's path is its last argument.
     pub script: Option<Script>,
 }
 
-/// What a file wants.
+/// The content of a keepalived.conf.
 #[derive(Debug)]
 pub struct Configuration {
-    /// Its virtual servers, in its order.
+    /// Its virtual servers, in the file's order.
     pub virtual_servers: Vec<VirtualServer>,
-    /// What it says for all of them.
+    /// Its settings for all of them.
     pub globals: Globals,
-    /// Timeouts that it sets; 0: as they are.
+    /// The timeouts that it sets; 0: not set.
     pub timeouts: Timeouts,
-    /// What is wrong with it, in the order of its places. With an [error](Severity::Error) it is not to be used.
+    /// Its faults, in the order of their places. With an [error](Severity::Error) it must not be used.
     pub faults: Vec<Fault>,
 }
 
 impl Configuration {
-    /// Whether it may be used.
+    /// Whether it has no error.
     pub fn is_usable(&self) -> bool {
         self.faults.iter().all(|fault| fault.severity < Severity::Error)
     }

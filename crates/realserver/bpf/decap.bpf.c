@@ -1,12 +1,12 @@
-// Decapsulation on a real server: takes the outer headers off a packet of the director's tunnel.
+// Decapsulation on a real server: removes the outer headers from packets of a director's tunnel.
 //
-// Runs for every frame that the interface receives, before the kernel sees it. A packet that is addressed to us and
-// carries another to a virtual address served here goes on to the kernel as that other packet: in IPv4 or IPv6
-// directly (RFC 2003, RFC 4213, RFC 2473), behind a GRE header (RFC 2784), or behind UDP and GUE headers
-// (draft-ietf-intarea-gue) to one of our ports. Everything else goes on as it came: fragments, of which only the
-// kernel can make a packet, headers with options that the director does not write, and what does not parse. Dropped
-// is only what the kernel's own tunnels drop: a wrong checksum of the tunnel's header, and an outer header that a
-// router marked as having met congestion around a packet that cannot carry that mark (RFC 6040 section 4.2).
+// Runs for every frame that the interface receives, before the kernel's network stack. A packet is decapsulated if its
+// outer destination is in `outer_dests` and its inner destination in `virtuals`. The inner packet may be directly in
+// IPv4 or IPv6 (RFC 2003, RFC 4213, RFC 2473), behind a GRE header (RFC 2784), or behind UDP and GUE headers
+// (draft-ietf-intarea-gue) to a port in `gue_ports`. All other packets pass unchanged: fragments, which only the kernel
+// can reassemble, headers with options that a director does not write, and packets that cannot be parsed. Two kinds are
+// dropped, as by the kernel's own tunnels: a wrong checksum of the tunnel's header, and an outer header with a
+// congestion mark around a packet that cannot carry the mark (RFC 6040 section 4.2).
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -17,10 +17,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Families, by the number of the IP version. */
+/* Address families, as IP version numbers. */
 enum { V4 = 4, V6 = 6 };
 
-/* Key of a map of addresses: in network order; an IPv4 address takes the first 4 bytes, the rest is zero. */
+/* An address as a map key, in network byte order; an IPv4 address has the first 4 bytes, the rest is zero. */
 struct address {
 	__u8 addr[16];
 	__u32 family;
@@ -33,11 +33,11 @@ struct addresses {
 	__type(value, __u32);
 };
 
-// Addresses of this machine that the director may send to; virtual addresses served here.
+// Outer destinations: addresses of this machine. Inner destinations: virtual addresses.
 struct addresses outer_dests SEC(".maps");
 struct addresses virtuals SEC(".maps");
 
-// UDP ports that GUE is taken at.
+// UDP ports of GUE.
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -45,13 +45,13 @@ struct {
 	__type(value, __u32);
 } gue_ports SEC(".maps");
 
-// What became of packets, in the order of `Counters` in src/decap.rs.
+// Counters, in the order of `Counters` in src/decapsulation.rs.
 enum { TAKEN_IP, TAKEN_GRE, TAKEN_GUE, LEFT, BAD_CHECKSUM, CONGESTED };
 struct counters {
 	__u64 of[8];
 };
 
-// One cache line for each of the first CPUs; others share.
+// One cache line for each of the first 64 CPUs; further CPUs share these lines.
 #define COUNTER_LINES 64
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -80,20 +80,20 @@ struct gue {
 #define ECN_MASK 3
 #define ECN_CE 3
 #define GRE_CHECKSUM 0x8000
-// More than link header, tags and an outer header with options come to; the verifier wants it said.
+// Highest offset of a payload: link header, tags and an outer header with options are shorter. The verifier needs it.
 #define MAX_PAYLOAD 127
-// Keeps the compiler from working out a value anew in another way: the verifier has checked this one only.
+// Keeps the compiler from computing a value a second time: the verifier knows the bounds of the first result only.
 #define PIN(value) asm volatile("" : "+r"(value))
-// Bytes that are summed at a time.
+// Bytes that are summed in one step.
 #define CHUNK 128
 
-// A packet around another; offsets count from the frame's first byte.
+// An outer header; offsets count from the frame's first byte.
 struct outer {
 	struct address dest;
-	__u32 network;   // where its header is
-	__u32 payload;   // where what it carries is
-	__u32 bytes;     // how much that is
-	__u32 addresses; // sum of its source and destination
+	__u32 network;   // offset of the header
+	__u32 payload;   // offset of the payload
+	__u32 bytes;     // length of the payload
+	__u32 addresses; // checksum of source and destination
 	__u8 protocol;
 	__u8 ecn;
 };
@@ -112,7 +112,7 @@ static __always_inline int counted(__u32 index, int verdict)
 	return verdict;
 }
 
-// Where the network header is, behind up to two VLAN tags; 0 if there is none.
+// Offset of the network header, behind up to two VLAN tags; 0 if the frame is too short.
 static __always_inline __u32 network_offset(void *data, void *end, __be16 *ethertype)
 {
 	struct ethhdr *eth = data;
@@ -140,7 +140,7 @@ static __always_inline __u32 folded(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-// One's complement sum of an IPv4 header's words, folded; 0xffff if its checksum is right (RFC 1071).
+// One's complement sum of an IPv4 header, folded; 0xffff if the checksum is valid (RFC 1071).
 static __always_inline __u32 header_sum(struct xdp_md *ctx, __u32 offset, __u32 bytes)
 {
 	__u8 header[60] = {};
@@ -156,7 +156,7 @@ struct summing {
 	__u32 sum;
 };
 
-// Adds the next bytes to the sum; 1 ends the loop.
+// Adds the next chunk to the sum; returns 1 to end the loop.
 static long sum_chunk(__u32 index, void *data)
 {
 	struct summing *summing = data;
@@ -174,7 +174,7 @@ static long sum_chunk(__u32 index, void *data)
 	return 0;
 }
 
-// The same of `bytes` bytes of the frame, added to `sum`; 0 if they cannot be read.
+// One's complement sum of `bytes` bytes of the frame and of `sum`, folded; 0 if they cannot be read.
 static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 offset, __u32 bytes, __u32 sum)
 {
 	struct summing summing = { ctx, offset, bytes, sum };
@@ -182,7 +182,7 @@ static __always_inline __u32 frame_sum(struct xdp_md *ctx, __u32 offset, __u32 b
 	return summing.bytes ? 0 : folded(summing.sum);
 }
 
-// Reads the outer header. Fragments and what contradicts itself are not for us.
+// Reads the outer header; returns 0 for fragments, invalid headers and other protocols.
 static __always_inline int read_outer(struct xdp_md *ctx, __be16 ethertype, struct outer *outer)
 {
 	void *data = (void *)(long)ctx->data;
@@ -220,12 +220,12 @@ static __always_inline int read_outer(struct xdp_md *ctx, __be16 ethertype, stru
 	} else {
 		return 0;
 	}
-	// Also in frames of several buffers, of which `end` closes the first only.
+	// In a frame of several buffers, `end` is the end of the first one.
 	return bpf_xdp_get_buff_len(ctx) >= (__u64)outer->payload + outer->bytes;
 }
 
-// Marks a packet as having met congestion; 0 if it cannot carry the mark. An IPv4 header's checksum is kept right
-// (RFC 1624, eqn. 3).
+// Sets the congestion mark of an inner packet; returns 0 if the packet cannot carry it. Updates the checksum of an IPv4
+// header (RFC 1624, eqn. 3).
 static __always_inline int mark_congestion(void *inner, __u32 family)
 {
 	if (family == V6) {
@@ -245,14 +245,14 @@ static __always_inline int mark_congestion(void *inner, __u32 family)
 	return 1;
 }
 
-// Takes `headers` bytes out from behind the `l2` bytes of the link header, which then announces `ethertype`.
+// Removes `headers` bytes behind the link header, which has `l2` bytes, and sets its Ethernet type.
 static __always_inline int strip(struct xdp_md *ctx, __u32 l2, __u32 headers, __be16 ethertype)
 {
 	__u8 front[sizeof(struct ethhdr) + MAX_TAGS * sizeof(struct tag)];
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 
-	// Lengths are constants in each branch, so that they are compiled to plain loads and stores.
+	// The length is a constant in each branch, so that the copies compile to loads and stores.
 #define STRIP(length)                                                              \
 	do {                                                                       \
 		if (data + (length) > end)                                         \
@@ -289,7 +289,7 @@ int xvs_decap(struct xdp_md *ctx)
 	if (!outer.network || !read_outer(ctx, ethertype, &outer))
 		return XDP_PASS;
 
-	// The headers between: how long they are, what they say follows, what of the frame they sum.
+	// The headers between outer and inner: their length, the type of the inner packet, whether they have a checksum.
 	__u32 at = outer.payload;
 	PIN(at);
 	if (at > MAX_PAYLOAD)
@@ -324,7 +324,7 @@ int xvs_decap(struct xdp_md *ctx)
 		taken = TAKEN_GUE;
 		between = sizeof(*udp) + sizeof(*gue);
 		summed = udp->check != 0;
-		// The sum is of 32 bits, and before Linux 6.13 as large as they hold.
+		// `outer.addresses` may have any 32 bits: before Linux 6.13 bpf_csum_diff() does not fold its result.
 		seed = folded((__u64)outer.addresses + bpf_htons(IPPROTO_UDP) + udp->len);
 		ethertype = bpf_htons(gue->protocol == IPPROTO_IPV6 ? ETH_P_IPV6 : ETH_P_IP);
 		if (gue->protocol != IPPROTO_IPIP && gue->protocol != IPPROTO_IPV6)
@@ -335,7 +335,7 @@ int xvs_decap(struct xdp_md *ctx)
 	if (!bpf_map_lookup_elem(&outer_dests, &outer.dest))
 		return XDP_PASS;
 
-	// The packet inside. From here on what is not for us is a packet of a tunnel to us, and counted.
+	// The inner packet. The outer one is of a tunnel to this machine, so from here on every packet is counted.
 	struct address dest = {};
 	void *inner = payload + between;
 	PIN(inner);

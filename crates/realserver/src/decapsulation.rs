@@ -1,10 +1,9 @@
-//! Decapsulation on a real server: IP in IP, GRE and GUE over IPv4 and IPv6, whatever modules the kernel has
-//! (`bpf/decap.bpf.c`).
+//! Decapsulation on a real server by the XDP program `bpf/decap.bpf.c`: IP in IP, GRE and GUE over IPv4 and IPv6.
 //!
-//! [`install`] puts the program on an interface by netlink, where it stays without any process until [`remove`]
-//! or the end of the interface; its maps live as long. To change what it lets through, install it again: the
-//! new one takes the old one's place in one step. Another XDP program is never replaced or removed. Used by
-//! `xvs realserver`, on the real server; the director's own program is another.
+//! [`install`] attaches the program to an interface by netlink. The program and its maps remain without a process until
+//! [`remove`], or until the interface is removed. A second [`install`] replaces the program and its addresses in one
+//! step. Other XDP programs are never replaced or removed. Needs no tunnel modules of the kernel. Used by `xvs
+//! realserver`. Not here: the director's XDP program (`xvs_dataplane`).
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -15,21 +14,21 @@ use thiserror::Error;
 use xvs_xdp::Mode;
 use xvs_xdp::bpf::{KernelMap, Object, program_info, query_xdp, set_xdp};
 
-/// Which XDP program an interface has.
+/// The XDP program of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Occupant {
-    /// None.
-    Nobody,
-    /// This module's.
-    Ours(Mode),
-    /// Another one, by the kernel's id.
-    Foreign(u32),
+pub enum AttachedProgram {
+    /// The interface has none.
+    None,
+    /// The program of this module, and the mode that it runs in.
+    Decapsulation(Mode),
+    /// Another program, by the kernel's id.
+    Other(u32),
 }
 
-/// Why the program could not be put on an interface or taken off.
+/// An error of installing, removing or reading the program.
 #[derive(Debug, Error)]
 pub enum DecapError {
-    /// Somebody else's program is there.
+    /// The interface has another program.
     #[error(
         "interface {ifindex} has another XDP program (id {program}); remove it (`ip link set dev … xdp off`), or \
          decapsulate IPv4 in IPv4 with the kernel's tunl0 (`modprobe ipip`)"
@@ -40,115 +39,116 @@ pub enum DecapError {
         /// The other program's id.
         program: u32,
     },
-    /// More addresses or ports than the program has room for.
-    #[error("{keys} addresses or ports are more than the {limit} that the XDP program has room for")]
+    /// More addresses or ports than the program's maps can hold.
+    #[error("{keys} addresses or ports exceed the limit of the XDP program, {limit}")]
     TooMany {
-        /// How many there are.
+        /// Their number.
         keys: usize,
-        /// How many there may be.
+        /// The size of the map.
         limit: u32,
     },
-    /// The kernel or libbpf refused.
+    /// A call of the kernel or of libbpf failed.
     #[error("{what}: {error}")]
     Refused {
-        /// What was tried.
+        /// What failed.
         what: &'static str,
-        /// Why not.
+        /// The error of the call.
         error: io::Error,
     },
 }
 
-/// What is decapsulated.
+/// The tunnels that are decapsulated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tunnels {
-    /// Where the outer headers are sent to: addresses of this machine.
+    /// Destinations of outer headers: addresses of this machine.
     pub outer_dests: BTreeSet<IpAddr>,
-    /// Where the packets inside are sent to: virtual addresses.
+    /// Destinations of inner packets: virtual addresses.
     pub virtuals: BTreeSet<IpAddr>,
-    /// The UDP ports at which GUE is taken.
+    /// UDP ports of GUE.
     pub gue_ports: BTreeSet<u16>,
 }
 
-/// What became of packets since the program was put on its interface.
+/// Packets since the program was installed, by what was done with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Decapsulated: IPv4 or IPv6 directly in the outer header.
+    /// Decapsulated from IP in IP.
     pub ip: u64,
-    /// Decapsulated: behind a GRE header.
+    /// Decapsulated from GRE.
     pub gre: u64,
-    /// Decapsulated: behind UDP and GUE headers.
+    /// Decapsulated from GUE.
     pub gue: u64,
-    /// Of a tunnel to this machine, but not to a virtual address or not understood: left to the kernel.
+    /// Packets of a tunnel to this machine that are not to a virtual address or cannot be parsed: left to the kernel.
     pub left_to_kernel: u64,
-    /// Dropped for the checksum of their GRE or UDP header.
+    /// Dropped: the checksum of the GRE or UDP header was wrong.
     pub bad_checksum: u64,
-    /// Dropped because they met congestion that the packet inside cannot report.
+    /// Dropped: the outer header has a congestion mark that the inner packet cannot carry (RFC 6040 section 4.2).
     pub congested: u64,
 }
 
-/// Decapsulates, from now on, what comes in by this interface and is of `tunnels`; and nothing else that an earlier
-/// call had named.
+/// Installs the program on an interface, for `tunnels` alone: the tunnels of an earlier call are replaced.
 ///
-/// Native where the driver can, else generic; the one chosen is returned.
+/// Returns the mode: native if the driver supports it, else generic.
 pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
-    let occupant = occupant(ifindex)?;
-    if let Occupant::Foreign(program) = occupant {
+    let attached_program = attached_program(ifindex)?;
+    if let AttachedProgram::Other(program) = attached_program {
         return Err(DecapError::Occupied { ifindex, program });
     }
     let object = load(tunnels)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
     let attach = |mode| set_xdp(ifindex, Some(program), mode);
-    match occupant {
-        Occupant::Ours(mode) => attach(Some(mode)).map_err(refused("replacing the XDP program"))?,
-        // The driver may have XDP and yet not for this interface as it is set up (its MTU, its queues).
+    match attached_program {
+        AttachedProgram::Decapsulation(mode) => {
+            attach(Some(mode)).map_err(refused("replacing the XDP program"))?
+        }
+        // A driver with native XDP may refuse it for an interface with this MTU or these queues.
         _ => attach(None)
             .or_else(|_| attach(Some(Mode::Generic)))
             .map_err(refused("attaching the XDP program"))?,
     }
-    match crate::decapsulation::occupant(ifindex)? {
-        Occupant::Ours(mode) => Ok(mode),
-        Occupant::Foreign(program) => Err(DecapError::Occupied { ifindex, program }),
-        Occupant::Nobody => {
-            let error = io::Error::other("it was taken off again at once by somebody else");
+    match crate::decapsulation::attached_program(ifindex)? {
+        AttachedProgram::Decapsulation(mode) => Ok(mode),
+        AttachedProgram::Other(program) => Err(DecapError::Occupied { ifindex, program }),
+        AttachedProgram::None => {
+            let error = io::Error::other("another process removed it at once");
             Err(DecapError::Refused { what: "attaching the XDP program", error })
         }
     }
 }
 
-/// Takes the program off an interface; that it is not there is fine.
+/// Removes the program from an interface; a missing program is no error.
 pub fn remove(ifindex: u32) -> Result<(), DecapError> {
-    match occupant(ifindex)? {
-        Occupant::Nobody => Ok(()),
-        Occupant::Foreign(program) => Err(DecapError::Occupied { ifindex, program }),
-        Occupant::Ours(mode) => {
+    match attached_program(ifindex)? {
+        AttachedProgram::None => Ok(()),
+        AttachedProgram::Other(program) => Err(DecapError::Occupied { ifindex, program }),
+        AttachedProgram::Decapsulation(mode) => {
             set_xdp(ifindex, None, Some(mode)).map_err(refused("detaching the XDP program"))
         }
     }
 }
 
-/// Which XDP program an interface has.
-pub fn occupant(ifindex: u32) -> Result<Occupant, DecapError> {
-    let Some((id, mode)) = attached(ifindex)? else { return Ok(Occupant::Nobody) };
+/// The XDP program of an interface.
+pub fn attached_program(ifindex: u32) -> Result<AttachedProgram, DecapError> {
+    let Some((id, mode)) = query(ifindex)? else { return Ok(AttachedProgram::None) };
     let info = program_info(id).map_err(refused("asking for an XDP program's name"))?;
     Ok(match mode {
-        Some(mode) if info.name.as_bytes() == PROGRAM.to_bytes() => Occupant::Ours(mode),
-        _ => Occupant::Foreign(id),
+        Some(mode) if info.name.as_bytes() == PROGRAM.to_bytes() => AttachedProgram::Decapsulation(mode),
+        _ => AttachedProgram::Other(id),
     })
 }
 
-/// What the program on an interface has counted; nothing if it is not there.
+/// The counters of the program on an interface; zeros if the interface has no program.
 pub fn counters(ifindex: u32) -> Result<Counters, DecapError> {
-    let Some((id, _)) = attached(ifindex)? else { return Ok(Counters::default()) };
+    let Some((id, _)) = query(ifindex)? else { return Ok(Counters::default()) };
     read_counters(id).map_err(refused("reading the XDP program's counters"))
 }
 
-/// The id of an interface's XDP program, and how it runs if it does not run in the device itself.
-fn attached(ifindex: u32) -> Result<Option<(u32, Option<Mode>)>, DecapError> {
+/// The id of an interface's XDP program, and its mode; no mode if the program runs in the device itself.
+fn query(ifindex: u32) -> Result<Option<(u32, Option<Mode>)>, DecapError> {
     let found = query_xdp(ifindex).map_err(refused("asking for the interface's XDP program"))?;
     Ok(found.program)
 }
 
-/// The program with its maps filled, in the kernel and not attached.
+/// Loads the program into the kernel and fills its maps; does not attach it.
 fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
     let mut object = Object::open(IMAGE).map_err(refused("reading the XDP program"))?;
     object.load().map_err(refused("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
@@ -159,7 +159,7 @@ fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
     Ok(object)
 }
 
-/// An address as the program's maps have it (`struct address` in `bpf/decap.bpf.c`).
+/// An address as a key of the program's maps (`struct address` in `bpf/decap.bpf.c`).
 fn address_key(addr: IpAddr) -> [u8; 20] {
     let mut key = [0; 20];
     let version: u32 = match addr {
@@ -191,7 +191,7 @@ fn fill<const K: usize>(
     Ok(())
 }
 
-/// The sums of what the CPUs have counted in the map of a program.
+/// The counters of a program, summed over the lines of its map.
 fn read_counters(program: u32) -> io::Result<Counters> {
     for id in program_info(program)?.maps {
         let map = KernelMap::open(id)?;
@@ -206,7 +206,7 @@ fn read_counters(program: u32) -> io::Result<Counters> {
         let [ip, gre, gue, left_to_kernel, bad_checksum, congested, ..] = sums;
         return Ok(Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested });
     }
-    Err(io::Error::other("the program has none"))
+    Err(io::Error::other("the program has no counters"))
 }
 
 fn refused(what: &'static str) -> impl Fn(io::Error) -> DecapError {
@@ -215,10 +215,10 @@ fn refused(what: &'static str) -> impl Fn(io::Error) -> DecapError {
 
 const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/decap.bpf.o"));
 
-/// The program's name, by which it is recognised later.
+/// The program's name, which identifies it on an interface.
 const PROGRAM: &CStr = c"xvs_decap";
 
-/// The map of its counters, and a value of it: one CPU's, in the order of [`Counters`].
+/// The map of its counters, and a value of that map, in the order of [`Counters`].
 const COUNTERS: &CStr = c"decap_counters";
 type CounterLine = [u64; 8];
 
@@ -246,7 +246,7 @@ mod tests {
         load(&tunnels).expect("this test needs root: it loads a BPF program")
     }
 
-    /// What the program makes of a frame: its verdict and the frame afterwards.
+    /// The program's verdict on a frame, and the frame afterwards.
     fn run(frame: &[u8]) -> (u32, Vec<u8>) {
         run_in(&program(), frame)
     }
@@ -265,7 +265,7 @@ mod tests {
         total as u16
     }
 
-    /// A header with its checksum, around a payload; `options` bytes of no-operation options.
+    /// An IPv4 packet with a valid checksum and `options` bytes of no-operation options.
     fn ipv4(tos: u8, protocol: u8, dest: Ipv4Addr, options: usize, payload: &[u8]) -> Vec<u8> {
         let mut header = vec![1; 20 + options];
         let total = (header.len() + payload.len()) as u16;
@@ -293,7 +293,7 @@ mod tests {
         [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1], tags, ethertype, packet].concat()
     }
 
-    /// The inner packet, whose payload no header looks into; of an odd length.
+    /// An inner packet of odd length with an arbitrary payload.
     fn request(tos: u8) -> Vec<u8> {
         ipv4(tos, 17, VIP, 0, b"0123456789a")
     }
@@ -322,7 +322,7 @@ mod tests {
         }
     }
 
-    /// UDP and GUE around `inner`; `addrs` are those of the outer header.
+    /// `inner` behind UDP and GUE headers; `addrs` are the addresses of the outer header.
     fn gue(summed: Summed, addrs: &[u8], inner: &[u8]) -> Vec<u8> {
         let protocol = if inner[0] >> 4 == 6 { 41 } else { 4 };
         let mut packet = [&[0x9c, 0x40, 0x17, 0xc0, 0, 0, 0, 0, 0, protocol, 0, 0], inner].concat();
@@ -335,7 +335,7 @@ mod tests {
         packet
     }
 
-    /// Each kind of tunnel over both families around this packet.
+    /// This packet in each kind of tunnel over both families.
     fn tunnels(tos: u8, inner: &[u8]) -> Vec<Vec<u8>> {
         let direct = if inner[0] >> 4 == 6 { 41 } else { 4 };
         let addrs = [10, 0, 0, 1, 10, 0, 0, 2];
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn every_tunnel_around_both_families_is_taken_off_and_the_ethernet_type_is_that_of_what_is_left() {
+    fn every_tunnel_of_both_families_is_decapsulated_and_the_ethernet_type_is_that_of_the_inner_packet() {
         let object = program();
         let long = ipv4(0, 17, VIP, 0, &[0xc3; 1401]);
         let longer = ipv6(0, 17, VIP6, &[0x3c; 1024]);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outer_header_goes_whatever_its_options() {
+    fn outer_headers_with_options_are_removed() {
         let request = request(0);
         for options in [0, 4, 40] {
             let tunnelled = frame(&[], &ipv4(0, 4, SERVER, options, &request));
@@ -375,13 +375,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_exactly_ours_goes_to_the_kernel_untouched() {
+    fn all_but_valid_packets_of_a_configured_tunnel_reach_the_kernel_unchanged() {
         let object = program();
         let good = ipv4(0, 4, SERVER, 0, &request(0));
         let edit = |at: usize, value: u8| {
             let mut packet = good.clone();
             packet[at] = value;
-            // The outer checksum is made right again, so that only the edit can be the reason.
+            // With a valid outer checksum, only the edit can be the reason.
             packet[10..12].fill(0);
             let check = !sum(&packet[..20]);
             packet[10..12].copy_from_slice(&check.to_be_bytes());
@@ -429,7 +429,7 @@ mod tests {
             ("no tunnel at all", request(0)),
             ("no tunnel at all, IPv6", request6(0)),
         ];
-        // Every place where a frame may end inside a header.
+        // Frames that end at any byte of a header.
         for whole in [&good, &gre4, &gue4, &good6] {
             cases.extend((1..44.min(whole.len())).map(|len| ("cut", whole[..len].to_vec())));
         }
@@ -443,11 +443,11 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_checksum_of_the_tunnel_is_dropped_wherever_the_wrong_bit_is() {
+    fn a_packet_with_a_wrong_checksum_of_the_tunnel_is_dropped_wherever_the_wrong_bit_is() {
         let object = program();
         let inner = ipv6(0, 17, VIP6, &[0xc3; 701]);
         for outer in tunnels(0, &inner).into_iter().skip(6) {
-            // Behind the headers, at the border of what is summed at a time, and at the end.
+            // Behind the headers, near the last border of the chunks that are summed, and at the end.
             for at in [outer.len() - 300, outer.len() - 2, outer.len() - 1] {
                 let mut broken = frame(&[], &outer);
                 broken[14 + at] ^= 0x10;
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn congestion_that_the_tunnel_met_is_handed_on_or_the_packet_dropped() {
+    fn a_congestion_mark_of_the_outer_header_is_copied_to_the_inner_packet_or_the_packet_is_dropped() {
         const CE: u8 = 3;
         for capable in [1, 2, CE] {
             for outer in tunnels(0xb8 | CE, &request(0x28 | capable)) {

@@ -1,4 +1,4 @@
-//! Why a real server could not be prepared, or put back.
+//! Errors of preparing a real server and of undoing it.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,65 +8,65 @@ use thiserror::Error;
 use crate::decapsulation::DecapError;
 use crate::method::Method;
 
-/// Why a real server could not be prepared, or put back.
+/// An error of preparing a real server or of undoing it.
 #[derive(Debug, Error)]
 pub enum RealserverError {
     /// The record or a table of the kernel could not be read or written.
     #[error("{what}: {error}{}", hint(error))]
     Io {
-        /// What was tried.
+        /// What failed.
         what: String,
-        /// Why not.
+        /// The system's error.
         error: io::Error,
     },
     /// No such interface.
-    #[error("there is no interface {dev}; there are {present}")]
+    #[error("no interface {dev}; this machine has {present}")]
     NoInterface {
-        /// The name asked for.
+        /// The requested name.
         dev: String,
-        /// The names of those that exist.
+        /// The names of the existing interfaces, separated by commas.
         present: String,
     },
-    /// None was named and none suggests itself.
-    #[error("no default route tells by which interface packets for {0} come in; name it with --dev")]
+    /// No interface was given, and there is no default route.
+    #[error("no default route, so the interface of packets to {0} is unknown; name it with --dev")]
     NoDefaultRoute(IpAddr),
-    /// The address is where ARP for it would be answered.
+    /// Another interface has the address and would send ARP replies for it.
     #[error(
         "{vip} is an address of {dev}, where it would answer ARP; remove it there (`ip address del`) first"
     )]
-    OnTheWire {
+    AnswersArp {
         /// The virtual address.
         vip: IpAddr,
         /// The interface that has it.
         dev: String,
     },
-    /// No host can have it beside others.
-    #[error("{0} is no address that clients can send to; name the service's virtual address")]
-    NoHost(IpAddr),
-    /// It is up in another way.
+    /// Not the address of a host, such as a multicast address.
+    #[error("{0} is no unicast address; name the service's virtual address")]
+    NotUnicast(IpAddr),
+    /// It is up with another method or interface.
     #[error(
         "{vip} is up already with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` first"
     )]
-    UpOtherwise {
+    UpDifferently {
         /// The virtual address.
         vip: IpAddr,
-        /// How it is up.
+        /// The method that it is up with.
         method: Method,
-        /// Where it is up.
+        /// The interface that it is up with.
         dev: String,
     },
     /// It is not up.
     #[error("{0} is not up; `xvs realserver status` lists what is")]
     NotUp(IpAddr),
-    /// A port for GUE, and no tunnel.
-    #[error("--gue-port says where a tunnel ends; it goes with --method tunnel")]
+    /// A port for GUE without a tunnel.
+    #[error("--gue-port is the UDP port of a tunnel; it goes with --method tunnel")]
     GueWithoutTunnel,
-    /// The XDP program's refusal.
+    /// The XDP program could not be installed, removed or read.
     #[error("decapsulation for {vip}: {error}")]
     Decap {
         /// The virtual address.
         vip: IpAddr,
-        /// Why not.
+        /// The error.
         error: DecapError,
     },
 }
@@ -75,6 +75,7 @@ fn hint(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied { "; this needs root" } else { "" }
 }
 
+/// Makes an error of a system call's error; for `map_err`.
 pub(crate) fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RealserverError {
     move |error| RealserverError::Io { what: what(), error }
 }

@@ -1,4 +1,4 @@
-//! This machine's interfaces, as far as a real server's preparation reads and changes them. By netlink.
+//! Reads and changes this machine's interfaces and addresses by netlink.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,16 +15,16 @@ use xvs_proto::network::{Link, Network, RouteAction, Table};
 
 use crate::record::Origin;
 
-/// The interfaces at one moment, and the way to change them.
+/// The interfaces at one moment, and a socket to change them.
 #[derive(Debug)]
 pub(crate) struct Interfaces {
     network: Arc<Network>,
     netlink: Netlink,
 }
 
-/// The state that an interface is put into.
+/// The administrative state of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Administrative {
+pub(crate) enum AdminState {
     Up,
     Down,
 }
@@ -43,26 +43,26 @@ impl Interfaces {
         self.network.links.iter().map(|link| link.name.as_str()).collect()
     }
 
-    /// The interface of the default route to this address's family.
+    /// The interface of the default route of the address's family.
     pub(crate) fn default_dev(&self, addr: IpAddr) -> Option<&str> {
         let defaults = self.network.routes.iter().filter(|route| {
             route.table == Table::Main
                 && route.dest.is_default()
                 && route.dest.addr().is_ipv4() == addr.is_ipv4()
         });
-        let ways = defaults.min_by_key(|route| route.metric).map(|route| &route.action);
-        let Some(RouteAction::Unicast(hops)) = ways else { return None };
+        let action = defaults.min_by_key(|route| route.metric).map(|route| &route.action);
+        let Some(RouteAction::Unicast(hops)) = action else { return None };
         let ifindex = hops.first()?.ifindex;
         self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.as_str())
     }
 
-    /// An interface that has an address, other than this one.
-    pub(crate) fn other_with(&self, addr: IpAddr, holder: &str) -> Option<&Link> {
+    /// An interface other than `holder` that has this address.
+    pub(crate) fn other_link_with(&self, addr: IpAddr, holder: &str) -> Option<&Link> {
         let has = |link: &Link| link.addresses.iter().any(|&(held, _)| held == addr);
         self.network.links.iter().find(|link| link.name != holder && has(link))
     }
 
-    /// The addresses of this machine to which others can send from beyond their link.
+    /// The addresses of this machine that can be reached from other links.
     pub(crate) fn reachable(&self) -> impl Iterator<Item = IpAddr> {
         let held = self.network.links.iter().flat_map(|link| &link.addresses).map(|&(addr, _)| addr);
         held.filter(|addr| match addr {
@@ -71,10 +71,10 @@ impl Interfaces {
         })
     }
 
-    /// Gives an interface an address of its own, with no network around it.
+    /// Adds an address with a host prefix.
     pub(crate) fn add_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<Origin> {
         let mut message = address(ifindex, addr);
-        // On this interface nobody else can have it, so there is nothing to detect (RFC 4862 §5.4).
+        // No neighbour is on this interface, so duplicate address detection (RFC 4862 §5.4) is not needed.
         message.header.flags |= AddressHeaderFlags::Nodad;
         match self.netlink.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL) {
             Ok(()) => Ok(Origin::Added),
@@ -83,7 +83,7 @@ impl Interfaces {
         }
     }
 
-    /// Takes an address away; that it is gone is fine.
+    /// Removes an address; a missing address is no error.
     pub(crate) fn remove_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
         match self.netlink.change(RouteNetlinkMessage::DelAddress(address(ifindex, addr)), 0) {
             Err(error) if !is(&error, Errno::ADDRNOTAVAIL) => Err(error),
@@ -91,11 +91,11 @@ impl Interfaces {
         }
     }
 
-    pub(crate) fn set(&mut self, ifindex: u32, state: Administrative) -> io::Result<()> {
+    pub(crate) fn set(&mut self, ifindex: u32, state: AdminState) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;
         message.header.change_mask = LinkFlags::Up;
-        if state == Administrative::Up {
+        if state == AdminState::Up {
             message.header.flags = LinkFlags::Up;
         }
         self.netlink.change(RouteNetlinkMessage::SetLink(message), 0)
@@ -117,5 +117,5 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
-/// The interface that the kernel's module `ipip` makes for tunnels from anywhere.
+/// The interface of the kernel's module `ipip`, which decapsulates tunnels of any sender.
 pub(crate) const TUNL0: &str = "tunl0";

@@ -1,14 +1,14 @@
-//! Preparing a real server: the virtual address, silence about it on the wire, decapsulation.
+//! Prepares a real server: its virtual address, the ARP settings for it, decapsulation of tunnels.
 //!
-//! What the tutorials' script does, and undone exactly: `up` puts the virtual address on `lo` (or `tunl0`) with a
-//! host prefix, keeps the interface of the director's packets from answering ARP for it (`arp_ignore` 1) and from
-//! naming it in questions (`arp_announce` 2), and for tunnels has the outer headers taken off: by an XDP program that
-//! stays without a process, or by the kernel's `tunl0` where another XDP program is in its place. Settings are only
-//! raised, never lowered; what stood there is kept in a record and put back when the last virtual address that needs
-//! it goes down, unless somebody has changed it since. Runs on the real server, for one command, and leaves.
+//! `up` does what the script of LVS tutorials does. It adds the virtual address to `lo` (or `tunl0`) with a host
+//! prefix. It keeps the interface of the director's packets from sending ARP replies for the address (`arp_ignore` 1)
+//! and from using it as sender of ARP requests (`arp_announce` 2). For tunnels, outer headers are removed by an XDP
+//! program, which needs no process, or by the kernel's `tunl0` if the interface has another XDP program.
+//!
+//! Settings are only raised, never lowered. A record keeps their previous values. `down` restores these when the last
+//! virtual address that needs them is removed, unless another program has changed them since. Runs on the real server
+//! as one command, not as a daemon.
 
-pub use crate::error::RealserverError;
-pub use crate::method::Method;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -16,12 +16,15 @@ use std::path::Path;
 
 use xvs_proto::is_host;
 
-use crate::decapsulation::{Occupant, Tunnels};
+use crate::decapsulation::{AttachedProgram, Tunnels};
 use crate::error::failed;
-use crate::interfaces::{Administrative, Interfaces, TUNL0};
-use crate::record::{Decapsulation, Locked, Origin, Record, Served, Setting};
+use crate::interfaces::{AdminState, Interfaces, TUNL0};
+use crate::record::{Decapsulation, LockedRecord, Origin, Record, Served, Setting};
 use crate::status::{Status, outer_dests};
-use crate::sysctl::Wanted;
+use crate::sysctl::MinimumValue;
+
+pub use crate::error::RealserverError;
+pub use crate::method::Method;
 
 pub mod decapsulation;
 mod error;
@@ -31,33 +34,33 @@ mod record;
 pub mod status;
 mod sysctl;
 
-/// Whether a command found something to do.
+/// What [`Realserver::up`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It was not up before.
+    /// The virtual address was not up before.
     New,
-    /// It was up; what had got lost was restored.
-    Again,
+    /// It was up; missing parts of its configuration were restored.
+    Restored,
 }
 
-/// This machine, with the record of what was changed on it.
+/// This machine, with the record of the changes that were made to it.
 #[derive(Debug)]
 pub struct Realserver {
     interfaces: Interfaces,
-    locked: Locked,
+    locked: LockedRecord,
 }
 
 impl Realserver {
-    /// Reads the machine and takes the record of this network namespace out of `folder`, locked.
+    /// Reads the interfaces, and locks and reads the record of this network namespace in `folder`.
     pub fn open(folder: &Path) -> Result<Self, RealserverError> {
-        let locked = Locked::open(folder).map_err(failed(|| the_record(folder)))?;
+        let locked = LockedRecord::open(folder).map_err(failed(|| record_in(folder)))?;
         let interfaces = Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?;
         Ok(Self { interfaces, locked })
     }
 
-    /// Makes this machine serve `vip`, by the interface of the default route if none is given; tunnels by GUE end at
-    /// `gue_port`, which stays what it was if none is given, and is 6080 at first. What was not done when an error is
-    /// returned is not needed; what was done is undone.
+    /// Makes this machine a real server of `vip`, for packets that arrive on `dev`, by default the interface of the
+    /// default route. GUE packets are decapsulated at UDP port `gue_port`, by default the present port, at first 6080.
+    /// An error undoes the changes of this call, if the virtual address was not up before.
     pub fn up(
         &mut self,
         vip: IpAddr,
@@ -69,15 +72,15 @@ impl Realserver {
             return Err(RealserverError::GueWithoutTunnel);
         }
         if !is_host(vip) {
-            return Err(RealserverError::NoHost(vip));
+            return Err(RealserverError::NotUnicast(vip));
         }
         let known = self.locked.record.virtuals.get(&vip);
         let default = known.map(|served| served.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
         let dev = dev.or(default).ok_or(RealserverError::NoDefaultRoute(vip))?.to_owned();
         if let Some(served) = known {
-            served.must_be(vip, Some(method), Some(&dev))?;
+            served.check_matches(vip, Some(method), Some(&dev))?;
         }
-        let change = if known.is_some() { Change::Again } else { Change::New };
+        let change = if known.is_some() { Change::Restored } else { Change::New };
         let done = self.apply(vip, method, &dev, gue_port);
         if done.is_err() && change == Change::New && self.locked.record.virtuals.contains_key(&vip) {
             // The first error is the one to report; what this cannot undo stays in the record for `down`.
@@ -86,8 +89,9 @@ impl Realserver {
         done.map(|()| change)
     }
 
-    /// The longest TCP segment, in bytes, that this machine should ask of clients by `vip`, so that none of their packets
-    /// is fragmented in a tunnel of whichever kind; none if it is not up by tunnel. Fragments are left to the kernel.
+    /// The maximum segment size, in bytes, that this machine should announce to clients of `vip`, so that no tunnel
+    /// fragments their packets: the program does not decapsulate fragments. `None` if `vip` is not up with
+    /// [`Method::Tunnel`].
     pub fn tunnel_mss(&self, vip: IpAddr) -> Option<u32> {
         let served =
             self.locked.record.virtuals.get(&vip).filter(|served| served.method == Method::Tunnel)?;
@@ -95,7 +99,7 @@ impl Realserver {
         self.interfaces.link(&served.dev)?.mtu.checked_sub(headers)
     }
 
-    /// Puts back what [`up`](Self::up) found. Method and interface, where given, must be those it is up with.
+    /// Undoes [`up`](Self::up). If method and interface are given, they must be those of `up`.
     pub fn down(
         &mut self,
         vip: IpAddr,
@@ -103,45 +107,46 @@ impl Realserver {
         dev: Option<&str>,
     ) -> Result<(), RealserverError> {
         let served = self.locked.record.virtuals.get(&vip).ok_or(RealserverError::NotUp(vip))?.clone();
-        served.must_be(vip, method, dev)?;
-        // The address first: while it is there, ARP must stay quiet.
+        served.check_matches(vip, method, dev)?;
+        // The address goes first: as long as the machine has it, the ARP settings must stay.
         if served.address == Origin::Added
             && let Some(ifindex) = self.interfaces.link(&served.holder).map(|link| link.ifindex)
         {
-            let gone = self.interfaces.remove_address(ifindex, vip);
-            gone.map_err(failed(|| format!("removing {vip} from {}", served.holder)))?;
+            let removed = self.interfaces.remove_address(ifindex, vip);
+            removed.map_err(failed(|| format!("removing {vip} from {}", served.holder)))?;
         }
         let mut record = std::mem::take(&mut self.locked.record);
         record.virtuals.remove(&vip);
         let (settings, raised) = record.take_unneeded();
         self.locked.record = record;
         if matches!(served.decapsulation, Some(Decapsulation::Xdp { .. })) {
-            self.program(vip, &served.dev)?;
+            self.update_program(vip, &served.dev)?;
         }
-        for (place, setting) in settings {
-            put_back(&place, setting)?;
+        for (key, setting) in settings {
+            restore(&key, setting)?;
         }
         for dev in raised {
             if let Some(ifindex) = self.interfaces.link(&dev).map(|link| link.ifindex) {
-                let lowered = self.interfaces.set(ifindex, Administrative::Down);
+                let lowered = self.interfaces.set(ifindex, AdminState::Down);
                 lowered.map_err(failed(|| format!("setting {dev} down as it was")))?;
             }
         }
         self.save()
     }
 
-    /// What is up (all, or this one) in this network namespace by the record in `folder`, and what is wrong with it.
-    /// That this one is not up is an error. Changes nothing; tunnels by an XDP program need the right to look at it.
+    /// The state of all virtual addresses, or of `vip`, in the record of this network namespace in `folder`. A `vip`
+    /// that is not up is an error. Changes nothing. Reading the XDP program of a tunnel needs CAP_BPF and
+    /// CAP_NET_ADMIN.
     pub fn status(folder: &Path, vip: Option<IpAddr>) -> Result<Vec<Status>, RealserverError> {
-        let record = Record::look(folder).map_err(failed(|| the_record(folder)))?;
+        let record = Record::read(folder).map_err(failed(|| record_in(folder)))?;
         if let Some(vip) = vip
             && !record.virtuals.contains_key(&vip)
         {
             return Err(RealserverError::NotUp(vip));
         }
-        let asked = record.virtuals.iter().filter(|&(&up, _)| vip.is_none_or(|vip| vip == up));
+        let selected = record.virtuals.iter().filter(|&(&up, _)| vip.is_none_or(|vip| vip == up));
         let interfaces = Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?;
-        asked.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
+        selected.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
     }
 
     fn apply(
@@ -159,21 +164,21 @@ impl Realserver {
             Method::Tunnel => Some(self.decapsulation(vip, dev, gue_port)?),
         };
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
-        if let Some(other) = self.interfaces.other_with(vip, holder) {
-            return Err(RealserverError::OnTheWire { vip, dev: other.name.clone() });
+        if let Some(other) = self.interfaces.other_link_with(vip, holder) {
+            return Err(RealserverError::AnswersArp { vip, dev: other.name.clone() });
         }
         let ifindex = self.ifindex(holder)?;
 
-        let mut wanted = if vip.is_ipv4() { sysctl::quiet_arp(dev) } else { Vec::new() };
-        // IPv6 has no such check.
+        let mut minimums = if vip.is_ipv4() { sysctl::quiet_arp(dev) } else { Vec::new() };
+        // The kernel has no rp_filter for IPv6.
         if method == Method::Tunnel && vip.is_ipv4() {
-            let arrives = if holder == TUNL0 { TUNL0 } else { dev };
-            let loose = sysctl::loose_source_check(arrives);
-            let strict = sysctl::checks_strictly(arrives);
-            let strict = strict.map_err(failed(|| format!("reading rp_filter of {arrives}")))?;
-            // Also where it was strict before another virtual address went up.
-            if strict || self.locked.record.settings.contains_key(&loose.place) {
-                wanted.push(loose);
+            let inner_dev = if holder == TUNL0 { TUNL0 } else { dev };
+            let loose = sysctl::loose_source_check(inner_dev);
+            let strict = sysctl::checks_strictly(inner_dev);
+            let strict = strict.map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
+            // Also if it was strict until `up` of another virtual address changed it.
+            if strict || self.locked.record.settings.contains_key(&loose.key) {
+                minimums.push(loose);
             }
         }
         let before = self.locked.record.virtuals.get(&vip);
@@ -185,24 +190,21 @@ impl Realserver {
             settings: before.map(|before| before.settings.clone()).unwrap_or_default(),
             decapsulation,
         };
-        // Whatever happens from here on, the record knows of it first.
-        served.settings.extend(self.note(&wanted)?);
+        // The record is written before each change, so that `down` can undo a change that was interrupted.
+        served.settings.extend(self.record_settings(&minimums)?);
         self.locked.record.virtuals.insert(vip, served.clone());
         if !self.interfaces.link(holder).is_some_and(|link| link.up) {
             self.locked.record.raised.insert(holder.to_owned());
         }
         self.save()?;
-        for place in &served.settings {
-            let setting = self.locked.record.settings[place];
-            sysctl::write(place, setting.set)
-                .map_err(failed(|| format!("setting {}", sysctl::name(place))))?;
+        for key in &served.settings {
+            let setting = self.locked.record.settings[key];
+            sysctl::write(key, setting.set).map_err(failed(|| format!("setting {}", sysctl::name(key))))?;
         }
         if matches!(served.decapsulation, Some(Decapsulation::Xdp { .. })) {
-            self.program(vip, dev)?;
+            self.update_program(vip, dev)?;
         }
-        self.interfaces
-            .set(ifindex, Administrative::Up)
-            .map_err(failed(|| format!("setting {holder} up")))?;
+        self.interfaces.set(ifindex, AdminState::Up).map_err(failed(|| format!("setting {holder} up")))?;
         let added = self.interfaces.add_address(ifindex, vip);
         if added.map_err(failed(|| format!("adding {vip} to {holder}")))? == Origin::Added {
             served.address = Origin::Added;
@@ -211,8 +213,8 @@ impl Realserver {
         self.save()
     }
 
-    /// Who takes the outer headers off what comes for `vip`: whoever does so already, else the XDP program, or the
-    /// kernel's tunl0 where another XDP program is on the interface.
+    /// How packets to `vip` are decapsulated: as they are now; else by the XDP program, or by the kernel's tunl0 if the
+    /// interface has another XDP program.
     fn decapsulation(
         &self,
         vip: IpAddr,
@@ -226,7 +228,7 @@ impl Realserver {
             None => {
                 vip.is_ipv4()
                     && self.interfaces.link(TUNL0).is_some()
-                    && matches!(decapsulation::occupant(ifindex), Ok(Occupant::Foreign(_)))
+                    && matches!(decapsulation::attached_program(ifindex), Ok(AttachedProgram::Other(_)))
             }
         };
         if by_tunl0 {
@@ -242,26 +244,26 @@ impl Realserver {
         })
     }
 
-    /// Enters what stands where something else is wanted, and returns the places that are ours to keep.
-    fn note(&mut self, wanted: &[Wanted]) -> Result<BTreeSet<String>, RealserverError> {
-        let mut ours = BTreeSet::new();
-        for Wanted { place, at_least } in wanted {
-            let value = sysctl::read(place).map_err(failed(|| format!("reading {}", sysctl::name(place))))?;
-            let known = self.locked.record.settings.contains_key(place);
+    /// Records the present values of settings that are too low; returns the keys of the settings that `up` changed.
+    fn record_settings(&mut self, minimums: &[MinimumValue]) -> Result<BTreeSet<String>, RealserverError> {
+        let mut changed = BTreeSet::new();
+        for MinimumValue { key, at_least } in minimums {
+            let value = sysctl::read(key).map_err(failed(|| format!("reading {}", sysctl::name(key))))?;
+            let known = self.locked.record.settings.contains_key(key);
             if value < *at_least {
-                // New, or changed by somebody since: what stands there now is what they want back.
-                self.locked.record.settings.insert(place.clone(), Setting { found: value, set: *at_least });
+                // Not changed by xvs, or changed by another program since: `down` restores this value.
+                self.locked.record.settings.insert(key.clone(), Setting { found: value, set: *at_least });
             }
             if value < *at_least || known {
-                ours.insert(place.clone());
+                changed.insert(key.clone());
             }
         }
-        Ok(ours)
+        Ok(changed)
     }
 
-    /// Has the XDP program on `dev` be what the record says: there with these addresses, or not there.
-    fn program(&self, vip: IpAddr, dev: &str) -> Result<(), RealserverError> {
-        // With its interface the program has gone too.
+    /// Installs the XDP program on `dev` with the addresses in the record, or removes it if there are none.
+    fn update_program(&self, vip: IpAddr, dev: &str) -> Result<(), RealserverError> {
+        // A removed interface has no program.
         let Some(link) = self.interfaces.link(dev) else { return Ok(()) };
         let mut tunnels = Tunnels::default();
         for (vip, served) in &self.locked.record.virtuals {
@@ -274,9 +276,9 @@ impl Realserver {
             }
         }
         let done = if tunnels.virtuals.is_empty() {
-            match decapsulation::occupant(link.ifindex) {
-                // Whoever replaced ours has to take theirs off.
-                Ok(Occupant::Foreign(_)) => Ok(()),
+            match decapsulation::attached_program(link.ifindex) {
+                // The program has been replaced by another one, which is left in place.
+                Ok(AttachedProgram::Other(_)) => Ok(()),
                 Ok(_) => decapsulation::remove(link.ifindex),
                 Err(error) => Err(error),
             }
@@ -300,36 +302,41 @@ impl Realserver {
 }
 
 impl Served {
-    /// Refuses a command that means another way than the one it is up by.
-    fn must_be(&self, vip: IpAddr, method: Option<Method>, dev: Option<&str>) -> Result<(), RealserverError> {
-        let otherwise =
+    /// An error if a command names another method or interface than `up` did.
+    fn check_matches(
+        &self,
+        vip: IpAddr,
+        method: Option<Method>,
+        dev: Option<&str>,
+    ) -> Result<(), RealserverError> {
+        let differs =
             method.is_some_and(|method| method != self.method) || dev.is_some_and(|dev| dev != self.dev);
-        if !otherwise {
+        if !differs {
             return Ok(());
         }
-        Err(RealserverError::UpOtherwise { vip, method: self.method, dev: self.dev.clone() })
+        Err(RealserverError::UpDifferently { vip, method: self.method, dev: self.dev.clone() })
     }
 }
 
-/// Writes what was found, unless somebody has changed it since or it went with its interface.
-fn put_back(place: &str, setting: Setting) -> Result<(), RealserverError> {
-    let done = match sysctl::read(place) {
-        Ok(value) if value == setting.set => sysctl::write(place, setting.found),
+/// Restores a setting, unless another program has changed it since or its interface has been removed.
+fn restore(key: &str, setting: Setting) -> Result<(), RealserverError> {
+    let done = match sysctl::read(key) {
+        Ok(value) if value == setting.set => sysctl::write(key, setting.found),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     };
-    done.map_err(failed(|| format!("putting {} back to {}", sysctl::name(place), setting.found)))
+    done.map_err(failed(|| format!("restoring {} to {}", sysctl::name(key), setting.found)))
 }
 
-fn the_record(folder: &Path) -> String {
-    format!("the record of what is up, in {}", folder.display())
+fn record_in(folder: &Path) -> String {
+    format!("the record of virtual addresses, in {}", folder.display())
 }
 
 const LOOPBACK: &str = "lo";
 
-/// The longest that a director writes around a packet, in bytes: IPv6, UDP and GUE.
+/// The longest outer headers of a director, in bytes: IPv6, UDP and GUE.
 const TUNNEL_HEADERS: u32 = 40 + 8 + 4;
 
-/// Where GUE goes to if nobody says otherwise (IANA: `gue`).
+/// The default UDP port of GUE (IANA: `gue`).
 const GUE_PORT: u16 = 6080;

@@ -1,16 +1,16 @@
-//! How packets of the director reach this machine.
+//! The forwarding method of the director, as a real server sees it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How the director's packets reach this machine.
+/// How the director forwards packets to this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Direct routing (ipvsadm's `-g`): with only the link address changed.
+    /// Direct routing (ipvsadm's `-g`): only the link address is changed.
     Dr,
-    /// In another packet (ipvsadm's `-i`): IP in IP, GRE or GUE.
+    /// Tunnel (ipvsadm's `-i`): encapsulated in IP, GRE or GUE.
     Tunnel,
 }
 

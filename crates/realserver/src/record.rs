@@ -1,7 +1,7 @@
-//! What was found before `xvs realserver up` changed it, so that `down` can put it back.
+//! The record of virtual addresses and of the values that `xvs realserver up` changed, for `down` to restore.
 //!
-//! One JSON file for each network namespace under `/run/xvs`, gone with the machine's uptime like the settings
-//! themselves. It is locked while a command works on it, and replaced in one step; so who only looks needs no lock.
+//! One JSON file for each network namespace under `/run/xvs`. A reboot removes it, like the settings. A command that
+//! changes the file locks it and replaces it by rename(2), so that `status` can read it without a lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -19,14 +19,14 @@ use xvs_xdp::network_cookie;
 
 use crate::method::Method;
 
-/// What is up, and what was there before.
+/// Virtual addresses that are up, and the previous state of what they changed.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The virtual addresses that are up.
     pub(crate) virtuals: BTreeMap<IpAddr, Served>,
-    /// Settings that were changed for any of them, by their place under `/proc/sys`.
+    /// Settings that were changed for any of them, by their path under `/proc/sys`.
     pub(crate) settings: BTreeMap<String, Setting>,
-    /// Interfaces that were down before one of them needed it.
+    /// Interfaces that were down until one of them needed it.
     pub(crate) raised: BTreeSet<String>,
 }
 
@@ -34,54 +34,54 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Served {
     pub(crate) method: Method,
-    /// The interface that the director's packets come in by.
+    /// The interface that receives the director's packets.
     pub(crate) dev: String,
     /// The interface that has the virtual address.
     pub(crate) holder: String,
     pub(crate) address: Origin,
-    /// The places of the settings that it needs.
+    /// The keys of the settings that it needs.
     pub(crate) settings: BTreeSet<String>,
-    /// Who takes off the outer header.
+    /// How tunnels are decapsulated.
     pub(crate) decapsulation: Option<Decapsulation>,
 }
 
-/// How a thing came to be there.
+/// Whether an address was there before `up`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Origin {
-    /// It was there before, and stays.
+    /// It was there before; `down` leaves it.
     Found,
-    /// We made it, and remove it.
+    /// `up` added it; `down` removes it.
     Added,
 }
 
-/// Who takes the outer header off.
+/// How tunnels are decapsulated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "by")]
 pub(crate) enum Decapsulation {
-    /// The kernel's interface for IPv4 in IPv4.
+    /// By the kernel's interface for IPv4 in IPv4.
     Tunl0,
-    /// Our XDP program, for packets to these addresses of this machine, and for GUE to this port.
+    /// By the XDP program: packets to these addresses of this machine, GUE at this UDP port.
     Xdp { outer_dests: BTreeSet<IpAddr>, gue_port: u16 },
 }
 
-/// A setting that was changed.
+/// The value of a setting before `up`, and the value that `up` wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Setting {
     pub(crate) found: i32,
     pub(crate) set: i32,
 }
 
-/// The record, locked against other commands until it is dropped.
+/// The record, with a lock that keeps other commands waiting until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Locked {
+pub(crate) struct LockedRecord {
     pub(crate) record: Record,
     path: PathBuf,
     _lock: Lock,
 }
 
-impl Locked {
-    /// Reads the record of this network namespace; none is an empty one.
+impl LockedRecord {
+    /// Locks and reads the record of this network namespace; a missing file is an empty record.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = match lock_file::lock(&folder.join("realserver.lock"))? {
@@ -96,7 +96,7 @@ impl Locked {
         Ok(Self { record: read(&path)?, path, _lock: lock })
     }
 
-    /// Writes it down, or removes the file when nothing is up.
+    /// Writes the file, or removes it if the record is empty.
     pub(crate) fn save(&self) -> io::Result<()> {
         if self.record == Record::default() {
             return match fs::remove_file(&self.path) {
@@ -104,14 +104,14 @@ impl Locked {
                 _ => Ok(()),
             };
         }
-        let beside = self.path.with_extension("new");
-        let mut file = File::create(&beside)?;
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
         serde_json::to_writer_pretty(&mut file, &self.record)?;
         file.write_all(b"\n")?;
-        fs::rename(&beside, &self.path)
+        fs::rename(&new, &self.path)
     }
 
-    /// Where it stands.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -132,19 +132,19 @@ fn read(path: &Path) -> io::Result<Record> {
 }
 
 impl Record {
-    /// The record as it is now; none is an empty one. Makes no file and waits for nobody.
-    pub(crate) fn look(folder: &Path) -> io::Result<Self> {
+    /// Reads the record without a lock and creates no file; a missing file is an empty record.
+    pub(crate) fn read(folder: &Path) -> io::Result<Self> {
         read(&path(folder)?)
     }
 
-    /// Takes out what nobody needs any more, to be put back: settings and interfaces.
+    /// Removes from the record, and returns, the settings and interfaces that no virtual address needs any more.
     pub(crate) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
-        let needed = |place: &str| self.virtuals.values().any(|served| served.settings.contains(place));
-        let places: Vec<String> = self.settings.keys().filter(|place| !needed(place)).cloned().collect();
+        let needed = |key: &str| self.virtuals.values().any(|served| served.settings.contains(key));
+        let keys: Vec<String> = self.settings.keys().filter(|key| !needed(key)).cloned().collect();
         let held = |dev: &str| self.virtuals.values().any(|served| served.holder == dev);
         let raised: Vec<String> = self.raised.iter().filter(|dev| !held(dev)).cloned().collect();
         self.raised.retain(|dev| !raised.contains(dev));
-        let settings = places.into_iter().filter_map(|place| self.settings.remove_entry(&place)).collect();
+        let settings = keys.into_iter().filter_map(|key| self.settings.remove_entry(&key)).collect();
         (settings, raised)
     }
 }
@@ -159,17 +159,17 @@ mod tests {
             dev: dev.to_owned(),
             holder: "lo".to_owned(),
             address: Origin::Added,
-            settings: settings.iter().map(|&place| place.to_owned()).collect(),
+            settings: settings.iter().map(|&key| key.to_owned()).collect(),
             decapsulation: None,
         }
     }
 
     #[test]
-    fn a_setting_is_put_back_when_the_last_address_that_needs_it_goes() {
+    fn a_setting_is_restored_when_the_last_address_that_needs_it_is_removed() {
         let mut record = Record::default();
         let setting = Setting { found: 0, set: 1 };
-        for place in ["all", "eth0", "eth1"] {
-            record.settings.insert(place.to_owned(), setting);
+        for key in ["all", "eth0", "eth1"] {
+            record.settings.insert(key.to_owned(), setting);
         }
         let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|addr| addr.parse::<IpAddr>().unwrap());
         record.virtuals.insert(one, served("eth0", &["all", "eth0"]));

@@ -1,6 +1,4 @@
-//! What is up on a real server, and whether it still is as it has to be.
-//!
-//! Each reading compares what the record says was done with what the kernel has now.
+//! The state of a real server: its virtual addresses, and what differs from the record of `up`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,7 +6,7 @@ use std::{fmt, io};
 
 use serde::Serialize;
 
-use crate::decapsulation::Occupant;
+use crate::decapsulation::AttachedProgram;
 use crate::error::{RealserverError, failed};
 use crate::interfaces::{Interfaces, TUNL0};
 use crate::method::Method;
@@ -20,38 +18,38 @@ use crate::{decapsulation, sysctl};
 pub struct Status {
     /// The virtual address.
     pub vip: IpAddr,
-    /// How the director's packets come.
+    /// How the director forwards packets to it.
     pub method: Method,
-    /// The interface that they come in by.
+    /// The interface that receives these packets.
     pub dev: String,
     /// The interface that has the virtual address.
     pub address_on: String,
-    /// Who takes off the outer headers, for tunnels.
+    /// For tunnels, what removes the outer headers.
     pub decapsulation: Option<String>,
-    /// Which ones.
+    /// For tunnels, the kinds of outer headers that are removed.
     pub takes: Option<String>,
-    /// What the XDP program has done on its interface, for all virtual addresses there.
+    /// The counters of the XDP program on the interface, for all virtual addresses there.
     pub counters: Option<Counters>,
     /// The settings that were changed for it.
     pub settings: Vec<SettingStatus>,
-    /// What is not as it has to be; `up` restores it, or says what to do first.
+    /// Differences from the configuration of `up`; `up` repairs them, or its error says what to do first.
     pub problems: Vec<String>,
 }
 
-/// What the XDP program has done since it was put on its interface, or changed by `up` or `down`; in packets.
+/// Packets that the XDP program has processed since it was installed or since `up` or `down` last changed it.
 #[derive(Debug, Serialize)]
 pub struct Counters {
-    /// IPv4 and IPv6 taken out of IP.
+    /// Decapsulated from IP in IP.
     pub ip: u64,
-    /// Taken out of GRE.
+    /// Decapsulated from GRE.
     pub gre: u64,
-    /// Taken out of GUE.
+    /// Decapsulated from GUE.
     pub gue: u64,
-    /// Of a tunnel to this machine, not to a virtual address or not understood: left to the kernel.
+    /// Packets of a tunnel to this machine that are not to a virtual address or cannot be parsed: left to the kernel.
     pub left_to_kernel: u64,
     /// Dropped: the checksum of GRE or UDP was wrong.
     pub bad_checksum: u64,
-    /// Dropped: they met congestion and the packet inside cannot say so (RFC 6040).
+    /// Dropped: the outer header has a congestion mark that the inner packet cannot carry (RFC 6040 section 4.2).
     pub congested: u64,
 }
 
@@ -62,16 +60,16 @@ impl From<decapsulation::Counters> for Counters {
     }
 }
 
-/// A setting that was changed.
+/// A setting that `up` changed.
 #[derive(Debug, Serialize)]
 pub struct SettingStatus {
-    /// As sysctl(8) names it.
+    /// Its name for sysctl(8).
     pub name: String,
-    /// What it is now; none if it went with its interface.
+    /// Its present value; `None` if its interface has been removed.
     pub value: Option<i32>,
-    /// What it was, and will be again.
+    /// Its value before `up`, which `down` restores.
     pub found: i32,
-    /// What it is for.
+    /// Its purpose.
     pub purpose: &'static str,
 }
 
@@ -128,21 +126,21 @@ impl Status {
             Some(link) if !link.up => self.problems.push(format!("the interface {} is down", served.holder)),
             Some(_) => {}
         }
-        if let Some(other) = interfaces.other_with(self.vip, &served.holder) {
+        if let Some(other) = interfaces.other_link_with(self.vip, &served.holder) {
             self.problems
-                .push(RealserverError::OnTheWire { vip: self.vip, dev: other.name.clone() }.to_string());
+                .push(RealserverError::AnswersArp { vip: self.vip, dev: other.name.clone() }.to_string());
         }
     }
 
     fn check_settings(&mut self, served: &Served, record: &Record) {
-        for place in &served.settings {
-            let Some(setting) = record.settings.get(place) else { continue };
-            let value = sysctl::read(place).ok();
-            let name = sysctl::name(place);
+        for key in &served.settings {
+            let Some(setting) = record.settings.get(key) else { continue };
+            let value = sysctl::read(key).ok();
+            let name = sysctl::name(key);
             if let Some(value) = value.filter(|&value| value < setting.set) {
-                self.problems.push(format!("{name} is {value}, and has to be {}", setting.set));
+                self.problems.push(format!("{name} is {value} and must be {}", setting.set));
             }
-            let purpose = purpose(place);
+            let purpose = purpose(key);
             self.settings.push(SettingStatus { name, value, found: setting.found, purpose });
         }
     }
@@ -157,13 +155,15 @@ impl Status {
         let Some(link) = interfaces.link(&served.dev) else { return Ok(()) };
         let vip = self.vip;
         let refused = |error| RealserverError::Decap { vip, error };
-        match decapsulation::occupant(link.ifindex).map_err(refused)? {
-            Occupant::Ours(mode) => {
+        match decapsulation::attached_program(link.ifindex).map_err(refused)? {
+            AttachedProgram::Decapsulation(mode) => {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
                 self.counters = Some(decapsulation::counters(link.ifindex).map_err(refused)?.into());
             }
-            Occupant::Nobody => self.problems.push(format!("the XDP program is gone from {}", served.dev)),
-            Occupant::Foreign(id) => {
+            AttachedProgram::None => {
+                self.problems.push(format!("the XDP program is gone from {}", served.dev))
+            }
+            AttachedProgram::Other(id) => {
                 self.problems.push(format!("{} has another XDP program (id {id})", served.dev));
             }
         }
@@ -173,11 +173,12 @@ impl Status {
         Ok(())
     }
 
-    /// Decapsulated packets come from clients that the kernel may expect elsewhere.
+    /// The kernel may route to the client of a decapsulated packet by another interface; a strict check drops the
+    /// packet.
     fn check_source(&mut self, dev: &str) {
         match sysctl::checks_strictly(dev).map_err(failed(|| format!("reading rp_filter of {dev}"))) {
             Ok(true) => self.problems.push(format!(
-                "rp_filter of {dev} is strict: requests of clients whose replies leave elsewhere are dropped"
+                "rp_filter of {dev} is strict: requests are dropped if their replies leave by another interface"
             )),
             Ok(false) => {}
             Err(RealserverError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
@@ -222,15 +223,15 @@ impl fmt::Display for Status {
     }
 }
 
-fn purpose(place: &str) -> &'static str {
-    match place.rsplit('/').next() {
-        Some("arp_ignore") => "no ARP answer for the virtual address",
-        Some("arp_announce") => "no ARP question in the name of the virtual address",
-        _ => "decapsulated requests are taken also if their replies leave elsewhere",
+fn purpose(key: &str) -> &'static str {
+    match key.rsplit('/').next() {
+        Some("arp_ignore") => "no ARP replies for the virtual address",
+        Some("arp_announce") => "no ARP requests with the virtual address as sender",
+        _ => "decapsulated requests are accepted even if their replies leave by another interface",
     }
 }
 
-/// The addresses that the director may know this machine by: all that are not virtual.
+/// The addresses that a director may use for this machine: all but virtual ones.
 pub(crate) fn outer_dests(interfaces: &Interfaces, record: &Record) -> BTreeSet<IpAddr> {
     interfaces.reachable().filter(|addr| !record.virtuals.contains_key(addr)).collect()
 }

@@ -1,56 +1,56 @@
-//! The kernel's settings that a real server depends on, under `/proc/sys` of the process's network namespace.
+//! Reads and writes the kernel's settings for a real server, under `/proc/sys` of the process's network namespace.
 //!
-//! `arp_ignore`, `arp_announce` and `rp_filter` take effect with the higher of their values for `all` and for the
+//! Of `arp_ignore`, `arp_announce` and `rp_filter` the kernel uses the higher of the values for `all` and for the
 //! interface (kernel `Documentation/networking/ip-sysctl.rst`).
 
 use std::{fs, io};
 
-/// What a setting is wanted to be at least.
+/// The lowest value that a setting must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// Its place under `/proc/sys`.
-    pub(crate) place: String,
+pub(crate) struct MinimumValue {
+    /// The setting's path under `/proc/sys`.
+    pub(crate) key: String,
     pub(crate) at_least: i32,
 }
 
-/// The settings with which an interface neither answers ARP for addresses that are not its own, nor gives them
-/// as the sender's in its questions.
-pub(crate) fn quiet_arp(dev: &str) -> Vec<Wanted> {
-    let of = |dev: &str, name, at_least| Wanted { place: place(dev, name), at_least };
+/// The settings with which an interface sends no ARP replies for addresses of other interfaces, and no ARP requests
+/// with them as sender.
+pub(crate) fn quiet_arp(dev: &str) -> Vec<MinimumValue> {
+    let of = |dev: &str, name, at_least| MinimumValue { key: key(dev, name), at_least };
     ["all", dev].into_iter().flat_map(|dev| [of(dev, "arp_ignore", 1), of(dev, "arp_announce", 2)]).collect()
 }
 
-/// The setting with which packets are taken whose answer leaves by another interface.
-pub(crate) fn loose_source_check(dev: &str) -> Wanted {
-    Wanted { place: place(dev, "rp_filter"), at_least: LOOSE }
+/// The setting with which packets are accepted even if their replies leave by another interface.
+pub(crate) fn loose_source_check(dev: &str) -> MinimumValue {
+    MinimumValue { key: key(dev, "rp_filter"), at_least: LOOSE }
 }
 
-/// Whether packets are refused whose answer would leave by another interface.
+/// Whether packets are dropped if their replies would leave by another interface.
 pub(crate) fn checks_strictly(dev: &str) -> io::Result<bool> {
-    let check = read(&place("all", "rp_filter"))?.max(read(&place(dev, "rp_filter"))?);
+    let check = read(&key("all", "rp_filter"))?.max(read(&key(dev, "rp_filter"))?);
     Ok(check == STRICT)
 }
 
-pub(crate) fn read(place: &str) -> io::Result<i32> {
-    let text = fs::read_to_string(path(place))?;
-    text.trim().parse().map_err(|_| io::Error::other(format!("{} reads {text:?}", path(place))))
+pub(crate) fn read(key: &str) -> io::Result<i32> {
+    let text = fs::read_to_string(path(key))?;
+    text.trim().parse().map_err(|_| io::Error::other(format!("{} reads {text:?}", path(key))))
 }
 
-pub(crate) fn write(place: &str, value: i32) -> io::Result<()> {
-    fs::write(path(place), value.to_string())
+pub(crate) fn write(key: &str, value: i32) -> io::Result<()> {
+    fs::write(path(key), value.to_string())
 }
 
-/// As operators write it for sysctl(8), whose separator is a slash where a name has dots.
-pub(crate) fn name(place: &str) -> String {
-    if place.contains('.') { place.to_owned() } else { place.replace('/', ".") }
+/// The setting's name for sysctl(8); an interface name with dots needs slashes as separators.
+pub(crate) fn name(key: &str) -> String {
+    if key.contains('.') { key.to_owned() } else { key.replace('/', ".") }
 }
 
-fn place(dev: &str, name: &str) -> String {
+fn key(dev: &str, name: &str) -> String {
     format!("net/ipv4/conf/{dev}/{name}")
 }
 
-fn path(place: &str) -> String {
-    format!("/proc/sys/{place}")
+fn path(key: &str) -> String {
+    format!("/proc/sys/{key}")
 }
 
 const STRICT: i32 = 1;

@@ -222,7 +222,7 @@ fn compare_rules(rules: &str, daemon: &Handle) -> RulesFound {
     };
     match daemon.rules() {
         Ok((running, governed)) => {
-            wanted.leave(&running, governed);
+            wanted.keep_running(&running, governed);
             RulesFound::Differences(differences(&running, &wanted).len() as u64)
         }
         Err(busy) => RulesFound::Error(busy.to_string()),

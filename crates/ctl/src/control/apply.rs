@@ -10,11 +10,11 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
-use xvs_model::difference::{Difference, back, carried_out, differences};
+use xvs_model::difference::{Difference, commands_for, differences, reversal};
 use xvs_model::event::Kind;
 use xvs_model::reply::Reply;
 use xvs_model::request::Verdict;
-use xvs_model::rules::{RuleLine, Wanted};
+use xvs_model::rules::{DesiredRules, RuleLine};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -46,12 +46,12 @@ impl<D: Datapath> Control<D> {
         }
         let lines: Vec<_> =
             (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
-        let mut wanted = Wanted::of(&lines).map_err(|faults| CommandError::InvalidOperation {
+        let mut wanted = DesiredRules::of(&lines).map_err(|faults| CommandError::InvalidOperation {
             why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
-        wanted.leave(&self.state, self.owned.services());
+        wanted.keep_running(&self.state, self.owned.services());
         let differences = differences(&self.state, &wanted);
-        let commands = carried_out(&differences);
+        let commands = commands_for(&differences);
         let mut applied = self.state.clone();
         for command in &commands {
             self.admit(&applied, command)?;
@@ -112,10 +112,10 @@ impl<D: Datapath> Control<D> {
         now: Millis,
     ) -> Result<Vec<Difference>, CommandError> {
         for key in self.owned.services() {
-            unconfirmed.former.put(key, unconfirmed.applied.service(&key).cloned());
+            unconfirmed.former.set_service(key, unconfirmed.applied.service(&key).cloned());
         }
-        let (mut differences, left) = back(&self.state, &unconfirmed.applied, &unconfirmed.former);
-        if let Err(error) = self.extend_steering(&carried_out(&differences)) {
+        let (mut differences, left) = reversal(&self.state, &unconfirmed.applied, &unconfirmed.former);
+        if let Err(error) = self.extend_steering(&commands_for(&differences)) {
             // Nothing has changed. It is tried again, or the way back would be lost.
             self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });
             return Err(error);
@@ -125,14 +125,14 @@ impl<D: Datapath> Control<D> {
             differences.len()
         );
         let mut refused = Vec::new();
-        for command in carried_out(&differences) {
+        for command in commands_for(&differences) {
             if let Err(error) = self.admit(&self.state, &command).and_then(|()| self.change(&command, now)) {
                 tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
             }
         }
         differences.retain(|difference| {
-            !carried_out(std::slice::from_ref(difference)).iter().any(|done| refused.contains(done))
+            !commands_for(std::slice::from_ref(difference)).iter().any(|done| refused.contains(done))
         });
         Ok(differences)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
 use xvs_model::reconcile::Repair;
-use xvs_model::rules::{Thing, thing};
+use xvs_model::rules::{Object, object_of};
 use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
@@ -15,7 +15,7 @@ use xvs_sched::ServiceKey;
 pub(super) struct OwnedServices {
     /// These services and nothing else.
     pub wanted: State,
-    pub refused: BTreeMap<Thing, (Command, CommandError)>,
+    pub refused: BTreeMap<Object, (Command, CommandError)>,
     /// Those that may have changed since drift was last worked out.
     pub dirty: BTreeSet<ServiceKey>,
     /// What leads back, of each service that is not as wanted.
@@ -28,7 +28,7 @@ pub(super) struct OwnedServices {
 impl OwnedServices {
     /// Takes note of a command that was carried out.
     pub(super) fn note(&mut self, command: &Command) {
-        match thing(command).service() {
+        match object_of(command).service() {
             Some(key) if self.wanted.service(&key).is_some() => _ = self.dirty.insert(key),
             None if *command == Command::Flush => {
                 self.dirty.extend(self.wanted.services().map(|(key, _)| *key));

@@ -13,10 +13,10 @@ use std::{mem, slice};
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
-use xvs_model::difference::{Difference, carried_out, differences};
+use xvs_model::difference::{Difference, commands_for, differences};
 use xvs_model::event::Kind;
 use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
-use xvs_model::rules::{Thing, Wanted, thing};
+use xvs_model::rules::{DesiredRules, Object, object_of};
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
@@ -38,28 +38,28 @@ impl<D: Datapath> Control<D> {
     ) -> Result<Reconciled, CommandError> {
         let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
-        let before = owned.wanted.only(&named);
+        let before = owned.wanted.restricted_to(&named);
         for (key, service) in wanted {
-            owned.wanted.put(key, service.map(|service| Arc::new(service.into())));
+            owned.wanted.set_service(key, service.map(|service| Arc::new(service.into())));
         }
         // Nobody else's service goes.
         named.retain(|key| [&before, &owned.wanted].iter().any(|state| state.service(key).is_some()));
-        let things = match scope {
+        let objects = match scope {
             ReconcileScope::Everything => {
                 named.extend(owned.services());
                 owned.refused.clear();
                 None
             }
             ReconcileScope::Changes => {
-                let after = Wanted::from(owned.wanted.only(&named));
-                let things: BTreeSet<_> =
-                    differences(&before, &after).iter().map(Difference::thing).collect();
-                owned.refused.retain(|thing, _| !things.contains(thing));
-                Some(things)
+                let after = DesiredRules::from(owned.wanted.restricted_to(&named));
+                let objects: BTreeSet<_> =
+                    differences(&before, &after).iter().map(Difference::object).collect();
+                owned.refused.retain(|object, _| !objects.contains(object));
+                Some(objects)
             }
         };
         owned.dirty.extend(&named);
-        let commands = self.commands_for(&named, things.as_ref());
+        let commands = self.commands_for(&named, objects.as_ref());
         Ok(self.carry_out(ORIGIN, commands, now))
     }
 
@@ -84,7 +84,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn maintain_owned(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of: BTreeSet<_> = refused.iter().filter_map(|thing| thing.service()).collect();
+            let of: BTreeSet<_> = refused.iter().filter_map(|object| object.service()).collect();
             // What is not refused any more may be drift.
             self.owned.dirty.extend(&of);
             let commands = self.commands_for(&of, Some(&refused));
@@ -108,15 +108,15 @@ impl<D: Datapath> Control<D> {
         let mut commands = self.commands_for(&owned, None);
         let OwnedServices { refused, drift, .. } = &mut self.owned;
         commands.retain(|command| {
-            let thing = thing(command);
+            let object = object_of(command);
             // What a service that is refused would have waits with it.
             let waits =
-                |key| refused.contains_key(&Thing::Service(key)) && self.state.service(&key).is_none();
-            !refused.contains_key(&thing) && !thing.service().is_some_and(waits)
+                |key| refused.contains_key(&Object::Service(key)) && self.state.service(&key).is_none();
+            !refused.contains_key(&object) && !object.service().is_some_and(waits)
         });
         drift.retain(|key, _| !dirty.contains(key));
         for command in commands {
-            if let Some(key) = thing(&command).service() {
+            if let Some(key) = object_of(&command).service() {
                 drift.entry(key).or_default().push(command);
             }
         }
@@ -128,26 +128,26 @@ impl<D: Datapath> Control<D> {
     fn commands_for(
         &self,
         services: &BTreeSet<ServiceKey>,
-        things: Option<&BTreeSet<Thing>>,
+        objects: Option<&BTreeSet<Object>>,
     ) -> Vec<Command> {
-        let running = self.state.only(services);
-        let wanted = self.owned.wanted.only(services);
-        let is_meant = |thing: &Thing| things.is_none_or(|things| things.contains(thing));
-        let mut differences = differences(&running, &Wanted::from(wanted.clone()));
-        differences.retain(|difference| match difference.thing() {
+        let running = self.state.restricted_to(services);
+        let wanted = self.owned.wanted.restricted_to(services);
+        let is_meant = |object: &Object| objects.is_none_or(|objects| objects.contains(object));
+        let mut differences = differences(&running, &DesiredRules::from(wanted.clone()));
+        differences.retain(|difference| match difference.object() {
             // It goes with its service.
-            Thing::Destination(key, _) if wanted.service(&key).is_none() => false,
-            Thing::Destination(key, _) if running.service(&key).is_none() => is_meant(&Thing::Service(key)),
-            thing => is_meant(&thing),
+            Object::Destination(key, _) if wanted.service(&key).is_none() => false,
+            Object::Destination(key, _) if running.service(&key).is_none() => is_meant(&Object::Service(key)),
+            object => is_meant(&object),
         });
-        carried_out(&differences)
+        commands_for(&differences)
     }
 
     /// Carries these out in one snapshot, as far as they are admitted; events and the log tell of them, and why.
     fn carry_out(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
-        let of: BTreeSet<_> = commands.iter().filter_map(|command| thing(command).service()).collect();
+        let of: BTreeSet<_> = commands.iter().filter_map(|command| object_of(command).service()).collect();
         // Tried on a copy first, so that what is refused is not steered.
-        let mut trial = self.state.only(&of);
+        let mut trial = self.state.restricted_to(&of);
         let (mut admitted, mut refused) = (Vec::new(), Vec::new());
         for command in commands {
             match self.admit(&trial, &command).and_then(|()| trial.apply(&command)) {
@@ -168,7 +168,7 @@ impl<D: Datapath> Control<D> {
         }
         // They come with their service, when that is taken.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
-        let again = refused.iter().map(|refused| (thing(&refused.0), refused.clone()));
+        let again = refused.iter().map(|refused| (object_of(&refused.0), refused.clone()));
         self.owned.refused.extend(again);
         let changed = done.len();
         if changed > 0 {
@@ -545,10 +545,10 @@ mod tests {
                     for (key, wanted) in &owned {
                         let running = control.state().service(key).map(|service| (**service).clone());
                         let refused = &control.owned.refused;
-                        prop_assert!(running.is_some() || refused.contains_key(&Thing::Service(*key)));
+                        prop_assert!(running.is_some() || refused.contains_key(&Object::Service(*key)));
                         for (endpoint, options) in &wanted.destinations {
                             let there = running.as_ref().and_then(|service| service.destination(*endpoint));
-                            let is_refused = refused.contains_key(&Thing::Destination(*key, *endpoint));
+                            let is_refused = refused.contains_key(&Object::Destination(*key, *endpoint));
                             prop_assert!(is_refused || there.map(|dest| &dest.options) == Some(options));
                         }
                         let wanted = |at| wanted.destinations.iter().any(|(endpoint, _)| *endpoint == at);

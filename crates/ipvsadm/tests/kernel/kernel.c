@@ -33,7 +33,7 @@ int nla_nest_end(struct nl_msg *, struct nlattr *);
 static FILE *(*real_fopen)(const char *, const char *);
 static receiver receive;
 static void *receiver_data;
-static int asked;
+static int command;
 /* The requested service; without an address and a mark, all services. */
 static struct {
 	unsigned char addr[16];
@@ -86,7 +86,7 @@ static void deliver(struct nl_msg *message)
 }
 
 /* Sends one line `service …`; returns whether it is the requested service. */
-static int service(const char *line, int tell)
+static int service(const char *line, int is_wanted)
 {
 	unsigned protocol, port, mark, timeout;
 	char addr[64], scheduler[32], flags[16], mask[64], engine[32];
@@ -103,7 +103,7 @@ static int service(const char *line, int tell)
 	if (wanted.given && (mark != wanted.mark || family != wanted.family ||
 			     (!mark && (memcmp(bytes, wanted.addr, 16) || port != wanted.port))))
 		return 0;
-	if (!tell)
+	if (!is_wanted)
 		return 1;
 	bits.flags = strtoul(flags, NULL, 16);
 	if (inet_pton(AF_INET, mask, mask_bytes) == 1)
@@ -188,7 +188,7 @@ static void daemon_line(const char *line)
 }
 
 /* Sends the requested part of the state. */
-static void tell(void)
+static void send_state(void)
 {
 	const char *path = getenv("IPVS_STATE");
 	FILE *state = path ? real_fopen(path, "r") : NULL;
@@ -198,13 +198,13 @@ static void tell(void)
 
 	while (state && fgets(line, sizeof(line), state)) {
 		if (!strncmp(line, "service ", 8))
-			ours = service(line, asked == IPVS_CMD_GET_SERVICE);
-		else if (!strncmp(line, "dest ", 5) && ours && asked == IPVS_CMD_GET_DEST)
+			ours = service(line, command == IPVS_CMD_GET_SERVICE);
+		else if (!strncmp(line, "dest ", 5) && ours && command == IPVS_CMD_GET_DEST)
 			destination(line);
-		else if (!strncmp(line, "daemon ", 7) && asked == IPVS_CMD_GET_DAEMON)
+		else if (!strncmp(line, "daemon ", 7) && command == IPVS_CMD_GET_DAEMON)
 			daemon_line(line);
 		else if (sscanf(line, "timeouts %u %u %u", timeouts, timeouts + 1, timeouts + 2) == 3 &&
-			 asked == IPVS_CMD_GET_CONFIG) {
+			 command == IPVS_CMD_GET_CONFIG) {
 			struct nl_msg *message = answer(IPVS_CMD_SET_CONFIG);
 
 			for (int at = 0; at < 3; at++)
@@ -236,7 +236,7 @@ static char *end_of(void *value) { return (char *)value - sizeof(struct nlattr) 
 #define U16(nest, type) (FIND(nest, type) ? *(uint16_t *)FIND(nest, type) : 0)
 #define U32(nest, type) (FIND(nest, type) ? *(uint32_t *)FIND(nest, type) : 0)
 
-static void tell_endpoint(FILE *to, int family, void *addr, int port)
+static void print_endpoint(FILE *to, int family, void *addr, int port)
 {
 	char text[64];
 
@@ -244,18 +244,18 @@ static void tell_endpoint(FILE *to, int family, void *addr, int port)
 }
 
 /* Prints a change. */
-static void tell_change(char *at, char *end)
+static void print_change(char *at, char *end)
 {
 	static const char changes[] = { IPVS_CMD_NEW_SERVICE, IPVS_CMD_SET_SERVICE, IPVS_CMD_DEL_SERVICE, IPVS_CMD_NEW_DEST,
 					IPVS_CMD_SET_DEST, IPVS_CMD_DEL_DEST, IPVS_CMD_NEW_DAEMON, IPVS_CMD_DEL_DAEMON,
 					IPVS_CMD_SET_CONFIG, IPVS_CMD_ZERO, IPVS_CMD_FLUSH };
-	FILE *to = memchr(changes, asked, sizeof(changes)) ? fdopen(dup(3), "w") : NULL;
+	FILE *to = memchr(changes, command, sizeof(changes)) ? fdopen(dup(3), "w") : NULL;
 	char *service = find(at, end, IPVS_CMD_ATTR_SERVICE), *dest = find(at, end, IPVS_CMD_ATTR_DEST);
 	char *daemon = find(at, end, IPVS_CMD_ATTR_DAEMON);
 
 	if (!to)
 		return;
-	fprintf(to, "%d", asked);
+	fprintf(to, "%d", command);
 	if (service) {
 		int family = U16(service, IPVS_SVC_ATTR_AF);
 
@@ -263,9 +263,9 @@ static void tell_change(char *at, char *end)
 			fprintf(to, " mark %u %d", U32(service, IPVS_SVC_ATTR_FWMARK), family == AF_INET6 ? 6 : 4);
 		else {
 			fprintf(to, " %d", U16(service, IPVS_SVC_ATTR_PROTOCOL));
-			tell_endpoint(to, family, FIND(service, IPVS_SVC_ATTR_ADDR), U16(service, IPVS_SVC_ATTR_PORT));
+			print_endpoint(to, family, FIND(service, IPVS_SVC_ATTR_ADDR), U16(service, IPVS_SVC_ATTR_PORT));
 		}
-		if (asked == IPVS_CMD_NEW_SERVICE || asked == IPVS_CMD_SET_SERVICE) {
+		if (command == IPVS_CMD_NEW_SERVICE || command == IPVS_CMD_SET_SERVICE) {
 			uint32_t flags = U32(service, IPVS_SVC_ATTR_FLAGS), mask = U32(service, IPVS_SVC_ATTR_NETMASK);
 			char *engine = FIND(service, IPVS_SVC_ATTR_PE_NAME), text[64];
 
@@ -278,21 +278,21 @@ static void tell_change(char *at, char *end)
 		}
 	}
 	if (dest) {
-		tell_endpoint(to, U16(dest, IPVS_DEST_ATTR_ADDR_FAMILY), FIND(dest, IPVS_DEST_ATTR_ADDR),
+		print_endpoint(to, U16(dest, IPVS_DEST_ATTR_ADDR_FAMILY), FIND(dest, IPVS_DEST_ATTR_ADDR),
 			      U16(dest, IPVS_DEST_ATTR_PORT));
-		if (asked != IPVS_CMD_DEL_DEST)
+		if (command != IPVS_CMD_DEL_DEST)
 			fprintf(to, " %u %u %u %u %u %u %u", U32(dest, IPVS_DEST_ATTR_FWD_METHOD),
 				U32(dest, IPVS_DEST_ATTR_WEIGHT), U32(dest, IPVS_DEST_ATTR_U_THRESH),
 				U32(dest, IPVS_DEST_ATTR_L_THRESH), U8(dest, IPVS_DEST_ATTR_TUN_TYPE),
 				ntohs(U16(dest, IPVS_DEST_ATTR_TUN_PORT)), U16(dest, IPVS_DEST_ATTR_TUN_FLAGS));
 	}
-	if (daemon && asked == IPVS_CMD_DEL_DAEMON)
+	if (daemon && command == IPVS_CMD_DEL_DAEMON)
 		fprintf(to, " %u", U32(daemon, IPVS_DAEMON_ATTR_STATE));
-	if (daemon && asked == IPVS_CMD_NEW_DAEMON)
+	if (daemon && command == IPVS_CMD_NEW_DAEMON)
 		fprintf(to, " %u %s %u %u %u %u", U32(daemon, IPVS_DAEMON_ATTR_STATE), (char *)FIND(daemon, IPVS_DAEMON_ATTR_MCAST_IFN),
 			U32(daemon, IPVS_DAEMON_ATTR_SYNC_ID), U16(daemon, IPVS_DAEMON_ATTR_SYNC_MAXLEN),
 			U16(daemon, IPVS_DAEMON_ATTR_MCAST_PORT), U8(daemon, IPVS_DAEMON_ATTR_MCAST_TTL));
-	if (asked == IPVS_CMD_SET_CONFIG)
+	if (command == IPVS_CMD_SET_CONFIG)
 		for (int type = IPVS_CMD_ATTR_TIMEOUT_TCP; type <= IPVS_CMD_ATTR_TIMEOUT_UDP; type++)
 			fprintf(to, " %u", *(uint32_t *)find(at, end, type));
 	fclose(to);
@@ -315,7 +315,7 @@ int nl_send_auto_complete(struct nl_sock *socket, struct nl_msg *message)
 	char *at = (char *)(header + 1) + sizeof(struct genlmsghdr), *end = (char *)header + header->nlmsg_len;
 	char *service;
 
-	asked = ((struct genlmsghdr *)(header + 1))->cmd;
+	command = ((struct genlmsghdr *)(header + 1))->cmd;
 	memset(&wanted, 0, sizeof(wanted));
 	service = find(at, end, IPVS_CMD_ATTR_SERVICE);
 	if (service) {
@@ -326,20 +326,20 @@ int nl_send_auto_complete(struct nl_sock *socket, struct nl_msg *message)
 		if (FIND(service, IPVS_SVC_ATTR_ADDR))
 			memcpy(wanted.addr, FIND(service, IPVS_SVC_ATTR_ADDR), 16);
 	}
-	tell_change(at, end);
+	print_change(at, end);
 	return 1;
 }
 
 int nl_recvmsgs_default(struct nl_sock *socket)
 {
-	if (asked == IPVS_CMD_GET_INFO) {
+	if (command == IPVS_CMD_GET_INFO) {
 		struct nl_msg *message = answer(IPVS_CMD_SET_INFO);
 
 		put_u32(message, IPVS_INFO_ATTR_VERSION, 0x010201);
 		put_u32(message, IPVS_INFO_ATTR_CONN_TAB_SIZE, 4096);
 		deliver(message);
 	}
-	tell();
+	send_state();
 	return 0;
 }
 

@@ -10,10 +10,10 @@ use xvs_model::fault::{Fault, Place, Severity};
 use xvs_model::state::{State, supported};
 use xvs_model::virtual_server::Configuration;
 
-use crate::pool::{Beginning, Pool, Present};
+use crate::virtual_server::{InitialNotices, ServiceDestination, VirtualServerState};
 
 /// The state before any check has run, and what a director refuses of it: one fault for each place.
-pub fn outcome(configuration: &Configuration) -> (State, Vec<Fault>) {
+pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     let mut state = State::default();
     if let Some(timeouts) = configuration.timeouts() {
         state.apply(&timeouts).expect("timeouts were read within their bounds");
@@ -30,13 +30,14 @@ pub fn outcome(configuration: &Configuration) -> (State, Vec<Fault>) {
         made.is_ok()
     };
     for virtual_server in &configuration.virtual_servers {
-        let (pool, _) = Pool::begin(Arc::new(virtual_server.clone()), Beginning::Silent);
+        let (server_state, _) =
+            VirtualServerState::start(Arc::new(virtual_server.clone()), InitialNotices::Omitted);
         for (key, options) in &virtual_server.services {
             let service = Command::AddService { key: *key, options: options.clone() };
             if !make(&virtual_server.place, service) {
                 continue;
             }
-            for Present { place, endpoint, options } in pool.present(*key) {
+            for ServiceDestination { place, endpoint, options } in server_state.destinations(*key) {
                 make(place, Command::AddDestination { service: *key, endpoint, options });
             }
         }

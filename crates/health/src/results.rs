@@ -1,0 +1,132 @@
+//! The results of all checks, shared by the manager and by readers of reports.
+//!
+//! The manager is the only writer. A reader holds the lock while it copies the state of the servers; it builds the report
+//! after that. Not here: what follows from a result (`manager.rs`, `virtual_server.rs`).
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use xvs_model::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
+
+use crate::environment::DesiredServices;
+use crate::runner::RunningCheck;
+use crate::virtual_server::VirtualServerState;
+
+/// The results, behind a lock.
+#[derive(Default)]
+pub(super) struct SharedResults(Mutex<Results>);
+
+/// The results of all checks of a configuration file.
+#[derive(Default)]
+pub(super) struct Results {
+    pub(super) file: PathBuf,
+    /// When the configuration in force was loaded, in milliseconds since 1970.
+    pub(super) read_at_millis: u64,
+    /// How often a configuration was loaded.
+    pub(super) reads: u64,
+    /// How often the file was refused.
+    pub(super) refusals: u64,
+    /// Why the last read of the file was refused; `None`: it was loaded.
+    pub(super) refused: Option<String>,
+    /// The faults of the configuration in force.
+    pub(super) faults: Vec<String>,
+    /// The virtual servers, in the order of the file.
+    pub(super) virtual_servers: Vec<VirtualServerResults>,
+}
+
+/// A virtual server with its real servers.
+#[derive(Clone)]
+pub(super) struct VirtualServerResults {
+    pub(super) state: VirtualServerState,
+    /// When the quorum was last gained or lost, in milliseconds since 1970.
+    pub(super) since_millis: u64,
+    pub(super) servers: Vec<RealServerResults>,
+}
+
+/// A real server with its checks.
+#[derive(Clone)]
+pub(super) struct RealServerResults {
+    /// When the status of the real server last changed, in milliseconds since 1970.
+    pub(super) since_millis: u64,
+    pub(super) checks: Vec<RunningCheck>,
+}
+
+impl SharedResults {
+    /// A panic of another thread leaves the results consistent, so poisoning is ignored.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Results> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The report, without what the control thread and the workers add: drift and the weights in force.
+    pub(super) fn report(&self) -> HealthReport {
+        let results = self.lock();
+        let virtual_servers = results.virtual_servers.clone();
+        let report = HealthReport {
+            file: results.file.display().to_string(),
+            read_at_millis: results.read_at_millis,
+            refused: results.refused.clone(),
+            reads: results.reads,
+            refusals: results.refusals,
+            faults: results.faults.len(),
+            first_faults: results.faults.iter().take(FAULTS_SHOWN).cloned().collect(),
+            drift: Vec::new(),
+            virtual_servers: Vec::new(),
+        };
+        drop(results);
+        HealthReport {
+            virtual_servers: virtual_servers.iter().map(VirtualServerResults::report).collect(),
+            ..report
+        }
+    }
+}
+
+impl Results {
+    /// Records that the file was read and refused.
+    pub(super) fn refuse(&mut self, why: &str) {
+        self.refusals += 1;
+        self.refused = Some(why.to_owned());
+    }
+
+    /// The services that the virtual servers of these indices want.
+    pub(super) fn desired_services(&self, indices: &BTreeSet<usize>) -> DesiredServices {
+        let desired = indices.iter().flat_map(|index| self.virtual_servers[*index].state.desired_services());
+        desired.map(|(key, service)| (key, Some(service))).collect()
+    }
+}
+
+/// The number of faults of a file that a report shows.
+const FAULTS_SHOWN: usize = 5;
+
+impl VirtualServerResults {
+    fn report(&self) -> VirtualServerHealth {
+        let config = self.state.virtual_server();
+        let servers = config.real_servers.iter().zip(&self.servers).enumerate();
+        let real_servers = servers.map(|(index, (server, results))| RealServerHealth {
+            endpoint: server.endpoint.to_string(),
+            is_up: self.state.is_up(index),
+            since_millis: results.since_millis,
+            weights: Weights {
+                operator: server.options.weight.0,
+                health: self.state.weight(index).map(|weight| weight.0),
+                feedback: None,
+                in_force: None,
+            },
+            checks: results.checks.iter().map(|running| running.record.row()).collect(),
+        });
+        VirtualServerHealth {
+            name: config.name.clone(),
+            services: config.services.iter().map(|(key, _)| key.to_string()).collect(),
+            is_well: self.state.has_quorum(),
+            since_millis: self.since_millis,
+            live_weight: self.state.live_weight(),
+            quorum: config.quorum,
+            hysteresis: config.hysteresis,
+            sorry_server: config.sorry_server.as_ref().map(|sorry| SorryServerHealth {
+                endpoint: sorry.endpoint.to_string(),
+                serves: self.state.uses_sorry_server(),
+            }),
+            real_servers: real_servers.collect(),
+        }
+    }
+}
