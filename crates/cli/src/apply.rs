@@ -1,7 +1,7 @@
 //! `xvs apply`: changes what runs into what a rules file describes.
 //!
-//! As one change, or none. With `--confirm-within` the daemon takes it back unless `xvs confirm` comes in time, so that
-//! a change that cuts off its own operator does not last.
+//! All of the changes are made, or none. With `--confirm-within` the daemon reverts them unless `xvs confirm` comes in
+//! time, so a change that disconnects its own operator does not last.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use crate::text::{duration, print_json};
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
     file: PathBuf,
-    /// Take it back after so long, such as 60s or 5m, unless `xvs confirm` comes before
+    /// Revert the change after this time, such as 60s or 5m, unless `xvs confirm` comes before
     #[arg(long, value_name = "TIME", value_parser = duration)]
     confirm_within: Option<Duration>,
     /// Print JSON

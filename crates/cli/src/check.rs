@@ -1,7 +1,7 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
-//! Each line is tried on an empty state, after the lines before it. What depends on the machine, such as whether an
-//! address is its own, is checked by `xvs apply`, which changes nothing if that fails. With `--keepalived` the file is
+//! The lines are applied in order to an empty state. Conditions of the machine, such as whether an address is its own,
+//! are checked by `xvs apply`, which changes nothing if one fails. With `--keepalived` the file is
 //! a keepalived.conf (`keepalived.rs`).
 
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `xvs completion`: a script by which a shell completes the command lines of `xvs`, `xvsd` and `xvsadm`.
+//! `xvs completion`: shell completion scripts for `xvs`, `xvsd` and `xvsadm`.
 
 use std::io::Write;
 
@@ -11,9 +11,9 @@ use crate::exit::{DONE, Done};
 /// What follows `xvs completion`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// For which shell
+    /// The shell
     shell: Shell,
-    /// Of which program
+    /// The program
     #[arg(long, default_value = "xvs")]
     program: Program,
 }
