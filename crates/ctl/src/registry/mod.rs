@@ -326,7 +326,7 @@ impl Registry {
         self.trash.insert((key, trashed.dest.endpoint), trashed);
     }
 
-    /// Frees removed destinations that nothing has referred to for [`TRASH_TIME`]. Returns whether the trash had any.
+    /// Frees removed destinations that nothing has referred to for two minutes. Returns whether the trash had any.
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
         let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
