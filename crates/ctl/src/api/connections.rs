@@ -87,7 +87,7 @@ pub fn end(
                     }
                     // It leads nobody any more, and goes when the last of those that it controls has gone.
                     Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),
-                    Removal::NotOurs | Removal::Lasts => {}
+                    Removal::NotLive | Removal::Kept => {}
                 }
             }
         });

@@ -36,7 +36,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
         }
-        Removal::Controls | Removal::NotOurs | Removal::Lasts => {}
+        Removal::Controls | Removal::NotLive | Removal::Kept => {}
     }
 }
 

@@ -101,10 +101,10 @@ pub enum Removal {
     /// It controls other connections and was not removed.
     Controls,
     /// Another caller has removed it, or another worker is inserting it at this moment.
-    NotOurs,
+    NotLive,
     /// It does not, or no longer, fulfil the condition
     /// ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
-    Lasts,
+    Kept,
 }
 
 #[cfg(all(test, not(loom)))]

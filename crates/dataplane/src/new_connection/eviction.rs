@@ -119,7 +119,7 @@ pub(crate) fn evict_call(
     match table.remove_if(template, |state, _| state & ASSURED == 0) {
         Removal::Done(state) => count_out(&table.connection(template), state, snapshot),
         Removal::Controls => table.detach(template),
-        Removal::NotOurs | Removal::Lasts => return false,
+        Removal::NotLive | Removal::Kept => return false,
     }
     counters.evicted.add(1);
     true
