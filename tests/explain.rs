@@ -486,7 +486,11 @@ fn a_question_that_cannot_be_answered_says_what_is_wrong_with_it() {
             3,
             "no interface eth9 is attached; those that are: wan, lan",
         ),
-        (format!("--proto tcp --from 10.9.9.9:1 --to {VIP}:80"), 3, "say by which the packet comes in"),
+        (
+            format!("--proto tcp --from 10.9.9.9:1 --to {VIP}:80"),
+            3,
+            "name the interface that the packet comes in by",
+        ),
         (format!("--proto tcp {from} --to {VIP}:80 --flags syn,urgent"), 3, "urgent is no flag"),
         (format!("--proto udp {from} --to {VIP}:80 --flags syn"), 3, "only TCP"),
         (format!("--proto tcp {from} --to [{VIP6}]:80"), 3, "different families"),
@@ -496,7 +500,7 @@ fn a_question_that_cannot_be_answered_says_what_is_wrong_with_it() {
         (format!("--proto tcp --to {VIP}:80"), 2, "--from"),
         (format!("--proto icmp {from} --to {VIP}:80"), 2, "tcp"),
         ("--frame 0".to_owned(), 3, "hexadecimal"),
-        ("--frame 00".to_owned(), 3, "say by which it comes in"),
+        ("--frame 00".to_owned(), 3, "name the interface that it comes in by"),
         (format!("--frame 00 {from}"), 2, "cannot be used with"),
         (String::new(), 2, "--proto"),
     ] {
