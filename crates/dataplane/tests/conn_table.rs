@@ -246,7 +246,7 @@ fn a_removed_connection_is_not_found_but_readable_and_is_removed_once() {
     let id = insert(&mut one, &new);
     let generation = one.connection(id).generation();
     assert!(one.recall(id, generation).is_some());
-    assert!(matches!((one.remove(id), other.remove(id)), (Removal::Done(_), Removal::NotOurs)));
+    assert!(matches!((one.remove(id), other.remove(id)), (Removal::Done(_), Removal::NotLive)));
     assert_eq!((find(&one, inbound(&new)), find(&other, reply(&new))), (None, None));
     assert_eq!(other.connection(id).dest(), new.dest);
     other.refresh(id, 3, Millis(90_000));

@@ -268,7 +268,7 @@ fn only_one_of_two_removals_is_reported_as_done() {
         let theirs = thread.join().expect("no panic");
         assert!(matches!(
             (mine, theirs),
-            (Removal::Done(_), Removal::NotOurs) | (Removal::NotOurs, Removal::Done(_))
+            (Removal::Done(_), Removal::NotLive) | (Removal::NotLive, Removal::Done(_))
         ));
         assert_eq!(table.live(), 0);
     });
@@ -288,7 +288,7 @@ fn a_conditional_removal_precedes_a_packets_transition_or_finds_its_condition_fa
                 REMOVED.fetch_add(1, Relaxed);
                 assert_eq!((find(&one, inbound(&direct(1))), table.live()), (None, 0));
             }
-            (Removal::Lasts, Some((1, 2))) => {
+            (Removal::Kept, Some((1, 2))) => {
                 KEPT.fetch_add(1, Relaxed);
                 assert!(find(&one, inbound(&direct(1))).is_some());
                 assert_eq!(one.remove(id), Removal::Done(2), "it can be removed later");

@@ -89,7 +89,7 @@ pub fn end(
                     // The template applies to no new connection, and is removed with the last connection that it
                     // controls.
                     Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),
-                    Removal::NotOurs | Removal::Lasts => {}
+                    Removal::NotLive | Removal::Kept => {}
                 }
             }
         });

@@ -157,13 +157,9 @@ const LOOKED_AT: usize = 64;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use xvs_proto::{Endpoint, Protocol};
-    use xvs_sched::ForwardingMethod;
+    use xvs_proto::Endpoint;
 
     use super::*;
-    use crate::clock::Millis;
     use crate::conn::flags::Flags;
     use crate::conn::insertion::{Inserted, NewConnection};
     use crate::conn::table::{Table, TableConfig};
@@ -177,21 +173,9 @@ mod tests {
     /// Makes the template of a SIP call, if there is room for its Call-ID.
     fn template(table: &mut TableWorker, call_ids: &CallIds, call_id: &[u8], port: u16) -> Option<ConnId> {
         let mark = call_ids.write(0, call_id, table, |_, _| false)?;
-        let new = NewConnection {
-            protocol: Protocol::UDP,
-            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
-            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 5060),
-            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 5060),
-            local: None,
-            method: ForwardingMethod::Nat,
-            flags: Flags::TEMPLATE,
-            state: 0,
-            expires: Millis(60_000),
-            timeout_seconds: 60,
-            dest_ref: 0,
-            mark,
-            controller: None,
-        };
+        let example = NewConnection::example();
+        let client = Endpoint { port, ..example.client };
+        let new = NewConnection { client, flags: Flags::TEMPLATE, mark, ..example };
         let Inserted::New(id) = table.insert(&new) else { panic!("a new identity") };
         call_ids.settle(mark, &table.connection(id));
         Some(id)

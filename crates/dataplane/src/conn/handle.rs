@@ -398,12 +398,12 @@ impl TableHandle {
         let table = &*self.table;
         let entry = table.entry(id);
         if !entry.life().is_live() {
-            return Removal::NotOurs;
+            return Removal::NotLive;
         }
         // This exchange elects the thread that removes the entry.
         match entry.close() {
             Ok(_) => {}
-            Err(entry::REMOVED) => return Removal::NotOurs,
+            Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
         Removal::Done(self.withdraw(id))
@@ -416,11 +416,11 @@ impl TableHandle {
         let mut life = entry.life();
         // Tested before the election too, which writes the entry's line.
         if !passes(life) {
-            return Removal::Lasts;
+            return Removal::Kept;
         }
         match entry.close() {
             Ok(_) => {}
-            Err(entry::REMOVED) => return Removal::NotOurs,
+            Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
         while passes(life) {
@@ -435,7 +435,7 @@ impl TableHandle {
             }
         }
         entry.reopen();
-        Removal::Lasts
+        Removal::Kept
     }
 
     /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and

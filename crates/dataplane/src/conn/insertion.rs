@@ -101,8 +101,31 @@ pub enum Removal {
     /// It controls other connections and was not removed.
     Controls,
     /// Another caller has removed it, or another worker is inserting it at this moment.
-    NotOurs,
+    NotLive,
     /// It does not, or no longer, fulfil the condition
     /// ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
-    Lasts,
+    Kept,
+}
+
+#[cfg(all(test, not(loom)))]
+impl NewConnection {
+    /// A connection by NAT for tests: TCP from 192.0.2.10:1000 to 198.51.100.1:80, which expires after a
+    /// minute.
+    pub(crate) fn example() -> Self {
+        Self {
+            protocol: Protocol::TCP,
+            client: Endpoint::new([192, 0, 2, 10], 1000),
+            virtual_endpoint: Endpoint::new([198, 51, 100, 1], 80),
+            dest: Endpoint::new([203, 0, 113, 11], 8080),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::NONE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        }
+    }
 }

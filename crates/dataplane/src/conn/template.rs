@@ -56,10 +56,7 @@ pub const ASSURED: u8 = 1;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use xvs_proto::{Endpoint, FlowKey, Protocol};
-    use xvs_sched::ForwardingMethod;
+    use xvs_proto::{Endpoint, FlowKey};
 
     use super::*;
     use crate::clock::Millis;
@@ -74,21 +71,9 @@ mod tests {
     }
 
     fn template() -> NewConnection {
-        NewConnection {
-            protocol: Protocol::TCP,
-            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 0), 0),
-            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 80),
-            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 8080),
-            local: None,
-            method: ForwardingMethod::Nat,
-            flags: Flags::TEMPLATE,
-            state: 0,
-            expires: Millis(60_000),
-            timeout_seconds: 60,
-            dest_ref: 0,
-            mark: 0,
-            controller: None,
-        }
+        let example = NewConnection::example();
+        let client = Endpoint::new([192, 0, 2, 0], 0);
+        NewConnection { client, flags: Flags::TEMPLATE, timeout_seconds: 60, ..example }
     }
 
     fn find(table: &TableWorker) -> Option<ConnId> {

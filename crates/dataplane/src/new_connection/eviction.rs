@@ -17,6 +17,7 @@
 use xvs_proto::Protocol;
 
 use crate::burst::context::Context;
+use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
@@ -118,7 +119,7 @@ pub(crate) fn evict_call(
     match table.remove_if(template, |state, _| state & ASSURED == 0) {
         Removal::Done(state) => count_out(&table.connection(template), state, snapshot),
         Removal::Controls => table.detach(template),
-        Removal::NotOurs | Removal::Lasts => return false,
+        Removal::NotLive | Removal::Kept => return false,
     }
     counters.evicted.add(1);
     true
@@ -138,7 +139,7 @@ fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
 pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
     match protocol {
         Protocol::TCP => matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck),
-        Protocol::SCTP => matches!(state, SCTP_INIT1 | SCTP_INIT),
+        Protocol::SCTP => matches!(SctpState::of(state), SctpState::Init1 | SctpState::Init),
         _ => false,
     }
 }
@@ -170,5 +171,3 @@ const ENTRIES_PER_INSERTION: u32 = 64;
 const TRIES: usize = 3;
 /// The most connections that are evicted for one new one.
 const EVICTED_MAX: u32 = 2;
-const SCTP_INIT1: u8 = 1;
-const SCTP_INIT: u8 = 2;

@@ -114,10 +114,8 @@ fn about_reply(
         return no_destination::send(flows, frame, &fragmentable(error.packet), at);
     }
     // As under IPVS, a removed destination gets the error too.
-    match at.snapshot.destinations.of(&connection) {
-        Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
-        None => Verdict::Drop(DropReason::DestinationUnavailable),
-    }
+    let destination = at.snapshot.destinations.of(&connection);
+    to_destination(flows, frame, error, &ends, destination, at)
 }
 
 /// Sends an error to a destination by its connection's method.
@@ -126,9 +124,12 @@ fn to_destination(
     frame: &mut Frame,
     Error { packet, quote }: Error<'_>,
     ends: &Ends,
-    destination: &Destination,
+    destination: Option<&Destination>,
     at: Context<'_>,
 ) -> Verdict {
+    let Some(destination) = destination else {
+        return Verdict::Drop(DropReason::DestinationUnavailable);
+    };
     if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
@@ -180,7 +181,7 @@ fn about_request(
     if !forward::is_refused(verdict)
         && let Some(destination) = destination
     {
-        flows.count(destination, |stats| stats.count_out(packet.length()));
+        flows.count_reply(destination, packet);
     }
     verdict
 }
@@ -269,10 +270,9 @@ fn schedule(
     };
     match connect(flows, frame, &request, Marked { service, mark }, at) {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, error, id, at),
-        Ok(Begun::OnePacket(ends, id)) => match snapshot.destinations.find(id) {
-            Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
-            None => Verdict::Drop(DropReason::DestinationUnavailable),
-        },
+        Ok(Begun::OnePacket(ends, id)) => {
+            to_destination(flows, frame, error, &ends, snapshot.destinations.find(id), at)
+        }
         Err(verdict) => verdict,
     }
 }
