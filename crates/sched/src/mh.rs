@@ -11,7 +11,9 @@
 //!
 //! Source: ipvs-behaviour, section 5.4; Eisenbud et al., «Maglev», NSDI 2016, section 3.4.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use xvs_proto::Family;
 
 use crate::account::Account;
 use crate::hash::{folded, sip};
@@ -77,7 +79,8 @@ fn fill(setup: &Setup<'_>) -> Box<[u32]> {
     let takes_part = (0..).zip(setup.destinations).filter(|(_, destination)| destination.last_weight.0 > 0);
     let mut walks: Vec<Walk> = takes_part
         .map(|(position, destination)| {
-            let hash = |key| hash(key, destination.endpoint.addr, destination.endpoint.port, 0);
+            let addr = in_family(destination.endpoint.addr, setup.family);
+            let hash = |key| hash(key, addr, destination.endpoint.port, 0);
             Walk {
                 position,
                 next: slot(hash(PLACE_KEY)),
@@ -103,6 +106,15 @@ fn fill(setup: &Setup<'_>) -> Box<[u32]> {
         }
     }
     slots.into()
+}
+
+/// A destination's address as an address of the service's family: of an IPv6 address in an IPv4 service (a tunnel) only
+/// the first 32 bits count, as in the kernel.
+fn in_family(addr: IpAddr, family: Option<Family>) -> IpAddr {
+    match (addr, family) {
+        (IpAddr::V6(addr), Some(Family::V4)) => Ipv4Addr::from_bits((addr.to_bits() >> 96) as u32).into(),
+        _ => addr,
+    }
 }
 
 /// The low half of a SipHash over the sum of address, port and offset.
@@ -185,6 +197,18 @@ mod tests {
         let before = fill(&Setup { destinations: &all, ..Setup::default() });
         all[2].weight = Weight(0);
         assert_eq!(fill(&Setup { destinations: &all, ..Setup::default() }), before);
+    }
+
+    #[test]
+    fn of_ipv6_destinations_of_an_ipv4_service_the_first_32_bits_count() {
+        let fill = |family, addresses: [&str; 2]| {
+            let mut all = destinations(&[1, 1]);
+            all.iter_mut().zip(addresses).for_each(|(one, addr)| one.endpoint.addr = addr.parse().unwrap());
+            fill(&Setup { destinations: &all, family, ..Setup::default() })
+        };
+        let v6 = ["2001:db8::1", "2001:db9::2"];
+        assert_eq!(fill(Some(Family::V4), v6), fill(None, ["32.1.13.184", "32.1.13.185"]));
+        assert_ne!(fill(Some(Family::V6), v6), fill(Some(Family::V4), v6));
     }
 
     #[test]

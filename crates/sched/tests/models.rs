@@ -122,6 +122,7 @@ impl World {
             .collect();
         let setup = Setup {
             destinations: &destinations,
+            family: None,
             flags: self.flags,
             memory: self.scheduler.memory().cloned(),
             tuning: self.tuning.clone(),

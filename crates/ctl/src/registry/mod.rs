@@ -502,6 +502,7 @@ fn build(
     let listed: Vec<_> = entry.destinations.iter().map(DestinationEntry::listed).collect();
     let setup = Setup {
         destinations: &listed,
+        family: Some(key.family()),
         flags: Flags(wanted.options.flags.0),
         memory: entry.memory.take(),
         tuning: tuning.clone(),

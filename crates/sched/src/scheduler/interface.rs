@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use xvs_proto::Endpoint;
+use xvs_proto::{Endpoint, Family};
 
 use super::candidates::Candidates;
 use super::flags::Flags;
@@ -76,6 +76,8 @@ pub trait Scheduler: Send + Sync {
 pub struct Setup<'a> {
     /// The destinations in IPVS's order, the order of the [`Candidates`] in later calls.
     pub destinations: &'a [Destination],
+    /// The service's family; `None`: that of its destinations.
+    pub family: Option<Family>,
     /// The service's flags.
     pub flags: Flags,
     /// The memory of the previous scheduler of the service, if that had the same name.
