@@ -1,7 +1,7 @@
 //! The checkers of a real server, read.
 //!
-//! Pure. Source: keepalived's behaviour as it is written down (section 4). Not here: what they are then (`checks.rs`), and
-//! what only HTTP has (`http.rs`).
+//! Pure. Source: keepalived's behaviour as it is written down (section 4). Not here: what they are then (`checks.rs`),
+//! and what only HTTP has (`http.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

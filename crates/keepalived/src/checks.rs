@@ -1,7 +1,7 @@
 //! The checkers of a real server: what is asked of it, how often, and when it counts as down.
 //!
-//! Pure. Source: keepalived's behaviour as it is written down (section 4). Not here: how they are read (`checkers.rs`), and
-//! asking.
+//! Pure. Source: keepalived's behaviour as it is written down (section 4). Not here: how they are read (`checkers.rs`),
+//! and asking.
 
 use std::time::Duration;
 

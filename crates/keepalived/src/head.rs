@@ -35,8 +35,8 @@ pub(crate) fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
     Some(Endpoint::new(addr, port.ok()?))
 }
 
-/// The endpoint with the port that it has in the services, if that is not another in each; a port that it cannot have is
-/// told.
+/// The endpoint with the port that it has in the services, if that is not another in each; a port that it cannot have
+/// is told.
 pub(crate) fn in_services(
     written: Endpoint,
     method: ForwardingMethod,

@@ -21,8 +21,8 @@ pub(super) struct TlsWords {
 }
 
 impl TlsWords {
-    /// The name for an object. `host` is that of the virtual server; that of the real server is not asked for, nor is its
-    /// address.
+    /// The name for an object. `host` is that of the virtual server; that of the real server is not asked for, nor is
+    /// its address.
     pub(super) fn name(&self, url: &Url, http: &Http, host: Option<&String>) -> Option<String> {
         let name = self.name.as_ref().or(url.host.as_ref()).or(http.host.as_ref()).or(host);
         name.filter(|_| self.sends_name).cloned()

@@ -81,8 +81,8 @@ pub fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// The words of a text with commands and patterns in it, which is read as a shell's: both kinds of quotes, pieces side by
-/// side are one word, and escapes by a backslash (`\n`, `\ooo`, `\xHH`, `\cC`, …) everywhere.
+/// The words of a text with commands and patterns in it, which is read as a shell's: both kinds of quotes, pieces side
+/// by side are one word, and escapes by a backslash (`\n`, `\ooo`, `\xHH`, `\cC`, …) everywhere.
 pub fn shell_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;

@@ -1,10 +1,10 @@
 //! An existing keepalived.conf: what it wants to be the case, read as keepalived reads it.
 //!
-//! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of that,
-//! `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`], [`checks`] by
-//! `checkers`, `http`, `ssl` and [`files`]; [`values`] reads what stands behind keywords), and of
-//! `global_defs` what is ours ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for
-//! reading files. Not here: making the checks.
+//! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of
+//! that, `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`],
+//! [`checks`] by `checkers`, `http`, `ssl` and [`files`]; [`values`] reads what stands behind keywords), and of
+//! `global_defs` what is ours ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but
+//! for reading files. Not here: making the checks.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,10 +1,11 @@
-//! The files of a keepalived.conf as one row of statements: parameters, loops, conditional lines and includes carried out.
+//! The files of a keepalived.conf as one row of statements: parameters, loops, conditional lines and includes carried
+//! out.
 //!
-//! Runs when a file is read; reads files, and the environment where the file names a variable of it; nothing else of the
-//! machine. What is wrong is a [`Fault`] with its place, and reading goes on. Bounded: the bytes of all files, files within
-//! files, loops and parameters in one another, how long a line they make, and how many; behind that nothing is read any
-//! more, which is an error. Source: the grammar of keepalived 2.2.7 as its behaviour is written down (section 1). Not
-//! here: what a statement means (`blocks.rs` and what follows it).
+//! Runs when a file is read; reads files, and the environment where the file names a variable of it; nothing else of
+//! the machine. What is wrong is a [`Fault`] with its place, and reading goes on. Bounded: the bytes of all files,
+//! files within files, loops and parameters in one another, how long a line they make, and how many; behind that
+//! nothing is read any more, which is an error. Source: the grammar of keepalived 2.2.7 as its behaviour is written
+//! down (section 1). Not here: what a statement means (`blocks.rs` and what follows it).
 
 use std::collections::HashMap;
 use std::fs::File;

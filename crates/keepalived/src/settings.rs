@@ -29,8 +29,8 @@ pub(super) struct Settings {
     persistence_seconds: Option<u32>,
     granularity: Option<Netmask>,
     engine: Option<String>,
-    /// The family of its services as far as it is certain: of addresses, else by `ip_family`, an IPv6 granularity, or the
-    /// first server that no tunnel leads to.
+    /// The family of its services as far as it is certain: of addresses, else by `ip_family`, an IPv6 granularity, or
+    /// the first server that no tunnel leads to.
     pub(super) family: Option<Family>,
     pub(super) timing: TimingOptions,
     pub(super) omega: bool,

@@ -31,8 +31,8 @@ fn configuration(text: &str) -> Configuration {
     read
 }
 
-/// Reads a file of `cases/`. At its end stand the rules that it comes to and its faults in their order, those of a director
-/// that takes it last; ` … ` is any text.
+/// Reads a file of `cases/`. At its end stand the rules that it comes to and its faults in their order, those of a
+/// director that takes it last; ` … ` is any text.
 #[track_caller]
 fn assert_comes_to(name: &str) -> Configuration {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cases");
