@@ -83,8 +83,8 @@ fn systemds_watchdog_is_notified_unless_a_thread_hangs_and_healthy_names_the_thr
     fill(full.into());
     // The control thread's log line about this does not fit into the pipe.
     succeed(cluster.command(Host::Director, "ip").args(["link", "set", "wan", "down"]));
-    let why = wait::until("something does not move", || complaint(&healthy(&cluster, &[])));
-    assert_eq!(why, "xvs: the control thread does not answer, for 750ms\n");
+    let why = wait::until("a thread makes no progress", || complaint(&healthy(&cluster, &[])));
+    assert_eq!(why, "xvs: the control thread does not answer within 750ms\n");
     systemd.set_nonblocking(true).expect("a socket");
     let nothing = || systemd.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     while !nothing() {}

@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Protocol};
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs explain`.
+/// The arguments of `xvs explain`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {

@@ -14,7 +14,7 @@ use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs healthy`.
+/// The arguments of `xvs healthy`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Time limit, 0.01 to 60; xvsd's workers and its control thread have three quarters of it

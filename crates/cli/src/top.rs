@@ -28,7 +28,7 @@ use crate::exit::{DONE, Done};
 mod screen;
 mod view;
 
-/// What follows `xvs top`.
+/// The arguments of `xvs top`.
 #[derive(Debug, Args)]
 #[command(after_help = KEYS)]
 pub(super) struct Arguments {

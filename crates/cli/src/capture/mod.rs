@@ -26,7 +26,7 @@ use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs capture`.
+/// The arguments of `xvs capture`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Write pcapng to this file; without it to stdout, or lines if that is a terminal
