@@ -182,10 +182,7 @@ impl Faults {
             "TUN" => match tunnel(&block.arguments()[1..]) {
                 Ok(tunnel) => (Some((ForwardingMethod::Tunnel, tunnel)), usize::MAX),
                 Err(why) => {
-                    self.warn(
-                        &block.place,
-                        format!("`{}`: {why}; TUN type ipip is used", block.text),
-                    );
+                    self.warn(&block.place, format!("`{}`: {why}; TUN type ipip is used", block.text));
                     (plain(ForwardingMethod::Tunnel), usize::MAX)
                 }
             },
