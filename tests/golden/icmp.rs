@@ -245,6 +245,22 @@ fn by_direct_routing_and_tunnel_an_error_about_a_reply_travels_unchanged_however
 }
 
 #[test]
+fn by_direct_routing_and_tunnel_an_icmpv6_error_of_the_virtual_address_counts_as_a_reply() {
+    for (net, counted) in nets().into_iter().zip([" 1 1 0 40 0", " 1 1 1 60 256"]) {
+        for method in ["-g", "-i"] {
+            let mut cluster = connected(net, TRANSPORTS[0], method, 80);
+            let request =
+                Datagram::new(Transport::Tcp(ACK), at(net.client, 4000), at(net.vip, 80)).carrying(600);
+            // 208 bytes of the request behind 48 of IPv6 and ICMPv6.
+            let error = error(net.too_big(1280), net.vip, net.client, 64, &request.packet()[..208]);
+            assert_eq!(from_router(&mut cluster, "lan", &error).verdict, "pass");
+            let stats = cluster.stats();
+            assert!(stats[0].ends_with(counted), "{stats:?}");
+        }
+    }
+}
+
+#[test]
 fn a_wrong_checksum_ends_an_error_about_a_masqueraded_connection_either_way_uncounted() {
     const MOVED: &[(&str, u64)] = &[("drop_icmp_checksum", 1), ("rx_packets", 1)];
     for net in nets() {

@@ -163,6 +163,13 @@ fn about_request(
     let destination = at.snapshot.destinations.available_for(&connection);
     let sender = ends.local.unwrap_or(ends.client).addr;
     if !ends.method.masquerades() || packet.flow.dest.addr != sender {
+        // The kernel routes it; an ICMPv6 error from the virtual address counts as a reply.
+        if packet.family() == Family::V6
+            && packet.flow.source.addr == ends.virtual_endpoint.addr
+            && let Some(destination) = destination
+        {
+            flows.count_reply(destination, packet);
+        }
         return Verdict::PassToKernel;
     }
     if !forward::icmp::is_summed(frame, packet) {
