@@ -99,6 +99,11 @@ impl Datapath for MemoryDatapath {
     fn available_pages(&mut self) -> Option<u32> {
         None
     }
+
+    /// The table is never short of entries.
+    fn free_entries(&self) -> (usize, usize) {
+        (TABLE_SIZE, TABLE_SIZE)
+    }
 }
 
 impl InMemory {

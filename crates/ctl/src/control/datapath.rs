@@ -40,4 +40,7 @@ pub trait Datapath {
 
     /// Pages of memory that the machine has available; `None`: unknown, which does not count as short.
     fn available_pages(&mut self) -> Option<u32>;
+
+    /// Entries of the connection table that are free, and its size.
+    fn free_entries(&self) -> (usize, usize);
 }

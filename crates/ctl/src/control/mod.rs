@@ -410,10 +410,13 @@ impl<D: Datapath> Control<D> {
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
-    /// Turns automatic defences on or off by the memory left.
+    /// Turns automatic defences on or off by the memory and the connection table's entries left.
     fn update_defences(&mut self) {
-        let pages = if self.settings.needs_memory() { self.datapath.available_pages() } else { None };
-        self.settings.observe(pages);
+        let (pages, entries) = match self.settings.needs_memory() {
+            true => (self.datapath.available_pages(), self.datapath.free_entries()),
+            false => (None, (1, 1)),
+        };
+        self.settings.observe(pages, entries);
         if self.settings.settings(&self.state) != self.publication.snapshot.settings {
             let _ = self.publish();
         }
@@ -442,6 +445,7 @@ mod tests {
     #[derive(Default)]
     pub(super) struct Machine {
         available_pages: Option<u32>,
+        free_entries: (usize, usize),
         pub(super) steered: SteeringRules,
         resolved: BTreeSet<(u32, IpAddr)>,
         /// The worker that takes up no change.
@@ -481,6 +485,10 @@ mod tests {
 
         fn available_pages(&mut self) -> Option<u32> {
             self.available_pages
+        }
+
+        fn free_entries(&self) -> (usize, usize) {
+            self.free_entries
         }
     }
 
@@ -650,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn automatic_defences_follow_the_memory_left_within_a_second() {
+    fn automatic_defences_follow_the_memory_and_the_table_entries_left_within_a_second() {
         let mut ipvs = Ipvs::default();
         for key in ["drop_entry", "drop_packet", "secure_tcp"] {
             ipvs.set(key, "1").unwrap();
@@ -671,5 +679,11 @@ mod tests {
         control.datapath().available_pages = None;
         control.tick(Millis(3000)).unwrap();
         assert_eq!(on(published.load().settings), (false, 0, false), "unknown memory is not short memory");
+        // Free entries of 8,000, and the rate at which packets are dropped.
+        for (second, (free, rate)) in (4..).zip([(1000, 0), (500, 4), (0, 2), (1000, 0)]) {
+            control.datapath().free_entries = (free, 8000);
+            control.tick(Millis(second * 1000)).unwrap();
+            assert_eq!(on(published.load().settings), (rate > 0, rate, rate > 0), "{free}");
+        }
     }
 }

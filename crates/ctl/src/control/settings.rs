@@ -38,14 +38,19 @@ impl ActiveSettings {
         xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)
     }
 
-    /// Whether any setting depends on the memory left.
+    /// Whether any setting depends on the memory or the connection table's entries left.
     pub(super) fn needs_memory(&self) -> bool {
         self.ipvs.is_automatic()
     }
 
-    /// Notes how many pages of memory are available; `None`: unknown, or no setting depends on it.
-    pub(super) fn observe(&mut self, pages: Option<u32>) {
-        self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
+    /// Notes how many pages of memory are available (`None`: unknown), and how many entries of the connection table are
+    /// free, of how many. A table with less than an eighth of it free is short too: full, it counts as half of
+    /// `amemthresh`, so that `drop_packet` still lets every second packet through.
+    pub(super) fn observe(&mut self, pages: Option<u32>, (free, size): (usize, usize)) {
+        let half = (self.ipvs.amemthresh / 2) as usize;
+        let entries = (free * 8 < size).then(|| (half + half * free * 8 / size) as u32);
+        let available = pages.into_iter().chain(entries).min();
+        self.memory = self.ipvs.observe(available.unwrap_or(u32::MAX));
     }
 
     /// The settings that workers use.

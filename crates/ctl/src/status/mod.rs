@@ -250,7 +250,7 @@ fn the_first(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<Stri
 fn table_warning(live: usize, size: usize) -> Option<String> {
     let full = percent(live, size);
     (full > TABLE_PERCENT).then(|| {
-        format!("the connection table is {full} % full; raise conn_table_size in xvs.toml and restart xvsd")
+        format!("the connection table is {full} % full; `xvs set drop_entry 1` ends half-open and idle connections meanwhile; or raise conn_table_size in xvs.toml and restart xvsd")
     })
 }
 

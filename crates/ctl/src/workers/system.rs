@@ -116,6 +116,11 @@ impl Datapath for SystemDatapath {
     fn available_pages(&mut self) -> Option<u32> {
         available_pages().inspect_err(|error| tracing::warn!("the memory left is not known: {error}")).ok()
     }
+
+    fn free_entries(&self) -> (usize, usize) {
+        let size = self.table.config().capacity;
+        (size.saturating_sub(self.table.live()), size)
+    }
 }
 
 impl SystemDatapath {
