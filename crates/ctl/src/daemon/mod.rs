@@ -245,7 +245,7 @@ impl WorkerParts<'_> {
         for (number, port) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
-            let handle = table.handle(number).expect("each worker has its seat");
+            let handle = table.handle(number).expect("each worker has its handle");
             let ids = |half| Identification::numbered(secret, 2 * number + half);
             let ids = (ids(0), ids(1));
             let unresolved = self.unresolved;
