@@ -1,7 +1,7 @@
-//! Captured packets: which, with what said beside them, and that another implementation reads the file.
+//! Captured packets: their choice, their comments, and the file as another implementation reads it.
 //!
-//! Frames go through a director in the lab; what tshark makes of the file is the judge. Not here: the daemon and its
-//! client (`netlab_capture.rs`), what a capture costs (`allocation.rs`, `benches/pipeline.rs`).
+//! Frames go through a director in the lab; tshark reads the file. Not here: the daemon and its client
+//! (`netlab_capture.rs`), the cost of a capture (`allocation.rs`, `benches/pipeline.rs`).
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -53,10 +53,10 @@ fn captured(cluster: &mut LabCluster, listener: &mut Listener) -> Vec<CapturedPa
     packets
 }
 
-/// What is said of a packet, and each of its frames: way, interface, bytes.
-type Told = (String, Vec<(Direction, String, Vec<u8>)>);
+/// The verdict of a packet, and each of its frames: direction, interface, bytes.
+type Recorded = (String, Vec<(Direction, String, Vec<u8>)>);
 
-fn told(packets: &[CapturedPacket]) -> Vec<Told> {
+fn recorded(packets: &[CapturedPacket]) -> Vec<Recorded> {
     let frame = |frame: &xvs_model::capture::CapturedFrame| {
         (frame.direction, frame.interface.clone(), frame.bytes.clone())
     };
@@ -83,8 +83,8 @@ fn outside(datagram: &Datagram) -> Vec<u8> {
     datagram.frame(GATEWAY_MAC, WAN_MAC)
 }
 
-/// Lets a request, its answer, a refused one and a passed one pass; each with what leaves because of it.
-fn mixture(cluster: &mut LabCluster) -> Vec<Told> {
+/// Injects a request, its reply, a dropped packet and a passed one; returns each with the frames sent because of it.
+fn mixture(cluster: &mut LabCluster) -> Vec<Recorded> {
     let inside = answer(SYN_ACK).frame(server_mac(1), LAN_MAC);
     let frames = [
         ("wan", outside(&request(80, SYN))),
@@ -101,47 +101,47 @@ fn mixture(cluster: &mut LabCluster) -> Vec<Told> {
 }
 
 #[test]
-fn every_packet_is_shown_as_it_came_in_and_as_it_went_out_with_its_verdict() {
+fn every_packet_is_captured_as_received_and_as_sent_with_its_verdict() {
     for method in ["-m", "-g", "-i"] {
         let mut cluster = cluster(method);
         let mut listener = listen(&mut cluster, &all());
         let passed = mixture(&mut cluster);
-        assert_eq!(told(&captured(&mut cluster, &mut listener)), passed, "{method}");
+        assert_eq!(recorded(&captured(&mut cluster, &mut listener)), passed, "{method}");
         assert_eq!(passed[2].0, "drop no_destination");
         assert_eq!((passed[0].1.len(), passed[2].1.len(), passed[3].1.len()), (2, 2, 1));
     }
 }
 
 #[test]
-fn a_capture_that_has_ended_shows_nothing_and_another_shows_what_comes_from_then_on() {
+fn an_ended_capture_shows_nothing_and_a_new_one_shows_the_packets_from_its_start_on() {
     let mut cluster = cluster("-m");
     let mut first = listen(&mut cluster, &all());
-    // The lab has one at a time.
+    // The lab has one capture at a time.
     let mut second = listen(&mut cluster, &all());
     let passed = mixture(&mut cluster);
     assert!(captured(&mut cluster, &mut first).is_empty());
-    assert_eq!(told(&captured(&mut cluster, &mut second)), passed);
+    assert_eq!(recorded(&captured(&mut cluster, &mut second)), passed);
 }
 
-/// Which of the mixture's packets a capture shows.
+/// Asserts which of the mixture's packets a capture shows, by their index.
 #[track_caller]
 fn assert_shown(wanted: &CaptureRequest, method: &str, shown: &[usize]) {
     let mut cluster = cluster(method);
     let mut listener = listen(&mut cluster, wanted);
     let passed = mixture(&mut cluster);
     let passed: Vec<_> = shown.iter().map(|place| passed[*place].clone()).collect();
-    assert_eq!(told(&captured(&mut cluster, &mut listener)), passed, "{wanted:?}");
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), passed, "{wanted:?}");
 }
 
 #[test]
-fn packets_are_found_by_every_end_of_their_connection_by_service_interface_and_fate() {
+fn packets_are_found_by_every_endpoint_of_their_connection_by_service_interface_and_verdict() {
     let by_address = |address: &str| CaptureRequest { address: address.parse().ok(), ..all() };
-    // The first packet of a connection, too, by the server that is chosen for it.
+    // The first packet of a connection also matches the server that is chosen for it.
     assert_shown(&by_address(&server(1).to_string()), "-m", &[0, 1]);
     assert_shown(&by_address("203.0.113.0/24"), "-m", &[0, 1]);
     assert_shown(&by_address(&CLIENT.to_string()), "-m", &[0, 1, 2, 3]);
     assert_shown(&by_address("192.0.2.77"), "-m", &[]);
-    // By direct routing the server's address is in no packet, and its reply does not pass here.
+    // With direct routing no packet has the server's address, and its replies bypass the director.
     assert_shown(&by_address(&server(1).to_string()), "-g", &[0, 1]);
     assert_shown(&CaptureRequest { port: Some(81), ..all() }, "-m", &[2]);
     assert_shown(&CaptureRequest { port: Some(80), ..all() }, "-m", &[0, 1]);
@@ -156,7 +156,7 @@ fn packets_are_found_by_every_end_of_their_connection_by_service_interface_and_f
 }
 
 #[test]
-fn an_interface_or_a_reason_that_there_is_not_is_named_with_those_that_there_are() {
+fn an_unknown_interface_or_reason_is_refused_with_the_list_of_known_ones() {
     let mut cluster = cluster("-m");
     let mut refusal =
         |wanted| cluster.lab().director.capture(&wanted, SLOTS).err().expect("a refusal").to_string();
@@ -180,7 +180,7 @@ fn fragments(port: u16) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn a_fragment_is_shown_held_and_the_last_of_its_datagram_with_all_that_left() {
+fn a_fragment_is_captured_as_held_and_the_last_one_with_all_frames_sent() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
     let [first, last] = fragments(80);
@@ -190,11 +190,11 @@ fn a_fragment_is_shown_held_and_the_last_of_its_datagram_with_all_that_left() {
     let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
     let whole = std::iter::once(came("wan", &last)).chain(left).collect();
     let expected = [("held".to_owned(), vec![came("wan", &first)]), ("transmit".to_owned(), whole)];
-    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), expected);
 }
 
 #[test]
-fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_dropped() {
+fn a_held_fragment_is_captured_again_when_it_passes_to_the_kernel_or_is_dropped() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
     let [first, last] = fragments(53);
@@ -206,19 +206,19 @@ fn a_fragment_that_waited_is_shown_again_when_the_kernel_gets_it_or_it_is_droppe
         ("pass".to_owned(), vec![before.clone()]),
         ("pass".to_owned(), vec![came("wan", &last)]),
     ];
-    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), expected);
 
     let mut listener = listen(&mut cluster, &CaptureRequest { drops: true, ..all() });
     cluster.inject("wan", &first);
     let answers = cluster.wait(60.0);
-    assert_eq!(answers.len(), 1, "its sender is told");
+    assert_eq!(answers.len(), 1, "its sender receives an error");
     let left = answers.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
     let expected = [("drop fragment_timeout".to_owned(), std::iter::once(before).chain(left).collect())];
-    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), expected);
 }
 
 #[test]
-fn frames_of_a_vlan_are_shown_as_of_its_interface_and_those_of_an_unknown_tag_as_they_came() {
+fn frames_of_a_vlan_belong_to_its_interface_and_those_of_an_unknown_tag_stay_tagged() {
     let tagged = |frame: &[u8], vlan| [&frame[..12], &[0x81, 0x00, 0x00, vlan], &frame[12..]].concat();
     let mut cluster = LabCluster::new();
     cluster.ok(json!({ "link": "wan.5", "vlan": 5, "over": "wan", "addresses": ["10.5.0.1/24"] }));
@@ -235,11 +235,11 @@ fn frames_of_a_vlan_are_shown_as_of_its_interface_and_those_of_an_unknown_tag_as
         ("transmit".to_owned(), vec![came("wan.5", &frame), left]),
         ("pass".to_owned(), vec![came("wan", &tagged(&frame, 6))]),
     ];
-    assert_eq!(told(&captured(&mut cluster, &mut listener)), expected);
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), expected);
 }
 
 #[test]
-fn errors_about_a_connection_are_found_as_its_packets_are_and_what_is_told_instead_is_behind_them() {
+fn errors_about_a_connection_match_its_filter_and_the_error_sent_instead_follows_them() {
     for (method, verdict) in [("-m", "transmit"), ("-i", "consumed")] {
         let mut cluster = cluster(method);
         let service = format!("TCP {VIP}:80").parse().ok();
@@ -257,12 +257,12 @@ fn errors_about_a_connection_are_found_as_its_packets_are_and_what_is_told_inste
         assert_eq!((judged.verdict.as_str(), judged.sent.len()), (verdict, 1), "{method}");
         let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
         let expected = (verdict.to_owned(), std::iter::once(came("lan", &error)).chain(left).collect());
-        assert_eq!(told(&captured(&mut cluster, &mut listener)), [expected], "{method}");
+        assert_eq!(recorded(&captured(&mut cluster, &mut listener)), [expected], "{method}");
     }
 }
 
 #[test]
-fn replies_under_full_nat_are_found_by_their_client() {
+fn fullnat_replies_are_found_by_their_client() {
     let mut cluster = LabCluster::new();
     cluster.ask(json!({ "xvs": ["laddr", "add", "203.0.113.1"] }));
     let dest = at(server(1), 80);
@@ -277,7 +277,7 @@ fn replies_under_full_nat_are_found_by_their_client() {
 }
 
 #[test]
-fn a_full_queue_leaves_out_copies_and_counts_them_and_every_packet_passes() {
+fn a_full_queue_misses_copies_counts_them_and_delays_no_packet() {
     let mut cluster = cluster("-m");
     let mut listener = cluster.lab().director.capture(&all(), 3).unwrap_or_else(|error| panic!("{error}"));
     for _ in 0..5 {
@@ -287,13 +287,13 @@ fn a_full_queue_leaves_out_copies_and_counts_them_and_every_packet_passes() {
     let (packets, missed) = cluster.lab().director.captured(&mut listener);
     let frames: Vec<_> = packets.iter().map(|packet| packet.frames.len()).collect();
     assert_eq!((frames, missed), (vec![2, 1], Missed::from([("wan".to_owned(), 7)])));
-    // What was read is room again.
+    // Reading frees the queue.
     cluster.from_client(&request(80, ACK));
     let (packets, missed) = cluster.lab().director.captured(&mut listener);
     assert_eq!((packets.len(), missed["wan"]), (1, 7));
 }
 
-/// A file that goes when its test has ended.
+/// A file that is removed when it is dropped.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -302,7 +302,7 @@ impl Drop for Scratch {
     }
 }
 
-/// As what tshark reads a file.
+/// The form in which tshark prints a file.
 enum Reading<'a> {
     /// These fields of each frame.
     Fields(&'a [&'a str]),
@@ -310,7 +310,7 @@ enum Reading<'a> {
     Blocks,
 }
 
-/// A file as tshark reads it.
+/// The lines that tshark prints for a file.
 fn read(name: &str, packets: &[CapturedPacket], missed: &Missed, what: Reading<'_>) -> Vec<String> {
     let file = Scratch(env::temp_dir().join(format!("xvs-{}-{name}.pcapng", process::id())));
     let mut blocks = Blocks::new(4096).unwrap();
@@ -331,7 +331,7 @@ fn read(name: &str, packets: &[CapturedPacket], missed: &Missed, what: Reading<'
 }
 
 #[test]
-fn another_implementation_reads_interfaces_directions_times_lengths_and_comments() {
+fn tshark_reads_interfaces_directions_times_lengths_and_comments() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &CaptureRequest { snap_bytes: 50, ..all() });
     mixture(&mut cluster);
@@ -358,14 +358,14 @@ fn another_implementation_reads_interfaces_directions_times_lengths_and_comments
         "wan|0x00000002|1700000000.123456794|82|50|xvs: an ICMP error of the director's own, because of the packet \
          before"
             .to_owned(),
-        "wan|0x00000001|1700000000.123456795|54|50|xvs: pass: the kernel has it, as if it had come in without xvs"
+        "wan|0x00000001|1700000000.123456795|54|50|xvs: pass: passed to the kernel, as if xvs were absent"
             .to_owned(),
     ];
     assert_eq!(read("fields", &packets, &Missed::new(), Reading::Fields(&fields)), expected);
 }
 
 #[test]
-fn another_implementation_reads_how_many_frames_each_interface_had_and_how_many_were_missed() {
+fn tshark_reads_the_counts_of_captured_and_missed_frames_of_each_interface() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
     mixture(&mut cluster);
@@ -429,7 +429,7 @@ fn a_packet_is_a_line_and_a_reason_is_explained_once() {
 }
 
 #[test]
-fn captures_change_nothing_of_what_packets_meet() {
+fn captures_do_not_affect_forwarding() {
     let mut counted = [false, true].map(|watched| {
         let mut cluster = cluster("-m");
         let listener = watched.then(|| listen(&mut cluster, &all()));

@@ -1,18 +1,18 @@
-//! Packets that come at the wrong time: first packets that should not be first, answers before questions, ports used
-//! again too early. Each is handled as the kernel's IPVS does (ipvs-behaviour, sections 2 to 4), through the lab.
+//! Packets at the wrong time, in the lab: segments that cannot begin a connection, replies before requests, ports reused
+//! too early. Each is handled as by the kernel's IPVS.
 //!
-//! Not here: packets that contradict themselves, and the whole table of states.
+//! Not here: malformed packets, and the whole table of states.
 
 use xvs::frames::{ACK, FIN, RST, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 
-/// Of a client's packet.
+/// A client's packet.
 fn from_client(transport: Transport) -> Datagram {
     Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80))
 }
 
-/// Of a packet from the server of this number to that client.
+/// A packet from the server of this number to that client.
 fn from_server(number: u8, transport: Transport) -> Datagram {
     Datagram::new(transport, at(server(number), 80), at(CLIENT, 4000))
 }
@@ -27,7 +27,7 @@ fn answer(cluster: &mut LabCluster, flags: u8) -> String {
     cluster.from_server(&from_server(1, Transport::Tcp(flags))).verdict
 }
 
-/// A TCP and a UDP service with two servers, the first of them to be asked first.
+/// A TCP and a UDP service with two servers; the first server gets the first connection.
 fn cluster(method: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     for protocol in ["-t", "-u"] {
@@ -39,7 +39,7 @@ fn cluster(method: &str) -> LabCluster {
     cluster
 }
 
-/// Sends a first segment to a new service and says what it makes: nothing, or a connection in a state.
+/// Sends a first segment to a new service; returns the state of the connection that it creates, if any.
 fn first(method: &str, sloppy: u32, flags: u8) -> Option<String> {
     let mut cluster = cluster(method);
     cluster.set("sloppy_tcp", sloppy);
@@ -53,7 +53,7 @@ fn first(method: &str, sloppy: u32, flags: u8) -> Option<String> {
 }
 
 #[test]
-fn any_segment_with_syn_and_without_rst_begins_a_connection_whatever_else_it_says() {
+fn any_segment_with_syn_and_without_rst_creates_a_connection() {
     for method in ["-m", "-g", "-i"] {
         for sloppy in [0, 1] {
             for flags in [SYN, SYN | FIN, SYN | ACK, SYN | FIN | ACK] {
@@ -68,7 +68,7 @@ fn any_segment_with_syn_and_without_rst_begins_a_connection_whatever_else_it_say
 }
 
 #[test]
-fn a_segment_out_of_nowhere_stays_with_the_kernel_unless_sloppy() {
+fn a_segment_without_connection_and_syn_passes_to_the_kernel_unless_sloppy() {
     for method in ["-m", "-g"] {
         for flags in [ACK, FIN, FIN | ACK, 0] {
             assert_eq!(first(method, 0, flags), None, "{method} {flags:#04x}");
@@ -81,7 +81,7 @@ fn a_segment_out_of_nowhere_stays_with_the_kernel_unless_sloppy() {
 }
 
 #[test]
-fn a_reset_never_begins_a_connection() {
+fn a_reset_never_creates_a_connection() {
     for method in ["-m", "-g"] {
         for sloppy in [0, 1] {
             for flags in [RST, RST | ACK, RST | SYN, RST | SYN | FIN | ACK] {
@@ -102,7 +102,7 @@ fn a_syn_or_a_syn_with_fin_into_an_established_connection_changes_nothing() {
 }
 
 #[test]
-fn an_answer_before_any_question_stays_with_the_kernel_and_does_no_harm() {
+fn a_reply_before_any_request_passes_to_the_kernel_and_creates_nothing() {
     let mut cluster = cluster("-m");
     for sloppy in [0, 1] {
         cluster.set("sloppy_tcp", sloppy);
@@ -117,7 +117,7 @@ fn an_answer_before_any_question_stays_with_the_kernel_and_does_no_harm() {
 }
 
 #[test]
-fn a_server_that_was_not_chosen_cannot_speak_for_the_one_that_was() {
+fn a_reply_of_a_server_that_was_not_chosen_passes_to_the_kernel() {
     let mut cluster = cluster("-m");
     ask(&mut cluster, SYN);
     let stranger = cluster.from_server(&from_server(2, Transport::Tcp(RST)));
@@ -126,7 +126,7 @@ fn a_server_that_was_not_chosen_cannot_speak_for_the_one_that_was() {
 }
 
 #[test]
-fn a_port_used_again_in_time_wait_begins_anew_unless_conn_reuse_mode_is_0() {
+fn a_port_reused_in_time_wait_creates_a_new_connection_unless_conn_reuse_mode_is_0() {
     for (mode, chosen) in [(0, 1), (1, 2)] {
         let mut cluster = cluster("-m");
         cluster.set("conn_reuse_mode", mode);
@@ -136,7 +136,7 @@ fn a_port_used_again_in_time_wait_begins_anew_unless_conn_reuse_mode_is_0() {
         ask(&mut cluster, FIN | ACK);
         answer(&mut cluster, FIN | ACK);
         assert_eq!(cluster.only_connection().1, "TIME_WAIT");
-        // What comes late for the old connection does not end its wait.
+        // A late segment of the old connection does not end TIME_WAIT.
         assert_eq!(ask(&mut cluster, ACK), "transmit");
         assert_eq!(cluster.only_connection().1, "TIME_WAIT");
 
@@ -147,14 +147,14 @@ fn a_port_used_again_in_time_wait_begins_anew_unless_conn_reuse_mode_is_0() {
             "conn_reuse_mode {mode}: {rows:?}"
         );
         assert_eq!(cluster.only_connection(), ("01:00".to_owned(), "SYN_RECV".to_owned()));
-        // The old one leaves the count by the next tick.
+        // The old connection is no longer counted after the next tick.
         cluster.advance(0.1);
         assert_eq!(cluster.total_load(), (1, 0));
     }
 }
 
 #[test]
-fn a_minute_of_nonsense_on_one_port_leaves_one_connection_and_then_none() {
+fn a_minute_of_invalid_segments_on_one_port_leaves_one_connection_and_then_none() {
     let mut cluster = cluster("-m");
     ask(&mut cluster, SYN);
     let bits = |number: u8| {

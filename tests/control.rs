@@ -1,7 +1,7 @@
-//! From a command over the socket to the next packet: a server of the control socket before a director in the lab.
+//! From a command over the socket to the next packet: the control socket's server with a director in the lab.
 //!
-//! What a client was answered holds for the next frame; a batch is one snapshot however long, a single command one
-//! each, a refused one none. Not here: the socket's bounds and hostile clients (`ctl/src/server.rs`), the daemon
+//! A change is in force for the first frame after its reply; a batch of any length is one snapshot, a single command one
+//! each, a refused one none. Not here: the socket's limits and hostile clients (`socket.rs`), the daemon
 //! (`netlab_daemon.rs`).
 
 use std::fmt::Write;
@@ -23,7 +23,7 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_proto::Endpoint;
 
-/// Answers the socket's clients from a director in the lab.
+/// Handler of the socket's requests, with a director in the lab.
 struct Desk(Mutex<LabCluster>);
 
 impl Desk {
@@ -31,7 +31,7 @@ impl Desk {
         self.0.lock().expect("no client's thread has panicked")
     }
 
-    /// Hands over the rows of a listing.
+    /// Passes the rows of a listing to the client.
     fn rows(
         &self,
         list: impl FnOnce(
@@ -89,7 +89,7 @@ struct Served {
 impl Served {
     fn new() -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        // Relaxed: only the numbers' being different matters.
+        // Relaxed: the numbers only have to differ.
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("xvs-control-{}-{number}", std::process::id()));
         let socket = folder.join("xvsd.sock");
@@ -106,7 +106,7 @@ impl Served {
         self.desk.cluster().lab().director.publications()
     }
 
-    /// The verdict on a client's first packet to the virtual address, and the link address it leaves to.
+    /// The verdict on a client's first packet to the virtual address, and the destination link address of the sent frame.
     fn first_packet(&self, client_port: u16, port: u16) -> (String, Option<[u8; 6]>) {
         let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT, client_port), at(VIP, port));
         let judged = self.desk.cluster().from_client(&first);
@@ -117,7 +117,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // Only the lock beside the socket is left of it; in the way of nobody if it stays.
+        // Only the socket's lock file is left; it does no harm if it stays.
         let _ = self.socket.parent().map(std::fs::remove_dir_all);
     }
 }
@@ -149,7 +149,7 @@ fn ten_thousand_lines() -> String {
 }
 
 #[test]
-fn what_was_answered_holds_for_the_next_packet() {
+fn a_change_is_in_force_for_the_next_packet_after_its_reply() {
     let served = Served::new();
     let mut client = served.client();
     assert_eq!(served.first_packet(1, 80).0, "pass");
@@ -168,7 +168,7 @@ fn what_was_answered_holds_for_the_next_packet() {
 }
 
 #[test]
-fn each_command_is_one_snapshot_and_a_refused_one_none() {
+fn each_command_publishes_one_snapshot_and_a_refused_one_none() {
     let served = Served::new();
     let mut client = served.client();
     let before = served.publications();
@@ -191,7 +191,7 @@ fn each_command_is_one_snapshot_and_a_refused_one_none() {
 }
 
 #[test]
-fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
+fn a_load_report_publishes_a_snapshot_only_if_it_moves_a_weight() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s wrr"));
@@ -218,7 +218,7 @@ fn a_load_report_is_one_snapshot_if_it_moves_a_weight_and_else_none() {
 }
 
 #[test]
-fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
+fn a_restore_of_ten_thousand_lines_publishes_one_snapshot_and_saves_unchanged() {
     let served = Served::new();
     let mut client = served.client();
     let rules = ten_thousand_lines();
@@ -234,7 +234,7 @@ fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
         lines
     };
     assert_eq!(sorted(&saved), sorted(&rules));
-    // The one added last is chosen first, and nobody has answered for it.
+    // The destination added last is chosen first, and its link address is not resolved.
     assert_eq!(served.first_packet(1, 1100).0, "drop no_neighbour");
     let before = served.publications();
     assert_eq!(run(&mut client, "-R", &format!("-C\n{saved}")).exit, 0);
@@ -242,7 +242,7 @@ fn a_restore_of_ten_thousand_lines_is_one_snapshot_and_saved_again_as_it_was() {
 }
 
 #[test]
-fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_in_one_snapshot() {
+fn a_restore_reports_refused_lines_ends_at_a_syntax_error_and_publishes_one_snapshot() {
     let served = Served::new();
     let mut client = served.client();
     let before = served.publications();
@@ -259,7 +259,7 @@ fn a_refused_line_of_a_restore_is_reported_and_one_that_does_not_parse_ends_it_i
 }
 
 #[test]
-fn ten_thousand_single_commands_are_each_in_force_when_answered() {
+fn ten_thousand_single_commands_are_each_in_force_at_their_reply() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
@@ -276,7 +276,7 @@ fn ten_thousand_single_commands_are_each_in_force_when_answered() {
 }
 
 #[test]
-fn a_large_director_takes_single_commands_too() {
+fn a_director_with_many_services_accepts_single_commands() {
     let served = Served::new();
     let mut client = served.client();
     assert_eq!(run(&mut client, "-R", &ten_thousand_lines()).exit, 0);
@@ -288,7 +288,7 @@ fn a_large_director_takes_single_commands_too() {
 }
 
 #[test]
-fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
+fn concurrent_changes_of_clients_are_each_made_as_a_whole() {
     let served = Served::new();
     let before = served.publications();
     std::thread::scope(|scope| {
@@ -310,7 +310,7 @@ fn clients_that_change_at_the_same_time_each_have_their_change_whole() {
 }
 
 #[test]
-fn a_listing_of_many_connections_comes_whole_in_parts() {
+fn a_listing_of_many_connections_arrives_complete_in_parts() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr"));
@@ -326,7 +326,7 @@ fn a_listing_of_many_connections_comes_whole_in_parts() {
     assert_eq!(clients.len(), 4999);
 }
 
-/// Runs `xvs` with these words, which must succeed, and returns what it printed.
+/// Runs `xvs` with these arguments, which must succeed, and returns its output.
 #[track_caller]
 fn xvs(client: &mut Client, words: &[&str]) -> String {
     let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
@@ -336,7 +336,7 @@ fn xvs(client: &mut Client, words: &[&str]) -> String {
 }
 
 #[test]
-fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed() {
+fn connections_are_found_by_their_properties_and_counted_without_being_listed() {
     let served = Served::new();
     let mut client = served.client();
     xvs(&mut client, &["laddr", "add", &INSIDE.to_string(), "--ports", "5000-5000"]);
@@ -374,13 +374,13 @@ fn connections_are_found_by_what_they_are_like_and_counted_without_being_listed(
     let templates = xvs(&mut client, &["connections", "--templates"]);
     assert!(templates.ends_with(" Route, controls 2\n"), "{templates}");
     assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection matches\n");
-    // Once its real server is removed, a connection still belongs to the service that it came by.
+    // After the removal of its real server, a connection still belongs to its service.
     done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
     assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");
 }
 
 #[test]
-fn connections_and_templates_that_are_ended_are_counted_nowhere_and_their_clients_begin_anew() {
+fn ended_connections_and_templates_are_not_counted_and_their_clients_are_scheduled_anew() {
     let served = Served::new();
     let mut client = served.client();
     done(&mut client, &format!("-A -t {VIP}:80 -s rr -p 100"));

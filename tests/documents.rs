@@ -1,7 +1,7 @@
 //! Checks of the documents: links, lengths of pages, complete tables.
 //!
 //! Names that operators look up (settings, keys of xvs.toml, drop reasons, metrics, subcommands) are read from the code,
-//! so a new one without a row fails here. Not here: whether a page is true; `limits.rs` has the tests of limits.
+//! so a new name without a row fails here. Not here: the truth of a page; `limits.rs` has the tests of limits.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -75,7 +75,7 @@ fn links(prose: &str) -> Vec<String> {
     targets.map(|(target, _)| target.trim().to_owned()).collect()
 }
 
-/// Why a link of a document is broken; `None` if its target exists or is a web page.
+/// The fault of a link of a document; `None` if its target exists or is a web page.
 fn broken(document: &str, link: &str) -> Option<String> {
     if link.starts_with("http://") || link.starts_with("https://") {
         return None;
@@ -98,7 +98,7 @@ fn names(text: &str) -> BTreeSet<&str> {
     text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_').collect()
 }
 
-/// The names that a page does not have in code.
+/// The wanted names that a page does not have in its code spans.
 fn missing(page: &str, wanted: impl IntoIterator<Item = String>) -> Vec<String> {
     let text = read(page);
     let code: String = text.split('`').skip(1).step_by(2).flat_map(|code| [code, " "]).collect();
@@ -120,7 +120,7 @@ fn every_link_and_every_anchor_exists() {
 }
 
 #[test]
-fn links_are_found_and_judged_as_they_are_shown() {
+fn links_are_found_in_prose_and_checked() {
     let page = "# A page: `one` & two\n\n```\n# [no](heading.md)\n```\n[there](README.md#two-commands) and [not\nthere](no.md)\n";
     let (prose, headings) = prose(page);
     assert_eq!(anchors(&headings), BTreeSet::from(["a-page-one--two".to_owned()]));
@@ -132,7 +132,7 @@ fn links_are_found_and_judged_as_they_are_shown() {
 }
 
 #[test]
-fn pages_are_short_enough_to_be_read() {
+fn pages_have_at_most_their_number_of_lines() {
     for document in documents() {
         let lines = read(&document).lines().count();
         let listed = DOCUMENTS.iter().find(|(name, _)| *name == document);
@@ -143,16 +143,14 @@ fn pages_are_short_enough_to_be_read() {
 }
 
 #[test]
-fn the_readme_leads_to_every_page() {
+fn every_page_is_reachable_from_the_readme() {
     let links = links(&prose(&read("README.md")).0);
     let lost: Vec<_> =
         documents().into_iter().filter(|page| page != "README.md" && !links.contains(page)).collect();
-    // The fields of `--json`, which `operate.md` names.
-    let lost: Vec<_> = lost.into_iter().filter(|page| page != "docs/json.md").collect();
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-/// What the lab answers.
+/// The lab's answer.
 fn ask(request: &Value) -> Value {
     serde_json::from_str(&Lab::new().answer(&request.to_string())).expect("the lab answers JSON")
 }

@@ -115,7 +115,7 @@ fn each_scheduler_shows_the_numbers_it_chooses_by_and_then_chooses_so() {
         ("fo", "highest weight", &[(3, "chosen", ""), (2, "passed_over", ""), (1, "passed_over", "")]),
         (
             "ovf",
-            "have room",
+            "with room",
             &[(3, "chosen", "room 4.0"), (2, "passed_over", "room 3.0"), (1, "passed_over", "room 1.0")],
         ),
         (
@@ -374,8 +374,8 @@ fn drops_show_their_reason_and_the_next_step_and_passed_packets_their_reason() {
         (to(81), "no_neighbour", "ip neigh"),
         (to(82), "no_route", "ip route"),
         (to(83), "no_local_address", "xvs laddr add"),
-        (with(to(80), "ttl", json!(1)), "ttl_expired", "told"),
-        (with(to(80), "length", json!(1400)), "too_big", "told the size"),
+        (with(to(80), "ttl", json!(1)), "ttl_expired", "ICMP error"),
+        (with(to(80), "length", json!(1400)), "too_big", "the MTU"),
         (
             with(with(to(80), "from", json!(at(CLIENT, 3001))), "flags", json!("ack")),
             "destination_unavailable",
@@ -389,7 +389,7 @@ fn drops_show_their_reason_and_the_next_step_and_passed_packets_their_reason() {
     }
     for (question, why) in [
         (to(90), "no service"),
-        (with(to(80), "flags", json!("ack")), "no SYN"),
+        (with(to(80), "flags", json!("ack")), "without SYN"),
         (with(to(80), "from", json!("192.0.2.200:20")), "port 20"),
         (
             json!({ "proto": "tcp", "from": "[2001:db8:c::1]:9", "to": at(VIP6, 80) }),
@@ -486,7 +486,11 @@ fn a_question_that_cannot_be_answered_says_what_is_wrong_with_it() {
             3,
             "no interface eth9 is attached; those that are: wan, lan",
         ),
-        (format!("--proto tcp --from 10.9.9.9:1 --to {VIP}:80"), 3, "say by which the packet comes in"),
+        (
+            format!("--proto tcp --from 10.9.9.9:1 --to {VIP}:80"),
+            3,
+            "name the interface that the packet comes in by",
+        ),
         (format!("--proto tcp {from} --to {VIP}:80 --flags syn,urgent"), 3, "urgent is no flag"),
         (format!("--proto udp {from} --to {VIP}:80 --flags syn"), 3, "only TCP"),
         (format!("--proto tcp {from} --to [{VIP6}]:80"), 3, "different families"),
@@ -496,7 +500,7 @@ fn a_question_that_cannot_be_answered_says_what_is_wrong_with_it() {
         (format!("--proto tcp --to {VIP}:80"), 2, "--from"),
         (format!("--proto icmp {from} --to {VIP}:80"), 2, "tcp"),
         ("--frame 0".to_owned(), 3, "hexadecimal"),
-        ("--frame 00".to_owned(), 3, "say by which it comes in"),
+        ("--frame 00".to_owned(), 3, "name the interface that it comes in by"),
         (format!("--frame 00 {from}"), 2, "cannot be used with"),
         (String::new(), 2, "--proto"),
     ] {

@@ -1,5 +1,5 @@
-//! The floor plan: which crate may use which, that files import each other one way, where unsafe code may stand, and how
-//! long a file may be.
+//! Rules of the layout: permitted dependencies of crates, no import cycles among files, places of unsafe code, lengths
+//! of files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Files that git tracks or would track, below a folder.
+/// Files below a folder that git tracks or does not ignore.
 fn files(under: &str) -> Vec<PathBuf> {
     let output = Command::new("git")
         .current_dir(root())
@@ -32,7 +32,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The crates, each with those of ours that it may use; whoever may use a crate may use what that is built on.
+/// The crates, each with our crates that it may use; permission for a crate includes the crates below it.
 const MAY_USE: [(&str, &[&str]); 12] = [
     ("proto", &[]),
     ("sched", &["proto"]),
@@ -49,14 +49,14 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ("cli", &["model", "ipvsadm", "keepalived", "realserver", "host", "ctl"]),
 ];
 
-/// All that a crate may use, directly or by others.
+/// All crates that a crate may use, directly or indirectly.
 fn reach(name: &str) -> BTreeSet<&'static str> {
     let direct = MAY_USE.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, direct)| direct);
     direct.iter().flat_map(|on| reach(on).into_iter().chain([*on])).collect()
 }
 
 #[test]
-fn crates_use_only_those_that_they_may() {
+fn crates_depend_only_on_permitted_crates() {
     let output = Command::new(env!("CARGO"))
         .current_dir(root())
         .args(["metadata", "--no-deps", "--format-version=1"])
@@ -65,14 +65,14 @@ fn crates_use_only_those_that_they_may() {
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().unwrap() {
-        // The root package has tests and benches of all.
+        // The root package has tests and benches of all crates.
         let Some(name) = package["name"].as_str().unwrap().strip_prefix("xvs-") else { continue };
         assert!(MAY_USE.iter().any(|(known, _)| *known == name), "{name} stands in no layer");
         seen.insert(name.to_owned());
         let may = reach(name);
         for dependency in package["dependencies"].as_array().unwrap() {
             let on = dependency["name"].as_str().unwrap();
-            // Tests of a crate may use any.
+            // Tests of a crate may use any crate.
             if let Some(on) = on.strip_prefix("xvs-").filter(|_| dependency["kind"] != "dev") {
                 assert!(may.contains(on), "{name} depends on {on}, and may use {may:?}");
             }
@@ -81,7 +81,7 @@ fn crates_use_only_those_that_they_may() {
     assert_eq!(seen.len(), MAY_USE.len(), "{seen:?}");
 }
 
-/// The module that a file of `src/` is; `None` for a program, which nothing imports.
+/// The module of a file of `src/`; `None` for a program, which cannot be imported.
 fn module(file: &Path) -> Option<Vec<String>> {
     let names = file.with_extension("");
     let mut names: Vec<_> = names.iter().map(|name| name.to_string_lossy().into_owned()).collect();
@@ -92,7 +92,7 @@ fn module(file: &Path) -> Option<Vec<String>> {
 }
 
 #[test]
-fn no_file_imports_one_that_imports_it_but_a_module_and_those_below_it() {
+fn no_files_import_each_other_except_a_module_and_its_children() {
     let mut circles = Vec::new();
     for (name, _) in MAY_USE {
         let src = format!("crates/{name}/src");
@@ -108,7 +108,7 @@ fn no_file_imports_one_that_imports_it_but_a_module_and_those_below_it() {
 }
 
 #[test]
-fn unsafe_code_stands_only_where_the_kernel_and_shared_memory_are_touched() {
+fn unsafe_code_is_only_in_xdp_and_shared_memory() {
     for path in files("crates") {
         let text = path.to_string_lossy().into_owned();
         let allowed = text.starts_with("crates/xdp/") || text.starts_with("crates/dataplane/src/shm/");

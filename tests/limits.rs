@@ -1,9 +1,9 @@
-//! Tests of the limits in `docs/limits.md` and `docs/limits-all.md` that no other test shows.
+//! Tests of the limits in `docs/limits.md` and `docs/limits-all.md` that have no other test.
 //!
-//! Frames and commands are those of the recordings, played step by step through the lab, so that each test can name
-//! the step at which the kernel did something else. A difference that goes away takes its test and its row with it.
+//! Frames and commands are those of the recordings, replayed step by step in the lab, so each test can name the step at
+//! which the kernel behaved differently. When a difference is removed, its test and its row are removed too.
 //! The tests and recordings that the pages name must exist.
-//! Not here: behaviour that is the same (`conformance.rs`), and limits that a crate's own tests show.
+//! Not here: equal behaviour (`conformance.rs`), and limits that a crate's own tests show.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use xvs_cli::lab::Lab;
 
-/// The director of the recordings, on both sides of it.
+/// The director's link addresses on both sides in the recordings.
 const OUTSIDE: &str = "10.1.0.1/24";
 const VIP: &str = "10.1.0.100/32";
 const SERVERS: [u8; 2] = [11, 12];
@@ -34,7 +34,7 @@ impl Recording {
         out.iter().filter_map(|frame| Some((frame["port"].as_str()?, frame["hex"].as_str()?))).collect()
     }
 
-    /// What was printed at a step.
+    /// The output of a step's command.
     fn printed(&self, step: usize) -> &str {
         self.0[step]["stdout"].as_str().expect("a command's step")
     }
@@ -47,7 +47,7 @@ struct Director {
 }
 
 impl Director {
-    /// Outside it has these addresses; inside, packets up to `mtu` bytes pass.
+    /// A director with these addresses on the client side, and this MTU in bytes on the server side.
     fn new(outside: &[&str], mtu: u32) -> Self {
         let mut director = Self { lab: Lab::new(), now: 0.0 };
         director.ask(json!({ "link": "cl0", "mac": "02:00:00:00:01:01", "addresses": outside }));
@@ -59,7 +59,7 @@ impl Director {
         director
     }
 
-    /// As in the recordings: with the virtual address and two real servers that have answered.
+    /// The director of the recordings: with the virtual address and two real servers whose link addresses are resolved.
     fn usual() -> Self {
         Self::with_mtu(1500)
     }
@@ -79,7 +79,7 @@ impl Director {
         self.ask(json!({ "neighbor": addr, "mac": mac, "link": "rs0" }));
     }
 
-    /// Carries out these steps at their times; the answer to the last.
+    /// Replays these steps at their times; returns the answer to the last one.
     fn play(&mut self, recording: &Recording, steps: impl IntoIterator<Item = usize>) -> Value {
         let mut answer = Value::Null;
         for step in steps {
@@ -157,7 +157,7 @@ fn a_packet_to_a_next_hop_that_has_not_answered_is_dropped_and_the_next_one_is_s
 }
 
 #[test]
-fn connections_end_when_their_time_is_over_and_not_later() {
+fn connections_end_at_their_timeout_and_not_later() {
     let recording = Recording::read("timeout-default");
     let mut director = Director::usual();
     let answer = director.play(&recording, 0..=42);
@@ -170,14 +170,14 @@ fn connections_end_when_their_time_is_over_and_not_later() {
 }
 
 #[test]
-fn connections_whose_time_is_over_do_not_count_for_thresholds() {
+fn expired_connections_do_not_count_for_thresholds() {
     let mut recording = Recording::read("threshold");
     let mut director = Director::usual();
     let answer = director.play(&recording, 0..=41);
     assert!(recording.printed(41).contains("3          2 "), "two connections a second late");
     assert!(answer["stdout"].as_str().expect("text").contains("3          0 "), "{answer}");
 
-    // Two seconds earlier, before their time, all is the same.
+    // Two seconds earlier, before their timeout, both are equal.
     for step in recording.0.iter_mut().skip(40) {
         step["t"] = json!(step["t"].as_f64().expect("a time") - 2.0);
     }
@@ -194,7 +194,7 @@ fn connections_whose_time_is_over_do_not_count_for_thresholds() {
 }
 
 #[test]
-fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
+fn a_late_reply_of_an_evicted_connection_goes_to_the_directors_kernel() {
     let recording = Recording::read("tcp-nat-stale-reply");
     let mut director = Director::usual();
     director.play(&recording, 0..=11);
@@ -203,7 +203,7 @@ fn a_late_reply_of_a_connection_that_gave_way_goes_to_the_directors_kernel() {
 }
 
 #[test]
-fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
+fn udp_of_a_removed_destination_moves_to_another_unless_it_is_set_to_be_dropped() {
     let recording = Recording::read("fwd-nat");
     let dropped = ("drop", Some("destination_unavailable"));
     for (setting, expected) in
@@ -220,7 +220,7 @@ fn udp_of_a_removed_destination_moves_to_another_unless_told_to_be_dropped() {
 }
 
 #[test]
-fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
+fn a_syn_replaces_a_connection_that_was_reset() {
     let recording = Recording::read("tcp-nat-server-refuses");
     let mut director = Director::usual();
     director.play(&recording, 0..=7);
@@ -232,7 +232,7 @@ fn a_syn_takes_the_place_of_a_connection_that_was_reset() {
 }
 
 #[test]
-fn a_syn_into_a_tunnel_promises_no_more_than_the_tunnel_takes_unless_told_not_to() {
+fn the_mss_of_a_syn_into_a_tunnel_is_clamped_unless_clamping_is_off() {
     let recording = Recording::read("fwd-tun-ipip");
     for (setting, segment) in [("off", "0204_05b4"), ("tunnels", "0204_05a0")] {
         let mut director = Director::usual();
@@ -246,7 +246,7 @@ fn a_syn_into_a_tunnel_promises_no_more_than_the_tunnel_takes_unless_told_not_to
 }
 
 #[test]
-fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_takes() {
+fn with_clamping_of_all_methods_both_ends_of_a_masqueraded_connection_get_the_mss_of_the_smaller_mtu() {
     let mut director = Director::with_mtu(1400);
     director.ask(json!({ "set": { "mss_clamp": "all" } }));
     let recording = Recording::read("fwd-nat");
@@ -267,7 +267,7 @@ fn asked_to_both_ends_of_a_masqueraded_connection_promise_what_the_narrower_way_
 }
 
 #[test]
-fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_known_before() {
+fn the_first_error_about_a_smaller_path_mtu_of_a_tunnel_carries_the_new_mtu() {
     for (name, overhead) in [("icmp-tun", 20), ("icmp-tun-gre", 24)] {
         let recording = Recording::read(name);
         let mut director = Director::usual();
@@ -281,7 +281,7 @@ fn the_first_error_that_a_tunnels_path_shrank_says_how_far_and_not_what_was_know
 }
 
 #[test]
-fn what_the_directors_own_stack_answers_is_not_seen() {
+fn replies_of_the_directors_own_stack_do_not_move_a_connections_state() {
     let recording = Recording::read("fwd-local");
     let mut director = Director::usual();
     let own = json!({ "link": "own", "mac": "02:00:00:00:03:01", "addresses": ["10.2.0.77/32"] });
@@ -295,7 +295,7 @@ fn what_the_directors_own_stack_answers_is_not_seen() {
 }
 
 #[test]
-fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
+fn an_unknown_setting_is_refused_by_its_name() {
     let mut director = Director::usual();
     for setting in ["snat_reroute", "conntrack"] {
         let answer = director.ask(json!({ "set": { setting: 1 } }));
@@ -305,7 +305,7 @@ fn a_setting_that_xvs_does_not_have_is_refused_by_its_name() {
 }
 
 #[test]
-fn the_size_in_listings_is_that_of_the_kernels_default_whatever_the_table_holds() {
+fn the_size_in_listings_is_the_kernels_default_for_every_table_size() {
     let listing = Director::usual().adm("-L -n");
     let title = "IP Virtual Server version 1.2.1 (size=4096)\n";
     assert!(listing["stdout"].as_str().is_some_and(|text| text.starts_with(title)), "{listing}");
@@ -323,14 +323,14 @@ fn unsorted_services_are_listed_by_protocol_address_and_port() {
     assert_eq!(lines.collect::<Vec<_>>(), expected);
 }
 
-/// The pages of limits, each of whose rows names what shows it.
+/// The pages of limits, whose rows each name the test or recording that shows the limit.
 const PAGES: [&str; 2] = ["docs/limits.md", "docs/limits-all.md"];
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a page")
 }
 
-/// The cells of a table's row; none of another line, or of the line below a table's head.
+/// The cells of a table's row; empty for another line, and for the line below a table's head.
 fn cells(line: &str) -> Vec<&str> {
     let row = line.strip_prefix('|').and_then(|line| line.strip_suffix('|'));
     let row = row.filter(|row| !row.starts_with("---"));
@@ -338,14 +338,14 @@ fn cells(line: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_test_that_the_documents_name_exists() {
+fn every_test_named_in_the_documents_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let listed = Command::new("git").current_dir(root).args(["ls-files", "*.rs"]).output().expect("git runs");
     let files = String::from_utf8(listed.stdout).expect("names are UTF-8");
     let sources: String = files.lines().filter_map(|file| fs::read_to_string(root.join(file)).ok()).collect();
     let documents: String = PAGES.map(page).concat();
     let words = documents.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
-    // Sentences have more words than the names of settings and reasons.
+    // Test names have more words than settings and reasons.
     let tests: Vec<_> = words.filter(|word| word.matches('_').count() > 4).collect();
     assert!(tests.len() > 250, "the documents' form has changed: {tests:?}");
     let missing: Vec<_> = tests.iter().filter(|test| !sources.contains(&format!("fn {test}("))).collect();
@@ -353,7 +353,7 @@ fn every_test_that_the_documents_name_exists() {
 }
 
 #[test]
-fn every_row_of_the_long_page_is_short_and_names_a_test_a_recording_or_why_there_is_none() {
+fn every_row_of_the_long_page_is_short_and_names_a_test_a_recording_or_the_reason_for_none() {
     let text = page("docs/limits-all.md");
     let rows: Vec<_> = text.lines().map(cells).filter(|cells| cells.len() > 1).collect();
     assert!(rows.len() > 250, "the page's form has changed");

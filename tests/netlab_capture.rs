@@ -1,7 +1,6 @@
-//! `xvs capture` beside tcpdump: what the daemon shows of real connections is what was on the wire.
+//! `xvs capture` compared with tcpdump: the captured frames of real connections are those on the wire.
 //!
-//! Each test has a cluster of its own. Needs root, tcpdump and tshark. Not here: what is said of each kind of packet
-//! (`capture.rs`).
+//! Each test has a cluster of its own. Needs root, tcpdump and tshark. Not here: every kind of packet (`capture.rs`).
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -15,14 +14,14 @@ use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// A program that captures until it is told to end.
+/// A running capture program.
 struct Capturing {
     process: Child,
     stderr: BufReader<std::process::ChildStderr>,
 }
 
 impl Capturing {
-    /// Starts it and waits until a line on stderr says this.
+    /// Starts it and waits until a line on stderr contains `ready`.
     fn start(mut command: Command, ready: &str) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
@@ -50,9 +49,9 @@ impl Capturing {
         Self::start(command, "listening on")
     }
 
-    /// Tells it to end, and returns what it printed, the rest of stderr included.
+    /// Ends it, and returns its output, the rest of stderr included.
     fn stop(mut self) -> Output {
-        // One that had its count has ended by itself.
+        // With a count, it may have ended by itself.
         let _ = kill_process(Pid::from_child(&self.process), Signal::INT);
         self.end()
     }
@@ -73,7 +72,7 @@ impl Drop for Capturing {
     }
 }
 
-/// The bytes of a file's frames, as text, sorted.
+/// The bytes of a file's frames, in hexadecimal digits, sorted.
 fn frames(file: &Path) -> Vec<String> {
     let dump = succeed(Command::new("tcpdump").args(["-n", "-t", "-xx", "-r"]).arg(file));
     let mut frames: Vec<String> = Vec::new();
@@ -87,7 +86,7 @@ fn frames(file: &Path) -> Vec<String> {
     frames
 }
 
-/// Those of a capture that tshark takes, in a file of their own.
+/// A file with the frames of a capture that match a filter of tshark.
 fn only(file: &Path, filter: &str) -> PathBuf {
     let part = file.with_extension("part");
     succeed(Command::new("tshark").args(["-n", "-r"]).arg(file).args(["-Y", filter, "-w"]).arg(&part));
@@ -105,8 +104,8 @@ fn prepared(method: Method, workers: Workers) -> Cluster {
     carries::prepared(method, workers)
 }
 
-/// Four pages by this method: what `xvs capture` shows on each interface is what others saw at the other ends.
-fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
+/// Four pages with this method: `xvs capture` shows on each interface the frames that tcpdump has at the other end.
+fn capture_equals_the_wire(method: Method, workers: Workers) {
     let cluster = prepared(method, workers);
     let director = Director::start(&cluster, workers);
     director.add_service(Protocol::Tcp, 80, method);
@@ -120,7 +119,7 @@ fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
         Capturing::xvs(&cluster, &["-w", ours.to_str().unwrap(), "--service", &format!("TCP {VIP}:80")]);
     let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 4);
     assert!(clients::take_turns(&pages), "{pages:?}");
-    // The ends of connections may still be under way.
+    // The last segments of connections may still be in transit.
     let (mut before, mut quiet) = ([0; 2], 0);
     wait::until("nothing more comes for some looks", || {
         let now = [&outside, &inside].map(|path| fs::metadata(path).unwrap().len());
@@ -140,7 +139,7 @@ fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
     let directions = fields(&ours, "tcp", &["frame.packet_flags_direction", "frame.comment"]);
     let of = |said: &str| directions.iter().filter(|line| line.starts_with(said)).count();
     let (came, left) = (of("0x00000001|xvs: transmit"), of("0x00000002|xvs: transmit"));
-    // A neighbour may have to be asked for first.
+    // A neighbour may have to be resolved first.
     let waited = of("0x00000001|xvs: drop no_neighbour: ");
     assert_eq!((came, came + left + waited), (left, directions.len()), "{directions:?}");
     let times = fields(&ours, "tcp", &["frame.time_epoch"]);
@@ -148,22 +147,22 @@ fn shows_what_was_on_the_wire(method: Method, workers: Workers) {
 }
 
 #[test]
-fn both_ways_of_nat_are_shown_as_they_were_on_the_wire() {
-    shows_what_was_on_the_wire(Method::Nat, Workers::One);
+fn both_directions_of_nat_are_captured_as_on_the_wire() {
+    capture_equals_the_wire(Method::Nat, Workers::One);
 }
 
 #[test]
-fn both_ways_of_nat_are_shown_as_they_were_on_the_wire_with_two_workers() {
-    shows_what_was_on_the_wire(Method::Nat, Workers::Two);
+fn both_directions_of_nat_are_captured_as_on_the_wire_with_two_workers() {
+    capture_equals_the_wire(Method::Nat, Workers::Two);
 }
 
 #[test]
-fn requests_by_direct_routing_are_shown_as_they_were_on_the_wire() {
-    shows_what_was_on_the_wire(Method::DirectRouting, Workers::One);
+fn requests_by_direct_routing_are_captured_as_on_the_wire() {
+    capture_equals_the_wire(Method::DirectRouting, Workers::One);
 }
 
 #[test]
-fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_capture() {
+fn drops_are_captured_with_their_reason_and_the_reply_and_a_count_ends_the_capture() {
     let cluster = prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -182,8 +181,8 @@ fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_captu
     assert_eq!(shown.len(), 2, "{shown:?}");
     assert!(shown[0].starts_with("xvs: drop no_destination: the service has no real server"), "{shown:?}");
     assert!(shown[0].ends_with("|81|") && shown[1].ends_with("|81|3"), "{shown:?}");
-    let told = lines.end();
-    let line = String::from_utf8_lossy(&told.stdout).into_owned();
+    let output = lines.end();
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         line.contains(&format!("> {VIP}:81 TCP S ")) && line.ends_with("-> wan 198.51.100.10\n"),
         "{line}"
@@ -192,7 +191,7 @@ fn drops_are_shown_with_their_sentence_and_the_answer_and_a_count_ends_the_captu
 }
 
 #[test]
-fn a_pipe_is_read_as_it_comes_and_packets_are_found_by_their_server() {
+fn a_pipe_receives_packets_at_once_and_a_filter_matches_their_server() {
     let cluster = prepared(Method::DirectRouting, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
@@ -209,7 +208,7 @@ fn a_pipe_is_read_as_it_comes_and_packets_are_found_by_their_server() {
 }
 
 #[test]
-fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
+fn a_full_disk_fails_the_client_and_the_director_continues() {
     let cluster = prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -224,7 +223,7 @@ fn a_full_disk_is_the_clients_error_and_the_director_goes_on() {
 }
 
 #[test]
-fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_file_that_is_whole() {
+fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_complete_file() {
     let cluster = prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.adm(&format!("-A -t {}", virtual_endpoint(81)));
@@ -236,14 +235,14 @@ fn the_end_of_the_daemon_ends_the_capture_and_leaves_a_file_that_is_whole() {
     let ended = xvs.end();
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert!(ended.status.code() == Some(4) && said.contains("xvsd closed the connection"), "{said}");
-    // The client may have asked twice.
+    // The client may have sent its SYN twice.
     let mut interfaces = fields(&file, "tcp.dstport == 81 && !icmp", &["frame.interface_name"]);
     interfaces.dedup();
     assert_eq!(interfaces, ["wan"]);
 }
 
 #[test]
-fn a_fifth_capture_is_refused_until_one_of_four_has_gone() {
+fn a_fifth_capture_is_refused_until_one_of_four_has_ended() {
     let cluster = prepared(Method::Nat, Workers::One);
     let _director = Director::start(&cluster, Workers::One);
     let mut four: Vec<_> = (0..4).map(|_| Capturing::xvs(&cluster, &["--text"])).collect();
@@ -254,7 +253,7 @@ fn a_fifth_capture_is_refused_until_one_of_four_has_gone() {
     let refused = fifth();
     assert_eq!(refused.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("4 captures are on already"));
-    // Killed, it says no goodbye.
+    // A killed client sends no message.
     drop(four.pop());
     wait::until("its place is free", || fifth().status.success().then_some(()));
     assert!(four.pop().unwrap().stop().status.success());

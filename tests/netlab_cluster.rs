@@ -1,7 +1,7 @@
-//! The cluster that the other namespace tests stand on, without the daemon.
+//! The cluster of the other namespace tests, without the daemon.
 //!
-//! When one of these fails, the fault is the machine's or netlab's and no other result means anything.
-//! Needs root. Not here: anything of xvs.
+//! If one of these tests fails, the fault is in the machine or in netlab, and the other results are meaningless.
+//! Needs root. Not here: xvs itself.
 
 use std::io::Read;
 use std::net::SocketAddrV4;
@@ -28,7 +28,7 @@ fn every_server_answers_the_client_at_its_own_address() {
 }
 
 #[test]
-fn sinks_and_echoes_tell_who_got_what() {
+fn sinks_and_echoes_report_the_bytes_and_the_server() {
     let cluster = Cluster::up(Layout { queues: 2, wan: Wan::Macvlan });
     let address = real_server(1);
     let _sink = Sink::start(&cluster, Host::RealServer(1), 9000);

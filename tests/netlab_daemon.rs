@@ -1,6 +1,6 @@
-//! The daemon on real interfaces: what it must leave alone, how it ends, what it refuses to start on.
+//! The daemon on real interfaces: traffic that it leaves to the kernel, its end, refusals at its start.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: what each forwarding method carries.
+//! Each test has a cluster of its own. Needs root. Not here: traffic of each forwarding method.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -14,7 +14,7 @@ use xvs::servers::Sink;
 use xvs::wait::{self, DEADLINE};
 use xvs::{Cluster, Director, Host, Layout, Method, Wan, Workers, carries, clients, words};
 
-/// A TCP port of the director's own, which no service has.
+/// A TCP port of the director itself, which has no service.
 const OWN: u16 = 2200;
 
 #[test]
@@ -28,7 +28,7 @@ fn ping_arp_and_the_directors_own_tcp_service_work_while_it_runs() {
 }
 
 #[test]
-fn a_client_on_the_director_itself_meets_its_kernel_and_not_the_service() {
+fn a_client_on_the_director_reaches_its_kernel_and_not_the_service() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -38,7 +38,7 @@ fn a_client_on_the_director_itself_meets_its_kernel_and_not_the_service() {
 }
 
 #[test]
-fn a_killed_daemon_leaves_ping_arp_own_services_and_the_vip_to_the_kernel() {
+fn after_a_daemon_is_killed_the_kernel_serves_ping_arp_its_own_services_and_the_vip() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _own = Sink::start(&cluster, Host::Director, OWN);
     let mut director = Director::start(&cluster, Workers::One);
@@ -52,7 +52,7 @@ fn a_killed_daemon_leaves_ping_arp_own_services_and_the_vip_to_the_kernel() {
 }
 
 #[test]
-fn sigterm_ends_it_with_success_and_nothing_attached() {
+fn sigterm_ends_the_daemon_with_success_and_detaches_its_programs() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let mut director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -65,7 +65,7 @@ fn sigterm_ends_it_with_success_and_nothing_attached() {
 }
 
 #[test]
-fn a_hangup_is_answered_in_the_log_and_the_daemon_serves_on() {
+fn sighup_is_logged_and_the_daemon_continues() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -76,11 +76,11 @@ fn a_hangup_is_answered_in_the_log_and_the_daemon_serves_on() {
 }
 
 #[test]
-fn an_interface_that_goes_down_comes_back_or_is_gone_is_logged_and_shown() {
+fn an_interface_that_goes_down_or_up_or_is_removed_is_logged_and_shown() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
-    // Once the real servers' link addresses are known.
+    // The status is ok once the real servers' link addresses are known.
     let ok = || Some(director.status()).filter(|status| status.starts_with("ok         xvsd "));
     let status = wait::until("all is well", ok);
     assert!(status.contains("interface  wan: up, native XDP, 1 queue\n"), "{status}");
@@ -133,11 +133,11 @@ fn deleting_a_service_under_traffic_leaves_another_services_connection_alone() {
 }
 
 #[test]
-fn a_connection_goes_on_when_its_deleted_service_comes_back() {
+fn a_connection_continues_when_its_deleted_service_is_added_again() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
-    // Keeps TCP over IPv4 the director's while the other service is away.
+    // Keeps TCP over IPv4 steered to the director while the other service is deleted.
     director.add_service(Protocol::Tcp, 9000, Method::Nat);
     let mut download = started_download(&cluster);
 
@@ -149,7 +149,7 @@ fn a_connection_goes_on_when_its_deleted_service_comes_back() {
 }
 
 #[test]
-fn a_second_daemon_on_the_socket_is_refused_and_the_first_serves_on() {
+fn a_second_daemon_on_the_socket_is_refused_and_the_first_continues() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -198,7 +198,7 @@ fn an_interface_without_native_xdp_is_served_by_generic_xdp() {
 }
 
 #[test]
-fn a_restore_goes_on_after_a_line_that_is_refused() {
+fn a_restore_continues_after_a_refused_line() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let rules = format!(
@@ -213,7 +213,7 @@ fn a_restore_goes_on_after_a_line_that_is_refused() {
 }
 
 #[test]
-fn a_restore_ends_at_a_line_that_does_not_parse_and_what_stood_before_it_stays() {
+fn a_restore_ends_at_a_syntax_error_and_keeps_the_lines_before_it() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let before = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m -w 1\n", real_server(1));
@@ -247,7 +247,7 @@ fn ping(cluster: &Cluster, address: Ipv4Addr) {
     succeed(cluster.command(Host::Client, "ping").args(["-c1", "-W5", &address.to_string()]));
 }
 
-/// A SYN to where no service and no socket is gets the kernel's RST, at once or when it is sent again.
+/// A SYN to an endpoint without service and socket gets the kernel's RST, at once or after a retransmission.
 fn the_kernel_refuses(cluster: &Cluster, endpoint: SocketAddrV4) {
     let answer = cluster.run(Host::Client, || clients::connect(endpoint));
     assert_eq!(answer.map_err(|error| error.kind()).err(), Some(ErrorKind::ConnectionRefused));
@@ -257,11 +257,11 @@ fn open(cluster: &Cluster, port: u16) -> TcpStream {
     cluster.run(Host::Client, || clients::connect(virtual_endpoint(port))).expect("the service answers")
 }
 
-/// A download of the blob of which the beginning has arrived; more comes only as it is read.
+/// A download of the blob whose first bytes have arrived; the rest arrives only as it is read.
 fn started_download(cluster: &Cluster) -> TcpStream {
     let mut stream = open(cluster, 80);
     stream.write_all(b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
-    // Peek waits for the first byte and takes nothing.
+    // Peek waits for the first byte and consumes nothing.
     stream.peek(&mut [0]).expect("the answer begins");
     stream
 }
@@ -271,7 +271,7 @@ fn has_program(cluster: &Cluster, interface: &str) -> bool {
     succeed(show.args(["-details", "link", "show", "dev", interface])).contains("xdp")
 }
 
-/// The kernel detaches a killed process's program a moment after its end, so this waits.
+/// Waits, because the kernel detaches a killed process's program a moment after its end.
 fn assert_no_program(cluster: &Cluster, interfaces: &[&str]) {
     for interface in interfaces {
         let free = || (!has_program(cluster, interface)).then_some(());
@@ -279,7 +279,7 @@ fn assert_no_program(cluster: &Cluster, interfaces: &[&str]) {
     }
 }
 
-/// Object file of an XDP program that passes every packet: somebody else's, as far as xvsd knows.
+/// Object file of an XDP program that passes every packet, which is unknown to xvsd.
 fn pass_everything(cluster: &Cluster) -> PathBuf {
     let source = cluster.state().join("pass.c");
     let object = cluster.state().join("pass.o");

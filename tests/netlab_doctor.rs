@@ -1,6 +1,6 @@
-//! `xvs doctor` on a real machine: each thing is broken, found, and mended by the command that was printed.
+//! `xvs doctor` on a real machine: each fault is made, found, and corrected by the printed command.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: how facts are judged (`crates/ctl/src/doctor/`).
+//! Each test has a cluster of its own. Needs root. Not here: the evaluation of facts (`crates/cli/src/doctor/`).
 
 use std::fs;
 use std::process::Command;
@@ -11,14 +11,14 @@ use xvs::director::{Protocol, program};
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Layout, Method, Workers, carries};
 
-/// What `xvs doctor` said, and how it exited.
+/// The output of `xvs doctor`, and its exit code.
 struct Diagnosis {
     findings: Vec<Value>,
     exit: i32,
 }
 
 impl Diagnosis {
-    /// With more words, on the director of a cluster.
+    /// Runs it with more arguments on the director of a cluster.
     fn of(cluster: &Cluster, words: &[&str]) -> Self {
         let output =
             complete(cluster.command(Host::Director, program("xvs")).args(["doctor", "--json"]).args(words));
@@ -29,20 +29,20 @@ impl Diagnosis {
         Self { findings, exit: output.status.code().expect("it ended by itself") }
     }
 
-    /// Those of a check of an object that are not ok.
+    /// The findings of a check of an object that are not ok.
     fn wrong(&self, check: &str, object: &str) -> Vec<&Value> {
         let of =
             |found: &&Value| found["level"] != "ok" && found["check"] == check && found["object"] == object;
         self.findings.iter().filter(of).collect()
     }
 
-    /// What is not ok, as lines.
+    /// The findings that are not ok, as lines.
     fn complaints(&self) -> Vec<String> {
         let wrong = self.findings.iter().filter(|found| found["level"] != "ok");
         wrong.map(|found| format!("{} {}: {}", found["check"], found["object"], found["found"])).collect()
     }
 
-    /// Nothing is wrong.
+    /// Asserts that nothing is wrong.
     fn assert_well(&self) {
         assert_eq!((self.complaints(), self.exit), (vec![], 0));
     }
@@ -56,7 +56,7 @@ fn shell(cluster: &Cluster, host: Host, command: &str) -> Command {
     shell
 }
 
-/// Breaks one thing, which must be found; mends it by the command that the finding has, on `on`, after which all is well.
+/// Makes a fault, which must be found; runs the command of the finding, on `on`, after which no fault must be left.
 fn broken_and_mended(
     cluster: &Cluster,
     words: &[&str],
@@ -65,7 +65,7 @@ fn broken_and_mended(
     on: Host,
 ) {
     succeed(&mut shell(cluster, host, breaking));
-    // The daemon hears of some of it a little later.
+    // The daemon learns of some changes a little later.
     let diagnosis = wait::until(&format!("`{breaking}`: {check} {object} is found"), || {
         let diagnosis = Diagnosis::of(cluster, words);
         (!diagnosis.wrong(check, object).is_empty()).then_some(diagnosis)
@@ -83,7 +83,7 @@ fn broken_and_mended(
 const DR: Host = Host::Director;
 
 #[test]
-fn beside_a_daemon_each_fault_of_the_director_is_found_and_mended_by_the_printed_command() {
+fn with_a_daemon_each_fault_of_the_director_is_found_and_corrected_by_the_printed_command() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -111,7 +111,7 @@ fn beside_a_daemon_each_fault_of_the_director_is_found_and_mended_by_the_printed
 }
 
 #[test]
-fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_quieted_by_the_printed_command() {
+fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_corrected_by_the_printed_command() {
     let cluster = Cluster::up(Layout::default());
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
@@ -126,7 +126,7 @@ fn a_real_server_that_answers_arp_for_the_virtual_address_is_named_and_quieted_b
 }
 
 #[test]
-fn a_real_server_that_does_not_answer_is_found_and_taken_out_by_the_printed_command() {
+fn a_real_server_without_answer_is_found_and_removed_by_the_printed_command() {
     let cluster = Cluster::up(Layout::default());
     succeed(&mut shell(&cluster, Host::RealServer(2), "ip link set dev lan down"));
     let director = Director::start(&cluster, Workers::One);
@@ -136,14 +136,14 @@ fn a_real_server_that_does_not_answer_is_found_and_taken_out_by_the_printed_comm
 }
 
 #[test]
-fn tunnels_that_take_less_than_clients_send_are_found_and_mended_by_the_printed_command() {
+fn tunnels_too_narrow_for_clients_packets_are_found_and_corrected_by_the_printed_command() {
     let cluster = carries::prepared(Method::Tunnel, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Tunnel);
     Diagnosis::of(&cluster, &[]).assert_well();
     let web = "TCP 198.51.100.100:80 to 192.0.2.11:80";
     broken_and_mended(&cluster, &[], (DR, "xvs set mss_clamp off"), ("mtu", web), DR);
-    // A router of the way to one of them, as the kernel has learnt it.
+    // A smaller path MTU to one of them, as the kernel has learnt it from a router.
     let narrow =
         "ip link set dev lan mtu 1520; ip route add 192.0.2.11 dev lan mtu 1400; xvs set mss_clamp off";
     broken_and_mended(&cluster, &[], (DR, narrow), ("mtu", web), DR);
@@ -154,7 +154,7 @@ fn tunnels_that_take_less_than_clients_send_are_found_and_mended_by_the_printed_
 }
 
 #[test]
-fn without_a_daemon_the_machine_and_the_files_of_one_are_looked_at() {
+fn without_a_daemon_the_machine_and_the_configuration_files_are_checked() {
     let cluster = Cluster::up(Layout::default());
     let rules = cluster.state().join("rules");
     let config = cluster.state().join("xvs.toml");
@@ -194,7 +194,7 @@ fn without_a_daemon_the_machine_and_the_files_of_one_are_looked_at() {
 }
 
 #[test]
-fn a_limit_of_locked_memory_below_the_workers_need_is_found_and_one_above_it_is_well() {
+fn a_limit_of_locked_memory_below_the_workers_need_fails_and_one_above_it_passes() {
     let cluster = Cluster::up(Layout::default());
     let doctor = |kibibytes: u32| {
         let without = "setpriv --inh-caps=-ipc_lock --bounding-set=-ipc_lock";
@@ -205,16 +205,16 @@ fn a_limit_of_locked_memory_below_the_workers_need_is_found_and_one_above_it_is_
     let (exit, said) = doctor(64);
     assert_eq!(exit, Some(2), "{said}");
     assert!(said.contains("memory lock: this user may lock 64 KiB"), "{said}");
-    // Running it takes CAP_SYS_RESOURCE, which not every machine of tests has.
+    // The command needs CAP_SYS_RESOURCE, which not every test machine has.
     assert!(said.contains("      mend: ulimit -l unlimited\n"), "{said}");
     let (exit, said) = doctor(7168);
     assert_eq!(exit, Some(0), "{said}");
 }
 
 #[test]
-fn queues_that_come_after_the_start_are_found_and_taken_away_by_the_printed_command() {
+fn queues_added_after_the_start_are_found_and_removed_by_the_printed_command() {
     let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
-    // A veth has no native XDP while its other end sends by more queues than it receives by.
+    // A veth has no native XDP while its other end has more TX queues than it has RX queues.
     succeed(&mut shell(&cluster, Host::Switch, "ethtool -L dr tx 1"));
     succeed(&mut shell(&cluster, Host::Client, "ethtool -L wan tx 1"));
     succeed(&mut shell(&cluster, DR, "ethtool -L wan rx 1; ethtool -L lan rx 1"));
@@ -224,9 +224,9 @@ fn queues_that_come_after_the_start_are_found_and_taken_away_by_the_printed_comm
 }
 
 #[test]
-fn in_generic_mode_what_merges_packets_is_found_and_switched_off_by_the_printed_command() {
+fn in_generic_mode_offloads_that_merge_packets_are_found_and_switched_off_by_the_printed_command() {
     let cluster = Cluster::up(Layout::default());
-    // Its driver has no XDP.
+    // An ifb device has no native XDP.
     succeed(&mut shell(&cluster, DR, "ip link add nic type ifb; ip link set nic up; ethtool -K nic gro off"));
     let words = ["--interface", "nic"];
     let before = Diagnosis::of(&cluster, &words);
@@ -240,18 +240,18 @@ fn in_generic_mode_what_merges_packets_is_found_and_switched_off_by_the_printed_
 }
 
 #[test]
-fn the_clock_of_another_director_is_compared_and_one_that_does_not_answer_is_warned_of() {
+fn the_clock_of_another_director_is_compared_and_one_without_answer_is_a_warning() {
     let cluster = Cluster::up(Layout::default());
     let diagnosis = Diagnosis::of(&cluster, &["--director", "192.0.2.11", "--director", "192.0.2.99"]);
     let clocks: Vec<_> = diagnosis.findings.iter().filter(|finding| finding["check"] == "clock").collect();
-    let told = |at: usize| (clocks[at]["object"].as_str(), clocks[at]["level"].as_str());
-    // They are one machine, and so is the clock.
-    assert_eq!([told(0), told(1)], [(Some("192.0.2.11"), Some("ok")), (Some("192.0.2.99"), Some("warn"))]);
+    let clock = |at: usize| (clocks[at]["object"].as_str(), clocks[at]["level"].as_str());
+    // Both are namespaces of one machine with one clock.
+    assert_eq!([clock(0), clock(1)], [(Some("192.0.2.11"), Some("ok")), (Some("192.0.2.99"), Some("warn"))]);
     assert!(clocks[0]["found"].as_str().is_some_and(|found| found.ends_with(" ms apart from ours")));
 }
 
 #[test]
-fn people_read_a_line_for_what_is_well_and_the_command_below_what_is_not() {
+fn the_text_has_one_line_for_each_passed_check_and_a_command_below_each_fault() {
     let cluster = Cluster::up(Layout::default());
     let output = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan --vip 203.0.113.9"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,6 +1,6 @@
-//! What `xvs events` and the log tell of a running daemon: who changed what, and what happened to the network.
+//! `xvs events` and the log of a running daemon: changes with their origin, and changes of the network.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: listeners that are too slow (`crates/ctl/tests/socket.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: listeners that are too slow (`tests/socket.rs`).
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -20,7 +20,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// One that follows all that there was and will be.
+    /// Follows all events, from the first one kept on.
     fn start(cluster: &Cluster) -> Self {
         let mut command = cluster.command(Host::Director, program("xvs"));
         command.args(["events", "--json", "--last", "1024"]).stdout(Stdio::piped());
@@ -34,7 +34,7 @@ impl Listener {
         Self { process, lines }
     }
 
-    /// The next event of which this is true.
+    /// The next event for which `found` is true.
     #[track_caller]
     fn until(&self, what: &str, found: impl Fn(&Value) -> bool) -> Value {
         let mut seen = Vec::new();
@@ -50,9 +50,9 @@ impl Listener {
     }
 
     #[track_caller]
-    fn until_told(&self, kind: &str, what: &str) -> Value {
+    fn until_event(&self, kind: &str, what: &str) -> Value {
         self.until(what, |event| {
-            event["kind"] == kind && event["what"].as_str().is_some_and(|told| told.contains(what))
+            event["kind"] == kind && event["what"].as_str().is_some_and(|text| text.contains(what))
         })
     }
 }
@@ -65,30 +65,30 @@ impl Drop for Listener {
 }
 
 #[test]
-fn every_change_is_told_with_who_made_it_as_it_was_typed_and_logged_with_its_result() {
+fn every_change_is_reported_with_its_origin_and_command_line_and_logged_with_its_result() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let listener = Listener::start(&cluster);
     let service = format!("-t {VIP}:80");
     director.adm(&format!("-A {service} -s wlc"));
-    let added = listener.until_told("change", &format!("xvsadm -A {service} -s wlc"));
+    let added = listener.until_event("change", &format!("xvsadm -A {service} -s wlc"));
     assert_eq!((&added["by"]["uid"], &added["by"]["program"]), (&0.into(), &"xvsadm".into()), "{added}");
     assert!(added["by"]["pid"].as_i64().is_some_and(|pid| pid > 0) && added["refused"].is_null(), "{added}");
 
     let again = director.adm_reading(&format!("-A {service} -s wlc"), "");
     assert!(!again.status.success());
-    let refused = listener.until_told("change", &format!("xvsadm -A {service} -s wlc"));
+    let refused = listener.until_event("change", &format!("xvsadm -A {service} -s wlc"));
     assert!(refused["refused"].as_str().is_some_and(|why| why.contains("exists already")), "{refused}");
     assert_eq!(refused["epoch"], added["epoch"], "nothing has changed");
 
     let server = format!("-a {service} -r {}:80 -m -w 3 -x 9 -y 7", real_server(1));
     let output = director.adm_reading("-R", &format!("{server}\n-D -t {VIP}:81\n"));
     assert!(!output.status.success());
-    let restored = listener.until_told("change", &format!("xvsadm {server}"));
+    let restored = listener.until_event("change", &format!("xvsadm {server}"));
     assert!(restored["epoch"].as_u64() > refused["epoch"].as_u64());
-    assert_eq!(listener.until_told("change", "xvsadm -D")["epoch"], restored["epoch"], "one snapshot");
+    assert_eq!(listener.until_event("change", "xvsadm -D")["epoch"], restored["epoch"], "one snapshot");
     director.xvs("set sloppy_tcp 1");
-    assert_eq!(listener.until_told("change", "xvs set sloppy_tcp 1")["by"]["program"], "xvs");
+    assert_eq!(listener.until_event("change", "xvs set sloppy_tcp 1")["by"]["program"], "xvs");
 
     let log = director.log();
     let logged = |end: &str| {
@@ -109,7 +109,7 @@ fn every_change_is_told_with_who_made_it_as_it_was_typed_and_logged_with_its_res
 }
 
 #[test]
-fn links_warnings_and_weights_that_move_are_told_when_they_change_and_when_they_are_over() {
+fn links_warnings_and_moved_weights_are_reported_when_they_begin_and_end() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let listener = Listener::start(&cluster);
@@ -118,15 +118,15 @@ fn links_warnings_and_weights_that_move_are_told_when_they_change_and_when_they_
         succeed(cluster.command(Host::Director, name).args(words.split(' ')))
     };
     on_director("ip link set wan down");
-    listener.until_told("link", "wan is down");
+    listener.until_event("link", "wan is down");
     on_director("ip link set wan up");
-    listener.until_told("link", "wan is up");
+    listener.until_event("link", "wan is up");
 
     let rule = format!("-t mangle -A PREROUTING -d {VIP} -m length --length 100 -j MARK --set-mark 1");
     on_director(&format!("iptables-nft {rule}"));
-    listener.until_told("warning", "is not followed: xvs does not know the match length");
+    listener.until_event("warning", "is not followed: xvs does not know the match length");
     on_director("iptables-nft -t mangle -F");
-    listener.until_told("over", "is not followed: xvs does not know the match length");
+    listener.until_event("over", "is not followed: xvs does not know the match length");
 
     director.adm(&format!("-A -t {VIP}:80 -s wlc"));
     director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m -w 10", real_server(1)));
@@ -140,7 +140,7 @@ fn links_warnings_and_weights_that_move_are_told_when_they_change_and_when_they_
     );
     assert!(what.ends_with("its load is 100 %"), "{what}");
     succeed(cluster.command(Host::Director, program("xvs")).args(["set", "feedback.services", ""]));
-    listener.until_told("weight", "it reports no load any more");
+    listener.until_event("weight", "it reports no load any more");
     on_director("ip link del wan");
-    listener.until_told("link", "wan is gone");
+    listener.until_event("link", "wan is gone");
 }

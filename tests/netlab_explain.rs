@@ -1,6 +1,6 @@
-//! `xvs explain` beside a running daemon: before a real connection, during it and after.
+//! `xvs explain` with a running daemon: before, during and after a real connection.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: what is said of every kind of packet (`explain.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: every kind of packet (`explain.rs`).
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -10,17 +10,17 @@ use xvs::cluster::{VIP, real_server, virtual_endpoint};
 use xvs::director::Protocol;
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// What is said of a packet.
+/// The report about a packet.
 fn explain(director: &Director, words: &str) -> Value {
     serde_json::from_str(&director.xvs(&format!("explain --json {words}"))).expect("JSON")
 }
 
-/// What is said of a client's packet to the service.
+/// The report about a client's packet to the service.
 fn from_client(director: &Director, client: SocketAddr, flags: &str) -> Value {
     explain(director, &format!("--proto tcp --from {client} --to {VIP}:80 --flags {flags}"))
 }
 
-/// What asking could have changed, but for the time that goes by: counters, counts, connections.
+/// The state that a request could have changed, without times: counters, counts, connections.
 fn books(director: &Director) -> [String; 3] {
     let connections = director.adm("-Lnc");
     let timeless = |row: &str| {
@@ -31,7 +31,7 @@ fn books(director: &Director) -> [String; 3] {
     [director.xvs("counters --json"), director.adm("-Ln"), connections]
 }
 
-/// The books when nothing moves any more: two looks, a turn of the workers apart, are equal.
+/// The state once two consecutive readings are equal.
 fn quiet_books(director: &Director) -> [String; 3] {
     let mut last = books(director);
     wait::until("the counters rest", || {
@@ -53,7 +53,7 @@ fn client_endpoint(cluster: &Cluster) -> SocketAddr {
 }
 
 #[test]
-fn what_is_said_before_a_connection_is_what_it_becomes_and_asking_leaves_no_trace() {
+fn explain_predicts_a_connection_and_changes_nothing() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -65,7 +65,7 @@ fn what_is_said_before_a_connection_is_what_it_becomes_and_asking_leaves_no_trac
     assert_eq!(report["way"]["interface"], "lan");
     let chosen = report["connection"]["dest"].as_str().expect("an endpoint").to_owned();
     for _ in 0..10 {
-        assert_eq!(from_client(&director, client, "syn"), report, "rr's turn stays whose it was");
+        assert_eq!(from_client(&director, client, "syn"), report, "the turn of rr does not move");
     }
     let unserved = explain(&director, &format!("--proto udp --from {client} --to {VIP}:80"));
     assert_eq!(unserved["verdict"], "pass");
@@ -102,7 +102,7 @@ fn what_is_said_before_a_connection_is_what_it_becomes_and_asking_leaves_no_trac
 }
 
 #[test]
-fn asking_while_downloads_run_disturbs_none_of_them() {
+fn explain_during_downloads_disturbs_none_of_them() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);

@@ -1,8 +1,8 @@
-//! Failover between two directors: real keepalived moves the VIP, `xvs healthy` tells it when.
+//! Failover between two directors: real keepalived moves the VIP, with `xvs healthy` as its check script.
 //!
 //! Each director runs xvsd and keepalived, VRRP alone (`-P`), one-armed on the segment of client and real servers; the
-//! real servers have the VIP too and reply themselves. Each test has a cluster of its own. Needs root. How long a
-//! failover took and how many requests were lost is printed, never asserted.
+//! real servers have the VIP too and reply themselves. Each test has a cluster of its own. Needs root. The duration of
+//! a failover and the number of lost requests are printed, never asserted.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ use xvs::director::program;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Layout, clients, wait};
 
-/// On the segment of all; the client reaches it by `back`.
+/// Services of the VIP on the segment of all; the client reaches it through `back`.
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 
 const WEB: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
@@ -26,7 +26,7 @@ const UPLOADS: SocketAddrV4 = SocketAddrV4::new(VIP, 9000);
 
 const DIRECTORS: [Host; 2] = [Host::Director, Host::Backup];
 
-/// Real servers that have the VIP, and a second director.
+/// A cluster whose real servers have the VIP, and a second director.
 fn prepared() -> Cluster {
     let cluster = Cluster::up(Layout::default());
     cluster.add_backup();
@@ -46,7 +46,8 @@ fn prepared() -> Cluster {
     cluster
 }
 
-/// xvsd and keepalived on both directors, each two by one file, services by this scheduler; the first has the VIP.
+/// Starts xvsd and keepalived on both directors, both programs with the same file, services with this scheduler; the
+/// first director has the VIP.
 fn served<'a>(cluster: &'a Cluster, scheduler: &str) -> [(Director<'a>, Keepalived); 2] {
     let both = DIRECTORS.map(|host| {
         let conf = cluster.state().join(format!("{}-keepalived.conf", host.name()));
@@ -55,11 +56,11 @@ fn served<'a>(cluster: &'a Cluster, scheduler: &str) -> [(Director<'a>, Keepaliv
         let words = ["--interface", "lan", "--workers", "1", "--keepalived", &conf.to_string_lossy()];
         (Director::start_on(cluster, host, &words), Keepalived::start(cluster, host, &conf))
     });
-    leads_to(cluster, Host::Director);
+    await_master(cluster, Host::Director);
     both
 }
 
-/// What of a keepalived.conf is keepalived's.
+/// The part of a keepalived.conf for keepalived.
 fn vrrp(host: Host) -> String {
     let (name, healthy) = (host.name(), program("xvs"));
     let priority = if host == Host::Director { 150 } else { 100 };
@@ -92,7 +93,7 @@ fn vrrp(host: Host) -> String {
     )
 }
 
-/// What of it is xvs's.
+/// The part of a keepalived.conf for xvs.
 fn virtual_server(service: SocketAddrV4, scheduler: &str) -> String {
     let port = service.port();
     let server =
@@ -109,7 +110,7 @@ fn virtual_server(service: SocketAddrV4, scheduler: &str) -> String {
     )
 }
 
-/// keepalived on a director, as an operator has it; ended when dropped.
+/// A keepalived on a director, as operators run it; ended when dropped.
 struct Keepalived {
     process: Child,
     log: PathBuf,
@@ -129,7 +130,7 @@ impl Keepalived {
         Self { process: process.expect("scripts/netlab can be started"), log }
     }
 
-    /// Has it end as systemd does.
+    /// Ends it as systemd does.
     fn stop(&self) {
         kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it was not waited for yet");
     }
@@ -146,7 +147,7 @@ impl Drop for Keepalived {
     }
 }
 
-/// What the client hears of the VIP by ARP.
+/// A tcpdump of the client's ARP packets about the VIP.
 struct Arp {
     process: Child,
     heard: PathBuf,
@@ -165,7 +166,7 @@ impl Arp {
         Self { process, heard }
     }
 
-    /// Whether this director has said to all that the VIP is its own.
+    /// Whether this director has announced the VIP (gratuitous ARP).
     fn was_announced(&self, cluster: &Cluster, host: Host) -> bool {
         let mac = link_address(cluster, host);
         let heard = fs::read_to_string(&self.heard).expect("tcpdump writes it");
@@ -173,7 +174,7 @@ impl Arp {
         heard.lines().filter(own).any(|line| line.contains(&format!("Request who-has {VIP} ")))
     }
 
-    /// Whether this director has said anything of the VIP.
+    /// Whether this director has sent any ARP packet for the VIP.
     fn was_said_by(&self, cluster: &Cluster, host: Host) -> bool {
         fs::read_to_string(&self.heard).expect("tcpdump writes it").contains(&link_address(cluster, host))
     }
@@ -181,7 +182,7 @@ impl Arp {
 
 impl Drop for Arp {
     fn drop(&mut self) {
-        // Neither fails for one that has ended.
+        // Neither call fails for a process that has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -197,21 +198,21 @@ fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
     succeed(cluster.command(host, "ip").args(words.split_whitespace()))
 }
 
-/// Waits until this director alone has the VIP and the client sends there.
-fn leads_to(cluster: &Cluster, host: Host) {
+/// Waits until this director alone has the VIP and the client sends to it.
+fn await_master(cluster: &Cluster, host: Host) {
     wait::until(&format!("{} has the VIP, alone", host.name()), || {
         let has = |host| ip(cluster, host, "address show dev lan").contains(&format!("{VIP}/32"));
         DIRECTORS.into_iter().all(|other| has(other) == (other == host)).then_some(())
     });
     let mac = link_address(cluster, host);
     wait::until(&format!("the client sends to {}", host.name()), || {
-        // One more reason to ask for it, if it was not heard yet.
+        // A request also makes the client resolve the VIP, in case it missed the announcement.
         page(cluster).ok()?;
         ip(cluster, Host::Client, &format!("neighbour show {VIP} dev back")).contains(&mac).then_some(())
     });
 }
 
-/// The name of the real server that answers the client, if one does at once.
+/// The name of the real server that answers the client within a quarter of a second.
 fn page(cluster: &Cluster) -> io::Result<String> {
     const PATIENCE: Duration = Duration::from_millis(250);
     cluster.run(Host::Client, || {
@@ -225,8 +226,9 @@ fn page(cluster: &Cluster) -> io::Result<String> {
     })
 }
 
-/// Has the client ask again and again until one who has just got the VIP has it answered; tells what was lost meanwhile.
-fn ask_until_taken_over(cluster: &Cluster, by: &Director<'_>, what: &str) {
+/// Repeats requests of the client until the director that has taken over the VIP has forwarded one; prints how many were
+/// lost.
+fn request_until_taken_over(cluster: &Cluster, by: &Director<'_>, what: &str) {
     let (begun, before) = (Instant::now(), connections(by));
     let (mut lost, mut answered) = (0, 0);
     wait::until(&format!("{what}: the other director serves"), || {
@@ -242,14 +244,14 @@ fn ask_until_taken_over(cluster: &Cluster, by: &Director<'_>, what: &str) {
     );
 }
 
-/// How many connections a director has begun.
+/// Number of connections that a director has created.
 fn connections(director: &Director<'_>) -> u64 {
     let counters = director.xvs("counters");
     let count = counters.lines().find_map(|line| line.strip_prefix("connections "));
     count.map_or(0, |count| count.parse().expect("a number"))
 }
 
-/// An upload of which the beginning has arrived.
+/// An upload whose first bytes were sent.
 fn begun_upload(cluster: &Cluster) -> TcpStream {
     let mut stream = cluster.run(Host::Client, || clients::connect(UPLOADS)).expect("the service answers");
     stream.write_all(b"before and ").expect("upload");
@@ -257,14 +259,14 @@ fn begun_upload(cluster: &Cluster) -> TcpStream {
 }
 
 #[test]
-fn when_keepalived_ends_the_other_director_announces_the_vip_and_serves_it() {
+fn when_keepalived_ends_the_backup_announces_and_serves_the_vip() {
     let cluster = prepared();
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let [(first, keepalived), (second, _kept)] = served(&cluster, "rr");
     let arp = Arp::listen(&cluster);
-    // Asked anew, by all: the backup does not answer.
+    // All machines resolve the VIP anew: the backup does not answer.
     ip(&cluster, Host::Client, "neighbour flush dev back");
-    leads_to(&cluster, Host::Director);
+    await_master(&cluster, Host::Director);
     assert!(clients::take_turns(&[page(&cluster).expect("a page"), page(&cluster).expect("a page")]));
     assert!(!arp.was_said_by(&cluster, Host::Backup));
     let mut upload = begun_upload(&cluster);
@@ -273,16 +275,16 @@ fn when_keepalived_ends_the_other_director_announces_the_vip_and_serves_it() {
     });
 
     keepalived.stop();
-    ask_until_taken_over(&cluster, &second, "keepalived ends");
-    leads_to(&cluster, Host::Backup);
+    request_until_taken_over(&cluster, &second, "keepalived ends");
+    await_master(&cluster, Host::Backup);
     assert!(arp.was_announced(&cluster, Host::Backup));
-    // What it has no connection for goes to its kernel, which has the VIP and nobody who listens.
+    // Segments without a connection pass to its kernel, which has the VIP and no listening socket.
     let ended = wait::until("the upload ends", || upload.write_all(b"after").err());
     assert!(matches!(ended.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended}");
 }
 
 #[test]
-fn a_director_whose_xvsd_is_stopped_gives_the_vip_away_and_has_it_back_when_that_goes_on() {
+fn a_director_with_a_stopped_xvsd_loses_the_vip_and_regains_it_when_xvsd_continues() {
     let cluster = prepared();
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let [(first, _keepalived), (second, _kept)] = served(&cluster, "mh");
@@ -292,28 +294,28 @@ fn a_director_whose_xvsd_is_stopped_gives_the_vip_away_and_has_it_back_when_that
     let mut upload = begun_upload(&cluster);
 
     first.signal(Signal::STOP);
-    ask_until_taken_over(&cluster, &second, "xvsd is stopped");
-    leads_to(&cluster, Host::Backup);
-    // A scheduler that hashes chooses the same real server, wherever it is asked.
+    request_until_taken_over(&cluster, &second, "xvsd is stopped");
+    await_master(&cluster, Host::Backup);
+    // A hashing scheduler chooses the same real server on every director.
     upload.write_all(b"meanwhile and ").expect("upload");
     wait::until("the second director has the upload's connection", || {
         second.adm("-L -n -c").contains(&UPLOADS.to_string()).then_some(())
     });
 
     first.signal(Signal::CONT);
-    ask_until_taken_over(&cluster, &first, "xvsd goes on");
-    leads_to(&cluster, Host::Director);
+    request_until_taken_over(&cluster, &first, "xvsd goes on");
+    await_master(&cluster, Host::Director);
     let receipt = clients::upload(upload, b"after").expect("the connection is still there");
     assert_eq!(receipt, clients::receipt(&receipt.host, b"before and meanwhile and after"));
 }
 
 #[test]
-fn a_director_that_is_cut_off_loses_the_vip_and_has_it_back_when_its_cable_is_mended() {
+fn a_disconnected_director_loses_the_vip_and_regains_it_when_it_is_connected_again() {
     let cluster = prepared();
     let [(first, _keepalived), (second, _kept)] = served(&cluster, "rr");
     ip(&cluster, Host::Switch, "link set dr down");
-    ask_until_taken_over(&cluster, &second, "a cable is pulled");
+    request_until_taken_over(&cluster, &second, "a cable is pulled");
     ip(&cluster, Host::Switch, "link set dr up");
-    ask_until_taken_over(&cluster, &first, "the cable is back");
-    leads_to(&cluster, Host::Director);
+    request_until_taken_over(&cluster, &first, "the cable is back");
+    await_master(&cluster, Host::Director);
 }

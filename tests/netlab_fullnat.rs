@@ -1,6 +1,6 @@
-//! Forwarding by FULLNAT with real sockets: a real server two hops away that does not know the director's existence.
+//! Forwarding by FULLNAT with real sockets: a real server two hops away without a route through the director.
 //!
-//! The first real server of the cluster becomes a router, the second stands behind it in a network of its own; neither
+//! The first real server of the cluster becomes a router, the second one is behind it in a network of its own; neither
 //! has the director as its default route. Each test has a cluster of its own. Needs root.
 
 use std::fs;
@@ -20,13 +20,13 @@ const ROUTER: Host = Host::RealServer(1);
 const FAR: Host = Host::RealServer(2);
 const FAR_ADDR: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const FAR_ADDR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0x10);
-/// The director's addresses towards the router.
+/// The director's local addresses, in the router's network.
 const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
 const UPLOAD: u16 = 9000;
 const ECHO: u16 = 5300;
 
-/// Runs lines of shell on a host.
+/// Runs lines of a shell script on a host.
 fn shell(cluster: &Cluster, host: Host, lines: &str) {
     succeed(cluster.command(host, "sh").args(["-e", "-c", lines]));
 }
@@ -61,7 +61,7 @@ fn far_away(workers: Workers) -> Cluster {
     cluster
 }
 
-/// A service at each port whose only server is the far one.
+/// Adds services whose only real server is the distant one.
 fn serve(director: &Director<'_>, services: &[(&str, SocketAddr, SocketAddr)]) {
     director.xvs(&format!("laddr add {LOCAL}"));
     director.xvs(&format!("laddr add {LOCAL6} --ports 5000-5999"));
@@ -88,7 +88,7 @@ fn carries_everything(workers: Workers) {
     );
     for url in [format!("http://{VIP}:8080/blob"), format!("http://[{VIP6}]/blob")] {
         let body = fetch(&cluster, &url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        // Not assert_eq: it would print 20 MB.
+        // assert_eq would print 20 MB.
         assert!(body == cluster.blob(), "{url}: {} bytes differ from the file", body.len());
     }
     let bytes = &cluster.blob()[..100_000];
@@ -100,16 +100,16 @@ fn carries_everything(workers: Workers) {
 }
 
 #[test]
-fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_one_worker() {
+fn a_server_two_hops_away_without_a_route_to_the_director_serves_with_one_worker() {
     carries_everything(Workers::One);
 }
 
 #[test]
-fn a_server_two_hops_away_without_a_route_to_the_director_serves_by_two_workers() {
+fn a_server_two_hops_away_without_a_route_to_the_director_serves_with_two_workers() {
     carries_everything(Workers::Two);
 }
 
-/// An nginx on the far server that reads PROXY headers at port 8081 and logs whom they name.
+/// Starts an nginx on the distant server that reads PROXY headers at port 8081 and logs the client address in them.
 fn start_nginx(cluster: &Cluster) -> (PathBuf, Started) {
     let folder = cluster.state().join("proxied");
     fs::create_dir_all(&folder).expect("the cluster's folder takes a new one");
@@ -148,7 +148,7 @@ struct Started(Child);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // nginx's master takes its workers with it; a failure has no better place.
+        // nginx's master also ends its workers; a failure cannot be handled here.
         let _ = rustix::process::kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
     }
@@ -156,7 +156,7 @@ impl Drop for Started {
 
 fn nginx_reads_the_clients_address(workers: Workers) {
     let cluster = far_away(workers);
-    // Too narrow for a full segment of a client that was told the size, and the header with it.
+    // With this MTU, a full segment of the clamped size does not fit together with the PROXY header.
     shell(
         &cluster,
         ROUTER,
@@ -186,7 +186,7 @@ fn nginx_reads_the_clients_address(workers: Workers) {
         );
     }
     for vip in [IpAddr::from(VIP), VIP6.into()] {
-        // The first segment is full.
+        // The first segment has the full size.
         let request = format!("HEAD /blob HTTP/1.0\r\nX-Long: {}\r\n\r\n", "x".repeat(3000));
         let answer = cluster.run(Host::Client, || {
             let mut stream = clients::connect(SocketAddr::new(vip, 80))?;
@@ -198,23 +198,24 @@ fn nginx_reads_the_clients_address(workers: Workers) {
     }
     let lines: Vec<String> =
         fs::read_to_string(log).expect("nginx has answered").lines().map(str::to_owned).collect();
-    let told: Vec<_> = lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(told, _)| told).collect();
+    let logged: Vec<_> =
+        lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(addr, _)| addr).collect();
     let (four, six) = (format!("198.51.100.10 {VIP} 80"), format!("2001:db8:1::10 {VIP6} 80"));
-    assert_eq!(told, [&four[..], &four, &six, &six, &four, &six], "{lines:?}");
+    assert_eq!(logged, [&four[..], &four, &six, &six, &four, &six], "{lines:?}");
 }
 
 #[test]
-fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_one_worker() {
+fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_one_worker() {
     nginx_reads_the_clients_address(Workers::One);
 }
 
 #[test]
-fn nginx_far_away_logs_the_clients_address_from_the_proxy_header_by_two_workers() {
+fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_two_workers() {
     nginx_reads_the_clients_address(Workers::Two);
 }
 
 #[test]
-fn the_kernel_is_kept_off_local_ports_while_the_daemon_runs_and_told_where_it_cannot() {
+fn local_ports_are_reserved_in_the_kernel_while_the_daemon_runs_and_a_failure_is_logged() {
     let cluster = Cluster::up(Layout::default());
     let sysctl = |set: &str| {
         let mut command = cluster.command(Host::Director, "sysctl");
@@ -224,7 +225,7 @@ fn the_kernel_is_kept_off_local_ports_while_the_daemon_runs_and_told_where_it_ca
     let mut director = Director::start(&cluster, Workers::One);
     director.xvs(&format!("laddr add {LOCAL} --ports 5000-5999"));
     assert_eq!(sysctl("").trim(), "80,443,5000-5999");
-    // Not an address of the director's: the kernel has no connections from it.
+    // Not an address of the director itself, so the kernel has no connections from it.
     director.xvs("laddr add 192.0.2.77 --ports 7000-7999");
     assert_eq!(sysctl("").trim(), "80,443,5000-5999");
     director.xvs(&format!("laddr add {LOCAL6} --ports 1024-65535"));

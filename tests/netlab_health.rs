@@ -1,6 +1,6 @@
-//! Health of real servers by a keepalived.conf: who is down is taken out, who is up again comes back, a file is read anew.
+//! Health checks of real servers by a keepalived.conf: removal, return, reload of the file.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: what each kind of check asks (`crates/ctl/src/health`).
+//! Each test has a cluster of its own. Needs root. Not here: the kinds of checks (`crates/health`).
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -15,7 +15,7 @@ use xvs::director::program;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// The port of the sinks whose end takes a real server out.
+/// The port of the checks; the end of a sink there takes its real server down.
 const LIFE: u16 = 9000;
 
 /// Writes a keepalived.conf of one service with both real servers, the first with this weight.
@@ -58,7 +58,7 @@ fn await_servers(director: &Director<'_>, wanted: &[(u8, u8)]) {
 }
 
 #[test]
-fn who_does_not_answer_is_taken_out_and_who_answers_again_comes_back() {
+fn a_real_server_without_answer_is_removed_and_one_that_answers_again_returns() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
     let file = write(&cluster, 1, "");
@@ -86,7 +86,7 @@ fn who_does_not_answer_is_taken_out_and_who_answers_again_comes_back() {
 }
 
 #[test]
-fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines() {
+fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
     let file = write(&cluster, 1, "");
@@ -94,8 +94,8 @@ fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines()
     director.adm(&format!("-A -t {VIP}:8080"));
     await_servers(&director, &[(1, 1), (2, 1)]);
     write(&cluster, 5, "");
-    let told = director.xvs("reload");
-    assert_eq!(told, "virtual servers: 1 (0 new, 0 gone), checks: 4 (0 new, 0 gone); the table: 1 change\n");
+    let reply = director.xvs("reload");
+    assert_eq!(reply, "virtual servers: 1 (0 new, 0 gone), checks: 4 (0 new, 0 gone); the table: 1 change\n");
     await_servers(&director, &[(1, 5), (2, 1)]);
 
     fs::write(&file, "virtual_server 198.51.100.100 80 {\n").expect("the file is there");
@@ -138,16 +138,16 @@ fn a_file_is_read_anew_and_one_with_errors_changes_nothing_and_names_its_lines()
 }
 
 #[test]
-fn what_is_known_of_health_is_told_whole() {
+fn the_health_report_is_complete() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sink = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let file = write(&cluster, 7, "");
     let director = watched(&cluster, &file);
     await_servers(&director, &[(1, 7)]);
     let mut asked = cluster.command(Host::Director, program("xvs"));
-    let told = complete(asked.args(["health", "--json"]));
-    assert_eq!(told.status.code(), Some(1), "somebody is down");
-    let report: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let output = complete(asked.args(["health", "--json"]));
+    assert_eq!(output.status.code(), Some(1), "a server is down");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let group = &report["virtual_servers"][0];
     assert_eq!((&group["is_well"], &group["live_weight"]), (&true.into(), &7.into()), "{report:#}");
     let weights = |server: usize| group["real_servers"][server]["weights"].clone();
@@ -158,12 +158,12 @@ fn what_is_known_of_health_is_told_whole() {
 }
 
 #[test]
-fn scripts_and_the_fifo_are_told_in_order_a_sorry_server_serves_and_the_end_is_told_too() {
+fn scripts_and_the_fifo_are_notified_in_order_a_sorry_server_serves_and_the_end_is_notified() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _first = Sink::start(&cluster, Host::RealServer(1), LIFE);
-    let (told, fifo) = (cluster.state().join("told"), cluster.state().join("fifo"));
+    let (notified, fifo) = (cluster.state().join("notified"), cluster.state().join("fifo"));
     let script =
-        |word: &str, what: &str| format!("{word} \"/bin/sh -c 'echo {what} >>{}'\"\n", told.display());
+        |word: &str, what: &str| format!("{word} \"/bin/sh -c 'echo {what} >>{}'\"\n", notified.display());
     let more = format!(
         "quorum 2\nomega\nsorry_server {} 8080\n{}{}",
         real_server(2),
@@ -175,30 +175,30 @@ fn scripts_and_the_fifo_are_told_in_order_a_sorry_server_serves_and_the_end_is_t
     let globals = format!("global_defs {{\nlvs_notify_fifo {}\n}}\n", fifo.display());
     fs::write(&file, globals + &text).expect("the file is there");
     let mut director = watched(&cluster, &file);
-    let until_told = |wanted: &str| {
-        wait::until(wanted, || (fs::read_to_string(&told).unwrap_or_default() == wanted).then_some(()));
+    let until_notified = |wanted: &str| {
+        wait::until(wanted, || (fs::read_to_string(&notified).unwrap_or_default() == wanted).then_some(()));
     };
-    until_told("up\ndown\n");
+    until_notified("up\ndown\n");
     let saved = director.adm("-S -n");
     assert!(saved.ends_with(&format!("-a -t {VIP}:80 -r {}:8080 -m -w 1\n", real_server(2))), "{saved}");
     let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
-    until_told("up\ndown\nup\n");
+    until_notified("up\ndown\nup\n");
     await_servers(&director, &[(1, 1), (2, 1)]);
     let mut lines = File::options().read(true).write(true).open(&fifo).expect("xvsd has made the FIFO");
     let mut read = [0; 4096];
-    let count = lines.read(&mut read).expect("it has been told something");
+    let count = lines.read(&mut read).expect("it has a notification");
     let server = format!("RS [{}]:tcp:80 [{VIP}]:tcp:80", real_server(2));
     let service = format!("VS [{VIP}]:tcp:80");
     let wanted = format!("{service} UP\n{server} DOWN\n{service} DOWN\n{server} UP\n{service} UP\n");
     assert_eq!(String::from_utf8_lossy(&read[..count]), wanted);
     assert!(director.stop().success());
-    assert_eq!(fs::read_to_string(&told).expect("it was written"), "up\ndown\nup\ndown\n");
+    assert_eq!(fs::read_to_string(&notified).expect("it was written"), "up\ndown\nup\ndown\n");
     assert!(!fifo.exists());
     drop(second);
 }
 
 #[test]
-fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anything_is_attached() {
+fn a_file_with_errors_or_an_absent_file_prevents_the_start_before_anything_is_attached() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let file = cluster.state().join("keepalived.conf");
     let arguments = ["--interface", "wan", "--keepalived", &file.display().to_string()];
@@ -211,7 +211,7 @@ fn a_file_with_errors_or_none_at_all_keeps_the_daemon_from_starting_before_anyth
 }
 
 #[test]
-fn a_director_that_was_killed_starts_anew_with_nothing_left_over_and_its_checks_go_on() {
+fn a_killed_director_restarts_without_remains_and_its_checks_continue() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let first = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let fifo = cluster.state().join("fifo");
@@ -233,14 +233,14 @@ fn a_director_that_was_killed_starts_anew_with_nothing_left_over_and_its_checks_
     assert!(clients::pages(&cluster, &format!("http://{VIP}/"), 6).iter().all(|page| page == "rs2"));
     let mut lines = File::options().read(true).write(true).open(&fifo).expect("the FIFO is there again");
     let mut read = [0; 4096];
-    let count = lines.read(&mut read).expect("it has been told something");
+    let count = lines.read(&mut read).expect("it has a notification");
     let lines = String::from_utf8_lossy(&read[..count]);
-    // Those of before are gone with the daemon that wrote them.
+    // The messages from before ended with the daemon that wrote them.
     assert_eq!(lines.matches(&format!("RS [{}]:tcp:80", real_server(2))).count(), 2, "{lines}");
 }
 
 #[test]
-fn of_many_signals_to_read_the_file_the_last_one_counts_and_a_file_that_is_gone_changes_nothing() {
+fn of_many_reload_signals_the_last_one_counts_and_an_absent_file_changes_nothing() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
     let file = write(&cluster, 1, "");
@@ -250,7 +250,7 @@ fn of_many_signals_to_read_the_file_the_last_one_counts_and_a_file_that_is_gone_
         director.signal(Signal::HUP);
     }
     await_servers(&director, &[(1, 200), (2, 1)]);
-    // One that waits while another is carried out stands for all that come meanwhile.
+    // During a reload, all further signals are merged into one pending reload.
     thread::scope(|scope| {
         let reloads: Vec<_> = (0..8).map(|_| scope.spawn(|| director.xvs("reload"))).collect();
         reloads.into_iter().for_each(|reload| drop(reload.join().expect("each is carried out")));
@@ -270,7 +270,7 @@ fn of_many_signals_to_read_the_file_the_last_one_counts_and_a_file_that_is_gone_
 }
 
 #[test]
-fn with_few_descriptors_fewer_checks_ask_at_once_and_none_goes_without() {
+fn with_few_file_descriptors_fewer_checks_run_at_once_and_each_runs() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let on = |host, line: &str| {
         let mut words = line.split_whitespace();
@@ -291,8 +291,8 @@ fn with_few_descriptors_fewer_checks_ask_at_once_and_none_goes_without() {
     let mut daemon = command.spawn().expect("prlimit is there");
     let report = wait::until("each was asked three times", || {
         let mut asked = cluster.command(Host::Director, program("xvs"));
-        let told = complete(asked.args(["health", "--json"]));
-        let report: Value = serde_json::from_slice(&told.stdout).ok()?;
+        let output = complete(asked.args(["health", "--json"]));
+        let report: Value = serde_json::from_slice(&output.stdout).ok()?;
         let servers = report["virtual_servers"][0]["real_servers"].as_array()?;
         let mut checks = servers.iter().map(|server| &server["checks"][0]);
         checks.all(|check| check["asked"].as_u64() >= Some(3)).then_some(report)

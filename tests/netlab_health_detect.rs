@@ -1,9 +1,8 @@
-//! How soon a real server that fails is left alone, for each way to fail; what requests it costs, and that it comes back.
+//! Time until a failing real server gets no more connections, for each kind of failure; lost requests, and the return.
 //!
-//! A client begins fifty connections a second meanwhile. Times are printed beside the bound that the settings promise, and
-//! never asserted: what is asserted is who answers and what is in the table. They begin before the command that makes a
-//! server fail, where it takes one. Needs root. Not here: what follows of a change
-//! beside that (`tests/netlab_health_follow.rs`).
+//! A client begins fifty connections a second throughout. Times are printed with the bound that follows from the settings,
+//! and never asserted: the assertions are about the servers that answer and the listing. A time begins before the command
+//! that makes the server fail. Needs root. Not here: other effects of a change (`tests/netlab_health_follow.rs`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,17 +14,17 @@ use xvs::cluster::{VIP, real_server, succeed, virtual_endpoint};
 use xvs::servers::{Mood, Moody};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, wait};
 
-/// Of the virtual service whose first real server is nginx, and of that of the [`Moody`] one.
+/// Ports of the services whose first real server is nginx, and the [`Moody`] server.
 const WEB: u16 = 80;
 const OTHER: u16 = 81;
 
-/// Where the [`Moody`] server listens.
+/// The port of the [`Moody`] server.
 const MOODY: u16 = 8081;
 
-/// How long a client waits for an answer.
+/// How long a client waits for a response.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the file says: the interval, the time-out, the number of failures, and the interval between these.
+/// The settings in the file: the interval, the timeout, the number of failures, and the interval between them.
 const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_millis(300);
 const FALL: u32 = 2;
@@ -53,17 +52,17 @@ fn file(cluster: &Cluster) -> PathBuf {
     path
 }
 
-/// When the last connection goes to a server at the latest: none if it takes all of its time to fail.
+/// Bound on the time from a failure to the last connection to the server.
 fn bound(answers: Answers) -> Duration {
     let timeouts = match answers {
         Answers::AtOnce => Duration::ZERO,
         Answers::Late => TIMEOUT * FALL,
     };
-    // Intervals may be a twentieth longer.
+    // Jitter makes intervals up to 5 % longer.
     (INTERVAL + RETRY_INTERVAL * (FALL - 1)).mul_f64(1.05) + timeouts
 }
 
-/// Whether who asks a server that has failed knows at once.
+/// How soon a client notices that the server has failed.
 #[derive(Clone, Copy)]
 enum Answers {
     AtOnce,
@@ -120,7 +119,7 @@ impl Victim<'_> {
         self.own(&format!("nginx -e {folder}/error.log -p {folder} -c {folder}/nginx.conf"));
     }
 
-    /// Does with each packet to it what this says.
+    /// Applies this statement of nft to each packet to it.
     fn filter(&self, statement: &str) {
         let chain = "add chain inet fault input { type filter hook input priority 0; }";
         let rules = format!("add table inet fault; {chain}; add rule inet fault input {statement}");
@@ -128,10 +127,10 @@ impl Victim<'_> {
     }
 }
 
-/// A way to fail.
+/// A kind of failure.
 struct Failure {
     name: &'static str,
-    /// The service that shows it.
+    /// The port of the affected service.
     service: u16,
     answers: Answers,
     fail: fn(&Victim<'_>),
@@ -191,7 +190,7 @@ const FAILURES: [Failure; 8] = [
     ),
 ];
 
-/// Waits until `xvsadm -Ln` has the first real server of a service, or has it no more.
+/// Waits until `xvsadm -Ln` lists the first real server of a service, or no longer lists it.
 #[track_caller]
 fn await_listed(director: &Director<'_>, service: u16, wanted: bool) {
     wait::until(&format!("the first real server's being listed is {wanted}"), || {
@@ -200,8 +199,8 @@ fn await_listed(director: &Director<'_>, service: u16, wanted: bool) {
     });
 }
 
-/// Fails, is left alone, heals, comes back; prints what that cost.
-fn goes_and_comes(failure: &Failure, director: &Director<'_>, victim: &Victim<'_>) {
+/// Makes the first real server fail and recover; asserts its removal and return, and prints times and lost requests.
+fn fails_and_returns(failure: &Failure, director: &Director<'_>, victim: &Victim<'_>) {
     await_listed(director, failure.service, true);
     let asking = Asking::start(victim.cluster, virtual_endpoint(failure.service), PATIENCE);
     asking.await_one_by("rs1");
@@ -231,14 +230,14 @@ fn goes_and_comes(failure: &Failure, director: &Director<'_>, victim: &Victim<'_
 }
 
 #[test]
-fn whoever_fails_in_whatever_way_is_left_alone_and_comes_back_when_it_is_well() {
+fn a_real_server_is_avoided_after_each_kind_of_failure_and_returns_when_it_works() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let victim = Victim { cluster: &cluster, moody: Moody::start(&cluster, Host::RealServer(1), MOODY) };
     let file = file(&cluster).display().to_string();
     let director = Director::start_with(&cluster, Workers::One, &["--keepalived", &file]);
-    // Else the first failure would meet a check that does not ask yet.
+    // Otherwise the first failure would happen before the first check.
     wait::until("every check has asked", || (!director.xvs("health").contains("assumed")).then_some(()));
     for failure in &FAILURES {
-        goes_and_comes(failure, &director, &victim);
+        fails_and_returns(failure, &director, &victim);
     }
 }

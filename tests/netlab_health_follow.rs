@@ -1,7 +1,7 @@
-//! What follows when real servers fail and heal, as clients, scripts and tables meet it.
+//! Effects of failing and recovering real servers on clients, scripts and the listing.
 //!
-//! By a running xvsd with a keepalived.conf; each test has a cluster of its own. Needs root. Not here: how soon a failure
-//! is seen (`tests/netlab_health_detect.rs`), and what a file that is read anew changes (`tests/netlab_health.rs`).
+//! With a running xvsd and a keepalived.conf; each test has a cluster of its own. Needs root. Not here: how soon a failure
+//! is detected (`tests/netlab_health_detect.rs`), and changes by a reload (`tests/netlab_health.rs`).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use xvs::director::program;
 use xvs::servers::{Mood, Moody, Sink};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// The port of the sinks whose end takes a real server out.
+/// The port of the checks; the end of a sink there takes its real server down.
 const LIFE: u16 = 9000;
 const UPLOADS: u16 = 9001;
 const MOODY: u16 = 8081;
@@ -25,7 +25,7 @@ const MOODY: u16 = 8081;
 const FIRST: Host = Host::RealServer(1);
 const SECOND: Host = Host::RealServer(2);
 
-/// Writes a file of one virtual server with these lines, and others before it.
+/// Writes a file of one virtual server with these lines, after the lines `before`.
 fn write(cluster: &Cluster, before: &str, port: u16, lines: &str) -> PathBuf {
     let text = format!(
         "{before}virtual_server {VIP} {port} {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\ndelay_loop 0.1\nwarmup 0\n\
@@ -36,7 +36,7 @@ fn write(cluster: &Cluster, before: &str, port: u16, lines: &str) -> PathBuf {
     path
 }
 
-/// xvsd with such a file.
+/// Starts xvsd with such a file.
 fn watched<'a>(cluster: &'a Cluster, before: &str, port: u16, lines: &str) -> Director<'a> {
     let path = write(cluster, before, port, lines);
     Director::start_with(cluster, Workers::One, &["--keepalived", &path.display().to_string()])
@@ -46,12 +46,12 @@ fn server(number: u8, port: u16, lines: &str) -> String {
     format!("real_server {} {port} {{\n{lines}\n}}\n", real_server(number))
 }
 
-/// A real server that is well while there is a sink at [`LIFE`].
+/// A real server that is up while there is a sink at [`LIFE`].
 fn living(number: u8, port: u16) -> String {
     server(number, port, &format!("TCP_CHECK {{\nconnect_port {LIFE}\n}}"))
 }
 
-/// Waits until the table's line of a real server ends like this.
+/// Waits until the saved rule of a real server ends with `weight`.
 #[track_caller]
 fn await_weight(director: &Director<'_>, server: &str, weight: &str) {
     wait::until(&format!("{server} has {weight}"), || {
@@ -63,15 +63,15 @@ fn await_weight(director: &Director<'_>, server: &str, weight: &str) {
     });
 }
 
-/// What is known of the first real server's check.
+/// The report about the first real server's check.
 fn check(cluster: &Cluster) -> Value {
     let mut command = cluster.command(Host::Director, program("xvs"));
-    let told = complete(command.args(["health", "--json"])).stdout;
-    let report: Value = serde_json::from_slice(&told).expect("JSON");
+    let output = complete(command.args(["health", "--json"])).stdout;
+    let report: Value = serde_json::from_slice(&output).expect("JSON");
     report["virtual_servers"][0]["real_servers"][0]["checks"][0].clone()
 }
 
-/// Moves between the real server and the sorry server, while a client asks; what failed.
+/// Moves a service between the real server and the sorry server during requests of a client; returns the errors.
 fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
     const TIMES: usize = 5;
     let cluster = carries::prepared(Method::Nat, Workers::One);
@@ -105,20 +105,20 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
 }
 
 #[test]
-fn a_sorry_server_takes_over_and_gives_back_and_somebody_serves_at_every_moment() {
+fn a_sorry_server_takes_over_and_yields_and_the_service_is_never_empty() {
     let failed = to_the_sorry_server_and_back("");
-    // What is under way to who is taken out may be lost, as with IPVS; a new connection never meets an empty service.
+    // Packets in transit to a removed real server may be lost, as with IPVS; a new connection never finds an empty service.
     assert!(!failed.contains(&ErrorKind::ConnectionRefused), "{failed:?}");
 }
 
 #[test]
-fn a_sorry_server_and_a_real_server_that_are_inhibited_lose_no_request_between_them() {
+fn an_inhibited_sorry_server_and_an_inhibited_real_server_lose_no_request() {
     let failed = to_the_sorry_server_and_back("sorry_server_inhibit\ninhibit_on_failure\n");
     assert_eq!(failed, []);
 }
 
 #[test]
-fn a_file_that_is_read_again_and_again_costs_no_request_and_brings_nobody_back_who_is_down() {
+fn repeated_reloads_cost_no_request_and_return_no_real_server_that_is_down() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _life = Sink::start(&cluster, FIRST, LIFE);
     let lines = |weight| format!("weight {weight}\n{}{}", living(1, 80), living(2, 80));
@@ -135,7 +135,7 @@ fn a_file_that_is_read_again_and_again_costs_no_request_and_brings_nobody_back_w
     assert!(asked.iter().all(|one| one.is_by("rs1")), "{asked:?}");
 }
 
-/// A director between two sinks, a connection to each of which has begun, and the first of which is to go out.
+/// A director with two sinks and a connection to each of them; the first sink's real server is going to fail.
 struct HalfOut<'a> {
     cluster: &'a Cluster,
     director: Director<'a>,
@@ -158,7 +158,7 @@ impl<'a> HalfOut<'a> {
         Self { cluster, director, begun, _sinks: [first, second, living_on] }
     }
 
-    /// New connections go to the second; more is sent by those that have begun.
+    /// New connections go to the second; more bytes are sent on the open ones.
     fn send(&mut self) {
         for _ in 0..4 {
             let receipt = clients::upload(connection(self.cluster), b"new").expect("upload");
@@ -169,7 +169,7 @@ impl<'a> HalfOut<'a> {
         }
     }
 
-    /// What was sent has arrived whole, by each connection where that was begun.
+    /// Asserts that each connection has delivered all bytes to its own server.
     fn assert_arrived(self) {
         let mut receipts = self.begun.map(|stream| clients::upload(stream, b"").expect("it goes on"));
         receipts.sort_by(|one, other| one.host.cmp(&other.host));
@@ -183,7 +183,7 @@ fn connection(cluster: &Cluster) -> TcpStream {
 }
 
 #[test]
-fn connections_of_an_inhibited_real_server_go_on_and_new_ones_go_elsewhere() {
+fn connections_of_an_inhibited_real_server_continue_and_new_ones_go_elsewhere() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut half = HalfOut::new(&cluster, "inhibit_on_failure\n");
     await_weight(&half.director, &real_server(1).to_string(), "-w 0");
@@ -192,7 +192,7 @@ fn connections_of_an_inhibited_real_server_go_on_and_new_ones_go_elsewhere() {
 }
 
 #[test]
-fn connections_of_a_real_server_that_is_taken_out_wait_for_it_and_new_ones_go_elsewhere() {
+fn connections_of_a_removed_real_server_wait_for_its_return_and_new_ones_go_elsewhere() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut half = HalfOut::new(&cluster, "");
     let first = format!("-r {}:", real_server(1));
@@ -204,14 +204,14 @@ fn connections_of_a_real_server_that_is_taken_out_wait_for_it_and_new_ones_go_el
 }
 
 #[test]
-fn three_failures_in_a_row_take_a_real_server_out_and_two_passes_bring_it_back() {
+fn three_failures_in_a_row_remove_a_real_server_and_two_passes_return_it() {
     use Mood::{Unwell as U, Well as W};
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let moody = Moody::start(&cluster, FIRST, MOODY);
     let asks = format!("HTTP_GET {{\nconnect_port {MOODY}\nurl {{\npath /\n}}\n}}");
     let director = watched(&cluster, "", 80, &format!("retry 2\nrise 2\n{}", server(1, 80, &asks)));
     wait::until("it was asked", || (check(&cluster)["state"] == "up").then_some(()));
-    // Out by the sixth, back by the twelfth, out by the fifteenth, back at the end.
+    // Down after the sixth, up after the twelfth, down after the fifteenth, up at the end.
     moody.becomes(&[U, U, W, U, U, U, W, U, U, U, W, W, U, U, U, W]);
     let changes = || {
         let events = director.xvs("events --no-follow --last 1000");
@@ -225,7 +225,7 @@ fn three_failures_in_a_row_take_a_real_server_out_and_two_passes_bring_it_back()
     await_weight(&director, &real_server(1).to_string(), "-w 1");
 }
 
-/// A script in the cluster's folder, as a keepalived.conf calls it with these arguments.
+/// Writes a script into the cluster's folder; returns its command line in a keepalived.conf, with these arguments.
 fn script(folder: &Path, name: &str, lines: &str, arguments: &str) -> String {
     let path = folder.join(name);
     fs::write(&path, lines).expect("the cluster's folder takes a new file");
@@ -233,20 +233,20 @@ fn script(folder: &Path, name: &str, lines: &str, arguments: &str) -> String {
 }
 
 #[test]
-fn a_script_says_the_weight_and_scripts_and_the_fifo_are_told_what_follows_with_their_arguments() {
+fn a_script_sets_the_weight_and_scripts_and_the_fifo_receive_their_arguments() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let folder = cluster.state();
-    let (told, fifo, code) = (folder.join("told"), folder.join("fifo"), folder.join("code"));
+    let (notified, fifo, code) = (folder.join("notified"), folder.join("fifo"), folder.join("code"));
     let exits = |status: u8| {
-        // One that is read is whole.
+        // A line that is read is complete.
         fs::write(folder.join("next"), status.to_string()).expect("the cluster's folder takes a new file");
         fs::rename(folder.join("next"), &code).expect("both are in the cluster's folder");
     };
     exits(0);
     let weighs = format!("[ \"$#-$1-$2\" = '2-two words-x' ] || exit 1\nexit $(cat {})\n", code.display());
     let check = script(folder, "weighs", &weighs, "'two words' x");
-    let tells = format!("echo \"$# $*\" >>{}\n", told.display());
-    let telling = |word, what| format!("{word} {}\n", script(folder, "tells", &tells, what));
+    let line = format!("echo \"$# $*\" >>{}\n", notified.display());
+    let telling = |word, what| format!("{word} {}\n", script(folder, "line", &line, what));
     let asks = format!(
         "weight 5\n{}{}MISC_CHECK {{\nmisc_path {check}\nmisc_timeout 5\nmisc_dynamic\n}}",
         telling("notify_up", "'server up' a"),
@@ -261,8 +261,8 @@ fn a_script_says_the_weight_and_scripts_and_the_fifo_are_told_what_follows_with_
     .concat();
     let before = format!("global_defs {{\nlvs_notify_fifo {}\n}}\n", fifo.display());
     let director = watched(&cluster, &before, 80, &lines);
-    let until_told = |wanted: &str| {
-        wait::until(wanted, || (fs::read_to_string(&told).unwrap_or_default() == wanted).then_some(()));
+    let until_notified = |wanted: &str| {
+        wait::until(wanted, || (fs::read_to_string(&notified).unwrap_or_default() == wanted).then_some(()));
     };
     let listed = |weight: u8| {
         wait::until(&format!("weight {weight} is listed"), || {
@@ -276,15 +276,15 @@ fn a_script_says_the_weight_and_scripts_and_the_fifo_are_told_what_follows_with_
     listed(10);
     exits(4);
     listed(2);
-    until_told("2 quorum up\n1 quorum down\n");
+    until_notified("2 quorum up\n1 quorum down\n");
     exits(1);
-    until_told("2 quorum up\n1 quorum down\n3 server down a b\n");
+    until_notified("2 quorum up\n1 quorum down\n3 server down a b\n");
     exits(0);
-    until_told("2 quorum up\n1 quorum down\n3 server down a b\n2 server up a\n2 quorum up\n");
+    until_notified("2 quorum up\n1 quorum down\n3 server down a b\n2 server up a\n2 quorum up\n");
     listed(5);
     let mut lines = File::options().read(true).write(true).open(&fifo).expect("xvsd has made the FIFO");
     let mut read = [0; 4096];
-    let count = lines.read(&mut read).expect("it has been told something");
+    let count = lines.read(&mut read).expect("it has a notification");
     let (server, service) = (format!("RS [{}]:tcp:80", real_server(1)), format!("[{VIP}]:tcp:80"));
     let wanted = format!(
         "VS {service} UP\nVS {service} DOWN\n{server} {service} DOWN\n{server} {service} UP\nVS {service} UP\n"
@@ -293,7 +293,7 @@ fn a_script_says_the_weight_and_scripts_and_the_fifo_are_told_what_follows_with_
 }
 
 #[test]
-fn checks_rest_while_the_virtual_address_is_elsewhere_and_go_on_when_it_is_here_again() {
+fn checks_are_suspended_while_the_virtual_address_is_absent_and_resume_when_it_returns() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let life = Sink::start(&cluster, FIRST, LIFE);
     let director = watched(&cluster, "", 80, &("ha_suspend\n".to_owned() + &living(1, 80)));

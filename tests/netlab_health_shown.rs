@@ -1,7 +1,7 @@
-//! What a director with a keepalived.conf tells of health: people by commands, Prometheus by its page.
+//! Health in the output of commands and in metrics, of a director with a keepalived.conf.
 //!
-//! One of two real servers has a check that nobody answers. Each test has a cluster of its own. Needs root. Not here: what
-//! follows for packets (`tests/netlab_health.rs`), every form of a report (`crates/ctl/src/cli/health.rs`).
+//! One of two real servers has a check that is never answered. Each test has a cluster of its own. Needs root. Not here:
+//! effects on packets (`tests/netlab_health.rs`), every form of a report (`crates/cli/src/health.rs`).
 
 use std::fs;
 use std::process::{Command, Output};
@@ -14,10 +14,10 @@ use xvs::wait;
 use xvs::{Cluster, Director, Host, Method, Workers, carries};
 
 const METRICS: &str = "127.0.0.1:9112";
-/// Nobody listens there.
+/// A port without a listener.
 const CLOSED: u16 = 9;
 
-/// A virtual server whose real servers are asked at these ports.
+/// A virtual server whose real servers are checked at these ports.
 fn file(ports: [u16; 2]) -> String {
     let server = |(number, port): (u8, u16)| {
         let addr = real_server(number);
@@ -29,7 +29,7 @@ fn file(ports: [u16; 2]) -> String {
     )
 }
 
-/// `xvs health` with these words, until it says so.
+/// Repeats `xvs health` with these arguments until its output contains `says`.
 fn health(cluster: &Cluster, words: &[&str], says: &str) -> (String, Option<i32>) {
     wait::until(says, || {
         let mut command: Command = cluster.command(Host::Director, program("xvs"));
@@ -45,7 +45,7 @@ fn scrape(cluster: &Cluster) -> Page {
 }
 
 #[test]
-fn a_real_server_whose_check_fails_is_told_by_every_command_and_by_metrics_with_what_was_seen() {
+fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let path = cluster.state().join("keepalived.conf");
     fs::write(&path, file([80, CLOSED])).expect("the cluster's folder takes a new file");
@@ -60,8 +60,8 @@ fn a_real_server_whose_check_fails_is_told_by_every_command_and_by_metrics_with_
     assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains(&name)), "{text}");
     assert_eq!(code, Some(1));
     let (text, _) = health(&cluster, &["--down", "--json"], "connection refused");
-    let told: Value = serde_json::from_str(&text).expect("JSON");
-    let servers = told["virtual_servers"][0]["real_servers"].as_array().expect("a list");
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    let servers = report["virtual_servers"][0]["real_servers"].as_array().expect("a list");
     assert_eq!((servers.len(), servers[0]["endpoint"].as_str()), (1, Some(down.as_str())), "{text}");
 
     let status = director.status();

@@ -1,7 +1,7 @@
-//! `xvs healthy` and systemd's watchdog, with a daemon that works, is stopped, or is held up by its log.
+//! `xvs healthy` and systemd's watchdog, with a daemon that works, is stopped, or is blocked by its log.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: failover by keepalived (`netlab_failover.rs`), a socket that
-//! nobody serves (`crates/ctl/tests/healthy.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: failover by keepalived (`netlab_failover.rs`), a socket
+//! without server (`crates/cli/tests/healthy.rs`).
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write, pipe};
@@ -21,7 +21,7 @@ fn healthy(cluster: &Cluster, words: &[&str]) -> Output {
     complete(cluster.command(Host::Director, program("xvs")).arg("healthy").args(words))
 }
 
-/// What it says if all is not well.
+/// Its message if it fails.
 fn complaint(output: &Output) -> Option<String> {
     match output.status.code() {
         Some(0) => None,
@@ -35,11 +35,11 @@ fn becomes_healthy(cluster: &Cluster) {
 }
 
 #[test]
-fn a_daemon_whose_workers_sleep_is_healthy_and_nothing_is_printed() {
+fn a_daemon_with_sleeping_workers_is_healthy_and_nothing_is_printed() {
     for workers in [Workers::One, Workers::Two] {
         let cluster = Cluster::up(Layout { queues: workers.count(), ..Layout::default() });
         let _director = Director::start(&cluster, workers);
-        // The workers may not have had a core yet.
+        // The workers may not have been scheduled yet.
         becomes_healthy(&cluster);
         let output = healthy(&cluster, &["--timeout", "20"]);
         assert!(
@@ -50,7 +50,7 @@ fn a_daemon_whose_workers_sleep_is_healthy_and_nothing_is_printed() {
 }
 
 #[test]
-fn a_daemon_that_is_stopped_is_not_healthy_until_it_goes_on_and_nobody_waits_for_it() {
+fn a_stopped_daemon_is_unhealthy_until_it_continues_and_the_check_does_not_hang() {
     let cluster = Cluster::up(Layout::default());
     let director = Director::start(&cluster, Workers::One);
     becomes_healthy(&cluster);
@@ -62,52 +62,52 @@ fn a_daemon_that_is_stopped_is_not_healthy_until_it_goes_on_and_nobody_waits_for
 }
 
 #[test]
-fn systemds_watchdog_is_fed_unless_a_thread_is_held_up_which_healthy_names() {
+fn systemds_watchdog_is_notified_unless_a_thread_hangs_and_healthy_names_the_thread() {
     let cluster = Cluster::up(Layout::default());
     let path = cluster.state().join("notify");
-    let told = UnixDatagram::bind(&path).expect("the cluster's folder takes a socket");
+    let systemd = UnixDatagram::bind(&path).expect("the cluster's folder takes a socket");
     let (mut log, stderr) = pipe().expect("a pipe");
     let full = format!("/proc/self/fd/{}", stderr.as_fd().as_raw_fd());
     let full = open(full, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).expect("a pipe's end");
     let mut command = cluster.command(Host::Director, program("xvsd"));
     command.args(["--interface", "wan", "--interface", "lan", "--workers", "1"]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
-    // If the test fails, the cluster ends it.
+    // If the test fails, the cluster ends the process.
     let process = command.stdin(Stdio::null()).stderr(stderr).spawn();
     let mut process = process.expect("scripts/netlab can be started");
 
-    assert_eq!(heard(&told), "READY=1");
-    assert_eq!(heard(&told), "WATCHDOG=1");
-    assert_eq!(heard(&told), "WATCHDOG=1");
+    assert_eq!(notification(&systemd), "READY=1");
+    assert_eq!(notification(&systemd), "WATCHDOG=1");
+    assert_eq!(notification(&systemd), "WATCHDOG=1");
 
     fill(full.into());
-    // What it says of this, the control thread has no place for.
+    // The control thread's log line about this does not fit into the pipe.
     succeed(cluster.command(Host::Director, "ip").args(["link", "set", "wan", "down"]));
-    let why = wait::until("something does not move", || complaint(&healthy(&cluster, &[])));
-    assert_eq!(why, "xvs: the control thread does not answer, for 750ms\n");
-    told.set_nonblocking(true).expect("a socket");
-    let nothing = || told.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    let why = wait::until("a thread makes no progress", || complaint(&healthy(&cluster, &[])));
+    assert_eq!(why, "xvs: the control thread does not answer within 750ms\n");
+    systemd.set_nonblocking(true).expect("a socket");
+    let nothing = || systemd.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     while !nothing() {}
     assert_eq!(complaint(&healthy(&cluster, &[])), Some(why));
-    assert!(nothing(), "the watchdog is not fed meanwhile");
+    assert!(nothing(), "the watchdog is not notified meanwhile");
 
-    told.set_nonblocking(false).expect("a socket");
+    systemd.set_nonblocking(false).expect("a socket");
     thread::spawn(move || log.read_to_end(&mut Vec::new()));
     becomes_healthy(&cluster);
-    assert_eq!(heard(&told), "WATCHDOG=1");
+    assert_eq!(notification(&systemd), "WATCHDOG=1");
     process.kill().expect("it was not waited for yet");
     process.wait().expect("it is a child of this process");
 }
 
-/// The next thing that systemd is told.
-fn heard(told: &UnixDatagram) -> String {
-    told.set_read_timeout(Some(DEADLINE)).expect("the time limit is not zero");
+/// The next notification to systemd.
+fn notification(socket: &UnixDatagram) -> String {
+    socket.set_read_timeout(Some(DEADLINE)).expect("the time limit is not zero");
     let mut message = [0; 64];
-    let length = told.recv(&mut message).expect("systemd is told something");
+    let length = socket.recv(&mut message).expect("a notification arrives");
     String::from_utf8_lossy(&message[..length]).trim_end().to_owned()
 }
 
-/// Leaves no room for a single byte.
+/// Fills a pipe to its last byte.
 fn fill(mut pipe: File) {
     for piece in [&[b'\n'; 4096][..], b"\n"] {
         while pipe.write(piece).is_ok() {}

@@ -1,9 +1,9 @@
-//! ICMP errors with real kernels at both ends: path MTU discovery through a director that clamps no segment size, what
-//! clients hear of ports that nobody serves and of routers on the way, and what real servers hear of them.
+//! ICMP errors with real kernels at both ends: path MTU discovery through a director without MSS clamping, errors to
+//! clients about unserved ports and from routers on the path, and errors to real servers.
 //!
-//! A router with a route of 1300 bytes stands in the path: the client host towards a client behind it, or the second real
-//! server towards the first. TCP sends 1500 bytes there, so what arrives whole arrived because the sender heard. Each test
-//! has a cluster of its own. Needs root. Not here: bytes (`golden/icmp.rs`).
+//! A router with a route of 1300 bytes is in the path: the client host towards a client behind it, or the second real
+//! server towards the first. TCP sends 1500 bytes there, so a transfer arrives whole only if the sender received the
+//! error. Each test has a cluster of its own. Needs root. Not here: the bytes of errors (`golden/icmp.rs`).
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -19,13 +19,13 @@ use xvs::{Cluster, Director, Host, Method, Workers, carries, wait};
 
 const ROUTER: Host = Host::Client;
 const SERVER: Host = Host::RealServer(1);
-/// The second real server serves nobody: it is the client behind the router, or the router before the first.
+/// The second real server has no service: it is the client behind the router, or the router before the first one.
 const OTHER: Host = Host::RealServer(2);
 const UPLOAD: u16 = 9000;
 const MTU: &str = "1300";
-/// How long one try waits for an answer.
+/// How long one try waits for a response.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Methods by which errors about requests come to the director, in both families.
+/// Methods with which errors about requests reach the director, in both families.
 const MASQUERADED: [(IpAddr, Method); 4] = [
     (IpAddr::V4(VIP), Method::Nat),
     (IpAddr::V4(VIP), Method::FullNat),
@@ -38,11 +38,11 @@ fn run(cluster: &Cluster, host: Host, line: &str) {
     succeed(cluster.command(host, words[0]).args(&words[1..]));
 }
 
-/// A cluster whose second real server is a client at 203.0.113.7 and 2001:db8:7::7, reached by the client host.
+/// A cluster whose second real server is a client at 203.0.113.7 and 2001:db8:7::7, behind the client host as a router.
 fn with_a_router_to_clients(method: Method) -> Cluster {
     let cluster = carries::prepared(method, Workers::One);
     if !method.masquerades() {
-        // It would answer itself.
+        // Without the VIP, so it does not answer requests itself.
         let mut down = cluster.command(OTHER, program("xvs"));
         let way = if method == Method::Tunnel { "tunnel" } else { "dr" };
         succeed(down.args([
@@ -73,7 +73,7 @@ fn with_a_router_to_clients(method: Method) -> Cluster {
     cluster
 }
 
-/// A cluster whose first real server is reached from the director by the second, and answers past it.
+/// A cluster whose first real server is reached from the director through the second one, and whose replies bypass it.
 fn with_a_router_to_servers(method: Method) -> Cluster {
     let cluster = carries::prepared(method, Workers::One);
     for (host, line) in [
@@ -83,7 +83,7 @@ fn with_a_router_to_servers(method: Method) -> Cluster {
              net.ipv6.conf.all.forwarding=1",
         ),
         (OTHER, "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.lan.send_redirects=0"),
-        // What netlab's rule would send past the director.
+        // For packets that netlab's rule would send past the director.
         (OTHER, "ip rule add to 192.0.2.11 lookup main"),
         (OTHER, "ip -6 rule add to 2001:db8:2::11 lookup main"),
         (OTHER, &format!("ip route add 192.0.2.11/32 dev lan mtu {MTU}")),
@@ -96,14 +96,14 @@ fn with_a_router_to_servers(method: Method) -> Cluster {
     cluster
 }
 
-/// How many packets a host has refused as too big for their way.
+/// Number of packets that a host has refused as too big for their route.
 fn refused(cluster: &Cluster, host: Host, vip: IpAddr) -> u64 {
     let (file, key) = match vip {
         IpAddr::V4(_) => ("/proc/net/snmp", "OutDestUnreachs"),
         IpAddr::V6(_) => ("/proc/net/snmp6", "Icmp6OutPktTooBigs"),
     };
     let text = succeed(cluster.command(host, "cat").arg(file));
-    // The names of a protocol's counters stand on one line, their values on the next; of IPv6 each has a line.
+    // The names of a protocol's counters are on one line, their values on the next; for IPv6 each counter has a line.
     let lines: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
     let place = lines.iter().enumerate().find_map(|(row, words)| {
         let column = words.iter().position(|word| *word == key)?;
@@ -118,7 +118,7 @@ fn server(vip: IpAddr) -> IpAddr {
     if vip.is_ipv4() { real_server(1).into() } else { real_server6(1).into() }
 }
 
-/// The director's address by which FULLNAT's real servers know its clients.
+/// The director's local address, which FULLNAT real servers see instead of the client's.
 fn local(vip: IpAddr) -> IpAddr {
     if vip.is_ipv4() { [192, 0, 2, 1].into() } else { [0x2001, 0xdb8, 2, 0, 0, 0, 0, 1].into() }
 }
@@ -130,12 +130,12 @@ fn any(vip: IpAddr) -> SocketAddr {
     SocketAddr::new(addr, 0)
 }
 
-/// A director that clamps nothing and has a service of the first real server at each of these ports.
+/// A director without MSS clamping, with a service of the first real server at each of these ports.
 fn directed<'c>(cluster: &'c Cluster, vip: IpAddr, ports: &[u16], method: Method) -> Director<'c> {
     directed_by(Workers::One, Protocol::Tcp, cluster, vip, ports, method)
 }
 
-/// The same with as many workers, of services of this protocol.
+/// The same with a number of workers, and services of this protocol.
 fn directed_by<'c>(
     workers: Workers,
     protocol: Protocol,
@@ -157,7 +157,7 @@ fn directed_by<'c>(
     director
 }
 
-/// The client behind the router downloads the file; its router tells the virtual address what passes.
+/// The client behind the router downloads the file; its router reports the path MTU to the virtual address.
 fn a_download_arrives(vip: IpAddr, method: Method) {
     let cluster = with_a_router_to_clients(method);
     let _director = directed(&cluster, vip, &[80], method);
@@ -170,7 +170,7 @@ fn a_download_arrives(vip: IpAddr, method: Method) {
     assert_ne!(refused(&cluster, ROUTER, vip), 0, "the router is narrow");
 }
 
-/// A client uploads the file; the router before the real server tells the director, or the client itself.
+/// A client uploads the file; the router before the real server reports the path MTU to the director, or to the client.
 fn an_upload_arrives(vip: IpAddr, method: Method) {
     let cluster = with_a_router_to_servers(method);
     let _sink = Sink::start(&cluster, SERVER, UPLOAD);
@@ -246,7 +246,8 @@ fn an_upload_by_gue_arrives_through_a_narrow_router() {
     an_upload_arrives(VIP.into(), Method::GueSummed);
 }
 
-/// A director that leads every UDP port to the first real server, for tracepath counts them up; nobody listens there.
+/// A director that forwards every UDP port to the first real server, because tracepath increments the port; no port has a
+/// socket.
 fn directed_at_every_port<'c>(cluster: &'c Cluster, vip: IpAddr, method: Method) -> Director<'c> {
     let director = directed(cluster, vip, &[], method);
     let (service, server) = (SocketAddr::new(vip, 0), server(vip));
@@ -256,12 +257,12 @@ fn directed_at_every_port<'c>(cluster: &'c Cluster, vip: IpAddr, method: Method)
 }
 
 #[test]
-fn tracepath_sees_the_way_to_a_masqueraded_server_as_the_virtual_addresss() {
+fn tracepath_shows_the_virtual_address_for_every_hop_to_a_masqueraded_server() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_servers(method);
         let _director = directed_at_every_port(&cluster, vip, method);
         let said = succeed(cluster.command(Host::Client, "tracepath").args(["-n", &vip.to_string()]));
-        // The director, the router and the real server are all the virtual address.
+        // The director, the router and the real server all appear as the virtual address.
         let hops = said.lines().filter(|line| line.contains(&vip.to_string())).count();
         assert!(said.contains(&format!("pmtu {MTU} hops 3")) && hops >= 3, "{said}");
         for hidden in ["192.0.2.", "2001:db8:2:"] {
@@ -271,27 +272,27 @@ fn tracepath_sees_the_way_to_a_masqueraded_server_as_the_virtual_addresss() {
 }
 
 #[test]
-fn a_client_hears_of_a_router_that_knows_no_way_to_its_real_server() {
+fn a_client_receives_the_error_of_a_router_without_a_route_to_its_real_server() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_servers(method);
         let _director = directed(&cluster, vip, &[UPLOAD], method);
         run(&cluster, OTHER, &format!("ip route replace unreachable {}", server(vip)));
         let connected = cluster.run(Host::Client, || clients::connect(SocketAddr::new(vip, UPLOAD)));
         let error = connected.map(drop).expect_err("there is no way").kind();
-        // What Linux makes of it as a router (ICMP 3/1, ICMPv6 1/0).
+        // The errors that Linux sends as a router (ICMP 3/1, ICMPv6 1/0).
         let expected = if vip.is_ipv4() { ErrorKind::HostUnreachable } else { ErrorKind::NetworkUnreachable };
         assert_eq!(error, expected, "{vip} {method:?}");
     }
 }
 
-/// What an ICMP time exceeded quotes: from whom to whom the packet went, by addresses and ports. None of other messages.
+/// Source and destination of the packet that an ICMP time exceeded message quotes; `None` for other messages.
 fn quoted(message: &[u8], family: IpAddr) -> Option<[SocketAddr; 2]> {
-    // Of IPv4 the kernel hands over the network header too, which has no options here.
+    // For IPv4 the kernel also returns the network header, which has no options here.
     let (message, kind, addrs, ports) = match family {
         IpAddr::V4(_) => (&message[20..], 11, [12..16, 16..20], 20..24),
         IpAddr::V6(_) => (message, 3, [8..24, 24..40], 40..44),
     };
-    // Neighbour discovery comes here too.
+    // The socket also receives neighbour discovery.
     let quote = message.get(8..).filter(|quote| message[0] == kind && quote.len() >= ports.end)?;
     let port = |at: usize| u16::from_be_bytes([quote[ports.start + at], quote[ports.start + at + 1]]);
     let [from, to] = addrs.map(|range| match family {
@@ -302,7 +303,7 @@ fn quoted(message: &[u8], family: IpAddr) -> Option<[SocketAddr; 2]> {
 }
 
 #[test]
-fn a_real_server_hears_where_its_reply_has_come_too_far_in_its_own_terms() {
+fn a_real_server_receives_time_exceeded_errors_that_quote_its_own_packet() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_clients(method);
         let _director = directed_by(Workers::One, Protocol::Udp, &cluster, vip, &[5300], method);
@@ -313,7 +314,7 @@ fn a_real_server_hears_where_its_reply_has_come_too_far_in_its_own_terms() {
                 IpAddr::V4(_) => (AddressFamily::INET, ipproto::ICMP),
                 IpAddr::V6(_) => (AddressFamily::INET6, ipproto::ICMPV6),
             };
-            // As far as the router behind the director.
+            // Expires at the router behind the director.
             match vip {
                 IpAddr::V4(_) => replies.set_ttl(2).expect("a time to live"),
                 IpAddr::V6(_) => set_ipv6_unicast_hops(&replies, Some(2)).expect("a hop limit"),
@@ -327,7 +328,7 @@ fn a_real_server_hears_where_its_reply_has_come_too_far_in_its_own_terms() {
         });
         replies.set_read_timeout(Some(PATIENCE)).expect("not zero");
         set_socket_timeout(&errors, Timeout::Recv, Some(PATIENCE)).expect("not zero");
-        let [from, to] = wait::until("the real server is told", || {
+        let [from, to] = wait::until("the real server receives the error", || {
             asking.send(b"anybody there?").ok()?;
             let mut bytes = [0; 2000];
             let (_, client) = replies.recv_from(&mut bytes).ok()?;
@@ -350,7 +351,7 @@ fn a_real_server_hears_where_its_reply_has_come_too_far_in_its_own_terms() {
 }
 
 #[test]
-fn a_client_of_a_port_that_its_real_server_does_not_serve_is_refused() {
+fn a_client_receives_the_port_unreachable_error_of_its_real_server() {
     for (vip, method) in MASQUERADED {
         let cluster = carries::prepared(method, Workers::Two);
         let director = directed_by(Workers::Two, Protocol::Udp, &cluster, vip, &[5300], method);
@@ -358,7 +359,7 @@ fn a_client_of_a_port_that_its_real_server_does_not_serve_is_refused() {
             let socket = UdpSocket::bind(any(vip)).expect("a port is free");
             socket.connect((vip, 5300)).expect("a route");
             socket.set_read_timeout(Some(PATIENCE)).expect("not zero");
-            wait::until("the client is told that nobody serves the port", || {
+            wait::until("the client receives a port unreachable error", || {
                 let sent = socket.send(b"anybody there?").map(drop);
                 let heard = socket.recv(&mut [0; 100]).map(drop);
                 let refused = |result: &Result<(), std::io::Error>| {
@@ -367,7 +368,7 @@ fn a_client_of_a_port_that_its_real_server_does_not_serve_is_refused() {
                 (refused(&sent) || refused(&heard)).then_some(())
             });
         });
-        // It was not the director's own kernel that refused.
+        // The director's own kernel did not refuse it.
         let connections = director.adm("-L -n -c");
         assert!(connections.contains(&server(vip).to_string()), "{connections}");
     }

@@ -1,5 +1,5 @@
-//! Interfaces that change under a running director: down and up, another MTU, removed and back; neighbours that get
-//! another link address; interfaces that it cannot work on.
+//! Changes of interfaces under a running director: down and up, another MTU, removal and return; neighbours with a new
+//! link address; unsuitable interfaces.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: VLANs, which this kernel may not have (`links.rs`).
 
@@ -12,12 +12,12 @@ use xvs::director::Protocol;
 use xvs::servers::Sink;
 use xvs::{Director, Method, Workers, carries, clients, wait};
 
-/// `ip` with these words on a host.
+/// Runs `ip` with these arguments on a host.
 fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
     succeed(cluster.command(host, "ip").args(words.split_whitespace()))
 }
 
-/// A director with a web service, by NAT.
+/// A director with a NAT web service.
 fn serving(cluster: &Cluster, workers: Workers) -> Director<'_> {
     let director = Director::start(cluster, workers);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -25,7 +25,7 @@ fn serving(cluster: &Cluster, workers: Workers) -> Director<'_> {
     director
 }
 
-/// Pages come from both real servers: at once, or when what has just changed is known everywhere.
+/// Waits until pages come from both real servers, and asserts that they take turns.
 fn serves(cluster: &Cluster) {
     wait::until("both real servers answer", || {
         let body = clients::fetch(cluster, &format!("http://{VIP}/"));
@@ -45,7 +45,7 @@ fn wan_comes_back(cluster: &Cluster, queues: u8, mtu: u32) {
     let queues = format!("numrxqueues {queues} numtxqueues {queues}");
     let words = format!("link add wan {queues} type veth peer name wan netns {there} {queues}");
     ip(cluster, Host::Director, &words);
-    // A native program also asks that the other end sends nothing larger.
+    // Native XDP also requires that the other end's MTU is not larger.
     for (host, mtu) in [(Host::Director, mtu), (Host::Client, 1500)] {
         succeed(cluster.command(host, "ethtool").args(["-K", "wan", "tx", "off", "gro", "off"]));
         ip(cluster, host, &format!("link set wan mtu {mtu} up"));
@@ -57,7 +57,7 @@ fn wan_comes_back(cluster: &Cluster, queues: u8, mtu: u32) {
 }
 
 #[test]
-fn an_interface_that_went_down_and_up_serves_again() {
+fn an_interface_serves_again_after_it_went_down_and_up() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     for name in ["lan", "wan"] {
@@ -70,13 +70,13 @@ fn an_interface_that_went_down_and_up_serves_again() {
 }
 
 #[test]
-fn a_real_servers_new_link_address_is_used_once_it_tells_it() {
+fn a_real_servers_new_link_address_is_used_once_it_is_announced() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _director = serving(&cluster, Workers::One);
     for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
         for change in ["aa", "bb"] {
             ip(&cluster, host, &format!("link set lan address 02:00:00:00:{change}:0{number}"));
-            // What a server that has changed says to the director shows its link address.
+            // A packet of the changed server to the director shows its new link address.
             succeed(cluster.command(host, "ping").args(["-c1", "-W5", "192.0.2.1"]));
             serves(&cluster);
         }
@@ -84,13 +84,13 @@ fn a_real_servers_new_link_address_is_used_once_it_tells_it() {
 }
 
 #[test]
-fn a_smaller_mtu_is_kept_from_the_next_packets_on() {
+fn a_smaller_mtu_applies_from_the_next_packet_on() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = serving(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 9000, Method::Nat);
     ip(&cluster, Host::Director, "link set lan mtu 1300");
-    // The client hears that its packets are too big, and sends smaller ones.
+    // The client receives errors that its packets are too big, and sends smaller ones.
     let bytes = &cluster.blob()[..200_000];
     let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(9000), 2, bytes);
     for host in REAL_SERVERS {
@@ -101,7 +101,7 @@ fn a_smaller_mtu_is_kept_from_the_next_packets_on() {
 }
 
 #[test]
-fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_go_on() {
+fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continue() {
     for workers in [Workers::One, Workers::Two] {
         let cluster = carries::prepared(Method::Nat, workers);
         let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
@@ -114,8 +114,8 @@ fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_g
             wan_comes_back(&cluster, workers.count(), 1500);
             shows(&director, &format!("interface  wan: up, native XDP, {} queue", workers.count()));
             shows(&director, &format!(", attached again {times}\n"));
-            let told = director.xvs("events --last 1024 --no-follow");
-            assert!(told.contains("link: wan is attached again, native XDP\n"), "{told}");
+            let events = director.xvs("events --last 1024 --no-follow");
+            assert!(events.contains("link: wan is attached again, native XDP\n"), "{events}");
             serves(&cluster);
         }
         let receipt = clients::upload(upload, b"after").expect("the connection is still there");
@@ -125,7 +125,7 @@ fn an_interface_that_was_removed_and_is_back_is_attached_again_and_connections_g
 }
 
 #[test]
-fn an_interface_that_is_back_and_may_not_be_attached_says_why_and_is_attached_when_that_is_mended() {
+fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_the_cause_is_removed() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     wan_comes_back(&cluster, 1, 4000);
@@ -153,7 +153,7 @@ fn a_service_whose_only_server_is_the_director_reaches_its_own_socket_in_native_
 }
 
 #[test]
-fn bonds_and_bridges_are_refused_with_what_to_attach_instead() {
+fn bonds_and_bridges_are_refused_and_the_error_names_the_interface_to_attach() {
     let cluster = Cluster::up(Layout::default());
     ip(&cluster, Host::Director, "link add br0 type bridge");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "br0"]);
@@ -161,7 +161,7 @@ fn bonds_and_bridges_are_refused_with_what_to_attach_instead() {
     for part in ["br0", "is a bridge", "nomaster", "--interface"] {
         assert!(log.contains(part), "{part}: {log}");
     }
-    // Not every kernel has bonds.
+    // Some kernels have no bonding driver.
     let mut bond = cluster.command(Host::Director, "ip");
     if complete(bond.args(["link", "add", "bond7", "type", "bond"])).status.success() {
         let (status, log) = Director::refusal(&cluster, &["--interface", "bond7"]);

@@ -1,8 +1,8 @@
-//! Services by firewall mark, whose rules are the kernel's own or those of `xvs mark`.
+//! Services by firewall mark, with rules of the kernel or of `xvs mark`.
 //!
 //! Rules are set by the real iptables (both kinds) and nft on the director, and added, changed and flushed while
-//! connections are open. Each test has a cluster of its own. Needs root. Not here: what a rule means in all its forms
-//! (`crates/ctl/src/netfilter/tests.rs`).
+//! connections are open. Each test has a cluster of its own. Needs root. Not here: every form of rule
+//! (`crates/host/src/netfilter`).
 
 use std::net::{TcpStream, UdpSocket};
 
@@ -12,7 +12,7 @@ use xvs::servers::Sink;
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
 
-/// A cluster whose service of mark 1 leads every port to nginx, and that of mark 2 to the sinks.
+/// A director whose service of mark 1 forwards every port to nginx, and that of mark 2 to the sinks.
 fn marked(cluster: &Cluster) -> Director<'_> {
     let director = Director::start(cluster, Workers::One);
     for (mark, port) in [(1, 80), (2, 9000)] {
@@ -43,7 +43,7 @@ fn await_served(cluster: &Cluster, port: u16) {
     wait::until(&format!("port {port} is served"), || page(cluster, port).ok());
 }
 
-/// Waits until the director's kernel answers at a port, on which nothing listens.
+/// Waits until the director's kernel refuses connections to a port, on which no socket listens.
 fn await_refused(cluster: &Cluster, port: u16) {
     wait::until(&format!("port {port} is refused"), || page(cluster, port).err());
 }
@@ -52,19 +52,19 @@ fn open(cluster: &Cluster, port: u16) -> TcpStream {
     cluster.run(Host::Client, || clients::connect(virtual_endpoint(port))).expect("the service answers")
 }
 
-/// The rules of one program through their life: nobody is marked, two ports are one service, another port comes, then one
-/// for another mark, all go while a connection is open, and it goes on.
+/// The rules of one program through their life: no rule, two ports as one service, another port, then a port with another
+/// mark, and a flush while a connection is open, which continues.
 fn followed(add: &[&str], more: &[&str], flush: &[&str]) {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = marked(&cluster);
-    assert!(page(&cluster, 80).is_err(), "without a rule nobody is marked");
+    assert!(page(&cluster, 80).is_err(), "without a rule no packet is marked");
 
     run(&cluster, add);
     await_served(&cluster, 80);
     let pages: Vec<_> = [80, 8080, 80, 8080].map(|port| page(&cluster, port).expect("a page")).into();
     assert!(clients::take_turns(&pages), "two ports are one service: {pages:?}");
-    assert!(page(&cluster, 81).is_err(), "a port that no rule names is the kernel's");
+    assert!(page(&cluster, 81).is_err(), "a port without a rule stays with the kernel");
 
     run(&cluster, more);
     await_served(&cluster, 8100);
@@ -74,7 +74,7 @@ fn followed(add: &[&str], more: &[&str], flush: &[&str]) {
 
     run(&cluster, flush);
     await_refused(&cluster, 80);
-    let receipt = clients::upload(upload, &blob[1_000_000..]).expect("what is connected goes on");
+    let receipt = clients::upload(upload, &blob[1_000_000..]).expect("an open connection continues");
     assert_eq!(receipt, clients::receipt(&receipt.host, &blob));
     assert!(page(&cluster, 8080).is_err());
     let status = director.status();
@@ -132,7 +132,7 @@ fn rules_of_nftables_are_followed_as_they_are_added_changed_and_flushed() {
 }
 
 #[test]
-fn an_element_of_a_set_whose_time_is_over_and_one_that_packets_added_change_what_is_marked() {
+fn expired_set_elements_and_elements_added_by_packets_change_the_marked_packets() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let _director = marked(&cluster);
@@ -147,7 +147,7 @@ fn an_element_of_a_set_whose_time_is_over_and_one_that_packets_added_change_what
     ];
     run(&cluster, &lines);
     await_served(&cluster, 80);
-    // Before the packet has added its port, the kernel refuses it.
+    // Until a packet has added its port, the kernel refuses connections to it.
     await_served(&cluster, 8081);
     await_refused(&cluster, 80);
 }
@@ -166,7 +166,7 @@ fn rules_of_xvs_mark_are_in_force_at_once() {
 }
 
 #[test]
-fn rules_that_were_there_before_the_daemon_are_followed_and_one_that_cannot_be_is_told_with_its_text() {
+fn rules_older_than_the_daemon_are_followed_and_an_unsupported_rule_is_logged_with_its_text() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     run(
         &cluster,
@@ -181,20 +181,20 @@ fn rules_that_were_there_before_the_daemon_are_followed_and_one_that_cannot_be_i
     );
     let director = marked(&cluster);
     assert!(page(&cluster, 8080).is_ok(), "from the first packet on");
-    let told = format!(
+    let warning = format!(
         "mark rule «iptables -t mangle -A PREROUTING -d {VIP}/32 -m length --length 100 -j MARK \
          --set-xmark 0x1/0xffffffff» is not followed: xvs does not know the match length"
     );
     let status = director.status();
-    assert!(status.contains(&format!("warning    {told}\n")), "{status}");
-    assert!(director.log().contains(&told));
+    assert!(status.contains(&format!("warning    {warning}\n")), "{status}");
+    assert!(director.log().contains(&warning));
 }
 
 #[test]
-fn marked_packets_that_nobody_takes_go_where_they_were_sent_to_when_the_kernel_would_deliver_them_here() {
+fn without_a_real_server_cache_bypass_forwards_marked_packets_that_the_kernel_would_deliver_locally() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let ip = |host, line: &str| succeed(cluster.command(host, "ip").args(line.split(' ')));
-    // A server beyond the director, by its own address.
+    // A server behind the director, at its own address.
     ip(Host::RealServer(1), "address add 203.0.113.80/32 dev lo");
     ip(Host::Director, "route add 203.0.113.80/32 via 192.0.2.11");
     ip(Host::Client, "route add 203.0.113.80/32 via 198.51.100.1");
@@ -213,7 +213,7 @@ fn marked_packets_that_nobody_takes_go_where_they_were_sent_to_when_the_kernel_w
     assert!(row.ends_with(" 0.0.0.0:0"), "{row}");
     assert!(director.adm("-Ln").contains("FWM  7 rr"));
 
-    // The time to live of a datagram ends at the director, which does not say so in the name of who is beyond it.
+    // The time to live of a datagram expires at the director, which must not send the error from the server's address.
     let counted = |name: &str| {
         let counters = succeed(cluster.command(Host::Director, program("xvs")).arg("counters"));
         counters.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()

@@ -1,8 +1,8 @@
-//! Metrics as Prometheus would get them, and the rules that a daemon begins with.
+//! Metrics in Prometheus' format, and the saved rules with which a daemon starts.
 //!
-//! curl scrapes a daemon under traffic; what it gets is read by the format's own rules and compared with what the other
-//! commands say. Each test has a cluster of its own. Needs root. Not here: every name (`crates/ctl/src/metrics.rs`),
-//! clients that break HTTP (`crates/ctl/src/exporter.rs`).
+//! curl scrapes a daemon under traffic; the page is parsed strictly and compared with the output of other commands. Each
+//! test has a cluster of its own. Needs root. Not here: every name, and clients that violate HTTP
+//! (`crates/ctl/src/metrics`).
 
 use std::fs;
 use std::io::Read;
@@ -27,14 +27,14 @@ fn scrape(cluster: &Cluster) -> Page {
     ])))
 }
 
-/// What `xvs` or `xvsadm` prints as JSON.
+/// The JSON output of `xvs` or `xvsadm`.
 fn json(cluster: &Cluster, name: &str, words: &[&str]) -> Value {
     let text = succeed(cluster.command(Host::Director, program(name)).args(words));
     serde_json::from_str(&text).expect("JSON")
 }
 
 #[test]
-fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_what_is_deleted() {
+fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_services() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start_with(&cluster, Workers::Two, &["--metrics", ADDRESS]);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -42,7 +42,7 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
     let service = format!("TCP {VIP}:80");
     let of = [("service", service.as_str())];
 
-    // A download that is under way.
+    // A running download.
     let mut download =
         cluster.run(Host::Client, || clients::connect(xvs::cluster::virtual_endpoint(80))).expect("tcp");
     std::io::Write::write_all(&mut download, b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
@@ -55,7 +55,7 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
     drop(download);
     clients::pages(&cluster, &format!("http://{VIP}/"), 4);
 
-    // Once no packet comes any more, and listings have taken a look.
+    // Once no packet arrives any more, and the listing's counters are read again.
     wait::until("page, counters and listing are equal", || {
         let before = json(&cluster, "xvs", &["counters", "--json"]);
         let (page, listing) = (scrape(&cluster), director.adm("-Ln --stats --exact"));
@@ -76,16 +76,16 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
         let listed: Vec<f64> = row.split_whitespace().skip(2).filter_map(|word| word.parse().ok()).collect();
         let names =
             ["connections", "incoming_packets", "outgoing_packets", "incoming_bytes", "outgoing_bytes"];
-        let told = names.map(|name| page.sum(&format!("xvs_service_{name}_total"), &of));
+        let sums = names.map(|name| page.sum(&format!("xvs_service_{name}_total"), &of));
         let by_destination = names.map(|name| page.sum(&format!("xvs_destination_{name}_total"), &of));
-        assert_eq!(told, by_destination);
+        assert_eq!(sums, by_destination);
         let totals = names.map(|name| page.sum(&format!("node_ipvs_{name}_total"), &[]));
-        assert_eq!(totals, told);
-        (told.map(|value| value.unwrap_or(-1.0)).as_slice() == listed).then_some(())
+        assert_eq!(totals, sums);
+        (sums.map(|value| value.unwrap_or(-1.0)).as_slice() == listed).then_some(())
     });
 
-    // A worker looks at its sockets a second after packets came.
-    let page = wait::until("the sockets' figures are told", || {
+    // A worker reads its sockets' statistics a second after packets arrived.
+    let page = wait::until("the sockets' statistics are shown", || {
         let page = scrape(&cluster);
         (page.sum("xvs_socket_receive_frames", &[])? > 0.0).then_some(page)
     });
@@ -122,7 +122,7 @@ fn a_scrape_under_traffic_has_what_the_counters_and_listings_have_and_forgets_wh
 }
 
 #[test]
-fn a_busy_metrics_address_is_refused_with_its_name_and_the_next_step() {
+fn a_metrics_address_in_use_is_refused_with_its_name_and_the_next_step() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _busy = cluster.run(Host::Director, || TcpListener::bind(ADDRESS)).expect("a free port");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--metrics", ADDRESS]);
@@ -130,7 +130,7 @@ fn a_busy_metrics_address_is_refused_with_its_name_and_the_next_step() {
 }
 
 #[test]
-fn a_daemon_begins_with_the_saved_rules_and_marks_and_logs_the_lines_that_it_refuses() {
+fn a_daemon_starts_with_the_saved_rules_and_marks_and_logs_refused_lines() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.adm("-A -f 1 -s rr");

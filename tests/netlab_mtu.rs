@@ -1,8 +1,8 @@
-//! What does not fit the way, with real sockets: datagrams in fragments by each method, and TCP through tunnels that
-//! no ICMP error tells of.
+//! Packets larger than the path MTU, with real sockets: fragmented datagrams with each method, and TCP through tunnels
+//! without ICMP errors.
 //!
-//! The kernels of client and real servers fragment and put together. Each test has a cluster of its own. Needs root.
-//! Not here: which bytes leave (`conformance.rs`), and what is refused (`crates/dataplane/src/fragments.rs`).
+//! The kernels of client and real servers fragment and reassemble. Each test has a cluster of its own. Needs root.
+//! Not here: the bytes of fragments (`conformance.rs`), and refused fragments (`crates/dataplane/src/slow_path`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::{Child, Stdio};
@@ -23,12 +23,12 @@ use xvs::{Cluster, Director, Host, Method, Workers, carries, namespace, wait};
 
 const ECHO: u16 = 5300;
 const UPLOAD: u16 = 9000;
-/// Where iperf3 listens.
+/// The port of iperf3.
 const IPERF: u16 = 5201;
-/// Bytes of datagrams: in three fragments, in many, and in one again.
+/// Sizes of datagrams in bytes: three fragments, many fragments, and one packet.
 const SIZES: [usize; 4] = [4000, 40_000, 65_000, 100];
 
-/// Flows ask with large datagrams and are answered with what they sent; real servers take turns.
+/// Sends large datagrams on several flows; asserts that they are echoed whole and that real servers take turns.
 fn large_datagrams_are_answered(cluster: &Cluster, workers: Workers, method: Method) {
     let director = Director::start(cluster, workers);
     director.add_service(Protocol::Udp, ECHO, method);
@@ -88,21 +88,21 @@ fn large_datagrams_by_direct_routing_are_answered() {
 
 #[test]
 fn large_datagrams_by_tunnel_are_answered() {
-    // Not by `xvs realserver`: only a kernel puts the fragments of a tunnel together.
+    // Without `xvs realserver`: only a kernel reassembles the fragments of a tunnel's packets.
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let _tunnels = [1, 2].map(|number| TunnelEnd::start(&cluster, Host::RealServer(number)));
     large_datagrams_are_answered(&cluster, Workers::Two, Method::Tunnel);
 }
 
 #[test]
-fn a_download_and_an_upload_through_a_tunnel_arrive_whole_though_icmp_is_blocked() {
+fn a_download_and_an_upload_through_a_tunnel_arrive_whole_while_icmp_is_blocked() {
     let cluster = carries::prepared(Method::Tunnel, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
     succeed(cluster.command(Host::Client, "nft").arg(
         "add table ip silent; add chain ip silent in { type filter hook input priority 0; }; \
          add rule ip silent in ip protocol icmp drop",
     ));
-    // What the real servers promise goes past the director, so they are told themselves.
+    // Replies bypass the director, so the real servers' MSS is set on their routes.
     for host in REAL_SERVERS {
         succeed(cluster.command(host, "ip").args([
             "route",
@@ -127,7 +127,7 @@ fn a_download_and_an_upload_through_a_tunnel_arrive_whole_though_icmp_is_blocked
 }
 
 #[test]
-fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_where_replies_pass_the_director() {
+fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_if_replies_pass_the_director() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
     succeed(cluster.command(Host::Client, "nft").arg(
@@ -165,11 +165,11 @@ fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_where_replies_pas
             assert_eq!(*receipt, clients::receipt(&receipt.host, bytes), "{kind:?}");
         }
     }
-    // The client was never told of a size, and never had to be.
+    // The client has received no path MTU, and needed none.
     assert!(!director.status().contains("too_big"), "{}", director.status());
 }
 
-/// iperf3 sends datagrams of 4,000 bytes to the first real server by the director, and has it send some.
+/// iperf3 sends datagrams of 4,000 bytes to the first real server through the director, and receives some from it.
 fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
     let cluster = carries::prepared(method, Workers::Two);
     let server = if vip.is_ipv4() { IpAddr::V4(real_server(1)) } else { real_server6(1).into() };
@@ -177,7 +177,7 @@ fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
         let mut up = cluster.command(Host::RealServer(1), program("xvs"));
         succeed(up.args(["realserver", "up", "--vip", &vip.to_string(), "--method", "dr", "--dev", "lan"]));
     }
-    // Replies are to come from where requests went.
+    // Replies must come from the address of the requests.
     let at = if method.masquerades() { server } else { vip };
     let mut serving = cluster.command(Host::RealServer(1), "iperf3");
     serving.args(["--server", "--bind", &at.to_string()]).stdout(Stdio::null());
@@ -197,12 +197,12 @@ fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
             let mut asking = cluster.command(Host::Client, "iperf3");
             asking.args(["--client", &vip.to_string(), "--udp", "--length", "4000", "--bytes", "2M"]);
             let output = complete(asking.args(["--bitrate", "40M", "--json"]).args(way));
-            // It fails until the server listens.
+            // Fails until the server listens.
             output.status.success().then_some(output.stdout)
         });
         let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
         let sum = |name: &str| report["end"]["sum"][name].as_u64().unwrap_or_else(|| panic!("{report:#}"));
-        // The machine may be too busy for all of them.
+        // A busy machine may lose some of them.
         assert!(
             sum("packets") >= 500 && sum("lost_packets") < sum("packets") / 2,
             "{method:?} {way:?} {report:#}"
@@ -245,14 +245,14 @@ struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // A failure has no better place.
+        // A failure cannot be handled here.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Answers datagrams that come by tunnel from the VIP, as [`Echo`] does: a kernel without the tunnel's device puts its
-/// fragments together too, and hands the packet to whoever asks for the protocol.
+/// Answers datagrams that arrive in a tunnel, from the VIP, as [`Echo`] does: a kernel without a tunnel device also
+/// reassembles the tunnel's fragments, and delivers the packet to raw sockets of the protocol.
 struct TunnelEnd {
     running: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -270,7 +270,7 @@ impl TunnelEnd {
             let replies = UdpSocket::bind((VIP, ECHO)).expect("it has the VIP");
             listening.send(()).expect("`start` waits for this");
             let mut packet = vec![0; 65536];
-            // Relaxed: the flag stands for nothing but itself.
+            // Relaxed: the flag publishes no other data.
             while flag.load(Ordering::Relaxed) {
                 let Ok((count, _)) = recv(&tunnel, &mut packet[..], RecvFlags::empty()) else { continue };
                 answer(&replies, &name, &packet[..count]);
@@ -290,7 +290,7 @@ fn answer(replies: &UdpSocket, name: &str, packet: &[u8]) {
     let sum = udp.calc_checksum_ipv4_raw(header.source, header.destination, data).expect("its length");
     assert_eq!(udp.checksum, sum, "the checksum of a datagram of {} bytes", data.len());
     let client = SocketAddrV4::new(header.source.into(), udp.source_port);
-    // One that can't be sent is a lost datagram; clients ask again.
+    // A reply that can't be sent is a lost datagram; clients repeat the request.
     let _ = replies.send_to(&[name.as_bytes(), b" ", data].concat(), client);
 }
 
@@ -298,7 +298,7 @@ impl Drop for TunnelEnd {
     fn drop(&mut self) {
         self.running.store(false, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // Its panic was printed, and the test noticed by what did not come back.
+            // A panic of the thread was printed, and the test fails for lack of a reply.
             let _ = thread.join();
         }
     }

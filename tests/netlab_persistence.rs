@@ -1,9 +1,9 @@
-//! Persistence as tutorials of the Linux Virtual Server set it up, with real clients and servers.
+//! Persistence configured as in tutorials of the Linux Virtual Server, with real clients and servers.
 //!
 //! A shop's two ports as one service by firewall mark, and the templates by client: for all ports of an address, for
 //! each port, for each network of clients, for FTP with its passive ports. nginx with TLS, curl that checks the
-//! certificate, rules by the real iptables and nft. Each test has a cluster of its own. Needs root. Not here: how long
-//! templates last and what becomes of them (`persistence.rs`), rules of every form (`netlab_marks.rs`).
+//! certificate, rules by the real iptables and nft. Each test has a cluster of its own. Needs root. Not here: the life
+//! of templates (`persistence.rs`), rules of every form (`netlab_marks.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;
@@ -18,7 +18,7 @@ const ANN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
 const BEN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
 const CAT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 12);
 
-/// By plain HTTP, by TLS, and beside both.
+/// The shop over HTTP, over TLS, and on a third port.
 const PLAIN: &str = "http://shop.example/";
 const TLS: &str = "https://shop.example/";
 const OTHER: &str = "http://shop.example:8080/";
@@ -47,12 +47,12 @@ impl Shop {
         }
     }
 
-    /// What a client sees at the shop: the name of the server, from a connection of its own.
+    /// The name of the server that answers a client at the shop, on a new connection.
     fn visit(&self, client: Ipv4Addr, url: &str) -> String {
         succeed(&mut self.curl(client, url)).trim_end().to_owned()
     }
 
-    /// Who served a client that visited these one after the other: one server.
+    /// The server of a client that visits these URLs one after the other; asserts that it is the same for all.
     fn visits(&self, client: Ipv4Addr, urls: &[&str]) -> String {
         let servers: Vec<_> = urls.iter().map(|url| self.visit(client, url)).collect();
         assert!(servers.iter().all(|server| *server == servers[0]), "{client} met {servers:?} at {urls:?}");
@@ -79,7 +79,7 @@ fn add(director: &Director<'_>, service: &str, options: &str, port: u16, method:
     }
 }
 
-/// The templates there are: protocol, clients, what they are for, and whom they lead to.
+/// The templates: protocol, clients, virtual endpoint, and destination.
 fn templates(director: &Director<'_>) -> Vec<String> {
     let listing = director.adm("-Lnc");
     let rows = listing.lines().skip(2).map(|row| row.split_whitespace().collect::<Vec<_>>());
@@ -90,13 +90,12 @@ fn templates(director: &Director<'_>) -> Vec<String> {
     found
 }
 
-/// The address of the real server of this name, as templates of all ports show it.
+/// The endpoint of the real server of this name in templates of all ports.
 fn whole(name: &str) -> String {
     format!("{}:0", real_server(if name == "rs1" { 1 } else { 2 }))
 }
 
-/// The example of the tutorials: what is put into the basket by HTTP is paid for by TLS at the same server. `rules` mark
-/// both ports with 1.
+/// The example of the tutorials: a client reaches the same server over HTTP and over TLS. `rules` mark both ports with 1.
 fn a_shop_is_one_service_by_its_mark(rules: &[&str]) {
     let shop = Shop::open(Method::DirectRouting, Workers::One);
     shop.on_the_director(rules);
@@ -106,7 +105,7 @@ fn a_shop_is_one_service_by_its_mark(rules: &[&str]) {
     let ann = shop.visits(ANN, &[PLAIN, TLS, TLS, PLAIN, TLS]);
     let ben = shop.visits(BEN, &[TLS, PLAIN, PLAIN, TLS, PLAIN]);
     assert_ne!(ann, ben, "clients take turns");
-    assert!(shop.is_refused(ANN, OTHER), "a port without the mark is the kernel's");
+    assert!(shop.is_refused(ANN, OTHER), "a port without the mark stays with the kernel");
 
     let expected =
         [format!("IP {ANN}:0 0.0.0.1:0 {}", whole(&ann)), format!("IP {BEN}:0 0.0.0.1:0 {}", whole(&ben))];
@@ -146,7 +145,7 @@ fn ports_80_and_443_with_one_mark_of_nftables_are_one_service_for_a_client() {
 }
 
 /// Persistent client connections: a service of port 0.
-fn all_ports_lead_to_one_server(method: Method, workers: Workers) {
+fn all_ports_reach_one_server(method: Method, workers: Workers) {
     let shop = Shop::open(method, workers);
     let director = Director::start(&shop.cluster, workers);
     add(&director, &format!("-t {VIP}:0"), "-p", 0, method.option());
@@ -163,22 +162,22 @@ fn all_ports_lead_to_one_server(method: Method, workers: Workers) {
 }
 
 #[test]
-fn by_a_service_of_port_0_all_ports_lead_a_client_to_one_server_by_direct_routing() {
-    all_ports_lead_to_one_server(Method::DirectRouting, Workers::One);
+fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_direct_routing() {
+    all_ports_reach_one_server(Method::DirectRouting, Workers::One);
 }
 
 #[test]
-fn by_a_service_of_port_0_all_ports_lead_a_client_to_one_server_by_nat() {
-    all_ports_lead_to_one_server(Method::Nat, Workers::Two);
+fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_nat() {
+    all_ports_reach_one_server(Method::Nat, Workers::Two);
 }
 
 #[test]
-fn by_a_service_of_port_0_all_ports_lead_a_client_to_one_server_by_tunnel() {
-    all_ports_lead_to_one_server(Method::Tunnel, Workers::One);
+fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_tunnel() {
+    all_ports_reach_one_server(Method::Tunnel, Workers::One);
 }
 
 #[test]
-fn by_a_service_of_port_0_datagrams_of_a_client_to_any_port_reach_one_server() {
+fn a_service_of_port_0_sends_a_clients_datagrams_to_any_port_to_one_server() {
     let cluster = carries::prepared(Method::DirectRouting, Workers::Two);
     let ports = [5300, 5301, 5302];
     let _echoes =
@@ -193,13 +192,13 @@ fn by_a_service_of_port_0_datagrams_of_a_client_to_any_port_reach_one_server() {
 }
 
 #[test]
-fn by_services_of_a_port_each_a_client_has_a_server_for_each_port() {
+fn with_one_service_per_port_a_client_has_one_server_per_port() {
     let shop = Shop::open(Method::Nat, Workers::One);
     let director = Director::start(&shop.cluster, Workers::One);
     for port in [80, 443] {
         add(&director, &format!("-t {VIP}:{port}"), "-p 300", port, "-m");
     }
-    // Who comes first to a service gets the same server of it: so Ann has one there and another here.
+    // The first client of each service gets the same server: so Ann has one server here and another there.
     let ann = shop.visits(ANN, &[PLAIN, PLAIN]);
     let ben = shop.visits(BEN, &[PLAIN, PLAIN]);
     let ben_by_tls = shop.visits(BEN, &[TLS, TLS]);
@@ -212,7 +211,7 @@ fn by_services_of_a_port_each_a_client_has_a_server_for_each_port() {
 }
 
 #[test]
-fn by_a_netmask_all_clients_of_a_network_have_one_server_for_each_port() {
+fn with_a_netmask_all_clients_of_a_network_have_one_server_per_port() {
     let shop = Shop::open(Method::DirectRouting, Workers::One);
     let director = Director::start(&shop.cluster, Workers::One);
     add(&director, &format!("-t {VIP}:80"), "-p 300 -M 255.255.255.254", 80, "-g");
@@ -231,7 +230,7 @@ fn by_a_netmask_all_clients_of_a_network_have_one_server_for_each_port() {
 }
 
 #[test]
-fn by_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
+fn with_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let service = format!("-t [{VIP6}]:0");
@@ -256,7 +255,7 @@ fn by_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
     assert!(found[0].starts_with("TCP [2001:db8:1::10]:0 [2001:db8:1::100]:0 "), "{found:?}");
 }
 
-/// curl fetches by passive FTP: a control connection to port 21, a data connection to a port that the server names.
+/// curl downloads by passive FTP: a control connection to port 21, a data connection to a port that the server names.
 fn passive_ftp_works(method: Method) {
     let shop = Shop::open(method, Workers::One);
     let _servers = REAL_SERVERS.map(|host| Ftp::start(&shop.cluster, host));
@@ -271,7 +270,7 @@ fn passive_ftp_works(method: Method) {
         [format!("TCP {ANN}:0 {VIP}:0 {}", whole(&ann)), format!("TCP {BEN}:0 {VIP}:0 {}", whole(&ben))];
     assert_eq!(templates(&director), expected);
     assert_eq!(shop.visit(ANN, OTHER), ann, "a port that FTP may have named");
-    assert!(shop.is_refused(ANN, PLAIN), "a port that it may not name is the kernel's");
+    assert!(shop.is_refused(ANN, PLAIN), "a port outside that range stays with the kernel");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! A real Prometheus scrapes a director, and its own tool has nothing to say against the page, the alerts and their tests.
+//! Metrics and alerts with a real Prometheus and promtool.
 //!
-//! Both programs are what `scripts/setup` unpacks in `target/prometheus`; Prometheus runs in the director's namespace with
-//! its data in the cluster's folder. Needs root. Not here: what the metrics say (`tests/netlab_metrics.rs`).
+//! `scripts/setup` unpacks both programs in `target/prometheus`; Prometheus runs in the director's namespace with its
+//! data in the cluster's folder. Needs root. Not here: the values of metrics (`tests/netlab_metrics.rs`).
 
 use std::fs;
 use std::io::Write;
@@ -56,7 +56,7 @@ impl<'a> Prometheus<'a> {
         Self { cluster, process }
     }
 
-    /// What it answers to a query of its HTTP interface, once it answers.
+    /// The response to a query of its HTTP API; `None` while there is none.
     fn ask(&self, path: &str, query: &[&str]) -> Option<Value> {
         let mut curl = self.cluster.command(Host::Director, "curl");
         curl.args(["--silent", "--get", &format!("http://{PROMETHEUS}/api/v1/{path}")]);
@@ -65,13 +65,13 @@ impl<'a> Prometheus<'a> {
         serde_json::from_slice(&output.stdout).ok().filter(|answer: &Value| answer["status"] == "success")
     }
 
-    /// The series that an expression gives now.
+    /// The current series of an expression.
     fn query(&self, expression: &str) -> Option<Vec<Value>> {
         let answer = self.ask("query", &[&format!("query={expression}")])?;
         Some(answer["data"]["result"].as_array().expect("a list").clone())
     }
 
-    /// Waits until an expression gives as many series as `count`, and returns the value of the first.
+    /// Waits until an expression has `count` series, and returns the value of the first one.
     fn until(&self, expression: &str, count: usize) -> Option<f64> {
         let series = wait::until(expression, || self.query(expression).filter(|found| found.len() == count));
         let value = |series: &Value| series["value"][1].as_str()?.parse().ok();
@@ -81,14 +81,14 @@ impl<'a> Prometheus<'a> {
 
 impl Drop for Prometheus<'_> {
     fn drop(&mut self) {
-        // Its data go with the cluster; neither call fails for one that has ended.
+        // The cluster removes its data; neither call fails for a process that has ended.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
 #[test]
-fn a_prometheus_scrapes_a_director_forgets_what_is_deleted_and_raises_an_alert() {
+fn prometheus_scrapes_a_director_drops_deleted_series_and_raises_an_alert() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start_with(&cluster, Workers::Two, &["--metrics", METRICS]);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -118,7 +118,7 @@ fn a_prometheus_scrapes_a_director_forgets_what_is_deleted_and_raises_an_alert()
 }
 
 #[test]
-fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
+fn promtool_accepts_names_help_and_units_of_the_page() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let file = cluster.state().join("keepalived.conf");
     let server = format!("real_server {} 80 {{\nTCP_CHECK {{\n}}\n}}", real_server(1));
@@ -141,7 +141,7 @@ fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
         .spawn()
         .expect("promtool can be started");
     let mut input = promtool.stdin.take().expect("it was asked for above");
-    input.write_all(page.as_bytes()).expect("promtool reads all before it says anything");
+    input.write_all(page.as_bytes()).expect("promtool reads all input before it writes");
     drop(input);
     let output = promtool.wait_with_output().expect("promtool is a child of this process");
     let said = [output.stdout, output.stderr].concat();
@@ -149,7 +149,7 @@ fn promtool_has_nothing_to_say_against_names_help_and_units_of_the_page() {
 }
 
 #[test]
-fn the_alerts_are_well_formed_fire_when_they_should_and_do_not_when_all_is_well() {
+fn the_alerts_are_well_formed_and_fire_for_faults_alone() {
     let promtool =
         |words: &[&str]| succeed(Command::new(unpacked("promtool")).current_dir(root()).args(words));
     let said = promtool(&["check", "rules", "--lint-fatal", "docs/alerts.yml"]);

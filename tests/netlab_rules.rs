@@ -1,7 +1,7 @@
-//! What operators change under traffic: rules by a file, taken back if nobody confirms them; a real server that is
-//! drained.
+//! Changes by operators under traffic: rules from a file, reverted unless confirmed; the drain of a real server.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`), what `xvs drain` prints (`cli/drain.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`), the output of
+//! `xvs drain` (`crates/cli/src/drain.rs`).
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use xvs::director::{Protocol, program};
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
 
-/// What `xvs` with these words and this file printed, and its exit code.
+/// The output of `xvs` with these arguments and this file, and its exit code.
 fn xvs(cluster: &Cluster, words: &str, file: &Path) -> (String, Option<i32>) {
     let mut command = cluster.command(Host::Director, program("xvs"));
     let output = complete(command.args(words.split(' ')).arg(file));
@@ -25,14 +25,14 @@ fn xvs(cluster: &Cluster, words: &str, file: &Path) -> (String, Option<i32>) {
     (String::from_utf8_lossy(&text).into_owned(), output.status.code())
 }
 
-/// By how much what runs differs from the daemon's file, and whether rules wait to be confirmed, as `xvs status` tells.
+/// From `xvs status`: the number of differences from the daemon's file, and whether rules wait for `xvs confirm`.
 fn status(director: &Director<'_>) -> (Option<u64>, bool) {
     let status: Value = serde_json::from_str(&director.xvs("status --json")).expect("JSON");
     (status["rules"]["differences"].as_u64(), status["unconfirmed_seconds"].is_u64())
 }
 
 #[test]
-fn rules_that_nobody_confirms_are_taken_back_and_a_download_goes_on_throughout() {
+fn unconfirmed_rules_are_reverted_and_a_download_continues_throughout() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let (first, second) = (cluster.state().join("first.rules"), cluster.state().join("second.rules"));
     fs::write(&first, "").expect("the cluster's folder takes a new file");
@@ -45,7 +45,7 @@ fn rules_that_nobody_confirms_are_taken_back_and_a_download_goes_on_throughout()
     assert_eq!(xvs(&cluster, "check", &first), (format!("{begin}: 3 lines, no fault\n"), Some(0)));
     assert_eq!(status(&director), (Some(0), false));
 
-    // Without the real servers nobody new is served; who is connected should not notice.
+    // Without the real servers new clients are not served; open connections must not be affected.
     let none = saved.replace("-w 1", "-w 0") + "-A -t 198.51.100.100:81 -s rr\n";
     fs::write(&second, &none).expect("the cluster's folder takes a new file");
     let (planned, code) = xvs(&cluster, "plan", &second);
@@ -88,26 +88,26 @@ fn rules_that_nobody_confirms_are_taken_back_and_a_download_goes_on_throughout()
     assert_eq!(director.adm("-Sn"), none);
 }
 
-/// `xvs drain` of the first real server, started.
+/// Starts `xvs drain` of the first real server.
 fn drain(cluster: &Cluster, words: &str) -> Child {
     let mut command = cluster.command(Host::Director, program("xvs"));
     command.args(["drain", "-t", "198.51.100.100:80", "192.0.2.11"]).args(words.split_whitespace());
     command.stdout(Stdio::piped()).spawn().expect("scripts/netlab can be started")
 }
 
-/// What it printed, and its exit code.
+/// Its output, and its exit code.
 fn ended(drain: Child) -> (String, Option<i32>) {
     let output = drain.wait_with_output().expect("a child of this process");
     (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
 }
 
 #[test]
-fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_end_is_dropped() {
+fn a_real_server_is_drained_while_its_connection_lasts_and_remaining_connections_are_dropped_at_the_end() {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     let count = || director.xvs("connections --dest 192.0.2.11 --state ESTABLISHED --count");
-    // Of two connections one is the first real server's.
+    // One of two connections belongs to the first real server.
     let held: Vec<_> = (0..2)
         .map(|_| cluster.run(Host::Client, || clients::connect(virtual_endpoint(80))).expect("tcp"))
         .collect();
@@ -116,24 +116,24 @@ fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_e
     });
     assert_eq!(count(), "1\n");
 
-    // Who is interrupted leaves everything as it is.
+    // An interrupted drain leaves the weight at 0 and the connections open.
     let mut waiting = drain(&cluster, "--for 1h --then drop");
     let mut first = [0; 1];
     waiting.stdout.as_mut().expect("asked for above").read_exact(&mut first).expect("it prints at once");
     wait::until("the weight is 0", || director.adm("-Sn").contains("192.0.2.11:80 -m -w 0").then_some(()));
     kill_process(Pid::from_child(&waiting), Signal::INT).expect("it runs");
-    let (told, code) = ended(waiting);
-    assert!(told.contains("interrupted: 1 connection active, 0 inactive"), "{told}");
+    let (output, code) = ended(waiting);
+    assert!(output.contains("interrupted: 1 connection active, 0 inactive"), "{output}");
     assert_eq!((count(), code), ("1\n".to_owned(), Some(1)));
     assert_eq!(clients::pages(&cluster, "http://198.51.100.100/", 2), ["rs2", "rs2"]);
 
-    let (told, code) = ended(drain(&cluster, "--for 1s --then drop"));
-    assert!(told.contains("the time is over") && told.contains("dropped 1 connection\n"), "{told}");
+    let (output, code) = ended(drain(&cluster, "--for 1s --then drop"));
+    assert!(output.contains("the time is over") && output.contains("dropped 1 connection\n"), "{output}");
     assert_eq!((count(), code), ("0\n".to_owned(), Some(0)));
     assert_eq!(director.xvs("connections --dest 192.0.2.12 --state ESTABLISHED --count"), "1\n");
     drop(held);
-    let (told, code) = ended(drain(&cluster, ""));
-    assert!(told.contains("drained: no connection is left") && code == Some(0), "{told}");
+    let (output, code) = ended(drain(&cluster, ""));
+    assert!(output.contains("drained: no connection is left") && code == Some(0), "{output}");
     assert!(director.xvs("counters").contains("swept_drained 1\n"));
     let events = director.xvs("events --last 20 --no-follow");
     assert!(
@@ -142,7 +142,7 @@ fn a_real_server_is_drained_while_its_connection_lasts_and_what_is_left_at_the_e
     );
 }
 
-/// A download that never ends, of which nothing is left to be waited for.
+/// A download without end is reset at the end of a drain.
 fn a_download_is_reset(method: Method) {
     let cluster = carries::prepared(method, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
@@ -167,8 +167,8 @@ fn a_download_is_reset(method: Method) {
         (director.xvs("connections --state ESTABLISHED --count") == "1\n").then_some(())
     });
 
-    let told = director.xvs("drain -t 198.51.100.100:9000 192.0.2.11 --for 1s --then reset");
-    assert!(told.contains("inactive\n1 connection is reset at its next packet\nits weight"), "{told}");
+    let output = director.xvs("drain -t 198.51.100.100:9000 192.0.2.11 --for 1s --then reset");
+    assert!(output.contains("inactive\n1 connection is reset at its next packet\nits weight"), "{output}");
     let output = curl.wait_with_output().expect("a child of this process");
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(complaint.contains("reset by peer"), "{complaint}");
@@ -180,11 +180,11 @@ fn a_download_is_reset(method: Method) {
 }
 
 #[test]
-fn a_download_that_is_left_at_the_end_is_reset_at_both_ends_by_nat() {
+fn a_download_that_outlasts_the_drain_is_reset_at_both_ends_by_nat() {
     a_download_is_reset(Method::Nat);
 }
 
 #[test]
-fn a_download_that_is_left_at_the_end_is_reset_at_both_ends_by_direct_routing() {
+fn a_download_that_outlasts_the_drain_is_reset_at_both_ends_by_direct_routing() {
     a_download_is_reset(Method::DirectRouting);
 }

@@ -1,6 +1,6 @@
-//! `xvs top` in a real terminal of 80 columns and 24 lines, beside a running daemon: tmux has the terminal.
+//! `xvs top` in a real terminal of 80 columns and 24 lines, provided by tmux, with a running daemon.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: every key and column (`crates/ctl/src/cli/top/`).
+//! Each test has a cluster of its own. Needs root. Not here: every key and column (`crates/cli/src/top/`).
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
 
-/// A terminal on the director in which `xvs top` runs, and then a shell tells how it ended.
+/// A terminal on the director in which `xvs top` runs; afterwards a shell prints its exit code.
 struct Terminal<'a> {
     cluster: &'a Cluster,
 }
@@ -37,31 +37,31 @@ impl<'a> Terminal<'a> {
         succeed(self.tmux(&["send-keys"]).args(keys));
     }
 
-    /// What is on the screen.
+    /// The lines of the screen.
     fn lines(&self) -> Vec<String> {
         let text = succeed(&mut self.tmux(&["capture-pane", "-p"]));
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until the screen is like this, and returns it.
+    /// Waits until `found` is true of the screen, and returns the screen.
     #[track_caller]
     fn until(&self, what: &str, found: impl Fn(&[String]) -> bool) -> Vec<String> {
         wait::until(what, || Some(self.lines()).filter(|lines| found(lines)))
     }
 
-    /// What tmux knows of it, by its own name for it.
+    /// A variable of tmux about the terminal.
     fn knows(&self, name: &str) -> String {
         succeed(&mut self.tmux(&["display-message", "-p", &format!("#{{{name}}}")])).trim().to_owned()
     }
 
-    /// Waits until `xvs top` has ended so, and the terminal is as it was before.
+    /// Waits until `xvs top` has ended with this exit code, and asserts that the terminal is restored.
     #[track_caller]
     fn ended(&self, with: &str) {
-        let told = self.until("its end", |lines| lines.iter().any(|line| line.starts_with("ended ")));
-        assert!(told.contains(&format!("ended {with}")), "{told:#?}");
-        let settings = told.join(" ");
+        let screen = self.until("its end", |lines| lines.iter().any(|line| line.starts_with("ended ")));
+        assert!(screen.contains(&format!("ended {with}")), "{screen:#?}");
+        let settings = screen.join(" ");
         for setting in ["icanon", "echo", "isig", "opost"] {
-            assert!(settings.split([' ', ';']).any(|word| word == setting), "{setting}: {told:#?}");
+            assert!(settings.split([' ', ';']).any(|word| word == setting), "{setting}: {screen:#?}");
         }
         assert_eq!((self.knows("alternate_on"), self.knows("cursor_flag")), ("0".to_owned(), "1".to_owned()));
     }
@@ -73,7 +73,7 @@ impl Drop for Terminal<'_> {
     }
 }
 
-/// The row of this service or real server, as words.
+/// The words of the row of this service or real server.
 fn row(lines: &[String], name: &str) -> Option<Vec<String>> {
     let line = lines.iter().find(|line| line.contains(name))?;
     Some(line.split_whitespace().map(str::to_owned).collect())
@@ -87,7 +87,7 @@ fn served(cluster: &Cluster) -> Director<'_> {
 }
 
 #[test]
-fn services_and_rates_are_shown_at_80_by_24_and_keys_sort_filter_and_quit() {
+fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = served(&cluster);
     let terminal = Terminal::start(&cluster);
@@ -132,7 +132,7 @@ fn services_and_rates_are_shown_at_80_by_24_and_keys_sort_filter_and_quit() {
 }
 
 #[test]
-fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
+fn a_signal_ends_top_and_restores_the_terminal() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _director = served(&cluster);
     let terminal = Terminal::start(&cluster);
@@ -147,7 +147,7 @@ fn a_signal_ends_it_and_the_terminal_is_as_it_was() {
 }
 
 #[test]
-fn a_daemon_that_ends_is_told_of_and_one_that_begins_is_shown_again() {
+fn the_end_of_the_daemon_is_reported_and_a_new_daemon_is_shown() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let mut director = served(&cluster);
     let terminal = Terminal::start(&cluster);
@@ -161,7 +161,7 @@ fn a_daemon_that_ends_is_told_of_and_one_that_begins_is_shown_again() {
 }
 
 #[test]
-fn without_a_terminal_it_names_the_next_step_and_one_frame_can_be_printed() {
+fn without_a_terminal_top_names_the_next_step_and_can_print_one_frame() {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let director = served(&cluster);
     let refused = complete(cluster.command(Host::Director, program("xvs")).arg("top"));

@@ -1,7 +1,7 @@
-//! Forwarding by tunnel with real sockets: real servers unwrap, have the VIP and reply themselves.
+//! Forwarding by tunnel with real sockets: real servers decapsulate, have the VIP and reply themselves.
 //!
-//! An upload's full-sized segments do not fit the tunnel, so uploads also show that the client is told the
-//! path's MTU. Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
+//! An upload's full-sized segments do not fit the tunnel, so uploads also show that the client learns the
+//! path MTU. Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
 
 use xvs::{Method, Workers, carries};
 

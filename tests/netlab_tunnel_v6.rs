@@ -1,4 +1,4 @@
-//! Tunnels over and around IPv6 with real sockets: curl, nginx and uploads, each kind in every mix with IPv4.
+//! Tunnels over and of IPv6 with real sockets: curl, nginx and uploads, each kind in every combination with IPv4.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: IPv4 in IPv4 (`netlab_tunnel.rs`).
 
@@ -12,7 +12,7 @@ use xvs::{Director, Method, Workers, carries, clients};
 const UPLOAD: u16 = 9000;
 const KINDS: [Method; 5] = [Method::Tunnel, Method::Gre, Method::GreSummed, Method::Gue, Method::GueSummed];
 
-/// Pages take turns, a download and an upload at each real server are whole, by each kind of tunnel.
+/// Real servers take turns, and a download from and an upload to each arrive whole, with each kind of tunnel.
 fn carries_whole(vip: IpAddr, server: impl Fn(u8) -> IpAddr) {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     for host in REAL_SERVERS {

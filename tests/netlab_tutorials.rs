@@ -1,7 +1,7 @@
-//! Scripts of the kind that tutorials on Linux Virtual Server have, run as they are against a running `xvsd`.
+//! Scripts like those of tutorials on Linux Virtual Server, run unchanged with a running `xvsd`.
 //!
 //! `tests/tutorials/machine` gives each host a /sbin with ipvsadm, ipvsadm-save and ipvsadm-restore, an /etc and a
-//! /var/lock of its own, which stay from one script to the next. Each test has a cluster of its own. Needs root.
+//! /var/lock of its own, which persist from one script to the next. Each test has a cluster of its own. Needs root.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +10,10 @@ use xvs::cluster::{REAL_SERVERS, complete, succeed};
 use xvs::director::program;
 use xvs::{Cluster, Director, Host, Layout, Workers, clients};
 
-/// The virtual address of the scripts; nobody has it before they run.
+/// The virtual address of the scripts; no host has it before they run.
 const SHOP: &str = "http://198.51.100.110/";
 
-/// Runs a command on a host of the cluster, as on a machine of its own: its exit code, and what it printed.
+/// Runs a command on a host of the cluster, as on a machine of its own; returns its exit code and its output.
 fn on(cluster: &Cluster, host: Host, words: &[&str]) -> (Option<i32>, String) {
     let machine = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tutorials/machine");
     let folder = cluster.state().join(format!("{}-machine", host.name()));
@@ -25,7 +25,7 @@ fn on(cluster: &Cluster, host: Host, words: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Runs one of the scripts, which must succeed and print nothing on standard error that is not told here.
+/// Runs one of the scripts, which must succeed; returns its output, standard error included.
 fn script(cluster: &Cluster, host: Host, name: &str, word: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tutorials").join(name);
     let (code, said) = on(cluster, host, &[&path.display().to_string(), word]);
@@ -33,7 +33,7 @@ fn script(cluster: &Cluster, host: Host, name: &str, word: &str) -> String {
     said
 }
 
-/// How many pages each real server gave, of so many.
+/// Number of pages from each real server, of `count` requests.
 fn shares(cluster: &Cluster, count: usize) -> [usize; 2] {
     let pages = clients::pages(cluster, SHOP, count);
     ["rs1", "rs2"].map(|name| pages.iter().filter(|page| page.as_str() == name).count())
@@ -46,7 +46,7 @@ fn is_unreachable(cluster: &Cluster) -> bool {
 const DR: Host = Host::Director;
 
 #[test]
-fn scripts_for_direct_routing_start_serve_say_their_status_and_stop() {
+fn scripts_for_direct_routing_start_serve_report_their_status_and_stop() {
     let cluster = Cluster::up(Layout::default());
     let _director = Director::start(&cluster, Workers::One);
     for server in REAL_SERVERS {
@@ -70,7 +70,7 @@ TCP  198.51.100.110:80 rr
 
     script(&cluster, DR, "director-dr", "restart");
     assert_eq!(shares(&cluster, 4), [2, 2]);
-    // Weights in force on the fly, as the tutorial goes on.
+    // The tutorial then changes weights at run time.
     for line in ["-E -t 198.51.100.110:80 -s wrr", "-e -t 198.51.100.110:80 -r 192.0.2.12:80 -g -w 6"] {
         let words: Vec<_> = ["/sbin/ipvsadm"].into_iter().chain(line.split(' ')).collect();
         assert_eq!(on(&cluster, DR, &words), (Some(0), String::new()), "{line}");
@@ -89,7 +89,7 @@ fn scripts_for_nat_serve_by_weight_and_the_service_saves_clears_and_loads_the_ta
     let cluster = Cluster::up(Layout::default());
     let _director = Director::start(&cluster, Workers::One);
     let said = script(&cluster, DR, "director-nat", "start");
-    assert!(said.contains("TCP  198.51.100.110:http wrr\n"), "names are looked up: {said}");
+    assert!(said.contains("TCP  198.51.100.110:http wrr\n"), "host names are resolved: {said}");
     assert_eq!(shares(&cluster, 10), [6, 4]);
 
     let saved = "\
@@ -107,7 +107,7 @@ fn scripts_for_nat_serve_by_weight_and_the_service_saves_clears_and_loads_the_ta
     assert!(service("status").1.contains("192.0.2.12:8080"), "{}", service("status").1);
     assert_eq!(shares(&cluster, 10), [6, 4]);
 
-    // What was saved by hand, with a comment and another service that is to go.
+    // Rules saved by hand, with a comment; the table also has a service that the load must remove.
     let by_hand = "ipvsadm -A -u 198.51.100.110:53; (echo '# the shop'; cat /etc/sysconfig/ipvsadm) >/etc/rules && \
                    ipvsadm-restore </etc/rules && ipvsadm-save -n";
     assert_eq!(on(&cluster, DR, &["sh", "-c", by_hand]), (Some(0), saved.to_owned()));
@@ -135,7 +135,7 @@ fn scripts_for_tunnels_serve_and_stop() {
 }
 
 #[test]
-fn the_example_keepalived_conf_has_no_fault_and_keepalived_leaves_out_the_words_of_xvs_alone() {
+fn the_example_keepalived_conf_has_no_fault_and_keepalived_ignores_only_the_keywords_of_xvs() {
     let cluster = Cluster::up(Layout::default());
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keepalived.conf");
     let mut check = cluster.command(DR, program("xvs"));

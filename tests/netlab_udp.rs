@@ -1,4 +1,4 @@
-//! UDP with real sockets, by each forwarding method: flows take turns, each keeps its real server.
+//! UDP with real sockets and each forwarding method: flows take turns, each keeps its real server.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: TCP (`netlab_nat.rs` and its siblings).
 

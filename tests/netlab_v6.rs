@@ -1,6 +1,6 @@
 //! IPv6 with real sockets: curl and nginx, uploads and datagrams, by NAT and by direct routing.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: what is the same in IPv4 (`netlab_nat.rs`, `netlab_dr.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: the same in IPv4 (`netlab_nat.rs`, `netlab_dr.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use xvs::{Director, Method, Workers, carries, wait};
 const UPLOAD: u16 = 9000;
 const DATAGRAMS: u16 = 5300;
 
-/// A cluster whose real servers have the virtual address if the method wants it.
+/// A cluster whose real servers have the virtual address if the method needs it.
 fn cluster(method: Method) -> Cluster {
     let cluster = carries::prepared(Method::Nat, Workers::Two);
     if method == Method::DirectRouting {
@@ -41,7 +41,7 @@ fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(addr.into(), port)
 }
 
-/// Pages take turns, a download and an upload at each real server are whole.
+/// Real servers take turns, and a download from and an upload to each arrive whole.
 fn tcp_whole_both_ways(cluster: &Cluster, director: &Director<'_>, method: Method) {
     let _sinks = REAL_SERVERS.map(|host| Sink::start(cluster, host, UPLOAD));
     for port in [80, UPLOAD] {
@@ -68,14 +68,14 @@ fn downloads_and_uploads_arrive_whole() {
 }
 
 #[test]
-fn direct_routing_works_where_the_director_is_the_real_servers_router_and_replies_are_counted() {
+fn direct_routing_works_with_the_director_as_the_real_servers_router_and_replies_are_counted() {
     let cluster = cluster(Method::DirectRouting);
     for server in REAL_SERVERS {
         succeed(cluster.command(server, "ip").args("-6 rule del from 2001:db8:1::/64 lookup 100".split(' ')));
     }
     let director = Director::start(&cluster, Workers::Two);
     tcp_whole_both_ways(&cluster, &director, Method::DirectRouting);
-    // The two downloads are 40 MB. Counters are looked at every two seconds.
+    // The two downloads are 40 MB. Estimators read counters every two seconds.
     wait::until("the replies are counted", || {
         let listing = director.adm(&format!("-Ln --stats --exact -t [{VIP6}]:80"));
         let row = listing.lines().find(|line| line.starts_with("TCP")).expect("the service's row");

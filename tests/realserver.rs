@@ -1,4 +1,4 @@
-//! `xvs realserver` in a namespace beside a director's: what goes over the wire, and that `down` leaves no trace.
+//! `xvs realserver` in a namespace linked to that of a director: packets on the wire, and restoration by `down`.
 
 use std::fs;
 use std::io::Write;
@@ -13,12 +13,12 @@ use serde_json::Value;
 use xvs::director::program;
 use xvs::netns::{Netns, must};
 
-/// Longer than anything here takes; only a failing test waits for it.
+/// Time limit of a wait, which only a failing test reaches.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
-/// A director 10.0.0.1 and a real server 10.0.0.2 on one wire.
+/// A director 10.0.0.1 and a real server 10.0.0.2 on one link.
 fn pair() -> (Netns, Netns) {
     let (director, server) = (Netns::new("rs-d"), Netns::new("rs-s"));
     director.veth("wan", &server, "eth");
@@ -38,21 +38,22 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("xvs prints UTF-8")
 }
 
-/// Runs it and insists on success.
+/// Runs it; it must succeed.
 fn done(netns: &Netns, words: &str) -> String {
     let output = xvs(netns, words);
     assert!(output.status.success(), "{words}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
 }
 
-/// What a command complains of. That it waited for another is none: the namespaces of all tests share one lock.
+/// A command's error message, without the note that it waited for another command: the namespaces of all tests share
+/// one lock.
 fn complaint(output: &Output) -> String {
     let stderr = text(&output.stderr);
     let lines = stderr.split_inclusive('\n').filter(|line| !line.starts_with("xvs: waiting for another "));
     lines.collect()
 }
 
-/// Runs it, insists on failure, and returns the reason.
+/// Runs it; it must fail; returns the reason.
 fn refused(netns: &Netns, words: &str) -> String {
     let output = xvs(netns, words);
     assert_eq!(output.status.code(), Some(1), "{words}: {}", text(&output.stdout));
@@ -67,7 +68,7 @@ fn set(netns: &Netns, name: &str, value: i32) {
     must(netns.command("sysctl").args(["-q", "-w", &format!("{name}={value}")]));
 }
 
-/// Everything that `up` may change, as text.
+/// All state that `up` may change, as text.
 fn state(netns: &Netns) -> String {
     let devs = must(netns.command("ls").arg("/proc/sys/net/ipv4/conf"));
     let devs = text(&devs.stdout);
@@ -75,7 +76,7 @@ fn state(netns: &Netns) -> String {
         ["arp_ignore", "arp_announce", "rp_filter"].map(|name| format!("net/ipv4/conf/{dev}/{name}"))
     });
     let settings = must(netns.command("sysctl").args(settings));
-    // Link-local addresses come when they please.
+    // Link-local addresses appear at any time.
     let addresses = must(netns.command("ip").args(["-o", "addr", "show", "scope", "global"]));
     let links = must(netns.command("ip").args(["-o", "link", "show", "up"]));
     let links = text(&links.stdout);
@@ -92,7 +93,7 @@ fn pings(netns: &Netns, dest: &str) -> bool {
 }
 
 #[test]
-fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
+fn a_virtual_address_by_direct_routing_is_served_and_hidden_from_arp() {
     let (director, server) = pair();
     let vip = "10.0.0.100";
     server.ip("addr add 10.0.0.100/32 dev lo");
@@ -103,7 +104,7 @@ fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
     let before = state(&server);
 
     done(&server, "up --vip 10.0.0.100");
-    assert!(!pings(&director, vip), "nobody answers ARP for it");
+    assert!(!pings(&director, vip), "no machine answers ARP for it");
     assert!(pings(&director, "10.0.0.2"), "the server's own address is answered");
     let link = text(&must(server.command("ip").args(["-br", "link", "show", "dev", "eth"])).stdout);
     let mac = link.split_whitespace().nth(2).expect("name, state, address");
@@ -123,7 +124,7 @@ fn a_virtual_address_by_direct_routing_is_served_and_unseen_by_arp() {
 }
 
 #[test]
-fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
+fn an_ipv6_virtual_address_is_served_and_never_advertised_to_neighbours() {
     let (director, server) = pair();
     director.ip("addr add 2001:db8::1/64 dev wan nodad");
     server.ip("addr add 2001:db8::2/64 dev eth nodad");
@@ -138,14 +139,14 @@ fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
     let before = state(&server);
 
     done(&server, &format!("up --vip {vip}"));
-    assert!(!pings(&director, vip), "nobody answers for it");
+    assert!(!pings(&director, vip), "no machine answers for it");
     assert!(pings(&director, "2001:db8::2"), "the server's own address is answered for");
     let link = text(&must(server.command("ip").args(["-br", "link", "show", "dev", "eth"])).stdout);
     let mac = link.split_whitespace().nth(2).expect("name, state, address");
     director.ip(&format!("neigh replace {vip} lladdr {mac} dev wan"));
-    // The server resolves its router anew to reply from the virtual address.
+    // The server resolves its router anew for replies from the virtual address.
     server.ip("neigh flush dev eth");
-    // It can ask only once its link-local address is known to be its own.
+    // It can do so only after duplicate address detection of its link-local address.
     assert!((0..20).any(|_| pings(&director, vip)), "a frame to its link address is");
     let neighbours = text(&must(director.command("ip").args(["-6", "neigh", "show", "dev", "wan"])).stdout);
     assert!(
@@ -159,7 +160,7 @@ fn a_virtual_address_of_ipv6_is_served_and_its_neighbours_are_never_told() {
 }
 
 #[test]
-fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_stays_for_ever() {
+fn settings_stay_until_the_last_virtual_address_is_removed_and_changes_by_others_are_kept() {
     let (_director, server) = pair();
     server.ip("link set lo down");
     let before = state(&server);
@@ -171,7 +172,7 @@ fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_sta
     set(&server, "net.ipv4.conf.all.arp_ignore", 0);
     server.ip("addr del 198.51.100.2/32 dev lo");
     let output = xvs(&server, "status --vip 198.51.100.2");
-    assert_eq!(output.status.code(), Some(1), "what is broken is no success");
+    assert_eq!(output.status.code(), Some(1), "a problem is not a success");
     let shown = text(&output.stdout);
     assert!(shown.contains("problem: lo does not have the address any more"), "{shown}");
     assert!(shown.contains("problem: net.ipv4.conf.all.arp_ignore is 0"), "{shown}");
@@ -184,7 +185,7 @@ fn settings_stay_until_the_last_virtual_address_goes_and_what_others_changed_sta
     assert_eq!(state(&server), before);
 }
 
-/// An IPv4 header without its checksum, which the kernel fills in for what is sent as it is.
+/// An IPv4 header without checksum, which the kernel fills in for packets from raw sockets.
 fn ipv4(protocol: u8, source: Ipv4Addr, dest: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let total = (20 + payload.len()) as u16;
     let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, protocol, 0, 0];
@@ -202,7 +203,7 @@ fn tunnelled(client: SocketAddrV4, text: &[u8]) -> Vec<u8> {
     let mut udp = client.port().to_be_bytes().to_vec();
     udp.extend(5000u16.to_be_bytes());
     udp.extend((8 + text.len() as u16).to_be_bytes());
-    // A checksum of 0 is none (RFC 768).
+    // A checksum of 0 means none (RFC 768).
     udp.extend([0, 0]);
     udp.extend(text);
     let inner = ipv4(17, *client.ip(), VIP, &udp);
@@ -233,24 +234,24 @@ fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
 }
 
 #[test]
-fn every_tunnel_over_and_around_both_families_is_taken_off_and_counted_and_others_stay_with_the_kernel() {
+fn every_tunnel_of_both_families_is_decapsulated_and_counted_and_other_packets_stay_with_the_kernel() {
     let (director, server) = pair();
-    takes_every_tunnel(&director, &server, "eth", "native");
+    assert_every_tunnel_is_decapsulated(&director, &server, "eth", "native");
 }
 
 #[test]
-fn without_native_xdp_every_tunnel_is_taken_off_too() {
+fn without_native_xdp_every_tunnel_is_decapsulated() {
     let (director, server) = pair();
     server.ip("addr flush dev eth");
     server.ip("link add mac0 link eth type macvlan mode bridge");
     server.ip("link set mac0 up");
     server.ip("addr add 10.0.0.2/24 dev mac0");
     server.ip("route add default via 10.0.0.1");
-    takes_every_tunnel(&director, &server, "mac0", "generic");
+    assert_every_tunnel_is_decapsulated(&director, &server, "mac0", "generic");
 }
 
 /// Sends one packet of every tunnel around each family to the server's interface `dev`.
-fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
+fn assert_every_tunnel_is_decapsulated(director: &Netns, server: &Netns, dev: &str, mode: &str) {
     director.ip("addr add 2001:db8:2::1/64 dev wan nodad");
     server.ip(&format!("addr add 2001:db8:2::2/64 dev {dev} nodad"));
     let own_addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -291,10 +292,10 @@ fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
             }
         }
     }
-    // To another address than a virtual one: GRE around a packet to the server itself.
+    // Not to a virtual address: GRE with a packet to the server itself.
     let own = ipv4(17, *client.ip(), own_addr, &[0; 8]);
     send_raw(director, own_addr.into(), 47, &[&[0, 0, 8, 0], &own[..]].concat());
-    // After it in the same queue, so that it has been counted.
+    // Sent after it to the same queue, so the one before has been counted when this one arrives.
     send_raw(director, own_addr.into(), 4, &tunnelled(client, b"last")[20..]);
     let mut buffer = [0; 100];
     assert_eq!(echoes[0].recv(&mut buffer).expect("the last request arrives"), 4);
@@ -317,7 +318,7 @@ fn takes_every_tunnel(director: &Netns, server: &Netns, dev: &str, mode: &str) {
 #[test]
 fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route() {
     let (director, server) = pair();
-    // The client lives behind another of the server's links; its packets come by the director all the same.
+    // The client is behind another link of the server; its requests still arrive from the director.
     director.veth("back", &server, "out");
     director.ip("addr add 10.1.0.1/24 dev back");
     director.ip("addr add 203.0.113.9/32 dev lo");
@@ -366,7 +367,7 @@ fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route
     assert_eq!(state(&server), before);
 }
 
-/// Puts an XDP program of somebody else on the server's interface.
+/// Attaches an XDP program that xvs does not know to the server's interface.
 fn occupy(server: &Netns) {
     let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
     let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
@@ -394,10 +395,10 @@ fn another_xdp_program_is_neither_replaced_nor_removed() {
 }
 
 #[test]
-fn beside_another_xdp_program_the_kernels_tunl0_decapsulates_and_has_the_address() {
+fn with_another_xdp_program_the_kernels_tunl0_decapsulates_and_has_the_address() {
     let (_director, server) = pair();
     occupy(&server);
-    // Not a tunnel, but it has the name by which the kernel's is found.
+    // Not a tunnel, but with the name of the kernel's tunnel device.
     server.ip("link add tunl0 type veth peer name far");
     server.ip("link set far up");
     set(&server, "net.ipv4.conf.all.rp_filter", 1);
@@ -426,7 +427,7 @@ fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_
     let before = state(&server);
     let output = xvs(&server, "up --vip 198.51.100.1 --method tunnel --dev lo");
     assert_eq!((output.status.code(), complaint(&output).as_str()), (Some(0), ""));
-    // What lo takes less an outer header of IPv6, UDP and GUE, and the headers of IPv4 and TCP.
+    // The MTU of lo less the outer headers of IPv6, UDP and GUE, and the headers of IPv4 and TCP.
     assert!(text(&output.stdout).contains("next: `advmss 65444` on the routes"), "{}", text(&output.stdout));
     assert_eq!(status(&server)[0]["decapsulation"], "an XDP program on lo (generic)");
     done(&server, "up --vip 198.51.100.2 --method tunnel --dev lo");
@@ -436,7 +437,7 @@ fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_
 }
 
 #[test]
-fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
+fn an_impossible_request_is_refused_with_the_reason_and_changes_nothing() {
     let (_director, server) = pair();
     server.ip("addr add 10.0.0.7/24 dev eth");
     let before = state(&server);
@@ -467,7 +468,7 @@ fn what_cannot_be_done_says_why_and_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
+fn an_address_of_another_machine_is_refused_and_a_later_conflict_is_shown() {
     let (_director, server) = pair();
     let vip = "198.51.100.1";
     let said = format!("{vip} is an address of eth, where it would answer ARP");
@@ -487,7 +488,7 @@ fn an_address_that_the_wire_has_too_is_refused_and_shown_when_it_comes_later() {
 }
 
 #[test]
-fn commands_at_the_same_time_wait_for_each_other() {
+fn concurrent_commands_wait_for_each_other() {
     let (_director, server) = pair();
     let before = state(&server);
     for action in ["up", "down"] {

@@ -1,8 +1,8 @@
-//! Rules as a whole: whatever runs becomes whatever a file says, as one snapshot that touches nothing else; and what
-//! nobody confirms in time is taken back.
+//! Rules as a whole: the running state becomes that of a file in one snapshot, without touching unchanged objects;
+//! changes that are not confirmed in time are reverted.
 //!
 //! States are made by random lines of `ipvsadm` and `xvs` on directors in the lab. Not here: the socket and a client
-//! that dies (`netlab_rules.rs`), how differences are printed and faults told (`crates/ctl`, `cli/plan.rs`, `plan.rs`).
+//! that dies (`netlab_rules.rs`), the output of differences and faults (`crates/cli/src/plan.rs`).
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -18,7 +18,7 @@ use xvs_model::request::{Request, Verdict};
 use xvs_model::rules::DesiredRules;
 use xvs_model::state::State;
 
-/// A line of a script: words of `ipvsadm`, or behind `xvs` of that.
+/// A line of a script: arguments of `ipvsadm`, or `xvs` with its arguments.
 fn line() -> impl Strategy<Value = String> {
     let services = [
         format!("-t {VIP}:80"),
@@ -94,7 +94,7 @@ fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandErro
     })
 }
 
-/// What makes the state that runs.
+/// The commands that create the running state.
 fn rules(cluster: &mut LabCluster) -> Vec<Command> {
     match call(cluster, Request::Rules) {
         Ok(Reply::Rules { commands, .. }) => commands,
@@ -110,7 +110,7 @@ fn read(text: &str) -> (Vec<Command>, DesiredRules) {
     read_wanted(text, &SystemResolver::default()).unwrap_or_else(|faults| panic!("{text}\n{faults:?}"))
 }
 
-/// How many differences were applied.
+/// Applies rules; returns the number of differences.
 fn apply(cluster: &mut LabCluster, rules: Vec<Command>, confirm_within_seconds: Option<u32>) -> usize {
     match call(cluster, Request::Apply { rules, confirm_within_seconds }) {
         Ok(Reply::Applied(differences)) => differences.len(),
@@ -131,7 +131,7 @@ fn without_thresholds(rules: Vec<Command>) -> Vec<String> {
         .filter(|rule| !matches!(rule, Command::SetTimeouts(_)))
         .flat_map(|rule| xvs_ipvsadm::rule_lines(&rule))
         .collect();
-    // Of these the order is part of what they say.
+    // The order of these rules is significant.
     let marks: Vec<_> = lines.extract_if(.., |line| line.starts_with("#xvs mark")).collect();
     lines.sort();
     lines.extend(marks);
@@ -142,7 +142,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_runs_becomes_whatever_is_wanted_by_one_snapshot_and_back(one in script(), other in script()) {
+    fn any_state_becomes_any_other_in_one_snapshot_and_reverts(one in script(), other in script()) {
         let (mut cluster, mut model) = (director(&one), director(&other));
         let before = (rules(&mut cluster), cluster.lab().director.publications());
         let wanted = rules(&mut model);
@@ -150,7 +150,7 @@ proptest! {
         prop_assert_eq!(cluster.lab().director.publications(), before.1 + u64::from(differing > 0));
         prop_assert_eq!(without_thresholds(rules(&mut cluster)), without_thresholds(wanted.clone()));
         prop_assert_eq!(differences(&state(&mut cluster), &text_of(&wanted)), []);
-        // Again, it is nothing to do.
+        // Applied again, the same rules change nothing.
         if differing == 0 {
             prop_assert_eq!(apply(&mut cluster, wanted, None), 0);
         } else {
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_saved_is_restored_as_it_was_but_for_thresholds_and_applied_where_it_runs_it_changes_nothing(
+    fn saved_rules_restore_the_state_without_thresholds_and_applying_them_to_their_own_state_changes_nothing(
         script in script(),
     ) {
         let (mut cluster, mut other) = (director(&script), LabCluster::new());
@@ -177,7 +177,7 @@ proptest! {
     }
 }
 
-/// What these commands want, once they have been printed and read.
+/// The desired rules of commands that were printed and parsed again.
 fn text_of(commands: &[Command]) -> DesiredRules {
     read(&commands.iter().flat_map(xvs_ipvsadm::rule_lines).map(|line| line + "\n").collect::<String>()).1
 }
@@ -197,7 +197,7 @@ fn three(scheduler: &str) -> String {
 }
 
 #[test]
-fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
+fn unchanged_objects_keep_their_connections_counters_and_scheduler_state() {
     let (mut cluster, mut other) = (director(&[]), director(&[]));
     for cluster in [&mut cluster, &mut other] {
         apply(cluster, read(&three("rr")).0, None);
@@ -209,7 +209,7 @@ fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
     assert_eq!(cluster.connections(), other.connections());
     assert_eq!(cluster.stats()[..4], other.stats()[..4]);
     assert_eq!(served_by(&mut cluster, 1002), served_by(&mut other, 1002));
-    // An edit keeps the destination: its connection goes on.
+    // An edit keeps the destination: its connection continues.
     let heavier = three("rr").replace("203.0.113.13:80 -m -w 1", "203.0.113.13:80 -m -w 7");
     assert_eq!(apply(&mut cluster, read(&heavier).0, None), 3);
     let ack = Datagram::new(Transport::Tcp(ACK), at(CLIENT, 1000), at(VIP, 80));
@@ -218,7 +218,7 @@ fn what_is_unchanged_keeps_its_connections_counters_and_turn() {
 }
 
 #[test]
-fn rules_of_which_one_is_refused_change_nothing() {
+fn rules_change_nothing_if_one_is_refused() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
     let (before, publications) = (rules(&mut cluster), cluster.lab().director.publications());
@@ -233,7 +233,7 @@ fn rules_of_which_one_is_refused_change_nothing() {
 }
 
 #[test]
-fn what_is_confirmed_stays_and_what_is_not_goes_when_its_time_is_over() {
+fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
     let first = rules(&mut cluster);
@@ -261,7 +261,7 @@ fn what_is_confirmed_stays_and_what_is_not_goes_when_its_time_is_over() {
 }
 
 #[test]
-fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
+fn a_revert_keeps_changes_that_others_made_in_between() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);
     let dest = |number, weight| format!("-t {VIP}:80 -r {}:80 -m -w {weight}", server(number));
@@ -271,7 +271,7 @@ fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
         dest(2, 5)
     );
     assert_eq!(apply(&mut cluster, read(&file).0, Some(60)), 7);
-    // A health checker, and a colleague.
+    // Changes by a health check, and by another operator.
     cluster.adm(&format!("-e {}", dest(1, 0)));
     cluster.adm(&format!("-a -t {VIP}:81 -r {}:81 -m", server(4)));
     assert_eq!(cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE] }))["exit"], 0);
@@ -289,7 +289,7 @@ fn what_somebody_else_changed_meanwhile_stays_when_rules_are_taken_back() {
 }
 
 #[test]
-fn real_servers_are_not_put_back_into_a_service_that_somebody_has_deleted_or_made_anew() {
+fn a_revert_adds_no_real_server_to_a_service_that_was_deleted_or_created_anew() {
     let other = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m\n", server(4));
     for (meanwhile, stays) in
         [(vec!["-D"], String::new()), (vec!["-D", "-A"], format!("-A -t {VIP}:80 -s wlc\n"))]
@@ -307,7 +307,7 @@ fn real_servers_are_not_put_back_into_a_service_that_somebody_has_deleted_or_mad
 }
 
 #[test]
-fn timeouts_are_left_alone_by_rules_that_do_not_set_them() {
+fn rules_without_timeouts_leave_the_timeouts_unchanged() {
     let mut cluster = director(&["--set 500 60 70".to_owned()]);
     apply(&mut cluster, read(&three("rr")).0, None);
     assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 70\n");

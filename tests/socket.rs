@@ -1,4 +1,4 @@
-//! The control socket's two ends against each other, and the server against clients that break its bounds.
+//! The control socket's client and server together, and the server with clients that violate its limits.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -29,7 +29,7 @@ use xvs_model::request::Request;
 use xvs_model::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Protocol};
 
-/// A folder of its own for each test, removed with it.
+/// A folder for each test, removed when it is dropped.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -52,7 +52,7 @@ impl Drop for Folder {
     }
 }
 
-/// Says yes, remembers what it was asked, has so many connections, and a packet whenever somebody captures.
+/// Handler that accepts and records every request, lists `connections` connections, and has one packet for each capture.
 #[derive(Default)]
 struct Recorder {
     captures_ended: Mutex<u32>,
@@ -134,7 +134,7 @@ fn raw_reply(stream: &mut UnixStream) -> ReplyMessage {
     decode(&read_frame(stream, 1 << 20).unwrap().unwrap()).unwrap()
 }
 
-/// Whether the other end has closed: nothing more to read, in either of the two ways a socket says so.
+/// Whether the other end has closed: end of file, or a connection reset.
 fn closed(stream: &mut UnixStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(count) => count == 0,
@@ -153,7 +153,7 @@ fn a_request_reaches_the_handler_and_its_reply_the_client() {
 }
 
 #[test]
-fn connections_come_in_their_order_and_in_bounded_parts() {
+fn connections_arrive_in_order_and_in_bounded_parts() {
     let folder = Folder::new("parts");
     let (_server, _) = serve(&folder, Recorder { connections: 2000, ..Recorder::default() }, |_| {});
     let mut ports = Vec::new();
@@ -188,13 +188,13 @@ fn follow(folder: &Folder, from: Begin) -> UnixStream {
 }
 
 #[test]
-fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_missed() {
+fn a_listener_that_does_not_read_delays_no_other_and_receives_the_number_of_missed_events() {
     let folder = Folder::new("events");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
     let tell = |count: u64| (0..count).for_each(|_| handler.events.record(Kind::Link, 1, "x".repeat(500)));
     tell(1);
     let mut stream = follow(&folder, Begin::Last(1));
-    // It listens from here on; ten times what is remembered is far more than a socket holds.
+    // The listener is registered now; ten times the number of kept events is far more than a socket's buffers hold.
     let mut next = raw_reply(&mut stream);
     tell(10 * KEPT as u64);
     let (mut last, mut missed) = (0, 0);
@@ -215,7 +215,7 @@ fn a_listener_that_does_not_read_delays_nobody_and_is_told_how_much_it_has_misse
 }
 
 #[test]
-fn events_that_are_not_followed_end_with_the_last_and_a_listener_that_goes_makes_room() {
+fn without_follow_the_events_end_with_the_last_and_a_listener_that_leaves_frees_its_place() {
     let folder = Folder::new("listeners");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
     (0..100).for_each(|_| handler.events.record(Kind::Link, 1, "wan is down".to_owned()));
@@ -237,7 +237,7 @@ fn events_that_are_not_followed_end_with_the_last_and_a_listener_that_goes_makes
 }
 
 #[test]
-fn a_message_that_is_no_request_is_refused_and_the_connection_goes_on() {
+fn a_malformed_request_is_refused_and_the_connection_continues() {
     let folder = Folder::new("garbage");
     let (_server, _) = serve(&folder, Recorder::default(), |_| {});
     let mut stream = UnixStream::connect(folder.socket()).unwrap();
@@ -271,12 +271,12 @@ fn a_length_above_the_limit_is_refused_before_its_bytes_arrive() {
 }
 
 #[test]
-fn a_client_that_asks_too_much_at_once_is_told_so() {
+fn a_request_above_the_size_limit_is_refused() {
     let folder = Folder::new("much");
     let (_server, handler) =
         serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1000);
     let mut client = Client::connect(&folder.socket()).unwrap();
-    // More than the socket's buffers hold, so that the refusal comes while it still writes.
+    // More than the socket's buffers hold, so the refusal arrives while the client still writes.
     let refused = client.call(Request::Restore(vec![Command::Flush; 1 << 20]));
     assert!(
         matches!(refused, Err(Failure::Refused(CommandError::TooLong { limit: 1000, .. }))),
@@ -286,7 +286,7 @@ fn a_client_that_asks_too_much_at_once_is_told_so() {
 }
 
 #[test]
-fn a_client_that_is_stuck_costs_only_itself() {
+fn a_stuck_client_delays_no_other() {
     let folder = Folder::new("stuck");
     let (_server, _) = serve(&folder, Recorder { connections: 60_000, ..Recorder::default() }, |settings| {
         settings.idle = Duration::from_millis(500);
@@ -296,19 +296,19 @@ fn a_client_that_is_stuck_costs_only_itself() {
     let mut half = UnixStream::connect(folder.socket()).unwrap();
     half.write_all(&10_u32.to_be_bytes()).unwrap();
     half.write_all(b"{").unwrap();
-    // Asks for megabytes and takes none.
+    // Requests megabytes and reads nothing.
     let mut deaf = UnixStream::connect(folder.socket()).unwrap();
     write_message(&mut deaf, &RequestMessage { version: VERSION, request: Request::ListConnections })
         .unwrap();
     Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
     assert!(closed(&mut silent));
     assert!(closed(&mut half));
-    // Hangs up although nothing was ever taken.
+    // The server closes the connection although the client has read nothing.
     poll(&mut [PollFd::new(&deaf, PollFlags::HUP)], None).unwrap();
 }
 
 #[test]
-fn a_handler_that_panics_costs_only_that_client() {
+fn a_handler_that_panics_fails_only_its_client() {
     let folder = Folder::new("panic");
     let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 1);
     let broken = Client::connect(&folder.socket()).unwrap().call(Request::Status);
@@ -318,7 +318,7 @@ fn a_handler_that_panics_costs_only_that_client() {
 }
 
 #[test]
-fn a_client_too_many_is_told_and_there_is_room_again_when_one_goes() {
+fn one_client_too_many_is_refused_until_another_one_leaves() {
     let folder = Folder::new("many");
     let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 1);
     let mut first = Client::connect(&folder.socket()).unwrap();
@@ -331,7 +331,7 @@ fn a_client_too_many_is_told_and_there_is_room_again_when_one_goes() {
 }
 
 #[test]
-fn a_second_server_refuses_and_leaves_the_first_alone() {
+fn a_second_server_fails_and_the_first_is_unaffected() {
     let folder = Folder::new("second");
     let (server, _) = serve(&folder, Recorder::default(), |_| {});
     let second = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
@@ -359,12 +359,12 @@ fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
     assert_eq!(fs::read_to_string(folder.socket()).unwrap(), "precious");
 }
 
-/// Runs `xvsadm` as user 65534 with these groups, which only root can do.
+/// Runs `xvsadm` as user 65534 with these groups; `None` without root.
 fn as_nobody(folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     run_as_nobody(&program("xvsadm"), folder, groups, arguments)
 }
 
-/// The same with another program.
+/// The same for any program.
 fn run_as_nobody(built: &Path, folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     if !is_root() {
         eprintln!("skipped: running a program as another user needs root");
@@ -415,7 +415,7 @@ fn others_may_read_and_only_members_of_the_group_may_change() {
 }
 
 #[test]
-fn packets_are_shown_to_root_and_the_group_and_to_nobody_else() {
+fn packets_are_shown_to_root_and_the_group_alone() {
     let folder = Folder::new("capture-rights");
     let (_server, handler) = serve(&folder, Recorder::default(), |settings| settings.mode = 0o666);
     let words = ["capture", "--text", "--count", "1"];
@@ -430,7 +430,7 @@ fn all() -> CaptureRequest {
 }
 
 #[test]
-fn a_capture_ends_with_counts_when_its_client_asks_for_no_more() {
+fn a_capture_ends_with_counts_at_its_clients_request() {
     let folder = Folder::new("capture-end");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
     let mut client = Client::connect(&folder.socket()).unwrap();
@@ -448,7 +448,7 @@ fn a_capture_ends_with_counts_when_its_client_asks_for_no_more() {
 }
 
 #[test]
-fn a_capture_ends_when_its_client_is_gone() {
+fn a_capture_ends_when_its_client_disconnects() {
     let folder = Folder::new("capture-gone");
     let (server, handler) = serve(&folder, Recorder::default(), |_| {});
     let mut client = Client::connect(&folder.socket()).unwrap();

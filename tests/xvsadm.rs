@@ -1,4 +1,4 @@
-//! The program `xvsadm`, as scripts and as people at a terminal see it.
+//! The program `xvsadm`, in scripts and at a terminal.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -15,7 +15,7 @@ use xvs_model::connection::ConnectionRow;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 
-/// Has two schedulers, neither of which anybody asks for.
+/// Handler that refuses every command for its scheduler; it knows `rr` and `wlc`.
 struct Refuser;
 
 impl Handler for Refuser {
@@ -35,7 +35,7 @@ impl Handler for Refuser {
     }
 }
 
-/// What a command of the shell prints, with this socket for `xvsadm`.
+/// Exit code and output of a shell command, with this socket for `xvsadm`.
 fn shell(command: &str, socket: &Path) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } =
         Command::new("sh").args(["-c", command]).env("XVS_SOCKET", socket).output().unwrap();
@@ -43,12 +43,12 @@ fn shell(command: &str, socket: &Path) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn an_unknown_scheduler_is_told_in_ipvsadms_bytes_and_on_a_terminal_with_those_there_are() {
+fn an_unknown_scheduler_is_reported_in_ipvsadms_bytes_and_on_a_terminal_with_the_known_ones() {
     let folder = env::temp_dir().join(format!("xvsadm-{}", process::id()));
     fs::create_dir_all(&folder).unwrap();
     let socket = folder.join("xvsd.sock");
     let _server = Server::start(Settings::of(&socket), Arc::new(Refuser)).unwrap();
-    let told = "Scheduler or persistence engine not found\n";
+    let message = "Scheduler or persistence engine not found\n";
     let person = "Scheduler or persistence engine not found\r\nxvs has these schedulers: rr, wlc\r\n";
     let xvsadm = program("xvsadm");
     let xvsadm = xvsadm.display();
@@ -56,13 +56,13 @@ fn an_unknown_scheduler_is_told_in_ipvsadms_bytes_and_on_a_terminal_with_those_t
         format!("{xvsadm} -A -t 192.0.2.1:80 -s nosuch"),
         format!("echo -A -t 192.0.2.1:80 -s nosuch | {xvsadm} -R"),
     ] {
-        assert_eq!(shell(&line, &socket), (Some(255), String::new(), told.to_owned()), "{line}");
-        // `script` is a terminal on all three streams, and prints what it shows.
+        assert_eq!(shell(&line, &socket), (Some(255), String::new(), message.to_owned()), "{line}");
+        // `script` provides a terminal on all three streams, and prints its output.
         let on_a_terminal = format!("script --quiet --return --command '{line}' /dev/null </dev/null");
         assert_eq!(shell(&on_a_terminal, &socket), (Some(255), person.to_owned(), String::new()), "{line}");
-        // The listing's way does not matter: only where messages go does.
+        // The destination of the listing does not matter, only that of messages.
         let piped = format!("script --quiet --return --command '{line} 2>&1 | cat' /dev/null </dev/null");
-        assert_eq!(shell(&piped, &socket).1, told.replace('\n', "\r\n"), "{line}");
+        assert_eq!(shell(&piped, &socket).1, message.replace('\n', "\r\n"), "{line}");
     }
     fs::remove_dir_all(&folder).unwrap();
 }

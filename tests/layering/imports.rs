@@ -1,18 +1,18 @@
-//! Which file of a crate imports which, as far as its text says: `use` trees and paths that begin with `crate`, `super`,
+//! Imports among the files of a crate, read from their text: `use` trees and paths that begin with `crate`, `super`,
 //! `self` or a child module.
 //!
-//! Comments, strings and items under `#[cfg(test)]` do not count. What is imported by way of a re-export is imported from
-//! the file that re-exports it. Not seen: what macros expand to.
+//! Comments, strings and items under `#[cfg(test)]` do not count. An import of a re-export is an import from the file
+//! that re-exports it. Not seen: expansions of macros.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A module by the names that lead to it from the crate's root.
+/// The path of a module from the crate's root.
 type Module = Vec<String>;
 
-/// The files of a crate that import each other, by module.
+/// The imports among the files of a crate, by module.
 #[derive(Debug, Default)]
 pub(crate) struct Imports {
-    /// For each file those that it imports, with one name that it imports from there.
+    /// For each file the files that it imports, with one name imported from each.
     edges: BTreeMap<Module, BTreeMap<Module, String>>,
 }
 
@@ -40,8 +40,8 @@ impl Imports {
         imports
     }
 
-    /// Sets of files each of which imports all others of its set, directly or by others, except a module and modules below
-    /// it. Each set as the imports within it.
+    /// Cycles: sets of files that import each other, directly or indirectly. Imports between a module and its children do
+    /// not count. Each set is given as the imports within it.
     pub(crate) fn circles(&self) -> Vec<Vec<String>> {
         let reach: BTreeMap<_, _> = self.edges.keys().map(|file| (file, self.reached_from(file))).collect();
         let circle = |a: &Module, b: &Module| reach[a].contains(b) && reach[b].contains(a);
@@ -80,7 +80,7 @@ fn shown(module: &Module) -> String {
     if module.is_empty() { "the root".into() } else { module.join("::") }
 }
 
-/// A path as it counts from the root; `None` if it leads out of the crate or to what the file itself names.
+/// The absolute form of a path; `None` for a path to another crate or to an item of the file itself.
 fn absolute(scope: &Module, path: &[String], homes: &BTreeMap<Module, &Module>) -> Option<Module> {
     let mut base = scope.clone();
     let mut rest = path;
@@ -104,12 +104,12 @@ fn absolute(scope: &Module, path: &[String], homes: &BTreeMap<Module, &Module>) 
     Some([&base[..], rest].concat())
 }
 
-/// What a file says of modules.
+/// The modules and paths in a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Parsed {
-    /// Its module, and those written out in it.
+    /// Its module, and its inline modules.
     modules: Vec<Module>,
-    /// Each path with the module that it stands in.
+    /// Each path with the module that contains it.
     paths: Vec<(Module, Vec<String>)>,
 }
 
@@ -117,7 +117,7 @@ impl Parsed {
     fn of(file: &Module, text: &str) -> Self {
         let tokens = tokens(text);
         let mut parsed = Self { modules: vec![file.clone()], paths: Vec::new() };
-        // The modules that are open, each with the depth of its braces.
+        // The enclosing inline modules, each with the depth of its braces.
         let (mut scope, mut open, mut depth) = (file.clone(), Vec::new(), 0);
         let mut at = 0;
         while at < tokens.len() {
@@ -167,12 +167,12 @@ impl Parsed {
     }
 }
 
-/// Whether an attribute says that its item is there in tests only.
+/// Whether an attribute limits its item to tests.
 fn is_test(tokens: &[String]) -> bool {
     ["#", "[", "cfg", "(", "test", ")", "]"].iter().zip(tokens).all(|(wanted, token)| wanted == token)
 }
 
-/// Where the item ends whose attributes begin here, and the next one begins.
+/// The end of the item whose attributes begin at `at`, which is the start of the next item.
 fn end_of_item(tokens: &[String], mut at: usize) -> usize {
     while at < tokens.len() {
         match tokens[at].as_str() {
@@ -185,7 +185,7 @@ fn end_of_item(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// The place of the bracket that closes the one here.
+/// The position of the bracket that closes the one at `at`.
 fn closing(tokens: &[String], at: usize) -> usize {
     let mut depth = 0;
     for (place, token) in tokens.iter().enumerate().skip(at) {
@@ -313,7 +313,7 @@ fn find(chars: &[char], from: usize, wanted: char) -> usize {
     chars[from..].iter().position(|char| *char == wanted).map_or(chars.len(), |ahead| from + ahead)
 }
 
-/// Behind a literal that begins and ends with `quote`.
+/// The position after a literal that begins and ends with `quote`.
 fn end_of_literal(chars: &[char], start: usize, quote: char) -> usize {
     let mut at = start + 1;
     while at < chars.len() {
@@ -326,7 +326,7 @@ fn end_of_literal(chars: &[char], start: usize, quote: char) -> usize {
     at
 }
 
-/// Behind a raw string, if one begins here: `r"…"`, `br#"…"#`.
+/// The position after a raw string, if one begins at `start`: `r"…"`, `br#"…"#`.
 fn raw_string(chars: &[char], start: usize) -> Option<usize> {
     let prefix = chars[start..].iter().take_while(|char| ['r', 'b', 'c'].contains(char)).count();
     if !chars[start..start + prefix].contains(&'r') || start > 0 && chars[start - 1].is_alphanumeric() {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_that_import_each_other_are_a_circle_however_they_say_it() {
+    fn siblings_that_import_each_other_are_a_circle_in_every_notation() {
         for (one, other) in [
             ("use crate::b::B;", "use crate::a::A;"),
             ("use super::b::{self, B};", "fn f() { crate::a::g(); }"),
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_and_those_below_it_may_import_each_other() {
+    fn a_module_and_its_children_may_import_each_other() {
         let files = [
             ("p", "mod c; use c::C; struct P;"),
             ("p::c", "mod d; use super::P; use d::D;"),

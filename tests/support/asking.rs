@@ -1,7 +1,7 @@
-//! A client that asks a web service again and again, at a steady pace, and takes down what came of each request.
+//! A client that sends requests to a web service at a steady pace, and records the outcome of each.
 //!
-//! From `start` to its end a request begins every [`PACE`], each on a new TCP connection and a thread of its own, so that one
-//! that hangs holds up no other. Nobody asserts its times. Not here: curl (`clients.rs`).
+//! From `start` to its end a request begins every [`PACE`], each on a new TCP connection and a thread of its own, so one
+//! that hangs delays no other. No test asserts its times. Not here: curl (`clients.rs`).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,31 +13,31 @@ use std::time::{Duration, Instant};
 use crate::cluster::{Cluster, Host};
 use crate::{namespace, wait};
 
-/// From one request to the next.
+/// Time from the start of one request to that of the next.
 pub const PACE: Duration = Duration::from_millis(20);
 
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// When its connection was begun.
+    /// When its connection was opened.
     pub began: Instant,
-    /// The page, which is the server's name, or why there is none; nothing while it is under way.
+    /// The page, which is the server's name, or the error; `None` while the request runs.
     pub outcome: Option<Result<String, ErrorKind>>,
 }
 
 impl Asked {
-    /// Whether this server's page came.
+    /// Whether this server answered.
     pub fn is_by(&self, server: &str) -> bool {
         matches!(&self.outcome, Some(Ok(page)) if page == server)
     }
 
-    /// Whether no page came.
+    /// Whether the request failed.
     pub fn has_failed(&self) -> bool {
         matches!(self.outcome, Some(Err(_)))
     }
 }
 
-/// The client at work; dropped, it asks no more.
+/// A running client, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Asking {
     running: Arc<AtomicBool>,
@@ -46,16 +46,17 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Begins to ask this endpoint from the cluster's client; a request may take so long, from its SYN to the last byte.
+    /// Starts a client on the cluster's client host. `patience` is the time limit of a request, from its SYN to the last
+    /// byte.
     pub fn start(cluster: &Cluster, target: impl Into<SocketAddr>, patience: Duration) -> Self {
         let target = target.into();
         let (running, asked) = (Arc::new(AtomicBool::new(true)), Arc::default());
         let (flag, list) = (Arc::clone(&running), Arc::clone(&asked));
         let thread = namespace::spawn(&cluster.namespace(Host::Client), move || {
-            // Threads that it starts are in its namespace.
+            // Threads that this thread starts inherit its namespace.
             thread::scope(|scope| {
                 let begun = Instant::now();
-                // Relaxed: the flag stands for nothing but itself.
+                // Relaxed: the flag publishes no other data.
                 for number in (0..).take_while(|_| flag.load(Ordering::Relaxed)) {
                     thread::sleep((begun + PACE * number).saturating_duration_since(Instant::now()));
                     let list = &list;
@@ -66,16 +67,16 @@ impl Asking {
         Self { running, asked, thread: Some(thread) }
     }
 
-    /// The requests that were begun so far, in that order.
+    /// The requests that have begun so far, in their order.
     ///
     /// # Panics
     ///
-    /// If one of them did.
+    /// If a request's thread panicked.
     pub fn so_far(&self) -> Vec<Asked> {
         self.asked.lock().expect("no request panics").clone()
     }
 
-    /// Waits until this server, and no other, has answered as many requests as are begun in half a second.
+    /// Waits until this server alone has answered the requests of half a second.
     #[track_caller]
     pub fn await_all_by(&self, server: &str) {
         const ENOUGH: usize = 25;
@@ -99,7 +100,7 @@ impl Asking {
         })
     }
 
-    /// Asks no more; the requests, all of which have ended.
+    /// Ends the client and returns its requests, all of which have ended.
     pub fn end(mut self) -> Vec<Asked> {
         self.stop();
         self.so_far()
@@ -108,7 +109,7 @@ impl Asking {
     fn stop(&mut self) {
         self.running.store(false, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // Its panic was printed.
+            // A panic of the thread was printed.
             let _ = thread.join();
         }
     }
@@ -131,7 +132,7 @@ fn ask_once(target: SocketAddr, patience: Duration, list: &Mutex<Vec<Asked>>) {
     lock()[place].outcome = Some(outcome.map_err(|error| error.kind()));
 }
 
-/// The page of an answer that is well, from a connection of its own.
+/// The page of a successful response, from a connection of its own.
 fn page(target: SocketAddr, deadline: Instant) -> io::Result<String> {
     let left = || match deadline.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(io::Error::from(ErrorKind::TimedOut)),

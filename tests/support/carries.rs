@@ -1,7 +1,7 @@
-//! What every forwarding method must carry, so that all methods pass the same checks.
+//! Traffic that every forwarding method must carry, so all methods pass the same checks.
 //!
-//! One function a claim, called by `tests/netlab_*.rs` for each method and number of workers; each makes
-//! a cluster of its own. Not here: what only one method does.
+//! One function per claim, called by `tests/netlab_*.rs` for each method and number of workers; each makes
+//! a cluster of its own. Not here: behaviour of single methods.
 
 use crate::clients::{self, Asker};
 use crate::cluster::{Cluster, Layout, REAL_SERVERS, VIP, real_server, virtual_endpoint};
@@ -25,7 +25,7 @@ pub fn prepared(method: Method, workers: Workers) -> Cluster {
     cluster
 }
 
-/// Real servers take turns; 20 MB arrive whole from each of them, and at each of them.
+/// Real servers take turns; a download of 20 MB from each of them and an upload to each of them arrive whole.
 ///
 /// # Panics
 ///
@@ -43,7 +43,7 @@ pub fn tcp_whole_both_ways(method: Method, workers: Workers) {
     let blob = cluster.blob();
     for _ in REAL_SERVERS {
         let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
-        // Not assert_eq: it would print 20 MB.
+        // assert_eq would print 20 MB.
         assert!(body == blob, "a download of {} bytes differs from the file", body.len());
     }
     let receipts: Vec<Receipt> = REAL_SERVERS
@@ -53,7 +53,7 @@ pub fn tcp_whole_both_ways(method: Method, workers: Workers) {
     assert_each_took(&receipts, 1, &blob);
 }
 
-/// 200 connections, all open at once, each carry their bytes; each real server got its half of them.
+/// 200 concurrent connections each carry their bytes; each real server has half of them.
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
-//! Clients: what the cluster's client host asks of the VIP, and how it checks the answer.
+//! Clients: requests of the cluster's client host to the VIP, and checks of the responses.
 //!
-//! Each call blocks until the answer is there or a time limit ends the test. Downloads are curl's from
-//! nginx, uploads and datagrams are sockets of the test. Not here: what the answer ought to be.
+//! Each call blocks until the response is there or a time limit ends the test. Downloads are made by curl from
+//! nginx, uploads and datagrams by sockets of the test. Not here: expected responses.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Host, complete};
 use crate::servers::{Receipt, checksum};
 use crate::wait::{self, DEADLINE};
 
-/// What curl got for a URL on the client: the body, or curl's complaint.
+/// The response to curl on the client: the body, or curl's error.
 pub fn fetch(cluster: &Cluster, url: &str) -> Result<Vec<u8>, String> {
     let output = complete(curl(cluster).arg(url));
     if output.status.success() {
@@ -24,11 +24,11 @@ pub fn fetch(cluster: &Cluster, url: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Names of the servers whose page came for each of `count` requests, one connection each.
+/// Names of the servers that answered `count` requests, one connection each.
 ///
 /// # Panics
 ///
-/// With curl's complaint if one fails.
+/// With curl's error if one fails.
 pub fn pages(cluster: &Cluster, url: &str, count: usize) -> Vec<String> {
     let page = || fetch(cluster, url).unwrap_or_else(|error| panic!("no page from {url}: {error}"));
     (0..count).map(|_| String::from_utf8_lossy(&page()).trim_end().to_owned()).collect()
@@ -65,12 +65,12 @@ pub fn upload(mut stream: TcpStream, bytes: &[u8]) -> io::Result<Receipt> {
     })
 }
 
-/// The receipt that `host` owes for `bytes`.
+/// The receipt that `host` has to return for `bytes`.
 pub fn receipt(host: &str, bytes: &[u8]) -> Receipt {
     Receipt { host: host.to_owned(), length_bytes: bytes.len() as u64, checksum: checksum(bytes) }
 }
 
-/// Opens `count` connections from the client and, once all are open, uploads `bytes` by each at once.
+/// Opens `count` connections from the client and, once all are open, uploads `bytes` on all of them at once.
 ///
 /// # Panics
 ///
@@ -89,7 +89,7 @@ pub fn parallel_uploads(
                 scope.spawn(|| {
                     cluster.run(Host::Client, || {
                         let stream = connect(target);
-                        // Also for one that failed: the others wait for it.
+                        // Counts failed ones too: the others wait for all.
                         tried.fetch_add(1, Ordering::Relaxed);
                         wait::until("every connection has been tried", || {
                             (tried.load(Ordering::Relaxed) == count).then_some(())
@@ -113,11 +113,11 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Takes a free port and directs it to `target`.
+    /// Binds a free port and connects it to `target`.
     ///
     /// # Panics
     ///
-    /// If the client has no route there.
+    /// If the client has no route to it.
     pub fn new(cluster: &Cluster, target: impl Into<SocketAddr>) -> Self {
         let target = target.into();
         let any: SocketAddr = match target {
@@ -134,16 +134,16 @@ impl Asker {
         Self { socket }
     }
 
-    /// Sends a question until a reply to it comes, and returns who replied.
+    /// Sends a request until a reply to it arrives, and returns the name of the server that replied.
     ///
-    /// Datagrams may get lost, so a question is asked again; a late reply to an earlier one is skipped.
+    /// Datagrams may get lost, so a request is repeated; a late reply to an earlier one is skipped.
     ///
     /// # Panics
     ///
-    /// If no reply comes, or a datagram can't be sent.
+    /// If no reply arrives, or a datagram can't be sent.
     pub fn ask(&self, question: &[u8]) -> String {
         wait::until("a reply to a datagram", || {
-            // An ICMP error to an earlier question comes out of either call; the next try tells more.
+            // Either call may return an ICMP error to an earlier request; the next try is independent of it.
             self.socket.send(question).ok()?;
             let mut reply = vec![0; 65536];
             while let Ok(count) = self.socket.recv(&mut reply) {
@@ -159,7 +159,7 @@ impl Asker {
     }
 }
 
-/// Whether each name differs from the one before: real servers taking turns.
+/// Whether each name differs from the one before: real servers take turns.
 pub fn take_turns(names: &[String]) -> bool {
     names.windows(2).all(|pair| pair[0] != pair[1])
 }

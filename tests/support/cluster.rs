@@ -1,7 +1,7 @@
 //! A cluster of namespaces, from `scripts/netlab up` to its drop.
 //!
-//! Made at the start of a test, removed at its end, also by a panic; what a killed test run leaves,
-//! `scripts/netlab sweep` finds by the run's process number. Addresses are netlab's, drawn there.
+//! Made at the start of a test, removed at its end, also by a panic; `scripts/netlab sweep` removes the
+//! clusters of a killed test run, which it finds by the run's process id. Addresses are those in netlab's diagram.
 //! Not here: the daemon, the VIP on the real servers.
 
 use std::fs;
@@ -18,7 +18,7 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
 /// The same in IPv6.
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x100);
 
-/// The director's own address towards the client.
+/// The director's own address on `wan`.
 pub const DIRECTOR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// The cluster's real servers.
@@ -27,7 +27,7 @@ pub const REAL_SERVERS: [Host; 2] = [Host::RealServer(1), Host::RealServer(2)];
 /// One machine of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// 198.51.100.10, and 192.0.2.254 for what comes back past the director.
+    /// 198.51.100.10, and 192.0.2.254 for replies that bypass the director.
     Client,
     /// Interfaces `wan` and `lan`.
     Director,
@@ -35,12 +35,12 @@ pub enum Host {
     Backup,
     /// Real server by its number, from 1.
     RealServer(u8),
-    /// The bridge between director, real servers and the client's way back.
+    /// The bridge between director, real servers and the client's interface `back`.
     Switch,
 }
 
 impl Host {
-    /// Name as netlab has it, by which pages and replies name the server.
+    /// Name in netlab, which is also the name in pages and replies.
     pub fn name(self) -> String {
         match self {
             Self::Client => "cl".to_owned(),
@@ -62,16 +62,16 @@ pub fn real_server6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x10 + u16::from(number))
 }
 
-/// What the director's `wan` is.
+/// The kind of the director's `wan`.
 #[derive(Clone, Copy, Debug)]
 pub enum Wan {
-    /// A veth, whose driver runs XDP programs itself.
+    /// A veth, whose driver has native XDP.
     Veth,
-    /// A macvlan, whose driver does not.
+    /// A macvlan, whose driver does not have it.
     Macvlan,
 }
 
-/// How the director's side of a cluster is made.
+/// The director's side of a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// RX and TX queues of each of the director's interfaces.
@@ -98,10 +98,10 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// With netlab's own words if it fails.
+    /// With netlab's message if it fails.
     pub fn up(layout: Layout) -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        // Relaxed: only the numbers' being different matters.
+        // Relaxed: the numbers only have to differ.
         let name = format!("xvs-t{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut command = netlab("up", &name);
         command.args(["--owner", &process::id().to_string(), "--queues", &layout.queues.to_string()]);
@@ -112,23 +112,23 @@ impl Cluster {
         Self { name, state: PathBuf::from(state.trim_end()) }
     }
 
-    /// Puts a second director beside the first.
+    /// Adds a second director.
     ///
     /// # Panics
     ///
-    /// With netlab's own words if it fails.
+    /// With netlab's message if it fails.
     pub fn add_backup(&self) {
         succeed(&mut netlab("backup", &self.name));
     }
 
-    /// A program to be started on one of the hosts; ended with the cluster if it still runs then.
+    /// A program for one of the hosts; the cluster ends it if it still runs then.
     pub fn command(&self, host: Host, program: impl AsRef<Path>) -> Command {
         let mut command = netlab("exec", &self.name);
         command.arg(host.name()).arg(program.as_ref());
         command
     }
 
-    /// Runs `work` on one of the hosts: sockets it makes are that host's.
+    /// Runs `work` on one of the hosts: its sockets are in that host's namespace.
     pub fn run<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> T {
         namespace::run(&self.namespace(host), work)
     }
@@ -138,12 +138,12 @@ impl Cluster {
         format!("{}-{}", self.name, host.name())
     }
 
-    /// Folder for the logs of what runs in the cluster; goes with it.
+    /// Folder for the logs of the cluster's programs; removed with the cluster.
     pub fn state(&self) -> &Path {
         &self.state
     }
 
-    /// What every real server's nginx serves as `/blob`: 20 MB of random bytes.
+    /// The content of `/blob` of every real server's nginx: 20 MB of random bytes.
     pub fn blob(&self) -> Vec<u8> {
         fs::read(self.state.join("blob")).expect("netlab wrote the file when it made the cluster")
     }
@@ -151,7 +151,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A panic in a drop during a panic would abort the run; `sweep` tries again what fails here.
+        // A panic in a drop during a panic would abort the run; `sweep` removes what stays after a failure here.
         match netlab("down", &self.name).status() {
             Ok(status) if status.success() => {}
             other => eprintln!("netlab down --name {}: {other:?}", self.name),
@@ -159,11 +159,11 @@ impl Drop for Cluster {
     }
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command to its end and returns its standard output.
 ///
 /// # Panics
 ///
-/// If it can't be started or exits with another code than 0, with all it printed.
+/// If it can't be started or exits with another code than 0, with all its output.
 pub fn succeed(command: &mut Command) -> String {
     let output = complete(command);
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();

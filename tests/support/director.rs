@@ -1,7 +1,7 @@
-//! The daemon under test: started in the director's namespace, commanded, ended in several ways.
+//! The daemon under test: its start in the director's namespace, commands to it, and its end.
 //!
-//! [`Director::start`] returns when the daemon says that it is ready. Its log goes to a file, which a
-//! failing test prints. Costs the start of a process. Not here: what its words are (`words.rs`).
+//! [`Director::start`] returns when the daemon has logged that it is ready. The log goes to a file, which a
+//! failing test prints. Costs the start of a process. Not here: the texts of its log (`words.rs`).
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,12 +16,12 @@ use crate::method::Method;
 use crate::wait;
 use crate::words;
 
-/// Number of worker threads, and of queues of each interface: a queue belongs to one worker.
+/// Number of worker threads and of each interface's queues: a queue belongs to one worker.
 #[derive(Clone, Copy, Debug)]
 pub enum Workers {
     /// One thread, single-queue interfaces.
     One,
-    /// Two threads: the two directions of a connection may be met by different ones.
+    /// Two threads: the two directions of a connection may belong to different ones.
     Two,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Director<'a> {
     ///
     /// # Panics
     ///
-    /// With its log if it ends before, or does not become ready.
+    /// With its log if it ends first, or does not become ready.
     pub fn start(cluster: &'a Cluster, workers: Workers) -> Self {
         Self::start_with(cluster, workers, &[])
     }
@@ -82,11 +82,11 @@ impl<'a> Director<'a> {
         this
     }
 
-    /// Starts the daemon with these arguments, which it must refuse: how it ended, and its log.
+    /// Starts the daemon with arguments that it must refuse; returns its exit status and its log.
     ///
     /// # Panics
     ///
-    /// With its log if it goes on running.
+    /// With its log if it continues to run.
     pub fn refusal(cluster: &'a Cluster, arguments: &[&str]) -> (ExitStatus, String) {
         let mut this = Self::launch(cluster, Host::Director, arguments);
         let status = this.wait();
@@ -129,38 +129,38 @@ impl<'a> Director<'a> {
         self.wait()
     }
 
-    /// Runs `xvsadm` with these words, which must succeed, and returns what it printed.
+    /// Runs `xvsadm` with these arguments, which must succeed, and returns its output.
     ///
     /// # Panics
     ///
-    /// With what it printed if its exit code is not 0.
+    /// With its output if its exit code is not 0.
     pub fn adm(&self, arguments: &str) -> String {
         succeed(&mut self.adm_command(arguments))
     }
 
-    /// Runs `xvsadm` with these words and this input.
+    /// Runs `xvsadm` with these arguments and this input.
     pub fn adm_reading(&self, arguments: &str, input: &str) -> Output {
         let mut command = self.adm_command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("scripts/netlab can be started");
-        let mut stdin = process.stdin.take().expect("it was asked for above");
+        let mut stdin = process.stdin.take().expect("stdin is piped");
         thread::scope(|scope| {
-            // A command that stops reading early breaks the pipe; its exit code tells of it.
+            // A command that stops reading early breaks the pipe; its exit code shows the cause.
             scope.spawn(move || stdin.write_all(input.as_bytes()));
             process.wait_with_output().expect("xvsadm is a child of this process")
         })
     }
 
-    /// Runs `xvs status` and returns what it printed, each line that was folded as one.
+    /// Runs `xvs status` and returns its output, wrapped lines joined.
     ///
     /// # Panics
     ///
-    /// With what it printed if its exit code is not 0.
+    /// With its output if its exit code is not 0.
     pub fn status(&self) -> String {
         self.xvs("status").replace("\n           ", " ")
     }
 
-    /// Runs `xvs` with these words and returns what it printed.
+    /// Runs `xvs` with these arguments and returns its output.
     ///
     /// # Panics
     ///
@@ -170,7 +170,7 @@ impl<'a> Director<'a> {
         succeed(command.args(arguments.split_whitespace()))
     }
 
-    /// Adds a round-robin service of the VIP with both real servers; `protocol` as `xvsadm` has it.
+    /// Adds a round-robin service of the VIP with both real servers.
     pub fn add_service(&self, protocol: Protocol, port: u16, method: Method) {
         let service = format!("{} {}", protocol.option(), virtual_endpoint(port));
         self.adm(&format!("-A {service} -s rr"));
@@ -193,7 +193,7 @@ impl<'a> Director<'a> {
 
 impl Drop for Director<'_> {
     fn drop(&mut self) {
-        // Neither fails for a daemon that has ended already, and a failure here has no better place.
+        // Neither call fails for a daemon that has ended already; another failure cannot be handled here.
         let _ = self.process.kill();
         let _ = self.process.wait();
         if thread::panicking() {
@@ -212,7 +212,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The option by which `xvsadm` is told.
+    /// The option of `xvsadm`.
     pub fn option(self) -> &'static str {
         match self {
             Self::Tcp => "-t",
@@ -221,7 +221,7 @@ impl Protocol {
     }
 }
 
-/// Path of one of the workspace's programs, as built beside the running test.
+/// Path of one of the workspace's programs, in the build folder of the running test.
 ///
 /// # Panics
 ///

@@ -1,7 +1,7 @@
-//! A page of metrics, read as strictly as Prometheus' text format 0.0.4 is written down.
+//! A page of metrics, parsed strictly by Prometheus' text format 0.0.4.
 //!
-//! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>. Stricter where names are concerned: each has its
-//! help and type before its values, all in one place, and a counter ends in `_total`.
+//! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>. Stricter for names: each has its help and type
+//! before its values, all in one place, and a counter ends in `_total`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,15 +13,15 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Page(BTreeMap<(String, Labels), f64>);
 
 impl Page {
-    /// Reads a page.
+    /// Parses a page.
     ///
     /// # Panics
     ///
-    /// With the line that is wrong.
+    /// With the first wrong line.
     pub fn read(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line has no end");
         let (mut values, mut helped, mut seen) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        // The name that values may have now, and its kind.
+        // The name of the current group of values, and its kind.
         let mut current = (String::new(), String::new());
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(help) = line.strip_prefix("# HELP ") {
@@ -54,7 +54,7 @@ impl Page {
         this
     }
 
-    /// Buckets count up to the last, `+Inf`, which has all.
+    /// Checks that buckets are cumulative, and that the last, `+Inf`, equals the count.
     fn check_histograms(&self) {
         for ((name, labels), all) in &self.0 {
             let Some(of) = name.strip_suffix("_count") else { continue };
@@ -78,7 +78,7 @@ impl Page {
         self.0[key]
     }
 
-    /// The sum of all values of a name whose labels have these among them; `None` if there is none.
+    /// The sum of all values of a name whose labels include `among`; `None` if there is none.
     pub fn sum(&self, name: &str, among: &[(&str, &str)]) -> Option<f64> {
         let fits = |labels: &Labels| {
             among.iter().all(|(key, value)| labels.get(*key).is_some_and(|label| label == value))
@@ -113,7 +113,7 @@ fn value(line: &str) -> (String, Labels, f64) {
     }
 }
 
-/// What stands before the closing quote, without escapes, and what follows it.
+/// The unescaped text before the closing quote, and the text after it.
 fn unquote(quoted: &str) -> Option<(String, &str)> {
     let (mut text, mut letters) = (String::new(), quoted.char_indices());
     while let Some((at, letter)) = letters.next() {

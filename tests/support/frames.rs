@@ -1,7 +1,7 @@
-//! Frames as they should be, written by `etherparse`, which shares no line with our own encoders.
+//! Frames for tests, written by `etherparse`, which shares no code with our own encoders.
 //!
-//! Used by the tests that play the lab, for what goes in and for what must come out: an expected frame is the one
-//! that went in with the fields that a rule changes. Not here: what the director makes of them.
+//! Used by the tests of the lab, for injected and for expected frames: an expected frame is the injected one with
+//! the fields that a rule changes. Not here: what the director does with them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,29 +22,29 @@ pub const RST: u8 = 0x04;
 /// ACK of TCP.
 pub const ACK: u8 = 0x10;
 
-/// What a packet carries.
+/// The transport of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP with these control bits.
     Tcp(u8),
     /// UDP with its checksum.
     Udp,
-    /// UDP that says it has no checksum.
+    /// UDP without checksum.
     UdpUnsummed,
-    /// SCTP, whose chunks are the data.
+    /// SCTP; its chunks are the data.
     Sctp,
 }
 
-/// An IPv4 or IPv6 packet with ports, as its sender meant it.
+/// An IPv4 or IPv6 packet with ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// Who sends it.
+    /// Its source.
     pub source: SocketAddr,
-    /// Whom to.
+    /// Its destination.
     pub dest: SocketAddr,
-    /// By which protocol.
+    /// Its transport.
     pub transport: Transport,
-    /// What it carries.
+    /// Its data.
     pub data: Vec<u8>,
     /// Time to live, or hop limit.
     pub ttl: u8,
@@ -57,7 +57,7 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// A packet without data, fresh from its sender, that may be fragmented.
+    /// A packet without data, with the initial time to live, that may be fragmented.
     pub fn new(transport: Transport, source: SocketAddr, dest: SocketAddr) -> Self {
         let data = Vec::new();
         Self { source, dest, transport, data, ttl: 64, tos: 0, id: 0x1234, dont_fragment: false }
@@ -87,7 +87,7 @@ impl Datagram {
         }
     }
 
-    /// What the packet carries, from its transport header on, and by which protocol.
+    /// The packet's content, from its transport header on, and its protocol.
     fn segment(&self) -> (IpNumber, Vec<u8>) {
         let (source, dest) = (self.source.port(), self.dest.port());
         let (protocol, mut segment) = match self.transport {
@@ -132,7 +132,7 @@ impl Datagram {
     }
 }
 
-/// Fields of an IPv4 header that the packet's content does not say.
+/// Fields of an IPv4 header that do not follow from the packet's content.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipv4 {
     /// Time to live.
@@ -166,7 +166,7 @@ impl Ipv4 {
     }
 }
 
-/// Fields of an IPv6 header that the packet's content does not say.
+/// Fields of an IPv6 header that do not follow from the packet's content.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipv6 {
     /// Hop limit.
@@ -194,16 +194,16 @@ impl Ipv6 {
     }
 }
 
-/// What an ICMP error says: type, code, and the last four bytes of its header.
+/// An ICMP error: type, code, and the last four bytes of its header.
 #[derive(Clone, Copy, Debug)]
 pub struct Complaint(pub u8, pub u8, pub [u8; 4]);
 
 impl Complaint {
-    /// Nobody serves the port.
+    /// No socket has the port.
     pub const PORT_UNREACHABLE: Self = Self(3, 3, [0; 4]);
-    /// There is no way to the host.
+    /// There is no route to the host.
     pub const HOST_UNREACHABLE: Self = Self(3, 1, [0; 4]);
-    /// The time to live ran out on the way.
+    /// The time to live expired in transit.
     pub const TIME_EXCEEDED: Self = Self(11, 0, [0; 4]);
 
     /// The packet is longer than `mtu` bytes and may not be fragmented (RFC 1191 section 4).
@@ -227,16 +227,16 @@ impl Complaint {
     }
 }
 
-/// What an ICMPv6 error says: type, code, and the last four bytes of its header (RFC 4443).
+/// An ICMPv6 error: type, code, and the last four bytes of its header (RFC 4443).
 #[derive(Clone, Copy, Debug)]
 pub struct Complaint6(pub u8, pub u8, pub u32);
 
 impl Complaint6 {
-    /// Nobody serves the port.
+    /// No socket has the port.
     pub const PORT_UNREACHABLE: Self = Self(1, 4, 0);
-    /// There is no way to the address.
+    /// There is no route to the address.
     pub const ADDRESS_UNREACHABLE: Self = Self(1, 3, 0);
-    /// The hop limit ran out on the way.
+    /// The hop limit expired in transit.
     pub const TIME_EXCEEDED: Self = Self(3, 0, 0);
 
     /// The packet is longer than `mtu` bytes.
@@ -295,13 +295,13 @@ pub fn ethernet(from: Mac, to: Mac, ether_type: EtherType, payload: &[u8]) -> Ve
     frame
 }
 
-/// The identification of the IPv4 packet in an untagged frame: nobody's to predict where the director writes it.
+/// The identification of the IPv4 packet in an untagged frame; a test cannot predict it where the director chooses it.
 pub fn id(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[18], frame[19]])
 }
 
-/// Makes the IPv4 header checksum of an untagged frame right after a test has edited the header; leaves alone what
-/// has no whole header.
+/// Updates the IPv4 header checksum of an untagged frame after a test has edited the header. A frame without a whole
+/// header stays as it is.
 pub fn resum(frame: &mut [u8]) {
     if frame.len() < 34 {
         return;
@@ -315,15 +315,15 @@ pub fn resum(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Bytes as the lab's text.
+/// Bytes in the lab's hexadecimal notation.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The lab's text as bytes.
+/// The bytes of the lab's hexadecimal notation.
 ///
 /// # Panics
-/// If it is none.
+/// If the text is malformed.
 pub fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2).map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex")).collect()
 }

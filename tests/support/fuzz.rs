@@ -1,9 +1,9 @@
-//! Whatever bytes arrive: recorded frames, changed at random, through a director with services of every kind.
+//! Fuzzing of the packet path: recorded frames, changed at random, through a director with services of every kind.
 //!
 //! Runs whole bursts through the lab, from both sides, while commands, settings and time change at random too. After
-//! every burst each frame must be in its place again and the counters must balance; a panic or a frame that is lost
-//! prints the burst that did it. The same seed does the same. Cost: about a microsecond a frame in a release build.
-//! Not here: whether what is sent is right, which `tests/properties.rs` checks frame by frame.
+//! every burst each frame must be in its place again and the counters must balance; a panic or a lost frame
+//! prints its burst. A seed repeats its run. Cost: about a microsecond per frame in a release build.
+//! Not here: the content of sent frames, which `tests/properties.rs` checks frame by frame.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,18 +17,18 @@ use xvs_cli::lab::Lab;
 use crate::frames::{hex, resum, unhex};
 use crate::recording;
 
-/// What is to be done.
+/// The length and seed of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Where the random numbers begin.
+    /// The seed of the random numbers.
     pub seed: u64,
-    /// How many frames.
+    /// Number of frames.
     pub frames: u64,
-    /// After how long it ends though they were fewer.
+    /// Time limit, after which the run ends with fewer frames.
     pub at_most: Duration,
 }
 
-/// Carries out a plan. Returns how many frames it was, and how often each counter counted.
+/// Carries out a plan. Returns the number of frames, and the counters.
 ///
 /// # Panics
 /// If the director does, if a frame is lost, or if the counters do not balance.
@@ -75,7 +75,7 @@ fn one_burst(lab: &mut Lab, burst: &[(&'static str, Vec<u8>)], random: &mut Rand
     }
 }
 
-/// Frames a burst.
+/// Frames per burst.
 const BURST: u64 = 64;
 /// The two sides of the recordings' director.
 const LINKS: [&str; 2] = ["cl0", "rs0"];
@@ -100,7 +100,7 @@ const METHODS: [&[&str]; 6] = [
     &["-i", "--tun-type", "gre", "--tun-csum"],
     &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-csum"],
 ];
-/// How FULLNAT's servers are told of clients, and how long clients stay.
+/// Options of services: client address by PROXY or TOA, persistence, one-packet scheduling.
 const OPTIONS: [&[&str]; 5] =
     [&[], &["--client-address", "proxy"], &["--client-address", "toa"], &["-p", "60"], &["-o"]];
 /// Addresses of FULLNAT, and their ports.
@@ -108,7 +108,7 @@ const LOCALS: [&str; 2] = ["10.2.0.200", "fd00:2::c8"];
 const LOCAL_PORTS: std::ops::Range<u16> = 1024..1032;
 const SCHEDULERS: [&str; 6] = ["rr", "wrr", "wlc", "sh", "mh", "sed"];
 
-/// Adds, changes or removes something; what is refused is refused.
+/// Adds, changes or removes something; the command may be refused.
 fn command(lab: &mut Lab, random: &mut Random) {
     let (protocol, addr) = (*random.of(&PROTOCOLS), *random.of(&VIRTUAL));
     let service = format!("{addr}:{}", random.of(&PORTS));
@@ -127,8 +127,8 @@ fn command(lab: &mut Lab, random: &mut Random) {
     ask(lab, json!({ "adm": line }));
 }
 
-/// The recordings' network, a VLAN on each side, and a service of each protocol, port and method; some of them on the
-/// director itself, some for single datagrams.
+/// A lab with the recordings' network, a VLAN on each side, and a service of each protocol, port and method; some of
+/// them on the director itself, some for single datagrams.
 fn lab(topology: &Value) -> Lab {
     let mut lab = Lab::new();
     recording::network(topology).into_iter().for_each(|request| drop(ask(&mut lab, request)));
@@ -140,7 +140,7 @@ fn lab(topology: &Value) -> Lab {
         let added = ask(&mut lab, json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
         assert_eq!(added["exit"], 0, "{added}");
     }
-    // The recordings have two of them.
+    // The recordings have two real servers.
     for number in 11..11 + METHODS.len() {
         for server in [format!("10.2.0.{number}"), format!("fd00:2::{number}")] {
             ask(&mut lab, json!({ "neighbor": server, "mac": "02:00:00:00:02:13", "link": LINKS[1] }));
@@ -179,13 +179,13 @@ fn ask(lab: &mut Lab, request: Value) -> Value {
     serde_json::from_str(&lab.answer(&request.to_string())).expect("the lab answers JSON")
 }
 
-/// Frames to begin with.
+/// The frames that are changed at random.
 pub struct Seeds {
     frames: Vec<(&'static str, Vec<u8>)>,
     topology: Value,
 }
 
-/// Every frame of the recordings that came in.
+/// Every received frame of the recordings.
 ///
 /// # Panics
 /// If they cannot be read.
@@ -248,14 +248,14 @@ impl Seeds {
         if frame.is_empty() {
             return;
         }
-        // Headers are where it matters.
+        // Mostly in the headers, which the director parses.
         let within = frame.len().min(120);
         let at = random.below(within as u64) as usize;
         match random.below(12) {
             0..3 => frame[at] = random.draw() as u8,
             3 => frame[at] ^= 1 << random.below(8),
             4 => frame[at] = *random.of(&[0, 1, 4, 0x0f, 0x45, 0x60, 0x7f, 0x80, 0xff]),
-            // The ports of a packet without options: other flows.
+            // The ports of a packet without IP options: makes other flows.
             5 | 6 if frame.len() > 35 => frame[35] = random.draw() as u8,
             7 => frame.truncate(at),
             8 => frame.resize(frame.len() + at, 0xa5),
@@ -276,7 +276,7 @@ impl Seeds {
     }
 }
 
-/// Has a server's frame go to a local endpoint instead of the client, and what it quotes come from there.
+/// Redirects a server's frame to a local endpoint instead of the client, and makes a quoted packet come from there.
 fn answer_to_local(frame: &mut [u8], random: &mut Random) {
     let local = LOCALS.map(|text| text.parse::<IpAddr>().expect("an address"));
     let (range, local) = match frame.get(12..14) {
@@ -302,7 +302,7 @@ fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Makes of a packet a part of a datagram, one of few.
+/// Makes a packet a fragment of one of a few datagrams.
 fn make_fragment(frame: &mut Vec<u8>, random: &mut Random) {
     let (units, more) = (random.below(4) as u8, random.below(2) as u8);
     match frame.get(12..14) {
@@ -321,10 +321,10 @@ fn make_fragment(frame: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Bytes that a frame of the lab holds.
+/// Capacity of a frame of the lab, in bytes.
 const LONGEST: usize = 1700;
 
-/// Numbers that look random: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+/// Pseudorandom numbers: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 pub struct Random(pub u64);
 
 impl Random {

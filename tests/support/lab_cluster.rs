@@ -1,7 +1,7 @@
 //! A cluster around a director in the lab: a client behind a gateway, real servers beside it, time moved by hand.
 //!
-//! Made by each test for itself, in milliseconds, without root. Whatever is injected, the balance of the director's
-//! counters is checked at once: received + originated = transmitted + passed + consumed + dropped.
+//! Each test makes its own, in milliseconds, without root. After each injected frame, the balance of the director's
+//! counters is checked: received + originated = transmitted + passed + consumed + dropped.
 //! Not here: frames' bytes ([`crate::frames`]).
 
 use std::collections::BTreeMap;
@@ -22,14 +22,14 @@ pub const INSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The director's interface towards clients.
 pub const WAN_MAC: Mac = [2, 0, 0, 0, 1, 1];
-/// The router to clients.
+/// The link address of the router to clients.
 pub const GATEWAY_MAC: Mac = [2, 0, 0, 0, 1, 0xfe];
 /// The director's interface towards the servers.
 pub const LAN_MAC: Mac = [2, 0, 0, 0, 2, 1];
 
 /// An address beside the servers that answers no ARP.
 pub const SILENT: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 99);
-/// An address that no route leads to.
+/// An address without a route.
 pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 200);
 
 /// The same in IPv6.
@@ -66,14 +66,14 @@ pub struct LabCluster {
     lab: Lab,
 }
 
-/// What became of an injected frame.
+/// The result of an injected frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// `transmit`, `pass`, `consumed` or `drop REASON`.
     pub verdict: String,
-    /// What left because of it: link and frame.
+    /// The frames sent because of it, each with its link.
     pub sent: Vec<(String, Vec<u8>)>,
-    /// The difference of every counter that moved.
+    /// The increase of every counter that changed.
     pub moved: BTreeMap<String, u64>,
 }
 
@@ -109,12 +109,12 @@ impl LabCluster {
                 cluster.ok(json!({ "neighbor": addr, "mac": mac, "link": "lan" }));
             }
         }
-        // As many errors as a test provokes.
+        // No limit of ICMP errors.
         cluster.ok(json!({ "set": { "icmp_msgs_per_sec": 0 } }));
         cluster
     }
 
-    /// A cluster whose network and services are there already.
+    /// A cluster of a lab that has its network and services already.
     pub fn around(lab: Lab) -> Self {
         Self { lab }
     }
@@ -124,7 +124,7 @@ impl LabCluster {
         &mut self.lab
     }
 
-    /// Asks the lab.
+    /// Sends a request to the lab.
     ///
     /// # Panics
     /// If the answer is not JSON.
@@ -132,7 +132,7 @@ impl LabCluster {
         serde_json::from_str(&self.lab.answer(&request.to_string())).expect("the lab answers JSON")
     }
 
-    /// Asks what has nothing to answer.
+    /// Sends a request whose answer has no content.
     ///
     /// # Panics
     /// If it was not carried out.
@@ -141,7 +141,7 @@ impl LabCluster {
         assert_eq!(answer, json!({ "ok": true }), "{request}");
     }
 
-    /// Runs `ipvsadm` with the words of `line` and returns what it printed.
+    /// Runs `ipvsadm` with the arguments in `line` and returns its output.
     ///
     /// # Panics
     /// If it failed.
@@ -170,15 +170,15 @@ impl LabCluster {
         self.ok(json!({ "set": { key: value } }));
     }
 
-    /// Lets time pass.
+    /// Advances time.
     ///
     /// # Panics
-    /// If timers sent something: only an incomplete datagram has one that does.
+    /// If timers sent a frame: only the timer of an incomplete datagram does.
     pub fn advance(&mut self, seconds: f64) {
         assert_eq!(self.wait(seconds), []);
     }
 
-    /// Lets time pass; what timers sent.
+    /// Advances time; returns the frames that timers sent.
     ///
     /// # Panics
     /// If the counters do not balance afterwards.
@@ -189,17 +189,17 @@ impl LabCluster {
         answer["tx"].as_array().expect("frames").iter().map(sent).collect()
     }
 
-    /// A client's packet comes in.
+    /// Injects a client's packet.
     pub fn from_client(&mut self, datagram: &Datagram) -> Judged {
         self.inject("wan", &datagram.frame(GATEWAY_MAC, WAN_MAC))
     }
 
-    /// A server's packet comes in.
+    /// Injects a server's packet.
     pub fn from_server(&mut self, datagram: &Datagram) -> Judged {
         self.inject("lan", &datagram.frame(server_mac(1), LAN_MAC))
     }
 
-    /// A frame comes in.
+    /// Injects a frame.
     ///
     /// # Panics
     /// If the counters do not balance afterwards, or contradict the verdict.
@@ -211,7 +211,7 @@ impl LabCluster {
         let after = self.counters();
         assert_balance(&after);
         let count = |name: &String| before.get(name).copied().unwrap_or(0);
-        // What waits goes down again; all else only counts.
+        // The gauge of held frames decreases again; all others only increase.
         let counting = after.iter().filter(|(name, _)| *name != "held");
         let difference = counting.map(|(name, value)| (name.clone(), value - count(name)));
         let moved: BTreeMap<_, _> = difference.filter(|(_, by)| *by != 0).collect();
@@ -222,7 +222,7 @@ impl LabCluster {
         };
         assert_eq!(moved_by("rx_packets"), 1, "{answer}");
         assert_eq!(moved_by("tx_packets"), sent.len() as u64, "{answer}");
-        // A datagram's other fragments go where its last one goes.
+        // A datagram's earlier fragments have the verdict of its last one.
         assert_eq!(moved_by("passed_to_kernel") > 0, verdict == "pass", "{answer}");
         if let Some(reason) = verdict.strip_prefix("drop ") {
             assert!(moved_by(&format!("drop_{reason}")) > 0, "{answer}");
@@ -233,7 +233,7 @@ impl LabCluster {
     /// Every counter that is not zero.
     ///
     /// # Panics
-    /// If the lab answers something else.
+    /// If the lab's answer is malformed.
     pub fn counters(&mut self) -> BTreeMap<String, u64> {
         let answer = self.ask(json!({ "counters": true }));
         let object = answer.as_object().expect("an object");
@@ -259,8 +259,8 @@ impl LabCluster {
         (words[1].to_owned(), words[2].to_owned())
     }
 
-    /// `-Ln --stats --exact` as rows `NAME CONNS INPKTS OUTPKTS INBYTES OUTBYTES`. Counters are seen every two
-    /// seconds, which pass here.
+    /// `-Ln --stats --exact` as rows `NAME CONNS INPKTS OUTPKTS INBYTES OUTBYTES`. Advances time by two seconds, the
+    /// interval at which the estimators read the counters.
     pub fn stats(&mut self) -> Vec<String> {
         self.advance(2.0);
         let mut rows = rows(&self.adm("-L -n --stats --exact"));
@@ -287,7 +287,7 @@ impl LabCluster {
     /// `ActiveConn` and `InActConn` of every destination, in the order listed.
     ///
     /// # Panics
-    /// If the listing has not the columns it should have.
+    /// If the listing does not have its columns.
     pub fn loads(&mut self) -> Vec<(String, u64, u64)> {
         let listing = self.adm("-L -n");
         let dests = listing.lines().skip(3).filter_map(|line| line.strip_prefix("  -> "));
@@ -301,10 +301,10 @@ impl LabCluster {
     }
 }
 
-/// Asserts that every frame that came or was made has left by exactly one way, or waits for others.
+/// Asserts that every received or originated frame has exactly one verdict, or is held.
 ///
 /// # Panics
-/// If not.
+/// If the counters do not balance.
 pub fn assert_balance(counters: &BTreeMap<String, u64>) {
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
     let dropped: u64 =

@@ -1,11 +1,11 @@
-//! What the black-box tests stand on: a cluster in namespaces, with the daemon, real servers and clients, for
-//! `tests/netlab_*.rs`; a cluster in the lab, with frames made by hand, for the others.
+//! Support of the black-box tests: a cluster in namespaces, with the daemon, real servers and clients, for
+//! `tests/netlab_*.rs`; a cluster in the lab, with frames written by the test, for the others.
 //!
-//! A [`LabCluster`] costs milliseconds and needs nothing. A namespace test makes a [`Cluster`] of its own by
-//! `scripts/netlab`, so tests run side by side; what a test leaves, panic or not, goes when its cluster is
-//! dropped. A cluster costs a quarter of a second. Needs root and what `scripts/setup` installs; without, a
-//! test fails and says why. Everything that the tests assume of xvs's own words stands in [`words`].
-//! What is sent and received in namespaces is the kernel's own; only [`frames`] knows a packet's bytes.
+//! A [`LabCluster`] costs milliseconds and needs nothing. A namespace test makes a [`Cluster`] of its own with
+//! `scripts/netlab`, so tests run in parallel; dropping the cluster removes everything in it, also after a panic.
+//! A cluster costs a quarter of a second. Needs root and the packages of `scripts/setup`; without them, a
+//! test fails with the reason. The log texts of xvs that the tests expect are in [`words`].
+//! In namespaces, kernels send and receive the packets; only [`frames`] writes a packet's bytes.
 
 pub mod asking;
 pub mod carries;

@@ -1,4 +1,4 @@
-//! A forwarding method as the tests set it up: `xvsadm`'s options, and what the real servers need for it.
+//! A forwarding method in tests: `xvsadm`'s options, and the set-up of the real servers.
 //!
 //! Used at the start of each test that forwards. Not here: what a method does to a packet.
 
@@ -8,26 +8,26 @@ use crate::director::program;
 /// Forwarding method of all destinations in a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// `-m`: replies come back by the director.
+    /// `-m`: replies return through the director.
     Nat,
-    /// `--fullnat`: as NAT, from an address of the director's own, which it is told of by `xvs laddr`.
+    /// `--fullnat`: as NAT, from a local address of the director, added with `xvs laddr`.
     FullNat,
     /// `-g`: the real servers have the VIP and reply to the client themselves.
     DirectRouting,
-    /// `-i`: as direct routing, the packet wrapped in another.
+    /// `-i`: as direct routing, encapsulated in IP.
     Tunnel,
-    /// `-i` by GRE.
+    /// `-i` with GRE.
     Gre,
-    /// `-i` by GRE with a checksum.
+    /// `-i` with GRE and its checksum.
     GreSummed,
-    /// `-i` by GUE.
+    /// `-i` with GUE.
     Gue,
-    /// `-i` by GUE with a UDP checksum.
+    /// `-i` with GUE and a UDP checksum.
     GueSummed,
 }
 
 impl Method {
-    /// The options by which `ipvsadm -a` is told.
+    /// The options of `ipvsadm -a`.
     pub fn option(self) -> &'static str {
         match self {
             Self::Nat => "-m",
@@ -41,16 +41,16 @@ impl Method {
         }
     }
 
-    /// Whether replies come back by the director, so that real servers need nothing.
+    /// Whether replies return through the director, so real servers need no set-up.
     pub fn masquerades(self) -> bool {
         matches!(self, Self::Nat | Self::FullNat)
     }
 
-    /// Prepares the real servers as an operator does, by `xvs realserver up`, if they need it.
+    /// Prepares the real servers as an operator does, with `xvs realserver up`, if they need it.
     ///
     /// # Panics
     ///
-    /// With the command's own words if it fails.
+    /// With the command's message if it fails.
     pub fn prepare(self, cluster: &Cluster) {
         let method = match self {
             Self::Nat | Self::FullNat => return,

@@ -1,7 +1,7 @@
 //! Work inside a network namespace, on threads that have entered it.
 //!
-//! A thread's sockets belong to the namespace it is in when it makes them, so clients and servers of a
-//! test are threads of the test's own process: no helper program, and a panic arrives where it belongs.
+//! A socket belongs to the namespace of the thread that makes it, so clients and servers of a test are
+//! threads of the test's own process: no helper program, and a panic fails the test.
 //! Costs a thread and a system call each. Not here: programs, which `Cluster::command` starts.
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Runs `work` in the namespace called `name`, and returns what it returns.
+/// Runs `work` in the namespace called `name`, and returns its result.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! A network namespace for a test, gone when the test is.
+//! A network namespace of a test, removed when it is dropped.
 
 use std::ffi::OsStr;
 use std::process::{self, Command, Output};
@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::namespace;
 
-/// A namespace of its own, with the loopback interface up.
+/// A new namespace, with the loopback interface up.
 pub struct Netns {
     /// Its name in `/run/netns`.
     pub name: String,
 }
 
 impl Netns {
-    /// One for this purpose, a word.
+    /// A namespace whose name contains `purpose`, a word.
     pub fn new(purpose: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("xvs-{purpose}-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -23,13 +23,13 @@ impl Netns {
         netns
     }
 
-    /// Runs `ip` in it; anything but success ends the test.
+    /// Runs `ip` in it, which must succeed.
     pub fn ip(&self, words: &str) {
         let words: Vec<&str> = words.split_whitespace().collect();
         must(self.command("ip").args(words));
     }
 
-    /// Makes a veth pair between this one and another, both ends up, checksums complete.
+    /// Makes a veth pair between this namespace and another, both ends up, checksum offload off.
     pub fn veth(&self, here: &str, other: &Self, there: &str) {
         self.ip(&format!("link add {here} type veth peer name {there} netns {}", other.name));
         for (netns, dev) in [(self, here), (other, there)] {
@@ -38,14 +38,14 @@ impl Netns {
         }
     }
 
-    /// A program to be run in it.
+    /// A program to run in it.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
         command
     }
 
-    /// Runs this on a thread that is in it. (The test's own thread may be shared with other tests.)
+    /// Runs `work` on a thread in it: the test's own thread may be shared with other tests.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         namespace::run(&self.name, work)
     }
@@ -57,7 +57,7 @@ impl Drop for Netns {
     }
 }
 
-/// Runs a command that has to succeed.
+/// Runs a command that must succeed.
 pub fn must(command: &mut Command) -> Output {
     let output =
         command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup installs it"));

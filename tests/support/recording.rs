@@ -1,8 +1,8 @@
 //! The network, mark rules, settings and synchronization messages of a recording of the kernel's IPVS, as requests of
 //! the lab.
 //!
-//! The network is made before a recording is played. Not here: scripts of setup steps (`setup`), and other frames and
-//! commands, which each test gives to the lab itself.
+//! The network is made before a recording is replayed. Not here: scripts of setup steps (`setup`), and other frames and
+//! commands, which each test passes to the lab itself.
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use crate::frames::{hex, unhex};
 /// were made with the kernel's limit of ICMP errors off.
 ///
 /// # Panics
-/// If it has not the shape that recordings have.
+/// If it does not have the shape of recordings.
 pub fn network(topology: &Value) -> Vec<Value> {
     let mut requests = Vec::new();
     let vips = strings(&topology["vips"]);
@@ -60,10 +60,10 @@ pub fn mark(step: &Value) -> Value {
     json!({ "xvs": words })
 }
 
-/// The request that makes a setting by its name in the kernel.
+/// The request that sets a kernel setting by its name.
 ///
 /// # Errors
-/// The lab has settings of IPVS only.
+/// If it is not a setting of IPVS, because the lab has no others.
 pub fn setting(name: &str, value: &Value) -> Result<Value, String> {
     let key = name.strip_prefix("net.ipv4.vs.").ok_or_else(|| format!("the lab has no setting {name}"))?;
     Ok(json!({ "set": { key: value } }))
@@ -93,7 +93,7 @@ pub fn sync_message(step: &Value) -> Option<Value> {
 /// The texts of a list; none if there is no list.
 ///
 /// # Panics
-/// If something else than a text is in it.
+/// If an element is not a text.
 pub fn strings(value: &Value) -> Vec<String> {
     let texts = value.as_array().map(Vec::as_slice).unwrap_or_default();
     texts.iter().map(|text| text.as_str().expect("a text").to_owned()).collect()
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn udp_from_the_peer_to_a_multicast_group_is_a_synchronization_message_and_nothing_else_is() {
+    fn only_udp_from_the_peer_to_a_multicast_group_is_a_synchronization_message() {
         let udp = |from: &str, dest: [u8; 4]| {
             let mut frame = Vec::new();
             let packet = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4([10, 3, 0, 2], dest, 1);

@@ -1,7 +1,7 @@
-//! Servers on the cluster's hosts: a TCP sink that tells what it got, a UDP echo, FTP, HTTP in several moods.
+//! Servers on the cluster's hosts: a TCP sink with receipts, a UDP echo, FTP, HTTP in several moods.
 //!
 //! Threads of the test, listening in a host's namespace from `start` until they are dropped. Each reply
-//! names the host, so that a test sees whom the director chose. Not here: nginx, which netlab starts.
+//! names the host, so a test sees which server the director chose. Not here: nginx, which netlab starts.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
@@ -18,32 +18,32 @@ use crate::cluster::{Cluster, Host};
 use crate::namespace;
 use crate::wait::DEADLINE;
 
-/// What a [`Sink`] got on one connection.
+/// The bytes that a [`Sink`] received on one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Name of the host that took it.
+    /// Name of the host that received them.
     pub host: String,
     /// Number of bytes.
     pub length_bytes: u64,
-    /// Of all bytes, by [`checksum`].
+    /// Their [`checksum`].
     pub checksum: u64,
 }
 
-/// What both ends of an upload compare.
+/// The checksum that both ends of an upload compare.
 pub fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
     hasher.finish()
 }
 
-/// Takes TCP connections, reads each to its end, then sends the [`Receipt`] as a line of text.
+/// Accepts TCP connections, reads each to its end, then sends the [`Receipt`] as a line of text.
 #[derive(Debug)]
 pub struct Sink {
     _listener: Listener,
 }
 
 impl Sink {
-    /// Listens on all addresses of the host, of both families; returns when it does.
+    /// Listens on all addresses of the host, of both families; returns when it listens.
     pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
         Self { _listener: Listener::tcp(cluster, host, port, take) }
     }
@@ -72,7 +72,7 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Listens on one address, so that replies come from it; returns when it does.
+    /// Listens on one address, so replies come from it; returns when it listens.
     pub fn start(cluster: &Cluster, host: Host, endpoint: impl Into<SocketAddr>) -> Self {
         let endpoint = endpoint.into();
         let prefix = format!("{} ", host.name());
@@ -81,12 +81,12 @@ impl Echo {
             socket.set_read_timeout(Some(TICK)).expect("the time limit is not zero");
             listening.send(()).expect("`Listener::start` waits for this");
             let mut datagram = prefix.clone().into_bytes();
-            // Relaxed: the flag stands for nothing but itself.
+            // Relaxed: the flag publishes no other data.
             while running.load(Ordering::Relaxed) {
                 datagram.resize(65536, 0);
                 if let Ok((count, client)) = socket.recv_from(&mut datagram[prefix.len()..]) {
                     datagram.truncate(prefix.len() + count);
-                    // A reply that can't be sent is a lost datagram; clients ask again.
+                    // A reply that can't be sent is a lost datagram; clients repeat the request.
                     let _ = socket.send_to(&datagram, client);
                 }
             }
@@ -95,7 +95,7 @@ impl Echo {
     }
 }
 
-/// Serves a file by passive FTP, whatever name and file are asked for: its text is the host's name.
+/// Serves a file by passive FTP, for every user name and file name: its text is the host's name.
 ///
 /// Source: RFC 959; RFC 2428 (`EPSV`).
 #[derive(Debug)]
@@ -104,7 +104,7 @@ pub struct Ftp {
 }
 
 impl Ftp {
-    /// Listens on port 21 of all addresses of the host; returns when it does.
+    /// Listens on port 21 of all addresses of the host; returns when it listens.
     pub fn start(cluster: &Cluster, host: Host) -> Self {
         Self { _listener: Listener::tcp(cluster, host, 21, serve_file) }
     }
@@ -114,7 +114,7 @@ impl Ftp {
 fn serve_file(mut control: TcpStream, text: &str) -> io::Result<()> {
     control.set_read_timeout(Some(DEADLINE))?;
     let mut requests = BufReader::new(control.try_clone()?);
-    // Where data connections come; replaced by each `EPSV`.
+    // The listener for data connections; replaced by each `EPSV`.
     let mut passive = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
     write!(control, "220 {text}\r\n")?;
     let mut line = String::new();
@@ -146,17 +146,17 @@ fn serve_file(mut control: TcpStream, text: &str) -> io::Result<()> {
 /// How a [`Moody`] answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
-    /// With its host's name.
+    /// With the host's name.
     Well,
-    /// By status 500.
+    /// With status 500.
     Unwell,
-    /// As when it is well, but a byte a second.
+    /// With the host's name, at one byte per second.
     Slow,
-    /// Not at all; the connection stays.
+    /// With nothing; the connection stays open.
     Silent,
 }
 
-/// Answers HTTP as it is told to.
+/// An HTTP server whose behaviour a test sets.
 #[derive(Debug)]
 pub struct Moody {
     moods: Arc<Mutex<VecDeque<Mood>>>,
@@ -164,7 +164,7 @@ pub struct Moody {
 }
 
 impl Moody {
-    /// Listens on all addresses of the host, well; returns when it does.
+    /// Listens on all addresses of the host, in the normal mood; returns when it listens.
     pub fn start(cluster: &Cluster, host: Host, port: u16) -> Self {
         let moods = Arc::new(Mutex::new(VecDeque::from([Mood::Well])));
         let own = Arc::clone(&moods);
@@ -172,21 +172,21 @@ impl Moody {
         Self { moods, _listener: Listener::tcp(cluster, host, port, answer) }
     }
 
-    /// Answers the next requests like this, one after the other, and all after them like the last.
+    /// Sets the moods of the next requests, one each; the last one applies to all later requests.
     ///
     /// # Panics
     ///
-    /// If there is none.
+    /// If `moods` is empty.
     pub fn becomes(&self, moods: &[Mood]) {
         assert!(!moods.is_empty());
         *self.moods.lock().expect("no request panics") = moods.iter().copied().collect();
     }
 
-    /// How many requests there are to come before the last mood stays.
+    /// Number of requests left before the last mood.
     ///
     /// # Panics
     ///
-    /// If a request did.
+    /// If a request's thread panicked.
     pub fn to_come(&self) -> usize {
         self.moods.lock().expect("no request panics").len() - 1
     }
@@ -213,12 +213,12 @@ fn answer(mut connection: TcpStream, name: &str, moods: &Mutex<VecDeque<Mood>>) 
             }
             Ok(())
         }
-        // Until the client goes.
+        // Blocks until the client closes.
         Mood::Silent => connection.read(&mut [0]).map(drop),
     }
 }
 
-/// A server's thread, ended by its drop.
+/// A server's thread, which ends when it is dropped.
 #[derive(Debug)]
 struct Listener {
     running: Arc<AtomicBool>,
@@ -226,7 +226,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Serves each connection to a port of all addresses by a thread, which is told the host's name.
+    /// Serves each connection to a port of all addresses on a thread of its own; `serve` receives the host's name.
     fn tcp(
         cluster: &Cluster,
         host: Host,
@@ -236,14 +236,14 @@ impl Listener {
         let name = host.name();
         Self::start(cluster, host, move |running, listening| {
             let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
-            // accept() obeys the receive time limit, which `TcpListener` has no method for.
-            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has time limits");
+            // accept() obeys the receive timeout, for which `TcpListener` has no method.
+            set_socket_timeout(&socket, Timeout::Recv, Some(TICK)).expect("a TCP socket has timeouts");
             listening.send(()).expect("`Listener::start` waits for this");
-            // Relaxed: the flag stands for nothing but itself.
+            // Relaxed: the flag publishes no other data.
             while running.load(Ordering::Relaxed) {
                 if let Ok((connection, _)) = socket.accept() {
                     let (name, serve) = (name.clone(), serve.clone());
-                    // A connection that breaks is the client's to notice.
+                    // The client notices a broken connection.
                     thread::spawn(move || serve(connection, &name));
                 }
             }
@@ -268,11 +268,11 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.running.store(false, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // Its panic was printed, and the test noticed by what did not come back.
+            // A panic of the thread was printed, and the test fails for lack of a reply.
             let _ = thread.join();
         }
     }
 }
 
-/// How often a server looks whether it is to end.
+/// Interval at which a server checks whether it has to end.
 const TICK: Duration = Duration::from_millis(100);

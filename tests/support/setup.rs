@@ -1,9 +1,9 @@
 //! The setup steps of a recording, as requests of the lab.
 //!
-//! A setup step is a shell command that prepares the director's machine: addresses, routes, names of hosts. Read when
-//! the step is played. A script is translated whole or refused whole: what the lab has no request for is an error that
-//! names the command, so the recording differs at that step. Not here: carrying the actions out, and a whole shell;
-//! commands are separated by `;`, `&&` and new lines, and only single quotes are known.
+//! A setup step is a shell command that prepares the director's machine: addresses, routes, names of hosts. Parsed when
+//! the step is replayed. A script is translated or refused as a whole: a command without a request of the lab is an error
+//! that names it, so the recording differs at that step. Not here: carrying the actions out, and a whole shell;
+//! commands are separated by `;`, `&&` and new lines, and only single quotes are supported.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use crate::recording;
 
-/// What one command of a script comes to.
+/// The translation of one command of a script.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// A request of the lab.
     Request(Value),
-    /// The host gets this name, by a line of `/etc/hosts`.
+    /// Defines a host name, as a line of `/etc/hosts` does.
     NameHost(IpAddr, String),
     /// Prints the exit code of the command before (`echo $?`).
     PrintExit,
@@ -26,7 +26,7 @@ pub enum Action {
 /// The actions of a command line, which may be `sh -c SCRIPT`, on the director of a recording's `topology`.
 ///
 /// # Errors
-/// The command that the lab has no request for.
+/// Names the command for which the lab has no request.
 pub fn actions(argv: &[String], topology: &Value) -> Result<Vec<Action>, String> {
     let commands = match argv {
         [shell, flag, script] if shell == "sh" && flag == "-c" => commands(script),
@@ -58,7 +58,7 @@ pub fn actions(argv: &[String], topology: &Value) -> Result<Vec<Action>, String>
     Ok(actions)
 }
 
-/// What an `ip` command changes in the director's network; `None` if the lab cannot.
+/// The changes of an `ip` command to the director's network; `None` if the lab cannot make them.
 fn network(words: &[&str], topology: &Value) -> Option<Vec<Action>> {
     let request = match words {
         ["link", "set", link, "up"] | ["link", "set", "dev", link, "up"] => {
@@ -80,8 +80,8 @@ fn network(words: &[&str], topology: &Value) -> Option<Vec<Action>> {
     Some(vec![Action::Request(request)])
 }
 
-/// A further address of a link. The lab takes addresses only with a new link, so a single address comes with a link of
-/// its own: which link an address belongs to makes no difference. A network would get its route there, and be wrong.
+/// A further address of a link. The lab accepts addresses only with a new link, so a single address gets a link of its
+/// own: the link of an address makes no difference. A whole network is refused: its route would be on the wrong link.
 fn address(addr: &str, link: &str, topology: &Value) -> Option<Value> {
     let (host, len) = addr.split_once('/').unwrap_or((addr, if addr.contains(':') { "128" } else { "32" }));
     let single = if host.parse::<IpAddr>().ok()?.is_ipv6() { "128" } else { "32" };
@@ -103,7 +103,7 @@ fn adm(words: &[&str]) -> Action {
     Action::Request(json!({ "adm": words }))
 }
 
-/// The commands of a script, in words.
+/// The commands of a script, each split into words.
 fn commands(script: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];
     let mut word = None::<String>;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_the_lab_can_carry_out_become_its_requests() {
+    fn supported_commands_become_requests_of_the_lab() {
         let own_link =
             |addr: &str, name: &str| json!({ "link": name, "mac": "02:00:00:00:02:01", "addresses": [addr] });
         let rows = [
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hosts_file_that_is_mounted_names_its_hosts() {
+    fn a_mounted_hosts_file_defines_its_names() {
         let script = "printf '10.1.0.100 web.example\\nfd00:2::11 six.example\\n' >/tmp/hosts; \
                       mount --bind /tmp/hosts /etc/hosts; echo $?";
         let name = |addr: &str, name: &str| Action::NameHost(addr.parse().expect(addr), name.to_owned());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_with_a_command_that_the_lab_cannot_carry_out_is_refused_whole() {
+    fn a_script_with_an_unsupported_command_is_refused_as_a_whole() {
         let rows = [
             ("ip link set rs0 up; reboot", "reboot"),
             ("ip link set rs0 mtu 1400", "ip link set rs0 mtu 1400"),

@@ -1,7 +1,7 @@
-//! The XDP program beside a lab, told at every change what the lab's director serves.
+//! The XDP program with the steering rules of a lab's director.
 //!
-//! For tests that ask where a frame would have gone: to the director or to the kernel. Needs the right to load a BPF
-//! program, and no interface.
+//! For tests of where a frame goes, to the director or to the kernel. Needs the right to load a BPF program, and no
+//! interface.
 
 use xvs_cli::lab::Lab;
 use xvs_dataplane::steering::{Steering, SteeringRules, Verdict};
@@ -10,7 +10,7 @@ use xvs_dataplane::verdict::DropReason;
 /// The loaded program.
 pub struct Steered {
     program: Steering,
-    told: SteeringRules,
+    rules_loaded: SteeringRules,
 }
 
 impl Steered {
@@ -21,24 +21,24 @@ impl Steered {
     #[expect(clippy::new_without_default, reason = "loading a program is no default")]
     pub fn new() -> Self {
         let program = Steering::load().expect("CAP_BPF and CAP_NET_ADMIN: run the tests as root");
-        Self { program, told: SteeringRules::default() }
+        Self { program, rules_loaded: SteeringRules::default() }
     }
 
-    /// Where the program sends a frame that comes to this lab now.
+    /// The program's verdict on a frame, with the lab's current rules.
     ///
     /// # Panics
     /// If the kernel refuses the rules or the frame.
     pub fn verdict(&mut self, lab: &mut Lab, frame: &[u8]) -> Verdict {
         let rules = lab.director.steering_rules();
-        if self.told != *rules {
+        if self.rules_loaded != *rules {
             self.program.update(rules).expect("the maps have room");
-            self.told.clone_from(rules);
+            self.rules_loaded.clone_from(rules);
         }
         self.program.test_run(frame).expect("the kernel runs the program")
     }
 }
 
-/// Whether a drop is one of a frame that contradicts itself: the kernel drops it as well.
+/// Whether a drop reason is that of a malformed frame, which the kernel drops as well.
 pub fn unreadable(reason: &str) -> bool {
     DropReason::all().any(|known| matches!(known, DropReason::Malformed(_)) && known.name() == reason)
 }

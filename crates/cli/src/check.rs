@@ -1,7 +1,7 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
-//! Each line is tried on an empty state, after the lines before it. What depends on the machine, such as whether an
-//! address is its own, is checked by `xvs apply`, which changes nothing if that fails. With `--keepalived` the file is
+//! The lines are applied in order to an empty state. Conditions of the machine, such as whether an address is its own,
+//! are checked by `xvs apply`, which changes nothing if one fails. With `--keepalived` the file is
 //! a keepalived.conf (`keepalived.rs`).
 
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::keepalived::Form;
 use crate::rules_file::{listed, text};
 use crate::text::print_json;
 
-/// What follows `xvs check`.
+/// The arguments of `xvs check`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input

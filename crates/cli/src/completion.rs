@@ -1,4 +1,4 @@
-//! `xvs completion`: a script by which a shell completes the command lines of `xvs`, `xvsd` and `xvsadm`.
+//! `xvs completion`: shell completion scripts for `xvs`, `xvsd` and `xvsadm`.
 
 use std::io::Write;
 
@@ -8,12 +8,12 @@ use xvs_ctl::arguments;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs completion`.
+/// The arguments of `xvs completion`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// For which shell
+    /// The shell
     shell: Shell,
-    /// Of which program
+    /// The program
     #[arg(long, default_value = "xvs")]
     program: Program,
 }

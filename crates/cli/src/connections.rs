@@ -19,7 +19,7 @@ use xvs_sched::ServiceKey;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs connections`.
+/// The arguments of `xvs connections`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Of these clients; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
@@ -92,7 +92,7 @@ struct Count {
     count: u64,
 }
 
-/// A row as people read it.
+/// A row as text.
 fn text(row: &ConnectionRow) -> String {
     let mut how = Vec::new();
     let mut packets = "-".to_owned();
@@ -142,7 +142,7 @@ mod tests {
     use xvs_model::connection::{ConnectionDetail, EngineData};
 
     #[test]
-    fn a_row_says_all_there_is_in_columns() {
+    fn a_row_shows_every_field_in_columns() {
         let end = |last, port| Endpoint::new([192, 0, 2, last], port);
         let detail = ConnectionDetail {
             service: None,
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_named_as_listings_name_them_and_others_are_refused_with_the_names() {
+    fn states_have_the_names_of_listings_and_an_unknown_state_is_refused_with_the_list_of_names() {
         assert_eq!(state("time_wait").unwrap(), "TIME_WAIT");
         assert_eq!(state("S-ACK-SENT").unwrap(), "S-ACK-SENT");
         assert!(state("OPEN").unwrap_err().contains("ESTABLISHED, FIN_WAIT"));

@@ -26,7 +26,7 @@ use xvs_sched::{ServiceKey, Weight};
 use crate::exit::{DONE, Done, FAILED};
 use crate::text::{counted, duration};
 
-/// What follows `xvs drain`.
+/// The arguments of `xvs drain`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("service").required(true))]
 pub(super) struct Arguments {
@@ -50,7 +50,7 @@ pub(super) struct Arguments {
     /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     at_most: Option<Duration>,
-    /// What happens to connections that are left then
+    /// What happens to the connections that are left after that time
     #[arg(long, requires = "at_most")]
     then: Option<Then>,
 }
@@ -60,7 +60,7 @@ pub(super) struct Arguments {
 enum Then {
     /// They end, without a packet to client or real server
     Drop,
-    /// TCP: both ends are reset at the connection's next packet; others as by drop
+    /// TCP: both ends are reset at the connection's next packet; other protocols as with drop
     Reset,
 }
 
@@ -81,19 +81,22 @@ impl Arguments {
     }
 }
 
-/// What is left when there is no more waiting.
+/// Why the wait ended, and what happens to the connections that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
+    /// No connection is left.
     Nothing,
-    /// Connections, when the time is over.
+    /// Connections are left and the time is over; `--then` applies.
     AtTheEnd,
-    /// Connections, which are left alone.
+    /// Connections are left and are not touched: the wait was interrupted, or the weight was changed.
     Alone,
 }
 
 /// What ended a pause.
 enum Paused {
+    /// The time.
     Out,
+    /// A signal.
     Interrupted,
 }
 
@@ -109,7 +112,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Drain { director, out, service, endpoint, terminal }.run(at_most, then, pause)
 }
 
-/// A channel that gets a message by SIGINT and SIGTERM.
+/// A channel that receives a message at SIGINT and at SIGTERM.
 fn signals() -> io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (interrupt, interrupted) = bounded(1);
@@ -122,7 +125,7 @@ fn signals() -> io::Result<Receiver<()>> {
     Ok(interrupted)
 }
 
-/// A real server that is drained, and the output.
+/// The drain of a real server.
 struct Drain<'a> {
     director: &'a mut dyn Director,
     out: &'a mut dyn Write,
@@ -177,14 +180,14 @@ impl Drain<'_> {
             None => DONE,
         };
         if then.is_some() {
-            // But for those of connections that wait for their resets.
+            // Templates of connections that wait for their reset stay.
             self.drop_all(Kind::Templates)?;
         }
         self.show_former(&former)?;
         Ok(if then.is_some() || left == Left::Nothing { DONE } else { FAILED })
     }
 
-    /// The real server as it is now.
+    /// The real server's current row of the listing.
     fn row(&mut self) -> Result<DestinationRow, Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
         let rows = match self.director.call(Request::ListService(service))? {
@@ -208,13 +211,13 @@ impl Drain<'_> {
         Ok(DONE)
     }
 
-    /// Ends its connections, or its templates.
+    /// Ends the real server's connections, or its templates.
     fn drop_all(&mut self, kind: Kind) -> Done {
         let Ended { ended, .. } = self.end(Request::EndConnections(self.filter(kind)))?;
         self.print_ended(kind, ended)
     }
 
-    /// Has its TCP connections reset; its others end.
+    /// Marks the real server's TCP connections for a reset and ends its other connections.
     fn reset_connections(&mut self) -> Done {
         let Ended { ended, marked } = self.end(Request::ResetConnections(self.filter(Kind::Connections)))?;
         let marked = counted(marked, "connection is reset at its", "connections are reset at their");
@@ -297,9 +300,9 @@ fn counts(row: &DestinationRow) -> String {
     format!("{} active, {} inactive", counted(row.active.into(), "connection", "connections"), row.inactive)
 }
 
-/// Between two looks.
+/// Time between two counts of the connections.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Between two lines of progress where they cannot be written over.
+/// Seconds between two lines of progress on an output that is no terminal.
 const EVERY_SECONDS: u64 = 5;
 /// Returns to the beginning of the line and erases it (ECMA-48 EL).
 const ERASE: &str = "\r\x1b[K";
@@ -317,7 +320,8 @@ mod tests {
     use xvs_model::listing::ServiceRow;
     use xvs_model::service::ServiceOptions;
 
-    /// A director whose real server has so many connections, active and inactive, at each look; then none.
+    /// A director whose real server has the scripted numbers of active and inactive connections, one pair per count;
+    /// then none.
     struct Script {
         looks: VecDeque<(u32, u32)>,
         options: DestinationOptions,
@@ -339,7 +343,7 @@ mod tests {
             }
         }
 
-        /// What a run prints, and whether nothing was left.
+        /// The output of a run, and whether its exit code is `DONE`.
         fn drain(
             &mut self,
             at_most: Option<u64>,
@@ -406,7 +410,7 @@ mod tests {
         "its weight was 3; to restore it:\n  xvsadm -e -t 192.0.2.1:80 -r 192.0.2.11:80 --fullnat -w 3\n";
 
     #[test]
-    fn a_real_server_is_watched_until_it_has_no_connections_and_its_former_weight_is_told() {
+    fn drain_waits_until_no_connection_is_left_and_prints_the_former_weight() {
         let looks: Vec<_> = (0..9).map(|look| (9 - look, 1)).chain([(0, 0)]).collect();
         let mut script = Script::new(&looks);
         let (told, drained) = script.drain(None, None, |_| Paused::Out);
@@ -421,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_time_is_over_what_is_left_is_told_and_dropped_or_reset_if_that_was_asked_for() {
+    fn after_the_time_limit_remaining_connections_are_counted_and_dropped_or_reset_as_requested() {
         let (told, drained) = Script::new(&[(1, 0); 9]).drain(Some(3), None, |_| Paused::Out);
         assert!(told.contains("the time is over: 1 connection active, 0 inactive\nits weight"), "{told}");
         assert!(!drained);
@@ -442,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_interrupted_or_finds_the_weight_raised_again_stops_and_ends_no_connection() {
+    fn an_interrupt_or_a_raised_weight_stops_the_wait_and_ends_no_connection() {
         let mut script = Script::new(&[(4, 0); 9]);
         let (told, drained) = script.drain(Some(9), Some(Then::Drop), |_| Paused::Interrupted);
         assert!(told.contains("interrupted: 4 connections active, 0 inactive\nits weight was 3"), "{told}");
@@ -473,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_of_a_keepalived_conf_that_governs_the_service_and_of_no_other() {
+    fn drain_warns_if_keepalived_conf_has_the_service_and_not_otherwise() {
         for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
             let mut script = Script::new(&[]);
             script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
@@ -484,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn persistence_is_told_of_and_a_weight_of_0_is_left_as_it_is() {
+    fn drain_reports_persistent_clients_and_leaves_a_weight_of_0_unchanged() {
         let mut script = Script { persistent: 1, ..Script::new(&[(1, 0)]) };
         script.options.weight = Weight(0);
         let (told, drained) = script.drain(None, None, |_| Paused::Out);

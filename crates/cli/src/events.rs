@@ -1,4 +1,4 @@
-//! `xvs events`: changes as they happen, a line each, with their time and origin.
+//! `xvs events`: changes as they happen, one line each, with time and origin.
 
 use std::io;
 use std::io::Write;
@@ -12,22 +12,22 @@ use xvs_model::event::{Begin, Event, EventBatch, EventQuery, KEPT, Then, millis_
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs events`.
+/// The arguments of `xvs events`.
 #[derive(Debug, Args)]
 #[command(after_help = format!(
-    "Without --last and --since it begins with the next event. xvsd remembers the last {KEPT}, until it ends."
+    "Without --last and --since the output begins with the next event. xvsd keeps the last {KEPT} events until it ends."
 ))]
 pub(super) struct Arguments {
-    /// Begin with the last N that xvsd remembers
+    /// Begin with the last N events that xvsd keeps
     #[arg(long, value_name = "N", conflicts_with = "since")]
     last: Option<usize>,
-    /// Begin with those of the last TIME, such as 90s, 10m or 2h
+    /// Begin with the events of the last TIME, such as 90s, 10m or 2h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     since: Option<Duration>,
-    /// End with the last remembered one, instead of waiting for more
+    /// End after the last event that xvsd keeps, instead of waiting for more
     #[arg(long)]
     no_follow: bool,
-    /// Print JSON, an object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
 }
@@ -97,18 +97,18 @@ fn line(event: &Event) -> String {
 struct Object<'a> {
     #[serde(flatten)]
     event: &'a Event,
-    /// `at_millis` as RFC 3339 has it.
+    /// `at_millis` in the format of RFC 3339.
     time: String,
 }
 
-/// What `--json` prints where events are missing.
+/// The object that `--json` prints in place of missing events.
 #[derive(Serialize)]
 struct Missed {
-    /// How many.
+    /// Number of missing events.
     missed: u64,
 }
 
-/// An event as programs read it.
+/// An event as one line of JSON.
 fn object(event: &Event) -> io::Result<String> {
     Ok(serde_json::to_string(&Object { event, time: time(event) })?)
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_when_who_and_what_and_why_not() {
+    fn a_line_has_time_epoch_origin_change_and_the_reason_of_a_refusal() {
         let when = "2026-11-20T15:23:12.123Z configuration 12, ";
         let who = "uid 1000, xvsadm (process 4711): xvsadm -C";
         assert_eq!(line(&event()), format!("{when}{who}"));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_told_where_it_is_missing() {
+    fn the_number_of_missed_events_is_printed_in_their_place() {
         for (form, expected) in [(TEXT, "… 3 events are missing here"), (JSON, "{\"missed\":3}\n{")] {
             let mut out = Vec::new();
             show(&EventBatch { missed: 3, events: vec![event()] }, &form, &mut out).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_reads_back_as_the_event_and_has_its_time_in_words() {
+    fn an_object_parses_as_the_event_and_has_its_time_in_rfc_3339_format() {
         let text = object(&event()).unwrap();
         assert!(!text.contains('\n') && text.contains("\"time\":\"2026-11-20T15:23:12.123Z\""), "{text}");
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event());

@@ -1,4 +1,4 @@
-//! Exit codes, and what a subcommand returns.
+//! Exit codes, and the result of a subcommand.
 
 use std::error::Error;
 use std::io;
@@ -13,7 +13,7 @@ pub(crate) const DONE: u8 = 0;
 
 pub(crate) const FAILED: u8 = 1;
 
-/// clap exits with it too.
+/// The exit code of clap for a wrong command line.
 pub(crate) const MISUSED: u8 = 2;
 
 pub(crate) const REFUSED: u8 = 3;
@@ -33,7 +33,7 @@ pub(crate) fn exit_code(error: &(dyn Error + 'static)) -> u8 {
         Some(Failure::Printing(error)) => Some(error),
         None => error.downcast_ref::<io::Error>(),
     };
-    // A reader that closes the pipe wants no more.
+    // A reader that closes the pipe has read enough.
     let enough = printing.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if enough { DONE } else { FAILED }
 }
@@ -45,7 +45,7 @@ mod tests {
     use xvs_model::command::CommandError;
 
     #[test]
-    fn refusal_absence_failure_and_a_closed_pipe_have_exit_codes_of_their_own() {
+    fn a_refusal_an_absent_daemon_a_failure_and_a_closed_pipe_have_different_exit_codes() {
         let code = |error: Box<dyn Error>| exit_code(&*error);
         assert_eq!(code(Failure::Refused(CommandError::PermissionDenied).into()), 3);
         let late = CommandError::Late { who: "worker 0".to_owned() };
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complaint_names_the_program_once_whoever_it_comes_from() {
+    fn a_complaint_names_the_program_once_also_if_the_daemons_text_names_it() {
         for error in ["the daemon is ending", "xvs: the daemon is ending"] {
             assert_eq!(complaint(error), "xvs: the daemon is ending\n");
         }

@@ -1,4 +1,4 @@
-//! `xvs explain`: what would happen to a packet, and why. Nothing changes by the question.
+//! `xvs explain`: what would happen to a packet, and why. The request changes nothing.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Protocol};
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs explain`.
+/// The arguments of `xvs explain`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -29,19 +29,19 @@ pub(super) struct Arguments {
     /// Its destination: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     to: Option<Endpoint>,
-    /// The interface that it comes in on [default: that of the route to its source]
+    /// The interface that receives it [default: that of the route to its source]
     #[arg(long = "in", value_name = "INTERFACE")]
     interface: Option<String>,
     /// TCP flags, such as syn or fin,ack; `none` for none [default: syn]
     #[arg(long, value_name = "FLAGS", requires = "proto")]
     flags: Option<String>,
-    /// Bytes of data in it [default: 0]
+    /// Bytes of its payload [default: 0]
     #[arg(long, value_name = "BYTES", requires = "proto")]
     length: Option<u16>,
     /// Time to live, or hop limit [default: 64]
     #[arg(long, requires = "proto")]
     ttl: Option<u8>,
-    /// A whole frame instead, from its Ethernet header on
+    /// A whole frame in hexadecimal digits instead, from its Ethernet header on
     #[arg(long, value_name = "HEX", conflicts_with_all = ["proto", "from", "to"])]
     frame: Option<String>,
     /// Print JSON
@@ -56,7 +56,7 @@ Examples:
 
 Nothing changes: no counter, connection, template, or state of a scheduler.";
 
-/// An endpoint as it is typed.
+/// An endpoint in the notation of the command line.
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     let socket: Result<std::net::SocketAddr, _> = text.parse();
     socket
@@ -68,7 +68,7 @@ fn protocols() -> impl TypedValueParser<Value = Proto> {
     let named =
         |name: String| Proto::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, proto)| proto);
     PossibleValuesParser::new(Proto::NAMES.map(|(name, _)| name))
-        .map(move |name| named(name).expect("the parser lets only these pass"))
+        .map(move |name| named(name).expect("the parser accepts only these names"))
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
@@ -94,7 +94,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(DONE)
 }
 
-/// The report as people read it.
+/// The report as text.
 fn screen(report: &Report) -> String {
     let mut text = String::new();
     let packet = report.packet.as_ref().map_or("not a packet of a service".to_owned(), summary);
@@ -243,7 +243,7 @@ fn standing(contender: &Contender) -> String {
         Standing::Overloaded => {
             format!("overloaded: {carries} of {upper}, not below its lower threshold yet")
         }
-        // The asterisk says so.
+        // With figures, the asterisk marks the chosen one.
         Standing::Chosen if figures.is_empty() => "chosen".to_owned(),
         Standing::Chosen | Standing::PassedOver => figures,
     }
@@ -321,15 +321,15 @@ mod tests {
     use xvs_model::load_feedback::Feedback;
     use xvs_model::settings::Ipvs;
 
-    /// What is explained of a client's packet to a service without a real server, of that name, with what is known of
-    /// health.
+    /// The printed report of a client's packet to a service without a real server. `service` is the name that the health
+    /// report has for its virtual server.
     fn explained(service: &str, rule: &str) -> String {
         let (mut report, health) = asked(service, rule);
         report.add_health(&health, sample::NOW);
         screen(&report)
     }
 
-    /// The same before health is told of.
+    /// The report without health, and the health report.
     fn asked(service: &str, rule: &str) -> (Report, HealthReport) {
         let mut director = InMemory::new(Ipvs::default(), Feedback::default());
         let mac = MacAddr([2; 6]);
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_server_that_is_no_choice_because_of_its_health_is_told_with_the_reason() {
+    fn a_real_server_that_is_down_is_reported_with_the_reason() {
         let rule = "-A -t 198.51.100.1:80 -s rr\n";
         let text = explained("TCP 198.51.100.1:80", rule);
         let told = "health      192.0.2.12:80 has been down for 12 s: connection refused by\n            192.0.2.12:80\n";
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_connection_that_is_led_to_a_real_server_that_is_down_that_is_told_and_of_others_nothing() {
+    fn a_connection_to_a_real_server_that_is_down_is_reported_and_one_to_another_is_not() {
         for (dest, is_told) in [("192.0.2.12:80", true), ("192.0.2.13:80", false)] {
             let (mut report, health) = asked("TCP 198.51.100.1:80", "-A -t 198.51.100.1:80 -s rr -p 50\n");
             report.choice = None;

@@ -12,13 +12,13 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs feedback`.
+/// The arguments of `xvs feedback`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The real server: ADDRESS, in every service that follows reports, or ADDRESS:PORT
+    /// The real server: ADDRESS, for every service that follows reports, or ADDRESS:PORT
     #[arg(requires = "load")]
     server: Option<Server>,
-    /// Its load, from 0, idle, to 100, with no room left
+    /// Its load in percent: 0 is idle, 100 is fully loaded
     #[arg(allow_negative_numbers = true, value_parser = number)]
     load: Option<f64>,
     /// Print JSON
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// JSON has no other numbers.
+/// A finite number: JSON has no others.
 fn number(text: &str) -> Result<f64, &'static str> {
     text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or("a number is needed")
 }
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(DONE)
 }
 
-/// The rows as people read them.
+/// The rows as text.
 fn screen(rows: &[FeedbackRow]) -> String {
     if rows.is_empty() {
         return "no real server is in a service that follows load reports; \

@@ -1,4 +1,4 @@
-//! `xvs health`: which real servers are up, and why others are not.
+//! `xvs health`: which real servers are up, and why others are down.
 //!
 //! A line for each virtual server, each of its real servers and each of their checks, in the order of the file, all
 //! from one report.
@@ -18,7 +18,7 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done, FAILED};
 use crate::text::{line, print_json};
 
-/// What follows `xvs health`.
+/// The arguments of `xvs health`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80
@@ -67,13 +67,13 @@ fn is_like(server: &VirtualServerHealth, text: &str) -> bool {
     server.services.iter().chain([&server.name]).any(|name| name.contains(text))
 }
 
-/// Removes what is well from a virtual server; returns whether anything is left.
+/// Removes from a virtual server all that is up; returns whether anything is left.
 fn keep_trouble(server: &mut VirtualServerHealth) -> bool {
     server.real_servers.retain(|server| server.trouble().is_some());
     !server.is_well || !server.real_servers.is_empty()
 }
 
-/// The report as people read it.
+/// The report as text.
 fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
     let mut text = line("health", &counted(counts));
     text += &line("file", &format!("{}, read {} ago", report.file, ago(report.read_at_millis, now_millis)));
@@ -108,7 +108,7 @@ struct Row {
     indent: usize,
     what: String,
     state: String,
-    /// For how long.
+    /// For how long the state has lasted.
     since: String,
     more: String,
 }
@@ -192,7 +192,7 @@ fn weights(weights: &Weights) -> String {
 /// its own; one that is too long for the last column is wrapped.
 fn table(rows: &[Row]) -> String {
     let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
-    // An error is as long as it is.
+    // An error's length is not bounded, so it does not widen the column.
     let label = |row: &Row| if row.state.is_empty() { 0 } else { row.indent + row.what.chars().count() };
     let label = rows.iter().map(label).filter(|width| *width <= LABEL).max().unwrap_or(0);
     let (state, since) = (width(|row| row.state.len()), width(|row| row.since.len()));
@@ -217,7 +217,7 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Words after a text, wrapped with an indent.
+/// A text and words after it, wrapped with an indent.
 fn wrapped(before: &str, words: &str, indent: usize) -> String {
     let mut lines = vec![before.to_owned()];
     let mut begins = true;
@@ -235,7 +235,7 @@ fn wrapped(before: &str, words: &str, indent: usize) -> String {
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Columns of the longest name that others are aligned with.
+/// Longest name that widens the column of names; longer names have a line of their own.
 const LABEL: usize = 36;
 const WIDTH: usize = 80;
 
@@ -254,14 +254,14 @@ mod tests {
     const DOWN: CheckState = CheckState::Down;
     const UP: CheckState = CheckState::Up;
 
-    /// What is printed of a report; no line has more than 80 columns or ends with blanks.
+    /// The printed report; asserts that no line has more than 80 columns or ends with blanks.
     fn printed(report: &HealthReport) -> String {
         let text = screen(report, report.counts(), NOW);
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH && line.trim_end() == line), "{text}");
         text
     }
 
-    /// What is printed below the first empty line.
+    /// The output below the first empty line.
     fn rows(virtual_servers: Vec<VirtualServerHealth>) -> String {
         let text = printed(&report(virtual_servers));
         text.split_once("\n\n").expect("there is an empty line").1.to_owned()
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_is_well_each_virtual_server_real_server_and_check_has_a_line() {
+    fn each_virtual_server_real_server_and_check_has_a_line() {
         let second = VirtualServerHealth { hysteresis: 1, quorum: 2, ..pair(UP) };
         let want = "\
 health     4 of 4 real servers up, 2 of 2 virtual servers well
@@ -295,7 +295,7 @@ TCP 198.51.100.100:80  well  1 h 0 min  weight 2, quorum 2, hysteresis 1
     }
 
     #[test]
-    fn a_check_that_fails_and_does_not_count_yet_says_how_often_it_did_and_what_it_saw() {
+    fn a_failing_check_below_its_fall_count_shows_its_failures_and_the_error() {
         let want = "\
 TCP 198.51.100.100:80  well         1 h 0 min  weight 2, quorum 1
   192.0.2.11:80        up           1 h 0 min  weight 1
@@ -308,7 +308,7 @@ TCP 198.51.100.100:80  well         1 h 0 min  weight 2, quorum 1
     }
 
     #[test]
-    fn a_server_that_is_down_is_out_of_the_table_or_inhibited_and_what_is_being_asked_has_no_next_time() {
+    fn a_server_that_is_down_is_absent_or_inhibited_and_a_running_check_shows_no_next_time() {
         let mut inhibited = real_server("192.0.2.13", CheckState::Rising { successes: 1, rise: 2 });
         inhibited.weights = Weights { health: Some(0), in_force: Some(0), ..inhibited.weights };
         inhibited.checks[0].next_millis = None;
@@ -329,7 +329,7 @@ TCP 198.51.100.100:80  well        1 h 0 min  weight 1, quorum 1
     }
 
     #[test]
-    fn a_sorry_server_says_whether_it_serves_and_a_group_how_many_services_it_has() {
+    fn a_sorry_server_shows_whether_it_serves_and_a_group_shows_its_number_of_services() {
         let mut server = pair(DOWN);
         server.real_servers.remove(0);
         server.name = "group G".to_owned();
@@ -350,7 +350,7 @@ group G                no quorum  12 s  weight 0, quorum 1, 2 services
     }
 
     #[test]
-    fn checks_that_rest_or_were_not_made_yet_say_so_and_a_server_may_have_none() {
+    fn suspended_and_unfinished_checks_are_marked_and_a_server_may_have_no_check() {
         let mut unchecked = real_server("192.0.2.13", UP);
         unchecked.checks.clear();
         let mut server = pair(CheckState::Suspended { is_up: true });
@@ -369,7 +369,7 @@ TCP 198.51.100.100:80  well           1 h 0 min  weight 2, quorum 1
     }
 
     #[test]
-    fn a_file_that_is_refused_and_what_somebody_has_changed_by_hand_stand_above_all() {
+    fn a_refused_file_and_changes_by_hand_are_shown_first() {
         let file = "/etc/keepalived/keepalived.conf";
         let report = HealthReport {
             refused: Some(format!("{file}:3: error: a `}}` without a `{{` before it\n{file}:9: error: no")),
@@ -396,7 +396,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     #[test]
-    fn weights_are_told_as_far_as_they_differ_from_the_files() {
+    fn weights_are_shown_if_they_differ_from_the_weight_in_the_file() {
         let told =
             |operator, health, feedback, in_force| weights(&Weights { operator, health, feedback, in_force });
         assert_eq!(told(3, Some(3), None, Some(3)), "weight 3");
@@ -408,7 +408,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     #[test]
-    fn what_is_longer_than_its_column_goes_on_below_and_no_line_is_too_long() {
+    fn a_text_longer_than_its_column_continues_below_and_no_line_is_too_long() {
         let mut server = real_server("192.0.2.12", DOWN);
         let path = format!("HTTP [2001:db8::1]:8080 /{}", "a".repeat(30));
         let mut long = check(&path, CheckState::Failing { failures: 10, fall: 20 }, seconds_ago(86_400 * 20));
@@ -435,7 +435,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         }
     }
 
-    /// What `xvs health` prints, and its exit code or why there is none.
+    /// The output of `xvs health`, and its exit code or error.
     fn health(report: Option<&HealthReport>, words: &[&str]) -> (String, Result<u8, String>) {
         let words = ["xvs", "health"].iter().chain(words);
         let Command::Asking(crate::ask::Command::Health(arguments)) =
@@ -449,7 +449,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     #[test]
-    fn the_exit_code_says_whether_what_was_asked_about_is_well_and_programs_get_the_report_itself() {
+    fn the_exit_code_covers_the_named_virtual_servers_and_json_is_the_report_itself() {
         let other = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
         let both = report(vec![pair(DOWN), other]);
         assert_eq!(health(Some(&both), &[]).1, Ok(FAILED));
@@ -465,7 +465,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     #[test]
-    fn only_what_is_not_well_is_shown_if_that_is_asked_and_all_is_counted() {
+    fn with_down_only_failures_are_shown_and_everything_is_counted() {
         let failing = pair(CheckState::Failing { failures: 1, fall: 3 });
         let well = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
         let report = report(vec![failing, well, pair(DOWN)]);
@@ -481,7 +481,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     #[test]
-    fn a_daemon_that_checks_nothing_says_what_to_do_and_is_not_well() {
+    fn a_daemon_without_checks_is_reported_with_the_next_step_and_a_failure() {
         let (text, done) = health(None, &["--json"]);
         assert!(text.is_empty() && done.unwrap_err().contains("`xvsd --keepalived FILE`"));
     }

@@ -1,8 +1,8 @@
-//! `xvs healthy`: whether xvsd makes progress, by the exit code.
+//! `xvs healthy`: an exit code that says whether xvsd makes progress.
 //!
-//! For keepalived's `vrrp_script`: silent when all is well, and over in a bounded time in any case. The request is sent
-//! on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays it. Not
-//! here: the judgement (`liveness.rs`).
+//! For keepalived's `vrrp_script`: it prints nothing on success, and ends within its timeout in any case. The request is
+//! sent on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays the
+//! exit. Not here: how progress is measured (`ctl`'s `daemon/liveness.rs`).
 
 use std::sync::mpsc;
 use std::thread;
@@ -14,10 +14,10 @@ use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs healthy`.
+/// The arguments of `xvs healthy`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How long it may take, 0.01 to 60; xvsd's workers and its control thread have three quarters of it
+    /// Time limit, 0.01 to 60; xvsd's workers and its control thread have three quarters of it
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     timeout: Duration,
 }
@@ -26,14 +26,14 @@ pub(super) fn run(arguments: &Arguments) -> Done {
     let timeout = arguments.timeout;
     // The rest of the time is for the reply, which names what makes no progress. At most 45,000.
     let within_millis = (timeout * 3 / 4).as_millis() as u32;
-    let (tell, told) = mpsc::channel();
+    let (send, received) = mpsc::channel();
     thread::spawn(move || {
         let answer = Client::connect(&default_socket())
             .and_then(|mut client| client.call(Request::Healthy { within_millis }));
         // The receiver is gone if the answer is late.
-        let _ = tell.send(answer);
+        let _ = send.send(answer);
     });
-    match told.recv_timeout(timeout) {
+    match received.recv_timeout(timeout) {
         Ok(answer) => answer.map(|_| DONE).map_err(|failure| failure.to_string().into()),
         Err(_) => Err(format!("xvsd has not answered for {timeout:?}").into()),
     }
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Done {
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
     let seconds = text.parse().ok().filter(|seconds| (0.01..=60.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or("so many seconds, 0.01 to 60")
+    seconds.map(Duration::from_secs_f64).ok_or("a number of seconds from 0.01 to 60 is needed")
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
     use crate::healthy::*;
 
     #[test]
-    fn a_timeout_is_in_seconds_and_neither_nothing_nor_endless() {
+    fn a_timeout_is_in_seconds_and_within_its_bounds() {
         assert_eq!(seconds("1"), Ok(Duration::from_secs(1)));
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
         for text in ["", "0", "61", "-1", "NaN", "inf", "1s"] {

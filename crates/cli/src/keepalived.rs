@@ -23,14 +23,14 @@ use xvs_proto::Endpoint;
 use crate::exit::{DONE, Done, FAILED, MISUSED};
 use crate::text::print_json;
 
-/// What `xvs check` takes of a keepalived.conf.
+/// The options of `xvs check` for a keepalived.conf.
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Check a keepalived.conf: its services, its checks, its faults; exits with 0 if
     /// there is none, 1 for warnings, 2 for errors, with which it is refused
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(super) keepalived: Option<PathBuf>,
-    /// The machine that its lines with @ are for [default: the first label of this host's name]
+    /// The machine whose lines with @ apply [default: the first label of this host's name]
     #[arg(long, value_name = "ID", conflicts_with = "file")]
     config_id: Option<String>,
     /// Take warnings for errors
@@ -38,7 +38,7 @@ pub(super) struct Options {
     strict: bool,
 }
 
-/// How it is printed.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     Text,
@@ -75,7 +75,7 @@ pub(super) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
     })
 }
 
-/// What is printed. Of a refused file only the faults are, because the rest of it could mean something else.
+/// The output. A refused file prints its faults alone: the rest of it could mean something else.
 struct Printed<'a> {
     file: &'a Path,
     is_refused: bool,
@@ -236,7 +236,7 @@ fn columns(server: String, check: &Check) -> [String; 7] {
     let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
     let Timing { interval, timeout, fall, rise, .. } = check.timing;
     let [interval, timeout, fall, rise] = match check.probe {
-        // It is read as it changes.
+        // A weight file has no interval: it is read when it changes.
         Probe::File(..) => ["-"; 4].map(str::to_owned),
         _ => [seconds(interval), seconds(timeout), fall.to_string(), rise.to_string()],
     };
@@ -262,7 +262,7 @@ mod tests {
     use crate::Cli;
     use crate::keepalived::*;
 
-    /// What is printed of a file, and the exit code.
+    /// The output for a file, and the exit code.
     fn check(text: &str, strict: bool, form: Form) -> (String, u8) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -292,7 +292,7 @@ real_server 192.0.2.12 8080 { weight 1
 ";
 
     #[test]
-    fn what_a_file_comes_to_is_printed_with_its_checks_and_faults_and_told_by_the_exit_code() {
+    fn rules_checks_and_faults_are_printed_and_the_exit_code_is_that_of_the_worst_fault() {
         let want = "\
 --set 600 0 0
 -A -t 192.0.2.1:80 -s wrr
@@ -324,7 +324,7 @@ k.conf: no fault
     }
 
     #[test]
-    fn what_is_for_a_keepalived_conf_is_not_taken_with_rules() {
+    fn options_for_keepalived_conf_are_refused_with_a_rules_file() {
         let parse = |words: &str| Cli::try_parse_from(words.split(' '));
         for words in ["--keepalived k r", "--strict r", "--config-id lb1 r", "--strict", ""] {
             assert!(parse(&format!("xvs check {words}")).is_err(), "{words}");
@@ -335,7 +335,7 @@ k.conf: no fault
     }
 
     #[test]
-    fn programs_are_told_the_same() {
+    fn json_has_the_same_content_as_text() {
         let (told, _) = check(CLEAN, false, Form::Json);
         let told: Value = serde_json::from_str(&told).unwrap();
         assert_eq!((&told["refused"], told["rules"].as_array().unwrap().len()), (&json!(false), 4));

@@ -1,4 +1,4 @@
-//! `xvs laddr`: the local addresses, which real servers behind FULLNAT see instead of clients.
+//! `xvs laddr`: the local addresses, which FULLNAT real servers see instead of clients.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs laddr`.
+/// The arguments of `xvs laddr`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(DONE)
 }
 
-/// The report as people read it.
+/// The report as text.
 fn screen(report: &LocalReport) -> String {
     if report.addresses.is_empty() {
         return "no local addresses; FULLNAT needs one: `xvs laddr add --help` says how\n".to_owned();
@@ -92,7 +92,7 @@ mod tests {
     use xvs_proto::{Endpoint, Protocol};
 
     #[test]
-    fn the_listing_says_how_full_an_address_is_towards_whom_it_is_fullest() {
+    fn the_listing_shows_the_share_of_ports_in_use_towards_the_busiest_destination() {
         let local = |last| LocalAddress { addr: [192, 0, 2, last].into(), first_port: 5000, last_port: 5999 };
         let dest = Endpoint::new([203, 0, 113, 11], 80);
         let busiest = Some(Busiest { ports: 905, dest, protocol: Protocol::TCP });

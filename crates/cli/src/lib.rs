@@ -1,4 +1,4 @@
-//! The subcommands of `xvs`, one file each: what each takes, and what it prints.
+//! The subcommands of `xvs`, one file each: arguments and output.
 
 use std::error::Error;
 use std::io;
@@ -41,7 +41,7 @@ mod status;
 mod text;
 mod top;
 
-/// What ipvsadm has no words for.
+/// Inspect, check and change a director, beyond ipvsadm.
 #[derive(Debug, Parser)]
 #[command(name = "xvs", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -63,11 +63,11 @@ enum Command {
     Drain(drain::Arguments),
     /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),
-    /// Find what is wrong with this machine, with or without xvsd, and the commands that mend it
+    /// Find what is wrong with this machine, with or without xvsd, and the commands that correct it
     Doctor(doctor::Arguments),
-    /// Record packets as they come in and go out, with their verdicts, as pcapng or as lines
+    /// Record packets as received and as sent, with their verdicts, as pcapng or as lines
     Capture(capture::Arguments),
-    /// Play a director without root, network or clock: JSON lines in, JSON lines out
+    /// Run a director in memory, without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
     /// Prepare this machine as a real server of a virtual address, and undo it
     Realserver(realserver::Arguments),

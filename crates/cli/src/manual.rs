@@ -1,4 +1,4 @@
-//! `xvs manual`: the manual pages of all programs, from the definitions that their command lines are parsed by.
+//! `xvs manual`: the manual pages of all programs, from the definitions of their command lines.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use xvs_ctl::arguments;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs manual`.
+/// The arguments of `xvs manual`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The folder, such as /usr/local/share/man/man8; it has to be there
+    /// The folder, such as /usr/local/share/man/man8; it must exist
     folder: PathBuf,
 }
 
@@ -54,7 +54,7 @@ fn write(command: &Command, folder: &Path) -> Result<(), String> {
     })
 }
 
-/// Exit codes as a table, and where to read on.
+/// Exit codes as a table, and the references to other pages.
 fn rest(command: &Command, name: &str) -> Roff {
     let mut roff = Roff::new();
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
@@ -65,7 +65,7 @@ fn rest(command: &Command, name: &str) -> Roff {
     for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
         match line.split_once("  ") {
             Some((code, text)) => roff.control("TP", []).text([bold(code)]).text([roman(text.trim())]),
-            // More of the code above.
+            // Continues the text of the code above.
             None => roff.control("br", []).text([roman(line)]),
         };
     }
@@ -78,7 +78,7 @@ fn rest(command: &Command, name: &str) -> Roff {
     roff
 }
 
-/// Writes one page; a full disk or a missing folder is told by the page's name.
+/// Writes one page; an error, such as a full disk or a missing folder, names the page.
 fn page(
     folder: &Path,
     name: &str,
@@ -93,12 +93,12 @@ fn page(
     write().map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// With groff's escapes for other characters (groff_char(7)), as it does not take UTF-8 by itself.
+/// ASCII text with groff's escapes for other characters (groff_char(7)): groff does not read UTF-8 by default.
 fn ascii(text: &str) -> String {
     let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
     text.chars().map(escaped).collect()
 }
 
-/// Of system administration (man-pages(7)).
+/// The section for system administration (man-pages(7)).
 const SECTION: &str = "8";
 const SOURCE: &str = concat!("xvs ", env!("CARGO_PKG_VERSION"));

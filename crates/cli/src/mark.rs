@@ -1,4 +1,4 @@
-//! `xvs mark`: mark rules of xvs itself, beside those of iptables and nftables.
+//! `xvs mark`: the mark rules of xvs, applied after those of iptables and nftables.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use xvs_proto::{Prefix, Protocol};
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs mark`.
+/// The arguments of `xvs mark`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_lines_its_columns_up_and_dashes_what_is_not_asked_for() {
+    fn the_table_aligns_its_columns_and_shows_a_dash_for_each_absent_condition() {
         let expected = "mark  mask  protocol  source  destination     ports         interface\n\
                         1     0xff  TCP       -       192.0.2.100/32  80,8000:8010  eth0\n";
         assert_eq!(table(&[rule()]), expected);

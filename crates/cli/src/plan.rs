@@ -1,4 +1,4 @@
-//! `xvs plan`: what a rules file would change.
+//! `xvs plan`: the changes that a rules file would make.
 
 use std::io;
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::exit::{DONE, Done, FAILED};
 use crate::rules_file::rules;
 use crate::text::print_json;
 
-/// What follows `xvs plan`.
+/// The arguments of `xvs plan`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
@@ -41,16 +41,16 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     if arguments.json {
         print_json(&rows(&differences), out)?;
     } else if differences.is_empty() {
-        writeln!(out, "no difference: what runs is what {} says", arguments.file.display())?;
+        writeln!(out, "no difference: the configuration equals {}", arguments.file.display())?;
     } else {
-        writeln!(out, "--- what runs\n+++ {}", arguments.file.display())?;
+        writeln!(out, "--- the configuration\n+++ {}", arguments.file.display())?;
         show(&differences, out)?;
         writeln!(out, "{}", summary(&differences))?;
     }
     Ok(if differences.is_empty() { DONE } else { FAILED })
 }
 
-/// Prints differences like a diff: the line that makes the former state, and the line that makes the wanted one.
+/// Prints differences like a diff: the line that creates the former state, and the line that creates the wanted one.
 pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
     for Difference { before, after } in differences {
         for (sign, lines) in [("-", lines(before)), ("+", lines(after))] {
@@ -60,14 +60,14 @@ pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Resul
     Ok(())
 }
 
-/// How many there are of each kind: `3 differences: 1 added, 2 edited`.
+/// The number of differences of each kind: `3 differences: 1 added, 2 edited`.
 pub(super) fn summary(differences: &[Difference]) -> String {
     let count = |kind| differences.iter().filter(|difference| kind_of(difference) == kind).count();
     let kinds = ["added", "edited", "deleted"].map(|kind| (count(kind), kind));
-    let told: Vec<_> =
+    let present: Vec<_> =
         kinds.iter().filter(|(count, _)| *count > 0).map(|(count, kind)| format!("{count} {kind}")).collect();
     let noun = if differences.len() == 1 { "difference" } else { "differences" };
-    format!("{} {noun}: {}", differences.len(), told.join(", "))
+    format!("{} {noun}: {}", differences.len(), present.join(", "))
 }
 
 /// A difference as `--json` prints it.
@@ -75,9 +75,9 @@ pub(super) fn summary(differences: &[Difference]) -> String {
 pub(super) struct Row {
     /// `added`, `edited` or `deleted`.
     change: &'static str,
-    /// The lines of a rules file that make it as it is; none if it does not exist.
+    /// The lines of a rules file that create the running state; none if the object does not exist.
     before: Vec<String>,
-    /// The lines that make it as it is wanted; none if it is deleted.
+    /// The lines that create the wanted state; none if the object is deleted.
     after: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ mod tests {
     use xvs_ipvsadm::SystemResolver;
 
     #[test]
-    fn differences_are_shown_as_lines_that_go_and_lines_that_come_and_edits_as_edits() {
+    fn differences_are_shown_as_removed_and_added_lines_and_edits_as_edits() {
         let running = "\
 #xvs laddr add 192.0.2.9
 -A -t 192.0.2.1:80 -s rr

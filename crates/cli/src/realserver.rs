@@ -1,4 +1,4 @@
-//! `xvs realserver`: prepare this machine as a real server, put it back, say how it stands.
+//! `xvs realserver`: prepares this machine as a real server, restores it, shows its state.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use xvs_realserver::{Change, Method, Realserver};
 use crate::exit::{DONE, Done, FAILED};
 use crate::text::print_json;
 
-/// What follows `xvs realserver`.
+/// The arguments of `xvs realserver`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -19,28 +19,28 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Serve a virtual address: put it on lo, keep ARP quiet about it, take off the outer headers of tunnels
+    /// Serve a virtual address: add it to lo, suppress ARP for it, decapsulate tunnels
     Up {
         #[command(flatten)]
         which: Which,
-        /// The UDP port of tunnels by GUE [default: 6080]
+        /// The UDP port of GUE tunnels [default: 6080]
         #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
         gue_port: Option<u16>,
     },
-    /// Stop serving a virtual address and put back what `up` found
+    /// Stop serving a virtual address and restore the settings from before `up`
     Down {
         #[command(flatten)]
         which: Which,
     },
-    /// Show what is up and whether it is as it has to be; exits with 1 if not
+    /// Show the virtual addresses that are up and their problems; exits with 1 if there are problems
     Status {
         /// Only this virtual address
         #[arg(long, value_name = "ADDRESS")]
         vip: Option<IpAddr>,
-        /// Only what is up by this method
+        /// Only those with this forwarding method
         #[arg(long)]
         method: Option<Method>,
-        /// Only what is up by this interface
+        /// Only those on this interface
         #[arg(long, value_name = "IFACE")]
         dev: Option<String>,
         /// Print JSON
@@ -54,15 +54,14 @@ struct Which {
     /// The virtual address
     #[arg(long, value_name = "ADDRESS")]
     vip: IpAddr,
-    /// How the director forwards [default: dr]
+    /// The director's forwarding method [default: dr]
     #[arg(long)]
     method: Option<Method>,
-    /// The interface that the director's packets come in by [default: that of the default route]
+    /// The interface that receives the director's packets [default: that of the default route]
     #[arg(long, value_name = "IFACE")]
     dev: Option<String>,
 }
 
-/// Does it.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let records = Path::new(RECORDS);
     match &arguments.action {
@@ -74,7 +73,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
             writeln!(out, "{vip} is up, method {method}{again}")?;
             if let Some(mss) = realserver.tunnel_mss(*vip) {
                 let next = format!("next: `advmss {mss}` on the routes to clients (`ip route change`)");
-                writeln!(out, "{next}, so that what they send fits the tunnel")?;
+                writeln!(out, "{next}, so that their packets fit the tunnel")?;
             }
             Ok(DONE)
         }
@@ -100,5 +99,5 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     }
 }
 
-/// Where `realserver` keeps what it changed.
+/// The folder where `xvs realserver up` records the settings that it changed.
 pub(crate) const RECORDS: &str = "/run/xvs";

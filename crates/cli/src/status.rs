@@ -15,7 +15,7 @@ use crate::exit::{DONE, Done};
 use crate::health;
 use crate::text::{counted, line, print_json};
 
-/// What follows `xvs status`.
+/// The arguments of `xvs status`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print JSON
@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(DONE)
 }
 
-/// The report as people read it. The first word is `ok` or `warning`; the warnings come next.
+/// The report as text. The first word is `ok` or `warning`; the warnings come next.
 fn screen(report: &StatusReport) -> String {
     let below = match report.warnings.len() {
         0 => String::new(),
@@ -91,7 +91,7 @@ fn worker((number, worker): (usize, &WorkerStatus)) -> String {
     line(&format!("worker {number}"), &text)
 }
 
-/// The rules file, unless it is what runs, and rules that wait to be confirmed.
+/// The state of the rules file, unless it equals the running state, and applied rules that wait for `xvs confirm`.
 fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<String> {
     let drift = rules.and_then(|RulesStatus { file, found }| match found {
         RulesFound::Error(error) => Some(format!("{file}: {error}")),
@@ -143,7 +143,7 @@ mod tests {
     use crate::status::*;
 
     #[test]
-    fn the_screen_counts_one_as_one_and_shows_each_interfaces_state_and_queues() {
+    fn the_screen_uses_the_singular_for_one_and_shows_each_interfaces_state_and_queues() {
         let wan = InterfaceStatus { attached_again: 0, ..sample::interface() };
         let lan = InterfaceStatus {
             name: "lan".to_owned(),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_before_there_was_a_minute_are_those_since_the_start() {
+    fn drops_in_the_first_minute_are_those_since_the_start() {
         let none = drops(&RecentDrops { seconds: 12, reasons: Vec::new() });
         assert_eq!(none, ["drops      none in the 12 s since the start\n"]);
     }

@@ -1,4 +1,4 @@
-//! Text that several subcommands print or read: a label with its text, a number with its noun, a duration, JSON.
+//! Text forms shared by subcommands: a label with its text, a number with its noun, a duration, JSON.
 
 use std::io;
 use std::io::Write;
@@ -29,12 +29,12 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Prints the document of `--json`, indented, and the end of its last line.
+/// Prints the document of `--json`, indented, with a newline at the end.
 pub(super) fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", serde_json::to_string_pretty(document)?)
 }
 
-/// A time as people write it, in whole seconds: `90`, `60s`, `5m`, `1h`.
+/// A duration in whole seconds: `90`, `60s`, `5m`, `1h`.
 pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
         Some(number) => (number, &text[number.len()..]),
@@ -64,14 +64,14 @@ mod tests {
     use crate::text::*;
 
     #[test]
-    fn a_word_that_is_longer_than_a_line_has_one_for_itself_and_keeps_all_its_letters() {
+    fn a_word_longer_than_a_line_has_a_line_of_its_own_and_is_not_cut() {
         let word = "x".repeat(90);
         let text = line("warning", &format!("{word} and {word}"));
         assert_eq!(text, format!("warning    {word}\n{0:11}and\n{0:11}{word}\n", ""));
     }
 
     #[test]
-    fn times_have_a_unit_or_are_seconds_and_are_never_nothing() {
+    fn times_have_a_unit_or_are_in_seconds_and_zero_is_refused() {
         for (text, seconds) in [("90", 90), ("60s", 60), ("5m", 300), ("1h", 3600), ("744h", 2_678_400)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }

@@ -1,7 +1,7 @@
 //! `xvs top`: the traffic of services and real servers, live in a terminal, or as one plain frame.
 //!
-//! One thread requests the totals every interval, and again after a failure, so that a restart of xvsd is only shown;
-//! this one draws and reads keys. The terminal is restored at the end, be it a key, a signal, an error or a panic.
+//! One thread requests the totals at every interval, also after a failure, so `top` survives a restart of xvsd. The main
+//! thread draws and reads keys. The terminal is restored at the end, whether by a key, a signal, an error or a panic.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -28,17 +28,17 @@ use crate::exit::{DONE, Done};
 mod screen;
 mod view;
 
-/// What follows `xvs top`.
+/// The arguments of `xvs top`.
 #[derive(Debug, Args)]
 #[command(after_help = KEYS)]
 pub(super) struct Arguments {
     /// Sort by this, the largest first
     #[arg(long, value_enum, default_value = "connections")]
     sort: Sort,
-    /// Show what has this text in its line; case does not matter
+    /// Show rows that contain this text; case does not matter
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
-    /// Look again after so many seconds
+    /// Update every so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
     /// Print one plain frame, without a limit of lines, and end
@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         if !terminal || std::env::var_os("TERM").is_none_or(|name| name.is_empty() || name == "dumb") {
             return Err(
                 "top needs a terminal for its keys and its screen; `xvs top --once` prints one frame, \
-                        `xvs status` tells whether all is well"
+                        `xvs status` shows whether there are warnings"
                     .into(),
             );
         }
@@ -82,7 +82,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let ended = ratatui::try_init()
         .map_err(Into::into)
         .and_then(|mut terminal| live(&mut terminal, screen, &looks, &told_to_end));
-    // Also after an initialization that failed half-way. A terminal that cannot be restored is gone.
+    // Also after an initialization that failed half-way. The error is ignored: a terminal that cannot be restored is
+    // gone.
     let _ = ratatui::try_restore();
     ended
 }
@@ -96,7 +97,7 @@ fn once(arguments: &Arguments, before: &Traffic, now: &Traffic, out: &mut dyn Wr
     [total].iter().chain(&rows).try_for_each(|row| writeln!(out, "{}", row.line(PLAIN_WIDTH)))
 }
 
-/// Draws what comes in and does what keys say, until one of them, or a signal, ends it.
+/// Draws new totals and obeys keys, until a key or a signal ends it.
 fn live(
     terminal: &mut DefaultTerminal,
     mut screen: Screen,
@@ -112,10 +113,10 @@ fn live(
             }
         }
         terminal.draw(|frame| screen.draw(frame))?;
-        // Relaxed: nothing else hangs on it.
+        // Relaxed: no other memory is read because of this value.
         match told_to_end.load(Ordering::Relaxed) {
             0 => {}
-            // As shells have it.
+            // The exit code of shells for a signal.
             signal => return Ok(128 + signal as u8),
         }
         if event::poll(REACTION)? && screen.heed(&event::read()?) == After::Quit {
@@ -161,7 +162,7 @@ fn look(client: &mut Client) -> Result<Traffic, Failure> {
     }
 }
 
-/// How long a key, a signal or an answer waits at most.
+/// Longest delay before a key, a signal or a reply is handled.
 const REACTION: Duration = Duration::from_millis(100);
-/// Columns of a frame that no terminal shows.
+/// Columns of a frame printed by `--once`.
 const PLAIN_WIDTH: usize = 80;

@@ -1,6 +1,6 @@
-//! `xvs healthy` where nobody answers: it says no, and comes back.
+//! `xvs healthy` without an answering daemon: it fails within its timeout.
 //!
-//! Needs no root. Not here: daemons that are there (`tests/netlab_healthy.rs`).
+//! Needs no root. Not here: running daemons (`tests/netlab_healthy.rs`).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::{env, fs, process};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// The exit code and what was said.
+/// The exit code and stderr.
 fn healthy(socket: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xvs"));
     command.args(["healthy", "--timeout", "0.2"]).env("XVS_SOCKET", socket);
@@ -22,7 +22,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 #[test]
-fn without_a_daemon_nothing_is_healthy_and_the_socket_is_named() {
+fn without_a_daemon_healthy_fails_and_names_the_socket() {
     let path = path("none");
     let (code, said) = healthy(&path);
     assert_eq!(code, Some(1), "{said}");
@@ -30,14 +30,14 @@ fn without_a_daemon_nothing_is_healthy_and_the_socket_is_named() {
 }
 
 #[test]
-fn a_socket_that_takes_nobody_any_more_holds_nobody_up() {
+fn a_full_socket_does_not_delay_the_exit() {
     let path = path("full");
     let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     let address = SockAddr::unix(&path).unwrap();
     listener.bind(&address).unwrap();
     listener.listen(0).unwrap();
     let said = "xvs: xvsd has not answered for 200ms\n".to_owned();
-    // Connected, and nobody there. This takes the one place, also when who has it is gone.
+    // This connection is never accepted and fills the queue of one, also after its client has exited.
     assert_eq!(healthy(&path), (Some(1), said.clone()));
     let second = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     second.set_nonblocking(true).unwrap();

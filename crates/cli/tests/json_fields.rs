@@ -1,8 +1,8 @@
-//! The documents of `--json` compared with `docs/json.md`: every printed field is documented, every documented field is
-//! printed.
+//! Comparison of the documents of `--json` with `docs/json.md`: every printed field is documented, every documented field
+//! is printed.
 //!
-//! The programs run against a daemon that answers each request with a fully populated sample, so a field that is
-//! renamed or disappears fails here, and so does a new one without a row in the document.
+//! The programs run against a daemon that answers each request with a fully populated sample, so the test fails for a
+//! field that is renamed or removed, and for a new field without a row in the document.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of these tests are tests too")]
 
@@ -71,17 +71,17 @@ fn every_subcommand_with_json_is_documented() {
     }
 }
 
-/// A field that no command of this test can set: the other machine that a finding of the doctor is mended on.
+/// Fields that no command of this test can set: the other machine that a doctor's command is for.
 const NEVER_SET: [&str; 1] = ["findings[].mend.on"];
 
-/// What each command prints, by the title of its section.
+/// The documents that each command prints, by the title of its section.
 fn documents() -> Vec<(&'static str, Vec<Value>)> {
     let daemon = Daemon::start();
     let rules = daemon.file("rules", "-A -t 198.51.100.1:80 -s wlc\n");
     let faulty = daemon.file("faulty", "-A -t 198.51.100.1:80 -s wlc\n-X\n");
     let keepalived = daemon.file("keepalived.conf", KEEPALIVED);
     let mut status = daemon.xvs("status --json");
-    // The file of rules has one of several findings.
+    // A status has one kind of `RulesFound`, so each kind has a status of its own.
     status
         .extend(sample::rules().map(|rules| json!(StatusReport { rules: Some(rules), ..sample::status() })));
     vec![
@@ -121,7 +121,7 @@ real_server 192.0.2.11 8080 { TCP_CHECK { } }
 }
 ";
 
-/// What is up on a real server; the machine that runs the tests is none.
+/// The status of a real server; the machine that runs the tests is none.
 fn real_server() -> Status {
     Status {
         vip: [198, 51, 100, 1].into(),
@@ -164,17 +164,17 @@ impl Daemon {
         path.display().to_string()
     }
 
-    /// What a command line of xvs prints.
+    /// The documents that a command line of xvs prints.
     fn xvs(&self, words: &str) -> Vec<Value> {
         printed(&self.socket(), words)
     }
 
-    /// The same where no daemon listens.
+    /// The same without a daemon.
     fn without_daemon(&self, words: &str) -> Vec<Value> {
         printed(&self.0.join("nothing"), words)
     }
 
-    /// What a command line of xvsadm prints.
+    /// The documents that a command line of xvsadm prints.
     fn xvsadm(&self, words: &str) -> Vec<Value> {
         let argv: Vec<_> = ["xvsadm"].into_iter().chain(words.split(' ')).map(str::to_owned).collect();
         let mut client = Client::connect(&self.socket()).unwrap();
@@ -196,7 +196,7 @@ fn printed(socket: &Path, words: &str) -> Vec<Value> {
     values(words, &stdout, &stderr)
 }
 
-/// The documents in what was printed: one, or one a line.
+/// The documents of an output: one, or one per line.
 fn values(words: &str, stdout: &str, stderr: &str) -> Vec<Value> {
     let values: Result<Vec<_>, _> = serde_json::Deserializer::from_str(stdout).into_iter().collect();
     let values = values.unwrap_or_else(|error| panic!("{words}: {error}: {stdout}{stderr}"));

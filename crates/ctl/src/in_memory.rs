@@ -1,8 +1,8 @@
-//! The whole director without root, network or clock: the control plane, the pipeline and the table over a port in
-//! memory.
+//! The whole director in memory, without root, network or clock: control plane, pipeline and connection table over a
+//! port in memory.
 //!
-//! For `xvs lab` and for tests. Interfaces, routes and neighbours are added by hand, frames are handed in, time is
-//! moved by hand. Everything else is what runs on the wire. The same input gives the same output.
+//! For `xvs lab` and for tests. The caller adds interfaces, routes and neighbours, injects frames and moves time. All
+//! other code is that of the daemon. The same input gives the same output.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -39,15 +39,15 @@ use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
 
 use crate::api::capture::Listener;
-use crate::api::connections::{EndMode, count, end, found, rows};
+use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::sweep::Sweeper;
 
-/// Connections that its table holds.
+/// Capacity of the connection table.
 const TABLE_SIZE: usize = 1 << 16;
-/// How far time moves between two looks at what is due.
+/// Step by which [`InMemory::advance`] moves time.
 const STEP: Duration = Duration::from_millis(100);
 
 /// A director in memory.
@@ -62,11 +62,11 @@ pub struct InMemory {
     pipeline: Pipeline,
 }
 
-/// No kernel to steer and no worker to wait for; it keeps what would be steered.
+/// The datapath of a director in memory: it records the steering, and has no workers to wait for.
 #[derive(Default)]
 pub(crate) struct MemoryDatapath {
     rules: SteeringRules,
-    /// How often workers would have been waited for: once a publication.
+    /// How many publications waited for workers.
     publications: u64,
 }
 
@@ -95,7 +95,7 @@ impl Datapath for MemoryDatapath {
 
     fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
 
-    /// Its memory is never short.
+    /// Memory is never short.
     fn available_pages(&mut self) -> Option<u32> {
         None
     }
@@ -108,15 +108,15 @@ impl InMemory {
     /// If the machine has no memory for the table.
     pub fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(config).expect("a small table always fits");
+        let table = Table::create(config).expect("the machine has memory for a small table");
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(MemoryDatapath::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
-        // One script gives the same bytes each time.
+        // Fixed, so that the same script gives the same bytes.
         let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
             0,
-            table.handle(0).expect("its only worker"),
+            table.handle(0).expect("the table has one worker, whose handle is free"),
             counters.clone(),
             control.total(),
             unresolved.clone(),
@@ -125,32 +125,32 @@ impl InMemory {
         let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, transmitter, fragments);
-        let reader = || table.reader().expect("a seat for listings and one for sweeps");
+        let reader = || table.reader().expect("a new table has two reader handles free");
         let (reader, sweeper) = (Mutex::new(reader()), Sweeper::new(reader(), control.published(), 0));
         let (network, now) = (loopback(), Millis(0));
         let port = MemoryPort::with_links(0);
         Self { control, sweeper, counters, reader, network, now, port, pipeline }
     }
 
-    /// What the XDP program would be told to steer now.
+    /// What the XDP program would steer now.
     pub fn steering_rules(&mut self) -> &SteeringRules {
         &self.control.datapath().rules
     }
 
-    /// How many snapshots have been published.
+    /// Number of snapshots published so far.
     pub fn publications(&mut self) -> u64 {
         self.control.datapath().publications
     }
 
-    /// The settings in force.
+    /// The settings of IPVS and of load feedback.
     pub fn settings(&self) -> (Ipvs, Feedback) {
         (self.control.ipvs(), self.control.feedback().clone())
     }
 
-    /// Changes the network, whole or not at all.
+    /// Changes the network completely or not at all.
     ///
     /// # Errors
-    /// What is wrong with the change.
+    /// The reason why the change is refused.
     pub fn change_network(
         &mut self,
         change: impl FnOnce(&mut Network) -> Result<(), String>,
@@ -164,27 +164,26 @@ impl InMemory {
         Ok(())
     }
 
-    /// Captures packets from now on, with so many slots.
+    /// Starts a capture with this many slots.
     ///
     /// # Errors
-    /// What is wrong with the request.
+    /// The reason why the request is refused.
     pub fn capture(&mut self, wanted: &CaptureRequest, slots: usize) -> Result<Listener, CommandError> {
         let listener = Listener::new(wanted, 1, slots, &self.control.egress())?;
         self.control.set_captures([listener.capture()].into())?;
         Ok(listener)
     }
 
-    /// What was captured since the last call, and how many frames were missed since the first.
+    /// Packets captured since the last call, and frames missed since the start.
     pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
         let egress = self.control.egress();
         (listener.packets(&egress), listener.missed(&egress))
     }
 
-    /// Lets frames come in by a link, at most [`BURST`](xvs_xdp::BURST) of them, and forgets what left by
-    /// the last call; for tests that have many.
+    /// Injects up to [`BURST`](xvs_xdp::BURST) frames on a link. Discards the frames transmitted by the last call.
     ///
     /// # Errors
-    /// There is no such link, or a frame is too long; those before it come in with the next call.
+    /// The link does not exist, or a frame is too long; the frames before it are processed by the next call.
     pub fn burst<'a>(
         &mut self,
         link: &str,
@@ -197,7 +196,7 @@ impl InMemory {
         self.port.take_transmitted();
         for bytes in frames {
             if !self.port.inject(known.id, bytes) {
-                return Err(format!("frame: {} bytes are more than a frame holds", bytes.len()));
+                return Err(format!("frame: {} bytes exceed the frame size", bytes.len()));
             }
         }
         let snapshot = self.control.published().load_full();
@@ -212,7 +211,7 @@ impl InMemory {
         self.pipeline.transmitter.verdicts().first().copied()
     }
 
-    /// The frames that have left since the last call or burst, each with the name of its link.
+    /// The frames transmitted since the last call or burst, each with the name of its link.
     pub fn transmitted(&mut self) -> Vec<(String, Vec<u8>)> {
         let name = |id: LinkId| {
             let link = self.network.links.iter().find(|link| link.id == id);
@@ -222,21 +221,20 @@ impl InMemory {
         frames.into_iter().map(|Bytes { link, frame }| (name(link), frame)).collect()
     }
 
-    /// Frames that came in or were made and have not left: none, between two lines.
+    /// Frames received or originated, less frames that have left: 0 between two bursts.
     pub fn unaccounted_frames(&self) -> i64 {
         self.pipeline.transmitter.counters().balance()
     }
 
-    /// Frames that are neither at home nor in the hands of those who wait for the rest of their datagram: none, between
-    /// two lines.
+    /// Frames that are neither in the pool nor held for reassembly: 0 between two bursts.
     pub fn frames_missing(&self) -> i64 {
         i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }
 
-    /// Moves time.
+    /// Moves time forward.
     ///
     /// # Errors
-    /// That of the control plane.
+    /// As for [`Control::tick`].
     pub fn advance(&mut self, time: Duration) -> Result<(), CommandError> {
         let target = self.now + time;
         while self.now < target {
@@ -245,14 +243,14 @@ impl InMemory {
             self.sweeper.run(self.now);
             let snapshot = self.control.published().load_full();
             while self.pipeline.flows.expire(&snapshot, self.now) == Timers::Behind {}
-            // No frame comes; time may be over for those that wait.
+            // Without a frame, the pipeline still expires fragments that wait for reassembly.
             self.pipeline.run(&snapshot, &mut self.port, self.now);
             self.pipeline.flows.quiescent();
         }
         Ok(())
     }
 
-    /// Every counter that is not zero.
+    /// All counters that are not zero.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
         self.counters.all().chain(swept).filter(|(_, value)| *value != 0).collect()
@@ -271,14 +269,14 @@ impl Director for InMemory {
             Request::Status | Request::Traffic => {
                 Err(CommandError::Failed { why: "a lab has no status; request its counters".to_owned() })
             }
-            // A lab has no keepalived.conf.
+            // The lab has no keepalived.conf.
             Request::Health => Ok(Reply::Health(None)),
             Request::CountConnections(filter) => {
                 let snapshot = self.control.published().load_full();
                 Ok(Reply::Count(count(&self.reader, &snapshot, self.now, &filter)))
             }
             Request::Events(_) => Err(CommandError::Failed {
-                why: "a lab has no events; the answer to a line has its result".to_owned(),
+                why: "a lab has no events; the reply to each line has its result".to_owned(),
             }),
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
@@ -308,11 +306,11 @@ impl Director for InMemory {
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let snapshot = self.control.published().load_full();
-        print_rows(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+        print_rows(each, |each| matching_rows(&self.reader, &snapshot, self.now, filter, each))
     }
 }
 
-/// Hands over the rows of a walk until that fails.
+/// Passes rows to `each` until it fails.
 fn print_rows(
     each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     walk: impl FnOnce(&mut dyn FnMut(ConnectionRow) -> ControlFlow<()>),
@@ -328,11 +326,11 @@ fn print_rows(
     printed
 }
 
-/// A machine's network before it has interfaces that anybody else can reach.
+/// A machine's network without interfaces, but for loopback.
 fn loopback() -> Network {
     let local = |addr, len| Route {
         table: network::Table::Local,
-        dest: Prefix::new(addr, len).expect("a length of its family"),
+        dest: Prefix::new(addr, len).expect("the prefix lengths are valid for their families"),
         metric: 0,
         action: RouteAction::Local,
         preferred_source: None,

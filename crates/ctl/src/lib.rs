@@ -1,8 +1,9 @@
 //! The control plane: the daemon `xvsd`, and the whole director over a port in memory.
 //!
-//! A command comes over the Unix socket ([`api`]) into the queue of the control thread ([`control`]), which is the one
-//! owner of the desired state; [`registry`] turns that into what workers use. Checks, the network and mark rules enter by
-//! the same queue. What needs no writer is answered from [`status`] and [`metrics`] by the thread that asks.
+//! A command arrives on the Unix socket ([`api`]) and enters the queue of the control thread ([`control`]), the one
+//! owner of the desired state. [`registry`] builds from that state what workers use. Health checks, network changes
+//! and mark rules enter by the same queue. Requests that need no writer are answered from [`status`] and [`metrics`],
+//! on the thread of the client.
 
 pub mod arguments;
 pub mod config;

@@ -1,10 +1,10 @@
-//! `xvsd` as a program: what it refuses before it touches anything, and how it says so.
+//! The program `xvsd`: configurations that it refuses before it changes anything, and the messages.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::{env, process};
 
-/// Runs it with a socket in a folder that does not exist; it must end by itself.
+/// Runs it with a socket in a directory that does not exist; it must end by itself.
 fn xvsd(purpose: &str, arguments: &[&str]) -> (Output, PathBuf) {
     let folder = env::temp_dir().join(format!("xvs-xvsd-{}-{purpose}", process::id()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_xvsd"));
@@ -29,7 +29,7 @@ fn a_wrong_configuration_is_one_line_and_exit_2_and_touches_nothing() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{purpose}: {message}");
         assert!(message.starts_with(begin) && message.lines().count() == 1, "{purpose}: {message}");
-        assert!(!folder.exists(), "{purpose}: a folder was made");
+        assert!(!folder.exists(), "{purpose}: a directory was created");
     }
 }
 
@@ -39,6 +39,6 @@ fn a_table_of_no_connections_or_of_too_many_is_refused_with_what_is_possible() {
         let (output, folder) = xvsd("table", &["--interface", "lo", "--conn-table-size", size]);
         let want = format!("xvsd: conn_table_size = {size}: from 1024 to 134217728 connections\n");
         assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr)), (Some(2), want.into()));
-        assert!(!folder.exists(), "{size}: a folder was made");
+        assert!(!folder.exists(), "{size}: a directory was created");
     }
 }

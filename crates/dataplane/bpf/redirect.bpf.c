@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Steering: frames that are the director's go to the AF_XDP socket of their queue, all others to the kernel.
+/* Steering: frames for the director go to the AF_XDP socket of their queue, all others to the kernel.
  *
- * Runs once a frame, before the kernel has seen it. It never drops, and edits nothing but a marker of our own; what
- * it cannot parse is the kernel's, and so is everything on a queue that no worker has opened. It may take too much (the pipeline gives
- * that back), never too little. Cost of a frame that is not ours: three look-ups. What becomes of a frame that
- * is ours is not decided here.
+ * Runs for each frame, before the kernel processes it. It never drops a frame, and edits nothing but the marker of
+ * reinjected frames. A frame that it cannot parse goes to the kernel, and so does every frame on a queue without a
+ * socket. It may steer too many frames, which the pipeline passes back, but never too few. Cost of a frame that is not
+ * steered: three look-ups. Not here: any decision on a steered frame.
  */
 #include "maps.h"
 
@@ -20,9 +20,9 @@
 /* ISAKMP (RFC 2408 2.5.1): AH and ESP belong to the service that negotiated them. */
 #define PORT_ISAKMP 500
 
-/* Tags looked through, as in proto/src/ethernet.rs. */
+/* The most VLAN tags that are skipped, as in proto/src/ethernet.rs. */
 #define MAX_TAGS 2
-/* Extension headers looked through before the transport header or the fragment header, as in proto/src/ipv6.rs. */
+/* The most extension headers that are skipped before the transport or fragment header, as in proto/src/ipv6.rs. */
 #define MAX_EXTENSIONS 6
 
 struct {
@@ -57,7 +57,7 @@ struct {
 	__type(value, __u32);
 } translated SEC(".maps");
 
-/* One an interface; the other maps are shared by all interfaces. */
+/* Each interface has its own; all interfaces share the other maps. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, XVS_MAX_QUEUES);
@@ -65,7 +65,7 @@ struct {
 	__type(value, __u32);
 } xsks SEC(".maps");
 
-/* What steering asks of a packet. */
+/* The fields of a packet that steering needs. */
 struct packet {
 	__u8 source[16];
 	__u8 dest[16];
@@ -73,11 +73,11 @@ struct packet {
 	__be16 dest_port;
 	__u8 family;
 	__u8 protocol;
-	/* Not the whole packet: what follows need not be a transport header. */
+	/* Not the whole packet: the bytes that follow may not be a transport header. */
 	__u8 fragment;
 };
 
-/* Ports are the first four bytes of TCP, UDP and SCTP alike. */
+/* The first four bytes of TCP, UDP and SCTP headers are the ports. */
 struct ports {
 	__be16 source;
 	__be16 dest;
@@ -97,7 +97,7 @@ static __always_inline int is_tag(__be16 type)
 	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
 }
 
-/* The type of what `*at` points to behind the Ethernet header and its tags; 0 if there is nothing. */
+/* Moves `*at` behind the Ethernet header and its tags. Returns the payload's EtherType; 0 if the frame is too short. */
 static __always_inline __be16 link_header(void **at, void *end)
 {
 	struct ethhdr *eth = *at;
@@ -162,7 +162,7 @@ static __always_inline int ip6_header(struct packet *packet, void **at, void *en
 	return 1;
 }
 
-/* Reads the ports of what steering knows by ports; 0 if it is something else, or cut short. */
+/* Reads the ports; 0 if the protocol has no services, or the packet is too short. */
 static __always_inline int transport_header(struct packet *packet, void *at, void *end)
 {
 	switch (packet->protocol) {
@@ -209,13 +209,13 @@ static __always_inline int in_prefix(const __u8 *addr, __u8 family)
 	return bpf_map_lookup_elem(&prefixes, &key) != NULL;
 }
 
-/* Whether an endpoint has a role, or its address at every port. */
+/* Whether an endpoint has a role, or its address has it at every port. */
 static __always_inline int has_role(const __u8 *addr, __be16 port, const struct packet *packet, __u32 role)
 {
 	return endpoint_roles(addr, port, packet) & role || endpoint_roles(addr, XVS_ANY_PORT, packet) & role;
 }
 
-/* Whether a packet's port is one that clients' packets leave by under FULLNAT. */
+/* Whether a packet's destination port is a local port of FULLNAT. */
 static __always_inline int is_translated(const struct packet *packet)
 {
 	struct xvs_address key = { .family = packet->family };
@@ -225,7 +225,7 @@ static __always_inline int is_translated(const struct packet *packet)
 	return ports && port >= XVS_FIRST_PORT(*ports) && port <= XVS_LAST_PORT(*ports);
 }
 
-/* Whether a packet goes to a service or comes from a destination. A fragment is judged by its addresses. */
+/* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. */
 static __noinline int matches(const struct packet *packet)
 {
 	if (!packet)
@@ -243,7 +243,7 @@ static __noinline int matches(const struct packet *packet)
 		return 1;
 	if (in_prefix(packet->dest, packet->family))
 		return 1;
-	/* Replies from a virtual address that the kernel routes: in IPv4 it refuses them. */
+	/* Replies from a virtual address: the kernel routes those of IPv6, and refuses those of IPv4. */
 	return packet->family == XVS_V6 && !(to & XVS_LOCAL) && in_prefix(packet->source, packet->family);
 }
 
@@ -269,15 +269,15 @@ static __always_inline int is_icmp_error(const struct packet *packet, void *at, 
 	return packet->protocol == IPPROTO_ICMPV6 && *type < 128;
 }
 
-/* Whether a packet may be a tunnel's: IPv4 or IPv6 in it, or GRE, or UDP with GUE. */
+/* Whether a packet may be tunnelled: it contains IPv4, IPv6 or GRE, or UDP with GUE. */
 static __always_inline int is_tunnel(const struct packet *packet)
 {
 	return packet->protocol == IPPROTO_IPIP || packet->protocol == IPPROTO_IPV6 || packet->protocol == IPPROTO_GRE ||
 	       packet->protocol == IPPROTO_UDP;
 }
 
-/* Whether an ICMP error is about a packet of ours, in either direction; `at` is behind the ICMP header. */
-static __always_inline int quotes_ours(const struct packet *packet, void *at, void *end)
+/* Whether an ICMP error quotes a steered packet, of either direction. `at` is behind the ICMP header. */
+static __always_inline int quotes_steered(const struct packet *packet, void *at, void *end)
 {
 	struct packet quoted = {};
 	int parsed = packet->family == XVS_V4 ? ip4_header(&quoted, &at, end) : ip6_header(&quoted, &at, end);
@@ -293,7 +293,7 @@ static __always_inline int quotes_ours(const struct packet *packet, void *at, vo
 	return matches(&quoted);
 }
 
-static __always_inline int is_ours(struct xdp_md *ctx)
+static __always_inline int is_steered(struct xdp_md *ctx)
 {
 	void *at = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -313,7 +313,7 @@ static __always_inline int is_ours(struct xdp_md *ctx)
 		return matches(&packet);
 	if (is_icmp_error(&packet, at, end)) {
 		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
-		       in_prefix(packet.dest, packet.family) || quotes_ours(&packet, at + 8, end);
+		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, at + 8, end);
 	}
 	return transport_header(&packet, at, end) && matches(&packet);
 }
@@ -321,9 +321,9 @@ static __always_inline int is_ours(struct xdp_md *ctx)
 /* Set before the program is loaded. */
 const volatile __u64 marker[XVS_MARKER_SIZE / 8] = {};
 
-/* Whether the director has seen a frame before and wants the kernel to have it. In generic mode the kernel runs this
- * program also on what is redirected to the interface's ingress, and nothing of a packet but its bytes is visible
- * here. What is found so is stripped of its marker.
+/* Whether the director has passed this frame back to the kernel. In generic mode the kernel runs this program also for
+ * frames that are redirected to the interface's ingress, and only the bytes of a frame are visible here. The marker of
+ * such a frame is removed.
  */
 static __always_inline int is_reinjected(struct xdp_md *ctx)
 {
@@ -338,15 +338,15 @@ int redirect(struct xdp_md *ctx)
 {
 	if (is_reinjected(ctx))
 		return XDP_PASS;
-	/* A queue without a socket falls to the kernel. */
-	return is_ours(ctx) ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS) : XDP_PASS;
+	/* Frames of a queue without a socket go to the kernel. */
+	return is_steered(ctx) ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS) : XDP_PASS;
 }
 
-/* The same question without a socket: for tests, and for telling an operator where a packet would go. */
+/* The same decision without a socket, for tests and for explaining packets to operators. */
 SEC("xdp")
 int verdict(struct xdp_md *ctx)
 {
-	return is_ours(ctx) ? XDP_REDIRECT : XDP_PASS;
+	return is_steered(ctx) ? XDP_REDIRECT : XDP_PASS;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

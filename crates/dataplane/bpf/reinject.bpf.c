@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* The way back: what is written to an interface's TAP arrives on that interface as if from the wire.
+/* Reinjection: a frame that is written to an interface's TAP is received by that interface as if from the wire.
  *
- * Attached to both directions of the TAP. What the kernel would send out by a TAP has nowhere to go.
+ * Attached to both directions of the TAP. Packets that the kernel itself sends by a TAP are discarded.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
 #include <bpf/bpf_helpers.h>
 
-/* Index of the interface; set before the program is loaded. */
+/* The index of the interface. Set before the program is loaded. */
 const volatile __u32 interface_index = 0;
 
 SEC("tc")

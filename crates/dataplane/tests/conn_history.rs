@@ -1,4 +1,4 @@
-//! Random histories of the connection table: against a plain map, and of two threads at once.
+//! Random histories of the connection table, compared with a plain map, and of two threads at once.
 
 #![cfg(not(loom))]
 
@@ -14,7 +14,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{ConnId, Direction, Inserted, NewConnection, Removal};
 use xvs_proto::{Endpoint, FlowKey};
 
-/// A step of a random history over few keys, so that they meet.
+/// A step of a random history. There are few keys, so that steps often have the same one.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Insert { worker: usize, key: u16, seconds: u64 },
@@ -38,8 +38,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Two keys in a row are one client at two services; of six such clients two are masqueraded, to one destination port
-/// by both services, so that their replies are equal, and one is seen by both under one endpoint of the director's.
+/// Two successive keys are one client at two services. Of six such clients, two are masqueraded to one destination port
+/// by both services, so that their reply flows are equal, and one has one local endpoint of the director for both.
 fn keyed(key: u16) -> NewConnection {
     let client = key / 2;
     let new = match client % 6 {
@@ -61,7 +61,7 @@ proptest! {
     fn any_history_agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..200)) {
         let table = table(64, 2);
         let mut workers = [table.handle(0).unwrap(), table.handle(1).unwrap()];
-        // By identity: the id, when the last refresh wanted it to expire, and since when it is in that state.
+        // By identity: the id, and the expiry that the last refresh requested.
         let mut model: HashMap<FlowKey, (ConnId, u64)> = HashMap::new();
         let mut now = 0;
         for step in steps {
@@ -100,11 +100,11 @@ proptest! {
                     for worker in &mut workers {
                         for id in expire(worker, now) {
                             let gone = model.iter().find(|(_, value)| value.0 == id).map(|(key, _)| *key);
-                            let (_, wanted) = model.remove(&gone.expect("it was there")).expect("found above");
+                            let (_, wanted) = model.remove(&gone.expect("it was in the model")).expect("found above");
                             prop_assert!(wanted <= now, "early by {}", wanted - now);
                         }
                     }
-                    // A deadline may be a second late by rounding and a tick by the wheel.
+                    // A deadline may be missed by a second because of rounding, and by a tick of the wheel.
                     prop_assert!(model.values().all(|&(_, wanted)| wanted + 1125 > now));
                 }
                 Step::Quiesce { worker } => workers[worker].quiescent(),
@@ -114,7 +114,7 @@ proptest! {
                 let new = keyed(key);
                 let known = model.get(&inbound(&new)).map(|&(id, _)| (id, Direction::Inbound));
                 prop_assert_eq!(find(&workers[0], inbound(&new)), known);
-                // Of equal reply keys one that is there answers; without any, nobody does.
+                // Of the connections with this reply flow, any may be found; without any, none.
                 let same_reply = |other: &u16| reply(&keyed(*other)) == reply(&new);
                 let answering: HashSet<ConnId> = (0..24).filter(same_reply)
                     .filter_map(|other| model.get(&inbound(&keyed(other)))).map(|&(id, _)| id).collect();
@@ -129,7 +129,7 @@ proptest! {
 }
 
 #[test]
-fn two_threads_that_insert_find_and_remove_the_same_connections_agree_on_each() {
+fn threads_that_insert_find_and_remove_the_same_connections_agree_on_each() {
     const KEYS: u16 = 64;
     const ROUNDS: u64 = 30_000;
     let table = table(256, 2);
@@ -149,13 +149,13 @@ fn two_threads_that_insert_find_and_remove_the_same_connections_agree_on_each() 
                     id
                 }
                 Inserted::Existing(id) => id,
-                // What this thread has removed waits for the other, which does not run at the moment.
+                // Entries that this thread has removed wait for the other thread, which does not run at the moment.
                 Inserted::Full => {
                     worker.quiescent();
                     thread::yield_now();
                     continue;
                 }
-                // By the same client's connection to the other service.
+                // The connection of the same client to the other service has it.
                 Inserted::LocalTaken => {
                     assert!(new.local.is_some());
                     continue;

@@ -1,4 +1,4 @@
-//! What the pipeline may expect of the connection table, by its public interface. Its timers: `conn_timers.rs`.
+//! The connection table by its public interface. Not here: timers (`conn_timers.rs`).
 
 #![cfg(not(loom))]
 
@@ -17,7 +17,7 @@ use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
 #[test]
-fn a_connection_says_what_it_was_inserted_with() {
+fn a_connection_has_the_values_that_it_was_inserted_with() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     for method in [
@@ -36,7 +36,7 @@ fn a_connection_says_what_it_was_inserted_with() {
             let seen = worker.connection(id);
             assert_eq!(read(&seen), new);
             assert_eq!((seen.in_packets(), seen.controlled()), (0, 0));
-            // The entry's next connection, of whatever kind, has nothing of it.
+            // The next connection in this entry, of whatever kind, inherits nothing.
             assert!(matches!(worker.remove(id), Removal::Done(_)));
             worker.quiescent();
         }
@@ -64,7 +64,7 @@ fn read(seen: &Connection<'_>) -> NewConnection {
 }
 
 #[test]
-fn connections_of_all_families_are_found_both_ways_and_by_nothing_else() {
+fn connections_of_all_families_are_found_by_requests_and_replies_and_no_other_flow() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let all = [
@@ -110,7 +110,7 @@ fn addresses_that_differ_in_any_bit_are_different_clients() {
         assert_eq!(find(&worker, inbound(&client(bit))), Some((id, Direction::Inbound)));
         assert_eq!(find(&worker, reply(&client(bit))), Some((id, Direction::Outbound)));
     }
-    // An IPv4 address is not the IPv6 address that is written with it.
+    // An IPv4 address differs from the IPv6 address that it is mapped to.
     let mapped = |addr: Ipv4Addr, port| Endpoint::new(addr.to_ipv6_mapped(), port);
     let four = nat(1);
     let id = insert(&mut worker, &four);
@@ -120,7 +120,7 @@ fn addresses_that_differ_in_any_bit_are_different_clients() {
 }
 
 #[test]
-fn an_endpoint_of_the_directors_own_serves_one_connection_to_a_real_server_at_a_time() {
+fn a_local_endpoint_serves_one_connection_to_a_real_server_at_a_time() {
     for family in [|new| new, six] {
         let table = table(100, 2);
         let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
@@ -133,7 +133,7 @@ fn an_endpoint_of_the_directors_own_serves_one_connection_to_a_real_server_at_a_
         assert_eq!(other.insert(&family(full_nat(1, 60_001))), Inserted::Existing(id));
         assert_eq!(find(&other, reply(&family(full_nat(1, 60_001)))), None, "the other port is free again");
         insert(&mut other, &family(full_nat(2, 60_001)));
-        // At another real server, or by another protocol, it is another conversation.
+        // To another real server, or by another protocol, it is another flow.
         let elsewhere = Endpoint { port: 8081, ..first.dest };
         insert(&mut other, &NewConnection { dest: elsewhere, ..family(full_nat(3, 60_000)) });
         insert(&mut other, &NewConnection { protocol: Protocol::UDP, ..family(full_nat(3, 60_000)) });
@@ -166,7 +166,7 @@ fn replies_come_from_the_dest_for_nat_and_from_the_virtual_endpoint_otherwise() 
 }
 
 #[test]
-fn a_nat_connection_whose_dest_is_the_virtual_endpoint_itself_is_found_both_ways_and_removed_whole() {
+fn a_nat_connection_whose_dest_is_the_virtual_endpoint_is_found_by_both_keys_until_removed() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let new = NewConnection { dest: Endpoint::new(VIP, 80), ..nat(1) };
@@ -178,7 +178,7 @@ fn a_nat_connection_whose_dest_is_the_virtual_endpoint_itself_is_found_both_ways
 }
 
 #[test]
-fn of_connections_with_equal_replies_the_newest_answers_and_after_it_the_other() {
+fn the_newest_connection_with_equal_replies_is_found_and_after_its_removal_the_other() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let old = nat(1);
@@ -190,7 +190,7 @@ fn of_connections_with_equal_replies_the_newest_answers_and_after_it_the_other()
     assert_eq!(
         find(&worker, reply(&old)),
         Some((new_id, Direction::Outbound)),
-        "also after a vain insertion"
+        "also after a refused insertion"
     );
     assert!(matches!(worker.remove(new_id), Removal::Done(_)));
     assert_eq!(find(&worker, reply(&old)), Some((old_id, Direction::Outbound)));
@@ -209,7 +209,7 @@ fn a_second_insertion_finds_the_first_and_leaves_no_trace() {
 }
 
 #[test]
-fn templates_and_packets_do_not_find_each_other() {
+fn packets_do_not_find_templates() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let (plain, template) = (nat(0), NewConnection { flags: Flags::TEMPLATE, ..nat(0) });
@@ -224,7 +224,7 @@ fn templates_and_packets_do_not_find_each_other() {
 }
 
 #[test]
-fn a_controller_stays_until_it_controls_nothing_and_then_takes_no_more() {
+fn a_controller_cannot_be_removed_while_it_controls_and_once_removed_admits_no_more() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let template = insert(&mut worker, &NewConnection { flags: Flags::TEMPLATE, ..nat(0) });
@@ -239,14 +239,14 @@ fn a_controller_stays_until_it_controls_nothing_and_then_takes_no_more() {
 }
 
 #[test]
-fn a_removed_connection_is_found_no_more_stays_readable_and_is_removed_once() {
+fn a_removed_connection_is_not_found_but_readable_and_is_removed_once() {
     let table = table(100, 2);
     let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
     let new = nat(1);
     let id = insert(&mut one, &new);
     let generation = one.connection(id).generation();
     assert!(one.recall(id, generation).is_some());
-    assert!(matches!((one.remove(id), other.remove(id)), (Removal::Done(_), Removal::NotOurs)));
+    assert!(matches!((one.remove(id), other.remove(id)), (Removal::Done(_), Removal::NotLive)));
     assert_eq!((find(&one, inbound(&new)), find(&other, reply(&new))), (None, None));
     assert_eq!(other.connection(id).dest(), new.dest);
     other.refresh(id, 3, Millis(90_000));
@@ -266,7 +266,7 @@ fn an_entry_is_reused_only_after_every_worker_was_quiescent_or_parked() {
     first.quiescent();
     second.quiescent();
     first.quiescent();
-    assert_ne!(insert(first, &direct(2)), id, "the third worker may still look at it");
+    assert_ne!(insert(first, &direct(2)), id, "the third worker may still read it");
     assert_eq!(first.in_limbo(), 1);
     third.park();
     first.quiescent();
@@ -276,10 +276,10 @@ fn an_entry_is_reused_only_after_every_worker_was_quiescent_or_parked() {
 }
 
 #[test]
-fn a_table_holds_what_it_was_made_for_whoever_inserts_and_then_refuses() {
+fn one_worker_can_fill_the_whole_table_and_then_insertions_are_refused() {
     let table = table(500, 2);
     let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
-    // What was removed must not be missing afterwards, wherever it lies.
+    // Entries that the other worker has removed must be usable, in whichever stock they are.
     for port in 0..400 {
         let id = insert(&mut other, &nat(port));
         assert!(matches!(other.remove(id), Removal::Done(_)));
@@ -296,7 +296,7 @@ fn a_table_holds_what_it_was_made_for_whoever_inserts_and_then_refuses() {
 }
 
 #[test]
-fn a_flag_transition_is_won_by_one_caller() {
+fn a_flag_transition_is_reported_to_one_caller() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let id = insert(&mut worker, &direct(1));
@@ -307,7 +307,7 @@ fn a_flag_transition_is_won_by_one_caller() {
 }
 
 #[test]
-fn a_reader_meets_every_connection_in_slices_and_may_remove_some() {
+fn a_reader_visits_every_connection_in_slices_and_may_remove_some() {
     let table = table(1000, 1);
     let mut worker = table.handle(0).unwrap();
     (0..1000).for_each(|port| {
@@ -329,17 +329,17 @@ fn a_reader_meets_every_connection_in_slices_and_may_remove_some() {
     assert_eq!(table.live(), 500);
     assert_eq!(find(&worker, inbound(&nat(2))), None);
     assert!(find(&worker, inbound(&nat(3))).is_some());
-    // The worker passes a quiescent point, the reader collects at its next walk, and the room is there again.
+    // After a quiescent point of the worker, the next walk of the reader frees the entries.
     worker.quiescent();
     reader.for_each(0..0, |_| {});
     (2000..2500).for_each(|port| {
         insert(&mut worker, &nat(port));
     });
-    assert!(table.extent() < 1600, "memory is not touched while removed entries are to be had");
+    assert!(table.extent() < 1600, "fresh memory is not touched while removed entries can be reused");
 }
 
 #[test]
-fn a_size_that_cannot_be_is_refused() {
+fn an_impossible_size_is_refused() {
     for capacity in [0, usize::MAX, u32::MAX as usize] {
         let config = TableConfig { capacity, workers: 1, memory: Memory::OnDemand };
         assert_eq!(Table::create(config).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);

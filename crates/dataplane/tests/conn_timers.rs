@@ -1,4 +1,4 @@
-//! When connections end: their deadlines, the workers' timers, and a clock that jumps.
+//! The end of connections: deadlines, the workers' timers, and a clock that jumps.
 
 #![cfg(not(loom))]
 
@@ -11,7 +11,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{NewConnection, Removal, Timers};
 
 #[test]
-fn a_connection_expires_at_its_deadline_and_a_refreshed_one_within_a_second_after() {
+fn a_connection_expires_at_its_deadline_and_a_refreshed_one_within_a_second_of_it() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let untouched = insert(&mut worker, &direct(1));
@@ -38,7 +38,7 @@ fn a_change_of_state_keeps_time_exactly_and_brings_the_deadline_forward_on_any_w
     assert_eq!(other.next_timer(), Some(Millis(30_250)));
     assert_eq!(expire(&mut other, 30_249), []);
     assert_eq!(expire(&mut other, 30_250), [id]);
-    assert_eq!(expire(&mut one, 100_000), [], "the first link has died");
+    assert_eq!(expire(&mut one, 100_000), [], "the first link is invalid");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_deadline_far_beyond_the_wheel_is_kept() {
 }
 
 #[test]
-fn what_the_callback_neither_removes_nor_refreshes_is_due_again() {
+fn a_connection_that_the_callback_leaves_alone_is_due_again() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     let id = insert(&mut worker, &direct(1));
@@ -71,7 +71,7 @@ fn what_the_callback_neither_removes_nor_refreshes_is_due_again() {
 }
 
 #[test]
-fn when_the_clock_jumps_ahead_no_connection_ends_early_by_more_than_that_or_is_forgotten() {
+fn when_the_clock_jumps_ahead_connections_end_early_by_at_most_the_jump_and_none_is_forgotten() {
     for jump in [1, 59, 61, 899, 86_400, 1_000_000_000] {
         let table = table(100, 1);
         let mut worker = table.handle(0).unwrap();
@@ -88,7 +88,7 @@ fn when_the_clock_jumps_ahead_no_connection_ends_early_by_more_than_that_or_is_f
                 assert!(ended.contains(&id), "{deadline} is past at {now}");
                 continue;
             }
-            assert!(!ended.contains(&id), "{deadline} is to come at {now}");
+            assert!(!ended.contains(&id), "{deadline} is in the future at {now}");
             now = deadline;
             ended.extend(expire(&mut worker, now));
             assert!(ended.contains(&id), "{deadline} is now");
@@ -118,7 +118,7 @@ fn when_the_clock_jumps_back_connections_keep_their_deadlines_and_new_ones_end_o
 }
 
 #[test]
-fn a_link_that_another_worker_has_left_behind_does_not_end_who_has_the_entry_now() {
+fn an_old_link_of_another_worker_does_not_end_the_entrys_new_connection() {
     for (later, whose) in [(60_000, "one's or the other's"), (61_000, "the other's")] {
         let table = table(100, 2);
         let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
@@ -140,7 +140,7 @@ fn a_link_that_another_worker_has_left_behind_does_not_end_who_has_the_entry_now
 }
 
 #[test]
-fn timers_of_a_seat_outlast_who_sits_there() {
+fn timers_of_a_handle_outlast_its_owner() {
     let table = table(100, 1);
     let mut worker = table.handle(0).unwrap();
     assert!(table.handle(0).is_none(), "taken");

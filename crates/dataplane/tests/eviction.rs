@@ -1,4 +1,4 @@
-//! A full table, and counts that stay exact whoever ends a connection: whole workers on one table, in memory.
+//! A full table, and counts that stay exact whichever worker ends a connection: whole workers on one table, in memory.
 
 #![cfg(not(loom))]
 
@@ -18,18 +18,18 @@ use xvs_proto::Protocol;
 
 use workers::{ACK, CALLS, FIN_ACK, Flow, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, Worker, Workers, random};
 
-/// Of three SYNs of a client that gets no answer, when the second and the third are sent after the first.
+/// When a client without an answer retransmits its SYN, in milliseconds after the first.
 const RETRIES: [u64; 2] = [1000, 3000];
-/// How long the server's answer takes, and the client's.
+/// The round-trip time of a client, in milliseconds.
 const ROUND_TRIP: u64 = 100;
-/// For how long at most a destination still carries a connection that a new one has taken the place of.
+/// The longest time for which a destination still counts a connection that a new one has replaced, in milliseconds.
 const LEAVING: u64 = 10;
 
 fn is_sent(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Transmit(_))
 }
 
-/// A client that wants to connect: what it sends next, and when.
+/// A client that tries to connect, with its next packet and the time of it.
 struct Handshake {
     flow: Flow,
     begun: u64,
@@ -38,8 +38,8 @@ struct Handshake {
     answered: bool,
 }
 
-/// Sends `syns` SYNs from random clients within a minute, to workers in turn, while 1,000 established connections send
-/// on and 1,000 clients connect. Returns how many of these succeed.
+/// Sends `syns` SYNs from random clients within a minute, to workers in turn. Meanwhile 1,000 established connections
+/// continue and 1,000 clients try to connect. Returns how many of these succeed.
 fn flooded(count: usize, capacity: usize, syns: usize) -> usize {
     let mut workers = Workers::new(capacity, count);
     let established: Vec<_> = (0..1000).map(|number| Flow::direct(1, number)).collect();
@@ -81,7 +81,7 @@ fn flooded(count: usize, capacity: usize, syns: usize) -> usize {
                     connected.push(handshake.flow);
                     handshake.due = u64::MAX;
                 }
-                // A SYN that was dropped is sent again; a connection that was evicted is reset, and that was all.
+                // A dropped SYN is retransmitted. An evicted connection is reset, and the client gives up.
                 (false, false) if handshake.syns <= RETRIES.len() => {
                     handshake.due = handshake.begun + RETRIES[handshake.syns - 1];
                 }
@@ -102,15 +102,15 @@ fn flooded(count: usize, capacity: usize, syns: usize) -> usize {
 }
 
 #[test]
-fn a_flood_of_a_million_syns_costs_established_connections_nothing_and_lets_clients_in() {
+fn during_a_flood_of_a_million_syns_established_connections_last_and_clients_connect() {
     let connected = flooded(1, 1 << 16, 1_000_000);
-    assert!(connected >= 900, "{connected} of 1000 clients got through");
+    assert!(connected >= 900, "{connected} of 1000 clients connected");
 }
 
 #[test]
-fn a_flood_that_two_workers_receive_lets_clients_in_too() {
+fn during_a_flood_that_two_workers_receive_clients_connect() {
     let connected = flooded(2, 1 << 14, 200_000);
-    assert!(connected >= 900, "{connected} of 1000 clients got through");
+    assert!(connected >= 900, "{connected} of 1000 clients connected");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn when_all_are_established_a_new_connection_is_refused_and_counted() {
 }
 
 #[test]
-fn an_expired_connection_gives_way_before_its_timer_is_looked_at() {
+fn an_expired_connection_is_evicted_before_its_timer_is_processed() {
     let mut workers = Workers::new(2048, 1);
     let mut inside = 0;
     loop {
@@ -148,7 +148,7 @@ fn an_expired_connection_gives_way_before_its_timer_is_looked_at() {
         inside += 1;
     }
     workers.set_clock_without_timers(901_000);
-    // The first one may find the reserve used up and brings it back.
+    // The first one may find the reserve used up; it restores it.
     let sent =
         (0..10).filter(|&number| is_sent(workers.worker(0).packet(Flow::direct(2, number).request(SYN))));
     assert!(sent.count() >= 9);
@@ -157,7 +157,7 @@ fn an_expired_connection_gives_way_before_its_timer_is_looked_at() {
 }
 
 #[test]
-fn of_udp_only_what_has_sent_a_single_datagram_gives_way() {
+fn only_udp_connections_with_a_single_datagram_are_evicted() {
     let mut workers = Workers::new(2048, 1);
     for number in 0..1000 {
         let flow = Flow::udp(1, number);
@@ -176,7 +176,7 @@ fn of_udp_only_what_has_sent_a_single_datagram_gives_way() {
 }
 
 #[test]
-fn templates_of_clients_that_nobody_has_seen_give_way_and_those_of_others_stay() {
+fn unassured_templates_are_evicted_and_assured_ones_stay() {
     let mut workers = Workers::new(2048, 1);
     for number in 0..200 {
         let flow = Flow::persistent(1, number);
@@ -195,13 +195,13 @@ fn templates_of_clients_that_nobody_has_seen_give_way_and_those_of_others_stay()
 }
 
 #[test]
-fn a_half_open_connection_without_a_destination_gives_way_too() {
+fn a_half_open_connection_without_a_destination_is_evicted_too() {
     let mut workers = Workers::new(2048, 1);
     let inside = (0..).take_while(|&number| workers.worker(0).bypass(&Flow::direct(1, number))).count();
     for number in 0..inside as u32 {
         let flow = Flow::direct(2, number);
         let verdict = workers.worker(0).packet(flow.request(SYN));
-        // The first ones may find the reserve used up and bring it back.
+        // The first ones may find the reserve used up; they restore it.
         assert!(number < 10 || is_sent(verdict), "{number}: {verdict:?}");
         workers.worker(0).packet(flow.request(ACK));
     }
@@ -210,7 +210,7 @@ fn a_half_open_connection_without_a_destination_gives_way_too() {
     workers.assert_counts();
 }
 
-/// Sends so many messages of calls that nobody hears of again.
+/// Sends this many first messages of SIP calls that are not continued.
 fn flood_with_calls(workers: &mut Workers, port: u16, calls: u32) {
     for burst in 0..calls / 64 {
         let frames: Vec<_> = (0..64)
@@ -224,9 +224,9 @@ fn flood_with_calls(workers: &mut Workers, port: u16, calls: u32) {
 }
 
 #[test]
-fn a_flood_of_sip_messages_costs_answered_calls_nothing_and_new_ones_get_in() {
+fn during_a_flood_of_sip_messages_answered_calls_last_and_new_ones_begin() {
     let mut workers = Workers::new(1 << 18, 1);
-    // Servers take turns, so each third call is one that the first server answers.
+    // Servers are chosen in turn, so the first server answers every third call.
     let calls: Vec<_> = (0..300).map(|number| Flow::sip(SIP, 1, number << 8)).collect();
     let mut answered = Vec::new();
     for (number, flow) in calls.iter().enumerate() {
@@ -240,7 +240,7 @@ fn a_flood_of_sip_messages_costs_answered_calls_nothing_and_new_ones_get_in() {
     flood_with_calls(&mut workers, SIP, 2 * CALLS as u32);
     assert!(workers.counter("evicted") > CALLS as u64, "{}", workers.counter("evicted"));
     workers.assert_counts();
-    // Another message of the call comes from another port, and reaches the server that answered.
+    // Another message of the call, from another port, reaches the server that has answered.
     for (number, flow) in answered {
         let again = flow.with_another_port();
         assert!(is_sent(workers.worker(0).packet(again.call(number))));
@@ -251,7 +251,7 @@ fn a_flood_of_sip_messages_costs_answered_calls_nothing_and_new_ones_get_in() {
 }
 
 #[test]
-fn one_client_has_as_many_calls_as_a_proxy_and_each_is_found_again() {
+fn all_calls_of_a_proxy_are_found_again() {
     const CLIENTS_CALLS: u32 = 32_000;
     let mut workers = Workers::new(1 << 17, 1);
     let proxy = Flow::sip(SIP_ONE_PACKET, 1, 0);
@@ -267,7 +267,7 @@ fn one_client_has_as_many_calls_as_a_proxy_and_each_is_found_again() {
 }
 
 #[test]
-fn calls_that_are_scheduled_packet_by_packet_make_way_for_newer_ones() {
+fn calls_with_one_packet_scheduling_are_evicted_for_newer_ones() {
     let mut workers = Workers::new(1 << 17, 1);
     flood_with_calls(&mut workers, SIP_ONE_PACKET, 2 * CALLS as u32);
     assert_eq!((workers.counter("evicted"), workers.table().live()), (CALLS as u64, CALLS));
@@ -276,8 +276,8 @@ fn calls_that_are_scheduled_packet_by_packet_make_way_for_newer_ones() {
 }
 
 #[test]
-fn in_full_buckets_a_half_open_neighbour_gives_way_and_an_established_one_does_not() {
-    // Two buckets of eight slots, so every key may stand in any slot; and many more entries.
+fn in_full_buckets_a_half_open_connection_is_evicted_and_an_established_one_is_not() {
+    // Two buckets of eight slots, so every key may be in any slot, and many more entries than slots.
     let mut workers = Workers::new(1, 1);
     for number in 0..16 {
         assert!(is_sent(workers.worker(0).packet(Flow::direct(1, number).request(SYN))));
@@ -298,7 +298,7 @@ fn in_full_buckets_a_half_open_neighbour_gives_way_and_an_established_one_does_n
 }
 
 #[test]
-fn half_open_are_the_states_of_an_unfinished_handshake() {
+fn the_states_of_an_unfinished_handshake_are_half_open() {
     let tcp = TcpState::ALL.into_iter().filter(|state| is_half_open(Protocol::TCP, *state as u8));
     assert_eq!(tcp.collect::<Vec<_>>(), [TcpState::SynRecv, TcpState::SynAck]);
     let sctp = (0..14).filter(|&state| is_half_open(Protocol::SCTP, state));
@@ -309,13 +309,13 @@ fn half_open_are_the_states_of_an_unfinished_handshake() {
 /// A step of a random history.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// A packet of one of few flows, by its client or by its server.
+    /// A packet of one of few flows, from its client or from its server.
     Packet { worker: usize, flow: u32, reply: bool, flags: u8 },
-    /// SYNs and datagrams of clients that nobody hears of again.
+    /// SYNs and datagrams of clients that send nothing else.
     Flood { worker: usize, frames: u32, seed: u64 },
-    /// Servers are taken away, or come back.
+    /// Servers are removed or added again.
     TakeAway { gone: u8 },
-    /// Time passes, and who may notices it.
+    /// Time passes, with or without the workers' timers.
     Advance { millis: u64, timers: bool },
 }
 
@@ -351,7 +351,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(24) })]
 
     #[test]
-    fn after_any_history_of_two_workers_destinations_count_what_the_table_holds(
+    fn after_any_history_of_two_workers_destinations_count_the_connections_of_the_table(
         steps in prop::collection::vec(step(), 1..120)
     ) {
         let mut workers = Workers::new(128, 2);
@@ -378,7 +378,7 @@ proptest! {
 }
 
 #[test]
-fn two_threads_that_make_end_and_evict_the_same_connections_count_each_once() {
+fn threads_that_make_end_and_evict_the_same_connections_count_each_once() {
     const ROUNDS: u64 = 6000;
     const STEP: u64 = 50;
     let mut workers = Workers::new(128, 2);

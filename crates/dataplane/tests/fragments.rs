@@ -1,7 +1,9 @@
-//! Datagrams that come in fragments, in any order and at any worker, leave whole: whole workers in memory.
+//! Datagrams that are received in fragments, in any order and by any worker, are forwarded whole: whole workers in
+//! memory.
 //!
-//! What leaves is put together by `etherparse`, which shares no code with the director, and over IPv6 by the test itself. Not here: single fragments
-//! and what is refused of them (`src/fragments.rs`), how the kernel's IPVS does it (`tests/conformance.rs` of the root).
+//! `etherparse`, which shares no code with the director, reassembles the sent fragments; over IPv6 the test itself
+//! does. Not here: single fragments and the reasons to refuse them (`src/slow_path/reassembly/tests.rs`), and the
+//! behaviour of the kernel's IPVS (`tests/conformance.rs` of the root package).
 
 #![cfg(not(loom))]
 
@@ -22,10 +24,10 @@ use workers::{VIP, VIP6, Workers};
 
 const CLIENT: [u8; 4] = [10, 0, 0, 9];
 const CLIENT6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
-/// By masquerading, direct routing and tunnel.
+/// The ports of services with masquerading, direct routing and tunnel.
 const PORTS: [u16; 3] = [53, 5300, 5301];
 
-/// A datagram of the client's to be sent in fragments.
+/// A client's datagram, which is sent in fragments.
 #[derive(Debug, Clone)]
 struct Sent {
     port: u16,
@@ -36,7 +38,7 @@ struct Sent {
 }
 
 impl Sent {
-    /// The UDP header and what follows it.
+    /// The UDP header and the data.
     fn payload(&self) -> Vec<u8> {
         let length = 8 + self.data.len() as u16;
         let mut udp = UdpHeader { source_port: 4000, destination_port: self.port, length, checksum: 0 };
@@ -46,7 +48,7 @@ impl Sent {
         [&udp.to_bytes()[..], &self.data].concat()
     }
 
-    /// Frames of it, cut at these places, which are multiples of 8 bytes.
+    /// Its frames, divided at these offsets, in units of 8 bytes.
     fn fragments(&self, cuts: &[usize]) -> Vec<Vec<u8>> {
         let payload = self.payload();
         let mut ends: Vec<_> = cuts.iter().map(|cut| cut * 8).filter(|cut| *cut < payload.len()).collect();
@@ -72,7 +74,7 @@ fn fragment(id: u16, offset: u16, more: bool, part: &[u8]) -> Vec<u8> {
     [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 8, 0][..], &header.to_bytes(), part].concat()
 }
 
-/// What a receiver makes of packets: protocol, addresses and payload of each whole one.
+/// The whole packets that a receiver gets: protocol, destination address and payload of each.
 fn reassembled(packets: &[Vec<u8>]) -> Vec<(u8, [u8; 4], Vec<u8>)> {
     let mut pool = IpDefragPool::<(), ()>::new();
     let mut whole = Vec::new();
@@ -97,7 +99,7 @@ fn packets(frames: &[Bytes]) -> Vec<Vec<u8>> {
     frames.iter().map(|bytes| bytes.frame[14..].to_vec()).collect()
 }
 
-/// Hands each frame to a worker, then lets workers look for what others have met; what left to the wire.
+/// Gives each frame to a worker, then runs the workers for handed-over fragments. Returns the sent frames.
 fn play(workers: &mut Workers, frames: &[(usize, Vec<u8>)]) -> Vec<Bytes> {
     let mut left = Vec::new();
     for (worker, frame) in frames {
@@ -111,7 +113,7 @@ fn play(workers: &mut Workers, frames: &[(usize, Vec<u8>)]) -> Vec<Bytes> {
     left
 }
 
-/// What the destination must get: the datagram, between the addresses of its method, with a right checksum.
+/// Checks that the destination gets the datagram, between the addresses of the method, with a correct checksum.
 fn check(sent: &Sent, left: &[Bytes], largest: usize) -> Result<(), TestCaseError> {
     for packet in packets(left) {
         prop_assert!(packet.len() <= largest.min(1500), "{} of {largest}", packet.len());
@@ -143,7 +145,7 @@ fn datagram() -> impl Strategy<Value = Sent> {
         .prop_map(|(port, id, data, summed)| Sent { port: PORTS[port], id, data, summed })
 }
 
-/// Where to cut, in units of 8 bytes: never within the UDP header, and each fragment within 1,400 bytes.
+/// Offsets of fragments in units of 8 bytes: not within the UDP header, and no fragment above 1,400 bytes.
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(1usize..175, 4..60).prop_map(|steps| {
         let sum = |at: &mut usize, step: usize| {
@@ -165,7 +167,7 @@ fn sorted<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> Vec<Vec<u8>> {
     frames
 }
 
-/// What was captured: frames that came in, that went out, and that were shown again with what became of them.
+/// The captured frames: those received, those sent, and those shown again with their verdict.
 #[expect(clippy::type_complexity, reason = "three lists of frames")]
 fn read(captured: &mut Reader) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(Verdict, Vec<u8>)>) {
     let (mut came, mut gone, mut again) = (Vec::new(), Vec::new(), Vec::new());
@@ -184,7 +186,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_split_in_any_order_over_any_workers_arrives_as_the_same_datagram(
+    fn a_datagram_divided_in_any_way_arrives_whole_in_any_order_over_any_workers(
         sent in datagram(),
         cuts in cuts(),
         order in prop::collection::vec((any::<u32>(), 0usize..3), 100),
@@ -195,7 +197,7 @@ proptest! {
         let fragments = sent.fragments(&cuts);
         let count = fragments.len() as u64;
         let largest = fragments.iter().map(|frame| frame.len() - 14).max();
-        // What came whole may leave as large as its way takes.
+        // A datagram that was received whole may leave as large as its path MTU allows.
         let largest = largest.filter(|_| count > 1).unwrap_or(1500);
         let mut frames: Vec<_> = order.into_iter().zip(fragments).collect();
         frames.sort_by_key(|((place, _), _)| *place);
@@ -206,12 +208,12 @@ proptest! {
         let (came, gone, again) = read(&mut captured);
         prop_assert_eq!(came, sorted(frames.iter().map(|(_, frame)| frame)));
         prop_assert_eq!(gone, sorted(left.iter().map(|bytes| &bytes.frame)));
-        // Those that another worker took in.
+        // Those that another worker has received.
         prop_assert!(again.iter().all(|(verdict, _)| !matches!(verdict, Verdict::Drop(_))));
         prop_assert_eq!((workers.counter("held"), workers.table().live()), (0, 1));
         prop_assert_eq!(workers.counter("rx_packets"), count);
 
-        // The same again without one of them, if there are several: nothing leaves, and time ends it.
+        // The same without one fragment, if there are several: nothing is sent until the timeout.
         prop_assume!(count > 1);
         let mut workers = Workers::new(4096, 3);
         let mut captured = workers.capture();
@@ -231,7 +233,7 @@ proptest! {
             frame
         });
         prop_assert_eq!(sorted(again), sorted(rest.iter().map(|(_, frame)| frame)));
-        // The first fragment's sender is told, of that fragment.
+        // The sender gets an ICMP error about the first fragment, if that was received.
         let first_is_lost = u16::from_be_bytes([lost[20], lost[21]]) & 0x1fff == 0;
         prop_assert_eq!(told.len(), usize::from(!first_is_lost));
         for answer in packets(&told) {
@@ -245,13 +247,14 @@ proptest! {
     }
 }
 
-/// An IPv6 datagram to be sent in fragments, as its extension headers and UDP.
+/// An IPv6 datagram, which is sent in fragments: its extension headers and UDP.
 #[derive(Debug, Clone)]
 struct Sent6 {
     port: u16,
-    /// Hop-by-hop options; destination options before a routing header, and that; each of so many units of 8 bytes.
+    /// The lengths in units of 8 bytes: hop-by-hop options; destination options and the routing header that follows
+    /// them.
     before: [usize; 2],
-    /// Destination options behind the fragment header.
+    /// The length of destination options behind the fragment header.
     behind: usize,
     data: Vec<u8>,
 }
@@ -264,7 +267,7 @@ const FRAGMENT: u8 = 44;
 const OPTIONS: u8 = 60;
 
 impl Sent6 {
-    /// Kinds and lengths of the headers before the fragment header, in units.
+    /// The kinds and lengths, in units, of the headers before the fragment header.
     fn before(&self) -> Vec<(u8, usize)> {
         let [hop_by_hop, routing] = self.before;
         let all = [(HOP_BY_HOP, hop_by_hop), (OPTIONS, routing), (ROUTING, routing)];
@@ -275,7 +278,7 @@ impl Sent6 {
         if self.behind > 0 { vec![(OPTIONS, self.behind)] } else { vec![] }
     }
 
-    /// What is shared out: the headers behind the fragment header, and UDP.
+    /// The divided bytes: the headers behind the fragment header, and UDP.
     fn fragmentable(&self) -> Vec<u8> {
         let length = 8 + self.data.len() as u16;
         let mut udp = UdpHeader { source_port: 4000, destination_port: self.port, length, checksum: 0 };
@@ -283,13 +286,13 @@ impl Sent6 {
         [chain(&self.behind(), UDP), udp.to_bytes().to_vec(), self.data.clone()].concat()
     }
 
-    /// The datagram as if it had been sent whole.
+    /// The datagram as one packet.
     fn whole(&self) -> Vec<u8> {
         let next = if self.behind > 0 { OPTIONS } else { UDP };
         packet6(CLIENT6, VIP6.octets(), 64, &self.before(), next, &self.fragmentable())
     }
 
-    /// Frames of it, cut at these units, but never before the end of its headers (RFC 7112).
+    /// Its frames, divided at these offsets in units, but not before the end of its headers (RFC 7112).
     fn fragments(&self, cuts: &[usize]) -> Vec<Vec<u8>> {
         let (all, next) = (self.fragmentable(), if self.behind > 0 { OPTIONS } else { UDP });
         let mut ends: Vec<_> =
@@ -309,11 +312,11 @@ impl Sent6 {
     }
 }
 
-/// Extension headers one after the other, the last of which announces `next`.
+/// Consecutive extension headers, the last of which announces `next`.
 fn chain(headers: &[(u8, usize)], next: u8) -> Vec<u8> {
     let following = headers.iter().skip(1).map(|(kind, _)| *kind).chain([next]);
     let header = |(&(kind, units), next): (&(u8, usize), u8)| {
-        // Padding by one option; a routing header of a type for experiments, with nobody left to visit.
+        // Padding by one option; a routing header of an experimental type, without further hosts.
         let filled = [
             next,
             units as u8 - 1,
@@ -333,7 +336,7 @@ fn packet6(from: [u8; 16], to: [u8; 16], hops: u8, before: &[(u8, usize)], next:
     [fixed, headers, rest.to_vec()].concat()
 }
 
-/// What a receiver of IPv6 makes of packets, by RFC 8200 §4.5 and the test's own reading of it.
+/// The packets that a receiver of IPv6 gets, by RFC 8200 §4.5, implemented independently of the director.
 fn reassembled6(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let (mut whole, mut parts) = (Vec::new(), Vec::new());
     for packet in packets {
@@ -376,7 +379,7 @@ fn reassembled6(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     whole
 }
 
-/// What the destination must get: the datagram with all its headers, between the addresses of its method.
+/// Checks that the destination gets the datagram with all its headers, between the addresses of the method.
 fn check6(sent: &Sent6, left: &[Bytes], largest: usize) -> Result<(), TestCaseError> {
     let tunnelled = sent.port == PORTS[2];
     let most = if tunnelled { largest.clamp(1280, 1500) } else { largest.min(1500) };
@@ -419,7 +422,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_split_of_ipv6_with_extension_headers_arrives_as_the_same_datagram(
+    fn an_ipv6_datagram_with_extension_headers_divided_in_any_way_arrives_whole(
         sent in datagram6(),
         cuts in cuts(),
         order in prop::collection::vec((any::<u32>(), 0usize..3), 100),
@@ -430,7 +433,7 @@ proptest! {
         let count = fragments.len() as u64;
         prop_assume!(count > 1);
         let largest = fragments.iter().map(|frame| frame.len() - 14).max().expect("a fragment");
-        // Of larger ones the client is told that the tunnel does not take them.
+        // Larger fragments exceed the tunnel's path MTU, and the client gets an ICMP error.
         prop_assume!(largest <= 1460 || sent.port != PORTS[2]);
         let mut frames: Vec<_> = order.into_iter().zip(fragments).collect();
         frames.sort_by_key(|((place, _), _)| *place);
@@ -448,7 +451,7 @@ proptest! {
         prop_assert_eq!(play(&mut workers, &[]), []);
         workers.set_clock(60_000);
         let told = play(&mut workers, &[]);
-        // The fragment header ends in the identification.
+        // The identification ends the fragment header.
         let at = lost.windows(4).position(|bytes| bytes == [0xf0, 0, 0, 7]).expect("it has one");
         let first_is_lost = lost[at - 2..at] == [0, 1];
         prop_assert_eq!(told.len(), usize::from(!first_is_lost));
@@ -460,7 +463,7 @@ proptest! {
 }
 
 #[test]
-fn fragments_of_what_is_nobodys_go_to_the_kernel_as_they_came_once_all_are_here() {
+fn fragments_without_a_service_go_to_the_kernel_unchanged_when_all_have_arrived() {
     let v4 = Sent { port: 4444, id: 7, data: vec![0xa5; 3000], summed: true };
     let v6 = Sent6 { port: 4444, before: [1, 0], behind: 1, data: vec![0xa5; 3000] };
     for fragments in [v4.fragments(&[100, 200]), v6.fragments(&[100, 200])] {
@@ -481,9 +484,9 @@ fn fragments_of_what_is_nobodys_go_to_the_kernel_as_they_came_once_all_are_here(
     }
 }
 
-/// Some of so many fall to one slot of the exchange, whatever its secret.
+/// So many datagrams collide in some slots of the handoff, whatever its secret.
 #[test]
-fn two_hundred_datagrams_under_way_at_once_over_three_workers_all_arrive() {
+fn two_hundred_concurrent_datagrams_over_three_workers_all_arrive() {
     const DATAGRAMS: u16 = 200;
     let mut workers = Workers::new(4096, 3);
     let mut left = Vec::new();
@@ -505,7 +508,7 @@ fn two_hundred_datagrams_under_way_at_once_over_three_workers_all_arrive() {
 }
 
 #[test]
-fn a_flood_of_incomplete_datagrams_costs_the_oldest_and_real_ones_still_come_together() {
+fn a_flood_of_incomplete_datagrams_drops_the_oldest_and_complete_ones_arrive() {
     let mut workers = Workers::new(4096, 1);
     for id in 0..1000u16 {
         let flood = fragment(id, 8, true, &[0xa5; 64]);
@@ -522,7 +525,7 @@ fn a_flood_of_incomplete_datagrams_costs_the_oldest_and_real_ones_still_come_tog
 }
 
 #[test]
-fn a_datagram_of_the_largest_size_goes_through_by_every_method_that_has_room_for_it() {
+fn a_datagram_of_the_largest_size_is_forwarded_by_every_method_that_has_room() {
     for (port, data, arrives) in
         [(53, 65_507, true), (5300, 65_507, true), (5301, 65_487, true), (5301, 65_488, false)]
     {

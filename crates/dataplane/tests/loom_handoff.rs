@@ -1,10 +1,11 @@
-//! Models of the handoff: workers that meet fragments of one datagram, and of another that falls to the same slot,
-//! interleaved in all ways that loom thinks of with at most so many preemptions. Whatever the order, one worker comes to
-//! have all of a datagram, and the slot is free in the end.
+//! Models of the handoff: workers that receive fragments of one datagram, and of another one in the same slot,
+//! interleaved in every order that loom explores with a bounded number of preemptions. In every order one worker gets
+//! all fragments of a datagram, and the slot is free in the end.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_exchange`
+//! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_handoff`
 //!
-//! There are two slots here, of which all tags that are odd have one. The queues are another crate's, which loom does not look into.
+//! There are two slots here, and all odd tags share one of them. The queues are another crate's, which loom does not
+//! follow.
 
 #![cfg(loom)]
 
@@ -17,21 +18,21 @@ use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_proto::LinkId;
 
 const PREEMPTIONS: usize = 4;
-/// Fragments of each datagram.
+/// The number of fragments of each datagram.
 const ALL: usize = 2;
 
-/// What a worker does with fragments, as far as it concerns others.
+/// The part of a worker that handles fragments.
 struct Worker {
     number: usize,
     handoff: Arc<Handoff>,
-    /// Datagrams that wait, and how many fragments of each are here.
+    /// Waiting datagrams, each with the number of its fragments here.
     held: Vec<(u64, usize)>,
     whole: Vec<u64>,
     sent: usize,
 }
 
 impl Worker {
-    /// A worker that has met these.
+    /// A worker that has received these fragments.
     fn new(handoff: &Arc<Handoff>, number: usize, met: &[u64]) -> Self {
         let (held, whole) = (Vec::new(), Vec::new());
         let mut this = Self { number, handoff: handoff.clone(), held, whole, sent: 0 };
@@ -76,8 +77,8 @@ impl Worker {
     }
 }
 
-/// Lets each of these workers meet a fragment at once, and then look until nothing is under way: the datagrams that came
-/// together, and how many fragments each worker has sent to others.
+/// Lets each of these workers receive a fragment at the same time, and then run until no fragment is in a queue.
+/// Returns the completed datagrams, and the number of fragments that each worker has handed over.
 fn after(handoff: &Arc<Handoff>, workers: Vec<(Worker, u64)>) -> (Vec<u64>, Vec<usize>) {
     let threads: Vec<_> = workers.into_iter().map(|(worker, meets)| worker.run(meets)).collect();
     let mut workers: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic")).collect();
@@ -99,7 +100,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn of_two_workers_that_meet_one_datagram_one_comes_to_have_all_of_it() {
+fn one_of_two_workers_that_receive_one_datagram_gets_all_of_it() {
     explore(|| {
         let handoff = Arc::new(Handoff::new(2));
         let worker = |number| (Worker::new(&handoff, number, &[]), 7);
@@ -109,7 +110,7 @@ fn of_two_workers_that_meet_one_datagram_one_comes_to_have_all_of_it() {
 }
 
 #[test]
-fn a_datagram_comes_together_though_another_leaves_its_slot_meanwhile() {
+fn a_datagram_is_completed_while_another_releases_its_slot() {
     static CASES: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
     explore(|| {
         let handoff = Arc::new(Handoff::new(3));
@@ -117,7 +118,8 @@ fn a_datagram_comes_together_though_another_leaves_its_slot_meanwhile() {
         let worker = |number| (Worker::new(&handoff, number, &[]), 7);
         let (whole, sent) = after(&handoff, vec![gatherer, worker(1), worker(2)]);
         assert_eq!(whole, [5, 7]);
-        // Both send to who gathers the first, or one to the other, or that one sends on what it has no more to do with.
+        // Either both send to the owner of the slot, or one sends to the other, or the owner forwards a fragment after
+        // its release.
         let case = if sent[0] > 0 { 2 } else { 2 - sent[1] - sent[2] };
         CASES[case].fetch_add(1, Relaxed);
     });
@@ -125,7 +127,7 @@ fn a_datagram_comes_together_though_another_leaves_its_slot_meanwhile() {
 }
 
 #[test]
-fn a_worker_that_gathers_for_the_slot_keeps_it_for_the_second_datagram() {
+fn a_worker_that_owns_the_slot_keeps_it_for_the_second_datagram() {
     explore(|| {
         let handoff = Arc::new(Handoff::new(2));
         let both = (Worker::new(&handoff, 0, &[5, 7]), 5);

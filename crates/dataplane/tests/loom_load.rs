@@ -1,6 +1,6 @@
-//! Models of a destination's thresholds: workers that bind and end connections while an operator edits, interleaved
-//! in all ways that loom thinks of with at most so many preemptions. Whatever the order, the answer that is left must
-//! be that of the thresholds and connections that are left.
+//! Models of a destination's thresholds: workers add and remove connections while an operator changes thresholds,
+//! interleaved in every order that loom explores with a bounded number of preemptions. In every order the final
+//! overload flag must agree with the final thresholds and connections.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_load`
 
@@ -14,7 +14,7 @@ use xvs_dataplane::snapshot::DestinationLive;
 
 const PREEMPTIONS: usize = 3;
 
-/// A destination with so many connections and these thresholds.
+/// A destination with this number of connections and these thresholds.
 fn destination(connections: usize, upper: u32, lower: u32) -> Arc<DestinationLive> {
     let live = Arc::new(DestinationLive::new(2));
     live.set_thresholds(upper, lower);
@@ -29,7 +29,7 @@ fn bind(live: &DestinationLive) {
     live.check_limit();
 }
 
-/// Runs these at once, and tells whether the destination is overloaded then.
+/// Runs both at the same time. Returns whether the destination is overloaded afterwards.
 fn overloaded_after(
     live: &Arc<DestinationLive>,
     worker: impl FnOnce(&DestinationLive) + Send + 'static,
@@ -49,7 +49,7 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
-fn thresholds_that_come_while_the_last_connection_is_bound_are_judged_by_one_of_the_two() {
+fn thresholds_that_are_set_while_a_connection_is_added_are_applied_by_one_of_the_two() {
     explore(|| {
         let live = destination(1, 0, 0);
         assert!(overloaded_after(&live, bind, |live| live.set_thresholds(2, 0)));
@@ -57,7 +57,7 @@ fn thresholds_that_come_while_the_last_connection_is_bound_are_judged_by_one_of_
 }
 
 #[test]
-fn a_worker_that_judges_by_thresholds_of_a_moment_ago_judges_again() {
+fn a_worker_that_has_applied_old_thresholds_checks_again() {
     explore(|| {
         let live = destination(1, 2, 2);
         assert!(!overloaded_after(&live, bind, |live| live.set_thresholds(4, 4)));
@@ -69,7 +69,7 @@ fn a_worker_that_judges_by_thresholds_of_a_moment_ago_judges_again() {
 }
 
 #[test]
-fn of_a_connection_that_ends_and_one_that_is_bound_both_count() {
+fn a_concurrent_removal_and_addition_both_count() {
     explore(|| {
         let live = destination(2, 2, 2);
         let other = live.clone();

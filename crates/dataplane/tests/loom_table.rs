@@ -1,10 +1,11 @@
-//! Models of the connection table: a few steps of two workers, interleaved in all ways that loom thinks of with at
-//! most so many preemptions, under the memory model of C++. Evidence, not proof: one order it had to be told of.
+//! Models of the connection table: a few steps of two workers, interleaved in every order that loom explores with a
+//! bounded number of preemptions, under the memory model of C++. Evidence, not proof: loom does not try one of the
+//! orders by itself.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_table`
 //!
-//! Buckets have two slots and batches one entry here, so that a model ends. Where it is not plain that the
-//! case that a model is about comes up at all, the model counts it, because one that never meets it shows nothing.
+//! Buckets have two slots and batches one entry here, so that a model ends. Where it is not obvious that a model
+//! reaches the case that it is about, the model counts the case, because a model that never reaches it shows nothing.
 
 #![cfg(loom)]
 
@@ -64,7 +65,7 @@ fn workers() -> (Arc<Table>, TableWorker, TableWorker) {
     (table, one, other)
 }
 
-/// Runs a model in all ways that loom thinks of.
+/// Runs a model in every order that loom explores.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_with(PREEMPTIONS, model);
 }
@@ -75,8 +76,8 @@ fn explore_with(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// The one entry that two insertions of one key have come to, and which of the two connections it is. Counts the second's
-/// victories.
+/// The one entry of two insertions of one key, and the connection that it holds. Counts the cases in which it is the
+/// second connection.
 fn settled(
     outcome: (Inserted, Inserted),
     [first, second]: [NewConnection; 2],
@@ -92,8 +93,8 @@ fn settled(
     }
 }
 
-/// Two workers insert one connection, with different destinations: both must end with one entry, and the loser's
-/// reply key must be gone.
+/// Two workers insert one connection with different destinations: both must get the same entry, and the loser's reply
+/// key must be gone.
 fn insert_at_once(method: ForwardingMethod) {
     static RACES: AtomicUsize = AtomicUsize::new(0);
     explore(move || {
@@ -127,7 +128,7 @@ fn two_nat_insertions_of_one_key_end_with_one_entry_and_one_reply_key() {
 }
 
 #[test]
-fn of_two_connections_that_want_one_local_endpoint_one_is_told_that_it_is_taken() {
+fn of_two_connections_with_one_local_endpoint_one_is_inserted_and_one_is_refused() {
     static RACES: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
         let (table, mut one, mut other) = workers();
@@ -151,9 +152,9 @@ fn of_two_connections_that_want_one_local_endpoint_one_is_told_that_it_is_taken(
 }
 
 #[test]
-fn two_insertions_of_one_connection_by_two_local_endpoints_leave_one_of_them_free() {
+fn two_insertions_of_one_connection_with_different_local_endpoints_leave_one_endpoint_free() {
     static RACES: AtomicUsize = AtomicUsize::new(0);
-    // Four keys that are each entered alone: with one preemption more it takes minutes.
+    // Four keys that only one entry may have: with one more preemption it takes minutes.
     explore_with(PREEMPTIONS - 1, || {
         let (table, mut one, mut other) = workers();
         let [first, second] =
@@ -176,7 +177,7 @@ fn two_insertions_of_one_key_that_take_different_slots_end_with_one_entry() {
     static RACES: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
         let (table, mut one, mut other) = workers();
-        // A connection that stands where the first to come would stand, until the other worker removes it.
+        // A connection in the slot that a new one would take first, until the other worker removes it.
         let bucket = |new: &NewConnection| one.hash(&inbound(new)) >> 63;
         let before = (2..).map(direct).find(|new| bucket(new) == bucket(&direct(1))).expect("half of all");
         let Inserted::New(id) = one.insert(&before) else { panic!("there is room") };
@@ -197,7 +198,7 @@ fn two_insertions_of_one_key_that_take_different_slots_end_with_one_entry() {
 }
 
 #[test]
-fn what_a_worker_has_found_is_not_reused_before_its_quiescent_point() {
+fn an_entry_that_a_worker_has_found_is_not_reused_before_its_quiescent_point() {
     static FOUND_THEN_REMOVED: AtomicUsize = AtomicUsize::new(0);
     static REUSED: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
@@ -215,7 +216,7 @@ fn what_a_worker_has_found_is_not_reused_before_its_quiescent_point() {
         });
         assert!(matches!(one.remove(id), Removal::Done(_)));
         one.quiescent();
-        // Loom does not think of letting the other in here by itself.
+        // Loom does not try to run the other thread here by itself.
         thread::yield_now();
         one.quiescent();
         let Inserted::New(again) = one.insert(&direct(2)) else { panic!("there is room") };
@@ -253,7 +254,7 @@ fn a_worker_that_unparks_finds_no_entry_that_is_reused_without_it() {
 }
 
 #[test]
-fn of_two_removals_one_is_told_that_it_was_the_one() {
+fn only_one_of_two_removals_is_reported_as_done() {
     explore(|| {
         let (table, mut one, mut other) = workers();
         let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
@@ -267,14 +268,14 @@ fn of_two_removals_one_is_told_that_it_was_the_one() {
         let theirs = thread.join().expect("no panic");
         assert!(matches!(
             (mine, theirs),
-            (Removal::Done(_), Removal::NotOurs) | (Removal::NotOurs, Removal::Done(_))
+            (Removal::Done(_), Removal::NotLive) | (Removal::NotLive, Removal::Done(_))
         ));
         assert_eq!(table.live(), 0);
     });
 }
 
 #[test]
-fn a_removal_on_condition_comes_before_a_packets_transition_or_is_told_that_it_no_longer_holds() {
+fn a_conditional_removal_precedes_a_packets_transition_or_finds_its_condition_false() {
     static REMOVED: AtomicUsize = AtomicUsize::new(0);
     static KEPT: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
@@ -287,7 +288,7 @@ fn a_removal_on_condition_comes_before_a_packets_transition_or_is_told_that_it_n
                 REMOVED.fetch_add(1, Relaxed);
                 assert_eq!((find(&one, inbound(&direct(1))), table.live()), (None, 0));
             }
-            (Removal::Lasts, Some((1, 2))) => {
+            (Removal::Kept, Some((1, 2))) => {
                 KEPT.fetch_add(1, Relaxed);
                 assert!(find(&one, inbound(&direct(1))).is_some());
                 assert_eq!(one.remove(id), Removal::Done(2), "it can be removed later");
@@ -299,7 +300,7 @@ fn a_removal_on_condition_comes_before_a_packets_transition_or_is_told_that_it_n
 }
 
 #[test]
-fn each_change_of_state_is_reported_to_one_caller_and_counts_equal_what_the_table_holds() {
+fn each_transition_is_reported_to_one_caller_and_the_counts_agree_with_the_table() {
     static LATE: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
         let (table, mut one, mut other) = workers();
@@ -313,24 +314,24 @@ fn each_change_of_state_is_reported_to_one_caller_and_counts_equal_what_the_tabl
         });
         let mut moved: Vec<_> = advance(&mut one, id, &live).into_iter().collect();
         let state = one.connection(id).state();
-        let Removal::Done(last) = one.remove(id) else { panic!("nobody else removes it") };
+        let Removal::Done(last) = one.remove(id) else { panic!("no other worker removes it") };
         live.decrement(activity(last));
         moved.extend(thread.join().expect("no panic"));
         moved.sort_unstable();
         LATE.fetch_add(usize::from(state != last), Relaxed);
         let each: Vec<_> = (1..last).map(|state| (state, state + 1)).collect();
-        assert_eq!(moved, each, "one was lost or reported twice");
+        assert_eq!(moved, each, "a transition was lost or reported twice");
         assert_eq!((live.load(), table.live()), (Load { active: 0, inactive: 0 }, 0));
     });
-    assert!(LATE.load(Relaxed) > 0, "no packet came between the last look and the removal");
+    assert!(LATE.load(Relaxed) > 0, "no packet came between the last read and the removal");
 }
 
-/// A connection is active in even states.
+/// Connections are active in even states.
 fn activity(state: u8) -> Activity {
     if state.is_multiple_of(2) { Activity::Active } else { Activity::Inactive }
 }
 
-/// A packet that moves the state by one, as `flow.rs` has it counted.
+/// A packet that increments the state, counted as `burst/state.rs` does.
 fn advance(worker: &mut TableWorker, id: ConnId, live: &DestinationLive) -> Option<(u8, u8)> {
     let moved = worker.transition(id, |state| (state + 1, Millis(60_000)));
     if let Some((before, after)) = moved {
@@ -341,7 +342,7 @@ fn advance(worker: &mut TableWorker, id: ConnId, live: &DestinationLive) -> Opti
 }
 
 #[test]
-fn a_controller_is_not_removed_under_a_connection_that_took_its_share() {
+fn a_controller_that_counts_a_connection_is_not_removed() {
     explore(|| {
         let (_table, mut one, other) = workers();
         let template = NewConnection { flags: Flags::TEMPLATE, ..direct(0) };
@@ -354,7 +355,7 @@ fn a_controller_is_not_removed_under_a_connection_that_took_its_share() {
 }
 
 #[test]
-fn a_template_that_is_detached_and_removed_at_once_never_takes_its_successor_along() {
+fn concurrent_detaching_and_removal_of_a_template_never_remove_its_successor() {
     explore(|| {
         let (_table, mut one, mut other) = workers();
         let template = NewConnection { flags: Flags::TEMPLATE, ..direct(0) };
@@ -373,7 +374,7 @@ fn a_template_that_is_detached_and_removed_at_once_never_takes_its_successor_alo
 }
 
 #[test]
-fn a_deadline_brought_forward_while_its_link_is_put_back_is_met() {
+fn a_deadline_brought_forward_while_its_link_is_put_back_is_kept() {
     static PUT_BACK: AtomicUsize = AtomicUsize::new(0);
     explore(|| {
         let (_table, mut one, mut other) = workers();
@@ -387,10 +388,10 @@ fn a_deadline_brought_forward_while_its_link_is_put_back_is_met() {
         let other = thread.join().expect("no panic");
         PUT_BACK.fetch_add(usize::from(other.next_timer().is_none()), Relaxed);
         let due = [one.next_timer(), other.next_timer()].into_iter().flatten().min();
-        assert_eq!(due, Some(Millis(61_000)), "nobody will look at it in time");
+        assert_eq!(due, Some(Millis(61_000)), "no worker processes it in time");
     });
     assert!(PUT_BACK.load(Relaxed) > 0, "the first worker never saw the earlier deadline");
 }
 
-/// Bounds the time: two insertions with reply keys have 7,098 runs with three and 142,999 with five.
+/// Bounds the time: two insertions with reply keys have 7,098 runs with three preemptions and 142,999 with five.
 const PREEMPTIONS: usize = 4;

@@ -1,9 +1,9 @@
-//! The steering program, run by the kernel on literal frames (BPF_PROG_TEST_RUN). Needs root, or CAP_BPF,
-//! CAP_NET_ADMIN and CAP_PERFMON; fails without.
+//! The steering program, run by the kernel on literal frames (BPF_PROG_TEST_RUN). Needs root, or CAP_BPF, CAP_NET_ADMIN
+//! and CAP_PERFMON; fails without them.
 //!
-//! Frames are those of etherparse, an encoder that is not ours, or are spelled out.
+//! Frames are from etherparse, an independent encoder, or written out.
 
-// What tests share may unwrap as tests do.
+// Shared code of tests may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,7 +20,7 @@ const REAL_ANY_PORT: [u8; 4] = [198, 51, 100, 3];
 const TUNNEL_END: [u8; 4] = [198, 51, 100, 4];
 const REAL: [u8; 4] = [198, 51, 100, 2];
 const SELF: [u8; 4] = [198, 51, 100, 1];
-/// An address of FULLNAT.
+/// A local address of FULLNAT.
 const LOCAL: [u8; 4] = [198, 51, 100, 4];
 const OTHER: [u8; 4] = [192, 0, 2, 9];
 
@@ -99,14 +99,14 @@ fn tcp6(from: (u16, u16), to: (u16, u16)) -> Vec<u8> {
     frame
 }
 
-/// An IPv4 frame of any protocol, with the bytes that follow the header.
+/// An IPv4 frame of any protocol, with these bytes after the header.
 fn ip(from: [u8; 4], to: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     ethernet().ipv4(from, to, 64).write(&mut frame, IpNumber(protocol), payload).unwrap();
     frame
 }
 
-/// An IPv6 frame whose extension headers, if any, are among the bytes.
+/// An IPv6 frame. The payload includes extension headers, if there are any.
 fn ip6(from: u16, to: u16, next: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     ethernet()
@@ -117,7 +117,7 @@ fn ip6(from: u16, to: u16, next: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A fragment: 32 bytes from byte `8 * offset` of a TCP packet on.
+/// A fragment of a TCP packet: 32 bytes from byte `8 * offset` on.
 fn fragment(from: [u8; 4], to: [u8; 4], offset: u16, more: bool) -> Vec<u8> {
     let mut header = Ipv4Header::new(32, 64, IpNumber::TCP, from, to).unwrap();
     header.fragment_offset = IpFragOffset::try_new(offset).unwrap();
@@ -131,7 +131,7 @@ fn fragment(from: [u8; 4], to: [u8; 4], offset: u16, more: bool) -> Vec<u8> {
     frame
 }
 
-/// An ICMP or ICMPv6 error of a type, quoting the packet of `about` (a frame) up to `len` bytes.
+/// An ICMP or ICMPv6 error of type `kind`, which quotes up to `len` bytes of the packet in the frame `about`.
 fn icmp(kind: u8, about: &[u8], len: usize) -> Vec<u8> {
     let quote = &about[14..];
     [&[kind, 0, 0, 0, 0, 0, 0, 0], &quote[..len.min(quote.len())]].concat()
@@ -143,7 +143,7 @@ fn assert_all(steering: &Steering, expected: Verdict, frames: &[(&str, Vec<u8>)]
     }
 }
 
-/// Puts tags behind the addresses.
+/// Inserts tags behind the addresses.
 fn tagged(frame: &[u8], tags: &[[u8; 4]]) -> Vec<u8> {
     [&frame[..12], &tags.concat(), &frame[12..]].concat()
 }
@@ -152,7 +152,7 @@ const CTAG: [u8; 4] = [0x81, 0x00, 0x00, 0x64];
 const STAG: [u8; 4] = [0x88, 0xa8, 0x00, 0x0a];
 
 #[test]
-fn a_network_is_every_port_of_it_and_in_ipv6_also_what_comes_from_it() {
+fn every_port_of_a_wide_network_is_steered_and_in_ipv6_also_packets_from_it() {
     let steering = steering();
     let wide = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 1);
     let six = |from: Ipv6Addr, to: Ipv6Addr| {
@@ -174,7 +174,7 @@ fn a_network_is_every_port_of_it_and_in_ipv6_also_what_comes_from_it() {
 }
 
 #[test]
-fn an_endpoint_of_port_zero_is_every_port_of_its_address_in_its_protocol() {
+fn an_endpoint_with_port_zero_stands_for_every_port_of_its_address_in_its_protocol() {
     let steering = steering();
     assert_all(
         &steering,
@@ -200,7 +200,7 @@ fn an_endpoint_of_port_zero_is_every_port_of_its_address_in_its_protocol() {
 }
 
 #[test]
-fn packets_to_a_service_are_steered_and_others_to_its_address_are_not() {
+fn packets_to_a_service_are_steered_and_other_packets_to_its_address_are_not() {
     let steering = steering();
     let ports = |dest: u16| [&4000u16.to_be_bytes()[..], &dest.to_be_bytes(), &[0; 8]].concat();
     assert_all(
@@ -272,7 +272,7 @@ fn every_transport_to_a_wide_prefix_is_steered_and_ping_is_not() {
         &steering,
         Verdict::Kernel,
         &[
-            ("past the prefix", tcp((CLIENT, 4000), ([192, 0, 2, 80], 1))),
+            ("beyond the prefix", tcp((CLIENT, 4000), ([192, 0, 2, 80], 1))),
             ("ping", ip(CLIENT, WIDE, 1, &[8, 0, 0, 0, 0, 0, 0, 0])),
         ],
     );
@@ -287,7 +287,7 @@ fn a_default_prefix_covers_its_own_family_only() {
 }
 
 #[test]
-fn an_ipv6_packet_with_the_bytes_of_an_ipv4_address_meets_no_ipv4_rule() {
+fn an_ipv6_packet_with_the_bytes_of_an_ipv4_address_matches_no_ipv4_rule() {
     let steering = steering();
     for addr in [Ipv4Addr::from(VIP).to_ipv6_mapped().octets(), {
         let mut bytes = [0; 16];
@@ -301,7 +301,7 @@ fn an_ipv6_packet_with_the_bytes_of_an_ipv4_address_meets_no_ipv4_rule() {
 }
 
 #[test]
-fn fragments_are_judged_by_address() {
+fn fragments_are_steered_by_their_addresses() {
     let steering = steering();
     // Fragment header: next, reserved, offset and flags, identification (RFC 8200 4.5).
     let later = [&[6, 0, 0x05, 0xa8, 0, 0, 0, 1][..], &[0; 16]].concat();
@@ -336,7 +336,7 @@ fn fragments_are_judged_by_address() {
 }
 
 #[test]
-fn icmp_errors_are_judged_by_the_packet_that_they_quote() {
+fn icmp_errors_are_steered_by_the_packet_that_they_quote() {
     let steering = steering();
     let about_reply = tcp((VIP, 80), (CLIENT, 4000));
     let about_request = tcp((CLIENT, 4000), (REAL, 8080));
@@ -378,7 +378,7 @@ fn icmp_errors_are_judged_by_the_packet_that_they_quote() {
 }
 
 #[test]
-fn icmp_errors_about_what_may_be_a_tunnels_packet_to_where_one_leads_are_steered() {
+fn icmp_errors_about_possibly_tunnelled_packets_to_the_end_of_a_tunnel_are_steered() {
     let steering = steering();
     let about = |to, protocol| ip(OTHER, SELF, 1, &icmp(3, &ip(SELF, to, protocol, &[0; 40]), 60));
     let about6 = |to, next| ip6(OTHER6, SELF6, 58, &icmp(2, &ip6(SELF6, to, next, &[0; 40]), 80));
@@ -407,7 +407,7 @@ fn icmp_errors_about_what_may_be_a_tunnels_packet_to_where_one_leads_are_steered
 }
 
 #[test]
-fn up_to_two_vlan_tags_are_looked_through() {
+fn up_to_two_vlan_tags_are_skipped() {
     let steering = steering();
     for frame in [tcp((CLIENT, 4000), (VIP, 80)), tcp6((REAL6, 8443), (CLIENT6, 4000))] {
         assert_all(
@@ -418,11 +418,11 @@ fn up_to_two_vlan_tags_are_looked_through() {
         assert_all(&steering, Verdict::Kernel, &[("three tags", tagged(&frame, &[STAG, CTAG, CTAG]))]);
     }
     let other = tagged(&tcp((CLIENT, 4000), (VIP, 22)), &[CTAG]);
-    assert_all(&steering, Verdict::Kernel, &[("not ours", other)]);
+    assert_all(&steering, Verdict::Kernel, &[("not steered", other)]);
 }
 
 #[test]
-fn headers_of_variable_length_are_walked_to_the_ports() {
+fn ports_are_found_behind_headers_of_variable_length() {
     let steering = steering();
     let with_options = |words: u8, port: u16| {
         let mut frame = tcp((CLIENT, 4000), (VIP, port));
@@ -449,11 +449,11 @@ fn headers_of_variable_length_are_walked_to_the_ports() {
     for headers in 0..=6 {
         assert_all(&steering, Verdict::Steered, &[("extension headers", chain(headers))]);
     }
-    assert_all(&steering, Verdict::Kernel, &[("a chain longer than anyone sends", chain(7))]);
+    assert_all(&steering, Verdict::Kernel, &[("a chain longer than hosts send", chain(7))]);
 }
 
 #[test]
-fn a_frame_cut_at_any_length_is_steered_only_once_its_ports_are_there() {
+fn a_truncated_frame_is_steered_only_if_it_contains_its_ports() {
     let steering = steering();
     let options = [&[6u8, 0, 0, 0, 0, 0, 0, 0][..], &tcp6((CLIENT6, 1), (VIP6, 443))[54..]].concat();
     let about = tcp((CLIENT, 4000), (REAL, 8080));
@@ -466,13 +466,13 @@ fn a_frame_cut_at_any_length_is_steered_only_once_its_ports_are_there() {
     ] {
         for len in 14..=frame.len() {
             let expected = if len < ports_end { Verdict::Kernel } else { Verdict::Steered };
-            assert_all(&steering, expected, &[("cut", frame[..len].to_vec())]);
+            assert_all(&steering, expected, &[("truncated", frame[..len].to_vec())]);
         }
     }
 }
 
 #[test]
-fn headers_that_lie_about_themselves_are_the_kernels() {
+fn frames_with_malformed_headers_go_to_the_kernel() {
     let steering = steering();
     let with = |at: usize, byte: u8| {
         let mut frame = tcp((CLIENT, 4000), (VIP, 80));
@@ -496,7 +496,7 @@ fn headers_that_lie_about_themselves_are_the_kernels() {
 }
 
 #[test]
-fn between_two_configurations_both_are_steered_and_afterwards_only_the_new_one() {
+fn during_a_change_the_traffic_of_both_configurations_is_steered_and_afterwards_only_the_new() {
     let mut steering = steering();
     let old = tcp((CLIENT, 4000), (VIP, 80));
     let new = tcp((CLIENT, 4000), (OTHER, 80));
@@ -515,18 +515,18 @@ fn between_two_configurations_both_are_steered_and_afterwards_only_the_new_one()
 }
 
 #[test]
-fn what_is_taken_back_is_the_kernels_and_what_shares_its_address_is_not() {
+fn a_removed_service_is_not_steered_and_others_at_its_address_still_are() {
     let mut steering = steering();
     let less = SteeringRules { services: [(Protocol::TCP, at(VIP, 80))].into(), ..Default::default() };
     steering.subtract(&less).unwrap();
-    assert_all(&steering, Verdict::Kernel, &[("taken back", tcp((CLIENT, 4000), (VIP, 80)))]);
-    assert_all(&steering, Verdict::Steered, &[("its neighbour", udp((CLIENT, 4000), (VIP, 53)))]);
+    assert_all(&steering, Verdict::Kernel, &[("removed", tcp((CLIENT, 4000), (VIP, 80)))]);
+    assert_all(&steering, Verdict::Steered, &[("another service", udp((CLIENT, 4000), (VIP, 53)))]);
     steering.add(&less).unwrap();
     assert_all(&steering, Verdict::Steered, &[("again", tcp((CLIENT, 4000), (VIP, 80)))]);
 }
 
 #[test]
-fn a_full_map_names_its_limit_and_keeps_what_it_has() {
+fn a_full_map_names_its_limit_and_keeps_its_entries() {
     let mut steering = steering();
     let mut wanted = rules();
     let nets = (0..=1u32 << 14)
@@ -537,11 +537,11 @@ fn a_full_map_names_its_limit_and_keeps_what_it_has() {
     assert_all(&steering, Verdict::Steered, &[("before", tcp((CLIENT, 4000), (VIP, 80)))]);
 
     steering.update(&rules()).unwrap();
-    assert_all(&steering, Verdict::Kernel, &[("taken back", tcp((CLIENT, 4000), ([10, 0, 0, 1], 80)))]);
+    assert_all(&steering, Verdict::Kernel, &[("removed", tcp((CLIENT, 4000), ([10, 0, 0, 1], 80)))]);
 }
 
 #[test]
-fn what_comes_to_a_local_port_of_fullnat_is_steered_and_the_addresses_other_ports_are_the_kernels() {
+fn packets_to_local_ports_of_fullnat_are_steered_and_to_other_ports_of_the_address_are_not() {
     let steering = steering();
     let verdict = |frame: &[u8]| steering.test_run(frame).unwrap();
     for port in [5000, 5500, 5999] {

@@ -1,7 +1,7 @@
-//! What the kernel is left with: frames passed to it after all, interfaces after shutdown, and the refusals to attach.
+//! The kernel beside the director: frames that are passed to it, interfaces after shutdown, and refusals to attach.
 //! Needs root; see `testbed/mod.rs`.
 
-// What tests share may unwrap as tests do.
+// Shared code of tests may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 mod testbed;
@@ -19,7 +19,7 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_xdp::BURST;
 use xvs_xdp::{AttachError, Mode};
 
-/// TCP to a port of the director that nothing listens on is steered.
+/// Steers TCP to a port of the director on which no program listens.
 fn steering() -> Steering {
     let mut steering = Steering::load().expect("run as root");
     let services = [(Protocol::TCP, Endpoint::new(DIRECTOR, 81))].into();
@@ -27,8 +27,8 @@ fn steering() -> Steering {
     steering
 }
 
-/// Connects from the client while the director passes every frame to its kernel. Returns how the connection ended and
-/// how many frames were passed.
+/// Connects from the client while the director passes every frame to its kernel. Returns the result of the connection,
+/// and the number of passed frames.
 fn connect_with_everything_passed(testbed: &Testbed, expected: Mode) -> (io::Result<TcpStream>, usize) {
     testbed.inside(Host::Director, || {
         let steering = steering();
@@ -76,20 +76,20 @@ fn assert_refused_by_the_kernel(testbed: &Testbed, mode: Mode) {
 }
 
 #[test]
-fn a_syn_passed_to_the_kernel_is_answered_as_if_it_had_come_in_there() {
+fn a_syn_passed_to_the_kernel_is_answered_as_if_the_interface_had_received_it() {
     let testbed = Testbed::new();
     assert_refused_by_the_kernel(&testbed, Mode::Native);
 }
 
 #[test]
-fn a_syn_passed_to_the_kernel_in_generic_mode_does_not_come_back() {
+fn a_syn_passed_to_the_kernel_in_generic_mode_is_not_steered_again() {
     let testbed = Testbed::new();
     testbed.only_generic_on_d0();
     assert_refused_by_the_kernel(&testbed, Mode::Generic);
 }
 
 #[test]
-fn what_is_not_steered_reaches_the_kernel_by_itself() {
+fn packets_that_are_not_steered_reach_the_kernel_directly() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
@@ -102,7 +102,7 @@ fn what_is_not_steered_reaches_the_kernel_by_itself() {
 }
 
 #[test]
-fn after_shutdown_no_program_and_no_tap_are_left() {
+fn after_shutdown_no_program_and_no_tap_remain() {
     let testbed = Testbed::new();
     let count = |what: &str| testbed.on(Host::Director, "ip -d link").matches(what).count();
     testbed.inside(Host::Director, || {
@@ -113,12 +113,12 @@ fn after_shutdown_no_program_and_no_tap_are_left() {
         drop((port, links));
     });
     assert_eq!(count("prog/xdp"), 0);
-    // A child of another test that has not started its program yet may still hold the TAP open.
+    // A child process of another test that has not executed its program yet may still hold the TAP open.
     testbed.until(Host::Director, "ip link", |links| !links.contains(": xvs"));
 }
 
 #[test]
-fn the_tap_neither_speaks_nor_has_an_address() {
+fn the_tap_sends_no_arp_and_has_no_address() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
@@ -131,7 +131,7 @@ fn the_tap_neither_speaks_nor_has_an_address() {
 }
 
 #[test]
-fn an_interface_that_does_not_exist_is_said_so() {
+fn an_interface_that_does_not_exist_is_refused_by_name() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         for name in ["d7", "a-name-longer-than-interfaces-have"] {
@@ -145,7 +145,7 @@ fn an_interface_that_does_not_exist_is_said_so() {
 }
 
 #[test]
-fn an_interface_with_another_program_is_left_alone() {
+fn an_interface_with_another_program_is_refused() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let (first, second) = (steering(), steering());
@@ -159,24 +159,24 @@ fn an_interface_with_another_program_is_left_alone() {
 }
 
 #[test]
-fn generic_mode_is_refused_while_packets_are_merged_or_tags_hidden() {
+fn generic_mode_is_refused_while_packets_are_merged_or_tags_stripped() {
     let testbed = Testbed::new();
     testbed.only_generic_on_d0();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        for (feature, mend) in [("gro", "ethtool -K d0 gro off"), ("rxvlan", "ethtool -K d0 rxvlan off")] {
+        for (feature, remedy) in [("gro", "ethtool -K d0 gro off"), ("rxvlan", "ethtool -K d0 rxvlan off")] {
             testbed.on(Host::Director, &format!("ethtool -K d0 {feature} on"));
             let error = steering.attach("d0").unwrap_err();
             assert!(matches!(error, AttachError::Refused { .. }), "{error}");
-            assert!(error.to_string().contains(mend), "{error}");
-            testbed.on(Host::Director, mend);
+            assert!(error.to_string().contains(remedy), "{error}");
+            testbed.on(Host::Director, remedy);
         }
         assert_eq!(steering.attach("d0").unwrap().mode(), Mode::Generic);
     });
 }
 
 #[test]
-fn an_mtu_above_what_a_frame_holds_is_refused_in_every_mode() {
+fn an_mtu_above_the_size_of_a_frame_is_refused_in_every_mode() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         testbed.on(Host::Director, "ip link set dev d0 mtu 9000");

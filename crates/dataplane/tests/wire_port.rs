@@ -1,7 +1,7 @@
-//! The port over real interfaces: frames forwarded between two veth pairs, and where each frame is when a ring is
-//! full, when a link goes down and comes back, and at the end. Needs root; see `testbed/mod.rs`.
+//! The port on real interfaces: frames are forwarded between two veth pairs, and every frame is accounted for when a
+//! ring is full, when a link goes down and comes up again, and at the end. Needs root; see `testbed/mod.rs`.
 
-// What tests share may unwrap as tests do.
+// Shared code of tests may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
 
 mod testbed;
@@ -24,7 +24,7 @@ use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
 use xvs_xdp::{Attached, BURST, CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
 
-/// UDP to and from the virtual address's port 53 is the director's.
+/// Steers UDP to and from port 53 of the virtual address.
 fn steering() -> Steering {
     let mut steering = Steering::load().expect("run as root");
     let echo = (Protocol::UDP, Endpoint::new(VIP, 53));
@@ -34,12 +34,12 @@ fn steering() -> Steering {
     steering
 }
 
-/// Bytes that differ from datagram to datagram and within one.
+/// Bytes that differ between datagrams and within a datagram.
 fn datagram(number: u32, len: usize) -> Vec<u8> {
     (0..len as u32).map(|at| (number.wrapping_mul(31) + at) as u8).collect()
 }
 
-/// One burst: whatever comes in by one link leaves by the other.
+/// Forwards one burst: a frame that one link receives leaves by the other.
 fn forward_burst(port: &mut XdpPort) {
     let mut burst = Vec::with_capacity(BURST);
     port.receive(&mut burst);
@@ -65,7 +65,7 @@ fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
     let ready = std::sync::Barrier::new(2);
     thread::scope(|scope| {
         let ends = scope.spawn(|| {
-            // Also when an assertion below fails, the forwarding ends.
+            // The forwarding ends even if an assertion below fails.
             struct End<'a>(&'a AtomicBool, xvs_dataplane::port::xdp::Waker);
             impl Drop for End<'_> {
                 fn drop(&mut self) {
@@ -115,7 +115,7 @@ fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
     port.flush();
 }
 
-/// A frame that no host answers (EtherType for experiments, IEEE 802), sent to the server.
+/// Sends a frame that no host answers (experimental EtherType, IEEE 802) to the server.
 fn send_one(port: &mut XdpPort, link: LinkId) -> bool {
     let mut frame = port.allocate().expect("a frame is free");
     assert!(frame.resize(20) && frame.grow_front(40), "the packet begins in the headroom");
@@ -124,7 +124,7 @@ fn send_one(port: &mut XdpPort, link: LinkId) -> bool {
     port.transmit(link, frame).map_err(|frame| port.recycle(frame)).is_ok()
 }
 
-/// Flushes until the kernel has sent and returned everything.
+/// Flushes until the kernel has sent and returned all frames.
 fn drain(port: &mut XdpPort) {
     for _ in 0..10_000 {
         port.flush();
@@ -153,7 +153,7 @@ fn with_port(testbed: &Testbed, test: impl FnOnce(&[Attached; 2], &mut XdpPort, 
 }
 
 #[test]
-fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
+fn datagrams_are_forwarded_in_both_directions_and_every_frame_is_accounted_for() {
     let testbed = Testbed::new();
     with_port(&testbed, |links, port, total| {
         assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
@@ -166,7 +166,7 @@ fn datagrams_go_through_both_ways_and_every_frame_is_accounted_for() {
 }
 
 #[test]
-fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
+fn the_largest_packets_that_attaching_allows_are_forwarded_in_both_directions() {
     let testbed = Testbed::new();
     let mtu = MAX_MTU;
     for (host, device) in
@@ -185,7 +185,7 @@ fn the_largest_packets_that_attaching_allows_go_through_both_ways() {
 #[test]
 fn frames_arrive_byte_for_byte_with_their_tags() {
     let testbed = Testbed::new();
-    // The client is a port too: what it sends is what the wire carries.
+    // The client is a port too: it sends the frames of the wire.
     let (client_end, mut client) = testbed.inside(Host::Client, || {
         let attached = Steering::load().unwrap().attach("c0").unwrap();
         let port = open_port(&[&attached]);
@@ -243,7 +243,7 @@ fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
     with_port(&testbed, |links, port, total| {
         assert_eq!(links.each_ref().map(|link| link.receive_queues()), [2, 2]);
         assert_eq!(port.sockets().fds().count(), 4);
-        // Each round is another flow, which the kernel may put on another queue.
+        // Each round is another flow, which the kernel may assign to another queue.
         for _ in 0..16 {
             echo_through(&testbed, port, 64, 18);
         }
@@ -253,7 +253,7 @@ fn a_worker_with_several_queues_of_each_interface_serves_them_all() {
 }
 
 #[test]
-fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
+fn a_full_ring_refuses_frames_until_it_is_flushed() {
     let testbed = Testbed::new();
     with_port(&testbed, |_, port, total| {
         for _ in 0..3 {
@@ -271,13 +271,13 @@ fn a_full_ring_hands_frames_back_and_takes_them_again_once_it_is_flushed() {
 }
 
 #[test]
-fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
+fn a_link_that_is_down_refuses_frames_until_it_is_up() {
     let testbed = Testbed::new();
     with_port(&testbed, |_, port, total| {
         echo_through(&testbed, port, 100, 18);
 
         testbed.on(Host::Director, "ip link set d1 down");
-        assert!(send_one(port, LAN), "nobody has told us yet");
+        assert!(send_one(port, LAN), "the port does not know yet");
         port.flush();
         for _ in 0..3 {
             assert!(!send_one(port, LAN));
@@ -287,9 +287,9 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
         assert_balanced(port, total);
 
         testbed.on(Host::Director, "ip link set d1 up");
-        // The server sends nothing before its kernel has noticed that the carrier is back.
+        // The server sends nothing before its kernel has noticed the carrier.
         testbed.until(Host::Server, "ip link show s0", |link| link.contains("state UP"));
-        assert!(!send_one(port, LAN), "the first attempt finds out");
+        assert!(!send_one(port, LAN), "the first attempt detects it");
         port.flush();
         assert!(send_one(port, LAN));
         drain(port);
@@ -300,35 +300,35 @@ fn a_link_that_is_down_hands_frames_back_and_works_again_when_it_is_up() {
 }
 
 #[test]
-fn a_link_that_is_gone_hands_frames_back_and_the_others_go_on() {
+fn a_removed_link_refuses_frames_and_the_others_continue() {
     let testbed = Testbed::new();
     with_port(&testbed, |_, port, total| {
         testbed.on(Host::Director, "ip link del d1");
-        assert!(send_one(port, LAN), "nobody has told us yet");
+        assert!(send_one(port, LAN), "the port does not know yet");
         port.flush();
         assert!(!send_one(port, LAN));
         port.flush();
         assert!(send_one(port, WAN));
         port.flush();
-        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "a worker sleeps all the same");
+        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "a worker can still sleep");
         assert_balanced(port, total);
     });
 }
 
 #[test]
-fn a_wait_ends_when_somebody_calls_even_before_it_began() {
+fn a_call_ends_the_wait_even_if_it_came_before_the_wait() {
     let testbed = Testbed::new();
     with_port(&testbed, |_, port, _| {
         assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut);
         port.waker().wake();
         port.waker().wake();
         assert_eq!(port.wait(None), Woken::Ready);
-        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "both calls were answered");
+        assert_eq!(port.wait(Some(Duration::ZERO)), Woken::TimedOut, "both calls ended one wait");
     });
 }
 
 #[test]
-fn a_queue_that_has_a_socket_is_refused_to_another() {
+fn a_second_socket_on_a_queue_is_refused() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
@@ -346,7 +346,7 @@ fn a_queue_that_has_a_socket_is_refused_to_another() {
 }
 
 #[test]
-fn a_program_that_is_started_does_not_keep_a_queue() {
+fn a_started_program_does_not_inherit_the_socket_of_a_queue() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
@@ -358,7 +358,7 @@ fn a_program_that_is_started_does_not_keep_a_queue() {
             list.args(["-l", "/proc/self/fd"]).stdin(Stdio::null()).stderr(Stdio::null());
             String::from_utf8(list.output().unwrap().stdout).unwrap().contains("socket:")
         };
-        // Another test's may be on its way.
+        // A socket of another test may be inherited at this moment.
         assert!((0..100).any(|_| !has_sockets()));
     });
 }

@@ -1,8 +1,7 @@
-//! Asks a DNS server for a name, by UDP.
+//! `DNS_CHECK`: a DNS query over UDP.
 //!
-//! Runs once for each attempt of a `DNS_CHECK`. Well is an answer without an error, whether or not it has records in it;
-//! what answers another question is passed over. Source: RFC 1035 §4.1. Cost: two buffers of a datagram as DNS has it.
-//! Not here: TCP, and what the records say.
+//! Runs once for each probe. A response without an error passes, with or without records. Responses to other queries are
+//! ignored. Source: RFC 1035 §4.1. Cost: two buffers of 512 bytes. Not here: DNS over TCP, and the content of records.
 
 use std::io;
 
@@ -14,16 +13,16 @@ use xvs_model::check::{Dns, Target};
 use crate::probe_result::ProbeResult;
 use crate::socket;
 
-/// Asks the target once, until the deadline at most.
+/// Probes the target once, at most until the deadline.
 pub(super) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> ProbeResult {
     let peer = target.endpoint;
     let within = socket::within(deadline);
     let id = fastrand::u16(..);
     let Some(query) = query(id, dns) else {
-        return ProbeResult::NotRun(format!("{} {}. cannot be asked of a DNS server", dns.kind, dns.name));
+        return ProbeResult::NotRun(format!("{} {}. cannot be queried", dns.kind, dns.name));
     };
     let sent = socket::open(target, Type::DGRAM, None).and_then(|socket| {
-        socket::sent(&query, socket, target).map_err(|error| socket::at_once(&error, peer))
+        socket::send(&query, socket, target).map_err(|error| socket::immediate_error(&error, peer))
     });
     let socket = match sent {
         Ok(socket) => socket,
@@ -32,12 +31,12 @@ pub(super) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> Prob
     match timeout_at(deadline, response_code(&socket, id)).await {
         Ok(Ok(0)) => ProbeResult::Passed(0),
         Ok(Ok(code)) => ProbeResult::Failed(format!("answered {}", name(code))),
-        Ok(Err(error)) => socket::answer(&error, "", peer),
+        Ok(Err(error)) => socket::remote_error(&error, "", peer),
         Err(_) => ProbeResult::Failed(format!("no answer {within}")),
     }
 }
 
-/// The code in the first answer to the query of this number.
+/// The response code of the first response with this query ID.
 async fn response_code(socket: &UdpSocket, id: u16) -> io::Result<u8> {
     let mut datagram = [0; MESSAGE_BYTES];
     loop {
@@ -49,7 +48,7 @@ async fn response_code(socket: &UdpSocket, id: u16) -> io::Result<u8> {
     }
 }
 
-/// A query of this number; `None` if its type has no number or its name no such form.
+/// A query with this ID; `None`: the record type is unknown, or the name has an empty or too long label.
 fn query(id: u16, dns: &Dns) -> Option<Vec<u8>> {
     let kind: u16 = match dns.kind.as_str() {
         "A" => 1,
@@ -79,7 +78,7 @@ fn query(id: u16, dns: &Dns) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// A response code as it is known. Source: RFC 1035 §4.1.1, IANA's list of them.
+/// The name of a response code. Source: RFC 1035 §4.1.1, IANA DNS RCODEs.
 fn name(code: u8) -> String {
     match code {
         1 => "FORMERR".to_owned(),
@@ -93,7 +92,7 @@ fn name(code: u8) -> String {
 
 /// Source: RFC 1035 §4.1.1.
 const HEADER_BYTES: usize = 12;
-/// QR.
+/// The QR bit.
 const RESPONSE: u8 = 0x80;
 /// Source: RFC 1035 §4.2.1.
 const MESSAGE_BYTES: usize = 512;
@@ -110,7 +109,7 @@ mod tests {
         Dns { kind: kind.to_owned(), name: name.to_owned() }
     }
 
-    /// What comes of asking a server that answers with these; `ID` is the query's number, `IN` another one.
+    /// The result of a probe of a server that sends these datagrams; `ID` stands for the query ID, `IN` for another one.
     async fn answered(with: &[&[u8]]) -> ProbeResult {
         let server = Server::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -155,14 +154,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_an_error_is_well_though_it_has_no_records() {
+    async fn a_response_without_an_error_passes_even_without_records() {
         assert_eq!(answered(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, ProbeResult::Passed(0));
-        // Cut off, which is not minded.
+        // A truncated response passes too.
         assert_eq!(answered(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test]
-    async fn an_answer_with_an_error_is_not_well() {
+    async fn a_response_with_an_error_fails() {
         for (code, why) in [
             (1, "answered FORMERR"),
             (2, "answered SERVFAIL"),
@@ -177,14 +176,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_answer_to_this_query_is_passed_over() {
+    async fn datagrams_that_are_no_response_to_this_query_are_ignored() {
         let noise: [&[u8]; 4] = [
             b"",
             // Shorter than a header.
             b"ID\x81\x83\0\x01\0\0\0\0\0",
             // A query.
             b"ID\x01\x03\0\x01\0\0\0\0\0\0",
-            // Another number.
+            // Another query ID.
             b"IN\x81\x83\0\x01\0\0\0\0\0\0",
         ];
         let answer = b"ID\x81\x80\0\x01\0\0\0\0\0\0".as_slice();
@@ -192,14 +191,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_not_well_by_the_deadline() {
+    async fn silence_fails_at_the_deadline() {
         let server = Server::bind("127.0.0.1:0").unwrap();
         let answer = probe(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
         assert_eq!(answer, ProbeResult::Failed("no answer within 5s".to_owned()));
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_not_well_and_an_address_that_is_not_here_says_nothing() {
+    async fn a_closed_port_fails_and_a_missing_source_address_counts_as_not_run() {
         let closed = target(Server::bind("[::1]:0").unwrap().local_addr().unwrap());
         let why = format!("connection refused by {}", closed.endpoint);
         assert_eq!(probe(&closed, &dns("SOA", ""), soon()).await, ProbeResult::Failed(why));

@@ -1,10 +1,11 @@
-//! `FILE_CHECK`: the number that a file begins with.
+//! `FILE_CHECK`: the number at the start of a file.
 //!
-//! Each file is looked at once a second, however many checks ask for it, and told when it says something else. So it does
-//! not matter how it is changed, replaced or removed, or whether its folder is there yet. What is not there, is empty or
-//! begins with no number counts as 0. A file that is being written is empty for a moment, so that this counts when it is
-//! seen twice. One that cannot be read says nothing. Cost: some system calls a second for each file, on a thread where they
-//! may wait, since a file may be far away. Not here: what follows for the server.
+//! Each file is read once a second, for all its checks together; a change of its number is a result for each of them. So it
+//! does not matter how the file is changed, replaced or removed, or whether its directory exists. A file that does not
+//! exist, is empty or starts with no number counts as 0. A file that is being written is empty for a moment, so an empty
+//! file counts only when two reads in a row see it. A file that cannot be read gives no result for the server. Cost: some
+//! system calls a second for each file, on a blocking thread, because the file system may be remote. Not here: what follows
+//! for the server.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,34 +22,33 @@ use xvs_model::check::{FileWeight, Init, TrackFile};
 use crate::blocking::run_blocking;
 use crate::probe_result::ProbeResult;
 
-/// The files that are watched, each for as long as a check watches it. Kept when the configuration is read again: what
-/// `init_file` says is done once.
+/// The watched files. Kept over a reload, so that `init_file` is done once for a file that stays watched.
 #[derive(Debug, Default)]
 pub(super) struct Files(HashMap<PathBuf, Weak<watch::Sender<Option<Seen>>>>);
 
-/// The number of a file, or why it cannot be known.
+/// The number of a file, or why it cannot be read.
 type Seen = Result<i64, String>;
 
 impl Files {
-    /// Watches a file for one check. Runs on the runtime.
+    /// Watches a file for one check. Must be called on the health runtime.
     pub(super) fn watch(&mut self, file: &TrackFile) -> Watch {
-        let tells = self.0.get(&file.path).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let tells = Arc::new(watch::Sender::new(None));
-            self.0.insert(file.path.clone(), Arc::downgrade(&tells));
-            tokio::spawn(look_again(file.path.clone(), file.init, Arc::downgrade(&tells)));
-            tells
+        let sender = self.0.get(&file.path).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let sender = Arc::new(watch::Sender::new(None));
+            self.0.insert(file.path.clone(), Arc::downgrade(&sender));
+            tokio::spawn(poll_file(file.path.clone(), file.init, Arc::downgrade(&sender)));
+            sender
         });
-        let mut seen = tells.subscribe();
+        let mut seen = sender.subscribe();
         if seen.borrow().is_some() {
-            // For this check it is new.
+            // The check is new, so the current number is a change for it.
             seen.mark_changed();
         }
-        Watch { seen, _tells: tells, path: file.path.clone(), weight: file.weight }
+        Watch { seen, _sender: sender, path: file.path.clone(), weight: file.weight }
     }
 
-    /// Forgets the names of those that no check asks for any more.
+    /// Forgets the files that no check watches any more.
     pub(super) fn forget_unwatched(&mut self) {
-        self.0.retain(|_, tells| tells.strong_count() > 0);
+        self.0.retain(|_, sender| sender.strong_count() > 0);
     }
 }
 
@@ -56,76 +56,76 @@ impl Files {
 #[derive(Debug)]
 pub(super) struct Watch {
     seen: watch::Receiver<Option<Seen>>,
-    /// While anybody has it, the file is looked at.
-    _tells: Arc<watch::Sender<Option<Seen>>>,
+    /// The file is read while a copy of this exists.
+    _sender: Arc<watch::Sender<Option<Seen>>>,
     path: PathBuf,
     weight: FileWeight,
 }
 
 impl Watch {
-    /// What the file says, as soon as that is known for the first time, and then each time it says something else.
+    /// Waits for the first result of the file, and then for each change of it.
     pub(super) async fn changed(&mut self) -> ProbeResult {
-        // It has what tells itself, so that this is never closed.
+        // `_sender` keeps the channel open, so this never fails.
         let _ = self.seen.changed().await;
         match &*self.seen.borrow_and_update() {
-            Some(Ok(number)) => answer(self.weight, *number, &self.path),
+            Some(Ok(number)) => result(self.weight, *number, &self.path),
             Some(Err(why)) => ProbeResult::NotRun(why.clone()),
-            None => ProbeResult::NotRun(format!("{}: not looked at yet", self.path.display())),
+            None => ProbeResult::NotRun(format!("{}: not read yet", self.path.display())),
         }
     }
 }
 
-/// What the number of a file means for its server.
-fn answer(weight: FileWeight, number: i64, path: &Path) -> ProbeResult {
+/// The probe result of a number.
+fn result(weight: FileWeight, number: i64, path: &Path) -> ProbeResult {
     let file = path.display();
     if weight.factor == 0 {
-        let wants = if weight.is_reversed { "another number than 0" } else { "0" };
+        let expected = if weight.is_reversed { "another number than 0" } else { "0" };
         return match (number == 0) == weight.is_reversed {
-            true => ProbeResult::Failed(format!("{file} says {number}, and {wants} is wanted")),
+            true => ProbeResult::Failed(format!("{file} contains {number}, expected {expected}")),
             false => ProbeResult::Passed(0),
         };
     }
     let factor = if weight.is_reversed { -i64::from(weight.factor) } else { weight.factor.into() };
     match number.saturating_mul(factor) {
-        change if change <= i32::MIN.into() => ProbeResult::Failed(format!("{file} says {number}")),
+        change if change <= i32::MIN.into() => ProbeResult::Failed(format!("{file} contains {number}")),
         change => ProbeResult::Passed(change.min(i32::MAX.into())),
     }
 }
 
-/// Looks at a file until nobody watches it.
-async fn look_again(path: PathBuf, init: Option<Init>, tells: Weak<watch::Sender<Option<Seen>>>) {
+/// Reads a file every second until no check watches it.
+async fn poll_file(path: PathBuf, init: Option<Init>, sender: Weak<watch::Sender<Option<Seen>>>) {
     let path = Arc::new(path);
     if let Some(init) = init {
         let path = Arc::clone(&path);
-        let _ = run_blocking(move || begin(&path, init)).await;
+        let _ = run_blocking(move || write_initial(&path, init)).await;
     }
     let mut was_empty = true;
     loop {
-        let looked = Arc::clone(&path);
-        let looked = run_blocking(move || look(&looked)).await;
-        let Some(tells) = tells.upgrade() else { return };
-        let looked = looked.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let is_empty = matches!(looked, Ok(None));
-        if !is_empty || was_empty || tells.borrow().is_none() {
-            let seen = looked.map(Option::unwrap_or_default);
+        let shared = Arc::clone(&path);
+        let number = run_blocking(move || read_number(&shared)).await;
+        let Some(sender) = sender.upgrade() else { return };
+        let number = number.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let is_empty = matches!(number, Ok(None));
+        if !is_empty || was_empty || sender.borrow().is_none() {
+            let seen = number.map(Option::unwrap_or_default);
             let seen = Some(seen.map_err(|error| format!("{}: {error}", path.display())));
-            tells.send_if_modified(|last| {
-                let is_other = *last != seen;
+            sender.send_if_modified(|last| {
+                let has_changed = *last != seen;
                 *last = seen;
-                is_other
+                has_changed
             });
         }
         was_empty = is_empty;
-        drop(tells);
+        drop(sender);
         sleep(INTERVAL).await;
     }
 }
 
-/// From one look to the next.
+/// From one read to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes what a file holds at first.
-fn begin(path: &Path, init: Init) {
+/// Writes the initial number of a file (`init_file`).
+fn write_initial(path: &Path, init: Init) {
     if path.exists() && !init.overwrites {
         return;
     }
@@ -134,8 +134,8 @@ fn begin(path: &Path, init: Init) {
     }
 }
 
-/// The number of a file; `None`: it is there and empty.
-fn look(path: &Path) -> io::Result<Option<i64>> {
+/// The number of a file; `None`: the file exists and is empty.
+fn read_number(path: &Path) -> io::Result<Option<i64>> {
     let metadata = match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
         metadata => metadata?,
@@ -143,18 +143,18 @@ fn look(path: &Path) -> io::Result<Option<i64>> {
     if !metadata.is_file() {
         return Err(io::Error::other("not a file"));
     }
-    let mut begin = Vec::new();
+    let mut start = Vec::new();
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
-        file => file?.take(BEGIN_BYTES).read_to_end(&mut begin)?,
+        file => file?.take(START_BYTES).read_to_end(&mut start)?,
     };
-    Ok((!begin.is_empty()).then(|| number(&begin)))
+    Ok((!start.is_empty()).then(|| number(&start)))
 }
 
-/// More of a file is not read.
-const BEGIN_BYTES: u64 = 64;
+/// The part of a file that is read.
+const START_BYTES: u64 = 64;
 
-/// The number that a text begins with, behind blanks; 0 without any.
+/// The number at the start of a text, after white space; 0 if there is none.
 fn number(text: &[u8]) -> i64 {
     let text = text.trim_ascii_start();
     let (sign, digits) = match text {
@@ -190,37 +190,37 @@ mod tests {
     }
 
     #[test]
-    fn with_weight_0_any_number_but_0_is_not_well_and_reversed_only_0() {
+    fn with_weight_0_any_number_but_0_fails_and_reversed_only_0_fails() {
         let path = Path::new("/f");
-        let is_well = |weight: FileWeight, number| answer(weight, number, path) == ProbeResult::Passed(0);
+        let passes = |weight: FileWeight, number| result(weight, number, path) == ProbeResult::Passed(0);
         let plain = weight(0, false);
-        assert_eq!([-1, 0, 7].map(|number| is_well(plain, number)), [false, true, false]);
+        assert_eq!([-1, 0, 7].map(|number| passes(plain, number)), [false, true, false]);
         let reversed = weight(0, true);
-        assert_eq!([-1, 0, 7].map(|number| is_well(reversed, number)), [true, false, true]);
-        let ProbeResult::Failed(why) = answer(plain, 7, path) else { panic!() };
-        assert_eq!(why, "/f says 7, and 0 is wanted");
+        assert_eq!([-1, 0, 7].map(|number| passes(reversed, number)), [true, false, true]);
+        let ProbeResult::Failed(why) = result(plain, 7, path) else { panic!() };
+        assert_eq!(why, "/f contains 7, expected 0");
     }
 
     #[test]
-    fn another_weight_multiplies_the_number_and_what_is_below_all_weights_is_not_well() {
-        let answer = |weight: FileWeight, number| answer(weight, number, Path::new("/f"));
-        assert_eq!(answer(weight(3, false), 5), ProbeResult::Passed(15));
-        assert_eq!(answer(weight(3, true), 5), ProbeResult::Passed(-15));
-        assert_eq!(answer(weight(1, false), -2_147_483_647), ProbeResult::Passed(-2_147_483_647));
-        assert!(matches!(answer(weight(1, false), -2_147_483_648), ProbeResult::Failed(_)));
-        assert!(matches!(answer(weight(i32::MAX, true), i64::MAX), ProbeResult::Failed(_)));
-        assert_eq!(answer(weight(2, false), i64::MAX), ProbeResult::Passed(2_147_483_647));
+    fn another_weight_multiplies_the_number_and_a_result_below_all_weights_fails() {
+        let result = |weight: FileWeight, number| result(weight, number, Path::new("/f"));
+        assert_eq!(result(weight(3, false), 5), ProbeResult::Passed(15));
+        assert_eq!(result(weight(3, true), 5), ProbeResult::Passed(-15));
+        assert_eq!(result(weight(1, false), -2_147_483_647), ProbeResult::Passed(-2_147_483_647));
+        assert!(matches!(result(weight(1, false), -2_147_483_648), ProbeResult::Failed(_)));
+        assert!(matches!(result(weight(i32::MAX, true), i64::MAX), ProbeResult::Failed(_)));
+        assert_eq!(result(weight(2, false), i64::MAX), ProbeResult::Passed(2_147_483_647));
     }
 
     #[test]
-    fn a_number_stands_at_the_begin_and_what_is_none_is_0() {
+    fn the_number_is_at_the_start_and_a_text_without_one_is_0() {
         let texts = ["5\n", " -12 because", "+3", "7x", "x7", "-", "1.5", "99999999999999999999"];
         let numbers = texts.map(|text| number(text.as_bytes()));
         assert_eq!(numbers, [5, -12, 3, 7, 0, 0, 1, i64::MAX]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_may_come_change_be_replaced_and_go_again() {
+    async fn a_file_may_be_created_changed_replaced_and_removed() {
         let folder = Folder::new();
         let mut files = Files::default();
         let mut watch = files.watch(&file(&folder, weight(1, false)));
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_that_cannot_be_read_says_nothing_until_it_can() {
+    async fn a_file_that_cannot_be_read_counts_as_not_run() {
         let folder = Folder::new();
         fs::create_dir(folder.path("f")).unwrap();
         let mut files = Files::default();
@@ -253,21 +253,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_empty_for_a_moment_is_being_written() {
+    async fn a_file_that_is_empty_for_a_moment_is_being_written() {
         let folder = Folder::new();
         fs::write(folder.path("f"), "1").unwrap();
         let mut files = Files::default();
         let mut watch = files.watch(&file(&folder, weight(1, false)));
         assert_eq!(watch.changed().await, ProbeResult::Passed(1));
         fs::write(folder.path("f"), "").unwrap();
-        // The first look is over within a second, the second comes later.
+        // The first read of the empty file is within a second; the second one comes later.
         assert!(tokio::time::timeout(Duration::from_millis(1500), watch.changed()).await.is_err());
         fs::write(folder.path("f"), "2").unwrap();
         assert_eq!(watch.changed().await, ProbeResult::Passed(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_of_several_checks_is_looked_at_for_all_and_tells_each_by_its_weight() {
+    async fn a_file_of_several_checks_is_read_once_and_each_check_applies_its_weight() {
         let folder = Folder::new();
         fs::write(folder.path("f"), "5").unwrap();
         let mut files = Files::default();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_file_holds_at_first_is_written_once_and_only_over_others_if_it_says_so() {
+    async fn the_initial_number_is_written_once_and_overwrites_only_if_configured() {
         let folder = Folder::new();
         let mut files = Files::default();
         let init = |files: &mut Files, overwrites, value| {
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(
             init(&mut files, true, 4).changed().await,
             ProbeResult::Passed(3),
-            "it is watched already"
+            "the file is watched already"
         );
         drop(first);
         files.forget_unwatched();

@@ -1,9 +1,9 @@
-//! Asks by ICMP: an echo and its reply.
+//! `PING_CHECK`: an ICMP echo and its reply.
 //!
-//! Runs once for each attempt of a `PING_CHECK`, by a raw socket, which needs `CAP_NET_RAW` and no setting of the kernel's.
-//! It takes packets of the target's address, and a filter in the kernel leaves of them the reply to this very echo, so
-//! that echoes of others are not its own, and do not wake it. Source: RFC 792, RFC 4443 §4. Cost: ten system calls and
-//! one small buffer. Not here: what others are told of the host by ICMP; a host that is not there is one that is silent.
+//! Runs once for each probe, over a raw socket. That needs `CAP_NET_RAW`, and no sysctl. The socket is connected to the
+//! target's address, and a kernel filter passes only the reply to this echo, so replies to other programs neither count
+//! nor wake the probe. Source: RFC 792, RFC 4443 §4. Cost: ten system calls and one small buffer. Not here: other ICMP
+//! messages; a host that is unreachable is silent.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,18 +17,18 @@ use xvs_proto::checksum::Sum;
 use crate::probe_result::ProbeResult;
 use crate::socket;
 
-/// Asks the target once, until the deadline at most. Its ports are nothing to it.
+/// Probes the target once, at most until the deadline. Its ports are ignored.
 pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     let peer = target.endpoint.ip();
     let within = socket::within(deadline);
     let target = Target { endpoint: SocketAddr::new(peer, 0), source_port: None, ..target.clone() };
-    // Identifier and sequence number. By chance, since programs beside this one send echoes too.
+    // Identifier and sequence number; random, because other programs send echoes too.
     let number: [u8; 4] = fastrand::u32(..).to_be_bytes();
     let family = Family::of(&target);
     let sent = socket::open(&target, Type::RAW, Some(family.protocol)).and_then(|socket| {
         let filtered = socket.attach_filter(&family.filter(number));
-        let sent = filtered.and_then(|()| socket::sent(&family.echo(number), socket, &target));
-        sent.map_err(|error| socket::at_once(&error, peer))
+        let sent = filtered.and_then(|()| socket::send(&family.echo(number), socket, &target));
+        sent.map_err(|error| socket::immediate_error(&error, peer))
     });
     let socket = match sent {
         Ok(socket) => socket,
@@ -36,18 +36,18 @@ pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     };
     match timeout_at(deadline, family.reply(&socket, number)).await {
         Ok(Ok(())) => ProbeResult::Passed(0),
-        Ok(Err(error)) => socket::answer(&error, "", peer),
+        Ok(Err(error)) => socket::remote_error(&error, "", peer),
         Err(_) => ProbeResult::Failed(format!("no echo of {peer} {within}")),
     }
 }
 
-/// What differs between the versions of ICMP.
+/// The differences between ICMP and ICMPv6.
 struct Family {
     protocol: Protocol,
-    /// Types of an echo and of its reply.
+    /// The types of an echo and of its reply.
     echo: u8,
     reply: u8,
-    /// Whether what is received begins with the header of IP.
+    /// Whether a received packet starts with the IP header.
     has_header: bool,
 }
 
@@ -61,7 +61,7 @@ impl Family {
         }
     }
 
-    /// An echo. The kernel fills in the checksum of ICMPv6, which covers addresses too.
+    /// An echo. The kernel computes the checksum of ICMPv6, which covers the addresses.
     fn echo(&self, number: [u8; 4]) -> Vec<u8> {
         let mut message = vec![self.echo, 0, 0, 0];
         message.extend(number);
@@ -73,7 +73,7 @@ impl Family {
         message
     }
 
-    /// Takes the reply to the echo of this number, and nothing else.
+    /// A filter that passes only the reply to the echo of this number.
     ///
     /// Source: kernel, Documentation/networking/filter.rst.
     fn filter(&self, number: [u8; 4]) -> [SockFilter; 7] {
@@ -92,7 +92,7 @@ impl Family {
         ]
     }
 
-    /// Waits for the reply. What came before there was a filter is passed over.
+    /// Waits for the reply. Ignores packets that arrived before the filter was attached.
     async fn reply(&self, socket: &UdpSocket, number: [u8; 4]) -> io::Result<()> {
         let mut packet = [0; 256];
         loop {
@@ -106,7 +106,7 @@ impl Family {
     }
 }
 
-/// What an echo carries, as keepalived's does.
+/// The data of an echo, as long as keepalived's.
 const DATA_BYTES: u8 = 128;
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
         target(SocketAddr::new(addr.parse().unwrap(), 0))
     }
 
-    /// Whether this is a network of the named test's own. If not, the test runs once more by itself in one, prepared by
+    /// Whether this process has a network namespace of its own. If not, runs the named test in a new one, after these
     /// commands.
     fn is_own_network(test: &str, commands: &str) -> bool {
         const MARK: &str = "XVS_TEST_IN_OWN_NETWORK";
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn an_echo_is_as_rfc_792_and_rfc_4443_have_it() {
         let v4 = Family::of(&host("127.0.0.1")).echo([0x12, 0x34, 0x56, 0x78]);
-        // 0x0800, 0x1234, 0x5678 and 0x0001, 0x0203 to 0x7e7f sum up to 0x1040ac, which is folded to 0x40bc.
+        // 0x0800, 0x1234, 0x5678 and 0x0001, 0x0203 to 0x7e7f sum up to 0x1040ac; folded, that is 0x40bc.
         assert_eq!(v4[..8], [8, 0, 0xbf, 0x43, 0x12, 0x34, 0x56, 0x78]);
         assert_eq!(v4.len(), 8 + 128);
         let v6 = Family::of(&host("::1")).echo([0x12, 0x34, 0x56, 0x78]);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn of_all_that_a_host_sends_the_kernel_lets_through_the_reply_to_this_echo_alone() {
+    fn the_kernel_filter_passes_the_reply_to_this_echo_alone() {
         for addr in ["127.0.0.1", "::1"] {
             let (target, number) = (host(addr), [0xff, 0, 0, 1]);
             let family = Family::of(&target);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_answers_is_well_also_where_many_are_asked_at_once() {
+    async fn a_host_that_replies_passes_also_among_many_concurrent_probes() {
         let hosts = ["127.0.0.1", "127.0.0.2", "::1"];
         let asked: Vec<_> = (0..60)
             .map(|at| tokio::spawn(async move { probe(&host(hosts[at % hosts.len()]), soon()).await }))
@@ -185,15 +185,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_is_silent_is_not_well_by_the_deadline() {
-        // By this interface nobody has the address.
-        let nobody = Target { interface: Some("lo".to_owned()), ..host("192.0.2.1") };
+    async fn a_silent_host_fails_at_the_deadline() {
+        // No host has the address on this interface.
+        let silent = Target { interface: Some("lo".to_owned()), ..host("192.0.2.1") };
         let why = "no echo of 192.0.2.1 within 5s".to_owned();
-        assert_eq!(probe(&nobody, soon()).await, ProbeResult::Failed(why));
+        assert_eq!(probe(&silent, soon()).await, ProbeResult::Failed(why));
     }
 
     #[tokio::test]
-    async fn an_interface_or_an_address_that_is_not_here_says_nothing_of_the_host() {
+    async fn a_missing_interface_or_source_address_counts_as_not_run() {
         for target in [
             Target { interface: Some("nosuch0".to_owned()), ..host("127.0.0.1") },
             Target { source: Some("192.0.2.7".parse().unwrap()), ..host("127.0.0.1") },
@@ -203,9 +203,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_reply_to_this_echo_counts_and_it_goes_to_the_address_that_is_said() {
-        let name = "only_the_reply_to_this_echo_counts_and_it_goes_to_the_address_that_is_said";
-        // The kernel answers no echo here; in a fresh network nobody may have its own kind of sockets for them.
+    fn only_the_reply_to_this_echo_counts_and_it_goes_to_the_configured_address() {
+        let name = "only_the_reply_to_this_echo_counts_and_it_goes_to_the_configured_address";
+        // The kernel replies to no echo here; the default of ping_group_range allows no ICMP datagram sockets.
         let prepare = "sysctl -qw net.ipv4.icmp_echo_ignore_all=1; \
                        test \"$(cat /proc/sys/net/ipv4/ping_group_range)\" = \"1\t0\"";
         if !is_own_network(name, prepare) {
@@ -247,11 +247,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_local_server_is_asked_by_its_interface() {
+    async fn a_link_local_server_is_probed_over_its_interface() {
         let prepare = "ip link add d0 type veth peer d1; ip addr add fe80::1/64 dev d0 nodad; \
                        ip link set d0 up; ip link set d1 up; \
                        for _ in $(seq 1000); do ip -6 route get fe80::1 oif d0 | grep -q ^local && break; done";
-        if !is_own_network("a_link_local_server_is_asked_by_its_interface", prepare) {
+        if !is_own_network("a_link_local_server_is_probed_over_its_interface", prepare) {
             return;
         }
         let listener = TcpListener::bind("[::]:80").unwrap();

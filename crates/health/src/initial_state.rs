@@ -1,6 +1,6 @@
-//! The services that a configuration makes before any check has run.
+//! The state that a configuration gives before any check has run.
 //!
-//! Pure. Used when a file is read, for the faults that only show when its services are made, and by `xvs check`.
+//! Pure. Used when a file is read, because some faults show only when its services are made, and by `xvs check`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use xvs_model::virtual_server::Configuration;
 
 use crate::virtual_server::{InitialNotices, ServiceDestination, VirtualServerState};
 
-/// The state before any check has run, and what a director refuses of it: one fault for each place.
+/// The state before any check has run, and the faults of what the director refuses: at most one for each position in the
+/// file.
 pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     let mut state = State::default();
     if let Some(timeouts) = configuration.timeouts() {
-        state.apply(&timeouts).expect("timeouts were read within their bounds");
+        state.apply(&timeouts).expect("timeouts of a configuration are within their limits");
     }
     let (mut refused, mut places) = (Vec::new(), HashSet::new());
     let mut make = |place: &Place, command: Command| {

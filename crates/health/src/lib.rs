@@ -1,9 +1,9 @@
-//! Health: whether real servers answer, and what follows from it for the services of a keepalived.conf.
+//! Health checks of real servers, as a keepalived.conf configures them.
 //!
-//! Each check asks again and again, on a runtime of its own, so that no probe delays a command. What its answers mean for
-//! it is counted by itself; what that means for a virtual server is worked out in one place, and what the table should
-//! then hold goes to the control thread as a whole. Not here: what a file says (`keepalived/`), and what becomes of
-//! packets.
+//! Checks run on a thread and a runtime of their own, so no probe delays a command. Each check counts its passes and
+//! failures itself (`check_state.rs`); the state of a virtual server follows from its checks (`virtual_server.rs`); the
+//! services that it wants go to the control thread as a whole (`manager.rs`). Not here: the syntax of keepalived.conf
+//! (`xvs_keepalived`), and packets.
 
 mod blocking;
 mod check_ref;

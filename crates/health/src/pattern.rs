@@ -1,10 +1,10 @@
-//! Patterns over bodies: the `regex` words of an object, compiled by PCRE2 as keepalived has them.
+//! Patterns for bodies: the `regex` statements of a URL, compiled by PCRE2 as in keepalived.
 //!
-//! Compiled when a configuration is prepared; a pattern that cannot be carried out is never left out in silence. Looking for it takes
-//! processor time that no deadline ends: backtracking is bounded for each place where a match may begin, so one that is
-//! made to be slow is slow still. Who looks does it on a thread that may wait, one at a time for each pattern. Pure.
+//! Compiled when a configuration is prepared; a pattern that cannot be compiled refuses the configuration. A search takes
+//! processor time that no deadline ends: backtracking is limited for each start position only, so a hostile pattern is
+//! still slow. The caller searches on a blocking thread, one search at a time for each pattern. Pure.
 //!
-//! Source: pcre2pattern(3), pcre2api(3); keepalived's behaviour as it is written down (section 4.6).
+//! Source: pcre2pattern(3), pcre2api(3); keepalived-behaviour.md, section 4.6.
 
 use std::sync::Arc;
 
@@ -12,42 +12,42 @@ use pcre2::bytes::{Regex, RegexBuilder};
 use tokio::sync::Semaphore;
 use xvs_model::check::Pattern;
 
-/// A pattern that can be looked for.
+/// A compiled pattern.
 #[derive(Debug, Clone)]
 pub(super) struct Search {
-    /// As it is written.
+    /// The pattern as it is configured.
     pub pattern: Pattern,
     regex: Regex,
-    turn: Arc<Semaphore>,
+    permit: Arc<Semaphore>,
 }
 
 impl Search {
-    /// Compiles it.
+    /// Compiles a pattern.
     ///
     /// # Errors
-    /// If it is no expression, or has an option that cannot be given, in words.
+    /// The pattern is no regular expression, or has an option that xvs does not support.
     pub(super) fn new(pattern: Pattern) -> Result<Self, String> {
         let regex = compile(&pattern).map_err(|why| format!("`regex {}`: {why}", pattern.text))?;
-        Ok(Self { pattern, regex, turn: Arc::new(Semaphore::new(1)) })
+        Ok(Self { pattern, regex, permit: Arc::new(Semaphore::new(1)) })
     }
 
-    /// Whoever looks holds its one permit meanwhile.
-    pub(super) fn turn(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.turn)
+    /// The one permit for searches of this pattern.
+    pub(super) fn permit(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.permit)
     }
 
-    /// Whether a body is as it should be. It may take long.
+    /// Checks a body. May take long.
     ///
     /// # Errors
-    /// If it is not, or takes too much backtracking, in words.
-    pub(super) fn judge(&self, body: &[u8]) -> Result<(), String> {
+    /// The body does not match, or matches although it must not, or the search needs too much backtracking.
+    pub(super) fn check(&self, body: &[u8]) -> Result<(), String> {
         let Pattern { text, is_unwanted, least_offset, most_offset, .. } = &self.pattern;
         let found = match *least_offset <= body.len() {
             true => self.regex.find_at(body, *least_offset),
             false => Ok(None),
         };
-        let found = found.map_err(|error| format!("the body, looked through for `{text}`: {error}"))?;
-        // The first match is the one that begins first.
+        let found = found.map_err(|error| format!("the body, searched for `{text}`: {error}"))?;
+        // The first match has the lowest start of all.
         let matches = found.is_some_and(|found| most_offset.is_none_or(|most| found.start() <= most));
         match (matches, is_unwanted) {
             (true, true) => Err(format!("the body matches `{text}`")),
@@ -57,7 +57,7 @@ impl Search {
     }
 }
 
-/// Bounds for each place where a match may begin: steps, and memory in KiB. An expression can only lower them.
+/// Limits for each start position of a match: steps, and memory in KiB. An expression can only lower them.
 const BOUNDS: &str = "(*LIMIT_MATCH=1000000)(*LIMIT_HEAP=32768)";
 
 fn compile(pattern: &Pattern) -> Result<Regex, String> {
@@ -78,14 +78,14 @@ fn compile(pattern: &Pattern) -> Result<Regex, String> {
             "dupnames" => flags.push('J'),
             "no_auto_capture" => flags.push('n'),
             "ungreedy" => flags.push('U'),
-            // They forbid words in the expression, or serve only who calls the library.
+            // These forbid constructs of the expression, or concern only callers of the library.
             "never_backslash_c" | "never_ucp" | "never_utf" | "auto_callout" | "use_offset_limit" => {}
             _ => return Err(format!("xvs has no regex_options {option}")),
         }
     }
     let flags = if flags.is_empty() { flags } else { format!("(?{flags})") };
     builder.build(&format!("{verbs}{flags}{}", pattern.text)).map_err(|error| {
-        // The place counts from what stands before the expression.
+        // The offset in the text includes the verbs and flags before the expression, so it is cut off.
         let text = error.to_string();
         text.rsplit(": ").next().unwrap_or(&text).to_owned()
     })
@@ -106,25 +106,25 @@ mod tests {
     #[track_caller]
     fn assert_matches(pattern: &Pattern, body: impl AsRef<[u8]>, expected: bool) {
         let search = Search::new(pattern.clone()).unwrap();
-        assert_eq!(search.judge(body.as_ref()).is_ok(), expected, "{pattern:?}");
+        assert_eq!(search.check(body.as_ref()).is_ok(), expected, "{pattern:?}");
     }
 
     #[test]
-    fn a_body_matches_somewhere_or_nowhere_as_it_is_wanted() {
+    fn a_pattern_matches_anywhere_in_the_body_or_must_not_match() {
         assert_matches(&pattern("a[bc]+d"), "xxabcbd", true);
         assert_matches(&pattern("^a[bc]+d"), "xxabcbd", false);
         assert_matches(&pattern("\\x00\\xff"), b"a\x00\xffb", true);
         let unwanted = Pattern { is_unwanted: true, ..pattern("error") };
         assert_matches(&unwanted, "all is well", true);
         assert_matches(&unwanted, "an error", false);
-        let why = Search::new(unwanted).unwrap().judge(b"error").unwrap_err();
+        let why = Search::new(unwanted).unwrap().check(b"error").unwrap_err();
         assert_eq!(why, "the body matches `error`");
-        let why = Search::new(pattern("ok")).unwrap().judge(b"").unwrap_err();
+        let why = Search::new(pattern("ok")).unwrap().check(b"").unwrap_err();
         assert_eq!(why, "the body does not match `ok`");
     }
 
     #[test]
-    fn a_match_begins_between_the_offsets() {
+    fn a_match_starts_between_the_offsets() {
         let between = |least_offset, most_offset| Pattern { least_offset, most_offset, ..pattern("(?<=a)b") };
         assert_matches(&between(0, None), "xxab", true);
         assert_matches(&between(3, Some(3)), "xxab", true);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_pcre2s_and_those_that_cannot_be_given_are_refused() {
+    fn options_are_those_of_pcre2_and_unsupported_ones_are_refused() {
         for (option, text, body) in [
             ("caseless", "OK", &b"ok"[..]),
             ("dotall", "a.b", b"a\nb"),
@@ -143,7 +143,7 @@ mod tests {
             ("utf", "^.$", "ä".as_bytes()),
             ("dupnames", "(?<n>a)|(?<n>b)", b"b"),
         ] {
-            let without = Search::new(pattern(text)).and_then(|search| search.judge(body));
+            let without = Search::new(pattern(text)).and_then(|search| search.check(body));
             assert!(without.is_err(), "{option}");
             assert_matches(&with(text, &[option]), body, true);
         }
@@ -161,18 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_refused_and_backtracking_is_bounded() {
+    fn an_invalid_expression_is_refused_and_backtracking_is_limited() {
         let why = Search::new(pattern("a(b")).unwrap_err();
         assert_eq!(why, "`regex a(b`: missing closing parenthesis");
         let mut body = vec![b'a'; 64];
         body.push(b'b');
-        let why = Search::new(pattern("^(a+)+$")).unwrap().judge(&body).unwrap_err();
-        assert_eq!(
-            why,
-            "the body, looked through for `^(a+)+$`: PCRE2: error matching: match limit exceeded"
-        );
-        // An expression does not raise the bound.
-        let why = Search::new(pattern("(*LIMIT_MATCH=4000000000)^(a+)+$")).unwrap().judge(&body);
+        let why = Search::new(pattern("^(a+)+$")).unwrap().check(&body).unwrap_err();
+        assert_eq!(why, "the body, searched for `^(a+)+$`: PCRE2: error matching: match limit exceeded");
+        // An expression cannot raise the limit.
+        let why = Search::new(pattern("(*LIMIT_MATCH=4000000000)^(a+)+$")).unwrap().check(&body);
         assert!(why.is_err());
     }
 }

@@ -1,7 +1,8 @@
-//! Checks made ready to run: patterns compiled, TLS settings loaded, request targets and names parsed.
+//! Preparation of checks: patterns compiled, TLS settings loaded, request targets and names parsed.
 //!
-//! Done once for a configuration, before it replaces the one that runs, so that what cannot be used refuses it. Reads the
-//! files that the `SSL` block names, and nothing else. Not here: what the file says (`keepalived/`).
+//! Runs once for each configuration, before it replaces the running one, so a pattern or file that cannot be used refuses
+//! the configuration. Reads only the files that the `SSL` block names. Not here: the syntax of keepalived.conf
+//! (`xvs_keepalived`).
 
 use std::sync::Arc;
 
@@ -19,43 +20,43 @@ use crate::tls_config::{TlsConfigs, server_name};
 /// A configuration whose checks are ready to run.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What the file says, and its faults.
+    /// The configuration, with its faults.
     pub configuration: Configuration,
-    /// For each virtual server, real server and check in the file's order what the check needs.
+    /// What each check needs, by virtual server, real server and check in the order of the file.
     pub(super) checks: Vec<Vec<Vec<PreparedCheck>>>,
 }
 
-/// What a check needs beside what the file says; `None`: nothing.
+/// What a check needs beside its configuration; `None`: nothing.
 pub(super) type PreparedCheck = Option<Arc<PreparedHttp>>;
 
 /// What an HTTP check needs.
 #[derive(Debug)]
 pub(super) struct PreparedHttp {
-    /// By which TLS is spoken, if it is.
+    /// The TLS settings of `SSL_GET`; `None`: `HTTP_GET`.
     pub(super) tls: Option<Arc<ClientConfig>>,
-    /// Its objects, in the file's order.
+    /// Its URLs, in the order of the file.
     pub(super) urls: Vec<PreparedUrl>,
 }
 
-/// What one object needs.
+/// What one URL needs.
 #[derive(Debug)]
 pub(super) struct PreparedUrl {
-    /// The path in the request's first line.
+    /// The request target in the first line of the request.
     pub(super) request_target: Uri,
-    /// The name that a certificate has to be for: the one that is sent, else the requested host, else the address.
+    /// The name that the certificate must be valid for: the name sent by SNI, else the requested host, else the address.
     pub(super) name: ServerName<'static>,
-    /// Whether that name is sent (SNI).
+    /// Whether the name is sent (SNI).
     pub(super) sends_name: bool,
-    /// What the body is searched for.
+    /// The pattern for the body.
     pub(super) pattern: Option<Search>,
 }
 
 impl Prepared {
-    /// Makes the checks of a configuration ready. What is found is added to the faults of the configuration, also what a
-    /// director would refuse of it.
+    /// Prepares the checks of a configuration. Adds the faults that it finds to those of the configuration, and those of
+    /// what the director would refuse.
     ///
     /// # Errors
-    /// The configuration with its faults, of which at least one is an error.
+    /// The configuration cannot be used: at least one of its faults is an error.
     pub fn of(mut configuration: Configuration) -> Result<Self, Box<Configuration>> {
         let (mut tls, mut faults) = (TlsConfigs::default(), Vec::new());
         let mut prepare = |check: &Check| match &check.probe {
@@ -101,7 +102,7 @@ impl PreparedHttp {
 }
 
 impl PreparedUrl {
-    /// `check` is where the check stands.
+    /// `check` is the position of the check in the file.
     pub(super) fn of(
         target: &Target,
         http: &Http,
@@ -128,8 +129,8 @@ impl PreparedUrl {
     }
 }
 
-/// The path in a request's first line. Characters that it cannot carry are percent-encoded; `#` and what follows is not
-/// sent (RFC 9110, section 7.1).
+/// The request target of a path. Characters that it cannot carry are percent-encoded; `#` and the fragment after it are
+/// not sent (RFC 9110, section 7.1).
 fn request_target(path: &str) -> Result<Uri, String> {
     let mut target = String::new();
     for byte in path.bytes() {

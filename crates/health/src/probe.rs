@@ -1,4 +1,4 @@
-//! One attempt of a check, by its kind.
+//! One probe of a check, by its kind.
 
 use tokio::time::Instant;
 use xvs_model::check::Probe;
@@ -8,7 +8,7 @@ use crate::command::Program;
 use crate::probe_result::ProbeResult;
 use crate::{dns, http, icmp, script, smtp, tcp, udp};
 
-/// The answer to the check at a check, by then; `url` is the number of the object that is requested.
+/// Runs one probe of a check, at most until `deadline`. `url` is the index of the URL that an HTTP check requests.
 pub(super) async fn run(check: CheckRef, url: usize, deadline: Instant) -> ProbeResult {
     match &check.config().probe {
         Probe::Tcp(target) => tcp::probe(target, deadline).await,
@@ -22,8 +22,8 @@ pub(super) async fn run(check: CheckRef, url: usize, deadline: Instant) -> Probe
         }
         Probe::Http(target, http) => match &check.prepared {
             Some(prepared) => http::probe(target, http, prepared, url, deadline).await,
-            None => unreachable!("an HTTP check is prepared when its configuration is"),
+            None => unreachable!("prepared HTTP checks have their settings"),
         },
-        Probe::File(_) => unreachable!("a file is not asked, it tells by itself"),
+        Probe::File(_) => unreachable!("a file check has a task of its own, without probes"),
     }
 }

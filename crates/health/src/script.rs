@@ -1,9 +1,8 @@
-//! `MISC_CHECK`: a script by its exit code.
+//! `MISC_CHECK`: a script and its exit code.
 //!
-//! Asked once, it runs once, at most until the deadline. It never runs twice at once, whatever became of whoever asked
-//! before: one that does not end, though it was killed, keeps the next from starting, and is a failure each time. From the
-//! start of one to the start of the next is the interval, which the caller keeps. Cost: that of a process. Not here:
-//! running it (`command.rs`).
+//! Each probe runs the script once, at most until the deadline. Two runs never overlap: while an old run does not end
+//! although it was killed, no new one starts, and each probe fails. The interval of the check is from start to start; the
+//! caller keeps it (`runner.rs`). Cost: one process. Not here: running a script (`command.rs`).
 
 use tokio::time::Instant;
 use xvs_model::check::ExitCodeMeaning;
@@ -11,9 +10,9 @@ use xvs_model::check::ExitCodeMeaning;
 use crate::command::{Outcome, Program};
 use crate::probe_result::ProbeResult;
 
-/// Runs a script. `weight` is that of the real server as it is configured.
+/// Runs the script once. `weight` is the configured weight of the real server.
 ///
-/// A script that is not there, may not be executed or is not secure is a failure, so that a slip is seen.
+/// A script that does not exist, is not executable or is not secure is a failure, so that a mistake is noticed.
 pub(super) async fn probe(
     program: &Program,
     meaning: ExitCodeMeaning,
@@ -23,7 +22,7 @@ pub(super) async fn probe(
     let outcome = program.run(deadline).await;
     match (meaning, &outcome) {
         (_, Outcome::Exit(0)) => ProbeResult::Passed(0),
-        // What a shell says of a command that it cannot run is no weight.
+        // Exit codes 126 and 127 of a shell mean that it could not run the command; they are no weights.
         (ExitCodeMeaning::Dynamic, Outcome::Exit(code @ 2..=255)) if ![126, 127].contains(code) => {
             ProbeResult::Passed(i64::from(*code) - 2 - i64::from(weight))
         }
@@ -47,57 +46,57 @@ mod tests {
         Program::new(script, &Globals::default(), RunLock::default())
     }
 
-    async fn answer(meaning: ExitCodeMeaning, text: &str) -> ProbeResult {
+    async fn run(meaning: ExitCodeMeaning, text: &str) -> ProbeResult {
         let folder = Folder::new();
         probe(&program(&folder.script(text)), meaning, 10, in_time()).await
     }
 
-    fn unwell(why: &str) -> ProbeResult {
+    fn failed(why: &str) -> ProbeResult {
         ProbeResult::Failed(why.to_owned())
     }
 
     #[tokio::test]
-    async fn exit_code_0_is_well_and_any_other_is_not() {
-        assert_eq!(answer(ExitCodeMeaning::Plain, "exit 0").await, ProbeResult::Passed(0));
+    async fn exit_code_0_passes_and_any_other_fails() {
+        assert_eq!(run(ExitCodeMeaning::Plain, "exit 0").await, ProbeResult::Passed(0));
         for code in [1, 2, 7, 255] {
-            let want = unwell(&format!("exit code {code}"));
-            assert_eq!(answer(ExitCodeMeaning::Plain, &format!("exit {code}")).await, want);
+            let want = failed(&format!("exit code {code}"));
+            assert_eq!(run(ExitCodeMeaning::Plain, &format!("exit {code}")).await, want);
         }
-        assert_eq!(answer(ExitCodeMeaning::Plain, "kill -TERM $$").await, unwell("ended by signal 15"));
+        assert_eq!(run(ExitCodeMeaning::Plain, "kill -TERM $$").await, failed("ended by signal 15"));
     }
 
     #[tokio::test]
-    async fn dynamic_codes_are_the_weight_and_2_and_what_they_add_is_told() {
-        let dynamic = async |text: &str| answer(ExitCodeMeaning::Dynamic, text).await;
+    async fn dynamic_exit_codes_are_the_weight_plus_2_and_the_result_is_the_difference() {
+        let dynamic = async |text: &str| run(ExitCodeMeaning::Dynamic, text).await;
         assert_eq!(dynamic("exit 0").await, ProbeResult::Passed(0));
-        assert_eq!(dynamic("exit 1").await, unwell("exit code 1"));
+        assert_eq!(dynamic("exit 1").await, failed("exit code 1"));
         assert_eq!(dynamic("exit 2").await, ProbeResult::Passed(-10));
         assert_eq!(dynamic("exit 7").await, ProbeResult::Passed(-5));
         assert_eq!(dynamic("exit 255").await, ProbeResult::Passed(243));
-        assert_eq!(dynamic("kill -KILL $$").await, unwell("ended by signal 9"));
+        assert_eq!(dynamic("kill -KILL $$").await, failed("ended by signal 9"));
     }
 
     #[tokio::test]
-    async fn what_a_shell_says_of_a_command_that_it_cannot_run_is_a_failure_and_no_weight() {
+    async fn exit_codes_126_and_127_of_a_shell_are_failures_and_no_weights() {
         assert_eq!(
-            answer(ExitCodeMeaning::Dynamic, "exit 126").await,
-            unwell("exit code 126: it may not be executed")
+            run(ExitCodeMeaning::Dynamic, "exit 126").await,
+            failed("exit code 126: it may not be executed")
         );
         let missing = program(&written("/nonexistent/check.sh"));
         let answer = probe(&missing, ExitCodeMeaning::Dynamic, 1, in_time()).await;
-        assert_eq!(answer, unwell("exit code 127: there is no such command"));
+        assert_eq!(answer, failed("exit code 127: there is no such command"));
     }
 
     #[tokio::test]
-    async fn a_script_that_cannot_be_used_is_a_failing_check() {
+    async fn a_script_that_cannot_be_used_fails() {
         let mut script = written("/bin/true");
         script.user = Some("nosuchuser".to_owned());
         let answer = probe(&program(&script), ExitCodeMeaning::Plain, 1, in_time()).await;
-        assert_eq!(answer, unwell("there is no user `nosuchuser`"));
+        assert_eq!(answer, failed("there is no user `nosuchuser`"));
     }
 
     #[tokio::test]
-    async fn one_that_is_not_even_started_in_time_says_nothing_of_the_server() {
+    async fn a_script_that_is_not_started_in_time_counts_as_not_run() {
         let (end, ended) = crossbeam::channel::bounded::<()>(0);
         let hanging: Vec<_> = (0..BLOCKING_MAX)
             .map(|_| {
@@ -108,7 +107,7 @@ mod tests {
         tokio::task::yield_now().await;
         let folder = Folder::new();
         let program = program(&folder.script("exit 0"));
-        for _ in ["the first", "one that comes while that is not started yet"] {
+        for _ in ["the first probe", "a probe while the first script has not started"] {
             let soon = Instant::now() + Duration::from_millis(20);
             let answer = probe(&program, ExitCodeMeaning::Plain, 1, soon).await;
             assert!(
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_hangs_is_not_well_at_its_deadline_and_the_next_starts_when_it_is_gone() {
+    async fn a_script_that_hangs_fails_at_the_deadline_and_the_next_starts_after_its_end() {
         let folder = Folder::new();
         let text =
             "mkdir here || exit 9\ntrap 'rmdir here; exit' TERM; echo >>began; while :; do sleep 0.01; done";
@@ -135,7 +134,7 @@ mod tests {
                 async move { probe(&program, ExitCodeMeaning::Plain, 1, in_time()).await }
             });
             until(|| folder.read("began") == began).await;
-            assert_eq!(asked.await.unwrap(), unwell("it did not end in time and is ended"));
+            assert_eq!(asked.await.unwrap(), failed("it did not end in time and is ended"));
         }
         until(|| !folder.path("here").exists()).await;
     }

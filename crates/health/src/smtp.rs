@@ -1,8 +1,8 @@
-//! Asks a mail server by SMTP whether it greets and takes a greeting.
+//! `SMTP_CHECK`: greeting, `HELO` and `QUIT` of a mail server.
 //!
-//! Runs once for each attempt of an `SMTP_CHECK`: its greeting, `HELO` and its answer, `QUIT` and its answer. A reply is
-//! judged by its first line, whose code has to be followed by a blank: one of several lines is none that is wanted, as
-//! with keepalived. Source: RFC 5321 §3.1, §4.2. Cost: one buffer of a line, which is bounded. Not here: EHLO, TLS, mail.
+//! Runs once for each probe. The first line of each reply counts; its code must be followed by a space or directly by a
+//! line feed. So a reply of several lines fails, as with keepalived. Source: RFC 5321 §3.1, §4.2. Cost: a buffer of one
+//! line. Not here: EHLO, TLS, mail.
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -12,32 +12,32 @@ use xvs_model::check::Target;
 use crate::probe_result::ProbeResult;
 use crate::socket;
 
-/// Asks the target once, until the deadline at most; it is greeted with `name`.
+/// Probes the target once, at most until the deadline. `name` is the argument of `HELO`.
 pub(super) async fn probe(target: &Target, name: &str, deadline: Instant) -> ProbeResult {
-    match converse(target, name, deadline).await {
+    match exchange(target, name, deadline).await {
         Ok(()) => ProbeResult::Passed(0),
         Err(answer) => answer,
     }
 }
 
-async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), ProbeResult> {
+async fn exchange(target: &Target, name: &str, deadline: Instant) -> Result<(), ProbeResult> {
     let within = socket::within(deadline);
     let stream = socket::connect(target, deadline).await?;
     let mut stream = BufReader::with_capacity(LINE_BYTES, stream);
-    for (words, far, code) in [
+    for (command, progress, code) in [
         (String::new(), "connected, and no greeting", Some("220")),
         (format!("HELO {name}\r\n"), "greeted, and no answer to HELO", Some("250")),
         ("QUIT\r\n".to_owned(), "said HELO, and no answer to QUIT", None),
     ] {
-        let line = match timeout_at(deadline, reply(&mut stream, &words)).await {
-            Err(_) => return Err(ProbeResult::Failed(format!("{far} {within}"))),
-            Ok(Err(error)) => return Err(socket::answer(&error, far, target.endpoint)),
+        let line = match timeout_at(deadline, reply(&mut stream, &command)).await {
+            Err(_) => return Err(ProbeResult::Failed(format!("{progress} {within}"))),
+            Ok(Err(error)) => return Err(socket::remote_error(&error, progress, target.endpoint)),
             Ok(Ok(line)) => line,
         };
         let Some(line) = line.strip_suffix(b"\n") else {
             return Err(ProbeResult::Failed(match line.len() {
-                LINE_BYTES => format!("{far}: a line of more than {LINE_BYTES} bytes"),
-                _ => format!("{far}: connection closed by {}", target.endpoint),
+                LINE_BYTES => format!("{progress}: a line of more than {LINE_BYTES} bytes"),
+                _ => format!("{progress}: connection closed by {}", target.endpoint),
             }));
         };
         let is_wanted = |code: &str| {
@@ -45,23 +45,23 @@ async fn converse(target: &Target, name: &str, deadline: Instant) -> Result<(), 
         };
         if let Some(code) = code.filter(|code| !is_wanted(code)) {
             let seen = line[..line.len().min(SHOWN_BYTES)].trim_ascii().escape_ascii();
-            return Err(ProbeResult::Failed(format!("{far}: `{seen}`, not `{code} …`")));
+            return Err(ProbeResult::Failed(format!("{progress}: `{seen}`, not `{code} …`")));
         }
     }
     Ok(())
 }
 
-/// The line that is said when one has said these words; without its end if it is too long or was not said to its end.
-async fn reply(stream: &mut BufReader<TcpStream>, words: &str) -> std::io::Result<Vec<u8>> {
-    stream.write_all(words.as_bytes()).await?;
+/// Sends a command and reads a line. The line has no line feed if it is too long or the connection was closed within it.
+async fn reply(stream: &mut BufReader<TcpStream>, command: &str) -> std::io::Result<Vec<u8>> {
+    stream.write_all(command.as_bytes()).await?;
     let mut line = Vec::new();
     stream.take(LINE_BYTES as u64).read_until(b'\n', &mut line).await?;
     Ok(line)
 }
 
-/// Twice what RFC 5321 §4.5.3.1.5 allows.
+/// Twice the limit of a reply line (RFC 5321 §4.5.3.1.5).
 const LINE_BYTES: usize = 1024;
-/// So much of a line is told.
+/// The part of a line that an error shows.
 const SHOWN_BYTES: usize = 80;
 
 #[cfg(test)]
@@ -73,7 +73,8 @@ mod tests {
     use crate::smtp::*;
     use crate::socket::testing::{soon, target};
 
-    /// A server that says these lines, each but the first to one that it has heard, and then hangs up; and what it heard.
+    /// A server that sends the first line at once and each further line after a line from the client, and then closes the
+    /// connection. Returns what it has received too.
     async fn server(lines: &[&str]) -> (Target, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = target(listener.local_addr().unwrap());
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_greets_takes_a_greeting_and_says_goodbye_is_well() {
+    async fn a_server_that_replies_to_helo_and_quit_passes() {
         let lines = ["220 mx.example ESMTP\r\n", "250 hello\r\n", "anything at all\n"];
         let (target, heard) = server(&lines).await;
         assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Passed(0));
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reply_of_several_lines_or_without_a_blank_is_not_well() {
+    async fn a_reply_of_several_lines_or_without_a_space_fails() {
         for (greeting, seen) in [
             ("220-mx.example\r\n220 ESMTP\r\n", "220-mx.example"),
             ("554 no\r\n", "554 no"),
@@ -129,12 +130,12 @@ mod tests {
         }
         let why = "greeted, and no answer to HELO: `250-mx`, not `250 …`".to_owned();
         assert_eq!(answered(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, ProbeResult::Failed(why));
-        // The end of a line is what stands behind the code here.
+        // The code may be followed directly by a line feed.
         assert_eq!(answered(&["220\n", "250\n", "221\n"]).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test]
-    async fn a_server_that_hangs_up_is_not_well_wherever_it_does() {
+    async fn a_server_that_closes_the_connection_early_fails() {
         let closed = |far: &str| ProbeResult::Failed(format!("{far}: connection closed by the server"));
         assert_eq!(answered(&["220 half a line"]).await, closed("connected, and no greeting"));
         assert_eq!(answered(&["220 mx\r\n"]).await, closed("greeted, and no answer to HELO"));
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_resets_behind_its_greeting_is_not_well() {
+    async fn a_server_that_resets_after_its_greeting_fails() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = target(listener.local_addr().unwrap());
         let server = tokio::spawn(async move {

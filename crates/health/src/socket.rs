@@ -1,9 +1,9 @@
-//! Sockets as a check's target wants them, and what their errors say of the server.
+//! Sockets of probes, with the options of a check's target; and the meaning of their errors.
 //!
-//! Runs once for each attempt of a probe, on the runtime of health. A socket is made for one attempt and goes with it:
-//! nothing that was waited for in vain can be taken for an answer later. What speaks of the server and what of this
-//! machine is decided here for all probes, as keepalived decides it (section 4.3 of its behaviour). Cost: four to eight
-//! system calls. Not here: what is said over them.
+//! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
+//! never taken for the reply to another. This module decides for all probes which errors are failures of the server and
+//! which are local, as keepalived does (keepalived-behaviour.md, section 4.3). Cost: four to eight system calls. Not here:
+//! the protocols above.
 
 use std::fmt::Display;
 use std::io;
@@ -23,21 +23,21 @@ use crate::probe_result::ProbeResult;
 ///
 /// # Errors
 ///
-/// The answer that it is not to be had.
+/// The result of the probe: the server failed, or the probe could not run.
 pub(super) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStream, ProbeResult> {
     let peer = target.endpoint;
     let within = within(deadline);
     let socket = open(target, Type::STREAM, None)?;
     let begun = begin(&socket, target);
     let stream = begun.and_then(|()| TcpStream::from_std(socket.into()));
-    let stream = stream.map_err(|error| at_once(&error, peer))?;
+    let stream = stream.map_err(|error| immediate_error(&error, peer))?;
     match timeout_at(deadline, stream.writable()).await {
         Err(_) => return Err(ProbeResult::Failed(format!("no connection to {peer} {within}"))),
-        Ok(waited) => waited.map_err(|error| at_once(&error, peer))?,
+        Ok(waited) => waited.map_err(|error| immediate_error(&error, peer))?,
     }
     match stream.take_error().unwrap_or_else(Some) {
         None => Ok(stream),
-        Some(error) => Err(answer(&error, "", peer)),
+        Some(error) => Err(remote_error(&error, "", peer)),
     }
 }
 
@@ -50,44 +50,44 @@ fn begin(socket: &Socket, target: &Target) -> io::Result<()> {
     }
 }
 
-/// A socket without connections that has sent a datagram to the target and takes those of the target alone.
+/// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives from the target alone.
 ///
-/// It is a `UdpSocket` to tokio also where its protocol is another: both come from the same calls.
-pub(super) fn sent(datagram: &[u8], socket: Socket, target: &Target) -> io::Result<UdpSocket> {
+/// The result is tokio's `UdpSocket` also for a raw socket: both use the same system calls.
+pub(super) fn send(datagram: &[u8], socket: Socket, target: &Target) -> io::Result<UdpSocket> {
     bind(&socket, target)?;
     socket.connect(&target.endpoint.into())?;
     socket.send(datagram)?;
     UdpSocket::from_std(socket.into())
 }
 
-/// A socket by the target's interface and with its mark, that never blocks.
+/// Opens a non-blocking socket with the target's interface and mark.
 ///
 /// # Errors
 ///
-/// The answer that there is none, which says nothing of the server.
+/// [`ProbeResult::NotRun`].
 pub(super) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ProbeResult> {
-    let unasked = |what: String| move |error| ProbeResult::NotRun(format!("{what}: {error}"));
+    let not_run = |what: String| move |error| ProbeResult::NotRun(format!("{what}: {error}"));
     let opened = Socket::new(Domain::for_address(target.endpoint), kind.nonblocking(), protocol);
-    let socket = opened.map_err(unasked("no socket".to_owned()))?;
+    let socket = opened.map_err(not_run("no socket".to_owned()))?;
     if let Some(interface) = &target.interface {
-        let what = format!("no socket by interface {interface}");
-        socket.bind_device(Some(interface.as_bytes())).map_err(unasked(what))?;
+        let what = format!("no socket on interface {interface}");
+        socket.bind_device(Some(interface.as_bytes())).map_err(not_run(what))?;
     }
     if target.mark != 0 {
-        socket.set_mark(target.mark).map_err(unasked(format!("no socket with mark {}", target.mark)))?;
+        socket.set_mark(target.mark).map_err(not_run(format!("no socket with mark {}", target.mark)))?;
     }
     if kind == Type::DGRAM {
-        // Without it the kernel keeps to itself that a host is not there.
+        // Without this option the kernel does not report ICMP errors such as host unreachable to a UDP socket.
         let set = match target.endpoint {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
         };
-        set.map_err(|error| unasked("no socket that hears ICMP".to_owned())(error.into()))?;
+        set.map_err(|error| not_run("no socket that receives ICMP errors".to_owned())(error.into()))?;
     }
     Ok(socket)
 }
 
-/// Gives a socket the address and the port that the target is asked from, if they are said.
+/// Binds a socket to the configured source address and port, if there are any.
 fn bind(socket: &Socket, target: &Target) -> io::Result<()> {
     if target.source.is_none() && target.source_port.is_none() {
         return Ok(());
@@ -97,13 +97,14 @@ fn bind(socket: &Socket, target: &Target) -> io::Result<()> {
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let own = SocketAddr::new(target.source.unwrap_or(any), target.source_port.unwrap_or(0));
-    // Several checks may have one port.
+    // Several checks may use one source port.
     socket.set_reuse_address(true)?;
     socket.bind(&own.into())
 }
 
-/// What an error says that came while the server was waited for; `far` says how far it had come, and may be empty.
-pub(super) fn answer(error: &io::Error, far: &str, peer: impl Display) -> ProbeResult {
+/// The probe result of an error that occurred while waiting for the server. `progress` says how far the probe had come,
+/// and may be empty.
+pub(super) fn remote_error(error: &io::Error, progress: &str, peer: impl Display) -> ProbeResult {
     let what = match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => "connection refused by",
         Some(Errno::CONNRESET | Errno::PIPE) => "connection reset by",
@@ -114,23 +115,23 @@ pub(super) fn answer(error: &io::Error, far: &str, peer: impl Display) -> ProbeR
         Some(Errno::NETUNREACH) => "network unreachable:",
         Some(Errno::NETDOWN) => "network down:",
         Some(Errno::PROTO | Errno::NOPROTOOPT) => "protocol refused by",
-        // A firewall on the way, by ICMPv6.
+        // A firewall on the path, reported by ICMPv6.
         Some(Errno::ACCESS) => "prohibited by a firewall:",
         _ => return ProbeResult::NotRun(format!("{peer} could not be asked: {error}")),
     };
-    let colon = if far.is_empty() { "" } else { ": " };
-    ProbeResult::Failed(format!("{far}{colon}{what} {peer}"))
+    let colon = if progress.is_empty() { "" } else { ": " };
+    ProbeResult::Failed(format!("{progress}{colon}{what} {peer}"))
 }
 
-/// What an error says of a call that has waited for nothing: as [`answer`], but what is prohibited is so by this machine.
-pub(super) fn at_once(error: &io::Error, peer: impl Display) -> ProbeResult {
+/// The probe result of an error of a call that did not wait: as [`remote_error`], but EACCES comes from this machine.
+pub(super) fn immediate_error(error: &io::Error, peer: impl Display) -> ProbeResult {
     match Errno::from_io_error(error) {
         Some(Errno::ACCESS) => ProbeResult::NotRun(format!("{peer} could not be asked: {error}")),
-        _ => answer(error, "", peer),
+        _ => remote_error(error, "", peer),
     }
 }
 
-/// How long is left until a deadline, in words.
+/// The time until a deadline, as text: `within 5s`.
 pub(super) fn within(deadline: Instant) -> String {
     let left = deadline.saturating_duration_since(Instant::now());
     format!("within {:?}", Duration::from_millis((left.as_micros() as u64).div_ceil(1000)))
@@ -145,12 +146,12 @@ pub(super) mod testing {
 
     use crate::socket::Target;
 
-    /// A server that is asked from anywhere.
+    /// A target without source address, interface and mark.
     pub(crate) fn target(endpoint: SocketAddr) -> Target {
         Target { endpoint, source: None, source_port: None, interface: None, mark: 0 }
     }
 
-    /// As long as a check has if nothing is said. It is only waited for where the clock stands still.
+    /// The default timeout of a check. Only tests with a paused clock reach it.
     pub(crate) fn soon() -> Instant {
         Instant::now() + Duration::from_secs(5)
     }
@@ -164,11 +165,11 @@ mod tests {
     use crate::socket::*;
 
     #[tokio::test]
-    async fn a_connection_comes_from_the_address_and_port_that_are_said_and_again_at_once() {
+    async fn a_connection_uses_the_configured_source_address_and_port_repeatedly() {
         for own in ["127.0.0.5:0", "[::1]:0"] {
             let mut own: SocketAddr = own.parse().unwrap();
             let listener = TcpListener::bind(SocketAddr::new(own.ip(), 0)).unwrap();
-            // A port that is free.
+            // A free port.
             own.set_port(TcpListener::bind(own).unwrap().local_addr().unwrap().port());
             let source = (Some(own.ip()), Some(own.port()));
             let target =
@@ -193,10 +194,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_interface_or_an_address_that_is_not_here_says_nothing_of_the_server() {
+    async fn a_missing_interface_or_address_is_no_failure_of_the_server() {
         let here = target("127.0.0.1:80".parse().unwrap());
         let no_interface = Target { interface: Some("nosuch0".to_owned()), ..here.clone() };
-        let why = "no socket by interface nosuch0: No such device (os error 19)".to_owned();
+        let why = "no socket on interface nosuch0: No such device (os error 19)".to_owned();
         assert_eq!(connect(&no_interface, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
         let no_address = Target { source: Some("192.0.2.7".parse().unwrap()), ..here };
         let why = "127.0.0.1:80 could not be asked: Cannot assign requested address (os error 99)".to_owned();
@@ -204,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_the_network_is_the_servers_and_what_does_not_is_ours() {
+    fn errors_from_the_network_are_failures_and_local_errors_are_not() {
         let peer = "10.1.0.1:80";
-        let unwell = [
+        let failures = [
             (Errno::CONNREFUSED, "connection refused by 10.1.0.1:80"),
             (Errno::CONNRESET, "connection reset by 10.1.0.1:80"),
             (Errno::CONNABORTED, "connection aborted by 10.1.0.1:80"),
@@ -216,17 +217,17 @@ mod tests {
             (Errno::NETUNREACH, "network unreachable: 10.1.0.1:80"),
             (Errno::NETDOWN, "network down: 10.1.0.1:80"),
         ];
-        for (errno, words) in unwell {
+        for (errno, words) in failures {
             let wanted = ProbeResult::Failed(words.to_owned());
-            assert_eq!(at_once(&errno.into(), peer), wanted);
-            assert_eq!(answer(&errno.into(), "", peer), wanted);
+            assert_eq!(immediate_error(&errno.into(), peer), wanted);
+            assert_eq!(remote_error(&errno.into(), "", peer), wanted);
         }
         for errno in [Errno::ADDRNOTAVAIL, Errno::INVAL, Errno::MFILE, Errno::PERM, Errno::NOBUFS] {
-            assert!(matches!(at_once(&errno.into(), peer), ProbeResult::NotRun(_)), "{errno}");
-            assert!(matches!(answer(&errno.into(), "", peer), ProbeResult::NotRun(_)), "{errno}");
+            assert!(matches!(immediate_error(&errno.into(), peer), ProbeResult::NotRun(_)), "{errno}");
+            assert!(matches!(remote_error(&errno.into(), "", peer), ProbeResult::NotRun(_)), "{errno}");
         }
         let prohibited = "connected: prohibited by a firewall: 10.1.0.1:80".to_owned();
-        assert_eq!(answer(&Errno::ACCESS.into(), "connected", peer), ProbeResult::Failed(prohibited));
-        assert!(matches!(at_once(&Errno::ACCESS.into(), peer), ProbeResult::NotRun(_)));
+        assert_eq!(remote_error(&Errno::ACCESS.into(), "connected", peer), ProbeResult::Failed(prohibited));
+        assert!(matches!(immediate_error(&Errno::ACCESS.into(), peer), ProbeResult::NotRun(_)));
     }
 }

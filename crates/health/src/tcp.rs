@@ -1,7 +1,7 @@
-//! Asks by TCP whether a port takes a connection.
+//! `TCP_CHECK`: a TCP connection to a port.
 //!
-//! Runs once for each attempt of a `TCP_CHECK`. Well is a handshake before the deadline; the connection is closed at
-//! once, and nothing is sent over it. Cost: seven system calls, no buffer. Not here: the socket (`socket.rs`).
+//! Runs once for each probe. A handshake before the deadline passes; the connection is closed at once, without data.
+//! Cost: seven system calls, no buffer. Not here: the socket (`socket.rs`).
 
 use tokio::time::Instant;
 use xvs_model::check::Target;
@@ -9,7 +9,7 @@ use xvs_model::check::Target;
 use crate::probe_result::ProbeResult;
 use crate::socket;
 
-/// Asks the target once, until the deadline at most.
+/// Probes the target once, at most until the deadline.
 pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     match socket::connect(target, deadline).await {
         Ok(_) => ProbeResult::Passed(0),
@@ -28,7 +28,7 @@ mod tests {
     use crate::tcp::*;
 
     #[tokio::test]
-    async fn a_port_that_takes_a_connection_is_well_and_is_sent_nothing() {
+    async fn a_port_that_accepts_a_connection_passes_and_gets_no_data() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(addr).unwrap();
             assert_eq!(probe(&target(listener.local_addr().unwrap()), soon()).await, ProbeResult::Passed(0));
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_closed_is_not_well() {
+    async fn a_closed_port_fails() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let closed = TcpListener::bind(addr).unwrap().local_addr().unwrap();
             let why = format!("connection refused by {closed}");
@@ -47,14 +47,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_takes_no_more_connections_is_not_well_by_the_deadline() {
+    async fn a_server_that_accepts_no_more_connections_fails_at_the_deadline() {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         listener.listen(0).unwrap();
         let endpoint = listener.local_addr().unwrap().as_socket().unwrap();
         let waiting = [(); 4].map(|()| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
-            // One of them is taken, and the rest are in progress, which is said as an error.
+            // One is accepted; the rest are in progress, which connect(2) reports as an error.
             let _ = socket.connect(&endpoint.into());
             socket
         });

@@ -1,7 +1,7 @@
-//! The TLS handshake of a probe.
+//! The TLS handshake of an `SSL_GET` probe.
 //!
-//! Runs once a check that asks by TLS, over its connection and within its deadline. Whose certificate is taken was settled
-//! when the configuration was prepared (`tls_config.rs`); a session is never resumed, so each handshake sees the certificate.
+//! Runs once for each probe, over its connection and within its deadline. Sessions are never resumed, so each handshake
+//! gets the certificate. Not here: which certificates are accepted (`tls_config.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use tokio_rustls::rustls::{CertificateError, ClientConfig, Error};
 
 use crate::prepare::PreparedUrl;
 
-/// Speaks TLS with the server of an object.
+/// Performs the handshake with the server of a URL.
 ///
 /// # Errors
-/// In words.
+/// Why the handshake failed.
 pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     config: &Arc<ClientConfig>,
     object: &PreparedUrl,
@@ -27,10 +27,10 @@ pub(super) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         Arc::make_mut(&mut config).enable_sni = false;
     }
     let stream = TlsConnector::from(config).connect(object.name.clone(), stream).await;
-    stream.map_err(|error| format!("the TLS handshake: {}", words(&error)))
+    stream.map_err(|error| format!("the TLS handshake: {}", describe(&error)))
 }
 
-fn words(error: &io::Error) -> String {
+fn describe(error: &io::Error) -> String {
     use CertificateError::{Expired, ExpiredContext, NotValidForNameContext, Other, UnknownIssuer};
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(Error::InvalidCertificate(Expired)) => "certificate expired".to_owned(),
@@ -39,7 +39,7 @@ fn words(error: &io::Error) -> String {
             format!("certificate expired {days} days ago")
         }
         Some(Error::InvalidCertificate(NotValidForNameContext { expected, presented })) => {
-            // Each is a kind with the name in brackets.
+            // Each entry is a kind with the name in parentheses.
             let name =
                 |one: &String| one.split(['(', ')']).nth(1).unwrap_or(one).trim_matches('"').to_owned();
             let names: Vec<_> = presented.iter().map(name).collect();
@@ -48,7 +48,7 @@ fn words(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(UnknownIssuer)) => {
             "certificate is not signed by an authority that is trusted".to_owned()
         }
-        // That is how rustls tells it.
+        // rustls has no variant for this error, only its text.
         Some(Error::InvalidCertificate(Other(inner))) if inner.to_string() == "CaUsedAsEndEntity" => {
             "certificate is an authority's, not a server's".to_owned()
         }
@@ -89,7 +89,7 @@ mod tests {
         CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
     }
 
-    /// A certificate for this name, in PEM with its key behind it.
+    /// A certificate for this name and its key, both in PEM.
     fn certificate(authority: &Authority, name: &str, last_year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -97,14 +97,14 @@ mod tests {
         (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
     }
 
-    /// What a server saw of a handshake: the name that was sent, and how many certificates.
+    /// What a server received in a handshake: the name (SNI), and the number of client certificates.
     #[derive(Debug, PartialEq)]
     struct Seen {
         name: Option<String>,
         certificates: usize,
     }
 
-    /// Serves one connection with this certificate, and asks for one if there is an authority for it.
+    /// Serves one connection with this certificate. Requires a client certificate if `clients` names its authority.
     async fn serve(
         listener: &TcpListener,
         (certificate, key): &(String, String),
@@ -137,11 +137,11 @@ mod tests {
         }
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").await.ok()?;
         stream.flush().await.ok()?;
-        // Closed as many servers do it: without a word in TLS.
+        // Many servers close the connection without close_notify.
         Some(seen)
     }
 
-    /// An `SSL_GET` of this server with these words, and these of the `SSL` block.
+    /// An `SSL_GET` check of this server with these statements, and these in the `SSL` block.
     fn probe(words: &str, ssl: &str, server: SocketAddr) -> (Target, Http, Arc<PreparedHttp>) {
         let path = std::env::temp_dir().join(format!("xvs-tls-{}-{}", std::process::id(), server.port()));
         let text = format!(
@@ -160,7 +160,7 @@ mod tests {
         (target, http, read.checks[0][0][0].clone().unwrap())
     }
 
-    /// What a server with this certificate is worth, asked by an `SSL_GET` with these words, and what it saw.
+    /// The result of an `SSL_GET` probe of a server with this certificate, and what the server received.
     async fn asked(
         words: &str,
         ssl: &str,
@@ -174,7 +174,7 @@ mod tests {
         tokio::join!(asked, serve(&listener, certificate, clients))
     }
 
-    /// A file of its own with this in it.
+    /// A temporary file.
     struct File(std::path::PathBuf);
 
     impl File {
@@ -192,12 +192,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_certificate_is_taken_unless_it_is_to_be_verified_by_name_time_and_authority() {
+    async fn any_certificate_is_accepted_unless_tls_verify_checks_name_time_and_authority() {
         let (ours, other) = (authority("ours"), authority("other"));
         let ca = File::of("verified", &ours.pem());
         let ssl = format!("ca {}", ca.0.display());
         let named = "virtualhost www.example:8443";
-        let is_well = |expected: &str, answer: ProbeResult| match answer {
+        let is_expected = |expected: &str, answer: ProbeResult| match answer {
             ProbeResult::Passed(0) => expected.is_empty(),
             ProbeResult::Failed(why) => !expected.is_empty() && why.contains(expected),
             _ => false,
@@ -214,12 +214,12 @@ mod tests {
             let (answer, _) = asked(words, &ssl, &certificate, None).await;
             assert_eq!(answer, ProbeResult::Passed(0), "{name} {year}");
             let (answer, _) = asked(&format!("tls_verify\n{words}"), &ssl, &certificate, None).await;
-            assert!(is_well(expected, answer.clone()), "{answer:?} is not {expected}");
+            assert!(is_expected(expected, answer.clone()), "{answer:?} is not {expected}");
         }
     }
 
     #[tokio::test]
-    async fn the_certificate_of_an_authority_is_not_that_of_a_server() {
+    async fn the_certificate_of_an_authority_is_not_accepted_as_a_servers() {
         let ours = authority("ours");
         let itself = (ours.pem(), ours.key().serialize_pem());
         let ca = File::of("itself", &itself.0);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_sent_only_if_it_is_asked_for() {
+    async fn a_server_name_is_sent_only_if_configured() {
         let certificate = certificate(&authority("ours"), "www.example", 2100);
         for (words, name) in [
             ("virtualhost www.example", None),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_wants_a_certificate_gets_that_of_the_file() {
+    async fn a_server_that_requires_a_certificate_gets_the_configured_one() {
         let ours = authority("ours");
         let (of_server, (mine, key)) =
             (certificate(&ours, "a.example", 2100), certificate(&ours, "lb", 2100));
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_does_not_speak_tls_is_told_and_one_that_is_silent_is_not_waited_for() {
+    async fn a_server_without_tls_fails_with_a_reason_and_a_silent_one_at_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (target, http, prepared) = probe("", "", listener.local_addr().unwrap());
         let served = async {

@@ -1,8 +1,8 @@
-//! The TLS settings of checks: whose certificates are accepted, and the certificate that the director shows.
+//! The TLS settings of checks: which server certificates are accepted, and the client certificate of the director.
 //!
-//! Files are read once, when a configuration is prepared; one that cannot be used refuses the configuration, as
-//! keepalived's checker ends then. As with keepalived, any certificate of a server is accepted unless a check says
-//! `tls_verify`. Not here: the handshake (`tls.rs`).
+//! Files are read once, when a configuration is prepared. A file that cannot be used refuses the configuration; keepalived's
+//! checker ends in that case. As with keepalived, any server certificate is accepted unless a check has `tls_verify`.
+//! Not here: the handshake (`tls.rs`).
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertS
 use xvs_model::check::{Check, Setting, Tls, Trust};
 use xvs_model::fault::{Fault, Severity};
 
-/// The name of a server in TLS, of a host that is asked for with or without a port.
+/// The TLS server name of a host, which may have a port; `None`: it is no valid name.
 pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((addr, _)) => addr,
@@ -32,16 +32,16 @@ pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.to_owned()).ok()
 }
 
-/// Makes the TLS settings of the checks of a configuration, each once.
+/// The TLS settings of the checks of a configuration, made once for each distinct combination.
 #[derive(Default)]
 pub(super) struct TlsConfigs(HashMap<Tls, Option<Arc<ClientConfig>>>);
 
-/// A statement whose file cannot be used, and why; `None`: the check itself.
+/// The statement whose file cannot be used, and the reason; `None`: no statement names a file.
 type Refusal<'a> = (Option<&'a Setting>, String);
 
 impl TlsConfigs {
-    /// The settings of a check; they send the name that is asked for. `None`: a file cannot be used, which is a fault of
-    /// its statement, or of `check` where no statement names one.
+    /// The settings of a check. `None`: a file cannot be used; the fault is at its statement, or at `check` if no statement
+    /// names a file.
     pub(super) fn get(
         &mut self,
         tls: &Tls,
@@ -66,10 +66,10 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Refusal<'_>> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .expect("ring has what TLS 1.2 and 1.3 need");
+        .expect("ring supports TLS 1.2 and 1.3");
     let builder = match tls.trust {
         Trust::AnyCertificate => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAnyone(provider)))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
         }
         Trust::Authorities => builder.with_root_certificates(roots(tls)?),
     };
@@ -77,19 +77,19 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Refusal<'_>> {
         (None, None) => builder.with_no_client_auth(),
         (Some(certificate), Some(key)) => {
             let chain = certificates(certificate)?;
-            let secret = secret(key, tls.password.as_ref())?;
+            let secret = private_key(key, tls.password.as_ref())?;
             builder.with_client_auth_cert(chain, secret).map_err(|error| (Some(key), error.to_string()))?
         }
         (Some(lone), None) | (None, Some(lone)) => {
             return Err((Some(lone), "`certificate` and `key` go together".to_owned()));
         }
     };
-    // What was seen of a certificate once says nothing of it now.
+    // A resumed session would not show the current certificate.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
 
-/// Who is trusted: the authorities of `ca`, or the system's.
+/// The trusted authorities: those of `ca`, or the system's.
 fn roots(tls: &Tls) -> Result<RootCertStore, Refusal<'_>> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = &tls.ca {
@@ -101,12 +101,18 @@ fn roots(tls: &Tls) -> Result<RootCertStore, Refusal<'_>> {
         roots.add_parsable_certificates(found);
     }
     if roots.is_empty() {
-        return Err((None, "`tls_verify` finds no authorities; name them by `SSL { ca FILE }`".to_owned()));
+        return Err((
+            None,
+            "`tls_verify` finds no certificate authorities; name a file with `SSL { ca FILE }`".to_owned(),
+        ));
     }
     Ok(roots)
 }
 
-fn secret<'a>(key: &'a Setting, password: Option<&Setting>) -> Result<PrivateKeyDer<'static>, Refusal<'a>> {
+fn private_key<'a>(
+    key: &'a Setting,
+    password: Option<&Setting>,
+) -> Result<PrivateKeyDer<'static>, Refusal<'a>> {
     let text = contents(key)?;
     let secret = match encrypted(&text) {
         Some(section) => decrypted(section, password),
@@ -131,7 +137,7 @@ fn encrypted(text: &[u8]) -> Option<&str> {
     Some(&section[..section.find(end)? + end.len()])
 }
 
-/// The certificates in the file that a statement names, at least one.
+/// The certificates in the file of a statement; at least one.
 fn certificates(file: &Setting) -> Result<Vec<CertificateDer<'static>>, Refusal<'_>> {
     let read = CertificateDer::pem_slice_iter(&contents(file)?).collect::<Result<Vec<_>, _>>();
     match read {
@@ -140,16 +146,16 @@ fn certificates(file: &Setting) -> Result<Vec<CertificateDer<'static>>, Refusal<
     }
 }
 
-/// What is in the file that a statement names.
+/// The content of the file of a statement.
 fn contents(file: &Setting) -> Result<Vec<u8>, Refusal<'_>> {
     fs::read(&file.value).map_err(|error| (Some(file), error.to_string()))
 }
 
-/// Takes any certificate, and any signature by it.
+/// Accepts any certificate and any signature.
 #[derive(Debug)]
-struct TakesAnyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for TakesAnyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -195,7 +201,7 @@ mod tests {
     use xvs_keepalived::read;
     use xvs_model::virtual_server::Configuration;
 
-    /// A file with an `SSL_GET` and these words in its `SSL` block, read.
+    /// The configuration of a file with an `SSL_GET` check with `words` and an `SSL` block with `ssl`.
     fn configuration(ssl: &str, words: &str) -> Configuration {
         let server =
             format!("real_server 10.1.0.1 443 {{\nSSL_GET {{\n{words}\nurl {{\npath /\n}}\n}}\n}}\n");
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_refuse_the_file_that_names_them() {
+    fn certificate_files_that_cannot_be_used_refuse_the_configuration() {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["lb".to_owned()]).unwrap();
         let other = KeyPair::generate().unwrap().serialize_pem();
         let files = [&cert.pem(), &signing_key.serialize_pem(), &other].map(|text| file(text));
@@ -233,7 +239,7 @@ mod tests {
         assert_refused(&configuration(&ssl(&key, &key), ""), "there is no certificate in it");
         assert_refused(&configuration(&format!("key {key}"), ""), "`certificate` and `key` go together");
         assert_refused(&configuration("ca /nowhere", "tls_verify"), "`ca /nowhere`: No such file");
-        // Nobody asks for it.
+        // No check uses the authorities.
         assert_eq!(configuration("ca /nowhere", "tls_verify off").faults, []);
         assert_eq!(configuration("", "nothing").faults.len(), 1);
         files.iter().for_each(|path| fs::remove_file(path).unwrap());
@@ -276,7 +282,7 @@ qBvNqIqnqCiV1lHsdbyLv3TUBhMS1AdkkNkXNFvxKY8qXBaqoyYXxy/Kl14bI1Y=
     }
 
     #[test]
-    fn a_check_is_the_same_with_certificates_that_were_renewed_and_another_if_it_verifies() {
+    fn the_identity_of_a_check_ignores_certificate_files_and_covers_tls_verify() {
         let ca = || file(&generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem());
         let files = [ca(), ca()];
         let identity = |file: &PathBuf, words: &str| {
@@ -289,7 +295,7 @@ qBvNqIqnqCiV1lHsdbyLv3TUBhMS1AdkkNkXNFvxKY8qXBaqoyYXxy/Kl14bI1Y=
     }
 
     #[test]
-    fn names_are_those_of_hosts_with_or_without_a_port() {
+    fn the_server_name_is_the_host_without_its_port() {
         let name = |host: &str| server_name(host).map(|name| name.to_str().into_owned());
         assert_eq!(name("a.example").as_deref(), Some("a.example"));
         assert_eq!(name("a.example:8443").as_deref(), Some("a.example"));

@@ -1,9 +1,9 @@
-//! Asks by UDP: a datagram, and the answer that it has to have, if any.
+//! `UDP_CHECK`: a datagram and, if configured, the reply to it.
 //!
-//! Runs once for each attempt of a `UDP_CHECK`. Where no answer is wanted silence until the deadline is well, as any
-//! datagram is; what ICMP says is not. Where one is wanted, the first datagram is the answer. Trouble with the socket's
-//! addresses counts against the server, as with keepalived (section 4.3 of its behaviour). Cost: a buffer of the longest
-//! answer that is allowed. Not here: questions that a DNS server understands (`dns.rs`).
+//! Runs once for each probe. Without `require_reply`, silence until the deadline passes, and so does any datagram; an ICMP
+//! error fails. With it, the first datagram is the reply. An error of the socket's addresses counts as a failure of the
+//! server, as with keepalived (keepalived-behaviour.md, section 4.3). Cost: a buffer of the longest reply that is allowed.
+//! Not here: DNS queries (`dns.rs`).
 
 use std::io;
 
@@ -14,7 +14,7 @@ use xvs_model::check::{Reply, Target, Udp};
 use crate::probe_result::ProbeResult;
 use crate::socket;
 
-/// Asks the target once, until the deadline at most.
+/// Probes the target once, at most until the deadline.
 pub(super) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> ProbeResult {
     let within = socket::within(deadline);
     let socket = match socket::open(target, Type::DGRAM, None) {
@@ -28,18 +28,18 @@ pub(super) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> Prob
         },
         (Ok(Ok(_)) | Err(_), None) => ProbeResult::Passed(0),
         (Err(_), Some(_)) => ProbeResult::Failed(format!("no answer {within}")),
-        (Ok(Err(error)), _) => match socket::answer(&error, "", target.endpoint) {
+        (Ok(Err(error)), _) => match socket::remote_error(&error, "", target.endpoint) {
             ProbeResult::NotRun(why) => ProbeResult::Failed(why),
             answer => answer,
         },
     }
 }
 
-/// The first datagram that comes back, cut off behind the longest answer that is allowed and one byte.
+/// The first datagram that comes back, truncated to one byte more than the longest reply that is allowed.
 async fn exchange(socket: Socket, target: &Target, udp: &Udp) -> io::Result<Vec<u8>> {
     let socket = match &udp.payload {
-        Some(payload) => socket::sent(payload, socket, target)?,
-        None => socket::sent(&fastrand::u128(..).to_be_bytes().repeat(2), socket, target)?,
+        Some(payload) => socket::send(payload, socket, target)?,
+        None => socket::send(&fastrand::u128(..).to_be_bytes().repeat(2), socket, target)?,
     };
     let most = udp.reply.as_ref().map_or(0, |reply| usize::from(*reply.length.end()));
     let mut datagram = vec![0; most + 1];
@@ -48,8 +48,9 @@ async fn exchange(socket: Socket, target: &Target, udp: &Udp) -> io::Result<Vec<
     Ok(datagram)
 }
 
-/// What is wrong with an answer. Its length is looked at only where its bytes are, and a short one is compared as far as
-/// it goes.
+/// Why a reply fails; `None`: it passes.
+///
+/// The length counts only if a pattern is configured. A reply shorter than the pattern is compared up to its end.
 fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {
     let (least, most) = (usize::from(*reply.length.start()), usize::from(*reply.length.end()));
     if reply.pattern.is_empty() {
@@ -92,7 +93,7 @@ mod tests {
         Some(Reply { pattern: pattern.to_vec(), length })
     }
 
-    /// What comes of asking a server that answers with this.
+    /// The result of a probe of a server that replies with this datagram.
     async fn answered(udp: &Udp, with: &[u8]) -> ProbeResult {
         let (server, target) = server("127.0.0.1:0");
         let server = tokio::task::spawn_blocking({
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_well_where_no_answer_is_wanted_and_is_not_where_one_is() {
+    async fn silence_passes_unless_a_reply_is_required() {
         let (server, target) = server("127.0.0.1:0");
         let any = Udp { payload: Some(b"\x01\x02".to_vec()), reply: None };
         assert_eq!(probe(&target, &any, soon()).await, ProbeResult::Passed(0));
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_not_well_though_silence_would_be() {
+    async fn a_closed_port_fails_although_silence_passes() {
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             let (_, target) = server(addr);
             let why = format!("connection refused by {}", target.endpoint);
@@ -133,12 +134,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_a_router_says_is_not_there_is_not_well() {
+    async fn a_host_that_a_router_reports_unreachable_fails() {
         let (server, target) = server("127.0.0.1:0");
         let router = tokio::task::spawn_blocking(move || {
             let (_, client) = server.recv_from(&mut [0; 64]).unwrap();
             let (from, to) = (client.port().to_be_bytes(), server.local_addr().unwrap().port().to_be_bytes());
-            // RFC 792: host unreachable, which quotes the headers of IPv4 and UDP; its checksum is added below.
+            // RFC 792: host unreachable, with the IPv4 and UDP headers of the probe; the checksum is set below.
             let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
             error.extend([0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1]);
             error.extend([from, to, [0, 40], [0, 0]].concat());
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_datagram_is_the_answer_and_is_compared_where_bytes_are_wanted() {
+    async fn the_first_datagram_is_the_reply_and_is_compared_with_the_pattern() {
         let of = |reply| Udp { payload: None, reply };
         assert_eq!(answered(&of(None), b"anything").await, ProbeResult::Passed(0));
         assert_eq!(answered(&of(reply(&[], 4..=4)), b"anything").await, ProbeResult::Passed(0));
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_another_address_sends_is_no_answer() {
+    async fn a_datagram_from_another_address_is_no_reply() {
         let own: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let own = UdpSocket::bind(own).unwrap().local_addr().unwrap();
         let (_server, endpoint) = server("127.0.0.1:0");
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_is_not_here_counts_against_the_server() {
+    async fn a_missing_source_address_is_a_failure_of_the_server() {
         let (_server, target) = server("127.0.0.1:0");
         let target = Target { source: Some("192.0.2.7".parse().unwrap()), ..target };
         let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;

@@ -1,7 +1,7 @@
 //! Virtual servers: what a keepalived.conf wants to be the case.
 //!
 //! Pure. What keepalived leaves out with a message is left out here with a warning; what it does by mistake is not done,
-//! and said in docs/limits.md. Source: keepalived's behaviour as it is written down (sections 2 and 5.4). Not here: what
+//! and said in docs/limits-all.md. Source: keepalived's behaviour as it is written down (sections 2 and 5.4). Not here: what
 //! is said of them (`settings.rs`), their servers (`servers.rs`), and what becomes of them as checks are made
 //! (`health/pool.rs`).
 

@@ -1,7 +1,7 @@
 //! Whole files: what each comes to before any check was made, and how much is wrong with it.
 //!
 //! Each was given to `keepalived -t` 2.2.7 too: what that takes, leaves out or complains of is so here, but for what
-//! docs/limits.md names. The files are in `cases/`, with their rules as `ipvsadm -Sn` prints them.
+//! docs/limits-all.md names. The files are in `cases/`, with their rules as `ipvsadm -Sn` prints them.
 
 use std::collections::BTreeSet;
 use std::fs;

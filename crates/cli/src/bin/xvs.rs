@@ -1,4 +1,4 @@
-//! `xvs`: what ipvsadm has no words for.
+//! The program `xvs`.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! A captured packet as a line for people.
+//! A captured packet as one line of text.
 //!
-//! Time, where it came in, from whom to whom, what it is, and behind an arrow what became of it. The sentence of a drop
-//! stands with the first of its reason. Not here: which packets, and where lines go.
+//! Time, RX interface, source, destination, protocol, and behind an arrow the verdict or the frames sent. The first drop
+//! for each reason also has the sentence that explains the reason. Not here: the choice of packets, and the output.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,14 +12,14 @@ use xvs_proto::{Endpoint, Family, Fragment, Packet, Parsed, ethernet, parse, quo
 
 use crate::capture::pcapng;
 
-/// Makes lines, and remembers which reasons it has explained.
+/// Formatter of lines, which remembers the drop reasons that it has explained.
 #[derive(Default)]
 pub struct Lines {
     explained: BTreeSet<String>,
 }
 
 impl Lines {
-    /// The line of a packet, without its end; nothing for one without frames.
+    /// The line of a packet, without newline; empty for a packet without frames.
     pub fn line(&mut self, packet: &CapturedPacket) -> String {
         let Some(first) = packet.frames.first() else { return String::new() };
         let mut line = format!("{} {} {}", clock(first.nanoseconds), first.interface, what(first));
@@ -51,7 +51,7 @@ fn clock(nanoseconds: u64) -> String {
     format!("{hours:02}:{minutes:02}:{:02}.{:06}", seconds % 60, since.subsec_micros())
 }
 
-/// A frame's packet, as far as it is kept.
+/// A frame's packet, as far as its bytes were captured.
 fn packet(bytes: &[u8]) -> Option<Packet> {
     if let Ok(Parsed::Ip(packet)) = parse(bytes) {
         return Some(packet);
@@ -83,7 +83,7 @@ fn what(frame: &CapturedFrame) -> String {
     text
 }
 
-/// To whom a frame went.
+/// The destination of a transmitted frame.
 fn to(frame: &CapturedFrame) -> String {
     packet(&frame.bytes).map_or_else(String::new, |packet| end_of(packet.flow.dest, &packet))
 }

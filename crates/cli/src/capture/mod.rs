@@ -1,7 +1,7 @@
 //! `xvs capture`: packets as they came in and as they went out, into a pcapng file or as lines.
 //!
-//! The daemon sends what its workers copied; this program writes it, with its own rights and on its own disk. It ends
-//! at the count or time that was asked for, or by SIGINT or SIGTERM, with counts on stderr.
+//! The daemon sends the frames that its workers copied; this program writes them, with its user's rights. A capture ends
+//! at the requested count or time, or at SIGINT or SIGTERM, with counts on stderr.
 
 pub mod lines;
 pub mod pcapng;
@@ -26,7 +26,7 @@ use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs capture`.
+/// The arguments of `xvs capture`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Write pcapng to this file; without it to stdout, or lines if that is a terminal
@@ -35,40 +35,40 @@ pub(super) struct Arguments {
     /// Print a line for each packet
     #[arg(long)]
     text: bool,
-    /// Print a JSON object for each packet, a line each
+    /// Print JSON, one object per packet and line
     #[arg(long, conflicts_with_all = ["text", "write"])]
     json: bool,
-    /// Packets with an end at this address or in this network; a connection's ends count for all its packets
+    /// Packets from or to this address or network; the endpoints of a connection count for all its packets
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     address: Option<Prefix>,
-    /// Packets with an end at this port
+    /// Packets from or to this port
     #[arg(long)]
     port: Option<u16>,
-    /// Packets of this service, like "TCP 192.0.2.1:80" or "FWM 7"
+    /// Packets of this service, such as "TCP 192.0.2.1:80" or "FWM 7"
     #[arg(long)]
     service: Option<ServiceKey>,
-    /// Packets that came in by this interface
+    /// Packets received on this interface
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
     /// Dropped packets
     #[arg(long)]
     drops: bool,
-    /// Packets dropped for this reason, as `xvs status` names it
+    /// Packets dropped for this reason, by its name in `xvs status`
     #[arg(long, value_name = "NAME", value_parser = reason)]
     reason: Option<String>,
-    /// End after so many packets
+    /// End after this many packets
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// End after so long
+    /// End after this time
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
-    /// Keep at most so many bytes of each frame
+    /// Keep at most this many bytes of each frame
     #[arg(long, value_name = "BYTES", default_value_t = LARGEST_FRAME as u32,
           value_parser = clap::value_parser!(u32).range(1..))]
     snaplen: u32,
 }
 
-/// A reason that there is.
+/// The name of a drop reason.
 fn reason(text: &str) -> Result<String, String> {
     let known = || DropReason::all().map(DropReason::name).collect::<Vec<_>>().join(", ");
     DropReason::named(text)
@@ -91,7 +91,7 @@ impl Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    // Before anything is asked: a file that cannot be made costs the director nothing.
+    // Before the request: if the file cannot be created, the director copies no packet.
     let mut sink = Sink::open(arguments, out)?;
     let mut client = Client::connect(&default_socket())?;
     let stopper = client.stopper()?;
@@ -122,7 +122,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let missed = match ended {
         Ok(missed) => missed,
         Err(Failure::Printing(error)) => return Err(sink.failed(error, packets)),
-        // What was written stays, and is whole.
+        // The written part stays, and is a complete file.
         Err(failure) => return Err(failure.into()),
     };
     sink.finish(&missed).map_err(|error| sink.failed(error, packets))?;
@@ -131,7 +131,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     Ok(DONE)
 }
 
-/// Has the first signal end the capture, and the second this program.
+/// Ends the capture at the first signal, and this program at the second.
 fn end_by_signal(stopper: Stopper) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::spawn(move || {
@@ -145,7 +145,7 @@ fn end_by_signal(stopper: Stopper) -> io::Result<()> {
     Ok(())
 }
 
-/// Where packets go, and as what.
+/// The output of packets, and its format.
 struct Sink<'a> {
     to: Target<'a>,
     form: Form,
@@ -153,7 +153,7 @@ struct Sink<'a> {
 
 enum Target<'a> {
     Stdout(&'a mut dyn Write),
-    /// With the bytes of it that are whole blocks.
+    /// The file, and its length in bytes of whole blocks.
     File(File, &'a Path, u64),
 }
 
@@ -167,7 +167,7 @@ impl<'a> Sink<'a> {
     fn open(arguments: &'a Arguments, out: &'a mut dyn Write) -> Result<Self, Box<dyn Error>> {
         let to = match arguments.write.as_deref() {
             Some(path) if path != Path::new("-") => {
-                // What stands there stays until there is something to write in its place.
+                // Not truncated yet: the old content stays until there are packets to write.
                 let file = File::options().write(true).create(true).truncate(false).open(path);
                 let file = file.map_err(|error| format!("{}: {error}", path.display()))?;
                 Target::File(file, path, 0)
@@ -183,7 +183,7 @@ impl<'a> Sink<'a> {
         Ok(Self { to, form })
     }
 
-    /// Takes away what stands in the file.
+    /// Truncates the file.
     fn begin(&mut self) -> io::Result<()> {
         match &self.to {
             Target::File(file, ..) if file.metadata()?.is_file() => file.set_len(0),
@@ -221,7 +221,7 @@ impl<'a> Sink<'a> {
             Target::Stdout(out) => out.write_all(bytes).and_then(|()| out.flush()),
             Target::File(file, _, whole) => {
                 file.write_all(bytes).inspect_err(|_| {
-                    // What is no file has no end that could be cut.
+                    // A pipe or device cannot be truncated.
                     let _ = file.set_len(*whole);
                 })?;
                 *whole += bytes.len() as u64;

@@ -1,9 +1,9 @@
 //! Captured packets as a pcapng file, which Wireshark, tshark and tcpdump read.
 //!
-//! Each frame is an enhanced packet block on the interface of its kernel's name, with the direction as flags and what
-//! xvs made of the packet as a comment; when all is over, each interface has a block of statistics. Whatever has been
-//! handed over is a file that is whole up to there: blocks are made in memory and handed over as such. Written in
-//! network byte order, in which the times of statistics are right whatever the machine. Not here: files.
+//! Each frame is an enhanced packet block on the interface with the kernel's name, with the direction as flags and the
+//! verdict as a comment; at the end, each interface has a block of statistics. The bytes returned so far are always a
+//! complete file, because only whole blocks are returned. The byte order is network order: in it the `pcap-file` crate
+//! writes the times of statistics correctly on every machine. Not here: files.
 //!
 //! Source: draft-ietf-opsawg-pcapng; <https://www.tcpdump.org/linktypes.html>.
 
@@ -26,14 +26,14 @@ use xvs_model::capture::{CapturedFrame, CapturedPacket, Direction, Missed};
 /// Times are in units of 10⁻⁹ s.
 const NANOSECONDS: u8 = 9;
 
-/// Turns packets into blocks.
+/// Encoder of packets as pcapng blocks.
 pub struct Blocks {
     writer: PcapNgWriter<Vec<u8>>,
     interfaces: BTreeMap<String, Interface>,
     snap_bytes: u32,
 }
 
-/// An interface that packets came in or went out by.
+/// An interface that received or sent packets.
 #[derive(Clone, Copy)]
 struct Interface {
     number: u32,
@@ -43,10 +43,10 @@ struct Interface {
 }
 
 impl Blocks {
-    /// A file of frames of at most so many bytes.
+    /// The start of a file whose frames have at most `snap_bytes` bytes.
     ///
     /// # Errors
-    /// None that memory could have.
+    /// None in practice: the blocks are written to memory.
     pub fn new(snap_bytes: u32) -> io::Result<Self> {
         let section = SectionHeaderBlock {
             endianness: Endianness::Big,
@@ -60,7 +60,7 @@ impl Blocks {
         Ok(Self { writer, interfaces: BTreeMap::new(), snap_bytes })
     }
 
-    /// The bytes that have come together since the last call; whole blocks.
+    /// The whole blocks that were added since the last call.
     pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(self.writer.get_mut())
     }
@@ -121,7 +121,7 @@ impl Blocks {
         Ok(self.interfaces.entry(name.to_owned()).or_insert(new))
     }
 
-    /// Adds what each interface carried and what was missed of it.
+    /// Adds the counts of captured and missed packets of each interface.
     ///
     /// # Errors
     /// As [`Self::packet`].
@@ -150,7 +150,7 @@ impl Blocks {
     }
 }
 
-/// What is said beside a frame: what became of its packet, and of which of the frames that left this is.
+/// The comment of a frame: the verdict of its packet, and which of the transmitted fragments this is.
 fn comment(packet: &CapturedPacket, direction: Direction, out: usize, outs: usize) -> String {
     let verdict = explained(packet);
     match (direction, packet.verdict.as_str()) {
@@ -164,12 +164,12 @@ fn comment(packet: &CapturedPacket, direction: Direction, out: usize, outs: usiz
     }
 }
 
-/// A verdict with its reason, and in a sentence what it means.
+/// A verdict with its reason, and a sentence with its meaning.
 pub fn explained(packet: &CapturedPacket) -> String {
     let why = match packet.verdict.as_str() {
-        "pass" => "the kernel has it, as if it had come in without xvs",
+        "pass" => "passed to the kernel, as if xvs were absent",
         "held" => "a fragment, which waits for the rest of its datagram",
-        "consumed" => "it has done what it was for, and goes no further",
+        "consumed" => "used by xvs itself, and not forwarded",
         "drop" => {
             let reason = packet.reason.as_deref().unwrap_or_default();
             let sentence = DropReason::named(reason).map_or("", DropReason::sentence);

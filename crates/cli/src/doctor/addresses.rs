@@ -1,4 +1,5 @@
-//! Checks of virtual addresses: who has them, who answers ARP for them, and the kernel's settings beside them.
+//! Checks of virtual addresses: which link has them, which machines answer ARP for them, and the kernel's settings for
+//! them.
 
 use std::net::IpAddr;
 
@@ -15,7 +16,7 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
         Some(link) => Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address"),
         None => {
             let bits = if vip.is_ipv4() { "32" } else { "128" };
-            // Until it is known to be nobody else's, an address of IPv6 answers nobody.
+            // During duplicate address detection, the kernel does not answer for an IPv6 address.
             let nodad = if vip.is_ipv4() { "" } else { " nodad" };
             let beside = beside(facts, *vip);
             let dev = beside.or_else(|| towards_clients(facts)).map_or("eth0", |link| link.name.as_str());
@@ -23,13 +24,14 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
             let finding = match beside {
                 Some(link) => {
                     let found = format!(
-                        "no interface has it, and nobody else answers for it to clients on {}",
+                        "no interface has it, and no other machine answers for it to clients on {}",
                         link.name
                     );
                     Finding::fail(ADDRESS, vip, found)
                 }
                 None => {
-                    let found = "no interface has it; that is fine if routers send it here by a route";
+                    let found =
+                        "no interface has it; that is correct if routers have a route for it to this machine";
                     Finding::warn(ADDRESS, vip, found)
                 }
             };
@@ -39,7 +41,7 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
     facts.virtual_addresses().iter().map(of).collect()
 }
 
-/// An attached link whose network an address is in.
+/// The attached link whose network contains an address.
 pub(super) fn beside(facts: &Facts, vip: IpAddr) -> Option<&Link> {
     let holds = |link: &&Link| {
         let around =
@@ -49,7 +51,7 @@ pub(super) fn beside(facts: &Facts, vip: IpAddr) -> Option<&Link> {
     facts.network.links.iter().find(holds)
 }
 
-/// The attached link that clients most likely come by: that of the default route, else the first named.
+/// The attached link most likely to receive clients' packets: that of the default route, else the first named.
 fn towards_clients(facts: &Facts) -> Option<&Link> {
     let default = default_link(&facts.network).filter(|link| facts.names(&link.name));
     default.or_else(|| facts.network.link_named(&facts.interfaces.first()?.name))
@@ -65,7 +67,7 @@ fn default_link(network: &Network) -> Option<&Link> {
     network.links.iter().find(|link| link.ifindex == ifindex)
 }
 
-/// Whether the kernel answers ARP for virtual addresses that are not on the interface that it is asked by.
+/// Whether the kernel answers ARP for virtual addresses that are on another interface than the one of the request.
 pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
     let of = |vip: &IpAddr| {
         let holder = facts.holder(*vip).filter(|link| vip.is_ipv4() && !facts.names(&link.name))?;
@@ -78,7 +80,7 @@ pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
             let (holder, link) = (&holder.name, &link.name);
             let found = format!(
                 "{holder} has it, and with arp_ignore {silent} the kernel does not answer for it on {link}; so clients \
-                 and routers there do not find it"
+                 and routers there cannot resolve it"
             );
             Finding::fail(ARP, vip, found).mend(format!("ip address add {vip}/32 dev {link}"))
         };
@@ -87,21 +89,21 @@ pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
     facts.virtual_addresses().iter().filter_map(of).collect()
 }
 
-/// Whether others answer ARP for virtual addresses: real servers that should be quiet.
+/// Whether other machines answer ARP for virtual addresses, such as real servers without ARP suppression.
 pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
-    let told = facts.answers.iter().map(|answer| told(facts, answer));
+    let answered = facts.answers.iter().map(|answer| wrong_answer(facts, answer));
     let quiet = |vip: &IpAddr| {
         let IpAddr::V4(v4) = vip else { return None };
-        let nobody = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
-        nobody.then(|| {
+        let unanswered = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
+        unanswered.then(|| {
             let found = "no other machine answers for it";
             Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
         })
     };
-    told.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
+    answered.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
 }
 
-fn told(facts: &Facts, answer: &Answer) -> Finding {
+fn wrong_answer(facts: &Facts, answer: &Answer) -> Finding {
     let Answer { addr, link, mac } = answer;
     let neighbours = facts.network.neighbours.iter().filter(|known| known.mac == *mac);
     let addresses: Vec<_> = neighbours.map(|known| known.addr).collect();
@@ -118,14 +120,14 @@ fn told(facts: &Facts, answer: &Answer) -> Finding {
                     let method = if tunnel { " --method tunnel" } else { "" };
                     finding.mend_on(host, format!("xvs realserver up --vip {addr}{method}"))
                 }
-                // By NAT it has no use for the address.
+                // A NAT real server does not use the virtual address.
                 _ => finding.mend_on(host, format!("ip address del {addr}/32 dev lo")),
             }
         }
         None => {
             let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
             let found = format!(
-                "{host} answers for it on {link} and takes clients away; it is no real server known here"
+                "{host} answers for it on {link} and takes clients away; it is not a known real server"
             );
             Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
         }
@@ -133,7 +135,7 @@ fn told(facts: &Facts, answer: &Answer) -> Finding {
     finding.seen(format!("ARP probes on {link}"))
 }
 
-/// Whether the kernel forwards what real servers behind NAT send by themselves.
+/// Whether the kernel forwards packets that NAT real servers send on their own connections.
 pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
     [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")]
         .into_iter()
@@ -142,7 +144,7 @@ pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
             let name = place.replace('/', ".");
             let finding = if facts.setting(place) == 0 {
                 let found = format!(
-                    "{name} is 0: real servers behind NAT reach nobody by themselves (names, updates); services work"
+                    "{name} is 0: NAT real servers cannot open connections themselves (DNS, updates); services work"
                 );
                 Finding::warn("forwarding", "", found).mend(format!("sysctl -w {name}=1"))
             } else {
@@ -153,7 +155,7 @@ pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether the kernel would tell real servers behind NAT of a shorter way, past the director.
+/// Whether the kernel would redirect NAT real servers to a route past the director.
 pub(super) fn redirects(facts: &Facts) -> Vec<Finding> {
     if facts.setting("net/ipv4/ip_forward") == 0 {
         return Vec::new();
@@ -163,19 +165,19 @@ pub(super) fn redirects(facts: &Facts) -> Vec<Finding> {
         let nets: Vec<_> = link.addresses.iter().filter_map(net).collect();
         let on_link = |addr: IpAddr| nets.iter().any(|net| net.contains(addr));
         let served = nat_servers(facts).any(on_link);
-        // Clients come by the same link: their router or their network is there.
+        // Whether clients' packets arrive on the same link: their router or their network is there.
         let clients = default_link(&facts.network).is_some_and(|default| default.ifindex == link.ifindex)
             || facts.virtual_addresses().into_iter().any(on_link);
         if !(facts.names(&link.name) && served && clients) {
             return None;
         }
-        // Sent if either says so (kernel ip-sysctl.rst, send_redirects).
+        // Redirects are sent if either setting is 1 (kernel ip-sysctl.rst, send_redirects).
         let [all, own] = ["all", &link.name].map(|name| facts.setting(&conf(name, REDIRECTS)));
         let finding = if all + own == 0 {
             Finding::ok("redirects", &link.name, "the kernel sends no ICMP redirects")
         } else {
-            let found = "clients and real servers are on one link, and the kernel may redirect real servers to go past the \
-                         director: then their replies are not translated";
+            let found = "clients and real servers are on one link, and the kernel may redirect real servers past the director: \
+                         then their replies are not translated";
             let mend =
                 ["all", &link.name].map(|name| format!("net.ipv4.conf.{}.{REDIRECTS}=0", sysctl(name)));
             Finding::warn("redirects", &link.name, found).mend(format!("sysctl -w {}", mend.join(" ")))
@@ -185,7 +187,7 @@ pub(super) fn redirects(facts: &Facts) -> Vec<Finding> {
     facts.network.links.iter().filter_map(of).collect()
 }
 
-/// Whether the kernel drops what comes in by another link than it would answer by.
+/// Whether the kernel drops packets that arrive on another link than that of the route to their source.
 pub(super) fn source_check(facts: &Facts) -> Vec<Finding> {
     let Some(default) = default_link(&facts.network) else { return Vec::new() };
     let of = |link: &Link| {
@@ -198,14 +200,14 @@ pub(super) fn source_check(facts: &Facts) -> Vec<Finding> {
         let check = facts.highest(name, SOURCE);
         let finding = if check == STRICT && default.ifindex != link.ifindex {
             let found = format!(
-                "rp_filter is strict and the default route leaves by {}: the kernel drops what clients send to it by \
-                 {name}, such as ping of the virtual address and what xvsd gives back to it",
+                "rp_filter is strict and the default route is on {}: the kernel drops clients' packets that it receives on \
+                 {name}, such as pings of the virtual address and packets that xvsd passes to it",
                 default.name
             );
             Finding::warn("source check", name, found)
                 .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name)))
         } else {
-            Finding::ok("source check", name, format!("rp_filter is {check}, and fits the routes"))
+            Finding::ok("source check", name, format!("rp_filter is {check}, which suits the routes"))
         };
         Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
     };
@@ -217,7 +219,7 @@ fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {
     nat.map(|(_, server)| server.endpoint.addr)
 }
 
-/// A name as sysctl(8) takes it between dots: it reads a slash as a dot.
+/// A name as a part of a dotted name of sysctl(8), which reads a slash as a dot.
 fn sysctl(name: &str) -> String {
     name.replace('.', "/")
 }
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_nobody_has_fails_clients_on_the_link_and_may_be_routed_here_else() {
+    fn an_absent_address_fails_in_the_network_of_a_link_and_is_a_warning_where_it_may_be_routed() {
         let held = serve(facts(), web(), ForwardingMethod::Nat);
         assert_eq!(only(present(&held)).level, Level::Ok);
         let found = only(present(&without_vip(held)));
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_another_interface_is_unseen_where_arp_is_told_to_ignore_it() {
+    fn an_address_on_another_interface_fails_if_arp_ignore_suppresses_it() {
         let mut facts = without_vip(serve(facts(), web(), ForwardingMethod::Nat));
         let vip = "198.51.100.100".parse().unwrap();
         facts.network.add_link("lo", "00:00:00:00:00:00".parse().unwrap(), &[(vip, 32)], 65536).unwrap();
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn who_answers_arp_for_the_address_is_told_by_name_with_what_quiets_it() {
+    fn another_machine_that_answers_arp_for_the_address_is_named_with_the_command_that_suppresses_it() {
         let of = |method, mac| {
             let mut facts = serve(facts(), web(), method);
             facts.probed = vec!["lan".to_owned()];
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarding_matters_to_real_servers_behind_nat_alone() {
+    fn forwarding_is_checked_for_nat_real_servers_alone() {
         assert_eq!(forwarding(&serve(facts(), web(), ForwardingMethod::DirectRouting)), []);
         let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
         let found = only(forwarding(&facts));
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_matter_where_clients_and_real_servers_behind_nat_share_a_link() {
+    fn redirects_are_a_warning_if_clients_and_nat_real_servers_share_a_link() {
         let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
         for (place, value) in [("net/ipv4/ip_forward", "1\n"), ("net/ipv4/conf/lan/send_redirects", "1\n")] {
             facts.settings.insert(place.to_owned(), value.to_owned());
@@ -319,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_source_check_is_told_where_clients_are_answered_by_another_link() {
+    fn a_strict_source_check_is_a_warning_if_the_default_route_is_on_another_link() {
         let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
         facts.settings.insert(conf("all", SOURCE), "1\n".to_owned());
-        assert_eq!(source_check(&facts), [], "nobody is routed elsewhere");
+        assert_eq!(source_check(&facts), [], "no default route on another link");
         facts.network.add_route("0.0.0.0/0".parse().unwrap(), "192.0.2.254".parse().ok(), "lan").unwrap();
         let found = only(source_check(&facts));
         assert_eq!((found.level, command(&found)), (Level::Warn, "sysctl -w net.ipv4.conf.wan.rp_filter=2"));

@@ -1,9 +1,9 @@
-//! Whether another director's clock shows the same time: logs, captures and what the two tell each other are compared
-//! by it.
+//! Comparison of another director's clock with this machine's: logs, captures and synchronized state are compared by
+//! time.
 //!
-//! Asked by ICMP's timestamp (RFC 792), which the other machine's kernel answers to a millisecond; nothing has to run
-//! there. A few times, and the quickest answer counts, whose way says the least wrong. IPv4 only: ICMPv6 has no such
-//! message.
+//! Measured by ICMP timestamp requests (RFC 792), which the other machine's kernel answers in milliseconds, without a
+//! program there. Of several answers the one with the shortest round trip counts, because its error is the smallest.
+//! IPv4 only: ICMPv6 has no such message.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -18,11 +18,11 @@ use xvs_proto::icmp;
 use crate::doctor::facts::{Clock, Facts};
 use crate::doctor::finding::Finding;
 
-/// Asks for the clock of a machine. Takes a second if it does not answer.
+/// Measures the clock of a machine. Takes a second if it does not answer.
 pub(super) fn ask(addr: IpAddr) -> Clock {
     let ahead_millis = match addr {
         IpAddr::V4(addr) => ask_v4(addr).map_err(|error| error.to_string()),
-        IpAddr::V6(_) => Err("a clock can be asked for by IPv4 only".to_owned()),
+        IpAddr::V6(_) => Err("clocks are compared over IPv4 only".to_owned()),
     };
     Clock { addr, ahead_millis }
 }
@@ -41,12 +41,12 @@ fn ask_v4(addr: Ipv4Addr) -> io::Result<i64> {
             let mut packet = [0; 128];
             let Ok((bytes, _)) = recv(&socket, &mut packet[..], RecvFlags::empty()) else { break };
             if let Some((received, sent)) = answer(&packet[..bytes], id, sequence) {
-                let (back, way) = (millis_of_day(), began.elapsed());
-                answers.push((way, (ahead(asked, received) + ahead(back, sent)) / 2));
+                let (back, round_trip) = (millis_of_day(), began.elapsed());
+                answers.push((round_trip, (ahead(asked, received) + ahead(back, sent)) / 2));
                 break;
             }
         }
-        // Who does not answer the first does not answer.
+        // A machine that does not answer the first request will not answer the next.
         if answers.is_empty() {
             break;
         }
@@ -66,18 +66,19 @@ fn question(id: u16, sequence: u16, millis: u32) -> [u8; 20] {
     message
 }
 
-/// When the question came and the answer left, of an IPv4 packet that answers this question.
+/// The receive and transmit timestamps of an IPv4 packet that answers this request, in milliseconds since midnight.
 fn answer(packet: &[u8], id: u16, sequence: u16) -> Option<(u32, u32)> {
     let header = usize::from(packet.first()? & 0xf) * 4;
     let message = packet.get(header..header + 20)?;
     let word =
         |at: usize| u32::from_be_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
     let ours = message[0] == REPLY && word(4) == u32::from(id) << 16 | u32::from(sequence);
-    // The highest bit says that the time is of some other kind.
+    // The highest bit marks a time that is not in milliseconds since midnight (RFC 792).
     (ours && word(12) < DAY && word(16) < DAY).then(|| (word(12), word(16)))
 }
 
-/// By how much the second of two times of day is later, the shorter way round midnight.
+/// By how much the second of two times of day is later, in milliseconds; negative if earlier. The shorter of the two
+/// distances around midnight.
 fn ahead(ours: u32, theirs: u32) -> i64 {
     let (day, apart) = (i64::from(DAY), i64::from(theirs) - i64::from(ours));
     (apart + day / 2).rem_euclid(day) - day / 2
@@ -96,10 +97,10 @@ const REPLY: u8 = 14;
 const DAY: u32 = 24 * 60 * 60 * 1000;
 const TIMES: u16 = 3;
 const PATIENCE: Duration = Duration::from_secs(1);
-/// From so many milliseconds on, lines of two logs cannot be told apart by their seconds.
+/// Difference in milliseconds from which on the seconds in two logs cannot be compared.
 const APART_MILLIS: i64 = 1000;
 
-/// How far the clocks of the directors are apart that were named.
+/// The difference to the clock of each director that was named.
 pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
     let judge = |Clock { addr, ahead_millis }: &Clock| match ahead_millis {
         Err(why) => Finding::warn("clock", addr, why),
@@ -121,7 +122,7 @@ mod tests {
     use crate::doctor::finding::Level;
 
     #[test]
-    fn a_question_is_that_of_rfc_792_and_only_its_own_answer_is_taken() {
+    fn a_request_has_the_bytes_of_rfc_792_and_only_its_own_answer_is_accepted() {
         let mut message = question(0x1234, 2, 0x0102_0304);
         assert_eq!(message[..2], [13, 0]);
         assert_eq!(message[4..12], [0x12, 0x34, 0, 2, 1, 2, 3, 4]);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_day_are_apart_by_the_shorter_way_round_midnight() {
+    fn times_of_day_differ_by_the_shorter_distance_around_midnight() {
         assert_eq!(ahead(1000, 1500), 500);
         assert_eq!(ahead(1500, 1000), -500);
         assert_eq!(ahead(DAY - 100, 100), 200);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_a_second_apart_are_warned_of_with_the_side() {
+    fn clocks_a_second_apart_are_a_warning_that_names_the_later_one() {
         let found = |ahead_millis| {
             let addr = IpAddr::from([192, 0, 2, 2]);
             let facts = Facts { clocks: vec![Clock { addr, ahead_millis }], ..Facts::default() };

@@ -1,4 +1,4 @@
-//! What is known of the machine when it is judged: plain values, gathered by [`gather`](crate::doctor::gather) or
+//! Facts about the machine, which the checks evaluate: plain values, read by [`gather`](crate::doctor::gather) or
 //! written by hand in tests.
 
 use std::collections::BTreeMap;
@@ -17,68 +17,68 @@ use xvs_xdp::device::Device;
 
 use crate::doctor::finding::Finding;
 
-/// All of it.
+/// All facts.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     /// The kernel's version.
     pub kernel: String,
     /// How many cores this process may use.
     pub cores: usize,
-    /// What memory there is, and what may be done with it.
+    /// Limits on locked memory, and huge pages.
     pub memory: Memory,
     /// How many services the kernel's own IPVS has.
     pub kernel_services: usize,
-    /// What a daemon would be told; the defaults if no file was named.
+    /// The configuration file of a daemon; the defaults if no file was named.
     pub config: Config,
-    /// What could not be looked at.
+    /// Findings about facts that could not be read.
     pub faults: Vec<Finding>,
-    /// What the daemon says of itself.
+    /// The daemon's report.
     pub daemon: Option<DaemonFacts>,
-    /// Why there is none.
+    /// Why there is no report.
     pub no_daemon: String,
     /// The daemon's services, else those of the rules file.
     pub services: Vec<Service>,
-    /// Virtual addresses that are none of these services'.
+    /// Virtual addresses from the command line, in addition to those of the services.
     pub addresses: Vec<IpAddr>,
     /// FULLNAT's local addresses.
     pub locals: Vec<LocalAddress>,
-    /// The interfaces that the director takes packets from, or would.
+    /// The interfaces that the director is, or would be, attached to.
     pub interfaces: Vec<Interface>,
     /// The kernel's links, addresses, routes and resolved neighbours.
     pub network: Network,
-    /// The kernel's settings, by their place under `/proc/sys`.
+    /// The kernel's settings, by their path under `/proc/sys`.
     pub settings: BTreeMap<String, String>,
-    /// Links by which ARP was asked for the virtual addresses.
+    /// Links on which ARP requests for the virtual addresses were sent.
     pub probed: Vec<String>,
-    /// Who answered.
+    /// The answers to them.
     pub answers: Vec<Answer>,
-    /// What the kernel knows of the way to an address: the largest packet in bytes, where that is not its link's.
+    /// The kernel's path MTU to an address in bytes, if it is not that of the link.
     pub kernel_mtus: BTreeMap<IpAddr, u32>,
-    /// What this machine serves as a real server.
+    /// The virtual addresses that this machine serves as a real server.
     pub real_server: Vec<Status>,
     /// The clocks of other directors.
     pub clocks: Vec<Clock>,
 }
 
-/// What memory there is, and what may be done with it.
+/// Limits on locked memory, and huge pages.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Whether this process may lock memory whatever the limit is (CAP_IPC_LOCK).
+    /// Whether this process may lock memory without a limit (CAP_IPC_LOCK).
     pub may_lock: bool,
-    /// The hard limit; `None`: there is none.
+    /// The hard limit of RLIMIT_MEMLOCK; `None`: unlimited.
     pub lock_limit_bytes: Option<u64>,
     /// Reserved huge pages.
     pub huge_pages: u64,
-    /// Those of them that nobody uses.
+    /// Free huge pages.
     pub free_huge_pages: u64,
-    /// How large one is.
+    /// The size of a huge page.
     pub huge_page_bytes: u64,
 }
 
 /// A service with its real servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Service {
-    /// Which.
+    /// Its key.
     pub key: ServiceKey,
     /// Its real servers.
     pub servers: Vec<Server>,
@@ -87,20 +87,20 @@ pub(super) struct Service {
 /// A real server of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Server {
-    /// Which.
+    /// Its address and port.
     pub endpoint: Endpoint,
-    /// How it is reached.
+    /// Its forwarding method.
     pub method: ForwardingMethod,
-    /// The outer headers, where it is reached by tunnel.
+    /// The encapsulation, if the method is a tunnel.
     pub tunnel: Tunnel,
 }
 
-/// An interface that was asked about.
+/// An interface that is examined.
 #[derive(Debug)]
 pub(super) struct Interface {
     /// Its name.
     pub name: String,
-    /// What it is, or why it cannot be looked at.
+    /// Its state, or why it cannot be read.
     pub device: Result<Device, String>,
     /// The other end, if it is a veth.
     pub peer: Peer,
@@ -111,49 +111,49 @@ pub(super) struct Interface {
 pub(super) enum Peer {
     /// It is no veth.
     None,
-    /// It was looked at.
+    /// It was found and read.
     Seen {
         /// Its name.
         name: String,
-        /// The network namespace that it is in, by its name in `/run/netns`; this one if none.
+        /// The network namespace that it is in, by its name in `/run/netns`; `None`: this one.
         namespace: Option<String>,
-        /// Whether what is sent by it has its checksums filled in by somebody else.
+        /// Whether checksum offload is on: the receiver of its packets has to fill in their checksums.
         tx_checksum: bool,
     },
     /// It is in a namespace without a name.
     OutOfSight,
 }
 
-/// Somebody says that a virtual address is theirs.
+/// Another machine's ARP answer for a virtual address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     /// The address.
     pub addr: Ipv4Addr,
-    /// The link that it was asked by.
+    /// The link of the request.
     pub link: String,
-    /// Whose answer it is.
+    /// The link address of the machine that answered.
     pub mac: MacAddr,
 }
 
-/// Another director's clock, as it was asked for.
+/// The measured clock of another director.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Clock {
-    /// Whose.
+    /// The director's address.
     pub addr: IpAddr,
-    /// By how many milliseconds it is ahead of ours; or why that is not known.
+    /// By how many milliseconds it is ahead of this machine's; or why that is not known.
     pub ahead_millis: Result<i64, String>,
 }
 
 impl Facts {
-    /// The interfaces that are there, by name.
+    /// The interfaces that exist, by name.
     pub(super) fn devices(&self) -> impl Iterator<Item = (&str, &Device)> {
         self.interfaces
             .iter()
             .filter_map(|interface| Some((interface.name.as_str(), interface.device.as_ref().ok()?)))
     }
 
-    /// Whether the kernel asks drivers what XDP they have (since 6.3).
-    pub(super) fn drivers_tell(&self) -> bool {
+    /// Whether the kernel reports the XDP features of drivers (since 6.3).
+    pub(super) fn reports_xdp_features(&self) -> bool {
         let mut numbers = self.kernel.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
         (numbers.next(), numbers.next()) >= (Some(6), Some(3))
     }
@@ -181,31 +181,31 @@ impl Facts {
         self.settings.get(place).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// A setting of IPv4 for an interface that counts with the higher of its value and that for all.
+    /// An IPv4 setting of an interface for which the kernel uses the maximum of its own value and that of `all`.
     pub(super) fn highest(&self, interface: &str, name: &str) -> u32 {
         let of = |interface| self.setting(&conf(interface, name));
         of("all").max(of(interface))
     }
 
-    /// Whether packets can leave by this link: it is attached, or over one that is.
+    /// Whether xvsd can send on this link: it is attached, or a VLAN over an attached link.
     pub(super) fn is_attached(&self, egress: &Egress, link: LinkId) -> bool {
         let below = egress.tag(link).map_or(link, |(below, _)| below);
         egress.link(below).is_some_and(|info| self.names(&info.name))
     }
 
-    /// Whether this is one of the interfaces asked about.
+    /// Whether this is one of the examined interfaces.
     pub(super) fn names(&self, link: &str) -> bool {
         self.interfaces.iter().any(|interface| interface.name == link)
     }
 
-    /// The link that has an address: one of those asked about, if it is one of several.
+    /// The link that has an address; an examined one, if several have it.
     pub(super) fn holder(&self, addr: IpAddr) -> Option<&Link> {
         let holds = |link: &&Link| link.addresses.iter().any(|&(held, _)| held == addr);
         self.network.links.iter().filter(holds).max_by_key(|link| self.names(&link.name))
     }
 }
 
-/// The place of one of an interface's settings of IPv4.
+/// The path of an IPv4 setting of an interface.
 pub(super) fn conf(interface: &str, name: &str) -> String {
     format!("net/ipv4/conf/{interface}/{name}")
 }
@@ -223,7 +223,7 @@ pub(super) mod tests {
     }
 
     /// A director between `wan`, 198.51.100.1/24 with the virtual address 198.51.100.100, and `lan`, 192.0.2.1/24,
-    /// with nothing wrong, no services and no daemon.
+    /// without faults, services or daemon.
     pub(crate) fn facts() -> Facts {
         let mut network = Network::default();
         let [one, two, vip] =
@@ -256,7 +256,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The same, with a daemon on both.
+    /// The same, with a daemon attached to both.
     pub(crate) fn with_daemon() -> Facts {
         use xvs_model::status::{InterfaceStatus, LinkState};
         let attached = |name: &str| InterfaceStatus {
@@ -276,7 +276,7 @@ pub(super) mod tests {
         Facts { daemon: Some(daemon), ..facts() }
     }
 
-    /// Gives it a service of the virtual address with one real server, 192.0.2.11, that has answered ARP.
+    /// Adds a service of the virtual address with one real server, 192.0.2.11, whose link address is resolved.
     pub(crate) fn serve(mut facts: Facts, key: ServiceKey, method: ForwardingMethod) -> Facts {
         let endpoint = Endpoint::new([192, 0, 2, 11], 80);
         facts.network.add_neighbour("192.0.2.11".parse().unwrap(), SERVER_MAC, "lan").unwrap();
@@ -293,9 +293,10 @@ pub(super) mod tests {
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
     #[test]
-    fn kernels_from_6_3_on_are_told_by_drivers_what_xdp_they_have() {
-        let tell = |kernel: &str| Facts { kernel: kernel.to_owned(), ..Facts::default() }.drivers_tell();
-        assert!(tell("6.18.5") && tell("6.3.0-rc1") && tell("7.0.1"));
-        assert!(!tell("6.2.16") && !tell("5.19.0") && !tell(""));
+    fn kernels_report_the_xdp_features_of_drivers_since_6_3() {
+        let reports =
+            |kernel: &str| Facts { kernel: kernel.to_owned(), ..Facts::default() }.reports_xdp_features();
+        assert!(reports("6.18.5") && reports("6.3.0-rc1") && reports("7.0.1"));
+        assert!(!reports("6.2.16") && !reports("5.19.0") && !reports(""));
     }
 }

@@ -1,48 +1,48 @@
-//! A finding of `xvs doctor`: what was checked, how it is, and the command that mends it.
+//! A finding of `xvs doctor`: what was checked, the result, and the command that corrects it.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// One thing that was looked at, and how it is.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// How it is.
+    /// How good or bad it is.
     pub level: Level,
-    /// What was checked, as a word.
+    /// The name of the check.
     pub check: &'static str,
-    /// Of what: an interface, an address; empty for the machine.
+    /// The checked object, such as an interface or an address; empty for the machine.
     pub object: String,
     /// What was found.
     pub found: String,
-    /// Where it was read.
+    /// The source of the information.
     pub seen: String,
-    /// What mends it, if a command does.
+    /// The command that corrects it, if there is one.
     pub mend: Option<Mend>,
 }
 
-/// How something is.
+/// The level of a finding, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// As it should be.
+    /// In order.
     Ok,
-    /// It works, or some of it; somebody should look at it.
+    /// It works, at least in part; the operator should check it.
     Warn,
     /// Packets are lost, or will be.
     Fail,
 }
 
-/// A command that mends what was found.
+/// A command that corrects a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Mend {
     /// For a shell, as root.
     pub command: String,
-    /// The other machine that it is for; this one if none is named.
+    /// The other machine that it is for; `None`: this machine.
     pub on: Option<String>,
 }
 
-/// The worst of them.
+/// The worst level of findings.
 pub(super) fn worst(findings: &[Finding]) -> Level {
     findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok)
 }
@@ -70,17 +70,17 @@ impl Finding {
         Self::new(Level::Fail, check, object, found)
     }
 
-    /// Says where it was read.
+    /// Adds the source of the information.
     pub(super) fn seen(self, seen: impl ToString) -> Self {
         Self { seen: seen.to_string(), ..self }
     }
 
-    /// Says what mends it on this machine.
+    /// Adds the command that corrects it on this machine.
     pub(super) fn mend(self, command: impl ToString) -> Self {
         Self { mend: Some(Mend { command: command.to_string(), on: None }), ..self }
     }
 
-    /// Says what mends it on another machine.
+    /// Adds the command that corrects it on another machine.
     pub(super) fn mend_on(self, host: impl ToString, command: impl ToString) -> Self {
         Self { mend: Some(Mend { command: command.to_string(), on: Some(host.to_string()) }), ..self }
     }
@@ -96,7 +96,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// Paragraphs of at most 80 columns where its words allow it; a command is never broken.
+/// A paragraph of at most 80 columns, unless a word is longer; a command is never wrapped.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let object = if self.object.is_empty() { String::new() } else { format!(" {}", self.object) };
@@ -149,7 +149,7 @@ fail  interface eth0: its MTU of 9000 bytes lets in packets that do not fit one
     }
 
     #[test]
-    fn the_worst_finding_decides() {
+    fn the_level_of_findings_is_the_worst_one() {
         let [ok, warn, fail] =
             [Finding::ok("a", "", ""), Finding::warn("b", "", ""), Finding::fail("c", "", "")];
         assert_eq!(worst(&[]), Level::Ok);

@@ -1,8 +1,7 @@
-//! Looks at the machine: files of `/proc`, netlink, ethtool's requests, ARP, and the daemon if one runs.
+//! Reader of the facts: files of `/proc`, netlink, ethtool's requests, ARP, and the daemon if one runs.
 //!
-//! Everything is of the network namespace of the calling thread. What cannot be looked at becomes a finding, and the
-//! rest is looked at all the same. Costs a dump of the kernel's tables and, for ARP and neighbours that are not
-//! resolved yet, about a second.
+//! Everything is read in the network namespace of the calling thread. A fact that cannot be read becomes a finding, and
+//! the others are still read. Costs a dump of the kernel's tables and, for ARP and unresolved neighbours, about a second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,22 +32,22 @@ use crate::doctor::finding::Finding;
 use crate::doctor::interfaces::TX_CHECKSUM;
 use crate::doctor::servers::{OWN, RESERVED, next_hops};
 
-/// What to look at.
+/// The request of the command line.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    /// Interfaces; none: those of the daemon, else those of the file.
+    /// Interfaces; empty: those of the daemon, else those of the file.
     pub interfaces: Vec<String>,
-    /// Virtual addresses beside those of services.
+    /// Virtual addresses in addition to those of services.
     pub addresses: Vec<IpAddr>,
     /// Other directors, whose clocks are compared.
     pub directors: Vec<IpAddr>,
-    /// An xvs.toml.
+    /// The path of an xvs.toml.
     pub config: Option<PathBuf>,
     /// Where `xvs realserver` keeps its records.
     pub records: PathBuf,
 }
 
-/// Looks.
+/// Reads all facts.
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
@@ -62,7 +61,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
         ..Facts::default()
     };
     if !geteuid().is_root() {
-        let found = "without root, ARP is not asked and no namespace is looked into";
+        let found = "without root, no ARP request is sent and other namespaces are not read";
         facts.faults.push(Finding::warn("rights", "", found).mend("sudo xvs doctor"));
     }
     ask_the_daemon(&mut facts);
@@ -77,7 +76,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
     ask_the_kernel(&mut facts)?;
     ask_the_wire(&mut facts);
     facts.clocks = asked.directors.iter().map(|addr| clocks::ask(*addr)).collect();
-    // What was asked for above has been answered meanwhile, or is not.
+    // By now, the neighbours requested above have answered or will not.
     facts.network = read_network()?;
     Ok(facts)
 }
@@ -90,18 +89,18 @@ fn ask_the_daemon(facts: &mut Facts) {
     let mut client = match Client::connect(&default_socket()) {
         Ok(client) => client,
         Err(error) => {
-            // What follows tells how to start one.
+            // The rest of the text says how to start a daemon.
             facts.no_daemon = error.to_string().split(';').next().unwrap_or_default().to_owned();
             return;
         }
     };
-    if let Err(error) = hear(facts, &mut client) {
-        facts.no_daemon = "the xvsd that listens was not heard".to_owned();
+    if let Err(error) = read_daemon(facts, &mut client) {
+        facts.no_daemon = "an xvsd listens and its report could not be read".to_owned();
         facts.faults.push(Finding::fail("daemon", "", error).seen(default_socket().display()));
     }
 }
 
-fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
+fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
     let rows = match daemon.call(Request::ListServices)? {
         Reply::Services(rows) => rows,
         other => return Err(Failure::unexpected(&other)),
@@ -111,7 +110,7 @@ fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
         other => return Err(Failure::unexpected(&other)),
     };
     facts.daemon = match daemon.call(Request::Examine)? {
-        Reply::Examined(told) => Some(told),
+        Reply::Examined(report) => Some(report),
         other => return Err(Failure::unexpected(&other)),
     };
     facts.locals = locals;
@@ -128,11 +127,11 @@ fn hear(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The file, and the services of its rules unless a daemon has told its own.
+/// The file, and the services of its rules unless a daemon has reported its own.
 fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
     let Some(path) = path else { return };
     let read = Config::read(path).and_then(|config| {
-        // Interfaces may be named by arguments.
+        // A file without interfaces is accepted: arguments may name them.
         match config.check() {
             Err(error) if !config.interfaces.is_empty() => return Err(error),
             _ => {}
@@ -176,7 +175,7 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> io::Result<Vec<Interface>>
     let names = known.into_iter().find(|names| !names.is_empty()).map(<[_]>::to_vec).unwrap_or_default();
     if names.is_empty() {
         let candidates: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
-        let found = format!("none is named, so none was looked at; there are {}", candidates.join(", "));
+        let found = format!("none is named, so none was checked; there are {}", candidates.join(", "));
         facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
     }
     let mut netlink = Netlink::open()?;
@@ -203,19 +202,19 @@ fn peer(netlink: &mut Netlink, ifindex: u32) -> io::Result<Peer> {
     Ok(seen.unwrap_or(Peer::OutOfSight))
 }
 
-/// Has the kernel resolve next hops that it does not know, and tell what it knows of the ways.
+/// Has the kernel resolve unknown next hops, and reads its path MTUs to real servers.
 fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
     let known: BTreeSet<_> =
         facts.network.neighbours.iter().map(|known| (known.ifindex, known.addr)).collect();
     let unknown: BTreeSet<_> = next_hops(facts).into_iter().filter(|hop| !known.contains(hop)).collect();
     if !unknown.is_empty() && geteuid().is_root() {
-        // Who is refused is not resolved, which is what will be found.
+        // A next hop that the kernel refuses stays unresolved, and the check of neighbours reports it.
         Neighbours::open(&[])?.resolve(&unknown)?;
     }
     let mut netlink = Netlink::open()?;
     let servers: BTreeSet<_> = facts.servers().map(|(_, server)| server.endpoint.addr).collect();
     for addr in servers {
-        // Without a route there is nothing to know.
+        // An address without a route has no path MTU.
         if let Some(mtu) = path_mtu(&mut netlink, addr).unwrap_or_default() {
             facts.kernel_mtus.insert(addr, mtu);
         }
@@ -223,7 +222,7 @@ fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks by ARP, on every link at once, who has the virtual addresses.
+/// Sends ARP requests for the virtual addresses on all links at once, and collects the answers.
 fn ask_the_wire(facts: &mut Facts) {
     let asked: Vec<Ipv4Addr> = facts
         .virtual_addresses()
@@ -243,8 +242,7 @@ fn ask_the_wire(facts: &mut Facts) {
         return;
     }
     if asked.len() > MOST_ADDRESSES {
-        let found =
-            format!("of {} virtual addresses, the first {MOST_ADDRESSES} were asked for", asked.len());
+        let found = format!("of {} virtual addresses, the first {MOST_ADDRESSES} were probed", asked.len());
         facts.faults.push(Finding::warn("arp", "", found));
     }
     let asked = &asked[..asked.len().min(MOST_ADDRESSES)];
@@ -261,7 +259,9 @@ fn ask_the_wire(facts: &mut Facts) {
                 let others = heard.into_iter().filter(|(_, mac)| !own.contains(mac));
                 facts.answers.extend(others.map(|(addr, mac)| Answer { addr, link: link.name.clone(), mac }));
             }
-            Err(error) => facts.faults.push(Finding::warn("arp", &link.name, format!("not asked: {error}"))),
+            Err(error) => {
+                facts.faults.push(Finding::warn("arp", &link.name, format!("no ARP probe: {error}")))
+            }
         }
     }
 }
@@ -300,20 +300,20 @@ fn may_lock(status: &str) -> bool {
     bits >> CAP_IPC_LOCK & 1 == 1
 }
 
-/// How many services `/proc/net/ip_vs` lists: lines that begin with a protocol or FWM, behind three of heading.
+/// The number of services in `/proc/net/ip_vs`: lines that begin with a protocol or FWM, after three lines of heading.
 fn kernel_services(listing: &str) -> usize {
     listing.lines().skip(3).filter(|line| line.starts_with(|first: char| first.is_ascii_uppercase())).count()
 }
 
 fn text(path: &str) -> String {
-    // What is not there says nothing.
+    // An absent file is read as empty.
     fs::read_to_string(path).unwrap_or_default()
 }
 
 const CAP_IPC_LOCK: u32 = 14;
-/// How long answers to ARP are waited for.
+/// How long to wait for ARP answers.
 const PATIENCE: Duration = Duration::from_millis(750);
-/// For how many addresses each link is asked.
+/// Maximum number of addresses that are probed on each link.
 const MOST_ADDRESSES: usize = 64;
 
 #[cfg(test)]
@@ -321,7 +321,7 @@ mod tests {
     use crate::doctor::gather::*;
 
     #[test]
-    fn what_the_kernel_prints_is_read() {
+    fn capabilities_and_services_are_read_from_proc() {
         assert!(may_lock("Name:\txvs\nCapEff:\t0000000000004000\n"));
         assert!(!may_lock("CapEff:\t0000000000003fff\n") && !may_lock(""));
         let listing = "\

@@ -1,4 +1,4 @@
-//! Checks of each interface whose packets the director takes: its mode, queues, offloads, and who else uses it.
+//! Checks of each interface of the director: link state, XDP mode, queues, offloads, checksums, other XDP programs.
 
 use xvs_ctl::workers::placement::shares;
 use xvs_xdp::device::{Device, Owner, Program};
@@ -31,19 +31,20 @@ fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
     Finding::fail("interface", name, format!("{error}; there are {}", present.join(", "))).seen("ip link")
 }
 
-/// Whether it can be attached and carries anything.
+/// Whether it can be attached and has a carrier.
 fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     let up = facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up);
     let finding = if let Some(kind) = device.stacked {
-        let found =
-            format!("it is a {kind}, which xvs cannot send by; take out a member of it, and attach that");
+        let found = format!(
+            "it is a {kind}, on which xvs cannot send; remove a member from it and attach the member"
+        );
         Finding::fail("interface", name, found).mend("ip link set dev MEMBER nomaster")
     } else if device.mtu > MAX_MTU {
         let found =
-            format!("its MTU of {} lets in packets that do not fit one frame of {MAX_MTU}", device.mtu);
+            format!("its MTU of {} admits packets that do not fit into one frame of {MAX_MTU}", device.mtu);
         Finding::fail("interface", name, found).mend(format!("ip link set dev {name} mtu {MAX_MTU}"))
     } else if !up {
-        let found = "it is down, or has no carrier (then look at its cable, or at its other end)";
+        let found = "it is down, or has no carrier (then check its cable, or its other end)";
         Finding::fail("interface", name, found).mend(format!("ip link set dev {name} up"))
     } else {
         Finding::ok("interface", name, format!("it is up, MTU {}", device.mtu))
@@ -51,7 +52,7 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     Some(finding.seen("ip link"))
 }
 
-/// Where its XDP program runs, or would.
+/// The XDP mode in which its program runs, or would run.
 fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     if device.stacked.is_some() {
         return None;
@@ -74,18 +75,18 @@ fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         }
         None if device.zero_copy => (format!("{driver} has native XDP and zero-copy"), SAYS, true),
         None if device.native => (format!("{driver} has native XDP, with copies"), SAYS, true),
-        None if !facts.drivers_tell() => {
+        None if !facts.reports_xdp_features() => {
             (format!("{driver}; whether it has native XDP is known when xvsd attaches"), "ethtool -i", true)
         }
         None => {
-            (format!("{driver} has no XDP of its own: generic mode, which costs more a packet"), SAYS, false)
+            (format!("{driver} has no native XDP: generic mode, which costs more per packet"), SAYS, false)
         }
     };
     let finding = if native { Finding::ok("mode", name, found) } else { Finding::warn("mode", name, found) };
     Some(finding.seen(seen))
 }
 
-/// Where drivers tell what XDP they have.
+/// The source of drivers' XDP features.
 const SAYS: &str = "netdev xdp-features";
 
 /// Whether there are queues for as many workers as there are cores to spare, and workers for all queues.
@@ -107,9 +108,9 @@ fn queues(facts: &Facts) -> Vec<Finding> {
     let few = |(name, device): (&str, &Device)| {
         let (now, most) = (device.receive_queues as usize, device.most_receive_queues as usize);
         let better = most.min(spare);
-        let told = facts.config.workers.is_none() && now <= workers && now < better;
-        told.then(|| {
-            let found = format!("{now} for {} cores, so that there are {workers} workers", facts.cores);
+        let too_few = facts.config.workers.is_none() && now <= workers && now < better;
+        too_few.then(|| {
+            let found = format!("{now} for {} cores, so there are {workers} workers", facts.cores);
             let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
             Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
         })
@@ -123,19 +124,19 @@ fn queues(facts: &Facts) -> Vec<Finding> {
     vec![Finding::ok("queues", "", found).seen("ethtool -l")]
 }
 
-/// Queues that came after xvsd had attached.
+/// Queues that were added after xvsd had attached.
 fn late(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     let now = device.receive_queues;
     let had = facts.daemon.as_ref()?.interface(name)?.queues;
     let found = format!(
-        "there are {now}, and were {had} when xvsd attached: what comes by the others is left to the kernel; restart \
-         xvsd, or take them away"
+        "there are {now}, and were {had} when xvsd attached: packets on the others go to the kernel; restart xvsd, or \
+         remove them"
     );
     let mend = format!("ethtool -L {name} {} {had}", device.queues_word);
     (had < now).then(|| Finding::fail("queues", name, found).seen("ethtool -l").mend(mend))
 }
 
-/// Whether the device or the kernel merges packets, or takes tags away, before the director sees them.
+/// Whether the device or the kernel merges packets, or strips VLAN tags, before the director sees them.
 fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
     if device.stacked.is_some() {
         return Vec::new();
@@ -143,16 +144,16 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
     let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
     let generic = match attached {
         Some(attached) => attached.mode == Mode::Generic.to_string(),
-        None => facts.drivers_tell() && !device.native,
+        None => facts.reports_xdp_features() && !device.native,
     };
     let vlans =
         facts.network.links.iter().any(|link| link.vlan.is_some_and(|vlan| vlan.over == device.ifindex));
-    // veth keeps tags beside the frame and puts them back for XDP.
+    // veth keeps tags outside the frame and reinserts them for XDP.
     let strips = generic || vlans && device.driver != VETH;
     let merges = "it merges packets before the director sees them";
-    let refuses = "drivers refuse native XDP with it, or have to switch it off";
-    let hides = "it takes VLAN tags away before the director sees them";
-    // Those that run XDP switch off by themselves what would merge packets, and some do not start with LRO.
+    let refuses = "drivers refuse native XDP with it, or switch it off";
+    let hides = "it strips VLAN tags before the director sees them";
+    // With native XDP, drivers switch off the offloads that merge packets; some refuse to start with LRO.
     let seen = generic || attached.is_some();
     let wrong: [(_, _, _, fn(_, _, _) -> _, _); 5] = [
         ("rx-gro", "gro", generic, Finding::fail, merges),
@@ -176,13 +177,13 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
     found
 }
 
-/// Whether packets come by a veth without their checksums.
+/// Whether packets arrive from a veth without checksums.
 fn checksums(interface: &Interface, device: &Device) -> Option<Finding> {
     if device.driver != VETH {
         return None;
     }
     let name = &interface.name;
-    let what = "packets come in with checksums that are not filled in yet, and TCP never connects";
+    let what = "packets arrive without valid checksums, and TCP never connects";
     let finding = match &interface.peer {
         Peer::Seen { name: peer, namespace, tx_checksum } => {
             let place =
@@ -205,25 +206,25 @@ fn checksums(interface: &Interface, device: &Device) -> Option<Finding> {
         }
         Peer::OutOfSight if device.features.iter().any(|feature| feature.starts_with(TX_CHECKSUM)) => {
             let found = format!(
-                "tx-checksumming is on here, and its other end cannot be looked at from here: if it is on there, too, \
-                 {what}. There, `ethtool -K DEV tx off`; here"
+                "tx-checksumming is on here, and its other end cannot be read from here: if it is on there, too, {what}. \
+                 There, `ethtool -K DEV tx off`; here"
             );
             Finding::warn("checksums", name, found).mend(format!("ethtool -K {name} tx off"))
         }
         Peer::OutOfSight | Peer::None => {
-            let found = "tx-checksumming is off; of its other end, nothing is known here";
+            let found = "tx-checksumming is off; its other end cannot be read from here";
             Finding::ok("checksums", name, found)
         }
     };
     Some(finding.seen("ethtool -k"))
 }
 
-/// Whether another program takes the packets, or would not let xvsd attach.
+/// Whether another XDP program takes the packets, or prevents xvsd from attaching.
 fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     let ours = facts.daemon.as_ref().is_some_and(|daemon| daemon.interface(name).is_some());
     let finding = match &device.program {
         None if ours => {
-            let found = "xvsd runs and its program is not there; restart xvsd";
+            let found = "xvsd runs, but its program is not attached; restart xvsd";
             Finding::fail("xdp", name, found)
         }
         None => Finding::ok("xdp", name, "no program is attached"),
@@ -231,8 +232,8 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
             Finding::ok("xdp", name, "the program is xvsd's")
         }
         Some(Program { owner: Some(Owner::RealServer), .. }) => {
-            let found = "the program of `xvs realserver` takes tunnels off here: this machine is set up as a real server, \
-                         and xvsd cannot attach";
+            let found = "the program of `xvs realserver` decapsulates tunnels here: this machine is set up as a real server, and \
+                         xvsd cannot attach";
             Finding::fail("xdp", name, found).mend("xvs realserver status # and `down` for each address")
         }
         Some(Program { id, mode, owner }) => {
@@ -242,7 +243,7 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
                 _ => "no name that can be read".to_owned(),
             };
             let found = format!(
-                "another XDP program is attached, id {id}, {whose}; where a process holds it by a link, end that process"
+                "another XDP program is attached, id {id}, {whose}; if a process holds it by a BPF link, end that process"
             );
             let kind = if *mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
             Finding::fail("xdp", name, found).mend(format!("ip link set dev {name} {kind} off"))
@@ -252,7 +253,7 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
 }
 
 const VETH: &str = "veth";
-/// How the kernel's names for what `tx` of ethtool -K switches begin.
+/// The prefix of the kernel's names for the features that `tx` of ethtool -K switches.
 pub(super) const TX_CHECKSUM: &str = "tx-checksum-";
 
 #[cfg(test)]
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_well_has_no_complaints_with_a_daemon_and_without() {
+    fn an_interface_without_faults_has_no_complaints_with_and_without_a_daemon() {
         assert_eq!(complaints(&facts()), [""; 0]);
         assert_eq!(complaints(&with_daemon()), ["fail xdp wan: ", "fail xdp lan: "]);
         let mut facts = with_daemon();
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_not_there_is_told_beside_those_that_are() {
+    fn an_absent_interface_is_reported_with_the_list_of_existing_ones() {
         let mut facts = facts();
         facts.interfaces[0].device = Err("No such device".to_owned());
         let found = all(&facts).remove(0);
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_corrupt_packets_is_told_with_the_command_of_ethtool() {
+    fn an_offload_that_would_corrupt_packets_is_reported_with_the_command_of_ethtool() {
         let on = |name: &'static str| {
             move |_: &mut Interface, device: &mut Device| {
                 device.features.insert(name.to_owned());
@@ -317,7 +318,7 @@ mod tests {
             attached.contains(&"fail offload wan: ethtool -K wan rx-gro-hw off".to_owned()),
             "{attached:?}"
         );
-        // In native mode the driver gives frames to XDP before these.
+        // In native mode the driver runs XDP before these offloads.
         assert_eq!(wrong(on("rx-gro")), [""; 0]);
         assert_eq!(wrong(on("rx-vlan-hw-parse")), [""; 0]);
         let generic = |name: &'static str| {
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_a_driver_strips_matters_where_there_are_vlans() {
+    fn stripped_vlan_tags_fail_if_there_are_vlans() {
         let mut facts = changed(facts(), |_, device| {
             device.driver = "ixgbe".to_owned();
             device.features.insert("rx-vlan-hw-parse".to_owned());
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn checksums_of_a_veth_are_judged_by_its_other_end() {
+    fn checksums_of_a_veth_depend_on_its_other_end() {
         let seen = |namespace: Option<&str>, tx_checksum| Peer::Seen {
             name: "far".to_owned(),
             namespace: namespace.map(str::to_owned),
@@ -369,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn another_program_on_the_interface_is_told_with_the_command_that_takes_it_off() {
+    fn another_program_on_the_interface_is_reported_with_the_command_that_detaches_it() {
         let of = |mode, owner: Option<Owner>| {
             wrong(|_, device| device.program = Some(Program { id: 7, mode, owner: owner.clone() }))
         };
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_are_enough_if_cores_or_drivers_allow_no_more() {
+    fn queues_suffice_if_cores_or_the_driver_allow_no_more() {
         let queues = |cores: usize, now: u32, most: u32| {
             let mut facts = facts();
             facts.cores = cores;
@@ -402,10 +403,10 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_came_after_the_start_is_told() {
+    fn a_queue_added_after_the_start_is_reported() {
         let mut facts = with_daemon();
         facts.interfaces[0].device.as_mut().unwrap().receive_queues = 2;
-        let told = complaints(&facts);
-        assert!(told.contains(&"fail queues wan: ethtool -L wan combined 1".to_owned()), "{told:?}");
+        let found = complaints(&facts);
+        assert!(found.contains(&"fail queues wan: ethtool -L wan combined 1".to_owned()), "{found:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Checks of the machine as a whole: kernel, daemon, memory, others who balance.
+//! Checks of the machine as a whole: kernel, daemon, memory, the kernel's own IPVS, the role of a real server.
 
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::workers::placement::shares;
@@ -11,17 +11,17 @@ use crate::doctor::finding::{Finding, Level};
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
     let finding = match version(release) {
-        None => Finding::warn("kernel", "", format!("{release:?} is no version that xvs knows of")),
+        None => Finding::warn("kernel", "", format!("{release:?} is not a known kernel version")),
         Some(version) if version < LINKS => {
             let found = format!(
-                "Linux {release} has no BPF links for XDP, which xvsd attaches by; boot 5.9 or later"
+                "Linux {release} has no BPF links for XDP, which xvsd uses to attach; boot 5.9 or later"
             );
             Finding::fail("kernel", "", found)
         }
         Some(version) if version < MANAGED => {
             let found = format!(
-                "Linux {release} does not keep neighbours resolved by itself, so that first packets to a real server \
-                 may be lost; boot 5.16 or later"
+                "Linux {release} has no managed neighbours, so the first packets to a real server may be lost; boot 5.16 or \
+                 later"
             );
             Finding::warn("kernel", "", found)
         }
@@ -36,13 +36,13 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The kernels that brought `BPF_LINK_TYPE_XDP` and `NTF_EXT_MANAGED`.
+/// The first kernels with `BPF_LINK_TYPE_XDP` and `NTF_EXT_MANAGED`.
 const LINKS: (u32, u32) = (5, 9);
 const MANAGED: (u32, u32) = (5, 16);
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
     let Some(daemon) = &facts.daemon else {
-        let found = format!("{}: the machine is judged as one would find it", facts.no_daemon);
+        let found = format!("{}: the checks are for starting xvsd", facts.no_daemon);
         return vec![Finding::ok("daemon", "", found)];
     };
     let runs = format!("xvsd {} runs, {} table", daemon.version, daemon.pages);
@@ -59,7 +59,7 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
     let queues: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
     let mtu = facts.devices().map(|(_, device)| device.mtu).max().unwrap_or(1500);
     let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
-    // What queues forbid is told by the check of queues.
+    // The check of queues reports this error.
     let Ok(shares) = shares(&queues, facts.config.workers, facts.cores) else { return Vec::new() };
     let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), sizes);
     let needed: u64 = shares.iter().map(of_worker).sum();
@@ -75,7 +75,7 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
         let limit = limit.unwrap_or(0) >> 10;
         let found = format!(
             "this user may lock {limit} KiB and the workers need {} KiB; for a service of systemd, \
-             LimitMEMLOCK=infinity does what `ulimit` does here",
+             LimitMEMLOCK=infinity has the effect of `ulimit`",
             needed >> 10
         );
         Finding::fail("memory lock", "", found).seen("ulimit -H -l").mend("ulimit -l unlimited")
@@ -83,7 +83,7 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
     vec![finding]
 }
 
-/// Whether a table that is to be resident finds huge pages.
+/// Whether there are enough huge pages for a resident connection table.
 pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
     if facts.daemon.is_some() || facts.config.conn_table_memory == TableMemory::OnDemand {
         return Vec::new();
@@ -99,8 +99,8 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
         Finding::ok("huge pages", "", format!("{free} are free, the table takes {needed}"))
     } else {
         let found = format!(
-            "{free} are free and the table takes {needed}; with small ones each look-up costs more, unless the kernel \
-             can put them together"
+            "{free} are free and the table takes {needed}; with small pages each look-up costs more, unless the kernel \
+             can combine them"
         );
         let total = facts.memory.huge_pages + needed - free;
         Finding::warn("huge pages", "", found).mend(format!("sysctl -w vm.nr_hugepages={total}"))
@@ -108,15 +108,15 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
     vec![finding.seen("/proc/meminfo")]
 }
 
-/// Whether the kernel's IPVS has services, too.
+/// Whether the kernel's own IPVS has services.
 pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
     let finding = match facts.kernel_services {
         0 => Finding::ok("ip_vs", "", "the kernel's IPVS has no services"),
         count => {
             let found = format!(
-                "the kernel's IPVS has {count} services; it schedules by itself what xvsd leaves to the kernel, and \
-                 connections of it end when xvsd takes the packets. The kernel's own ipvsadm is needed; xvsadm by that \
-                 name finds nobody to ask, and does no harm"
+                "the kernel's IPVS has {count} services; it schedules packets that xvsd passes to the kernel, and its \
+                 connections end when xvsd takes their packets. The command needs the kernel's own ipvsadm; xvsadm \
+                 under that name reaches no daemon and changes nothing"
             );
             Finding::warn("ip_vs", "", found).mend("XVS_SOCKET=/none ipvsadm -C && modprobe -r ip_vs")
         }
@@ -124,7 +124,7 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
     vec![finding.seen("/proc/net/ip_vs")]
 }
 
-/// What is wrong with this machine as a real server, if it is one.
+/// The problems of this machine as a real server, if it is one.
 pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
     let of = |status: &xvs_realserver::status::Status| {
         let (vip, method, dev) = (status.vip, status.method, &status.dev);
@@ -146,7 +146,7 @@ mod tests {
     use crate::doctor::machine::*;
 
     #[test]
-    fn a_kernel_is_too_old_by_what_it_lacks() {
+    fn an_old_kernel_fails_or_warns_by_the_feature_it_lacks() {
         let level = |release: &str| only(kernel(&Facts { kernel: release.to_owned(), ..facts() })).level;
         assert_eq!(level("6.18.5"), Level::Ok);
         assert_eq!(level("5.16-rc1"), Level::Ok);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_may_not_be_locked_names_the_limit_and_the_need() {
+    fn a_lock_limit_below_the_need_is_reported_with_both() {
         let mut facts = facts();
         facts.memory.may_lock = false;
         facts.memory.lock_limit_bytes = Some(64 << 10);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resident_table_wants_huge_pages_and_the_command_reserves_what_lacks() {
+    fn missing_huge_pages_for_a_resident_table_are_reported_with_the_command_that_reserves_them() {
         let mut facts = facts();
         assert_eq!(huge_pages(&facts), []);
         facts.config.conn_table_memory = TableMemory::Resident;
@@ -183,14 +183,14 @@ mod tests {
         (facts.memory.huge_pages, facts.memory.free_huge_pages) = (10, 4);
         let found = only(huge_pages(&facts));
         assert_eq!(found.level, Level::Warn);
-        // 161 MiB and a little: 81 pages, of which 4 are there; 6 are somebody else's.
+        // A little more than 161 MiB are 81 pages. 4 are free, and 6 others are in use.
         assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=87");
         facts.memory.free_huge_pages = 100;
         assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
     }
 
     #[test]
-    fn services_of_the_kernels_own_ipvs_are_told() {
+    fn services_of_the_kernels_own_ipvs_are_a_warning() {
         assert_eq!(only(kernel_services(&facts())).level, Level::Ok);
         let found = only(kernel_services(&Facts { kernel_services: 2, ..facts() }));
         assert_eq!(found.level, Level::Warn);

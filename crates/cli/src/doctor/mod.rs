@@ -1,9 +1,9 @@
-//! `xvs doctor`: what is wrong with the machine that a director runs on, and the command that mends it.
+//! `xvs doctor`: faults of the machine that a director runs on, and the commands that correct them.
 //!
-//! [`gather`](gather::gather) looks, once and within two seconds; [`examine`] judges what was found by one small pure
-//! function a check, so that each is tested with facts alone. Nothing is changed but that the kernel is asked to
-//! resolve next hops, that ARP is asked who has the virtual addresses, and that other directors are asked for the time.
-//! Runs beside a daemon or without one.
+//! [`gather`](gather::gather) reads the facts, once and within two seconds; [`examine`] evaluates them, with one small
+//! pure function per check, so each is tested with facts alone. Nothing is changed, with three visible effects: the
+//! kernel resolves next hops, ARP requests for the virtual addresses are sent, and ICMP timestamp requests are sent to
+//! the other directors. Runs with or without a daemon.
 
 mod addresses;
 mod clocks;
@@ -28,14 +28,14 @@ use crate::exit::Done;
 use crate::realserver::RECORDS;
 use crate::text::print_json;
 
-/// What follows `xvs doctor`.
+/// The arguments of `xvs doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
-    /// Look at this interface; may be given several times [default: those of xvsd, else of the file]
+    /// Check this interface; may be given several times [default: those of xvsd, else of the file]
     #[arg(long = "interface", value_name = "IFACE")]
     interfaces: Vec<String>,
-    /// Look for this virtual address beside those of services; may be given several times
+    /// Check this virtual address in addition to those of services; may be given several times
     #[arg(long = "vip", value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
     /// Compare the clock of this other director; may be given several times
@@ -49,14 +49,14 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// clap's own code for a wrong command line, 2, is the one of failures too.
+/// Failures have the same code as clap's for a wrong command line, 2.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all is well
   1  there are warnings
   2  something fails; or the command line is wrong";
 
-/// Judges what was found: every check in the order of a packet's way.
+/// Evaluates the facts: every check, in the order of a packet's path.
 fn examine(facts: &Facts) -> Vec<Finding> {
     let checks: &[fn(&Facts) -> Vec<Finding>] = &[
         |facts| facts.faults.clone(),
@@ -73,7 +73,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         addresses::forwarding,
         addresses::redirects,
         addresses::source_check,
-        servers::ways,
+        servers::routes,
         servers::tunnels,
         servers::ports,
         clocks::clocks,

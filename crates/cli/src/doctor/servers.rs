@@ -1,4 +1,4 @@
-//! Checks of the ways to real servers: routes, neighbours, room in tunnels; and of the ports that FULLNAT takes.
+//! Checks of the paths to real servers: routes, neighbours, MTUs of tunnels; and of FULLNAT's local ports.
 
 use std::net::IpAddr;
 
@@ -15,28 +15,28 @@ use crate::doctor::addresses;
 use crate::doctor::facts::{Facts, Server, Service};
 use crate::doctor::finding::Finding;
 
-/// Whether each real server can be reached: once for each address.
-pub(super) fn ways(facts: &Facts) -> Vec<Finding> {
+/// Whether each real server can be reached; one finding per address.
+pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
     let egress = Egress::build(&facts.network);
     let mut servers: Vec<_> = facts.servers().collect();
     servers.sort_by_key(|(_, server)| server.endpoint.addr);
     servers.dedup_by_key(|(_, server)| server.endpoint.addr);
-    servers.into_iter().map(|(service, server)| way(facts, &egress, service, server)).collect()
+    servers.into_iter().map(|(service, server)| route(facts, &egress, service, server)).collect()
 }
 
-fn way(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Finding {
+fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Finding {
     let addr = server.endpoint.addr;
     let last = || facts.interfaces.last().map_or("eth0", |interface| interface.name.as_str());
     let dev = addresses::beside(facts, addr).map_or_else(last, |link| link.name.as_str());
     let (link, next_hop) = match egress.route(addr, 0) {
         RouteTo::Local if matches!(server.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) => {
-            let found = "it is the director itself, which NAT cannot rewrite to; -g delivers here";
+            let found = "it is the director itself, to which NAT cannot forward; -g delivers locally";
             let mend = format!("xvsadm -e {} -r {} -g", option(service), server.endpoint);
             return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
         }
         RouteTo::Local => return Finding::ok(ROUTE, addr, "it is the director itself").seen(ROUTES),
         RouteTo::Unreachable | RouteTo::NoRoute => {
-            let found = "no route leads to it: its packets are dropped as no_route";
+            let found = "there is no route to it: its packets are dropped as no_route";
             let mend = format!("ip route replace {addr} dev {dev}");
             return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
         }
@@ -45,29 +45,29 @@ fn way(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Fi
     let name = egress.link(link).map_or("?", |info| &info.name);
     if !facts.is_attached(egress, link) {
         let found = format!(
-            "its route leaves by {name}, from which xvsd takes no packets and by which it can send none: they are \
-             dropped as no_route. Start xvsd with --interface {name} as well, or route it by another"
+            "its route is on {name}, to which xvsd is not attached, so it cannot send there: packets are dropped as \
+             no_route. Start xvsd with --interface {name} as well, or route it over another"
         );
         let mend = format!("ip route replace {addr} dev {dev}");
         return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
     }
     if server.method == ForwardingMethod::DirectRouting && next_hop != addr {
         let found = format!(
-            "direct routing changes the link address alone, and {next_hop} on {name} is a router, which sends the virtual \
-             address back; tunnels reach it"
+            "direct routing changes the link address alone, and {next_hop} on {name} is a router, which sends packets for \
+             the virtual address back; tunnels reach it"
         );
         let mend = format!("xvsadm -e {} -r {} -i", option(service), server.endpoint);
         return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
     }
     match egress.neighbour(link, next_hop) {
         Some(mac) => {
-            let by = if next_hop == addr { String::new() } else { format!(" {next_hop}") };
-            Finding::ok(ROUTE, addr, format!("by {name}{by}, {mac}")).seen("ip route, ip neigh")
+            let via = if next_hop == addr { String::new() } else { format!(" via {next_hop}") };
+            Finding::ok(ROUTE, addr, format!("on {name}{via}, {mac}")).seen("ip route, ip neigh")
         }
         None => {
             let found = format!(
-                "{next_hop} on {name} does not answer ARP or neighbour discovery: what is sent to it is dropped as \
-                 no_neighbour. Bring it up; until then, without it"
+                "{next_hop} on {name} does not answer ARP or neighbour discovery: packets to it are dropped as \
+                 no_neighbour. Start it; until then, remove it"
             );
             let mend = format!("xvsadm -d {} -r {}", option(service), server.endpoint);
             Finding::fail("neighbour", addr, found).seen("ip neigh").mend(mend)
@@ -75,7 +75,7 @@ fn way(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Fi
     }
 }
 
-/// The words by which xvsadm names a service.
+/// xvsadm's option that names a service.
 fn option(service: &Service) -> String {
     match service.key {
         ServiceKey::Address { protocol: Protocol::UDP, endpoint } => format!("-u {endpoint}"),
@@ -97,18 +97,18 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
     let addr = server.endpoint.addr;
     let RouteTo::Via { link, .. } = egress.route(addr, 0) else { return None };
     let of_link = egress.mtu(addr, link)?;
-    let told =
+    let known =
         [facts.daemon.as_ref().and_then(|daemon| daemon.path_mtus.get(&addr)), facts.kernel_mtus.get(&addr)];
-    let learnt = told.into_iter().flatten().copied().filter(|mtu| *mtu < of_link).min();
+    let learnt = known.into_iter().flatten().copied().filter(|mtu| *mtu < of_link).min();
     let overhead = overhead(server);
     let room = learnt.unwrap_or(of_link).saturating_sub(overhead);
     let clients = clients_mtu(facts, service)?;
     let object = format!("{} to {}", service.key, server.endpoint);
-    let way = match learnt {
-        Some(mtu) => format!("a router of its way takes {mtu} bytes"),
+    let smallest = match learnt {
+        Some(mtu) => format!("a router on the path takes {mtu} bytes"),
         None => format!("{} takes {of_link} bytes", egress.link(link)?.name),
     };
-    let fits = format!("{way}, {overhead} of them the tunnel's; clients send up to {clients}");
+    let fits = format!("{smallest}, {overhead} of them for the tunnel; clients send up to {clients}");
     if clients <= room {
         return Some(Finding::ok(MTU, object, fits).seen("ip link, ip route get, path MTUs of xvsd"));
     }
@@ -116,18 +116,19 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
     let clamp = facts.daemon.as_ref().map_or("tunnels", |daemon| &daemon.mss_clamp);
     let tcp = matches!(service.key, ServiceKey::Address { protocol: Protocol::TCP, .. });
     let finding = if tcp && clamp != "off" {
-        let found = format!("{fits}; mss_clamp {clamp} has TCP send less");
+        let found = format!("{fits}; mss_clamp {clamp} makes TCP send less");
         Finding::ok(MTU, object, found)
     } else if tcp {
-        let found =
-            format!("{fits}, and mss_clamp is off: what is larger waits for ICMP, which may not arrive");
+        let found = format!(
+            "{fits}, and mss_clamp is off: larger packets depend on ICMP errors, which may not arrive"
+        );
         Finding::warn(MTU, object, found).mend("xvs set mss_clamp tunnels")
     } else {
-        let found = format!("{fits}: larger datagrams are fragmented, or refused if they may not be");
+        let found = format!("{fits}: larger datagrams are fragmented, or refused if they forbid it");
         let finding = Finding::warn(MTU, object, found);
         let name = &egress.link(link)?.name;
         match clients + overhead {
-            // Everything on the way has to take them.
+            // All links on the path must take packets of this size.
             wanted if learnt.is_none() && wanted <= MAX_MTU => {
                 finding.mend(format!("ip link set dev {name} mtu {wanted}"))
             }
@@ -137,15 +138,15 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
     Some(finding.seen("ip link, ip route get, path MTUs of xvsd"))
 }
 
-/// What a tunnel puts before a packet, in bytes.
+/// The length of a tunnel's outer headers, in bytes.
 fn overhead(server: &Server) -> u32 {
     let Server { endpoint, method, tunnel } = *server;
     let ends = Ends { client: endpoint, virtual_endpoint: endpoint, dest: endpoint, local: None, method };
     forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: encapsulation(tunnel) })
 }
 
-/// The largest packet that clients of a service send, in bytes: the link's that has its address, else that of the
-/// widest attached link.
+/// The largest packet that clients of a service send, in bytes: the MTU of the link that has the service's address, else
+/// the largest MTU of an attached link.
 fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
     let holder = match service.key {
         ServiceKey::Address { endpoint, .. } => {
@@ -157,7 +158,7 @@ fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
     holder.map(|link| link.mtu).or_else(|| attached.map(|link| link.mtu).max())
 }
 
-/// Whether the kernel is kept off the ports of FULLNAT's local addresses that are its own.
+/// Whether the ports of FULLNAT's local addresses are reserved in the kernel, where the kernel has the address too.
 pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     let at = |place: &str| facts.settings.get(place).map_or("", String::as_str);
     let Some(own) = reserved_ports::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
@@ -172,11 +173,11 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
             Finding::ok(
                 "ports",
                 local.addr,
-                format!("the kernel takes none of {first}-{last} for its own connections"),
+                format!("the kernel uses none of {first}-{last} for its own connections"),
             )
         } else {
             let found = format!(
-                "the kernel may take {clash} of its ports {first}-{last} for its own connections, and their replies then go \
+                "the kernel may use {clash} of its ports {first}-{last} for its own connections, and their replies then go \
                  to xvsd"
             );
             let before = at(RESERVED).trim();
@@ -189,7 +190,7 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     facts.locals.iter().filter_map(of).collect()
 }
 
-/// Every address whose next hop has to be known, and the links that lead there.
+/// The next hops of all real servers, each with the index of its link.
 pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
     let egress = Egress::build(&facts.network);
     let hop = |(_, server): (&Service, &Server)| match egress.route(server.endpoint.addr, 0) {
@@ -212,15 +213,15 @@ mod tests {
     use crate::doctor::servers::*;
     use xvs_model::local_address::LocalAddress;
 
-    fn told(finding: &Finding) -> (Level, &'static str, &str) {
+    fn level_check_mend(finding: &Finding) -> (Level, &'static str, &str) {
         (finding.level, finding.check, finding.mend.as_ref().map_or("", |mend| &mend.command))
     }
 
-    /// What is told of the way to a real server by `method`, after `change`.
+    /// The finding about a real server with forwarding method `method`, after `change`.
     fn judged(method: ForwardingMethod, change: impl FnOnce(&mut Facts)) -> Finding {
         let mut facts = serve(facts(), web(), method);
         change(&mut facts);
-        only(ways(&facts))
+        only(routes(&facts))
     }
 
     fn moved(facts: &mut Facts, to: &str) {
@@ -228,25 +229,31 @@ mod tests {
     }
 
     #[test]
-    fn a_real_server_needs_a_route_by_an_attached_interface_and_an_answer() {
+    fn a_real_server_needs_a_route_on_an_attached_interface_and_a_resolved_neighbour() {
         let nat = ForwardingMethod::Nat;
         assert_eq!(judged(nat, |_| {}).level, Level::Ok);
         let finding = judged(nat, |facts| facts.network.neighbours.clear());
         let gone = "xvsadm -d -t 198.51.100.100:80 -r 192.0.2.11:80";
-        assert_eq!(told(&finding), (Level::Fail, "neighbour", gone));
+        assert_eq!(level_check_mend(&finding), (Level::Fail, "neighbour", gone));
         let finding = judged(nat, |facts| moved(facts, "203.0.113.10"));
-        assert_eq!(told(&finding), (Level::Fail, "route", "ip route replace 203.0.113.10 dev lan"));
+        assert_eq!(
+            level_check_mend(&finding),
+            (Level::Fail, "route", "ip route replace 203.0.113.10 dev lan")
+        );
         let finding = judged(nat, |facts| {
             let dmz = [("203.0.113.1".parse().unwrap(), 24)];
             facts.network.add_link("dmz", "02:00:00:00:00:02".parse().unwrap(), &dmz, 1500).unwrap();
             moved(facts, "203.0.113.10");
         });
-        assert_eq!(told(&finding), (Level::Fail, "route", "ip route replace 203.0.113.10 dev lan"));
+        assert_eq!(
+            level_check_mend(&finding),
+            (Level::Fail, "route", "ip route replace 203.0.113.10 dev lan")
+        );
         assert!(finding.found.contains("--interface dmz"), "{finding}");
     }
 
     #[test]
-    fn a_real_server_by_a_vlan_over_an_attached_interface_is_reached() {
+    fn a_real_server_on_a_vlan_over_an_attached_interface_is_reachable() {
         let finding = judged(ForwardingMethod::Nat, |facts| {
             let addresses = [("203.0.113.1".parse().unwrap(), 24)];
             facts.network.add_link("lan.5", "02:00:00:00:00:01".parse().unwrap(), &addresses, 1500).unwrap();
@@ -259,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_method_cannot_do_is_told_with_the_one_that_can() {
+    fn a_method_that_cannot_reach_the_server_is_reported_with_one_that_can() {
         let behind = |facts: &mut Facts| {
             facts
                 .network
@@ -269,19 +276,19 @@ mod tests {
         };
         let finding = judged(ForwardingMethod::DirectRouting, behind);
         let tunnel = "xvsadm -e -t 198.51.100.100:80 -r 203.0.113.10:80 -i";
-        assert_eq!(told(&finding), (Level::Fail, "route", tunnel));
+        assert_eq!(level_check_mend(&finding), (Level::Fail, "route", tunnel));
         assert_eq!(judged(ForwardingMethod::Tunnel, behind).level, Level::Ok);
         let itself = |facts: &mut Facts| moved(facts, "192.0.2.1");
         let finding = judged(ForwardingMethod::Nat, itself);
         assert_eq!(
-            told(&finding),
+            level_check_mend(&finding),
             (Level::Fail, "route", "xvsadm -e -t 198.51.100.100:80 -r 192.0.2.1:80 -g")
         );
         assert_eq!(judged(ForwardingMethod::DirectRouting, itself).level, Level::Ok);
     }
 
     #[test]
-    fn a_tunnel_takes_less_than_its_link_and_tcp_is_told_so_if_it_is_clamped() {
+    fn packets_that_exceed_a_tunnel_are_a_warning_unless_the_mss_of_tcp_is_clamped() {
         let of = |key, clamp: &str, mtu: u32, learnt: Option<u32>| {
             let mut facts = serve(with_daemon(), key, ForwardingMethod::Tunnel);
             facts.network.links[1].mtu = mtu;
@@ -290,7 +297,7 @@ mod tests {
             let server = facts.services[0].servers[0].endpoint.addr;
             daemon.path_mtus.extend(learnt.map(|mtu| (server, mtu)));
             let finding = only(tunnels(&facts));
-            let (level, _, mend) = told(&finding);
+            let (level, _, mend) = level_check_mend(&finding);
             (level, mend.to_owned())
         };
         let udp = ServiceKey::udp(xvs_proto::Endpoint::new([198, 51, 100, 100], 53));
@@ -300,12 +307,16 @@ mod tests {
         assert_eq!(of(web(), "off", 1520, None), (Level::Ok, none.clone()));
         assert_eq!(of(web(), "off", 1520, Some(1400)), (Level::Warn, "xvs set mss_clamp tunnels".to_owned()));
         assert_eq!(of(udp, "tunnels", 1500, None), (Level::Warn, "ip link set dev lan mtu 1520".to_owned()));
-        assert_eq!(of(udp, "tunnels", 1520, Some(1519)), (Level::Warn, none.clone()), "no command of ours");
+        assert_eq!(
+            of(udp, "tunnels", 1520, Some(1519)),
+            (Level::Warn, none.clone()),
+            "no command can change the path"
+        );
         assert_eq!(of(udp, "tunnels", 1520, Some(9000)), (Level::Ok, none));
     }
 
     #[test]
-    fn ports_that_the_kernel_may_take_too_are_told_with_what_reserves_them() {
+    fn ports_that_the_kernel_may_also_use_are_reported_with_the_command_that_reserves_them() {
         let mut facts = facts();
         facts.settings.insert(OWN.to_owned(), "32768\t60999\n".to_owned());
         facts.settings.insert(RESERVED.to_owned(), "\n".to_owned());
@@ -314,10 +325,10 @@ mod tests {
         assert_eq!(only(ports(&facts)).level, Level::Ok);
         facts.locals[0].last_port = 40_000;
         let reserve = "sysctl -w net.ipv4.ip_local_reserved_ports=1024-40000";
-        assert_eq!(told(&only(ports(&facts))), (Level::Warn, "ports", reserve));
+        assert_eq!(level_check_mend(&only(ports(&facts))), (Level::Warn, "ports", reserve));
         facts.settings.insert(RESERVED.to_owned(), "80,1024-40000\n".to_owned());
         assert_eq!(only(ports(&facts)).level, Level::Ok);
         facts.locals[0].addr = "192.0.2.99".parse().unwrap();
-        assert_eq!(ports(&facts), [], "it is none of the director's own");
+        assert_eq!(ports(&facts), [], "the director does not have the address");
     }
 }

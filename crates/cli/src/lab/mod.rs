@@ -13,11 +13,10 @@ use xvs_ctl::config::Config;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs lab`.
+/// The arguments of `xvs lab`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Take what this xvs.toml has under ipvs and feedback; without one, packets are treated as the kernel's IPVS
-    /// treats them
+    /// Use the settings under ipvs and feedback of this xvs.toml [default: those of the kernel's IPVS]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -31,7 +30,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         let line = String::from_utf8_lossy(&std::mem::take(&mut bytes)).into_owned();
         if !line.trim().is_empty() {
             writeln!(out, "{}", lab.answer(&line))?;
-            // Whoever drives the lab waits for the answer before it asks again.
+            // The program that drives the lab waits for the answer before it sends the next line.
             out.flush()?;
         }
     }

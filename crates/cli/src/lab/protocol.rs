@@ -1,11 +1,11 @@
-//! The protocol of `xvs lab`: a director in memory, one JSON object a line in, one out.
+//! The protocol of `xvs lab`: a director in memory that reads and writes JSON, one object per line.
 //!
-//! Interfaces, routes and neighbours are named by hand, frames come in as hexadecimal text, time moves only by
-//! `advance`. Everything else is what the wire runs: the same control plane, pipeline and table. The same input gives
-//! the same output. A line that cannot be carried out answers `{"error":…}` and changes nothing.
+//! Interfaces, routes and neighbours are defined by requests, frames are hexadecimal text, and only `advance` moves
+//! time. Everything else is that of xvsd: control plane, pipeline and connection table. The same input gives the same
+//! output. The answer to a line that cannot be carried out is `{"error":…}`, and nothing has changed.
 //!
-//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance`, `counters`; their
-//! shapes stand beside the types below.
+//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance`, `counters`; the types
+//! below define their fields.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,15 +26,15 @@ use xvs_model::settings::Ipvs;
 use xvs_proto::MacAddr;
 use xvs_proto::network::Network;
 
-/// A director in memory, asked by lines.
+/// A director in memory that answers lines of JSON.
 pub struct Lab {
     /// The director.
     pub director: InMemory,
-    /// Its own names, so that it asks no DNS and prints the same on every machine.
+    /// The lab's own host names, so that no DNS is queried and the output is the same on every machine.
     resolver: Names,
 }
 
-/// One line.
+/// One request.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -73,19 +73,19 @@ enum Line {
     },
     /// A command line of `xvs`, without the program's name.
     Xvs { xvs: Vec<String> },
-    /// A frame that comes in by a link.
+    /// A frame that a link receives.
     Inject { inject: String, frame: String },
-    /// What would become of a packet, and why, with no effect; answers what `xvs explain --json` prints.
+    /// What would happen to a packet, and why, with no effect; the answer is the document of `xvs explain --json`.
     Explain { explain: Question },
-    /// The same of a frame that would come in by a link.
+    /// The same for a frame that a link would receive.
     ExplainFrame { explain: String, frame: String },
-    /// Seconds that pass.
+    /// Moves time forward by this number of seconds.
     Advance { advance: f64 },
-    /// Asks for every counter that is not zero.
+    /// Requests every counter that is not zero.
     Counters { counters: All },
 }
 
-/// `true`: there is no other choice yet.
+/// `true`; nothing else is accepted.
 #[derive(Deserialize)]
 #[serde(try_from = "bool")]
 struct All;
@@ -134,7 +134,7 @@ impl Lab {
         answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
     }
 
-    /// Names a host, as a line of `/etc/hosts` does; for tests.
+    /// Adds a host name, as a line of `/etc/hosts` does; for tests.
     pub fn name_host(&mut self, addr: IpAddr, name: &str) {
         self.resolver = std::mem::take(&mut self.resolver).host(name, addr);
     }
@@ -201,7 +201,7 @@ impl Lab {
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
         let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
-        // All or nothing, like every line.
+        // All settings or none, like every request.
         let (mut ipvs, mut feedback) = self.director.settings();
         set.iter()
             .try_for_each(|(key, value)| xvs_model::settings::set(&mut ipvs, &mut feedback, key, value))
@@ -262,7 +262,7 @@ mod tests {
     use crate::lab::protocol::*;
 
     #[test]
-    fn settings_of_which_one_is_wrong_change_nothing() {
+    fn settings_change_all_or_none() {
         let mut lab = Lab::new();
         let answer = lab.answer(r#"{"set":{"am_droprate":7,"drop_entry":9}}"#);
         assert_eq!(answer, r#"{"error":"drop_entry cannot be \"9\"; it takes 0 to 3"}"#);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_labs_own_and_a_host_has_none() {
+    fn host_names_of_the_machine_are_unknown_and_service_names_are_known() {
         let mut lab = Lab::new();
         let answer = lab.answer(r#"{"adm":["-A","-t","localhost:http"]}"#);
         assert!(answer.contains("\"exit\":2"), "{answer}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_was_named_is_known_by_that_name() {
+    fn an_added_host_name_is_read_and_printed() {
         let mut lab = Lab::new();
         lab.name_host([192, 0, 2, 1].into(), "web.example");
         let answer = lab.answer(r#"{"adm":["-A","-t","web.example:http","-s","rr"]}"#);

@@ -1,7 +1,7 @@
-//! The screen of `xvs top`: what of the view it shows, and what keys change of that.
+//! The screen of `xvs top`: the visible part of the view, and the keys that change it.
 //!
-//! Drawn ten times a second; ratatui writes what has changed. Rows are made anew only when there is a new look or a key
-//! asks for it.
+//! Drawn ten times a second; ratatui writes the changed cells. Rows are computed anew only for new totals or after a key
+//! that changes them.
 
 use ratatui::Frame;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -12,11 +12,11 @@ use xvs_model::traffic::Traffic;
 
 use crate::top::view::{Level, Rows, SORT_KEYS, Sort, cut, header, titles};
 
-/// What is on the screen.
+/// The state of the screen.
 pub(super) struct Screen {
     before: Option<Traffic>,
     now: Traffic,
-    /// Why there is no newer look.
+    /// Why there are no newer totals.
     trouble: Option<String>,
     sort: Sort,
     filter: String,
@@ -24,18 +24,18 @@ pub(super) struct Screen {
     rows: Rows,
     /// The first row that is shown.
     first: usize,
-    /// How many were shown last.
+    /// Number of rows on the last drawn screen.
     height: usize,
 }
 
-/// Where typed letters go.
+/// The use of typed letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Typing {
     Commands,
     Filter,
 }
 
-/// What comes after a key.
+/// What follows a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
     GoOn,
@@ -43,7 +43,7 @@ pub(super) enum After {
 }
 
 impl Screen {
-    /// The first look, without rates.
+    /// A screen of the first totals, without rates.
     pub(super) fn new(now: Traffic, sort: Sort, filter: String) -> Self {
         let rows = Rows::new(None, &now, sort, &filter);
         Self {
@@ -59,7 +59,7 @@ impl Screen {
         }
     }
 
-    /// Takes in what the daemon said, or that it said nothing.
+    /// Takes new totals, or the error of the request.
     pub(super) fn take(&mut self, look: Result<Traffic, String>) {
         match look {
             Ok(look) => {
@@ -75,7 +75,7 @@ impl Screen {
         self.rows = Rows::new(self.before.as_ref(), &self.now, self.sort, &self.filter);
     }
 
-    /// Does what a key asks for.
+    /// Handles a key.
     pub(super) fn heed(&mut self, event: &Event) -> After {
         let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
             return After::GoOn;
@@ -130,7 +130,7 @@ impl Screen {
         After::GoOn
     }
 
-    /// All of it, as large as the terminal is now.
+    /// Draws the whole screen in the terminal's current size.
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
         let (width, height) = (usize::from(area.width), usize::from(area.height));
@@ -141,7 +141,7 @@ impl Screen {
         }
         lines.push(Line::styled(titles(self.sort, width), Modifier::REVERSED));
         lines.push(Line::from(self.rows.total.line(width)));
-        // One line is the foot.
+        // One line is for the foot.
         self.height = height.saturating_sub(lines.len() + 1);
         self.first = self.first.min(self.rows.rows.len().saturating_sub(self.height));
         let shown = self.rows.rows.iter().skip(self.first).take(self.height);
@@ -189,7 +189,7 @@ mod tests {
         Traffic { at_millis, status, services: (1..=services).map(service).collect() }
     }
 
-    /// What is drawn on a terminal of this size.
+    /// The lines drawn on a terminal of this size.
     fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_is_as_large_as_the_terminal_and_says_what_part_of_the_rows_it_shows() {
+    fn the_screen_fills_the_terminal_and_names_the_rows_it_shows() {
         let mut screen = screen();
         let lines = drawn(&mut screen, 80, 24);
         assert!(
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_sort_filter_and_quit_and_in_a_filter_letters_are_letters() {
+    fn keys_sort_filter_and_quit_and_letters_typed_in_a_filter_belong_to_it() {
         let mut screen = screen();
         assert_eq!(press(&mut screen, "n"), After::GoOn);
         assert!(drawn(&mut screen, 80, 24)[5].starts_with("TCP 198.51.100.1:1 "));
@@ -246,7 +246,7 @@ mod tests {
         assert!(lines[23].starts_with("filter: :4_"), "{lines:#?}");
         assert!(lines[5].starts_with("TCP 198.51.100.1:4 ") && lines[7].trim().is_empty(), "{lines:#?}");
         assert_eq!(press(&mut screen, "q"), After::GoOn);
-        assert!(drawn(&mut screen, 80, 24)[5].trim().is_empty(), "nobody is called «:4q»");
+        assert!(drawn(&mut screen, 80, 24)[5].trim().is_empty(), "no row has «:4q»");
         assert_eq!(press(&mut screen, "\u{1b}"), After::GoOn);
         assert!(drawn(&mut screen, 80, 24)[23].starts_with("1-18 of 40 "));
         press(&mut screen, "/:40\nc");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_does_not_answer_is_told_in_the_first_line_until_it_does() {
+    fn the_first_line_shows_the_error_until_the_daemon_answers() {
         let mut screen = screen();
         screen.take(Err("no xvsd listens".to_owned()));
         assert!(drawn(&mut screen, 80, 24)[0].starts_with("no xvsd listens"));

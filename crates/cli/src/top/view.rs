@@ -1,4 +1,5 @@
-//! What `xvs top` shows: rates from two looks, sorted and filtered, as lines of text. Pure: no terminal, no clock.
+//! The rows and header of `xvs top`: rates between two sets of totals, sorted and filtered, as lines of text. No
+//! terminal, no clock.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -11,14 +12,14 @@ use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::text::counted;
 
-/// By what rows are sorted, the largest first; names the smallest first.
+/// The sort key of rows; numbers in descending, names in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Sort {
     /// New connections a second.
     Connections,
-    /// Packets a second, both ways.
+    /// Packets a second, both directions.
     Packets,
-    /// Bytes a second, both ways.
+    /// Bytes a second, both directions.
     Bytes,
     /// Active connections.
     Active,
@@ -28,7 +29,7 @@ pub(super) enum Sort {
     Name,
 }
 
-/// The keys by which one is chosen.
+/// The keyboard's keys for the sort keys.
 pub(super) const SORT_KEYS: [(char, Sort); 6] = [
     ('c', Sort::Connections),
     ('p', Sort::Packets),
@@ -56,7 +57,7 @@ pub(super) enum Level {
     Destination,
 }
 
-/// A second's worth.
+/// Rates per second.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 struct Rates {
     connections: f64,
@@ -67,7 +68,7 @@ struct Rates {
 }
 
 impl Rates {
-    /// From two totals; what was counted anew meanwhile began at zero.
+    /// Rates between two totals; a counter that was reset in between began at zero.
     fn between(before: Option<&Stats>, now: &Stats, seconds: f64) -> Self {
         let rate = |field: fn(&Stats) -> u64| {
             let (Some(before), true) = (before, seconds > 0.0) else { return 0.0 };
@@ -131,7 +132,7 @@ impl Row {
         self.label.to_lowercase().contains(filter)
     }
 
-    /// Which of two comes first.
+    /// The order of two rows.
     fn compare(&self, other: &Self, sort: Sort) -> Ordering {
         let number = |row: &Self| match sort {
             Sort::Connections => row.rates.connections,
@@ -144,7 +145,7 @@ impl Row {
         number(other).total_cmp(&number(self)).then_with(|| self.label.cmp(&other.label))
     }
 
-    /// As wide as told.
+    /// The row as a line of `width` columns.
     pub(super) fn line(&self, width: usize) -> String {
         let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = self.rates;
         let numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short);
@@ -165,8 +166,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// What there is to show now. A filter leaves services that are like it with all destinations, and destinations
-    /// that are with their service.
+    /// The rows to show. A service that matches the filter keeps all its destinations; a destination that matches is
+    /// shown with its service.
     pub(super) fn new(before: Option<&Traffic>, now: &Traffic, sort: Sort, filter: &str) -> Self {
         let before = before.filter(|before| before.at_millis < now.at_millis);
         let seconds = before.map_or(0.0, |before| (now.at_millis - before.at_millis) as f64 / 1000.0);
@@ -211,7 +212,7 @@ impl Rows {
     }
 }
 
-/// What stands above the table: how the director is, the busiest workers, what is dropped.
+/// The lines above the table: the director's state, the busiest workers, dropped packets.
 pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> Vec<String> {
     let status = &now.status;
     let state = match status.warnings.len() {
@@ -237,7 +238,7 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
-/// The names of the columns, as `xvsadm -L --rate` has them; that by which rows are sorted is marked.
+/// The column names of `xvsadm -L --rate`; that of the sort key is marked.
 pub(super) fn titles(sort: Sort, width: usize) -> String {
     let names = [
         ("CPS", Sort::Connections),
@@ -253,7 +254,7 @@ pub(super) fn titles(sort: Sort, width: usize) -> String {
     columns(first, &titles, width)
 }
 
-/// A label and seven right-aligned columns. A label that is too long loses what is in its middle: its end has the port.
+/// A label and seven right-aligned columns. A label that is too long loses its middle: its end has the port.
 fn columns(label: &str, numbers: &[String], width: usize) -> String {
     let room = width.saturating_sub(COLUMN * numbers.len());
     let numbers: String = numbers.iter().map(|number| format!("{number:>COLUMN$}")).collect();
@@ -268,7 +269,7 @@ fn columns(label: &str, numbers: &[String], width: usize) -> String {
     format!("{label:<room$}{numbers}")
 }
 
-/// Worker by worker, the busiest first: how busy it is, and what it receives and sends a second.
+/// Utilization and packet rates of each worker, the busiest first.
 fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     let seconds = seconds_between(before, now);
     let shown = |(number, worker): (usize, &WorkerStatus)| {
@@ -288,7 +289,7 @@ fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     workers.into_iter().map(|(_, text)| text).collect()
 }
 
-/// Why packets are dropped, the most frequent first.
+/// Drop reasons with their rates, the most frequent first.
 fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     let seconds = seconds_between(before, now);
     let earlier: HashMap<_, _> = before
@@ -320,7 +321,7 @@ fn seconds_between(before: Option<&Traffic>, now: &Traffic) -> f64 {
     passed as f64 / 1000.0
 }
 
-/// As many as fit, and how many more there are.
+/// As many items as fit, and the number of those that do not.
 fn listed(all: Vec<String>, width: usize) -> String {
     let mut text = String::new();
     for (number, one) in all.iter().enumerate() {
@@ -336,7 +337,7 @@ fn listed(all: Vec<String>, width: usize) -> String {
     text
 }
 
-/// A text of at most so many characters.
+/// A text cut to `width` characters.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -389,7 +390,7 @@ mod tests {
         Traffic { at_millis, status: sample::status(), services: services.collect() }
     }
 
-    /// Two looks, two seconds apart.
+    /// Two sets of totals, two seconds apart.
     fn looks() -> (Traffic, Traffic) {
         let (web, dns) = ("TCP 198.51.100.1:80", "UDP 198.51.100.1:53");
         let before = traffic(
@@ -444,15 +445,15 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_leaves_services_that_are_like_it_whole_and_others_with_the_servers_that_are() {
+    fn a_filter_keeps_matching_services_whole_and_other_services_with_their_matching_servers() {
         assert_eq!(labels(Sort::Name, "udp"), ["198.51.100.1:53", "192.0.2.13:80", "192.0.2.14:80"]);
         assert_eq!(labels(Sort::Name, "2.12"), ["198.51.100.1:80", "192.0.2.12:80"]);
         assert_eq!(labels(Sort::Name, "masq").len(), 6);
-        assert!(labels(Sort::Name, "nobody").is_empty());
+        assert!(labels(Sort::Name, "absent").is_empty());
     }
 
     #[test]
-    fn rates_are_differences_a_second_and_the_total_is_that_of_all_services_whatever_the_filter() {
+    fn rates_are_differences_per_second_and_the_total_counts_all_services_despite_a_filter() {
         let (before, now) = looks();
         let Rows { total, rows } = Rows::new(Some(&before), &now, Sort::Name, "2.12");
         assert_eq!(
@@ -465,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_earlier_look_or_after_a_restart_there_are_no_rates() {
+    fn there_are_no_rates_without_earlier_totals_or_after_a_restart() {
         let (before, now) = looks();
         for (before, now) in [(None, &now), (Some(&now), &before), (Some(&now), &now)] {
             let total = Rows::new(before, now, Sort::Name, "").total;
@@ -495,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_tells_busy_workers_first_and_how_much_does_not_fit() {
+    fn the_header_shows_busy_workers_first_and_the_number_that_does_not_fit() {
         let worker = |busy_percent, received| WorkerStatus {
             busy_percent,
             counters: [("rx_packets".to_owned(), received)].into(),

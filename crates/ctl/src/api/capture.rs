@@ -1,9 +1,9 @@
-//! `xvs capture` in the daemon: what is asked for, and the packets on their way to who asked.
+//! `xvs capture` in the daemon: the capture's slots, its publication, and the packets for the client.
 //!
-//! Runs on the thread of the client, for as long as the capture is on. It makes the slots, has the control thread
-//! publish the capture, and hands over what workers have copied; when the client goes, the capture is taken out again.
-//! Bounded: [`MOST`] at a time, so many slots a worker. Not here: what is copied (`capture/` of the data plane), what the
-//! client makes of it (`pcapng.rs`, `packet_line.rs`).
+//! Runs on the thread of the client for as long as the capture is on. Creates the slots, lets the control thread
+//! publish the capture, and passes on the packets that workers have copied. When the client disconnects, the capture
+//! is removed from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker. Not here: what is
+//! copied (`capture/` of the data plane), output of the client (`pcapng.rs`, `packet_line.rs` of `xvs`).
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,23 +18,23 @@ use xvs_proto::LinkId;
 
 use crate::control::thread::Handle;
 
-/// Copies that may wait to be read, of each worker.
+/// Slots of each worker: packets that may wait to be read.
 const SLOTS: usize = 1024;
 /// The captures that are on.
 #[derive(Default)]
 pub(crate) struct ActiveCaptures(Mutex<Vec<Arc<Capture>>>);
 
 impl ActiveCaptures {
-    /// Each change of the list is one call, so a panic leaves it whole.
+    /// Each change of the list is one call, so a panic leaves it consistent.
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Capture>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Captures until `each` breaks; it is called at once when packets begin to be copied, and then again and again, with
-    /// what there is.
+    /// Captures until `each` breaks. Calls `each` as soon as the capture is on, and then repeatedly with the packets
+    /// copied since, which may be none.
     ///
     /// # Errors
-    /// What is wrong with the request; or that there is no room for another capture.
+    /// The reason why the request is refused; or [`MOST`] captures are on.
     pub(crate) fn run(
         &self,
         wanted: &CaptureRequest,
@@ -47,7 +47,7 @@ impl ActiveCaptures {
         let active = self.begin(listener.capture(), daemon)?;
         while each(listener.packets(&egress())).is_continue() {}
         active.end();
-        // What was copied until then; nobody is left to break.
+        // The remaining packets. The capture has ended, so the result is not needed.
         let _ = each(listener.packets(&egress()));
         Ok(listener.missed(&egress()))
     }
@@ -59,7 +59,7 @@ impl ActiveCaptures {
     ) -> Result<ActiveCapture<'a>, CommandError> {
         let mut list = self.list();
         if list.len() >= MOST {
-            let why = format!("{MOST} captures are on already, which is as many as there may be; end one");
+            let why = format!("{MOST} captures are on already, which is the maximum; end one");
             return Err(CommandError::Failed { why });
         }
         list.push(capture.clone());
@@ -70,7 +70,7 @@ impl ActiveCaptures {
     }
 }
 
-/// A capture that is on; dropping it takes it out.
+/// A capture that is on; dropping it ends it.
 struct ActiveCapture<'a> {
     capture: Arc<Capture>,
     all: &'a ActiveCaptures,
@@ -78,13 +78,14 @@ struct ActiveCapture<'a> {
 }
 
 impl ActiveCapture<'_> {
-    /// From then on no worker copies for it.
+    /// Removes the capture; from then on no worker copies for it.
     fn end(&self) {
         let mut list = self.all.list();
         let before = list.len();
         list.retain(|other| !Arc::ptr_eq(other, &self.capture));
         if list.len() < before {
-            // A daemon that ends has no captures any more; a worker that is late copies into slots that nobody reads.
+            // An error means that the daemon ends, and with it all captures; or a worker is late, and copies into
+            // slots that are no longer read.
             let _ = self.daemon.capture(list.as_slice().into());
         }
     }
@@ -96,17 +97,17 @@ impl Drop for ActiveCapture<'_> {
     }
 }
 
-/// A capture, and the end of it that is read.
+/// A capture, and its reading end.
 pub struct Listener {
     capture: Arc<Capture>,
     reader: Reader,
 }
 
 impl Listener {
-    /// For so many workers with so many slots each; it is not on yet.
+    /// A capture with this many workers and slots for each; it is not on yet.
     ///
     /// # Errors
-    /// What is wrong with the request.
+    /// The reason why the request is refused.
     pub fn new(
         wanted: &CaptureRequest,
         workers: usize,
@@ -118,12 +119,12 @@ impl Listener {
         Ok(Self { capture, reader })
     }
 
-    /// What a snapshot has while it is on.
+    /// The part that a snapshot has while the capture is on.
     pub fn capture(&self) -> Arc<Capture> {
         self.capture.clone()
     }
 
-    /// What waits to be read, by the time of its bursts.
+    /// Packets copied since the last call, ordered by the time of their bursts.
     pub fn packets(&mut self, egress: &Egress) -> Vec<CapturedPacket> {
         let mut packets: Vec<CapturedPacket> = Vec::new();
         let mut last = None;
@@ -140,7 +141,7 @@ impl Listener {
         packets
     }
 
-    /// What was left out so far.
+    /// How many frames were missed so far, by interface.
     pub fn missed(&self, egress: &Egress) -> Missed {
         self.capture.missed().map(|(link, count)| (name(egress, link), count)).collect()
     }
@@ -190,7 +191,7 @@ fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
     }
 }
 
-/// A link's name; of one that has gone meanwhile, its number.
+/// A link's name; if the link is gone, its number.
 fn name(egress: &Egress, link: LinkId) -> String {
     egress.link(link).map_or_else(|| format!("link {}", link.0), |link| link.name.clone())
 }

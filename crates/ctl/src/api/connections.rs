@@ -1,6 +1,6 @@
-//! Connections as listings show them, from the live table.
+//! Connections of the live table as listings show them, and their end by an operator.
 //!
-//! Walks the table in bounded slices, so that neither the table's size nor a slow reader holds up a worker.
+//! The table is walked in bounded slices, so neither its size nor a slow client delays a worker.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -19,8 +19,8 @@ use xvs_model::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, 
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
-/// A row for every connection and template that exists throughout the walk, until `each` breaks; one that comes or goes meanwhile
-/// may be among them. The reader is free while `each` takes its time.
+/// One row for every connection and template that exists throughout the walk, until `each` breaks. Those inserted or
+/// removed meanwhile may be included. The reader is not locked while `each` runs.
 pub fn rows(
     reader: &Mutex<TableReader>,
     call_ids: &CallIds,
@@ -30,8 +30,8 @@ pub fn rows(
     collect(reader, |connection| Some(row(connection, call_ids, now)), each);
 }
 
-/// As [`rows`], of those that fit, each with its detail. Services are those of `snapshot`.
-pub fn found(
+/// As [`rows`], for those that match `filter`, each with its detail. Services are those of `snapshot`.
+pub fn matching_rows(
     reader: &Mutex<TableReader>,
     snapshot: &Snapshot,
     now: Millis,
@@ -45,14 +45,15 @@ pub fn found(
 /// How connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndMode {
-    /// At once, and nobody is told.
+    /// At once; client and server get no reset.
     Silent,
-    /// TCP at its next packet, by which both ends are reset; others silently.
+    /// TCP: both ends are reset at the next packet. Other protocols: as `Silent`.
     Reset,
 }
 
-/// Ends those that fit and are counted at a destination of `snapshot`; a template only if it controls none. What is no
-/// more is counted in `counter`, whose one writer holds the reader, and comes free with a later walk.
+/// Ends the connections and templates that match `filter` and are counted at a destination of `snapshot`; a template
+/// only if it controls no connection. Connections removed are added to `counter`, which is written only with the
+/// reader locked. A later walk frees their entries.
 pub fn end(
     reader: &Mutex<TableReader>,
     snapshot: &Snapshot,
@@ -76,7 +77,7 @@ pub fn end(
             }
             let is_tcp = connection.protocol() == Protocol::TCP && !connection.is_template();
             if mode == EndMode::Reset && is_tcp {
-                // One that has just ended keeps its entry until this walk is over: then nobody looks at it any more.
+                // A connection removed meanwhile keeps its entry until this walk ends; the flag then has no effect.
                 let _ = connection.set_flags(Flags::RESET);
                 sum.marked += 1;
             } else {
@@ -85,9 +86,10 @@ pub fn end(
                         count_out(&reader.connection(id), state, snapshot);
                         sum.ended += 1;
                     }
-                    // It leads nobody any more, and goes when the last of those that it controls has gone.
+                    // The template applies to no new connection, and is removed with the last connection that it
+                    // controls.
                     Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),
-                    Removal::NotOurs | Removal::Lasts => {}
+                    Removal::NotLive | Removal::Kept => {}
                 }
             }
         });
@@ -95,10 +97,10 @@ pub fn end(
     }
 }
 
-/// How many fit.
+/// How many match.
 pub fn count(reader: &Mutex<TableReader>, snapshot: &Snapshot, now: Millis, filter: &Filter) -> u64 {
     let mut counted = 0;
-    found(reader, snapshot, now, filter, &mut |_| {
+    matching_rows(reader, snapshot, now, filter, &mut |_| {
         counted += 1;
         ControlFlow::Continue(())
     });
@@ -119,24 +121,24 @@ fn collect(
     }
 }
 
-/// Looks at every connection and template, as [`rows`].
-pub fn walk(reader: &Mutex<TableReader>, mut look: impl FnMut(Connection<'_>)) {
+/// Calls `each` for every connection and template, as [`rows`] does.
+pub fn walk(reader: &Mutex<TableReader>, mut each: impl FnMut(Connection<'_>)) {
     let mut next = 0;
-    while walk_slice(reader, &mut next, &mut look) {}
+    while walk_slice(reader, &mut next, &mut each) {}
 }
 
-/// Looks at the connections of one slice; `false` if there is none any more.
-fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, look: impl FnMut(Connection<'_>)) -> bool {
+/// Calls `each` for the connections of one slice. Returns `false` at the end of the table.
+fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, each: impl FnMut(Connection<'_>)) -> bool {
     let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
     if *next >= reader.table().extent() {
         return false;
     }
-    reader.for_each(*next..*next + SLICE, look);
+    reader.for_each(*next..*next + SLICE, each);
     *next += SLICE;
     true
 }
 
-/// Entries looked at before others may reuse what they removed meanwhile.
+/// Entries of a slice. Entries removed meanwhile are not reused before its end.
 const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
@@ -149,7 +151,7 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
         true => detached(endpoint),
         false => endpoint,
     };
-    // The port of a template's client tells templates of calls apart, and is nobody else's business.
+    // The client port of a template only separates templates of SIP calls; listings do not show it.
     let client = connection.client();
     let client = if connection.is_template() { Endpoint { port: 0, ..client } } else { client };
     ConnectionRow {
@@ -165,7 +167,7 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
     }
 }
 
-/// Which service has which destination.
+/// The services of a snapshot, by the number of each destination.
 struct Services<'a> {
     snapshot: &'a Snapshot,
     by_destination: HashMap<DestinationId, (ServiceKey, Endpoint)>,
@@ -179,7 +181,7 @@ impl<'a> Services<'a> {
         Self { snapshot, by_destination: snapshot.services.iter().flat_map(of).collect() }
     }
 
-    /// A connection's row with its detail, if it fits.
+    /// A connection's row with its detail, if it matches.
     fn matching_row(
         &self,
         connection: &Connection<'_>,
@@ -193,7 +195,7 @@ impl<'a> Services<'a> {
 
     fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
         let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
-        // If its destination was removed, the service that would have it now.
+        // If the destination was removed: the service that a new packet would match.
         let now = || {
             let mark = if connection.is_template() { 0 } else { connection.mark() };
             self.snapshot.services.for_packet(mark, connection.protocol(), connection.virtual_endpoint())
@@ -212,7 +214,7 @@ impl<'a> Services<'a> {
     }
 }
 
-/// What flags say, in words.
+/// Words for the flags of a connection.
 const FLAGS: [(Flags, &str); 7] = [
     (Flags::NO_OUTPUT, "no-replies"),
     (Flags::ONE_PACKET, "one-packet"),
@@ -237,18 +239,18 @@ pub(crate) fn template_state_name(state: u8) -> &'static str {
     if state & ASSURED == 0 { "NONE" } else { "ASSURED" }
 }
 
-/// What `--pe sip` keeps with a template.
+/// The data that `--pe sip` keeps with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
     let call_id = call_ids.read(template)?;
     Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
 }
 
-/// An endpoint of a template that nobody finds any more, as listings show it.
+/// An endpoint of a detached template, as listings show it.
 pub(crate) fn detached(endpoint: Endpoint) -> Endpoint {
     Endpoint { port: DETACHED_PORT, ..endpoint }
 }
 
-/// The port by which listings say that nobody finds a template any more.
+/// The port that marks a detached template in listings.
 const DETACHED_PORT: u16 = 65_535;
 
 #[cfg(test)]
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exists_throughout_a_listing_is_listed_once_however_many_come_and_go_meanwhile() {
+    fn connections_that_exist_throughout_a_listing_are_listed_once_while_others_come_and_go() {
         const STAYING: u32 = 5000;
         let config = TableConfig { capacity: 20_000, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();
@@ -301,7 +303,7 @@ mod tests {
         let mut listed: HashMap<Endpoint, u32> = HashMap::new();
         let mut next = STAYING;
         rows(&reader, &CallIds::default(), Millis(0), &mut |row| {
-            // For each row one goes, wherever it stands, and another comes, in places that others left.
+            // For each row, one connection is removed at any place, and another is inserted in a freed place.
             let gone = passed.swap_remove(next as usize * 7 % passed.len());
             assert!(matches!(worker.remove(gone), Removal::Done(_)));
             passed.push(insert(&mut worker, passing(next)));
@@ -314,11 +316,11 @@ mod tests {
             assert_eq!(listed.get(&Endpoint::new(staying(number), 4096)), Some(&1));
         }
         assert!(listed.values().all(|&times| times == 1), "no connection is listed twice");
-        assert!(next > STAYING + 5000, "many came meanwhile");
+        assert!(next > STAYING + 5000, "many were inserted meanwhile");
     }
 
     #[test]
-    fn a_listing_that_is_broken_off_leaves_the_rest_unread_and_the_reader_free() {
+    fn a_listing_that_breaks_reads_no_further_and_leaves_the_reader_unlocked() {
         let config = TableConfig { capacity: 5000, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();
         let mut worker = table.handle(0).unwrap();
@@ -329,7 +331,7 @@ mod tests {
         let mut rows_seen = 0;
         rows(&reader, &CallIds::default(), Millis(0), &mut |_| {
             rows_seen += 1;
-            assert!(reader.try_lock().is_ok(), "the reader is free while a row is taken");
+            assert!(reader.try_lock().is_ok(), "the reader is unlocked while a row is processed");
             if rows_seen < 10 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         assert_eq!(rows_seen, 10);

@@ -1,7 +1,8 @@
-//! Requests of the daemon's clients, each dispatched to the part that answers it.
+//! Dispatch of requests: each goes to the part of the daemon that answers it.
 //!
-//! Changes, and requests about the desired state, go to the control thread; connections, counters and status are read
-//! by the thread that serves the client, so that they delay no command. While the daemon starts, requests are refused.
+//! Changes, and requests about the desired state, go to the control thread. Connections, counters and status are read
+//! by the thread that serves the client, so that they delay no command. While the daemon starts, requests are
+//! refused.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -22,7 +23,7 @@ use xvs_model::request::Request;
 use xvs_model::status::{RulesFound, RulesStatus, StatusReport};
 
 use crate::api::capture::ActiveCaptures;
-use crate::api::connections::{EndMode, count, end, found, rows};
+use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::server::{Handler, Peer};
 use crate::api::{explain, local_addresses};
 use crate::control::thread::Handle;
@@ -32,10 +33,10 @@ use crate::status;
 use crate::status::daemon_facts::daemon_facts;
 use crate::status::traffic::traffic;
 
-/// The longest time that a client may give the workers and the control thread to show progress.
+/// Upper limit of the time in which `xvs healthy` expects progress of all threads.
 const LIVENESS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// The daemon behind its socket.
+/// Dispatch of the requests to the daemon.
 #[derive(Default)]
 pub struct Dispatch {
     daemon: OnceLock<Handle>,
@@ -45,7 +46,7 @@ pub struct Dispatch {
 impl Dispatch {
     /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
-        // There is one daemon in a process, so this is the first time.
+        // A process has one daemon, so this is the first call.
         let _ = self.daemon.set(daemon);
     }
 
@@ -122,17 +123,17 @@ impl Handler for Dispatch {
             | Request::Apply { .. }
             | Request::Confirm(_)
             | Request::Set { .. } => {
-                let (asked, requester) = (request.clone(), requester(peer));
+                let (logged, requester) = (request.clone(), requester(peer));
                 let answer = daemon.request_by(request, Some(requester.clone()));
-                log(&asked, &answer, &requester);
+                log(&logged, &answer, &requester);
                 answer
             }
             other => daemon.request(other),
         }
     }
 
-    fn events(&self, asked: EventQuery) -> Result<Listener, CommandError> {
-        self.daemon()?.shared().events.listen(asked)
+    fn events(&self, query: EventQuery) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(query)
     }
 
     fn connections(
@@ -150,7 +151,7 @@ impl Handler for Dispatch {
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
         let shared = self.daemon()?.shared();
-        found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
+        matching_rows(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
         Ok(())
     }
 
@@ -161,18 +162,18 @@ impl Handler for Dispatch {
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
         let daemon = self.daemon()?;
-        // Packets hold the data of clients and servers, so the log has who captured them.
-        tracing::info!("uid {}: capture of packets begins", peer.uid);
+        // Packets hold data of clients and servers, so the log names the user who captures them.
+        tracing::info!("uid {}: packet capture begins", peer.uid);
         let ended = self.captures.run(wanted, daemon, each);
         match &ended {
-            Ok(_) => tracing::info!("uid {}: capture of packets has ended", peer.uid),
-            Err(error) => tracing::info!("uid {}: capture of packets: refused: {error}", peer.uid),
+            Ok(_) => tracing::info!("uid {}: packet capture has ended", peer.uid),
+            Err(error) => tracing::info!("uid {}: packet capture: refused: {error}", peer.uid),
         }
         ended
     }
 }
 
-/// Logs who changed what, and the result: a line for each command, also of a batch.
+/// Logs a change, its requester and the result: one line for each command, also of a batch.
 fn log(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
     for (line, refused) in changes(request, answer) {
         match refused {
@@ -182,7 +183,7 @@ fn log(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requ
     }
 }
 
-/// Ends connections, and logs who requested it.
+/// Ends connections, and logs the requester.
 fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer) -> Ended {
     let shared = daemon.shared();
     let snapshot = shared.published.load_full();
@@ -199,14 +200,14 @@ fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer)
     done
 }
 
-/// The process at the other end. It waits for the reply, so its process number still belongs to it.
+/// The process of the client. It waits for the reply, so its process id is still its own.
 fn requester(peer: &Peer) -> Requester {
     let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
     let program = escape_control(String::from_utf8_lossy(&name).trim_end_matches('\n'));
     Requester { uid: peer.uid, pid: peer.pid, program }
 }
 
-/// The rules file as it is now, compared with what runs.
+/// The differences between the rules file as it is now and the desired state.
 fn rules_status(file: &Path, daemon: &Handle) -> RulesStatus {
     let found = match fs::read_to_string(file) {
         Ok(text) => compare_rules(&text, daemon),

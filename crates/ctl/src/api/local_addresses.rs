@@ -1,8 +1,8 @@
-//! Local addresses: what FULLNAT's real servers see instead of clients, and how much of them is in use.
+//! Local addresses of FULLNAT, which real servers see in place of clients: the ports in use.
 //!
-//! Set by `xvs laddr`, kept in the desired state, handed to the workers with the snapshot. Their use is counted when it is
-//! asked for, by a walk over the connections in bounded slices, so that no packet pays for it.
-//! Not here: which port a connection takes (`xvs_dataplane::local`), and what the kernel is kept off (`reserved.rs`).
+//! Set by `xvs laddr`, kept in the desired state, published with the snapshot. Use is counted on request, by a walk
+//! over the connections in bounded slices, so it costs no packet anything. Not here: the choice of a port for a
+//! connection (`xvs_dataplane::new_connection`), reservation of the ports in the kernel (`xvs_host::reserved_ports`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use xvs_proto::{Endpoint, Protocol};
 
 use crate::api::connections::walk;
 
-/// Counts the connections of these addresses.
+/// Counts the connections of these addresses. `exhausted` is passed through.
 pub fn report(locals: &[LocalAddress], reader: &Mutex<TableReader>, exhausted: u64) -> LocalReport {
     let mut taken: HashMap<(IpAddr, Protocol, Endpoint), u64> = HashMap::new();
     walk(reader, |connection| {

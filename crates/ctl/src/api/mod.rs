@@ -1,4 +1,4 @@
-//! The control socket: who may ask for what, and what answers each request.
+//! The control socket: permissions of clients, and the part of the daemon that answers each request.
 
 pub mod capture;
 pub mod connections;

@@ -1,7 +1,7 @@
-//! Who is at the other end of a connection, and what they may do.
+//! Peer of a connection to the control socket: its user, and what it may request.
 //!
-//! Asked once a connection, when it begins. The kernel vouches for user and groups as they were when the process
-//! connected (`SO_PEERCRED`, `SO_PEERGROUPS`).
+//! Determined once for each connection, when it begins. The kernel reports user and groups as they were when the
+//! process connected (`SO_PEERCRED`, `SO_PEERGROUPS`).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,15 +15,15 @@ use xvs_xdp::peer_groups;
 /// A client of the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process.
+    /// Its process id.
     pub pid: i32,
-    /// Its user.
+    /// Its user id.
     pub uid: u32,
-    /// What it may ask for.
+    /// What it may request.
     pub access: Access,
 }
 
-/// Who may change: root, the daemon's own user, and the members of one group.
+/// Users that may request changes: root, the daemon's own user, and the members of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
     own_uid: u32,
@@ -31,19 +31,19 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// With the group of this name, if the system has it.
+    /// The rules with the group of this name, if the system has it.
     pub(crate) fn of_group(name: &str) -> Self {
-        // Nobody is a member of a group that cannot be looked up.
+        // A group that cannot be looked up has no members.
         let group = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
         Self { own_uid: rustix::process::geteuid().as_raw(), group }
     }
 
-    /// The group's number.
+    /// The group's id.
     pub(crate) fn group(self) -> Option<u32> {
         self.group
     }
 
-    /// Who is at the other end of `stream`.
+    /// The process at the other end of `stream`.
     ///
     /// # Errors
     /// Those of `SO_PEERCRED` and `SO_PEERGROUPS`.
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_own_groups_are_the_kernels_word_and_a_group_is_found_by_its_whole_name() {
+    fn groups_of_a_peer_come_from_the_kernel_and_a_group_is_found_by_its_full_name() {
         let (here, _there) = UnixStream::pair().unwrap();
         let groups: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
         assert_eq!(peer_groups(here.as_fd()).unwrap(), groups);

@@ -1,22 +1,22 @@
-//! What is told of changes that somebody asks for who may not: a line each in the log, but not as many as he likes.
+//! Log lines about changes refused for lack of permission, limited to one in [`LOG_INTERVAL`].
 //!
-//! Asked for each denied request, by the threads of clients in turn. Not here: who may what (`peer.rs`).
+//! Called for each denied request, by the threads of clients. Not here: the permissions (`peer.rs`).
 
 use std::time::{Duration, Instant};
 
 use crate::api::peer::Peer;
 
-/// Denied changes, of which a user can ask any number.
+/// Denied changes. A client can send any number, so the log counts most of them.
 #[derive(Debug, Default)]
 pub(crate) struct RefusedChanges {
-    /// When the next may be told.
+    /// Earliest time of the next line.
     quiet_until: Option<Instant>,
-    /// How many have not been.
+    /// Denied changes since the last line.
     unlogged: u64,
 }
 
 impl RefusedChanges {
-    /// The line for the log, at most one in [`LOG_INTERVAL`].
+    /// The next log line; `None` if the last one is less than [`LOG_INTERVAL`] old.
     pub(crate) fn line(&mut self, peer: &Peer, what: &str, now: Instant) -> Option<String> {
         if self.quiet_until.is_some_and(|until| now < until) {
             self.unlogged += 1;
@@ -28,11 +28,11 @@ impl RefusedChanges {
             others => format!("; {others} more requests were denied since the last line"),
         };
         let Peer { uid, pid, .. } = peer;
-        Some(format!("uid {uid} (process {pid}) asked for «{what}», which was denied{others}"))
+        Some(format!("uid {uid} (process {pid}) requested «{what}»: denied{others}"))
     }
 }
 
-/// Between two lines about denied changes.
+/// Shortest time between two lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -41,12 +41,12 @@ mod tests {
     use xvs_model::request::Access;
 
     #[test]
-    fn denied_changes_are_told_by_user_and_process_and_a_flood_of_them_by_its_number() {
+    fn a_denied_change_is_logged_with_user_and_process_and_further_ones_are_counted() {
         let (mut refused_changes, begin) = (RefusedChanges::default(), Instant::now());
         let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
         let first = refused_changes.line(&peer, "xvsadm -C", begin).unwrap();
         assert!(
-            first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C», which was denied"),
+            first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C»: denied"),
             "{first}"
         );
         assert!(

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// From the first socket to the last packet.
+/// Runs the daemon until a signal or a fault ends it.
 fn run(
     config: &Config,
     rules: Vec<RuleLine>,
@@ -56,10 +56,10 @@ fn run(
         .with_ansi(stderr().is_terminal())
         .with_writer(stderr)
         .init();
-    // Before anything is touched, so that a signal during the start still ends in order.
+    // Before anything is started, so that a signal during the start also ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (stop, stop_signal) = bounded(1);
-    // While one is carried out, another may wait; it stands for all that come meanwhile.
+    // A second SIGHUP waits while one is carried out; further ones are covered by the second.
     let (reload, reload_signal) = bounded(1);
     thread::Builder::new()
         .name("xvs-signals".to_owned())
@@ -88,7 +88,7 @@ fn run(
     let exporter = listener.map(serve).transpose()?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!("systemd was not told: {error}");
+        tracing::warn!("systemd could not be notified: {error}");
     }
     let watchdog = Watchdog::start(daemon.handle())?;
     let code = select! {
@@ -97,7 +97,7 @@ fn run(
             ExitCode::SUCCESS
         }
         recv(daemon.ended()) -> thread => {
-            tracing::error!("the thread {} has ended by a fault of xvsd; stopping", thread.unwrap_or_default());
+            tracing::error!("the thread {} has ended unexpectedly, by a bug of xvsd; stopping", thread.unwrap_or_default());
             ExitCode::from(FAILED)
         }
     };
@@ -109,12 +109,12 @@ fn run(
     Ok(code)
 }
 
-/// Passes signals on; at the second one to end nobody wants to wait any more.
+/// Forwards signals. A second signal to stop ends the process at once.
 fn forward_signals(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>) {
     let mut stopping = false;
     for signal in signals.forever() {
         match signal {
-            // One that waits already will do.
+            // A reload that waits already covers this one.
             SIGHUP => _ = reload.try_send(()),
             _ if stopping => {
                 tracing::warn!("signal {signal} again: ending at once");
@@ -122,14 +122,14 @@ fn forward_signals(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>
             }
             _ => {
                 stopping = true;
-                // Main waits for it, unless it is ending already.
+                // Received by `run`, unless it is stopping already.
                 let _ = stop.send(signal);
             }
         }
     }
 }
 
-/// Has the keepalived.conf read anew at each SIGHUP; of xvs.toml nothing is.
+/// Reads the keepalived.conf again at each SIGHUP; xvs.toml is read only at the start.
 fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
     for () in signals {
         match daemon.reload() {
@@ -139,13 +139,13 @@ fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
     }
 }
 
-/// Says why, on a line.
+/// Prints the error in one line.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
     eprintln!("xvsd: {error}");
     ExitCode::from(code)
 }
 
-/// It could not start, or a fault ended it.
+/// The daemon could not start, or ended by a fault.
 const FAILED: u8 = 1;
-/// The command line or xvs.toml is wrong; clap exits with the same.
+/// The command line or xvs.toml is wrong; clap uses the same code.
 const MISCONFIGURED: u8 = 2;

@@ -1,9 +1,10 @@
-//! Rules applied as a whole, and taken back if nobody confirms them.
+//! `xvs apply`: rules applied as a whole, and taken back if they are not confirmed in time.
 //!
-//! One snapshot for all that differs; none if nothing does, or if any of it is refused. Until they are confirmed, the
-//! state before is kept here, whatever becomes of the client. When the time is over, each thing that the rules changed
-//! becomes what it was; but what somebody else has changed meanwhile stays as he left it, so that a health checker
-//! never finds its own doing undone. Reconciled services are left alone, whatever the rules say of them. Not here: what differs (`plan.rs`).
+//! All differences are published in one snapshot. If nothing differs, or any command is refused, nothing is
+//! published. Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time
+//! is over, each object that the rules changed becomes what it was. An object that was changed again meanwhile stays
+//! as it is, so that changes of health checks are never undone. Services owned by health checks are left alone,
+//! whatever the rules say of them. Not here: the comparison of two states (`xvs_model::difference`).
 
 use std::time::Duration;
 
@@ -21,15 +22,15 @@ use crate::control::datapath::Datapath;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 
-/// After which time the way back is tried again where it could not be taken.
+/// Pause before a refused withdrawal of rules is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl<D: Datapath> Control<D> {
-    /// Makes what runs as these rules want it; what differed is the answer.
+    /// Makes the desired state equal to these rules; the reply has the differences.
     ///
     /// # Errors
-    /// The first command that is refused, or rules that wait to be confirmed; then nothing has changed. Or that a worker
-    /// does not take up the change; then it has been published.
+    /// The first command that is refused, or earlier rules wait to be confirmed; then nothing has changed.
+    /// [`CommandError::Late`]: the change is published, and a worker does not use it yet.
     pub(super) fn apply(
         &mut self,
         rules: &[Command],
@@ -70,10 +71,10 @@ impl<D: Datapath> Control<D> {
         self.publish().map(|()| Reply::Applied(differences))
     }
 
-    /// Keeps what was applied, or takes it back at once; what was taken back is the answer.
+    /// Keeps the applied rules, or takes them back at once; then the reply has the differences.
     ///
     /// # Errors
-    /// Nothing waits to be confirmed. Or as for [`Self::apply`].
+    /// No rules wait to be confirmed. Or as for [`Self::apply`].
     pub(super) fn confirm(&mut self, verdict: Verdict, now: Millis) -> Result<Reply, CommandError> {
         let Some(unconfirmed) = self.unconfirmed.take() else {
             let why = "xvs: no rules wait to be confirmed; the time may be over, see `xvs status`".to_owned();
@@ -88,7 +89,7 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Takes back what nobody has confirmed in time. When it wants to be called again.
+    /// Takes rules back that were not confirmed in time. Returns when it is due next; `None`: no rules wait.
     pub(super) fn expire_unconfirmed(&mut self, now: Millis) -> Result<Option<Millis>, CommandError> {
         if let Some(over) = self.unconfirmed.take_if(|unconfirmed| unconfirmed.until <= now) {
             let differences = self.take_back(over, now)?;
@@ -100,12 +101,12 @@ impl<D: Datapath> Control<D> {
         Ok(self.unconfirmed_until())
     }
 
-    /// Until when what was applied last can be confirmed.
+    /// End of the time in which the applied rules can be confirmed; `None`: no rules wait.
     pub fn unconfirmed_until(&self) -> Option<Millis> {
         self.unconfirmed.as_ref().map(|unconfirmed| unconfirmed.until)
     }
 
-    /// Enters in the desired state what leads back, and returns it; what is refused of it is in the log.
+    /// Changes the desired state back, and returns the differences made. Refused commands are logged.
     fn take_back(
         &mut self,
         mut unconfirmed: Unconfirmed,
@@ -116,12 +117,12 @@ impl<D: Datapath> Control<D> {
         }
         let (mut differences, left) = reversal(&self.state, &unconfirmed.applied, &unconfirmed.former);
         if let Err(error) = self.extend_steering(&commands_for(&differences)) {
-            // Nothing has changed. It is tried again, or the way back would be lost.
+            // Nothing has changed. Without another attempt the former state would be lost.
             self.unconfirmed = Some(Unconfirmed { until: now + RETRY, ..unconfirmed });
             return Err(error);
         }
         tracing::warn!(
-            "rules that were applied are taken back: {} changes; {left} are left, as somebody has changed the same since",
+            "applied rules are taken back: {} changes; {left} stay, because the same objects were changed since",
             differences.len()
         );
         let mut refused = Vec::new();

@@ -1,4 +1,4 @@
-//! What the control plane acts on beside the snapshot: the XDP program, the workers, the kernel.
+//! The datapath as the control plane uses it: the XDP program, the workers, the kernel.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,39 +6,38 @@ use std::time::Duration;
 
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 
-/// What the control thread acts on beside the snapshot.
+/// What the control plane acts on, apart from the published snapshot.
 pub trait Datapath {
-    /// Steers what `rules` name, in addition to what is steered already.
+    /// Adds these rules to the steering.
     ///
     /// # Errors
-    /// The map that is full, or the kernel's refusal; then what is steered has not changed.
+    /// A map is full, or the kernel refuses; then the steering has not changed.
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
-    /// Steers no longer what `rules` name.
+    /// Removes these rules from the steering.
     ///
     /// # Errors
     /// As for [`Self::add_steering`].
     fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
-    /// Steers what `rules` name and nothing else.
+    /// Replaces the steering by these rules.
     ///
     /// # Errors
     /// As for [`Self::add_steering`].
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
-    /// Returns when every worker acts on what was published before.
+    /// Waits until every worker uses what was published before the call.
     ///
     /// # Errors
-    /// One that does not after this long, such as `worker 3`.
+    /// A thread that does not after `patience`, such as `worker 3`.
     fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
 
-    /// Has these neighbours, by the kernel's index of their link, kept resolved, and no others.
+    /// Makes the kernel keep these neighbours resolved, and no others. Each has the kernel's index of its link.
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);
 
-    /// Keeps the kernel's own connections off these ranges of ports, first and last, and off no others.
+    /// Replaces the port ranges, first and last, that the kernel does not use for its own connections.
     fn reserve_ports(&mut self, ports: &[(u16, u16)]);
 
-    /// Pages of memory that the machine has available; `None` if that cannot be told, which is not taken for
-    /// shortness.
+    /// Pages of memory that the machine has available; `None`: unknown, which does not count as short.
     fn available_pages(&mut self) -> Option<u32>;
 }

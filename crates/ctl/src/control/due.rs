@@ -1,4 +1,4 @@
-//! What has to be done again: some things or everything, and what is done at intervals.
+//! Work that is due: items to recompute after a change, and tasks at intervals.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use xvs_dataplane::clock::Millis;
 
 use crate::registry::estimator;
 
-/// What has to be worked out again.
+/// Items to recompute: some, or all.
 pub(super) enum Due<T> {
     These(BTreeSet<T>),
     Everything,
@@ -31,7 +31,7 @@ impl<T: Ord> Due<T> {
     }
 }
 
-/// When the next of what is done at intervals is due.
+/// Due times of the periodic tasks.
 pub(super) struct Schedule {
     estimate: Millis,
     trash: Millis,
@@ -39,11 +39,11 @@ pub(super) struct Schedule {
     review: Millis,
 }
 
-/// How often the trash is emptied.
+/// Interval of emptying the trash.
 const TRASH_INTERVAL: Duration = Duration::from_secs(60);
-/// How often automatic defences look at the memory left.
+/// Interval of checking the memory left, for automatic defences.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often load reports that stay away, and services of health checks, are reviewed.
+/// Interval of expiring load reports and of maintaining owned services.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Default for Schedule {
@@ -58,7 +58,7 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// The next look at the counters that is due; none is left out.
+    /// The next sample of the counters that is due. Missed samples are returned one by one.
     pub(super) fn estimate(&mut self, now: Millis) -> Option<Millis> {
         let due = self.estimate;
         (due <= now).then(|| {
@@ -72,17 +72,17 @@ impl Schedule {
         is_due(&mut self.trash, now, TRASH_INTERVAL)
     }
 
-    /// Whether the memory is to be looked at.
+    /// Whether the memory left is to be checked.
     pub(super) fn memory(&mut self, now: Millis) -> bool {
         is_due(&mut self.memory, now, MEMORY_INTERVAL)
     }
 
-    /// Whether reports and services are to be reviewed.
+    /// Whether load reports and owned services are to be reviewed.
     pub(super) fn review(&mut self, now: Millis) -> bool {
         is_due(&mut self.review, now, REVIEW_INTERVAL)
     }
 
-    /// When the first of them is due.
+    /// The earliest due time.
     pub(super) fn next(&self) -> Millis {
         self.estimate.min(self.trash).min(self.memory).min(self.review)
     }

@@ -1,4 +1,4 @@
-//! Weights that load reports move, on their way into force and into what is told of changes.
+//! Weights changed by load reports: published, and recorded as events.
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::command::CommandError;
@@ -11,7 +11,7 @@ use crate::control::datapath::Datapath;
 use crate::registry::load_feedback::WeightChange;
 
 impl<D: Datapath> Control<D> {
-    /// Moves weights as a real server's load says.
+    /// Changes weights by the reported load of a real server.
     pub(super) fn report_load(
         &mut self,
         server: Server,
@@ -22,14 +22,14 @@ impl<D: Datapath> Control<D> {
             return Err(CommandError::BadSetting {
                 key: format!("the load of real server {server}"),
                 value: load_percent.to_string(),
-                range: "a number from 0, idle, to 100, with no room left".to_owned(),
+                range: "a number from 0 (idle) to 100 (fully loaded)".to_owned(),
             });
         }
         let moved = self.registry.report_load(server, load_percent, &self.settings.feedback, now)?;
         self.publish_weights(&moved).map(|()| Reply::Done)
     }
 
-    /// Has weights that load reports have moved come into force.
+    /// Publishes weights that load reports have changed.
     pub(super) fn publish_weights(&mut self, moved: &[WeightChange]) -> Result<(), CommandError> {
         if moved.is_empty() {
             return Ok(());

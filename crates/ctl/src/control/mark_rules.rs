@@ -1,4 +1,4 @@
-//! The mark rules in force: those of the kernel and of `xvs mark`, laid out for the data plane.
+//! The mark rules in force: those of the kernel and of `xvs mark`, compiled for the data plane.
 
 use xvs_model::firewall_mark::MarkRule;
 use xvs_proto::network::Link;
@@ -9,7 +9,7 @@ use xvs_host::netfilter::chain::Table;
 /// The mark rules of all sources.
 #[derive(Default)]
 pub(super) struct MarkRules {
-    /// The kernel's.
+    /// The kernel's rules.
     tables: Vec<Table>,
     /// The interfaces that packets of services use.
     links: Vec<Link>,
@@ -23,7 +23,7 @@ impl MarkRules {
         self.compile(own);
     }
 
-    /// Replaces the interfaces; whether they differ from those before.
+    /// Replaces the interfaces. Returns whether they differ from those before.
     pub(super) fn set_links(&mut self, links: &[Link], own: &[MarkRule]) -> bool {
         let differ = self.links != links;
         if differ {
@@ -33,17 +33,17 @@ impl MarkRules {
         differ
     }
 
-    /// Lays them out with other rules of `xvs mark`.
+    /// Compiles the rules with these rules of `xvs mark`.
     pub(super) fn compile(&mut self, own: &[MarkRule]) {
         self.compiled = self.with(own);
     }
 
-    /// What they would be with other rules of `xvs mark`.
+    /// The compiled rules if `xvs mark` had these.
     pub(super) fn with(&self, own: &[MarkRule]) -> CompiledMarks {
         compile(&self.tables, own, &self.links)
     }
 
-    /// The rules as they are laid out.
+    /// The compiled rules.
     pub(super) fn compiled(&self) -> &CompiledMarks {
         &self.compiled
     }

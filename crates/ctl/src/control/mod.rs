@@ -1,9 +1,9 @@
-//! The one owner of the desired state, and the one publisher of snapshots.
+//! Control of the director: the one owner of the desired state and the one publisher of snapshots.
 //!
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
-//! one at a time: validated, entered in the desired state, turned into a snapshot, published. [`Control`] does it
-//! without a thread or a socket, so that the lab runs the very same code; `control_thread.rs` puts it on a thread.
-//! What the XDP program steers is extended before a snapshot is published and narrowed once every worker has it.
+//! one at a time: validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no
+//! thread and no socket, so the lab runs the same code as the daemon, where `thread.rs` runs it. Steering of the XDP
+//! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -65,9 +65,9 @@ pub struct Control<D> {
     steered: Steered,
     next_hops: NextHops,
     marks: MarkRules,
-    /// Names of the machine's interfaces, also of those that packets of services do not use.
+    /// Names of all interfaces of the machine, also of those that packets of services do not use.
     devices: BTreeSet<String>,
-    /// The ports that the kernel is kept off.
+    /// Ranges of local ports that the kernel does not use for its own connections.
     reserved: Vec<(u16, u16)>,
     schedule: Schedule,
     events: Arc<Events>,
@@ -76,7 +76,7 @@ pub struct Control<D> {
 }
 
 impl<D: Datapath> Control<D> {
-    /// Nothing configured, for this many workers.
+    /// A control plane without services, for this many workers.
     pub fn new(datapath: D, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
         let (state, settings) = (State::default(), ActiveSettings::new(ipvs, feedback));
         let registry = Registry::new(workers);
@@ -99,7 +99,7 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// As many SIP calls are to be told apart, from the first service with `--pe sip` on.
+    /// Sets how many SIP calls are kept apart. They take memory from the first service with `--pe sip` on.
     pub fn set_sip_calls(&mut self, calls: usize) {
         self.registry.sip_calls = calls;
     }
@@ -109,42 +109,42 @@ impl<D: Datapath> Control<D> {
         self.publication.pointer()
     }
 
-    /// Totals over all services.
+    /// Totals of all services.
     pub fn total(&self) -> Arc<ServiceLive> {
         self.registry.total.clone()
     }
 
-    /// The outside, for who put it in.
+    /// The datapath that [`Self::new`] was given.
     pub fn datapath(&mut self) -> &mut D {
         &mut self.datapath
     }
 
-    /// Ends; what was put in comes out.
+    /// Ends, and returns the datapath.
     pub fn into_datapath(self) -> D {
         self.datapath
     }
 
-    /// What was set.
+    /// The settings of IPVS as they were set.
     pub fn ipvs(&self) -> Ipvs {
         self.settings.ipvs
     }
 
-    /// How weights follow load reports.
+    /// The settings of load feedback.
     pub fn feedback(&self) -> &Feedback {
         &self.settings.feedback
     }
 
-    /// The network as workers see it.
+    /// The network of the published snapshot.
     pub fn egress(&self) -> Arc<Egress> {
         self.publication.snapshot.egress.clone()
     }
 
-    /// The number of the snapshot in force.
+    /// The number of the published snapshot.
     pub fn epoch(&self) -> u64 {
         self.publication.snapshot.epoch
     }
 
-    /// What changes is told here.
+    /// The events of changes.
     pub fn events(&self) -> Arc<Events> {
         self.events.clone()
     }
@@ -154,11 +154,11 @@ impl<D: Datapath> Control<D> {
         &self.state
     }
 
-    /// Carries out a request. Requests for connections and reports are not its business: they need no writer.
+    /// Carries out a request. Requests for connections and reports are refused: they need no writer.
     ///
     /// # Errors
-    /// What is wrong with the request; then nothing has changed. Or that a worker does not take up a change; then
-    /// it has been published.
+    /// The reason why the request is refused; then nothing has changed. [`CommandError::Late`]: the change is
+    /// published, and a worker does not use it yet.
     pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
         match request {
             Request::Change(command) => {
@@ -173,7 +173,7 @@ impl<D: Datapath> Control<D> {
                     |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let mut results: Vec<_> = commands.iter().map(change).collect();
                 if let Err(late) = self.publish() {
-                    // Which lines were refused is told all the same.
+                    // A late worker must not hide which lines were refused.
                     if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
                         *last = Err(late);
                     }
@@ -233,7 +233,7 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Whether a command may be carried out as things are, where this is the desired state.
+    /// Checks a command against this desired state and the network.
     fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         state.check(command)?;
         if let Command::StartDaemon(daemon) = command
@@ -246,7 +246,7 @@ impl<D: Datapath> Control<D> {
         self.refuse_local_nat(state, command)
     }
 
-    /// Enters a command that was admitted in the desired state; the snapshot follows with [`Self::publish`].
+    /// Enters an admitted command in the desired state. [`Self::publish`] publishes the snapshot.
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
         self.steered.note(command, &self.state);
         self.state.apply(command)?;
@@ -266,10 +266,11 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// Takes over the mark rules of the kernel.
+    /// Replaces the kernel's mark rules.
     ///
     /// # Errors
-    /// As for [`Self::handle`]; or that what they mark cannot be steered, and then part of it stays with the kernel.
+    /// As for [`Self::handle`]. Or the packets that the rules mark cannot be steered; then some of them stay with the
+    /// kernel.
     pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
@@ -282,7 +283,7 @@ impl<D: Datapath> Control<D> {
         published
     }
 
-    /// Has these captures be on and no others.
+    /// Replaces the captures that are on.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -291,30 +292,29 @@ impl<D: Datapath> Control<D> {
         self.publish()
     }
 
-    /// Enters the mark rules as they are laid out in the snapshot.
+    /// Enters the compiled mark rules in the working snapshot.
     fn enter_marks(&mut self) {
         self.publication.snapshot.marks = Arc::new(self.marks.compiled().marks.clone());
         self.steered.set_all_due();
     }
 
-    /// A sentence for each mark rule of the kernel that is not followed.
+    /// A sentence for each mark rule of the kernel that the director does not follow.
     pub fn unfollowed(&self) -> &[String] {
         &self.marks.compiled().unfollowed
     }
 
-    /// Sentences for the operator: who has not taken up the last change, what of owned services is refused, and what of
-    /// them somebody else has changed.
+    /// Sentences for the operator: the late worker, the refused commands and the drift of owned services.
     pub fn warnings(&self) -> Vec<String> {
-        let late = self.publication.late().map(|who| {
+        let late = self.publication.late().map(|worker| {
             format!(
-                "{who} has not taken up a change within a second and may go by what was before; if this stays, restart xvsd"
+                "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
             )
         });
         late.into_iter().chain(self.owned.warnings()).collect()
     }
 
-    /// Refuses the broadcast address of a network that the director is in, as IPVS does; what stands for every machine is
-    /// none.
+    /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
+    /// address is not refused.
     fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
         let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
         let mut own = self.marks.links().iter().flat_map(|link| &link.addresses);
@@ -329,8 +329,8 @@ impl<D: Datapath> Control<D> {
         if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
     }
 
-    /// To a destination that is this machine itself a packet goes as it came: what its stack answers leaves by the
-    /// kernel, where nobody would translate it back.
+    /// Refuses NAT to an endpoint of the director itself. The kernel delivers the packet to its own stack and sends
+    /// the reply directly: no worker sees the reply, so nothing translates its source back.
     fn refuse_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         let (Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options }) = command
@@ -339,9 +339,9 @@ impl<D: Datapath> Control<D> {
         };
         let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
         let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
-        // What is for a loopback address is dropped, as under IPVS.
+        // Packets to a loopback address are dropped, as under IPVS.
         let is_loopback = endpoint.addr.is_loopback();
-        // What has become so may be edited: to quiesce it, for one.
+        // A destination whose address became local later can still be edited, for example to quiesce it.
         let known = state.service(service).and_then(|service| service.destination(*endpoint));
         let was_so = known.is_some_and(|known| known.options.method == options.method);
         if !rewrites || is_loopback || was_so || !self.publication.snapshot.egress.is_local(endpoint.addr) {
@@ -354,12 +354,12 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// Takes over which interfaces the machine has.
+    /// Replaces the names of the machine's interfaces.
     pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
         self.devices = links.into_iter().map(|link| link.name.clone()).collect();
     }
 
-    /// Takes over a new view of the network, as far as packets of services meet it.
+    /// Replaces the network: the attached interfaces and the VLANs over them.
     ///
     /// # Errors
     /// As for [`Self::handle`].
@@ -374,17 +374,17 @@ impl<D: Datapath> Control<D> {
         self.publish()
     }
 
-    /// Does what is due: looks at the counters, through the trash, at the memory left, for load reports
-    /// that stay away, at owned services. Returns when it wants to be called again.
+    /// Does what is due: samples the counters, empties the trash, checks the memory left, expires load reports,
+    /// maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
-    /// Rules that nobody has confirmed cannot be taken back now. Who is late is told as a warning.
+    /// Unconfirmed rules cannot be taken back now. A late worker is no error here; it becomes a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while let Some(due) = self.schedule.estimate(now) {
             self.registry.sample_counters(due);
         }
         if self.schedule.trash(now) {
-            // What is steered for connections alone goes when they have ended.
+            // Steering that only serves existing connections ends with them.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
             if marks || self.steered.has_deleted_locals() || self.registry.has_leftover_steering() {
                 self.steered.set_all_due();
@@ -410,7 +410,7 @@ impl<D: Datapath> Control<D> {
         Ok(unconfirmed.map_or(next, |until| next.min(until)))
     }
 
-    /// Turns automatic defences on or off.
+    /// Turns automatic defences on or off by the memory left.
     fn update_defences(&mut self) {
         let pages = if self.settings.needs_memory() { self.datapath.available_pages() } else { None };
         self.settings.observe(pages);
@@ -438,15 +438,15 @@ mod tests {
     use xvs_model::service::ServiceOptions;
     use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
 
-    /// A machine with so much memory left, and an XDP program.
+    /// A datapath of a test: a steering table, resolved neighbours, and a given amount of free memory.
     #[derive(Default)]
     pub(super) struct Machine {
         available_pages: Option<u32>,
         pub(super) steered: SteeringRules,
         resolved: BTreeSet<(u32, IpAddr)>,
-        /// Who takes up no change.
+        /// The worker that takes up no change.
         pub(super) late: Option<String>,
-        /// No room for what is steered to these addresses.
+        /// Addresses whose services the steering table has no room for.
         pub(super) full: BTreeSet<IpAddr>,
     }
 
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_batch_is_refused_is_not_steered() {
+    fn refused_commands_of_a_batch_are_not_steered() {
         let mut control = control();
         let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
         assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_whose_address_has_become_the_directors_can_be_edited_and_none_such_added() {
+    fn a_nat_destination_whose_address_became_local_can_be_edited_but_not_added() {
         let mut control = control();
         control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
         control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn the_broadcast_address_of_an_own_network_is_no_destination() {
+    fn the_broadcast_address_of_a_connected_network_is_refused_as_destination() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
         control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
@@ -564,7 +564,7 @@ mod tests {
         method.prop_map(|method| DestinationOptions { method, ..DestinationOptions::default() })
     }
 
-    /// Any change of few services, real servers and methods, so that they meet.
+    /// Any change of a few services, real servers and methods, few enough to collide.
     pub(super) fn any_change() -> impl Strategy<Value = Command> {
         let local = LocalAddress { addr: [192, 0, 2, 9].into(), first_port: 5000, last_port: 5999 };
         let mark = MarkRule {
@@ -597,7 +597,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_change_makes_of_steering_and_neighbours_is_what_working_out_everything_makes(
+        fn steering_and_neighbours_after_a_change_equal_those_of_a_full_recomputation(
             batches in vec(vec(any_change(), 1..4), 1..20),
         ) {
             let mut control = control();
@@ -670,6 +670,6 @@ mod tests {
         assert_eq!(on(published.load().settings), (true, 4, true));
         control.datapath().available_pages = None;
         control.tick(Millis(3000)).unwrap();
-        assert_eq!(on(published.load().settings), (false, 0, false), "what cannot be told is not shortness");
+        assert_eq!(on(published.load().settings), (false, 0, false), "unknown memory is not short memory");
     }
 }

@@ -1,4 +1,4 @@
-//! The next hops that the kernel is to keep resolved: gateways, and those towards destinations.
+//! Next hops that the kernel keeps resolved: gateways, and next hops to destinations.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -9,7 +9,7 @@ use xvs_proto::network::{Network, RouteAction};
 
 use super::due::Due;
 
-/// Neighbours by the kernel's index of their link.
+/// Neighbours, each with the kernel's index of its link.
 pub(super) type Neighbours = BTreeSet<(u32, IpAddr)>;
 
 /// The next hops of the director.
@@ -18,29 +18,29 @@ pub(super) struct NextHops {
     gateways: Neighbours,
     /// Those that the kernel keeps resolved now.
     resolved: Neighbours,
-    /// Destinations whose next hops are not known to be among those.
+    /// Destinations whose next hops may be missing in `resolved`.
     unresolved: Due<IpAddr>,
 }
 
 impl NextHops {
-    /// A destination is added.
+    /// Notes that a destination was added.
     pub(super) fn add(&mut self, addr: IpAddr) {
         self.unresolved.add(addr);
     }
 
-    /// Destinations are gone.
+    /// Notes that destinations were removed.
     pub(super) fn forget(&mut self) {
         self.unresolved = Due::Everything;
     }
 
-    /// The network has changed. The kernel forgets the neighbours of a link that goes down, so all are entered again.
+    /// Replaces the network. The kernel forgets the neighbours of a link that goes down, so all are entered again.
     pub(super) fn set_network(&mut self, network: &Network) {
         self.gateways = gateways(network);
         self.resolved.clear();
         self.unresolved = Due::Everything;
     }
 
-    /// The next hops to keep resolved, if they differ from those of the last call. `destinations` are all addresses of
+    /// The next hops to keep resolved; `None`: the same as at the last call. `destinations` are the addresses of all
     /// destinations.
     pub(super) fn update(
         &mut self,
@@ -69,7 +69,7 @@ impl NextHops {
     }
 }
 
-/// The gateways of all routes by links that the director uses.
+/// Gateways of all routes over links that the director uses.
 fn gateways(network: &Network) -> Neighbours {
     let hops = network.routes.iter().filter_map(|route| match &route.action {
         RouteAction::Unicast(hops) => Some(hops),

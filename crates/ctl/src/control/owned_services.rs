@@ -1,4 +1,4 @@
-//! Services owned by health checks: what they should be, and what is not so.
+//! Services owned by health checks: the wanted state, refused commands, and drift.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use xvs_model::rules::{Object, object_of};
 use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
-/// What is wanted of owned services, and what is not so.
+/// Services owned by health checks.
 #[derive(Default)]
 pub(super) struct OwnedServices {
-    /// These services and nothing else.
+    /// The wanted state: these services and nothing else.
     pub wanted: State,
     pub refused: BTreeMap<Object, (Command, CommandError)>,
-    /// Those that may have changed since drift was last worked out.
+    /// Services that may have changed since drift was last computed.
     pub dirty: BTreeSet<ServiceKey>,
-    /// What leads back, of each service that is not as wanted.
+    /// For each service with drift, the commands that restore the wanted state.
     pub drift: BTreeMap<ServiceKey, Vec<Command>>,
-    /// The same as one would type it.
+    /// The same commands as command lines.
     pub drift_lines: Arc<[String]>,
     pub repair: Repair,
 }
 
 impl OwnedServices {
-    /// Takes note of a command that was carried out.
+    /// Notes a command that was carried out.
     pub(super) fn note(&mut self, command: &Command) {
         match object_of(command).service() {
             Some(key) if self.wanted.service(&key).is_some() => _ = self.dirty.insert(key),
@@ -37,12 +37,12 @@ impl OwnedServices {
         }
     }
 
-    /// Those that are owned, whether or not they are there.
+    /// Keys of all owned services, whether or not they exist in the desired state.
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
         self.wanted.services().map(|(key, _)| *key)
     }
 
-    /// Sentences for the operator: what is refused, and what somebody else has changed.
+    /// Sentences for the operator: refused commands, and drift.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let refused = self.refused.values().take(NAMED_REFUSALS).map(|(command, error)| {
             format!("{ORIGIN}: {}: refused, and tried again each second: {error}", command_line(command))
@@ -51,18 +51,18 @@ impl OwnedServices {
         let more = (more > 0).then(|| format!("{ORIGIN}: {more} more commands are refused"));
         let lead = match self.drift_lines.len() {
             0 => None,
-            1 => Some("1 command leads".to_owned()),
-            several => Some(format!("{several} commands lead")),
+            1 => Some("1 command restores".to_owned()),
+            several => Some(format!("{several} commands restore")),
         };
         let drift = lead.map(|lead| {
-            format!("{ORIGIN}: somebody has changed its services; {lead} back, see `xvs health`")
+            format!("{ORIGIN}: its services were changed by hand; {lead} them, see `xvs health`")
         });
         refused.chain(more).chain(drift)
     }
 }
 
-/// On whose behalf: of commands in events, in the log and in warnings.
+/// Origin of these commands in events, the log and warnings.
 pub(super) const ORIGIN: &str = "health";
 
-/// Commands that are refused and named in warnings.
+/// How many refused commands are named in warnings.
 pub(super) const NAMED_REFUSALS: usize = 8;

@@ -1,24 +1,24 @@
-//! The snapshot that workers act on, and those before it that a worker may still hold.
+//! The published snapshot, and earlier ones that a worker may still hold.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::snapshot::{Settings, Snapshot};
 
-/// The published snapshot and the one that is made from it.
+/// The published snapshot, and the working copy for the next one.
 pub(super) struct Publication {
-    /// What the next publication starts from; equal to the published one between changes.
+    /// The working copy; between changes equal to the published snapshot.
     pub(super) snapshot: Snapshot,
     published: Arc<ArcSwap<Snapshot>>,
-    /// Snapshots that a worker may still hold, because it did not take up the next one in time. Kept so that no worker is
-    /// the last to hold one and has to free it.
+    /// Snapshots that a worker may still hold, because it has not loaded the next one in time. They are kept so that
+    /// no worker drops the last reference and has to free the memory.
     held: Vec<Arc<Snapshot>>,
     /// The worker that has not taken up the last change in time.
     late: Option<String>,
 }
 
 impl Publication {
-    /// An empty snapshot with these settings, published.
+    /// Publishes an empty snapshot with these settings.
     pub(super) fn new(settings: Settings) -> Self {
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
@@ -30,24 +30,24 @@ impl Publication {
         self.published.clone()
     }
 
-    /// Makes the working snapshot, with the next number, the one that workers act on.
+    /// Publishes the working copy under the next number.
     pub(super) fn publish(&mut self) {
         self.snapshot.epoch += 1;
         self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
     }
 
-    /// Whether a worker may hold a snapshot from before.
+    /// Whether a worker may hold an earlier snapshot.
     pub(super) fn is_held(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// Every worker acts on the published snapshot.
+    /// Notes that every worker uses the published snapshot.
     pub(super) fn all_current(&mut self) {
         self.held.clear();
         self.late = None;
     }
 
-    /// This worker has not taken up the last change in time.
+    /// Notes the worker that has not taken up the last change in time.
     pub(super) fn set_late(&mut self, worker: String) {
         self.late = Some(worker);
     }

@@ -1,9 +1,9 @@
-//! From the desired state to what workers act on, in the order that keeps every packet where it belongs.
+//! Publication of a snapshot, in an order in which no packet of a service is missed.
 //!
-//! What is steered is extended before anything changes; the snapshot is published; when every worker has it, what is
-//! steered is narrowed. Each step costs what the change names, however much else is configured; what touches everything
-//! (the network, mark rules, local addresses, the first or last service of a family) costs a pass over everything. Not
-//! here: what a change is (`control.rs`), which packets a service needs (`steered.rs`).
+//! Steering is extended before anything changes; then the snapshot is published; when every worker has it, steering
+//! is reduced. The cost of each step depends on the size of the change, not of the configuration. Changes of the
+//! network, mark rules, local addresses, and of the first or last service of a family need a pass over everything.
+//! Not here: what a change is (`mod.rs`), which packets a service needs (`steered.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +18,14 @@ use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::steering::{Item, networks, of_commands, replies_from, rules_for};
 
-/// How long a change may take to reach every worker.
+/// How long a publication waits for every worker.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long workers are waited for by whom nobody waits, and one that is late already: several bursts.
+/// How long a wait is if no client waits for it, or if a worker is late already: several bursts.
 pub(super) const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 impl<D: Datapath> Control<D> {
-    /// Has the XDP program steer what these commands would have it steer: before anything is changed, so that a program
-    /// that has no room refuses the change as a whole.
+    /// Extends steering by what these commands need. This comes before any change, so that a full map refuses the
+    /// change as a whole.
     pub(super) fn extend_steering(&mut self, commands: &[Command]) -> Result<(), CommandError> {
         let mut items = of_commands(commands);
         let (mut locals, mut rules) = (self.state.locals().to_vec(), self.state.marks().to_vec());
@@ -34,7 +34,7 @@ impl<D: Datapath> Control<D> {
                 Command::AddLocal(local) => {
                     locals.push(*local);
                     items.insert(Item::Locals(Family::of(local.addr)));
-                    // If it is refused, nothing else tells that its ports are to be left alone again.
+                    // If the command is refused, nothing else ends the steering of its ports.
                     self.steered.set_all_due();
                 }
                 Command::AddMark(rule) => rules.push(rule.clone()),
@@ -61,11 +61,11 @@ impl<D: Datapath> Control<D> {
             .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
     }
 
-    /// Makes the working snapshot the one that workers act on, and waits until they do.
+    /// Publishes the working snapshot, and waits until every worker uses it.
     ///
     /// # Errors
-    /// [`CommandError::Late`] and no other. The change is made all the same; what has to wait for the worker is done by
-    /// [`Self::tick`].
+    /// Only [`CommandError::Late`]. The change is published all the same; [`Self::tick`] does what has to wait for
+    /// the worker.
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
         let snapshot = &mut self.publication.snapshot;
         self.registry.build(&self.state, snapshot);
@@ -82,13 +82,13 @@ impl<D: Datapath> Control<D> {
             self.datapath.keep_resolved(next_hops);
         }
         let patience = if self.publication.late().is_none() { WORKER_TIMEOUT } else { SHORT_WAIT };
-        self.settle(patience).map_err(|who| {
-            self.publication.set_late(who.clone());
-            CommandError::Late { who }
+        self.settle(patience).map_err(|worker| {
+            self.publication.set_late(worker.clone());
+            CommandError::Late { who: worker }
         })
     }
 
-    /// Keeps the kernel off the local ports of addresses that are this machine's.
+    /// Reserves the ports of local addresses that are this machine's: the kernel does not use them.
     fn reserve_ports(&mut self) {
         let here =
             self.state.locals().iter().filter(|local| self.publication.snapshot.egress.is_local(local.addr));
@@ -99,20 +99,20 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Waits for the workers, then does what had to wait for them.
+    /// Waits for the workers, then reduces steering.
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), String> {
         self.datapath.await_workers(patience)?;
         self.publication.all_current();
         if self.steered.is_due()
             && let Err(error) = self.reduce_steering()
         {
-            tracing::error!("the XDP program does not steer as it should: {error}");
+            tracing::error!("steering cannot be updated: {error}");
             self.steered.set_all_due();
         }
         Ok(())
     }
 
-    /// Narrows what is steered to what should be: for the services that have changed, or for all.
+    /// Reduces steering to what is needed: for the services that have changed, or for all.
     fn reduce_steering(&mut self) -> Result<(), SteeringError> {
         let served = [Family::V4, Family::V6].map(|family| self.publication.snapshot.services.any_of(family));
         let (state, registry, marks) = (&self.state, &mut self.registry, self.marks.compiled());
@@ -123,7 +123,7 @@ impl<D: Datapath> Control<D> {
     }
 }
 
-/// Where the masqueraded destinations that are configured now send from.
+/// Endpoints that replies of the configured masqueraded destinations come from.
 fn masqueraded(state: &State) -> impl Iterator<Item = (Protocol, Endpoint)> {
     let all =
         state.services().flat_map(|(key, service)| service.destinations.iter().map(move |one| (*key, one)));

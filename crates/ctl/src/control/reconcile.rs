@@ -1,10 +1,10 @@
-//! Services that somebody in this process looks after, health checks above all, as he wants them.
+//! Reconciliation of services owned by health checks: the desired state follows what the checks want.
 //!
-//! Kept here: what is wanted of each of them, as last said. A change of that becomes commands, in one snapshot, which
-//! are admitted as those of operators are; refused ones are tried again each second. What somebody else changes of these
-//! services stays, is told as drift, and is put back if that is wanted ([`Repair`]). Other services are never touched.
-//! Cost: a look at the services that are named or that somebody has changed, whatever else there is. Not here: what is
-//! wanted (`health/`), how two states differ (`plan.rs`).
+//! The wanted state of each owned service is kept here. A change of it becomes commands, which are admitted like
+//! those of operators and published in one snapshot. Refused commands are tried again each second. Changes by hand to
+//! owned services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are never touched.
+//! Cost: a comparison of the services that are named or were changed, independent of all others. Not here: what is
+//! wanted (`xvs_health`), the comparison of two states (`xvs_model::difference`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use crate::control::datapath::Datapath;
 use crate::control::owned_services::{ORIGIN, OwnedServices};
 
 impl<D: Datapath> Control<D> {
-    /// From now on these services are wanted so; one without a value goes, with its destinations, if it is owned.
-    /// All that follows is one snapshot. It costs a look at the services that are named; with [`ReconcileScope::Everything`] at
-    /// all that are owned.
+    /// Replaces the wanted state of these services; `None` deletes a service and its destinations, if it is owned.
+    /// All commands are published in one snapshot. Compares the services that are named; with
+    /// [`ReconcileScope::Everything`] all owned ones.
     ///
     /// # Errors
-    /// None that there is now: what is refused is in the answer, and who is late is told as a warning.
+    /// None. Refused commands are in the result; a late worker becomes a warning.
     pub fn reconcile(
         &mut self,
         wanted: Vec<(ServiceKey, Option<OwnedService>)>,
@@ -42,7 +42,7 @@ impl<D: Datapath> Control<D> {
         for (key, service) in wanted {
             owned.wanted.set_service(key, service.map(|service| Arc::new(service.into())));
         }
-        // Nobody else's service goes.
+        // A service that is not owned is never deleted.
         named.retain(|key| [&before, &owned.wanted].iter().any(|state| state.service(key).is_some()));
         let objects = match scope {
             ReconcileScope::Everything => {
@@ -59,35 +59,35 @@ impl<D: Datapath> Control<D> {
             }
         };
         owned.dirty.extend(&named);
-        let commands = self.commands_for(&named, objects.as_ref());
+        let commands = self.restoring_commands(&named, objects.as_ref());
         Ok(self.carry_out(ORIGIN, commands, now))
     }
 
-    /// What becomes of owned services that somebody else has changed.
+    /// Sets whether drift of owned services is undone.
     pub fn set_repair(&mut self, repair: Repair) {
         self.owned.repair = repair;
     }
 
-    /// The commands that lead from what runs to what is wanted of owned services, but for those that are refused.
-    /// Costs a look at the services that were changed since it was last asked or told.
+    /// The commands that restore the wanted state of owned services, without refused ones. Compares the services that
+    /// were changed since the last call or tick.
     pub fn drift(&mut self) -> Vec<Command> {
         self.update_drift();
         self.owned.drift.values().flatten().cloned().collect()
     }
 
-    /// The same as one would type them, as of the last second.
+    /// The commands of [`Self::drift`] as command lines, at most a second old.
     pub(crate) fn drift_lines(&self) -> &Arc<[String]> {
         &self.owned.drift_lines
     }
 
-    /// Tries again what was refused, looks for what somebody else has changed, and puts it back if that is wanted.
+    /// Tries refused commands again, updates drift, and undoes it if [`Repair::Always`] is set.
     pub(super) fn maintain_owned(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
             let of: BTreeSet<_> = refused.iter().filter_map(|object| object.service()).collect();
-            // What is not refused any more may be drift.
+            // A command that is no longer refused may be drift.
             self.owned.dirty.extend(&of);
-            let commands = self.commands_for(&of, Some(&refused));
+            let commands = self.restoring_commands(&of, Some(&refused));
             self.carry_out(ORIGIN, commands, now);
         }
         self.update_drift();
@@ -105,11 +105,11 @@ impl<D: Datapath> Control<D> {
         }
         let owned: BTreeSet<_> =
             dirty.iter().copied().filter(|key| self.owned.wanted.service(key).is_some()).collect();
-        let mut commands = self.commands_for(&owned, None);
+        let mut commands = self.restoring_commands(&owned, None);
         let OwnedServices { refused, drift, .. } = &mut self.owned;
         commands.retain(|command| {
             let object = object_of(command);
-            // What a service that is refused would have waits with it.
+            // Destinations of a refused service wait with it.
             let waits =
                 |key| refused.contains_key(&Object::Service(key)) && self.state.service(&key).is_none();
             !refused.contains_key(&object) && !object.service().is_some_and(waits)
@@ -123,9 +123,9 @@ impl<D: Datapath> Control<D> {
         self.owned.drift_lines = drift.values().flatten().map(command_line).collect();
     }
 
-    /// The commands that make these services as they are wanted; where only some things are to be made so, those about
-    /// them. A service that comes back comes whole, and one that is gone, and is not to come back, gets no destination.
-    fn commands_for(
+    /// The commands that make these services as wanted; with `objects` only commands about those. A service that is
+    /// added again gets all its destinations. A service that was deleted and is not added again gets none.
+    fn restoring_commands(
         &self,
         services: &BTreeSet<ServiceKey>,
         objects: Option<&BTreeSet<Object>>,
@@ -135,7 +135,7 @@ impl<D: Datapath> Control<D> {
         let is_meant = |object: &Object| objects.is_none_or(|objects| objects.contains(object));
         let mut differences = differences(&running, &DesiredRules::from(wanted.clone()));
         differences.retain(|difference| match difference.object() {
-            // It goes with its service.
+            // A destination is deleted with its service.
             Object::Destination(key, _) if wanted.service(&key).is_none() => false,
             Object::Destination(key, _) if running.service(&key).is_none() => is_meant(&Object::Service(key)),
             object => is_meant(&object),
@@ -143,10 +143,10 @@ impl<D: Datapath> Control<D> {
         commands_for(&differences)
     }
 
-    /// Carries these out in one snapshot, as far as they are admitted; events and the log tell of them, and why.
+    /// Carries out the commands that are admitted, in one snapshot. Events and the log name them with their origin.
     fn carry_out(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
         let of: BTreeSet<_> = commands.iter().filter_map(|command| object_of(command).service()).collect();
-        // Tried on a copy first, so that what is refused is not steered.
+        // Tried on a copy first, so that refused commands are not steered.
         let mut trial = self.state.restricted_to(&of);
         let (mut admitted, mut refused) = (Vec::new(), Vec::new());
         for command in commands {
@@ -158,7 +158,7 @@ impl<D: Datapath> Control<D> {
         let extended = self.extend_steering(&admitted);
         let mut done = Vec::new();
         for command in admitted {
-            // One that there is no room for is not to hinder the others.
+            // If steering has no room for all commands, each is tried by itself.
             let room =
                 if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
             match room.and_then(|()| self.change(&command, now)) {
@@ -166,13 +166,13 @@ impl<D: Datapath> Control<D> {
                 Err(error) => refused.push((command, error)),
             }
         }
-        // They come with their service, when that is taken.
+        // These destinations are added with their service once it is accepted.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
         let again = refused.iter().map(|refused| (object_of(&refused.0), refused.clone()));
         self.owned.refused.extend(again);
         let changed = done.len();
         if changed > 0 {
-            // Who is late is told as a warning.
+            // A late worker becomes a warning.
             let _ = self.publish();
             done.iter().for_each(|(line, _)| tracing::info!("{line}"));
             self.events.record_all(Kind::Change, self.epoch(), None, done);
@@ -208,7 +208,7 @@ mod tests {
         ServiceKey::tcp(Endpoint::new([192, 0, 2, last], 80))
     }
 
-    /// A service with these real servers, last byte and weight.
+    /// A service with these real servers, each by last byte and weight.
     fn with(servers: &[(u8, u32)]) -> Option<OwnedService> {
         let server = |(last, weight): &(u8, u32)| {
             let options = DestinationOptions { weight: Weight(*weight), ..DestinationOptions::default() };
@@ -222,17 +222,17 @@ mod tests {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         let Ok(Reply::Restored(results)) = control.handle(&Request::Restore(commands), Millis(0)) else {
-            panic!("a restore is answered line by line")
+            panic!("a restore has a result for each line")
         };
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
-    /// Last bytes and weights of a service's real servers, as a listing has them.
+    /// Last bytes and weights of a service's real servers, in the order of a listing.
     fn servers(control: &Control<Machine>, last: u8) -> Option<Vec<(u8, u32)>> {
         let service = control.state().service(&key(last))?;
         let server = |dest: &Destination| match dest.endpoint.addr {
             std::net::IpAddr::V4(addr) => (addr.octets()[3], dest.options.weight.0),
-            std::net::IpAddr::V6(_) => unreachable!("these tests have none"),
+            std::net::IpAddr::V6(_) => unreachable!("no test has IPv6 servers"),
         };
         Some(service.destinations.iter().map(server).collect())
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_is_wanted_is_one_snapshot_and_servers_are_added_in_the_order_given() {
+    fn a_wanted_state_is_published_in_one_snapshot_and_servers_are_added_in_the_given_order() {
         let mut control = control();
         let epoch = control.epoch();
         let wanted = vec![(key(100), with(&[(1, 1), (2, 2)])), (key(101), with(&[(3, 1)]))];
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(changed(control.reconcile(sorry.clone(), ReconcileScope::Changes, Millis(0))), 3);
         assert_eq!((control.epoch(), servers(&control, 100)), (epoch + 2, Some(vec![(9, 1)])));
         assert_eq!(changed(control.reconcile(sorry, ReconcileScope::Everything, Millis(0))), 0);
-        assert_eq!(control.epoch(), epoch + 2, "what is so already is not published");
+        assert_eq!(control.epoch(), epoch + 2, "without differences nothing is published");
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_changed_stays_until_something_else_is_wanted_of_it() {
+    fn changes_by_hand_stay_until_the_wanted_state_of_the_same_server_changes() {
         let mut control = control();
         let want = |control: &mut Control<Machine>, servers: &[(u8, u32)], scope| {
             changed(control.reconcile(vec![(key(100), with(servers))], scope, Millis(0)))
@@ -305,18 +305,22 @@ mod tests {
             want(&mut control, &[(1, 5)], ReconcileScope::Changes)
                 + want(&mut control, &[(1, 5), (8, 7)], ReconcileScope::Changes),
             2,
-            "what is there already is edited"
+            "an existing server is edited"
         );
         assert_eq!(servers(&control, 100), Some(vec![(8, 7), (1, 5)]));
         by_hand(&mut control, "-d -t 192.0.2.100:80 -r 192.0.2.8\n");
-        assert_eq!(want(&mut control, &[(1, 5)], ReconcileScope::Changes), 0, "what is to go has gone");
+        assert_eq!(
+            want(&mut control, &[(1, 5)], ReconcileScope::Changes),
+            0,
+            "the server is deleted already"
+        );
         by_hand(&mut control, "-E -t 192.0.2.100:80 -s sh\n-e -t 192.0.2.100:80 -r 192.0.2.1 -w 3\n");
         assert_eq!(want(&mut control, &[(1, 5)], ReconcileScope::Everything), 2);
         assert_eq!(drift(&mut control), [""; 0]);
     }
 
     #[test]
-    fn a_service_that_somebody_has_deleted_comes_back_whole_or_not_at_all() {
+    fn a_service_deleted_by_hand_is_restored_with_all_servers_or_not_at_all() {
         let mut control = control();
         control
             .reconcile(vec![(key(100), with(&[(1, 1), (2, 1)]))], ReconcileScope::Changes, Millis(0))
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_not_owned_is_not_touched_and_one_that_goes_takes_all_its_servers() {
+    fn a_service_that_is_not_owned_is_not_touched_and_a_deleted_one_loses_all_its_servers() {
         let mut control = control();
         by_hand(&mut control, "-A -t 192.0.2.101:80\n-a -t 192.0.2.101:80 -r 192.0.2.7\n");
         control.reconcile(vec![(key(100), with(&[(1, 1)]))], ReconcileScope::Everything, Millis(0)).unwrap();
@@ -351,13 +355,13 @@ mod tests {
         assert_eq!(
             changed(control.reconcile(gone, ReconcileScope::Everything, Millis(0))),
             0,
-            "it is somebody else's now"
+            "the service added by hand is not owned"
         );
         assert_eq!(drift(&mut control), [""; 0]);
     }
 
     #[test]
-    fn what_is_refused_is_told_hinders_nothing_else_and_is_tried_again_each_second() {
+    fn refused_commands_are_warned_of_block_no_others_and_are_tried_again_each_second() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
         control.datapath().full.insert([192, 0, 2, 101].into());
@@ -381,7 +385,7 @@ mod tests {
         assert_eq!(control.warnings().len(), 3);
         let why = "health: xvsadm -A -t 192.0.2.102:80 -s nosuch: refused, and tried again each second: no scheduler";
         assert!(control.warnings()[1].starts_with(why), "{:?}", control.warnings());
-        assert_eq!(drift(&mut control), [""; 0], "what is refused does not lead back");
+        assert_eq!(drift(&mut control), [""; 0], "refused commands are no drift");
         let (epoch, steered) = (control.epoch(), control.datapath().steered.clone());
         control.tick(Millis(0) + SECOND).unwrap();
         assert_eq!((control.epoch(), &control.datapath().steered), (epoch, &steered), "nothing has changed");
@@ -397,19 +401,19 @@ mod tests {
     }
 
     #[test]
-    fn drift_is_told_and_by_repair_put_back_within_a_second() {
+    fn drift_is_warned_of_and_repaired_within_a_second() {
         let mut control = control();
         let wanted = vec![(key(100), with(&[(1, 1), (2, 1)])), (key(101), with(&[(3, 1)]))];
         control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
         by_hand(&mut control, "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0\n-A -t 192.0.2.105:80\n");
         control.tick(Millis(0) + SECOND).unwrap();
         let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
-        let complaint = "health: somebody has changed its services; 1 command leads back, see `xvs health`";
-        assert_eq!(control.warnings(), [complaint]);
+        let warning = "health: its services were changed by hand; 1 command restores them, see `xvs health`";
+        assert_eq!(control.warnings(), [warning]);
         assert_eq!(control.drift_lines()[..], [back.to_owned()]);
         by_hand(&mut control, "-C\n");
         control.tick(Millis(0) + 2 * SECOND).unwrap();
-        assert!(control.warnings()[0].contains("; 5 commands lead back"), "{:?}", control.warnings());
+        assert!(control.warnings()[0].contains("; 5 commands restore them"), "{:?}", control.warnings());
         assert_eq!(control.state().services().count(), 0);
         let mut events =
             control.events().listen(EventQuery { from: Begin::Now, then: Then::Follow }).unwrap();
@@ -419,10 +423,10 @@ mod tests {
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
-        let told = events.receive(Duration::ZERO).events;
-        assert_eq!(told.len(), 5);
-        assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
-        assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
+        let recorded = events.receive(Duration::ZERO).events;
+        assert_eq!(recorded.len(), 5);
+        assert!(recorded.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
+        assert_eq!(recorded[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
     }
 
     #[test]
@@ -437,11 +441,11 @@ mod tests {
             let rules = rules.into_iter().map(|rule| rule.command).collect();
             let request = Request::Apply { rules, confirm_within_seconds: Some(10) };
             let Ok(Reply::Applied(differences)) = control.handle(&request, Millis(0)) else {
-                panic!("rules are applied")
+                panic!("the rules were not applied")
             };
             assert_eq!(differences.len(), 2, "{differences:?}");
             assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
-            // One fails; what the rules have added and deleted is owned by now.
+            // One server fails; services that the rules added and deleted are owned by now.
             let wanted = [(100, [(2, 1)]), (101, [(3, 1)]), (102, [(4, 1)])];
             let wanted = wanted.map(|(last, servers)| (key(last), with(&servers))).to_vec();
             control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
@@ -463,7 +467,7 @@ mod tests {
         control.handle(&report, Millis(0)).unwrap();
         let in_force = |control: &mut Control<Machine>| {
             let Ok(Reply::Services(rows)) = control.handle(&Request::ListServices, Millis(0)) else {
-                panic!("services are listed")
+                panic!("the services were not listed")
             };
             rows[0].destinations[0].weight_in_force
         };
@@ -480,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_worker_is_named_the_change_is_made_and_it_is_over_when_the_worker_is_back() {
+    fn a_late_worker_is_named_the_change_is_made_and_the_warning_ends_when_the_worker_is_back() {
         let mut control = control();
         control.datapath().late = Some("worker 1".to_owned());
         let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
@@ -493,14 +497,14 @@ mod tests {
         let wanted = vec![(key(100), with(&[(1, 1)]))];
         assert_eq!(changed(control.reconcile(wanted, ReconcileScope::Changes, Millis(0))), 2);
         control.tick(Millis(0) + SECOND).unwrap();
-        let complaints = control.warnings();
-        assert!(complaints.len() == 1 && complaints[0].starts_with("worker 1 has not"), "{complaints:?}");
+        let warnings = control.warnings();
+        assert!(warnings.len() == 1 && warnings[0].starts_with("worker 1 has not"), "{warnings:?}");
         control.datapath().late = None;
         control.tick(Millis(0) + SECOND).unwrap();
         assert_eq!(control.warnings(), [""; 0]);
     }
 
-    /// What may be wanted of a service.
+    /// The wanted state of any service.
     fn any_wanted() -> impl Strategy<Value = (ServiceKey, Option<Vec<(Endpoint, DestinationOptions)>>)> {
         let weighed = (options(), 0..3_u32)
             .prop_map(|(options, weight)| DestinationOptions { weight: Weight(weight), ..options });
@@ -510,7 +514,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_others_do_everything_is_made_as_wanted_and_nothing_else_is_touched(
+        fn owned_services_are_reconciled_after_any_changes_by_hand_and_no_others_are_touched(
             steps in vec((vec(any_wanted(), 0..3), any::<bool>(), vec(any_change(), 0..4)), 1..12),
         ) {
             let mut control = control();
@@ -556,14 +560,14 @@ mod tests {
                         prop_assert!(others.into_iter().all(|dest| wanted(dest.endpoint)));
                     }
                 }
-                // Nothing that others change goes unseen.
+                // Drift notices every change by hand.
                 for at in [step, step + 1].map(|seconds| Millis(0) + seconds as u32 * SECOND) {
                     let seen = control.drift();
                     control.owned.dirty.extend(owned.keys());
                     prop_assert_eq!(seen, control.drift());
                     control.tick(at).unwrap();
                 }
-                // As if commands had made it.
+                // Steering equals that of a director on which the same state was restored by commands.
                 let mut plain = crate::control::tests::control();
                 plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
                 plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
@@ -573,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn nat_to_the_director_itself_is_refused_as_it_is_to_operators() {
+    fn nat_to_the_director_itself_is_refused_to_health_checks_as_to_operators() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
         let mut wanted = with(&[(9, 1)]);

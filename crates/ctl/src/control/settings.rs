@@ -1,7 +1,7 @@
-//! What `xvs set KEY VALUE` and the `[ipvs]` keys of `xvs.toml` change: the kernel's `net.ipv4.vs.*` under their names.
+//! Settings of `xvs set KEY VALUE` and of `[ipvs]` in `xvs.toml`: the kernel's `net.ipv4.vs.*` under their names.
 //!
-//! [`Ipvs`] holds what was set; `in_force` is what workers act on, which for the defences also depends on how
-//! much memory the machine has left. Ranges and refusals are those of the kernel.
+//! [`Ipvs`] holds the values that were set. `in_force` computes what workers use; for the defences it also depends on
+//! the memory that the machine has left. Ranges and refusals are those of the kernel.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use xvs_model::state::State;
 use xvs_model::sync_daemon::SyncRole;
 use xvs_sched::scheduler::Tuning;
 
-/// The settings as they were set, and how much memory is left.
+/// The settings as they were set, and the memory left.
 pub(super) struct ActiveSettings {
     /// The settings of IPVS.
     pub(super) ipvs: Ipvs,
@@ -25,12 +25,12 @@ pub(super) struct ActiveSettings {
 }
 
 impl ActiveSettings {
-    /// With plenty of memory.
+    /// These settings, with plenty of memory.
     pub(super) fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
         Self { ipvs, feedback, memory: Memory::Plenty }
     }
 
-    /// Sets one by name.
+    /// Sets one setting by its name.
     ///
     /// # Errors
     /// Those of [`xvs_model::settings::set`]; then nothing has changed.
@@ -38,33 +38,33 @@ impl ActiveSettings {
         xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)
     }
 
-    /// Whether how much memory is left makes a difference.
+    /// Whether any setting depends on the memory left.
     pub(super) fn needs_memory(&self) -> bool {
         self.ipvs.is_automatic()
     }
 
-    /// Takes in how many pages of memory are available; `None`: that is not known or makes no difference.
+    /// Notes how many pages of memory are available; `None`: unknown, or no setting depends on it.
     pub(super) fn observe(&mut self, pages: Option<u32>) {
         self.memory = pages.map_or(Memory::Plenty, |pages| self.ipvs.observe(pages));
     }
 
-    /// What workers act on.
+    /// The settings that workers use.
     pub(super) fn settings(&self, state: &State) -> Settings {
         in_force(&self.ipvs, state, self.memory)
     }
 
-    /// Tells schedulers what they look up while they work.
+    /// Stores the settings that schedulers read while they run.
     pub(super) fn tune(&self, tuning: &Tuning) {
         tune(&self.ipvs, tuning);
     }
 }
 
-/// What workers act on.
+/// The settings that workers use.
 fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
     let timeouts = state.timeouts();
     let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
-    // The shorter memory is, the more is dropped. Source: ipvs-behaviour, section 3.7.
+    // Less memory drops more packets. Source: ipvs-behaviour, section 3.7.
     let rate = match memory {
         Memory::Short { free_pages } if ipvs.drop_packet.is_automatic() => {
             ipvs.amemthresh / ipvs.amemthresh.saturating_sub(free_pages).max(1)
@@ -98,7 +98,7 @@ fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
     }
 }
 
-/// Tells schedulers what they look up while they work.
+/// Stores the settings that schedulers read while they run.
 fn tune(ipvs: &Ipvs, tuning: &Tuning) {
     tuning.lblc_expiration_seconds.store(ipvs.lblc_expiration, Ordering::Relaxed);
     tuning.lblcr_expiration_seconds.store(ipvs.lblcr_expiration, Ordering::Relaxed);
@@ -109,7 +109,7 @@ mod tests {
     use crate::control::settings::*;
 
     #[test]
-    fn a_defence_of_one_or_two_is_on_while_memory_is_short_and_drops_the_more_the_shorter_it_is() {
+    fn defences_set_to_1_or_2_are_on_while_memory_is_short_and_drop_more_with_less_memory() {
         let mut ipvs = Ipvs::default();
         ipvs.set("drop_packet", "1").unwrap();
         ipvs.set("secure_tcp", "2").unwrap();

@@ -1,4 +1,4 @@
-//! The packets that the XDP program steers for the services, and which of them have to be worked out again.
+//! Packets that the XDP program steers for the services, and the services to recompute them for.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -20,25 +20,25 @@ use crate::steering::{Item, SteeredItems, networks, rules_for};
 /// The packets that are steered.
 #[derive(Default)]
 pub(super) struct Steered {
-    /// What is steered for each service, but for those that `due` names.
+    /// What is steered for each service; out of date for those in `due`.
     items: SteeredItems,
-    /// Services for which something else may have to be steered since the last change.
+    /// Services whose steering may have changed since the last update.
     due: Due<ServiceKey>,
     /// What is steered for commands before they are carried out.
     added: BTreeSet<Item>,
-    /// Whether there were services of IPv4 and of IPv6 when the program was last told.
+    /// Whether there were services of IPv4 and of IPv6 at the last update.
     served: [bool; 2],
-    /// Local addresses that were deleted, and that connections may still have.
+    /// Deleted local addresses that connections may still use.
     deleted_locals: Vec<LocalAddress>,
     /// Addresses of this machine.
     local: BTreeSet<IpAddr>,
 }
 
-/// How what is steered is narrowed.
+/// An update of steering.
 pub(super) enum SteeringUpdate {
-    /// These are steered no more.
+    /// Stop steering these.
     Remove(SteeringRules),
-    /// These are steered and nothing else.
+    /// Steer these and nothing else.
     Replace(SteeringRules),
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Services<'a> {
 }
 
 impl Steered {
-    /// Takes in a command that is about to be carried out on this state.
+    /// Notes a command that is about to be carried out on this state.
     pub(super) fn note(&mut self, command: &Command, before: &State) {
         match command {
             Command::AddService { key, .. }
@@ -75,33 +75,33 @@ impl Steered {
         }
     }
 
-    /// Everything has to be worked out again.
+    /// Marks everything to be recomputed.
     pub(super) fn set_all_due(&mut self) {
         self.due = Due::Everything;
     }
 
-    /// Takes over the addresses of this machine.
+    /// Replaces the addresses of this machine.
     pub(super) fn set_network(&mut self, network: &Network) {
         self.local = local(network);
         self.set_all_due();
     }
 
-    /// Whether something may be steered for a local address that was deleted.
+    /// Whether packets to deleted local addresses may still be steered.
     pub(super) fn has_deleted_locals(&self) -> bool {
         !self.deleted_locals.is_empty()
     }
 
-    /// These are steered from now on, beside what is steered already.
+    /// Notes that these are steered from now on, in addition.
     pub(super) fn add(&mut self, mut items: BTreeSet<Item>) {
         self.added.append(&mut items);
     }
 
-    /// Whether other packets may be steered than should be.
+    /// Whether steering may differ from what is needed.
     pub(super) fn is_due(&self) -> bool {
         !(self.due.is_empty() && self.added.is_empty())
     }
 
-    /// What narrows the program to what should be steered: for the services that have changed, or for all.
+    /// The update to what is needed: for the services that have changed, or for all.
     pub(super) fn update(&mut self, mut services: Services<'_>) -> SteeringUpdate {
         let same = mem::replace(&mut self.served, services.served) == services.served;
         let mut gone = mem::take(&mut self.added);
@@ -118,7 +118,7 @@ impl Steered {
         }
     }
 
-    /// All that is to be steered.
+    /// Everything that is to be steered.
     fn all(&mut self, services: &mut Services<'_>) -> SteeringRules {
         let keys: BTreeSet<_> = services.registry.service_keys().chain(self.items.keys()).collect();
         keys.into_iter().for_each(|key| _ = self.update_service(key, services));
@@ -128,7 +128,7 @@ impl Steered {
         let mut rules =
             rules_for(self.items.all(), &[services.state.locals(), &self.deleted_locals].concat());
         rules.local_addresses.clone_from(&self.local);
-        // A family without services passes untouched.
+        // The XDP program passes packets of a family without services.
         let served = |family: Family| self.served[family as usize];
         rules.services.retain(|(_, endpoint)| served(endpoint.family()));
         rules.nat_destinations.retain(|(_, endpoint)| served(endpoint.family()));
@@ -137,7 +137,7 @@ impl Steered {
         rules
     }
 
-    /// Works out what is steered for a service. Returns what is not any more.
+    /// Recomputes what is steered for a service. Returns what is no longer steered for it.
     fn update_service(&mut self, key: ServiceKey, services: &mut Services<'_>) -> Vec<Item> {
         let mut items = services.registry.steered(key);
         let lives_on = services.registry.has_connections(key);
@@ -145,14 +145,14 @@ impl Steered {
             items.extend(networks(services.marks, key));
         }
         if lives_on {
-            // Connections that the rules of its mark began before go on.
+            // Connections created by earlier rules of the service's mark continue.
             items.extend(self.items.networks(key));
         }
         self.items.set(key, items)
     }
 }
 
-/// The addresses that the kernel delivers to this machine.
+/// Addresses that the kernel delivers to this machine.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
     let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
     let delivered = network.routes.iter().filter(|route| to_us(&route.action));

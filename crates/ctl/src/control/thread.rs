@@ -1,9 +1,9 @@
-//! The control thread: one input after the other, whoever asks.
+//! The control thread: carries out one input after the other.
 //!
-//! Runs for as long as the daemon does. Requests, what health wants, views of the network and mark rules come by one queue;
-//! between them it looks for next hops that packets were dropped for, and for interfaces that are back. Each input is
-//! carried out whole before the next one. Not here: what a request does (`control.rs`), who may ask (`server.rs`), how the
-//! thread is started (`daemon.rs`).
+//! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive by one queue.
+//! Between two inputs the thread resolves next hops that packets were dropped for, and attaches interfaces that are
+//! back. Each input is carried out completely before the next one. Not here: what a request does (`control/mod.rs`),
+//! permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,32 +31,32 @@ use crate::status::shared::Shared;
 use crate::status::shared::link_state;
 use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 
-/// What reaches the control thread.
+/// Inputs of the control thread.
 pub(crate) enum Input {
-    /// With whom it is for, if it is not xvsd's own.
+    /// A request, and the client that sent it; `None`: xvsd itself.
     Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
-    /// A view of the network waits in [`Latest`].
+    /// A new network view is in [`Latest`].
     Network,
-    /// Mark rules wait there.
+    /// New mark rules are in [`Latest`].
     Marks,
-    /// What is wanted of owned services.
+    /// The wanted state of owned services.
     Reconcile(
         Vec<(ServiceKey, Option<OwnedService>)>,
         ReconcileScope,
         Sender<Result<Reconciled, CommandError>>,
     ),
-    /// Which captures are to be on.
+    /// The captures that are to be on.
     Captures(Captures, Sender<Result<(), CommandError>>),
     Stop,
 }
 
-/// How often the control thread looks for next hops that packets were dropped for.
+/// Interval of resolving next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long after a failure an interface that is back is attached again.
+/// Pause after an interface could not be attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
 
-/// How long a status waits for what runs.
+/// How long `xvs status` waits for the control thread.
 const RULES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The control thread.
@@ -67,33 +67,33 @@ pub(crate) struct ControlThread {
     mark_rules: Latest<Found>,
     unresolved: Arc<Unresolved>,
     resolve_after: Instant,
-    /// When it may next be logged that next hops cannot be resolved.
+    /// Earliest time of the next log line about next hops that cannot be resolved.
     warn_after: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
     links: Vec<u32>,
-    /// The network as last seen.
+    /// The latest network view.
     view: View,
-    /// When an interface that is back may next be attached.
+    /// Earliest time of the next attempt to attach an interface.
     attach_after: Instant,
     shared: Arc<Shared>,
     warnings: Warnings,
 }
 
-/// Sentences for the operator, by where they come from.
+/// Sentences for the operator, by source.
 #[derive(Default)]
 struct Warnings {
     network: Vec<String>,
-    /// Rules that could not be read.
+    /// Mark rules that could not be read.
     netfilter: Vec<String>,
     /// Why an interface that is back is not attached.
     attaching: Vec<String>,
-    /// What the control plane itself complains of.
+    /// Warnings of the control plane itself.
     control: Vec<String>,
 }
 
 impl ControlThread {
-    /// `network_views` and `mark_rules` hold what [`Input::Network`] and [`Input::Marks`] tell of; `links` are the kernel's indices of
-    /// the attached interfaces.
+    /// `network_views` and `mark_rules` hold the content announced by [`Input::Network`] and [`Input::Marks`];
+    /// `links` are the kernel's indices of the attached interfaces.
     pub(crate) fn new(
         control: Control<SystemDatapath>,
         queue: Receiver<Input>,
@@ -121,7 +121,7 @@ impl ControlThread {
         }
     }
 
-    /// Until it is told to stop.
+    /// Runs until [`Input::Stop`].
     pub(crate) fn run(mut self) -> SystemDatapath {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
@@ -132,7 +132,7 @@ impl ControlThread {
                     if request.access() == Access::Change {
                         self.update_warnings();
                     }
-                    // Who asked may have gone.
+                    // The client may have disconnected.
                     let _ = reply.send(answer);
                 }
                 Ok(Input::Network) => {
@@ -148,11 +148,11 @@ impl ControlThread {
                 }
                 Ok(Input::Reconcile(wanted, scope, reply)) => {
                     let reconciled = self.control.reconcile(wanted, scope, self.shared.now());
-                    // Who asked may have gone.
+                    // The health checks may have ended.
                     let _ = reply.send(reconciled);
                 }
                 Ok(Input::Captures(captures, reply)) => {
-                    // Who asked may have gone.
+                    // The client may have disconnected.
                     let _ = reply.send(self.control.set_captures(captures));
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
@@ -185,7 +185,7 @@ impl ControlThread {
         if let Err(error) = self.control.set_network(&network)
             && let Some(refusal) = error.refusal()
         {
-            tracing::error!("a change of the network: {refusal}");
+            tracing::error!("network change: {refusal}");
         }
         let mut facts = self.shared.facts_mut();
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
@@ -214,13 +214,13 @@ impl ControlThread {
         if let Err(error) = self.control.set_tables(found.tables)
             && let Some(refusal) = error.refusal()
         {
-            tracing::error!("a change of the kernel's mark rules: {refusal}");
+            tracing::error!("change of the kernel's mark rules: {refusal}");
         }
         self.warnings.netfilter = found.warnings;
         self.update_warnings();
     }
 
-    /// Tells what the operator should see to and what waits to be confirmed, and logs what is new of it.
+    /// Updates warnings, drift and the time left to confirm rules; logs warnings that begin or end.
     fn update_warnings(&mut self) {
         let Warnings { network, netfilter, attaching, control } = &self.warnings;
         let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
@@ -239,35 +239,35 @@ impl ControlThread {
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
-    /// Attaches interfaces again that were removed and are back, and gives workers sockets that have none.
+    /// Attaches an interface that was removed and is back, and opens sockets for paused workers.
     fn reattach(&mut self) {
         let now = Instant::now();
         let network = &self.view.network;
-        let back = |place: &usize| {
-            let gone = link_state(network, self.links[*place]) == LinkState::Gone;
-            let name = &self.shared.facts_mut().interfaces[*place].name;
+        let back = |index: &usize| {
+            let gone = link_state(network, self.links[*index]) == LinkState::Gone;
+            let name = &self.shared.facts_mut().interfaces[*index].name;
             gone && network.link_named(name).is_some_and(|link| link.up)
         };
         if now < self.attach_after {
             return;
         }
-        let place = (0..self.links.len()).find(back);
+        let index = (0..self.links.len()).find(back);
         let (workers, steering) = self.control.datapath().workers();
-        let done = match place {
-            Some(place) => workers.reattach(place, steering),
+        let done = match index {
+            Some(index) => workers.reattach(index, steering),
             None if workers.is_paused() => workers.resume(),
             None => return,
         };
         let (links, mut facts) = (workers.links(), self.shared.facts_mut());
-        if let Some(place) = place
+        if let Some(index) = index
             && links != self.links
         {
-            let state = facts.interfaces[place].state;
-            let attached_again = facts.interfaces[place].attached_again + 1;
-            let attached = workers.interface_facts(place);
+            let state = facts.interfaces[index].state;
+            let attached_again = facts.interfaces[index].attached_again + 1;
+            let attached = workers.interface_facts(index);
             let event = format!("{} is attached again, {} XDP", attached.name, attached.mode);
             self.shared.events.record(Kind::Link, self.control.epoch(), event);
-            facts.interfaces[place] = InterfaceStatus { state, attached_again, ..attached };
+            facts.interfaces[index] = InterfaceStatus { state, attached_again, ..attached };
         }
         self.warnings.attaching = match done {
             Ok(workers) => {
@@ -288,7 +288,7 @@ impl ControlThread {
         }
     }
 
-    /// Has next hops resolved that packets were dropped for; looks for them once in an interval.
+    /// Resolves next hops that packets were dropped for, at most once in [`UNRESOLVED_INTERVAL`].
     fn resolve_next_hops(&mut self) {
         let now = Instant::now();
         if self.unresolved.is_empty() || now < self.resolve_after {
@@ -310,17 +310,16 @@ impl ControlThread {
     }
 }
 
-/// The network as far as the workers can reach it: the attached interfaces in the order of their ports, then the
-/// VLANs over them.
+/// The network that workers use: the attached interfaces in the order of their ports, then the VLANs over them.
 fn attached_only(network: &Network, links: &[u32]) -> Network {
     let mut seen = network.clone();
-    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    let index = |ifindex| links.iter().position(|attached| *attached == ifindex);
     seen.links.retain(|link| {
-        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
+        index(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| index(vlan.over).is_some())
     });
     let mut next = links.len();
     for link in &mut seen.links {
-        let id = place(link.ifindex).unwrap_or_else(|| {
+        let id = index(link.ifindex).unwrap_or_else(|| {
             next += 1;
             next - 1
         });
@@ -329,7 +328,7 @@ fn attached_only(network: &Network, links: &[u32]) -> Network {
     seen
 }
 
-/// Asks the daemon, from any thread.
+/// A handle on the daemon, usable from any thread.
 #[derive(Clone)]
 pub struct Handle {
     inputs: Sender<Input>,
@@ -341,26 +340,26 @@ impl Handle {
         Self { inputs, shared }
     }
 
-    /// Asks the control thread, and waits for its answer.
+    /// Sends a request to the control thread, and waits for the reply.
     ///
     /// # Errors
-    /// What the control thread says; or that the daemon is ending.
+    /// The refusal of the control thread; or the daemon is ending.
     pub fn request(&self, request: Request) -> Result<Reply, CommandError> {
         self.request_by(request, None)
     }
 
-    /// The same for somebody, of whom events tell if it is a change.
+    /// As [`Self::request`], for a client; events of a change name it.
     ///
     /// # Errors
     /// As [`Self::request`].
     pub fn request_by(&self, request: Request, requester: Option<Requester>) -> Result<Reply, CommandError> {
-        let (access, asked) = (request.access(), Instant::now());
+        let (access, sent) = (request.access(), Instant::now());
         let answer = self.send(|reply| Input::Request(request, requester, reply));
-        self.shared.waits.count(access, asked.elapsed());
+        self.shared.waits.count(access, sent.elapsed());
         answer
     }
 
-    /// Has these captures be on and no others, and waits until it is so.
+    /// Replaces the captures that are on, and waits until they are published.
     ///
     /// # Errors
     /// As [`Self::request`].
@@ -368,7 +367,7 @@ impl Handle {
         self.send(|reply| Input::Captures(captures, reply))
     }
 
-    /// From now on these services are wanted so, as [`Control::reconcile`] has it; waits until it is made.
+    /// Sets the wanted state of services as [`Control::reconcile`] does, and waits until it is published.
     ///
     /// # Errors
     /// The daemon is ending.
@@ -390,7 +389,7 @@ impl Handle {
         answer.recv().map_err(|_| ending())?
     }
 
-    /// Asks the control thread, and waits for its answer until then; nothing if there is none.
+    /// Sends a request to the control thread, and waits for the reply until this time; `None`: it did not come.
     pub(crate) fn request_until(
         &self,
         request: Request,
@@ -401,10 +400,10 @@ impl Handle {
         answer.recv_deadline(until).ok()
     }
 
-    /// The state that runs, and which of its services are owned.
+    /// The desired state, and the keys of owned services.
     ///
     /// # Errors
-    /// The control thread does not say for too long, or the daemon is ending.
+    /// The control thread does not reply in time, or the daemon is ending.
     pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
         match self.request_until(Request::Rules, Instant::now() + RULES_TIMEOUT) {
             Some(Ok(Reply::Rules { commands, governed })) => Ok((state_of(&commands)?, governed)),
@@ -412,10 +411,10 @@ impl Handle {
         }
     }
 
-    /// Has the keepalived.conf read anew, and says in a line what has changed, once that is in force.
+    /// Reads the keepalived.conf again, and returns a line about the changes once they are in force.
     ///
     /// # Errors
-    /// There is none, or what is wrong with it, a line each; then nothing has changed.
+    /// xvsd has no keepalived.conf, or the errors in it, a line each; then nothing has changed.
     pub fn reload(&self) -> Result<String, CommandError> {
         let none = || CommandError::Failed {
             why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
@@ -423,7 +422,7 @@ impl Handle {
         self.shared.reload.get().ok_or_else(none)?()
     }
 
-    /// What needs no writer.
+    /// State that is read without the control thread.
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -436,7 +435,7 @@ mod tests {
     use crate::control::thread::*;
 
     #[test]
-    fn workers_see_attached_interfaces_by_their_place_and_the_vlans_over_them_and_no_others() {
+    fn workers_see_attached_interfaces_in_port_order_and_the_vlans_over_them_only() {
         let mut network = Network::default();
         for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
             network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();

@@ -1,9 +1,9 @@
-//! Rules that were applied and wait to be confirmed.
+//! Applied rules that wait to be confirmed.
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::state::State;
 
-/// Rules that were applied and are not confirmed.
+/// Applied rules that are not confirmed yet.
 pub(super) struct Unconfirmed {
     pub until: Millis,
     pub former: State,

@@ -1,4 +1,4 @@
-//! Why the daemon does not run.
+//! Errors that keep the daemon from starting.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use xvs_xdp::{AttachError, SocketError};
 use crate::config::ConfigError;
 use crate::workers::placement::PlacementError;
 
-/// Why the daemon does not run.
+/// Why the daemon does not start, or cannot attach an interface again.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
 pub enum DaemonError {
@@ -28,7 +28,7 @@ pub enum DaemonError {
     System { what: &'static str, error: io::Error },
 }
 
-/// Says what a system call was for.
+/// The error of a system call, with its purpose.
 pub fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
     move |error| DaemonError::System { what, error }
 }

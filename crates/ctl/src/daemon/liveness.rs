@@ -1,9 +1,9 @@
-//! Whether the director moves: the one judgement that `xvs healthy` and systemd's watchdog go by.
+//! Liveness: whether every thread of the director makes progress, for `xvs healthy` and systemd's watchdog.
 //!
-//! Made on the thread of who asks. The control thread has to answer a question that comes by its queue, that of the health
-//! checks to carry out a task; each worker is called, and has to end a turn of its loop, which a sleeping one does only
-//! if it wakes. All share one deadline. Costs every worker one turn, and the packet path nothing: what is looked at is
-//! counted anyway. Not here: whether what it works on is well, such as its interfaces (`status.rs`).
+//! Runs on the calling thread. The control thread has to answer a request from its queue, the thread of the health
+//! checks has to run a task, and each worker has to end a turn of its loop; sleeping workers are woken. All share one
+//! deadline. Costs each worker one turn; the packet path counts its turns anyway. Not here: the state of what the
+//! threads work on, such as interfaces (`status/`).
 
 use std::sync::Arc;
 use std::thread;
@@ -14,13 +14,13 @@ use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_model::request::Request;
 
-/// How long it is waited between two looks at workers that have not moved yet.
+/// Interval of looking at workers that have not ended a turn yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Succeeds as soon as all have moved.
+/// Returns as soon as every thread has made progress.
 ///
 /// # Errors
-/// Who has not when `patience` is over, as a sentence.
+/// A sentence that names the threads without progress within `patience`.
 pub(crate) fn check(daemon: &crate::control::thread::Handle, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
     let shared = daemon.shared();
@@ -32,22 +32,22 @@ pub(crate) fn check(daemon: &crate::control::thread::Handle, patience: Duration)
         failures.push("the control thread does not answer".to_owned());
     }
     if turns.is_some_and(|turned| turned.recv_deadline(until).is_err()) {
-        failures.push("the health checks do not move".to_owned());
+        failures.push("the health checks make no progress".to_owned());
     }
     failures.extend(
-        stalled(shared.workers(), &before, until).map(|worker| format!("worker {worker} does not move")),
+        stalled(shared.workers(), &before, until).map(|worker| format!("worker {worker} makes no progress")),
     );
-    if failures.is_empty() { Ok(()) } else { Err(format!("{}, for {patience:?}", failures.join(", "))) }
+    if failures.is_empty() { Ok(()) } else { Err(format!("{} within {patience:?}", failures.join(", "))) }
 }
 
-/// Hears of the next turn of a runtime's thread.
+/// Receives a message when the runtime's thread has run a task.
 fn next_turn(runtime: &Handle) -> Receiver<()> {
     let (done, turned) = bounded(1);
     runtime.spawn(async move { done.send(()) });
     turned
 }
 
-/// The workers that have not ended a turn since `before` was read when the time is over.
+/// The workers that have not ended a turn between the reading of `before` and `until`.
 fn stalled(workers: &[Arc<WorkerCounters>], before: &[u64], until: Instant) -> impl Iterator<Item = usize> {
     let mut stalled: Vec<_> = (0..workers.len()).collect();
     loop {
@@ -64,7 +64,7 @@ mod tests {
     use crate::daemon::liveness::*;
 
     #[test]
-    fn a_worker_that_ends_no_turn_is_named_and_one_that_does_is_not_waited_for() {
+    fn workers_that_end_no_turn_are_named_and_others_are_not_waited_for() {
         let workers: Vec<Arc<WorkerCounters>> = vec![Arc::default(), Arc::default(), Arc::default()];
         let before = [0, 0, 0];
         workers[0].count_poll(0);
@@ -77,10 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_of_checks_is_heard_of_if_it_has_a_turn() {
+    fn the_thread_of_health_checks_answers_once_it_runs_a_task() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let turned = next_turn(runtime.handle());
-        assert!(turned.try_recv().is_err(), "nobody runs it");
+        assert!(turned.try_recv().is_err(), "the runtime does not run yet");
         runtime.block_on(tokio::task::yield_now());
         assert_eq!(turned.try_recv(), Ok(()));
     }

@@ -1,9 +1,9 @@
-//! `xvsd`: start-up and shutdown in order.
+//! The daemon `xvsd`: start and shutdown, in order.
 //!
-//! Up: the socket (so that a second daemon touches nothing), the network, the XDP program on each interface, the
-//! table, a worker for each share of the queues, the control thread, health, readiness. Down, in reverse: no more requests,
-//! the XDP program off (the kernel has its packets back), the workers' last burst, the sockets. What fails on the way
-//! up undoes what was done, by dropping it.
+//! Start: the socket (so that a second daemon changes nothing), the XDP program on each interface, the connection
+//! table, a worker for each share of the queues, the control thread, the network and mark rules, health checks,
+//! readiness. Shutdown, in reverse: requests end, the XDP program is detached (the kernel has its packets back), the
+//! workers end with their last burst, sockets close. A start that fails drops what it has started.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -54,7 +54,7 @@ pub(crate) mod liveness;
 pub(crate) mod threads;
 pub mod watchdog;
 
-/// Requests that may wait for the control thread.
+/// Inputs that may wait for the control thread.
 const QUEUE: usize = 1024;
 
 /// How long the start waits for the kernel's mark rules.
@@ -74,11 +74,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts everything as a configuration says that has been checked; returns when packets are taken and commands
-    /// can be given.
+    /// Starts everything that a checked configuration names. Returns when packets are received and requests are
+    /// answered.
     ///
     /// # Errors
-    /// What could not be started; nothing stays attached then.
+    /// The part that could not be started; then nothing stays attached.
     pub fn start(config: &Config) -> Result<Self, DaemonError> {
         let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
@@ -91,7 +91,7 @@ impl Daemon {
         let table = TableConfig { capacity: config.conn_table_size, workers: worker_count, memory };
         Config::check_table(&table, machine_memory_bytes())?;
         let table = Table::create(table).map_err(system("the connection table"))?;
-        let reader = table.reader().expect("a new table has its seats free");
+        let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
@@ -109,7 +109,7 @@ impl Daemon {
             WorkerParts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
         let counters = parts.start_workers(ports, &notices)?;
         let wakers = control.datapath().workers().0.wakers();
-        let sweep_reader = table.reader().expect("a new table has its seats free");
+        let sweep_reader = table.reader().expect("a new table has two reader handles free");
         let sweeper = Sweeper::new(sweep_reader, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
@@ -147,28 +147,28 @@ impl Daemon {
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
         let health = None;
         let daemon = Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended };
-        // The first view of the network is told of before the request, so it is in force when this returns. Mark rules
-        // are read by other people's programs, which are not waited for without end.
+        // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
+        // read by external programs, so the wait for them is limited.
         let _ = first_view.recv();
         let _ = first_rules.recv_timeout(FIRST_RULES);
         let _ = daemon.handle().request(Request::Timeouts);
         Ok(daemon)
     }
 
-    /// Receives the name of a thread that has ended though the daemon was not told to stop.
+    /// Receives the name of a thread that has ended without being stopped.
     pub fn ended(&self) -> &Receiver<String> {
         &self.ended
     }
 
-    /// A way to ask, for whoever serves the socket.
+    /// A handle for requests, for the server of the socket.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inputs.clone(), self.shared.clone())
     }
 
-    /// Carries out the rules to begin with, as one snapshot. A line that is refused is logged, and the rest goes on.
+    /// Carries out the initial rules as one snapshot. A refused line is logged, and the others are carried out.
     ///
     /// # Errors
-    /// What concerns all of them.
+    /// The control thread refuses the whole request.
     pub fn load_rules(&self, rules: Vec<RuleLine>) -> Result<(), CommandError> {
         if rules.is_empty() {
             return Ok(());
@@ -189,10 +189,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Begins to make the checks of a keepalived.conf; returns when its services are in force.
+    /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
     ///
     /// # Errors
-    /// Why the checks cannot start.
+    /// The reason why the checks cannot start.
     pub fn start_health_checks(
         &mut self,
         keepalived: &Keepalived,
@@ -203,7 +203,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Gives the interfaces back to the kernel and ends every thread.
+    /// Gives the interfaces back to the kernel, and ends every thread.
     pub fn stop(mut self) {
         drop(self.health.take());
         drop(self.network.take());
@@ -215,14 +215,14 @@ impl Daemon {
     }
 }
 
-/// All memory of the machine.
+/// The machine's memory.
 fn machine_memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
-    // Its fields are as wide as the machine's words.
+    // Its fields have the machine's word size.
     u64::from(machine.mem_unit) * machine.totalram as u64
 }
 
-/// What every worker is made with.
+/// The shared parts of every worker.
 struct WorkerParts<'a> {
     table: &'a Arc<Table>,
     clock: &'a Arc<Clock>,
@@ -231,21 +231,21 @@ struct WorkerParts<'a> {
 }
 
 impl WorkerParts<'_> {
-    /// A worker for each port, running, and what each counts.
+    /// Starts a worker for each port. Returns the counters of each.
     fn start_workers(
         &mut self,
         ports: Vec<XdpPort>,
         notices: &Sender<String>,
     ) -> Result<Vec<Arc<WorkerCounters>>, DaemonError> {
         let (table, control) = (self.table, &mut *self.control);
-        // Identifications are seen outside: what keys the table must not be.
+        // Other hosts see Identifications, so their secret is not that of the table.
         let secret = random_secret().map_err(system("random numbers"))?;
         let handoff = Arc::new(Handoff::new(ports.len()));
         let mut counters = Vec::new();
         for (number, port) in ports.into_iter().enumerate() {
             let counted = Arc::new(WorkerCounters::default());
             counters.push(counted.clone());
-            let handle = table.handle(number).expect("each worker has its handle");
+            let handle = table.handle(number).expect("the table has a free handle for each worker");
             let ids = |half| Identification::numbered(secret, 2 * number + half);
             let ids = (ids(0), ids(1));
             let unresolved = self.unresolved;
@@ -266,8 +266,8 @@ impl WorkerParts<'_> {
     }
 }
 
-/// What puts a follower's views into `latest` and tells the control thread so by `input`, to be called on the thread of
-/// this name. The receiver gets one message, for the first view.
+/// A callback for a follower's thread of this name. It puts each view into `latest` and sends `input` to the control
+/// thread. The receiver gets one message, for the first view.
 fn follower_callback<T: Send + 'static>(
     thread: &str,
     latest: Latest<T>,
@@ -278,13 +278,13 @@ fn follower_callback<T: Send + 'static>(
     let (seen, first) = bounded(1);
     let (notice, inputs) = (EndNotice::new(thread, notices), inputs.clone());
     let report = move |view| {
-        // It goes when the thread does.
+        // Moved into the closure, so that it is dropped when the thread ends.
         let _ = &notice;
         if latest.put(view) == Slot::Empty {
-            // The control thread is gone only when the daemon ends.
+            // The control thread ends first only when the daemon stops.
             let _ = inputs.send(input());
         }
-        // Full but for the first time.
+        // The channel is full after the first view.
         let _ = seen.try_send(());
     };
     (report, first)

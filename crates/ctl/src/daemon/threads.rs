@@ -1,21 +1,21 @@
-//! Threads whose end is noticed.
+//! Threads whose end is reported.
 //!
-//! A worker or the control thread ends only when it is told to. One that panics would leave a director that takes
-//! packets and does nothing with them, so each thread's end, however it comes, is told to whoever waits for it.
+//! A worker or the control thread ends only when it is stopped. After a panic of one, the director would take packets
+//! and forward none. So each thread reports its end, also that by a panic.
 
 use std::thread::JoinHandle;
 use std::{io, thread};
 
 use crossbeam::channel::Sender;
 
-/// Tells that a thread has ended: moved into it, dropped with it.
+/// Sends the thread's name when it is dropped; the thread owns it.
 pub(crate) struct EndNotice {
     thread: String,
     to: Sender<String>,
 }
 
 impl EndNotice {
-    /// Of the thread of this name.
+    /// A notice for the thread of this name.
     pub(crate) fn new(thread: &str, to: &Sender<String>) -> Self {
         Self { thread: thread.to_owned(), to: to.clone() }
     }
@@ -23,12 +23,12 @@ impl EndNotice {
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
-        // When the daemon ends in order, nobody waits for this any more.
+        // In an orderly shutdown the receiver is gone already.
         let _ = self.to.send(std::mem::take(&mut self.thread));
     }
 }
 
-/// Starts a thread whose end is told by its name.
+/// Starts a thread that reports its end by its name.
 ///
 /// # Errors
 /// The system has no room for another thread.
@@ -51,13 +51,13 @@ mod tests {
     use crate::daemon::threads::*;
 
     #[test]
-    fn the_end_of_a_thread_is_told_by_its_name_also_when_it_panics() {
-        let (ended, told) = unbounded();
+    fn the_end_of_a_thread_is_reported_by_its_name_also_after_a_panic() {
+        let (ended, names) = unbounded();
         let panicking = spawn("xvs-worker-7", &ended, || panic!("a fault of this test")).unwrap();
-        assert_eq!(told.recv().unwrap(), "xvs-worker-7");
+        assert_eq!(names.recv().unwrap(), "xvs-worker-7");
         let _: Result<(), _> = panicking.join();
         let ending = spawn("xvs-control", &ended, || 5).unwrap();
-        assert_eq!(told.recv().unwrap(), "xvs-control");
+        assert_eq!(names.recv().unwrap(), "xvs-control");
         assert_eq!(ending.join().unwrap(), 5);
     }
 }

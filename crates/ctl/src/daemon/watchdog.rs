@@ -1,8 +1,8 @@
-//! systemd's watchdog (`WatchdogSec=`), fed while the director moves.
+//! systemd's watchdog (`WatchdogSec=`): notified while all threads make progress.
 //!
-//! A thread judges at half the watchdog's time, as `xvs healthy` does, and feeds it if all is well; else it judges again
-//! sooner, so that one bad judgement alone does not end the daemon. Costs what a judgement costs. Not here: the judgement
-//! (`liveness.rs`), what systemd does when it is not fed.
+//! A thread checks liveness as `xvs healthy` does, twice in the watchdog's time, and notifies systemd after each
+//! success. After a failure it checks again sooner, so that a single failure does not end the daemon. Costs what the
+//! check costs. Not here: the check (`liveness.rs`).
 
 use std::time::Duration;
 use std::{io, thread};
@@ -13,13 +13,13 @@ use sd_notify::NotifyState;
 use crate::control::thread::Handle;
 use crate::daemon::liveness;
 
-/// Feeds systemd's watchdog until it is dropped.
+/// Notifies systemd's watchdog until it is dropped.
 pub struct Watchdog {
     _end: Sender<()>,
 }
 
 impl Watchdog {
-    /// Begins to feed it, if systemd has asked for that by `WATCHDOG_USEC`.
+    /// Starts the thread if systemd has set `WATCHDOG_USEC`.
     ///
     /// # Errors
     /// The system has no room for another thread.
@@ -29,33 +29,33 @@ impl Watchdog {
         };
         let (end, ended) = bounded(0);
         let check = move |patience| liveness::check(&daemon, patience);
-        let feed = || {
+        let notify = || {
             if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
-                tracing::warn!("systemd's watchdog was not fed: {error}");
+                tracing::warn!("systemd's watchdog could not be notified: {error}");
             }
         };
         thread::Builder::new()
             .name("xvs-watchdog".to_owned())
-            .spawn(move || keep_fed(time / 2, &ended, check, feed))?;
+            .spawn(move || keep_notified(time / 2, &ended, check, notify))?;
         Ok(Some(Self { _end: end }))
     }
 }
 
-/// Feeds at each interval, and never without a good judgement since the last time.
-fn keep_fed(
+/// Notifies after each successful check, and only then.
+fn keep_notified(
     interval: Duration,
     ended: &Receiver<()>,
     mut check: impl FnMut(Duration) -> Result<(), String>,
-    mut feed: impl FnMut(),
+    mut notify: impl FnMut(),
 ) {
     loop {
         let wait = match check(interval / 2) {
             Ok(()) => {
-                feed();
+                notify();
                 interval
             }
             Err(why) => {
-                tracing::error!("systemd's watchdog is not fed: {why}");
+                tracing::error!("systemd's watchdog is not notified: {why}");
                 interval / 8
             }
         };
@@ -70,20 +70,20 @@ mod tests {
     use crate::daemon::watchdog::*;
 
     #[test]
-    fn the_watchdog_is_fed_after_good_judgements_alone() {
+    fn the_watchdog_is_notified_after_successful_checks_only() {
         let (end, ended) = bounded(0);
         let mut end = Some(end);
-        let mut judgements = [true, false, false, true, false].into_iter();
-        let mut fed = 0;
-        let check = |_| match judgements.next() {
+        let mut results = [true, false, false, true, false].into_iter();
+        let mut notified = 0;
+        let check = |_| match results.next() {
             Some(true) => Ok(()),
-            Some(false) => Err("worker 0 does not move".to_owned()),
+            Some(false) => Err("worker 0 makes no progress".to_owned()),
             None => {
                 drop(end.take());
                 Err("it ends".to_owned())
             }
         };
-        keep_fed(Duration::from_millis(1), &ended, check, || fed += 1);
-        assert_eq!(fed, 2);
+        keep_notified(Duration::from_millis(1), &ended, check, || notified += 1);
+        assert_eq!(notified, 2);
     }
 }

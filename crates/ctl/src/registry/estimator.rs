@@ -1,17 +1,17 @@
-//! What listings show of a counter: its value at the last look, less what it was when it was zeroed, and its rates.
+//! Estimator: the totals and rates that listings show of a counter. Totals count from the last zeroing.
 //!
-//! A look is taken every [`INTERVAL`]; between two looks a listing shows the same numbers, as under IPVS. Integer
-//! arithmetic, so that the rates are those of IPVS to the last digit. Source: ipvs-behaviour, section 8.
+//! Counters are sampled every [`INTERVAL`]; between two samples listings show the same numbers, as under IPVS. The
+//! arithmetic is that of IPVS in integers, so the rates agree to the last digit. Source: ipvs-behaviour, section 8.
 
 use std::time::Duration;
 
 use xvs_dataplane::counters::StatsValues;
 use xvs_model::listing::{Rates, Stats};
 
-/// How often a look is taken.
+/// Time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
-/// The numbers of one service or destination, or of all.
+/// Totals and rates of one service, of one destination, or of all services.
 #[derive(Debug, Clone, Default)]
 pub struct Estimator {
     seen: StatsValues,
@@ -21,12 +21,12 @@ pub struct Estimator {
 }
 
 impl Estimator {
-    /// One that shows zeroes although its counters are at `now`: for a destination that came back.
+    /// An estimator that shows zeroes from `now` on: for a destination that is added again to a new service.
     pub fn from(now: StatsValues) -> Self {
         Self { seen: now, base: now, average: [0; 5] }
     }
 
-    /// Takes a look.
+    /// Takes a sample of the counters.
     pub fn tick(&mut self, now: StatsValues) {
         let (new, old) = (fields(now), fields(self.seen));
         for (at, average) in self.average.iter_mut().enumerate() {
@@ -36,7 +36,7 @@ impl Estimator {
         self.seen = now;
     }
 
-    /// Makes what is shown zero from here on.
+    /// Shows zeroes from the last sample on.
     pub fn zero(&mut self) {
         self.base = self.seen;
         self.average = [0; 5];
@@ -50,7 +50,7 @@ impl Estimator {
         Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
     }
 
-    /// The rates to show, each per second.
+    /// The rates to show, per second.
     pub fn rates(&self) -> Rates {
         let [connections, in_packets, out_packets, in_bytes, out_bytes] = std::array::from_fn(|at| {
             let Scale { round, shown_shift, .. } = SCALE[at];
@@ -85,7 +85,7 @@ mod tests {
 
     /// The example of ipvs-behaviour, section 8.
     #[test]
-    fn rates_rise_and_fall_as_the_kernels_do() {
+    fn rates_rise_and_fall_as_those_of_the_kernel() {
         let mut estimator = Estimator::default();
         let mut shown = Vec::new();
         for tick in 1..=12 {

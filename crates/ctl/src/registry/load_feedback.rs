@@ -1,10 +1,12 @@
-//! Weights from load: what real servers report moves the weights of services that follow such reports.
+//! Weights from load: how a report of a real server changes its weight.
 //!
-//! Asked by the control thread for each report, and once a second for reports that stay away. The operator's own weight
-//! is kept apart: it is what the weight in force starts from, what bounds it, what it returns to, and what is saved. A
-//! destination of weight 0 stays quiescent whatever is reported. Off until `feedback.services` names services. Pure.
+//! Called by the control thread for each report, and once a second to expire reports. The operator's weight is kept
+//! separately: the weight in force starts from it, is bounded by multiples of it, and returns to it when reports
+//! stop; only the operator's weight is saved. A destination of weight 0 stays quiescent. Off until
+//! `feedback.services` names services. Pure.
 //!
-//! Not here: the weights themselves and their way to the schedulers (`registry.rs`).
+//! Not here: the weights of the entries (`registry/mod.rs`), the services that a report applies to
+//! (`registry/load_reports.rs`).
 
 use std::fmt;
 use std::time::Duration;
@@ -14,18 +16,18 @@ use xvs_model::load_feedback::Feedback;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
-/// A weight in force that load reports have moved, or their staying away.
+/// A change of a weight in force, by a load report or because reports stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightChange {
-    /// Whose.
+    /// The service.
     pub service: ServiceKey,
-    /// Of which destination.
+    /// The destination.
     pub endpoint: Endpoint,
-    /// What it was.
+    /// The former weight.
     pub from: Weight,
-    /// What it is now.
+    /// The new weight.
     pub to: Weight,
-    /// The report that moved it; `None`: there is none any more.
+    /// The reported load, 0 to 100; `None`: reports have stopped.
     pub load_percent: Option<f64>,
 }
 
@@ -40,14 +42,14 @@ impl fmt::Display for WeightChange {
     }
 }
 
-/// What was last reported of a destination, and the weight that it has by that.
+/// The last report of a destination, and the weight that results from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
     /// Not rounded, so that small steps add up.
     weight: f64,
     /// 0 to 100.
     pub load_percent: f64,
-    /// When it came.
+    /// Arrival time of the report.
     pub at: Millis,
 }
 
@@ -58,7 +60,7 @@ impl Report {
     }
 }
 
-/// What a load (0 to 100) makes of a destination with this weight of the operator's.
+/// The report and weight that follow from a load (0 to 100); `own` is the operator's weight.
 ///
 /// Source: Zhang Wensong, «LVS集群的负载调度» (IBM developerWorks China, 2002), dynamic feedback:
 /// w' = w + A · ∛(0.95 − load), at most SCALE times the weight that the operator gave; A is 5, SCALE is 10.
@@ -75,7 +77,7 @@ pub(crate) fn apply_load(
     Report { weight, load_percent, at }
 }
 
-/// A report as it is to be regarded now; `None`: not any more.
+/// The report with its weight within the bounds in force; `None`: it has expired.
 pub(crate) fn refresh(feedback: &Feedback, own: Weight, report: Report, now: Millis) -> Option<Report> {
     let lasts = report.at.until(now) < Duration::from_secs(feedback.timeout_seconds.value().into());
     lasts.then(|| Report { weight: bounded(feedback, own, report.weight), ..report })
@@ -92,7 +94,7 @@ mod tests {
 
     const OWN: Weight = Weight(10);
 
-    /// The weights in force after these loads, one after the other.
+    /// The weights in force after each of these loads.
     fn weights(feedback: &Feedback, own: Weight, loads: &[f64]) -> Vec<u32> {
         let mut report = None;
         let mut apply_load = |load| {
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_stays_between_multiples_of_the_operators() {
+    fn a_weight_stays_between_multiples_of_the_operators_weight() {
         let mut feedback = Feedback::default();
         assert_eq!(weights(&feedback, Weight(1), &[0.0, 0.0, 0.0, 100.0]), [6, 10, 10, 8]);
         assert_eq!(weights(&feedback, OWN, &[100.0; 7]), [8, 6, 4, 3, 1, 1, 1]);
@@ -119,12 +121,12 @@ mod tests {
         feedback.set("highest_percent", "150").unwrap();
         let up_and_down = [0.0, 0.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0, 100.0];
         assert_eq!(weights(&feedback, OWN, &up_and_down), [15, 15, 13, 11, 9, 8, 6, 5, 5]);
-        assert_eq!(weights(&feedback, Weight(1), &[100.0]), [1], "load makes nobody quiescent");
+        assert_eq!(weights(&feedback, Weight(1), &[100.0]), [1], "load never makes a destination quiescent");
         assert_eq!(weights(&feedback, Weight::MAX, &[0.0]), [Weight::MAX.0]);
     }
 
     #[test]
-    fn a_report_lasts_for_its_time_and_narrower_bounds_hold_at_once() {
+    fn a_report_expires_after_its_timeout_and_narrower_bounds_apply_at_once() {
         let mut feedback = Feedback::default();
         let report = apply_load(&feedback, OWN, None, 0.0, Millis(1000));
         assert_eq!(refresh(&feedback, OWN, report, Millis(60_999)), Some(report));

@@ -1,6 +1,7 @@
-//! Weights that follow what real servers report of their load.
+//! Load reports: the services that they apply to, and the weights that change.
 //!
-//! Runs when a report comes, and now and then for those that grow old. What a report does to a weight is `feedback.rs`'s.
+//! Runs for each report, and once a second to expire reports. Not here: the weight that follows from a load
+//! (`load_feedback.rs`).
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::command::CommandError;
@@ -13,11 +14,12 @@ use crate::registry::load_feedback::{WeightChange, apply_load, refresh};
 use crate::registry::{DestinationEntry, Registry, ServiceEntry};
 
 impl Registry {
-    /// Takes in a real server's load, 0 to 100. Returns the weights in force that have changed, with which services
-    /// reach the snapshot by [`Self::build`] as after an edit.
+    /// Applies a real server's load, 0 to 100, to all services that follow load reports. Returns the weights that
+    /// have changed; [`Self::build`] enters these services in the snapshot, as after an edit.
     ///
     /// # Errors
-    /// [`CommandError::UnknownServer`]; [`CommandError::NotFollowed`] with a service that could follow it.
+    /// [`CommandError::UnknownServer`]: no service has this real server. [`CommandError::NotFollowed`]: its services
+    /// do not follow load reports; names the first of them.
     pub fn report_load(
         &mut self,
         server: Server,
@@ -41,8 +43,8 @@ impl Registry {
         }))
     }
 
-    /// Forgets reports that are too old or not followed any more, and keeps weights within bounds that have changed.
-    /// Returns the weights in force that have changed, as [`Self::report_load`].
+    /// Drops expired reports, and reports of services that no longer follow them, and applies changed bounds. Returns
+    /// the weights that have changed, as [`Self::report_load`].
     pub fn review_reports(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
         let reported = |entry: &ServiceEntry| entry.destinations.iter().any(|dest| dest.report.is_some());
         let keys: Vec<_> =
@@ -74,13 +76,13 @@ impl Registry {
             if all.len() > before
                 && let Some(entry) = self.services.remove(&service)
             {
-                self.changed(service, entry, Change::Edited);
+                self.store_changed(service, entry, Change::Edited);
             }
         }
         all
     }
 
-    /// The destinations of services that follow load reports.
+    /// One row for each destination of the services that follow load reports.
     pub fn feedback_rows(&self, feedback: &Feedback, now: Millis) -> Vec<FeedbackRow> {
         let followed = self.services.iter().filter(|(key, _)| feedback.follows(key));
         let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)));

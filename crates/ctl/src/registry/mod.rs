@@ -1,8 +1,9 @@
-//! The live objects behind the desired state: numbers of destinations and services that outlive every change.
+//! Registry of the live objects behind the desired state: counters, numbers and schedulers of services and
+//! destinations.
 //!
-//! Owned by the control thread. Turns a service as it is wanted into the one that workers use, gives each
-//! destination the number by which connections refer to it, and keeps removed destinations in the trash for as long
-//! as a connection may refer to them, so that one that is added again gets its connections and counts back.
+//! Owned by the control thread. Builds the services that workers use. Gives each destination the number by which
+//! connections refer to it. Keeps a removed destination in the trash while connections may refer to it; added again,
+//! it has its connections and counters back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -41,13 +42,13 @@ pub mod tunnels;
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
-/// How many SIP calls there is room for where nothing else is said.
+/// Default number of SIP calls that are kept apart.
 pub const SIP_CALLS: usize = 65_536;
 
-/// Live objects by identity.
+/// Live objects of services and destinations.
 pub struct Registry {
     workers: usize,
-    /// How many Call-IDs there is room for, once there is a service with `--pe sip`.
+    /// Capacity of the Call-ID store, which is created with the first service with `--pe sip`.
     pub sip_calls: usize,
     services: BTreeMap<ServiceKey, ServiceEntry>,
     trash: BTreeMap<(ServiceKey, Endpoint), Trashed>,
@@ -55,11 +56,11 @@ pub struct Registry {
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
     next_id: u32,
-    /// What is known of the way to an address, for as long as there is a destination.
+    /// Path MTUs by destination address, kept while a destination has the address.
     path_mtus: HashMap<IpAddr, Weak<PathMtu>>,
-    /// Settings that schedulers look up while they work.
+    /// Settings that schedulers read while they run.
     pub tuning: Tuning,
-    /// Over all services, those gone included.
+    /// Totals of all services, including deleted ones.
     pub total: Arc<ServiceLive>,
     total_estimator: Estimator,
 }
@@ -69,7 +70,7 @@ struct ServiceEntry {
     estimator: Estimator,
     scheduler: String,
     place: Arc<AtomicU64>,
-    /// What its scheduler knows of clients; the next one of the same name goes on with it.
+    /// The scheduler's memory of clients; kept while the scheduler's name stays the same.
     memory: Option<Arc<Memory>>,
     destinations: Vec<DestinationEntry>,
 }
@@ -77,15 +78,15 @@ struct ServiceEntry {
 struct DestinationEntry {
     endpoint: Endpoint,
     method: ForwardingMethod,
-    /// Those of its connections: they keep theirs when an edit changes it.
+    /// Methods of its connections: existing connections keep their method when an edit changes it.
     methods: BTreeSet<ForwardingMethod>,
-    /// The operator's.
+    /// The operator's weight.
     weight: Weight,
     encapsulation: Encapsulation,
     path_mtu: Arc<PathMtu>,
     /// The last weight above 0 since it was added; 0 if there was none.
     last_weight: Weight,
-    /// What load reports have made of it.
+    /// The last load report, if it still counts.
     report: Option<Report>,
     id: DestinationId,
     live: Arc<DestinationLive>,
@@ -107,14 +108,14 @@ impl DestinationEntry {
         self.live.set_thresholds(options.upper_threshold, options.lower_threshold);
     }
 
-    /// As its service's scheduler sees it.
+    /// The destination as schedulers see it.
     fn listed(&self) -> xvs_sched::Destination {
         let weight = self.weight_in_force();
         let last_weight = if weight.is_quiescent() { self.last_weight } else { weight };
         xvs_sched::Destination { endpoint: self.endpoint, weight, last_weight }
     }
 
-    /// The weight that schedulers go by.
+    /// The weight that schedulers use.
     fn weight_in_force(&self) -> Weight {
         match self.report {
             Some(report) if !self.weight.is_quiescent() => report.weight(),
@@ -122,7 +123,7 @@ impl DestinationEntry {
         }
     }
 
-    /// Forgets methods that no connection has any more. No worker may go by what was before the last edit.
+    /// Forgets methods that no connection has. Every worker must already use the last edit.
     fn forget_unused_methods(&mut self) {
         if !self.has_connections() {
             self.methods.retain(|method| *method == self.method);
@@ -142,7 +143,7 @@ struct Trashed {
 }
 
 impl Registry {
-    /// None yet, for this many workers.
+    /// An empty registry for this many workers.
     pub fn new(workers: usize) -> Self {
         Self {
             workers,
@@ -159,8 +160,8 @@ impl Registry {
         }
     }
 
-    /// Takes in a command that the desired state has carried out. Services that change reach the snapshot with
-    /// [`Self::build`], so that a batch costs one building of each.
+    /// Applies a command that the desired state has accepted. [`Self::build`] enters the changed services in the
+    /// snapshot, so a batch builds each service once.
     pub fn apply(&mut self, command: &Command, snapshot: &mut Snapshot, now: Millis) {
         match command {
             Command::AddService { key, options } => self.add_service(*key, &options.scheduler),
@@ -176,14 +177,14 @@ impl Registry {
                 dest.last_weight = Weight(0);
                 dest.set_options(options);
                 entry.destinations.insert(0, dest);
-                self.changed(*service, entry, Change::Added);
+                self.store_changed(*service, entry, Change::Added);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(dest) = entry.destinations.iter_mut().find(|dest| dest.endpoint == *endpoint) {
                     dest.set_options(options);
                 }
-                self.changed(*service, entry, Change::Edited);
+                self.store_changed(*service, entry, Change::Edited);
             }
             Command::DeleteDestination { service, endpoint } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
@@ -191,7 +192,7 @@ impl Registry {
                 {
                     let dest = entry.destinations.remove(position);
                     self.move_to_trash(*service, dest, &entry.live, snapshot, now);
-                    self.changed(*service, entry, Change::Removed(position));
+                    self.store_changed(*service, entry, Change::Removed(position));
                 }
             }
             Command::Zero(key) => self.zero(*key),
@@ -218,7 +219,7 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
-    /// Another scheduler begins anew; the same one goes on.
+    /// A different scheduler starts without state; the same one keeps its state.
     fn edit_service(&mut self, key: ServiceKey, scheduler: &str) {
         if let Some(entry) = self.services.get_mut(&key)
             && entry.scheduler != scheduler
@@ -239,8 +240,8 @@ impl Registry {
         }
     }
 
-    /// Puts a service back whose destinations have changed; its scheduler's state survives as it says.
-    fn changed(&mut self, key: ServiceKey, mut entry: ServiceEntry, change: Change) {
+    /// Stores a service whose destinations have changed; its scheduler decides what state it keeps.
+    fn store_changed(&mut self, key: ServiceKey, mut entry: ServiceEntry, change: Change) {
         let before = Place(entry.place.load(Ordering::Relaxed));
         let mut weights = entry.destinations.iter().map(DestinationEntry::weight_in_force);
         let after = scheduler::carry(&entry.scheduler, before, change, &mut weights);
@@ -249,7 +250,7 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
-    /// Enters all services that have changed in a snapshot.
+    /// Enters all changed services in the snapshot.
     pub fn build(&mut self, state: &State, snapshot: &mut Snapshot) {
         for key in std::mem::take(&mut self.unbuilt) {
             let Some((entry, wanted)) = self.services.get_mut(&key).zip(state.service(&key)) else {
@@ -268,7 +269,7 @@ impl Registry {
         }
     }
 
-    /// The live object of a destination that is added: out of the trash, or new.
+    /// The entry of a destination that is added: from the trash, or new.
     fn restore_or_create(
         &mut self,
         key: ServiceKey,
@@ -300,7 +301,7 @@ impl Registry {
         }
     }
 
-    /// What is known of the way to an address: the same for all destinations there.
+    /// The path MTU of an address, shared by all destinations there.
     fn path_mtu(&mut self, addr: IpAddr) -> Arc<PathMtu> {
         let kept = self.path_mtus.entry(addr).or_default();
         kept.upgrade().unwrap_or_else(|| {
@@ -325,7 +326,7 @@ impl Registry {
         self.trash.insert((key, trashed.dest.endpoint), trashed);
     }
 
-    /// Forgets removed destinations that nothing refers to any more. Returns whether there were removed ones.
+    /// Frees removed destinations that nothing has referred to for two minutes. Returns whether the trash had any.
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
         let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
@@ -343,7 +344,7 @@ impl Registry {
         any
     }
 
-    /// Works out every destination's path anew. Returns whether any changed.
+    /// Recomputes every destination's path. Returns whether any changed.
     pub fn reroute(&self, snapshot: &mut Snapshot) -> bool {
         let mut changed = false;
         for dest in self.destinations() {
@@ -364,8 +365,8 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.dest))
     }
 
-    /// What is steered for a service as it is, and for the connections of what it was. To be asked when every worker acts
-    /// on the last change. Its mark is not looked at.
+    /// What is steered for a service as it is configured, and for connections of its earlier configuration, apart
+    /// from its mark. Every worker must already use the last change.
     pub(crate) fn steered(&mut self, key: ServiceKey) -> BTreeSet<Item> {
         let entry = self.services.get_mut(&key);
         let configured = entry.is_some();
@@ -373,44 +374,45 @@ impl Registry {
         let gone = self.trash.range_mut(trash_range(key)).map(|(_, trashed)| &mut trashed.dest);
         let gone = gone.filter(|dest| dest.has_connections());
         let mut items = BTreeSet::new();
-        let mut lingers = false;
-        for dest in destinations.chain(gone.inspect(|_| lingers = true)) {
+        let mut has_leftovers = false;
+        for dest in destinations.chain(gone.inspect(|_| has_leftovers = true)) {
             dest.forget_unused_methods();
             items.extend(dest.methods.iter().flat_map(|method| of_destination(key, dest.endpoint, *method)));
         }
-        items.extend((configured || lingers).then(|| of_service(key)).into_iter().flatten());
+        items.extend((configured || has_leftovers).then(|| of_service(key)).into_iter().flatten());
         items
     }
 
-    /// Whether something may be steered for connections alone: of what was deleted, or was another method's.
+    /// Whether something may be steered for existing connections only: those of a deleted destination, or of a former
+    /// method.
     pub fn has_leftover_steering(&self) -> bool {
         !self.trash.is_empty() || self.destinations().any(|dest| dest.methods.len() > 1)
     }
 
-    /// Whether there may be FULLNAT connections.
+    /// Whether FULLNAT connections may exist.
     pub fn has_full_nat_connections(&self) -> bool {
         self.destinations()
             .any(|dest| dest.methods.contains(&ForwardingMethod::FullNat) && dest.has_connections())
     }
 
-    /// Every service, and those gone that may have connections.
+    /// Keys of all services, and of deleted ones that may have connections.
     pub fn service_keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.keys().copied().chain(self.trash.keys().map(|(key, _)| *key))
     }
 
-    /// Whether a service, or one that it was before, has connections.
+    /// Whether a service or its deleted predecessor has connections.
     pub fn has_connections(&self, key: ServiceKey) -> bool {
         let live = self.services.get(&key).into_iter().flat_map(|entry| &entry.destinations);
         let gone = self.trash.range(trash_range(key)).map(|(_, trashed)| &trashed.dest);
         live.chain(gone).any(DestinationEntry::has_connections)
     }
 
-    /// The addresses that destinations are reached at.
+    /// Addresses of all destinations, including those in the trash.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.destinations().map(|dest| dest.endpoint.addr)
     }
 
-    /// Takes a look at every counter, and at what schedulers remember.
+    /// Samples every counter, and lets schedulers expire what they remember.
     pub fn sample_counters(&mut self, now: Millis) {
         self.total_estimator.tick(self.total.stats.sum());
         for entry in self.services.values_mut() {
@@ -422,7 +424,7 @@ impl Registry {
         }
     }
 
-    /// Zeroes what is shown of one service and its destinations, or of all and the total.
+    /// Zeroes the totals of a service and its destinations; `None`: of all services, and the total.
     fn zero(&mut self, key: Option<ServiceKey>) {
         if key.is_none() {
             self.total_estimator.zero();
@@ -459,14 +461,14 @@ impl Registry {
     }
 }
 
-/// Everything of a service in the trash.
+/// The keys of a service's destinations in the trash.
 fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
     let first = Endpoint { addr: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
     let last = Endpoint { addr: Ipv6Addr::from_bits(u128::MAX).into(), port: u16::MAX };
     (key, first)..=(key, last)
 }
 
-/// What tunnels to a destination look like.
+/// Source address and encapsulation of tunnels to a destination.
 fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
     let egress = &snapshot.egress;
     let source = match egress.route(dest.endpoint.addr, 0) {
@@ -490,7 +492,7 @@ fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &S
     }
 }
 
-/// A service as workers use it; `None` if its scheduler has no such name, which was checked when it was named.
+/// A service as workers use it; `None` for an unknown scheduler, which the desired state has refused before.
 fn build(
     key: ServiceKey,
     wanted: &xvs_model::service::Service,

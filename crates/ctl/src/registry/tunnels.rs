@@ -1,13 +1,13 @@
-//! The kinds of tunnels, as they are configured and as the data plane is told of them.
+//! Kinds of tunnels: from the configured options to those of the data plane.
 //!
-//! Asked at each change of a destination; pure. Not here: which end a tunnel leaves by (`registry.rs`).
+//! Called for each change of a destination; pure. Not here: the source address of a tunnel (`registry/mod.rs`).
 
 use xvs_dataplane::snapshot::Encapsulation;
 use xvs_model::destination::{Tunnel, TunnelChecksum};
 use xvs_proto::checksum::Coverage;
 
-/// A tunnel as it leaves the director. The option of remote checksum offload is only for packets whose own checksum
-/// is still to be computed, and none that came over the wire is such a packet; theirs is the full checksum.
+/// The encapsulation of packets to a tunnel. Remote checksum offload applies only to packets whose own checksum is
+/// not computed yet. Packets from the wire have theirs, so they get the full checksum.
 pub fn encapsulation(tunnel: Tunnel) -> Encapsulation {
     let coverage = |checksum| match checksum {
         TunnelChecksum::Without => Coverage::None,

@@ -128,8 +128,8 @@ impl Workers {
     }
 
     /// The status of the interface with this index, which is also logged.
-    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceStatus {
-        interface_facts(&self.attached[place])
+    pub(crate) fn interface_facts(&self, index: usize) -> InterfaceStatus {
+        interface_facts(&self.attached[index])
     }
 
     /// Attaches the interface with this index again, and gives every worker new sockets. Returns the workers' facts.
@@ -140,21 +140,21 @@ impl Workers {
     /// next call succeeds, and packets go to the kernel.
     pub(crate) fn reattach(
         &mut self,
-        place: usize,
+        index: usize,
         steering: &Steering,
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
-        let attached = steering.attach(self.attached[place].interface())?;
+        let attached = steering.attach(self.attached[index].interface())?;
         let reinjector = open_reinjector(&attached)?;
         // The new one replaces the old one; if the queues cannot be shared out, the old one is restored.
-        let old = std::mem::replace(&mut self.attached[place], attached);
+        let old = std::mem::replace(&mut self.attached[index], attached);
         match shares(&self.attached, Some(self.threads.len())) {
             Ok(shares) => self.shares = shares,
             Err(error) => {
-                self.attached[place] = old;
+                self.attached[index] = old;
                 return Err(error);
             }
         }
-        self.reinjectors[place] = reinjector;
+        self.reinjectors[index] = reinjector;
         if !self.paused {
             self.pause();
         }

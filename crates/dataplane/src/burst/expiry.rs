@@ -36,7 +36,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
         }
-        Removal::Controls | Removal::NotOurs | Removal::Lasts => {}
+        Removal::Controls | Removal::NotLive | Removal::Kept => {}
     }
 }
 
@@ -46,13 +46,8 @@ const CONTROLLING_SECONDS: u32 = 60;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use xvs_proto::{Endpoint, Protocol};
-    use xvs_sched::ForwardingMethod;
-
     use super::*;
-    use crate::conn::{Flags, Inserted, NewConnection, Table, TableConfig};
+    use crate::conn::{Inserted, NewConnection, Table, TableConfig};
     use crate::shm::Memory;
 
     #[test]
@@ -60,21 +55,7 @@ mod tests {
         let config = TableConfig { capacity: 10, workers: 2, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();
         let [mut one, mut other] = [0, 1].map(|worker| table.handle(worker).unwrap());
-        let inserted = one.insert(&NewConnection {
-            protocol: Protocol::UDP,
-            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 1000),
-            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 53),
-            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 53),
-            local: None,
-            method: ForwardingMethod::DirectRouting,
-            flags: Flags::NONE,
-            state: 0,
-            expires: Millis(60_000),
-            timeout_seconds: 0,
-            dest_ref: 0,
-            mark: 0,
-            controller: None,
-        });
+        let inserted = one.insert(&NewConnection::example());
         let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
         let (snapshot, counters) = (Snapshot::empty(), WorkerCounters::default());
         one.advance_timers(Millis(60_000), |one, due| {

@@ -8,7 +8,7 @@ use xvs_xdp::Frame;
 pub(crate) struct FramedPacket<'a> {
     /// The frame.
     pub(crate) frame: &'a mut Frame,
-    /// The link that it came in by.
+    /// The link by which it was received.
     pub(crate) link: LinkId,
     /// Its headers as received.
     pub(crate) packet: &'a Packet,

@@ -1,7 +1,6 @@
 //! Transmission: carries out the verdict on a frame and counts it, and sends packets that the director originates.
 //!
 //! Runs once for each frame. A frame that its link or the kernel refuses becomes a drop here.
-//! becomes a drop.
 
 use std::sync::Arc;
 

@@ -1,31 +1,31 @@
-//! Which packets are captured, as an operator says it.
+//! The filter of a capture, as an operator configures it.
 //!
-//! Not here: how a packet is judged (`judge.rs`).
+//! Not here: how a packet is compared with it (`judge.rs`).
 
 use xvs_proto::{FlowKey, Prefix};
 use xvs_sched::ServiceKey;
 
 use crate::verdict::{DropReason, Verdict};
 
-/// What has to hold for a packet; what is `None` holds for all.
+/// The conditions for a packet. A condition that is `None` holds for all packets.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// One of the ends is in this network.
+    /// One of its addresses is in this network.
     pub address: Option<Prefix>,
-    /// One of the ends has this port.
+    /// One of its ports is this one.
     pub port: Option<u16>,
-    /// It is of this service, or of a connection of it.
+    /// It belongs to this service, or to a connection of the service.
     pub service: Option<ServiceKey>,
-    /// It came in by the interface of this name.
+    /// It was received by the interface of this name.
     pub interface: Option<String>,
-    /// What became of it.
+    /// The condition on its verdict.
     pub fate: Fate,
 }
 
-/// What became of packets that are wanted.
+/// The condition on the verdict of packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fate {
-    /// Anything.
+    /// Any verdict.
     #[default]
     Any,
     /// They were dropped.
@@ -35,7 +35,7 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Whether a verdict is wanted.
+    /// Whether a verdict meets the condition.
     pub(super) fn takes(self, verdict: Verdict) -> bool {
         match (self, verdict) {
             (Self::Any, _) => true,
@@ -46,11 +46,11 @@ impl Fate {
     }
 }
 
-/// Whether a packet is wanted, as far as that can be told before its verdict.
+/// Whether a packet is captured, as far as it is known before its verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judged {
     Wanted,
-    /// If the connection that it may begin is.
+    /// Captured if the connection that it may begin passes the filter.
     Perhaps(FlowKey),
     Unwanted,
 }

@@ -1,10 +1,10 @@
-//! Whether a packet is captured.
+//! The comparison of packets with a capture's filter.
 //!
-//! Asked once for each packet that comes in while a capture is on, before anything of it is copied. A packet is judged by
-//! its own addresses and ports and by all ends of its connection: so a client's packets are found by the real server
-//! that they go to, and replies by their service, by every forwarding method. Of one that may begin a connection the
-//! real server is not known yet: such a packet is judged once more at the end of its burst. Cost: a parse, and a look-up
-//! of the connection if addresses, ports or a service are asked for.
+//! Runs for each received packet while a capture is active, before the packet is copied. Addresses and ports of the
+//! packet and all endpoints of its connection are compared. So a filter for a real server finds the packets of its
+//! clients, and a filter for a service finds its replies, with every forwarding method. If a packet may begin a
+//! connection, its real server is not known yet: such a packet is compared again at the end of its burst. Cost: a
+//! parse, and a look-up of the connection if the filter has an address, a port or a service.
 
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, Parsed, icmp, parse, quoted};
@@ -14,17 +14,17 @@ use super::filter::{Filter, Judged};
 use crate::burst::flows::{Description, Flows};
 use crate::snapshot::Snapshot;
 
-/// A packet that came in, as filters look at it.
+/// A received packet, with the data that filters compare.
 pub(super) struct Subject {
-    /// `None` of what is no packet, or contradicts itself.
+    /// `None` if the frame is no packet or malformed.
     packet: Option<Packet>,
-    /// The flow by which its connection is found.
+    /// The flow for the look-up of its connection.
     flow: Option<FlowKey>,
     connection: Option<Description>,
 }
 
 impl Subject {
-    /// Reads a frame, and asks for its connection if there is whom to ask.
+    /// Parses a frame, and looks up its connection if `flows` is given.
     pub(super) fn of(frame: &[u8], flows: Option<&Flows>) -> Self {
         let packet = match parse(frame) {
             Ok(Parsed::Ip(packet)) => Some(packet),
@@ -36,7 +36,7 @@ impl Subject {
     }
 }
 
-/// The flow by which a packet's connection is found, or that of the packet which an ICMP error is about.
+/// The flow for the look-up of a packet's connection. For an ICMP error it is that of the quoted packet.
 fn flow(frame: &[u8], packet: &Packet) -> FlowKey {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
     let about = packet.is_followed_error() && packet.fragment == Fragment::Whole;
@@ -45,12 +45,12 @@ fn flow(frame: &[u8], packet: &Packet) -> FlowKey {
 }
 
 impl Filter {
-    /// Whether connections have to be looked up for it.
+    /// Whether the filter needs the packet's connection.
     pub(super) fn asks_for_ends(&self) -> bool {
         self.address.is_some() || self.port.is_some() || self.service.is_some()
     }
 
-    /// Whether a packet that came in by this link is wanted, but for its fate.
+    /// Whether a packet that was received by this link passes the filter, except for its verdict.
     pub(super) fn judge(&self, link: LinkId, subject: Option<&Subject>, snapshot: &Snapshot) -> Judged {
         let by = |name: &String| snapshot.egress.link(link).is_some_and(|link| link.name == *name);
         if !self.interface.as_ref().is_none_or(by) {
@@ -83,7 +83,7 @@ impl Filter {
         }
     }
 
-    /// Whether a packet whose connection is known by now is wanted after all.
+    /// Whether a packet whose connection is known by now passes the filter.
     pub(super) fn takes_begun(&self, flow: &FlowKey, flows: &Flows) -> bool {
         flows.describe(flow).is_some_and(|connection| {
             self.takes([flow.source, flow.dest].into_iter().chain(ends(&connection)))
@@ -101,7 +101,7 @@ fn ends(connection: &Description) -> impl Iterator<Item = Endpoint> + Clone {
     [ends.client, ends.virtual_endpoint, ends.dest].into_iter().chain(ends.local)
 }
 
-/// Whether a connection is of this service.
+/// Whether a connection belongs to this service.
 fn is_of(connection: &Description, key: ServiceKey) -> bool {
     let at = connection.ends.virtual_endpoint;
     match key {

@@ -1,4 +1,4 @@
-//! A capture, each worker's end of it, and the reader's.
+//! A capture, and its queues between each worker and the reader.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,79 +10,79 @@ use super::filter::{Filter, Judged};
 use crate::counters::Counter;
 use crate::verdict::Verdict;
 
-/// How many captures may be on at a time.
+/// The most captures that may be active at a time.
 pub const MOST: usize = 4;
-/// Links that are told apart where missed copies are counted; those behind share the last count.
+/// The number of links with a count of missed copies; all further links share the last count.
 const LINKS: usize = 64;
 
-/// The captures that are on.
+/// The active captures.
 pub type Captures = Arc<[Arc<Capture>]>;
 
-/// What is captured, and what of it waits to be read.
+/// A capture: its filter, and the copies that have not been read yet.
 pub struct Capture {
     pub(super) filter: Filter,
-    /// By worker. The lock is the worker's alone: it is tried, never waited for, and nobody else takes it.
+    /// Indexed by worker. Only that worker takes the lock, and only by trying, so it never waits.
     pub(super) lanes: Box<[Mutex<Lane>]>,
     missed: Box<[[Counter; LINKS]]>,
 }
 
-/// A worker's end of its slots.
+/// One worker's end of its queues.
 pub(super) struct Lane {
     full: Producer<Record>,
     emptied: Consumer<Record>,
     pub(super) free: Vec<Record>,
-    /// One for each frame of the burst in hand.
+    /// One for each frame of the current burst.
     pub(super) seen: Vec<Seen>,
-    /// What has left during the burst, with the place of the packet in hand.
+    /// Frames that were sent during the burst, each with the index of the packet that was being processed.
     pub(super) left: Vec<(usize, Record)>,
-    /// What is told at the end of the burst, whole.
+    /// Copies for the reader, handed over together at the end of the burst.
     pub(super) ready: Vec<Record>,
     pub(super) packets: u64,
 }
 
-/// A frame of the burst in hand.
+/// A frame of the current burst.
 pub(super) struct Seen {
     pub(super) judged: Judged,
     pub(super) record: Option<Record>,
-    /// Copies that found no slot.
+    /// The number of copies without a free slot.
     pub(super) lost: u64,
     pub(super) link: LinkId,
     pub(super) verdict: Verdict,
 }
 
-/// Which way a frame went.
+/// The direction of a captured frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameDirection {
-    /// It came in.
+    /// It was received.
     In,
-    /// It went out.
+    /// It was sent.
     Out,
-    /// It had come in before: a fragment that waited, or one that another worker took in.
+    /// It was received before: a fragment that has waited, or one that another worker received.
     Earlier,
 }
 
 /// A copy of a frame.
 #[derive(Debug)]
 pub struct Record {
-    /// Numbers the worker's packets: what came in and what went out because of it have one number, and follow each
-    /// other.
+    /// The number of the worker's packet. A received frame and the frames that were sent because of it have the same
+    /// number and follow each other.
     pub packet: u64,
-    /// When its burst was taken in: nanoseconds since 1970, UTC.
+    /// The time at which its burst was received: nanoseconds since 1970, UTC.
     pub nanoseconds: u64,
-    /// The link that it came in or went out by.
+    /// The link by which it was received or sent.
     pub link: LinkId,
-    /// Which of the two.
+    /// The direction.
     pub direction: FrameDirection,
-    /// What became of the packet that came in.
+    /// The verdict on the received packet.
     pub verdict: Verdict,
-    /// Bytes of the frame.
+    /// The length of the frame, in bytes.
     pub length: usize,
     kept: usize,
     bytes: Box<[u8]>,
 }
 
 impl Record {
-    /// The frame from its Ethernet header on, as much as is kept of it.
+    /// The copied part of the frame, from its Ethernet header on.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.kept]
     }
@@ -96,7 +96,7 @@ impl Record {
 }
 
 impl Capture {
-    /// A capture for so many workers, with so many slots of so many bytes for each, and its other end.
+    /// A capture for this number of workers, and its reader. Each worker has `slots` slots of `slot_bytes` bytes.
     pub fn new(filter: Filter, workers: usize, slots: usize, slot_bytes: usize) -> (Arc<Self>, Reader) {
         let (lanes, ends) =
             (0..workers).map(|_| Lane::new(slots, slot_bytes)).unzip::<_, _, Vec<_>, Vec<_>>();
@@ -105,7 +105,7 @@ impl Capture {
         (Arc::new(Self { filter, lanes, missed }), Reader { lanes: ends })
     }
 
-    /// Copies that were left out because no slot was free, of packets that came in by each link that has any.
+    /// The number of copies that were omitted because no slot was free, by the link that received the packet.
     pub fn missed(&self) -> impl Iterator<Item = (LinkId, u64)> {
         let of = |link: usize| self.missed.iter().map(|counts| counts[link].value()).sum();
         (0..LINKS).map(move |link| (LinkId(link as u16), of(link))).filter(|(_, count)| *count > 0)
@@ -147,31 +147,32 @@ impl Lane {
         self.free.pop().or_else(|| self.emptied.pop().ok())
     }
 
-    /// Has a copy told, as one of the packet that was begun last.
+    /// Adds a copy for the reader, as part of the current packet.
     pub(super) fn push(&mut self, mut record: Record, verdict: Verdict) {
         (record.packet, record.verdict) = (self.packets, verdict);
         self.ready.push(record);
     }
 
-    /// Tells of the burst: all of it at once, so that a reader never has half a packet.
+    /// Hands the copies of the burst to the reader, all at once, so that it never gets an incomplete packet.
     pub(super) fn hand_over(&mut self) {
-        // There are as many places as slots.
+        // The queue has as many places as there are slots.
         if let Ok(chunk) = self.full.write_chunk_uninit(self.ready.len()) {
             chunk.fill_from_iter(self.ready.drain(..));
         }
     }
 }
 
-/// A lane's other end: what is full, and where it goes when it is read.
+/// The reader's end of a lane: the filled slots, and the queue for emptied ones.
 type End = (Consumer<Record>, Producer<Record>);
 
-/// Reads what workers have copied.
+/// Reads the copies of all workers.
 pub struct Reader {
     lanes: Vec<End>,
 }
 
 impl Reader {
-    /// Hands over what is there, with the worker's number, each worker's in its order. Returns how much it was.
+    /// Calls `each` for every available copy with the worker's number, in the order of each worker. Returns the number
+    /// of copies.
     pub fn read(&mut self, mut each: impl FnMut(usize, &Record)) -> usize {
         let mut count = 0;
         for (worker, (filled, empty)) in self.lanes.iter_mut().enumerate() {
@@ -179,7 +180,7 @@ impl Reader {
                 let Ok(record) = filled.pop() else { break };
                 each(worker, &record);
                 count += 1;
-                // There are as many places as slots.
+                // The queue has as many places as there are slots.
                 let _ = empty.push(record);
             }
         }

@@ -1,11 +1,12 @@
-//! Packets as they come in and as they go out, copied for whoever watches.
+//! Captures: copies of packets as they are received and sent.
 //!
-//! A [`Capture`] is part of the snapshot while it is on, so that a worker without one asks once a burst and no more.
-//! Each worker has a lane of its own in it: so many slots, made by who starts the capture. The worker copies into free
-//! slots what the capture's filter takes ([`watched`]), the [`Reader`] gives them back. Where no slot is free the copy is
-//! left out and counted, never the packet. Nothing allocates after [`Capture::new`], and no side waits for the other.
-//! Cost, for a packet that is taken: it is parsed once more, its connection may be looked up, and it is copied twice, of
-//! each copy no more than was asked for. Not here: who reads, and what files look like.
+//! A [`Capture`] is part of the snapshot while it is active, so without captures a worker only makes one check for each
+//! burst. Each worker has a lane of its own in it, with slots that are allocated when the capture starts. The worker
+//! copies packets that pass the filter into free slots ([`watched`]), and the [`Reader`] returns the slots. If no slot
+//! is free the copy is omitted and counted; the packet is processed as usual. Nothing is allocated after
+//! [`Capture::new`], and neither side waits for the other. Cost for a captured packet: it is parsed once more, its
+//! connection may be looked up, and it is copied twice, up to the requested length. Not here: the reader's user, and
+//! file formats.
 
 pub mod filter;
 mod judge;

@@ -1,9 +1,9 @@
-//! A port whose frames are copied for the captures that are on.
+//! A port that copies frames for active captures.
 //!
-//! Lives for one burst, around the tagged port, and only while there are captures. What comes in is copied before
-//! anything else reads it, what leaves when it leaves; which of it belongs together is told by the order in which the
-//! frames of the burst are settled. So nothing between knows of captures. Frames are shown without the tags of known
-//! VLANs, as of the VLAN's interface.
+//! Lives for one burst, around the tagged port, and only while there are captures. Received frames are copied before
+//! any stage reads them, sent frames when they are sent. The order in which the frames of the burst are settled
+//! determines which copies belong to one packet. So no stage knows of captures. Frames are shown without the tags of
+//! known VLANs, on the VLAN's interface.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,33 +20,33 @@ use crate::port::{Port, Received, Woken};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// A port that may be watched: told when a burst has come in, and when it is done with.
+/// A port that may be watched. It is notified when a burst has been received, and when it is completely processed.
 pub trait Watch: Port {
-    /// A burst has come in, of which the first so many are copies of what another worker took in.
+    /// A burst was received, whose first `copies` frames are copies of frames that another worker received.
     fn arrived(&mut self, burst: &[Received], copies: usize, flows: &Flows);
 
-    /// Everything of the burst is on its way.
+    /// All frames of the burst have been sent or disposed of.
     fn ended(&mut self, flows: &Flows);
 }
 
-/// Nobody watches.
+/// A port without captures.
 impl<P: Port> Watch for Tagged<'_, P> {
     fn arrived(&mut self, _: &[Received], _: usize, _: &Flows) {}
 
     fn ended(&mut self, _: &Flows) {}
 }
 
-/// A port, and who watches it.
+/// A port, and the captures that watch it.
 pub struct Watched<'a, P> {
     port: &'a mut P,
     snapshot: &'a Snapshot,
     worker: usize,
     watches: [Option<Watching<'a>>; MOST],
     nanoseconds: u64,
-    /// The slots of the burst's frames.
+    /// The frame numbers of the burst's frames.
     numbers: [u32; BURST],
     frames: usize,
-    /// How many of them are settled.
+    /// The number of frames that are settled.
     settled: usize,
 }
 
@@ -56,7 +56,7 @@ struct Watching<'a> {
     lane: MutexGuard<'a, Lane>,
 }
 
-/// What became of an attempt to copy.
+/// The result of an attempt to copy.
 #[derive(Clone, Copy)]
 enum Copied {
     No,
@@ -65,11 +65,11 @@ enum Copied {
 }
 
 impl<'a, P: Port> Watched<'a, P> {
-    /// This port, watched by the snapshot's captures as this worker's.
+    /// This port, watched by the snapshot's captures for this worker.
     pub fn new(port: &'a mut P, snapshot: &'a Snapshot, worker: usize) -> Self {
         let mut watches = [const { None }; MOST];
         for (watch, capture) in watches.iter_mut().zip(snapshot.captures.iter()) {
-            // Nobody else takes the lock.
+            // Only this worker takes the lock.
             let lane = capture.lanes.get(worker).and_then(|lane| lane.try_lock().ok());
             *watch = lane.map(|lane| Watching { capture: capture.as_ref(), lane });
         }
@@ -78,12 +78,12 @@ impl<'a, P: Port> Watched<'a, P> {
         Self { port, snapshot, worker, watches, nanoseconds, numbers: [0; BURST], frames: 0, settled: 0 }
     }
 
-    /// Whether a frame is the one of the burst that is settled next.
+    /// Whether a frame is the next one of the burst to be settled.
     fn is_current(&self, frame: &Frame) -> bool {
         self.settled < self.frames && self.numbers[self.settled] == frame.number()
     }
 
-    /// Shows a frame that came in before this burst's turn came to it, and goes now.
+    /// Captures a frame that was received in an earlier burst and is disposed of now.
     fn show_before(&mut self, link: LinkId, frame: &Frame, verdict: Verdict) {
         if self.is_current(frame) {
             return;
@@ -101,7 +101,7 @@ impl<'a, P: Port> Watched<'a, P> {
                 }
                 None => capture.count_missed(self.worker, link, u64::from(wanted)),
             }
-            // What has left since the last frame was settled was to its sender.
+            // Frames that were sent since the last frame was settled are ICMP errors to the sender of this one.
             let theirs = lane.left.iter().rposition(|(place, _)| *place != self.settled);
             let from = theirs.map_or(0, |place| place + 1);
             while lane.left.len() > from {
@@ -113,7 +113,7 @@ impl<'a, P: Port> Watched<'a, P> {
 }
 
 impl Watching<'_> {
-    /// Copies a frame that is about to leave because of the packet at this place of the burst.
+    /// Copies a frame that is about to be sent because of the packet with this index in the burst.
     fn copy(
         &mut self,
         place: usize,
@@ -127,7 +127,7 @@ impl Watching<'_> {
             Some(seen) if !originated => {
                 seen.judged != Judged::Unwanted && self.capture.filter.fate.takes(Verdict::Transmit(link))
             }
-            // An error may be about another packet; a piece is of a datagram that is rare.
+            // The director originated it. An ICMP error may be about another packet, and fragments are rare.
             _ => true,
         };
         if !wanted {
@@ -190,7 +190,7 @@ impl<P: Port> Watch for Watched<'_, P> {
                 }
             }
             next.for_each(|(_, record)| lane.free.push(record));
-            // Their room is used again.
+            // Their memory is reused.
             (lane.seen, lane.left) = (all, left);
             lane.hand_over();
         }

@@ -1,54 +1,56 @@
-//! The index: from a hash to the entries that may have it.
+//! The index of the table: from a hash to the entries whose key may have this hash.
 //!
-//! A bucket is a cache line of slots; a slot holds a tag (16 bits of the hash that do not choose the bucket), a
-//! state and an entry's index. A key may stand in two buckets, which its hash determines: its primary, which is filled
-//! first, and an alternative. A look-up reads the primary's line, and the other only on a miss. It
-//! compares all tags of a bucket before it branches. Nothing moves and nothing waits; when both buckets are full,
-//! the key is refused. There may be any number of buckets: the upper half of a hash times that number chooses one,
-//! so the index is no larger than it must be.
+//! A bucket is a cache line of slots. A slot holds a tag (the 16 bits of the hash that do not choose the bucket), a
+//! state and the index of an entry. The hash of a key determines two buckets: the primary, which is filled first, and
+//! the alternative. A look-up reads the line of the primary, and that of the alternative only on a miss. It compares
+//! all tags of a bucket before it branches. Slots never move and no operation waits. When both buckets are full, the
+//! key is refused. The number of buckets is arbitrary: the upper half of the hash times this number chooses one, so the
+//! index is no larger than necessary.
 //!
-//! **Two workers may enter one key at once.** Each writes its entry, puts it into an empty slot as *tentative*, which
-//! look-ups ignore, passes a SeqCst fence, and reads all slots of both buckets. Of two such fences one is first, and
-//! who passed the second sees the other's slot: tentative, final, or gone again. (In words of the memory model: slot
-//! A, fence, read B against slot B, fence, read A cannot both read the old value.) Who sees
+//! **Two workers may enter one key at once.** Each fills its entry, puts it into an empty slot as *tentative*, which
+//! look-ups ignore, passes a SeqCst fence, and reads all slots of both buckets. One of the two fences comes first, and
+//! the worker that passed the second one sees the slot of the other worker: tentative, final, or already emptied. (In
+//! terms of the memory model: slot A, fence, read B against slot B, fence, read A cannot both read the old value.) A
+//! worker that sees
 //!
-//! - a final one of the same key, gives way and uses it;
-//! - a tentative one at a higher position, kills it (compare-and-swap to empty);
-//! - a tentative one at a lower position, withdraws and starts over, but after [`PATIENCE`] times kills that too, so
-//!   that nobody waits for a worker that does not run.
+//! - a final slot with the same key, empties its own slot and uses the existing entry;
+//! - a tentative slot with this key at a higher position, empties that slot by compare-and-swap;
+//! - a tentative slot with this key at a lower position, empties its own slot and starts over; after [`PATIENCE`] such
+//!   attempts it empties the other slot as well, so that no worker waits for one that does not run.
 //!
-//! Only then it makes its own final, by compare-and-swap, and starts over if it was killed. So of two that both saw
-//! themselves through, the second would have had to see the first's slot and to leave it alone: none does.
+//! Only then does it make its own slot final by compare-and-swap; it starts over if another worker has emptied the
+//! slot. So two workers cannot both succeed: the second one would have seen the slot of the first and left it as it
+//! was, and no rule above allows that.
 
 use crate::shm::atomic::{AtomicU64, Ordering, fence};
 use crate::shm::layout::{Bucket, SLOTS};
 use crate::shm::{Cells, prefetch};
 
-/// What became of entering a key.
+/// The result of entering a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entered {
-    /// The key is the caller's.
+    /// The key now belongs to the caller's entry.
     Own,
-    /// Another entry has it.
+    /// Another entry has the key.
     Existing(u32),
     /// Both buckets are full.
     Full,
 }
 
-/// Of two kinds of keys, those of one kind are never taken for those of the other where they contend.
+/// The kind of a key. Only keys of the same kind compete for uniqueness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
-    /// By which a client's packets find their connection.
+    /// The key that finds a connection by its client's packets.
     Request,
-    /// By which replies do.
+    /// The key that finds a connection by its replies.
     Reply,
 }
 
-/// The entry that a key leads to.
+/// The entry that a key refers to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claim {
     pub(super) index: u32,
-    /// Whether it has an extension, which is to be prefetched with it.
+    /// Whether the entry has an extension, which is prefetched with it.
     pub(super) wide: bool,
 }
 
@@ -64,46 +66,46 @@ pub(super) struct Buckets {
     cells: Cells<Bucket>,
 }
 
-/// Where a hash may stand, and the upper half of a slot that has it.
+/// The slots that may hold a hash, and the upper half of a slot that holds it.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     buckets: [usize; 2],
     tag: u64,
-    /// The tag, with [`REPLY`] for such a key that nobody else may have.
+    /// The tag, with [`REPLY`] for a reply key that only one entry may have.
     contends: u64,
 }
 
-/// The slots of both buckets at one moment (not the same for all); positions count through both.
+/// The slots of both buckets, each read once, not all at the same moment. Positions count through both buckets.
 type Slots = [u64; 2 * SLOTS];
 
 impl Buckets {
-    /// How many buckets so many connections need, each with two keys: 25 slots for 16 keys, 25 bytes a connection. Up
-    /// to ten million connections, two choices of eight slots were never seen to overflow at that (simulated: first
-    /// at 65 to 80 % full).
+    /// The number of buckets for so many connections with two keys each: 25 slots for 16 keys, 25 bytes a connection.
+    /// Up to ten million connections, two choices of eight slots never overflowed at this size (simulated: the first
+    /// overflow came at 65 to 80 % full).
     pub(super) fn needed(connections: usize) -> usize {
         (connections * 25).div_ceil(8 * SLOTS).max(2)
     }
 
-    /// Over at least 2 cells.
+    /// An index over these cells, at least 2.
     pub(super) fn new(cells: Cells<Bucket>) -> Self {
         Self { cells }
     }
 
-    /// Brings the line that a look-up reads first into the cache.
+    /// Prefetches the line that a look-up reads first.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
         prefetch(&self.cells[self.primary(hash)]);
     }
 
-    /// Brings both lines that entering a key reads into the cache.
+    /// Prefetches both lines that entering a key reads.
     #[inline]
     pub(super) fn prefetch_both(&self, hash: u64) {
         self.place(hash).buckets.iter().for_each(|&bucket| prefetch(&self.cells[bucket]));
     }
 
-    /// For each entry that a look-up in the primary bucket will compare, calls `fetch`, also with whether it has an
-    /// extension; if there is none, brings the alternative into the cache.
-    // Always: a call and what it passes cost as much as the comparison.
+    /// Calls `fetch` for each entry that a look-up in the primary bucket will compare, with the entry's index and
+    /// whether it has an extension. If there is no such entry, prefetches the alternative bucket.
+    // Always: a call and its arguments cost as much as the comparison.
     #[inline(always)]
     pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32, bool)) {
         let primary = self.primary(hash);
@@ -113,15 +115,15 @@ impl Buckets {
             prefetch(&self.cells[self.alternative(hash, primary)]);
         }
         while hits != 0 {
-            // Relaxed: nothing is read behind it.
+            // Relaxed: the entry is only prefetched; a look-up reads the slot again.
             let word = slots[hits.trailing_zeros() as usize].load(Ordering::Relaxed);
             fetch(word as u32, word & WIDE != 0);
             hits &= hits - 1;
         }
     }
 
-    /// The first of the entries with this hash for which `test` has an answer. An entry in whose place a newer one
-    /// answers (see [`enter_beside`](Self::enter_beside)) is taken only if there is no other.
+    /// The result of `test` for the first entry with this hash for which it gives one. An entry that is shadowed by a
+    /// newer one (see [`enter_beside`](Self::enter_beside)) is used only if no other passes the test.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
         let (tag, primary) = (tag(hash), self.primary(hash));
@@ -131,7 +133,7 @@ impl Buckets {
             let slots = &self.cells[bucket].slots;
             let mut hits = hits(slots, tag);
             while hits != 0 {
-                // Acquire: the entry is read after. The slot may have changed since.
+                // Acquire: the entry is read afterwards. The slot may have changed since the comparison of tags.
                 let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
                 hits &= hits - 1;
                 if is_final(word, tag)
@@ -150,7 +152,8 @@ impl Buckets {
         }
     }
 
-    /// Enters a key that no two entries may have; `same` tells whether an entry has it. The entry must be filled.
+    /// Enters a key that only one entry may have. `same` returns whether an entry has it. The caller has filled the
+    /// entry.
     pub(super) fn enter_alone(
         &self,
         hash: u64,
@@ -170,14 +173,15 @@ impl Buckets {
                 return Entered::Existing(word as u32);
             }
             let Some(position) = vacancy(&slots) else { return Entered::Full };
-            // Release: whoever sees the slot sees the entry filled. If another was faster, all is looked at anew.
+            // Release: a thread that sees the slot sees the entry filled. If another worker took the slot first, all
+            // slots are read again.
             if !self.exchange(place, position, 0, own) {
                 continue;
             }
-            // The one that the module's argument orders against the rival's.
+            // The fence that the module's argument orders against the other worker's.
             fence(Ordering::SeqCst);
             match self.settle(place, position, attempt, &same) {
-                // A failure means that own slot was killed: then it is empty already.
+                // A failure means that another worker has emptied the slot.
                 Rivals::None if self.exchange(place, position, own, last) => return Entered::Own,
                 Rivals::None => {}
                 Rivals::First(other) => {
@@ -189,12 +193,13 @@ impl Buckets {
                 }
             }
         }
-        unreachable!("the loop has no end but its returns")
+        unreachable!("the loop ends only by a return")
     }
 
-    /// Enters a key that several entries may have: `same` tells whether another entry has it. From then on this one
-    /// is found and not those that were there, until it is unlinked. Of several that were there, whichever stands
-    /// first is found after. Two that enter at one time may each stand in front. Never [`Entered::Existing`].
+    /// Enters a key that several entries may have; `same` returns whether another entry has it. A look-up then finds
+    /// this entry, and none of the earlier ones, until this one is unlinked. After that it finds the first of the
+    /// earlier ones by position. Of two entries that are entered at the same time, each may shadow the other. Never
+    /// returns [`Entered::Existing`].
     pub(super) fn enter_beside(&self, hash: u64, claim: Claim, same: impl Fn(u32) -> bool) -> Entered {
         let place = self.place(hash);
         loop {
@@ -205,7 +210,7 @@ impl Buckets {
             }
             for (position, &word) in slots.iter().enumerate() {
                 if place.is_final(word) && word & SHADOWED == 0 && same(word as u32) {
-                    // A failure means that it was unlinked meanwhile.
+                    // A failure means that another worker has unlinked it meanwhile.
                     self.exchange(place, position, word, word | SHADOWED);
                 }
             }
@@ -213,23 +218,23 @@ impl Buckets {
         }
     }
 
-    /// The entries that stand where a key with this hash could; none while so many slots there are empty.
+    /// The entries in both buckets of this hash. None if at least `needed` of the slots are empty.
     pub(super) fn occupants_if_full(&self, hash: u64, needed: usize) -> impl Iterator<Item = u32> + use<> {
         let slots = self.slots(self.place(hash));
         let full = slots.iter().filter(|&&word| word == 0).count() < needed;
         slots.into_iter().filter(move |word| full && word & FINAL != 0).map(|word| word as u32)
     }
 
-    /// Empties the slot of an entry's key, which was entered. Several may do so at once: the index is in no slot again
+    /// Empties the slot that holds this entry's key. Several threads may do so at once: the index enters no slot again
     /// before they all have passed a quiescent point.
     pub(super) fn unlink(&self, hash: u64, index: u32) {
         let place = self.place(hash);
         for position in 0..2 * SLOTS {
             loop {
-                // Acquire: as every read of a slot. A final slot changes by being emptied or shadowed only.
+                // Acquire: as every read of a slot. A final slot changes only by being emptied or shadowed.
                 let word = self.slot(place, position).load(Ordering::Acquire);
                 let there = place.is_final(word) && word as u32 == index;
-                // The Release in it: comes after what was done with the entry.
+                // The exchange has Release: earlier accesses to the entry come before it.
                 if !there || self.exchange(place, position, word, 0) {
                     break;
                 }
@@ -237,7 +242,7 @@ impl Buckets {
         }
     }
 
-    /// Looks for rivals of the tentative slot at `own`, and removes those that may be removed.
+    /// Looks for rivals of the tentative slot at `own`, and empties the slots of those that yield to it.
     fn settle(&self, place: Place, own: usize, attempt: u32, same: &impl Fn(u32) -> bool) -> Rivals {
         for position in (0..2 * SLOTS).filter(|&position| position != own) {
             loop {
@@ -251,7 +256,7 @@ impl Buckets {
                 if position < own && attempt < PATIENCE {
                     return Rivals::Lower;
                 }
-                // If it fails, the rival has become final or has withdrawn in this moment: look again.
+                // A failure means that the rival has become final or has withdrawn meanwhile: the slot is read again.
                 if self.exchange(place, position, word, 0) {
                     break;
                 }
@@ -261,7 +266,8 @@ impl Buckets {
     }
 
     fn exchange(&self, place: Place, position: usize, old: u64, new: u64) -> bool {
-        // Release for the entry behind `new`; Acquire so that a chain of changes of one slot orders them all.
+        // Release: the entry that `new` refers to is filled before. Acquire: a chain of changes of one slot orders them
+        // all.
         let slot = self.slot(place, position);
         slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -279,7 +285,7 @@ impl Buckets {
         scaled(hash, self.cells.len())
     }
 
-    /// Another bucket than the primary. The upper bits of the product depend on all of the hash.
+    /// A bucket other than the primary. The upper bits of the product depend on all bits of the hash.
     #[inline]
     fn alternative(&self, hash: u64, primary: usize) -> usize {
         let other = primary + 1 + scaled(hash.wrapping_mul(SPREAD), self.cells.len() - 1);
@@ -299,7 +305,7 @@ impl Place {
         is_final(word, self.tag)
     }
 
-    /// Whether a slot is taken, or to be taken, by a key of which there may be one only and which may be this one.
+    /// Whether a slot holds, finally or tentatively, a key that only one entry may have and that may be this key.
     fn contends(self, word: u64) -> bool {
         word & (FINAL | TENTATIVE) != 0 && word & (TAG | REPLY | BESIDE) == self.contends
     }
@@ -308,12 +314,12 @@ impl Place {
 /// A bit for each slot that is final and has the tag.
 #[inline]
 fn hits(slots: &[AtomicU64; SLOTS], tag: u64) -> u32 {
-    // Relaxed: what is read behind a hit reads the slot again.
+    // Relaxed: code that reads the entry of a hit reads the slot again.
     let hit = |position: usize| u32::from(is_final(slots[position].load(Ordering::Relaxed), tag)) << position;
     (0..SLOTS).fold(0, |hits, position| hits | hit(position))
 }
 
-/// The lowest bits of a hash, which choose no bucket, where a slot has its tag.
+/// The tag of a hash, at its place in a slot: the lowest bits of the hash, which choose no bucket.
 #[inline]
 fn tag(hash: u64) -> u64 {
     hash << 48
@@ -324,22 +330,22 @@ fn is_final(word: u64, tag: u64) -> bool {
     word & (TAG | FINAL) == tag | FINAL
 }
 
-/// A number below `count`, as a fraction of it what the hash is of 2^64.
+/// A number below `count`, in the same proportion to `count` as the hash to 2^64.
 #[inline]
 fn scaled(hash: u64, count: usize) -> usize {
     ((u128::from(hash) * count as u128) >> 64) as usize
 }
 
-/// What stands in the way of a tentative slot.
+/// The rivals of a tentative slot.
 enum Rivals {
     None,
-    /// Somebody has the key.
+    /// Another entry has the key already.
     First(u32),
-    /// Somebody who has precedence tries to get it.
+    /// Another worker tries to enter the key, at a lower position.
     Lower,
 }
 
-/// An empty position: in the primary bucket as long as it has room to spare, else in the emptier one.
+/// An empty position: in the primary bucket while it has room to spare, else in the emptier bucket.
 fn vacancy(slots: &Slots) -> Option<usize> {
     let empty = |bucket: usize| slots[bucket * SLOTS..][..SLOTS].iter().filter(|&&word| word == 0).count();
     let (primary, alternative) = (empty(0), empty(1));
@@ -348,23 +354,23 @@ fn vacancy(slots: &Slots) -> Option<usize> {
     among.iter().position(|&word| word == 0).map(|position| first + position)
 }
 
-/// The bits of a slot that are compared with those of a hash.
+/// The bits of a slot that are compared with the tag of a hash.
 const TAG: u64 = 0xffff << 48;
-/// The slot answers look-ups.
+/// Look-ups find the slot.
 const FINAL: u64 = 1 << 32;
-/// Its entry is being inserted.
+/// The entry of the slot is being inserted.
 const TENTATIVE: u64 = 1 << 33;
-/// Entered beside others: no claim to its key, so none that contends for one looks at it.
+/// The slot was entered by `enter_beside`. It does not compete for the uniqueness of its key.
 const BESIDE: u64 = 1 << 35;
-/// A key of replies that is entered alone.
+/// The slot holds a reply key that only one entry may have.
 const REPLY: u64 = 1 << 36;
 /// The entry has an extension.
 const WIDE: u64 = 1 << 37;
-/// A newer entry answers in its place.
+/// Look-ups find a newer entry with the same key in place of this one.
 const SHADOWED: u64 = 1 << 34;
-/// Empty slots that a primary bucket keeps while the alternative is emptier.
+/// The number of empty slots that a primary bucket keeps while the alternative is emptier.
 const SPARE: usize = 4;
-/// How often a worker withdraws before a rival at a lower position.
+/// The number of times that a worker withdraws in favour of a rival at a lower position.
 const PATIENCE: u32 = 3;
 /// 2^64 divided by the golden ratio, odd.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -390,16 +396,16 @@ mod tests {
         (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
     }
 
-    /// As that of `entry.rs`.
+    /// Pins the layout of this version, as the test in `entry.rs` does.
     #[test]
-    fn the_versions_slots_have_these_bits() {
+    fn the_bits_of_a_slot_are_those_of_this_layout_version() {
         let bits = [FINAL, TENTATIVE, SHADOWED, BESIDE, REPLY, WIDE].map(u64::trailing_zeros);
         let (version, len) = (crate::shm::layout::VERSION, size_of::<Bucket>());
         assert_eq!((version, len, TAG, bits), (3, 64, 0xffff << 48, [32, 33, 34, 35, 36, 37]));
     }
 
     #[test]
-    fn two_keys_for_each_of_the_connections_asked_for_find_room() {
+    fn every_requested_connection_has_room_for_two_keys() {
         let connections = 1 << 17;
         let buckets = buckets(Buckets::needed(connections));
         for key in 0..2 * connections as u64 {
@@ -415,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn most_keys_of_a_table_with_one_key_each_stand_in_their_primary_bucket() {
+    fn most_keys_are_in_their_primary_bucket_if_each_connection_has_one_key() {
         let connections = 1 << 15;
         let buckets = buckets(Buckets::needed(connections));
         for key in 0..connections as u64 {
@@ -431,14 +437,14 @@ mod tests {
         assert!(primary.count() * 100 > connections * 92);
     }
 
-    /// Balls thrown at random into so many bins that each gets `mean` of them: their variance over bins is the mean
-    /// (Poisson), and a bin of more than `mean + 12 * sqrt(mean)` is not met with.
+    /// Balls thrown at random into bins with `mean` of them each: the variance over the bins is the mean (Poisson), and
+    /// a bin with more than `mean + 12 * sqrt(mean)` does not occur.
     #[test]
-    fn clients_that_choose_their_ports_and_addresses_fill_buckets_as_chance_would() {
+    fn chosen_addresses_and_ports_fill_the_buckets_as_random_ones_do() {
         let secret = HashSecret([0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0]);
         let (keys, mean) = (1u32 << 18, 4.0);
         let buckets = buckets(keys as usize / 4);
-        // What somebody can number without knowing the secret.
+        // The sequences that a client can choose without knowing the secret.
         type Numbered = fn(u32) -> (u32, u32);
         let chosen: [(&str, Numbered); 5] = [
             ("every port of neighbours", |n| (0xc000_0200 + (n >> 16), n & 0xffff)),
@@ -467,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn when_both_buckets_are_full_the_key_is_refused_until_one_leaves() {
+    fn a_key_whose_buckets_are_full_is_refused_until_another_is_unlinked() {
         let buckets = buckets(64);
         for index in 0..2 * SLOTS as u32 {
             assert_eq!(buckets.enter_alone(7, claim(index), Key::Request, |_| false), Entered::Own);
@@ -479,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_stopped_in_the_middle_of_an_insertion_holds_nobody_up() {
+    fn a_worker_that_stopped_during_an_insertion_blocks_no_other() {
         let buckets = buckets(2);
         let place = buckets.place(7);
         for stalled in [0, SLOTS + 3] {
@@ -492,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_keys_the_newest_is_found_and_then_the_one_before() {
+    fn the_newest_of_equal_keys_is_found_and_after_it_an_older_one() {
         let buckets = buckets(2);
         assert_eq!(buckets.enter_beside(7, claim(1), |_| true), Entered::Own);
         assert_eq!(buckets.enter_beside(7, claim(2), |_| true), Entered::Own);

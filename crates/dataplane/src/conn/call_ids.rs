@@ -1,13 +1,14 @@
-//! The Call-IDs that templates of services with `--pe sip` stand for, beside the connection table, whose entries have
-//! no room for them.
+//! The Call-IDs of templates of services with `--pe sip`. They are stored beside the connection table, whose entries
+//! have no room for them.
 //!
-//! A slot is written by the worker that makes a template, before anybody can find it, and read by whoever finds the
-//! template by the endpoints that it shares with others. Each worker takes slots from a part of its own, going round:
-//! one is free when the template that it was written for is there no more. If all that are looked at are in use, one
-//! is taken from a template that is evicted. So nobody gives a slot back, nobody waits, and nothing is allocated after
-//! the start. Who still holds a template that has been removed or detached may read another's Call-ID here: then he
-//! also sees that it is of no use any more. Cost: of a comparison, five cache lines at most; of a new template, a look
-//! at up to 64 slots. Not here: how a message is read (`xvs-proto`, `sip.rs`), which template gives way (`eviction.rs`).
+//! A worker writes a slot when it makes a template, before any look-up can find the template. Look-ups that find the
+//! template by its endpoints, which several templates may share, read the slot. Each worker takes slots from its own
+//! range in turn. A slot is free when the template that it was written for has been removed. If all inspected slots are
+//! in use, a template is evicted and its slot is taken. So slots need not be released, no worker waits, and nothing is
+//! allocated after the start. A worker that still uses a removed or detached template may read another template's
+//! Call-ID here; it then also sees that the template is no longer valid. Cost: at most five cache lines for a
+//! comparison; at most 64 inspected slots for a new template. Not here: the parser of SIP messages (`xvs-proto`,
+//! `sip.rs`), the choice of the evicted template (`eviction.rs`).
 
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -24,7 +25,7 @@ use super::id::ConnId;
 #[derive(Default)]
 pub struct CallIds {
     slots: Box<[Slot]>,
-    /// Where each worker looks next; it is the one writer.
+    /// The slot that each worker inspects next. That worker is the only writer.
     next: Box<[AtomicUsize]>,
     hasher: DefaultHashBuilder,
 }
@@ -32,14 +33,14 @@ pub struct CallIds {
 /// One Call-ID.
 #[derive(Default)]
 struct Slot {
-    /// The template's generation in the upper half, its index plus one in the lower; 0: never used.
+    /// The template's generation in the upper half, its index plus one in the lower half; 0: no template.
     owner: AtomicU64,
-    /// Its length in the first byte, then its bytes.
+    /// The length in the first byte, then the bytes.
     words: [AtomicU64; WORDS],
 }
 
 impl CallIds {
-    /// Room for this many, shared out among the workers.
+    /// This many slots, in equal ranges for the workers.
     pub fn new(slots: usize, workers: usize) -> Self {
         let each = slots / workers.max(1);
         Self {
@@ -49,12 +50,12 @@ impl CallIds {
         }
     }
 
-    /// Room for a few, with the same hash; none is in it.
+    /// An empty set of few slots with the same hash function.
     pub(crate) fn separate_copy(&self) -> Self {
         Self { hasher: self.hasher.clone(), ..Self::new(LOOKED_AT, 1) }
     }
 
-    /// Whether there is room for none.
+    /// Whether it has no slots.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -64,9 +65,9 @@ impl CallIds {
         self.hasher.hash_one(call_id)
     }
 
-    /// Writes a Call-ID into a slot of this worker's: what its template is to carry as its mark. If all that are looked
-    /// at are in use, asks `evict` of one template after the other until one has made its slot free; `None` if none
-    /// does.
+    /// Writes a Call-ID into a slot of this worker. Returns the mark that the template must carry. If all inspected
+    /// slots are in use, calls `evict` for their templates in turn until one has been evicted; `None` if it evicts
+    /// none.
     pub(crate) fn write(
         &self,
         worker: usize,
@@ -84,21 +85,21 @@ impl CallIds {
             });
         next.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
         let slot = &self.slots[number?];
-        // Release: who reads any of it sees that the template before was detached, if it was. That who finds the new
-        // template sees all of it is the doing of its insertion.
+        // Release: a thread that reads any of the words sees that the template before was detached, if it was. That a
+        // thread which finds the new template sees all words is ensured by the template's insertion.
         slot.words.iter().zip(packed(call_id)).for_each(|(word, value)| word.store(value, Release));
         slot.owner.store(0, Relaxed);
         number.map(|number| number as u32 + 1)
     }
 
-    /// The template that a slot was written for has been made; until then the slot is free.
+    /// Assigns the slot to the template that has now been inserted. Until then the slot counts as free.
     pub(crate) fn settle(&self, mark: u32, template: &Connection<'_>) {
         if let Some(slot) = self.slot(mark) {
             slot.owner.store(owner(template), Relaxed);
         }
     }
 
-    /// Whether a template that carries this mark stands for this Call-ID.
+    /// Whether a template with this mark has this Call-ID.
     pub(crate) fn is(&self, mark: u32, call_id: &[u8]) -> bool {
         let same = |slot: &Slot| {
             let words = slot.words.iter().take(call_id.len() / 8 + 1).zip(packed(call_id));
@@ -108,7 +109,7 @@ impl CallIds {
         self.slot(mark).is_some_and(same)
     }
 
-    /// The Call-ID of a template, unless another has its slot by now; for listings.
+    /// The Call-ID of a template, for listings. `None` if the slot belongs to another template by now.
     pub fn read(&self, template: &Connection<'_>) -> Option<Vec<u8>> {
         let slot = self.slot(template.mark()).filter(|slot| slot.owner.load(Relaxed) == owner(template))?;
         let bytes: Vec<u8> = slot.words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
@@ -122,7 +123,7 @@ impl CallIds {
 }
 
 impl Slot {
-    /// The template that it was written for, if that is still there.
+    /// The template that the slot was written for, if it is still in the table.
     fn owner(&self, table: &TableWorker) -> Option<ConnId> {
         let owner = self.owner.load(Relaxed);
         let index = (owner as u32).checked_sub(1)?;
@@ -130,12 +131,12 @@ impl Slot {
     }
 }
 
-/// A template as a slot names it.
+/// The value of [`Slot::owner`] for a template.
 fn owner(template: &Connection<'_>) -> u64 {
     u64::from(template.generation()) << 32 | (u64::from(template.id().index()) + 1)
 }
 
-/// A Call-ID as a slot holds it.
+/// The words of a slot for a Call-ID.
 fn packed(call_id: &[u8]) -> [u64; WORDS] {
     debug_assert!(call_id.len() <= CALL_ID_MAX);
     let mut bytes = [0; 8 * WORDS];
@@ -148,21 +149,17 @@ fn packed(call_id: &[u8]) -> [u64; WORDS] {
     words
 }
 
-/// Words of a slot: the length and the longest Call-ID.
+/// The number of words of a slot: for the length and the longest Call-ID.
 const WORDS: usize = (CALL_ID_MAX + 1) / 8;
-/// How many slots are looked at for a new template.
+/// The number of slots that are inspected for a new template.
 const LOOKED_AT: usize = 64;
 
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use xvs_proto::{Endpoint, Protocol};
-    use xvs_sched::ForwardingMethod;
+    use xvs_proto::Endpoint;
 
     use super::*;
-    use crate::clock::Millis;
     use crate::conn::flags::Flags;
     use crate::conn::insertion::{Inserted, NewConnection};
     use crate::conn::table::{Table, TableConfig};
@@ -173,31 +170,19 @@ mod tests {
         Table::create(config).unwrap().handle(0).unwrap()
     }
 
-    /// Makes the template of a call, if there is room for its Call-ID.
+    /// Makes the template of a SIP call, if there is room for its Call-ID.
     fn template(table: &mut TableWorker, call_ids: &CallIds, call_id: &[u8], port: u16) -> Option<ConnId> {
         let mark = call_ids.write(0, call_id, table, |_, _| false)?;
-        let new = NewConnection {
-            protocol: Protocol::UDP,
-            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), port),
-            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 5060),
-            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 5060),
-            local: None,
-            method: ForwardingMethod::Nat,
-            flags: Flags::TEMPLATE,
-            state: 0,
-            expires: Millis(60_000),
-            timeout_seconds: 60,
-            dest_ref: 0,
-            mark,
-            controller: None,
-        };
+        let example = NewConnection::example();
+        let client = Endpoint { port, ..example.client };
+        let new = NewConnection { client, flags: Flags::TEMPLATE, mark, ..example };
         let Inserted::New(id) = table.insert(&new) else { panic!("a new identity") };
         call_ids.settle(mark, &table.connection(id));
         Some(id)
     }
 
     #[test]
-    fn call_ids_of_every_length_are_told_apart_and_read_back() {
+    fn call_ids_of_every_length_are_distinguished_and_read_back() {
         let (mut table, call_ids) = (handle(), CallIds::new(255, 1));
         for length in 1..=255_u16 {
             let call_id: Vec<u8> = (0..length).map(|at| (at ^ length) as u8).collect();
@@ -210,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_slots_are_in_use_there_is_no_room_until_a_template_has_ended() {
+    fn when_all_slots_are_in_use_a_call_id_has_no_room_until_a_template_is_removed() {
         let (mut table, call_ids) = (handle(), CallIds::new(10, 1));
         let ids: Vec<_> = (0..10)
             .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
@@ -223,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_slots_are_in_use_that_of_a_template_that_gives_way_is_taken_and_its_call_id_is_gone() {
+    fn when_all_slots_are_in_use_an_evicted_template_loses_its_slot_and_call_id() {
         let (mut table, call_ids) = (handle(), CallIds::new(10, 1));
         let ids: Vec<_> = (0..10)
             .map(|call| template(&mut table, &call_ids, &[b'a' + call], call.into()).unwrap())
@@ -235,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn before_there_is_such_a_service_there_is_room_for_nothing() {
+    fn without_slots_no_call_id_is_stored() {
         let call_ids = CallIds::default();
         assert_eq!(call_ids.write(0, b"a", &mut handle(), |_, _| true), None);
         assert!(!call_ids.is(0, b"a") && !call_ids.is(1, b"a"));

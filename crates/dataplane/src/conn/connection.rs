@@ -1,8 +1,8 @@
 //! A view of one connection in the table.
 //!
-//! Got by a packet's flow or by a walk. It reads atomics and costs what they cost; it cannot outlive the burst it was got
-//! in, because the entry may be reused after. Endpoints and references never change while the connection lives; state,
-//! deadline, flags and counts do, by any worker.
+//! It is the result of a look-up or of a walk. Reading it costs the loads of its atomics. It cannot outlive the burst
+//! in which it was made, because the entry may be reused afterwards. Endpoints and references never change while the
+//! connection lives. State, deadline, flags and counts do, and any worker may change them.
 
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ForwardingMethod;
@@ -26,7 +26,7 @@ impl Connection<'_> {
         self.id
     }
 
-    /// Changes when the connection is removed: with the id, it names this connection for ever.
+    /// A number that changes when the connection is removed. Id and generation together identify a connection for ever.
     pub fn generation(&self) -> u32 {
         self.record.entry.generation.load(Ordering::Relaxed)
     }
@@ -41,7 +41,7 @@ impl Connection<'_> {
         self.record.client()
     }
 
-    /// The service's endpoint that the client speaks to.
+    /// The service's endpoint, to which the client sends.
     pub fn virtual_endpoint(&self) -> Endpoint {
         self.record.virtual_endpoint()
     }
@@ -51,13 +51,14 @@ impl Connection<'_> {
         self.record.dest()
     }
 
-    /// Whether it leads to where its client wanted to go (`cache_bypass`): no destination has the address that it names.
+    /// Whether it forwards to the client's original destination (`cache_bypass`): its destination address is
+    /// unspecified.
     #[inline]
     pub fn is_bypass(&self) -> bool {
         self.dest().addr.is_unspecified()
     }
 
-    /// The director's own endpoint from which the real server sees the client's packets (FULLNAT).
+    /// The director's own endpoint, which the real server sees as the source of the client's packets (FULLNAT).
     pub fn local(&self) -> Option<Endpoint> {
         self.record.local()
     }
@@ -83,34 +84,36 @@ impl Connection<'_> {
         self.record.entry.timeout_seconds.store(seconds, Ordering::Relaxed);
     }
 
-    /// The sequence number of the client's first byte of data, of a connection whose destination is told of the client.
+    /// The sequence number of the client's first data byte, of a connection whose destination receives the client's
+    /// address.
     pub fn first_sequence(&self) -> u32 {
         // Such a connection is no template, so the word is free.
         self.record.entry.timeout_seconds.load(Ordering::Relaxed)
     }
 
-    /// Sets it.
+    /// Sets [`Self::first_sequence`].
     pub fn set_first_sequence(&self, number: u32) {
         self.record.entry.timeout_seconds.store(number, Ordering::Relaxed);
     }
 
-    /// Number of the destination's live object.
+    /// Number of the destination's [`DestinationLive`](crate::snapshot::DestinationLive).
     #[inline]
     pub fn dest_ref(&self) -> u32 {
         self.record.entry.dest.load(Ordering::Relaxed)
     }
 
-    /// Firewall mark of the service; 0: none. Of a template: see [`NewConnection::mark`](crate::conn::insertion::NewConnection::mark).
+    /// Firewall mark of the service; 0: none. For templates see
+    /// [`NewConnection::mark`](crate::conn::insertion::NewConnection::mark).
     pub fn mark(&self) -> u32 {
         self.record.entry.mark.load(Ordering::Relaxed)
     }
 
-    /// The template that controls it. Alive as long as this connection is, because it counts it.
+    /// The template that controls it. The template lives at least as long as this connection, which it counts.
     pub fn controller(&self) -> Option<ConnId> {
         self.record.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
     }
 
-    /// The protocol's state; what it was last if the connection has been removed meanwhile is not kept: then 0.
+    /// The protocol's state; 0 if the connection has been removed meanwhile.
     pub fn state(&self) -> u8 {
         self.record.entry.life().state()
     }
@@ -120,25 +123,25 @@ impl Connection<'_> {
         self.record.entry.life().deadline()
     }
 
-    /// Flags now.
+    /// The current flags.
     #[inline]
     pub fn flags(&self) -> Flags {
         Flags(self.record.entry.flags.load(Ordering::Relaxed))
     }
 
-    /// Sets flags. `true` for the one caller that found any of them unset, so that what goes with the transition (a
-    /// connection count moved from active to inactive) is done once.
+    /// Sets flags. Returns `true` to the one caller that found any of them unset, so that the consequence of the
+    /// transition (a connection that moves from active to inactive) is counted once.
     ///
-    /// [`Flags::TEMPLATE`] is no flag to set: it is part of the identity.
+    /// [`Flags::TEMPLATE`] must not be among them: it is part of the identity.
     #[must_use]
     pub fn set_flags(&self, flags: Flags) -> bool {
         debug_assert!(!flags.contains(Flags::TEMPLATE));
-        // Relaxed: the counts that follow are atomics of their own and nobody infers one from the other.
+        // Relaxed: the counts that follow are atomics of their own, and no thread infers one from the other.
         let before = self.record.entry.flags.fetch_or(flags.0, Ordering::Relaxed);
         before & flags.0 != flags.0
     }
 
-    /// Clears flags. `true` for the one caller that found any of them set.
+    /// Clears flags. Returns `true` to the one caller that found any of them set.
     #[must_use]
     pub fn clear_flags(&self, flags: Flags) -> bool {
         debug_assert!(!flags.contains(Flags::TEMPLATE));
@@ -146,17 +149,17 @@ impl Connection<'_> {
         self.record.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
     }
 
-    /// Packets from the client so far.
+    /// The number of packets from the client so far.
     pub fn in_packets(&self) -> u32 {
         self.record.entry.in_packets.load(Ordering::Relaxed)
     }
 
-    /// Counts one more packet from the client: how many there are now. Wraps, as the kernel's count does.
+    /// Counts one more packet from the client and returns the new count. It wraps, as the kernel's count does.
     pub fn count_in_packet(&self) -> u32 {
         self.record.entry.in_packets.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// How many connections name this one as their controller.
+    /// The number of connections that have this one as their controller.
     pub fn controlled(&self) -> u32 {
         match self.record.entry.controlled.load(Ordering::Relaxed) {
             REMOVED => 0,
@@ -164,17 +167,18 @@ impl Connection<'_> {
         }
     }
 
-    /// Counts one more connection under this controller, which then cannot be removed. `false`, and nothing counted,
-    /// if it is being removed already: then a new template is needed.
+    /// Counts one more connection under this controller, which cannot be removed while it has any. Returns `false`, and
+    /// counts nothing, if it is being removed already: then a new template is needed.
     #[must_use]
     pub fn add_controlled(&self) -> bool {
         self.record.entry.add_controlled()
     }
 
-    /// Counts one connection less under this controller; when one is removed, the table does so.
+    /// Counts one connection less under this controller. When a connection is removed, the table calls this.
     pub fn drop_controlled(&self) {
-        // Release: what the caller did as the holder of its share comes before the removal that this may permit.
+        // Release: accesses of the caller while its connection was counted come before the removal that this may
+        // permit.
         let before = self.record.entry.controlled.fetch_sub(1, Ordering::Release);
-        debug_assert!(before != 0 && before != REMOVED, "a share was taken before it is given back");
+        debug_assert!(before != 0 && before != REMOVED, "each decrement follows an increment");
     }
 }

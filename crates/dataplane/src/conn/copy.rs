@@ -1,8 +1,8 @@
-//! Connections apart from their table: copied out of one, entered into another.
+//! Copies of connections: taken from one table, entered into another.
 //!
-//! Runs when an operator asks what would become of a packet (`explain.rs`): what the packet meets in the live table is
-//! copied into one that nobody else sees. Reads the live table as a listing does and writes nothing there. A copy is what
-//! the connection was at about one moment: packets that other workers have in hand go on changing it.
+//! Used when an operator explains a packet (`explain/`): the connections that the packet finds in the live table are
+//! copied into a table that only the dry run uses. Copying reads the live table as a listing does and writes nothing to
+//! it. A copy shows the connection at about one moment; other workers may change the connection at the same time.
 
 use xvs_proto::FlowKey;
 
@@ -14,23 +14,23 @@ use super::id::ConnId;
 use super::insertion::{Inserted, NewConnection};
 use crate::shm::atomic::Ordering;
 
-/// A connection or template as it was.
+/// A copy of a connection or template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
-    /// All of it that can be said at an insertion, but for its controller.
+    /// All that an insertion takes, except for the controller.
     pub connection: NewConnection,
-    /// Packets from the client so far.
+    /// The number of packets from the client so far.
     pub in_packets: u32,
-    /// How many connections it controls.
+    /// The number of connections that it controls.
     pub controlled: u32,
-    /// The Call-ID that a template stands for.
+    /// The Call-ID of a template.
     pub call_id: Option<Vec<u8>>,
     /// The template that controls it.
     pub controller: Option<Box<Copied>>,
 }
 
 impl Copied {
-    /// A connection with its controller, which `connection` finds.
+    /// A copy of a connection and of its controller, which `connection` looks up.
     pub(crate) fn of<'a>(
         view: &Connection<'a>,
         call_ids: &CallIds,
@@ -67,17 +67,17 @@ impl Copied {
         self.connection.flags.contains(Flags::TEMPLATE)
     }
 
-    /// What replies to its local endpoint look like, if it has one.
+    /// The flow of replies to its local endpoint, if it has one.
     pub(crate) fn local_replies(&self) -> Option<FlowKey> {
         self.connection.local.and_then(|_| self.connection.reply_flow())
     }
 
-    /// Whether it is a template that nobody finds any more.
+    /// Whether it is a template that look-ups no longer find.
     pub fn is_detached(&self) -> bool {
         self.connection.flags.contains(Flags::DETACHED)
     }
 
-    /// Enters it into a table where its Call-ID has a place in `call_ids`. `None` if there is no room.
+    /// Enters it into a table, and its Call-ID into `call_ids`. `None` if there is no room.
     pub(crate) fn enter(&self, table: &mut TableWorker, call_ids: &CallIds) -> Option<ConnId> {
         let controller = match &self.controller {
             Some(controller) => Some(controller.enter(table, call_ids)?),
@@ -101,7 +101,7 @@ impl Copied {
                 let connection = table.connection(id);
                 connection.record.entry.in_packets.store(self.in_packets, Ordering::Relaxed);
                 call_ids.settle(new.mark, &connection);
-                // Others that it controls are not here, and keep it from being removed all the same.
+                // The other connections that it controls are not copied; the count must still prevent its removal.
                 let shared = self.controlled == 0 || connection.add_controlled();
                 if self.is_detached() {
                     table.detach(id);
@@ -117,7 +117,7 @@ impl Copied {
 }
 
 impl TableWorker {
-    /// A copy of a connection here.
+    /// A copy of a connection of this table.
     pub(crate) fn copied(&self, id: ConnId, call_ids: &CallIds) -> Copied {
         Copied::of(&self.connection(id), call_ids, &|id| self.connection(id))
     }

@@ -1,6 +1,6 @@
-//! Directions of packets, as connections and their states tell them apart.
+//! Directions of packets.
 
-/// Which way a packet of a connection goes.
+/// The direction of a packet of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the client, to the virtual endpoint.
@@ -9,13 +9,13 @@ pub enum Direction {
     Outbound,
 }
 
-/// Which way a packet goes, as far as the director can see both ways.
+/// The direction of a packet, as far as the director can see both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
-    /// From the client; replies pass the director too.
+    /// From the client. Replies pass through the director too.
     Input,
     /// A reply.
     Output,
-    /// From the client; replies go past the director (direct routing, tunnel).
+    /// From the client. Replies bypass the director (direct routing, tunnel).
     InputOnly,
 }

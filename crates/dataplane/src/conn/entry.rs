@@ -1,9 +1,10 @@
-//! How a connection is packed into its entry.
+//! The format of a connection in its entry.
 //!
-//! The words that identify a connection are compared whole, so a look-up costs two loads and two comparisons. What
-//! does not fit, IPv6 addresses and the local endpoint of a connection that has one, stands in the entry's extension: one
-//! more line, touched by such connections only. `life` holds phase, state and deadline in one word; a removed entry keeps its endpoints readable, for the packets in
-//! hand, and uses `life` to name the next of its chain. Not here: who may enter which phase when (`table.rs`).
+//! The words that identify a connection are compared whole, so a look-up costs two loads and two comparisons. IPv6
+//! addresses and a local endpoint do not fit; they are in the entry's extension, one more cache line that only such
+//! connections touch. The word `life` holds phase, state and deadline. A removed entry keeps its endpoints readable for
+//! packets that are being processed, and stores the next entry of its chain in `life`. Not here: which thread may
+//! change the phase, and when (`handle.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,10 +17,10 @@ use crate::clock::Millis;
 use crate::shm::atomic::{AtomicU64, Ordering};
 use crate::shm::layout::{Entry, Extension};
 
-/// The value of `controlled` that lets nobody take a share any more.
+/// The value of `controlled` that admits no more connections.
 pub(super) const REMOVED: u32 = u32::MAX;
 
-/// A flow packed as in an entry. IPv4 is compared by these words alone.
+/// A flow packed as in an entry. For IPv4 the comparison of these words suffices.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packed<'a> {
     flow: &'a FlowKey,
@@ -30,7 +31,7 @@ pub(super) struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    /// The packed form. Both ends are of one family.
+    /// The packed form. Source and destination are of one family.
     #[inline]
     pub(super) fn of(flow: &'a FlowKey) -> Self {
         let about = u64::from(flow.protocol.0) << 8;
@@ -47,14 +48,14 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// Where an entry is in its life. Never used is 0, as fresh memory is.
+/// The phase of an entry. An entry that was never used is 0, as fresh memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Taken, filled, perhaps already found by others, but its insertion is not over.
+    /// Taken and filled, perhaps already found by look-ups, but not yet completely inserted.
     Pending = 1,
-    /// Unlinked, in limbo or free.
+    /// Unlinked: in limbo or free.
     Removed = 2,
-    /// In the table. `Pending` with one more bit, so that the change keeps what others have written meanwhile.
+    /// In the table. It is `Pending` with one more bit, so the change keeps what other threads have written meanwhile.
     Live = 3,
 }
 
@@ -67,7 +68,7 @@ impl Life {
         Self((phase as u64) << 62 | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
     }
 
-    /// A removed entry that is followed by another of its chain (its index plus one; 0: by none).
+    /// A removed entry. `next` is the index plus one of the next entry in its chain; 0: none.
     pub(super) fn removed(next: u32) -> Self {
         Self((Phase::Removed as u64) << 62 | u64::from(next))
     }
@@ -76,7 +77,7 @@ impl Life {
         self.0 >> 62 == Phase::Live as u64
     }
 
-    /// Live or about to be.
+    /// Live or being inserted.
     pub(super) fn is_current(self) -> bool {
         self.0 >> 62 & 1 == 1
     }
@@ -89,7 +90,7 @@ impl Life {
         if self.is_current() { Millis(self.0 & DEADLINE_MAX) } else { Millis(0) }
     }
 
-    /// What follows in the chain of a removed entry.
+    /// The index plus one of the next entry in the chain of removed entries; 0: none.
     pub(super) fn next(self) -> u32 {
         self.0 as u32
     }
@@ -100,7 +101,7 @@ impl Life {
     }
 }
 
-/// An entry and its extension, which is looked at only if the entry says so.
+/// An entry and its extension, which is read only if the entry has the bit for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a> {
     pub(super) entry: &'a Entry,
@@ -108,8 +109,7 @@ pub(super) struct Record<'a> {
 }
 
 impl Record<'_> {
-    /// Writes everything about a new connection into an entry that nobody else can reach; `timer` is the tick of its
-    /// first link.
+    /// Writes a new connection into an entry that no other thread can reach. `timer` is the tick of its first link.
     pub(super) fn fill(self, new: &NewConnection, timer: u32) {
         // Relaxed: the compare-and-swap that puts the index into a bucket releases all of it.
         let (entry, order) = (self.entry, Ordering::Relaxed);
@@ -147,7 +147,7 @@ impl Record<'_> {
         entry.life.store(Life::new(Phase::Pending, new.state, new.expires).0, order);
     }
 
-    /// Which way a packet of this flow goes, if it belongs to this connection. Templates match no packet.
+    /// The direction of a packet of this flow, if it belongs to this connection. Templates match no packet.
     ///
     /// Source: kernel, `net/netfilter/ipvs/ip_vs_conn.c`: a reply comes from the destination where the method is
     /// masquerading and from the virtual endpoint for every other.
@@ -163,8 +163,8 @@ impl Record<'_> {
         replies.then_some(Direction::Outbound)
     }
 
-    /// Whether both have reply keys of their own that are equal, and they are not of one identity: then one of them
-    /// loses the insertion and should not have stood in front of the other.
+    /// Whether both have reply keys of their own that are equal, and different virtual endpoints. With equal ones they
+    /// may be one identity: then one of them loses the insertion and must not shadow the other.
     pub(super) fn shares_reply_key(self, other: Self) -> bool {
         self.virtual_endpoint() != other.virtual_endpoint()
             && self.reply_flow().is_some_and(|flow| other.reply_flow() == Some(flow))
@@ -176,8 +176,8 @@ impl Record<'_> {
         FlowKey { protocol: self.protocol(), source, dest }.hash(secret)
     }
 
-    /// The flow of replies, if they are found by a key of their own: not from the virtual endpoint itself to the client,
-    /// and not of a template.
+    /// The flow of replies, if they have a key of their own. Templates have none, and neither have connections whose
+    /// replies go from the virtual endpoint to the client.
     pub(super) fn reply_flow(self) -> Option<FlowKey> {
         let replies = self.replies();
         let found_by_request = replies.source == self.virtual_endpoint() && replies.dest == self.client();
@@ -212,7 +212,7 @@ impl Record<'_> {
 
     pub(super) fn local(self) -> Option<Endpoint> {
         let word = self.entry.virtual_word();
-        // Of the destination's family: it is where that one sends its replies.
+        // Of the destination's family: the destination sends its replies to it.
         (word & LOCAL != 0).then(|| {
             let port = self.entry.dest_addr.load(Ordering::Relaxed);
             endpoint(&self.extension.local, word & DEST_IPV6, port.into())
@@ -229,7 +229,7 @@ impl Record<'_> {
         }
     }
 
-    /// Whether this is the connection or template of that identity.
+    /// Whether this is the connection or template of this identity.
     #[inline]
     pub(super) fn is(self, request: &Packed<'_>, kind: Kind) -> bool {
         self.entry.client_word() == request.source | request.about | kind as u64
@@ -237,7 +237,7 @@ impl Record<'_> {
             && (request.about & IPV6 == 0 || self.is_between(request.flow))
     }
 
-    // Apart, as the next, so that what IPv4 runs through is short.
+    // Not inlined, like the next one, so that the path of IPv4 is short.
     #[inline(never)]
     fn is_between(self, flow: &FlowKey) -> bool {
         self.client() == flow.source && self.virtual_endpoint() == flow.dest
@@ -252,7 +252,7 @@ impl Record<'_> {
         self.entry.client_word() & Kind::Template as u64 != 0
     }
 
-    /// What replies look like, whichever key they are found by.
+    /// The flow of replies, whichever key finds them.
     fn replies(self) -> FlowKey {
         let local = self.local();
         let masqueraded = local.is_some() || self.method() == ForwardingMethod::Nat;
@@ -265,37 +265,37 @@ impl Record<'_> {
 }
 
 impl Entry {
-    /// Ends an insertion that has won.
+    /// Completes an insertion that has succeeded.
     pub(super) fn publish(&self) {
-        // Release: a walk that sees the entry live sees it filled. An addition of a bit, because a packet on
-        // another worker may have refreshed the connection already.
+        // Release: a walk that sees the entry live sees it filled. It sets one bit, because another worker may have
+        // refreshed the connection already.
         let bit = Phase::Live as u64 - Phase::Pending as u64;
         self.life.fetch_or(bit << 62, Ordering::Release);
     }
 
     /// Phase, state and deadline.
     pub(super) fn life(&self) -> Life {
-        // Acquire: pairs with `publish`, for walks, which reach the entry by no bucket.
+        // Acquire: pairs with `publish`, for walks, which reach the entry without a bucket.
         Life(self.life.load(Ordering::Acquire))
     }
 
     /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
         let more = |count: u32| count.checked_add(1).filter(|&count| count != REMOVED);
-        // Relaxed: the share itself is all that is passed on, and `close` competes for the same word.
+        // Relaxed: the count is the only information that is passed on, and `close` competes for the same word.
         self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// Lets nobody become controlled by it any more; succeeds once in a connection's life, and only while it
-    /// controls none. Otherwise what the count is.
+    /// Closes it as a controller: it admits no more connections. Succeeds once in a connection's life, and only while
+    /// it controls none; otherwise returns the count.
     pub(super) fn close(&self) -> Result<u32, u32> {
         // Acquire: pairs with the Release of `drop_controlled`.
         self.controlled.compare_exchange(0, REMOVED, Ordering::Acquire, Ordering::Relaxed)
     }
 
-    /// Takes [`close`](Self::close) back: only for the one it succeeded for.
+    /// Reverts [`close`](Self::close). Only for the caller for which it succeeded.
     pub(super) fn reopen(&self) {
-        // Release: for symmetry with `drop_controlled`; nobody else writes the word in between.
+        // Release: for symmetry with `drop_controlled`. No other thread writes the word in between.
         self.controlled.store(0, Ordering::Release);
     }
 
@@ -315,7 +315,7 @@ impl Entry {
             | u64::from(self.dest_port.load(Ordering::Relaxed)) << 16
     }
 
-    /// Who answers the client, where the entry has no extension.
+    /// The source of replies, for an entry without an extension.
     #[inline]
     fn replier(&self) -> u64 {
         let word = self.virtual_word();
@@ -323,7 +323,7 @@ impl Entry {
     }
 }
 
-/// Address in bits 32 to 63, if IPv4, port in 16 to 31.
+/// Address in bits 32 to 63 if it is IPv4, port in bits 16 to 31.
 #[inline]
 fn word(endpoint: Endpoint) -> u64 {
     let addr = match endpoint.addr {
@@ -337,7 +337,7 @@ fn unpacked(word: u64) -> Endpoint {
     Endpoint::new(Ipv4Addr::from((word >> 32) as u32), (word >> 16) as u16)
 }
 
-/// An address of an extension, with the port in the lowest bits of a word.
+/// An address of an extension, with the port in the lowest bits of `port`.
 fn endpoint(words: &[AtomicU64; 2], family: u64, port: u64) -> Endpoint {
     // Relaxed, here and in `store`: as for the words of the entry.
     let [low, high] = words.each_ref().map(|word| word.load(Ordering::Relaxed));
@@ -357,15 +357,15 @@ fn store(words: &[AtomicU64; 2], addr: IpAddr) {
     words[1].store((bits >> 64) as u64, Ordering::Relaxed);
 }
 
-/// The bit of `client`, below the protocol and beside [`Kind`], that says that it and the virtual endpoint are IPv6.
+/// The bit of `client`, below the protocol and beside [`Kind`], for IPv6 addresses of client and virtual endpoint.
 const IPV6: u64 = 1 << 1;
 /// The bits of `virtual_endpoint` that hold address and port.
 const ENDPOINT: u64 = !0xffff;
-/// Those that hold the method.
+/// The bits of `virtual_endpoint` that hold the method.
 const METHOD: u64 = 0xff;
-/// Its bit that says that there is an extension.
+/// The bit of `virtual_endpoint` for an entry with an extension.
 const EXTENDED: u64 = 1 << 8;
-/// In an extended entry: the destination is IPv6, and so is what is local.
+/// In an extended entry: destination and local endpoint are IPv6.
 const DEST_IPV6: u64 = 1 << 9;
 /// In an extended entry: there is a local endpoint.
 const LOCAL: u64 = 1 << 10;
@@ -389,9 +389,9 @@ mod tests {
         assert_eq!((entry.life().state(), entry.life().deadline()), (7, Millis(DEADLINE_MAX)));
     }
 
-    /// Whoever has to change what is expected here raises the version with it.
+    /// A change of the expected values needs a new version of the layout.
     #[test]
-    fn the_versions_layout_has_these_offsets_and_packs_a_wide_connection_so() {
+    fn this_layout_version_has_these_offsets_and_packs_a_wide_connection_like_this() {
         use crate::shm::layout::{Header, VERSION};
         use std::mem::offset_of;
         assert_eq!(VERSION, 3);
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_entry_has_neither_state_nor_deadline_and_stays_removed_when_published() {
+    fn a_removed_entry_has_no_state_or_deadline_and_keeps_the_next_of_its_chain_when_published() {
         let entry = Entry::default();
         entry.life.store(Life::removed(9).0, Ordering::Relaxed);
         entry.publish();

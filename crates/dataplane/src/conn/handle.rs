@@ -1,11 +1,12 @@
-//! Handles at the table: what workers and readers do with it.
+//! Handles: the operations of workers and readers on the table.
 //!
-//! A [`TableWorker`] finds, inserts, removes and times connections within a burst; a reader (`reader.rs`) walks all of
-//! them beside. Each owns the entries that it has removed until nobody can still look at them, and a worker the timer
-//! links that it has made. A connection's one link that counts is at the tick in its entry's `timer`, in whichever
-//! worker's wheel; who sets `timer` makes that link, and every other link dies when it is due. Cost of each operation:
-//! a few loads and at most a handful of compare-and-swaps; nothing waits or allocates. Not here: how the index and the
-//! reuse work (`buckets.rs`, `slab.rs`, `quiescence.rs`).
+//! A [`TableWorker`] finds, inserts, removes and times connections within a burst. A reader (`reader.rs`) walks all
+//! connections at the same time. Each handle owns the entries that it has removed until no thread can still read them.
+//! A worker also owns the timer links that it has made. One link of a connection is valid: the one at the tick in the
+//! entry's `timer`, in the wheel of any worker. A thread that sets `timer` makes this link; every other link is
+//! discarded when it is due. Cost of each operation: a few loads and at most a handful of compare-and-swaps. No
+//! operation waits or allocates. Not here: the index and the reuse of entries (`buckets.rs`, `slab.rs`,
+//! `quiescence.rs`).
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -34,18 +35,18 @@ use crate::shm::prefetch;
 /// Whether a worker's timers are up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timers {
-    /// All that was due was looked at.
+    /// All timers that were due have been processed.
     Current,
-    /// There is more: it is looked at by the next call.
+    /// More timers are due; the next call processes them.
     Behind,
 }
 
-/// A worker's handle at the table. It belongs to one thread at a time; what it returns by [`ConnId`] is good until the
-/// next quiescent point.
+/// A worker's handle. It belongs to one thread at a time. A [`ConnId`] that it returns is valid until the next
+/// quiescent point.
 #[derive(Debug)]
 pub struct TableWorker {
     pub(super) handle: TableHandle,
-    /// What was looked for in vain; of a rehearsal only.
+    /// The look-ups that found nothing; only in a dry run.
     pub(super) missed: Option<RefCell<Vec<Sought>>>,
 }
 
@@ -60,18 +61,18 @@ impl TableWorker {
     }
 
     #[inline]
-    /// The hash of a flow: one of both directions.
+    /// The hash of a flow, equal for both directions.
     pub fn hash(&self, flow: &FlowKey) -> u64 {
         flow.hash(&self.handle.table.secret)
     }
 
-    /// Brings the first line that a look-up by this hash reads into the cache.
+    /// Prefetches the first line that a look-up by this hash reads.
     #[inline]
     pub fn prefetch_buckets(&self, hash: u64) {
         self.handle.table.buckets.prefetch(hash);
     }
 
-    /// Brings the entries that a look-up by this hash compares into the cache; worth it when the buckets are there.
+    /// Prefetches the entries that a look-up by this hash compares. The buckets should be in the cache already.
     #[inline]
     pub fn prefetch_entries(&self, hash: u64) {
         let table = &self.handle.table;
@@ -84,10 +85,10 @@ impl TableWorker {
         });
     }
 
-    /// The connection to which a packet belongs, and which way it goes. Never a template.
+    /// The connection of a packet, and the packet's direction. Never a template.
     ///
-    /// Of several NAT connections with the same replies, the one inserted last answers; when it is gone, one of the
-    /// others. Should a packet be inbound of one connection and outbound of another, either may be found.
+    /// Of several NAT connections with the same reply flow, it finds the one inserted last, and after its removal one
+    /// of the others. If a packet is inbound of one connection and outbound of another, either may be found.
     #[inline]
     pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         let found = self.handle.find(flow, hash);
@@ -97,7 +98,7 @@ impl TableWorker {
         found
     }
 
-    /// The template from this client (its address masked, port 0) to this virtual endpoint.
+    /// The template from this client (masked address, port 0) to this virtual endpoint.
     pub fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
         let found = self.handle.find_template(flow, hash);
         if found.is_none() {
@@ -106,17 +107,17 @@ impl TableWorker {
         found
     }
 
-    /// Takes note of what is looked for in vain from now on.
+    /// Records the look-ups that find nothing from now on.
     pub(crate) fn note_misses(&mut self) {
         self.missed = Some(Default::default());
     }
 
-    /// What was looked for in vain since.
+    /// The recorded look-ups that found nothing.
     pub(crate) fn misses(&self) -> Vec<Sought> {
         self.missed.as_ref().map(|missed| missed.borrow().clone()).unwrap_or_default()
     }
 
-    /// Nothing is noted by the workers of a director: one comparison for each packet without a connection.
+    /// The workers of a director record nothing: one comparison for each packet without a connection.
     #[inline]
     fn miss(&self, sought: fn(FlowKey) -> Sought, flow: &FlowKey) {
         if let Some(missed) = &self.missed {
@@ -124,14 +125,14 @@ impl TableWorker {
         }
     }
 
-    /// Inserts a connection or template, found by all workers from then on, unless it is there.
+    /// Inserts a connection or template, unless it exists. All workers find it from then on.
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
         debug_assert!(!self.handle.parked);
         let request = new.request_flow();
         let (packed, hash) = (Packed::of(&request), request.hash(&self.handle.table.secret));
         let handle = &mut self.handle;
         let table = &*handle.table;
-        // Nobody knew of the reply key before: its lines come while the entry is filled.
+        // The reply key was not known before, so its lines are prefetched while the entry is filled.
         let reply = new.reply_flow().map(|flow| flow.hash(&table.secret));
         reply.inspect(|&hash| table.buckets.prefetch_both(hash));
         let Some(index) = handle.state.stock.take(&table.slab) else {
@@ -142,8 +143,8 @@ impl TableWorker {
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
         let claim = Claim { index, wide: new.is_wide() };
-        // The reply key first: when another worker finds the connection by the client's, it may send a packet to
-        // the destination, and the answer must be known for one.
+        // The reply key first: another worker that finds the connection by the client's key may send a packet to the
+        // destination, and the reply must find the connection.
         let replies = reply.map_or(Entered::Own, |hash| match new.local {
             Some(_) => {
                 let same = |other| table.slab.record(other).reply_flow() == new.reply_flow();
@@ -170,7 +171,8 @@ impl TableWorker {
         handle.discard(index, reply);
         match entered {
             Entered::Existing(index) => {
-                // Who has the reply key may be this very connection. One that is not live yet may still be discarded.
+                // The owner of the reply key may be this very connection. One that is not live yet may still be
+                // discarded.
                 let other = self.handle.table.slab.record(index);
                 let is_it = || other.is(&packed, new.kind()) && other.entry.life().is_live();
                 let taken = replies != Entered::Own && !is_it();
@@ -183,18 +185,18 @@ impl TableWorker {
         }
     }
 
-    /// Takes a connection out of the table.
+    /// Removes a connection from the table.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         let removal = self.handle.remove(id);
         if matches!(removal, Removal::Done(_)) {
-            // It would die when due; so it need not wake the worker for that.
+            // The link would be discarded when due; without it the worker need not wake up for that.
             self.handle.state.wheel.unlink(id.0);
         }
         removal
     }
 
-    /// Takes a connection out of the table if `test` approves of its state and deadline, which then are its last: a
-    /// packet that moves either at this moment on another worker comes before, and is judged, or too late.
+    /// Removes a connection from the table if `test` accepts its state and deadline. These are its last: if another
+    /// worker changes either at the same time, the change comes before the test, or it has no effect.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         let removal = self.handle.remove_if(id, test);
         if matches!(removal, Removal::Done(_)) {
@@ -203,26 +205,27 @@ impl TableWorker {
         removal
     }
 
-    /// Whether the table is as good as full, so that for each connection inserted another should be removed: nobody
-    /// has entries to give, and this worker, limbo included, has fewer than its reserve.
+    /// Whether the table is nearly full, so that for each inserted connection another should be removed: the slab has
+    /// no entries left, and this worker has fewer than its reserve, including those in limbo.
     ///
-    /// A removed entry is free only after every worker's quiescent point, so what a burst evicts serves a later one:
-    /// the reserve bridges that. With workers that keep pace, the evictions of a burst are free three bursts later at
-    /// the latest: closed at the end of the second at the worst, because one closing is under way at a time, and seen
-    /// by all at the end of the third. So three bursts' worth suffices. Each handle's part of the slab that is more than
-    /// the table's capacity has room for that many, so the reserve costs no capacity. When a worker does not keep
-    /// pace, the reserve runs out and insertions are refused until it does.
+    /// A removed entry is free only after every worker's quiescent point, so entries that are evicted in one burst are
+    /// used in a later one. The reserve covers this delay. If all workers make progress, the entries evicted in a burst
+    /// are free three bursts later at the latest: the epoch is closed at the end of the second at the worst, because
+    /// one closing is under way at a time, and all have seen it at the end of the third. So entries for three bursts
+    /// suffice. The slab exceeds the capacity of the table by so many for each handle, so the reserve costs no
+    /// capacity. If a worker makes no progress, the reserve runs out and insertions are refused until it does.
     pub fn is_short(&self) -> bool {
         self.handle.table.slab.is_exhausted() && self.handle.state.stock.spare() < STRANDED_MAX
     }
 
-    /// The connections in whose slots one of the keys of `new` would have to stand; none if there is room for both.
+    /// The connections whose slots the keys of `new` need; none if both keys have room.
     pub fn bucket_occupants(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
         let buckets = &self.handle.table.buckets;
         let (request, reply) = (Some(new.request_flow()), new.reply_flow());
         let both = reply.and(request);
         let occupants = |flow: FlowKey, needed| buckets.occupants_if_full(self.hash(&flow), needed);
-        // Where there is no room first. Two keys may have one bucket in common: each could take what the other needs.
+        // First the keys that have no room. Both keys may share a bucket, and each could take the slot that the other
+        // needs.
         let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
         let occupants = keys.map(|(flow, needed)| flow.map(|flow| occupants(flow, needed)));
         occupants.into_iter().flatten().flatten().map(ConnId)
@@ -234,34 +237,34 @@ impl TableWorker {
         self.handle.connection(id)
     }
 
-    /// The connection in this place, if there is one; for ids that no look-up of this burst has given.
+    /// The connection at this index, if there is one. For ids that no look-up of this burst has returned.
     pub fn occupant(&self, id: ConnId) -> Option<Connection<'_>> {
         let connection = self.connection(id);
         connection.record.entry.life().is_live().then_some(connection)
     }
 
-    /// The connection that had this id and generation, if it is still there; for ids kept across bursts.
+    /// The connection with this id and generation, if it still exists. For ids kept across bursts.
     pub fn recall(&self, id: ConnId, generation: u32) -> Option<Connection<'_>> {
         let connection = self.connection(id);
         let there = connection.record.entry.life().is_live() && connection.generation() == generation;
         there.then_some(connection)
     }
 
-    /// Sets the protocol's state and when the connection expires unless a packet refreshes it; see
+    /// Sets the protocol's state, and the time when the connection expires without another packet; see
     /// [`Self::transition`].
     pub fn refresh(&mut self, id: ConnId, state: u8, expires: Millis) {
         self.transition(id, |_| (state, expires));
     }
 
-    /// Moves the protocol's state: `next` gives, for the state that the connection is in, the one to go to and when it
-    /// expires unless a packet refreshes it. Returns both states. `next` may be asked again when another worker was
-    /// faster, so that no transition is lost and each is reported to exactly one caller.
+    /// Changes the protocol's state. `next` returns, for the current state, the next state and the time when the
+    /// connection expires without another packet. Returns both states. `next` may be called again when another worker
+    /// has changed the state at the same time, so no transition is lost and each is reported to exactly one caller.
     ///
-    /// A change of state keeps the time exactly, and so does what moves a deadline by a second or more: the first packet
-    /// of a connection, or one after a pause. Otherwise a deadline is moved at most once a second, to a whole second:
-    /// later than asked for by less than a second, never earlier. A later deadline costs nothing in the wheel, an
-    /// earlier one is linked in this worker's. Nothing happens, and `None` is returned, if the connection
-    /// has been removed, or is not quite inserted yet: then it can still be discarded.
+    /// The deadline is stored exactly if the state changes or if it moves by a second or more: on the first packet of a
+    /// connection, or on one after a pause. Otherwise it moves at most once a second, to a whole second: later than
+    /// requested by less than a second, never earlier. A later deadline needs no change in the wheel; an earlier one is
+    /// linked in this worker's wheel. If the connection has been removed, or is not completely inserted yet, nothing
+    /// changes and the result is `None`: such a connection may still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let entry = table.entry(id);
@@ -278,24 +281,24 @@ impl TableWorker {
                 _ => expires,
             };
             let new = old.with(state, deadline);
-            // Relaxed: state and deadline speak for themselves; what an earlier deadline needs comes below.
+            // Relaxed: state and deadline order no other memory. The fence below orders what an earlier deadline needs.
             match entry.life.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break (deadline, state),
                 Err(now) => old = Life(now),
             }
         };
         if deadline < old.deadline() {
-            // Orders the deadline written above before the tick read below, against `put_back`, which writes the
-            // tick before it reads the deadline: one of the two sees what the other has written.
+            // Orders the write of the deadline above before the read of the tick below. `put_back` writes the tick and
+            // then reads the deadline, so at least one of the two sees what the other has written.
             fence(Ordering::SeqCst);
             bring_forward(wheel, id.0, entry, deadline);
         }
         Some((old.state(), state))
     }
 
-    /// Looks at links that are due, a bounded number of them, and calls `expired` for each connection whose deadline
-    /// has come. It is expected to remove or to refresh the connection; one that it leaves alone is due again a
-    /// tick (1/8 s) later. To be called first in a burst: what is inserted is timed from the last call on.
+    /// Processes a bounded number of due links, and calls `expired` for each connection whose deadline has passed.
+    /// `expired` removes or refreshes the connection; otherwise it is due again a tick (1/8 s) later. Must be called
+    /// first in a burst: the timers of inserted connections count from the last call.
     pub fn advance_timers(&mut self, now: Millis, mut expired: impl FnMut(&mut Self, ConnId)) -> Timers {
         debug_assert!(!self.handle.parked);
         for _ in 0..TIMERS_A_CALL {
@@ -308,37 +311,37 @@ impl TableWorker {
         Timers::Behind
     }
 
-    /// When the worker must advance its timers at the latest; `None`: it times nothing.
+    /// The time when the worker must advance its timers at the latest; `None`: it has no timers.
     pub fn next_timer(&self) -> Option<Millis> {
         self.handle.state.wheel.next_due()
     }
 
-    /// Ends a burst: the worker holds no [`ConnId`] that it will use without [`recall`](Self::recall).
+    /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).
     pub fn quiescent(&mut self) {
         self.handle.quiescent(BATCHES_A_BURST);
     }
 
-    /// As [`quiescent`](Self::quiescent), and it will not look into the table until it unparks: others may reuse
-    /// without it what they remove.
+    /// As [`quiescent`](Self::quiescent); in addition the worker promises to read nothing from the table until it
+    /// unparks. Other threads can reuse removed entries without it.
     pub fn park(&mut self) {
         self.handle.park();
     }
 
-    /// To be called after [`park`](Self::park), before anything else.
+    /// Must be called after [`park`](Self::park) before any other operation.
     pub fn unpark(&mut self) {
         self.handle.unpark();
     }
 
-    /// Entries that this worker has removed and that are not free yet: a worker that has some should not sleep for
-    /// long, or the table is smaller by as many.
+    /// The number of entries that this worker has removed and that are not free yet. A worker with such entries should
+    /// not sleep for long: meanwhile the table is smaller by this number.
     pub fn in_limbo(&self) -> u32 {
         self.handle.state.stock.in_limbo()
     }
 }
 
 impl Table {
-    /// The handle of a worker, unparked; `None` if there is no such worker or the handle is taken. Dropping it gives the
-    /// handle back, with the timers and spare entries that belong to it.
+    /// The handle of a worker, unparked; `None` if there is no such worker or the handle is taken. Dropping it returns
+    /// the handle with its timers and spare entries.
     pub fn handle(self: &Arc<Self>, worker: usize) -> Option<TableWorker> {
         if worker >= self.config.workers {
             return None;
@@ -348,19 +351,19 @@ impl Table {
     }
 }
 
-/// What workers and readers have in common.
+/// The common part of the handles of workers and readers.
 #[derive(Debug)]
 pub(super) struct TableHandle {
     pub(super) table: Arc<Table>,
     number: usize,
     pub(super) state: HandleState,
     parked: bool,
-    /// It may go to another thread but not be used by two.
+    /// It may move to another thread, but two threads must not use it at once.
     one_thread: PhantomData<std::cell::Cell<()>>,
 }
 
 impl TableHandle {
-    /// Takes the handle, unparked, if there is one of this number and nobody sits there.
+    /// Takes the handle with this number, unparked. `None` if there is none or it is taken.
     pub(super) fn acquire(table: &Arc<Table>, number: usize) -> Option<Self> {
         let state = table.free_handles.get(number)?.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         table.quiescence.unpark(number);
@@ -395,12 +398,12 @@ impl TableHandle {
         let table = &*self.table;
         let entry = table.entry(id);
         if !entry.life().is_live() {
-            return Removal::NotOurs;
+            return Removal::NotLive;
         }
-        // This exchange elects the one who removes.
+        // This exchange elects the thread that removes the entry.
         match entry.close() {
             Ok(_) => {}
-            Err(entry::REMOVED) => return Removal::NotOurs,
+            Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
         Removal::Done(self.withdraw(id))
@@ -411,17 +414,17 @@ impl TableHandle {
         let entry = self.table.entry(id);
         let passes = |life: Life| life.is_live() && test(life.state(), life.deadline());
         let mut life = entry.life();
-        // Looked at before the election too, which writes the entry's line.
+        // Tested before the election too, which writes the entry's line.
         if !passes(life) {
-            return Removal::Lasts;
+            return Removal::Kept;
         }
         match entry.close() {
             Ok(_) => {}
-            Err(entry::REMOVED) => return Removal::NotOurs,
+            Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
         while passes(life) {
-            // Relaxed: the word alone is decided here; what others need to see comes with `withdraw`.
+            // Relaxed: only this word is decided here; `withdraw` publishes what other threads need to see.
             let removed = Life::removed(0).0;
             match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => {
@@ -432,11 +435,11 @@ impl TableHandle {
             }
         }
         entry.reopen();
-        Removal::Lasts
+        Removal::Kept
     }
 
-    /// Takes the keys of a closed entry out of the index, retires it ([`discard`](Self::discard)), and gives its share
-    /// of its controller back.
+    /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and
+    /// decrements the count of its controller.
     fn withdraw(&mut self, id: ConnId) -> u8 {
         let table = &*self.table;
         let record = table.slab.record(id.0);
@@ -450,16 +453,16 @@ impl TableHandle {
         state
     }
 
-    /// Retires an entry that no client key leads to, and whose reply key, if it has one, is still there. Returns the
-    /// state that it was in: no transition comes after.
+    /// Retires an entry whose client key is not in the index, and unlinks its reply key, if there is one. Returns the
+    /// last state of the entry: no transition follows.
     fn discard(&mut self, index: u32, reply: Option<u64>) -> u8 {
         let table = &*self.table;
         let entry = table.slab.entry(index);
         if let Some(hash) = reply {
             table.buckets.unlink(hash, index);
         }
-        // A swap, not a store: an exchange of another worker that refreshes it at this moment fails or comes before.
-        // Release, as for the generation: before the closing of the epoch, which others acquire.
+        // A swap, not a store: a concurrent exchange by a worker that refreshes the entry either fails or comes before.
+        // Release, as for the generation: both come before the closing of the epoch, which other threads acquire.
         let last = Life(entry.life.swap(Life::removed(0).0, Ordering::Release));
         let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
         entry.generation.store(generation, Ordering::Release);
@@ -495,10 +498,11 @@ impl Drop for TableHandle {
     }
 }
 
-/// Puts a due link back, a tick later if the deadline has come; then `true`. A link that does not count dies.
+/// Links a due entry again. If its deadline has passed, the link is a tick later and the result is `true`. An invalid
+/// link is discarded.
 ///
-/// The entry may be another connection's by now. Its link that counts is in some wheel at the tick in `timer`; if that
-/// is this link's tick too, this one takes over and the other dies. So each connection is always looked at in time.
+/// The entry may hold another connection by now. Its valid link is in some wheel at the tick in `timer`. If this link
+/// has the same tick, it takes over and the other one is discarded. So each connection is always processed in time.
 fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     let life = entry.life();
     if !life.is_current() {
@@ -506,16 +510,16 @@ fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     }
     let has_come = tick_at_or_after(life.deadline()) <= due.tick;
     let tick = wheel.tick_for(life.deadline());
-    // Relaxed, as all accesses of `timer`: the fences here and in `refresh` order what must be.
+    // Relaxed, as all accesses of `timer`: the fences here and in `transition` give the necessary order.
     if entry.timer.compare_exchange(due.tick, tick, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return false;
     }
     wheel.link(Link { tick, ..due });
     if has_come {
-        // One that is being inserted cannot be ended yet. One that is live stays readable in this burst.
+        // A connection that is being inserted cannot be removed yet. A live one stays readable during this burst.
         return life.is_live();
     }
-    // See `refresh`. A deadline brought forward while the link was on its way back is seen here.
+    // See `transition`. A deadline that was brought forward while the link was being put back is seen here.
     fence(Ordering::SeqCst);
     let life = entry.life();
     if life.is_current() {
@@ -524,7 +528,7 @@ fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     false
 }
 
-/// Links an entry here if no link that counts is due early enough.
+/// Links an entry in this wheel if its valid link is due too late.
 fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis) {
     let tick = wheel.tick_for(deadline);
     let earlier = |linked| (linked > tick).then_some(tick);
@@ -533,7 +537,7 @@ fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis)
     }
 }
 
-/// Adds to a count whose one writer is the caller.
+/// Adds to a count whose only writer is the caller.
 fn add(count: &Statistic, more: u64) {
     count.store(count.load(Relaxed) + more, Relaxed);
 }
@@ -544,7 +548,7 @@ fn whole_second(time: Millis) -> Millis {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Links that one call of `advance_timers` looks at: four bursts' worth of connections.
+/// The number of links that one call of `advance_timers` processes: four times the connections of a burst.
 const TIMERS_A_CALL: usize = 256;
-/// Batches of surplus that a quiescent point gives away: more than a burst and its timers can remove.
+/// The number of surplus batches that a quiescent point returns: more than a burst and its timers can remove.
 const BATCHES_A_BURST: u32 = 8;

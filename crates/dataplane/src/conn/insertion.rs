@@ -1,4 +1,4 @@
-//! What goes into the table, and what becomes of it: insertions and removals.
+//! Arguments and results of insertions and removals.
 
 use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
@@ -12,32 +12,35 @@ use crate::clock::Millis;
 pub struct NewConnection {
     /// The transport protocol.
     pub protocol: Protocol,
-    /// Who connects; port 0 in a template.
+    /// The client's endpoint; port 0 in a template.
     pub client: Endpoint,
-    /// To what; of the client's family.
+    /// The virtual endpoint, of the client's family.
     pub virtual_endpoint: Endpoint,
     /// The real server's endpoint, which may be of the other family.
     pub dest: Endpoint,
-    /// The director's own endpoint from which the real server sees the client's packets (FULLNAT), of the real server's
-    /// family: then replies go from `dest` to this, whatever the method, and no two connections may have both alike.
+    /// The director's own endpoint, which the real server sees as the source of the client's packets (FULLNAT), of the
+    /// real server's family. Replies then go from `dest` to this endpoint, whatever the method, and no two connections
+    /// may agree in both.
     pub local: Option<Endpoint>,
-    /// How packets reach it.
+    /// How packets reach the real server.
     pub method: ForwardingMethod,
     /// Flags at the start.
     pub flags: Flags,
     /// The protocol's state, as sync messages number it.
     pub state: u8,
-    /// When it expires unless refreshed.
+    /// The time when it expires unless a packet refreshes it.
     pub expires: Millis,
-    /// How long a template lasts after a connection, in seconds; 0 in others, whose state says.
+    /// How long a template lasts after a connection, in seconds; 0 in other connections, whose timeout follows from the
+    /// state.
     pub timeout_seconds: u32,
-    /// Number of the destination's live object.
+    /// Number of the destination's [`DestinationLive`](crate::snapshot::DestinationLive).
     pub dest_ref: u32,
-    /// Firewall mark of the service; 0: none. A template, whose endpoint says the mark, keeps here what tells it from
-    /// others between the same endpoints.
+    /// Firewall mark of the service; 0: none. A template has the mark in its virtual endpoint; it stores here a number
+    /// that distinguishes it from other templates between the same endpoints.
     pub mark: u32,
-    /// The template that controls it. Whoever inserts has taken its share first ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled))
-    /// and gives it back if the insertion makes no new connection.
+    /// The template that controls it. The caller has counted the connection there
+    /// ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled)), and reverts that if the
+    /// insertion makes no new connection.
     pub controller: Option<ConnId>,
 }
 
@@ -47,8 +50,8 @@ impl NewConnection {
         FlowKey { protocol: self.protocol, source: self.client, dest: self.virtual_endpoint }
     }
 
-    /// The flow of replies, if they are found by a key of their own: not from the virtual endpoint itself to the client,
-    /// and not of a template.
+    /// The flow of replies, if they have a key of their own. Templates have none, and neither have connections whose
+    /// replies go from the virtual endpoint to the client.
     pub(super) fn reply_flow(&self) -> Option<FlowKey> {
         let masqueraded = self.local.is_some() || self.method == ForwardingMethod::Nat;
         let source = if masqueraded { self.dest } else { self.virtual_endpoint };
@@ -67,37 +70,62 @@ impl NewConnection {
     }
 }
 
-/// Whether an entry stands for a packet's connection or for a template.
+/// Whether an entry is a connection or a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Connection = 0,
     Template = 1,
 }
 
-/// What became of an insertion.
+/// The result of an insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
-    /// The connection is in the table, and timed by this worker.
+    /// The connection is in the table, and this worker times it.
     New(ConnId),
-    /// It was there already, or another worker was faster: this is it, and the new one was discarded.
+    /// This connection of the same identity exists already, perhaps inserted by another worker just now. The new one
+    /// was discarded.
     Existing(ConnId),
-    /// There is no room, in the slab or in the buckets of one of its keys. Counted.
+    /// There is no room in the slab, or in the buckets of one of its keys. Counted.
     Full,
     /// Another connection of this protocol has the same destination and local endpoint ([`NewConnection::local`]). The
-    /// caller may try another port, a few times in a burst: what was tried holds an entry until the quiescent point.
+    /// caller may try other ports, a few in a burst: each attempt occupies an entry until the quiescent point.
     LocalTaken,
 }
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
-    /// The connection is out; it was in this state at its end. The caller, and nobody else, is told so, and does what
-    /// the end entails; the entry stays readable until the caller's quiescent point.
+    /// The connection was removed; this was its last state. Only this caller gets this result, and it updates the
+    /// counts. The entry stays readable until the caller's quiescent point.
     Done(u8),
-    /// It controls others and stays.
+    /// It controls other connections and was not removed.
     Controls,
-    /// Another caller removes it, or another worker is at this moment inserting it.
-    NotOurs,
-    /// It is not, or not any more, what was to be removed ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
-    Lasts,
+    /// Another caller has removed it, or another worker is inserting it at this moment.
+    NotLive,
+    /// It does not, or no longer, fulfil the condition
+    /// ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
+    Kept,
+}
+
+#[cfg(all(test, not(loom)))]
+impl NewConnection {
+    /// A connection by NAT for tests: TCP from 192.0.2.10:1000 to 198.51.100.1:80, which expires after a
+    /// minute.
+    pub(crate) fn example() -> Self {
+        Self {
+            protocol: Protocol::TCP,
+            client: Endpoint::new([192, 0, 2, 10], 1000),
+            virtual_endpoint: Endpoint::new([198, 51, 100, 1], 80),
+            dest: Endpoint::new([203, 0, 113, 11], 8080),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::NONE,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        }
+    }
 }

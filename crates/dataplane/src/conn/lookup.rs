@@ -1,8 +1,8 @@
-//! What a look-up in the table is for.
+//! The key and the kind of a look-up in the table.
 
 use xvs_proto::FlowKey;
 
-/// What a look-up looks for.
+/// The connection or template that a look-up searches for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Sought {
     /// The connection of a flow's packets.

@@ -1,7 +1,8 @@
-//! Connections: who talks to which destination by which service, and how long that is remembered.
+//! Connections: the table that assigns each client's packets to a destination, with states and timeouts.
 //!
-//! Workers find, make, time and end them by [`TableWorker`]; listings and sweeps walk over them by [`TableReader`]; both
-//! see one of them as [`Connection`]. Not here: when a packet makes one, and what its packets do to its state.
+//! Workers find, insert, time and remove connections by a [`TableWorker`]. Listings and sweeps walk them by a
+//! [`TableReader`]. Both see one connection as a [`Connection`]. Not here: the decision that a packet begins a
+//! connection (`new_connection/`), and the state that follows a packet (`burst/state.rs`).
 
 mod connection;
 mod direction;

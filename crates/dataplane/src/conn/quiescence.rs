@@ -1,9 +1,10 @@
-//! When nobody can still hold what was unlinked.
+//! Quiescent points: when no thread can still use an entry that was unlinked.
 //!
-//! Every thread that looks into the table has a slot. It says there, at the end of a burst, which epoch it has seen,
-//! or that it is parked and looks at nothing. Who has unlinked entries closes the epoch and reuses them when every
-//! slot is parked or has seen a later one. A worker writes its own slot only, so a burst costs one load, and one
-//! store if the epoch has moved. Nobody waits: who cannot reuse yet asks again a burst later.
+//! Every thread that reads the table has a slot. At the end of a burst it writes there which epoch it has seen, or that
+//! it is parked and reads nothing. A thread that has unlinked entries closes the epoch, and reuses the entries when
+//! every slot is parked or has seen a later epoch. A worker writes only its own slot, so a burst costs one load, and
+//! one store if the epoch has changed. No thread waits: if entries cannot be reused yet, their owner checks again one
+//! burst later.
 //!
 //! Why it is safe. Let U be an unlinking, C the closing of the epoch after it (to target t), S a scan of the slots
 //! after C, and L a look-up by another thread. If S finds the thread's slot
@@ -18,66 +19,68 @@ use crossbeam::utils::CachePadded;
 
 use crate::shm::atomic::{AtomicU64, Ordering, fence};
 
-/// The epoch, and what each slot has seen of it.
+/// The epoch, and the last epoch that each slot has seen.
 #[derive(Debug)]
 pub(super) struct Quiescence {
-    /// Any thread adds to it.
+    /// Every thread may increment it.
     epoch: CachePadded<AtomicU64>,
-    /// One writer each: the slot's owner.
+    /// One writer each: the owner of the slot.
     seen: Box<[CachePadded<AtomicU64>]>,
 }
 
 impl Quiescence {
-    /// So many slots, all parked.
+    /// This number of slots, all parked.
     pub(super) fn new(slots: usize) -> Self {
         let seen = (0..slots).map(|_| CachePadded::new(AtomicU64::new(PARKED))).collect();
         Self { epoch: CachePadded::new(AtomicU64::new(1)), seen }
     }
 
-    /// The owner of the slot holds nothing that it has looked up before.
+    /// The owner of the slot no longer uses any result of an earlier look-up.
     pub(super) fn quiescent(&self, slot: usize) {
-        // Acquire and Release: see the module's argument. The slot's own value needs no order: it is ours.
+        // Acquire and Release: see the module's argument. The value of the slot itself needs no order: only this thread
+        // writes it.
         let epoch = self.epoch.load(Ordering::Acquire);
         if self.seen[slot].load(Ordering::Relaxed) != epoch {
             self.seen[slot].store(epoch, Ordering::Release);
         }
     }
 
-    /// As [`quiescent`](Self::quiescent), and it will look up nothing until it unparks.
+    /// As [`quiescent`](Self::quiescent), and the owner looks up nothing until it unparks.
     pub(super) fn park(&self, slot: usize) {
         self.seen[slot].store(PARKED, Ordering::Release);
     }
 
-    /// The owner of the slot is about to look up.
+    /// The owner of the slot will look up again.
     pub(super) fn unpark(&self, slot: usize) {
         let epoch = self.epoch.load(Ordering::Acquire);
         self.seen[slot].store(epoch, Ordering::Release);
-        // The module's argument needs it between this store and the next look-up.
+        // The module's argument needs this fence between the store and the next look-up.
         fence(Ordering::SeqCst);
     }
 
-    /// Ends the epoch in which the caller has unlinked: what all must have seen before reuse.
+    /// Closes the epoch in which the caller has unlinked entries. Returns the epoch that all slots must have seen
+    /// before reuse.
     pub(super) fn close(&self) -> u64 {
-        // Release for the unlinking before, Acquire so that a chain of closings orders them all.
+        // Release for the unlinking before; Acquire so that a chain of closings orders them all.
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// A slot that is not parked and has not seen an epoch yet.
+    /// A slot that is not parked and has not seen this epoch yet.
     pub(super) fn laggard(&self, target: u64) -> Option<usize> {
-        // As in `has_passed`.
+        // The fence of `has_passed`.
         fence(Ordering::SeqCst);
         self.seen.iter().position(|seen| seen.load(Ordering::Acquire) < target)
     }
 
-    /// Whether everybody has seen an epoch or is parked.
+    /// Whether every slot has seen this epoch or is parked.
     pub(super) fn has_passed(&self, target: u64) -> bool {
-        // The module's argument needs it between the unlinking and these loads.
+        // The module's argument needs this fence between the unlinking and these loads.
         fence(Ordering::SeqCst);
         self.seen.iter().all(|seen| seen.load(Ordering::Acquire) >= target)
     }
 }
 
-/// Greater than every epoch, so that one comparison serves both cases.
+/// Greater than every epoch, so that one comparison covers both cases.
 const PARKED: u64 = u64::MAX;
 
 #[cfg(test)]
@@ -92,13 +95,13 @@ mod tests {
         quiescence.unpark(1);
         let target = quiescence.close();
         quiescence.quiescent(0);
-        assert!(!quiescence.has_passed(target), "slot 1 may still look");
+        assert!(!quiescence.has_passed(target), "slot 1 may still use its look-ups");
         quiescence.park(1);
         assert!(quiescence.has_passed(target), "slot 0 has seen it, 1 and 2 are parked");
     }
 
     #[test]
-    fn who_unparks_after_the_closing_holds_nothing_up() {
+    fn a_slot_that_unparks_after_the_closing_does_not_delay_reuse() {
         let quiescence = Quiescence::new(1);
         let before = quiescence.close();
         quiescence.unpark(0);

@@ -1,8 +1,8 @@
-//! Handles at the table for threads that are no workers: listings and sweeps.
+//! Handles for threads that are not workers: listings and sweeps.
 //!
-//! A [`TableReader`] walks the entries by index, in slices, and may remove some. It holds no one up but those who wait
-//! for entries that are removed while a slice lasts; between walks it is parked. Cost: a line for each entry ever used.
-//! Not here: what it has in common with workers (`handle.rs`).
+//! A [`TableReader`] walks the entries by index, in slices, and may remove some of them. A walk delays only the reuse
+//! of entries that are removed during its current slice. Between walks the reader is parked. Cost: a cache line for
+//! each entry that was ever used. Not here: the part that it shares with workers (`handle.rs`).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,20 +34,20 @@ impl TableReader {
         &self.handle.table
     }
 
-    /// Calls `view` for each connection whose index is in `range`, in the order of indices. One that is there all
-    /// the time is met; one that comes or goes meanwhile may be. Walk long tables in slices: what is removed during
-    /// a slice is reused only after it.
+    /// Calls `view` for each connection whose index is in `range`, in the order of the indices. It visits each
+    /// connection that exists during the whole walk, and perhaps those that are inserted or removed meanwhile. Walk
+    /// long tables in slices: entries removed during a slice are reused only after it.
     pub fn for_each(&mut self, range: Range<u32>, mut view: impl FnMut(Connection<'_>)) {
         self.visit(range, |reader, id| view(reader.connection(id)));
     }
 
-    /// As [`for_each`](Self::for_each), for a walk that removes some of them.
+    /// As [`for_each`](Self::for_each), for a walk that removes connections.
     pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
         let end = range.end.min(self.handle.table.extent());
         self.visit_each(range.start..end, visit);
     }
 
-    /// As [`visit`](Self::visit), for places in any order, all below [`Table::extent`].
+    /// As [`visit`](Self::visit), for indices in any order, all below [`Table::extent`].
     pub fn visit_each(
         &mut self,
         places: impl Iterator<Item = u32>,
@@ -62,7 +62,7 @@ impl TableReader {
         }
     }
 
-    /// A copy of what a look-up finds, with what controls it. Costs what the look-up costs.
+    /// A copy of the connection or template that a look-up finds, with its controller. Costs what the look-up costs.
     pub(crate) fn copy(&mut self, sought: &Sought, call_ids: &CallIds) -> Option<Copied> {
         self.handle.unpark();
         let walk = Parked(self);
@@ -75,37 +75,37 @@ impl TableReader {
         Some(Copied::of(&handle.connection(id), call_ids, &|id| handle.connection(id)))
     }
 
-    /// A view of a connection; during a walk.
+    /// A view of a connection. Only during a walk.
     pub fn connection(&self, id: ConnId) -> Connection<'_> {
         self.handle.connection(id)
     }
 
-    /// Takes a connection out of the table; during a walk.
+    /// Removes a connection from the table. Only during a walk.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         self.handle.remove(id)
     }
 
-    /// As [`crate::conn::handle::TableWorker::remove_if`]; during a walk.
+    /// As [`crate::conn::handle::TableWorker::remove_if`]. Only during a walk.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         self.handle.remove_if(id, test)
     }
 
-    /// Entries that this reader has removed and that are not free yet: the next walk frees them.
+    /// The number of entries that this reader has removed and that are not free yet. The next walk frees them.
     pub fn in_limbo(&self) -> u32 {
         self.handle.state.stock.in_limbo()
     }
 }
 
 impl Table {
-    /// A handle for a thread that lists or sweeps, parked; `None` if all are taken. There are two: one for listings, one
-    /// for sweeps.
+    /// A parked handle for listings or sweeps; `None` if all are taken. There are two: one for listings, one for
+    /// sweeps.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
         let mut handles = self.config.workers..self.free_handles.len();
         handles.find_map(|handle| TableHandle::acquire(self, handle)).map(TableReader::new)
     }
 }
 
-/// Ends a walk, also one that panics: a reader that stays unparked would keep every entry from being reused.
+/// Ends a walk, also after a panic: a reader that stays unparked would prevent the reuse of all entries.
 struct Parked<'a>(&'a mut TableReader);
 
 impl Drop for Parked<'_> {

@@ -1,8 +1,8 @@
-//! SCTP states of an association: from the chunks that pass the director.
+//! SCTP states of an association.
 //!
-//! Runs once per SCTP packet of a connection. Follows IPVS's table cell by cell; it is no SCTP implementation, it only
-//! judges how long an association is worth remembering and whether it counts as active.
-//! Cost: one table look-up.
+//! Runs for each SCTP packet of a connection. It follows the state table of IPVS cell by cell and does not implement
+//! SCTP: the state determines only the timeout of the association and whether it counts as active. Cost: one table
+//! look-up.
 
 use std::time::Duration;
 
@@ -10,37 +10,37 @@ use xvs_proto::sctp::Event;
 
 use super::direction::Seen;
 
-/// What an association is taken to be in, numbered as connection sync messages number them.
+/// The state of an association, numbered as in connection sync messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum SctpState {
-    /// Nothing seen yet.
+    /// No packet yet.
     None = 0,
     /// A first INIT from the client.
     Init1 = 1,
-    /// The client has sent INIT again.
+    /// The client has sent another INIT.
     Init = 2,
-    /// The destination's side has sent its cookie.
+    /// The destination has sent its cookie.
     CookieSent = 3,
     /// The client has returned the cookie.
     CookieReplied = 4,
-    /// An INIT from the destination's side.
+    /// The destination has sent an INIT.
     CookieWait = 5,
-    /// Never reached by packets alone.
+    /// Not reached by packets alone.
     Cookie = 6,
-    /// The destination's side has returned a cookie.
+    /// The destination has returned a cookie.
     CookieEchoed = 7,
-    /// Both ends talk.
+    /// Both ends exchange data.
     Established = 8,
-    /// The destination's side has begun to shut down.
+    /// The destination has begun the shutdown.
     ShutdownSent = 9,
-    /// The client has begun to shut down.
+    /// The client has begun the shutdown.
     ShutdownReceived = 10,
-    /// The destination's side has acknowledged the shutdown.
+    /// The destination has acknowledged the shutdown.
     ShutdownAckSent = 11,
     /// Aborted before it was established.
     Rejected = 12,
-    /// Shut down, aborted or out of order.
+    /// Shut down, aborted, or an unexpected packet.
     Closed = 13,
 }
 
@@ -52,8 +52,8 @@ use SctpState::{
 
 type Row = [SctpState; 14];
 
-/// Next states, columns in the order of the states' numbers. One block a direction, in each a row an event: DATA,
-/// INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE, ERROR, ABORT.
+/// Next states. Columns are the states in the order of their numbers. Each direction has a block, and each event a row
+/// in it: DATA, INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE, ERROR, ABORT.
 ///
 /// Source: ipvs-behaviour, section 4.2.
 #[rustfmt::skip]
@@ -103,12 +103,12 @@ impl SctpState {
     /// Every state, in the order of their numbers.
     pub const ALL: [Self; 14] = [NO, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL];
 
-    /// The state of this number; unknown numbers are taken for [`SctpState::None`].
+    /// The state with this number; [`SctpState::None`] for an unknown one.
     pub fn of(number: u8) -> Self {
         Self::ALL.get(usize::from(number)).copied().unwrap_or(NO)
     }
 
-    /// The state after a packet with this event; a packet without a chunk changes nothing.
+    /// The state after a packet with this event. A packet without a chunk leaves the state as it is.
     pub fn after(self, event: Option<Event>, seen: Seen) -> Self {
         let row = match event {
             None => return self,
@@ -118,12 +118,12 @@ impl SctpState {
         TABLE[seen as usize][row as usize][self as usize]
     }
 
-    /// Whether an association in it counts as active rather than inactive.
+    /// Whether an association in this state counts as active rather than inactive.
     pub fn is_active(self) -> bool {
         self == ES
     }
 
-    /// How long an association in it is remembered after its last packet.
+    /// How long an association in this state is kept after its last packet.
     pub fn timeout(self) -> Duration {
         Duration::from_secs(match self {
             NO => 2,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_translated_association_is_established_by_the_servers_cookie_ack_and_closed_by_the_clients_last_word()
+    fn the_servers_cookie_ack_establishes_and_the_clients_shutdown_complete_closes_a_translated_association()
     {
         let seen = walk(&[
             (Event::Init, Input),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn an_association_whose_replies_are_not_seen_is_established_by_the_clients_cookie() {
+    fn the_clients_cookie_establishes_an_association_whose_replies_are_not_seen() {
         let seen = walk(&[
             (Event::Init, InputOnly),
             (Event::CookieEcho, InputOnly),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shutdown_begun_by_the_server_waits_for_its_own_last_word() {
+    fn the_clients_acknowledgement_closes_a_shutdown_that_the_server_has_begun() {
         let begun = ES.after(Some(Event::Shutdown), Output);
         assert_eq!(begun, SS);
         assert_eq!(begun.after(Some(Event::ShutdownAck), Input), CL);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_init_again_moves_on_but_does_not_touch_an_established_association() {
+    fn a_repeated_init_changes_the_state_unless_the_association_is_established() {
         assert_eq!(walk(&[(Event::Init, Input), (Event::Init, Input), (Event::Init, Input)]), [I1, IN, IN]);
         for seen in [Input, Output, InputOnly] {
             assert_eq!(ES.after(Some(Event::Init), seen), ES);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_closes_except_that_what_the_peer_was_asked_to_begin_is_rejected() {
+    fn an_abort_closes_but_rejects_if_it_answers_the_first_init_of_the_peer() {
         for state in SctpState::ALL {
             for abort in [Event::Abort, Event::AbortBehindCookie] {
                 let after = |seen| state.after(Some(abort), seen);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn data_keeps_every_state_but_none_and_a_packet_without_a_chunk_keeps_that_too() {
+    fn data_changes_only_the_state_none_and_a_packet_without_a_chunk_changes_no_state() {
         for state in SctpState::ALL {
             for seen in [Input, Output] {
                 assert_eq!(state.after(Some(Event::Data), seen), if state == NO { ES } else { state });
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_remembered_for_as_long_as_ipvs_does() {
+    fn timeouts_of_states_are_those_of_ipvs() {
         let seconds = SctpState::ALL.map(|state| state.timeout().as_secs());
         assert_eq!(seconds, [2, 4, 61, 61, 61, 61, 61, 61, 900, 61, 61, 61, 4, 61]);
     }

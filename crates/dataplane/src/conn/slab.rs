@@ -1,10 +1,11 @@
-//! Entries that are not in use: where a new connection gets one, and where a removed one waits.
+//! Unused entries: the source of entries for new connections, and the place where removed ones wait.
 //!
-//! Each handle at the table has a [`Stock`]: a chain of free entries, and two chains in limbo, which are reused when
-//! every handle has passed a quiescent point after they were closed. Chains run through the entries themselves, so
-//! nothing is allocated and nothing overflows. Surplus goes to the [`Slab`]'s free list in batches, from which other
-//! handles take; memory that was never used is touched only when no removed entry is to be had. Taking and retiring
-//! cost a few instructions; the free list costs one compare-and-swap per [`BATCH`] entries.
+//! Each handle has a [`Stock`]: a chain of free entries, and two chains in limbo. The entries of a chain in limbo are
+//! reused when every handle has passed a quiescent point after the chain was closed. The chains run through the entries
+//! themselves, so nothing is allocated and nothing overflows. Surplus entries go in batches to the free list of the
+//! [`Slab`], from which other handles take them. Memory that was never used is touched only when there is no removed
+//! entry. Taking and retiring an entry cost a few instructions; the free list costs one compare-and-swap for each
+//! [`BATCH`] entries.
 
 use std::mem;
 use std::ops::Range;
@@ -15,11 +16,11 @@ use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Entry, Extension, Header};
 use crate::shm::{Cells, prefetch};
 
-/// How many entries travel together between a stock and the free list. Models move them one by one.
+/// The number of entries that move together between a stock and the free list. Models move them one by one.
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// How many entries may lie in one handle's stock, unused, while another handle finds none. As many are a worker's reserve
-/// when the table is full: see [`crate::conn::handle::TableWorker::is_short`].
+/// The greatest number of unused entries that one handle's stock may hold while another handle finds none. A worker's
+/// reserve when the table is full has the same size: see [`crate::conn::handle::TableWorker::is_short`].
 pub(super) const STRANDED_MAX: u32 = 3 * BATCH;
 
 /// All entries, and the free list.
@@ -44,23 +45,23 @@ impl Slab {
 
     /// The first index that was never taken.
     pub(super) fn extent(&self) -> u32 {
-        // Relaxed: a walk that misses an entry being inserted at this moment is none the worse.
+        // Relaxed: a walk may miss an entry that is being inserted at this moment.
         self.header[0].extent.load(Ordering::Relaxed)
     }
 
-    /// Whether a handle that has no entry gets none here.
+    /// Whether a handle without entries gets none here.
     pub(super) fn is_exhausted(&self) -> bool {
-        // Relaxed: an answer of a moment ago does as well. The line of `extent` is one that every worker reads anyway
-        // and hardly anyone writes, so the list's is looked at only when the table has been full once.
+        // Relaxed: a slightly old result is good enough. Every worker reads the line of `extent` anyway, and it is
+        // hardly ever written, so the line of the free list is read only after the table has been full once.
         self.extent() as usize >= self.entries.len()
             && self.header[0].free.load(Ordering::Relaxed) & INDEX == 0
     }
 
-    /// Never used entries, at most a batch; empty if there are none left.
+    /// Entries that were never used, at most a batch; empty if there are none left.
     fn take_fresh(&self) -> Range<u32> {
         let limit = self.entries.len() as u32;
         let grown = |extent: u32| (extent < limit).then(|| limit.min(extent + BATCH));
-        // Relaxed: the range is all that is passed on, and its memory is as the kernel made it.
+        // Relaxed: the range is the only information that is passed on, and its memory is still as the kernel made it.
         match self.header[0].extent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
             Ok(start) => start..limit.min(start + BATCH),
             Err(_) => 0..0,
@@ -73,10 +74,10 @@ impl Slab {
         // Relaxed here and in the loop: only the value matters until the exchange.
         let mut old = head.load(Ordering::Relaxed);
         loop {
-            // Free entries are looked at by nobody, so any word of theirs can name the next batch.
+            // No other thread reads free entries, so any word of theirs can hold the next batch.
             self.entry(chain.head - 1).client.store(old & INDEX, Ordering::Relaxed);
             let new = (old & !INDEX).wrapping_add(ONE_CHANGE) | u64::from(chain.head);
-            // Release: who takes the batch sees the chain, and that its entries were retired.
+            // Release: a thread that takes the batch sees the chain, and that its entries were retired.
             match head.compare_exchange_weak(old, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => old = now,
@@ -94,8 +95,8 @@ impl Slab {
             if first == 0 {
                 return None;
             }
-            // Another handle may have taken the batch and reused the entry, so this may read anything; then the
-            // count of changes above the index differs and the exchange fails.
+            // Another handle may have taken the batch and reused the entry, so this may read any value. Then the count
+            // of changes above the index differs and the exchange fails.
             let next = self.entry(first - 1).client.load(Ordering::Relaxed);
             let new = (old & !INDEX).wrapping_add(ONE_CHANGE) | next & INDEX;
             match head.compare_exchange_weak(old, new, Ordering::Acquire, Ordering::Acquire) {
@@ -109,20 +110,20 @@ impl Slab {
 /// The unused entries of one handle.
 #[derive(Debug, Default)]
 pub(super) struct Stock {
-    /// May be reused. Its tail is not kept.
+    /// Entries that may be reused. The tail is not kept.
     free: Chain,
-    /// Never used.
+    /// Entries that were never used.
     fresh: Range<u32>,
-    /// Retired since the last closing.
+    /// Entries retired since the last closing.
     open: Chain,
-    /// Retired before it.
+    /// Entries retired before the last closing.
     closed: Chain,
-    /// The epoch that all must have seen before `closed` may be reused.
+    /// The epoch that all slots must have seen before `closed` may be reused.
     target: u64,
 }
 
 impl Stock {
-    /// An entry that nobody else can reach, or `None` if there is none at hand.
+    /// An entry that no other thread can reach; `None` if there is none.
     pub(super) fn take(&mut self, slab: &Slab) -> Option<u32> {
         if let Some(index) = self.free.pop(slab).or_else(|| self.fresh.next()) {
             return Some(index);
@@ -135,13 +136,13 @@ impl Stock {
         self.fresh.next()
     }
 
-    /// Takes an entry that was unlinked, or never linked finally; the caller is the only one to do so.
+    /// Takes an entry that was unlinked, or whose key never became final. Only one caller retires an entry.
     pub(super) fn retire(&mut self, slab: &Slab, index: u32) {
         self.open.push(slab, index);
     }
 
-    /// Closes what was retired, if the last closing is done with. To be called before the handle's quiescent point, so
-    /// that this one counts.
+    /// Closes the chain of retired entries, unless the last closed one still waits. Must be called before the handle's
+    /// quiescent point, so that this quiescent point counts.
     pub(super) fn close(&mut self, quiescence: &Quiescence) {
         if self.closed.len == 0 && self.open.len > 0 {
             self.closed = mem::take(&mut self.open);
@@ -149,7 +150,8 @@ impl Stock {
         }
     }
 
-    /// Makes free what everybody has left, and gives up to `batches` of surplus to the others.
+    /// Frees the closed entries if all slots have seen their epoch, and gives up to `batches` batches of surplus to the
+    /// free list.
     pub(super) fn collect(&mut self, slab: &Slab, quiescence: &Quiescence, batches: u32) {
         if self.closed.len > 0 && quiescence.has_passed(self.target) {
             let closed = mem::take(&mut self.closed);
@@ -163,18 +165,18 @@ impl Stock {
         }
     }
 
-    /// Entries that are not in use: at hand, or in limbo.
+    /// The number of unused entries, including those in limbo.
     pub(super) fn spare(&self) -> u32 {
         self.free.len + self.fresh.len() as u32 + self.in_limbo()
     }
 
-    /// Entries that are neither in use nor free yet.
+    /// The number of entries that are neither in use nor free yet.
     pub(super) fn in_limbo(&self) -> u32 {
         self.open.len + self.closed.len
     }
 }
 
-/// Entries linked through their `life`, by index plus one; 0 ends it. The owner alone follows and changes it, so
+/// Entries linked through their `life`, by index plus one; 0 ends the chain. Only the owner reads and changes it, so
 /// every access is Relaxed.
 #[derive(Debug, Default)]
 struct Chain {
@@ -203,14 +205,14 @@ impl Chain {
         Some(index)
     }
 
-    /// Puts another chain, whose tail is known, in front.
+    /// Puts another chain, whose tail is known, in front of this one.
     fn append(&mut self, slab: &Slab, other: Self) {
         slab.entry(other.tail - 1).life.store(Life::removed(self.head).0, Ordering::Relaxed);
         self.head = other.head;
         self.len += other.len;
     }
 
-    /// Takes the first [`BATCH`] entries off; there are at least as many.
+    /// Removes the first [`BATCH`] entries. The chain must have as many.
     fn split(&mut self, slab: &Slab) -> Self {
         let mut last = self.head;
         for _ in 0..BATCH - 1 {
@@ -228,8 +230,8 @@ fn next(slab: &Slab, index: u32) -> u32 {
     Life(slab.entry(index).life.load(Ordering::Relaxed)).next()
 }
 
-/// The part of the free list's head that is an index plus one; above it, a count of changes, which tells a head
-/// that has come back from one that never left.
+/// The part of the free list's head that holds an index plus one. Above it is a count of changes, which distinguishes a
+/// head that has returned from one that never changed.
 const INDEX: u64 = u32::MAX as u64;
 const ONE_CHANGE: u64 = 1 << 32;
 
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_is_taken_once_and_then_there_are_none() {
+    fn every_entry_is_taken_exactly_once() {
         let slab = slab(200);
         let (mut one, mut other) = (Stock::default(), Stock::default());
         let mut taken: Vec<u32> = (0..50).filter_map(|_| one.take(&slab)).collect();
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_seat_retires_another_can_take_but_for_what_may_be_stranded() {
+    fn entries_retired_by_one_handle_serve_another_except_for_its_reserve() {
         let slab = slab(1000);
         let quiescence = Quiescence::new(1);
         quiescence.unpark(0);
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_touched_only_when_no_removed_entry_is_to_be_had() {
+    fn unused_memory_is_not_touched_while_removed_entries_can_be_reused() {
         let slab = slab(1000);
         let quiescence = Quiescence::new(1);
         quiescence.unpark(0);

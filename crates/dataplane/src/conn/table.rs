@@ -1,14 +1,17 @@
-//! The table of connections: one for all workers, of fixed size, without locks.
+//! The connection table: one for all workers, of fixed size, without locks.
 //!
-//! Made once. Each worker takes its [`TableWorker`](super::TableWorker), each thread that lists or sweeps a
-//! [`TableReader`](super::TableReader). A worker
-//! finds, inserts, removes and times connections within a burst and then says [`quiescent`](super::TableWorker::quiescent); before it
-//! sleeps it says [`park`](super::TableWorker::park). Promise: nobody waits for anybody, nothing allocates after the start, two
-//! workers that insert one connection at once get one entry, a live entry never moves, and whatever a worker has
-//! found stays readable until its quiescent point. Cost: a look-up reads a line of the index and one of the entry
-//! (two lines of the index for a miss); both can be prefetched. Memory: see [`TableConfig`].
+//! It is made once. Each worker takes its [`TableWorker`](super::TableWorker), and each thread that lists or sweeps
+//! takes a [`TableReader`](super::TableReader). A worker finds, inserts, removes and times connections within a burst,
+//! and then calls [`quiescent`](super::TableWorker::quiescent). Before it sleeps it calls
+//! [`park`](super::TableWorker::park).
 //!
-//! Not here: what states mean, who is counted where, which connection gives way when the table is full.
+//! Promises: no thread waits for another. Nothing is allocated after the start. Two workers that insert one connection
+//! at the same time get one entry. A live entry never moves. An entry that a worker has found stays readable until the
+//! worker's quiescent point. Cost: a look-up reads a line of the index and one of the entry (two lines of the index for
+//! a miss); both can be prefetched. Memory: see [`TableConfig`].
+//!
+//! Not here: the meaning of states, the counts of destinations, and the choice of connections that are evicted from a
+//! full table.
 
 use std::io;
 use std::sync::atomic::AtomicU64 as Statistic;
@@ -28,28 +31,28 @@ use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
 
-/// How large a table is. A connection costs 64 bytes, 128 with IPv6 or a local endpoint, its share of the index 25, and
-/// 8 more in each worker that has ever timed an entry in its place.
+/// The size of a table. A connection costs 64 bytes, or 128 with IPv6 or a local endpoint; 25 bytes of the index; and 8
+/// more in each worker that has ever timed an entry at its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableConfig {
-    /// How many connections and templates it holds.
+    /// The number of connections and templates that it can hold.
     pub capacity: usize,
-    /// How many workers there are.
+    /// The number of workers.
     pub workers: usize,
     /// When its memory is allocated.
     pub memory: Memory,
 }
 
 impl TableConfig {
-    /// How much memory the table takes when it is full of the largest connections, in bytes: its index, its entries with
-    /// their extensions, and the workers' timers.
+    /// The memory of a table that is full of the largest connections, in bytes: its index, its entries with their
+    /// extensions, and the workers' timers.
     pub fn full_bytes(&self) -> usize {
         let index = Buckets::needed(self.capacity.min(ENTRIES_MAX)) * size_of::<Bucket>();
         let per_entry = size_of::<Entry>() + size_of::<Extension>() + self.workers * Wheel::ENTRY_BYTES;
         HEADER_BYTES + index + self.entries().saturating_mul(per_entry)
     }
 
-    /// Entries: as many as connections, and those that workers and readers may hold back.
+    /// The number of entries: one for each connection, and those that workers and readers may keep unused.
     fn entries(&self) -> usize {
         self.capacity.saturating_add((self.workers + READERS) * STRANDED_MAX as usize)
     }
@@ -59,7 +62,7 @@ impl TableConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Epoch(u64);
 
-/// Sums over all workers, taken one after the other: exact when nobody works.
+/// Sums over all workers, read one after the other: exact while no worker changes the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TableCounts {
     /// Connections inserted since the start.
@@ -70,7 +73,7 @@ pub struct TableCounts {
     pub full: u64,
 }
 
-/// The table. All that changes it is done by its workers and readers.
+/// The table. Only its workers and readers change it.
 #[derive(Debug)]
 pub struct Table {
     pub(super) config: TableConfig,
@@ -80,12 +83,12 @@ pub struct Table {
     pub(super) slab: Slab,
     pub(super) quiescence: Quiescence,
     pub(super) counts: Box<[CachePadded<HandleCounts>]>,
-    /// What a handle keeps while nobody sits in it: the workers' first, then the readers'. Locked only to sit down
-    /// and to get up.
+    /// The state of each handle while the handle is not taken: workers first, then readers. Locked only to take or to
+    /// return a handle.
     pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
 }
 
-/// One writer: who sits there. Statistics, so they order nothing.
+/// Counts of one handle, whose owner is the only writer. They order no other memory.
 #[derive(Debug, Default)]
 pub(super) struct HandleCounts {
     pub(super) inserted: Statistic,
@@ -93,7 +96,7 @@ pub(super) struct HandleCounts {
     pub(super) full: Statistic,
 }
 
-/// What outlasts whoever sits there.
+/// The part of a handle that lasts when its owner changes.
 #[derive(Debug, Default)]
 pub(super) struct HandleState {
     pub(super) stock: Stock,
@@ -104,13 +107,13 @@ impl Table {
     /// Makes an empty table.
     ///
     /// # Errors
-    /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not reach; otherwise what the kernel said
-    /// to the request for memory or for random numbers.
+    /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not cover; otherwise the kernel's error for the
+    /// request for memory or random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
         Self::keyed(config, random_secret()?)
     }
 
-    /// As [`Self::create`], with the secret of another table: for one in which everything is found as there.
+    /// As [`Self::create`], with the secret of another table, so that hashes are equal.
     pub(crate) fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
         let handles = config.workers + READERS;
         let entries = config.entries();
@@ -122,7 +125,8 @@ impl Table {
         let buckets = Buckets::needed(config.capacity);
         let entries_offset = HEADER_BYTES + buckets * size_of::<Bucket>();
         let mapping = Mapping::create(entries_offset + entries * size_of::<Entry>(), config.memory)?;
-        // Apart, so that a table of IPv4 alone takes nothing for it, reserved huge pages neither.
+        // A mapping of its own, so that a table with IPv4 alone needs no memory for extensions, nor reserved huge
+        // pages.
         let extensions = Mapping::create(entries * size_of::<Extension>(), Memory::OnDemand)?;
         let slab = Slab {
             header: mapping.cells(0, 1),
@@ -151,7 +155,7 @@ impl Table {
         &self.secret
     }
 
-    /// How many connections there are, those being inserted or removed at this moment counted or not.
+    /// The number of connections. It may or may not include those that are being inserted or removed at this moment.
     pub fn live(&self) -> usize {
         let TableCounts { inserted, removed, .. } = self.counts();
         inserted.saturating_sub(removed) as usize
@@ -162,34 +166,34 @@ impl Table {
         let sum = |of: fn(&HandleCounts) -> &Statistic| {
             self.counts.iter().map(|handle| of(handle).load(Relaxed)).sum()
         };
-        // Removals first, so that hardly one is counted whose insertion is not.
+        // Removals first, so that a removal is hardly ever counted without its insertion.
         let removed = sum(|handle| &handle.removed);
         TableCounts { inserted: sum(|handle| &handle.inserted), removed, full: sum(|handle| &handle.full) }
     }
 
-    /// The size that was asked for.
+    /// The requested size.
     pub fn config(&self) -> TableConfig {
         self.config
     }
 
-    /// Ends an epoch: whatever the caller stored before is seen by every worker after its next quiescent point. So
-    /// a configuration that was replaced before may be freed when nobody is a [`Self::laggard`] any more.
+    /// Closes an epoch: every worker sees all earlier stores of the caller after its next quiescent point. So a
+    /// configuration that was replaced before may be freed when there is no [`Self::laggard`] any more.
     pub fn close_epoch(&self) -> Epoch {
         Epoch(self.quiescence.close())
     }
 
-    /// A worker, or else a reader (counted on from the workers), that may still act on what was before an epoch
-    /// ended.
+    /// The number of a worker, or else of a reader (numbered after the workers), that may still use data from before
+    /// the end of this epoch.
     pub fn laggard(&self, epoch: Epoch) -> Option<usize> {
         self.quiescence.laggard(epoch.0)
     }
 
-    /// Which pages its memory got.
+    /// The kind of pages of its memory.
     pub fn pages(&self) -> Pages {
         self.mapping.pages()
     }
 
-    /// One more than the greatest index that a connection ever had: where a walk ends.
+    /// One more than the greatest index that a connection ever had: the end of a walk.
     pub fn extent(&self) -> u32 {
         self.slab.extent()
     }
@@ -199,7 +203,7 @@ impl Table {
         self.slab.entry(id.0)
     }
 
-    /// The first connection with this hash for which `test` has an answer.
+    /// The first connection with this hash for which `test` returns a value, with that value.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, test: impl Fn(Record<'_>) -> Option<T>) -> Option<(ConnId, T)> {
         self.buckets.find(hash, |index| Some((ConnId(index), test(self.slab.record(index))?)))
@@ -213,11 +217,11 @@ fn write_header(header: &Header, buckets: usize, entries: usize, secret: &HashSe
     for (word, value) in header.secret.iter().zip(secret.0) {
         word.store(value, Ordering::Relaxed);
     }
-    // Release: who finds the magic finds the rest.
+    // Release: a reader that sees the magic number sees the rest.
     header.magic.store(MAGIC, Ordering::Release);
 }
 
-/// A secret that nobody can guess, from the kernel.
+/// An unpredictable secret from the kernel.
 ///
 /// # Errors
 /// The kernel has no random numbers.
@@ -225,19 +229,19 @@ fn write_header(header: &Header, buckets: usize, entries: usize, secret: &HashSe
 pub fn random_secret() -> io::Result<HashSecret> {
     use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; 24];
-    // A request of at most 256 bytes is never answered in part (getrandom(2)).
+    // A request for at most 256 bytes is never fulfilled in part (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at * 8 + byte]));
     Ok(HashSecret([word(0), word(1), word(2)]))
 }
 
-/// A model's runs must be alike.
+/// A fixed secret: all runs of a model must be equal.
 #[cfg(loom)]
 pub fn random_secret() -> io::Result<HashSecret> {
     Ok(HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]))
 }
 
-/// Handles of threads that are not workers.
+/// The number of handles for threads that are not workers.
 const READERS: usize = 2;
-/// An index plus one fits 31 bits.
+/// An index plus one must fit into 31 bits.
 const ENTRIES_MAX: usize = i32::MAX as usize - 1;

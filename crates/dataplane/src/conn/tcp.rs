@@ -1,8 +1,8 @@
-//! TCP states of a connection: from the flags that pass the director.
+//! TCP states of a connection.
 //!
-//! Runs once per TCP packet of a connection. Follows IPVS's ordinary table cell by cell; it is no TCP
-//! implementation, it only judges how long a connection is worth remembering and whether it counts as active.
-//! Cost: one table look-up.
+//! Runs for each TCP packet of a connection. It follows the state tables of IPVS cell by cell and does not implement
+//! TCP: the state determines only the timeout of the connection and whether it counts as active. Cost: one table
+//! look-up.
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use xvs_proto::tcp::Flags;
 
 use super::direction::Seen;
 
-/// What a connection is taken to be in, numbered as connection sync messages number them.
+/// The state of a connection, numbered as in connection sync messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum TcpState {
-    /// Nothing seen yet.
+    /// No packet yet.
     None = 0,
-    /// Both ends talk.
+    /// Both ends exchange data.
     Established = 1,
-    /// A SYN from the destination's side.
+    /// A SYN from the destination.
     SynSent = 2,
     /// A SYN from the client.
     SynRecv = 3,
-    /// One end has finished, as far as is seen.
+    /// One end has sent a FIN, as far as the director sees.
     FinWait = 4,
-    /// Both have finished.
+    /// Both ends have sent a FIN.
     TimeWait = 5,
-    /// Reset or out of order.
+    /// Reset, or an unexpected packet.
     Close = 6,
-    /// The client has finished first.
+    /// The client has sent the first FIN.
     CloseWait = 7,
-    /// Waiting for the last acknowledgement.
+    /// One end waits for the last acknowledgement.
     LastAck = 8,
-    /// Never reached by packets alone.
+    /// Not reached by packets alone.
     Listen = 9,
-    /// A SYN answered, under `secure_tcp`.
+    /// A SYN was answered, under `secure_tcp`.
     SynAck = 10,
 }
 
@@ -45,11 +45,11 @@ use TcpState::{
 
 type Row = [TcpState; 11];
 
-/// Next states, columns in the order of the states' numbers. One block a direction, in each the rows SYN, FIN, ACK,
-/// RST.
+/// Next states. Columns are the states in the order of their numbers. Each direction has a block with the rows SYN,
+/// FIN, ACK and RST.
 type Table = [[Row; 4]; 3];
 
-/// Source: ipvs-behaviour, section 4.1, normal table (there the columns stand in the same order).
+/// Source: ipvs-behaviour, section 4.1, normal table (with the same order of columns).
 #[rustfmt::skip]
 const ORDINARY: Table = [
     [ // from the client
@@ -73,7 +73,8 @@ const ORDINARY: Table = [
     ],
 ];
 
-/// Under `secure_tcp` a handshake counts only when both its ends were seen. Source: as above, table of secure_tcp.
+/// Under `secure_tcp` a handshake is complete only when packets of both ends were seen. Source: as above, table of
+/// secure_tcp.
 #[rustfmt::skip]
 const SECURE: Table = [
     [ // from the client
@@ -97,10 +98,10 @@ const SECURE: Table = [
     ],
 ];
 
-/// By which table handshakes are judged.
+/// The table for state transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
-    /// The one for quiet times.
+    /// The normal one.
     Ordinary,
     /// The defensive one (`secure_tcp`).
     Secure,
@@ -110,13 +111,13 @@ impl TcpState {
     /// Every state, in the order of their numbers.
     pub const ALL: [Self; 11] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
 
-    /// The state of this number; unknown numbers are taken for [`TcpState::None`].
+    /// The state with this number; [`TcpState::None`] for an unknown one.
     pub fn of(number: u8) -> Self {
         Self::ALL.get(usize::from(number)).copied().unwrap_or(NO)
     }
 
-    /// The state after a packet with these flags. RST outranks SYN, SYN outranks FIN, FIN outranks ACK; a packet
-    /// with none of them closes.
+    /// The state after a packet with these flags. RST has precedence over SYN, SYN over FIN, and FIN over ACK. A packet
+    /// with none of them closes the connection.
     pub fn after(self, flags: Flags, seen: Seen, judgement: Judgement) -> Self {
         let row = match flags {
             flags if flags.has(Flags::RST) => 3,
@@ -132,7 +133,7 @@ impl TcpState {
         table[seen as usize][row][self as usize]
     }
 
-    /// Whether a connection in it counts as active rather than inactive.
+    /// Whether a connection in this state counts as active rather than inactive.
     pub fn is_active(self) -> bool {
         matches!(self, ES | SS | SR | SA)
     }
@@ -155,7 +156,8 @@ impl TcpState {
     }
 }
 
-/// How long a connection in `state` is remembered after its last packet; the first two can be set (`--set`).
+/// How long a connection in `state` is kept after its last packet. The timeouts `established` and `fin_wait` can be
+/// configured (`--set`).
 pub fn timeout(state: TcpState, established: Duration, fin_wait: Duration) -> Duration {
     let seconds = match state {
         ES => return established,
@@ -214,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_outranks_everything_but_a_client_cannot_reset_what_the_server_has_not_answered() {
+    fn a_reset_has_precedence_but_a_client_cannot_reset_before_the_servers_answer() {
         assert_eq!(SR.after(Flags(0x06), Seen::Input, Judgement::Ordinary), SR);
         assert_eq!(SR.after(Flags::RST, Seen::Output, Judgement::Ordinary), CL);
         assert_eq!(ES.after(Flags(0x15), Seen::InputOnly, Judgement::Ordinary), CL);
     }
 
     #[test]
-    fn under_secure_tcp_a_client_alone_does_not_make_a_handshake() {
+    fn under_secure_tcp_packets_of_the_client_alone_complete_no_handshake() {
         let secure = |state: TcpState, flags, seen| state.after(flags, seen, Judgement::Secure);
         assert_eq!(secure(NO, Flags::SYN, Seen::Input), SR);
         assert_eq!(secure(SR, Flags::ACK, Seen::Input), SR);
@@ -233,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_without_any_of_the_four_flags_closes() {
+    fn a_packet_with_none_of_the_four_flags_closes_the_connection() {
         for state in TcpState::ALL {
             assert_eq!(state.after(Flags(0x28), Seen::Input, Judgement::Ordinary), CL);
         }
     }
 
     #[test]
-    fn a_handshake_under_way_counts_as_active() {
+    fn a_connection_in_its_handshake_counts_as_active() {
         let active: Vec<_> = TcpState::ALL.into_iter().filter(|state| state.is_active()).collect();
         assert_eq!(active, [ES, SS, SR, SA]);
     }

@@ -1,10 +1,10 @@
-//! Templates, as far as they are not connections: they are detached when they are of no use any more, and assured when
-//! somebody has answered.
+//! Operations on templates alone: detaching and assuring.
 //!
-//! Runs for new connections of persistent services, and once a connection when it is established. A template that is
-//! detached stays in the table, counted, timed and listed, for as long as it controls connections, but nobody finds
-//! it, so that another with its identity can take its place. Cost: a few atomic operations; nothing waits. Not here:
-//! which template a packet needs (`persistence.rs`).
+//! Runs for new connections of persistent services, and once for each connection when it is established. A detached
+//! template stays in the table while it controls connections: counted, timed and listed. But look-ups do not find it,
+//! so another template with its identity can take its place. A template is assured when a connection that it controls
+//! was answered. Cost: a few atomic operations; nothing waits. Not here: the choice of a packet's template
+//! (`persistence.rs`).
 
 use super::connection::Connection;
 use super::entry::Life;
@@ -14,24 +14,24 @@ use super::id::ConnId;
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
-    /// Takes a template out of the index. Any worker may that has found it, also after another has: when it returns,
-    /// the template is found no more, and its identity is free.
+    /// Removes a template from the index. Every worker that has found it may do so, even if another has done so before.
+    /// Afterwards no look-up finds the template, and its identity is free.
     pub fn detach(&self, id: ConnId) {
         let connection = self.connection(id);
         debug_assert!(connection.is_template());
-        // The flag first: who finds the template meanwhile knows that it is on its way out.
+        // The flag first: a thread that finds the template meanwhile sees that it is being detached.
         let _ = connection.set_flags(Flags::DETACHED);
         let table = &self.handle.table;
         table.buckets.unlink(table.slab.record(id.0).client_hash(&table.secret), id.index());
     }
 
-    /// Marks a template as one whose client is known to be there ([`ASSURED`]). Its deadline stays.
+    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays.
     pub fn assure(&self, id: ConnId) {
         let entry = self.handle.table.entry(id);
         let mut life = entry.life();
         while life.is_live() && life.state() & ASSURED == 0 {
             let assured = life.with(life.state() | ASSURED, life.deadline());
-            // Relaxed: the word speaks for itself.
+            // Relaxed: the word orders no other memory.
             match entry.life.compare_exchange_weak(life.0, assured.0, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => life = Life(now),
@@ -41,13 +41,13 @@ impl TableWorker {
 }
 
 impl Connection<'_> {
-    /// Whether this template stands for no client any more.
+    /// Whether this template is detached: new connections do not use it.
     pub fn is_detached(&self) -> bool {
         self.flags().contains(Flags::DETACHED)
     }
 }
 
-/// State of a template: a connection that it controls was established, or answered where the protocol has no such
+/// State of a template: a connection that it controls was established, or was answered if its protocol has no such
 /// state.
 ///
 /// Source: ipvs-behaviour, section 3.3.
@@ -56,10 +56,7 @@ pub const ASSURED: u8 = 1;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use xvs_proto::{Endpoint, FlowKey, Protocol};
-    use xvs_sched::ForwardingMethod;
+    use xvs_proto::{Endpoint, FlowKey};
 
     use super::*;
     use crate::clock::Millis;
@@ -74,21 +71,9 @@ mod tests {
     }
 
     fn template() -> NewConnection {
-        NewConnection {
-            protocol: Protocol::TCP,
-            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 0), 0),
-            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), 80),
-            dest: Endpoint::new(Ipv4Addr::new(203, 0, 113, 11), 8080),
-            local: None,
-            method: ForwardingMethod::Nat,
-            flags: Flags::TEMPLATE,
-            state: 0,
-            expires: Millis(60_000),
-            timeout_seconds: 60,
-            dest_ref: 0,
-            mark: 0,
-            controller: None,
-        }
+        let example = NewConnection::example();
+        let client = Endpoint::new([192, 0, 2, 0], 0);
+        NewConnection { client, flags: Flags::TEMPLATE, timeout_seconds: 60, ..example }
     }
 
     fn find(table: &TableWorker) -> Option<ConnId> {
@@ -104,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_template_is_found_no_more_and_makes_way_while_it_controls_what_it_controls() {
+    fn a_detached_template_is_not_found_and_frees_its_identity_but_keeps_its_connections() {
         let [mut one, two] = handles();
         let old = insert(&mut one, &template());
         assert!(one.connection(old).add_controlled());
         let controlled = NewConnection { flags: Flags::NONE, controller: Some(old), ..template() };
         let id = insert(&mut one, &controlled);
-        // Whoever has found it may, also a second time.
+        // Every worker that has found it may detach it, also a second time.
         one.detach(old);
         two.detach(old);
         assert_eq!(find(&one), None);

@@ -1,4 +1,4 @@
-//! UDP: one state, refreshed by every packet that is seen. Never active: IPVS counts UDP as inactive.
+//! UDP has one state, which every packet refreshes. It never counts as active, as under IPVS.
 
 /// The name that listings print.
 pub const STATE_NAME: &str = "UDP";

@@ -1,12 +1,12 @@
-//! Timer links of one worker: which connections to look at, and at which tick.
+//! The timer links of one worker: the connections to process, and the tick of each.
 //!
-//! A hashed wheel of ticks of an eighth of a second, 64 seconds round. A link whose deadline is farther away is due
-//! within 64 seconds all the same and put back then: each connection is looked at once in that time, and a link that
-//! no longer counts keeps nothing for longer. There is one node for each entry, linked both ways through indices:
-//! nothing is allocated after the start, nothing overflows, and linking an entry anew takes its old link out. A list
-//! holds links of one tick, so a node need not say which. Nodes are touched when first used. Linking and taking cost
-//! a few instructions; an empty tick costs one. When time goes back, what was linked keeps its tick, and what is linked
-//! meanwhile is due at the latest when time has caught up. Not here: whether a link still counts (`handle.rs`).
+//! A hashed wheel with ticks of an eighth of a second and 64 seconds for a turn. A link whose deadline is farther away
+//! is due within 64 seconds nevertheless and is then linked again. So each connection is processed once in that time,
+//! and an invalid link lasts no longer. There is one node for each entry, doubly linked by indices: nothing is
+//! allocated after the start, nothing overflows, and linking an entry again removes its old link. The links of a list
+//! all have the same tick, so a node does not store it. Nodes are touched when first used. Linking and removing cost a
+//! few instructions; an empty tick costs one. If time goes back, existing links keep their tick, and links made
+//! meanwhile are due at the latest when time has caught up. Not here: whether a link is still valid (`handle.rs`).
 
 use std::time::Duration;
 
@@ -20,23 +20,23 @@ pub(super) struct Link {
     pub(super) tick: u32,
 }
 
-/// The links of one worker; nobody else touches them.
+/// The links of one worker; no other thread accesses them.
 #[derive(Debug, Default)]
 pub(super) struct Wheel {
-    /// One a slab entry, of plain integers so that zeroed memory is had from the kernel untouched: next and previous
-    /// of its list as index plus one. Of a list's first, the previous is [`FIRST`] and the slot; of an entry that is
-    /// not linked, 0.
+    /// One node for each slab entry: next and previous node of its list, each as index plus one. The first node of a
+    /// list has [`FIRST`] and the slot as its previous; a node that is not linked has 0. They are plain integers, so
+    /// zeroed memory comes from the kernel untouched.
     nodes: Vec<[u32; 2]>,
-    /// First node of each tick's list, as index plus one.
+    /// The first node of each tick's list, as index plus one.
     heads: Vec<u32>,
-    /// Every earlier tick's list is empty.
+    /// The lists of all earlier ticks are empty.
     cursor: u32,
-    /// How many nodes are linked.
+    /// The number of linked nodes.
     linked: u32,
 }
 
 impl Wheel {
-    /// Memory for each entry that was ever linked, in bytes.
+    /// The memory for each entry that was ever linked, in bytes.
     pub(super) const ENTRY_BYTES: usize = size_of::<[u32; 2]>();
 
     /// A wheel for so many entries.
@@ -44,14 +44,14 @@ impl Wheel {
         Self { nodes: vec![[0; 2]; entries], heads: vec![0; SLOTS as usize], cursor: 0, linked: 0 }
     }
 
-    /// The tick for which a connection with this deadline is to be linked: the first at or after it, but the next at
-    /// least and the wheel's last at most.
+    /// The tick for a connection with this deadline: the first at or after it, but at least the next one and at most
+    /// the last of the wheel.
     pub(super) fn tick_for(&self, deadline: Millis) -> u32 {
         tick_at_or_after(deadline).clamp(self.cursor + 1, self.cursor + SLOTS - 1)
     }
 
-    /// Links an entry for a tick that [`tick_for`](Self::tick_for) gave since the last [`pop`](Self::pop), in
-    /// place of its old link in this wheel.
+    /// Links an entry for a tick that [`tick_for`](Self::tick_for) has returned since the last [`pop`](Self::pop). The
+    /// entry's old link in this wheel is removed.
     pub(super) fn link(&mut self, link: Link) {
         debug_assert!((self.cursor + 1..self.cursor + SLOTS).contains(&link.tick));
         self.unlink(link.index);
@@ -64,7 +64,7 @@ impl Wheel {
         self.linked += 1;
     }
 
-    /// Takes out a link that is due at `now`, earliest tick first; `None` when there is no other.
+    /// Removes and returns a link that is due at `now`, earliest tick first; `None` if there is none.
     pub(super) fn pop(&mut self, now: Millis) -> Option<Link> {
         let now = (now.0 / TICK_MILLIS).min(TICK_MAX) as u32;
         loop {
@@ -79,14 +79,14 @@ impl Wheel {
         }
     }
 
-    /// When the earliest link is due.
+    /// The time when the earliest link is due.
     pub(super) fn next_due(&self) -> Option<Millis> {
         let ticks = self.cursor..self.cursor + if self.linked == 0 { 0 } else { SLOTS };
         let first = ticks.into_iter().find(|tick| self.heads[(tick % SLOTS) as usize] != 0);
         first.map(|tick| Millis(u64::from(tick) * TICK_MILLIS))
     }
 
-    /// Takes an entry's link out, if it has one in this wheel.
+    /// Removes an entry's link, if it has one in this wheel.
     pub(super) fn unlink(&mut self, index: u32) {
         let [next, previous] = self.nodes[index as usize];
         match previous {
@@ -107,14 +107,14 @@ pub(super) fn tick_at_or_after(deadline: Millis) -> u32 {
     deadline.0.div_ceil(TICK_MILLIS).min(TICK_MAX) as u32
 }
 
-/// The wheel's step: no deadline is met early, and none later than this after it.
+/// The tick of the wheel. No connection expires before its deadline, and none later than this after it.
 pub const TIMER_TICK: Duration = Duration::from_millis(TICK_MILLIS);
 const TICK_MILLIS: u64 = 125;
-/// Ticks of one turn.
+/// The number of ticks in a turn.
 const SLOTS: u32 = 512;
-/// Where ticks end, 17 years after the start: a turn less than 32 bits hold.
+/// The last tick, 17 years after the start: a turn less than 32 bits can hold.
 const TICK_MAX: u64 = (u32::MAX - SLOTS) as u64;
-/// Words of a node.
+/// The words of a node.
 const NEXT: usize = 0;
 const PREVIOUS: usize = 1;
 /// Greater than every index plus one.
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_long_absence_links_are_due_in_their_order_and_an_empty_wheel_catches_up_at_once() {
+    fn after_a_long_pause_links_are_due_in_order_and_an_empty_wheel_catches_up_at_once() {
         let mut wheel = Wheel::new(3);
         link(&mut wheel, 0, 30_000);
         link(&mut wheel, 1, 10_000);

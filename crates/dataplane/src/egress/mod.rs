@@ -1,10 +1,10 @@
-//! Where a packet leaves: routes, next hops and their link addresses, read-only.
+//! Egress: routes, next hops and their link addresses, read-only.
 //!
-//! [`Egress`] is built from a [`Network`] whenever that changes, becomes part of a snapshot and is asked for each
-//! packet that is not bound to a known next hop. It answers as the kernel would with its three default rules: table
-//! local before table main, longest prefix, lowest metric, among several ways one by flow.
-//! Cost: a route is one to four loads (IPv6: sixteen at most), a neighbour one hash probe; nothing allocates.
-//! Not here: following the kernel, and resolving.
+//! [`Egress`] is built from a [`Network`] whenever that changes, and is part of a snapshot. It is consulted for each
+//! packet without a known next hop. It follows the kernel's three default rules: table local before table main, longest
+//! prefix, lowest metric; among several next hops the flow's hash chooses. Cost: a route is one to four loads (IPv6: at
+//! most sixteen), a neighbour one hash probe; nothing is allocated. Not here: following the kernel's changes, and
+//! resolving neighbours.
 
 use std::net::IpAddr;
 
@@ -26,7 +26,7 @@ pub use self::unresolved::Unresolved;
 /// The look-up tables of one [`Network`].
 #[derive(Debug, Default)]
 pub struct Egress {
-    /// By [`LinkId`].
+    /// Indexed by [`LinkId`].
     links: Vec<Option<LinkInfo>>,
     by_ifindex: HashMap<u32, LinkId>,
     /// The VLANs over each link.
@@ -36,35 +36,35 @@ pub struct Egress {
     ruled_marks: Vec<RuledMark>,
 }
 
-/// What the data plane knows of an interface.
+/// The properties of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// The kernel's index of it.
+    /// The kernel's index of the interface.
     pub ifindex: u32,
-    /// Its link address; all zero where it has none.
+    /// Its link address; all zero if it has none.
     pub mac: MacAddr,
-    /// The largest packet it sends, in bytes, without link header.
+    /// Its MTU: the largest packet without link header, in bytes.
     pub mtu: u32,
     /// Whether it is administratively up and has a carrier.
     pub up: bool,
     /// Its name.
     pub name: String,
-    /// The link below it and the number in its tag, if it is a VLAN.
+    /// The link below it and its VLAN ID, if it is a VLAN.
     vlan: Option<(LinkId, u16)>,
-    /// Its addresses with their prefix lengths, primary first: what [`Egress::source_for`] chooses from.
+    /// Its addresses with their prefix lengths, primary first. [`Egress::source_for`] chooses from them.
     addresses: Vec<(IpAddr, u8)>,
 }
 
-/// Where a packet to some destination goes.
+/// The result of a route look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteTo {
-    /// To this machine.
+    /// The packet is delivered to this machine.
     Local,
-    /// Out by a link.
+    /// The packet leaves by a link.
     Via {
         /// The link.
         link: LinkId,
-        /// Whose link address it is sent to: the gateway, or the destination itself.
+        /// The neighbour to which the packet is sent: the gateway, or the destination itself.
         next_hop: IpAddr,
     },
     /// A route refuses it (unreachable, prohibit, blackhole).
@@ -74,9 +74,9 @@ pub enum RouteTo {
 }
 
 impl Egress {
-    /// The tables of this network. A way by a link that is not among its links is left out; a route with no way
-    /// left refuses what it matches: the kernel would send that by a link that is not ours, and it must not leave by
-    /// another.
+    /// The tables of this network. A next hop on a link that is not in `network.links` is left out. A route without a
+    /// remaining next hop refuses the packets that it matches: the kernel would send them by a link that xvs does not
+    /// use, and they must not leave by another.
     pub fn build(network: &Network) -> Self {
         let by_ifindex: HashMap<u32, LinkId> =
             network.links.iter().map(|link| (link.ifindex, link.id)).collect();
@@ -106,10 +106,10 @@ impl Egress {
         Self { links, by_ifindex, vlans, routes, neighbours, ruled_marks: network.ruled_marks.clone() }
     }
 
-    /// Where a packet to `dest` goes; whether that link is up, [`Self::link`] tells.
+    /// The route of a packet to `dest`. Whether its link is up is in [`Self::link`].
     ///
-    /// Among the ways of a multipath route `flow_hash` chooses, each in proportion to its weight: the high half of
-    /// its bits counts, so the low half may have chosen before.
+    /// `flow_hash` chooses among the next hops of a multipath route, each in proportion to its weight. Only the upper
+    /// half of the hash is used, so the lower half may have been used for another choice.
     pub fn route(&self, dest: IpAddr, flow_hash: u64) -> RouteTo {
         match self.target(dest) {
             None => RouteTo::NoRoute,
@@ -124,45 +124,45 @@ impl Egress {
         }
     }
 
-    /// Whether a policy rule of the kernel leads packets of this mark elsewhere: to this machine, where somebody wants
-    /// them served whatever their address is.
+    /// Whether a policy rule of the kernel delivers packets of this mark to this machine, whatever their address is.
     pub fn delivers_mark(&self, mark: u32) -> bool {
         self.ruled_marks.iter().any(|rule| mark & rule.mask == rule.mark)
     }
 
-    /// The link address of a neighbour; `None` where it is not resolved.
+    /// The link address of a neighbour; `None` if it is not resolved.
     pub fn neighbour(&self, link: LinkId, addr: IpAddr) -> Option<MacAddr> {
         self.neighbours.get(&neighbour_key(link, addr)).copied()
     }
 
-    /// The link of this id; `None` if it is gone, which a frame received before the change may still ask.
+    /// The link with this id; `None` if it was removed. A frame that was received before may still refer to it.
     pub fn link(&self, id: LinkId) -> Option<&LinkInfo> {
         self.links.get(usize::from(id.0))?.as_ref()
     }
 
-    /// The link whose frames carry this tag on `over`; a tag of 0 carries a priority only, and changes no link.
+    /// The link whose frames carry this tag on `over`. A tag of 0 carries only a priority and means `over` itself.
     pub fn untagged(&self, over: LinkId, vlan: u16) -> Option<LinkId> {
         if vlan == 0 { Some(over) } else { self.vlans.get(&(over, vlan)).copied() }
     }
 
-    /// The link below a VLAN and the number in its tag; `None` for any other link.
+    /// The link below a VLAN, and its VLAN ID; `None` for any other link.
     pub fn tag(&self, link: LinkId) -> Option<(LinkId, u16)> {
-        // Most machines have none, and this is asked for each packet.
+        // Most machines have no VLANs, and this runs for each packet.
         if self.vlans.is_empty() { None } else { self.link(link)?.vlan }
     }
 
-    /// The link with this index of the kernel's.
+    /// The link with this index of the kernel.
     pub fn link_by_ifindex(&self, ifindex: u32) -> Option<LinkId> {
         self.by_ifindex.get(&ifindex).copied()
     }
 
-    /// Every link with its id, by id.
+    /// All links with their ids, in the order of the ids.
     pub fn links(&self) -> impl Iterator<Item = (LinkId, &LinkInfo)> {
         (0..=u16::MAX).map(LinkId).zip(&self.links).filter_map(|(id, link)| Some((id, link.as_ref()?)))
     }
 
-    /// The largest packet to `dest` that goes out by `link`, in bytes without link header: the link's, or less
-    /// where the route says so. `None` if the link is gone. What the kernel has learned from ICMP is not known here.
+    /// The largest packet to `dest` that may leave by `link`, in bytes without link header: the link's MTU, or less if
+    /// the route has a smaller one. `None` if the link was removed. Path MTUs that the kernel has learned from ICMP are
+    /// not included.
     pub fn mtu(&self, dest: IpAddr, link: LinkId) -> Option<u32> {
         let most = self.link(link)?.mtu;
         Some(self.target(dest).and_then(|target| target.mtu).map_or(most, |mtu| mtu.min(most)))
@@ -173,18 +173,18 @@ impl Egress {
         self.target(addr).is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
     }
 
-    /// Whether a packet to `addr` is for everybody on a link of this machine.
+    /// Whether `addr` is a broadcast address of a link of this machine.
     pub fn is_broadcast(&self, addr: IpAddr) -> bool {
         self.target(addr).is_some_and(|target| matches!(target.action, Action::Broadcast))
     }
 
-    /// The source address with which the director itself would send to `dest` by `link`; `None` if it has none
-    /// of that family.
+    /// The source address that the director itself uses for packets to `dest` by `link`; `None` if it has none of that
+    /// family.
     ///
-    /// The route's preferred source comes first. Else, for IPv4, the link's first address in the network of the
-    /// gateway, its first one, and the first of another link (kernel `net/ipv4/devinet.c`, `inet_select_addr`);
-    /// for IPv6 the link's address of the same scope with the longest common prefix, and then those of other
-    /// links (RFC 6724 §5, rules 2, 5 and 8).
+    /// The route's preferred source comes first. Otherwise, for IPv4: the link's first address in the network of the
+    /// gateway, then the link's first address, then the first address of another link (kernel `net/ipv4/devinet.c`,
+    /// `inet_select_addr`). For IPv6: the link's address of the same scope with the longest common prefix, then those
+    /// of other links (RFC 6724 §5, rules 2, 5 and 8).
     pub fn source_for(&self, dest: IpAddr, link: LinkId) -> Option<IpAddr> {
         let target = self.target(dest);
         if let Some(source) = target.and_then(|target| target.preferred_source) {
@@ -229,7 +229,7 @@ impl LinkInfo {
     }
 }
 
-/// Link and family in one word, and the address: hashed in two steps.
+/// The address, and link and family in one word, so that it is hashed in two steps.
 type NeighbourKey = (u128, u32);
 
 fn neighbour_key(link: LinkId, addr: IpAddr) -> NeighbourKey {
@@ -237,7 +237,7 @@ fn neighbour_key(link: LinkId, addr: IpAddr) -> NeighbourKey {
     (bits, u32::from(link.0) << 1 | u32::from(family == Family::V6))
 }
 
-/// How many leading bits two addresses share; 0 across families.
+/// The number of leading bits that two addresses share; 0 across families.
 fn common(a: IpAddr, b: IpAddr) -> u8 {
     let ((family, a), (other, b)) = (aligned(a), aligned(b));
     let width = if family == Family::V4 { 32 } else { 128 };

@@ -1,4 +1,4 @@
-//! The next hop to an address, resolved as far as it is known.
+//! The path to an address: link, next hop and link addresses.
 
 use std::net::IpAddr;
 
@@ -7,21 +7,21 @@ use xvs_proto::MacAddr;
 
 use super::{Egress, RouteTo};
 
-/// The way to a destination or client, worked out from the network as it is.
+/// The path to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// Out by a link to a known neighbour.
+    /// By a link to a resolved neighbour.
     To(Hop),
-    /// Out by a link, to a neighbour whose link address is not known yet.
+    /// By a link to a neighbour whose link address is not known yet.
     NoNeighbour {
         /// The link.
         link: LinkId,
-        /// Whom to resolve.
+        /// The neighbour to resolve.
         next_hop: IpAddr,
     },
     /// This machine itself.
     Local,
-    /// None.
+    /// There is no route, or its link is down.
     NoRoute,
 }
 
@@ -32,14 +32,14 @@ pub struct Hop {
     pub link: LinkId,
     /// The link's own address.
     pub source_mac: MacAddr,
-    /// The neighbour's.
+    /// The neighbour's link address.
     pub dest_mac: MacAddr,
-    /// The largest packet that the link sends, in bytes.
+    /// The largest packet on this path, in bytes without link header.
     pub mtu: u32,
 }
 
 impl Path {
-    /// The way to `dest` for a flow of this hash.
+    /// The path to `dest` for a flow with this hash.
     pub fn find(egress: &Egress, dest: IpAddr, flow_hash: u64) -> Self {
         let (link, next_hop) = match egress.route(dest, flow_hash) {
             RouteTo::Local => return Self::Local,

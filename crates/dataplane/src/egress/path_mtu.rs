@@ -1,8 +1,8 @@
-//! What routers have told of the way to a real server: the largest packet that passes.
+//! The path MTU to a real server, as ICMP errors of routers reported it.
 //!
-//! Learnt by a worker from an ICMP error, and obeyed by all from their next packet on. As the kernel's, it is forgotten
-//! after ten minutes, when the way may have become wider. Cost: one load a packet. Not here: which errors are believed
-//! (`flow/icmp_error.rs`), and the MTU of links and routes (`egress`).
+//! A worker learns it from an ICMP error, and all workers use it from their next packet on. As in the kernel, it
+//! expires after ten minutes, because the path may have changed. Cost: one load for each packet. Not here: which errors
+//! are accepted (`slow_path/icmp_error.rs`), and the MTU of links and routes (`egress`).
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,24 +14,24 @@ use crate::clock::Millis;
 /// The path MTU to one address, shared by all destinations there.
 #[derive(Debug, Default)]
 pub struct PathMtu {
-    /// The second at which it is forgotten, and bytes; 0: nothing is known.
+    /// The second at which it expires in the upper half, the MTU in bytes in the lower; 0: unknown.
     word: AtomicU64,
 }
 
 impl PathMtu {
-    /// What was learnt, in bytes; [`u32::MAX`] if nothing was, or it is too long ago.
+    /// The path MTU in bytes; [`u32::MAX`] if it is unknown or has expired.
     pub fn at(&self, now: Millis) -> u32 {
-        // Relaxed, here and below: the word is the whole of what is shared.
+        // Relaxed, here and below: the word is all that is shared.
         known(self.word.load(Ordering::Relaxed), now)
     }
 
-    /// A copy that learns by itself.
+    /// A copy that changes independently.
     pub(crate) fn separate_copy(&self) -> Self {
         Self { word: AtomicU64::new(self.word.load(Ordering::Relaxed)) }
     }
 
-    /// Takes in what a router of the way to `dest` says. It is never believed to be wider than it was, nor narrower than
-    /// any way may be.
+    /// Records the path MTU to `dest` that a router has reported. A value is not accepted if it is greater than the
+    /// known one, and is raised to the least MTU that a path may have.
     pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) {
         let least = match dest {
             IpAddr::V4(_) => LEAST_V4,
@@ -40,7 +40,7 @@ impl PathMtu {
         let mtu = mtu.max(least);
         let forgotten = now.0 / 1000 + LASTS_SECONDS;
         let learnt = |word| (mtu <= known(word, now)).then_some(forgotten << 32 | u64::from(mtu));
-        // Refused where the way is known to be narrower.
+        // Refused if the known path MTU is smaller.
         let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learnt);
     }
 }
@@ -49,9 +49,9 @@ fn known(word: u64, now: Millis) -> u32 {
     if now.0 / 1000 < word >> 32 { word as u32 } else { u32::MAX }
 }
 
-/// Narrower ways over IPv4 are not believed in, so that a lie costs little (kernel `net.ipv4.route.min_pmtu`).
+/// The least accepted path MTU over IPv4, so that a forged error does little harm (kernel `net.ipv4.route.min_pmtu`).
 const LEAST_V4: u32 = 552;
-/// Kernel `net.ipv4.route.mtu_expires`.
+/// The time until expiry, in seconds (kernel `net.ipv4.route.mtu_expires`).
 const LASTS_SECONDS: u64 = 600;
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_gets_narrower_until_ten_minutes_have_passed_and_never_narrower_than_any_way_is() {
+    fn a_path_mtu_only_decreases_until_it_expires_and_not_below_the_least_possible() {
         let (v4, v6) = (IpAddr::from([192, 0, 2, 1]), "2001:db8::1".parse().unwrap());
         let (path, start) = (PathMtu::default(), Millis(7_000_500));
         assert_eq!(path.at(start), u32::MAX);
@@ -67,10 +67,10 @@ mod tests {
         path.learn(1450, v4, Millis(7_300_000));
         assert_eq!(path.at(Millis(7_599_999)), 1400);
         path.learn(1400, v4, Millis(7_599_999));
-        assert_eq!(path.at(Millis(7_600_000)), 1400, "it was said again");
+        assert_eq!(path.at(Millis(7_600_000)), 1400, "it was reported again");
         assert_eq!(path.at(Millis(8_199_000)), u32::MAX);
         path.learn(1450, v4, Millis(8_199_000));
-        assert_eq!(path.at(Millis(8_199_000)), 1450, "what is forgotten does not count");
+        assert_eq!(path.at(Millis(8_199_000)), 1450, "an expired value is ignored");
         path.learn(0, v4, Millis(8_199_000));
         assert_eq!(path.at(Millis(8_199_000)), 552);
         let path = PathMtu::default();

@@ -1,10 +1,10 @@
-//! The routes of both tables as one longest-prefix match: a trie that takes eight bits of an address a step.
+//! Routes of both tables as one longest-prefix match: a trie with eight bits of an address in each step.
 //!
-//! Built with the snapshot, asked per packet. Precedence is settled while building: routes are painted over the
-//! addresses that they match, from the least to the most preferred, so the last one painted is the answer.
-//! Cost: one load a step, as many steps as the longest prefix nearby has bytes (one for most addresses where
-//! only a default route matches, four or sixteen at most); no allocation. A node of 1 KiB for each way to begin
-//! an address that longer prefixes continue.
+//! Built with the snapshot, read for each packet. The precedence of routes is resolved when the trie is built: routes
+//! are written over the addresses that they match, from the least to the most preferred, so the last one written
+//! remains. Cost: one load for each step, and as many steps as the longest prefix nearby has bytes (one for most
+//! addresses where only a default route matches; at most four or sixteen); no allocation. Memory: a node of 1 KiB for
+//! each beginning of an address that longer prefixes continue.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub(super) struct Routes {
     targets: Vec<Target>,
 }
 
-/// What a route does.
+/// The result of a route.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) action: Action,
@@ -39,7 +39,7 @@ pub(super) enum Action {
     Send(NextHops),
 }
 
-/// One or more next hops; never none.
+/// One or more next hops, never none.
 #[derive(Debug)]
 pub(super) struct NextHops {
     hops: Vec<NextHop>,
@@ -50,18 +50,18 @@ pub(super) struct NextHops {
 pub(super) struct NextHop {
     pub(super) link: LinkId,
     pub(super) via: Option<IpAddr>,
-    /// Sum of the weights up to and with this one.
+    /// The sum of the weights up to and including this one.
     weight_up_to: u64,
 }
 
 impl Routes {
-    /// The look-up of these routes: table local before main, the longest prefix, the lowest metric, the first.
+    /// The trie of these routes. Precedence: table local before main, the longest prefix, the lowest metric, the first.
     pub(super) fn build(routes: &[Route], by_ifindex: &HashMap<u32, LinkId>) -> Self {
         let mut painted: Vec<&Route> = routes.iter().rev().collect();
         painted.sort_by_key(|route| (Reverse(route.table), route.dest.len(), Reverse(route.metric)));
         let mut built = Self::default();
         for route in painted {
-            // By links that are not ours the kernel would send it; we cannot, and must not send it elsewhere.
+            // The kernel would send such packets by links that xvs does not use. They must not leave by another link.
             let action = Action::of(&route.action, by_ifindex).unwrap_or(Action::Unreachable);
             built.targets.push(Target { action, preferred_source: route.preferred_source, mtu: route.mtu });
             let leaf = built.targets.len() as u32;
@@ -89,7 +89,7 @@ impl Default for Routes {
     }
 }
 
-/// Entries are 0 (no route), a target's place plus one, or [`CHILD`] with the place of a node.
+/// Entries are 0 (no route), the index of a target plus one, or [`CHILD`] with the index of a node.
 #[derive(Debug)]
 struct Trie {
     /// The first one is the root.
@@ -111,7 +111,7 @@ impl Trie {
         entry
     }
 
-    /// Makes this the answer for every address that begins with the first `len` of `bits`.
+    /// Sets the entry of every address that begins with the first `len` of `bits`.
     fn paint(&mut self, bits: u128, len: u8, leaf: u32) {
         let (mut node, mut rest, mut left) = (0, bits, len);
         while left > 8 {
@@ -133,7 +133,7 @@ impl Trie {
 }
 
 impl Target {
-    /// The gateway of the first way by `link`, if that has one.
+    /// The gateway of the first next hop on `link`, if it has one.
     pub(super) fn gateway_on(&self, link: LinkId) -> Option<IpAddr> {
         match &self.action {
             Action::Send(hops) => hops.hops.iter().find(|hop| hop.link == link)?.via,
@@ -161,18 +161,18 @@ impl Action {
 }
 
 impl NextHops {
-    /// One of them, by the high half of a flow's hash.
+    /// The next hop that the upper half of a flow's hash chooses.
     pub(super) fn pick(&self, flow_hash: u64) -> &NextHop {
         if let [only] = self.hops.as_slice() {
             return only;
         }
         let point = ((u128::from(flow_hash >> 32) * u128::from(self.total)) >> 32) as u64;
-        // `point` is below `total`, the last one's sum.
+        // `point` is below `total`, which is the sum of the last next hop.
         &self.hops[self.hops.partition_point(|hop| hop.weight_up_to <= point)]
     }
 }
 
-/// An address as its leading bits, so that a prefix of either family is a mask of the same kind.
+/// The leading bits of an address, so that prefixes of both families are masks of the same kind.
 pub(super) fn aligned(addr: IpAddr) -> (Family, u128) {
     match addr {
         IpAddr::V4(v4) => (Family::V4, u128::from(u32::from(v4)) << 96),
@@ -180,5 +180,5 @@ pub(super) fn aligned(addr: IpAddr) -> (Family, u128) {
     }
 }
 
-/// Marks an entry as the place of a node.
+/// The bit of an entry that holds the index of a node.
 const CHILD: u32 = 1 << 31;

@@ -1,4 +1,4 @@
-//! Look-ups against literal tables, and against a scan of all routes over random ones.
+//! Look-ups in literal tables, and in random ones compared with a scan of all routes.
 
 use proptest::prelude::*;
 use xvs_proto::Prefix;
@@ -39,7 +39,7 @@ fn via(link: LinkId, next_hop: &str) -> RouteTo {
 fn the_longest_prefix_wins_and_table_local_comes_first() {
     let mut network = director();
     network.add_route(prefix("10.2.0.0/16"), Some(ip("10.1.0.9")), "lan").unwrap();
-    // A host route of table main to an address of the director's own must not hide it.
+    // A host route in table main to an address of the director must not take precedence over table local.
     network.add_route(prefix("10.1.0.1/32"), Some(ip("10.0.0.254")), "wan").unwrap();
     let egress = Egress::build(&network);
     assert_eq!(egress.route(ip("10.1.0.1"), 0), RouteTo::Local);
@@ -53,7 +53,7 @@ fn the_longest_prefix_wins_and_table_local_comes_first() {
 }
 
 #[test]
-fn the_lowest_metric_wins_and_by_a_link_that_is_not_ours_nothing_goes_elsewhere() {
+fn the_lowest_metric_wins_and_a_route_by_an_unknown_link_refuses_its_packets() {
     let mut network = director();
     let route = |metric, action| Route {
         table: Table::Main,
@@ -73,7 +73,7 @@ fn the_lowest_metric_wins_and_by_a_link_that_is_not_ours_nothing_goes_elsewhere(
 }
 
 #[test]
-fn flows_spread_over_a_multipath_route_by_weight_and_each_keeps_its_way() {
+fn flows_spread_over_a_multipath_route_by_weight_and_each_keeps_its_next_hop() {
     let mut network = director();
     let hops = vec![
         NextHop { ifindex: 1, via: Some(ip("10.0.0.253")), weight: 3 },
@@ -120,7 +120,7 @@ fn a_neighbour_is_known_by_its_link_and_address() {
 }
 
 #[test]
-fn the_source_is_the_routes_preferred_one_then_the_one_beside_the_gateway_then_the_first() {
+fn the_source_is_the_routes_preferred_one_then_one_in_the_gateways_network_then_the_first() {
     let mut network = director();
     network.links[0].addresses = vec![(ip("192.0.2.1"), 24), (ip("10.0.0.1"), 24), (ip("fd00::1"), 64)];
     network.links[1].addresses.clear();
@@ -137,7 +137,7 @@ fn the_source_is_the_routes_preferred_one_then_the_one_beside_the_gateway_then_t
 }
 
 #[test]
-fn an_ipv6_source_has_the_scope_of_the_destination_and_shares_most_of_its_prefix() {
+fn an_ipv6_source_has_the_scope_of_the_destination_and_the_longest_common_prefix() {
     let mut network = director();
     network.links[0].addresses =
         vec![(ip("fe80::1"), 64), (ip("2001:db8:1::1"), 64), (ip("2001:db8:2::1"), 64)];
@@ -148,22 +148,22 @@ fn an_ipv6_source_has_the_scope_of_the_destination_and_shares_most_of_its_prefix
 }
 
 #[test]
-fn a_route_may_allow_less_than_its_link_and_never_more() {
+fn a_route_may_lower_the_mtu_of_its_link_but_not_raise_it() {
     let mut network = director();
     network.add_route(prefix("10.2.0.0/16"), Some(ip("10.1.0.9")), "lan").unwrap();
-    for (said, allowed) in [(None, 9000), (Some(1400), 1400), (Some(65_000), 9000)] {
-        network.routes.last_mut().unwrap().mtu = said;
+    for (configured, allowed) in [(None, 9000), (Some(1400), 1400), (Some(65_000), 9000)] {
+        network.routes.last_mut().unwrap().mtu = configured;
         assert_eq!(Egress::build(&network).mtu(ip("10.2.0.1"), LAN), Some(allowed));
     }
     assert_eq!(Egress::build(&network).mtu(ip("10.2.0.1"), LinkId(7)), None);
 }
 
-/// The same answer by looking at every route.
+/// The result of a scan of all routes.
 fn scan(network: &Network, dest: IpAddr) -> RouteTo {
     for table in [Table::Local, Table::Main] {
         let matching =
             network.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
-        // `min_by_key` returns the first of equals.
+        // `min_by_key` returns the first of several equal routes.
         let best = matching.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
         match best.map(|route| &route.action) {
             None => {}
@@ -181,7 +181,7 @@ fn scan(network: &Network, dest: IpAddr) -> RouteTo {
     RouteTo::NoRoute
 }
 
-/// Addresses that differ in few bits, so that random prefixes do cover random destinations.
+/// Addresses that differ in few bits, so that random prefixes often contain random destinations.
 fn addr() -> impl Strategy<Value = IpAddr> {
     (any::<bool>(), any::<u16>()).prop_map(|(v4, bits)| {
         let spread = u32::from(bits & 0xf) | u32::from(bits >> 4 & 0xf) << 12 | u32::from(bits >> 8) << 24;

@@ -1,4 +1,4 @@
-//! The stages of the pipeline with nobody else on them: a packet goes through, and what it did can be looked at.
+//! A dry run: one packet passes through a pipeline of its own, whose state can then be inspected.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,32 +25,32 @@ use crate::snapshot::copy::Decision;
 use crate::snapshot::{ServiceLive, Settings, Snapshot};
 use crate::verdict::Verdict;
 
-/// More than one packet meets or makes.
+/// More entries than one packet finds or makes.
 const TABLE: TableConfig = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
 
-/// What a packet has gone through.
+/// The state of the pipeline after a packet.
 pub(super) struct DryRun {
     pub(super) pipeline: Pipeline,
     pub(super) port: MemoryPort,
     pub(super) snapshot: Snapshot,
     pub(super) table: Arc<Table>,
     decisions: Arc<Mutex<Vec<Decision>>>,
-    /// What was there before the packet, by place and generation.
+    /// The connections before the packet, by id and generation.
     before: Vec<(ConnId, u32)>,
-    /// Where the packet came in, less a tag.
+    /// The link by which the packet was received, after VLAN tags were removed.
     pub(super) link: LinkId,
     pub(super) class: Class,
-    /// The frame that `class` speaks of.
+    /// The frame to which `class` refers.
     pub(super) bytes: Vec<u8>,
     pub(super) met: Option<(ConnId, Copied, Direction)>,
     pub(super) verdict: Verdict,
 }
 
 impl DryRun {
-    /// Has a frame go through, with these connections there.
+    /// Runs a frame through a pipeline with these connections.
     pub(super) fn run(live: &Live<'_>, known: &[Copied], link: LinkId, frame: &[u8]) -> io::Result<Self> {
         let (snapshot, decisions) = live.snapshot.separate_copy();
-        // Whether it is this packet's turn depends on the worker.
+        // Whether `drop_packet` drops this packet depends on the worker.
         let settings = Settings { drop_packet_rate: 0, ..snapshot.settings };
         let snapshot = Snapshot { settings, ..snapshot };
         let secret = *live.reader().table().secret();
@@ -61,7 +61,7 @@ impl DryRun {
             copied.enter(&mut handle, &snapshot.call_ids);
         }
         let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
-        // Identifications are shown to who asks: what keys the table must not be in them.
+        // An explanation may show identifications, so they must not depend on the secret of the table.
         let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
         let total = Arc::new(ServiceLive::new(1));
         handle.note_misses();
@@ -97,7 +97,7 @@ impl DryRun {
         quoted(&self.bytes, packet.transport + icmp::HEADER_LEN..packet.end, packet.family())
     }
 
-    /// The key by which the packet's connection is found.
+    /// The key of the look-up for the packet's connection.
     pub(super) fn key(&self) -> Option<FlowKey> {
         match &self.class {
             Class::Flow(packet) => Some(packet.connection_key()),
@@ -106,7 +106,8 @@ impl DryRun {
         }
     }
 
-    /// What was looked for and is not here. Nobody looks for the local endpoint that is tried first, which may be taken.
+    /// The look-ups that found nothing here. The first local endpoint that is tried is added: the pipeline inserts it
+    /// without a look-up, and in the live table it may be taken.
     pub(super) fn missed(&mut self) -> Vec<Sought> {
         let all = self.all().into_iter();
         let made = all.filter(|(id, generation, _)| !self.was_there(*id, *generation));
@@ -115,12 +116,12 @@ impl DryRun {
         missed.into_iter().chain(taken.into_iter().map(Sought::Connection)).collect()
     }
 
-    /// Whether something is there since before the packet.
+    /// Whether this connection existed before the packet.
     pub(super) fn was_there(&self, id: ConnId, generation: u32) -> bool {
         self.before.contains(&(id, generation))
     }
 
-    /// Every connection and template that is there, with its place and generation.
+    /// All connections and templates, with id and generation.
     pub(super) fn all(&mut self) -> Vec<(ConnId, u32, Copied)> {
         let mut places = Vec::new();
         if let Some(mut reader) = self.table.reader() {
@@ -130,15 +131,15 @@ impl DryRun {
         places.into_iter().map(|(id, generation)| (id, generation, table.copied(id, call_ids))).collect()
     }
 
-    /// The connection of a key as it is now, and which way the key goes.
+    /// The current connection of a key, and the key's direction.
     pub(super) fn find(&mut self, key: &FlowKey) -> Option<(ConnId, Copied, Direction)> {
         let (table, call_ids) = (self.pipeline.flows.table(), &self.snapshot.call_ids);
         let (id, direction) = table.find(key, table.hash(key))?;
         Some((id, table.copied(id, call_ids), direction))
     }
 
-    /// The connection that the packet meets. That of a tunnel's packet in an error is found by what is inside: it is the
-    /// only one that is there.
+    /// The packet's connection before the run. For an error about a tunnel's packet the key of the inner packet would
+    /// find it; it is the only connection in the table.
     fn meet(&mut self) -> Option<(ConnId, Copied, Direction)> {
         let key = self.key()?;
         let is_error = matches!(self.class, Class::Error(_));
@@ -149,13 +150,13 @@ impl DryRun {
         })
     }
 
-    /// What the scheduler was asked last.
+    /// The scheduler's last decision.
     pub(super) fn decision(&self) -> Option<Decision> {
         self.decisions.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
     }
 }
 
-/// What a frame is, by the look that the stages take first.
+/// The link, class and bytes of a frame after the first stages.
 fn look(
     port: &mut MemoryPort,
     link: LinkId,
@@ -181,7 +182,7 @@ fn no_frame() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the frame does not fit")
 }
 
-/// One more than the highest number of a link.
+/// One more than the highest link id.
 fn links(egress: &Egress) -> u16 {
     egress.links().map(|(id, _)| id.0.saturating_add(1)).max().unwrap_or(0)
 }

@@ -1,14 +1,14 @@
-//! What would become of a packet, and why, with no effect.
+//! Explains what the director would do with a packet, and why, without any effect.
 //!
-//! Runs when an operator asks, on the thread of who asks, never on a worker. The packet goes through the stages that every
-//! packet goes through, over a port in memory, a copy of the configuration (`snapshot/apart.rs`) and a table of its own
-//! with the same secret. What the stages look for there in vain is looked for in the live table as a listing does, copied,
-//! and the stages are run anew, until they miss nothing that is there: so no second list says what a packet depends on.
-//! Then what they did is read off.
+//! Runs when an operator asks for it, on the thread of the request, never on a worker. The packet passes through the
+//! same stages as every packet, with a port in memory, a copy of the configuration (`snapshot/copy.rs`) and a table of
+//! its own with the same secret. Look-ups that find nothing there are repeated in the live table, as a listing would;
+//! their results are copied, and the stages run again, until no look-up misses a connection that exists. So the stages
+//! themselves determine what a packet depends on. The explanation is then read from their state.
 //!
-//! Promise: nothing that workers, listings or counters see has changed. What cannot be known is said by [`Caveat`]s: what a
-//! worker draws at random, and what only it remembers. Cost: that of a copy of the configuration, and a table in memory,
-//! for each run; mostly two or three of them. Not here: words (`ctl`, `explain.rs`).
+//! Promise: nothing that workers, listings or counters see is changed. [`Caveat`]s name what cannot be known: random
+//! choices of a worker, and state that only the worker has. Cost: a copy of the configuration and a table in memory for
+//! each run, and usually two or three runs. Not here: the sentences of an explanation (`ctl`).
 
 mod dry_run;
 mod pass_reason;
@@ -37,97 +37,97 @@ use xvs_xdp::FrameLayout;
 
 pub use crate::snapshot::copy::{Candidate, Decision};
 
-/// The director as it is.
+/// The live state of the director.
 pub struct Live<'a> {
-    /// What is in force.
+    /// The snapshot in force.
     pub snapshot: &'a Snapshot,
-    /// The way to the connections; taken for the moment of a look-up.
+    /// A reader of the connections; locked only during a look-up.
     pub reader: &'a Mutex<TableReader>,
-    /// What time it is for the workers.
+    /// The time of the workers.
     pub now: Millis,
 }
 
 impl Live<'_> {
-    /// The reader; a panic elsewhere leaves it whole.
+    /// The reader. A panic of another thread leaves it intact.
     fn reader(&self) -> MutexGuard<'_, TableReader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What becomes of a packet.
+/// The explanation of a packet.
 #[derive(Debug)]
 pub struct Explanation {
-    /// Where it comes in, after a VLAN's tag was taken off.
+    /// The link by which it is received, after VLAN tags were removed.
     pub link: LinkId,
-    /// What it is.
+    /// Its class.
     pub class: Class,
     /// The packet that an ICMP error quotes.
     pub quote: Option<Packet>,
-    /// The connection that it meets, as it is now, and which way it goes there.
+    /// The existing connection that it belongs to, in its current state, and the packet's direction.
     pub met: Option<(Copied, Direction)>,
     /// Its firewall mark; 0: none.
     pub mark: u32,
     /// The last rule that changed the mark.
     pub marked_by: Option<Step>,
-    /// The service that it belongs to, or whose connection it meets.
+    /// The service that it matches, or that of its connection.
     pub service: Option<ServiceKey>,
-    /// What the scheduler was asked, if it was.
+    /// The scheduler's decision, if there was one.
     pub decision: Option<Decision>,
-    /// The template that says where its connection goes, as it then is.
+    /// The template that determines its destination, in its later state.
     pub template: Option<(Origin, Copied)>,
-    /// Its connection as it then is.
+    /// Its connection, in its later state.
     pub connection: Option<(Origin, Copied)>,
-    /// Where it is sent to, or should be.
+    /// The route by which it is or should be sent.
     pub route: Option<Route>,
-    /// What becomes of it in the end.
+    /// The final verdict on it.
     pub verdict: Verdict,
-    /// Why the kernel gets it, if it does.
+    /// Why it goes to the kernel, if it does.
     pub why_passed: Option<&'static str>,
-    /// Whether its connection is reset by it; its sender's reset is the last that leaves.
+    /// Whether its connection is reset by it. The reset for its sender is the last frame in `sent`.
     pub resets: bool,
-    /// What leaves: it, in pieces perhaps, or what its sender is told.
+    /// The frames that are sent: the packet, perhaps in fragments, or an ICMP error to its sender.
     pub sent: Vec<Bytes>,
-    /// What may be otherwise.
+    /// The reasons why the director may act differently.
     pub caveats: Vec<Caveat>,
 }
 
-/// Whether something was there before the packet.
+/// Whether a connection existed before the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// It was.
+    /// It existed.
     Found,
     /// The packet makes it.
     Made,
 }
 
-/// The way to the next machine.
+/// The route to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// To whom: a destination or a client.
+    /// The address of the destination or client.
     pub to: IpAddr,
-    /// By which route.
+    /// The result of the route look-up.
     pub result: RouteTo,
-    /// Whether it can be gone.
+    /// The path, with its link addresses if they are known.
     pub path: Path,
 }
 
-/// Why what happens may differ from what was said.
+/// A reason why the director may act differently from the explanation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caveat {
-    /// `drop_packet` is in force: one of so many packets that would begin a connection is dropped.
+    /// `drop_packet` is in force: one of several packets that would begin a connection is dropped.
     DropPacket {
-        /// Of how many.
+        /// The number of packets of which one is dropped.
         rate: u32,
     },
-    /// The scheduler draws.
+    /// The scheduler chooses at random.
     Drawn,
-    /// The local port is the next free one of the worker that the packet meets.
+    /// The local port is the next free one of the worker that receives the packet.
     LocalPort,
-    /// The table is full: whose place a new connection takes, if any, depends on the worker.
+    /// The table is full: which connection is evicted for a new one, if any, depends on the worker.
     TableFull,
-    /// It is one fragment of a datagram: what others wait at the worker is not known.
+    /// It is one fragment of a datagram; the fragments that wait at the worker are not known.
     Fragment,
-    /// Its sender is told unless too many were told in this second.
+    /// Its sender gets an ICMP error, unless the rate limit is reached.
     RateLimit,
 }
 
@@ -145,18 +145,18 @@ impl Caveat {
     }
 }
 
-/// Bytes that a frame can have at most: more than any interface's that packets of services come in by.
+/// The largest explained frame, in bytes: larger than the MTU of any interface that receives packets of services.
 pub const FRAME_BYTES: usize = (LAYOUT.frame_size_bytes - LAYOUT.headroom_bytes) as usize;
 
-/// Frames as AF_XDP has them; enough for a packet and all its pieces.
+/// Frames as AF_XDP has them, enough for a packet and all its fragments.
 const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 4096, headroom_bytes: 256, frames: 256 };
-/// How often the stages are run at most: FULLNAT looks at so many local ports, and once more finds none.
+/// The most runs of the stages: FULLNAT tries so many local ports, and one more run finds no further miss.
 const RUNS: usize = 80;
 
-/// What would become of a frame that came in by a link.
+/// Explains a frame that would be received by a link.
 ///
 /// # Errors
-/// `InvalidInput` if it is longer than [`FRAME_BYTES`]; else the machine has no memory for a small table.
+/// `InvalidInput` if it is longer than [`FRAME_BYTES`]; otherwise the machine has no memory for a small table.
 pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explanation> {
     if frame.len() > FRAME_BYTES {
         let text = format!("a frame of {} bytes; at most {FRAME_BYTES} are possible", frame.len());

@@ -1,6 +1,6 @@
-//! Why the kernel gets a packet: the question that let it pass, asked once more.
+//! Why a packet goes to the kernel: the checks of the stages, repeated to name the one that passed it.
 //!
-//! Decides nothing: it is asked of packets that have passed, by the functions that the stages ask.
+//! It decides nothing. It runs for packets that have been passed, with the functions that the stages use.
 
 use xvs_proto::{Fragment, Packet, Parsed, Protocol, ethernet, parse};
 
@@ -10,20 +10,20 @@ use crate::conn::Direction;
 use crate::new_connection::service::{is_ftp_data, is_valid_source, may_begin};
 use crate::snapshot::Snapshot;
 
-/// A sentence about a packet that goes in this direction of a connection, if it meets one.
+/// The reason as a sentence. `met` is the packet's direction in its connection, if it has one.
 pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> &'static str {
     match &run.class {
         Class::Decided(_) => untouched(run, snapshot),
-        Class::Fragment(_) => "the datagram is the kernel's",
+        Class::Fragment(_) => "no service matches its datagram",
         Class::Error(_) => match (run.quote(), met) {
-            (None, _) => "it is an ICMP error that does not quote enough to say which connection it is about",
-            (_, None) => "it is an ICMP error about no connection of the director's",
+            (None, _) => "it is an ICMP error whose quoted packet is too short to identify a connection",
+            (_, None) => "it is an ICMP error about a packet without a connection",
             _ if snapshot.settings.requests_stay => BACKUP_ONLY,
             _ => "it is an ICMP error about a packet that the kernel routes itself",
         },
         Class::Flow(packet) => match met {
             Some(Direction::Outbound) => {
-                "it is a reply from the virtual address itself: real servers send those past the director"
+                "it is an IPv4 reply from the virtual address itself, which the director does not forward"
             }
             _ if snapshot.settings.requests_stay => BACKUP_ONLY,
             Some(Direction::Inbound) => "the kernel routes it",
@@ -32,53 +32,51 @@ pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> 
     }
 }
 
-const BACKUP_ONLY: &str = "`backup_only` leaves what clients send to the kernel";
+const BACKUP_ONLY: &str = "`backup_only` passes clients' packets to the kernel";
 
-/// Of a frame that was not looked into further.
+/// The reason for a frame that was passed by its classification.
 fn untouched(run: &DryRun, snapshot: &Snapshot) -> &'static str {
     let packet = match parse(&run.bytes) {
         Ok(Parsed::Ip(packet)) => packet,
         Ok(Parsed::Other) => return "it is neither IPv4 nor IPv6",
-        Err(_) => return "it contradicts itself, and no service is of its family",
+        Err(_) => return "it is malformed, and there is no service of its family",
     };
     let link = snapshot.egress.link(run.link);
     if packet.network != ethernet::HEADER_LEN {
-        return "its VLAN is none of this machine's";
+        return "this machine has no interface for its VLAN";
     }
     if link.is_none_or(|link| link.mac != ethernet::dest(&run.bytes)) {
-        return "its link address is not that of the interface: it is another machine's, or everybody's";
+        return "its link address is not that of the interface: it is for another machine, or for several";
     }
     if !snapshot.services.any_of(packet.family()) {
         return "there is no service of its family";
     }
     if packet.fragment != Fragment::Whole {
-        return "it is a fragment of which later ones do not say what they belong to";
+        return "it is a fragment of an ICMP message, or of a protocol without services";
     }
-    "its protocol has no services: they are of TCP, UDP and SCTP, and AH and ESP go with UDP"
+    "its protocol has no services: services are of TCP, UDP and SCTP, and AH and ESP belong to UDP"
 }
 
-/// Of a packet without a connection.
+/// The reason for a packet without a connection.
 fn begins_nothing(run: &DryRun, packet: &Packet, snapshot: &Snapshot) -> &'static str {
     let flow = &packet.flow;
     if !may_begin(packet, &snapshot.settings) {
         return match flow.protocol {
-            Protocol::TCP => {
-                "it meets no connection, and as a TCP packet that is no SYN begins none (`sloppy_tcp`)"
-            }
+            Protocol::TCP => "it has no connection, and a TCP packet without SYN begins none (`sloppy_tcp`)",
             Protocol::SCTP => {
-                "it meets no connection, and as an SCTP packet without INIT begins none (`sloppy_sctp`)"
+                "it has no connection, and an SCTP packet without INIT begins none (`sloppy_sctp`)"
             }
-            _ => "it meets no connection, and its protocol begins none",
+            _ => "it has no connection, and its protocol begins none",
         };
     }
     if !snapshot.serves(run.link, packet) {
         return "no service has its mark, or its protocol, address and port";
     }
     if !is_valid_source(flow.source.addr, flow.dest.addr, snapshot) {
-        return "its source address is nobody's, or this machine's own";
+        return "its source address is not that of a host, or it is this machine's own";
     }
     if is_ftp_data(packet) {
-        return "it comes from port 20, FTP's data, which begins no connection";
+        return "it comes from the FTP data port 20, which begins no connection";
     }
-    "no real server takes it, and the kernel may have somebody who does (FTP's other ports, `cache_bypass`)"
+    "no real server takes it, and the kernel may deliver or route it (FTP's other ports, `cache_bypass`)"
 }

@@ -1,4 +1,4 @@
-//! What a packet did on its way through the stages.
+//! The result of a dry run: the explanation of its packet.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::snapshot::{DestinationId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 impl DryRun {
-    /// Tells it.
+    /// The explanation of the packet.
     pub(super) fn into_explanation(mut self, live: &Live<'_>) -> Explanation {
         let snapshot = live.snapshot;
         let decision = self.decision();
@@ -77,7 +77,7 @@ impl DryRun {
             Class::Flow(packet) => {
                 service::find(packet, self.link, snapshot).ok().map(|marked| marked.service.key)
             }
-            // It stands for what the receiver of its quote has sent.
+            // The quoted packet is a reply, so the service is at its source.
             Class::Error(_) if snapshot.settings.schedule_icmp => {
                 let quote = self.quote()?.flow;
                 snapshot.services.for_packet(mark, quote.protocol, quote.source).map(|service| service.key)
@@ -86,13 +86,13 @@ impl DryRun {
         }
     }
 
-    /// Whether the connection that the packet met is still there.
+    /// Whether the connection that the packet belonged to still exists.
     fn lasts(&mut self) -> bool {
         let Some((met, ..)) = self.met else { return false };
         self.all().iter().any(|(id, generation, _)| *id == met && self.was_there(*id, *generation))
     }
 
-    /// The packet's connection as it is now.
+    /// The packet's current connection.
     fn connection(&mut self) -> Option<(Origin, Copied)> {
         let met = self.met.as_ref().map(|(id, ..)| *id);
         let key = self.key()?;
@@ -102,7 +102,8 @@ impl DryRun {
         Some((self.origin(id, generation), copied))
     }
 
-    /// The template of its connection; of a packet that has none, as single datagrams have not, the one that is left.
+    /// The template of its connection. A packet without a connection, such as a single datagram (`--ops`), has the one
+    /// template in the table.
     fn template(&mut self, connection: Option<&(Origin, Copied)>) -> Option<(Origin, Copied)> {
         let controller = connection.map(|(_, connection)| connection.controller.as_deref().cloned());
         let all = self.all();
@@ -119,7 +120,7 @@ impl DryRun {
         if self.was_there(id, generation) { Origin::Found } else { Origin::Made }
     }
 
-    /// The way to a destination, or to the client of a reply.
+    /// The route to the destination, or to the client for a reply.
     fn route(
         &mut self,
         connection: Option<&(Origin, Copied)>,
@@ -160,7 +161,7 @@ impl DryRun {
             Verdict::Transmit(_) | Verdict::Fragment { .. } | Verdict::Drop(DropReason::TooBig { .. }) => {
                 false
             }
-            // Resets have no limit.
+            // Resets are not limited.
             Verdict::Drop(reason) if reason.icmp_error().is_none() => false,
             _ => self.pipeline.transmitter.counters().transmitted.value() > 0,
         };
@@ -176,7 +177,7 @@ impl DryRun {
     }
 }
 
-/// The service of a connection's destination, if it is still there.
+/// The service of a connection's destination, if it still exists.
 fn service_of(copied: &Copied, snapshot: &Snapshot) -> Option<ServiceKey> {
     let destination = snapshot.destinations.find(DestinationId(copied.connection.dest_ref))?;
     let mut services = snapshot.services.iter();

@@ -1,4 +1,5 @@
-//! What every method does with a packet before it is rewritten: time to live, size, headers of the link that go.
+//! Checks that precede the rewriting, equal for all methods: time to live and size; and the removal of the old link
+//! header.
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
@@ -7,12 +8,12 @@ use xvs_xdp::Frame;
 
 use crate::verdict::DropReason;
 
-/// What a router does first: refuses a packet that has come too far.
+/// Refuses a packet whose time to live has run out, as a router does.
 pub(super) fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
     if packet.ttl <= 1 { Err(DropReason::TtlExpired) } else { Ok(()) }
 }
 
-/// Takes one off a packet's time to live, or hop limit.
+/// Decrements a packet's time to live, or hop limit.
 pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     let bytes = &mut frame.bytes_mut()[packet.network..];
     match packet.family() {
@@ -21,8 +22,8 @@ pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     }
 }
 
-/// Refuses a packet that does not fit the way and must not be fragmented; of the way's `mtu` the method needs
-/// `overhead` for itself, both in bytes.
+/// Refuses a packet that is larger than the path MTU and must not be fragmented. The method needs `overhead` of the
+/// path's `mtu` for its own headers, both in bytes.
 pub(super) fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
     let largest = u32::from(u16::MAX);
     let room = mtu.min(largest).saturating_sub(overhead);
@@ -36,8 +37,8 @@ pub(super) fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(),
     }
 }
 
-/// What IPVS does with a client's packet before it rewrites it. What is too big is reported with the time to live
-/// that it would have left with.
+/// The checks of IPVS on a client's packet before it is rewritten. An error about a packet that is too big quotes it
+/// with its decremented time to live.
 pub(super) fn admit_request(
     frame: &mut Frame,
     packet: &Packet,
@@ -49,8 +50,8 @@ pub(super) fn admit_request(
     check_size(packet, mtu, overhead)
 }
 
-/// What a router does with a packet: the kernel's own forwarding does it before IPVS sees the reply, so what is refused
-/// is reported as it came.
+/// The checks of a router on a reply. The kernel's forwarding does them before IPVS sees the reply, so an error quotes
+/// the packet as it was received.
 pub(super) fn admit_reply(frame: &mut Frame, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
     check_ttl(packet)?;
     check_size(packet, mtu, 0)?;
@@ -58,8 +59,8 @@ pub(super) fn admit_reply(frame: &mut Frame, packet: &Packet, mtu: u32) -> Resul
     Ok(())
 }
 
-/// Leaves of the frame the packet alone, without link header and link padding; positions in `packet` are then
-/// counted from its network header.
+/// Removes link header and link padding from the frame, so that it contains the packet alone. Positions in `packet`
+/// then count from its network header.
 pub(super) fn strip(frame: &mut Frame, packet: &Packet) {
     frame.shrink_front(packet.network);
     let shorter = frame.resize(packet.length());

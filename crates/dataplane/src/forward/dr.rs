@@ -1,4 +1,4 @@
-//! Direct routing: the packet goes to the destination's link address as it is.
+//! Direct routing: the unchanged packet goes to the destination's link address.
 
 use xvs_proto::Packet;
 use xvs_xdp::Frame;

@@ -1,27 +1,27 @@
-//! The ends of a connection that forwarding writes into packets.
+//! The endpoints of a connection, for forwarding.
 
 use xvs_proto::Endpoint;
 use xvs_sched::ForwardingMethod;
 
 use crate::conn::Connection;
 
-/// The ends of a connection that forwarding writes into packets.
+/// The endpoints of a connection, for forwarding.
 #[derive(Debug, Clone, Copy)]
 pub struct Ends {
-    /// Who the client is.
+    /// The client's endpoint.
     pub client: Endpoint,
-    /// Where clients send to.
+    /// The endpoint to which the client sends.
     pub virtual_endpoint: Endpoint,
-    /// Where the connection's packets go.
+    /// The real server's endpoint.
     pub dest: Endpoint,
-    /// The director's own endpoint that the destination sees instead of the client's.
+    /// The director's own endpoint, which the destination sees in place of the client's (FULLNAT).
     pub local: Option<Endpoint>,
-    /// How.
+    /// The forwarding method.
     pub method: ForwardingMethod,
 }
 
 impl Ends {
-    /// Those of a connection.
+    /// The endpoints of a connection in the table.
     #[inline]
     pub fn of(connection: &Connection<'_>) -> Self {
         Self {

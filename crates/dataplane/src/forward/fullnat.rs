@@ -1,9 +1,10 @@
-//! FULLNAT: as masquerading, and the destination sees the director's own endpoint in the client's place.
+//! FULLNAT: masquerading where the destination sees the director's own endpoint in place of the client's.
 //!
-//! So replies come back by it wherever the destination is and whatever its routes are. Checksums, time to live and size
-//! are masquerading's. AH and ESP have no ports by which their answers could be told apart, and go with the ports 500:
-//! where the local port is another, they are refused. Fragments of many clients' packets come from one address, so what
-//! may be fragmented over IPv4 gets an identification of the director's: clients' own would be mixed up (RFC 6864 §5.3).
+//! So replies come back through the director, whatever the destination's location and routes are. Checksums, time to
+//! live and size are treated as by masquerading. AH and ESP have no ports, so their replies could not be assigned to
+//! connections. They use the connection of the ports 500, and are refused if its local port is another. Fragments of
+//! packets from many clients come from one address. So IPv4 packets that may be fragmented get an identification of the
+//! director: those of the clients could collide (RFC 6864 §5.3).
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet};
@@ -36,7 +37,7 @@ pub(super) fn send_request(
     Ok(())
 }
 
-/// Has a reply come from the virtual endpoint and go to the client.
+/// Rewrites a reply to come from the virtual endpoint and to go to the client.
 pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
     rewrite(frame, packet, [(End::Source, ends.virtual_endpoint), (End::Dest, ends.client)]);
 }

@@ -1,9 +1,9 @@
-//! ICMP errors about masqueraded connections, by NAT and FULLNAT: outside and in the packet that they quote, they get the
-//! addresses and the ports that their receiver knows.
+//! Rewriting of ICMP errors about connections of NAT and FULLNAT. The error and the packet that it quotes get the
+//! addresses and ports that the receiver of the error knows.
 //!
-//! As under IPVS, the message's checksum and the header checksums are computed anew; that of the quoted transport, of
-//! which there may be a part only, stays. Errors about connections of other methods go as any packet does. Not here:
-//! whose error it is (`flow/icmp_error.rs`).
+//! As under IPVS, the checksum of the message and the header checksums are computed anew. The checksum of the quoted
+//! transport header stays, because the quote may be incomplete. Errors about connections of other methods are forwarded
+//! as other packets are. Not here: the connection that an error is about (`slow_path/icmp_error.rs`).
 
 use std::net::IpAddr;
 
@@ -27,10 +27,10 @@ pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
     }
 }
 
-/// Sends an error about a reply, which `quote` holds as the client saw it, to the destination that replied.
+/// Sends an error about a reply to the destination that sent the reply. `quote` is the reply as the client received it.
 pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
     if path == Path::Local {
-        // As it came it is right where nothing is rewritten, and nothing else is delivered here.
+        // The kernel can deliver the error as it is only if nothing is rewritten.
         return match ends.dest == quote.connection_key().source {
             true => Verdict::PassToKernel,
             false => Verdict::Drop(DropReason::DestinationLocal),
@@ -46,8 +46,8 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
     finish(frame, sent)
 }
 
-/// Sends an error about a request, which `quote` holds as the destination saw it, to the client, from the virtual
-/// address.
+/// Sends an error about a request to the client, from the virtual address. `quote` is the request as the destination
+/// received it.
 pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
     let sent = hop(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
@@ -59,7 +59,7 @@ pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, pa
     finish(frame, sent)
 }
 
-/// Has an error go from and to these addresses, and the packet that it quotes from and to these endpoints.
+/// Rewrites the addresses of an error, and the endpoints of the packet that it quotes.
 fn rewrite(
     frame: &mut Frame,
     packet: &Packet,

@@ -1,14 +1,14 @@
-//! Identifications of packets that the director writes headers for.
+//! Identifications for packets whose headers the director writes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 
-/// The identifications that a worker gives to packets: to outer headers of its own, to what it fragments, and to what
-/// leaves from a local address for others may fragment it.
+/// The identifications that a worker gives to packets: to its own outer headers, to packets that it fragments, and to
+/// packets from a local address that a router may fragment.
 ///
-/// In IPv6 each pair of hosts has a place of its own to begin at, so that who receives some cannot tell those that others
-/// get, and begin their fragments for them (RFC 7739 §5.3, with one counter for all).
+/// Each pair of IPv6 hosts has its own starting point. So a receiver cannot predict the identifications that other
+/// receivers get, and cannot forge the beginning of their fragments (RFC 7739 §5.3, with one counter for all).
 #[derive(Debug)]
 pub struct Identification {
     pub(super) last: u32,
@@ -16,15 +16,15 @@ pub struct Identification {
 }
 
 impl Identification {
-    /// The sequence of this number. Those of one secret begin apart, so that packets of one are not taken for fragments
-    /// of another's; where, nobody can tell who lacks the secret.
+    /// The sequence with this number. Sequences of one secret have distant starting points, so that packets of one are
+    /// not taken for fragments of another. The starting points are unpredictable without the secret.
     pub fn numbered(secret: HashSecret, number: usize) -> Self {
         let nobody = Ipv4Addr::UNSPECIFIED.into();
         let begin = between(nobody, nobody, &secret);
         Self { last: begin.wrapping_add((number as u32).wrapping_mul(APART)), secret }
     }
 
-    /// What else of a worker's may be drawn from, for it can be seen outside as these can.
+    /// A seed for the worker's other random numbers that need not be secret: both kinds are visible on the network.
     pub fn seed(&self) -> u64 {
         let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
         let flow = FlowKey { protocol: Protocol::IP, source: nobody, dest: nobody };
@@ -44,8 +44,8 @@ impl Identification {
     }
 }
 
-/// Near the golden section of 32 bits and of 16: of 512 multiples any number, from the first on, lie apart by a fourth of
-/// an even share or more.
+/// Near the golden section of 32 bits and of 16 bits. Any first n of 512 multiples are at least a fourth of an even
+/// share (2^32/n, 2^16/n) apart.
 const APART: u32 = 0x9e37_903f;
 
 fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequences_of_as_many_workers_as_there_may_be_begin_apart() {
+    fn the_sequences_of_512_workers_have_distant_starting_points() {
         const MANY: usize = 512;
         let secret = HashSecret([3, 5, 7]);
         let begins: Vec<_> = (0..MANY).map(|number| Identification::numbered(secret, number).last).collect();

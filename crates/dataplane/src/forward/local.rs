@@ -1,8 +1,9 @@
-//! The director itself as the destination: the kernel gets the packet as it came.
+//! The director itself as the destination: the kernel gets the unchanged packet.
 //!
-//! Whether an address is the director's own is asked for each packet, as IPVS does, so a destination may become local,
-//! or cease to be, under its connections. Time to live and size play no part: the packet is not sent on. What the
-//! kernel's own stack answers leaves without passing here. Not here: giving the frame to the kernel (`steering/reinject.rs`).
+//! Each packet is checked for an address of the director, as IPVS does. So a destination may become local, or cease to
+//! be local, while it has connections. Time to live and size are not checked, because the packet is not forwarded. The
+//! replies of the kernel's own stack do not pass through the pipeline. Not here: giving the frame to the kernel
+//! (`steering/reinject.rs`).
 
 use xvs_proto::Packet;
 use xvs_sched::ForwardingMethod;
@@ -11,9 +12,9 @@ use super::ends::Ends;
 use crate::egress::Egress;
 use crate::verdict::{DropReason, Verdict};
 
-/// Delivers a packet that needs no change to arrive here. One that NAT would have to rewrite is dropped, because its
-/// answer would come from the wrong endpoint; so is one to an address that is not this machine's, which the kernel
-/// would send back to where it came from.
+/// Delivers a packet that needs no rewriting. A packet that NAT would have to rewrite is dropped, because the reply
+/// would come from the wrong endpoint. So is a packet to an address that this machine does not have, because the kernel
+/// would send it back.
 pub(super) fn deliver(packet: &Packet, ends: &Ends, egress: &Egress) -> Verdict {
     let dest = packet.connection_key().dest;
     let arrives = match ends.method {

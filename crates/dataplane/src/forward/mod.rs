@@ -1,8 +1,8 @@
-//! Sends a packet to its connection's destination, or a reply to its client.
+//! Forwarding: sends a packet to its connection's destination, or a reply to its client.
 //!
-//! Runs once per packet of a connection. Every method does the same in the same order: the next hop, the time to live,
-//! the size, the rewrite. A method edits the packet from its network header on; the link header is written here,
-//! for the link that it leaves by, untagged.
+//! Runs for each packet of a connection. Every method has the same steps in the same order: next hop, time to live,
+//! size, rewriting. A method edits the packet from its network header on. The link header is written here, for the link
+//! by which the packet leaves, without a VLAN tag.
 
 mod admission;
 mod ends;
@@ -57,14 +57,14 @@ pub fn request(
     finish(frame, sent)
 }
 
-/// Sends a client's packet on as it is, by the way to where it was sent.
+/// Forwards a client's packet unchanged, by the path to its original address.
 pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
     let sent = hop(path).and_then(|hop| dr::send(frame, packet, hop).map(|()| hop));
     finish(frame, sent)
 }
 
-/// Sends a packet to the connection's client: a masqueraded destination's from the virtual endpoint, another one as it
-/// is, for it comes from there.
+/// Sends a reply to the connection's client: from the virtual endpoint if the method is masquerading, otherwise
+/// unchanged, because it comes from there already.
 pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
     let sent = hop(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
@@ -79,7 +79,7 @@ pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Ver
     finish(frame, sent)
 }
 
-/// Whether a router refuses a packet with this verdict: before its forwarding hooks, so IPVS does not see it.
+/// Whether a router refuses a packet with this verdict before its forwarding hooks. IPVS does not see such a packet.
 pub fn is_refused(verdict: Verdict) -> bool {
     matches!(verdict, Verdict::Drop(DropReason::TtlExpired | DropReason::TooBig { .. }))
 }

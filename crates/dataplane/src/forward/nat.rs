@@ -1,7 +1,8 @@
-//! Masquerading: the packet is rewritten to the destination's endpoint, replies back to the virtual one.
+//! Masquerading: requests are rewritten to the destination's endpoint, replies back to the virtual endpoint.
 //!
-//! As under IPVS, checksums are updated, not recomputed: one that came wrong leaves wrong. Only a UDP datagram without
-//! checksum gets one, and SCTP's is computed anew where the port changes.
+//! As under IPVS, checksums are updated, not recomputed: a packet that came with a wrong checksum leaves with a wrong
+//! one. Exceptions: a UDP datagram without a checksum gets one, and the checksum of SCTP is computed anew if a port
+//! changes.
 
 use std::net::IpAddr;
 
@@ -16,7 +17,7 @@ use super::ends::Ends;
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
-/// Which end of a packet is rewritten.
+/// The endpoint of a packet that is rewritten.
 #[derive(Clone, Copy)]
 pub(super) enum End {
     Source,
@@ -35,17 +36,17 @@ pub(super) fn send_request(
     Ok(())
 }
 
-/// Has a reply come from the virtual endpoint.
+/// Rewrites a reply to come from the virtual endpoint.
 pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
     rewrite(frame, packet, [(End::Source, ends.virtual_endpoint)]);
 }
 
-/// Writes these endpoints into a packet, and what becomes of its checksums.
+/// Writes these endpoints into a packet, and updates its checksums.
 #[inline]
 pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: [(End, Endpoint); N]) {
     let bytes = &mut frame.bytes_mut()[packet.network..packet.end];
     let transport = packet.transport - packet.network;
-    // No ports; what sums there are cannot be made right without the keys.
+    // They have no ports, and their integrity checks cannot be updated without the keys.
     let portless = matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP);
     let (mut source, mut dest, mut delta) = (packet.flow.source, packet.flow.dest, Delta::default());
     for (end, to) in ends {
@@ -66,14 +67,14 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
     let segment = &mut bytes[transport..];
     match packet.flow.protocol {
         Protocol::UDP => udp::update_checksum(segment, delta, source.addr, dest.addr),
-        // Its sum does not cover the addresses.
+        // Its checksum does not cover the addresses.
         Protocol::SCTP if packet.flow.source.port == source.port && packet.flow.dest.port == dest.port => {}
         Protocol::SCTP => sctp::write_checksum(segment),
         _ => tcp::update_checksum(segment, delta),
     }
 }
 
-/// Replaces an address of the packet that `packet` begins with.
+/// Replaces an address in the network header at the beginning of `packet`.
 pub(super) fn set_address(packet: &mut [u8], end: End, addr: IpAddr) {
     match (end, addr) {
         (End::Source, IpAddr::V4(addr)) => Ipv4::edit(packet).set_source(addr),

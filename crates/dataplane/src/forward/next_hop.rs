@@ -1,4 +1,4 @@
-//! The next hop of a packet: whether there is one, and the link header for it.
+//! The next hop of a packet, and the link header for it.
 
 use xvs_proto::ethernet;
 use xvs_xdp::Frame;
@@ -25,7 +25,8 @@ pub(super) fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdic
     }
 }
 
-/// Puts a link header before a packet that begins with its network header, whose version says of which type it is.
+/// Puts a link header before a packet that begins with its network header. The version in that header determines the
+/// EtherType.
 pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
     if !frame.grow_front(ethernet::HEADER_LEN) {
         return Err(DropReason::NoHeadroom);

@@ -1,9 +1,10 @@
-//! Tunnelling: the packet travels whole inside another, addressed to the destination, alone (IP in IP) or behind a
-//! GRE header or behind UDP and GUE headers.
+//! Tunnelling: the whole packet is encapsulated in another one to the destination, directly (IP in IP), behind a GRE
+//! header, or behind UDP and GUE headers.
 //!
-//! The outer header takes its type of service, time to live and don't-fragment bit from the inner one, as IPVS
-//! does; its identification is 0 where fragmentation is forbidden (RFC 6864). Where the packet must not be fragmented
-//! its sender is told of the path less the tunnel's own headers; else the outer packet is as long as it comes to be.
+//! The outer header takes type of service, time to live and don't-fragment bit from the inner one, as under IPVS. Its
+//! identification is 0 where fragmentation is forbidden (RFC 6864). If the packet must not be fragmented, an error
+//! about its size reports the path MTU minus the tunnel's own headers. Otherwise the outer packet may have any length
+//! and leaves in fragments.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -22,27 +23,27 @@ use crate::egress::path_mtu::PathMtu;
 use crate::snapshot::{Encapsulation, Tunnel};
 use crate::verdict::DropReason;
 
-/// The least path over IPv4 that a tunnel can use, in bytes beside its own headers (RFC 791: every link takes 68).
+/// The least usable path MTU over IPv4, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
 const LEAST_MTU_V4: u32 = 68;
 
-/// The ports that GUE packets come from, one a flow: those that Linux gives to sockets (kernel
+/// The source ports of GUE packets, one for each flow: the range that Linux uses for sockets (kernel
 /// `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range`).
 const SOURCE_PORTS: Range<u16> = 32768..60999;
 
-/// What a tunnel writes around a packet.
+/// The parameters of the outer headers.
 #[derive(Debug)]
 pub struct Outer<'a> {
     /// The headers.
     pub tunnel: Tunnel,
-    /// The setting of this name.
+    /// The setting `pmtu_disc`.
     pub pmtu_disc: bool,
-    /// What routers have told of the way beyond the link.
+    /// The path MTU beyond the link, as ICMP errors of routers reported it.
     pub path_mtu: &'a PathMtu,
     /// The time.
     pub now: Millis,
-    /// The same for all packets of a flow; of GUE alone, which shows it in its source port.
+    /// Equal for all packets of a flow. Used only by GUE, for its source port.
     pub flow_hash: u64,
-    /// Where identifications come from.
+    /// The source of identifications.
     pub ids: &'a mut Identification,
 }
 
@@ -70,7 +71,7 @@ pub(super) fn send(
     if hop.mtu < least_mtu + overhead as u32 {
         return Err(DropReason::PathTooNarrow);
     }
-    // Of an IPv6 packet the sender is told whatever the setting: nobody fragments it on its way.
+    // The size of an IPv6 packet is checked whatever the setting: routers do not fragment IPv6.
     if outer.pmtu_disc || packet.family() == Family::V6 {
         let widest = widest(packet.family(), hop.mtu, path_mtu, overhead as u32);
         check_size(packet, widest, overhead as u32)?;
@@ -89,7 +90,7 @@ pub(super) fn send(
             gue::emit(&mut payload[udp::HEADER_LEN..], inner.protocol);
             udp::emit(payload, source_port(outer.flow_hash), port);
             if coverage == Coverage::Whole {
-                // There is none yet, so it is computed.
+                // The field is 0, so this computes the checksum in full.
                 udp::update_checksum(payload, Delta::default(), source, dest);
             }
         }
@@ -98,12 +99,12 @@ pub(super) fn send(
     Ok(Hop { mtu, ..hop })
 }
 
-/// The largest packet of a family that fits a connection's tunnel by a way whose link and routers take these many bytes.
+/// The largest packet of a family that fits into a connection's tunnel. `link_mtu` and `path_mtu` in bytes.
 pub fn room(ends: &Ends, tunnel: Tunnel, link_mtu: u32, path_mtu: u32, family: Family) -> u32 {
     widest(family, link_mtu, path_mtu, overhead(ends, tunnel)).saturating_sub(overhead(ends, tunnel))
 }
 
-/// Bytes that a connection's method puts before a packet.
+/// The number of bytes that a connection's method puts before a packet.
 pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
     match ends.method {
         ForwardingMethod::Tunnel => header_len(ends.dest, tunnel.encapsulation) as u32,
@@ -111,8 +112,8 @@ pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
     }
 }
 
-/// The largest outer packet around one of this family by a way whose link and routers take these many bytes. Senders of
-/// IPv6 cannot do with less than its least MTU, so what the link takes then leaves in fragments (RFC 2473 §7.1).
+/// The largest outer packet for an inner one of this family. `link_mtu` and `path_mtu` in bytes. Senders of IPv6 need
+/// at least its minimum MTU, so larger outer packets leave in fragments if the link allows their size (RFC 2473 §7.1).
 fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
     let least = match family {
         Family::V4 => 0,
@@ -121,13 +122,13 @@ fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
     path_mtu.max(least).min(link_mtu)
 }
 
-/// Bytes that a tunnel to this destination puts before a packet.
+/// The number of bytes that a tunnel to this destination puts before a packet.
 fn header_len(dest: Endpoint, encapsulation: Encapsulation) -> usize {
     let network_len = if dest.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
     network_len + encapsulation.header_len()
 }
 
-/// Writes the outer network header around `packet`, before so many bytes.
+/// Writes the outer network header for `packet`, before this number of payload bytes.
 fn emit_network(
     network: &mut [u8],
     payload_len: u16,
@@ -140,7 +141,7 @@ fn emit_network(
     let (tos, ttl) = (outer_tos(packet.tos), packet.ttl - 1);
     match ends {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
-            // An IPv6 packet says nothing about the routers of an IPv4 path.
+            // The don't-fragment rule of IPv6 does not apply to the routers of an IPv4 path.
             let dont_fragment = outer.pmtu_disc && packet.dont_fragment && packet.family() == Family::V4;
             let id = if dont_fragment { 0 } else { outer.ids.take() };
             ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
@@ -153,7 +154,7 @@ fn emit_network(
     }
 }
 
-/// How a packet inside a tunnel is announced.
+/// The identifiers of the inner packet's family in outer headers.
 struct Inner {
     protocol: Protocol,
     ethertype: u16,
@@ -169,7 +170,7 @@ impl Inner {
 }
 
 impl Encapsulation {
-    /// Bytes between the outer network header and the packet.
+    /// The number of bytes between the outer network header and the packet.
     fn header_len(self) -> usize {
         match self {
             Self::Ip => 0,
@@ -178,7 +179,7 @@ impl Encapsulation {
         }
     }
 
-    /// What the outer network header announces, if it is not the packet itself.
+    /// The protocol in the outer network header, unless it is that of the packet itself.
     fn protocol(self) -> Option<Protocol> {
         match self {
             Self::Ip => None,
@@ -188,13 +189,13 @@ impl Encapsulation {
     }
 }
 
-/// The port that shows a flow to routers and receive queues.
+/// The source port, which identifies a flow to routers and receive queues.
 fn source_port(flow_hash: u64) -> u16 {
     let span = u64::from(SOURCE_PORTS.end - SOURCE_PORTS.start);
     SOURCE_PORTS.start + (((flow_hash >> 32) * span) >> 32) as u16
 }
 
-/// DSCP and ECN are copied, except that congestion experienced inside starts anew outside (RFC 3168 §9.1).
+/// Copies DSCP and ECN, but replaces congestion experienced by ECT(0) (RFC 3168 §9.1).
 fn outer_tos(inner: u8) -> u8 {
     const ECN: u8 = 0b11;
     const ECT_0: u8 = 0b10;

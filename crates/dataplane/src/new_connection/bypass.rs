@@ -1,8 +1,9 @@
-//! Marked packets that no destination takes, on to where they were sent (`cache_bypass`).
+//! Forwarding of marked packets without a destination to their original address (`cache_bypass`).
 //!
-//! What the kernel would deliver here by a policy rule of the mark gets a connection without a destination, as under IPVS:
-//! listed as 0.0.0.0:0, with states of its own, and counted nowhere. What the kernel would forward is the kernel's: IPVS
-//! never meets it. Source: ipvs-behaviour, section 2.3.
+//! If the kernel would deliver the packet locally by a policy rule for the mark, it gets a connection without a
+//! destination, as under IPVS: listed as 0.0.0.0:0, with states of its own, and in no destination's counts. If the
+//! kernel would forward the packet, it goes to the kernel: IPVS never processes it. Source: ipvs-behaviour, section
+//! 2.3.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,10 +18,11 @@ use crate::conn::{Flags, Inserted, NewConnection};
 use crate::snapshot::{Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
-/// Enters a connection without a destination, if the verdict is that no destination takes the packet and it may go on.
+/// Inserts a connection without a destination, if `verdict` is that no destination takes the packet and the packet may
+/// bypass the service.
 ///
-/// # Errors
-/// The verdict on a packet that begins none: that verdict, else.
+/// # Errors The verdict on a packet that begins no connection: `verdict`, unless it goes to the kernel or the table is
+/// full.
 pub(crate) fn begin(
     flows: &mut Flows,
     packet: &Packet,
@@ -56,12 +58,12 @@ pub(crate) fn begin(
     };
     match insert(flows, &new, at) {
         Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
-        // None is taken, as none is asked for.
+        // `LocalTaken` is impossible without a local endpoint.
         Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
     }
 }
 
-/// Whether a packet that no destination of this service takes goes where it was sent to.
+/// Whether a packet that no destination of this service takes is forwarded to its original address.
 fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
     let to = packet.flow.dest.addr;
     snapshot.settings.cache_bypass

@@ -1,4 +1,4 @@
-//! Dropping one of so many packets that could begin a connection (`drop_packet`).
+//! The `drop_packet` defence: drops a share of the packets that could begin a connection.
 
 use crate::verdict::{DropReason, Verdict};
 
@@ -9,7 +9,7 @@ pub(crate) struct Defence {
 }
 
 impl Defence {
-    /// Lets a packet through, but for the first and then each `rate`-th; a rate of 0 drops none.
+    /// Drops the first packet and then each `rate`-th; a rate of 0 drops none.
     ///
     /// # Errors
     /// The verdict on a packet that is dropped.

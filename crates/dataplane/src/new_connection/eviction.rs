@@ -1,41 +1,42 @@
-//! Which connections give way, and how a full table makes room.
+//! Eviction: the connections that a full table removes for new ones.
 //!
-//! Runs for each new connection; while the table has room that is one comparison. Under eviction it looks at a
-//! bounded number of entries, by a hand of the worker's own that goes round the slab, and ends those that have expired
-//! or are embryonic: TCP and SCTP whose handshake was begun and never finished, UDP with no more than one datagram
-//! from the client. Such a UDP client is as unproven as a SYN's, and where replies pass the director the price is at
-//! most that one reply. Of templates those give way that control nothing and were never assured. Everything else stays,
-//! and if there is nothing else the new connection is refused. What was made a moment ago stands behind the hand, so a
-//! connection has about a round of evictions to prove itself.
+//! Runs for each new connection; while the table has room that is one comparison. In a full table it inspects a bounded
+//! number of entries, in the order of the slab, from the place where this worker has stopped before. It removes
+//! connections that have expired or are embryonic: TCP and SCTP with an unfinished handshake, and UDP with at most one
+//! datagram from the client. Such a UDP client is as unproven as the sender of a SYN, and where replies pass through
+//! the director at most that one reply is lost. Templates are evicted if they control nothing and were never assured.
+//! All other connections stay, and if only such are found the new connection is refused. An entry that was made a
+//! moment ago is inspected only after a whole round, so a connection has about that long to prove itself.
 //!
-//! When both buckets of a new key are full, though the table is not, its neighbours there are judged likewise. When
-//! Call-IDs have no room, the call of a template that was never assured is forgotten.
+//! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
+//! by the same rules. When Call-IDs have no room, the template of a call that was never assured is evicted.
 //!
-//! Not here: how an entry comes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full
-//! (`ctl`, `sweep.rs`).
+//! Not here: how an entry becomes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full (`ctl`,
+//! `sweep.rs`).
 
 use xvs_proto::Protocol;
 
 use crate::burst::context::Context;
+use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
 use crate::snapshot::{Activity, Snapshot};
 
-/// A worker's hand, which goes round the slab.
+/// One worker's position in the slab.
 #[derive(Debug)]
 pub(crate) struct Eviction {
     next: u32,
 }
 
 impl Eviction {
-    /// Workers begin apart, so that they do not look at the same entries.
+    /// A position that differs between workers, so that they do not inspect the same entries.
     pub(crate) fn new(worker: usize, table: &TableWorker) -> Self {
         let config = table.table().config();
         Self { next: (config.capacity / config.workers.max(1) * worker) as u32 }
     }
 
-    /// Enters a connection; when there is no room, in the place of one that is worth less.
+    /// Inserts a connection. In a full table it evicts a less valuable one.
     pub(crate) fn insert(
         &mut self,
         table: &mut TableWorker,
@@ -54,8 +55,8 @@ impl Eviction {
         inserted
     }
 
-    /// Before an insertion: if the table is as good as full, ends connections that give way. Two, if they are found,
-    /// so that a reserve that was used up comes back.
+    /// Before an insertion: if the table is nearly full, evicts connections. Two, if it finds them, so that a reserve
+    /// that was used up recovers.
     fn make_room(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
         let mut evicted = 0;
         for _ in 0..ENTRIES_PER_INSERTION {
@@ -69,8 +70,8 @@ impl Eviction {
     }
 }
 
-/// After an insertion that failed: if the buckets of one of its keys are full, ends a connection there that gives way.
-/// `true` if that is worth another try; the other key may need the same.
+/// After a failed insertion: if the buckets of one of its keys are full, evicts a connection there. Returns `true` if
+/// another attempt is worthwhile; the other key may need the same.
 fn make_room_in_buckets(
     table: &mut TableWorker,
     new: &NewConnection,
@@ -80,7 +81,7 @@ fn make_room_in_buckets(
     table.bucket_occupants(new).any(|id| evict(table, id, counters, at))
 }
 
-/// Ends a connection if it gives way, and its template with it if that is of no use to anybody else.
+/// Removes a connection if it may be evicted, and its template too if no other connection needs it.
 fn evict(table: &mut TableWorker, id: ConnId, counters: &WorkerCounters, at: Context<'_>) -> bool {
     let Context { snapshot, now } = at;
     let Some(connection) = table.occupant(id) else { return false };
@@ -104,8 +105,8 @@ fn evict(table: &mut TableWorker, id: ConnId, counters: &WorkerCounters, at: Con
     false
 }
 
-/// Ends the template of a call whose client nobody has answered, so that its Call-ID's slot comes free; one that
-/// controls connections is found no more. `false` if it stays.
+/// Evicts the template of a call whose client has never been answered, so that the slot of its Call-ID becomes free. A
+/// template that controls connections is detached instead. Returns `false` if the template stays.
 pub(crate) fn evict_call(
     table: &mut TableWorker,
     template: ConnId,
@@ -118,13 +119,13 @@ pub(crate) fn evict_call(
     match table.remove_if(template, |state, _| state & ASSURED == 0) {
         Removal::Done(state) => count_out(&table.connection(template), state, snapshot),
         Removal::Controls => table.detach(template),
-        Removal::NotOurs | Removal::Lasts => return false,
+        Removal::NotLive | Removal::Kept => return false,
     }
     counters.evicted.add(1);
     true
 }
 
-/// Whether a handshake was begun and nothing shows yet that there is a client. Only UDP is judged by its packets.
+/// Whether a handshake was begun and nothing proves yet that the client exists. Only UDP is judged by its packets.
 fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
     match protocol {
         Protocol::UDP => in_packets <= 1,
@@ -132,26 +133,26 @@ fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
     }
 }
 
-/// Whether a TCP or SCTP handshake has got no further than the client's first packet or its answer.
+/// Whether a TCP or SCTP handshake consists only of the client's first packet and perhaps its answer.
 ///
 /// Source: ipvs-behaviour, sections 3.7 (what `drop_entry` ends first) and 4.2 (numbers of SCTP's states).
 pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
     match protocol {
         Protocol::TCP => matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck),
-        Protocol::SCTP => matches!(state, SCTP_INIT1 | SCTP_INIT),
+        Protocol::SCTP => matches!(SctpState::of(state), SctpState::Init1 | SctpState::Init),
         _ => false,
     }
 }
 
-/// Whether a snapshot has the destination that the connection is counted at, if it is counted at one. One taken a moment
-/// ago may lack that of a connection which another worker has just made; nobody should end that one who could not count
-/// it out.
+/// Whether a snapshot contains the destination that counts the connection, if there is one. A slightly old snapshot may
+/// lack the destination of a connection that another worker has just made. A connection must only be removed by a
+/// caller that can count it out.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.is_bypass()
         || snapshot.destinations.of(connection).map(|destination| &destination.live).is_some()
 }
 
-/// Takes a connection that the caller has removed, and that was in this state then, out of its destination's counts.
+/// Removes a connection from its destination's counts. The caller has removed it from the table in this state.
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
         let template = connection.is_template();
@@ -163,11 +164,10 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     }
 }
 
-/// How many entries are looked at for one new connection: four kilobytes, read in order.
+/// The number of entries that are inspected for one new connection: four kilobytes, read in order.
 const ENTRIES_PER_INSERTION: u32 = 64;
-/// How often room is made: for each of two keys that find their buckets full, and once more if they have one in common.
+/// The number of attempts to make room: one for each of two keys with full buckets, and one more if they share a
+/// bucket.
 const TRIES: usize = 3;
-/// How many may be ended for one.
+/// The most connections that are evicted for one new one.
 const EVICTED_MAX: u32 = 2;
-const SCTP_INIT1: u8 = 1;
-const SCTP_INIT: u8 = 2;

@@ -1,8 +1,9 @@
-//! A new connection enters the table and its destination's count; under FULLNAT with a local endpoint of its own.
+//! Insertion of a new connection into the table and into its destination's counts; under FULLNAT with a local endpoint.
 //!
-//! Runs once for each connection that is remembered. A local port is taken by the insertion, which fails if somebody
-//! has it towards the destination, so no two connections have one, whichever worker makes them. Cost: an insertion; under
-//! FULLNAT a second one if the first port was taken, and a look-up for each further port, at most [`PORTS_TRIED`].
+//! Runs once for each connection, except those of a single packet. The insertion reserves the local port: it fails if
+//! another connection has the port towards the same destination, so no two connections share one, whichever workers
+//! make them. Cost: an insertion. Under FULLNAT a second one if the first port was taken, and a look-up for each
+//! further port, at most [`PORTS_TRIED`].
 
 use std::time::Duration;
 
@@ -19,15 +20,15 @@ use crate::forward::Ends;
 use crate::snapshot::{Activity, DestinationId, Service};
 use crate::verdict::{DropReason, Verdict};
 
-/// What a packet has begun.
+/// The result of a packet that begins a connection.
 pub(crate) enum Begun {
     /// A connection in the table.
     Connection(ConnId),
-    /// Nothing that is remembered: a single packet to this destination (`--ops`).
+    /// A single packet to this destination, without a connection (`--ops`).
     OnePacket(Ends, DestinationId),
 }
 
-/// Enters the connection that a packet begins; one of a single packet is only counted.
+/// Inserts the connection that a packet begins; one of a single packet is only counted.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,
@@ -59,7 +60,7 @@ pub(crate) fn enter(
         mark: marked.mark,
         controller: template,
     };
-    // Counted before anybody can find it, so that nobody moves a count that is not there.
+    // Counted before other workers can find it, so that none moves it between counts that do not include it.
     live.increment(Activity::Inactive);
     let inserted = match method {
         ForwardingMethod::FullNat => insert_with_local(flows, &mut new, at),
@@ -79,17 +80,17 @@ pub(crate) fn enter(
             Ok(Begun::Connection(connection))
         }
         Inserted::Existing(connection) => Ok(Begun::Connection(connection)),
-        // Only where none was asked for is a local endpoint not taken.
+        // `LocalTaken` is impossible without a local endpoint.
         Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
     }
 }
 
-/// Inserts a connection or template, in a full table in the place of another.
+/// Inserts a connection or template. In a full table it evicts another one.
 pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Inserted {
     flows.eviction.insert(&mut flows.table, new, &flows.counters, at)
 }
 
-/// Inserts a connection with a local endpoint that no other has towards its destination.
+/// Inserts a connection with a local endpoint that no other connection has towards its destination.
 fn insert_with_local(
     flows: &mut Flows,
     new: &mut NewConnection,
@@ -103,7 +104,7 @@ fn insert_with_local(
         let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
-        // The first is mostly free: its insertion looks anyway.
+        // The first port is usually free, and its insertion checks that anyway.
         if tried > 0 && flows.table.find(&replies, flows.table.hash(&replies)).is_some() {
             continue;
         }
@@ -117,7 +118,7 @@ fn insert_with_local(
     Err(DropReason::NoLocalPort)
 }
 
-/// How the connection's destination is told of its client. Only TCP has a first byte, and options.
+/// How the connection's destination receives the client's address. Only TCP has options and a first data byte.
 fn client_address_flags(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
     match service.client_address {
         _ if method != ForwardingMethod::FullNat || packet.flow.protocol != Protocol::TCP => Flags::NONE,
@@ -127,13 +128,13 @@ fn client_address_flags(packet: &Packet, method: ForwardingMethod, service: &Ser
     }
 }
 
-/// What a connection is remembered for before its first packet was judged.
+/// The timeout of a connection until its first packet has changed its state.
 pub(crate) const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
-/// How many ports are looked at for one connection. With nine tenths of them taken one connection in a thousand finds
-/// none; its client asks again, and others are looked at.
+/// The number of ports that are tried for one connection. With nine tenths of them taken, one connection in a thousand
+/// finds none; its client retransmits, and other ports are tried.
 const PORTS_TRIED: usize = 64;
-/// How many of them in the order in which they were not used for longest; the others are drawn.
+/// The number of ports that are tried in the order of least recent use; the others are random.
 const IN_ORDER: usize = 4;
-/// How many insertions may fail, each of which holds an entry for a burst: the first, and those that another worker was
-/// faster with.
+/// The number of insertions that may fail, each of which occupies an entry for a burst: the first one, and those where
+/// another worker took the port after the look-up.
 const INSERTIONS_LOST: usize = 4;

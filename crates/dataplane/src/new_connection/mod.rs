@@ -1,4 +1,4 @@
-//! New connections: which packets begin one, to which destination, and how the table takes it.
+//! New connections: service, persistence, choice of the destination, and insertion into the table.
 
 pub(crate) mod service;
 

@@ -1,4 +1,4 @@
-//! Connections of one packet (`--ops`): counted, and not remembered.
+//! One-packet scheduling (`--ops`): packets that are forwarded and counted without a connection in the table.
 
 use xvs_proto::{FlowKey, Packet};
 use xvs_xdp::Frame;
@@ -11,7 +11,7 @@ use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::verdict::{DropReason, Verdict};
 
-/// Counts such a connection. Returns its ends.
+/// Counts a connection of one packet. Returns its endpoints.
 pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at: Context<'_>) -> Ends {
     let Chosen { id, dest, method, live, template } = *chosen;
     flows.release_template(template);
@@ -21,7 +21,7 @@ pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at:
     Ends { client, virtual_endpoint, dest, local: None, method }
 }
 
-/// Sends its packet.
+/// Forwards the packet.
 pub(crate) fn send(
     flows: &mut Flows,
     frame: &mut Frame,

@@ -1,14 +1,14 @@
-//! Persistence: which clients stay with their destination, and the templates by which that is remembered.
+//! Persistence: templates, which assign the connections of a client to one destination.
 //!
-//! Runs for each new connection of a persistent service, before the scheduler. A template says where the next
-//! connections of its clients go; it counts those that it controls, so it outlives them, and lasts for the service's
-//! timeout after the last one began. One whose destination was removed is detached: it controls what it controls, and
-//! a new one takes its place. Of two workers that make a template for the same clients at once, one finds the other's:
-//! the table lets in one of each identity.
+//! Runs for each new connection of a persistent service, before the scheduler. A template contains the destination for
+//! the next connections of its clients. It counts the connections that it controls, so it outlives them, and it lasts
+//! for the service's timeout after the last of them began. If its destination was removed, it is detached: it keeps its
+//! connections, and a new template takes its place. If two workers make a template for the same clients at the same
+//! time, one of them finds the template of the other: the table admits one of each identity.
 //!
-//! Cost: one look-up more for a connection (32 for a call that is new); for a client's first also an entry. Not
-//! here: what the table does with templates (`conn/template.rs`), and their end, which is that of connections
-//! (`flow.rs`).
+//! Cost: one more look-up for a connection (32 for a new SIP call); for the first connection of a client also an entry.
+//! Not here: what the table does with templates (`conn/template.rs`), and their end, which is that of connections
+//! (`burst/expiry.rs`).
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
@@ -30,8 +30,8 @@ use crate::conn::{ConnId, Flags, Inserted, NewConnection};
 use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, PersistenceScope, Service};
 use crate::verdict::{DropReason, Verdict};
 
-/// Where a packet's connection goes, by its client's template or by the scheduler and a new one. The connection is
-/// counted by the template already: the caller gives that back if it makes none.
+/// Chooses the destination of a packet's connection: by the client's template, or by the scheduler together with a new
+/// template. The template counts the connection already; the caller reverts that if it makes none.
 pub(crate) fn choose<'s>(
     flows: &mut Flows,
     frame: &Frame,
@@ -49,7 +49,7 @@ pub(crate) fn choose<'s>(
     };
     let client = key(packet, service, persistence);
     let mut templates = Templates { flows, at };
-    // Another round is another worker's doing: it made the template, or ended it.
+    // Another round is necessary only if another worker has made or ended the template meanwhile.
     loop {
         let (key, found) = templates.find(client, call_id)?;
         let (template, destination, id) = match found {
@@ -77,22 +77,23 @@ pub(crate) fn choose<'s>(
     }
 }
 
-/// Templates as one worker finds and makes them.
+/// The search for templates, and the making of new ones.
 struct Templates<'a, 's> {
     flows: &'a mut Flows,
     at: Context<'s>,
 }
 
 impl<'s> Templates<'_, 's> {
-    /// The template of this identity or, for a call, of this Call-ID among those of the client's calls; if there is
-    /// none, the identity that a new one is to have. Templates of calls are told apart by the port of their client,
-    /// which is 0 in others.
+    /// The template of this identity or, for a call, the one with this Call-ID among the templates of the client's
+    /// calls; without one, the identity for a new template. The templates of a client's calls differ in the client's
+    /// port, which is 0 in other templates.
     fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
         let (table, call_ids) = (&self.flows.table, &self.at.snapshot.call_ids);
         let find = |key: &FlowKey| table.find_template(key, table.hash(key));
         let Some(call_id) = call_id else { return Ok((client, find(&client))) };
         let hash = call_ids.hash(call_id);
-        // An odd step: so a call's places are all different, and calls that meet in one part in the next.
+        // An odd step: all ports that are tried for a call are different, and calls with the same first port continue
+        // with different ones.
         let (first, step) = (hash as u16, (hash >> 16) as u16 | 1);
         let places = (0..PLACES).map(|number| first.wrapping_add(step.wrapping_mul(number)));
         let mut free = None;
@@ -109,7 +110,8 @@ impl<'s> Templates<'_, 's> {
         free.map(|key| (key, None)).ok_or(Verdict::Drop(DropReason::CallsFull))
     }
 
-    /// Has a template control one connection more, and last as long again. `None` if it is of no use any more.
+    /// Lets a template control one more connection, and restarts its timeout. `None` if the template is no longer
+    /// valid.
     fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
         let Context { snapshot, now } = self.at;
         let template = self.flows.table.connection(id);
@@ -124,8 +126,9 @@ impl<'s> Templates<'_, 's> {
         Some((destination, number))
     }
 
-    /// Has a template count one connection more; `false` if it has ended. Who thinks of ending it closes it for a moment
-    /// and may open it again, so while it is live it is asked again; not for ever, because that thread may not be running.
+    /// Lets a template count one more connection; `false` if it has ended. A thread that is about to remove it closes
+    /// it for a moment and may reopen it. So this tries again while the template is live; the attempts are limited,
+    /// because that thread may not be running.
     fn share(&self, id: ConnId) -> bool {
         for _ in 0..SHARE_ATTEMPTS {
             if self.flows.table.connection(id).add_controlled() {
@@ -139,7 +142,7 @@ impl<'s> Templates<'_, 's> {
         false
     }
 
-    /// Enters a template that controls one connection. `None` if somebody else was faster.
+    /// Inserts a template that controls one connection. `None` if another worker was faster.
     fn make(
         &mut self,
         mut new: NewConnection,
@@ -154,7 +157,7 @@ impl<'s> Templates<'_, 's> {
             let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
             new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
         }
-        // Counted before anybody can find it, so that nobody ends a count that is not there.
+        // Counted before other workers can find it, so that none decrements a count that does not include it.
         destination.live.increment(Activity::Template);
         let inserted = insert(flows, &new, *at);
         let Inserted::New(id) = inserted else {
@@ -170,7 +173,7 @@ impl<'s> Templates<'_, 's> {
     }
 }
 
-/// The identity of the template that a packet's connection needs.
+/// The identity of the template for a packet's connection.
 fn key(packet: &Packet, service: &Service, persistence: &Persistence) -> FlowKey {
     let client = Endpoint { addr: persistence.mask.of(packet.flow.source.addr), port: 0 };
     let (protocol, dest) = match service.key {
@@ -185,7 +188,7 @@ fn key(packet: &Packet, service: &Service, persistence: &Persistence) -> FlowKey
     FlowKey { protocol, source: client, dest }
 }
 
-/// A mark in the place of an address, of the client's family.
+/// A mark in the form of an address of the client's family.
 fn marked(mark: u32, client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => IpAddr::V4(mark.into()),
@@ -193,7 +196,8 @@ fn marked(mark: u32, client: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether a packet's template is for the service's port only. FTP's is for every port: the data connections follow.
+/// Whether a packet's template is for the service's port only. A template of FTP is for every port, so that data
+/// connections use it.
 fn is_for_one_port(packet: &Packet, service: &Service) -> bool {
     let port = service.port();
     port == packet.flow.dest.port && port != FTP
@@ -227,7 +231,7 @@ fn template(
     }
 }
 
-/// The port at the destination: its own for the service's port, the packet's for all others.
+/// The port at the destination: the configured one for packets to the service's port, the packet's own for all others.
 fn port(packet: &Packet, service: &Service, destination: &Destination) -> u16 {
     let port = packet.flow.dest.port;
     match destination.endpoint.port {
@@ -236,13 +240,14 @@ fn port(packet: &Packet, service: &Service, destination: &Destination) -> u16 {
     }
 }
 
-/// The Call-ID of a SIP message; SIP over anything but UDP is not looked into, as under IPVS.
+/// The Call-ID of a SIP message. SIP over protocols other than UDP is not parsed, as under IPVS.
 fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
     let message = frame.get(packet.transport + udp::HEADER_LEN..packet.end)?;
     if packet.flow.protocol == Protocol::UDP { sip::call_id(message) } else { None }
 }
 
-/// How many places a call may have among those of its client, of which there are as many as ports.
+/// The number of ports that may be tried for a call, among all ports of its client's templates.
 const PLACES: u16 = 32;
-/// How often a template is asked that somebody thinks of ending: some microseconds, many times what that takes.
+/// The number of attempts with a template that another thread has closed: some microseconds, many times longer than it
+/// is closed.
 const SHARE_ATTEMPTS: u32 = 100;

@@ -13,28 +13,27 @@ use crate::conn::ConnId;
 use crate::snapshot::{DestinationId, DestinationLive, FTP, Member, Service};
 use crate::verdict::{DropReason, Verdict};
 
-/// What was chosen for a new connection.
+/// The choice for a new connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Chosen<'s> {
     pub(crate) id: DestinationId,
-    /// The endpoint there.
+    /// The endpoint at the destination.
     pub(crate) dest: Endpoint,
     pub(crate) method: ForwardingMethod,
     pub(crate) live: &'s Arc<DestinationLive>,
-    /// The template that chose, and counts the connection already.
+    /// The template that determined the destination. It counts the connection already.
     pub(crate) template: Option<ConnId>,
 }
 
-/// What a scheduler is asked for a packet. `random`: bits that are fresh for each choice.
+/// The scheduler's input for a packet. `random`: bits that are new for each choice.
 pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
     Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
 }
 
-/// Chooses a destination for a new connection of a service without persistence, and the endpoint there. It serves its
-/// own port only.
+/// Chooses a destination, and the endpoint there, for a new connection of a service without persistence. Such a service
+/// takes packets to its own port only.
 ///
-/// # Errors
-/// The verdict on a packet that nobody takes.
+/// # Errors The verdict on a packet that no destination takes.
 pub(crate) fn choose<'s>(
     packet: &Packet,
     service: &'s Service,
@@ -50,7 +49,7 @@ pub(crate) fn choose<'s>(
     Ok(Chosen { id: *id, dest, method: *method, live, template: None })
 }
 
-/// Lets a service's scheduler choose for a packet.
+/// The scheduler's choice for a packet.
 ///
 /// # Errors
 /// As [`choose`].
@@ -62,7 +61,7 @@ pub(crate) fn member<'s>(
     service.choose(request).ok_or_else(|| no_destination(packet, service))
 }
 
-/// What becomes of a packet that no destination takes: beside FTP's port it may be somebody else's.
+/// The verdict on a packet that no destination takes. A packet to another port than FTP's may be for the kernel.
 fn no_destination(packet: &Packet, service: &Service) -> Verdict {
     match service.port() {
         FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,

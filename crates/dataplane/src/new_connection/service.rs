@@ -1,6 +1,6 @@
-//! Which packets begin a connection, and of which service.
+//! The service of a packet without a connection, and the conditions under which the packet may begin one.
 //!
-//! Runs when a packet matches no connection. Cost: the mark rules, and up to five look-ups of a service.
+//! Runs for each packet that belongs to no connection. Cost: the mark rules, and up to five look-ups of a service.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::forward::decrement_ttl;
 use crate::snapshot::{FTP_DATA, Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
-/// A service, with the firewall mark of the packet that belongs to it; 0 is none.
+/// A service, and the firewall mark of the packet that matched it; 0: none.
 #[derive(Clone, Copy)]
 pub(crate) struct Marked<'s> {
     /// The service.
@@ -21,10 +21,10 @@ pub(crate) struct Marked<'s> {
     pub(crate) mark: u32,
 }
 
-/// The service whose connection `packet` begins.
+/// The service for which `packet` begins a connection.
 ///
 /// # Errors
-/// The verdict on a packet that begins none.
+/// The verdict on a packet that begins no connection.
 pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
     match_service(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
         true => Verdict::Drop(DropReason::Unsolicited),
@@ -33,7 +33,7 @@ pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) ->
 }
 
 fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
-    // Of what IPVS would have to read there is nothing.
+    // Such a packet contains nothing that IPVS could read.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
@@ -48,16 +48,16 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
     }
 }
 
-/// The verdict on a packet that begins no connection, which is edited as its sender is to see it.
+/// The verdict on a packet that begins no connection. The packet is edited to the form that an ICMP error must quote.
 pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Verdict {
     if verdict == Verdict::Drop(DropReason::Unsolicited) {
-        // The kernel's forwarding has taken one off when IPVS tells the sender.
+        // IPVS sends the error after the kernel's forwarding has decremented the time to live.
         decrement_ttl(frame, packet);
     }
     verdict
 }
 
-/// Refuses a packet from the port of FTP's data, which begins no connection; IPVS sees so only after `drop_packet`.
+/// Refuses a packet from the FTP data port, which begins no connection. IPVS checks this only after `drop_packet`.
 ///
 /// # Errors
 /// The verdict on such a packet.
@@ -69,13 +69,13 @@ pub(crate) fn refuse_ftp_data(packet: &Packet, snapshot: &Snapshot) -> Result<()
     }
 }
 
-/// Whether a packet comes from the port of FTP's data.
+/// Whether a packet comes from the FTP data port.
 pub(crate) fn is_ftp_data(packet: &Packet) -> bool {
     packet.flow.source.port == FTP_DATA
 }
 
-/// Whether a masqueraded destination speaks to somebody who did not ask, and is to be told so. What it says to the
-/// director itself is between the two of them.
+/// Whether a packet comes from a masqueraded destination without a client's request, and an ICMP error must be sent to
+/// the destination. Packets to the director itself are excluded.
 fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
         && !is_reset(packet)
@@ -83,14 +83,15 @@ fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
         && !snapshot.egress.is_local(packet.flow.dest.addr)
 }
 
-/// Whether a packet from outside to `dest` may have this source. The kernel refuses such packets before IPVS sees them
-/// (RFC 1812 §5.3.7, RFC 4291 §2.5), and gets these back. Of IPv6 it does not refuse one with an address of its own.
+/// Whether a packet from the wire to `dest` may have this source. The kernel refuses others before IPVS sees them (RFC
+/// 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel. An IPv6 packet with an address of the director as its
+/// source is not refused.
 pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
     is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
 }
 
-/// Whether a packet is the first of its connection as its protocol has it: then it may also take the place of an old
-/// one. TCP: a SYN, acknowledging or not. SCTP: an INIT.
+/// Whether a packet is the first of a connection by the rules of its protocol: a TCP SYN, with or without ACK, or an
+/// SCTP INIT. Such a packet may replace an old connection.
 pub(crate) fn is_first(packet: &Packet) -> bool {
     match packet.flow.protocol {
         Protocol::TCP => packet.tcp_flags.has(tcp::Flags::SYN),
@@ -99,14 +100,14 @@ pub(crate) fn is_first(packet: &Packet) -> bool {
     }
 }
 
-/// Whether a packet begins with the end of its connection: a TCP reset, an SCTP abort as the first chunk. It begins no
-/// other, and its sender is told nothing.
+/// Whether a packet ends its connection: a TCP reset, or an SCTP packet whose first chunk is an ABORT. It begins no
+/// connection, and its sender gets no ICMP error.
 pub(crate) fn is_reset(packet: &Packet) -> bool {
     packet.tcp_flags.has(tcp::Flags::RST) || packet.sctp_event == Some(sctp::Event::Abort)
 }
 
-/// TCP: a SYN that does not reset; any that does not reset if sloppy. UDP: every datagram. SCTP: an INIT; all but an
-/// ABORT if sloppy.
+/// Whether a packet may begin a connection. TCP: a SYN without RST; with `sloppy_tcp` any packet without RST. UDP:
+/// every datagram. SCTP: an INIT; with `sloppy_sctp` every packet but an ABORT.
 pub(crate) fn may_begin(packet: &Packet, settings: &Settings) -> bool {
     match packet.flow.protocol {
         Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !is_reset(packet),

@@ -1,4 +1,4 @@
-//! A port without a kernel: frames are put in and taken out by hand. For tests, benches and the lab.
+//! A port without a kernel, for tests, benches and the lab: the caller injects frames and takes them out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool};
 
 use crate::port::{Port, Received, Woken};
 
-/// A frame as bytes, with the link that it left or enters by.
+/// A frame as bytes, with the link by which it enters or leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bytes {
     /// The link.
@@ -27,7 +27,7 @@ pub struct MemoryPort {
 }
 
 impl MemoryPort {
-    /// A port with this many links, none of whose frames are larger than `layout` holds.
+    /// A port with this many links. Its frames are no larger than `layout` permits.
     pub fn new(layout: FrameLayout, links: u16) -> Self {
         Self {
             pool: FramePool::in_memory(layout),
@@ -38,7 +38,7 @@ impl MemoryPort {
         }
     }
 
-    /// Frames as AF_XDP has them: 2 KiB, of which 256 bytes are headroom.
+    /// A port with frames as AF_XDP has them: 2 KiB, of which 256 bytes are headroom.
     pub fn with_links(links: u16) -> Self {
         Self::new(
             FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 8 * BURST as u32 },
@@ -46,12 +46,12 @@ impl MemoryPort {
         )
     }
 
-    /// How many links it has from now on.
+    /// Sets the number of links.
     pub fn set_links(&mut self, links: u16) {
         self.links = links;
     }
 
-    /// Lets a frame come in. `false` if it does not fit a slot or the pool is empty.
+    /// Injects a frame. `false` if it does not fit a slot or the pool is empty.
     #[must_use]
     pub fn inject(&mut self, link: LinkId, bytes: &[u8]) -> bool {
         let Some(mut frame) = self.pool.take() else { return false };
@@ -64,12 +64,12 @@ impl MemoryPort {
         true
     }
 
-    /// What has been transmitted since the last call.
+    /// Frames that were transmitted since the last call.
     pub fn take_transmitted(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.transmitted)
     }
 
-    /// What has gone to the kernel since the last call.
+    /// Frames that went to the kernel since the last call.
     pub fn take_passed(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.passed)
     }

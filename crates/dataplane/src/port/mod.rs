@@ -1,7 +1,8 @@
-//! Where a worker's frames come from and go to.
+//! The port: where a worker's frames come from and go to.
 //!
-//! [`Port`] is all that the pipeline knows of the outside. [`xdp`] is the wire: queues of every attached
-//! interface. [`memory`] is the same without a kernel, for tests, benches and the lab; [`tagged`] goes around either.
+//! [`Port`] is the pipeline's only interface to the outside. [`xdp`] implements it with the queues of all attached
+//! interfaces. [`memory`] implements it without a kernel, for tests, benches and the lab. [`tagged`] wraps either and
+//! handles VLAN tags.
 
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ pub mod memory;
 pub mod tagged;
 pub mod xdp;
 
-/// A frame with the link that it came in by.
+/// A frame with the link by which it was received.
 #[derive(Debug)]
 pub struct Received {
-    /// Where it came in.
+    /// The link.
     pub link: LinkId,
-    /// The frame, whole, from the Ethernet header on.
+    /// The whole frame, from the Ethernet header on.
     pub frame: Frame,
 }
 
-/// Packets that the XDP program steered to a port and that the kernel dropped before it had them.
+/// Packets that the XDP program steered to a port and that the kernel dropped before the port received them.
 ///
 /// Source: `struct xdp_statistics` in `include/uapi/linux/if_xdp.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,51 +37,51 @@ pub struct KernelDrops {
     pub other: u64,
 }
 
-/// Why a wait ended.
+/// The reason why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// Frames may be there, or somebody called for the worker.
+    /// Frames may have arrived, or another thread has woken the worker.
     Ready,
-    /// Nothing happened for as long as it was told to wait.
+    /// The time is over.
     TimedOut,
 }
 
-/// A worker's way to its queues. Every frame handed over is owned: it goes out by exactly one of the methods.
+/// A worker's access to its queues. Frames are owned: each one leaves by exactly one of the methods.
 pub trait Port {
-    /// Appends frames that have come in to `burst`, until it holds [`BURST`](xvs_xdp::BURST) or there are none.
+    /// Appends received frames to `burst`, until it holds [`BURST`](xvs_xdp::BURST) or there are no more.
     fn receive(&mut self, burst: &mut Vec<Received>);
 
-    /// Sends a frame out by a link. The frame comes back if the link is gone or down, or if its ring is full.
+    /// Sends a frame by a link. Returns the frame if the link is gone or down, or if its ring is full.
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
-    /// Gives a frame to the kernel as if it had come in by `link` and no XDP program had been there.
-    /// The frame comes back if that could not be done.
+    /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. Returns the frame if
+    /// that fails.
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// An empty frame for a packet that the director originates; `None` if all are in use.
     fn allocate(&mut self) -> Option<Frame>;
 
-    /// Takes back a frame that goes nowhere.
+    /// Takes back a frame that is not sent.
     fn recycle(&mut self, frame: Frame);
 
-    /// Takes back a frame that came in and is dropped.
+    /// Takes back a received frame that is dropped.
     fn discard(&mut self, received: Received, _: DropReason) {
         self.recycle(received.frame);
     }
 
-    /// What became of the next frame of the burst, in its order; the frame has left.
+    /// Reports the verdict on the next frame of the burst, in order; the frame has left already.
     fn settled(&mut self, _: Verdict) {}
 
-    /// Ends a burst: what was transmitted is made known to the kernel, the receive queues are refilled.
+    /// Ends a burst: notifies the kernel of transmitted frames and refills the receive queues.
     fn flush(&mut self);
 
-    /// Sleeps until a frame comes in, the worker is called, or the time is over; `None` waits for ever.
+    /// Sleeps until a frame arrives, another thread wakes the worker, or the time is over; `None` waits without limit.
     fn wait(&mut self, at_most: Option<Duration>) -> Woken;
 
-    /// How many frames are where.
+    /// The number of frames in each place.
     fn census(&self) -> Census;
 
-    /// What the kernel has dropped of what came for this port, since it was opened. Asking may cost system calls.
+    /// The packets for this port that the kernel has dropped since it was opened. The call may cost system calls.
     fn kernel_drops(&self) -> KernelDrops {
         KernelDrops::default()
     }

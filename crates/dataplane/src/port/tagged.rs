@@ -1,10 +1,10 @@
-//! A port whose VLAN tags are taken off what comes in and put on what goes out, by the links of a snapshot.
+//! A port that removes the VLAN tags of received frames and adds them to sent ones, by the links of a snapshot.
 //!
-//! Lives for one burst, around the worker's port. A frame with the tag of a known VLAN comes in without it, as of the
-//! VLAN's own link; what is sent by such a link, or goes back to the kernel as of it, leaves tagged, by the interface
-//! below. So nothing between knows of tags, and a tag is kept, changed or removed as the links on either side ask. A
-//! frame with an unknown tag, or with two, is left as it is: it is the kernel's. Priority bits are not carried over.
-//! Cost: two bytes read a frame, and 12 moved for each tag.
+//! Lives for one burst, around the worker's port. A frame with the tag of a known VLAN is received without the tag,
+//! from the VLAN's own link. A frame that is sent by such a link, or goes back to the kernel from it, gets the tag and
+//! leaves by the interface below. So no stage handles tags, and a tag is kept, changed or removed as the links on
+//! either side require. A frame with an unknown tag, or with two, stays unchanged: it goes to the kernel. Priority bits
+//! are not kept. Cost: two bytes read for each frame, and 12 moved for each tag.
 
 use std::time::Duration;
 
@@ -15,19 +15,20 @@ use xvs_xdp::{Census, Frame};
 use super::{Port, Received, Woken};
 use crate::egress::Egress;
 
-/// A port, and the links that its tags stand for.
+/// A port, and the links of its tags.
 pub struct Tagged<'a, P> {
     port: &'a mut P,
     egress: &'a Egress,
 }
 
 impl<'a, P: Port> Tagged<'a, P> {
-    /// This port with the tags of these links.
+    /// Wraps this port, with the tags of these links.
     pub fn new(port: &'a mut P, egress: &'a Egress) -> Self {
         Self { port, egress }
     }
 
-    /// The interface that a frame of this link goes by, with the tag on; as it is if it has no room for one.
+    /// Adds the tag of this link, and returns the interface by which the frame leaves. Returns the unchanged frame if
+    /// it has no room for a tag.
     fn tag(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
         let Some((over, vlan)) = self.egress.tag(link) else { return Ok((link, frame)) };
         if !frame.grow_front(TAG_LEN) {
@@ -38,7 +39,7 @@ impl<'a, P: Port> Tagged<'a, P> {
     }
 }
 
-/// Has a frame come in as of the VLAN that its tag says, if that is a link here.
+/// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
 fn untag(received: &mut Received, egress: &Egress) {
     let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
     if let Some(link) = egress.untagged(received.link, vlan) {
@@ -111,7 +112,7 @@ mod tests {
         [&(0..12).collect::<Vec<u8>>()[..], &tags.concat(), &[0x08, 0x00, 0x45, 0xa5]].concat()
     }
 
-    /// How a frame comes in, and what goes back to the kernel if it is passed.
+    /// The link and bytes of a received frame, and the frame that the kernel gets if it is passed.
     fn passed(bytes: &[u8]) -> (LinkId, Vec<u8>, Bytes) {
         let (mut port, egress) = (MemoryPort::with_links(1), links());
         assert!(port.inject(WAN, bytes));
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_a_known_vlan_comes_in_untagged_and_goes_back_to_the_kernel_as_it_came() {
+    fn a_frame_of_a_known_vlan_is_received_untagged_and_goes_back_to_the_kernel_unchanged() {
         let tagged = frame(&[[0x81, 0, 0, 5]]);
         let (link, came, back) = passed(&tagged);
         assert_eq!((link, came), (FIVE, frame(&[])));
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_double_tags_and_8021ad_are_left_alone() {
+    fn frames_with_unknown_or_double_or_8021ad_tags_are_unchanged() {
         for tags in [&[[0x81, 0, 0, 6]][..], &[[0x81, 0, 0, 5], [0x81, 0, 0, 5]], &[[0x88, 0xa8, 0, 5]], &[]]
         {
             let bytes = frame(tags);
@@ -144,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_carries_a_priority_only_comes_off() {
+    fn a_tag_that_carries_only_a_priority_is_removed() {
         let (link, came, _) = passed(&frame(&[[0x81, 0, 0xe0, 0]]));
         assert_eq!((link, came), (WAN, frame(&[])));
     }
 
     #[test]
-    fn what_is_sent_by_a_vlan_leaves_tagged_by_the_interface_below() {
+    fn a_frame_sent_by_a_vlan_leaves_tagged_by_the_interface_below() {
         let (mut port, egress) = (MemoryPort::with_links(1), links());
         let mut tagged = Tagged::new(&mut port, &egress);
         let mut outgoing = tagged.allocate().unwrap();

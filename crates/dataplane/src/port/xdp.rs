@@ -1,9 +1,9 @@
-//! The wire as a [`Port`]: one worker's AF_XDP sockets, the TAPs back to the kernel, and its wake-up.
+//! The wire as a [`Port`]: one worker's AF_XDP sockets, the TAPs back to the kernel, and the worker's waker.
 //!
-//! Made by the control thread, moved to the worker's thread. Frames come in turn from the queues of all interfaces and
-//! go out by the first queue that the worker owns of theirs. What was transmitted is on its way after
-//! [`Port::flush`]; while the kernel has not taken all of it, [`Port::wait`] returns after a millisecond so that the
-//! worker flushes again. Nothing allocates after [`XdpPort::open`].
+//! Made by the control thread and moved to the worker's thread. Frames are received from the queues of all interfaces
+//! in turn, and leave by the first queue of their interface that the worker owns. The kernel is notified of transmitted
+//! frames by [`Port::flush`]. While it has not taken all of them, [`Port::wait`] returns after a millisecond, so that
+//! the worker flushes again. Nothing is allocated after [`XdpPort::open`].
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use super::{KernelDrops, Port, Received, Woken};
 use crate::counters::Counter;
 use crate::steering::reinject::Reinjector;
 
-/// How many sockets one worker may have.
+/// The most sockets of one worker.
 pub const MAX_SOCKETS: usize = 63;
 
 /// One worker's port to the wire.
 pub struct XdpPort {
     sockets: Sockets,
-    /// By link.
+    /// Indexed by link.
     to_kernel: Vec<Arc<Reinjector>>,
     waker: Waker,
     unsent: Unsent,
@@ -32,11 +32,10 @@ pub struct XdpPort {
 }
 
 impl XdpPort {
-    /// A port over these sockets; `to_kernel` has the way back for each of their links, in the same order.
+    /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order.
     ///
-    /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if the two do not fit each other or there are more than [`MAX_SOCKETS`] sockets;
-    /// what the kernel says when it has no more descriptors.
+    /// # Errors [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets;
+    /// the kernel's error if it has no more descriptors.
     pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {
@@ -48,22 +47,22 @@ impl XdpPort {
         Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing, counters })
     }
 
-    /// What is known of each socket, for any thread.
+    /// The counters of each socket, for any thread.
     pub fn socket_counters(&self) -> Arc<[SocketCounters]> {
         self.counters.clone()
     }
 
-    /// What ends this port's wait.
+    /// A waker that ends this port's wait.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Has another port's waker end this one's waits, so that whoever has it need not hear of the new port.
+    /// Replaces the waker by another port's, so that its holders can wake the new port too.
     pub fn set_waker(&mut self, waker: Waker) {
         self.waker = waker;
     }
 
-    /// How many frames are in TX rings and not known to be sent.
+    /// The number of frames in TX rings that are not known to be sent.
     pub fn unsent(&self) -> u64 {
         self.sockets.statistics().map(|(_, _, queue)| u64::from(queue.lent_to_transmit)).sum()
     }
@@ -113,7 +112,7 @@ impl Port for XdpPort {
             Unsent::Some => Some(at_most.map_or(retry, |limit| limit.min(retry))),
             Unsent::Nothing => at_most,
         };
-        // One too long for the kernel is as good as none.
+        // A limit too long for the kernel is treated as none.
         let timeout = at_most.and_then(|limit| Timespec::try_from(limit).ok());
         let mut fds = [const { None }; MAX_SOCKETS + 1];
         let waker = self.waker.0.as_fd();
@@ -131,7 +130,7 @@ impl Port for XdpPort {
                 }
                 Woken::Ready
             }
-            // A signal; whoever waits looks for work and waits again.
+            // A signal: the worker checks for work and waits again.
             Err(_) => Woken::Ready,
         }
     }
@@ -155,8 +154,8 @@ impl Port for XdpPort {
     }
 }
 
-/// What a worker last saw of one of its sockets: each time that it asks for the kernel's drops, about a second after
-/// packets came. One writer, the worker.
+/// The last known statistics of one socket. The worker updates them each time that it reads the kernel's drop counters,
+/// about a second after packets arrived. One writer: the worker.
 #[derive(Debug)]
 pub struct SocketCounters {
     /// The interface.
@@ -172,7 +171,8 @@ impl SocketCounters {
         Self { link, queue, counts: array::from_fn(|_| Counter::default()), lent: Default::default() }
     }
 
-    /// The socket of an interface that is gone has no counts any more: they stay as they were.
+    /// Updates the counters. The socket of a removed interface has no counts any more; the counters then keep their
+    /// values.
     fn update(&self, now: &Statistics) {
         let counts = [
             now.receive_ring_full,
@@ -191,7 +191,7 @@ impl SocketCounters {
         }
     }
 
-    /// As it was last seen.
+    /// The last known statistics.
     pub fn statistics(&self) -> Statistics {
         let [
             receive_ring_full,
@@ -202,7 +202,7 @@ impl SocketCounters {
             transmit_ring_empty,
             descriptors_refused,
         ] = array::from_fn(|place| self.counts[place].value());
-        // They were as narrow when they were told.
+        // These were stored from 32-bit numbers.
         let [lent_to_receive, lent_to_transmit] = array::from_fn(|place| self.lent[place].value() as u32);
         Statistics {
             receive_ring_full,
@@ -218,7 +218,7 @@ impl SocketCounters {
     }
 }
 
-/// Calls a worker out of [`Port::wait`], from any thread; a call before the wait ends that wait at once.
+/// Wakes a worker from [`Port::wait`], from any thread. A call before the wait ends that wait at once.
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<OwnedFd>);
 
@@ -231,7 +231,7 @@ impl Waker {
 
     fn clear(&self) {
         let mut count = [0; 8];
-        // That nobody called meanwhile is no error.
+        // Without a call in the meantime there is nothing to read; that is no error.
         let _ = rustix::io::read(&self.0, &mut count);
     }
 }
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_of_a_socket_is_what_it_last_said_and_counts_never_go_down() {
+    fn statistics_of_a_socket_are_the_last_known_and_counts_never_decrease() {
         let counters = SocketCounters::new(LinkId(1), 7);
         let now = Statistics {
             receive_ring_full: 1,

@@ -1,7 +1,7 @@
-//! The atomics that shared cells are made of: the standard library's, or loom's where a model runs.
+//! The atomics of shared cells: the standard library's, or loom's in a model.
 //!
-//! Code that a model must see uses these and never `std::sync::atomic`. Statistics do the opposite: they order
-//! nothing, and a model that followed them would only take longer.
+//! Code that a model must follow uses these and never `std::sync::atomic`. Statistics do the opposite: they order no
+//! other memory, and a model that followed them would only take longer.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};

@@ -1,9 +1,9 @@
 //! One anonymous memory file, mapped once, and typed views of its parts.
 //!
-//! Made when a table is made; nothing here runs per packet except [`prefetch`] and the indexing of [`Cells`], which
-//! is that of a slice. Promise: what is mapped reads as zero until written, costs memory only where it was touched
-//! (unless [`Memory::Resident`] was asked for), and stays mapped as long as any [`Cells`] of it exists. Not here:
-//! what the cells mean (`layout.rs`). Where a loom model runs, the same types are plain boxed slices.
+//! Made when a table is made. Only [`prefetch`] and the indexing of [`Cells`], which is that of a slice, run for
+//! packets. Promise: mapped memory reads as zero until it is written, occupies memory only where it was touched (except
+//! with [`Memory::Resident`]), and stays mapped as long as any [`Cells`] of it exists. Not here: the meaning of the
+//! cells (`layout.rs`). In a loom model the same types are plain boxed slices.
 
 #[cfg(not(loom))]
 use std::{
@@ -22,15 +22,15 @@ use rustix::{
 
 use super::layout::{Bucket, Entry, Extension, Header};
 
-/// What a table's memory may cost at its start.
+/// When a table's memory is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Memory {
-    /// Pages are touched when they are first used. Huge pages only if the machine has reserved some
-    /// (`vm.nr_hugepages`); with small pages a look-up in a large table waits for page tables too.
+    /// Pages are allocated when they are first used. Huge pages only if the machine has reserved some
+    /// (`vm.nr_hugepages`). With small pages a look-up in a large table also waits for page tables.
     #[default]
     OnDemand,
-    /// Everything is allocated at once, as huge pages if the kernel finds them, reserved or not. For tables that
-    /// are expected to fill.
+    /// Everything is allocated at once, in huge pages if the kernel finds any, reserved or not. For tables that are
+    /// expected to become full.
     Resident,
 }
 
@@ -44,26 +44,26 @@ impl std::fmt::Display for Pages {
     }
 }
 
-/// Which pages a mapping got.
+/// The pages of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pages {
     /// Reserved huge pages (hugetlbfs).
     Reserved,
     /// Ordinary memory that the kernel has put into huge pages.
     Collapsed,
-    /// Small ones.
+    /// Small pages.
     Small,
 }
 
-/// A kind of cell that may be laid over fresh memory.
+/// A type of cell that may be placed in fresh memory.
 ///
 /// # Safety
-/// Every byte belongs to an atomic, so that shared references are sound whoever writes, and all bytes zero are a
-/// valid value.
+/// Every byte belongs to an atomic, so that shared references are sound whichever thread writes, and all bytes zero are
+/// a valid value.
 pub(crate) unsafe trait Cell: Default {}
 
-// SAFETY: `layout.rs` declares atomics and arrays of atomics only, in `repr(C)` with no padding that is read; the
-// zero of an atomic integer is all bytes zero.
+// SAFETY: `layout.rs` declares only atomics and arrays of atomics, in `repr(C)` with no padding that is read. The zero
+// of an atomic integer is all bytes zero.
 unsafe impl Cell for Header {}
 // SAFETY: as for `Header`.
 unsafe impl Cell for Bucket {}
@@ -72,7 +72,7 @@ unsafe impl Cell for Entry {}
 // SAFETY: as for `Header`.
 unsafe impl Cell for Extension {}
 
-/// The mapping of a memory file, which it keeps alive.
+/// The mapping of a memory file, which stays alive with it.
 #[cfg(not(loom))]
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -83,8 +83,8 @@ pub(crate) struct Mapping {
     _reservation: Reservation,
 }
 
-// SAFETY: the mapping is memory of the whole process, and the only views of it that are handed out are slices of
-// all-atomic cells; `base` itself never leaves.
+// SAFETY: the mapping is memory of the whole process. Other code gets only slices of all-atomic cells; `base` itself
+// stays private.
 #[cfg(not(loom))]
 unsafe impl Send for Mapping {}
 // SAFETY: as for `Send`; no method writes through `base`.
@@ -96,7 +96,7 @@ impl Mapping {
     /// Maps at least `size_bytes` of zeros.
     ///
     /// # Errors
-    /// What `memfd_create`, `ftruncate` or `mmap` answered for small pages; lack of huge pages is no error.
+    /// The error of `memfd_create`, `ftruncate` or `mmap` for small pages. A lack of huge pages is no error.
     pub(crate) fn create(size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let size_bytes = size_bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES);
         let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
@@ -110,7 +110,7 @@ impl Mapping {
         Ok(Arc::new(mapping))
     }
 
-    /// Which pages it has.
+    /// The kind of its pages.
     pub(crate) fn pages(&self) -> Pages {
         self.pages
     }
@@ -122,8 +122,8 @@ impl Mapping {
     pub(crate) fn cells<C: Cell>(self: &Arc<Self>, offset: usize, len: usize) -> Cells<C> {
         let end = len.checked_mul(size_of::<C>()).and_then(|bytes| bytes.checked_add(offset));
         assert!(end.is_some_and(|end| end <= self.size_bytes), "cells within the mapping");
-        // SAFETY: `offset` is not beyond the mapping's end, as just checked, so this stays within the one mapped
-        // object that `base` points to.
+        // SAFETY: `offset` is not beyond the mapping's end, as was just checked, so the result stays within the one
+        // mapped object that `base` points to.
         let first = unsafe { self.base.add(offset) }.cast::<C>();
         assert!(first.is_aligned(), "cells aligned");
         Cells { first, len, _mapping: Arc::clone(self) }
@@ -134,10 +134,10 @@ impl Mapping {
         ftruncate(&file, size_bytes as u64)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         if pages == Pages::Reserved {
-            // The kernel places files of huge pages at multiples of their size by itself. A fixed place would not do:
-            // where there are no huge pages this fails, and the kernel may have unmapped what was there by then.
-            // SAFETY: the address is the kernel's choice, so no other mapping is replaced; the file is ours alone
-            // and never truncated again.
+            // The kernel places files of huge pages at multiples of their size by itself. A fixed address would not do:
+            // without huge pages the call fails, and the kernel may already have unmapped the old range by then.
+            // SAFETY: the address is the kernel's choice, so no other mapping is replaced. Only this function has the
+            // file, and it is never truncated again.
             let start = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, &file, 0) }?;
             let base = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
             return Ok(Self {
@@ -147,8 +147,9 @@ impl Mapping {
                 _reservation: Reservation { start: base, size_bytes },
             });
         }
-        // A file's huge page must lie at a multiple of its size in the address space too, and the kernel places
-        // ordinary files anywhere: so a range that is larger by one is reserved, and the file put into it.
+        // A huge page of a file must also be at a multiple of its size in the address space, but the kernel places
+        // ordinary files at any page. So a range that is larger by one huge page is reserved, and the file is mapped
+        // into it.
         let reserved_bytes = size_bytes + HUGE_PAGE_BYTES;
         // SAFETY: the address is the kernel's choice, so no other mapping is replaced.
         let start =
@@ -156,16 +157,16 @@ impl Mapping {
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let reservation = Reservation { start, size_bytes: reserved_bytes };
         let aligned = start.as_ptr().wrapping_add(start.as_ptr().align_offset(HUGE_PAGE_BYTES));
-        // SAFETY: `aligned` is less than one huge page after `start`, so the range lies in the reservation, which
-        // nobody else knows of; only that is replaced. The file is ours alone and never truncated again, so no
-        // page of it can vanish under the mapping.
+        // SAFETY: `aligned` is less than one huge page after `start`, so the range lies in the reservation. No other
+        // code knows the reservation, and only that is replaced. Only this function has the file, and it is never
+        // truncated again, so no page of it can vanish under the mapping.
         let mapped =
             unsafe { mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, &file, 0) };
         let base = match mapped {
             Ok(base) => NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             Err(error) => {
-                // The kernel may have unmapped the range by now, and another thread have mapped something there: so
-                // it is no longer ours to unmap.
+                // The kernel may have unmapped the range already, and another thread may have mapped something there.
+                // So this process must not unmap it again.
                 std::mem::forget(reservation);
                 return Err(error.into());
             }
@@ -173,17 +174,17 @@ impl Mapping {
         Ok(Self { base, size_bytes, pages, _reservation: reservation })
     }
 
-    /// Asks for huge pages now; whether all of it has them.
+    /// Requests huge pages now. Returns whether the whole mapping has them.
     fn collapse(&self) -> bool {
-        // The kernel (6.18) refuses a range of which nothing was ever touched, with EINVAL.
+        // The kernel (6.18) refuses a range of which no page was ever touched, with EINVAL.
         for offset in (0..self.size_bytes).step_by(HUGE_PAGE_BYTES) {
             // SAFETY: `offset` is below the size of the mapping that `base` points to.
             let byte = unsafe { self.base.add(offset) };
-            // SAFETY: the byte is mapped and, the mapping being not yet handed out, in nobody else's hands.
+            // SAFETY: the byte is mapped, and no other code has the mapping yet.
             let _ = unsafe { byte.read_volatile() };
         }
         let start = self.base.as_ptr().cast::<c_void>();
-        // SAFETY: the range is the whole of our own mapping; collapsing changes which pages hold it and no byte.
+        // SAFETY: the range is exactly this mapping. Collapsing changes the pages that hold it and no byte.
         unsafe { libc::madvise(start, self.size_bytes, libc::MADV_COLLAPSE) == 0 }
     }
 }
@@ -199,9 +200,9 @@ struct Reservation {
 #[cfg(not(loom))]
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: the range is what `mmap` returned and was given. Its owner is the mapping, on which every `Cells`
-        // holds a count, so none is left that could reach the memory. The call can fail only for a range that is
-        // not ours, so its result says nothing.
+        // SAFETY: `mmap` was given and returned this range. The mapping owns it, and every `Cells` holds a count on the
+        // mapping, so none is left that could reach the memory. The call fails only for a range that this process does
+        // not have, so its result is ignored.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.size_bytes) };
     }
 }
@@ -215,10 +216,10 @@ pub(crate) struct Cells<C> {
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: it is a counted reference to a mapping, which may be sent, and derefs to cells made of atomics.
+// SAFETY: it is a counted reference to a mapping, which is `Send`, and it derefs to cells made of atomics.
 #[cfg(not(loom))]
 unsafe impl<C: Cell> Send for Cells<C> {}
-// SAFETY: as for `Send`; it has no method that writes but those of the cells.
+// SAFETY: as for `Send`; only the methods of the cells write.
 #[cfg(not(loom))]
 unsafe impl<C: Cell> Sync for Cells<C> {}
 
@@ -227,27 +228,27 @@ impl<C: Cell> Deref for Cells<C> {
     type Target = [C];
 
     fn deref(&self) -> &[C] {
-        // SAFETY: `Mapping::cells` checked that `len` cells lie within the mapping and are aligned; `_mapping`
-        // keeps it mapped for as long as `self` is borrowed; fresh memory is zero, which `Cell` promises to be a
-        // value; all writers, in this process and any other, go through the same atomics.
+        // SAFETY: `Mapping::cells` has checked that `len` cells lie within the mapping and are aligned. `_mapping`
+        // keeps it mapped for as long as `self` is borrowed. Fresh memory is zero, which is a valid value by the
+        // contract of `Cell`. All writers, in this process and any other, use the same atomics.
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
 
-/// Brings a cell's line into the cache: a hint, which has no other effect.
+/// Prefetches a cell's cache line: a hint without any other effect.
 #[inline]
 pub(crate) fn prefetch<T>(cell: &T) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of every x86_64, and a prefetch of whatever address neither faults nor writes.
+        // SAFETY: SSE is part of every x86_64, and a prefetch of any address neither faults nor writes.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(cell).cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(loom))))]
     let _ = cell;
 }
 
-/// A huge page of x86_64, and of aarch64 with 4 KiB base pages.
+/// The size of a huge page on x86_64, and on aarch64 with 4 KiB base pages.
 #[cfg(not(loom))]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn mappings_that_threads_make_at_once_do_not_take_each_others_memory() {
+    fn mappings_that_threads_create_concurrently_do_not_overlap() {
         std::thread::scope(|scope| {
             for thread in 1..=4 {
                 scope.spawn(move || {

@@ -1,8 +1,9 @@
 //! Memory that threads and processes share, and the only raw views of it.
 //!
-//! Everything here checks what it is handed in release builds too; what leaves is safe to use wrongly.
+//! Everything here checks its arguments in release builds too. Its results are safe to use in any order and by any
+//! thread.
 
-// Raw views of shared memory are what this module is for; everything built on it is safe code.
+// Raw views of shared memory are the purpose of this module; all code that uses it is safe.
 #![allow(unsafe_code)]
 
 pub(crate) mod atomic;

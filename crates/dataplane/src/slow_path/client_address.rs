@@ -1,20 +1,22 @@
-//! Tells a destination behind FULLNAT who its client is: by a PROXY header before the client's first byte, or by a TCP
-//! option.
+//! Passes the client's address to a destination behind FULLNAT: in a PROXY header before the client's first byte, or in
+//! a TCP option.
 //!
-//! Runs for each packet of a TCP connection whose service asks for it; for others the cost is a look at the flags.
+//! Runs for each packet of a TCP connection whose service is configured for it; other packets cost one check of the
+//! flags.
 //!
-//! **PROXY.** The header stands in the stream before the client's first byte, so from then on the client's bytes have
-//! higher numbers towards the destination: sequence numbers are raised by its length, the destination's acknowledgements
-//! and SACK blocks lowered. Until it is acknowledged it goes with every segment that begins at the first byte, that of the
-//! handshake's end among them, so what is lost is sent again by whoever sends that again, with the same bytes. SYN+ACK
-//! promises so much less (MSS) that the first segment has room for it; where there is none all the same, or a router was
-//! heard that the way is narrower, the header goes alone and the client sends its data again. The length follows from the family: all that is remembered is the number of
-//! the first byte, and whether the header was acknowledged.
+//! **PROXY.** The header precedes the client's first byte in the stream. So towards the destination all bytes of the
+//! client have higher numbers: sequence numbers are raised by the length of the header; acknowledgements and SACK
+//! blocks of the destination are lowered by it. Until the destination acknowledges the header, every segment that
+//! begins at the first byte carries it, also the one that completes the handshake. So a retransmission by the client
+//! replaces a lost header with the same bytes. The MSS in the SYN+ACK is reduced by the length of the header, so the
+//! first segment has room for it. If there is no room nevertheless, or a router has reported a smaller path MTU, the
+//! header is sent without the data, and the client retransmits them. The length of the header follows from the family.
+//! The connection stores only the number of the first byte, and whether the header was acknowledged.
 //!
-//! **TOA.** The option (kind 254: port, address) goes with every segment that begins at the first byte. Where there is no
-//! room it is left out, and counted.
+//! **TOA.** Every segment that begins at the first byte carries the option (kind 254: port, address). If there is no
+//! room the option is omitted and counted.
 //!
-//! Not here: the rewriting of addresses and ports, which comes after requests are told and after replies are.
+//! Not here: the rewriting of addresses and ports, which follows this step.
 
 use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
@@ -29,13 +31,13 @@ use crate::counters::WorkerCounters;
 use crate::egress::Path;
 use crate::snapshot::Destination;
 
-/// The option that the kernel module `toa` reads.
+/// The option kind that the kernel module `toa` reads.
 const TOA: u8 = 254;
-/// SACK blocks (RFC 2018 §3).
+/// The option kind of SACK blocks (RFC 2018 §3).
 const SACK: u8 = 5;
 
-/// Tells the destination of the client by a packet of its, not rewritten yet. `Some`: what the packet has become, its headers
-/// at the same places of the frame.
+/// Adds the client's address to a client's packet that is not rewritten yet. Returns the changed packet, whose headers
+/// are at the same positions in the frame; `None` if `packet` still describes the frame.
 #[inline]
 pub(crate) fn add(
     frame: &mut Frame,
@@ -51,7 +53,7 @@ pub(crate) fn add(
     }
 }
 
-// Apart, so that what every packet runs through is short.
+// Not inlined, so that the path of other packets is short.
 #[inline(never)]
 fn add_client_address(
     frame: &mut Frame,
@@ -62,7 +64,7 @@ fn add_client_address(
     counters: &WorkerCounters,
 ) -> Option<Packet> {
     let flags = connection.flags();
-    // What does not leave stays as it came, for whoever is told of it.
+    // A packet that is not sent stays unchanged, because an ICMP error may quote it.
     let Path::To(hop) = destination.path else { return None };
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let header_len = tcp::header_len(segment)?;
@@ -75,7 +77,7 @@ fn add_client_address(
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         connection.set_first_sequence(sequence.wrapping_add(1));
         let _ = connection.clear_flags(Flags::PROXY_ACKNOWLEDGED);
-        // What comes with the SYN would come before the header.
+        // Data in the SYN would come before the header.
         return flags.contains(Flags::PROXY).then(|| without_data(frame, packet, header_len, &[]));
     }
     let at_first = sequence == connection.first_sequence();
@@ -86,7 +88,8 @@ fn add_client_address(
             return None;
         }
         false => return None,
-        // With ACK, its handshake's end has gone before it with the header; without, the destination awaits the first byte.
+        // With ACK: the segment that completed the handshake has carried the header. Without ACK: the destination
+        // expects the first byte.
         true if packet.tcp_flags.has(tcp::Flags::RST) => {
             if packet.tcp_flags.has(tcp::Flags::ACK) && flags.contains(Flags::PROXY) {
                 tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
@@ -101,17 +104,17 @@ fn add_client_address(
     let mut header = [0; proxy::MAX_LEN];
     let len = proxy::emit(&mut header, connection.client(), connection.virtual_endpoint());
     let header = &header[..len];
-    // Without it no byte may pass.
+    // No byte may be sent before the header.
     let with = if room >= len { insert(frame, packet, packet.transport + header_len, header) } else { None };
     with.or_else(|| Some(without_data(frame, packet, header_len, header)))
 }
 
-/// Whether a connection's packets may become longer here.
+/// Whether this step may lengthen packets of a connection.
 pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
     connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
 }
 
-/// Takes back what the destination counts that its client did not send; of a reply, not rewritten yet.
+/// Removes the length of the PROXY header from the numbers of a reply that is not rewritten yet.
 #[inline]
 pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if connection.flags().contains(Flags::PROXY) {
@@ -145,7 +148,7 @@ fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>
     }
 }
 
-/// Has an error about a request, which it quotes as the destination saw it, quote the number that the client gave it.
+/// Replaces the sequence number that an error about a request quotes by the client's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<'_>) {
     if !connection.flags().contains(Flags::PROXY) {
         return;
@@ -157,7 +160,7 @@ pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<
     sequence.copy_from_slice(&lowered(number, connection, by).to_be_bytes());
 }
 
-/// A number of the destination's as the client counts, which lacks the header's so many bytes.
+/// A sequence number of the destination in the client's numbering, which lacks the `by` bytes of the header.
 fn lowered(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
     match number.wrapping_sub(connection.first_sequence()) {
         _ if connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) => number.wrapping_sub(by),
@@ -166,7 +169,7 @@ fn lowered(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
     }
 }
 
-/// Puts the client's address among a segment's options, before all others as LVS does; `None` if there is no room.
+/// Puts the client's address before all other options of a segment, as LVS does; `None` if there is no room.
 fn with_option(
     frame: &mut Frame,
     packet: &Packet,
@@ -199,8 +202,8 @@ fn with_option(
     Some(changed)
 }
 
-/// Puts bytes into a packet, an even number at an even place of its segment, and keeps its checksums; `None` if the frame has no
-/// room.
+/// Inserts an even number of bytes at an even position of a packet's segment, and updates its checksums; `None` if the
+/// frame has no room.
 fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<Packet> {
     let len = more.len();
     if !frame.grow_front(len) {
@@ -218,7 +221,7 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     Some(changed)
 }
 
-/// Cuts a segment's data, with what goes with them, and puts these in their place.
+/// Replaces a segment's data by `instead`, and clears FIN and PSH.
 pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize, instead: &[u8]) -> Packet {
     let data = packet.transport + header_len;
     if instead.is_empty() && data == packet.end {
@@ -238,7 +241,7 @@ pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize
     changed
 }
 
-/// Has the network header say how long the packet is.
+/// Writes the packet's length into its network header.
 fn set_length(frame: &mut Frame, packet: &Packet) {
     let header = &mut frame.bytes_mut()[packet.network..];
     match packet.family() {

@@ -1,9 +1,9 @@
-//! What does not fit the way leaves in fragments: fragments of a packet that is ready to be sent.
+//! Fragmentation of packets that are larger than the path MTU.
 //!
-//! Runs for a packet that is larger than its path takes and may be fragmented, and for each datagram that came in
-//! fragments. Headers are copied as RFC 791 §3.2 and RFC 8200 §4.5 say; every fragment but the last holds as many bytes
-//! as fit, in units of eight. Cost: one frame and one copy for each fragment; a packet in a frame of its port's own
-//! becomes its first fragment where it lies.
+//! Runs for a packet that is larger than its path MTU and may be fragmented, and for each datagram that was received in
+//! fragments. Headers are copied by RFC 791 §3.2 and RFC 8200 §4.5. Every fragment but the last has the greatest
+//! possible length, in units of eight bytes. Cost: one frame and one copy for each fragment; if the packet is in a
+//! frame of its port, it becomes the first fragment in place.
 
 use xvs_proto::ethernet;
 use xvs_proto::ipv4::{self, Ipv4};
@@ -16,32 +16,33 @@ use crate::port::Port;
 /// The unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
 
-/// How a packet is cut into fragments.
+/// The division of a packet into fragments.
 #[derive(Debug, Clone, Copy)]
 pub struct Fragmentation {
     marking: Marking,
-    /// Bytes of the frame that each fragment repeats, link header included.
+    /// The bytes of the frame that each fragment repeats, link header included.
     header: usize,
-    /// Bytes of the packet that each fragment but the last holds.
+    /// The bytes of the packet that each fragment but the last holds.
     per_fragment: usize,
-    /// Bytes to be shared out.
+    /// The bytes of the packet that are divided.
     payload: usize,
 }
 
-/// What tells fragments apart.
+/// The fields that identify the fragments.
 #[derive(Debug, Clone, Copy)]
 enum Marking {
-    /// There is one fragment, the packet as it is.
+    /// There is one fragment: the unchanged packet.
     Whole,
-    /// Flags in the header.
+    /// Fields of the IPv4 header.
     V4 {
         /// The flags that each fragment keeps.
         flags: u16,
         id: u16,
     },
-    /// A header of its own.
+    /// A fragment header.
     V6 {
-        /// Where in the frame it is named, and what it names then.
+        /// The position in the frame of the next-header field that announces the fragment header, and the field's
+        /// original value.
         named_at: usize,
         next: u8,
         id: u32,
@@ -49,9 +50,10 @@ enum Marking {
 }
 
 impl Fragmentation {
-    /// Cuts a frame into packets of at most `limit` bytes, unless it is no longer. `None` if it cannot be cut like that.
+    /// Divides a frame into packets of at most `limit` bytes; a packet within the limit stays whole. `None` if it
+    /// cannot be divided.
     ///
-    /// `ids` gives the identification where the packet has none.
+    /// `ids` gives an identification if the packet has none.
     pub fn of(frame: &[u8], limit: usize, ids: &mut Identification) -> Option<Self> {
         let network = ethernet::HEADER_LEN;
         if frame.len() <= network + limit {
@@ -70,7 +72,8 @@ impl Fragmentation {
                 if word & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
                     return None;
                 }
-                // Only one that was not to be cut may have none (RFC 6864); else 0 is one like others.
+                // Identification 0 means none only in a packet that must not be fragmented (RFC 6864); otherwise it is
+                // a valid value.
                 let has_none = view.id() == 0 && word & ipv4::DONT_FRAGMENT != 0;
                 let id = if has_none { ids.take() } else { view.id() };
                 (Marking::V4 { flags: word, id }, network + view.header_len(), 0)
@@ -88,13 +91,13 @@ impl Fragmentation {
         (per_fragment > 0).then_some(Self { marking, header, per_fragment, payload })
     }
 
-    /// How many fragments there are.
+    /// The number of fragments.
     pub fn count(&self) -> usize {
         self.payload.div_ceil(self.per_fragment).max(1)
     }
 
-    /// Copies a fragment of the packet, counted from 0, into a frame of its own. `None` if no frame is free or it does not
-    /// fit one.
+    /// Copies the fragment with this number, counted from 0, into a new frame. `None` if no frame is free or the
+    /// fragment does not fit into one.
     pub fn copy(&self, whole: &[u8], number: usize, port: &mut impl Port) -> Option<Frame> {
         let (offset, len) = self.place(number);
         let mut frame = port.allocate()?;
@@ -110,7 +113,7 @@ impl Fragmentation {
         Some(frame)
     }
 
-    /// Leaves of a packet its first fragment. `false` if its frame has no room for that.
+    /// Shortens a packet to its first fragment. `false` if its frame has no room for that.
     #[must_use]
     pub fn keep_first(&self, frame: &mut Frame) -> bool {
         let (_, len) = self.place(0);
@@ -124,7 +127,7 @@ impl Fragmentation {
         true
     }
 
-    /// Where a fragment begins among the bytes that are shared out, and how many of them it holds.
+    /// The offset of a fragment in the divided bytes, and its length.
     fn place(&self, number: usize) -> (usize, usize) {
         let offset = number * self.per_fragment;
         (offset, self.per_fragment.min(self.payload - offset))
@@ -137,7 +140,7 @@ impl Fragmentation {
         }
     }
 
-    /// Writes into a fragment's headers which one it is.
+    /// Writes the fields of this fragment into its headers.
     fn mark(&self, frame: &mut [u8], number: usize) {
         let (offset, len) = self.place(number);
         let more = offset + len < self.payload;
@@ -169,15 +172,15 @@ impl Fragmentation {
     }
 }
 
-/// Where the headers of an IPv6 packet end that every fragment needs, those for hosts on the way (RFC 8200 §4.5), and where
-/// what follows them is named.
+/// The end of the headers of an IPv6 packet that every fragment must repeat, because hosts on the path process them
+/// (RFC 8200 §4.5), and the position of the field that announces the header after them.
 fn unfragmentable(frame: &[u8], network: usize) -> Option<(usize, usize)> {
     let (mut names, mut next) = (network + ipv6::field::NEXT_HEADER, network + ipv6::HEADER_LEN);
     let mut ends = (names, next);
     loop {
         let is_last = match *frame.get(names)? {
             extension::HOP_BY_HOP | extension::ROUTING => true,
-            // Before a routing header they are for the hosts that it names.
+            // Before a routing header they are for the hosts in that header.
             extension::DESTINATION_OPTIONS => false,
             _ => return Some(ends),
         };
@@ -198,7 +201,7 @@ mod tests {
     use proptest::prelude::*;
     use xvs_proto::HashSecret;
 
-    /// A UDP datagram, by the writer of another implementation.
+    /// A UDP datagram, written by another implementation.
     fn packet(is_v6: bool, data: &[u8]) -> Vec<u8> {
         let builder = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 1, 0xfe], [2, 0, 0, 0, 1, 1]);
         let mut bytes = Vec::new();
@@ -213,7 +216,7 @@ mod tests {
         bytes
     }
 
-    /// All fragments of a packet, the first of them in its own frame or copied as the others.
+    /// All fragments of a packet. The first one is made in place, or copied as the others are.
     fn fragments(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
         let mut port = MemoryPort::with_links(1);
         let plan = Fragmentation::of(whole, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_for_routers_stand_before_the_fragment_header() {
+    fn extension_headers_for_routers_precede_the_fragment_header() {
         let mut whole = packet(true, &[0xa5; 100]);
         whole.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
         whole[20] = 0;
@@ -294,9 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn options_for_visited_hosts_stand_before_the_fragment_header_and_those_for_the_receiver_behind_it() {
+    fn options_for_visited_hosts_precede_the_fragment_header_and_options_for_the_receiver_follow_it() {
         let header = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
-        // Options and a routing header (of a type for experiments) for others, then options for the receiver.
+        // Options and a routing header (of an experimental type) for visited hosts, then options for the receiver.
         let chain = [header(43), [60, 0, 253, 0, 0, 0, 0, 0], header(17)].concat();
         let mut whole = packet(true, &[0xa5; 100]);
         whole.splice(54..54, chain.clone());
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_not_fragmented_below_eight_bytes_nor_a_fragment_again() {
+    fn fragments_hold_at_least_eight_bytes_and_are_not_fragmented_again() {
         let whole = packet(false, &[0xa5; 100]);
         assert!(fragments(&whole, 27, true).is_none());
         assert_eq!(fragments(&whole, 28, true).unwrap().len(), 14);

@@ -1,11 +1,11 @@
-//! ICMP errors about connections: whose they are, and what becomes of them.
+//! Received ICMP errors: the connection that each is about, and how it is forwarded.
 //!
-//! Runs for each destination unreachable, source quench and time exceeded, and every ICMPv6 error. They are found by the
-//! packet that they quote. One about a reply goes to the destination that replied, by the connection's method; one about a
-//! masqueraded request to its client; one about a tunnel's own packet is turned into one about the packet inside, for
-//! its client, and may narrow the way to the destination. No state changes and no time is extended. What is about no
-//! connection is the kernel's. Cost: one look-up, two for what may be a tunnel's. Not here: how an error is rewritten
-//! (`forward/icmp.rs`).
+//! Runs for each destination unreachable, source quench and time exceeded, and for every ICMPv6 error. The packet that
+//! the error quotes identifies the connection. An error about a reply goes to the destination that sent the reply, by
+//! the connection's method. An error about a masqueraded request goes to the client. An error about a tunnel's own
+//! packet is replaced by one about the inner packet for its client, and may lower the path MTU to the destination. No
+//! state changes and no timeout is extended. An error about no connection goes to the kernel. Cost: one look-up; two if
+//! the quoted packet may be a tunnel's. Not here: how an error is rewritten (`forward/icmp.rs`).
 //!
 //! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
 
@@ -28,26 +28,26 @@ use crate::new_connection::service::{Marked, is_valid_source};
 use crate::snapshot::{Destination, Encapsulation, FTP_DATA};
 use crate::verdict::{DropReason, Verdict};
 
-/// What becomes of an ICMP error.
+/// How an ICMP error is treated.
 #[derive(Debug)]
 pub enum ErrorAction {
-    /// It goes on, or does not.
+    /// Its frame gets this verdict.
     Verdict(Verdict),
-    /// It goes no further: the client is told in its stead.
+    /// It is not forwarded; the client gets another error in its place.
     Relay(Relay),
 }
 
-/// An error that a client is to be told of.
+/// The error that a client gets in place of one about a tunnel.
 #[derive(Debug)]
 pub struct Relay {
-    /// The client's packet inside the tunnel, as far as it was quoted, by its place in the frame.
+    /// The quoted part of the client's packet inside the tunnel, by its positions in the frame.
     pub about: Packet,
-    /// What is wrong with it.
+    /// The error to report about it.
     pub error: icmp::Error,
 }
 
 impl Relay {
-    /// What the client is told, about a packet in the frame of the error that came in by a link.
+    /// The ICMP error to the client. `frame` and `link` are those of the received error.
     pub fn icmp_error<'a>(&'a self, frame: &'a Frame, link: LinkId) -> IcmpError<'a> {
         IcmpError { packet: &self.about, frame, link, error: self.error, source: ErrorSource::Receiver }
     }
@@ -55,18 +55,18 @@ impl Relay {
 
 const PASS: ErrorAction = ErrorAction::Verdict(Verdict::PassToKernel);
 
-/// An error and the packet that it quotes, by their places in the frame.
+/// An error and the packet that it quotes, by their positions in the frame.
 #[derive(Clone, Copy)]
 struct Error<'a> {
     packet: &'a Packet,
     quote: &'a Packet,
 }
 
-/// How a packet begins a connection.
+/// The stage that begins a connection for a packet.
 pub(crate) type Connect =
     for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
 
-/// Finds the connection that an ICMP error is about, and edits its frame on its way.
+/// Finds the connection that an ICMP error is about, and edits the error's frame for forwarding.
 pub(crate) fn process(
     flows: &mut Flows,
     frame: &mut Frame,
@@ -77,7 +77,7 @@ pub(crate) fn process(
 ) -> ErrorAction {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
     let quote = quoted(frame.bytes(), quote, packet.family());
-    // A later fragment does not say which connection it is of.
+    // A later fragment has no ports, so it identifies no connection.
     let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
     let answers = quote.connection_key().reversed();
     let found = match at.snapshot.services.any_of(packet.family()) {
@@ -113,11 +113,9 @@ fn about_reply(
     if connection.is_bypass() {
         return no_destination::send(flows, frame, &fragmentable(error.packet), at);
     }
-    // As under IPVS, a removed destination hears of it too.
-    match at.snapshot.destinations.of(&connection) {
-        Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
-        None => Verdict::Drop(DropReason::DestinationUnavailable),
-    }
+    // As under IPVS, a removed destination gets the error too.
+    let destination = at.snapshot.destinations.of(&connection);
+    to_destination(flows, frame, error, &ends, destination, at)
 }
 
 /// Sends an error to a destination by its connection's method.
@@ -126,9 +124,12 @@ fn to_destination(
     frame: &mut Frame,
     Error { packet, quote }: Error<'_>,
     ends: &Ends,
-    destination: &Destination,
+    destination: Option<&Destination>,
     at: Context<'_>,
 ) -> Verdict {
+    let Some(destination) = destination else {
+        return Verdict::Drop(DropReason::DestinationUnavailable);
+    };
     if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
@@ -142,14 +143,14 @@ fn to_destination(
             flows.report_unresolved(verdict, path);
             verdict
         }
-        // Its headers say what the packet's own say of fragments.
+        // A tunnel copies the don't-fragment bit of the packet into its outer header.
         ForwardingMethod::Tunnel => send::request(flows, frame, packet, ends, destination, at),
         _ => send::request(flows, frame, &fragmentable(packet), ends, destination, at),
     }
 }
 
-/// An error about a packet from the client to the destination. By methods that do not masquerade it quotes the packet
-/// as the client sent it, and the kernel routes it there.
+/// An error about a packet from the client to the destination. If the method does not masquerade, the quoted packet is
+/// as the client sent it, and the kernel routes the error to the client.
 fn about_request(
     flows: &mut Flows,
     frame: &mut Frame,
@@ -180,12 +181,12 @@ fn about_request(
     if !forward::is_refused(verdict)
         && let Some(destination) = destination
     {
-        flows.count(destination, |stats| stats.count_out(packet.length()));
+        flows.count_reply(destination, packet);
     }
     verdict
 }
 
-/// An error about the outer packet of a tunnel; `None` if it is about something else.
+/// An error about the outer packet of a tunnel; `None` if it is about another packet.
 fn about_tunnel(
     flows: &Flows,
     frame: &Frame,
@@ -203,7 +204,7 @@ fn about_tunnel(
     let ends = Ends::of(&connection);
     let destination = at.snapshot.destinations.of(&connection)?;
     let tunnel = destination.tunnel;
-    // Who guesses a connection does not know by which of the director's addresses it is sent on.
+    // An attacker who guesses a connection does not know the director's source address for the tunnel.
     let is_tunnel = ends.method == ForwardingMethod::Tunnel
         && ends.dest.addr == outer.flow.dest.addr
         && tunnel.source == Some(outer.flow.source.addr)
@@ -218,7 +219,7 @@ fn about_tunnel(
         Report::TooBig { mtu } => {
             destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
             if about.family() == Family::V4 && !about.dont_fragment {
-                // From now on the director fragments for its client.
+                // From now on the director fragments the client's packets.
                 return Some(ErrorAction::Verdict(Verdict::Consumed));
             }
             let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
@@ -226,7 +227,7 @@ fn about_tunnel(
             let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
             icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
         }
-        // That the director's own header is wrong is nothing that a client could mend.
+        // A parameter problem of the director's own header cannot be solved by the client.
         Report::Other { type_and_code: [4, _], .. } if packet.family() == Family::V6 => return None,
         Report::Other { type_and_code, rest } if packet.family() == about.family() => {
             icmp::Error::Reported { type_and_code, rest }
@@ -236,8 +237,8 @@ fn about_tunnel(
     Some(ErrorAction::Relay(Relay { about, error }))
 }
 
-/// Counts an error that was sent to a client in the stead of one about a tunnel: as IPVS does, for what was quoted
-/// and for the message of so many bytes.
+/// Counts an error that was sent to a client in place of one about a tunnel. As under IPVS, the bytes of the quoted
+/// packet and those of the message are both counted.
 pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Context<'_>) {
     let connection = flows.find_request(&relay.about, flows.table.hash(&relay.about.connection_key()));
     for bytes in [relay.about.length(), bytes] {
@@ -245,8 +246,8 @@ pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Contex
     }
 }
 
-/// An error about a packet of no connection: begins one if it is to (`schedule_icmp`), so that directors that choose
-/// by a hash send it where another one sends the client's packets.
+/// An error about a packet of no connection: begins a connection if configured (`schedule_icmp`). So several directors
+/// whose schedulers hash send the error to the same destination as the client's packets.
 fn schedule(
     flows: &mut Flows,
     frame: &mut Frame,
@@ -269,24 +270,23 @@ fn schedule(
     };
     match connect(flows, frame, &request, Marked { service, mark }, at) {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, error, id, at),
-        Ok(Begun::OnePacket(ends, id)) => match snapshot.destinations.find(id) {
-            Some(destination) => to_destination(flows, frame, error, &ends, destination, at),
-            None => Verdict::Drop(DropReason::DestinationUnavailable),
-        },
+        Ok(Begun::OnePacket(ends, id)) => {
+            to_destination(flows, frame, error, &ends, snapshot.destinations.find(id), at)
+        }
         Err(verdict) => verdict,
     }
 }
 
-/// The same packet, which may be fragmented: what is too long for its way is no cause for another error.
+/// The same packet without its don't-fragment bit: its size must not cause another error.
 fn fragmentable(packet: &Packet) -> Packet {
     Packet { dont_fragment: false, ..*packet }
 }
 
-/// What an ICMP error says.
+/// The content of an ICMP error.
 enum Report {
-    /// The packet is too big for a way that takes so many bytes.
+    /// The packet is larger than this path MTU, in bytes.
     TooBig { mtu: u32 },
-    /// Something else, in the words of the error's family.
+    /// Another error: its type, code and remaining header in the format of its family.
     Other { type_and_code: [u8; 2], rest: [u8; 4] },
 }
 
@@ -302,7 +302,7 @@ impl Report {
     }
 }
 
-/// What stands before the packet in a tunnel, as a quote shows it.
+/// The encapsulation in a quoted packet.
 enum QuotedEncapsulation {
     Ip,
     Gre,
@@ -319,7 +319,7 @@ impl QuotedEncapsulation {
     }
 }
 
-/// The packet inside one that may be a tunnel's, if enough of it was quoted.
+/// The inner packet of a quoted packet that may be a tunnel's, if enough of it is quoted.
 fn inner_packet(frame: &[u8], outer: &Packet) -> Option<(Packet, QuotedEncapsulation)> {
     let behind = &frame[outer.transport..outer.end];
     let (header_len, family, encapsulation) = match outer.flow.protocol {

@@ -1,9 +1,9 @@
-//! ICMP errors that the director sends about packets it did not forward.
+//! ICMP errors that the director sends about dropped packets.
 //!
-//! Runs after a packet was dropped for a reason that its sender is told. Bounded by a rate per worker, as the
-//! kernel bounds its own. Those that tell a size are not counted: whoever misses one sends what does not fit for ever, and
-//! they are shorter than what they are about wherever the way takes 576 bytes (IPv6: 1280). An error about an error, or to an address that is nobody's, is never sent (RFC 1122
-//! §3.2.2, RFC 4443 §2.4).
+//! Runs after a packet was dropped for a reason that has an ICMP error. A rate for each worker limits them, as the
+//! kernel limits its own. Errors that report an MTU are not limited: a sender that misses one would send too large
+//! packets for ever. They are shorter than the packet that they are about if the path MTU is at least 576 bytes (IPv6:
+//! 1280). An error about an error, or to an address that is no host's, is never sent (RFC 1122 §3.2.2, RFC 4443 §2.4).
 
 use std::net::IpAddr;
 
@@ -18,19 +18,19 @@ use crate::port::Port;
 use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
-/// A bucket of permissions to send, full at the start and refilled evenly over the second.
+/// A token bucket, full at the start and refilled evenly.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    /// What the bucket lacks, in thousandths of a permission.
+    /// The missing tokens, in thousandths of a token.
     lacking: u64,
     at: Millis,
 }
 
 impl RateLimit {
-    /// How many may be sent at once after a silence, as a share of a second's.
+    /// The capacity of the bucket: the tokens of a second divided by this.
     const BURST_SHARE: u64 = 20;
 
-    /// Whether one more may be sent at `now`; `per_second` of 0 is no limit.
+    /// Whether one more error may be sent at `now`. A `per_second` of 0 means no limit.
     pub fn allows(&mut self, now: Millis, per_second: u32) -> bool {
         let rate = u64::from(per_second);
         let full = (rate * 1000 / Self::BURST_SHARE).max(1000);
@@ -48,46 +48,46 @@ impl RateLimit {
     }
 }
 
-/// What an error is about.
+/// An ICMP error to be sent.
 pub struct IcmpError<'a> {
-    /// The packet as it lies in its frame.
+    /// The packet that it is about, by its positions in the frame.
     pub packet: &'a Packet,
-    /// The frame.
+    /// The frame of that packet.
     pub frame: &'a Frame,
-    /// Where it came in.
+    /// The link by which that packet was received.
     pub link: LinkId,
-    /// What is wrong with it.
+    /// The error.
     pub error: icmp::Error,
-    /// In whose name its sender is told.
+    /// The source of the error.
     pub source: ErrorSource,
 }
 
-/// In whose name an error is sent.
+/// The source address of an ICMP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorSource {
-    /// That of the address that the packet was sent to if a service is there, else the director's: a server whose reply
-    /// was refused must not hear from the client's address.
+    /// The address that the packet was sent to if it belongs to a service, else the director's own. A server whose
+    /// reply was refused must not get an error from the client's address.
     Service,
-    /// That of the address that the packet was sent to, which is known to be a service's.
+    /// The address that the packet was sent to, which is known to be a service's.
     Receiver,
-    /// The director's.
+    /// The director's own address.
     Director,
 }
 
 impl<'a> IcmpError<'a> {
-    /// What the sender of a packet is to be told of a verdict on it, if anything.
+    /// The error for the sender of a packet with this verdict, if there is one.
     pub fn of(packet: &'a Packet, frame: &'a Frame, link: LinkId, verdict: Verdict) -> Option<Self> {
         let Verdict::Drop(reason) = verdict else { return None };
         Some(Self { packet, frame, link, error: reason.icmp_error()?, source: ErrorSource::Service })
     }
 
-    /// Whether the rate of errors counts it (kernel `Documentation/networking/ip-sysctl.rst`, `icmp_ratemask`).
+    /// Whether the rate limit applies (kernel `Documentation/networking/ip-sysctl.rst`, `icmp_ratemask`).
     pub fn is_limited(&self) -> bool {
         !matches!(self.error, icmp::Error::FragmentationNeeded { .. })
     }
 
-    /// Writes the error into a frame of its own. `None` if nobody is to be told, the way back is unknown, or no
-    /// frame is free.
+    /// Writes the error into a new frame. `None` if the sender must not get one, its next hop is unknown, or no frame
+    /// is free.
     pub fn emit(
         &self,
         snapshot: &Snapshot,
@@ -121,13 +121,14 @@ impl<'a> IcmpError<'a> {
         }
     }
 
-    /// Whether the packet was for others too. What the link layer sent to many was passed to the kernel before.
+    /// Whether the packet was multicast or broadcast by its IP address. Those of the link layer were passed to the
+    /// kernel before.
     fn is_multicast_or_broadcast(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
         !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }
 
-    /// The speaker's address: ours is that on the side that the packet came from.
+    /// The source address. The director's own is the one on the link by which the packet was received.
     fn source_address(&self, snapshot: &Snapshot) -> Option<IpAddr> {
         match self.source {
             ErrorSource::Receiver => Some(self.packet.flow.dest.addr),
@@ -139,12 +140,12 @@ impl<'a> IcmpError<'a> {
     }
 }
 
-/// The way to whom the director itself speaks, if it is known.
+/// The next hop for packets that the director itself sends, if it is resolved.
 pub(crate) fn hop_to(receiver: IpAddr, snapshot: &Snapshot, unresolved: &Unresolved) -> Option<Hop> {
     match Path::find(&snapshot.egress, receiver, 0) {
         Path::To(hop) => Some(hop),
         Path::NoNeighbour { link, next_hop } => {
-            // Full: others wait to be resolved.
+            // A full queue refuses it: other next hops are to be resolved first.
             let _ = unresolved.push((link, next_hop));
             None
         }
@@ -157,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_of_zero_is_none_and_any_other_is_kept_over_seconds() {
+    fn a_rate_of_zero_is_unlimited_and_any_other_rate_is_kept_over_seconds() {
         let mut limit = RateLimit::default();
         assert!((0..10_000).all(|_| limit.allows(Millis(5), 0)));
         let mut limit = RateLimit::default();
@@ -166,7 +167,7 @@ mod tests {
         assert!(limit.allows(Millis(1000), 1));
         let mut limit = RateLimit::default();
         let allowed = (0..10_000).filter(|ms| limit.allows(Millis(1_000_000 + ms), 100)).count();
-        // Ten seconds at 100, and what the bucket held: a twentieth of a second's.
+        // Ten seconds at 100, and the capacity of the bucket: a twentieth of a second.
         assert!((1000..=1005).contains(&allowed), "{allowed}");
     }
 }

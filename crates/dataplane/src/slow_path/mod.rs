@@ -1,4 +1,4 @@
-//! What few packets meet: ICMP errors, fragments, resets, options of TCP.
+//! The stages of rare packets: ICMP errors, fragments, resets, and TCP options.
 
 pub(crate) mod client_address;
 pub mod fragmentation;

@@ -1,10 +1,11 @@
-//! Maximum segment size: a SYN through a narrow way promises no more than the way takes (RFC 9293 §3.7.1).
+//! MSS clamping: lowers the maximum segment size in a SYN to what the path can carry (RFC 9293 §3.7.1).
 //!
-//! Runs for SYN and SYN+ACK of a connection that pass the director, as `mss_clamp` says. A tunnel's way is narrower than
-//! either end can know, and the ICMP error that would tell them is often filtered; here the option is lowered, never
-//! raised, and the checksum kept by incremental update. Both packets promise what the narrower of the connection's two
-//! ways takes, as far as the director is on them: past it go the replies of all methods but NAT and FULLNAT. A SYN without the option stays without: its sender then expects 536 bytes.
-//! Not here: what a segment meets that is too large all the same (`forward`).
+//! Runs for SYN and SYN+ACK of connections that pass through the director, as `mss_clamp` configures. Neither end can
+//! know the smaller path MTU of a tunnel, and the ICMP error that reports it is often filtered. The option is lowered,
+//! never raised, and the checksum is updated incrementally. Both packets get the smaller of the values for the
+//! connection's two paths, as far as the director forwards both directions: replies bypass it for all methods but NAT
+//! and FULLNAT. A SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that
+//! are too large nevertheless (`forward`).
 
 use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
@@ -14,11 +15,11 @@ use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::snapshot::Destination;
 
-/// The option (RFC 9293 §3.2), and the length of its value.
+/// The kind of the option (RFC 9293 §3.2), and the length of its value.
 const MSS: u8 = 2;
 const MSS_LEN: usize = 2;
 
-/// Lowers the option of a client's SYN, if its connection is one of those whose option is lowered.
+/// Lowers the option of a client's SYN, if `mss_clamp` applies to the connection.
 #[inline]
 pub(crate) fn clamp_request(
     frame: &mut Frame,
@@ -33,8 +34,7 @@ pub(crate) fn clamp_request(
     }
 }
 
-/// Lowers the option of a SYN to a client, which leaves by `path`, if its connection is one of those whose option is
-/// lowered.
+/// Lowers the option of a SYN to a client, which leaves by `path`, if `mss_clamp` applies to the connection.
 #[inline]
 pub(crate) fn clamp_reply(
     frame: &mut Frame,
@@ -51,7 +51,7 @@ pub(crate) fn clamp_reply(
     }
 }
 
-/// Lowers the option of a SYN to what the ways to the connection's destination and its client take.
+/// Lowers the option of a SYN to what the paths to the connection's destination and client can carry.
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
     let mtu = |path| match path {
         Path::To(hop) => hop.mtu,
@@ -67,14 +67,14 @@ fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destinat
     lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
 }
 
-/// Lowers a segment's option by so many bytes.
+/// Lowers a segment's option by this number of bytes.
 pub(crate) fn reduce(segment: &mut [u8], by: u16) {
     if let Some(at) = find(segment) {
         tcp::set_word(segment, at, tcp::word(segment, at).saturating_sub(by));
     }
 }
 
-/// Lowers a segment's option to `most`, in bytes, if it says more.
+/// Lowers a segment's option to `most`, in bytes, if it is greater.
 fn lower(segment: &mut [u8], most: u16) {
     if let Some(at) = find(segment)
         && tcp::word(segment, at) > most
@@ -83,7 +83,7 @@ fn lower(segment: &mut [u8], most: u16) {
     }
 }
 
-/// Where the option's value begins.
+/// The position of the option's value.
 fn find(segment: &[u8]) -> Option<usize> {
     tcp::options(segment)
         .find(|(kind, value)| *kind == MSS && value.len() == MSS_LEN)
@@ -96,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
     use xvs_proto::checksum::Sum;
 
-    /// A segment with these options and a right sum; the addresses do not matter here.
+    /// A segment with these options and a correct checksum; the addresses do not matter here.
     fn segment(options: &[u8]) -> Vec<u8> {
         let mut segment = vec![0x5a; tcp::HEADER_LEN];
         segment.extend(options);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_option_is_lowered_wherever_it_stands_and_the_checksum_stays_right() {
+    fn the_option_is_lowered_at_any_position_and_the_checksum_stays_correct() {
         for before in [&[][..], &[1], &[4, 2], &[3, 3, 7], &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1]] {
             let mut lowered = segment(&[before, &[2, 4, 0x05, 0xb4]].concat());
             lower(&mut lowered, 1440);
@@ -137,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_options_make_it_panic_and_the_checksum_stays_right(
+        fn arbitrary_options_cause_no_panic_and_the_checksum_stays_correct(
             options in prop::collection::vec(any::<u8>(), 0..40),
             most: u16,
         ) {

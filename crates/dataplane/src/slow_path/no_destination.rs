@@ -1,6 +1,6 @@
-//! Packets of connections that have no destination: it was removed, or there never was one (`cache_bypass`).
+//! Packets of connections without a destination: it was removed, or there never was one (`cache_bypass`).
 //!
-//! Not here: which packets begin a connection without a destination (`new_connection/bypass.rs`).
+//! Not here: the packets that begin a connection without a destination (`new_connection/bypass.rs`).
 
 use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;
@@ -16,13 +16,14 @@ use crate::egress::Path;
 use crate::forward;
 use crate::verdict::{DropReason, Verdict};
 
-/// Drops a client's packet whose connection's destination was removed.
+/// Drops a client's packet whose connection has lost its destination.
 pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verdict {
     reset::apply(&mut flows.resets, p.frame, p.packet, &flows.table.connection(id));
     Verdict::Drop(DropReason::DestinationUnavailable)
 }
 
-/// Sends a client's packet of such a connection on to where it was sent, if there never was a destination.
+/// Forwards a client's packet of a `cache_bypass` connection to its original address. Drops the packet if the
+/// connection's destination was removed.
 pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     if !connection.is_bypass() {
@@ -33,7 +34,7 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Co
     send(flows, p.frame, p.packet, at)
 }
 
-/// Sends a packet on as it is, to where it was sent.
+/// Forwards a packet unchanged to its original address.
 pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Context<'_>) -> Verdict {
     let hash = flows.table.hash(&packet.flow);
     let path = Path::find(&at.snapshot.egress, packet.flow.dest.addr, hash);
@@ -42,8 +43,9 @@ pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Contex
     verdict
 }
 
-/// What the sender of a packet is told. Where the packet was sent to by a connection without a destination is
-/// another host, in whose name nobody may speak: in IPv4 nothing is said, in IPv6 the director says it, as the kernel.
+/// The ICMP error that the sender of a packet gets. A packet of a `cache_bypass` connection was sent to another host,
+/// whose address the director must not use as a source. So its sender gets no error in IPv4, and in IPv6 an error from
+/// the director, as from the kernel.
 pub(crate) fn admit<'a>(
     flows: &Flows,
     error: IcmpError<'a>,

@@ -1,14 +1,16 @@
-//! Connections that an operator has had reset (`xvs drain --then reset`): both ends are told at the next packet.
+//! Resets of connections by an operator (`xvs drain --then reset`): both ends are reset at the connection's next
+//! packet.
 //!
-//! The table keeps no sequence numbers, and a reset that says a wrong one is ignored, so what it takes is read from a
-//! packet of the connection: its sender gets a reset from the endpoint that it spoke to, and the packet goes on as a reset,
-//! without data and options, by the connection's method. State and deadline follow from that as from any reset. What comes
-//! later finds the mark still there and is answered alike, until the connection expires: so an end whose reset was lost, or
-//! came too late to fit, hears again. Cost for other connections: a look at their flags.
+//! The table stores no sequence numbers, and a reset with a wrong one is ignored. So the numbers are read from a packet
+//! of the connection. The sender of this packet gets a reset from the endpoint that it sent to. The packet itself is
+//! turned into a reset, without data and options, and forwarded by the connection's method. State and deadline follow
+//! from it as from any reset. The flag stays, and later packets are treated in the same way until the connection
+//! expires. So an end whose reset was lost, or came too late to be valid, gets another one. Cost for other connections:
+//! one check of their flags.
 //!
-//! Not here: who sets the mark (`ctl`, `connections.rs`). A SYN meets it as the end of an old connection (`burst/lookup.rs`).
+//! Not here: setting the flag (`ctl`, `connections.rs`); a SYN, which ends the old connection (`burst/lookup.rs`).
 //!
-//! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end believes).
+//! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
 use std::net::IpAddr;
 
@@ -32,8 +34,8 @@ pub struct Reset {
     numbers: tcp::ResetNumbers,
 }
 
-/// Turns a packet of a connection that is to be reset into a reset, and adds one for its sender. `Some`: what the packet has
-/// become, its headers at the same places of the frame.
+/// Turns a packet of a connection with the reset flag into a reset, and adds a reset for its sender. Returns the
+/// changed packet, whose headers are at the same positions in the frame; `None` if the packet is unchanged.
 #[inline]
 pub(crate) fn apply(
     resets: &mut Vec<Reset>,
@@ -47,19 +49,20 @@ pub(crate) fn apply(
     }
 }
 
-// Apart, so that what every packet runs through is short.
+// Not inlined, so that the path of other packets is short.
 #[inline(never)]
 fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let (source, dest) = (packet.flow.source, packet.flow.dest);
-    // A wrong sum would become a right one, around numbers that nobody has meant. What ends here stays as it came.
+    // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
+    // unchanged.
     let sum = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment);
     if packet.flow.protocol != Protocol::TCP || packet.ttl <= 1 || sum() != 0 {
         return None;
     }
     let numbers = tcp::reset_numbers(segment)?;
     let tcp_flags = tcp::make_reset(segment);
-    // A burst has no more packets than there is room for.
+    // The capacity is the number of packets in a burst.
     if resets.len() < resets.capacity() {
         resets.push(Reset { source: dest, dest: source, numbers });
     }
@@ -68,7 +71,7 @@ fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Op
 }
 
 impl Reset {
-    /// Writes it into a frame of its own. `None` if the way is unknown, or no frame is free.
+    /// Writes the reset into a new frame. `None` if its next hop is unknown, or no frame is free.
     pub fn emit(
         &self,
         snapshot: &Snapshot,
@@ -119,5 +122,5 @@ impl Reset {
     }
 }
 
-/// How far it may come.
+/// The time to live of a reset.
 const HOPS: u8 = 64;

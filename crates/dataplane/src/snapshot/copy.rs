@@ -1,8 +1,8 @@
-//! A copy of all configuration that shares nothing which packets change.
+//! A copy of all configuration for a dry run. It shares nothing that packets change.
 //!
-//! Made when an operator asks what would become of a packet (`explain.rs`). Counts, thresholds' answers and schedulers'
-//! places are those of the moment, and go on by themselves; what schedulers remember is read where it is and never
-//! written. The copy keeps account of each choice that is made by it. Cost: an allocation or two for each destination.
+//! Made when an operator explains a packet (`explain/`). Counts, overload flags and scheduler states have their current
+//! values and then change independently. The data of schedulers is read in place and never written. The copy records
+//! each decision of its schedulers. Cost: an allocation or two for each destination.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,38 +13,38 @@ use xvs_sched::{Account, ForwardingMethod, ServiceKey, Weight};
 
 use super::{Destination, Destinations, Member, Service, ServiceLive, Services, Snapshot};
 
-/// A choice that was made by a copy.
+/// A decision of a scheduler in a dry run.
 #[derive(Debug, Clone)]
 pub struct Decision {
-    /// For which service.
+    /// The service.
     pub service: ServiceKey,
-    /// What it went by.
+    /// The values on which the decision was based.
     pub account: Account,
-    /// The candidates in IPVS's order, as they were.
+    /// The candidates in IPVS's order, with their state at the decision.
     pub candidates: Vec<Candidate>,
-    /// The chosen one's place among them.
+    /// The index of the chosen candidate.
     pub chosen: Option<usize>,
 }
 
-/// A destination at the moment of a choice.
+/// A destination at the time of a decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
-    /// Which.
+    /// The destination's endpoint.
     pub endpoint: Endpoint,
-    /// How packets reach it.
+    /// The forwarding method.
     pub method: ForwardingMethod,
     /// Its weight in force.
     pub weight: Weight,
-    /// What it carried.
+    /// Its connections.
     pub load: Load,
-    /// Whether it was above its upper threshold.
+    /// Whether it was overloaded.
     pub overloaded: bool,
-    /// That threshold, in connections; 0: none.
+    /// Its upper threshold, in connections; 0: none.
     pub upper_threshold: u32,
 }
 
 impl Snapshot {
-    /// The copy, and where its choices are decisions.
+    /// The copy, and the list to which its schedulers append their decisions.
     pub(crate) fn separate_copy(&self) -> (Self, Arc<Mutex<Vec<Decision>>>) {
         let decisions = Arc::default();
         let stats = Arc::new(ServiceLive::new(1));
@@ -59,7 +59,7 @@ impl Snapshot {
             marks: self.marks.clone(),
             call_ids: Arc::new(self.call_ids.separate_copy()),
             locals: self.locals.clone(),
-            // Nothing comes in that anybody should see.
+            // A dry run must not appear in captures.
             captures: Arc::default(),
             settings: self.settings,
         };
@@ -117,7 +117,7 @@ impl Member {
     }
 }
 
-/// The scheduler of a service, whose choices are decisions and nowhere remembered.
+/// The scheduler of a service. It records its decisions and changes no state outside the copy.
 struct RecordingScheduler {
     service: Arc<Service>,
     decisions: Arc<Mutex<Vec<Decision>>>,

@@ -1,4 +1,4 @@
-//! The destinations by number, and a destination as the packets of its connections need it.
+//! Destinations by number, with the data that packets of their connections need.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,75 +12,75 @@ use crate::conn::Connection;
 use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
 
-/// The number by which connections refer to a destination. Reused only when no connection refers to it.
+/// The number of a destination in connections. It is reused only when no connection contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DestinationId(pub u32);
 
-/// A destination, as the packets of its connections need it.
+/// A destination, with the data that packets of its connections need.
 #[derive(Clone)]
 pub struct Destination {
-    /// Whether it is still configured; packets of a removed one's connections are dropped.
+    /// Whether it is still configured. If not, packets of its connections are dropped.
     pub available: bool,
-    /// Where it is; port 0 keeps the packet's.
+    /// Its endpoint; port 0 keeps the packet's port.
     pub endpoint: Endpoint,
-    /// How packets of new connections reach it.
+    /// The forwarding method of new connections.
     pub method: ForwardingMethod,
-    /// Its share of new connections.
+    /// Its weight.
     pub weight: Weight,
-    /// The way to it.
+    /// The path to it.
     pub path: Path,
-    /// What routers of that way have told of it.
+    /// The path MTU that routers on this path have reported.
     pub path_mtu: Arc<PathMtu>,
-    /// What tunnels to it look like.
+    /// The outer headers of tunnels to it.
     pub tunnel: Tunnel,
-    /// What it carries and counts.
+    /// Its connections and counters.
     pub live: Arc<DestinationLive>,
-    /// Its service's numbers.
+    /// The counters of its service.
     pub service: Arc<ServiceLive>,
 }
 
-/// What tunnels to a destination look like.
+/// The outer headers of tunnels to a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
-    /// The director's own address that they come from, of the destination's family.
+    /// The source address of the outer header: the director's own, of the destination's family.
     pub source: Option<IpAddr>,
-    /// What stands between the outer network header and the packet.
+    /// The headers between the outer network header and the packet.
     pub encapsulation: Encapsulation,
 }
 
-/// What stands between the outer network header and the packet in a tunnel.
+/// The headers between the outer network header and the packet in a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encapsulation {
-    /// Nothing: IP in IP (RFC 2003, RFC 2473, RFC 4213).
+    /// None: IP in IP (RFC 2003, RFC 2473, RFC 4213).
     Ip,
     /// A GRE header (RFC 2784).
     Gre(Coverage),
     /// UDP and GUE headers (draft-ietf-intarea-gue).
     Gue {
-        /// The UDP port that they are sent to.
+        /// The destination UDP port.
         port: u16,
-        /// What the UDP checksum covers.
+        /// The coverage of the UDP checksum.
         coverage: Coverage,
     },
 }
 
 const PAGE: usize = 64;
 
-/// Destinations by number, in pages: changing one copies one page.
+/// Destinations by number, in pages: changing one destination copies one page.
 #[derive(Clone, Default)]
 pub struct Destinations {
     pages: Vec<Arc<Vec<Option<Destination>>>>,
 }
 
 impl Destinations {
-    /// The destination of this number.
+    /// The destination with this number.
     #[inline]
     pub fn find(&self, id: DestinationId) -> Option<&Destination> {
         let id = id.0 as usize;
         self.pages.get(id / PAGE)?.get(id % PAGE)?.as_ref()
     }
 
-    /// The destination of a connection, also one that is no longer configured.
+    /// The destination of a connection, even if it is no longer configured.
     #[inline]
     pub fn of(&self, connection: &Connection<'_>) -> Option<&Destination> {
         self.find(DestinationId(connection.dest_ref()))
@@ -92,12 +92,12 @@ impl Destinations {
         self.of(connection).filter(|destination| destination.available)
     }
 
-    /// Every destination that has a number.
+    /// All destinations that have a number.
     pub fn iter(&self) -> impl Iterator<Item = &Destination> {
         self.pages.iter().flat_map(|page| page.iter()).flatten()
     }
 
-    /// What each destination becomes, by the same numbers.
+    /// Applies a function to each destination; the numbers stay.
     pub(super) fn map(&self, one: impl Fn(&Destination) -> Destination) -> Self {
         let page = |page: &Arc<Vec<Option<Destination>>>| {
             Arc::new(page.iter().map(|destination| destination.as_ref().map(&one)).collect())
@@ -105,7 +105,7 @@ impl Destinations {
         Self { pages: self.pages.iter().map(page).collect() }
     }
 
-    /// Sets or clears the destination of this number.
+    /// Sets or clears the destination with this number.
     pub fn set(&mut self, id: DestinationId, destination: Option<Destination>) {
         let id = id.0 as usize;
         while self.pages.len() <= id / PAGE {

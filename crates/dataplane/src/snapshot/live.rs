@@ -14,7 +14,7 @@ pub struct ServiceLive {
 }
 
 impl ServiceLive {
-    /// Zeroes for this many workers.
+    /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
         Self { stats: SharedStats::new(workers) }
     }
@@ -29,13 +29,13 @@ pub struct DestinationLive {
 }
 
 impl DestinationLive {
-    /// Zeroes for this many workers.
+    /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
         let (load, templates) = Default::default();
         Self { load, templates, stats: SharedStats::new(workers) }
     }
 
-    /// A copy that counts by itself.
+    /// A copy that counts independently.
     pub(super) fn separate_copy(&self) -> Self {
         Self {
             load: self.load.separate_copy(),
@@ -44,20 +44,20 @@ impl DestinationLive {
         }
     }
 
-    /// Its connections now.
+    /// Its connections.
     pub fn load(&self) -> Load {
         let (active, inactive) = self.load.counts();
         Load { active, inactive }
     }
 
-    /// Its templates now.
+    /// Its templates.
     pub fn templates(&self) -> u32 {
-        // Two workers' additions and subtractions may be seen in either order, so the count can dip below zero for a
+        // The additions and subtractions of two workers may be seen in either order, so the count may be negative for a
         // moment.
         u32::try_from(self.templates.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// Counts a connection or template in, before anybody can find it.
+    /// Counts a connection or template. Called before other threads can find it.
     pub fn increment(&self, activity: Activity) {
         match activity {
             Activity::Template => _ = self.templates.fetch_add(1, Ordering::Relaxed),
@@ -65,12 +65,12 @@ impl DestinationLive {
         }
     }
 
-    /// A connection that was counted in is in the table: it may have reached the upper threshold.
+    /// Checks the upper threshold after a connection that was counted has been inserted.
     pub fn check_limit(&self) {
         self.load.check_limit();
     }
 
-    /// Counts a connection or template out; also one that was counted in and did not come about.
+    /// Stops counting a connection or template, also one whose insertion failed.
     pub fn decrement(&self, activity: Activity) {
         match activity {
             Activity::Template => _ = self.templates.fetch_sub(1, Ordering::Relaxed),
@@ -78,12 +78,12 @@ impl DestinationLive {
         }
     }
 
-    /// A connection that is counted has become active, or inactive, and was not before.
+    /// Moves a counted connection to the active or inactive ones, to which it did not belong before.
     pub fn move_to(&self, to: Activity) {
         self.load.move_to(to);
     }
 
-    /// A connection came and went with its one packet. It may leave the destination overloaded.
+    /// Counts a connection of one packet, which ends at once. It may leave the destination overloaded.
     pub fn count_one_packet(&self) {
         if self.load.is_bounded() {
             self.increment(Activity::Inactive);
@@ -92,8 +92,8 @@ impl DestinationLive {
         }
     }
 
-    /// Sets the thresholds, in connections, and judges by them at once. An upper one of 0 is none; a lower one of 0 is
-    /// three quarters of the upper one.
+    /// Sets the thresholds, in connections, and checks them at once. An upper threshold of 0 means none; a lower one of
+    /// 0 means three quarters of the upper one.
     pub fn set_thresholds(&self, upper: u32, lower: u32) {
         self.load.set_bounds(upper, lower);
     }
@@ -103,8 +103,8 @@ impl DestinationLive {
         self.load.upper()
     }
 
-    /// Whether it takes no new connections, because it reached its upper threshold and has not come down below its
-    /// lower one since. Source: ipvs-behaviour, section 7.
+    /// Whether it takes no new connections: it has reached its upper threshold and has not been below its lower one
+    /// since. Source: ipvs-behaviour, section 7.
     pub fn is_overloaded(&self) -> bool {
         self.load.is_overloaded()
     }

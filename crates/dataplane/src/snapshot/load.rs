@@ -1,11 +1,11 @@
-//! How many connections a destination carries, and whether that is too many: the thresholds `-x` and `-y`.
+//! A destination's number of connections, and whether it is overloaded by the thresholds `-x` and `-y`.
 //!
-//! Changed once when a connection begins, once when it ends, and when it becomes active or inactive; asked by
-//! schedulers. Promises IPVS's rules: a destination is overloaded from the connection that reaches the upper threshold
-//! until the one whose end brings it below the low mark, and a change of thresholds is judged at once. Cost: one atomic
-//! addition a change; one more atomic only when the answer changes.
+//! Changed when a connection begins, when it ends, and when it becomes active or inactive; read by schedulers. It
+//! follows the rules of IPVS: a destination is overloaded from the connection that reaches the upper threshold until
+//! the end of the one that brings it below the low mark, and a change of thresholds is applied at once. Cost: one
+//! atomic addition for each change; one more atomic operation only when the overload flag changes.
 //!
-//! Both counts and the answer stand in one word, so that each is true of the others at every moment.
+//! Both counts and the overload flag are in one word, so they are consistent with each other at every moment.
 
 use xvs_proto::Protocol;
 
@@ -13,19 +13,19 @@ use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::shm::atomic::{AtomicU64, Ordering};
 
-/// Which of a destination's counts a connection is in.
+/// The count of a destination to which a connection belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// `ActiveConn`.
     Active,
     /// `InActConn`.
     Inactive,
-    /// `PersistConn`: it is a template. Schedulers do not look at these.
+    /// `PersistConn`: a template. Schedulers ignore these.
     Template,
 }
 
 impl Activity {
-    /// That of a connection of this protocol in this state.
+    /// The count for a connection of this protocol in this state.
     #[inline]
     pub fn of(protocol: Protocol, state: u8) -> Self {
         match protocol {
@@ -36,12 +36,13 @@ impl Activity {
     }
 }
 
-/// A destination's connections, and its thresholds.
+/// A destination's connections and thresholds.
 ///
-/// Why no answer stays wrong: whoever changes the counts, or the thresholds, adds to the word and then judges. Of two
-/// who do so at once the later addition reads the earlier (AcqRel), so it judges by the thresholds and counts of both.
-/// An answer that was written by thresholds which have changed meanwhile is judged again by whoever wrote it: writing
-/// it after the change's addition, he reads the new thresholds. `tests/loom_load.rs` models it.
+/// Why the overload flag does not stay wrong: every change of counts or thresholds adds to the word and then checks the
+/// limit. Of two concurrent changes, the later addition reads the earlier one (AcqRel), so its thread checks the limit
+/// with the thresholds and counts of both. A thread may write a flag that is based on thresholds which have changed
+/// meanwhile. It then checks again: it has written the flag after the addition of that change, so it reads the new
+/// thresholds. `tests/loom_load.rs` models this.
 #[derive(Debug, Default)]
 pub(crate) struct LiveLoad {
     word: AtomicU64,
@@ -50,7 +51,7 @@ pub(crate) struct LiveLoad {
 }
 
 impl LiveLoad {
-    /// A copy that counts by itself.
+    /// A copy that counts independently.
     pub(crate) fn separate_copy(&self) -> Self {
         let [word, bounds] =
             [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
@@ -62,25 +63,25 @@ impl LiveLoad {
         Bounds::unpack(self.bounds.load(Ordering::Relaxed)).upper
     }
 
-    /// Counts a connection in. It is judged when it is certain to be one, by [`Self::check_limit`].
+    /// Counts a connection. The limit is checked by [`Self::check_limit`] when its insertion has succeeded.
     pub(crate) fn increment(&self, activity: Activity) {
         self.word.fetch_add(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
     }
 
-    /// Counts a connection out.
+    /// Stops counting a connection.
     pub(crate) fn decrement(&self, activity: Activity) {
         self.word.fetch_sub(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
         self.check_limit();
     }
 
-    /// A connection that was counted has become what `to` says and was not before.
+    /// Moves a counted connection to the active or inactive ones, to which it did not belong before.
     pub(crate) fn move_to(&self, to: Activity) {
         let by = match to {
             Activity::Active => 1,
             // Templates are counted elsewhere.
             Activity::Inactive | Activity::Template => u64::MAX,
         };
-        // Relaxed: thresholds look at the sum, which stays.
+        // Relaxed: thresholds apply to the sum, which stays.
         self.word.fetch_add(by, Ordering::Relaxed);
     }
 
@@ -89,10 +90,10 @@ impl LiveLoad {
         self.bounds.load(Ordering::Relaxed) != NONE
     }
 
-    /// Sets the thresholds; an upper one of 0 is none, a lower one of 0 three quarters of the upper one.
+    /// Sets the thresholds. An upper one of 0 means none; a lower one of 0 means three quarters of the upper one.
     pub(crate) fn set_bounds(&self, upper: u32, lower: u32) {
         self.bounds.store(Bounds::of(upper, lower).pack(), Ordering::Relaxed);
-        // Orders the store before whatever is added to the word after this.
+        // Orders the store before all later additions to the word.
         self.word.fetch_add(0, Ordering::AcqRel);
         self.check_limit();
     }
@@ -102,16 +103,16 @@ impl LiveLoad {
         Count::unpack(self.word.load(Ordering::Relaxed)).overloaded
     }
 
-    /// Active connections and all others.
+    /// The numbers of active and of inactive connections.
     pub(crate) fn counts(&self) -> (u32, u32) {
         let Count { total, active, .. } = Count::unpack(self.word.load(Ordering::Relaxed));
-        // Of two workers that turn a connection one after the other, the later may be seen first: then there seems
-        // to be one less than none for a moment.
+        // If two workers move a connection one after the other, the later move may be seen first. Then a count is
+        // negative for a moment.
         let count = |count: i64| u32::try_from(count).unwrap_or(0);
         (count(active), count(total - active.max(0)))
     }
 
-    /// Brings the answer in line with the counts and thresholds.
+    /// Updates the overload flag by the counts and thresholds.
     pub(crate) fn check_limit(&self) {
         loop {
             let bounds = self.bounds.load(Ordering::Relaxed);
@@ -144,7 +145,7 @@ impl Bounds {
         Self { upper, low: if lower == 0 { upper - upper / 4 } else { lower } }
     }
 
-    /// Whether so many connections are too many; `None`: if they were, they are.
+    /// Whether this number of connections is an overload; `None`: the flag stays as it is.
     fn verdict(self, total: i64) -> Option<bool> {
         match self {
             Self { upper: 0, .. } => Some(false),
@@ -163,8 +164,9 @@ impl Bounds {
     }
 }
 
-/// What the word says: bits 33 and up are the sum, bit 32 the answer, the lower ones the active connections, signed.
-/// Each is added to without a look at the others, so one below zero borrows from those above it.
+/// The parts of the word: bits 33 and up are the sum, bit 32 is the overload flag, and the lower bits are the active
+/// connections, signed. Each part is added to without regard to the others, so a negative one borrows from those above
+/// it.
 struct Count {
     total: i64,
     overloaded: bool,
@@ -184,7 +186,7 @@ const CONNECTION: u64 = 1 << 33;
 /// The packed bounds of a destination without thresholds.
 const NONE: u64 = 0;
 
-/// What a connection adds to the count of active ones.
+/// The addend of a connection for the count of active ones.
 fn active(activity: Activity) -> u64 {
     u64::from(activity == Activity::Active)
 }
@@ -197,7 +199,8 @@ mod tests {
 
     use super::*;
 
-    /// IPVS's rules as its edges: what happens at a bind, at an end, at an edit.
+    /// The rules of IPVS, applied where IPVS applies them: when a connection begins, when it ends, when thresholds
+    /// change.
     #[derive(Default)]
     struct Model {
         connections: Vec<Activity>,
@@ -274,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_after_the_other_binds_ends_and_edits_give_the_answers_of_ipvs(steps in steps()) {
+        fn a_sequence_of_changes_gives_the_overload_flag_of_ipvs(steps in steps()) {
             let (load, mut model) = (LiveLoad::default(), Model::default());
             for step in steps {
                 match step {
@@ -308,7 +311,7 @@ mod tests {
         }
 
         #[test]
-        fn two_workers_and_an_operator_leave_the_right_answer_behind(
+        fn concurrent_changes_of_two_workers_and_an_operator_leave_the_correct_flag(
             one in steps(),
             two in steps(),
             edits in prop::collection::vec(bounds(), 1..50),
@@ -352,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_connections_are_too_many_until_seventy_four_are_left() {
+    fn an_upper_threshold_of_100_overloads_until_74_connections_are_left() {
         let load = LiveLoad::default();
         load.set_bounds(100, 0);
         for _ in 0..100 {
@@ -368,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_is_below_zero_for_a_moment_disturbs_no_other() {
+    fn a_count_that_is_negative_for_a_moment_does_not_disturb_the_others() {
         let load = LiveLoad::default();
         load.set_bounds(1, 0);
         load.increment(Activity::Inactive);

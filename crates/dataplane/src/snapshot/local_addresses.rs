@@ -1,12 +1,12 @@
-//! The director's own endpoints from which real servers see clients' packets (FULLNAT).
+//! The director's own endpoints, which real servers see in place of clients' (FULLNAT).
 //!
-//! [`LocalAddresses`] is part of a snapshot; a worker's [`LocalCursor`] goes round it, a step for each new connection. The
-//! step shares no factor with the number of endpoints, so a round offers each of them once and neighbours far apart: what
-//! was offered last is offered again as late as can be. What was taken in such an order is not spread by chance, so who
-//! finds a few endpoints taken goes on elsewhere ([`LocalCursor::jump`]). Cost of a step: one division, and a search among
-//! the addresses.
+//! [`LocalAddresses`] is part of a snapshot. A worker's [`LocalCursor`] moves through it, one step for each new
+//! connection. The length of a step is coprime to the number of endpoints, so a round offers each endpoint once,
+//! neighbours far apart, and the most recently offered one last. Endpoints that were taken in this order are not
+//! distributed at random, so a worker that finds a few of them taken continues elsewhere ([`LocalCursor::jump`]). Cost
+//! of a step: one division, and a search among the addresses.
 //!
-//! Not here: whether an endpoint is taken, which only the connection table knows, for each destination apart.
+//! Not here: whether an endpoint is taken. Only the connection table knows that, for each destination separately.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -20,7 +20,7 @@ pub struct LocalAddresses {
 }
 
 impl LocalAddresses {
-    /// These addresses with these ports; none of them may be named twice.
+    /// These addresses with these ports. No endpoint may occur twice.
     pub fn new(addresses: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>) -> Self {
         let mut locals = Self::default();
         for (addr, ports) in addresses {
@@ -34,7 +34,7 @@ impl LocalAddresses {
         locals
     }
 
-    /// The next endpoint of a family; `None` if it has no local address.
+    /// The next endpoint of a family; `None` if the family has no local address.
     pub fn next(&self, family: Family, cursor: &mut LocalCursor) -> Option<Endpoint> {
         let pool = &self.pools[family as usize];
         let position = &mut cursor.positions[family as usize];
@@ -43,10 +43,10 @@ impl LocalAddresses {
     }
 }
 
-/// The endpoints of one family, as if they stood in one row.
+/// The endpoints of one family, numbered consecutively.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Pool {
-    /// Of each address the place behind its last endpoint, and that endpoint.
+    /// For each address the number after its last endpoint, and that endpoint.
     ends: Vec<(u32, Endpoint)>,
     total: u32,
     step: u32,
@@ -60,28 +60,28 @@ impl Pool {
     }
 }
 
-/// How far a worker has come in each family.
+/// One worker's position in each family.
 #[derive(Debug)]
 pub struct LocalCursor {
     positions: [u32; 2],
 }
 
 impl LocalCursor {
-    /// Begins somewhere; `start` is to be another for each worker, and at each start.
+    /// Starts at `start`, which must differ between workers and between runs.
     pub fn new(start: u32) -> Self {
         let mut cursor = Self { positions: [0; 2] };
         cursor.jump(start);
         cursor
     }
 
-    /// Goes on from a place drawn at random.
+    /// Continues at a random position.
     pub fn jump(&mut self, random: u32) {
-        // Less than all bits, so that a step more is never too much.
+        // Less than all bits, so that the addition of a step cannot overflow.
         self.positions = [random >> 2; 2];
     }
 }
 
-/// A number near the golden section of `total` that shares no factor with it: its multiples lie evenly.
+/// A number near the golden section of `total` and coprime to it: its multiples are evenly distributed.
 fn step(total: u32) -> u32 {
     let golden = (f64::from(total) * 0.618_034) as u32;
     (golden.max(1)..).find(|step| common_factor(*step, total) == 1).unwrap_or(1)
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_with_all_their_ports_can_be_gone_round() {
+    fn many_addresses_with_all_ports_can_be_stepped_through() {
         let all = (0..4096u32).map(|number| (IpAddr::V4((0x0a00_0000 + number).into()), 1..=u16::MAX));
         let locals = LocalAddresses::new(all);
         let mut cursor = LocalCursor::new(u32::MAX);

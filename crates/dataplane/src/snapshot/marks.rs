@@ -1,9 +1,9 @@
-//! Firewall marks: the number by which a packet belongs to a service that names no address.
+//! Firewall marks, by which packets belong to services without an address.
 //!
-//! XDP runs before netfilter, so the rules that mark packets are evaluated here: once for each packet that meets no
-//! connection. [`Marks`] is a list of steps that only lead forward, so evaluating it ends, and costs at most one
-//! look at each step, whose lists are searched by halves: O(rules · log entries). Built by the control thread, immutable after. Not here: where the rules come from,
-//! and the chains that they stood in, which were laid out one after the other before.
+//! XDP runs before netfilter, so the rules that mark packets are evaluated here: once for each packet without a
+//! connection. [`Marks`] is a list of steps that only lead forward, so its evaluation ends. It costs at most one
+//! evaluation of each step, with binary searches in its lists: O(rules · log entries). Built by the control thread and
+//! immutable afterwards. Not here: the sources of the rules, and their chains, which were flattened before.
 
 use xvs_proto::mark::Change;
 use xvs_proto::mark::Condition;
@@ -12,35 +12,35 @@ use xvs_proto::mark::Test;
 use xvs_proto::LinkId;
 use xvs_proto::Packet;
 
-/// The mark rules of all sources, in the order in which they apply.
+/// The mark rules of all sources, in the order of their application.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
     steps: Box<[Step]>,
 }
 
-/// A rule: what it is for, and what it does.
+/// A rule: its conditions and its action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// All of these hold for the packets that it is for.
+    /// The conditions, all of which must hold.
     pub conditions: Vec<Condition>,
-    /// What is done then.
+    /// The action if they hold.
     pub action: Action,
 }
 
-/// What a step does.
+/// The action of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Gives the packet another mark.
+    /// Changes the packet's mark.
     Set(Change),
-    /// Goes on at a later step; at the number of all steps: ends.
+    /// Continues at a later step; the number of all steps ends the evaluation.
     SkipTo(usize),
 }
 
 impl Marks {
-    /// The rules as these steps.
+    /// Rules with these steps.
     ///
     /// # Panics
-    /// If a step leads backward, or beyond the end: evaluating would not end.
+    /// If a step leads backward or beyond the end: the evaluation would not end.
     pub fn new(mut steps: Vec<Step>) -> Self {
         let end = steps.len();
         let forward = |(at, step): (usize, &Step)| match step.action {
@@ -55,7 +55,7 @@ impl Marks {
         Self { steps: steps.into() }
     }
 
-    /// The mark of a packet that came in by a link; 0: none.
+    /// The mark of a packet that was received by a link; 0: none.
     pub fn of(&self, link: LinkId, packet: &Packet) -> u32 {
         self.walk(link, packet, |_| {})
     }
@@ -67,7 +67,7 @@ impl Marks {
         self.steps.get(last?)
     }
 
-    /// The mark of a packet; `set` is told the place of each step that sets it.
+    /// The mark of a packet. Calls `set` with the index of each step that sets it.
     fn walk(&self, link: LinkId, packet: &Packet, mut set: impl FnMut(usize)) -> u32 {
         let (mut mark, mut at) = (0, 0);
         while let Some(step) = self.steps.get(at) {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn each_test_says_yes_of_what_the_packet_is_and_no_of_what_it_is_not_and_negation_turns_it_over() {
+    fn each_test_accepts_what_matches_the_packet_and_negation_inverts_it() {
         for (test, answer) in [
             (Test::Family(Family::V4), true),
             (Test::Family(Family::V6), false),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn all_conditions_of_a_step_have_to_hold_and_the_last_step_that_sets_a_mark_wins() {
+    fn all_conditions_of_a_step_must_hold_and_the_last_matching_step_sets_the_mark() {
         let tcp = || is(Test::Protocol(vec![Protocol::TCP]));
         let web = || is(Test::DestPort(vec![80..=80]));
         let other = || is(Test::DestPort(vec![443..=443]));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_may_ask_for_the_mark_of_those_before_it_and_skip_those_behind_it() {
+    fn a_step_may_test_the_mark_of_earlier_steps_and_skip_later_ones() {
         let marked = |value| is(Test::Mark { value, mask: 0xff });
         let to_the_end = Step { conditions: vec![marked(1)], action: Action::SkipTo(3) };
         let steps = vec![set(Vec::new(), 0x101), to_the_end, set(Vec::new(), 9)];
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "steps lead forward")]
-    fn a_step_that_leads_backward_is_not_taken() {
+    fn a_step_that_leads_backward_is_refused() {
         Marks::new(vec![set(Vec::new(), 1), Step { conditions: Vec::new(), action: Action::SkipTo(1) }]);
     }
 }

@@ -1,9 +1,9 @@
-//! All configuration that a worker reads: one immutable value behind one pointer, loaded once a burst.
+//! The snapshot: all configuration that a worker reads, as one immutable value behind one pointer.
 //!
-//! The control thread builds a [`Snapshot`] that shares what did not change with the one before it, and publishes
-//! it. Numbers that live longer than a snapshot (connections, counters, a scheduler's place) are atomics in
-//! objects that snapshots share, so that a change of weight loses none of them. Cost: one pointer load a burst,
-//! one hash look-up a new connection, one index a packet.
+//! The control thread builds a [`Snapshot`], which shares unchanged parts with the previous one, and publishes it.
+//! Numbers that outlive a snapshot (connections, counters, a scheduler's state) are atomics in objects that snapshots
+//! share, so a change of a weight loses none of them. Cost: one pointer load for each burst, one hash look-up for each
+//! new connection, one array access for each packet.
 
 mod settings;
 
@@ -39,27 +39,26 @@ pub(crate) use self::services::{FTP, FTP_DATA};
 pub use self::services::{Member, Service, Services};
 pub use self::settings::{ConnReuse, MssClamp, Settings};
 
-/// What a worker acts on.
+/// The configuration that workers use.
 #[derive(Clone)]
 pub struct Snapshot {
-    /// How many were published up to it; 0 is never published.
+    /// The number of snapshots that were published up to and including it; 0 is never published.
     pub epoch: u64,
     /// The services.
     pub services: Services,
-    /// Every destination, also removed ones that connections still refer to, by [`DestinationId`].
+    /// Every destination by [`DestinationId`], including removed ones that connections still refer to.
     pub destinations: Destinations,
     /// Routes and next hops.
     pub egress: Arc<Egress>,
-    /// Masqueraded destinations; empty unless `nat_icmp_send` asks for them.
+    /// Masqueraded destinations; empty unless `nat_icmp_send` is set.
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
-    /// By which packets are marked; asked of those that meet no connection.
+    /// The mark rules, which apply to packets without a connection.
     pub marks: Arc<Marks>,
-    /// The Call-IDs by which templates of services with `--pe sip` are told apart; room for none until there is such
-    /// a service.
+    /// The Call-IDs of templates of services with `--pe sip`; without slots until there is such a service.
     pub call_ids: Arc<CallIds>,
-    /// What FULLNAT's destinations see instead of clients.
+    /// The director's endpoints for FULLNAT.
     pub locals: Arc<LocalAddresses>,
-    /// Who watches packets; mostly nobody.
+    /// Active captures, usually none.
     pub captures: Captures,
     /// Timeouts and settings.
     pub settings: Settings,
@@ -82,7 +81,7 @@ impl Snapshot {
         }
     }
 
-    /// How many virtual services there are, and destinations of all of them. Costs a look at each service.
+    /// The number of virtual services, and of their destinations. Costs one access to each service.
     pub fn configured(&self) -> (usize, usize) {
         let count = |(services, dests), service: &Service| (services + 1, dests + service.members.len());
         self.services.iter().fold((0, 0), count)
@@ -90,7 +89,7 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Whether a packet that came in by a link belongs to a service.
+    /// Whether a packet that was received by a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
         let key = packet.connection_key();
         self.services.for_packet(self.marks.of(link, packet), key.protocol, key.dest).is_some()

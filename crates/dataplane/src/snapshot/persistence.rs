@@ -1,24 +1,24 @@
-//! How a service keeps clients with their destinations.
+//! Persistence settings of a service.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How a service keeps clients with their destinations.
+/// Persistence settings of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Persistence {
     /// How long a client's template lasts after its last new connection, in seconds.
     pub timeout_seconds: u32,
-    /// Which clients share a template.
+    /// The mask; clients with equal masked addresses share a template.
     pub mask: ClientMask,
-    /// Whether it is clients that stay, or calls.
+    /// The unit that is kept on one destination.
     pub scope: PersistenceScope,
 }
 
-/// The bits of a client's address that are looked at.
+/// The bits of a client's address that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientMask {
-    /// Bits of an IPv4 address; they need not be contiguous.
+    /// The bits of an IPv4 address; they need not be contiguous.
     V4(Ipv4Addr),
-    /// Leading bits of an IPv6 address, at most 128.
+    /// The number of leading bits of an IPv6 address, at most 128.
     V6(u8),
 }
 
@@ -35,11 +35,11 @@ impl ClientMask {
     }
 }
 
-/// What stays together.
+/// The connections that are kept on one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PersistenceScope {
     /// All connections of a client.
     Client,
-    /// Of a client's, those of one SIP call (`--pe sip`).
+    /// The connections of one SIP call of a client (`--pe sip`).
     Call,
 }

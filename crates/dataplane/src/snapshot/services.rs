@@ -1,4 +1,4 @@
-//! The services by key, and a service as new connections need it.
+//! Services by key, with the data that new connections need.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,20 +13,20 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 
-/// The port that FTP servers send data from; such connections are never scheduled.
+/// The source port of FTP data connections from servers. They are never scheduled.
 pub(crate) const FTP_DATA: u16 = 20;
-/// The port that FTP clients speak to first.
+/// The port of FTP control connections.
 pub(crate) const FTP: u16 = 21;
-/// The first port that a program without rights may take; FTP's passive data connections go to such ones.
+/// The first unprivileged port. FTP's passive data connections use these ports.
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
 const SHARDS: usize = 64;
 
-/// The services by key. Changing one copies one shard of the map.
+/// The services by key. Changing one service copies one shard of the map.
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
-    /// In all shards together, of each family, so that a packet need not ask each whether it is empty.
+    /// The number of services of each family, so that a packet need not check every shard.
     counts: [usize; 2],
     hasher: hashbrown::DefaultHashBuilder,
 }
@@ -40,17 +40,18 @@ impl Default for Services {
 impl Services {
     fn shard(&self, key: &ServiceKey) -> usize {
         use std::hash::BuildHasher;
-        // The map uses the low and the topmost bits of the same kind of hash; take others.
+        // The map uses the lowest and the topmost bits of the same kind of hash, so this uses others.
         (self.hasher.hash_one(key) >> 40) as usize % SHARDS
     }
 
-    /// The service of this very key.
+    /// The service with exactly this key.
     pub fn find(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.shards[self.shard(key)].get(key)
     }
 
-    /// The service of a packet with this firewall mark (0: none) to this endpoint: that of the mark, of the very
-    /// endpoint, FTP's at the address for a port that FTP may have told the client, or that of every port.
+    /// The service of a packet with this firewall mark (0: none) to this endpoint, in this order: the service of the
+    /// mark, the service of exactly this endpoint, the FTP service of the address if the port may be that of a data
+    /// connection, the service of all ports.
     ///
     /// Source: ipvs-behaviour, section 1.1.
     pub fn for_packet(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
@@ -68,68 +69,68 @@ impl Services {
         self.counts[key.family() as usize] += usize::from(replaced.is_none());
     }
 
-    /// Takes a service out.
+    /// Removes a service.
     pub fn remove(&mut self, key: &ServiceKey) {
         let shard = self.shard(key);
         let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
         self.counts[key.family() as usize] -= usize::from(removed.is_some());
     }
 
-    /// Every service, in no order.
+    /// All services, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Service> {
         self.all().map(Arc::as_ref)
     }
 
-    /// The same, as they are shared.
+    /// All services, as shared references.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.shards.iter().flat_map(|shard| shard.values())
     }
 
-    /// Whether there is any of this family: else none of its packets is touched.
+    /// Whether there is a service of this family. If not, no packet of the family is changed.
     pub fn any_of(&self, family: Family) -> bool {
         self.counts[family as usize] > 0
     }
 }
 
-/// A virtual service, as new connections need it.
+/// A virtual service, with the data that new connections need.
 pub struct Service {
-    /// What its packets have in common.
+    /// The key that its packets match.
     pub key: ServiceKey,
     /// Its destinations in IPVS's order: the one added last comes first.
     pub members: Box<[Member]>,
-    /// Chooses among them.
+    /// The scheduler.
     pub scheduler: Box<dyn Scheduler>,
-    /// Whether each UDP datagram is scheduled for itself.
+    /// Whether each UDP datagram is scheduled separately.
     pub one_packet: bool,
-    /// How destinations behind FULLNAT learn who their clients are.
+    /// How destinations behind FULLNAT receive the client's address.
     pub client_address: ClientAddress,
-    /// Which clients stay with their destination, and for how long; `None`: nobody does.
+    /// Persistence; `None`: the service is not persistent.
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
-    /// Its numbers.
+    /// Its counters.
     pub live: Arc<ServiceLive>,
 }
 
-/// A destination as its service's scheduler sees it.
+/// A destination, with the data that its service's scheduler needs.
 #[derive(Clone)]
 pub struct Member {
     /// Its number.
     pub id: DestinationId,
-    /// Where it is; port 0 keeps the packet's.
+    /// Its endpoint; port 0 keeps the packet's port.
     pub endpoint: Endpoint,
-    /// How packets reach it.
+    /// The forwarding method.
     pub method: ForwardingMethod,
-    /// Its share.
+    /// Its weight in force.
     pub weight: Weight,
-    /// The share that the operator gave it, which load reports may have moved.
+    /// The weight that the operator configured. Load reports may have changed the weight in force.
     pub own_weight: Weight,
-    /// What it carries.
+    /// Its connections.
     pub live: Arc<DestinationLive>,
 }
 
 impl Service {
-    /// Its port; 0 if it is of every port, or of a mark.
+    /// Its port; 0 if it serves all ports or a mark.
     pub fn port(&self) -> u16 {
         match self.key {
             ServiceKey::Address { endpoint, .. } => endpoint.port,
@@ -137,10 +138,10 @@ impl Service {
         }
     }
 
-    /// Lets the scheduler choose and commits its next state; `None` if no destination may be chosen.
+    /// Chooses a destination and commits the scheduler's next state; `None` if no destination may be chosen.
     pub fn choose(&self, request: &Request) -> Option<&Member> {
         loop {
-            // Relaxed: the state is the whole of what is shared here.
+            // Relaxed: the state is all that is shared here.
             let before = self.place.load(Ordering::Relaxed);
             let Choice { position, state } = self.scheduler.choose(State(before), request, self);
             let unchanged = state.0 == before;
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_services_from_the_first_to_the_last_however_often_one_is_replaced_or_removed() {
+    fn replacing_and_removing_services_keeps_their_count_correct() {
         let mut services = Services::default();
         services.remove(&service(80).key);
         assert!(!services.any_of(Family::V4));
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_choose_at_once_take_each_turn_once() {
+    fn concurrent_choices_of_workers_use_each_turn_once() {
         let endpoint = |last| Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
         let live = Arc::new(DestinationLive::new(2));
         let (method, weight) = (ForwardingMethod::Nat, Weight(1));

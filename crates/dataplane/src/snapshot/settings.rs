@@ -5,60 +5,61 @@ use std::time::Duration;
 use xvs_proto::{Packet, tcp};
 use xvs_sched::ForwardingMethod;
 
-/// What `xvsadm --set` and the `[ipvs]` keys of `xvs.toml` change.
+/// The settings of `xvsadm --set` and of the `[ipvs]` keys of `xvs.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Timeout of an established TCP connection.
     pub tcp_established: Duration,
-    /// Timeout of a TCP connection that one end has finished.
+    /// Timeout of a TCP connection of which one end has sent a FIN.
     pub tcp_fin_wait: Duration,
     /// Timeout of a UDP connection.
     pub udp: Duration,
-    /// How many ICMP errors a worker sends in a second; 0 means as many as there are.
+    /// The most ICMP errors that a worker sends in a second; 0: no limit.
     pub icmp_msgs_per_sec: u32,
-    /// When a new SYN takes the place of an old connection between the same endpoints.
+    /// When a new SYN replaces an old connection between the same endpoints.
     pub conn_reuse_mode: ConnReuse,
-    /// Whether connections of a removed destination end at once, instead of being dropped until they expire.
+    /// Whether connections of a removed destination end at once. Otherwise their packets are dropped until they expire.
     pub expire_nodest_conn: bool,
-    /// Whether a client's template is of no use while its destination is quiescent.
+    /// Whether a client's template is ignored while its destination is quiescent.
     pub expire_quiescent_template: bool,
-    /// Whether UDP datagrams of a removed destination are scheduled anew even without `expire_nodest_conn`.
+    /// Whether UDP datagrams of connections with a removed destination are scheduled again even without
+    /// `expire_nodest_conn`.
     pub udp_nodest_reschedule: bool,
     /// Whether any TCP packet but a reset may begin a connection.
     pub sloppy_tcp: bool,
     /// Whether any SCTP packet but an abort may begin a connection.
     pub sloppy_sctp: bool,
-    /// Whether half-open TCP connections are judged by the defensive table.
+    /// Whether TCP states follow the defensive table.
     pub secure_tcp: bool,
-    /// Of so many packets that could begin a connection one is dropped; 0: none.
+    /// One of this many packets that could begin a connection is dropped; 0: none.
     pub drop_packet_rate: u32,
-    /// Whether connections that look worthless are ended, some each second.
+    /// Whether connections of little value are removed, some each second (`drop_entry`).
     pub drops_entries: bool,
-    /// Whether a destination that speaks without being asked is told so.
+    /// Whether a destination that sends packets without a client's request gets an ICMP error.
     pub nat_icmp_send: bool,
-    /// Of which connections the maximum segment size is lowered to what their way takes.
+    /// The connections whose maximum segment size is lowered to what their path can carry.
     pub mss_clamp: MssClamp,
-    /// Whether tunnels forbid fragmentation as the packet inside does, and refuse what is too big for them.
+    /// Whether tunnels copy the don't-fragment bit of the inner packet, and refuse packets that are too big for them.
     pub pmtu_disc: bool,
-    /// Whether marked packets that no destination takes go where they were sent to.
+    /// Whether marked packets without a destination are forwarded to their original address.
     pub cache_bypass: bool,
-    /// Whether an ICMP error about a packet of no connection begins one, as if it were the client's packet.
+    /// Whether an ICMP error about a packet of no connection begins one, as the client's packet would.
     pub schedule_icmp: bool,
-    /// Whether what clients send is left to the kernel (`backup_only`); replies are translated all the same.
+    /// Whether clients' packets go to the kernel (`backup_only`). Replies are translated nevertheless.
     pub requests_stay: bool,
 }
 
-/// The bits of `conn_reuse_mode`: 1 reuses what has closed, 2 also what waits for a FIN that cannot be seen.
+/// The bits of `conn_reuse_mode`: 1 replaces closed connections, 2 also those that wait for a FIN that cannot be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnReuse(pub u8);
 
 impl ConnReuse {
-    /// Whether connections in TIME_WAIT or CLOSE (SCTP: CLOSED) give way.
+    /// Whether connections in TIME_WAIT or CLOSE (SCTP: CLOSED) are replaced.
     pub fn closed(self) -> bool {
         self.0 != 0
     }
 
-    /// Whether connections in FIN_WAIT whose replies are not seen give way.
+    /// Whether connections in FIN_WAIT whose replies are not seen are replaced.
     pub fn half_seen(self) -> bool {
         self.0 & 2 != 0
     }
@@ -90,7 +91,7 @@ impl Default for Settings {
     }
 }
 
-/// Of which connections the option is lowered.
+/// The connections whose MSS option is lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MssClamp {
     /// None.
@@ -102,7 +103,7 @@ pub enum MssClamp {
 }
 
 impl MssClamp {
-    /// Whether a packet of a connection by this method is one of those whose option is lowered.
+    /// Whether the option of this packet is lowered. `method` is that of its connection.
     pub fn concerns(self, packet: &Packet, method: ForwardingMethod) -> bool {
         let covered = match self {
             Self::Off => false,

@@ -1,7 +1,7 @@
-//! The content of the steering program's maps, and what a change of rules changes of it.
+//! The contents of the steering program's maps, and the change of them that a change of rules needs.
 //!
-//! Plain values, no system call; a change costs what it changes. The layouts are those of `bpf/maps.h`, which a test compares
-//! with them. Not here: writing the maps (`mod.rs`).
+//! Plain values, no system call. A change costs what it names. The layouts are those of `bpf/maps.h`; a test compares
+//! both. Not here: writing the maps (`mod.rs`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,16 +11,16 @@ use xvs_proto::{Endpoint, Prefix, Protocol};
 
 use super::rules::{SteeringRules, spanning};
 
-/// A map of the program as it is, or as some of its keys are to be: key to roles, 0 for a key that is not there.
+/// The contents of a map, or the wanted contents of some of its keys: key to roles; 0: the key is not in the map.
 pub(super) type Roles<const K: usize> = BTreeMap<[u8; K], u32>;
 
-/// The content of all steering maps, or a change of it.
+/// The contents of all steering maps, or a change of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Image {
     pub(super) endpoints: Roles<{ endpoint::SIZE }>,
     pub(super) addresses: Roles<{ address::SIZE }>,
     pub(super) prefixes: Roles<{ prefix::SIZE }>,
-    /// No roles: ports, the last of which is never 0.
+    /// Not roles but ports. The last port is never 0.
     pub(super) translated: Roles<{ address::SIZE }>,
 }
 
@@ -33,7 +33,7 @@ impl Image {
         image
     }
 
-    /// Without the local addresses.
+    /// The contents for these rules without the local addresses.
     fn steered_by(rules: &SteeringRules) -> Self {
         let mut image = Self::default();
         let roles = [(&rules.services, SERVICE), (&rules.nat_destinations, DESTINATION)];
@@ -54,7 +54,7 @@ impl Image {
         image
     }
 
-    /// What has to change for this to become `wanted`. Costs one pass over both.
+    /// The change that turns this into `wanted`. Costs one pass over both.
     pub(super) fn towards(&self, mut wanted: Self) -> Self {
         clear_others(&mut wanted.endpoints, &self.endpoints);
         clear_others(&mut wanted.addresses, &self.addresses);
@@ -63,7 +63,7 @@ impl Image {
         wanted
     }
 
-    /// What has to change for this to steer what `rules` do too, as [`SteeringRules::add`] says. Costs what they name.
+    /// The change that adds what `rules` steer, as [`SteeringRules::add`] defines. Costs what they name.
     pub(super) fn with(&self, rules: &SteeringRules) -> Self {
         let mut change = Self::steered_by(rules);
         change.endpoints.iter_mut().for_each(|(key, roles)| *roles |= roles_of(&self.endpoints, key));
@@ -75,8 +75,8 @@ impl Image {
         change
     }
 
-    /// What has to change for this not to steer what `rules` do, as [`SteeringRules::subtract`] says. Costs what they
-    /// name: an address stays one of services or of destinations while it has an endpoint that is.
+    /// The change that removes what `rules` steer, as [`SteeringRules::subtract`] defines. Costs what they name. An
+    /// address keeps the role of services or of destinations while it has an endpoint with this role.
     pub(super) fn without(&self, rules: &SteeringRules) -> Self {
         let Self { endpoints, addresses, prefixes, translated } = Self::steered_by(rules);
         let endpoints: Roles<_> = endpoints
@@ -100,7 +100,7 @@ impl Image {
     }
 }
 
-/// Has the keys gone that are not wanted.
+/// Clears the installed keys that are not wanted.
 fn clear_others<const K: usize>(wanted: &mut Roles<K>, installed: &Roles<K>) {
     for key in installed.keys() {
         wanted.entry(*key).or_insert(0);
@@ -111,7 +111,7 @@ fn roles_of<const K: usize>(map: &Roles<K>, key: &[u8; K]) -> u32 {
     map.get(key).copied().unwrap_or(0)
 }
 
-/// What stands before a frame that the program shall leave to the kernel.
+/// The bytes before a frame that the program must leave to the kernel.
 pub(crate) type Marker = [u8; 16];
 
 const SERVICE: u32 = 1 << 0;
@@ -144,7 +144,7 @@ mod prefix {
     pub(in crate::steering) const SIZE: usize = 24;
 }
 
-/// The number of the IP version, and the address in the first of 16 bytes.
+/// The number of the IP version, and the address at the beginning of 16 bytes.
 fn split(addr: IpAddr) -> (u8, [u8; 16]) {
     match addr {
         IpAddr::V4(v4) => {
@@ -166,7 +166,7 @@ fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
     key
 }
 
-/// The keys of all endpoints at an address, and of some at others, which [`is_at`] tells apart.
+/// The keys of all endpoints at an address, and of some at others, which [`is_at`] excludes.
 fn endpoints_at(at: &[u8; address::SIZE]) -> RangeInclusive<[u8; endpoint::SIZE]> {
     let (mut first, mut last) = ([0; endpoint::SIZE], [0xff; endpoint::SIZE]);
     first[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
@@ -174,7 +174,7 @@ fn endpoints_at(at: &[u8; address::SIZE]) -> RangeInclusive<[u8; endpoint::SIZE]
     first..=last
 }
 
-/// Whether an endpoint with the bytes of this address is of its family too.
+/// Whether an endpoint with the bytes of this address is also of its family.
 fn is_at(endpoint: &[u8; endpoint::SIZE], at: &[u8; address::SIZE]) -> bool {
     at[address::FAMILY] == u32::from(endpoint[endpoint::FAMILY]).to_ne_bytes()
 }
@@ -261,10 +261,10 @@ mod tests {
         (Protocol::TCP, Endpoint::new([192, 0, 2, last], port))
     }
 
-    /// Rules with something of everything, drawn by the bits of a number.
+    /// Rules of every kind, chosen by the bits of a number.
     fn drawn(bits: u32) -> SteeringRules {
         let bit = |at: u32| bits >> at & 1 == 1;
-        // In bytes the second begins as the first.
+        // The bytes of the second one begin with those of the first.
         let addrs: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "c000:201::".parse().unwrap()];
         let mut rules = SteeringRules::default();
         for (at, addr) in (0..).zip(addrs) {
@@ -289,7 +289,7 @@ mod tests {
         rules
     }
 
-    /// As [`Steering`](super::super::Steering) does it.
+    /// Applies a change as [`Steering`](super::super::Steering) does.
     fn apply(image: &mut Image, change: Image) {
         fn one<const K: usize>(map: &mut Roles<K>, change: Roles<K>) {
             map.extend(change);
@@ -303,7 +303,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_changes_come_to_the_same_as_telling_everything_anew(
+        fn incremental_changes_give_the_same_maps_as_the_rules_in_full(
             changes in proptest::collection::vec((0u8..3, proptest::num::u32::ANY), 1..20),
         ) {
             let (local, mut rules, mut image) = (IpAddr::from([192, 0, 2, 1]), SteeringRules::default(), Image::default());
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_stays_until_the_last_of_its_endpoints_goes() {
+    fn an_address_stays_until_its_last_endpoint_is_removed() {
         let rules = SteeringRules { services: [from(1, 80), from(1, 443)].into(), ..Default::default() };
         let mut image = Image::of(&rules);
         for (port, left) in [(80, 1), (443, 0)] {

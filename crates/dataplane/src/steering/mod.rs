@@ -1,9 +1,8 @@
-//! The steering program: loaded once, put on each interface, told at every change what is the director's.
+//! The steering program: loaded once, attached to each interface, and updated at every change of the steered traffic.
 //!
-//! Runs on the control thread. The maps of what is steered are shared by all interfaces; each interface has a map of
-//! its own for its sockets. An interface is left alone again when its [`Attached`] is dropped, and by the kernel when
-//! the process dies. A map that is full refuses what does not fit and says which limit it met; what it holds
-//! stays in force.
+//! Runs on the control thread. All interfaces share the maps of steered traffic; each interface has its own map of
+//! sockets. Dropping an [`Attached`] detaches the program from its interface; the kernel does so when the process ends.
+//! A full map refuses further entries with an error that names its limit; its entries stay in force.
 
 use std::ffi::CStr;
 use std::io;
@@ -23,27 +22,27 @@ pub use self::rules::SteeringRules;
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];
 
-/// What the program returns (linux/bpf.h).
+/// The return value of the program for a redirected frame (linux/bpf.h).
 const REDIRECT: u32 = 4;
 
-/// What steering says of a frame.
+/// The decision of the steering program on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes to the director.
     Steered,
-    /// The kernel has it.
+    /// It goes to the kernel.
     Kernel,
 }
 
-/// Why the maps could not be written.
+/// The reason why the maps could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
-    /// A map holds as many entries as it can.
+    /// The map is full.
     #[error("steering holds at most {limit} {what}; the others stay with the kernel")]
     Full {
-        /// What the map holds, in the plural.
+        /// The kind of its entries, in the plural.
         what: &'static str,
-        /// How many it can hold.
+        /// The most entries that it can hold.
         limit: u32,
     },
     /// The kernel refused for another reason.
@@ -54,7 +53,7 @@ pub enum SteeringError {
 /// The loaded program with the maps that all interfaces share.
 pub struct Steering {
     object: Object,
-    /// What the maps hold. This alone writes them.
+    /// The contents of the maps, which only this value writes.
     installed: Image,
 }
 
@@ -62,8 +61,8 @@ impl Steering {
     /// Loads the program; it steers nothing yet.
     ///
     /// # Errors
-    /// What the kernel says: mostly that CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. Why the verifier refused
-    /// is on stderr.
+    /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
+    /// stderr.
     pub fn load() -> io::Result<Self> {
         let mut object = Object::open(OBJECT)?;
         object.leave_out(c"redirect")?;
@@ -71,11 +70,11 @@ impl Steering {
         Ok(Self { object, installed: Image::default() })
     }
 
-    /// Puts the program on an interface of this thread's network namespace: in native mode, or in generic mode if
+    /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
     /// the driver refuses that.
     ///
     /// # Errors
-    /// See [`AttachError`]; nothing stays attached.
+    /// See [`AttachError`]; the program then stays detached.
     pub fn attach(&self, interface: &str) -> Result<Attached, AttachError> {
         let mut marker = Marker::default();
         getrandom(&mut marker, GetRandomFlags::empty())
@@ -83,17 +82,17 @@ impl Steering {
         attach(interface, c"redirect", &marker, |marker| self.object_for_an_interface(marker))
     }
 
-    /// Before new rules become visible to the workers: steers also what `more` steers, as [`SteeringRules::add`] says.
-    /// Costs what `more` names.
+    /// Adds the traffic that `more` steers, as [`SteeringRules::add`] defines. Called before new rules become visible
+    /// to the workers. Costs what `more` names.
     ///
     /// # Errors
-    /// [`SteeringError`]; the maps then hold part of it, and a later call completes it.
+    /// [`SteeringError`]; the maps then contain part of the change, and a later call completes it.
     pub fn add(&mut self, more: &SteeringRules) -> Result<(), SteeringError> {
         self.write(&self.installed.with(more))
     }
 
-    /// After every worker has left the old rules: steers no longer what `less` names, as [`SteeringRules::subtract`] says.
-    /// Costs what `less` names.
+    /// Removes the traffic that `less` names, as [`SteeringRules::subtract`] defines. Called after every worker has
+    /// left the old rules. Costs what `less` names.
     ///
     /// # Errors
     /// As for [`Self::add`].
@@ -101,8 +100,8 @@ impl Steering {
         self.write(&self.installed.without(less))
     }
 
-    /// After every worker has left the old rules: steers exactly what these steer. Costs what they name, and what was
-    /// steered.
+    /// Steers exactly the traffic of `wanted`. Called after every worker has left the old rules. Costs what `wanted`
+    /// and the rules before it name.
     ///
     /// # Errors
     /// As for [`Self::add`].
@@ -110,7 +109,7 @@ impl Steering {
         self.write(&self.installed.towards(Image::of(wanted)))
     }
 
-    /// Both steps, where no worker needs to be waited for.
+    /// Adds and then removes, where no worker has to be waited for.
     ///
     /// # Errors
     /// As for [`Self::add`].
@@ -119,10 +118,10 @@ impl Steering {
         self.set(wanted)
     }
 
-    /// What the program would do with a frame on an interface whose queues all have a socket.
+    /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
     /// # Errors
-    /// What the kernel says; it does not run frames below 14 bytes or above a page.
+    /// The kernel's error. It does not run frames below 14 bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
         let (returned, _) = test_run(self.object.program(c"verdict")?, frame)?;
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
@@ -141,8 +140,9 @@ impl Steering {
 
     fn write(&mut self, change: &Image) -> Result<(), SteeringError> {
         let installed = &mut self.installed;
-        // An endpoint answers only through the roles of its address, so the addresses come first; what is steered
-        // too early is at worst passed back. Ports come before them: without, the role says nothing.
+        // An endpoint is effective only with the roles of its address, so the addresses are written first. Frames that
+        // are steered too early are at worst passed back. The ports precede the addresses, because the role of an
+        // address has no effect without them.
         let object = &self.object;
         converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &change.translated)?;
         converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
@@ -152,8 +152,8 @@ impl Steering {
     }
 }
 
-/// Makes a map hold what a change says: additions and other roles first, then removals. `installed` is what it holds at
-/// any moment, also after an error.
+/// Applies a change to a map: first additions and changed roles, then removals. `installed` is the map's contents at
+/// any time, also after an error.
 fn converge<const K: usize>(
     what: &'static str,
     map: &Map<'_, K>,
@@ -179,8 +179,8 @@ fn converge<const K: usize>(
     Ok(())
 }
 
-/// What must stand before a frame for the program on an interface to leave it to the kernel; nothing in native mode, where
-/// the program sits before the point at which such a frame comes in.
+/// The bytes that make the program on an interface leave a frame to the kernel. None in native mode, where such a frame
+/// arrives after the program.
 pub(crate) fn marker(attached: &Attached) -> &[u8] {
     match attached.mode() {
         Mode::Native => &[],

@@ -1,13 +1,13 @@
-//! Back to the kernel: what steering took too broadly.
+//! Reinjection: passes frames back to the kernel that were steered to the director without need.
 //!
-//! One [`Reinjector`] an attached interface, shared by all workers. A frame given to it arrives in the kernel as if it
-//! had come in by that interface and no XDP program had been there, so routing, `rp_filter` and `-i` rules see the
-//! truth. The way is a TAP (`xvs0`, `xvs1`, …) with a tc program that redirects to the interface's ingress; it
-//! appears in `ip link` and goes with the process. Cost: one system call a frame; rare by design.
+//! Each attached interface has one [`Reinjector`], which all workers share. The kernel receives a reinjected frame as
+//! if the interface had received it and there were no XDP program, so routing, `rp_filter` and `-i` rules see the
+//! actual interface. The frame goes through a TAP (`xvs0`, `xvs1`, …) with a tc program that redirects to the
+//! interface's ingress. The TAP appears in `ip link` and is removed when the process ends. Cost: one system call for
+//! each frame; rare by design.
 //!
-//! Nothing comes back: in native mode the XDP program sits before the point of the redirection. In generic mode the
-//! kernel runs it once more, so the frame then carries a marker before it, by which the program knows it and which it
-//! takes off.
+//! Reinjected frames are not steered again. In native mode the XDP program runs before the point of the redirection. In
+//! generic mode the kernel runs it again, so the frame carries a marker, which the program recognises and removes.
 
 use std::io::{self, IoSlice};
 
@@ -19,19 +19,19 @@ use crate::steering::marker;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));
 
-/// The way back to the kernel for the frames of one interface.
+/// The path back to the kernel for frames of one interface.
 pub struct Reinjector {
     tap: Tap,
-    /// Before each frame.
+    /// The bytes before each frame.
     marker: Vec<u8>,
 }
 
 impl Reinjector {
-    /// Opens the way in this thread's network namespace. It belongs to the interface as attached; if that is
-    /// removed and comes again, it needs a new one.
+    /// Opens the TAP in this thread's network namespace. The reinjector is valid for the interface as attached; if that
+    /// is removed and added again, it needs a new one.
     ///
     /// # Errors
-    /// What the kernel says: that `/dev/net/tun` or CAP_NET_ADMIN is missing, or that it has no clsact.
+    /// The kernel's error: `/dev/net/tun` or CAP_NET_ADMIN is missing, or the kernel has no clsact.
     pub fn open(attached: &Attached) -> io::Result<Self> {
         let mut object = Object::open(OBJECT)?;
         object.set_constants(&attached.index().to_ne_bytes())?;
@@ -45,7 +45,7 @@ impl Reinjector {
         self.tap.name()
     }
 
-    /// Lets a frame arrive. Never blocks.
+    /// Passes a frame to the kernel. Never blocks.
     ///
     /// # Errors
     /// The kernel has no memory for it, or the TAP was taken down.

@@ -1,36 +1,37 @@
-//! Which packets the XDP program steers to the director.
+//! The rules by which the XDP program steers packets to the director.
 //!
-//! Computed by the control thread at every change of configuration; plain values, no system call. Not here: how they stand
-//! in the program's maps (`maps.rs`).
+//! The control thread computes them at every change of configuration. Plain values, no system call. Not here: their
+//! form in the program's maps (`maps.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
-/// Which packets are the director's. Everything else stays with the kernel.
+/// The steered traffic. All other packets go to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SteeringRules {
-    /// Packets *to* these are the director's, and so are fragments and ICMP errors to their addresses. Port 0 is every
-    /// port.
+    /// Services: packets *to* these endpoints are steered, and so are fragments and ICMP errors to their addresses.
+    /// Port 0 stands for every port.
     pub services: BTreeSet<(Protocol, Endpoint)>,
-    /// Packets *from* these are, unless they go to a local address; so are fragments from their addresses. Besides
-    /// masqueraded destinations, virtual endpoints whose replies may pass here. Port 0 is every port.
+    /// Packets *from* these endpoints are steered, unless they go to a local address; so are fragments from their
+    /// addresses. They are masqueraded destinations, and virtual endpoints whose replies may pass through the director.
+    /// Port 0 stands for every port.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
-    /// Every TCP, UDP, SCTP, AH and ESP packet to these is, and every fragment and ICMP error: what may be marked.
-    /// In IPv6 also what comes from these, unless it goes to a local address.
+    /// Networks with packets that may be marked: every TCP, UDP, SCTP, AH and ESP packet to these is steered, and so is
+    /// every fragment and ICMP error. In IPv6 packets from these are steered too, unless they go to a local address.
     pub wide: BTreeSet<Prefix>,
-    /// Packets to these ports of these addresses are, first and last port: where FULLNAT's replies come to. So are
+    /// The first and last local port of FULLNAT for each address: replies to these ports are steered, and so are
     /// fragments to the addresses.
     pub translated: BTreeMap<IpAddr, (u16, u16)>,
-    /// Where tunnels lead: ICMP errors about packets to these that may be a tunnel's are the director's.
+    /// The ends of tunnels: ICMP errors about packets to these that may be tunnelled are steered.
     pub tunnel_ends: BTreeSet<IpAddr>,
-    /// Addresses of this machine: what its own programs say to a destination is not a client's connection.
+    /// The addresses of this machine. Connections of its own programs to a destination are not steered.
     pub local_addresses: BTreeSet<IpAddr>,
 }
 
 impl SteeringRules {
-    /// Steers also what `more` steers; its local addresses are not looked at.
+    /// Adds the traffic that `more` steers. Its local addresses are ignored.
     pub fn add(&mut self, more: &Self) {
         self.services.extend(&more.services);
         self.nat_destinations.extend(&more.nat_destinations);
@@ -42,7 +43,8 @@ impl SteeringRules {
         }
     }
 
-    /// Steers no longer what `less` names; its local addresses are not looked at, nor its ports: an address goes whole.
+    /// Removes the traffic that `less` names. Its local addresses and its ports are ignored: the whole address is
+    /// removed.
     pub fn subtract(&mut self, less: &Self) {
         less.services.iter().for_each(|service| _ = self.services.remove(service));
         less.nat_destinations.iter().for_each(|from| _ = self.nat_destinations.remove(from));
@@ -52,7 +54,7 @@ impl SteeringRules {
     }
 }
 
-/// The ports of either, and those between.
+/// The range that contains both ranges of ports.
 pub(super) fn spanning(one: (u16, u16), other: (u16, u16)) -> (u16, u16) {
     (one.0.min(other.0), one.1.max(other.1))
 }

@@ -1,4 +1,4 @@
-//! Connections of every kind for tests of the table, and short words for what is done with them.
+//! Connections of every kind for tests of the table, and short forms of the operations on it.
 
 // Each test uses a part of it.
 #![allow(dead_code)]
@@ -49,7 +49,7 @@ pub(crate) fn nat(port: u16) -> NewConnection {
     connection(port, ForwardingMethod::Nat)
 }
 
-/// The same over IPv6.
+/// The same connection over IPv6.
 pub(crate) fn six(new: NewConnection) -> NewConnection {
     let six = |endpoint: Endpoint| match endpoint.addr {
         IpAddr::V4(addr) => {
@@ -67,7 +67,7 @@ pub(crate) fn six(new: NewConnection) -> NewConnection {
     }
 }
 
-/// With an endpoint of the director's own towards the real server.
+/// A connection with a local endpoint of the director towards the real server.
 pub(crate) fn full_nat(port: u16, local: u16) -> NewConnection {
     NewConnection { local: Some(Endpoint::new(LOCAL, local)), ..nat(port) }
 }
@@ -101,7 +101,7 @@ pub(crate) fn insert(worker: &mut TableWorker, new: &NewConnection) -> ConnId {
     }
 }
 
-/// Ids that came due up to `now`, with a quiescent point after each call; what came due is removed.
+/// Removes the connections that are due at `now` and returns their ids. Each call ends in a quiescent point.
 pub(crate) fn expire(worker: &mut TableWorker, now: u64) -> Vec<ConnId> {
     let mut expired = Vec::new();
     while worker.advance_timers(Millis(now), |worker, id| {

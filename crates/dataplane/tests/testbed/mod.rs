@@ -1,15 +1,15 @@
-//! A client, a director with two interfaces and a server, each in a network namespace of its own, joined by veth.
+//! A client, a director with two interfaces and a server, each in its own network namespace, connected by veth pairs.
 //!
 //! ```text
 //! client c0 ─── d0 director d1 ─── s0 server
 //! 203.0.113.7   .1          198.51.100.1   .2, and the virtual address 192.0.2.1
 //! ```
 //!
-//! Needs root, `ip` and `ethtool`; what fails here fails the test and says which command it was. All is removed when
-//! the [`Testbed`] is dropped. Checksum offload is off on every end: a veth passes packets on without their checksums,
-//! which a director that forwards them would have to invent. Neighbours are permanent, so that no ARP is needed.
+//! Needs root, `ip` and `ethtool`. A command that fails here fails the test and is named. Dropping the [`Testbed`]
+//! removes everything. Checksum offload is off on every end: a veth passes on packets without their checksums, and a
+//! director that forwards them would have to compute these. Neighbours are permanent, so no ARP is needed.
 
-// What tests share may unwrap as tests do; not every test uses all of them.
+// Shared code of tests may unwrap as tests do; not every test uses all of it.
 #![allow(clippy::unwrap_used, dead_code)]
 
 use std::fs::File;
@@ -40,7 +40,7 @@ pub(crate) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x50];
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// Which of the three machines.
+/// One of the three machines.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Host {
     Client,
@@ -57,7 +57,7 @@ impl Testbed {
         Self::with_queues(1)
     }
 
-    /// With so many receive and transmit queues on every end.
+    /// A testbed with this number of receive and transmit queues on every end.
     pub(crate) fn with_queues(count: u32) -> Self {
         let queues = format!("numrxqueues {count} numtxqueues {count}");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -105,26 +105,26 @@ impl Testbed {
         testbed
     }
 
-    /// Makes veth refuse native mode on the director's first interface (its peer's packets would not fit a page), and
-    /// sets it up so that generic mode is accepted.
+    /// Makes veth refuse native mode on the director's first interface (packets of its peer would not fit a page), and
+    /// configures the interface so that generic mode is accepted.
     pub(crate) fn only_generic_on_d0(&self) {
         run(&format!("nsenter --net=/run/netns/{} ip link set c0 mtu 9000", self.names[0]));
         self.on(Host::Director, "ethtool -K d0 gro off rxvlan off");
     }
 
-    /// Runs a command on one of the machines and returns what it printed.
+    /// Runs a command on one of the machines and returns its output.
     pub(crate) fn on(&self, host: Host, command: &str) -> String {
         run(&format!("nsenter --net=/run/netns/{} {command}", self.names[host as usize]))
     }
 
-    /// Asks until the answer is yes, for what the kernel does by and by. The number of times only ends a test that
-    /// would never end.
+    /// Repeats a command until `answer` accepts its output, because the kernel needs some time. The number of
+    /// repetitions is limited so that a failing test ends.
     pub(crate) fn until(&self, host: Host, command: &str, answer: impl Fn(&str) -> bool) {
         let yes = (0..5_000).any(|_| answer(&self.on(host, command)));
         assert!(yes, "{command}: {}", self.on(host, command));
     }
 
-    /// Runs code on one of the machines: in a thread of its own, which enters the namespace.
+    /// Runs code on one of the machines: in a new thread, which enters the namespace.
     pub(crate) fn inside<T: Send>(&self, host: Host, code: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.names[host as usize])).unwrap();
         thread::scope(|scope| {
@@ -146,7 +146,7 @@ impl Drop for Testbed {
     }
 }
 
-/// Runs a command; its words are separated by spaces.
+/// Runs a command, whose words are separated by spaces.
 pub(crate) fn run(command: &str) -> String {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().expect(command);
@@ -169,7 +169,7 @@ pub(crate) fn attach_both(steering: &Steering) -> [Attached; 2] {
     ["d0", "d1"].map(|interface| steering.attach(interface).unwrap())
 }
 
-/// Asserts that the pool and the sockets agree on where every frame is, and that none is left in our hands.
+/// Asserts that the pool and the sockets agree on the place of every frame, and that the test holds none.
 pub(crate) fn assert_balanced(port: &XdpPort, total: u32) {
     use xvs_dataplane::port::Port;
     let census = port.census();

@@ -1,4 +1,4 @@
-//! Workers on one table, with a port in memory each, a clock moved by worker and services with and without persistence.
+//! Workers on one table, each with a port in memory and a clock, and services with and without persistence.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -40,7 +40,7 @@ pub(crate) const FIN_ACK: u8 = 0x11;
 pub(crate) const RST: u8 = 0x04;
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
-/// That of services in IPv6.
+/// The virtual address of services in IPv6.
 pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x80);
 pub(crate) const SERVERS: u8 = 3;
 
@@ -52,8 +52,8 @@ pub(crate) struct Flow {
     service: (Protocol, u16),
 }
 
-/// Services, and for how many seconds their clients stay. Port 0 is every port without a service of its own; the last
-/// two are SIP's, of which the second schedules each packet.
+/// Services, with the timeout of their persistence in seconds. Port 0 stands for every port without a service of its
+/// own. The last two are for SIP; the second of them schedules each packet.
 const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 10] = [
     ((Protocol::TCP, 80), ForwardingMethod::DirectRouting, None),
     ((Protocol::TCP, 443), ForwardingMethod::Nat, None),
@@ -66,18 +66,18 @@ const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 10] = [
     ((Protocol::UDP, SIP), ForwardingMethod::Nat, Some(360)),
     ((Protocol::UDP, SIP_ONE_PACKET), ForwardingMethod::Nat, Some(360)),
 ];
-/// Those in IPv6, whose clients go where they are sent.
+/// Services in IPv6, without persistence.
 const SERVICES6: [((Protocol, u16), ForwardingMethod, Option<u32>); 3] = [
     ((Protocol::UDP, 53), ForwardingMethod::Nat, None),
     ((Protocol::UDP, 5300), ForwardingMethod::DirectRouting, None),
     ((Protocol::UDP, 5301), ForwardingMethod::Tunnel, None),
 ];
-/// Ports of the services that tell calls apart.
+/// The ports of the services that distinguish SIP calls.
 pub(crate) const SIP: u16 = 5060;
 pub(crate) const SIP_ONE_PACKET: u16 = 5061;
-/// How many calls they can tell apart.
+/// The number of calls that they can distinguish.
 pub(crate) const CALLS: usize = 32_768;
-/// What clients ask for.
+/// The services to which clients send.
 const TARGETS: [(Protocol, u16); 7] = [
     SERVICES[0].0,
     SERVICES[1].0,
@@ -89,7 +89,7 @@ const TARGETS: [(Protocol, u16); 7] = [
 ];
 
 impl Flow {
-    /// The flow of this number, of all that there can be of a group, to the service that is forwarded directly.
+    /// The flow with this number in a group of flows, to the service with direct routing.
     pub(crate) fn direct(group: u8, number: u32) -> Self {
         Self::to(SERVICES[0].0, group, number)
     }
@@ -99,18 +99,18 @@ impl Flow {
         Self::to(SERVICES[2].0, group, number)
     }
 
-    /// As [`Self::direct`], to the TCP service whose clients stay with their server.
+    /// As [`Self::direct`], to the persistent TCP service.
     pub(crate) fn persistent(group: u8, number: u32) -> Self {
         Self::to(SERVICES[3].0, group, number)
     }
 
-    /// As [`Self::direct`], to whichever service the number says.
+    /// As [`Self::direct`], to the service that the number selects.
     pub(crate) fn any(group: u8, number: u32) -> Self {
         let targets = TARGETS.len() as u32;
         Self::to(TARGETS[(number % targets) as usize], group, number / targets)
     }
 
-    /// As [`Self::direct`], to the service at one of SIP's ports.
+    /// As [`Self::direct`], to the service at this SIP port.
     pub(crate) fn sip(port: u16, group: u8, number: u32) -> Self {
         Self::to((Protocol::UDP, port), group, number)
     }
@@ -121,7 +121,7 @@ impl Flow {
     }
 
     fn to(service: (Protocol, u16), group: u8, number: u32) -> Self {
-        // Port 20 is FTP's: it begins no connection.
+        // Not port 20, which is for FTP data and begins no connection.
         let [a, b, c, d] = number.to_be_bytes();
         Self { client: Ipv4Addr::new(10 + group, a, b, c), port: 1024 + u16::from(d), service }
     }
@@ -168,12 +168,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Takes one frame.
+    /// Processes one frame.
     pub(crate) fn packet(&mut self, frame: Vec<u8>) -> Verdict {
         self.burst(&[frame])[0]
     }
 
-    /// Takes a burst of frames, at most 64.
+    /// Processes a burst of frames, at most 64.
     pub(crate) fn burst(&mut self, frames: &[Vec<u8>]) -> Vec<Verdict> {
         for frame in frames {
             assert!(self.port.inject(LinkId(0), frame));
@@ -185,7 +185,7 @@ impl Worker {
         self.pipeline.transmitter.verdicts().to_vec()
     }
 
-    /// Takes frames as they come, also none, and says what left: to the wire, and to the kernel.
+    /// Processes frames, perhaps none, and returns the frames that left: to the wire, and to the kernel.
     pub(crate) fn pass(&mut self, frames: &[Vec<u8>]) -> [Vec<Bytes>; 2] {
         for frame in frames {
             assert!(self.port.inject(LinkId(0), frame));
@@ -203,12 +203,12 @@ impl Worker {
         self.expire();
     }
 
-    /// As a worker before it sleeps.
+    /// Parks, as a worker does before it sleeps.
     pub(crate) fn park(&mut self) {
         self.pipeline.flows.table().park();
     }
 
-    /// Enters a half-open connection that goes where its client wanted to, counted nowhere. `false` if there is no room.
+    /// Inserts a half-open `cache_bypass` connection, which no destination counts. `false` if there is no room.
     pub(crate) fn bypass(&mut self, flow: &Flow) -> bool {
         let FlowKey { protocol, source, dest } = flow.key();
         let inserted = self.pipeline.flows.table().insert(&NewConnection {
@@ -237,7 +237,7 @@ impl Worker {
     }
 }
 
-/// All workers, and what they share.
+/// All workers, and their shared state.
 pub(crate) struct Workers {
     table: Arc<Table>,
     reader: TableReader,
@@ -288,7 +288,7 @@ impl Workers {
         &self.table
     }
 
-    /// Sets every worker's clock, and has each look at its timers.
+    /// Sets the clock of all workers and processes their timers.
     pub(crate) fn set_clock(&mut self, now: u64) {
         self.set_clock_without_timers(now);
         for worker in &mut self.workers {
@@ -301,7 +301,7 @@ impl Workers {
         self.workers.iter_mut().for_each(|worker| worker.now = Millis(now));
     }
 
-    /// From now on all packets are captured.
+    /// Captures all packets from now on.
     pub(crate) fn capture(&mut self) -> Reader {
         let (capture, reader) = Capture::new(Filter::default(), self.workers.len(), 512, 4096);
         let snapshot = Snapshot { captures: [capture].into(), ..Snapshot::clone(&self.snapshot) };
@@ -310,7 +310,7 @@ impl Workers {
         reader
     }
 
-    /// From now on every worker acts on a configuration in which the servers have gone that have a bit in `gone`.
+    /// Removes the servers that have a bit in `gone` from the configuration of all workers.
     pub(crate) fn take_away(&mut self, gone: u8) {
         let mut snapshot = Snapshot::clone(&self.snapshot);
         snapshot.settings.expire_nodest_conn = gone & 1 == 1;
@@ -330,7 +330,7 @@ impl Workers {
         self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
 
-    /// The sum over the workers.
+    /// The sum of a counter over the workers.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let all = self.workers.iter().flat_map(|worker| worker.counters.all());
         all.filter(|(of, _)| of == name).map(|(_, value)| value).sum()
@@ -344,7 +344,8 @@ impl Workers {
         Some(table.connection(id).state())
     }
 
-    /// Every destination and every template counts what the table holds, and no two templates are for the same.
+    /// Asserts that every destination and every template counts what the table contains, and that all templates have
+    /// different identities.
     pub(crate) fn assert_counts(&mut self) {
         let mut held = vec![(Load { active: 0, inactive: 0 }, 0); self.snapshot.destinations.iter().count()];
         let (mut identities, mut controlled) = (HashSet::new(), HashMap::new());
@@ -368,7 +369,7 @@ impl Workers {
         self.reader.for_each(0..u32::MAX, |connection| {
             assert_eq!(connection.controlled(), controlled.remove(&connection.id()).unwrap_or(0));
         });
-        assert_eq!(controlled.len(), 0, "a connection's template has gone before it");
+        assert_eq!(controlled.len(), 0, "a connection's template was removed before it");
         let counted: Vec<_> =
             self.snapshot.destinations.iter().map(|dest| (dest.live.load(), dest.live.templates())).collect();
         assert_eq!(counted, held);
@@ -376,9 +377,10 @@ impl Workers {
         assert_eq!(self.table.live(), sum as usize);
     }
 
-    /// Nothing is left when all times are over, and no count is below zero, where it would show as zero.
+    /// Asserts that nothing is left when all timeouts are over, and that no count is negative, which would be shown as
+    /// zero.
     pub(crate) fn assert_ends_empty(&mut self) {
-        // The end of a template comes after that of what it controls.
+        // A template ends after its connections.
         [100_000_000, 200_000_000].into_iter().for_each(|now| self.set_clock(now));
         assert_eq!(self.table.live(), 0);
         for destination in self.snapshot.destinations.iter() {

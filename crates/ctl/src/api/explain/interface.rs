@@ -1,4 +1,4 @@
-//! The name of an interface by its number in the data plane.
+//! The name of an interface, by its link id.
 
 use xvs_dataplane::egress::Egress;
 use xvs_proto::LinkId;

@@ -1,8 +1,8 @@
-//! Why a packet goes where it goes: the answer to `xvs explain`.
+//! `xvs explain`: what the director does with a packet, and why.
 //!
-//! Runs on the thread of the client who asks, off the control thread and off the workers, and changes nothing. The data
-//! plane says what would happen (`xvs_dataplane::explain`); here the question becomes a frame ([`question`]) and what was
-//! found becomes a document that programs read and `cli/explain.rs` prints ([`report`]).
+//! Runs on the thread of the client, off the control thread and the workers, and changes nothing. The question is
+//! turned into a frame ([`question`]). The data plane explains what would happen to it (`xvs_dataplane::explain`).
+//! The explanation becomes the report for programs, which `explain.rs` of `xvs` prints ([`report`]).
 
 mod interface;
 pub mod question;
@@ -14,10 +14,10 @@ use xvs_model::command::CommandError;
 
 pub use xvs_model::explain::Question;
 pub use xvs_model::explain::Report;
-/// Answers a question about the director as it is.
+/// Answers a question about the director in its current state.
 ///
 /// # Errors
-/// What is wrong with the question; or that there is no memory.
+/// The reason why the question is refused; or no memory is left.
 pub fn answer(question: &Question, live: &Live<'_>) -> Result<Report, CommandError> {
     let (link, frame) = question::frame(question, &live.snapshot.egress)?;
     let explanation = explain(live, link, &frame)

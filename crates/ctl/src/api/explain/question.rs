@@ -1,6 +1,6 @@
-//! The packet in question: described or given, and made a frame that comes in by an interface.
+//! The packet of a question, described or given as a frame, and the interface it comes in by.
 //!
-//! A described packet is one without options, with right checksums, from the neighbour by which its source is reached.
+//! A described packet has no options, correct checksums, and the neighbour towards its source as sender.
 
 use std::net::IpAddr;
 
@@ -19,11 +19,13 @@ fn by_source(source: IpAddr, egress: &Egress) -> Result<(LinkId, &LinkInfo), Com
         RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => None,
     };
     link.ok_or_else(|| {
-        invalid(&format!("{source} is reached by no attached interface; say by which the packet comes in"))
+        invalid(&format!(
+            "{source} is reached by no attached interface; name the interface that the packet comes in by"
+        ))
     })
 }
 
-/// The transport header with this many bytes of data.
+/// The transport header, followed by this many zero bytes.
 fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length: u16) -> Vec<u8> {
     let header = match proto {
         Proto::Tcp => tcp::HEADER_LEN,
@@ -43,7 +45,7 @@ fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length
         }
         Proto::Udp => {
             udp::emit(&mut segment, from.port, to.port);
-            // 0 would say that there is none (RFC 768).
+            // A checksum field of 0 means that there is none (RFC 768).
             let sum = match summed(&segment) {
                 0 => u16::MAX,
                 sum => sum,
@@ -58,7 +60,7 @@ fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length
     segment
 }
 
-/// The packet around a segment.
+/// The IP packet that contains a segment.
 fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Result<Vec<u8>, CommandError> {
     let payload_len = u16::try_from(segment.len()).map_err(|_| invalid("the packet is too long"))?;
     let protocol = number(proto);
@@ -86,7 +88,7 @@ fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Re
     Ok(header)
 }
 
-/// Control bits by name.
+/// TCP flags by their names.
 fn flags(text: &str) -> Result<tcp::Flags, CommandError> {
     let mut bits = 0;
     for word in text.split([',', ' ']).filter(|word| !word.is_empty() && *word != "none") {
@@ -101,7 +103,7 @@ fn flags(text: &str) -> Result<tcp::Flags, CommandError> {
     Ok(tcp::Flags(bits))
 }
 
-/// The bits of TCP by their names.
+/// The names of TCP flags.
 pub(super) const FLAGS: [(&str, tcp::Flags); 5] = [
     ("syn", tcp::Flags::SYN),
     ("ack", tcp::Flags::ACK),
@@ -114,22 +116,23 @@ fn invalid(why: &str) -> CommandError {
     CommandError::InvalidOperation { why: format!("xvs explain: {why}") }
 }
 
-/// Whom a packet is from whose sender's link address is not known.
+/// Sender's link address if the neighbour's is unknown.
 const UNKNOWN_MAC: MacAddr = MacAddr([0; 6]);
-/// The first chunk of an association (RFC 9260 §3.3.2): tag 1, a window, one stream each way.
+/// The first chunk of an association (RFC 9260 §3.3.2): initiate tag 1, window 65,536, one stream in each direction,
+/// TSN 1.
 const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
 
-/// The frame, and the interface that the kernel has it by.
+/// The frame, and the interface that receives it.
 ///
 /// # Errors
-/// What is wrong with the question.
+/// The reason why the question is refused.
 pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
     let described = [question.proto.is_some(), question.from.is_some(), question.to.is_some()];
     let (link, mut frame) = match (&question.frame, question.proto, question.from, question.to) {
         (Some(_), ..)
             if described.contains(&true) || question.flags.is_some() || question.length.is_some() =>
         {
-            return Err(invalid("a frame says its protocol, endpoints and flags itself; leave them out"));
+            return Err(invalid("a frame has its own protocol, endpoints and flags; leave them out"));
         }
         (Some(hex), ..) => given_frame(question, hex, egress)?,
         (None, Some(proto), Some(from), Some(to)) => described_frame(question, proto, from, to, egress)?,
@@ -138,7 +141,7 @@ pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec
     if frame.len() > FRAME_BYTES {
         return Err(invalid(&format!("a frame of {} bytes; {FRAME_BYTES} are possible", frame.len())));
     }
-    // Frames of a VLAN come in tagged, by the interface below.
+    // Frames of a VLAN are tagged, and received by the interface below.
     let Some((below, vlan)) = egress.tag(link) else { return Ok((link, frame)) };
     if frame.len() < ethernet::HEADER_LEN {
         return Err(invalid("a frame of a VLAN has an Ethernet header"));
@@ -148,7 +151,7 @@ pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec
     Ok((below, frame))
 }
 
-/// A frame as it was given.
+/// A frame given in hexadecimal.
 fn given_frame(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkId, Vec<u8>), CommandError> {
     let frame =
         hexadecimal::decode(hex).ok_or_else(|| invalid("a frame is an even number of hexadecimal digits"))?;
@@ -158,7 +161,7 @@ fn given_frame(question: &Question, hex: &str, egress: &Egress) -> Result<(LinkI
             let to = ethernet::parse(&frame).ok().map(|_| ethernet::dest(&frame));
             let found = egress.links().find(|(_, info)| Some(info.mac) == to);
             found.map(|(link, _)| link).ok_or_else(|| {
-                invalid("no interface has the frame's destination address; say by which it comes in")
+                invalid("no interface has the frame's destination address; name the interface that it comes in by")
             })?
         }
     };
@@ -194,7 +197,7 @@ fn described_frame(
     Ok((link, frame))
 }
 
-/// The interface that was named.
+/// The interface named in the question.
 fn named_interface<'e>(
     question: &Question,
     egress: &'e Egress,

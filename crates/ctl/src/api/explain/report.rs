@@ -1,6 +1,6 @@
-//! The document that answers `xvs explain`: what programs read, and people by `cli/explain.rs`.
+//! The report of `xvs explain`, for programs; `explain.rs` of `xvs` prints it.
 //!
-//! Names are those of commands and listings. What does not apply is left out.
+//! Names are those of commands and listings. Fields that do not apply are left out.
 
 use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
@@ -21,11 +21,11 @@ use crate::api::explain::interface::name_of;
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
 
-/// What is special about a packet of a connection that is to be reset.
+/// Why a packet of a connection that is to be reset is forwarded.
 const RESETS: &str = "its connection is reset (`xvs drain`): it goes on as a reset, and its sender gets the last \
                       of what is sent";
 
-/// The next step, for reasons whose sentence has none.
+/// The next step for an operator, where the sentence of the reason has none.
 fn advice(reason: DropReason) -> Option<&'static str> {
     Some(match reason {
         DropReason::NoDestination => {
@@ -34,7 +34,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::DestinationLocal => "use -g, and give the director the virtual address",
         DropReason::TtlExpired => "look for a routing loop, if it is not traceroute",
         DropReason::TooBig { .. } => {
-            "lots of it: a smaller MSS on the real servers (`ip route change … advmss`)"
+            "if it is frequent: set a smaller MSS on the real servers (`ip route change … advmss`)"
         }
         DropReason::NeedsFragmenting => "raise the MTU towards the real servers",
         DropReason::Unsolicited => {
@@ -47,7 +47,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
     })
 }
 
-/// That of an explanation.
+/// The report of an explanation.
 pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
     let Explanation { link, class, quote, mark, verdict, .. } = explanation;
     let (snapshot, now) = (live.snapshot, live.now);
@@ -65,7 +65,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         Verdict::Transmit(_) | Verdict::Fragment { .. } => (explain::Verdict::Transmit, None, None),
         Verdict::PassToKernel => (explain::Verdict::Pass, None, explanation.why_passed),
         Verdict::Consumed => {
-            (explain::Verdict::Consumed, None, Some("it has had its effect: the client gets the ICMP error"))
+            (explain::Verdict::Consumed, None, Some("it is consumed: the client gets an ICMP error instead"))
         }
         Verdict::Held => {
             (explain::Verdict::Consumed, None, Some("it waits for further fragments of its datagram"))
@@ -86,7 +86,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         marked_by: explanation.marked_by.as_ref().map(|step| rule::in_words(step, egress)),
         service: explanation.service.map(|key| key.to_string()),
         met: met.map(|(copied, _)| entry(Origin::Found, copied, now)),
-        direction: met.map(|(_, way)| direction(way)),
+        direction: met.map(|(_, towards)| direction(towards)),
         template: explanation.template.as_ref().map(entry_of),
         choice: explanation.decision.as_ref().map(choice),
         health: Vec::new(),
@@ -202,7 +202,7 @@ fn next_hop(route: &Route, snapshot: &Snapshot) -> NextHop {
     }
 }
 
-/// What is different between a packet and what leaves of it.
+/// The differences between a packet and what leaves of it; `None`: nothing leaves.
 fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
     let Explanation { connection, template, decision, sent, .. } = explanation;
     let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
@@ -220,7 +220,8 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
         from: out.flow.source.addr,
         to: out.flow.dest.addr,
     });
-    // Of what is in a tunnel only the time to live changes; an error's ends are those of its outer header.
+    // Of a packet in a tunnel only the time to live changes; the endpoints of an ICMP error are those of its outer
+    // header.
     let changed = |new: Endpoint, old: Endpoint| Some(new).filter(|new| tunnel.is_none() && *new != old);
     Some(Rewrite {
         method: method.listed().to_owned(),
@@ -232,7 +233,7 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
     })
 }
 
-/// A frame as it leaves; one of a VLAN has a tag by then.
+/// A frame as it leaves. Frames of a VLAN are already tagged.
 fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> Sent {
     let packet = match parse(frame) {
         Ok(Parsed::Ip(packet)) => Some(summary(&packet)),
@@ -246,11 +247,11 @@ fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> Sent {
 fn doubt(caveat: &Caveat) -> Doubt {
     let what = match caveat {
         Caveat::DropPacket { rate } => format!(
-            "`drop_packet` is in force: one of {rate} packets that would begin a connection is dropped instead"
+            "`drop_packet` is in force: one of {rate} packets that would create a connection is dropped instead"
         ),
         Caveat::Drawn => "chance decides: the next packet like it may get another real server".to_owned(),
         Caveat::LocalPort => {
-            "the local port is the next free one of the worker that meets the packet; this is one of them"
+            "the local port is the next free one of the worker that receives the packet; this is one of them"
                 .to_owned()
         }
         Caveat::TableFull => {
@@ -259,10 +260,10 @@ fn doubt(caveat: &Caveat) -> Doubt {
                 .to_owned()
         }
         Caveat::Fragment => {
-            "what other fragments of its datagram wait is not known; ask about the whole packet".to_owned()
+            "other fragments of its datagram that may wait are unknown; explain the whole packet".to_owned()
         }
         Caveat::RateLimit => {
-            "the sender is told unless too many were told in this second (`icmp_msgs_per_sec`)".to_owned()
+            "the ICMP error is sent unless this second's limit is reached (`icmp_msgs_per_sec`)".to_owned()
         }
     };
     Doubt { name: caveat.name().to_owned(), what }

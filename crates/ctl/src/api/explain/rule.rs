@@ -1,4 +1,4 @@
-//! A mark rule in words, as the data plane evaluates it: wherever it came from, this is what it does.
+//! A mark rule in words, as the data plane evaluates it, independent of its source.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -10,10 +10,10 @@ use xvs_proto::mark::{Condition, Expected, Test};
 
 use crate::api::explain::interface::name_of;
 
-/// How many entries of a list are told.
+/// How many entries of a list are named.
 const NAMED_ENTRIES: usize = 3;
 
-/// For whom a rule is, and what it does.
+/// The packets that a rule applies to, and its action.
 pub(super) fn in_words(step: &Step, egress: &Egress) -> String {
     let conditions: Vec<_> = step.conditions.iter().map(|condition| words(condition, egress)).collect();
     let packets = if conditions.is_empty() { "every packet".to_owned() } else { conditions.join(", ") };

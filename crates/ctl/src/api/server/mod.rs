@@ -1,12 +1,13 @@
-//! The daemon's end of the control socket.
+//! The server of the control socket.
 //!
-//! One thread accepts, one more serves each client; nothing here decides what a request means, that is the
-//! [`Handler`]'s. Bounded: so many clients, fewer of whom may only read, so many bytes a request, so long for a message
-//! to arrive and for a reply to be taken. Whoever breaks a bound costs only himself; he is told why where that is
-//! possible.
+//! One thread accepts connections, and one thread serves each client. The meaning of requests is up to the
+//! [`Handler`]. Bounded: the number of clients, fewer of them without permission to change; the size of a request;
+//! the time for a message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with
+//! the reason where that is possible; other clients are not affected.
 //!
-//! A lock beside the socket, held for as long as the server lives and given back by the kernel if it dies, decides who
-//! serves: so a second server refuses, a stale socket is replaced, and the two are never confused.
+//! A lock file beside the socket decides which server serves. It is held for as long as the server lives, and the
+//! kernel releases it if the process dies. So a second server refuses to start, and a stale socket is recognised and
+//! replaced.
 
 mod streams;
 
@@ -42,23 +43,23 @@ use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, Tried};
 
 pub use crate::api::peer::Peer;
-/// Who answers requests. Called from many threads at once, each time from the one of a client.
+/// Answers requests. Called from many threads at once, each of which serves one client.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request; `peer` may ask it.
+    /// Answers a request. The server has checked that `peer` may send it.
     ///
     /// # Errors
-    /// Whatever the client is to be told.
+    /// The error that the client gets.
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError>;
 
-    /// Hands over every connection until `each` breaks, which it does when the client is gone. `each` waits for the
-    /// client, so nothing that others need may be held meanwhile.
+    /// Passes every connection to `each` until it breaks, which it does when the client is gone. `each` waits for the
+    /// client, so no lock may be held during the call.
     ///
     /// # Errors
-    /// Whatever the client is to be told.
+    /// The error that the client gets.
     fn connections(&self, each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>)
     -> Result<(), CommandError>;
 
-    /// The same of those that fit, each with its detail.
+    /// As [`Self::connections`], for those that match, each with its detail.
     ///
     /// # Errors
     /// As [`Self::connections`].
@@ -70,18 +71,18 @@ pub trait Handler: Send + Sync + 'static {
         self.connections(&mut |row| if filter.matches(&row) { each(row) } else { ControlFlow::Continue(()) })
     }
 
-    /// A listener to what changes.
+    /// A listener to events.
     ///
     /// # Errors
-    /// Whatever the client is to be told.
-    fn events(&self, _asked: EventQuery) -> Result<Listener, CommandError> {
+    /// The error that the client gets.
+    fn events(&self, _query: EventQuery) -> Result<Listener, CommandError> {
         Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
     }
 
-    /// Hands over packets as they pass until `each` breaks, which waits for some time if there are none.
+    /// Passes captured packets to `each` until it breaks. `each` waits for some time if it gets none.
     ///
     /// # Errors
-    /// Whatever the client is to be told.
+    /// The error that the client gets.
     fn capture(
         &self,
         _: &CaptureRequest,
@@ -92,31 +93,31 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// Where and how to serve.
+/// Settings of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The socket's path; its folder is made if it is missing.
+    /// The socket's path; its directory is created if it is missing.
     pub socket: PathBuf,
-    /// Who may connect, as a file mode.
+    /// File mode of the socket: the users that may connect.
     pub mode: u32,
-    /// The group that the socket belongs to and whose members may change; without effect if the system lacks it.
+    /// The group of the socket, whose members may change; without effect if the system does not have it.
     pub group: String,
     /// Clients at one time.
     pub clients: usize,
-    /// How many of them may be such as may only read, so that there is always room for those who may change.
+    /// Clients at one time that may only read; fewer than `clients`, so that clients that may change always get in.
     pub readers: usize,
-    /// How many of those may be one user's.
+    /// Clients at one time of one user that may only read.
     pub readers_per_user: usize,
-    /// The longest request of those who may change. Others have [`READER_LIMIT_BYTES`].
+    /// The longest request of clients that may change. Other clients have [`READER_LIMIT_BYTES`].
     pub request_limit_bytes: u32,
     /// How long a client may be silent between requests.
     pub idle: Duration,
-    /// How long a message may take to arrive once it has begun, and a reply to be taken.
+    /// How long a message may take to arrive once it has begun, and how long a reply may take to be read.
     pub transfer: Duration,
 }
 
 impl Settings {
-    /// What is right for a daemon that serves this socket.
+    /// The default settings for this socket.
     pub fn of(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
@@ -132,52 +133,53 @@ impl Settings {
     }
 }
 
-/// Why there is no server.
+/// Why the server does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Another server has the lock.
+    /// Another server holds the lock.
     #[error(
         "another xvsd{} serves {}; stop it first, or choose another socket",
         by.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
         socket.display()
     )]
     InUse {
-        /// What it serves.
+        /// The socket that the other server serves.
         socket: PathBuf,
-        /// Its process id, if it has said.
+        /// Its process id, if the lock file has it.
         by: Option<u32>,
     },
-    /// What is there was not made by a server.
-    #[error("{} is in the way and is no socket; move it, or choose another path", .0.display())]
+    /// The path exists, and is no socket.
+    #[error("{} exists and is no socket; move it, or choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// A call failed.
+    /// A system call failed.
     #[error("{call} {}: {error}", path.display())]
     System {
-        /// Which.
+        /// The call.
         call: &'static str,
         /// Its argument.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
 }
 
-/// A running server; dropping it ends it and every client's connection.
+/// A running server; dropping it stops it and closes every client's connection.
 #[derive(Debug)]
 pub struct Server {
-    // Dropped in this order: the socket goes before the lock, or it could be that of the next server.
+    // Dropped in this order: the socket is removed before the lock is released, or it could be the next server's
+    // socket.
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
     _lock: Lock,
 }
 
-/// What the threads of a server share.
+/// State shared by the threads of a server.
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
     rules: Rules,
-    /// The clients being served, by a number that is never used twice.
+    /// The connected clients, by a number that is never reused.
     clients: Mutex<Clients>,
     refused_changes: Mutex<RefusedChanges>,
 }
@@ -190,7 +192,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Whether another one may come: those who may only read never take all the places.
+    /// Whether another client may connect: those that may only read never take all places.
     fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
         let readers = || self.served.values().filter(|(_, other)| other.access == Access::Read);
         let room = self.served.len() < settings.clients;
@@ -206,17 +208,17 @@ impl Clients {
 }
 
 impl Shared {
-    /// A client's thread that has panicked leaves the map whole: each change of it is one call.
+    /// A client's thread that panics leaves the map consistent: each change of it is one call.
     fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Server {
-    /// Begins to serve.
+    /// Starts to serve.
     ///
     /// # Errors
-    /// [`StartError::InUse`] if another server lives; then nothing was touched.
+    /// [`StartError::InUse`] if another server runs; then nothing has changed.
     pub fn start(settings: Settings, handler: Arc<dyn Handler>) -> Result<Self, StartError> {
         let path = settings.socket.clone();
         let failed = |call, path: &Path| {
@@ -256,7 +258,7 @@ impl Server {
         Ok(Self { listener, accepting: Some(accepting), shared, _lock: lock })
     }
 
-    /// Where it serves.
+    /// The path of the socket.
     pub fn socket(&self) -> &Path {
         &self.shared.settings.socket
     }
@@ -268,22 +270,22 @@ impl Drop for Server {
             let mut clients = self.shared.clients();
             clients.stopping = true;
             for (stream, _) in clients.served.values() {
-                // A client that has gone by itself is what we want.
+                // An error means that the client has disconnected already.
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        // Wakes accept(2), which fails from then on. If it fails itself, there is nobody to wake.
+        // Wakes accept(2), which fails from then on. An error means that the thread has ended already.
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
         if let Some(accepting) = self.accepting.take() {
-            // A panic there has been reported by its own thread.
+            // The thread's panic was reported when it happened.
             let _ = accepting.join();
         }
-        // Left behind, it is stale and the next server replaces it.
+        // A socket that remains is stale, and the next server replaces it.
         let _ = fs::remove_file(self.socket());
     }
 }
 
-/// Takes the lock beside the socket.
+/// Takes the lock file beside the socket.
 fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
@@ -302,7 +304,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
             Err(_) if shared.clients().stopping => return,
             Err(error) => {
                 tracing::warn!(%error, "accepting a control client");
-                // Without descriptors accept fails at once, again and again: leave the core to others.
+                // Without free descriptors accept fails at once, repeatedly: do not occupy the core.
                 thread::sleep(ACCEPT_PAUSE);
                 continue;
             }
@@ -325,7 +327,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
     }
 }
 
-/// A client being served; dropping it makes room for another.
+/// A connected client; dropping it frees its place.
 struct Client {
     number: u64,
     stream: UnixStream,
@@ -334,7 +336,7 @@ struct Client {
 }
 
 impl Client {
-    /// Takes a client in, or tells him that there is no room.
+    /// Registers a client, or refuses it because all places are taken.
     fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>) -> Option<Self> {
         let second = stream.try_clone().ok()?;
         let mut clients = shared.clients();
@@ -343,7 +345,8 @@ impl Client {
         }
         if !clients.have_room_for(&peer, &shared.settings) {
             drop(clients);
-            // Fits into an empty socket buffer, so it does not wait; if it fails, he sees the end all the same.
+            // The message fits into an empty socket buffer, so this does not wait. If it fails, the client sees the
+            // connection end.
             let _ = send(&stream, Err(CommandError::TooManyClients), Part::Last, Duration::from_secs(1));
             return None;
         }
@@ -354,7 +357,7 @@ impl Client {
         Some(Self { number, stream, peer, shared: Arc::clone(shared) })
     }
 
-    /// Answers requests until the client goes or breaks a bound.
+    /// Answers requests until the client disconnects or exceeds a bound.
     fn serve(&self, handler: &dyn Handler) {
         let settings = &self.shared.settings;
         let (peer, pid) = (&self.peer, self.peer.pid);
@@ -370,7 +373,7 @@ impl Client {
                 Ok(None) => return,
                 Err(FrameError::TooLong { bytes, limit }) => {
                     let refused = CommandError::TooLong { bytes: bytes.into(), limit: limit.into() };
-                    // Where the next message would begin is unknown: he is told, and that is all.
+                    // The start of the next message is unknown, so the connection ends after this reply.
                     let _ = self.send(Err(refused), Part::Last);
                     return;
                 }
@@ -398,7 +401,7 @@ impl Client {
             let what = changes(&request, &denied).next().map(|(line, _)| line);
             let what = what.unwrap_or_else(|| {
                 match &request {
-                    Request::EndConnections(_) | Request::ResetConnections(_) => "an end of connections",
+                    Request::EndConnections(_) | Request::ResetConnections(_) => "xvs drain",
                     Request::ReportLoad { .. } => "xvs feedback",
                     _ => "xvs capture",
                 }
@@ -413,7 +416,7 @@ impl Client {
         match request {
             Request::ListConnections => self.stream(|each| handler.connections(each)),
             Request::FindConnections(filter) => self.stream(|each| handler.find(&filter, each)),
-            Request::Events(asked) => match handler.events(asked) {
+            Request::Events(query) => match handler.events(query) {
                 Ok(listener) => self.stream_events(listener),
                 Err(refused) => self.send(Err(refused), Part::Last),
             },
@@ -430,12 +433,12 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.shared.clients().served.remove(&self.number);
-        // The clone is closed only now; the other end must not wait for it.
+        // The registered clone of the stream is closed later; this ends the connection now.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }
 
-/// Whether another part of the same reply follows.
+/// Whether further parts of the same reply follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Last,
@@ -452,7 +455,7 @@ fn send(
     write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
 }
 
-/// Reads one message: waits `first` for it to begin and from then on `rest` for all of it.
+/// Reads one message: waits `first` for its begin, and from then on `rest` for all of it.
 struct Incoming<'a> {
     stream: &'a UnixStream,
     first: Duration,
@@ -473,7 +476,7 @@ impl Read for Incoming<'_> {
     }
 }
 
-/// Writes one message, which has to be taken before `until`.
+/// Writes one message, which the client has to read before `until`.
 struct Outgoing<'a> {
     stream: &'a UnixStream,
     until: Instant,
@@ -490,7 +493,7 @@ impl Write for Outgoing<'_> {
     }
 }
 
-/// The time until then; never zero, which a socket takes for «no bound».
+/// The time until then; never zero, which a socket takes for «no timeout».
 fn remaining(until: Instant) -> io::Result<Duration> {
     match until.checked_duration_since(Instant::now()) {
         Some(remaining) if !remaining.is_zero() => Ok(remaining),
@@ -498,7 +501,7 @@ fn remaining(until: Instant) -> io::Result<Duration> {
     }
 }
 
-/// The longest request of those who may only read: no question is longer.
+/// The longest request of clients that may only read: every query is shorter.
 pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -516,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_never_take_all_places_nor_one_user_all_of_theirs() {
+    fn readers_never_take_all_places_and_one_user_never_all_places_of_readers() {
         let settings = Settings { clients: 4, readers: 3, readers_per_user: 2, ..Settings::of("unused") };
         let reader = |uid| Peer { pid: 1, uid, access: Access::Read };
         let root = Peer { pid: 1, uid: 0, access: Access::Change };
@@ -525,7 +528,10 @@ mod tests {
         assert!(!room(&[reader(1), reader(1)], reader(1)), "one user's");
         assert!(room(&[reader(1), reader(1)], reader(2)));
         assert!(!room(&[reader(1), reader(1), reader(2)], reader(3)), "all users'");
-        assert!(room(&[reader(1), reader(1), reader(2)], root), "the rest is for those who may change");
+        assert!(
+            room(&[reader(1), reader(1), reader(2)], root),
+            "the remaining places are for clients that may change"
+        );
         assert!(!room(&[root; 4], root));
         assert!(!room(&[root; 4], reader(1)));
     }

@@ -1,6 +1,7 @@
-//! Replies in many parts: connections, packets, events.
+//! Replies in several parts: connections, packets, events.
 //!
-//! Each is sent by the client's own thread for as long as the client takes it, so a slow one costs only itself.
+//! The thread of the client sends the parts for as long as the client reads them, so a slow client delays only
+//! itself.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -18,7 +19,7 @@ use crate::api::server::{Client, Handler, Part, Peer, send};
 use crate::events::Listener;
 
 impl Client {
-    /// Sends packets until the client hangs up or asks for something else.
+    /// Sends packets until the client disconnects or sends another request.
     pub(super) fn stream_packets(
         &self,
         handler: &dyn Handler,
@@ -30,7 +31,8 @@ impl Client {
             let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
             if !packets.is_empty() || !begun {
                 begun = true;
-                // Who reads them may be looking at what he has; his packets are missed meanwhile, nobody else's.
+                // A client may pause, for example while it shows a packet. Packets are missed meanwhile, by this
+                // capture alone.
                 let part = Ok(Reply::Captured(packets));
                 sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
             }
@@ -43,8 +45,8 @@ impl Client {
         self.send(ended.map(Reply::CaptureEnded), Part::Last)
     }
 
-    /// Tells of events until the client goes, or until there are no more if he does not follow them. One that reads
-    /// slowly is waited for: what it misses meanwhile is its own loss.
+    /// Sends events until the client disconnects; if it does not follow events, until all were sent. Waits for a
+    /// client that reads slowly; events that it misses meanwhile are lost for it alone.
     pub(super) fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
         let timeout = if listener.follows() { EVENT_TIMEOUT } else { Duration::ZERO };
         loop {
@@ -82,15 +84,15 @@ impl Client {
     }
 }
 
-/// Whether a message can be sent without waiting for the other end.
+/// Whether a part can be sent without waiting for the client.
 enum Writable {
     Yes,
     NotYet,
-    /// There is no other end any more.
+    /// The client has disconnected.
     Gone,
 }
 
-/// Waits so long for room.
+/// Waits at most this long until the socket is writable.
 fn wait_writable(stream: &UnixStream, within: Duration) -> io::Result<Writable> {
     let within = Timespec::try_from(within).map_err(io::Error::other)?;
     let mut looked = [PollFd::new(stream, PollFlags::OUT | PollFlags::RDHUP)];
@@ -108,19 +110,19 @@ fn wait_writable(stream: &UnixStream, within: Duration) -> io::Result<Writable> 
     })
 }
 
-/// Whether the client has said something or hung up, at once or within this time.
+/// Whether the client sends something or disconnects within this time.
 fn is_readable(stream: &UnixStream, within: Duration) -> bool {
     let timeout = Timespec::try_from(within).ok();
     let mut polled = [PollFd::new(stream, PollFlags::IN)];
-    // After a signal it is asked again.
+    // Interrupted by a signal: the next call finds out.
     poll(&mut polled, timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
-/// Connections in one part of a listing: some 100 kB.
+/// Rows in one part of a listing: some 100 kB.
 const PART_ROWS: usize = 512;
 
-/// Between two looks whether a listener to events is still there.
+/// Interval of checking whether a client that waits for events is still connected.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a capture without packets waits before it looks again.
+/// How long an idle capture waits between two looks for packets.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(5);

@@ -1,4 +1,5 @@
-//! Outer headers over and around both families; expected ones by `etherparse`, RFC 2784 and the draft of GUE.
+//! Tests of outer headers of both families around packets of both families. The expected headers are from `etherparse`,
+//! RFC 2784 and the GUE draft.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -22,12 +23,12 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 const SOURCE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1);
 const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 0x11);
 const GUE_PORT: u16 = 6080;
-/// What the flow's hash comes to as a source port: the middle of the range.
+/// The hash whose source port is in the middle of the range.
 const FLOW_HASH: u64 = 1 << 63;
 const FLOW_PORT: u16 = 46883;
 const FIRST_ID: u16 = 0x1235;
 
-/// Every kind, and the bytes of its headers beside the outer network header.
+/// Every kind of tunnel, with the length of its headers after the outer network header.
 const KINDS: [(Encapsulation, usize); 5] = [
     (Encapsulation::Ip, 0),
     (Encapsulation::Gre(Coverage::None), 4),
@@ -36,7 +37,7 @@ const KINDS: [(Encapsulation, usize); 5] = [
     (Encapsulation::Gue { port: GUE_PORT, coverage: Coverage::Whole }, 12),
 ];
 
-/// A UDP datagram to a virtual address of this family, in a frame: time to live 64, class 0xb8.
+/// A frame with a UDP datagram to a virtual address of this family: time to live 64, traffic class 0xb8.
 fn request(family: Family, data: usize) -> Vec<u8> {
     let data: Vec<u8> = (0..data).map(|at| at as u8 ^ 0xa5).collect();
     let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 0xfe], [2, 0, 0, 0, 1, 1]);
@@ -66,7 +67,7 @@ fn request(family: Family, data: usize) -> Vec<u8> {
     frame
 }
 
-/// The packet of a request as it is inside a tunnel: one hop on.
+/// The packet of a request as it is inside a tunnel: with decremented time to live.
 fn inside(family: Family, request: &[u8]) -> Vec<u8> {
     let mut packet = request[14..].to_vec();
     match family {
@@ -81,7 +82,7 @@ fn inside(family: Family, request: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// The outer packet that is expected around `inner`.
+/// The expected outer packet for `inner`.
 fn around(outer: Family, family: Family, encapsulation: Encapsulation, inner: &[u8]) -> Vec<u8> {
     let (ethertype, direct) = match family {
         Family::V4 => (ether_type::IPV4.0, IpNumber::IPV4),
@@ -123,7 +124,7 @@ fn around(outer: Family, family: Family, encapsulation: Encapsulation, inner: &[
             let length = payload.len() as u16;
             let mut header = Ipv4Header::new(length, 63, protocol, SOURCE.octets(), SERVER.octets()).unwrap();
             header.dscp = IpDscp::try_new(0x2e).unwrap();
-            // An IPv6 packet leaves the outer header free to be fragmented.
+            // The outer header of an IPv6 packet allows fragmentation.
             header.dont_fragment = family == Family::V4;
             header.identification = if header.dont_fragment { 0 } else { FIRST_ID };
             header.header_checksum = header.calc_header_checksum();
@@ -144,7 +145,7 @@ fn around(outer: Family, family: Family, encapsulation: Encapsulation, inner: &[
     }
 }
 
-/// What becomes of a frame that is sent by a path of this MTU.
+/// The packet that a frame becomes on a path with this MTU.
 fn sent(
     outer: Family,
     encapsulation: Encapsulation,
@@ -193,7 +194,7 @@ fn network_len(outer: Family) -> usize {
 }
 
 #[test]
-fn every_kind_of_tunnel_goes_over_and_around_both_families() {
+fn every_kind_of_tunnel_carries_both_families_over_both_families() {
     for outer in BOTH {
         for family in BOTH {
             for (encapsulation, _) in KINDS {
@@ -209,7 +210,7 @@ fn every_kind_of_tunnel_goes_over_and_around_both_families() {
 }
 
 #[test]
-fn what_does_not_fit_beside_the_headers_is_refused_with_the_size_that_would() {
+fn a_packet_too_big_for_the_tunnel_is_refused_with_the_largest_size_that_fits() {
     for outer in BOTH {
         for family in BOTH {
             for (encapsulation, between) in KINDS {
@@ -224,7 +225,7 @@ fn what_does_not_fit_beside_the_headers_is_refused_with_the_size_that_would() {
 }
 
 #[test]
-fn a_path_of_ipv6_needs_1280_bytes_beside_the_headers_and_one_of_ipv4_68() {
+fn a_tunnel_needs_a_path_mtu_of_its_headers_plus_1280_bytes_for_ipv6_and_68_for_ipv4() {
     for (outer, least) in [(Family::V4, 68), (Family::V6, 1280)] {
         for (encapsulation, between) in KINDS {
             let mtu = (least + network_len(outer) + between) as u32;
@@ -236,7 +237,7 @@ fn a_path_of_ipv6_needs_1280_bytes_beside_the_headers_and_one_of_ipv4_68() {
 }
 
 #[test]
-fn congestion_experienced_inside_is_capable_transport_outside() {
+fn congestion_experienced_inside_becomes_ect_0_outside() {
     assert_eq!(outer_tos(0xb8 | 0b11), 0xb8 | 0b10);
     for tos in [0xb8, 0xb8 | 0b01, 0xb8 | 0b10, 0] {
         assert_eq!(outer_tos(tos), tos);
@@ -244,7 +245,7 @@ fn congestion_experienced_inside_is_capable_transport_outside() {
 }
 
 #[test]
-fn every_flow_has_a_port_that_linux_gives_to_sockets() {
+fn gue_source_ports_are_in_the_range_that_linux_uses_for_sockets() {
     assert_eq!(source_port(0), 32768);
     assert_eq!(source_port(u64::MAX), 60998);
     assert_eq!(source_port(FLOW_HASH), FLOW_PORT);

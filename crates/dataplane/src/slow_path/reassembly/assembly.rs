@@ -1,4 +1,4 @@
-//! The datagram that its fragments make up, written into one frame.
+//! The datagram of all fragments, written into one frame.
 
 use xvs_proto::LinkId;
 use xvs_proto::ipv4::{self, Ipv4};
@@ -8,7 +8,8 @@ use xvs_xdp::Frame;
 use super::fragment::{Held, LARGEST, Part};
 use crate::verdict::DropReason;
 
-/// Writes a datagram of so many bytes from its parts. Returns where the first came in, and the length of the largest.
+/// Writes a datagram of this number of bytes from its parts. Returns the link of the first fragment, and the length of
+/// the largest.
 pub(super) fn write<'h>(
     frame: &mut Frame,
     parts: impl Iterator<Item = &'h Held> + Clone,
@@ -19,7 +20,7 @@ pub(super) fn write<'h>(
     let is_v6 = first.key.dest.is_ipv6();
     let headers = if is_v6 { at - ipv6::FRAGMENT_HEADER_LEN } else { at };
     let length = headers - network + bytes;
-    // The fragment header that goes is written first, and then over.
+    // The fragment header is copied first and then overwritten.
     if length > LARGEST[usize::from(is_v6)] || !frame.resize((headers + bytes).max(at)) {
         return Err(DropReason::FragmentLength);
     }
@@ -42,7 +43,7 @@ pub(super) fn write<'h>(
     let congestion = congestion(seen)?;
     if is_v6 {
         if congestion {
-            // The class lies across the first two bytes.
+            // The traffic class spans the first two bytes.
             whole[network + 1] |= ipv4::CONGESTION_EXPERIENCED << 4;
         }
     } else {
@@ -53,16 +54,16 @@ pub(super) fn write<'h>(
             header.mark_congestion();
         }
     }
-    // A header longer than the data leaves room behind it.
+    // If the headers are longer than the data, the frame is still too long.
     let shorter = frame.resize(headers + bytes);
-    debug_assert!(shorter, "it held as much before");
+    debug_assert!(shorter, "the frame held as many bytes before");
     Ok((first.received.link, largest))
 }
 
-/// Whether a datagram met congestion, by the set of ECN fields that its fragments had: any of them did.
+/// Whether a datagram met congestion: whether any of its fragments did. `seen` is the set of their ECN fields.
 ///
-/// # Errors
-/// Some were capable of ECN and others not: a sender writes one field into all of them (RFC 3168 §5.3).
+/// # Errors Some fragments were capable of ECN and others not: a sender writes one field into all of them (RFC 3168
+/// §5.3).
 fn congestion(seen: u8) -> Result<bool, DropReason> {
     const NOT_CAPABLE: u8 = 1;
     const CONGESTED: u8 = 1 << ipv4::CONGESTION_EXPERIENCED;

@@ -1,20 +1,20 @@
-//! How much of a datagram its fragments cover.
+//! The bytes of a datagram that its fragments cover.
 
 use super::fragment::Part;
 
-/// How many fragments one datagram may have: enough for the largest by links that take 576 bytes (RFC 791 §3.2).
+/// The most fragments of a datagram: enough for the largest one over links with an MTU of 576 bytes (RFC 791 §3.2).
 pub const PER_DATAGRAM: usize = 128;
 
-/// What the fragments of one datagram are together.
+/// The fragments of one datagram, added up.
 #[derive(Debug, Default)]
 pub(super) struct Coverage {
     pub(super) bytes: usize,
     fragments: usize,
-    /// The furthest end of any.
+    /// The greatest end of any fragment.
     end: usize,
-    /// Where the last one ends, if it is here.
+    /// The end of the last fragment, if it was received.
     total: Option<usize>,
-    /// Bytes of the new one that were here before.
+    /// The bytes of the new fragment that were received before.
     repeated: usize,
 }
 
@@ -31,17 +31,18 @@ impl Coverage {
         self.fragments += 1;
         self.end = self.end.max(part.end());
         if !part.more {
-            // Of two ends the further one lies behind the other.
+            // Of two different ends the greater one makes the fragments contradictory.
             self.total = Some(self.total.unwrap_or(part.end()).min(part.end()));
         }
     }
 
-    /// Counts the bytes of `new` that another fragment has too.
+    /// Counts the bytes of `new` that `other` contains too.
     pub(super) fn add_repeated(&mut self, other: &Part, new: &Part) {
         self.repeated += other.shared_with(new);
     }
 
-    /// Whether all of `new`, the last one added, was here before; of those before no two share a byte.
+    /// Whether all bytes of `new`, the fragment that was added last, were received before. No two of the earlier
+    /// fragments share a byte.
     pub(super) fn repeats(&self, new: &Part) -> bool {
         self.repeated == new.len && self.total.is_none_or(|total| self.end <= total)
     }

@@ -1,9 +1,9 @@
-//! What becomes of fragments: they wait, and what they are together takes the way of any packet.
+//! Forwarding of fragments: they wait, and their whole datagram is processed as any packet.
 //!
-//! Runs for each fragment, at the end of a burst. A whole datagram goes to its connection once, is counted once with
-//! all its bytes, and leaves in fragments no larger than the largest in which it came; its own fragments are consumed
-//! then. If it is not a service's, the kernel gets them as they came. Not here: which fragments belong together
-//! (`reassembly.rs`), how a packet is cut (`pieces.rs`).
+//! Runs for each fragment, at the end of a burst. A whole datagram is processed once for its connection, is counted
+//! once with all its bytes, and leaves in fragments no larger than the largest that was received. The received
+//! fragments are then consumed. If the datagram belongs to no service, the kernel gets the fragments as they were
+//! received. Not here: which fragments belong together (`mod.rs`), how a packet is divided (`fragmentation.rs`).
 
 use xvs_proto::LinkId;
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
@@ -17,11 +17,11 @@ use crate::port::{Port, Received};
 use crate::slow_path::icmp_reply::IcmpError;
 use crate::verdict::{DropReason, Verdict};
 
-/// How a packet is decided, from its look-up to its verdict.
+/// The stages of a packet from its look-up to its verdict.
 pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
 
 impl Dispatch<'_> {
-    /// Takes a fragment to where it belongs. The verdict is that on its datagram, if it was the last one missing.
+    /// Processes a fragment. The recorded verdict is that of its datagram, if this fragment completes it.
     pub(crate) fn fragment(
         &mut self,
         received: Received,
@@ -47,7 +47,7 @@ impl Dispatch<'_> {
         self.transmitter.record(verdict, port);
     }
 
-    /// Drops those whose time is over, and the oldest if there is no room for one more.
+    /// Drops datagrams that have timed out, and the oldest one if there is no room for another fragment.
     pub(crate) fn drop_overdue(&mut self, port: &mut impl Port) {
         while let Some(reason) = self.reassembly.release_overdue(self.at.now) {
             self.send_icmp_error(reason, port);
@@ -56,7 +56,7 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Tells the sender of an incomplete datagram, if its first fragment is here (RFC 792).
+    /// Sends an ICMP error to the sender of an incomplete datagram, if its first fragment was received (RFC 792).
     fn send_icmp_error(&mut self, reason: DropReason, port: &mut impl Port) {
         for received in self.reassembly.released().iter() {
             if let Ok(Parsed::Ip(packet)) = parse(received.frame.bytes())
@@ -69,7 +69,7 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Carries a verdict out on the fragments that wait no longer; the one on the last of them.
+    /// Carries out a verdict on the released fragments. Returns the final verdict on the last of them.
     fn dispose(&mut self, verdict: Verdict, port: &mut impl Port) -> Option<Verdict> {
         let released = self.reassembly.released().drain(..);
         released.map(|received| self.transmitter.settle(received, verdict, port)).last()
@@ -94,9 +94,9 @@ impl Dispatch<'_> {
         verdict
     }
 
-    /// Sends a datagram that had so many bytes when it came, in fragments as large as it came in, where its way takes
-    /// them. An outer packet of IPv6 is cut into no less than what every way takes: with its long headers small
-    /// fragments would become many more, or have no room.
+    /// Sends a datagram, which had `length` bytes when it was received, in fragments as large as the largest received
+    /// one, or smaller if the path MTU requires it. Fragments of an outer IPv6 packet are at least as long as IPv6's
+    /// minimum MTU: because of its long headers, smaller fragments would be many more, or hold no data.
     fn send(
         &mut self,
         datagram: &Datagram,
@@ -112,7 +112,7 @@ impl Dispatch<'_> {
         self.transmitter.send_copies(bytes, link, datagram.largest.max(least).min(mtu), port)
     }
 
-    /// Finds or makes the datagram's connection and edits it on its way; its sender is told of a drop.
+    /// Decides the verdict on a datagram. If it is dropped, its sender gets an ICMP error.
     fn decide(
         &mut self,
         datagram: &mut Datagram,

@@ -10,7 +10,7 @@ use crate::clock::Millis;
 use crate::port::Received;
 use crate::verdict::DropReason;
 
-/// A fragment that waits.
+/// A waiting fragment.
 pub(super) struct Held {
     pub(super) received: Received,
     pub(super) key: Key,
@@ -19,25 +19,25 @@ pub(super) struct Held {
     pub(super) until: Millis,
 }
 
-/// What fragments of one datagram have in common.
+/// The fields that all fragments of a datagram share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) source: IpAddr,
     pub(super) dest: IpAddr,
-    /// None in IPv6, where only the first fragment knows (RFC 8200 §4.5).
+    /// 0 in IPv6, where only the first fragment contains it (RFC 8200 §4.5).
     pub(super) protocol: Protocol,
     pub(super) id: u32,
 }
 
-/// Which part of its datagram a fragment is.
+/// The part of its datagram that a fragment contains.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
-    /// Where it begins in the datagram, in bytes.
+    /// The offset of the part in the datagram, in bytes.
     pub(super) offset: usize,
-    /// Bytes of the datagram in it.
+    /// The length of the part, in bytes.
     pub(super) len: usize,
     pub(super) more: bool,
-    /// Where these bytes begin in the frame.
+    /// The position of the part in the frame.
     pub(super) at: usize,
     pub(super) network: usize,
     pub(super) dont_fragment: bool,
@@ -52,7 +52,7 @@ impl Held {
         &self.received.frame.bytes()[self.part.range()]
     }
 
-    /// Bytes of its packet.
+    /// The length of the fragment's packet, in bytes.
     pub(super) fn length(&self) -> usize {
         self.part.at - self.part.network + self.part.len
     }
@@ -75,7 +75,7 @@ impl Part {
         self.at..self.at + self.len
     }
 
-    /// What can be said of a fragment alone. Source: RFC 791 §3.2, RFC 8200 §4.5.
+    /// The checks that need no other fragment. Source: RFC 791 §3.2, RFC 8200 §4.5.
     pub(super) fn check(&self, family: Family) -> Result<(), DropReason> {
         let odd = self.len == 0 || self.more && !self.len.is_multiple_of(UNIT);
         let (is_v6, fragment_header) = match family {
@@ -87,7 +87,7 @@ impl Part {
         if odd || too_large { Err(DropReason::FragmentLength) } else { Ok(()) }
     }
 
-    /// Bytes of the datagram that are in both.
+    /// The number of bytes of the datagram that both parts contain.
     pub(super) fn shared_with(&self, other: &Self) -> usize {
         self.end().min(other.end()).saturating_sub(self.offset.max(other.offset))
     }
@@ -96,7 +96,7 @@ impl Part {
 /// The unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
 
-/// Reads what a fragment says of itself.
+/// Reads the fields of a fragment.
 pub(super) fn read(frame: &[u8], packet: &Packet) -> (Key, Part) {
     let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     let (id, protocol, offset, more, at) = match packet.fragment_header {

@@ -1,11 +1,12 @@
-//! Which worker gathers which datagram, and the way of a fragment to that worker.
+//! Handoff of fragments: the worker that reassembles a datagram, and the queues that carry fragments to it.
 //!
-//! Reassembly of one datagram may come in at different workers, and only one can tell when the datagram is whole: the
-//! first that met any of them. A table of slots, which datagrams fall to by a hash, names it: looking there is one
-//! compare-and-swap. While a worker gathers any datagram of a slot, it gathers all of them, so two that fall to one slot
-//! cost copies and nothing else. A fragment that another worker met is copied through a bounded queue, as frames belong
-//! to their worker; most NICs bring all fragments of a datagram to one queue, so copies are rare. Nothing allocates after
-//! [`Handoff::new`]. Not here: fragments themselves (`fragments.rs`).
+//! Fragments of one datagram may be received by different workers, and only one worker can decide that the datagram is
+//! whole: the first one that received any of them. A hash assigns each datagram a slot in a table, and the slot
+//! contains that worker. Claiming a slot costs one compare-and-swap. While a worker reassembles any datagram of a slot,
+//! it reassembles all datagrams of the slot, so a collision costs only copies. A fragment that another worker has
+//! received is copied through a bounded queue, because frames belong to their worker. Most NICs deliver all fragments
+//! of a datagram to one queue, so copies are rare. Nothing is allocated after [`Handoff::new`]. Not here: the fragments
+//! themselves (`fragment.rs`).
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::LinkId;
@@ -13,25 +14,25 @@ use xvs_xdp::BURST;
 
 use crate::shm::atomic::{AtomicU64, Ordering};
 
-/// How many slots there are: several for each datagram of which fragments may wait. Models have two.
+/// The number of slots: several for each datagram whose fragments may wait. Models have two.
 const SLOTS: usize = if cfg!(loom) { 2 } else { 1 << 12 };
-/// The bits of a slot that name the worker, from 1 on; the others count its datagrams.
+/// The bits of a slot that contain the worker's number plus one. The bits above count the datagrams.
 const WORKER_BITS: u64 = 0xffff;
-/// One datagram more.
+/// One datagram, in a slot's count.
 const ONE: u64 = WORKER_BITS + 1;
-/// Bytes of the largest frame that a port takes in.
+/// The size of the largest frame that a port receives, in bytes.
 const FRAME_BYTES: usize = 4096;
 
-/// What the workers share of fragments.
+/// The state of reassembly that all workers share.
 pub struct Handoff {
-    /// Who gathers what falls to each slot, and how many datagrams; 0 is nobody. Whoever finds 0 may write its own number;
-    /// then it is the one writer, until it writes 0.
+    /// For each slot the worker that reassembles its datagrams, and their number; 0: none. A worker that finds 0 may
+    /// write its own number. It is then the only writer, until it writes 0.
     owners: Box<[AtomicU64]>,
     inboxes: Box<[ArrayQueue<Box<HandedFrame>>]>,
     spare: ArrayQueue<Box<HandedFrame>>,
 }
 
-/// A frame on its way to another worker.
+/// A frame that is handed to another worker.
 pub struct HandedFrame {
     link: LinkId,
     len: usize,
@@ -39,21 +40,21 @@ pub struct HandedFrame {
 }
 
 impl HandedFrame {
-    /// The frame and the link that it came in by.
+    /// The bytes of the frame, and the link by which it was received.
     pub fn frame(&self) -> (LinkId, &[u8]) {
         (self.link, &self.bytes[..self.len])
     }
 }
 
 impl Handoff {
-    /// For so many workers, each of which others may send a burst before it looks.
+    /// For this number of workers. Each worker's queue holds one burst.
     pub fn new(workers: usize) -> Self {
-        // One worker has nobody to send to; a queue has at least one place.
+        // A single worker hands over nothing; a queue needs at least one place.
         let frames = if workers > 1 { workers * BURST } else { 0 };
         let spare = ArrayQueue::new(frames.max(1));
         for _ in 0..frames {
             let frame = Box::new(HandedFrame { link: LinkId(0), len: 0, bytes: [0; FRAME_BYTES] });
-            // There are as many places.
+            // The queue has as many places.
             let _ = spare.push(frame);
         }
         Self {
@@ -63,18 +64,18 @@ impl Handoff {
         }
     }
 
-    /// Whether fragments can come from other workers.
+    /// Whether fragments may arrive from other workers.
     pub fn is_shared(&self) -> bool {
         self.inboxes.len() > 1
     }
 
-    /// Who gathers a datagram of this tag, of which `worker` has nothing yet: `worker`, until it releases it, unless
-    /// another one has the slot.
+    /// The worker that reassembles a datagram of this tag, of which `worker` holds no fragment yet. That is `worker`,
+    /// until it releases the datagram, unless another worker owns the slot.
     ///
-    /// That one may let go of the slot at any time; it asks again when it receives the fragment.
+    /// The other worker may release the slot at any time; it claims it again when it receives the fragment.
     pub fn claim(&self, tag: u64, worker: usize) -> usize {
         let (slot, own) = (self.slot(tag), worker as u64 + 1);
-        // Relaxed: the word is the whole of what is shared, and a frame's bytes travel by its queue.
+        // Relaxed: the word is all that is shared here; the bytes of a frame are passed through its queue.
         match slot.compare_exchange(0, ONE | own, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => worker,
             Err(word) if word & WORKER_BITS == own => {
@@ -85,10 +86,10 @@ impl Handoff {
         }
     }
 
-    /// A datagram that its worker has claimed is gathered no more.
+    /// Releases a datagram that the calling worker has claimed.
     pub fn release(&self, tag: u64) {
         let slot = self.slot(tag);
-        // Relaxed: as above; no other worker writes here.
+        // Relaxed: as above. No other worker writes to this slot.
         let left = slot.load(Ordering::Relaxed) - ONE;
         slot.store(if left < ONE { 0 } else { left }, Ordering::Relaxed);
     }
@@ -106,19 +107,19 @@ impl Handoff {
         self.inboxes[worker].push(handed).map_err(|handed| self.put_back(handed)).is_ok()
     }
 
-    /// Whether something has come for a worker.
+    /// Whether frames wait in a worker's queue.
     pub fn has_frames(&self, worker: usize) -> bool {
         !self.inboxes[worker].is_empty()
     }
 
-    /// The next that has come for a worker, to be given back by [`Self::put_back`].
+    /// The next frame of a worker's queue. It must be returned by [`Self::put_back`].
     pub fn receive(&self, worker: usize) -> Option<Box<HandedFrame>> {
         self.inboxes[worker].pop()
     }
 
-    /// Takes an empty frame back.
+    /// Returns a frame for reuse.
     pub fn put_back(&self, frame: Box<HandedFrame>) {
-        // There are as many places as frames.
+        // The queue has as many places as there are frames.
         let _ = self.spare.push(frame);
     }
 
@@ -147,13 +148,13 @@ mod tests {
         let (one, other, third) = (0x1230_0000_0001_0abc, 0x4560_0000_0002_0abc, 0x0abc);
         assert_eq!([handoff.claim(one, 1), handoff.claim(other, 0), handoff.claim(other, 1)], [1; 3]);
         handoff.release(one);
-        assert_eq!([handoff.claim(one, 0), handoff.claim(third, 0)], [1; 2], "it has one still");
+        assert_eq!([handoff.claim(one, 0), handoff.claim(third, 0)], [1; 2], "one datagram is still claimed");
         handoff.release(other);
         assert_eq!(handoff.claim(third, 0), 0);
     }
 
     #[test]
-    fn a_worker_that_does_not_receive_gets_one_burst_and_frames_are_reused() {
+    fn a_queue_holds_one_burst_and_its_frames_are_reused() {
         let handoff = Handoff::new(2);
         for _ in 0..3 {
             let sent = (0..2 * BURST).filter(|_| handoff.send(1, LinkId(4), &[0xa5; 60])).count();

@@ -1,17 +1,18 @@
-//! Fragments that come in: held until their datagram is whole, then put together.
+//! Reassembly of fragments: they are held until their datagram is whole.
 //!
-//! Runs for each fragment, and when the time of one that waits is over. As under IPVS, nothing is decided or counted
-//! of a datagram before all of it is here: one that stays incomplete begins no connection. Its fragments wait as the
-//! frames that they came in, so that the kernel gets them back as they were if it is not a service's. The worker that
-//! met the first of them gathers them; others hand theirs over (`handoff.rs`).
+//! Runs for each fragment, and when a waiting fragment times out. As under IPVS, nothing is decided or counted before
+//! the whole datagram was received: an incomplete one begins no connection. Fragments wait in the frames in which they
+//! were received, so the kernel gets them back unchanged if they belong to no service. The worker that received the
+//! first fragment of a datagram collects all of them; other workers hand theirs over (`handoff.rs`).
 //!
-//! Promise: what is put together covers its datagram exactly once. A fragment that overlaps another ends its datagram,
-//! except that one all of whose bytes were here is dropped alone, whatever they say, as by Linux: nobody ends others'
-//! datagrams by repeating a part. Not seen: a datagram that takes the identification of another
-//! while that one is incomplete, and whose fragments fill just the gaps; the transport's checksum is then wrong.
+//! Promise: the fragments of a reassembled datagram cover it exactly once. A fragment that overlaps another one ends
+//! its datagram. Exception, as in Linux: a fragment all of whose bytes were received before is dropped alone, whatever
+//! it contains, so repeating a fragment cannot end the datagram of another sender. Not detected: a datagram that reuses
+//! the identification of an incomplete one, and whose fragments fill exactly its gaps; the checksum of the transport
+//! protocol is then wrong.
 //!
-//! Cost: one look at each fragment that waits, at most [`HELD`]; one copy of a whole datagram. Bounded: the datagram
-//! that waits longest goes when there is no room. Not here: what becomes of the datagram (`datagram.rs`).
+//! Cost: one comparison with each waiting fragment, at most [`HELD`]; one copy of a whole datagram. Bounded: when there
+//! is no room, the oldest waiting datagram is dropped. Not here: the forwarding of the datagram (`forward.rs`).
 
 mod assembly;
 mod coverage;
@@ -36,57 +37,57 @@ use crate::verdict::DropReason;
 
 pub use self::coverage::PER_DATAGRAM;
 
-/// How long a datagram may be incomplete: as Linux (`ipfrag_time`), and RFC 8200 §4.5.
+/// The timeout of an incomplete datagram: as in Linux (`ipfrag_time`), and RFC 8200 §4.5.
 const TIMEOUT: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(60)];
 /// Room for the link header and outer headers before a datagram.
 const HEADROOM: usize = 256;
 
-/// One worker's fragments that wait for others.
+/// One worker's waiting fragments.
 pub struct Reassembly {
     worker: usize,
     handoff: Arc<Handoff>,
     secret: HashSecret,
-    /// In the order in which they came.
+    /// Waiting fragments, in the order of their arrival.
     held: Vec<Held>,
-    /// Those that wait no longer, for the caller.
+    /// Fragments that no longer wait, for the caller.
     released: Vec<Received>,
-    /// Of one frame, which holds any datagram.
+    /// A pool of one frame, which can hold any datagram.
     room: FramePool,
-    /// When the last fragment came.
+    /// The time of the last fragment's arrival.
     last: Millis,
 }
 
-/// What became of a fragment.
+/// The result for a fragment.
 #[derive(Debug)]
 pub enum Gathered {
     /// It waits.
     Waits,
     /// Another worker has a copy of it.
     HandedOver,
-    /// It goes nowhere, and perhaps others of its datagram with it.
+    /// It is dropped, and perhaps the other fragments of its datagram too.
     Refused(DropReason),
-    /// It was the last one missing.
+    /// It completed its datagram.
     Whole(Datagram),
 }
 
-/// A datagram as it came, in one frame.
+/// A whole datagram in one frame.
 #[derive(Debug)]
 pub struct Datagram {
-    /// The frame: larger than a port takes, so it goes back by [`Reassembly::put_back`].
+    /// The frame. It is larger than the frames of a port, so it must be returned by [`Reassembly::put_back`].
     pub frame: Frame,
-    /// Where its first fragment came in.
+    /// The link by which its first fragment was received.
     pub link: LinkId,
-    /// Bytes of the largest fragment's packet.
+    /// The length of the largest fragment's packet, in bytes.
     pub largest: usize,
 }
 
 impl Reassembly {
-    /// Nothing waits. `secret` keys the hash by which workers find each other's datagrams.
+    /// No fragments. `secret` keys the hash that assigns datagrams to slots; it is the same for all workers.
     ///
     /// # Panics
     /// If `handoff` was made for fewer workers.
     pub fn new(worker: usize, handoff: Arc<Handoff>, secret: HashSecret) -> Self {
-        assert!(!handoff.has_frames(worker), "a worker of the exchange, and a new one");
+        assert!(!handoff.has_frames(worker), "the queue of a new worker is empty");
         let layout = FrameLayout {
             frame_size_bytes: (HEADROOM + ethernet::HEADER_LEN + LARGEST[1]) as u32,
             headroom_bytes: HEADROOM as u32,
@@ -103,11 +104,11 @@ impl Reassembly {
         }
     }
 
-    /// Takes in what other workers have met, as long as the burst has room. Returns how many frames that was.
+    /// Receives the fragments that other workers have handed over, while the burst has room. Returns their number.
     pub fn receive(&mut self, burst: &mut Vec<Received>, port: &mut impl Port) -> usize {
         let before = burst.len();
         while burst.len() < BURST && self.handoff.has_frames(self.worker) {
-            // Without a frame they wait in their queue.
+            // Without a free frame they wait in their queue.
             let Some(mut frame) = port.allocate() else { break };
             let Some(handed) = self.handoff.receive(self.worker) else {
                 port.recycle(frame);
@@ -123,7 +124,7 @@ impl Reassembly {
         burst.len() - before
     }
 
-    /// Takes a fragment. What waits no longer because of it is in [`Self::released`].
+    /// Takes a fragment. Fragments that no longer wait afterwards are in [`Self::released`].
     pub fn take(&mut self, received: Received, packet: &Packet, now: Millis) -> Gathered {
         let (key, part) = read(received.frame.bytes(), packet);
         if let Err(reason) = part.check(packet.family()) {
@@ -174,8 +175,8 @@ impl Reassembly {
         Gathered::Refused(reason)
     }
 
-    /// Releases a datagram whose time is over, or for which there is no room, and says why; to be repeated until there
-    /// is none.
+    /// Releases one datagram that has timed out, or for which there is no room, and returns the reason. Must be
+    /// repeated until it returns `None`.
     pub fn release_overdue(&mut self, now: Millis) -> Option<DropReason> {
         let over = self.held.iter().find(|held| held.until <= now).map(|held| held.key);
         let (key, reason) = match over {
@@ -187,28 +188,29 @@ impl Reassembly {
         Some(reason)
     }
 
-    /// Releases a datagram, whichever; `false` if there is none.
+    /// Releases any datagram; `false` if there is none.
     pub fn abandon(&mut self) -> bool {
         let key = self.held.first().map(|held| held.key);
         key.inspect(|key| self.release(key)).is_some()
     }
 
-    /// The frames that wait no longer, for the caller to dispose of.
+    /// The fragments that no longer wait. The caller must dispose of their frames.
     pub fn released(&mut self) -> &mut Vec<Received> {
         &mut self.released
     }
 
-    /// How many frames wait.
+    /// The number of waiting fragments.
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Takes the frame of a datagram back.
+    /// Returns the frame of a datagram.
     pub fn put_back(&mut self, datagram: Datagram) {
         self.room.put(datagram.frame);
     }
 
-    /// When to look again though no frame comes: a time is over, or another worker may have met what is missing.
+    /// The time of the next check if no frame arrives: a datagram times out, or another worker may have received a
+    /// missing fragment.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
         let frames = self.handoff.has_frames(self.worker).then_some(now + POLL_INTERVAL);
         let Some(over) = self.held.iter().map(|held| held.until).min() else { return frames };
@@ -228,7 +230,7 @@ impl Reassembly {
         claimed.inspect(|tag| self.handoff.release(*tag));
     }
 
-    /// Copies the parts of a datagram of so many bytes behind the first one's headers.
+    /// Copies the parts of a datagram of this number of bytes behind the headers of the first one.
     fn assemble(&mut self, key: &Key, bytes: usize) -> Result<Datagram, DropReason> {
         let mut frame = self.room.take().ok_or(DropReason::FragmentCrowded)?;
         let assembled = assembly::write(&mut frame, self.held.iter().filter(|held| held.key == *key), bytes);
@@ -242,8 +244,9 @@ impl Reassembly {
     }
 }
 
-/// After how long a worker looks for what others have met, and which share of the time that it has waited already.
+/// The least interval at which a worker checks for fragments from others.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// The interval grows with the time since the last fragment, divided by this.
 const POLL_SHARE: u32 = 8;
 
 #[cfg(test)]

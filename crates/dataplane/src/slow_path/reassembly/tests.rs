@@ -6,7 +6,7 @@ use xvs_proto::{Parsed, Protocol, ipv6, parse};
 use super::*;
 use crate::port::memory::MemoryPort;
 
-/// A worker's fragments, with frames to put them in.
+/// One worker's reassembly, with frames for fragments.
 struct Bench {
     fragments: Reassembly,
     port: MemoryPort,
@@ -28,7 +28,7 @@ impl Bench {
         gathered
     }
 
-    /// Why a fragment was refused; none if it waits.
+    /// The reason why a fragment was refused; `None` if it waits.
     fn refused(&mut self, bytes: &[u8]) -> Option<DropReason> {
         match self.take(bytes, 0) {
             Gathered::Waits => None,
@@ -71,7 +71,7 @@ fn v6_filled(offset: u16, more: bool, len: usize, fill: u8) -> Vec<u8> {
 }
 
 #[test]
-fn overlaps_and_contradictions_end_a_datagram_and_repetitions_do_not() {
+fn overlapping_or_contradictory_fragments_end_a_datagram_and_repeated_ones_do_not() {
     overlaps_and_repeats(v4);
     // RFC 5722 §4 and RFC 8200 §4.5, which lets exact repetitions pass.
     overlaps_and_repeats(v6_filled);
@@ -90,7 +90,7 @@ fn overlaps_and_repeats(part: impl Fn(u16, bool, usize, u8) -> Vec<u8>) {
         (part(2, true, 8, 2), FragmentRepeated),
         (part(2, true, 24, 2), FragmentRepeated),
     ] {
-        // Units 1 and 2, and for what repeats them 3 and 4.
+        // Units 1 and 2; in cases with a repetition also units 3 and 4.
         let mut bench = Bench::new();
         assert_eq!(bench.refused(&part(1, true, 16, 1)), None);
         if reason == FragmentRepeated {
@@ -100,7 +100,7 @@ fn overlaps_and_repeats(part: impl Fn(u16, bool, usize, u8) -> Vec<u8>) {
         assert_eq!(bench.refused(&second), Some(reason), "{second:x?}");
         assert_eq!(bench.fragments.held(), if reason == FragmentRepeated { held } else { 0 });
     }
-    // Two ends, one behind the end, an end before the end.
+    // Two different ends; a fragment behind the end; an end before the end of another fragment.
     for behind in [part(9, false, 8, 1), part(9, true, 8, 1), part(1, false, 8, 1)] {
         let mut bench = Bench::new();
         assert_eq!(bench.refused(&part(5, false, 8, 1)), None);
@@ -132,10 +132,10 @@ fn impossible_lengths_are_refused_at_once() {
 }
 
 #[test]
-fn a_datagram_of_too_many_fragments_is_dropped_and_the_oldest_if_there_is_no_room() {
+fn a_datagram_of_too_many_fragments_is_dropped_and_so_is_the_oldest_without_room() {
     let mut bench = Bench::new();
-    for piece in 0..PER_DATAGRAM as u16 - 1 {
-        assert_eq!(bench.refused(&v4(piece + 1, true, 8, 1)), None);
+    for fragment in 0..PER_DATAGRAM as u16 - 1 {
+        assert_eq!(bench.refused(&v4(fragment + 1, true, 8, 1)), None);
     }
     assert_eq!(bench.refused(&v4(500, true, 8, 1)), Some(DropReason::FragmentCrowded));
     assert_eq!((bench.fragments.held(), bench.port.census().out), (0, 0));
@@ -152,7 +152,7 @@ fn a_datagram_of_too_many_fragments_is_dropped_and_the_oldest_if_there_is_no_roo
     assert_eq!(bench.fragments.release_overdue(Millis(0)), None);
 }
 
-/// An IPv4 header's checksum, after a test edited the header.
+/// The checksum of an IPv4 header that a test has edited.
 struct Sum16;
 
 impl Sum16 {
@@ -193,7 +193,7 @@ fn congestion_of_one_fragment_marks_the_datagram_and_a_mixture_is_refused() {
     }
 }
 
-/// A fragment of UDP over IPv6 behind these extension headers, whose bytes count up.
+/// A fragment of UDP over IPv6 behind these extension headers. The bytes of its data count up.
 fn v6(extensions: &[u8], offset: u16, more: bool, len: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 0xfe, 0x86, 0xdd];
     let header = ipv6::Header {
