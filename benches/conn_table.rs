@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench conn_table [-- NAME]`, where NAME selects the parts whose name contains it. Figures are
 //! CPU time of the thread that does the work, the best of several rounds that alternate with the compared table, so
-//! a ratio holds on a noisy machine. Each part runs in a process of its own, so its memory can be measured. Not here: the
-//! whole pipeline (`benches/pipeline.rs`).
+//! a ratio holds on a noisy machine. Each part runs in a process of its own, so its memory can be measured. Not here:
+//! the whole pipeline (`benches/pipeline.rs`).
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;

@@ -4,11 +4,11 @@
 //! control_source /run/xvs/xvsd.sock 4711 target/release/xvsadm      (the socket, the process, the program)
 //! ```
 //!
-//! Fills the daemon to 100, 1,000 and 10,000 services of five real servers each, with `xvsadm -R`. At each size it sends
-//! single commands as `xvsadm` does, each over a connection of its own, and reverts them; it also runs the listings and a
-//! whole save and restore as processes. Prints medians of the CPU time of all threads of xvsd and of the client together,
-//! and their ratios to those at 100; for whole programs also the wall-clock time. At the end nothing is configured.
-//! Not here: starting the daemon; traffic.
+//! Fills the daemon to 100, 1,000 and 10,000 services of five real servers each, with `xvsadm -R`. At each size it
+//! sends single commands as `xvsadm` does, each over a connection of its own, and reverts them; it also runs the
+//! listings and a whole save and restore as processes. Prints medians of the CPU time of all threads of xvsd and of the
+//! client together, and their ratios to those at 100; for whole programs also the wall-clock time. At the end nothing
+//! is configured. Not here: starting the daemon; traffic.
 
 use std::error::Error;
 use std::fs;

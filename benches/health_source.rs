@@ -6,8 +6,8 @@
 //!
 //! Writes a keepalived.conf of 1,000 virtual servers of ten real servers with a check each, and starts `xvsd` with it
 //! repeatedly: with checks of each kind every 60 and 10 seconds, and as often as possible. It times the start until
-//! readiness, and reloads; for the thread of the checks it prints the CPU time per check. The real servers must answer at
-//! port 80. Each `xvsd` ends with its part. Not here: the real servers.
+//! readiness, and reloads; for the thread of the checks it prints the CPU time per check. The real servers must answer
+//! at port 80. Each `xvsd` ends with its part. Not here: the real servers.
 
 use std::error::Error;
 use std::fmt::Write as _;

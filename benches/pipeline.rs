@@ -1,5 +1,5 @@
-//! Cost of a packet without a network: the pipeline at 1,000 to 1,000,000 connections, with every method and family, and
-//! its parts alone.
+//! Cost of a packet without a network: the pipeline at 1,000 to 1,000,000 connections, with every method and family,
+//! and its parts alone.
 //!
 //! `cargo bench --bench pipeline [-- NAME]`, where NAME selects the rows that contain it; `benches/README.md` explains
 //! the output. Every row of every table runs in each round, so a disturbance of the machine affects all alike; the

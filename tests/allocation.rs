@@ -40,7 +40,8 @@ fn worker_after(flows: u32, variant: impl Into<Variant>) -> Worker<Loop> {
     worker
 }
 
-/// Runs the worker until it receives nothing more. Returns how often it allocated, and how many packets it has sent in all.
+/// Runs the worker until it receives nothing more. Returns how often it allocated, and how many packets it has sent in
+/// all.
 fn run(mut worker: Worker<Loop>, side: Side, packets: u64) -> (u64, u64) {
     worker.port.offer(side, Order::Turns, FLOWS, packets);
     let allocations = measure(|| worker.run());

@@ -152,8 +152,8 @@ pub(crate) enum Order {
     Listed,
 }
 
-/// Makes the worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a port
-/// without packets.
+/// Makes the worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a
+/// port without packets.
 ///
 /// # Panics
 /// If the machine has no memory for the table.
