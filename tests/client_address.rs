@@ -1,7 +1,7 @@
 //! How servers behind FULLNAT learn their client's address: what arrives at the server and at the client.
 //!
-//! Segments are played through the lab, some of them lost, as two ends of a connection would send them. Not here: a real
-//! server that reads the header (`netlab_fullnat.rs`).
+//! Segments are played through the lab, some of them lost, as two ends of a connection would send them. Not here: a
+//! real server that reads the header (`netlab_fullnat.rs`).
 
 use std::net::IpAddr;
 
@@ -203,7 +203,8 @@ fn a_client_that_resets_right_after_the_handshake_resets_the_server_that_has_the
         let (first, reply) = (1000, 9000);
         play.begin(first, reply);
         play.request(&Segment { ack: Some(reply), sequence: first, ..Segment::default() });
-        // The server has acknowledged nothing yet, and accepts a reset only with the sequence number that it expects next.
+        // The server has acknowledged nothing yet, and accepts a reset only with the sequence number that it expects
+        // next.
         let reset = Segment { rst: true, ack: Some(reply), sequence: first, ..Segment::default() };
         assert_eq!(play.request(&reset).sequence, first + header.len() as u32);
     }
@@ -357,8 +358,8 @@ fn the_form_of_the_client_address_is_saved_and_restored() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A client that sends what was not acknowledged, a server that keeps what comes in its turn; either direction loses
-    /// segments.
+    /// A client that sends what was not acknowledged, a server that keeps what comes in its turn; either direction
+    /// loses segments.
     #[test]
     fn whatever_is_lost_the_server_reads_the_header_and_then_the_clients_bytes(
         v6: bool,

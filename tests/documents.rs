@@ -1,7 +1,7 @@
 //! Checks of the documents: links, lengths of pages, complete tables.
 //!
-//! Names that operators look up (settings, keys of xvs.toml, drop reasons, metrics, subcommands) are read from the code,
-//! so a new name without a row fails here. Not here: the truth of a page; `limits.rs` has the tests of limits.
+//! Names that operators look up (settings, keys of xvs.toml, drop reasons, metrics, subcommands) are read from the
+//! code, so a new name without a row fails here. Not here: the truth of a page; `limits.rs` has the tests of limits.
 
 use std::collections::BTreeSet;
 use std::fs;

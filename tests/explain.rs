@@ -1,7 +1,7 @@
 //! `xvs explain` in the lab: its answer for each scheduler, method and reason, and what it refuses.
 //!
-//! The answer is compared with the result that the configuration requires, and with what then happens to the packet. Not here: that it is
-//! always so, and that explaining changes nothing (`explain_agrees.rs`).
+//! The answer is compared with the result that the configuration requires, and with what then happens to the packet.
+//! Not here: that it is always so, and that explaining changes nothing (`explain_agrees.rs`).
 
 use serde_json::{Value, json};
 use xvs::frames::{ACK, Complaint, SYN, ethernet, hex};

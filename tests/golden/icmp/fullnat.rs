@@ -8,8 +8,8 @@ use xvs::{Datagram, LabCluster, Transport};
 use super::super::{FORWARDED, assert_judged, assert_passed};
 use super::{End, Net, TRANSPORTS, cuts, error, from_router, nets, readdressed, seen, to_client, to_server};
 
-/// A cluster with a connection as [`super::connected`] has it, by FULLNAT from the local port 5000, with these options of
-/// the service.
+/// A cluster with a connection as [`super::connected`] has it, by FULLNAT from the local port 5000, with these options
+/// of the service.
 fn connected_by_full_nat(net: Net, transport: (&str, Transport), options: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     let answer = cluster.ask(json!({ "xvs": ["laddr", "add", net.inside, "--ports", "5000-5000"] }));

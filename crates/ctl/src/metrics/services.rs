@@ -1,8 +1,8 @@
-//! What is told of services and their destinations: by our own names, and by those of node_exporter's collector `ipvs`,
-//! which dashboards for the kernel's IPVS ask for.
+//! Metrics of services and their destinations, with names of xvs and with those of node_exporter's collector `ipvs`,
+//! which dashboards for the kernel's IPVS use.
 //!
-//! Source of the latter's names and labels: node_exporter, `collector/ipvs_linux.go`, over what the kernel prints in
-//! `/proc/net/ip_vs` (`net/netfilter/ipvs/ip_vs_ctl.c`).
+//! Source of the latter's names and labels: node_exporter, `collector/ipvs_linux.go`, which reads `/proc/net/ip_vs`
+//! (kernel, `net/netfilter/ipvs/ip_vs_ctl.c`).
 
 use std::fmt::{self, Display};
 
@@ -14,39 +14,39 @@ use xvs_sched::ServiceKey;
 use super::text::{Family, Text};
 use crate::status::is_usable;
 
-/// How many destinations of a service are told one by one.
+/// The largest number of destinations of a service that have their own lines.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share(pub(super) usize);
 
 impl Share {
-    /// Those of this service, without the ones added last, so that who is told stays told.
+    /// The destinations of this service with their own lines: those added first, so that a shown one stays shown.
     fn shown(self, service: &Service) -> &[Member] {
-        // The one added last comes first.
+        // IPVS's order: the one added last comes first.
         &service.members[self.left_out(&service.members)..]
     }
 
-    /// How many of these are not told.
+    /// The number of these destinations without their own lines.
     pub(super) fn left_out<T>(self, destinations: &[T]) -> usize {
         destinations.len().saturating_sub(self.0)
     }
 }
 
-/// What has a line.
+/// The items of a family, each with one line.
 #[derive(Clone, Copy)]
 pub(super) enum Of {
     Service(fn(&Service, &Snapshot) -> u64),
     Destination(fn(&Member) -> u64),
-    /// A destination with the labels of node_exporter.
+    /// Destinations with the labels of node_exporter.
     Backend(fn(&Member) -> u64),
 }
 
 impl Family<Of> {
-    /// Writes what stands before its lines.
+    /// Writes the header of the family.
     pub(super) fn begin(&self, text: &mut Text) {
         text.family(self.name, self.kind, self.help);
     }
 
-    /// Writes the lines of one of the services.
+    /// Writes the lines of one service.
     pub(super) fn write(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
         let key = service.key;
         match self.of {
@@ -74,8 +74,8 @@ impl Family<Of> {
     }
 }
 
-/// The service of the same mark and the other family, which has the same labels for node_exporter: where a tunnel leads
-/// both to one destination, their numbers are one line there.
+/// The service of the same mark and the other family, which has the same labels in node_exporter. If a tunnel connects
+/// both to the same destination, one line has the sum of their values.
 fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
     match key {
         ServiceKey::Address { .. } => None,
@@ -89,7 +89,7 @@ fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
 }
 
 fn backend(name: &str, text: &mut Text, key: ServiceKey, member: &Member, value: u64) {
-    // A service of a mark has no address, port 0, and its mark in eight digits.
+    // A mark service has no address, port 0, and its mark in eight hexadecimal digits.
     let (address, port, proto, mark): (&dyn Display, u16, &dyn Display, &dyn Display) = match &key {
         ServiceKey::Address { protocol, endpoint } => {
             (&endpoint.addr.to_canonical(), endpoint.port, protocol, &"")
@@ -128,7 +128,7 @@ fn stats(member: &Member) -> StatsValues {
     member.live.stats.sum()
 }
 
-/// Every name that has a line for each service or destination, in the order of the page.
+/// The families with lines for each service or destination, in the order of the page.
 pub(super) static FAMILIES: [Family<Of>; 21] = [
     Family::gauge(
         "xvs_service_destinations",
@@ -137,7 +137,7 @@ pub(super) static FAMILIES: [Family<Of>; 21] = [
     ),
     Family::gauge(
         "xvs_service_usable_destinations",
-        "Destinations that take new connections: weight above 0, not overloaded, and a way leads there.",
+        "Destinations that can get new connections: weight above 0, not overloaded, with a route and a neighbour.",
         Of::Service(|service, snapshot| {
             service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
         }),
@@ -209,17 +209,17 @@ pub(super) static FAMILIES: [Family<Of>; 21] = [
     ),
     Family::gauge(
         "xvs_destination_weight",
-        "The weight that the operator gave a destination.",
+        "The operator's weight of a destination.",
         Of::Destination(|member| member.own_weight.0.into()),
     ),
     Family::gauge(
         "xvs_destination_weight_in_force",
-        "The weight that the scheduler goes by; load reports may have moved it.",
+        "The weight of a destination that the scheduler uses, after load reports.",
         Of::Destination(|member| member.weight.0.into()),
     ),
     Family::gauge(
         "xvs_destination_overloaded",
-        "Whether a destination takes no new connections because of its thresholds (1).",
+        "Whether a destination gets no new connections because of its thresholds (1).",
         Of::Destination(|member| member.live.is_overloaded().into()),
     ),
     Family::gauge(

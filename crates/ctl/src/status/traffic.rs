@@ -1,8 +1,8 @@
 //! Totals and connections of every service and destination, for `xvs top`.
 //!
-//! Built by the thread that serves the client, from the workers' counters and the published snapshot; the client
-//! computes rates from two of them. Cost: some 200 bytes for each destination. Not here: rates as IPVS has them
-//! (`estimator.rs`), how it looks (`cli/top/`).
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot. The client
+//! computes rates from two replies. Cost: some 200 bytes for each destination. Not here: the rates of IPVS
+//! (`registry/estimator.rs`), the printed form (`top/` of `cli`).
 
 use std::collections::HashMap;
 
@@ -47,7 +47,7 @@ fn stats(counted: &SharedStats) -> Stats {
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
 }
 
-/// The totals of now.
+/// The current totals.
 pub(crate) fn traffic(shared: &Shared) -> Traffic {
     let (snapshot, health) = (shared.published.load_full(), shared.health());
     let watched = health.iter().flat_map(|health| &health.virtual_servers);
