@@ -14,7 +14,7 @@ use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::transmit::Transmitter;
-use crate::burst::{Burst, Context, FramedPacket, Step, forward, state};
+use crate::burst::{Burst, Context, FramedPacket, Step, forward, proof, state};
 use crate::capture::watched::{Watch, Watched};
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction};
@@ -135,6 +135,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     let ends = Ends::of(&connection);
     connection.count_in_packet();
     flows.count(destination, |stats| stats.count_in(p.packet.length()));
+    proof::request(&p, &connection);
     let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
     state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);
@@ -152,6 +153,7 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
         return Verdict::PassToKernel;
     }
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
+    proof::reply(&p, &connection);
     let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
     let path = Path::find(&at.snapshot.egress, ends.client.addr, p.hash);

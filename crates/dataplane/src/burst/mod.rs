@@ -6,6 +6,7 @@ mod record;
 pub mod classify;
 pub(crate) mod forward;
 pub(crate) mod lookup;
+pub(crate) mod proof;
 pub(crate) mod state;
 
 pub(crate) mod dispatch;

@@ -394,7 +394,7 @@ mod tests {
     fn this_layout_version_has_these_offsets_and_packs_a_wide_connection_like_this() {
         use crate::shm::layout::{Header, VERSION};
         use std::mem::offset_of;
-        assert_eq!(VERSION, 3);
+        assert_eq!(VERSION, 4);
         assert_eq!(
             [
                 offset_of!(Header, version),

@@ -11,6 +11,8 @@ pub struct Flags(pub u16);
 impl Flags {
     /// No flags.
     pub const NONE: Self = Self(0);
+    /// The client has acknowledged the number of the destination's SYN. Not in sync messages.
+    pub const PROVEN: Self = Self(0x0001);
     /// Received by state synchronisation.
     pub const SYNC: Self = Self(0x0020);
     /// No reply has passed the director, and none is expected.
@@ -32,6 +34,11 @@ impl Flags {
     /// A template that look-ups no longer find ([`TableWorker::detach`](crate::conn::handle::TableWorker::detach)). Not
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
+
+    /// Whether any of `flags` is set.
+    pub fn intersects(self, flags: Self) -> bool {
+        self.0 & flags.0 != 0
+    }
 
     /// Whether all of `flags` are set.
     pub fn contains(self, flags: Self) -> bool {

@@ -1,25 +1,37 @@
 //! Eviction: the connections that a full table removes for new ones.
 //!
 //! Runs for each new connection; while the table has room that is one comparison. In a full table it inspects a bounded
-//! number of entries, in the order of the slab, from the place where this worker has stopped before. It removes
-//! connections that have expired or are embryonic: TCP and SCTP with an unfinished handshake, and UDP with at most one
-//! datagram from the client. Such a UDP client is as unproven as the sender of a SYN, and where replies pass through
-//! the director at most that one reply is lost. Templates are evicted if they control nothing and were never assured.
-//! All other connections stay, and if only such are found the new connection is refused. An entry that was made a
-//! moment ago is inspected only after a whole round, so a connection has about that long to prove itself.
+//! number of entries, in the order of the slab, from the place where this worker has stopped before, and evicts the
+//! least valuable:
+//!
+//! 1. expired connections;
+//! 2. embryonic ones: TCP and SCTP with an unfinished handshake, UDP with at most one datagram from the client,
+//!    templates that were never assured;
+//! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
+//!    used. The handshake proves a client whose replies pass through the director (`burst/proof.rs`).
+//!    [`PROVEN_PACKETS`] packets prove any client: under direct routing and in tunnels there is no other proof;
+//! 4. embryonic, then unproven ones that were used within the last second, which is the time for the proof.
+//!
+//! Unproven connections are evicted only after a round of the slab with few expired and embryonic ones, so they survive
+//! a flood of SYNs. Proven connections are never evicted; if only such are found, the new connection is refused. A UDP
+//! client whose reply passes through the director loses at most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
-//! by the same rules. When Call-IDs have no room, the template of a call that was never assured is evicted.
+//! by the same rules; when the local ports towards a destination are in use, their connections are. When Call-IDs have
+//! no room, the template of a call that was never assured is evicted.
 //!
 //! Not here: how an entry becomes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full (`ctl`,
 //! `sweep.rs`).
 
+use std::time::Duration;
+
 use xvs_proto::Protocol;
 
 use crate::burst::context::Context;
+use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
-use crate::conn::tcp::TcpState;
-use crate::conn::{ASSURED, ConnId, Connection, Inserted, NewConnection, Removal, TableWorker};
+use crate::conn::tcp::{self, TcpState};
+use crate::conn::{ASSURED, ConnId, Connection, Flags, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
 use crate::snapshot::{Activity, Snapshot};
 
@@ -27,13 +39,18 @@ use crate::snapshot::{Activity, Snapshot};
 #[derive(Debug)]
 pub(crate) struct Eviction {
     next: u32,
+    /// Expired and embryonic entries in this round.
+    worthless: u32,
+    /// Whether they were few in the last round, so that unproven connections may be evicted.
+    evicts_unproven: bool,
 }
 
 impl Eviction {
     /// A position that differs between workers, so that they do not inspect the same entries.
     pub(crate) fn new(worker: usize, table: &TableWorker) -> Self {
         let config = table.table().config();
-        Self { next: (config.capacity / config.workers.max(1) * worker) as u32 }
+        let next = (config.capacity / config.workers.max(1) * worker) as u32;
+        Self { next, worthless: 0, evicts_unproven: false }
     }
 
     /// Inserts a connection. In a full table it evicts a less valuable one.
@@ -58,14 +75,36 @@ impl Eviction {
     /// Before an insertion: if the table is nearly full, evicts connections. Two, if it finds them, so that a reserve
     /// that was used up recovers.
     fn make_room(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
-        let mut evicted = 0;
+        let (mut evicted, mut least, mut second) = (0, None, None);
         for _ in 0..ENTRIES_PER_INSERTION {
             if evicted == EVICTED_MAX || !table.is_short() {
                 return;
             }
-            self.next = if self.next < table.table().extent() { self.next } else { 0 };
-            evicted += u32::from(evict(table, ConnId(self.next), counters, at));
+            self.begin_round(table.table().extent());
+            let candidate = Candidate::of(table, ConnId(self.next), at);
             self.next += 1;
+            let Some(candidate) = candidate else { continue };
+            self.worthless += u32::from(!candidate.worth.is_open());
+            if candidate.worth <= Worth::Embryonic {
+                evicted += usize::from(candidate.evict(table, counters, at));
+            } else if self.evicts_unproven || !candidate.worth.is_open() {
+                let candidate = Some(candidate);
+                (least, second) = match lesser(least, candidate) == candidate {
+                    true => (candidate, least),
+                    false => (least, lesser(second, candidate)),
+                };
+            }
+        }
+        for candidate in [least, second].into_iter().flatten().take(EVICTED_MAX - evicted) {
+            candidate.evict(table, counters, at);
+        }
+    }
+
+    /// Begins another round at the end of the slab.
+    fn begin_round(&mut self, extent: u32) {
+        if self.next >= extent {
+            self.evicts_unproven = self.worthless < extent / FEW;
+            (self.next, self.worthless) = (0, 0);
         }
     }
 }
@@ -78,31 +117,93 @@ fn make_room_in_buckets(
     counters: &WorkerCounters,
     at: Context<'_>,
 ) -> bool {
-    table.bucket_occupants(new).any(|id| evict(table, id, counters, at))
+    let occupants = table.bucket_occupants(new).map(|id| Candidate::of(table, id, at));
+    let least = occupants.fold(None, lesser);
+    least.is_some_and(|least| least.evict(table, counters, at))
 }
 
-/// Removes a connection if it may be evicted, and its template too if no other connection needs it.
-fn evict(table: &mut TableWorker, id: ConnId, counters: &WorkerCounters, at: Context<'_>) -> bool {
-    let Context { snapshot, now } = at;
-    let Some(connection) = table.occupant(id) else { return false };
-    let (protocol, packets) = (connection.protocol(), connection.in_packets());
-    let (template, controller) = (connection.is_template(), connection.controller());
-    let may = is_known(&connection, snapshot);
-    let unproven = |state| match template {
-        true => state & ASSURED == 0,
-        false => is_embryonic(protocol, state, packets),
-    };
-    if may
-        && let Removal::Done(state) = table.remove_if(id, |state, expires| expires <= now || unproven(state))
-    {
-        count_out(&table.connection(id), state, snapshot);
-        counters.evicted.add(1);
-        if let Some(controller) = controller {
-            evict(table, controller, counters, at);
-        }
-        return true;
+/// The value of a connection in a full table; the least is evicted first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Worth {
+    Expired,
+    Embryonic,
+    /// The binary logarithm of the client's packets, and the time of the last packet.
+    Unproven {
+        packets: u32,
+        last_used: Millis,
+    },
+    FreshEmbryonic,
+    FreshUnproven,
+}
+
+impl Worth {
+    fn is_open(self) -> bool {
+        matches!(self, Self::Unproven { .. } | Self::FreshUnproven)
     }
-    false
+}
+
+/// A connection that may be evicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    id: ConnId,
+    state: u8,
+    worth: Worth,
+}
+
+/// The less valuable one.
+fn lesser(one: Option<Candidate>, other: Option<Candidate>) -> Option<Candidate> {
+    one.into_iter().chain(other).min_by_key(|candidate| candidate.worth)
+}
+
+impl Candidate {
+    /// Its value.
+    pub(crate) fn worth(&self) -> Worth {
+        self.worth
+    }
+
+    /// Judges an entry. `None`: it is proven, controls other connections, is not in the table, or the snapshot lacks its
+    /// destination.
+    pub(crate) fn of(table: &TableWorker, id: ConnId, at: Context<'_>) -> Option<Self> {
+        let connection = table.occupant(id)?;
+        if connection.controlled() > 0 || !is_known(&connection, at.snapshot) {
+            return None;
+        }
+        let (state, deadline, packets) = (connection.state(), connection.expires(), connection.in_packets());
+        let protocol = connection.protocol();
+        let last_used = deadline.0.saturating_sub(timeout(protocol, state, at).as_millis() as u64);
+        let is_fresh = last_used + PROOF_MILLIS > at.now.0;
+        let worth = if deadline <= at.now {
+            Worth::Expired
+        } else if connection.is_template() {
+            (state & ASSURED == 0).then_some(Worth::Embryonic)?
+        } else if is_embryonic(protocol, state, packets) {
+            if is_fresh { Worth::FreshEmbryonic } else { Worth::Embryonic }
+        } else if packets >= PROVEN_PACKETS || connection.flags().contains(Flags::PROVEN) {
+            return None;
+        } else if is_fresh {
+            Worth::FreshUnproven
+        } else {
+            Worth::Unproven { packets: packets.checked_ilog2().unwrap_or(0), last_used: Millis(last_used) }
+        };
+        Some(Self { id, state, worth })
+    }
+
+    /// Removes it, and its template too if no other connection needs that. Returns `false` if its state has changed
+    /// meanwhile, so that it stays.
+    pub(crate) fn evict(self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) -> bool {
+        let controller = table.connection(self.id).controller();
+        let Removal::Done(state) =
+            table.remove_if(self.id, |state, expires| expires <= at.now || state == self.state)
+        else {
+            return false;
+        };
+        count_out(&table.connection(self.id), state, at.snapshot);
+        counters.evicted.add(1);
+        if let Some(template) = controller.and_then(|id| Self::of(table, id, at)) {
+            template.evict(table, counters, at);
+        }
+        true
+    }
 }
 
 /// Evicts the template of a call whose client has never been answered, so that the slot of its Call-ID becomes free. A
@@ -123,6 +224,16 @@ pub(crate) fn evict_call(
     }
     counters.evicted.add(1);
     true
+}
+
+/// The time that a connection lasts after a packet in this state.
+fn timeout(protocol: Protocol, state: u8, at: Context<'_>) -> Duration {
+    let settings = &at.snapshot.settings;
+    match protocol {
+        Protocol::UDP => settings.udp,
+        Protocol::SCTP => SctpState::of(state).timeout(),
+        _ => tcp::timeout(TcpState::of(state), settings.tcp_established, settings.tcp_fin_wait),
+    }
 }
 
 /// Whether a handshake was begun and nothing proves yet that the client exists. Only UDP is judged by its packets.
@@ -170,4 +281,11 @@ const ENTRIES_PER_INSERTION: u32 = 64;
 /// bucket.
 const TRIES: usize = 3;
 /// The most connections that are evicted for one new one.
-const EVICTED_MAX: u32 = 2;
+const EVICTED_MAX: usize = 2;
+/// Expired and embryonic entries are few if they are less than one in 16: else one of 64 entries is such a one with a
+/// probability of 98 %.
+const FEW: u32 = 16;
+/// The time in which a new client proves itself, several round trips.
+const PROOF_MILLIS: u64 = 1000;
+/// The packets that prove a client: a handshake and a request take four.
+const PROVEN_PACKETS: u32 = 4;

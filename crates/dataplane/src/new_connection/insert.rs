@@ -2,20 +2,22 @@
 //!
 //! Runs once for each connection, except those of a single packet. The insertion reserves the local port: it fails if
 //! another connection has the port towards the same destination, so no two connections share one, whichever workers
-//! make them. Cost: an insertion. Under FULLNAT a second one if the first port was taken, and a look-up for each
-//! further port, at most [`PORTS_TRIED`].
+//! make them. If all inspected ports are in use, the least valuable connection is evicted from its port. Cost: an
+//! insertion. Under FULLNAT a second one if the first port was taken, and a look-up for each further port, at most
+//! [`PORTS_TRIED`].
 
 use std::time::Duration;
 
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod};
 
+use super::eviction::Candidate;
 use super::one_packet;
 use super::schedule::Chosen;
 use super::service::Marked;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::{ConnId, Flags, Inserted, NewConnection};
+use crate::conn::{ConnId, Direction, Flags, Inserted, NewConnection};
 use crate::forward::Ends;
 use crate::snapshot::{Activity, DestinationId, Service};
 use crate::verdict::{DropReason, Verdict};
@@ -97,6 +99,7 @@ fn insert_with_local(
     at: Context<'_>,
 ) -> Result<Inserted, DropReason> {
     let mut lost = 0;
+    let mut least = None;
     for tried in 0..PORTS_TRIED {
         if tried >= IN_ORDER {
             flows.locals.jump(flows.random.next_u64() as u32);
@@ -104,8 +107,13 @@ fn insert_with_local(
         let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
-        // The first port is usually free, and its insertion checks that anyway.
-        if tried > 0 && flows.table.find(&replies, flows.table.hash(&replies)).is_some() {
+        // The first is mostly free: its insertion looks anyway.
+        let holder = |flows: &Flows| flows.table.find(&replies, flows.table.hash(&replies));
+        if tried > 0
+            && let Some((id, Direction::Outbound)) = holder(flows)
+        {
+            let holder = Candidate::of(&flows.table, id, at).map(|candidate| (candidate, local));
+            least = [least, holder].into_iter().flatten().min_by_key(|(candidate, _)| candidate.worth());
             continue;
         }
         new.local = Some(local);
@@ -115,7 +123,12 @@ fn insert_with_local(
             inserted => return Ok(inserted),
         }
     }
-    Err(DropReason::NoLocalPort)
+    let (holder, local) = least.ok_or(DropReason::NoLocalPort)?;
+    new.local = Some(local);
+    match holder.evict(&mut flows.table, &flows.counters, at).then(|| insert(flows, new, at)) {
+        Some(Inserted::LocalTaken) | None => Err(DropReason::NoLocalPort),
+        Some(inserted) => Ok(inserted),
+    }
 }
 
 /// How the connection's destination receives the client's address. Only TCP has options and a first data byte.

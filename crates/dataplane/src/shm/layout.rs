@@ -10,7 +10,7 @@ use super::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"xvs-conn");
 
 /// The version of this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`, whose tests check it.
-pub(crate) const VERSION: u64 = 3;
+pub(crate) const VERSION: u64 = 4;
 
 /// The number of slots in a bucket, which is a cache line. Models have fewer, so that they end.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -67,8 +67,9 @@ pub(crate) struct Entry {
     /// Phase, protocol state and deadline in one word, so that they change together. Written by any worker, by
     /// compare-and-swap. In a removed entry: the next entry of its chain.
     pub(crate) life: AtomicU64,
-    /// In a template: how long it lasts after a connection, in seconds. In a connection whose destination receives the
-    /// client's address: the sequence number of the client's first byte. Written by any worker.
+    /// In a template: how long it lasts after a connection, in seconds. In a TCP connection whose destination receives the
+    /// client's address: the sequence number of the client's first byte. In another one whose replies pass through the
+    /// director: that of the destination's first byte. Written by any worker.
     pub(crate) timeout_seconds: AtomicU32,
     /// The destination's number.
     pub(crate) dest: AtomicU32,

@@ -1,0 +1,49 @@
+//! Whether a TCP client has proven that it receives what is sent to its address.
+//!
+//! Runs for each packet of a connection whose replies pass the director (NAT, FULLNAT). The client's handshake proves it:
+//! its ACK has the number of the destination's SYN, which a sender with a forged source address cannot know. A full
+//! table keeps such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be proven. A
+//! connection with the client's address in its stream keeps another number in the same word, and stays unproven. Cost:
+//! a look at the flags; until the proof, at the packet's numbers.
+
+use xvs_proto::{Packet, Protocol, tcp};
+
+use super::framed_packet::FramedPacket;
+use crate::conn::{Connection, Flags};
+
+/// Acknowledged bytes behind the destination's SYN that still prove it: the ACK of the handshake may be lost, and the
+/// next one acknowledge data too. A guess hits one in 65,536.
+const WINDOW: u32 = 1 << 16;
+
+/// Takes note of the number of a SYN+ACK.
+#[inline]
+pub(crate) fn reply(p: &FramedPacket<'_>, connection: &Connection<'_>) {
+    if p.packet.tcp_flags.has(tcp::Flags::SYN) && is_open(p.packet, connection) {
+        connection.set_destination_sequence(number(p, tcp::field::SEQUENCE.start).wrapping_add(1));
+    }
+}
+
+/// Marks the connection as proven when the client acknowledges that number.
+#[inline]
+pub(crate) fn request(p: &FramedPacket<'_>, connection: &Connection<'_>) {
+    let flags = p.packet.tcp_flags;
+    if !is_open(p.packet, connection) || flags.has(tcp::Flags::SYN) || !flags.has(tcp::Flags::ACK) {
+        return;
+    }
+    let due = connection.destination_sequence();
+    let acknowledged = number(p, tcp::field::ACKNOWLEDGEMENT.start);
+    if due != 0 && acknowledged.wrapping_sub(due) < WINDOW {
+        let _ = connection.set_flags(Flags::PROVEN);
+    }
+}
+
+/// Whether the proof is possible and missing.
+fn is_open(packet: &Packet, connection: &Connection<'_>) -> bool {
+    packet.flow.protocol == Protocol::TCP
+        && connection.method().masquerades()
+        && !connection.flags().intersects(Flags::PROVEN | Flags::PROXY | Flags::TOA)
+}
+
+fn number(p: &FramedPacket<'_>, at: usize) -> u32 {
+    tcp::number(&p.frame.bytes()[p.packet.transport..p.packet.end], at)
+}
