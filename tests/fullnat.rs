@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use xvs::frames::{ACK, RST, SYN};
-use xvs::lab_cluster::{CLIENT, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
+use xvs::lab_cluster::{CLIENT, INSIDE, INSIDE6, VIP, VIP6, assert_balance, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
 fn xvs(cluster: &mut LabCluster, line: &str) -> Value {
@@ -49,7 +49,7 @@ fn connections(cluster: &mut LabCluster) -> Vec<Value> {
 fn each_port_is_taken_once_for_each_server_and_then_connections_are_refused_and_counted() {
     let mut cluster = cluster(2, "5000-5003");
     for number in 0..8 {
-        assert_eq!(cluster.from_client(&syn(1000 + number)).verdict, "transmit", "connection {number}");
+        connect(&mut cluster, 1000 + number);
     }
     assert_eq!(cluster.from_client(&syn(2000)).verdict, "drop no_local_port");
     assert_eq!(cluster.total_load(), (8, 0), "what was refused is counted nowhere");
@@ -67,8 +67,36 @@ Address                     Ports        Connections  Taken  Most towards
     );
     assert_eq!(laddr(&mut cluster, "list"), expected);
     // Connections that end give their ports back.
-    cluster.advance(61.0);
+    cluster.advance(901.0);
     assert_eq!(cluster.from_client(&syn(2000)).verdict, "transmit");
+}
+
+/// Sends the packets by which a client is proven.
+fn connect(cluster: &mut LabCluster, port: u16) {
+    assert_eq!(cluster.from_client(&syn(port)).verdict, "transmit", "{port}");
+    let ack = Datagram::new(Transport::Tcp(ACK), at(CLIENT, port), at(VIP, 80));
+    for _ in 0..3 {
+        assert_eq!(cluster.from_client(&ack).verdict, "transmit", "{port}");
+    }
+}
+
+#[test]
+fn half_open_and_single_datagram_holders_of_ports_give_way_to_new_connections_and_clients_stay() {
+    let mut cluster = cluster(1, "5000-5009");
+    for port in 0..5 {
+        connect(&mut cluster, 1000 + port);
+    }
+    for port in 2000..2200 {
+        assert_eq!(cluster.from_client(&syn(port)).verdict, "transmit", "{port}");
+        let datagram = Datagram::new(Transport::Udp, at(CLIENT, port), at(VIP, 80));
+        assert_eq!(cluster.from_client(&datagram).verdict, "transmit", "{port}");
+        cluster.advance(0.01);
+    }
+    let kept = cluster.connections().iter().filter(|row| row.contains("ESTABLISHED")).count();
+    let counters = cluster.counters();
+    assert_eq!((kept, counters["evicted"], counters["connections"]), (5, 195 + 190, 405));
+    assert_eq!(counters.get("drop_no_local_port"), None);
+    assert_balance(&counters);
 }
 
 #[test]

@@ -143,6 +143,48 @@ fn during_a_flood_of_syns_and_acks_proven_connections_last_and_clients_connect()
     assert!(connected >= 900, "{connected} of 1000 clients connected");
 }
 
+/// A TCP frame with this sequence number and acknowledgement.
+fn numbered(mut frame: Vec<u8>, sequence: u32, acknowledgement: u32) -> Vec<u8> {
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+    frame[42..46].copy_from_slice(&acknowledgement.to_be_bytes());
+    frame
+}
+
+#[test]
+fn under_nat_the_number_of_the_servers_syn_proves_a_client_and_a_guess_does_not() {
+    let mut workers = Workers::new(2048, 1);
+    let first = u32::MAX - 3;
+    // What a client acknowledges: the SYN, a few bytes behind it after an ACK that was lost, another number, too much.
+    let acknowledged = [(1, true), (1000, true), (0, false), (1 << 17, false)];
+    let mut clients = Vec::new();
+    for number in 0..400 {
+        let flow = Flow::nat(1, number);
+        assert!(is_sent(workers.worker(0).packet(flow.request(SYN))));
+        // Half of the connections are another server's.
+        if is_sent(workers.worker(0).packet(numbered(flow.reply(SYN | ACK), first, 0))) {
+            let (bytes, is_proven) = acknowledged[clients.len() % acknowledged.len()];
+            let frame = numbered(flow.request(ACK), 1, first.wrapping_add(bytes));
+            assert!(is_sent(workers.worker(0).packet(frame)));
+            clients.push((flow, is_proven));
+        }
+    }
+    assert!(clients.len() > 100, "{}", clients.len());
+    for second in 2..12 {
+        workers.set_clock(second * 1000);
+        for number in 0..2000 {
+            let flow = Flow::direct(2, second as u32 * 2000 + number);
+            for flags in [SYN, ACK] {
+                workers.worker(0).packet(flow.request(flags));
+            }
+        }
+    }
+    for (flow, is_proven) in clients {
+        let expected = is_proven.then_some(TcpState::Established as u8);
+        assert_eq!(workers.state(&flow), expected, "{:?}", flow.request(0));
+    }
+    workers.assert_counts();
+}
+
 #[test]
 fn when_all_are_proven_a_new_connection_is_refused_and_counted() {
     let mut workers = Workers::new(256, 1);

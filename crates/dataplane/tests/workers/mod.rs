@@ -94,6 +94,11 @@ impl Flow {
         Self::to(SERVICES[0].0, group, number)
     }
 
+    /// As [`Self::direct`], to the TCP service by NAT.
+    pub(crate) fn nat(group: u8, number: u32) -> Self {
+        Self::to(SERVICES[1].0, group, number)
+    }
+
     /// As [`Self::direct`], to the UDP service.
     pub(crate) fn udp(group: u8, number: u32) -> Self {
         Self::to(SERVICES[2].0, group, number)
