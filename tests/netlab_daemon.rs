@@ -2,10 +2,11 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: traffic of each forwarding method.
 
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use xvs::cluster::{self, DIRECTOR, REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
@@ -73,6 +74,33 @@ fn sighup_is_logged_and_the_daemon_continues() {
     wait::until("the log answers", || director.log().contains("SIGHUP").then_some(()));
     assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
     assert!(director.stop().success());
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_and_delays_nothing_and_is_shown_until_it_can() {
+    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let full = File::options().write(true).open("/dev/full").expect("Linux has it");
+    let (reader, closed) = io::pipe().expect("a pipe");
+    drop(reader);
+    let (_still, mut stuck) = io::pipe().expect("a pipe");
+    let room = rustix::pipe::fcntl_setpipe_size(&stuck, 4096).expect("a pipe of one page");
+    stuck.write_all(&vec![b'.'; room]).expect("a whole page");
+    let sinks: [(Stdio, &str); 3] = [
+        (full.into(), "No space left on device"),
+        (closed.into(), "Broken pipe"),
+        (stuck.into(), "its reader takes nothing"),
+    ];
+    for (stderr, why) in sinks {
+        let mut director = Director::start_logging_to(&cluster, stderr);
+        director.add_service(Protocol::Tcp, 80, Method::Nat);
+        director.signal(Signal::HUP);
+        assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)), "{why}");
+        wait::until("status shows it", || {
+            let status = director.status();
+            (status.contains("the log on stderr is not written") && status.contains(why)).then_some(())
+        });
+        assert!(director.stop().success(), "{why}");
+    }
 }
 
 #[test]

@@ -82,6 +82,24 @@ impl<'a> Director<'a> {
         this
     }
 
+    /// Starts the daemon on `wan` and `lan` with its log going to `stderr`, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn start_logging_to(cluster: &'a Cluster, stderr: impl Into<Stdio>) -> Self {
+        let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1"];
+        let mut this = Self::spawn(cluster, Host::Director, &arguments, PathBuf::new(), stderr.into());
+        wait::until("xvsd serves", || {
+            if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {
+                panic!("xvsd ended, {status}, before it was ready");
+            }
+            let mut healthy = cluster.command(Host::Director, program("xvs"));
+            healthy.arg("healthy").output().expect("xvs can be started").status.success().then_some(())
+        });
+        this
+    }
+
     /// Starts the daemon with arguments that it must refuse; returns its exit status and its log.
     ///
     /// # Panics
@@ -99,10 +117,13 @@ impl<'a> Director<'a> {
             .map(|number| cluster.state().join(format!("xvsd-{number}.log")))
             .find(|path| !path.exists())
             .expect("numbers do not run out");
-        let out = File::create_new(&log).expect("the cluster's folder takes a new file");
-        let err = out.try_clone().expect("a file can be cloned");
+        let err = File::create_new(&log).expect("the cluster's folder takes a new file");
+        Self::spawn(cluster, host, arguments, log, err.into())
+    }
+
+    fn spawn(cluster: &'a Cluster, host: Host, arguments: &[&str], log: PathBuf, stderr: Stdio) -> Self {
         let mut command = cluster.command(host, program("xvsd"));
-        command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
         Self { cluster, host, process, log }
     }

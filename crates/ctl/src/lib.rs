@@ -19,6 +19,7 @@ pub mod keepalived_conf;
 pub mod workers;
 
 pub mod events;
+pub mod log;
 mod steering;
 pub mod sweep;
 

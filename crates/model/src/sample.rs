@@ -57,6 +57,7 @@ pub fn status() -> StatusReport {
         workers: vec![worker()],
         table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
         drops: vec![drops.clone()],
+        log_lines_lost: 3,
         unconfirmed_seconds: Some(7),
         recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
         rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),

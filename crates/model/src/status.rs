@@ -40,6 +40,8 @@ pub struct StatusReport {
     pub table: TableStatus,
     /// Packets dropped since the daemon started, by reason.
     pub drops: Vec<Drops>,
+    /// Lines of xvsd's log that could not be written since it started.
+    pub log_lines_lost: u64,
     /// Time until applied rules are taken back; `None`: none wait for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
     /// Packets dropped recently.

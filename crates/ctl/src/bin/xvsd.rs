@@ -1,7 +1,7 @@
 //! `xvsd`: the director's daemon, in the foreground.
 
 use std::error::Error;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::{process, thread};
@@ -16,6 +16,7 @@ use xvs_ctl::config::Config;
 use xvs_ctl::control::thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::watchdog::Watchdog;
+use xvs_ctl::log::Log;
 use xvs_ctl::metrics;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_health::prepare::Prepared;
@@ -50,12 +51,7 @@ fn run(
     rules: Vec<RuleLine>,
     keepalived: Option<Prepared>,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let stderr = std::io::stderr;
-    tracing_subscriber::fmt()
-        .with_env_filter(config.log_filter()?)
-        .with_ansi(stderr().is_terminal())
-        .with_writer(stderr)
-        .init();
+    let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (stop, stop_signal) = bounded(1);
@@ -68,7 +64,7 @@ fn run(
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
-    let mut daemon = Daemon::start(config)?;
+    let mut daemon = Daemon::start(config, log.losses())?;
     let started = daemon.load_rules(rules).map_err(|error| format!("rules: {error}").into());
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
@@ -141,7 +137,8 @@ fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
 
 /// Prints the error in one line.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    eprintln!("xvsd: {error}");
+    // Where nobody can read it, the exit code is left.
+    let _ = writeln!(io::stderr(), "xvsd: {error}");
     ExitCode::from(code)
 }
 

@@ -43,6 +43,7 @@ use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads::EndNotice;
 use crate::health_checks;
 use crate::health_checks::HealthError;
+use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, Shared, Waits};
 use crate::sweep::{Sweeper, Sweeping};
@@ -79,7 +80,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The part that could not be started; then nothing stays attached.
-    pub fn start(config: &Config) -> Result<Self, DaemonError> {
+    pub fn start(config: &Config, log: Losses) -> Result<Self, DaemonError> {
         let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let attached =
@@ -129,6 +130,7 @@ impl Daemon {
             history,
             events,
             facts,
+            log: Some(log),
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
             reload: OnceLock::new(),

@@ -48,6 +48,8 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     let help = "Number of warnings in xvs status.";
     let warnings = status::warnings(shared, health).len();
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
+    let help = "Lines of the log that could not be written.";
+    text.single("xvs_log_lines_lost_total", Kind::Counter, help, shared.log_lines_lost() as f64);
     let name = "xvs_command_duration_seconds";
     let help = "Time from a request to the control thread to its reply; a change is in force with the reply.";
     text.family(name, Kind::Histogram, help);

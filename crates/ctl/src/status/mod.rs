@@ -23,6 +23,7 @@ use xvs_model::status::{
     Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
 };
 
+use crate::log::Losses;
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::status::shared::{Facts, Shared, WorkerFacts};
 
@@ -40,6 +41,8 @@ struct Readings<'a> {
     /// Services without a usable destination, each with the reason.
     unusable: Vec<(String, &'static str)>,
     health: Option<&'a HealthReport>,
+    /// The warning about the log.
+    log: Option<String>,
     live: usize,
     size: usize,
 }
@@ -55,7 +58,8 @@ impl<'a> Readings<'a> {
             snapshot.services.iter().filter_map(|service| why_unusable(service, &snapshot)).collect();
         unusable.sort();
         let (live, size) = (shared.table().live(), shared.table().config().capacity);
-        Self { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, health, live, size }
+        let log = shared.log.as_ref().and_then(Losses::warning);
+        Self { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, health, log, live, size }
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -67,6 +71,7 @@ impl<'a> Readings<'a> {
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
         warnings.extend(self.facts.warnings.iter().cloned());
+        warnings.extend(self.log.clone());
         warnings
     }
 }
@@ -96,6 +101,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
             pages: shared.table().pages().to_string(),
         },
         drops: drops(&sample.drops),
+        log_lines_lost: shared.log_lines_lost(),
         unconfirmed_seconds: facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
         recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },
         interfaces: facts.interfaces,

@@ -22,6 +22,7 @@ use xvs_model::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 
 use crate::events::Events;
+use crate::log::Losses;
 use crate::status::health;
 use crate::status::history::{History, Sample};
 use crate::sweep::SweepCounters;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub(crate) events: Arc<Events>,
     /// Facts that no counter has: interfaces, workers, warnings.
     pub(crate) facts: Mutex<Facts>,
+    /// The lines that the log has lost; `None` without a log.
+    pub(crate) log: Option<Losses>,
     /// The source of health reports, if the daemon has a keepalived.conf.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
     /// The runtime of the health checks, for the check that it makes progress.
@@ -170,6 +173,11 @@ impl Shared {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lines that the log has lost.
+    pub(crate) fn log_lines_lost(&self) -> u64 {
+        self.log.as_ref().map_or(0, Losses::lines)
+    }
+
     /// Every worker's counters.
     pub fn workers(&self) -> &[Arc<WorkerCounters>] {
         &self.counters
@@ -208,6 +216,7 @@ impl Shared {
             history: History::default(),
             events: Arc::default(),
             facts: Mutex::default(),
+            log: None,
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
             reload: OnceLock::new(),
