@@ -1,9 +1,9 @@
-//! The connection table at scale: look-ups beside `hashbrown`, new connections, two workers, memory, listings.
+//! The connection table at scale: look-ups compared with `hashbrown`, new connections, two workers, memory, listings.
 //!
-//! `cargo bench --bench conn_table [-- NAME]`, where NAME leaves only the parts whose name contains it. Figures are
-//! CPU time of the thread that does the work, best of several rounds taken in turns with what they are compared to, so
-//! a ratio holds on a noisy machine. Each part runs in a process of its own, so that memory can be told. Not here: the
-//! whole pipeline (`benches/pipeline.rs`).
+//! `cargo bench --bench conn_table [-- NAME]`, where NAME selects the parts whose name contains it. Figures are
+//! CPU time of the thread that does the work, the best of several rounds that alternate with the compared table, so
+//! a ratio holds on a noisy machine. Each part runs in a process of its own, so its memory can be measured. Not here:
+//! the whole pipeline (`benches/pipeline.rs`).
 
 use std::hint::black_box;
 use std::net::Ipv4Addr;
@@ -26,7 +26,7 @@ use xvs_dataplane::snapshot::{Activity, DestinationLive};
 use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat};
 
-/// Name, what it takes, and what it prints.
+/// Name of a part, and its function.
 const PARTS: [(&str, fn()); 8] = [
     ("lookup-1k", || lookups(1_000)),
     ("lookup-100k", || lookups(100_000)),
@@ -37,7 +37,7 @@ const PARTS: [(&str, fn()); 8] = [
     ("bytes", bytes_a_connection),
     ("listing-20M", || listing(20_000_000)),
 ];
-/// Packets that a worker takes at once.
+/// Packets in a worker's burst.
 const BURST: usize = 64;
 const ROUNDS: usize = 5;
 const LOOKUPS: usize = 1 << 20;
@@ -68,7 +68,7 @@ fn nanoseconds(took: Duration, operations: usize) -> f64 {
     took.as_secs_f64() * 1e9 / operations as f64
 }
 
-/// Memory of this process that is in use, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc/self/status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -80,9 +80,9 @@ fn table(capacity: usize, workers: usize, memory: Memory) -> Arc<Table> {
     Table::create(config).expect("memory for the table")
 }
 
-/// The flow of this number; each has a client of its own.
+/// The flow with this number; each has a client of its own.
 fn flow(number: u32) -> FlowKey {
-    // An odd factor: every number once, in no order that a table could use.
+    // An odd factor: every number occurs once, in no order that helps a table.
     let mixed = number.wrapping_mul(0x9e37_79b1);
     let client = Endpoint::new(Ipv4Addr::from(0x0a00_0000 | mixed >> 14), 1024 + (mixed & 0x3fff) as u16);
     let service = Endpoint::new(Ipv4Addr::new(198, 51, 100, 80), 80 + (mixed >> 30) as u16);
@@ -108,7 +108,7 @@ fn connection(number: u32, method: ForwardingMethod, expires: Millis) -> NewConn
     }
 }
 
-/// Inserts these connections, with quiescent points as a worker has them.
+/// Inserts these connections, with the quiescent points of a worker.
 fn fill(worker: &mut TableWorker, numbers: std::ops::Range<u32>, method: ForwardingMethod, expires: Millis) {
     for number in numbers {
         let inserted = worker.insert(&connection(number, method, expires));
@@ -131,7 +131,7 @@ fn dice(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
-/// What a worker does for a burst of packets of connections that may be there: hash and send for the lines, then find.
+/// A worker's look-ups for a burst of packets: hash and prefetch, then find.
 fn find_all(worker: &TableWorker, keys: &[FlowKey]) -> usize {
     let mut found = 0;
     for burst in keys.chunks(BURST) {
@@ -149,12 +149,12 @@ fn find_all(worker: &TableWorker, keys: &[FlowKey]) -> usize {
 }
 
 fn lookups(connections: u32) {
-    // As for a table that is expected to fill: huge pages, where to be had.
+    // Huge pages if available, as for a table that is expected to fill.
     let table = table(connections as usize, 1, Memory::Resident);
     let mut worker = table.handle(0).expect("the handle");
     let mut map = HashMap::with_capacity(connections as usize);
     fill(&mut worker, 0..connections, DirectRouting, Millis(900_000));
-    // A value as large as what the table keeps beside the key, so that both read two lines.
+    // A value as large as an entry of the table without its key, so both read two cache lines.
     map.extend((0..connections).map(|number| (flow(number), [number; 8])));
     let mut dice = dice(7);
     let mut drawn = |first: u32| -> Vec<FlowKey> {
@@ -181,7 +181,7 @@ fn lookups(connections: u32) {
     }
 }
 
-/// Inserts `BATCH` connections as a worker makes them: lines sent for, found missing, entered, timed, counted.
+/// Inserts `BATCH` connections as a worker does: prefetch, look-up, insertion, timer, counters.
 fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &DestinationLive) {
     for start in (first..first + BATCH as u32).step_by(BURST) {
         let numbers = start..start + BURST as u32;
@@ -203,7 +203,7 @@ fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &D
     }
 }
 
-/// Takes out again what [`make`] made.
+/// Removes the connections of [`make`].
 fn unmake(worker: &mut TableWorker, first: u32) {
     for number in first..first + BATCH as u32 {
         let key = flow(number);
@@ -288,7 +288,7 @@ fn two_workers() {
         together = least(together, both);
     }
     println!(
-        "two workers on one table, the slower against one alone: look-ups {:.2}, new connections {:.2} of its rate",
+        "two workers on one table, rate of the slower one relative to one alone: look-ups {:.2}, new connections {:.2}",
         alone.0 / together.0,
         alone.1 / together.1
     );
@@ -308,7 +308,7 @@ fn bytes_a_connection() {
     }
 }
 
-/// Fills a table of `capacity`, then has one worker go on while another thread lists all of it.
+/// Fills a table of `capacity`, then measures a worker while another thread lists all connections.
 fn listing(capacity: u32) {
     let before = resident();
     let table = table(capacity as usize, 1, Memory::OnDemand);
@@ -322,7 +322,7 @@ fn listing(capacity: u32) {
         let mut dice = dice(7);
         (0..LOOKUPS).map(|_| flow((dice() % u64::from(capacity)) as u32)).collect()
     };
-    // Touched beforehand, so that what the listing takes can be told from it.
+    // Touched beforehand, so the listing's own memory can be measured.
     let room = || {
         let mut samples = vec![Duration::MAX; 1 << 22];
         samples.clear();
@@ -355,8 +355,8 @@ fn listing(capacity: u32) {
     });
     assert_eq!(count, capacity, "each connection is listed once");
     let more = peak.saturating_sub(filled) as f64 / f64::from(1 << 20);
-    println!("listing them: {took:.1} s, at most {more:.1} MiB more memory meanwhile");
-    for (name, mut samples) in [("alone", alone), ("beside the listing", beside)] {
+    println!("listing them: {took:.1} s, at most {more:.1} MiB more memory");
+    for (name, mut samples) in [("alone", alone), ("during the listing", beside)] {
         samples.sort_unstable();
         let at =
             |share: f64| samples[((samples.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1000.0;
@@ -369,7 +369,7 @@ fn listing(capacity: u32) {
     }
 }
 
-/// How long each burst of look-ups takes, until all keys were looked up or `stop` is set.
+/// Times each burst of look-ups, until all keys were looked up or `stop` is set.
 fn bursts(worker: &mut TableWorker, keys: &[FlowKey], stop: &AtomicBool, samples: &mut Vec<Duration>) {
     for burst in keys.chunks(BURST) {
         if stop.load(Ordering::Relaxed) {

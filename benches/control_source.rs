@@ -1,14 +1,14 @@
-//! Gives a running xvsd many services and times its commands: the control part of `scripts/bench`.
+//! Load for a running xvsd, with many services, and timing of its commands: the control part of `scripts/bench`.
 //!
 //! ```text
 //! control_source /run/xvs/xvsd.sock 4711 target/release/xvsadm      (the socket, the process, the program)
 //! ```
 //!
-//! Fills the daemon to 100, 1,000 and 10,000 services of five real servers each, by `xvsadm -R`. At each size it gives
-//! commands one by one as `xvsadm` does, each over a connection of its own, undoing what it did, and runs the listings
-//! and a whole save and restore as processes. Prints medians of the CPU time of xvsd, all its threads, and of who asks,
-//! together, and as ratios to those at 100; of whole programs the clock on the wall too. At the end nothing is
-//! configured. Not here: starting the daemon; traffic.
+//! Fills the daemon to 100, 1,000 and 10,000 services of five real servers each, with `xvsadm -R`. At each size it
+//! sends single commands as `xvsadm` does, each over a connection of its own, and reverts them; it also runs the
+//! listings and a whole save and restore as processes. Prints medians of the CPU time of all threads of xvsd and of the
+//! client together, and their ratios to those at 100; for whole programs also the wall-clock time. At the end nothing
+//! is configured. Not here: starting the daemon; traffic.
 
 use std::error::Error;
 use std::fs;
@@ -38,7 +38,7 @@ const LISTINGS: usize = 5;
 const COMMANDS: [&str; 7] = ["-A", "-a", "-e", "-E", "-d", "-D", "-Ln SERVICE"];
 const WHOLE: [&str; 5] = ["-Ln", "-Ln --stats", "-Sn", "-C", "-R"];
 
-/// Seconds of CPU time, and by the clock on the wall.
+/// Seconds of CPU time, and of wall-clock time.
 type Samples = Vec<(f64, f64)>;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -87,11 +87,11 @@ fn median(samples: &Samples, of: impl Fn(&(f64, f64)) -> f64) -> f64 {
     values[values.len() / 2]
 }
 
-/// CPU time of all threads of a process, in seconds; of one that has ended too, until it is waited for.
+/// CPU time of all threads of a process, in seconds; also of an ended process that has not been waited for.
 fn cpu(process: &Path) -> Result<f64, Box<dyn Error>> {
     let mut nanoseconds = 0.0;
     for thread in fs::read_dir(process.join("task"))? {
-        // A client's thread may be gone by now; what it took is then lost, some microseconds of a command.
+        // A client's thread may have ended; its few microseconds of a command are then lost.
         let Ok(times) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
         nanoseconds += times.split(' ').next().ok_or("no time in schedstat")?.parse::<f64>()?;
     }
@@ -105,7 +105,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Runs the program; fails if that fails. Returns what it printed and how long it took.
+    /// Runs the program, which must succeed. Returns its output and its time.
     fn xvsadm(&self, words: &[&str], stdin: &str) -> Result<(String, (f64, f64)), Box<dyn Error>> {
         let (start, before) = (Instant::now(), cpu(&self.xvsd)?);
         let mut child = Command::new(self.xvsadm)
@@ -132,7 +132,7 @@ impl Bench<'_> {
         Ok((printed, (cpu(&self.xvsd)? - before + own, wall)))
     }
 
-    /// Asks once, by a connection of its own. Returns how long that took.
+    /// Sends one request over a connection of its own. Returns its time.
     fn ask(&self, request: Request) -> Result<(f64, f64), Box<dyn Error>> {
         let own = || {
             let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -150,7 +150,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Single commands about a service that is not among the others.
+    /// Single commands about an additional service.
     fn commands(&self, size: usize) -> Result<[Samples; 7], Box<dyn Error>> {
         let mut samples = [const { Samples::new() }; 7];
         for round in 0..ROUNDS {
@@ -179,7 +179,7 @@ impl Bench<'_> {
         Ok(samples)
     }
 
-    /// Everything at once, as a process.
+    /// Commands on the whole configuration, as processes.
     fn whole(&self, size: usize) -> Result<[Samples; 5], Box<dyn Error>> {
         let mut samples = [const { Samples::new() }; 5];
         for _ in 0..LISTINGS {
@@ -202,12 +202,12 @@ impl Bench<'_> {
     }
 }
 
-/// Of 200 virtual addresses, port by port.
+/// A service on one of 200 virtual addresses.
 fn service(number: usize) -> ServiceKey {
     ServiceKey::tcp(Endpoint::new([198, 51, 100, 20 + (number % 200) as u8], 1 + (number / 200) as u16))
 }
 
-/// Of 200 real servers.
+/// One of 200 real servers.
 fn server(service: usize, number: usize) -> Endpoint {
     let last = 20 + ((service * EACH + number) % 200) as u8;
     Endpoint::new([192, 0, 2, last], 1 + (service / 40) as u16)

@@ -1,13 +1,13 @@
-//! Has an xvsd watch ten thousand real servers and times it: the health part of `scripts/bench`.
+//! An xvsd with checks of ten thousand real servers, and its timing: the health part of `scripts/bench`.
 //!
 //! ```text
-//! health_source target/release/xvsd 10.9.0.0 /tmp/folder      (the program, the first real server, where files go)
+//! health_source target/release/xvsd 10.9.0.0 /tmp/folder      (the program, the first real server, a folder)
 //! ```
 //!
-//! Writes a keepalived.conf of 1,000 virtual servers of ten real servers with a check each, and starts `xvsd` with it again
-//! and again: with checks of each kind every 60 and 10 seconds, and as often as they come to their turn. It times the way
-//! from there to readiness, and from one file to another; of the thread of the checks it takes the CPU time, over the checks
-//! that it made. Whoever is at these addresses has to answer at port 80. An `xvsd` ends with this. Not here: the real servers.
+//! Writes a keepalived.conf of 1,000 virtual servers of ten real servers with a check each, and starts `xvsd` with it
+//! repeatedly: with checks of each kind every 60 and 10 seconds, and as often as possible. It times the start until
+//! readiness, and reloads; for the thread of the checks it prints the CPU time per check. The real servers must answer
+//! at port 80. Each `xvsd` ends with its part. Not here: the real servers.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -30,11 +30,11 @@ const VIRTUAL_SERVERS: usize = 1_000;
 const EACH: usize = 10;
 const KINDS: [(&str, &str); 2] =
     [("TCP_CHECK", "TCP_CHECK {\n}\n"), ("HTTP_GET", "HTTP_GET {\nurl {\npath /\nstatus_code 200\n}\n}\n")];
-/// Seconds from one check to the next; the last is less than it takes.
+/// Intervals of checks in seconds; the last one is shorter than one round of checks takes.
 const INTERVALS: [f64; 3] = [60.0, 10.0, 0.2];
-/// How long checks are looked at.
+/// How long checks are measured.
 const WINDOW: Duration = Duration::from_secs(20);
-/// From readiness to that: the first of them are due after a second.
+/// Time from readiness to the measurement: the first checks are due after a second.
 const BEFORE: Duration = Duration::from_secs(3);
 const RELOADS: usize = 5;
 
@@ -77,7 +77,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// A file: the weight of its first real server, and how many virtual servers it has, may be changed.
+    /// A file whose first weight and number of virtual servers can be changed.
     fn file(&self, check: &'static str, interval: f64) -> Watched {
         Watched {
             path: self.folder.join("keepalived.conf"),
@@ -89,7 +89,7 @@ impl Bench {
         }
     }
 
-    /// Starts with a file; returns when `xvsd` says that it is ready.
+    /// Starts xvsd with a file; returns when it reports readiness.
     fn start(&self, file: &Watched) -> Result<Daemon> {
         file.write()?;
         let notify = self.folder.join("notify");
@@ -111,11 +111,11 @@ impl Bench {
         let length = told.recv(&mut said)?;
         match said[..length].starts_with(b"READY=1") {
             true => Ok(daemon),
-            false => Err("xvsd tells something else than that it is ready".into()),
+            false => Err("the first notification of xvsd is not READY=1".into()),
         }
     }
 
-    /// Reads the file anew again and again, changed each time.
+    /// Reloads the file repeatedly, changed each time.
     fn reloads(&self, daemon: &Daemon, file: &mut Watched) -> Result<()> {
         type Change = fn(&mut Watched);
         let changes: [(&str, Change); 4] = [
@@ -144,7 +144,7 @@ impl Bench {
     }
 }
 
-/// What a file says.
+/// The content of a file.
 struct Watched {
     path: PathBuf,
     check: &'static str,
@@ -172,13 +172,13 @@ impl Watched {
     }
 }
 
-/// An `xvsd`; dropped, it ends.
+/// A running `xvsd`, ended when dropped.
 struct Daemon {
     child: Child,
     process: PathBuf,
 }
 
-/// Checks that were made in some time.
+/// Number of checks in a period.
 struct Made {
     seconds: f64,
     asked: f64,
@@ -198,7 +198,7 @@ impl Daemon {
         }
     }
 
-    /// How often servers were asked, and were not well.
+    /// Numbers of checks and of failed checks.
     fn counts(&self) -> Result<(u64, u64)> {
         let report = self.report()?;
         let servers = report.virtual_servers.iter().flat_map(|server| &server.real_servers);
@@ -217,7 +217,7 @@ impl Daemon {
         Ok(Made { seconds, asked: (after.0 - before.0) as f64, failed: after.1 - before.1, cpu_seconds })
     }
 
-    /// Of the thread of this name, or of all.
+    /// CPU time of the threads with this name, or of all threads.
     fn cpu_seconds(&self, name: Option<&str>) -> Result<f64> {
         let mut nanoseconds = 0.0;
         for thread in fs::read_dir(self.process.join("task"))? {
@@ -227,7 +227,7 @@ impl Daemon {
             {
                 continue;
             }
-            // A client's thread may be gone by now.
+            // A client's thread may have ended.
             let Ok(times) = fs::read_to_string(thread.join("schedstat")) else { continue };
             nanoseconds += times.split(' ').next().ok_or("no time in schedstat")?.parse::<f64>()?;
         }

@@ -1,11 +1,11 @@
-//! What it costs to find a local port for a FULLNAT connection, by the share of ports that are taken.
+//! Cost of finding a local port for a FULLNAT connection, by the share of ports in use.
 //!
-//! `cargo bench --bench local_ports`. One address with the ports of the default range, eight real servers. Connections
-//! drawn at random are taken out until a share of them is free; then as many first packets come as fill a hundredth of
-//! the range. Shown are medians of CPU time of this thread for one first packet, pipeline included. Not here: a table of
-//! many connections (`benches/pipeline.rs`, «FULLNAT, first packet»).
+//! `cargo bench --bench local_ports`. One address with the ports of the default range, eight real servers. Random
+//! connections are removed until a share of the ports is free; then first packets take a hundredth of the range. Prints
+//! medians of this thread's CPU time for one first packet, pipeline included. Not here: a table with many connections
+//! (`benches/pipeline.rs`, «FULLNAT, first packet»).
 
-// What the benches and the allocation test share; neither uses all of it.
+// Shared by the benches and the allocation test; neither uses all of it.
 #[allow(dead_code)]
 mod rig;
 
@@ -20,13 +20,13 @@ use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::worker::Worker;
 use xvs_sched::ForwardingMethod;
 
-use rig::{Loop, SERVERS, Way};
+use rig::{Loop, SERVERS, Variant};
 
 const FIRST_PORT: u16 = 1024;
 const LAST_PORT: u16 = 32_767;
-/// Ports of all servers together.
+/// Ports towards all servers together.
 const ALL: u32 = (LAST_PORT - FIRST_PORT + 1) as u32 * SERVERS as u32;
-/// Connections that there is room for, so that none gives way.
+/// Capacity of the table, large enough that no connection is evicted.
 const TABLE: usize = 4 * ALL as usize;
 const ROUNDS: usize = 21;
 
@@ -61,7 +61,7 @@ impl Bench {
         Self { worker, live: Vec::new(), gone: (0..ALL).collect(), random: 0x9e37_79b9_7f4a_7c15 }
     }
 
-    /// CPU time of a first packet from where so many of a hundred ports are taken, and how many were refused.
+    /// CPU time of a first packet with `percent` of the ports in use, and the number of refused packets.
     fn nanoseconds(&mut self, percent: u32) -> (f64, u64) {
         let taken = (u64::from(ALL) * u64::from(percent) / 100) as usize;
         while self.live.len() < taken {
@@ -77,7 +77,7 @@ impl Bench {
         (time / asked as f64, (asked - (self.live.len() - before)) as u64)
     }
 
-    /// Lets this many connections begin that there are not.
+    /// Creates this many new connections.
     fn begin(&mut self, count: usize) -> f64 {
         let flows = self.gone.split_off(self.gone.len() - count);
         self.worker.port.list(flows.clone());
@@ -105,7 +105,7 @@ impl Bench {
     }
 
     fn id(&mut self, flow: u32) -> Option<xvs_dataplane::conn::ConnId> {
-        let key = Way::from(ForwardingMethod::FullNat).flow_key(flow);
+        let key = Variant::from(ForwardingMethod::FullNat).flow_key(flow);
         let table = self.worker.pipeline.flows.table();
         let hash = table.hash(&key);
         table.find(&key, hash).map(|(id, _)| id)

@@ -1,12 +1,11 @@
-//! What a packet costs in memory: the pipeline at 1,000 to 1,000,000 connections, by every method and family, and its
-//! parts alone.
+//! Cost of a packet without a network: the pipeline at 1,000 to 1,000,000 connections, with every method and family,
+//! and its parts alone.
 //!
-//! `cargo bench --bench pipeline [-- NAME]`, where NAME leaves of the rows only those that contain it; see
-//! `benches/README.md` for how to read it. Every row of every table takes its turn
-//! in each of the rounds, so that what disturbs the machine disturbs all alike; shown are medians of CPU time of this
-//! thread. Not here: the kernel's share, which `scripts/bench` measures on veth.
+//! `cargo bench --bench pipeline [-- NAME]`, where NAME selects the rows that contain it; `benches/README.md` explains
+//! the output. Every row of every table runs in each round, so a disturbance of the machine affects all alike; the
+//! figures are medians of this thread's CPU time. Not here: the kernel's share, which `scripts/bench` measures on veth.
 
-// What the benches and the allocation test share; neither uses all of it.
+// Shared by the benches and the allocation test; neither uses all of it.
 #[allow(dead_code)]
 mod rig;
 
@@ -28,50 +27,50 @@ use xvs_proto::{MacAddr, ethernet, parse};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use xvs_xdp::BURST;
 
-use rig::{Loop, Order, Side, Way};
+use rig::{Loop, Order, Side, Variant};
 
 const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
-/// Of a capture, as the daemon has them.
+/// Slots of a capture's queue, as in the daemon.
 const SLOTS: usize = 1024;
 const ROUNDS: usize = 11;
-/// Of one row in one round.
+/// Packets of one row in one round.
 const PACKETS: u64 = 1 << 19;
-/// Longer than any timeout here.
+/// Longer than any timeout in this bench.
 const AGES: Duration = Duration::from_secs(3600);
 
-/// What a row measures.
+/// The measured part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// The port and new Ethernet addresses: what `forward_raw` does on the wire.
+    /// The port and new Ethernet addresses, the same work as that of `forward_raw`.
     Bare,
     /// [`Bare`](Self::Bare), with every frame parsed.
     Parse,
     /// Hash, find, count and refresh, without frames.
     Table,
-    /// Packets of connections that are there.
+    /// Packets of existing connections.
     Hits(Side),
     /// [`Hits`](Self::Hits) of requests while packets are captured.
     Captured(Watcher),
-    /// First packets: a connection is made for each.
+    /// First packets, each of which creates a connection.
     First,
-    /// The end of the connections so made.
+    /// The expiry of these connections.
     Expiry,
 }
 
-/// Who captures.
+/// The listener of a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Watcher {
-    /// Somebody to whom no packet matters.
+    /// A filter that matches no packet.
     OfOthers,
-    /// Somebody who wants all, and does not read.
+    /// A filter that matches all packets; the listener does not read.
     Asleep,
-    /// Somebody who wants all, and reads on another core.
+    /// A filter that matches all packets; the listener reads on another core.
     Reading,
 }
 
 /// A worker with its connections.
 struct Bench {
-    way: Way,
+    variant: Variant,
     memory: Memory,
     connections: u32,
     worker: Worker<Loop>,
@@ -100,8 +99,8 @@ fn main() {
         println!("{connections} connections: {}", benches[base].pages());
         let rows =
             parts().into_iter().filter(|(name, _, _, part)| *part == Part::Bare || name.contains(&wanted));
-        let rows = rows.map(|(name, way, memory, part)| {
-            let bench = bench(&mut benches, way, memory, connections);
+        let rows = rows.map(|(name, variant, memory, part)| {
+            let bench = bench(&mut benches, variant, memory, connections);
             Row { name, bench, part, samples: Vec::new() }
         });
         tables.push((connections, rows.collect()));
@@ -116,9 +115,9 @@ fn main() {
     }
 }
 
-/// What is measured, and with whom.
-fn parts() -> Vec<(String, Way, Memory, Part)> {
-    let (direct, requests) = (Way::from(DirectRouting), Part::Hits(Side::Requests));
+/// The rows: name, variant, memory and part.
+fn parts() -> Vec<(String, Variant, Memory, Part)> {
+    let (direct, requests) = (Variant::from(DirectRouting), Part::Hits(Side::Requests));
     let mut parts = Vec::new();
     for (name, part) in [("port and MAC addresses (base)", Part::Bare), ("base and parse", Part::Parse)] {
         parts.push((name.to_owned(), direct, Memory::OnDemand, part));
@@ -127,17 +126,18 @@ fn parts() -> Vec<(String, Way, Memory, Part)> {
         parts.push((format!("table alone{suffix}"), direct, memory, Part::Table));
         parts.push((format!("DR{suffix}"), direct, memory, requests));
     }
-    for way in Way::all() {
-        let mut add = |suffix, part| parts.push((format!("{way}{suffix}"), way, Memory::OnDemand, part));
-        if way != direct {
+    for variant in Variant::all() {
+        let mut add =
+            |suffix, part| parts.push((format!("{variant}{suffix}"), variant, Memory::OnDemand, part));
+        if variant != direct {
             add("", requests);
         }
-        if way.method == Nat {
+        if variant.method == Nat {
             add(", replies", Part::Hits(Side::Replies));
         }
         add(", fragments", Part::Hits(Side::Fragments));
-        // By tunnel it is as by DR.
-        if way.method != Tunnel {
+        // First packets with tunnels cost the same as with DR.
+        if variant.method != Tunnel {
             add(", first packet", Part::First);
         }
     }
@@ -152,27 +152,28 @@ fn parts() -> Vec<(String, Way, Memory, Part)> {
     parts
 }
 
-/// The place of a bench among those that are there, after it was made if it was not.
-fn bench(benches: &mut Vec<Bench>, way: Way, memory: Memory, connections: u32) -> usize {
-    let is_it = |bench: &Bench| (bench.way, bench.memory, bench.connections) == (way, memory, connections);
+/// The index of a bench, which is made if it does not exist.
+fn bench(benches: &mut Vec<Bench>, variant: Variant, memory: Memory, connections: u32) -> usize {
+    let is_it =
+        |bench: &Bench| (bench.variant, bench.memory, bench.connections) == (variant, memory, connections);
     benches.iter().position(is_it).unwrap_or_else(|| {
-        benches.push(Bench::new(way, memory, connections));
+        benches.push(Bench::new(variant, memory, connections));
         benches.len() - 1
     })
 }
 
 impl Bench {
     /// Makes all the connections, in their order.
-    fn new(way: Way, memory: Memory, connections: u32) -> Self {
-        let mut worker = rig::worker(way, connections as usize, memory);
+    fn new(variant: Variant, memory: Memory, connections: u32) -> Self {
+        let mut worker = rig::worker(variant, connections as usize, memory);
         worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
         rig::forward(&mut worker);
         let live = worker.pipeline.flows.table().table().live();
         assert_eq!(live, connections as usize, "each flow has a connection of its own");
-        Self { way, memory, connections, worker }
+        Self { variant, memory, connections, worker }
     }
 
-    /// What its table's memory is.
+    /// The kind of its table's memory pages.
     fn pages(&mut self) -> String {
         self.worker.pipeline.flows.table().table().pages().to_string()
     }
@@ -192,9 +193,9 @@ impl Bench {
             Part::Expiry => self.repeated(Part::Expiry),
         };
         let sent = self.worker.port.sent() - sent;
-        // By tunnel two fragments may leave as one.
+        // With tunnels, two fragments may leave as one packet.
         let least = if part == Part::Hits(Side::Fragments) { count / 2 } else { count };
-        assert!(sent >= least && self.dropped() == 0, "{} {part:?}: {sent} of {count} left", self.way);
+        assert!(sent >= least && self.dropped() == 0, "{} {part:?}: {sent} of {count} left", self.variant);
         nanoseconds / count as f64
     }
 
@@ -253,7 +254,7 @@ impl Bench {
             let now = clock.now();
             burst.clear();
             for _ in 0..BURST {
-                let flow = self.way.flow_key(port.next_flow());
+                let flow = self.variant.flow_key(port.next_flow());
                 burst.push((flow, table.hash(&flow)));
             }
             burst.iter().for_each(|(_, hash)| table.prefetch_buckets(*hash));
@@ -267,7 +268,7 @@ impl Bench {
         }
     }
 
-    /// Ends all connections and makes them again, until as many were made as other rows have packets.
+    /// Ends and creates all connections repeatedly, until their number equals the packets of other rows.
     fn repeated(&mut self, part: Part) -> (u64, f64) {
         let times = PACKETS.div_ceil(self.connections.into());
         let mut nanoseconds = 0.0;
@@ -288,19 +289,19 @@ impl Bench {
             pipeline.flows.quiescent();
         }
         let live = pipeline.flows.table().table().live();
-        assert_eq!(live, 0, "every connection is past its time");
-        // What the last of them left is reused after two more.
+        assert_eq!(live, 0, "every connection has expired");
+        // The slots of the last ones are reused after two more quiescent points.
         pipeline.flows.quiescent();
         pipeline.flows.quiescent();
     }
 }
 
 fn parsed(frame: &[u8]) {
-    // What it says is nobody's here, so that it is read at all must not be optimised away.
+    // The result is not used, so it must be kept from being optimised away.
     let _ = black_box(parse(frame));
 }
 
-/// CPU time that this thread takes for it, in nanoseconds.
+/// This thread's CPU time for `work`, in nanoseconds.
 fn timed(work: impl FnOnce()) -> f64 {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -317,7 +318,7 @@ fn resident_bytes() -> usize {
     pages.expect("proc(5): resident pages come second") * rustix::param::page_size()
 }
 
-/// Prints medians, their ratio to the first row's, and how far the samples lie apart.
+/// Prints medians, their ratio to the first row's, and the range of the samples.
 fn report(connections: u32, rows: &mut [Row]) {
     println!("\n{connections} connections{:23}    ns   × base   middle half of {ROUNDS} rounds", "");
     let mut base = None;

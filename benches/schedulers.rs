@@ -1,8 +1,8 @@
-//! Schedulers at scale: what a choice costs, how well the weighted ones share, Maglev tables.
+//! Schedulers at scale: cost of a choice, accuracy of weighted schedulers, Maglev tables.
 //!
-//! `cargo bench --bench schedulers [-- NAME]`, where NAME leaves only the parts whose name contains it. A choice is
-//! `Service::choose`, as a worker makes it: the state is committed, by two workers to the same service. Figures are CPU
-//! time of the thread that chooses, best of several rounds. Not here: the rest of what a new connection costs
+//! `cargo bench --bench schedulers [-- NAME]`, where NAME selects the parts whose name contains it. A choice is
+//! `Service::choose` as in a worker: the state is committed, also by two workers to the same service. Figures are CPU
+//! time of the choosing thread, the best of several rounds. Not here: the other costs of a new connection
 //! (`benches/pipeline.rs`).
 
 use std::hint::black_box;
@@ -17,17 +17,17 @@ use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Flags, Setup};
 use xvs_sched::{Destination, ForwardingMethod, Request, ServiceKey, Weight};
 
-/// Name, and what it prints.
+/// Name of a part, and its function.
 const PARTS: [(&str, fn()); 3] = [("choices", choices), ("shares", shares), ("maglev", maglev)];
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 const ROUNDS: usize = 3;
-/// CPU time that a figure is taken over.
+/// CPU time over which a figure is measured.
 const MEASURED_NANOS: u64 = 20_000_000;
-/// How many addresses packets go to; `lblc` and `lblcr` remember them.
+/// Number of destination addresses of packets; `lblc` and `lblcr` remember them.
 const ADDRESSES: u32 = 1000;
-/// Choices between two looks at the clock.
+/// Choices between two readings of the clock.
 const BATCH: usize = 256;
-/// Connections that there are at a time while shares are counted.
+/// Concurrent connections while shares are counted.
 const STANDING: usize = 20_000;
 const CLIENTS: usize = 1_000_000;
 
@@ -47,7 +47,7 @@ fn endpoint(number: usize) -> Endpoint {
     Endpoint::new(Ipv4Addr::from(0x0a00_0001 + number as u32), 80)
 }
 
-/// A service of destinations with these weights, in IPVS's order; the first has the greatest number.
+/// A service of destinations with these weights, in IPVS's order: the first has the highest number.
 fn service(name: &str, weights: &[u32]) -> Service {
     let numbered = || (0..weights.len()).rev().zip(weights);
     let destinations: Vec<_> = numbered()
@@ -65,7 +65,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         own_weight: Weight(*weight),
         live: Arc::new(DestinationLive::new(1)),
     });
-    // All ports of a client count, so that what is shared is connections.
+    // The client's port counts, so connections are shared, not clients.
     let setup = Setup { destinations: &destinations, flags: Flags::PORT, ..Setup::default() };
     Service {
         key: ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80)),
@@ -94,7 +94,7 @@ fn request(random_bits: &mut Random) -> Request {
     }
 }
 
-/// Nanoseconds a choice, as one of so many workers sees it.
+/// Nanoseconds per choice of the slowest of this number of workers.
 fn cost(service: &Service, workers: usize) -> f64 {
     let start = Barrier::new(workers);
     let measure = |worker: usize| {
@@ -165,7 +165,7 @@ fn shares() {
             if number < STANDING {
                 standing.push(member.live.clone());
             } else {
-                // Connections last as long as chance has it.
+                // Connections have random durations.
                 let ends = random_bits.below(STANDING as u32) as usize;
                 std::mem::replace(&mut standing[ends], member.live.clone()).decrement(Activity::Active);
             }
@@ -202,7 +202,7 @@ fn maglev() {
         let request = request(&mut random_bits);
         let before = all.choose(&request).expect("all are usable").id;
         taken[before.0 as usize] += 1;
-        // The one with the greatest number is the one that is missing.
+        // The destination with the highest number is the missing one.
         if before.0 < 99 {
             others += 1;
             moved += u32::from(fewer.choose(&request).expect("all are usable").id != before);

@@ -1,21 +1,21 @@
-//! Sends small UDP packets as fast as one thread can: the load of `scripts/bench`.
+//! Source of small UDP packets, as fast as one thread can send: the load of `scripts/bench`.
 //!
 //! ```text
-//! udp_source 198.51.100.100:9 64 1000000 5      (to whom, flows, packets, seconds)
+//! udp_source 198.51.100.100:9 64 1000000 5      (destination, flows, packets, seconds)
 //! ```
 //!
-//! Ends after so many packets or so many seconds, whichever comes first, and prints how many it has sent. Each packet
-//! is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. Not here: replies. What the
-//! kernel refuses to send, it does not count and goes on.
+//! Ends after this number of packets or seconds, whichever is first, and prints the number of sent packets. Each packet
+//! is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. A packet that the kernel
+//! refuses is not counted. Not here: replies.
 
 use std::error::Error;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: udp_source ADDRESS:PORT FLOWS PACKETS SECONDS";
-/// 64 less Ethernet header and check sequence, IPv4 and UDP header.
+/// 64 bytes less Ethernet header, frame check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
-/// Packets between two looks at the clock.
+/// Packets between two readings of the clock.
 const BATCH: usize = 256;
 
 fn main() -> Result<(), Box<dyn Error>> {

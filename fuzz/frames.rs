@@ -1,7 +1,7 @@
-//! `fuzz SEED FRAMES SECONDS`: so many random frames through a director, at most for so long.
+//! `fuzz SEED FRAMES SECONDS`: random frames through a director, limited in number and time.
 //!
-//! Run by `scripts/fuzz`, in a release build. Prints what became of them; a fault prints the burst that made it and ends
-//! the program with a code other than 0.
+//! Run by `scripts/fuzz`, in a release build. Prints the counters; a fault prints its burst and ends the program with
+//! an exit code other than 0.
 
 use std::time::{Duration, Instant};
 

@@ -26,21 +26,22 @@ use xvs_proto::{ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use xvs_xdp::Frame;
 
-use rig::{Loop, Order, Side, Way};
+use rig::{Loop, Order, Side, Variant};
 
 const FLOWS: u32 = 10_000;
 const PACKETS: u64 = 50_000;
 
 /// A worker through which a packet of each of the first `flows` has passed.
-fn worker_after(flows: u32, way: impl Into<Way>) -> Worker<Loop> {
-    let mut worker = rig::worker(way, FLOWS as usize, Memory::OnDemand);
+fn worker_after(flows: u32, variant: impl Into<Variant>) -> Worker<Loop> {
+    let mut worker = rig::worker(variant, FLOWS as usize, Memory::OnDemand);
     worker.port.offer(Side::Requests, Order::Turns, flows, flows.into());
     rig::forward(&mut worker);
     assert_eq!(worker.port.sent(), u64::from(flows));
     worker
 }
 
-/// Runs the worker until it receives nothing more. Returns how often it allocated, and how many packets it has sent in all.
+/// Runs the worker until it receives nothing more. Returns how often it allocated, and how many packets it has sent in
+/// all.
 fn run(mut worker: Worker<Loop>, side: Side, packets: u64) -> (u64, u64) {
     worker.port.offer(side, Order::Turns, FLOWS, packets);
     let allocations = measure(|| worker.run());
@@ -54,9 +55,9 @@ fn an_allocation_would_be_counted() {
 
 #[test]
 fn packets_of_connections_that_are_there_cost_no_allocation() {
-    for way in Way::all() {
-        let worker = worker_after(FLOWS, way);
-        assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{way}");
+    for variant in Variant::all() {
+        let worker = worker_after(FLOWS, variant);
+        assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{variant}");
     }
 }
 
@@ -83,11 +84,11 @@ fn report(frame: &mut Frame) {
 
 #[test]
 fn fragments_cost_no_allocation() {
-    for way in Way::all() {
-        let (allocations, sent) = run(worker_after(1, way), Side::Fragments, PACKETS);
-        assert_eq!(allocations, 0, "{way}");
+    for variant in Variant::all() {
+        let (allocations, sent) = run(worker_after(1, variant), Side::Fragments, PACKETS);
+        assert_eq!(allocations, 0, "{variant}");
         // By tunnel two may leave as one.
-        assert!(sent > PACKETS / 2, "{way}: {sent} left");
+        assert!(sent > PACKETS / 2, "{variant}: {sent} left");
     }
 }
 
@@ -116,9 +117,9 @@ fn captured<P>(worker: &Worker<P>, filter: Filter, slots: usize) -> (Arc<Capture
 fn captured_packets_cost_no_allocation_while_they_are_read_and_when_the_queue_is_full() {
     const PACKETS: u64 = 10_000;
     let of_nobody = Filter { port: Some(1), ..Filter::default() };
-    for way in Way::all() {
+    for variant in Variant::all() {
         for (filter, copies) in [(Filter::default(), 2 * PACKETS), (of_nobody.clone(), 0)] {
-            let worker = worker_after(FLOWS, way);
+            let worker = worker_after(FLOWS, variant);
             let (capture, mut reader) = captured(&worker, filter.clone(), 64);
             let done = AtomicBool::new(false);
             let read = std::thread::scope(|scope| {
@@ -134,13 +135,13 @@ fn captured_packets_cost_no_allocation_while_they_are_read_and_when_the_queue_is
                 read.join().unwrap()
             });
             let missed: u64 = capture.missed().map(|(_, missed)| missed).sum();
-            assert_eq!(read as u64 + missed, copies, "{way}: each copy was read or counted");
+            assert_eq!(read as u64 + missed, copies, "{variant}: each copy was read or counted");
 
-            let worker = worker_after(FLOWS, way);
+            let worker = worker_after(FLOWS, variant);
             let (capture, _reader) = captured(&worker, filter, 64);
             assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS));
             let missed: u64 = capture.missed().map(|(_, missed)| missed).sum();
-            assert_eq!(missed, copies.saturating_sub(64), "{way}: nobody reads");
+            assert_eq!(missed, copies.saturating_sub(64), "{variant}: nobody reads");
         }
     }
 }
@@ -148,22 +149,22 @@ fn captured_packets_cost_no_allocation_while_they_are_read_and_when_the_queue_is
 #[test]
 fn captured_fragments_and_new_connections_cost_no_allocation() {
     const PACKETS: u64 = 10_000;
-    for way in Way::all() {
-        let worker = worker_after(1, way);
+    for variant in Variant::all() {
+        let worker = worker_after(1, variant);
         let _capture = captured(&worker, Filter::default(), 4096);
-        assert_eq!(run(worker, Side::Fragments, PACKETS).0, 0, "{way}");
-        let worker = worker_after(1, way);
+        assert_eq!(run(worker, Side::Fragments, PACKETS).0, 0, "{variant}");
+        let worker = worker_after(1, variant);
         let by_server = Filter { address: Some(Prefix::host([192, 0, 2, 12].into())), ..Filter::default() };
         let _capture = captured(&worker, by_server, 4096);
-        assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{way}");
+        assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{variant}");
     }
 }
 
 #[test]
 fn new_connections_cost_no_allocation() {
-    for way in Way::all() {
-        let worker = worker_after(1, way);
-        assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{way}");
+    for variant in Variant::all() {
+        let worker = worker_after(1, variant);
+        assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{variant}");
     }
 }
 

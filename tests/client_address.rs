@@ -203,7 +203,8 @@ fn a_reset_by_the_client_right_after_the_handshake_is_valid_for_the_server_that_
         let (first, reply) = (1000, 9000);
         play.begin(first, reply);
         play.request(&Segment { ack: Some(reply), sequence: first, ..Segment::default() });
-        // The server has acknowledged nothing yet, and accepts a reset only with the sequence number that it expects next.
+        // The server has acknowledged nothing yet, and accepts a reset only with the sequence number that it expects
+        // next.
         let reset = Segment { rst: true, ack: Some(reply), sequence: first, ..Segment::default() };
         assert_eq!(play.request(&reset).sequence, first + header.len() as u32);
     }

@@ -1,5 +1,5 @@
-//! Packets at the wrong time, in the lab: segments that cannot begin a connection, replies before requests, ports reused
-//! too early. Each is handled as by the kernel's IPVS.
+//! Packets at the wrong time, in the lab: segments that cannot begin a connection, replies before requests, ports
+//! reused too early. Each is handled as by the kernel's IPVS.
 //!
 //! Not here: malformed packets, and the whole table of states.
 

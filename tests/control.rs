@@ -1,7 +1,7 @@
 //! From a command over the socket to the next packet: the control socket's server with a director in the lab.
 //!
-//! A change is in force for the first frame after its reply; a batch of any length is one snapshot, a single command one
-//! each, a refused one none. Not here: the socket's limits and hostile clients (`socket.rs`), the daemon
+//! A change is in force for the first frame after its reply; a batch of any length is one snapshot, a single command
+//! one each, a refused one none. Not here: the socket's limits and hostile clients (`socket.rs`), the daemon
 //! (`netlab_daemon.rs`).
 
 use std::fmt::Write;
@@ -106,7 +106,8 @@ impl Served {
         self.desk.cluster().lab().director.publications()
     }
 
-    /// The verdict on a client's first packet to the virtual address, and the destination link address of the sent frame.
+    /// The verdict on a client's first packet to the virtual address, and the destination link address of the sent
+    /// frame.
     fn first_packet(&self, client_port: u16, port: u16) -> (String, Option<[u8; 6]>) {
         let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT, client_port), at(VIP, port));
         let judged = self.desk.cluster().from_client(&first);

@@ -115,7 +115,7 @@ fn each_scheduler_shows_the_numbers_by_which_it_then_chooses() {
         ("fo", "highest weight", &[(3, "chosen", ""), (2, "passed_over", ""), (1, "passed_over", "")]),
         (
             "ovf",
-            "have room",
+            "with room",
             &[(3, "chosen", "room 4.0"), (2, "passed_over", "room 3.0"), (1, "passed_over", "room 1.0")],
         ),
         (
@@ -374,8 +374,8 @@ fn drops_show_their_reason_and_the_next_step_and_passed_packets_their_reason() {
         (to(81), "no_neighbour", "ip neigh"),
         (to(82), "no_route", "ip route"),
         (to(83), "no_local_address", "xvs laddr add"),
-        (with(to(80), "ttl", json!(1)), "ttl_expired", "told"),
-        (with(to(80), "length", json!(1400)), "too_big", "told the size"),
+        (with(to(80), "ttl", json!(1)), "ttl_expired", "ICMP error"),
+        (with(to(80), "length", json!(1400)), "too_big", "the MTU"),
         (
             with(with(to(80), "from", json!(at(CLIENT, 3001))), "flags", json!("ack")),
             "destination_unavailable",
@@ -389,7 +389,7 @@ fn drops_show_their_reason_and_the_next_step_and_passed_packets_their_reason() {
     }
     for (question, why) in [
         (to(90), "no service"),
-        (with(to(80), "flags", json!("ack")), "no SYN"),
+        (with(to(80), "flags", json!("ack")), "without SYN"),
         (with(to(80), "from", json!("192.0.2.200:20")), "port 20"),
         (
             json!({ "proto": "tcp", "from": "[2001:db8:c::1]:9", "to": at(VIP6, 80) }),

@@ -177,7 +177,7 @@ fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothin
     assert_eq!(xvs(&mut cluster, &["feedback", &unknown, "10"]).0, 3);
     for load in ["-1", "100.5", "1e9"] {
         let (exit, told) = xvs(&mut cluster, &["feedback", &rs1, load]);
-        assert!(exit == 3 && told.contains(&rs1) && told.contains("0, idle, to 100"), "{told}");
+        assert!(exit == 3 && told.contains(&rs1) && told.contains("0 (idle) to 100"), "{told}");
     }
     for words in [&["feedback", &rs1][..], &["feedback", "web1", "5"], &["feedback", &rs1, "nan"]] {
         assert_eq!(xvs(&mut cluster, words).0, 2, "{words:?}");

@@ -226,8 +226,8 @@ fn page(cluster: &Cluster) -> io::Result<String> {
     })
 }
 
-/// Repeats requests of the client until the director that has taken over the VIP has forwarded one; prints how many were
-/// lost.
+/// Repeats requests of the client until the director that has taken over the VIP has forwarded one; prints how many
+/// were lost.
 fn request_until_taken_over(cluster: &Cluster, by: &Director<'_>, what: &str) {
     let (begun, before) = (Instant::now(), connections(by));
     let (mut lost, mut answered) = (0, 0);

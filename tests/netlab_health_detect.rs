@@ -1,8 +1,9 @@
 //! Time until a failing real server gets no more connections, for each kind of failure; lost requests, and the return.
 //!
-//! A client begins fifty connections a second throughout. Times are printed with the bound that follows from the settings,
-//! and never asserted: the assertions are about the servers that answer and the listing. A time begins before the command
-//! that makes the server fail. Needs root. Not here: other effects of a change (`tests/netlab_health_follow.rs`).
+//! A client begins fifty connections a second throughout. Times are printed with the bound that follows from the
+//! settings, and never asserted: the assertions are about the servers that answer and the listing. A time begins before
+//! the command that makes the server fail. Needs root. Not here: other effects of a change
+//! (`tests/netlab_health_follow.rs`).
 
 use std::fs;
 use std::path::PathBuf;

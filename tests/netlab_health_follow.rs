@@ -1,7 +1,7 @@
 //! Effects of failing and recovering real servers on clients, scripts and the listing.
 //!
-//! With a running xvsd and a keepalived.conf; each test has a cluster of its own. Needs root. Not here: how soon a failure
-//! is detected (`tests/netlab_health_detect.rs`), and changes by a reload (`tests/netlab_health.rs`).
+//! With a running xvsd and a keepalived.conf; each test has a cluster of its own. Needs root. Not here: how soon a
+//! failure is detected (`tests/netlab_health_detect.rs`), and changes by a reload (`tests/netlab_health.rs`).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -107,7 +107,8 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
 #[test]
 fn a_sorry_server_takes_over_and_yields_and_the_service_is_never_empty() {
     let failed = to_the_sorry_server_and_back("");
-    // Packets in transit to a removed real server may be lost, as with IPVS; a new connection never finds an empty service.
+    // Packets in transit to a removed real server may be lost, as with IPVS; a new connection never finds an empty
+    // service.
     assert!(!failed.contains(&ErrorKind::ConnectionRefused), "{failed:?}");
 }
 

@@ -246,8 +246,8 @@ fn an_upload_by_gue_arrives_through_a_narrow_router() {
     an_upload_arrives(VIP.into(), Method::GueSummed);
 }
 
-/// A director that forwards every UDP port to the first real server, because tracepath increments the port; no port has a
-/// socket.
+/// A director that forwards every UDP port to the first real server, because tracepath increments the port; no port has
+/// a socket.
 fn directed_at_every_port<'c>(cluster: &'c Cluster, vip: IpAddr, method: Method) -> Director<'c> {
     let director = directed(cluster, vip, &[], method);
     let (service, server) = (SocketAddr::new(vip, 0), server(vip));

@@ -52,8 +52,8 @@ fn open(cluster: &Cluster, port: u16) -> TcpStream {
     cluster.run(Host::Client, || clients::connect(virtual_endpoint(port))).expect("the service answers")
 }
 
-/// The rules of one program through their life: no rule, two ports as one service, another port, then a port with another
-/// mark, and a flush while a connection is open, which continues.
+/// The rules of one program through their life: no rule, two ports as one service, another port, then a port with
+/// another mark, and a flush while a connection is open, which continues.
 fn followed(add: &[&str], more: &[&str], flush: &[&str]) {
     let cluster = carries::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));

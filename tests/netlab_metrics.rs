@@ -1,7 +1,7 @@
 //! Metrics in Prometheus' format, and the saved rules with which a daemon starts.
 //!
-//! curl scrapes a daemon under traffic; the page is parsed strictly and compared with the output of other commands. Each
-//! test has a cluster of its own. Needs root. Not here: every name, and clients that violate HTTP
+//! curl scrapes a daemon under traffic; the page is parsed strictly and compared with the output of other commands.
+//! Each test has a cluster of its own. Needs root. Not here: every name, and clients that violate HTTP
 //! (`crates/ctl/src/metrics`).
 
 use std::fs;

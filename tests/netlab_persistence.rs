@@ -95,7 +95,8 @@ fn whole(name: &str) -> String {
     format!("{}:0", real_server(if name == "rs1" { 1 } else { 2 }))
 }
 
-/// The example of the tutorials: a client reaches the same server over HTTP and over TLS. `rules` mark both ports with 1.
+/// The example of the tutorials: a client reaches the same server over HTTP and over TLS. `rules` mark both ports with
+/// 1.
 fn a_shop_is_one_service_by_its_mark(rules: &[&str]) {
     let shop = Shop::open(Method::DirectRouting, Workers::One);
     shop.on_the_director(rules);

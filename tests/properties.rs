@@ -1,9 +1,9 @@
 //! What holds after every step of any mixture of frames, commands and time.
 //!
 //! Frames are valid, mutated or noise; commands are right and wrong ones. After each step: no panic, the counters
-//! balance (checked with each frame), every destination's ActiveConn, InActConn and PersistConn are the rows of its connections and templates,
-//! every frame that is sent has right lengths and checksums, and none that the director kept would have been left to the
-//! kernel by the XDP program.
+//! balance (checked with each frame), every destination's ActiveConn, InActConn and PersistConn are the rows of its
+//! connections and templates, every frame that is sent has right lengths and checksums, and none that the director kept
+//! would have been left to the kernel by the XDP program.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

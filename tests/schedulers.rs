@@ -1,8 +1,8 @@
 //! Schedulers as clients and operators meet them: through the lab, with the daemon's own commands and settings.
 //!
-//! What each chooses is compared with the kernel in `conformance.rs` and with plain models in `crates/sched/tests`. Here
-//! stands what lies between a command and a choice: weights that are remembered, tables that outlive changes, settings
-//! that are in force at once.
+//! What each chooses is compared with the kernel in `conformance.rs` and with plain models in `crates/sched/tests`.
+//! Here stands what lies between a command and a choice: weights that are remembered, tables that outlive changes,
+//! settings that are in force at once.
 
 use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server, server_mac};

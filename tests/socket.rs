@@ -52,7 +52,8 @@ impl Drop for Folder {
     }
 }
 
-/// Handler that accepts and records every request, lists `connections` connections, and has one packet for each capture.
+/// Handler that accepts and records every request, lists `connections` connections, and has one packet for each
+/// capture.
 #[derive(Default)]
 struct Recorder {
     captures_ended: Mutex<u32>,

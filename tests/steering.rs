@@ -1,9 +1,9 @@
 //! The XDP program redirects to xvsd every packet that xvsd would not pass to the kernel.
 //!
-//! Plays every recording's frames, and a few of our own, through the lab. Before each, the program's maps get the state of
-//! the lab's control thread, and `BPF_PROG_TEST_RUN` runs it on the frame. Steering too much costs a detour, steering
-//! too little loses packets. Needs the right to load a BPF program, and no interface. Not here: what the program
-//! does to frames of no service (`xdp/program.rs`).
+//! Plays every recording's frames, and a few of our own, through the lab. Before each, the program's maps get the state
+//! of the lab's control thread, and `BPF_PROG_TEST_RUN` runs it on the frame. Steering too much costs a detour,
+//! steering too little loses packets. Needs the right to load a BPF program, and no interface. Not here: what the
+//! program does to frames of no service (`xdp/program.rs`).
 
 use std::fs;
 use std::net::IpAddr;

@@ -1,11 +1,10 @@
-//! A worker without a kernel: one UDP service, eight real servers, clients as many as asked for, by any method and
-//! family.
+//! A worker without a kernel: one UDP service, eight real servers, any number of clients, with every method and family.
 //!
-//! For the benches and for `tests/allocation.rs`. The worker is the data plane's own; only its port is of this file,
+//! For the benches and for `tests/allocation.rs`. The worker is that of the data plane; only its port is defined here,
 //! because `MemoryPort` keeps a copy of every frame. [`Loop`] writes each packet into a frame of its pool and takes
-//! the frame back when it leaves, so that what is measured is the pipeline. Promise: a packet of flow N is the same
-//! whenever it comes; nothing here allocates after [`worker`]. Cost: the port's own, which the benches measure alone
-//! to take it off.
+//! the frame back when it is sent, so the measurement is that of the pipeline. Promise: all packets of a flow are
+//! equal; nothing here allocates after [`worker`]. Cost: that of the port, which the benches measure alone to
+//! subtract it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -45,37 +44,37 @@ use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool};
 
 /// The virtual endpoint, in IPv4.
 const VIRTUAL: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 100), 53);
-/// Where the clients' packets come in.
+/// The link of the clients' packets.
 pub(crate) const WAN: LinkId = LinkId(0);
-/// Where the servers' replies come in.
+/// The link of the servers' replies.
 pub(crate) const LAN: LinkId = LinkId(1);
 
 const WAN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const LAN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const ROUTER: (Ipv4Addr, MacAddr) = (Ipv4Addr::new(198, 51, 100, 254), MacAddr([2, 0, 0, 0, 1, 0]));
 pub(crate) const SERVERS: u8 = 8;
-/// Bytes of a UDP datagram with its header: over IPv4 an Ethernet frame of 64 bytes, which has a check sequence.
+/// Length of a UDP datagram with its header: over IPv4 an Ethernet frame of 64 bytes, frame check sequence included.
 const DATAGRAM_BYTES: usize = 26;
 
-/// How packets go to real servers.
+/// A forwarding method with its encapsulation, and the address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Way {
+pub(crate) struct Variant {
     pub(crate) method: ForwardingMethod,
     /// In a tunnel.
     encapsulation: Encapsulation,
-    /// Of everybody's addresses.
+    /// The family of all addresses.
     pub(crate) family: Family,
 }
 
-impl Way {
-    /// Every method by which packets leave, in both families.
+impl Variant {
+    /// Every method that sends packets, in both families.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel};
         let plain = [DirectRouting, Nat, FullNat].map(Self::from);
         let gue = Encapsulation::Gue { port: 6080, coverage: Coverage::None };
         let tunnels = [Encapsulation::Ip, Encapsulation::Gre(Coverage::None), gue];
         let tunnels = tunnels.map(|encapsulation| Self { encapsulation, ..Self::from(Tunnel) });
-        let of = |family| move |way| Self { family, ..way };
+        let of = |family| move |variant| Self { family, ..variant };
         let ways = plain.into_iter().chain(tunnels);
         ways.clone().map(of(Family::V4)).chain(ways.map(of(Family::V6)))
     }
@@ -88,7 +87,7 @@ impl Way {
         }
     }
 
-    /// How many bits of a network are the same, of which `v4` are in IPv4.
+    /// The prefix length of a network that has the prefix length `v4` in IPv4.
     fn prefix_len(self, v4: u8) -> u8 {
         if self.family == Family::V4 { v4 } else { 96 + v4 }
     }
@@ -110,13 +109,13 @@ impl Way {
     }
 }
 
-impl From<ForwardingMethod> for Way {
+impl From<ForwardingMethod> for Variant {
     fn from(method: ForwardingMethod) -> Self {
         Self { method, encapsulation: Encapsulation::Ip, family: Family::V4 }
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Variant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.method, self.encapsulation) {
             (ForwardingMethod::DirectRouting, _) => "DR",
@@ -131,35 +130,35 @@ impl fmt::Display for Way {
     }
 }
 
-/// What a packet is and to whom: those of a client, or a real server's replies to it.
+/// The kind of packets: a client's requests, or a real server's replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// From the client to the virtual endpoint.
     Requests,
     /// From the real server that `rr` gave the client, if the flows began in their order.
     Replies,
-    /// Requests again, each in two packets that come one after the other.
+    /// Requests, each in two fragments that arrive in order.
     Fragments,
 }
 
-/// In which order flows send.
+/// The order in which flows send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// One after the other, from the first.
     Turns,
-    /// Drawn at random, all alike.
+    /// Random, with equal probability.
     Drawn,
-    /// Those of [`Loop::list`], from the last.
+    /// The flows of [`Loop::list`], from the last on.
     Listed,
 }
 
-/// Makes the worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a port
-/// that has nothing to give yet.
+/// Makes the worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a
+/// port without packets.
 ///
 /// # Panics
 /// If the machine has no memory for the table.
-pub(crate) fn worker(way: impl Into<Way>, connections: usize, memory: Memory) -> Worker<Loop> {
-    let way = way.into();
+pub(crate) fn worker(variant: impl Into<Variant>, connections: usize, memory: Memory) -> Worker<Loop> {
+    let variant = variant.into();
     let config = TableConfig { capacity: connections, workers: 1, memory };
     let table = Table::create(config).expect("memory for the table");
     let counters = Arc::new(WorkerCounters::default());
@@ -172,15 +171,14 @@ pub(crate) fn worker(way: impl Into<Way>, connections: usize, memory: Memory) ->
     let stop = Arc::new(AtomicBool::new(false));
     Worker {
         pipeline: Pipeline::new(flows, Transmitter::new(counters, unresolved, ids(1)), reassembly),
-        port: Loop::new(way, stop.clone()),
-        snapshot: Arc::new(Arc::new(snapshot(way)).into()),
+        port: Loop::new(variant, stop.clone()),
+        snapshot: Arc::new(Arc::new(snapshot(variant)).into()),
         clock: Arc::new(Clock::by_hand()),
         stop,
     }
 }
 
-/// Lets everything that was offered pass: what [`Worker::run`] does, but for the sleep and for loading the snapshot
-/// only once.
+/// Processes all offered packets, as [`Worker::run`] does, but without sleep, and loads the snapshot only once.
 pub(crate) fn forward(worker: &mut Worker<Loop>) {
     let Worker { pipeline, port, snapshot, clock, .. } = worker;
     let snapshot = snapshot.load();
@@ -192,18 +190,18 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     }
 }
 
-fn snapshot(way: Way) -> Snapshot {
-    let Way { method, encapsulation, .. } = way;
+fn snapshot(variant: Variant) -> Snapshot {
+    let Variant { method, encapsulation, .. } = variant;
     let mut snapshot = Snapshot::empty();
-    snapshot.egress = Arc::new(Egress::build(&network(way)));
+    snapshot.egress = Arc::new(Egress::build(&network(variant)));
     // More ports than any bench has connections.
-    let locals = (1..=8).map(|last| (way.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
+    let locals = (1..=8).map(|last| (variant.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
     snapshot.locals = Arc::new(LocalAddresses::new(locals));
     let service = Arc::new(ServiceLive::new(1));
     let members = (0..SERVERS).map(|number| {
         let id = DestinationId(u32::from(number));
         let live = Arc::new(DestinationLive::new(1));
-        let endpoint = way.server(number);
+        let endpoint = variant.server(number);
         let destination = Destination {
             available: true,
             endpoint,
@@ -230,7 +228,7 @@ fn snapshot(way: Way) -> Snapshot {
         .collect();
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     snapshot.services.insert(Arc::new(Service {
-        key: ServiceKey::udp(way.flow_key(0).dest),
+        key: ServiceKey::udp(variant.flow_key(0).dest),
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
@@ -242,38 +240,38 @@ fn snapshot(way: Way) -> Snapshot {
     snapshot
 }
 
-fn network(way: Way) -> Network {
+fn network(variant: Variant) -> Network {
     let mut network = Network::default();
-    let addr = |v4: [u8; 4], len| (way.addr(v4.into()), way.prefix_len(len));
+    let addr = |v4: [u8; 4], len| (variant.addr(v4.into()), variant.prefix_len(len));
     let wan = [addr([198, 51, 100, 1], 24), addr(VIRTUAL.0.octets(), 32)];
     network.add_link("wan", WAN_MAC, &wan, 1500).expect("a new name");
     network.add_link("lan", LAN_MAC, &[addr([192, 0, 2, 1], 24)], 1500).expect("a new name");
     let (router, everywhere) =
-        (way.addr(ROUTER.0), if way.family == Family::V4 { "0.0.0.0/0" } else { "::/0" });
+        (variant.addr(ROUTER.0), if variant.family == Family::V4 { "0.0.0.0/0" } else { "::/0" });
     network.add_route(everywhere.parse().expect("a prefix"), Some(router), "wan").expect("wan is there");
     network.add_neighbour(router, ROUTER.1, "wan").expect("wan is there");
     for number in 0..SERVERS {
         let mac = MacAddr([2, 0, 0, 0, 2, number]);
-        network.add_neighbour(way.server(number).addr, mac, "lan").expect("lan is there");
+        network.add_neighbour(variant.server(number).addr, mac, "lan").expect("lan is there");
     }
     network
 }
 
-/// Places of fragments among a port's templates.
+/// Indexes of fragments among a port's templates.
 const FIRST: usize = Side::Fragments as usize;
 const LAST: usize = FIRST + 1;
 
-/// Makes something else of a burst.
+/// A function that changes a burst.
 pub(crate) type Remake = Box<dyn FnMut(&mut [Received])>;
 
-/// A port whose packets come from nowhere and go there.
+/// A port that generates packets and discards what is sent.
 pub(crate) struct Loop {
-    way: Way,
+    variant: Variant,
     pool: FramePool,
-    /// By [`Side`]; of fragments the first, and then the last.
+    /// Templates by [`Side`]; for fragments the first, then the last.
     templates: [Vec<u8>; 4],
     side: Side,
-    /// The flow whose datagram is not whole yet.
+    /// The flow whose last fragment is still to come.
     begun: Option<u32>,
     order: Order,
     flows: u32,
@@ -284,20 +282,20 @@ pub(crate) struct Loop {
     listed: Vec<u32>,
     sent: u64,
     stop: Arc<AtomicBool>,
-    /// What is done with each burst that has frames, before the worker sees it.
+    /// Called for each burst with frames, before the worker receives it.
     pub(crate) received: Option<Remake>,
-    /// What is done while the worker sleeps.
+    /// Called while the worker sleeps.
     pub(crate) sleeps: Option<Box<dyn FnMut()>>,
 }
 
 impl Loop {
-    fn new(way: Way, stop: Arc<AtomicBool>) -> Self {
+    fn new(variant: Variant, stop: Arc<AtomicBool>) -> Self {
         let layout = FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 2 * BURST as u32 };
         let [requests, replies, fragments] =
-            [Side::Requests, Side::Replies, Side::Fragments].map(|side| template(way, side));
+            [Side::Requests, Side::Replies, Side::Fragments].map(|side| template(variant, side));
         let [first, last] = parts(&fragments);
         Self {
-            way,
+            variant,
             pool: FramePool::in_memory(layout),
             templates: [requests, replies, first, last],
             side: Side::Requests,
@@ -315,12 +313,12 @@ impl Loop {
         }
     }
 
-    /// Lets `packets` more come in, of so many flows; the first flow has the first turn.
+    /// Offers `packets` more packets of this number of flows; the first flow begins.
     pub(crate) fn offer(&mut self, side: Side, order: Order, flows: u32, packets: u64) {
         (self.side, self.order, self.flows, self.left, self.turn) = (side, order, flows, packets, 0);
     }
 
-    /// Lets a packet of each of these flows come in.
+    /// Offers a packet of each of these flows.
     pub(crate) fn list(&mut self, flows: Vec<u32>) {
         (self.side, self.order, self.left) = (Side::Requests, Order::Listed, flows.len() as u64);
         self.listed = flows;
@@ -336,7 +334,7 @@ impl Loop {
         self.sent
     }
 
-    /// The number of the flow that has its turn.
+    /// The number of the next flow.
     pub(crate) fn next_flow(&mut self) -> u32 {
         match self.order {
             Order::Turns => {
@@ -366,9 +364,9 @@ impl Loop {
         debug_assert!(fits, "a frame holds 2 KiB");
         let bytes = frame.bytes_mut();
         bytes.copy_from_slice(template);
-        let client = self.way.client(flow);
+        let client = self.variant.client(flow);
         let network = &mut bytes[ethernet::HEADER_LEN..];
-        let server = self.way.server(flow as u8 % SERVERS);
+        let server = self.variant.server(flow as u8 % SERVERS);
         match (self.side == Side::Replies, client.addr, server.addr) {
             (false, IpAddr::V4(client), _) => Ipv4::edit(network).set_source(client),
             (false, IpAddr::V6(client), _) => Ipv6::edit(network).set_source(client),
@@ -385,18 +383,18 @@ impl Loop {
             _ => unreachable!("addresses are of one family"),
         }
         let field = if self.side == Side::Replies { udp::field::DEST } else { udp::field::SOURCE };
-        let mut transport = ethernet::HEADER_LEN + network_len(self.way);
+        let mut transport = ethernet::HEADER_LEN + network_len(self.variant);
         match number {
             LAST => return,
-            FIRST if self.way.family == Family::V6 => transport += ipv6::FRAGMENT_HEADER_LEN,
+            FIRST if self.variant.family == Family::V6 => transport += ipv6::FRAGMENT_HEADER_LEN,
             _ => {}
         }
         bytes[transport..][field].copy_from_slice(&client.port.to_be_bytes());
     }
 }
 
-fn network_len(way: Way) -> usize {
-    if way.family == Family::V4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN }
+fn network_len(variant: Variant) -> usize {
+    if variant.family == Family::V4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN }
 }
 
 impl Port for Loop {
@@ -433,7 +431,7 @@ impl Port for Loop {
 
     fn flush(&mut self) {}
 
-    /// Nothing will come: ends the worker.
+    /// No packet will arrive: ends the worker.
     fn wait(&mut self, _: Option<Duration>) -> Woken {
         if let Some(sleeps) = &mut self.sleeps {
             sleeps();
@@ -447,18 +445,18 @@ impl Port for Loop {
     }
 }
 
-/// A packet whose client is still to be written into it. Its UDP checksum is wrong but there: the director updates
-/// what it finds, and one of 0 would be computed in full.
-fn template(way: Way, side: Side) -> Vec<u8> {
+/// A packet without its client's address. Its UDP checksum is wrong but not 0: the director updates the given one, and
+/// would compute one of 0 in full.
+fn template(variant: Variant, side: Side) -> Vec<u8> {
     let datagram = if side == Side::Fragments { 2 * DATAGRAM_BYTES } else { DATAGRAM_BYTES };
-    let mut bytes = vec![0; ethernet::HEADER_LEN + network_len(way) + datagram];
+    let mut bytes = vec![0; ethernet::HEADER_LEN + network_len(variant) + datagram];
     let (to, from) = match side {
         Side::Replies => (LAN_MAC, MacAddr([2, 0, 0, 0, 2, 0])),
         _ => (WAN_MAC, ROUTER.1),
     };
     let (payload_len, protocol, dont_fragment) = (datagram as u16, Protocol::UDP, side != Side::Fragments);
     let (link, network) = bytes.split_at_mut(ethernet::HEADER_LEN);
-    match way.addr(VIRTUAL.0) {
+    match variant.addr(VIRTUAL.0) {
         IpAddr::V4(dest) => {
             ethernet::emit(link, from, to, ethernet::TYPE_IPV4);
             let (source, tos, id, ttl) = (Ipv4Addr::UNSPECIFIED, 0, 1, 64);
@@ -471,7 +469,7 @@ fn template(way: Way, side: Side) -> Vec<u8> {
                 .emit(network);
         }
     }
-    let segment = &mut network[network_len(way)..];
+    let segment = &mut network[network_len(variant)..];
     udp::emit(segment, VIRTUAL.1, VIRTUAL.1);
     segment[udp::field::CHECKSUM].copy_from_slice(&[0xa5, 0xa5]);
     bytes

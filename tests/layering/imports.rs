@@ -40,8 +40,8 @@ impl Imports {
         imports
     }
 
-    /// Cycles: sets of files that import each other, directly or indirectly. Imports between a module and its children do
-    /// not count. Each set is given as the imports within it.
+    /// Cycles: sets of files that import each other, directly or indirectly. Imports between a module and its children
+    /// do not count. Each set is given as the imports within it.
     pub(crate) fn circles(&self) -> Vec<Vec<String>> {
         let reach: BTreeMap<_, _> = self.edges.keys().map(|file| (file, self.reached_from(file))).collect();
         let circle = |a: &Module, b: &Module| reach[a].contains(b) && reach[b].contains(a);

@@ -1,7 +1,7 @@
 //! A client that sends requests to a web service at a steady pace, and records the outcome of each.
 //!
-//! From `start` to its end a request begins every [`PACE`], each on a new TCP connection and a thread of its own, so one
-//! that hangs delays no other. No test asserts its times. Not here: curl (`clients.rs`).
+//! From `start` to its end a request begins every [`PACE`], each on a new TCP connection and a thread of its own, so
+//! one that hangs delays no other. No test asserts its times. Not here: curl (`clients.rs`).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -46,8 +46,8 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Starts a client on the cluster's client host. `patience` is the time limit of a request, from its SYN to the last
-    /// byte.
+    /// Starts a client on the cluster's client host. `patience` is the time limit of a request, from its SYN to the
+    /// last byte.
     pub fn start(cluster: &Cluster, target: impl Into<SocketAddr>, patience: Duration) -> Self {
         let target = target.into();
         let (running, asked) = (Arc::new(AtomicBool::new(true)), Arc::default());

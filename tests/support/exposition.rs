@@ -1,7 +1,7 @@
 //! A page of metrics, parsed strictly by Prometheus' text format 0.0.4.
 //!
-//! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>. Stricter for names: each has its help and type
-//! before its values, all in one place, and a counter ends in `_total`.
+//! Source: <https://prometheus.io/docs/instrumenting/exposition_formats/>. Stricter for names: each has its help and
+//! type before its values, all in one place, and a counter ends in `_total`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

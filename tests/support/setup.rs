@@ -1,8 +1,8 @@
 //! The setup steps of a recording, as requests of the lab.
 //!
 //! A setup step is a shell command that prepares the director's machine: addresses, routes, names of hosts. Parsed when
-//! the step is replayed. A script is translated or refused as a whole: a command without a request of the lab is an error
-//! that names it, so the recording differs at that step. Not here: carrying the actions out, and a whole shell;
+//! the step is replayed. A script is translated or refused as a whole: a command without a request of the lab is an
+//! error that names it, so the recording differs at that step. Not here: carrying the actions out, and a whole shell;
 //! commands are separated by `;`, `&&` and new lines, and only single quotes are supported.
 
 use std::collections::BTreeMap;

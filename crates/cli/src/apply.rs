@@ -1,4 +1,4 @@
-//! `xvs apply`: changes what runs into what a rules file describes.
+//! `xvs apply`: makes the configuration equal to a rules file.
 //!
 //! All of the changes are made, or none. With `--confirm-within` the daemon reverts them unless `xvs confirm` comes in
 //! time, so a change that disconnects its own operator does not last.
@@ -17,7 +17,7 @@ use crate::plan::{rows, show, summary};
 use crate::rules_file::rules;
 use crate::text::{duration, print_json};
 
-/// What follows `xvs apply`.
+/// The arguments of `xvs apply`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
@@ -34,10 +34,9 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let file = arguments.file.display();
     let (rules, _) = rules(&arguments.file)?;
     if rules.is_empty() {
-        return Err(format!(
-            "{file} has no rules, and nothing was changed; a line -C says that no service is meant to be there"
-        )
-        .into());
+        return Err(
+            format!("{file} has no rules, and nothing was changed; a line -C deletes all services").into()
+        );
     }
     // Whole seconds, as `duration` reads them.
     let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
@@ -50,13 +49,13 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         return Ok(DONE);
     }
     if differences.is_empty() {
-        writeln!(out, "nothing to do: what runs is what {file} says")?;
+        writeln!(out, "nothing to do: the configuration equals {file}")?;
         return Ok(DONE);
     }
     show(&differences, out)?;
     writeln!(out, "applied {}", summary(&differences))?;
     if let Some(seconds) = seconds {
-        writeln!(out, "taken back in {seconds} s, unless you say `xvs confirm`")?;
+        writeln!(out, "taken back in {seconds} s, unless `xvs confirm` is run")?;
     }
     Ok(DONE)
 }

@@ -1,4 +1,4 @@
-//! Subcommands that need a director: xvsd, by its socket, or the one of the lab.
+//! Subcommands that need a director: xvsd over its socket, or the one of the lab.
 
 use std::io::Write;
 
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) enum Command {
     /// Show the state of the director: interfaces, workers, connections, drops
     Status(status::Arguments),
-    /// Show which real servers are up, and why others are not; exits with 1 if one is down
+    /// Show which real servers are up, and why others are down; exits with 1 if one is down
     Health(health::Arguments),
     /// List the connections of a client, a service, a real server, or count them
     Connections(connections::Arguments),
@@ -24,21 +24,21 @@ pub(crate) enum Command {
     Counters(counters::Arguments),
     /// Show what would happen to a packet, and why, with no effect
     Explain(explain::Arguments),
-    /// Show what a rules file would change; exits with 1 if it would
+    /// Show the changes that a rules file would make; exits with 1 if there are any
     Plan(plan::Arguments),
-    /// Change what runs into what a rules file describes, as one change
+    /// Make the configuration equal to a rules file, as one change
     Apply(apply::Arguments),
-    /// Keep what `apply --confirm-within` changed
+    /// Keep the changes of `apply --confirm-within`
     Confirm(confirm::Arguments),
-    /// Have xvsd read its keepalived.conf anew; unchanged services continue, a file with errors is refused
+    /// Reload the keepalived.conf of xvsd; unchanged services continue, a file with errors is refused
     Reload(reload::Arguments),
-    /// Set what `sysctl net.ipv4.vs.KEY` sets in the kernel, or feedback.KEY
+    /// Set one setting: a KEY of the kernel's `sysctl net.ipv4.vs.KEY`, or feedback.KEY
     Set(set::Arguments),
-    /// Add, delete and list the rules by which packets are marked for `-f` services
+    /// Add, delete and list the rules that mark packets for `-f` services
     Mark(mark::Arguments),
     /// Report a real server's load, or show the weights that follow such reports
     Feedback(feedback::Arguments),
-    /// Add, delete and list the addresses that `--fullnat` real servers see instead of clients
+    /// Add, delete and list the local addresses, which `--fullnat` real servers see instead of clients
     Laddr(laddr::Arguments),
 }
 
@@ -70,7 +70,7 @@ struct Line {
     command: Command,
 }
 
-/// Runs a command line, without the program's name, against a director in memory; returns what it prints.
+/// Runs a command line, without the program's name, on a director in memory; returns its output.
 pub fn output(words: &[String], director: &mut dyn Director) -> Output {
     let argv = std::iter::once("xvs").chain(words.iter().map(String::as_str));
     let failed = |exit, stderr| Output { exit, stdout: String::new(), stderr };

@@ -16,7 +16,7 @@ use crate::keepalived::Form;
 use crate::rules_file::{listed, text};
 use crate::text::print_json;
 
-/// What follows `xvs check`.
+/// The arguments of `xvs check`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input

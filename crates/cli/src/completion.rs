@@ -8,7 +8,7 @@ use xvs_ctl::arguments;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs completion`.
+/// The arguments of `xvs completion`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The shell

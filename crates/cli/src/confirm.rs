@@ -10,7 +10,7 @@ use xvs_model::request::{Request, Verdict};
 use crate::exit::{DONE, Done};
 use crate::plan::show;
 
-/// What follows `xvs confirm`.
+/// The arguments of `xvs confirm`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Restore the former rules at once

@@ -19,7 +19,7 @@ use xvs_sched::ServiceKey;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs connections`.
+/// The arguments of `xvs connections`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Of these clients; an IPv6 port needs brackets, as in `[2001:db8::1]:80`

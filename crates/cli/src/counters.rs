@@ -10,7 +10,7 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs counters`.
+/// The arguments of `xvs counters`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print JSON

@@ -26,7 +26,7 @@ use xvs_sched::{ServiceKey, Weight};
 use crate::exit::{DONE, Done, FAILED};
 use crate::text::{counted, duration};
 
-/// What follows `xvs drain`.
+/// The arguments of `xvs drain`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("service").required(true))]
 pub(super) struct Arguments {

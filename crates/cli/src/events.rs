@@ -12,7 +12,7 @@ use xvs_model::event::{Begin, Event, EventBatch, EventQuery, KEPT, Then, millis_
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs events`.
+/// The arguments of `xvs events`.
 #[derive(Debug, Args)]
 #[command(after_help = format!(
     "Without --last and --since the output begins with the next event. xvsd keeps the last {KEPT} events until it ends."

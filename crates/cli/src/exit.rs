@@ -1,4 +1,4 @@
-//! Exit codes, and what a subcommand returns.
+//! Exit codes, and the result of a subcommand.
 
 use std::error::Error;
 use std::io;

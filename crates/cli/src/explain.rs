@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Protocol};
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs explain`.
+/// The arguments of `xvs explain`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
@@ -321,8 +321,8 @@ mod tests {
     use xvs_model::load_feedback::Feedback;
     use xvs_model::settings::Ipvs;
 
-    /// The printed report of a client's packet to a service without a real server. `service` is the name that the health
-    /// report has for its virtual server.
+    /// The printed report of a client's packet to a service without a real server. `service` is the name that the
+    /// health report has for its virtual server.
     fn explained(service: &str, rule: &str) -> String {
         let (mut report, health) = asked(service, rule);
         report.add_health(&health, sample::NOW);

@@ -12,7 +12,7 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs feedback`.
+/// The arguments of `xvs feedback`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The real server: ADDRESS, for every service that follows reports, or ADDRESS:PORT

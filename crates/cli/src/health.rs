@@ -18,7 +18,7 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done, FAILED};
 use crate::text::{line, print_json};
 
-/// What follows `xvs health`.
+/// The arguments of `xvs health`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80

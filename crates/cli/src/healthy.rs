@@ -1,7 +1,7 @@
 //! `xvs healthy`: an exit code that says whether xvsd makes progress.
 //!
-//! For keepalived's `vrrp_script`: it prints nothing on success, and ends within its timeout in any case. The request is
-//! sent on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays the
+//! For keepalived's `vrrp_script`: it prints nothing on success, and ends within its timeout in any case. The request
+//! is sent on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays the
 //! exit. Not here: how progress is measured (`ctl`'s `daemon/liveness.rs`).
 
 use std::sync::mpsc;
@@ -14,7 +14,7 @@ use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs healthy`.
+/// The arguments of `xvs healthy`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Time limit, 0.01 to 60; xvsd's workers and its control thread have three quarters of it

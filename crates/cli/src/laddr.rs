@@ -12,7 +12,7 @@ use xvs_model::request::Request;
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs laddr`.
+/// The arguments of `xvs laddr`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]

@@ -65,7 +65,7 @@ enum Command {
     Check(check::Arguments),
     /// Find what is wrong with this machine, with or without xvsd, and the commands that correct it
     Doctor(doctor::Arguments),
-    /// Record packets as they come in and go out, with their verdicts, as pcapng or as lines
+    /// Record packets as received and as sent, with their verdicts, as pcapng or as lines
     Capture(capture::Arguments),
     /// Run a director in memory, without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),

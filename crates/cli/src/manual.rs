@@ -11,7 +11,7 @@ use xvs_ctl::arguments;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs manual`.
+/// The arguments of `xvs manual`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The folder, such as /usr/local/share/man/man8; it must exist

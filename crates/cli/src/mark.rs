@@ -14,7 +14,7 @@ use xvs_proto::{Prefix, Protocol};
 use crate::exit::{DONE, Done};
 use crate::text::print_json;
 
-/// What follows `xvs mark`.
+/// The arguments of `xvs mark`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]

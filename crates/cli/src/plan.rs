@@ -1,4 +1,4 @@
-//! `xvs plan`: what a rules file would change.
+//! `xvs plan`: the changes that a rules file would make.
 
 use std::io;
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::exit::{DONE, Done, FAILED};
 use crate::rules_file::rules;
 use crate::text::print_json;
 
-/// What follows `xvs plan`.
+/// The arguments of `xvs plan`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
@@ -41,9 +41,9 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     if arguments.json {
         print_json(&rows(&differences), out)?;
     } else if differences.is_empty() {
-        writeln!(out, "no difference: what runs is what {} says", arguments.file.display())?;
+        writeln!(out, "no difference: the configuration equals {}", arguments.file.display())?;
     } else {
-        writeln!(out, "--- what runs\n+++ {}", arguments.file.display())?;
+        writeln!(out, "--- the configuration\n+++ {}", arguments.file.display())?;
         show(&differences, out)?;
         writeln!(out, "{}", summary(&differences))?;
     }

@@ -10,7 +10,7 @@ use xvs_realserver::{Change, Method, Realserver};
 use crate::exit::{DONE, Done, FAILED};
 use crate::text::print_json;
 
-/// What follows `xvs realserver`.
+/// The arguments of `xvs realserver`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]

@@ -1,4 +1,4 @@
-//! `xvs reload`: has xvsd read its keepalived.conf anew.
+//! `xvs reload`: reloads the keepalived.conf of xvsd.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs reload`.
+/// The arguments of `xvs reload`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {}
 

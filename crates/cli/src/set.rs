@@ -6,7 +6,7 @@ use xvs_model::request::Request;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs set`.
+/// The arguments of `xvs set`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The setting's name

@@ -15,7 +15,7 @@ use crate::exit::{DONE, Done};
 use crate::health;
 use crate::text::{counted, line, print_json};
 
-/// What follows `xvs status`.
+/// The arguments of `xvs status`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Print JSON

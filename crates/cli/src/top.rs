@@ -1,7 +1,8 @@
 //! `xvs top`: the traffic of services and real servers, live in a terminal, or as one plain frame.
 //!
-//! One thread requests the totals at every interval, also after a failure, so `top` survives a restart of xvsd. The main
-//! thread draws and reads keys. The terminal is restored at the end, whether by a key, a signal, an error or a panic.
+//! One thread requests the totals at every interval, also after a failure, so `top` survives a restart of xvsd. The
+//! main thread draws and reads keys. The terminal is restored at the end, whether by a key, a signal, an error or a
+//! panic.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use crate::exit::{DONE, Done};
 mod screen;
 mod view;
 
-/// What follows `xvs top`.
+/// The arguments of `xvs top`.
 #[derive(Debug, Args)]
 #[command(after_help = KEYS)]
 pub(super) struct Arguments {

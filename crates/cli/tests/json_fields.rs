@@ -1,5 +1,5 @@
-//! Comparison of the documents of `--json` with `docs/json.md`: every printed field is documented, every documented field
-//! is printed.
+//! Comparison of the documents of `--json` with `docs/json.md`: every printed field is documented, every documented
+//! field is printed.
 //!
 //! The programs run against a daemon that answers each request with a fully populated sample, so the test fails for a
 //! field that is renamed or removed, and for a new field without a row in the document.

@@ -39,7 +39,7 @@ use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
 
 use crate::api::capture::Listener;
-use crate::api::connections::{EndMode, count, end, found, rows};
+use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -306,7 +306,7 @@ impl Director for InMemory {
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let snapshot = self.control.published().load_full();
-        print_rows(each, |each| found(&self.reader, &snapshot, self.now, filter, each))
+        print_rows(each, |each| matching_rows(&self.reader, &snapshot, self.now, filter, each))
     }
 }
 

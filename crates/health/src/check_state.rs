@@ -1,9 +1,9 @@
 //! The state machine of one check: rise and fall, weight change, and the delay until the next probe.
 //!
-//! Input: the result of each probe. Pure, without a clock. The first failure of a check that has never run counts at once.
-//! Later, `fall` failures in a row take the check down and `rise` passes in a row bring it up. Source: keepalived's
-//! behaviour as recorded in keepalived-behaviour.md (sections 4.2, 4.3 and 4.6). Not here: probes, and the status of the
-//! real server (`virtual_server.rs`).
+//! Input: the result of each probe. Pure, without a clock. The first failure of a check that has never run counts at
+//! once. Later, `fall` failures in a row take the check down and `rise` passes in a row bring it up. Source:
+//! keepalived's behaviour as recorded in keepalived-behaviour.md (sections 4.2, 4.3 and 4.6). Not here: probes, and the
+//! status of the real server (`virtual_server.rs`).
 
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ struct Urls {
 /// What one probe result has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// Whether the [virtual server](crate::virtual_server::VirtualServerState) needs the result: it differs from the last
-    /// one, or the check has failed for the first time.
+    /// Whether the [virtual server](crate::virtual_server::VirtualServerState) needs the result: it differs from the
+    /// last one, or the check has failed for the first time.
     pub must_report: bool,
     /// The result of the check now.
     pub result: CheckResult,

@@ -1,13 +1,14 @@
-//! Runs a command of a keepalived.conf, and has patience with it up to a time.
+//! Execution of the commands of a keepalived.conf, with a time limit.
 //!
-//! A program runs as it is written, without a shell; what is no program goes through `sh -c`. It has a process group of its
-//! own, nothing to read from and nobody who reads what it prints. One that is not waited for any longer, because its time is
-//! over or the asker has gone, is told to end by SIGTERM, killed two seconds later with all of its group, and reaped; until
-//! then no other takes its turn. What a command that ends by itself has left in the background lives on: it may be meant so.
+//! A program is executed without a shell; any other command runs under `sh -c`. It has a process group of its own; its
+//! standard input, output and error are /dev/null. When its time is over or the caller drops the future, it gets
+//! SIGTERM, two seconds later its whole group gets SIGKILL, and it is reaped; until then no command with the same
+//! [`RunLock`] starts. Processes that a command leaves in the background when it ends by itself live on, because that
+//! may be intended.
 //!
-//! Cost: a process; where it runs as another user than xvsd, xvsd is copied for it (`fork`). Looking up users and files may
-//! take long, so that starting has a thread of its own. Not here: what its exit code means (`script.rs`), and the order of
-//! several (`notify.rs`).
+//! Cost: a process; if the command runs as another user than xvsd, the start copies xvsd (`fork`). Lookups of users and
+//! files may block, so commands are started on a blocking thread. Not here: the meaning of exit codes (`script.rs`),
+//! and the order of several commands (`notify.rs`).
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -34,19 +35,19 @@ use xvs_model::virtual_server::{Configuration, Globals};
 
 use crate::blocking::run_blocking;
 
-/// Of those who share one, one runs at a time.
+/// Lets one of the commands that share it run at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RunLock {
     lock: Arc<Mutex<()>>,
-    /// Whether who has it has come as far as to run.
+    /// Whether the command that holds the lock has started.
     is_started: Arc<AtomicBool>,
 }
 
-/// How many descriptors commands may have: what xvsd was started with, whatever it has taken for itself since. Some close
-/// all that there may be, one by one.
+/// The descriptor limit for commands: the one that xvsd was started with, before it raised its own. Some programs close
+/// every possible descriptor in a loop, so a high limit would slow them down.
 pub(super) static DESCRIPTORS: OnceLock<Rlimit> = OnceLock::new();
 
-/// A command that can be run again and again.
+/// A command with all that is needed to run it.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     script: Script,
@@ -54,27 +55,27 @@ pub(super) struct Program {
     run_lock: RunLock,
 }
 
-/// Whether a program that runs as root is looked at before.
+/// Whether a program that runs as root is checked first (`enable_script_security`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Security {
     Checked,
     Trusted,
 }
 
-/// What came of running a command.
+/// The outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It ended by itself with this code.
     Exit(i32),
     /// A signal ended it.
     Signal(i32),
-    /// It had not ended in time, and is being ended.
+    /// It did not end before the deadline; it is being killed.
     Late,
-    /// The one before it has not ended yet, although it was killed.
+    /// It was not started: the command before it has not ended, although it was killed.
     Busy,
-    /// It is nothing that could be run, in words.
+    /// It cannot be run, for this reason.
     Refused(String),
-    /// It could not be run for lack of something here, in words.
+    /// It was not started for lack of a local resource, for this reason.
     NotStarted(String),
 }
 
@@ -85,8 +86,8 @@ impl fmt::Display for Outcome {
             Self::Exit(code @ 127) => write!(f, "exit code {code}: there is no such command"),
             Self::Exit(code) => write!(f, "exit code {code}"),
             Self::Signal(number) => write!(f, "ended by signal {number}"),
-            Self::Late => write!(f, "it did not end in time and is ended"),
-            Self::Busy => write!(f, "the one before it does not end, though it was killed"),
+            Self::Late => write!(f, "it did not end in time and was killed"),
+            Self::Busy => write!(f, "the run before it has not ended, although it was killed"),
             Self::Refused(why) | Self::NotStarted(why) => f.write_str(why),
         }
     }
@@ -99,7 +100,7 @@ impl fmt::Display for Program {
 }
 
 impl Program {
-    /// A script with what holds for all of them.
+    /// A script with the `global_defs` for all scripts.
     pub(super) fn new(script: &Script, globals: &Globals, run_lock: RunLock) -> Self {
         let mut script = script.clone();
         if let (None, Some((user, group))) = (&script.user, &globals.script_user) {
@@ -109,26 +110,25 @@ impl Program {
         Self { script, security, run_lock }
     }
 
-    /// Runs it once its turn has come. Whoever drops this ends it.
+    /// Runs the command as soon as the lock is free. Dropping the future ends the command.
     pub(super) async fn run(&self, deadline: Instant) -> Outcome {
         let is_started = || self.run_lock.is_started.load(Ordering::Relaxed);
-        let Ok(turn) = timeout_at(deadline, Arc::clone(&self.run_lock.lock).lock_owned()).await else {
+        let Ok(guard) = timeout_at(deadline, Arc::clone(&self.run_lock.lock).lock_owned()).await else {
             return if is_started() { Outcome::Busy } else { not_in_time() };
         };
         self.run_lock.is_started.store(false, Ordering::Relaxed);
-        let (tells, hears) = oneshot::channel();
-        tokio::spawn(self.clone().course(turn, tells));
-        match timeout_at(deadline, hears).await {
-            Ok(outcome) => {
-                outcome.unwrap_or_else(|_| Outcome::NotStarted("what runs it has panicked".to_owned()))
-            }
+        let (sender, receiver) = oneshot::channel();
+        tokio::spawn(self.clone().run_to_end(guard, sender));
+        match timeout_at(deadline, receiver).await {
+            Ok(outcome) => outcome
+                .unwrap_or_else(|_| Outcome::NotStarted("internal error of xvsd; see its log".to_owned())),
             Err(_) if is_started() => Outcome::Late,
             Err(_) => not_in_time(),
         }
     }
 
-    /// From its start until it is reaped; `tells` is closed when nobody waits any longer.
-    async fn course(self, _turn: OwnedMutexGuard<()>, mut tells: oneshot::Sender<Outcome>) {
+    /// Starts the command and waits until it is reaped. Ends it when the receiver of `sender` is dropped.
+    async fn run_to_end(self, _guard: OwnedMutexGuard<()>, mut sender: oneshot::Sender<Outcome>) {
         let is_started = self.run_lock.is_started.clone();
         let started = run_blocking(move || self.start()).await;
         let outcome = match started {
@@ -136,31 +136,32 @@ impl Program {
                 is_started.store(true, Ordering::Relaxed);
                 tokio::select! {
                     biased;
-                    () = process.ended() => {}
-                    () = tells.closed() => process.end().await,
+                    () = process.wait() => {}
+                    () = sender.closed() => process.terminate().await,
                 }
-                process.outcome()
+                process.reap()
             }
             Ok(Err(outcome)) => outcome,
             Err(error) => Outcome::NotStarted(error.to_string()),
         };
-        let _ = tells.send(outcome);
+        let _ = sender.send(outcome);
     }
 
     fn start(&self) -> Result<Process, Outcome> {
-        let who = self.who().map_err(Outcome::Refused)?;
-        let mut command = self.command(who.is_none_or(|(user, _)| user == 0)).map_err(Outcome::Refused)?;
-        // They change what programs are.
+        let account = self.account().map_err(Outcome::Refused)?;
+        let mut command =
+            self.command(account.is_none_or(|(user, _)| user == 0)).map_err(Outcome::Refused)?;
+        // These variables change which code a program runs.
         for name in ["IFS", "LD_PRELOAD", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        if let Some((user, group)) = who {
+        if let Some((user, group)) = account {
             command.uid(user).gid(group);
         }
         let child = command.spawn().map_err(|error| self.not_started(&error))?;
         if let Some(limit) = DESCRIPTORS.get() {
-            // It may have ended, or not be allowed: then it has what xvsd has.
+            // This fails if the command has ended or the change is not permitted; then it keeps the limit of xvsd.
             let _ = prlimit(Some(Pid::from_child(&child)), Resource::Nofile, *limit);
         }
         Process::of(child).map_err(|error| self.not_started(&error))
@@ -175,26 +176,26 @@ impl Program {
         }
     }
 
-    /// The user and the group that it runs as; `None`: those of xvsd.
-    fn who(&self) -> Result<Option<(u32, u32)>, String> {
-        let who = match &self.script.user {
+    /// The IDs of the user and the group that the command runs as; `None`: those of xvsd.
+    fn account(&self) -> Result<Option<(u32, u32)>, String> {
+        let account = match &self.script.user {
             Some(user) => account(user, self.script.group.as_deref())?,
             None => match user(DEFAULT_USER)? {
                 Some(user) => (user.uid.as_raw(), user.gid.as_raw()),
                 None => return Ok(None),
             },
         };
-        // Without a change of user the kernel need not copy what xvsd has in memory.
-        Ok((who != (geteuid().as_raw(), getegid().as_raw())).then_some(who))
+        // Without a change of user the start need not copy the page tables of xvsd.
+        Ok((account != (geteuid().as_raw(), getegid().as_raw())).then_some(account))
     }
 
-    /// What is executed.
+    /// The command to execute.
     fn command(&self, is_root: bool) -> Result<Command, String> {
         let argv = &self.script.argv;
         let is_checked = self.security == Security::Checked && is_root;
         let Some(program) = program(&argv[0]) else {
             if is_checked {
-                let why = "is no program, and with `enable_script_security` root runs nothing else";
+                let why = "is no program; with `enable_script_security` root runs only programs";
                 return Err(format!("`{}` {why}", argv[0]));
             }
             let mut shell = Command::new("/bin/sh");
@@ -202,39 +203,39 @@ impl Program {
             return Ok(shell);
         };
         if is_checked {
-            roots_alone(&program, LINKS_MAX)?;
+            require_root_only(&program, LINKS_MAX)?;
         }
         let mut command = Command::new(program);
         command.arg0(&argv[0]).args(&argv[1..]);
         Ok(command)
     }
 
-    /// Waits until it runs no more.
+    /// Waits until no run is in progress.
     pub(super) async fn wait_until_ended(&self) {
         drop(self.run_lock.lock.lock().await);
     }
 
-    /// Why it could not be run now, if so. Looks at users and files, which may take long.
+    /// Why the command cannot be run now; `None`: it can. Looks up users and files, which may block.
     pub(super) fn obstacle(&self) -> Option<String> {
-        let who = match self.who() {
-            Ok(who) => who,
+        let account = match self.account() {
+            Ok(account) => account,
             Err(why) => return Some(why),
         };
-        self.command(who.is_none_or(|(user, _)| user == 0)).err()
+        self.command(account.is_none_or(|(user, _)| user == 0)).err()
     }
 }
 
-/// What was not even started says nothing of what it would have said.
+/// A command that was not started before the deadline gives no result for the server.
 fn not_in_time() -> Outcome {
     Outcome::NotStarted(
-        "it could not be started in time: a look-up of a user or a file takes long".to_owned(),
+        "it could not be started in time: the lookup of a user or a file takes too long".to_owned(),
     )
 }
 
-/// Commands of a configuration that cannot be run as things are. Looks at users and files, which may take long.
+/// The commands of a configuration that cannot be run now. Looks up users and files, which may block.
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut look = |place: &Place, script: &Script| {
+    let mut check = |place: &Place, script: &Script| {
         if let Some(why) = Program::new(script, &configuration.globals, RunLock::default()).obstacle() {
             let text = format!("`{}` cannot be run: {why}", script.text);
             faults.push(Fault { place: place.clone(), severity: Severity::Warning, text });
@@ -242,13 +243,13 @@ pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     };
     for server in &configuration.virtual_servers {
         let scripts = server.quorum_up.iter().chain(&server.quorum_down);
-        scripts.for_each(|script| look(&server.place, script));
+        scripts.for_each(|script| check(&server.place, script));
         for server in &server.real_servers {
             let scripts = server.notify_up.iter().chain(&server.notify_down);
-            scripts.for_each(|script| look(&server.place, script));
-            for check in &server.checks {
-                if let Probe::Script(script, _) = &check.probe {
-                    look(&check.place, script);
+            scripts.for_each(|script| check(&server.place, script));
+            for one in &server.checks {
+                if let Probe::Script(script, _) = &one.probe {
+                    check(&one.place, script);
                 }
             }
         }
@@ -256,10 +257,10 @@ pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     faults
 }
 
-/// A command that was started. It does not outlive this.
+/// A running command. Dropping this kills it.
 struct Process {
     child: Child,
-    /// Readable when it has ended.
+    /// Readable when the process has ended (pidfd).
     end: AsyncFd<OwnedFd>,
     group: Pid,
     is_reaped: bool,
@@ -268,14 +269,14 @@ struct Process {
 impl Process {
     fn of(mut child: Child) -> io::Result<Self> {
         let group = Pid::from_child(&child);
-        #[expect(deprecated, reason = "what takes its place is unsafe, for descriptors that nobody owns")]
+        #[expect(deprecated, reason = "its replacement is unsafe")]
         let end = pidfd_open(group, PidfdFlags::empty())
             .map_err(io::Error::from)
             .and_then(|end| AsyncFd::with_interest(end, Interest::READABLE));
         match end {
             Ok(end) => Ok(Self { child, end, group, is_reaped: false }),
             Err(error) => {
-                // It was not reaped, so the number is still its own.
+                // The process is not reaped, so its number is not reused.
                 let _ = kill_process_group(group, Signal::KILL);
                 child.wait()?;
                 Err(error)
@@ -283,23 +284,23 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended. It is not reaped then, so its number and its group's are nobody else's.
-    async fn ended(&self) {
-        // Fails only when the runtime goes; then all that is left is to drop it.
+    /// Waits until the process has ended. Does not reap it, so the numbers of process and group are not reused.
+    async fn wait(&self) {
+        // Fails only when the runtime ends; then this is dropped.
         let _ = self.end.readable().await.map(|mut ready| ready.retain_ready());
     }
 
-    /// Ends its group.
-    async fn end(&self) {
+    /// Ends the process with its group: SIGTERM, then SIGKILL.
+    async fn terminate(&self) {
         let _ = kill_process_group(self.group, Signal::TERM);
-        let _ = timeout(GRACE, self.ended()).await;
-        // Also those that it leaves behind.
+        let _ = timeout(GRACE, self.wait()).await;
+        // Also kills processes that it has left in its group.
         let _ = kill_process_group(self.group, Signal::KILL);
-        self.ended().await;
+        self.wait().await;
     }
 
-    /// Reaps it, which has ended.
-    fn outcome(&mut self) -> Outcome {
+    /// Reaps the process, which has ended.
+    fn reap(&mut self) -> Outcome {
         match self.child.try_wait() {
             Ok(Some(status)) => {
                 self.is_reaped = true;
@@ -308,7 +309,7 @@ impl Process {
                     (None, signal) => Outcome::Signal(signal.unwrap_or_default()),
                 }
             }
-            Ok(None) => Outcome::NotStarted("its end cannot be waited for".to_owned()),
+            Ok(None) => Outcome::NotStarted("xvsd cannot wait for its end".to_owned()),
             Err(error) => Outcome::NotStarted(error.to_string()),
         }
     }
@@ -319,7 +320,7 @@ impl Drop for Process {
         if self.is_reaped {
             return;
         }
-        // The runtime ends, so nobody could wait longer.
+        // The runtime is ending, so no task can wait for the process.
         let _ = kill_process_group(self.group, Signal::KILL);
         let most = Timespec { tv_sec: 1, tv_nsec: 0 };
         let _ = poll(&mut [PollFd::new(self.end.get_ref(), PollFlags::IN)], Some(&most));
@@ -327,16 +328,16 @@ impl Drop for Process {
     }
 }
 
-/// From SIGTERM to SIGKILL.
+/// The time from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Who scripts run as if nobody is named and there is such a user.
+/// The default user of scripts, if it exists.
 const DEFAULT_USER: &str = "keepalived_script";
 
-/// Symbolic links behind one another.
+/// The length of a chain of symbolic links.
 const LINKS_MAX: u32 = 16;
 
-/// A user's number and that of a group, or of its own group.
+/// The IDs of a user and of a group; without a group name, the user's own group.
 pub(super) fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), String> {
     let user = user(name)?.ok_or_else(|| format!("there is no user `{name}`"))?;
     let group = match group {
@@ -353,7 +354,7 @@ fn user(name: &str) -> Result<Option<User>, String> {
     User::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))
 }
 
-/// The program that a name stands for, if it can be executed.
+/// The executable of a name: a path, or found in `PATH`.
 fn program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| is_program(path));
@@ -362,7 +363,7 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
-/// Whether a file has the permission, and begins as what the kernel executes.
+/// Whether a file is executable, and starts with `#!` or as ELF.
 fn is_program(path: &Path) -> bool {
     use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
@@ -371,14 +372,15 @@ fn is_program(path: &Path) -> bool {
         return false;
     }
     let mut begin = [0; 4];
-    // One that may be executed and not read is a program of its own kind.
+    // An executable that cannot be read is taken for a program.
     let Ok(mut file) = std::fs::File::open(path) else { return true };
     let length = file.read(&mut begin).unwrap_or(0);
     begin[..length].starts_with(b"#!") || begin == *b"\x7fELF"
 }
 
-/// Refuses a file that others than root could change or replace: itself, each folder above it, and each symbolic link.
-fn roots_alone(path: &Path, links: u32) -> Result<(), String> {
+/// Refuses a file that users other than root can change or replace. Checks the file, each directory above it, and each
+/// symbolic link.
+fn require_root_only(path: &Path, links: u32) -> Result<(), String> {
     use std::os::unix::fs::MetadataExt;
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     for part in path.ancestors() {
@@ -387,13 +389,12 @@ fn roots_alone(path: &Path, links: u32) -> Result<(), String> {
         if metadata.is_symlink() {
             let links = links.checked_sub(1).ok_or_else(|| format!("{}: too many links", part.display()))?;
             let around = part.parent().unwrap_or(part);
-            roots_alone(&around.join(part.read_link().map_err(failed)?), links)?;
+            require_root_only(&around.join(part.read_link().map_err(failed)?), links)?;
             continue;
         }
         let mode = metadata.mode();
         if metadata.uid() != 0 || mode & 0o002 != 0 || mode & 0o020 != 0 && metadata.gid() != 0 {
-            let why =
-                "others than root may change it, and `enable_script_security` forbids to run it as root";
+            let why = "others than root may change it; with `enable_script_security` it is not run as root";
             return Err(format!("{}: {why}", part.display()));
         }
     }
@@ -411,7 +412,7 @@ pub(super) mod testing {
 
     use xvs_model::check::Script;
 
-    /// A folder that goes when the test ends. Anybody may write to it.
+    /// A directory that is removed when the test ends. Every user may write to it.
     pub(crate) struct Folder(pub(crate) PathBuf);
 
     impl Folder {
@@ -429,13 +430,13 @@ pub(super) mod testing {
             self.0.join(name)
         }
 
-        /// What a file holds; nothing if it is not there.
+        /// The content of a file; empty if it does not exist.
         pub(crate) fn read(&self, name: &str) -> String {
             fs::read_to_string(self.path(name)).unwrap_or_default()
         }
 
-        /// A file with this mode. Another process writes it: one that is started meanwhile by another test would keep it
-        /// open for writing, and then it cannot be executed.
+        /// Writes a file with this mode, in another process. Otherwise a command that another test starts meanwhile
+        /// could inherit the open file, and then it cannot be executed (ETXTBSY).
         pub(crate) fn write(&self, name: &str, mode: u32, text: &str) -> PathBuf {
             let path = self.path(name);
             let write = "printf %s \"$1\" >\"$2\" && chmod \"$3\" \"$2\"";
@@ -445,7 +446,7 @@ pub(super) mod testing {
             path
         }
 
-        /// Shell commands that are run in this folder.
+        /// Shell commands that run in this directory.
         pub(crate) fn script(&self, text: &str) -> Script {
             let text = format!("cd {}\n{text}", self.0.display());
             Script {
@@ -463,27 +464,27 @@ pub(super) mod testing {
         }
     }
 
-    /// What a keepalived.conf has as a command.
+    /// A command as a keepalived.conf contains it.
     pub(crate) fn written(text: &str) -> Script {
         let argv = xvs_keepalived::lexer::shell_words(text);
         Script { argv, text: text.to_owned(), user: None, group: None }
     }
 
-    /// Waits until something is so, in real time and however the clock stands.
+    /// Waits until a condition holds, in real time even when the clock is paused.
     #[track_caller]
     pub(crate) fn until(is: impl Fn() -> bool) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
         async move {
             let began = std::time::Instant::now();
             while !is() {
-                assert!(began.elapsed() < Duration::from_secs(30), "{caller}: it does not come to be so");
+                assert!(began.elapsed() < Duration::from_secs(30), "{caller}: the condition does not hold");
                 std::thread::sleep(Duration::from_millis(1));
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Longer than what a test runs takes.
+    /// A deadline that no test command reaches.
     pub(crate) fn in_time() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
@@ -513,14 +514,14 @@ mod tests {
         let own = rustix::process::getrlimit(Resource::Nofile);
         DESCRIPTORS.set(Rlimit { current: Some(777), ..own }).ok().unwrap();
         let folder = Folder::new();
-        // It begins before it is told.
+        // The command starts before its limit is set.
         let script = folder.script("until [ \"$(ulimit -n)\" = 777 ]; do sleep 0.01; done");
         let program = Program::new(&script, &Globals::default(), RunLock::default());
         assert_eq!(program.run(in_time()).await, Outcome::Exit(0));
     }
 
     #[tokio::test]
-    async fn the_exit_code_or_the_signal_is_told() {
+    async fn the_outcome_is_the_exit_code_or_the_signal() {
         let folder = Folder::new();
         for code in [0, 1, 2, 7, 126, 127, 255] {
             assert_eq!(run(&folder.script(&format!("exit {code}"))).await, Outcome::Exit(code));
@@ -529,7 +530,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_gets_its_arguments_as_they_are_written_and_nothing_of_a_shell() {
+    async fn a_program_gets_its_arguments_unchanged_without_a_shell() {
         let folder = Folder::new();
         let text = "#!/bin/sh\nprintf '%s|' \"$@\" >\"${0%/*}/out\"\n";
         let path = folder.write("program", 0o755, text);
@@ -539,7 +540,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_program_is_a_shells_affair_as_it_is_written() {
+    async fn a_command_that_is_no_program_runs_in_a_shell_unchanged() {
         let folder = Folder::new();
         let script = written(&format!("cd {} && echo \"x  y\" >out; exit 3", folder.0.display()));
         assert_eq!(run(&script).await, Outcome::Exit(3));
@@ -549,7 +550,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_there_or_may_not_be_executed_ends_with_the_codes_of_a_shell() {
+    async fn a_missing_or_not_executable_command_ends_with_the_codes_of_a_shell() {
         let folder = Folder::new();
         let closed = folder.write("closed", 0o644, "#!/bin/sh\n");
         let outcome = run(&written(&format!("{}", closed.display()))).await;
@@ -562,16 +563,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_environment_is_that_of_xvsd_without_what_changes_what_programs_are() {
+    async fn the_environment_is_that_of_xvsd_without_variables_that_change_programs() {
         const FOLDER: &str = "XVS_TEST_ENVIRONMENT";
         if let Ok(folder) = std::env::var(FOLDER) {
             let script = written(&format!("cd {folder} && cat /proc/$$/environ >out"));
             assert_eq!(run(&script).await, Outcome::Exit(0));
             return;
         }
-        // Once more, as a process that has such variables.
+        // Runs this test again in a process with such variables.
         let folder = Folder::new();
-        let name = "command::tests::the_environment_is_that_of_xvsd_without_what_changes_what_programs_are";
+        let name = "command::tests::the_environment_is_that_of_xvsd_without_variables_that_change_programs";
         let mut again = Command::new(std::env::current_exe().unwrap());
         again.args(["--exact", name]).env(FOLDER, &folder.0).stdout(Stdio::null()).stderr(Stdio::null());
         again.envs([("IFS", "x"), ("LD_PRELOAD", ""), ("LD_LIBRARY_PATH", "/nonexistent")]);
@@ -583,14 +584,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_answers_what_it_asks_and_megabytes_that_it_prints_hold_nothing_up() {
+    async fn a_command_has_no_input_and_its_output_is_discarded() {
         let folder = Folder::new();
         let text = "read line && exit 1; head -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2";
         assert_eq!(run(&folder.script(text)).await, Outcome::Exit(0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_hangs_and_takes_no_sigterm_is_killed_with_what_it_has_begun_and_reaped() {
+    async fn a_command_that_hangs_and_ignores_sigterm_is_killed_with_its_group_and_reaped() {
         let folder = Folder::new();
         let text =
             "trap '' TERM\n(trap '' TERM; echo 1 >child; sleep 1000) &\necho $! >pid; echo $$ >leader; wait";
@@ -601,7 +602,7 @@ mod tests {
         });
         until(|| folder.read("child") == "1\n" && folder.read("leader").ends_with('\n')).await;
         assert_eq!(hanging.await.unwrap(), Outcome::Late);
-        // Whoever runs next waits until it is gone.
+        // The next run waits until the process has ended.
         program.wait_until_ended().await;
         let leader = folder.read("leader");
         assert!(!Path::new(&format!("/proc/{}", leader.trim())).exists());
@@ -609,7 +610,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_wait_any_longer_ends_it_and_it_may_tidy_up() {
+    async fn dropping_the_run_ends_the_command_which_may_clean_up() {
         let folder = Folder::new();
         let text = "trap 'echo 1 >tidy; exit' TERM\necho $$ >leader; while :; do sleep 0.01; done";
         let program = program(&folder.script(text));
@@ -624,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn what_still_runs_when_the_runtime_ends_is_killed() {
+    fn a_command_that_still_runs_when_the_runtime_ends_is_killed() {
         let folder = Folder::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let program = program(&folder.script("echo $$ >leader; sleep 1000"));
@@ -637,7 +638,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_command_leaves_in_the_background_lives_on() {
+    async fn a_background_process_of_a_command_lives_on() {
         let folder = Folder::new();
         let script = folder.script("(until [ -e go ]; do sleep 0.01; done; echo 1 >out) &");
         assert_eq!(run(&script).await, Outcome::Exit(0));
@@ -646,7 +647,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_never_runs_twice_at_once() {
+    async fn runs_of_a_command_never_overlap() {
         let folder = Folder::new();
         let text = "mkdir here || exit 9; echo >>runs; sleep 0.01; rmdir here";
         let program = program(&folder.script(text));
@@ -661,7 +662,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn while_one_does_not_end_although_it_was_killed_the_next_does_not_begin() {
+    async fn while_a_killed_run_has_not_ended_the_next_does_not_start() {
         let folder = Folder::new();
         let program = program(&folder.script("echo >ran"));
         let _still_there = program.run_lock.lock.lock().await;
@@ -671,7 +672,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_runs_as_its_user_and_group_or_that_of_all_scripts_without_other_groups() {
+    async fn a_command_runs_as_its_user_and_group_or_script_user_without_other_groups() {
         let folder = Folder::new();
         let mut script = folder.script("echo $(id -u) $(id -g) $(id -G) >out$(id -g)");
         let globals = Globals { script_user: Some(("nobody".to_owned(), None)), ..Globals::default() };
@@ -690,7 +691,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_user_or_a_group_that_is_not_there_is_told() {
+    async fn a_missing_user_or_group_is_named() {
         let mut script = written("/bin/true");
         script.user = Some("nosuchuser".to_owned());
         assert_eq!(run(&script).await.to_string(), "there is no user `nosuchuser`");
@@ -699,13 +700,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_script_security_root_runs_only_what_root_alone_may_change() {
+    async fn with_script_security_root_runs_only_programs_that_only_root_may_change() {
         let folder = Folder::new();
         let globals = Globals { enable_script_security: true, ..Globals::default() };
         let secured = |script: &Script| Program::new(script, &globals, RunLock::default());
         assert_eq!(secured(&written("/bin/true")).run(in_time()).await, Outcome::Exit(0));
         assert_eq!(secured(&written("true")).obstacle(), None);
-        // Its folder may be written to by anybody; so may that of the link.
+        // The directories of the program and of the link are writable for every user.
         let path = folder.write("program", 0o755, "#!/bin/sh\n").display().to_string();
         let mut open = written(&path);
         assert_eq!(run(&open).await, Outcome::Exit(0));
@@ -714,14 +715,14 @@ mod tests {
         std::os::unix::fs::symlink("/bin/true", folder.path("link")).unwrap();
         let link = written(&folder.path("link").display().to_string());
         assert!(secured(&link).obstacle().is_some_and(|why| why.contains("others than root")));
-        // A shell's command cannot be looked at.
+        // A shell command cannot be checked.
         assert!(secured(&written("cd / && true")).obstacle().is_some_and(|why| why.contains("no program")));
         open.user = Some("nobody".to_owned());
         assert_eq!(secured(&open).run(in_time()).await, Outcome::Exit(0));
     }
 
     #[test]
-    fn commands_that_cannot_be_run_are_found_where_they_stand() {
+    fn commands_that_cannot_be_run_are_faults_at_their_lines() {
         let folder = Folder::new();
         let text = "global_defs {
             script_user nosuchuser

@@ -1,7 +1,8 @@
 //! `DNS_CHECK`: a DNS query over UDP.
 //!
-//! Runs once for each probe. A response without an error passes, with or without records. Responses to other queries are
-//! ignored. Source: RFC 1035 §4.1. Cost: two buffers of 512 bytes. Not here: DNS over TCP, and the content of records.
+//! Runs once for each probe. A response without an error passes, with or without records. Responses to other queries
+//! are ignored. Source: RFC 1035 §4.1. Cost: two buffers of 512 bytes. Not here: DNS over TCP, and the content of
+//! records.
 
 use std::io;
 
@@ -109,7 +110,8 @@ mod tests {
         Dns { kind: kind.to_owned(), name: name.to_owned() }
     }
 
-    /// The result of a probe of a server that sends these datagrams; `ID` stands for the query ID, `IN` for another one.
+    /// The result of a probe of a server that sends these datagrams; `ID` stands for the query ID, `IN` for another
+    /// one.
     async fn answered(with: &[&[u8]]) -> ProbeResult {
         let server = Server::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

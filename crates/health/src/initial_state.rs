@@ -12,8 +12,8 @@ use xvs_model::virtual_server::Configuration;
 
 use crate::virtual_server::{InitialNotices, ServiceDestination, VirtualServerState};
 
-/// The state before any check has run, and the faults of what the director refuses: at most one for each position in the
-/// file.
+/// The state before any check has run, and the faults of what the director refuses: at most one for each position in
+/// the file.
 pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     let mut state = State::default();
     if let Some(timeouts) = configuration.timeouts() {

@@ -2,8 +2,8 @@
 //!
 //! One task for all checks. Results that are queued are applied together, and the services that they change go to the
 //! control thread in one request, one request at a time. Notices are sent after that. A request that the control thread
-//! could not execute is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of a
-//! reload: one pass over all. Not here: what a result means (`virtual_server.rs`), and the probes (`runner.rs`).
+//! could not execute is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of
+//! a reload: one pass over all. Not here: what a result means (`virtual_server.rs`), and the probes (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

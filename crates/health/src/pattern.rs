@@ -1,8 +1,8 @@
 //! Patterns for bodies: the `regex` statements of a URL, compiled by PCRE2 as in keepalived.
 //!
-//! Compiled when a configuration is prepared; a pattern that cannot be compiled refuses the configuration. A search takes
-//! processor time that no deadline ends: backtracking is limited for each start position only, so a hostile pattern is
-//! still slow. The caller searches on a blocking thread, one search at a time for each pattern. Pure.
+//! Compiled when a configuration is prepared; a pattern that cannot be compiled refuses the configuration. A search
+//! takes processor time that no deadline ends: backtracking is limited for each start position only, so a hostile
+//! pattern is still slow. The caller searches on a blocking thread, one search at a time for each pattern. Pure.
 //!
 //! Source: pcre2pattern(3), pcre2api(3); keepalived-behaviour.md, section 4.6.
 

@@ -1,7 +1,7 @@
 //! Preparation of checks: patterns compiled, TLS settings loaded, request targets and names parsed.
 //!
-//! Runs once for each configuration, before it replaces the running one, so a pattern or file that cannot be used refuses
-//! the configuration. Reads only the files that the `SSL` block names. Not here: the syntax of keepalived.conf
+//! Runs once for each configuration, before it replaces the running one, so a pattern or file that cannot be used
+//! refuses the configuration. Reads only the files that the `SSL` block names. Not here: the syntax of keepalived.conf
 //! (`xvs_keepalived`).
 
 use std::sync::Arc;
@@ -43,7 +43,8 @@ pub(super) struct PreparedHttp {
 pub(super) struct PreparedUrl {
     /// The request target in the first line of the request.
     pub(super) request_target: Uri,
-    /// The name that the certificate must be valid for: the name sent by SNI, else the requested host, else the address.
+    /// The name that the certificate must be valid for: the name sent by SNI, else the requested host, else the
+    /// address.
     pub(super) name: ServerName<'static>,
     /// Whether the name is sent (SNI).
     pub(super) sends_name: bool,
@@ -52,8 +53,8 @@ pub(super) struct PreparedUrl {
 }
 
 impl Prepared {
-    /// Prepares the checks of a configuration. Adds the faults that it finds to those of the configuration, and those of
-    /// what the director would refuse.
+    /// Prepares the checks of a configuration. Adds the faults that it finds to those of the configuration, and those
+    /// of what the director would refuse.
     ///
     /// # Errors
     /// The configuration cannot be used: at least one of its faults is an error.

@@ -2,9 +2,9 @@
 //!
 //! One task for each check, on the health runtime. The number of concurrent probes is limited; further ones wait for a
 //! permit, and their timeout starts when they get it. A change is sent to the manager once, until the manager has read
-//! it. A check may get a new configuration while it runs: it keeps its state and its phase. A probe that panics counts as
-//! not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise and fall (`check_state.rs`) and the
-//! status of the real server (`virtual_server.rs`).
+//! it. A check may get a new configuration while it runs: it keeps its state and its phase. A probe that panics counts
+//! as not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise and fall (`check_state.rs`)
+//! and the status of the real server (`virtual_server.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};

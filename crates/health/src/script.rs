@@ -1,8 +1,8 @@
 //! `MISC_CHECK`: a script and its exit code.
 //!
 //! Each probe runs the script once, at most until the deadline. Two runs never overlap: while an old run does not end
-//! although it was killed, no new one starts, and each probe fails. The interval of the check is from start to start; the
-//! caller keeps it (`runner.rs`). Cost: one process. Not here: running a script (`command.rs`).
+//! although it was killed, no new one starts, and each probe fails. The interval of the check is from start to start;
+//! the caller keeps it (`runner.rs`). Cost: one process. Not here: running a script (`command.rs`).
 
 use tokio::time::Instant;
 use xvs_model::check::ExitCodeMeaning;
@@ -134,7 +134,7 @@ mod tests {
                 async move { probe(&program, ExitCodeMeaning::Plain, 1, in_time()).await }
             });
             until(|| folder.read("began") == began).await;
-            assert_eq!(asked.await.unwrap(), failed("it did not end in time and is ended"));
+            assert_eq!(asked.await.unwrap(), failed("it did not end in time and was killed"));
         }
         until(|| !folder.path("here").exists()).await;
     }

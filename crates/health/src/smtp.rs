@@ -51,7 +51,8 @@ async fn exchange(target: &Target, name: &str, deadline: Instant) -> Result<(), 
     Ok(())
 }
 
-/// Sends a command and reads a line. The line has no line feed if it is too long or the connection was closed within it.
+/// Sends a command and reads a line. The line has no line feed if it is too long or the connection was closed within
+/// it.
 async fn reply(stream: &mut BufReader<TcpStream>, command: &str) -> std::io::Result<Vec<u8>> {
     stream.write_all(command.as_bytes()).await?;
     let mut line = Vec::new();
@@ -73,8 +74,8 @@ mod tests {
     use crate::smtp::*;
     use crate::socket::testing::{soon, target};
 
-    /// A server that sends the first line at once and each further line after a line from the client, and then closes the
-    /// connection. Returns what it has received too.
+    /// A server that sends the first line at once and each further line after a line from the client, and then closes
+    /// the connection. Returns what it has received too.
     async fn server(lines: &[&str]) -> (Target, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = target(listener.local_addr().unwrap());

@@ -2,8 +2,8 @@
 //!
 //! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
 //! never taken for the reply to another. This module decides for all probes which errors are failures of the server and
-//! which are local, as keepalived does (keepalived-behaviour.md, section 4.3). Cost: four to eight system calls. Not here:
-//! the protocols above.
+//! which are local, as keepalived does (keepalived-behaviour.md, section 4.3). Cost: four to eight system calls. Not
+//! here: the protocols above.
 
 use std::fmt::Display;
 use std::io;
@@ -50,7 +50,8 @@ fn begin(socket: &Socket, target: &Target) -> io::Result<()> {
     }
 }
 
-/// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives from the target alone.
+/// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives from the target
+/// alone.
 ///
 /// The result is tokio's `UdpSocket` also for a raw socket: both use the same system calls.
 pub(super) fn send(datagram: &[u8], socket: Socket, target: &Target) -> io::Result<UdpSocket> {

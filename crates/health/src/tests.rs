@@ -1,4 +1,4 @@
-//! All checks of a file at work, on a clock that only waiting moves.
+//! Tests of the whole engine on a paused clock, with a simulated network.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -25,32 +25,32 @@ use crate::probe_result::ProbeResult;
 use crate::results::SharedResults;
 use crate::runner::Runner;
 
-/// What a server does when it is asked.
+/// How a simulated server behaves when it is probed.
 #[derive(Clone, Copy, PartialEq)]
 enum Server {
-    Well,
+    Passes,
     Refuses,
-    /// It says nothing until the deadline.
+    /// No reply until the deadline.
     Hangs,
-    /// The same, and that is seen so long after it.
+    /// No reply until the deadline, and xvsd sees that late by this time.
     Late(Duration),
-    /// It is well after so long.
+    /// Passes after this time.
     Slow(Duration),
-    /// Asking it runs into a fault.
+    /// The probe panics.
     Panics,
 }
 
-/// Everything that checks meet, by the address of a real server.
+/// The simulated environment; servers by the address of a real server.
 struct World {
     servers: Mutex<HashMap<String, Server>>,
-    asked: Mutex<Vec<(String, Instant)>>,
-    asking: AtomicUsize,
-    most_asking: AtomicUsize,
+    probed: Mutex<Vec<(String, Instant)>>,
+    probing: AtomicUsize,
+    most_probing: AtomicUsize,
     is_here: AtomicBool,
     is_stuck: AtomicBool,
     timeouts: Mutex<Timeouts>,
     reconciled: Mutex<Vec<DesiredServices>>,
-    told: Mutex<Vec<(String, Instant)>>,
+    emitted: Mutex<Vec<(String, Instant)>>,
 }
 
 impl World {
@@ -58,21 +58,25 @@ impl World {
         self.servers.lock().unwrap().insert(server.to_owned(), what);
     }
 
-    /// When a server was asked, since it was last looked.
-    fn asked(&self, server: &str) -> Vec<Instant> {
-        let mut asked = self.asked.lock().unwrap();
+    /// The times of the probes of a server since the last call.
+    fn probed(&self, server: &str) -> Vec<Instant> {
+        let mut asked = self.probed.lock().unwrap();
         let times = asked.iter().filter(|(one, _)| one == server).map(|(_, at)| *at).collect();
         asked.retain(|(one, _)| one != server);
         times
     }
 
-    /// When something was told.
-    fn told(&self, what: &str) -> Instant {
-        let told = self.told.lock().unwrap();
-        told.iter().rfind(|(text, _)| text.starts_with(what)).unwrap_or_else(|| panic!("{what}: {told:?}")).1
+    /// The time of the last emitted line with this start.
+    fn emitted(&self, what: &str) -> Instant {
+        let emitted = self.emitted.lock().unwrap();
+        emitted
+            .iter()
+            .rfind(|(text, _)| text.starts_with(what))
+            .unwrap_or_else(|| panic!("{what}: {emitted:?}"))
+            .1
     }
 
-    /// The weights of the one service as it was last wanted.
+    /// The weights of the last service in the last request.
     fn weights(&self) -> Vec<(String, u32)> {
         let reconciled = self.reconciled.lock().unwrap();
         let (_, service) = reconciled.last().unwrap().last().unwrap();
@@ -83,9 +87,9 @@ impl World {
     }
 }
 
-struct Asking<'a>(&'a AtomicUsize);
+struct Probing<'a>(&'a AtomicUsize);
 
-impl Drop for Asking<'_> {
+impl Drop for Probing<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -94,13 +98,13 @@ impl Drop for Asking<'_> {
 impl Environment for Arc<World> {
     async fn probe(&self, check: CheckRef, _: usize, deadline: Instant) -> ProbeResult {
         let server = check.real_server().endpoint.addr.to_string();
-        self.asked.lock().unwrap().push((server.clone(), Instant::now()));
-        let now = self.asking.fetch_add(1, Ordering::Relaxed) + 1;
-        let _asking = Asking(&self.asking);
-        self.most_asking.fetch_max(now, Ordering::Relaxed);
+        self.probed.lock().unwrap().push((server.clone(), Instant::now()));
+        let now = self.probing.fetch_add(1, Ordering::Relaxed) + 1;
+        let _probing = Probing(&self.probing);
+        self.most_probing.fetch_max(now, Ordering::Relaxed);
         let what = self.servers.lock().unwrap().get(&server).copied();
-        match what.unwrap_or(Server::Well) {
-            Server::Well => ProbeResult::Passed(0),
+        match what.unwrap_or(Server::Passes) {
+            Server::Passes => ProbeResult::Passed(0),
             Server::Refuses => ProbeResult::Failed("connection refused".to_owned()),
             Server::Hangs => {
                 sleep_until(deadline).await;
@@ -142,11 +146,11 @@ impl Environment for Arc<World> {
     }
 
     fn emit(&self, lines: Vec<String>) {
-        self.told.lock().unwrap().extend(lines.into_iter().map(|line| (line, Instant::now())));
+        self.emitted.lock().unwrap().extend(lines.into_iter().map(|line| (line, Instant::now())));
     }
 }
 
-/// Health of a file, at work.
+/// The engine with a configuration.
 struct Health {
     world: Arc<World>,
     results: Arc<SharedResults>,
@@ -157,14 +161,14 @@ impl Health {
     async fn start(text: &str, at_once: usize) -> Self {
         let world = Arc::new(World {
             servers: Mutex::default(),
-            asked: Mutex::default(),
-            asking: AtomicUsize::new(0),
-            most_asking: AtomicUsize::new(0),
+            probed: Mutex::default(),
+            probing: AtomicUsize::new(0),
+            most_probing: AtomicUsize::new(0),
             is_here: AtomicBool::new(true),
             is_stuck: AtomicBool::new(false),
             timeouts: Mutex::default(),
             reconciled: Mutex::default(),
-            told: Mutex::default(),
+            emitted: Mutex::default(),
         });
         let results = Arc::new(SharedResults::default());
         let (changed, changes) = unbounded_channel();
@@ -192,7 +196,7 @@ impl Health {
     }
 }
 
-/// A file that is read on the machine lb1.
+/// Reads a configuration on the host lb1.
 pub(crate) fn configuration(text: &str) -> Configuration {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -207,7 +211,7 @@ fn file(text: &str) -> Prepared {
     Prepared::of(configuration(text)).unwrap_or_else(|refused| panic!("{:?}", refused.faults))
 }
 
-/// A virtual server with these words, and real servers at these addresses with a `TCP_CHECK`.
+/// A virtual server with these statements, and real servers at these addresses with a `TCP_CHECK` each.
 fn virtual_server<'a>(words: &str, servers: impl IntoIterator<Item = &'a str>) -> String {
     let mut text =
         format!("virtual_server 192.0.2.1 80 {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n{words}\n");
@@ -219,7 +223,7 @@ fn virtual_server<'a>(words: &str, servers: impl IntoIterator<Item = &'a str>) -
 
 const RS1: &str = "10.1.0.1";
 const RS2: &str = "10.1.0.2";
-/// So many may ask at once as ever want to.
+/// No limit of concurrent probes.
 const MANY: usize = 100_000;
 
 fn seconds(seconds: f64) -> Duration {
@@ -227,7 +231,7 @@ fn seconds(seconds: f64) -> Duration {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_of_checks_do_not_ask_at_once_and_each_keeps_its_interval() {
+async fn thousands_of_checks_are_not_probed_at_the_same_time_and_each_keeps_its_interval() {
     let servers: Vec<_> =
         (0..2000).map(|number| format!("10.1.{}.{}", number / 250, number % 250 + 1)).collect();
     let text = virtual_server("delay_loop 10", servers.iter().map(String::as_str));
@@ -235,53 +239,53 @@ async fn thousands_of_checks_do_not_ask_at_once_and_each_keeps_its_interval() {
     let begin = Instant::now();
     sleep(seconds(61.0)).await;
     let mut each_second = vec![0; 62];
-    for (_, at) in health.world.asked.lock().unwrap().iter() {
+    for (_, at) in health.world.probed.lock().unwrap().iter() {
         each_second[at.duration_since(begin).as_secs() as usize] += 1;
     }
     assert_eq!(each_second[0], 0, "nothing is asked in the first second");
     assert!(each_second[1..61].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
     for server in &servers {
-        let asked = health.world.asked(server);
+        let asked = health.world.probed(server);
         assert!((5..=7).contains(&asked.len()), "{server}: {}", asked.len());
         for pair in asked.windows(2) {
             let run_blocking = pair[1] - pair[0];
             assert!(run_blocking >= seconds(9.5) && run_blocking <= seconds(10.51), "{run_blocking:?}");
         }
     }
-    assert!(health.world.told.lock().unwrap().iter().all(|(what, _)| what.ends_with("quorum")));
-    assert_eq!(health.world.reconciled.lock().unwrap().len(), 1, "what is well changes nothing");
+    assert!(health.world.emitted.lock().unwrap().iter().all(|(what, _)| what.ends_with("quorum")));
+    assert_eq!(health.world.reconciled.lock().unwrap().len(), 1, "passes change nothing");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_is_out_within_the_time_that_is_promised_and_in_again_within_an_interval() {
+async fn a_server_that_hangs_is_removed_within_the_promised_time_and_added_within_an_interval() {
     let words = "delay_loop 10\nconnect_timeout 3\nretry 2\ndelay_before_retry 1";
     let health = Health::start(&virtual_server(words, [RS1, RS2]), MANY).await;
     for _ in 0..20 {
-        // Long enough to have been asked, and another phase each time.
+        // Long enough for a probe, with another phase each time.
         sleep(seconds(30.0 + 10.0 * fastrand::f64())).await;
         health.world.set(RS1, Server::Hangs);
         let began = Instant::now();
         let promised = seconds(10.0 * 1.05 + 3.0 * 3.0 + 2.0 * 1.05 + 0.01);
         sleep(promised).await;
-        let told = health.world.told("10.1.0.1:80 of 192.0.2.1 80 is down: TCP 10.1.0.1:80: no answer");
-        assert!(told >= began + seconds(3.0 * 3.0), "three failures, not fewer");
+        let emitted = health.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is down: TCP 10.1.0.1:80: no answer");
+        assert!(emitted >= began + seconds(3.0 * 3.0), "three failures, not fewer");
         assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
-        health.world.set(RS1, Server::Well);
+        health.world.set(RS1, Server::Passes);
         let began = Instant::now();
         sleep(seconds(10.0 * 1.05 + 3.0 + 0.01)).await;
-        assert!(health.world.told("10.1.0.1:80 of 192.0.2.1 80 is up") >= began);
+        assert!(health.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is up") >= began);
         assert_eq!(health.world.weights().len(), 2);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn rise_passes_in_a_row_bring_a_server_up_and_no_fewer() {
+async fn a_server_comes_up_after_exactly_rise_passes_in_a_row() {
     let words = "delay_loop 10\nretry 1\nrise 3\nwarmup 0";
     let health = Health::start(&virtual_server(words, [RS1]), MANY).await;
     health.world.set(RS1, Server::Refuses);
     sleep(seconds(1.5)).await;
-    assert_eq!(health.check().state, CheckState::Down, "the first failure of all counts at once");
-    health.world.set(RS1, Server::Well);
+    assert_eq!(health.check().state, CheckState::Down, "the first failure counts at once");
+    health.world.set(RS1, Server::Passes);
     sleep(seconds(2.0 * 10.5)).await;
     assert_eq!(health.check().state, CheckState::Rising { successes: 2, rise: 3 });
     sleep(seconds(10.5)).await;
@@ -290,40 +294,40 @@ async fn rise_passes_in_a_row_bring_a_server_up_and_no_fewer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_hangs_delays_no_other() {
+async fn a_server_that_hangs_delays_no_other_check() {
     let words = "delay_loop 5\nconnect_timeout 300";
     let health = Health::start(&virtual_server(words, [RS1, RS2]), MANY).await;
     health.world.set(RS1, Server::Hangs);
     sleep(seconds(120.0)).await;
-    assert_eq!(health.world.asked(RS1).len(), 1);
-    assert!(health.world.asked(RS2).len() >= 21);
+    assert_eq!(health.world.probed(RS1).len(), 1);
+    assert!(health.world.probed(RS2).len() >= 21);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_ask_at_once_than_may_and_the_others_have_their_turn() {
+async fn concurrent_probes_are_limited_and_each_check_gets_a_permit() {
     let servers: Vec<_> = (1..=50).map(|number| format!("10.1.0.{number}")).collect();
     let text = virtual_server("delay_loop 10\nwarmup 0", servers.iter().map(String::as_str));
     let health = Health::start(&text, 5).await;
     servers.iter().for_each(|server| health.world.set(server, Server::Slow(seconds(0.5))));
     sleep(seconds(10.0)).await;
-    assert_eq!(health.world.most_asking.load(Ordering::Relaxed), 5);
-    assert!(servers.iter().all(|server| health.world.asked(server).len() == 1));
+    assert_eq!(health.world.most_probing.load(Ordering::Relaxed), 5);
+    assert!(servers.iter().all(|server| health.world.probed(server).len() == 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_runs_from_start_to_start() {
+async fn the_interval_of_a_script_is_from_start_to_start() {
     let check = "MISC_CHECK { misc_path \"/bin/true\"\nmisc_timeout 9\n}";
     let text = virtual_server("delay_loop 10", []).replace("}\n", "")
         + &format!("real_server {RS1} 80 {{ {check} }}\n}}\n");
     let health = Health::start(&text, MANY).await;
     health.world.set(RS1, Server::Slow(seconds(4.0)));
     sleep(seconds(120.0)).await;
-    let asked = health.world.asked(RS1);
+    let asked = health.world.probed(RS1);
     assert!(asked.windows(2).all(|pair| pair[1] - pair[0] <= seconds(10.51)), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_that_fail_at_once_are_taken_out_by_a_few_changes() {
+async fn many_servers_that_fail_at_once_are_removed_by_a_few_changes() {
     let servers: Vec<_> = (1..=200).map(|number| format!("10.1.0.{number}")).collect();
     let text = virtual_server("delay_loop 10\nwarmup 0", servers.iter().map(String::as_str));
     let health = Health::start(&text, MANY).await;
@@ -332,12 +336,12 @@ async fn many_that_fail_at_once_are_taken_out_by_a_few_changes() {
     assert_eq!(health.world.weights(), []);
     let changes = health.world.reconciled.lock().unwrap().len();
     assert!(changes <= 5, "{changes}");
-    let told = health.world.told.lock().unwrap();
-    assert_eq!(told.iter().filter(|(what, _)| what.contains(" is down: ")).count(), 200);
+    let emitted = health.world.emitted.lock().unwrap();
+    assert_eq!(emitted.iter().filter(|(what, _)| what.contains(" is down: ")).count(), 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_changed_is_changed_when_it_can_be() {
+async fn a_refused_change_is_repeated_until_it_succeeds() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1, RS2]), MANY).await;
     health.world.set(RS1, Server::Refuses);
     health.world.is_stuck.store(true, Ordering::Relaxed);
@@ -349,32 +353,32 @@ async fn what_could_not_be_changed_is_changed_when_it_can_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_is_read_again_changes_neither_states_nor_when_checks_ask() {
+async fn a_reload_changes_neither_states_nor_the_times_of_probes() {
     let text = virtual_server("delay_loop 60\nwarmup 0", [RS1, RS2]);
     let health = Health::start(&text, MANY).await;
     health.world.set(RS1, Server::Refuses);
     sleep(seconds(5.0)).await;
     let before = health.report();
     let due = before.virtual_servers[0].real_servers[0].checks[0].next_millis;
-    let told = health.world.told.lock().unwrap().len();
+    let emitted = health.world.emitted.lock().unwrap().len();
     let text = text.replace("real_server 10.1.0.2 80 {", "real_server 10.1.0.2 80 {\nweight 5\n");
     let answer = health.load(&text).await.unwrap();
     assert_eq!(answer, "virtual servers: 1 (0 new, 0 gone), checks: 2 (0 new, 0 gone); the table: 0 changes");
     assert_eq!(health.world.weights(), [(RS2.to_owned(), 5)]);
-    assert_eq!(health.world.told.lock().unwrap().len(), told, "nobody is told anything");
+    assert_eq!(health.world.emitted.lock().unwrap().len(), emitted, "a reload emits no line");
     let after = health.report();
     assert_eq!(after.virtual_servers[0].real_servers[0].checks[0].next_millis, due);
     assert_eq!(after.virtual_servers[0].real_servers[0], before.virtual_servers[0].real_servers[0]);
     assert_eq!((before.reads, after.reads), (1, 2));
-    health.world.asked(RS1);
+    health.world.probed(RS1);
     sleep(seconds(52.0)).await;
-    assert_eq!(health.world.asked(RS1).len(), 0, "it is not asked sooner than it would have been");
+    assert_eq!(health.world.probed(RS1).len(), 0, "it is not probed earlier");
     sleep(seconds(7.5)).await;
-    assert_eq!(health.world.asked(RS1).len(), 1);
+    assert_eq!(health.world.probed(RS1).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
+async fn timeouts_removed_from_the_file_get_their_former_values() {
     let text = |timeouts: &str| {
         virtual_server("", [RS1]) + &format!("global_defs {{\nlvs_timeouts {timeouts}\n}}\n")
     };
@@ -394,7 +398,7 @@ async fn timeouts_that_a_file_says_no_more_are_those_of_before() {
 }
 
 #[tokio::test]
-async fn a_file_that_no_check_asks_for_is_looked_at_no_more() {
+async fn a_file_without_checks_is_not_read_any_more() {
     let path = std::env::temp_dir().join(format!("xvs-health-track-{}", std::process::id()));
     let text = format!("track_file t {{\nfile {}\nweight 0\n}}\n", path.display())
         + &virtual_server("", [RS1]).replace("TCP_CHECK { }", "FILE_CHECK { track_file t\n}");
@@ -409,32 +413,32 @@ async fn a_file_that_no_check_asks_for_is_looked_at_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_edited_check_of_a_server_that_is_down_is_asked_at_once_and_brings_it_back() {
+async fn an_edited_check_of_a_server_that_is_down_is_probed_at_once_and_brings_it_up() {
     let text = virtual_server("delay_loop 600", [RS1]);
     let health = Health::start(&text, MANY).await;
     health.world.set(RS1, Server::Refuses);
     sleep(seconds(602.0)).await;
     assert_eq!(health.world.weights(), []);
-    health.world.set(RS1, Server::Well);
+    health.world.set(RS1, Server::Passes);
     health.load(&text.replace("TCP_CHECK {", "TCP_CHECK { connect_port 81\n")).await.unwrap();
-    assert_eq!(health.world.weights(), [], "it was not asked yet");
+    assert_eq!(health.world.weights(), [], "it was not probed yet");
     sleep(seconds(1.1)).await;
     assert_eq!(health.world.weights(), [(RS1.to_owned(), 1)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shorter_interval_holds_at_once() {
+async fn a_shorter_interval_applies_at_once() {
     let text = virtual_server("delay_loop 600\nwarmup 0", [RS1]);
     let health = Health::start(&text, MANY).await;
     sleep(seconds(5.0)).await;
     health.load(&text.replace("600", "2")).await.unwrap();
-    health.world.asked(RS1);
+    health.world.probed(RS1);
     sleep(seconds(11.0)).await;
-    assert!((4..=6).contains(&health.world.asked(RS1).len()));
+    assert!((4..=6).contains(&health.world.probed(RS1).len()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_of_checks_whose_interval_is_shorter_now_do_not_ask_at_once() {
+async fn thousands_of_checks_with_a_shorter_interval_are_not_probed_at_the_same_time() {
     let servers: Vec<_> =
         (0..2000).map(|number| format!("10.1.{}.{}", number / 250, number % 250 + 1)).collect();
     let text = virtual_server("delay_loop 600", servers.iter().map(String::as_str));
@@ -443,14 +447,14 @@ async fn thousands_of_checks_whose_interval_is_shorter_now_do_not_ask_at_once() 
     let begin = Instant::now();
     sleep(seconds(20.0)).await;
     let mut each_second = vec![0; 21];
-    for (_, at) in health.world.asked.lock().unwrap().iter() {
+    for (_, at) in health.world.probed.lock().unwrap().iter() {
         each_second[at.duration_since(begin).as_secs() as usize] += 1;
     }
     assert!(each_second[..20].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_real_server_of_two_virtual_servers_is_up_or_down_in_each_by_the_checks_of_that() {
+async fn a_real_server_of_two_virtual_servers_has_a_status_in_each_by_its_checks_there() {
     let one = virtual_server("delay_loop 5\nwarmup 0", [RS1]);
     let other = one.replace("192.0.2.1 80", "192.0.2.1 443").replace("TCP_CHECK { }", "");
     let health = Health::start(&(one + &other), MANY).await;
@@ -465,18 +469,18 @@ async fn a_real_server_of_two_virtual_servers_is_up_or_down_in_each_by_the_check
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_asking() {
+async fn a_removed_check_stops_at_once_with_its_probe_in_progress() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1, RS2]), MANY).await;
     health.world.set(RS1, Server::Hangs);
     sleep(seconds(2.0)).await;
-    assert_eq!(health.world.asking.load(Ordering::Relaxed), 1);
+    assert_eq!(health.world.probing.load(Ordering::Relaxed), 1);
     let answer = health.load(&virtual_server("delay_loop 10\nwarmup 0", [RS2])).await.unwrap();
     assert!(answer.contains("checks: 1 (0 new, 1 gone)"), "{answer}");
     sleep(seconds(0.1)).await;
-    assert_eq!(health.world.asking.load(Ordering::Relaxed), 0);
-    health.world.asked(RS1);
+    assert_eq!(health.world.probing.load(Ordering::Relaxed), 0);
+    health.world.probed(RS1);
     sleep(seconds(60.0)).await;
-    assert_eq!(health.world.asked(RS1).len(), 0);
+    assert_eq!(health.world.probed(RS1).len(), 0);
     assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
     let answer = health.load("").await.unwrap();
     assert!(answer.starts_with("virtual servers: 0 (0 new, 1 gone), checks: 0 (0 new, 1 gone)"), "{answer}");
@@ -486,33 +490,33 @@ async fn a_check_that_is_gone_asks_no_more_not_even_to_the_end_of_what_it_was_as
 }
 
 #[tokio::test(start_paused = true)]
-async fn checks_rest_while_the_address_is_elsewhere_and_go_on_when_it_is_here() {
+async fn checks_are_suspended_while_another_machine_has_the_address() {
     let health = Health::start(&virtual_server("delay_loop 30\nwarmup 0\nha_suspend", [RS1]), MANY).await;
     health.world.is_here.store(false, Ordering::Relaxed);
     sleep(seconds(300.0)).await;
-    assert_eq!(health.world.asked(RS1).len(), 0);
+    assert_eq!(health.world.probed(RS1).len(), 0);
     assert_eq!(health.check().state, CheckState::Suspended { is_up: true });
     health.world.is_here.store(true, Ordering::Relaxed);
     sleep(seconds(2.0)).await;
-    assert_eq!((health.world.asked(RS1).len(), health.check().state), (1, CheckState::Up));
+    assert_eq!((health.world.probed(RS1).len(), health.check().state), (1, CheckState::Up));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fault_of_a_probe_ends_no_check_and_says_nothing_of_the_server() {
+async fn a_panic_of_a_probe_ends_no_check_and_counts_as_not_run() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
     health.world.set(RS1, Server::Panics);
     sleep(seconds(30.0)).await;
-    assert!(health.world.asked(RS1).len() >= 2);
+    assert!(health.world.probed(RS1).len() >= 2);
     assert_eq!(health.check().state, CheckState::AssumedUp);
     assert_eq!(health.check().last_error.unwrap().what, "internal error of xvsd; see its log");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_daemon_that_was_late_did_not_see_says_nothing_of_the_server() {
+async fn a_failure_seen_late_by_xvsd_counts_as_not_run() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
     health.world.set(RS1, Server::Late(seconds(1.1)));
     sleep(seconds(60.0)).await;
-    assert!(health.world.asked(RS1).len() >= 2);
+    assert!(health.world.probed(RS1).len() >= 2);
     assert_eq!(health.check().state, CheckState::AssumedUp);
     let why = health.check().last_error.unwrap().what;
     assert_eq!(why, "no answer; but xvsd itself was more than a second late");
@@ -522,20 +526,20 @@ async fn what_a_daemon_that_was_late_did_not_see_says_nothing_of_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_is_told_to_whom_the_file_wants_and_nothing_is_asked_after_it() {
+async fn a_stop_sends_notices_with_omega_and_ends_all_probes() {
     let health = Health::start(&virtual_server("delay_loop 5\nomega", [RS1]), MANY).await;
     sleep(seconds(10.0)).await;
     health.manager.send(Message::Stop).ok().unwrap();
     sleep(seconds(0.1)).await;
-    health.world.told("10.1.0.1:80 of 192.0.2.1 80 is down");
-    health.world.told("192.0.2.1 80 has no quorum");
-    health.world.asked(RS1);
+    health.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is down");
+    health.world.emitted("192.0.2.1 80 has no quorum");
+    health.world.probed(RS1);
     sleep(seconds(60.0)).await;
-    assert_eq!(health.world.asked(RS1).len(), 0);
+    assert_eq!(health.world.probed(RS1).len(), 0);
 }
 
 #[tokio::test]
-async fn however_much_hangs_the_control_thread_can_be_told() {
+async fn blocked_calls_leave_threads_for_requests_to_the_control_thread() {
     let (end, ended) = crossbeam::channel::bounded::<()>(0);
     let began = Arc::new(AtomicUsize::new(0));
     for _ in 0..600 {
@@ -548,7 +552,7 @@ async fn however_much_hangs_the_control_thread_can_be_told() {
     while began.load(Ordering::Relaxed) < 600 {
         tokio::task::yield_now().await;
     }
-    let told = tokio::time::timeout(seconds(30.0), tokio::task::spawn_blocking(|| ())).await;
+    let emitted = tokio::time::timeout(seconds(30.0), tokio::task::spawn_blocking(|| ())).await;
     drop(end);
-    assert!(told.is_ok());
+    assert!(emitted.is_ok());
 }

@@ -1,8 +1,8 @@
 //! The TLS settings of checks: which server certificates are accepted, and the client certificate of the director.
 //!
-//! Files are read once, when a configuration is prepared. A file that cannot be used refuses the configuration; keepalived's
-//! checker ends in that case. As with keepalived, any server certificate is accepted unless a check has `tls_verify`.
-//! Not here: the handshake (`tls.rs`).
+//! Files are read once, when a configuration is prepared. A file that cannot be used refuses the configuration;
+//! keepalived's checker ends in that case. As with keepalived, any server certificate is accepted unless a check has
+//! `tls_verify`. Not here: the handshake (`tls.rs`).
 
 use std::collections::HashMap;
 use std::fs;
@@ -40,8 +40,8 @@ pub(super) struct TlsConfigs(HashMap<Tls, Option<Arc<ClientConfig>>>);
 type Refusal<'a> = (Option<&'a Setting>, String);
 
 impl TlsConfigs {
-    /// The settings of a check. `None`: a file cannot be used; the fault is at its statement, or at `check` if no statement
-    /// names a file.
+    /// The settings of a check. `None`: a file cannot be used; the fault is at its statement, or at `check` if no
+    /// statement names a file.
     pub(super) fn get(
         &mut self,
         tls: &Tls,

@@ -1,11 +1,12 @@
-//! The state of one virtual server: its real servers, its quorum, the services that it wants, and the notices of changes.
+//! The state of one virtual server: its real servers, its quorum, the services that it wants, and the notices of
+//! changes.
 //!
-//! Input: the results of checks. Pure, without a clock. A real server is up while all of its checks are up. Its status, its
-//! weight and the services are computed from the check results each time, so they cannot drift from them. The only other
-//! state is whether the quorum is met, because hysteresis makes that depend on the past. Cost of a change: a pass over the
-//! virtual server's real servers and checks. Source: keepalived's behaviour as recorded in keepalived-behaviour.md
-//! (sections 3, 4.4 and 5). Not here: rise and fall of a check (`check_state.rs`), and carrying out the changes
-//! (`manager.rs`).
+//! Input: the results of checks. Pure, without a clock. A real server is up while all of its checks are up. Its status,
+//! its weight and the services are computed from the check results each time, so they cannot drift from them. The only
+//! other state is whether the quorum is met, because hysteresis makes that depend on the past. Cost of a change: a pass
+//! over the virtual server's real servers and checks. Source: keepalived's behaviour as recorded in
+//! keepalived-behaviour.md (sections 3, 4.4 and 5). Not here: rise and fall of a check (`check_state.rs`), and carrying
+//! out the changes (`manager.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -144,8 +145,8 @@ impl VirtualServerState {
 
     /// Applies a new configuration of the same virtual server.
     ///
-    /// A check with the identity of an old one keeps its state. A new or edited check starts with the status of its real
-    /// server. So editing a check never brings a failed server back without a successful probe.
+    /// A check with the identity of an old one keeps its state. A new or edited check starts with the status of its
+    /// real server. So editing a check never brings a failed server back without a successful probe.
     pub fn reload(self, virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
         let known: HashSet<_> = virtual_server.real_servers.iter().map(|server| server.endpoint).collect();
         let before = &self.virtual_server.real_servers;
@@ -345,8 +346,8 @@ impl<'a> ServiceDestination<'a> {
 
 /// A server's endpoint in one service.
 ///
-/// With NAT and FULLNAT it has its own port. With the other methods it has the port of the service, or 0 in a firewall-mark
-/// service.
+/// With NAT and FULLNAT it has its own port. With the other methods it has the port of the service, or 0 in a
+/// firewall-mark service.
 fn endpoint_in_service(endpoint: Endpoint, service: ServiceKey, method: ForwardingMethod) -> Endpoint {
     let port = match service {
         _ if method.masquerades() => endpoint.port,

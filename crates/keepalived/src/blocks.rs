@@ -1,23 +1,23 @@
-//! A keepalived.conf as a tree: statements, and blocks with statements in them.
+//! The block tree of a keepalived.conf: statements, and blocks of statements.
 //!
-//! Runs when a file has been read; pure. A file whose braces do not agree is an error: half a file is worse than none.
-//! Not here: what a statement means.
+//! Runs after a file was read; pure. Unbalanced braces are an error, because half a configuration is worse than none.
+//! Not here: the meaning of statements.
 
 use xvs_model::fault::{Fault, Place, Severity};
 
 use crate::lexer::{shell_words, words};
 use crate::reader::{Token, TokenKind};
 
-/// A statement, or the head of a block with what stands in it.
+/// A statement, or a block with its statements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// Where it stands.
+    /// Its position in the file.
     pub place: Place,
-    /// The keyword, then what follows it.
+    /// The keyword and its arguments.
     pub words: Vec<String>,
-    /// The same as it was written.
+    /// The statement as it is written.
     pub text: String,
-    /// What stands in its braces, if it has any.
+    /// The statements in its braces; `None`: it has no braces.
     pub body: Option<Vec<Block>>,
 }
 
@@ -27,30 +27,30 @@ impl Block {
         self.words.first().map_or("", String::as_str)
     }
 
-    /// What follows the keyword.
+    /// The arguments of the keyword.
     pub fn arguments(&self) -> &[String] {
         self.words.get(1..).unwrap_or_default()
     }
 
-    /// The same as a shell would read it: for commands and patterns.
+    /// The arguments, split as a shell does; for commands and patterns.
     pub fn shell_arguments(&self) -> Vec<String> {
         shell_words(&self.text).split_off(1)
     }
 
-    /// What stands in its braces; nothing if it has none.
+    /// The statements in its braces; empty without braces.
     pub fn statements(&self) -> &[Block] {
         self.body.as_deref().unwrap_or_default()
     }
 }
 
-/// Blocks in one another: a tree is not to be deeper than a stack.
+/// The depth of nested blocks; keeps recursion over the tree within the stack.
 const DEPTH_MAX: usize = 64;
 
-/// The tree of these tokens. Braces that do not agree are added to the faults.
+/// Builds the tree. Unbalanced braces are added to the faults.
 pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
     let mut open: Vec<Block> = Vec::new();
     let mut current: Vec<Block> = Vec::new();
-    // What stands around each open block, outermost first.
+    // The statements before each open block, outermost first.
     let mut around: Vec<Vec<Block>> = Vec::new();
     let mut error = |place: Place, text: String| {
         faults.push(Fault { place, severity: Severity::Error, text });
@@ -70,10 +70,7 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
                     Block { place, words: Vec::new(), text: String::new(), body: None }
                 });
                 if open.len() == DEPTH_MAX {
-                    error(
-                        head.place,
-                        format!("more than {DEPTH_MAX} blocks in one another; the rest is left out"),
-                    );
+                    error(head.place, format!("more than {DEPTH_MAX} nested blocks; the rest is left out"));
                     return around.into_iter().next().unwrap_or_default();
                 }
                 open.push(head);
@@ -101,7 +98,7 @@ mod tests {
     use crate::blocks::*;
     use crate::lexer::{Part, parts};
 
-    /// A tree as text, and its faults.
+    /// The tree as text, and the faults.
     fn read(lines: &[&str]) -> (String, Vec<String>) {
         let tokens = (1..).zip(lines).flat_map(|(line, text)| {
             parts(text).into_iter().map(move |part| Token {
@@ -127,18 +124,18 @@ mod tests {
     }
 
     #[test]
-    fn a_brace_opens_the_block_of_the_statement_before_it_on_its_line_or_the_next() {
+    fn a_brace_opens_the_block_of_the_statement_before_it_on_the_same_or_an_earlier_line() {
         let (tree, faults) = read(&["a 1", "{", "b { c 2", "d }", "e {", "}", "} f", "g {h}"]);
         assert_eq!(tree, "a_1(b(c_2 d) e()) f g(h)");
         assert!(faults.is_empty(), "{faults:?}");
     }
 
     #[test]
-    fn braces_that_do_not_agree_are_errors_that_name_their_line() {
+    fn unbalanced_braces_are_errors_with_their_line() {
         assert_eq!(read(&["a {", "b", "} }"]).1, ["k:3: error: a `}` without a `{` before it"]);
         assert_eq!(read(&["a", "b {", "c {", "}"]).1, ["k:2: error: the `{` of `b` is not closed"]);
         let deep = vec!["a {"; 100];
-        assert!(read(&deep).1[0].contains("k:65: error: more than 64 blocks"));
+        assert!(read(&deep).1[0].contains("k:65: error: more than 64 nested blocks"));
         let (tree, faults) = read(&["{ a }", "b"]);
         assert_eq!((tree.as_str(), faults.len()), ("(a) b", 1));
     }

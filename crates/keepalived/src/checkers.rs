@@ -1,7 +1,7 @@
-//! The checkers of a real server, read.
+//! The checkers of a real server.
 //!
-//! Pure. Source: keepalived's behaviour as it is written down (section 4). Not here: what they are then (`checks.rs`), and
-//! what only HTTP has (`http.rs`).
+//! Pure. Source: keepalived-behaviour.md, section 4. Not here: their timing (`timing.rs`), and the statements of HTTP
+//! (`http.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,58 +11,58 @@ use xvs_model::check::{
 };
 
 use crate::blocks::Block;
-use crate::checks::{INTERVAL, TimingOptions, set};
 use crate::files::Files;
-use crate::http::TlsWords;
+use crate::http::TlsStatements;
 use crate::ssl::Ssl;
+use crate::timing::{INTERVAL, TimingOptions, set};
 use crate::values::Faults;
 use crate::{files, http};
 
-/// What checks take from the server and the service around them.
-pub(super) struct Around<'a> {
+/// What checks inherit from their real server and virtual server.
+pub(super) struct CheckerContext<'a> {
     /// The server.
     pub(super) endpoint: SocketAddr,
-    /// Its and its service's settings.
+    /// The timing of the real server and the virtual server.
     pub(super) timing: TimingOptions,
-    /// The interval of the service: how long a script may take if nothing is said.
+    /// The interval of the virtual server: the default timeout of a script.
     pub(super) service_interval: Option<Duration>,
-    /// The host that HTTP asks for.
+    /// The host that HTTP requests.
     pub(super) host: Option<String>,
-    /// The name in a TLS handshake: of the service only.
+    /// The host of the virtual server, for the server name of TLS.
     pub(super) service_host: Option<String>,
-    /// The files that may be asked.
+    /// The files for `FILE_CHECK`.
     pub(super) files: &'a Files,
-    /// The certificates of the file.
+    /// The `SSL` block.
     pub(super) ssl: &'a Ssl,
 }
 
-/// Whether a block of this keyword is one.
+/// Whether this keyword starts a checker.
 pub(super) fn is_checker(keyword: &str) -> bool {
-    keyword == "BFD_CHECK" || Reader::of(keyword).is_some()
+    keyword == "BFD_CHECK" || Draft::of(keyword).is_some()
 }
 
-/// Reads a checker; none if it can ask nothing, several if it names several hosts.
-pub(super) fn read(block: &Block, around: &Around<'_>, faults: &mut Faults) -> Vec<Check> {
+/// Reads a checker. It gives no check if it is incomplete, and several if it names several hosts.
+pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Vec<Check> {
     faults.block(block);
     let of = |statements: Vec<Block>, faults: &mut Faults| {
         let block = Block { body: Some(statements), ..block.clone() };
-        let reader = Reader::of(block.keyword());
-        if reader.is_none() {
+        let draft = Draft::of(block.keyword());
+        if draft.is_none() {
             faults.refuse(&block, "xvs has no BFD");
         }
-        reader?.check(&block, around, faults)
+        draft?.check(&block, context, faults)
     };
     let is_host = |one: &Block| block.keyword() == "SMTP_CHECK" && one.keyword() == "host";
     let (hosts, others): (Vec<_>, Vec<_>) = block.statements().iter().cloned().partition(is_host);
     if hosts.is_empty() {
         return of(others, faults).into_iter().collect();
     }
-    // The old way: what is said around the hosts is for each of them.
+    // Old syntax: the statements outside the `host` blocks apply to each host.
     hosts.iter().filter_map(|host| of([&others, host.statements()].concat(), faults)).collect()
 }
 
-/// A checker that is being read.
-struct Reader {
+/// The statements of a checker.
+struct Draft {
     kind: Kind,
     timing: TimingOptions,
     connect_ip: Option<IpAddr>,
@@ -73,22 +73,22 @@ struct Reader {
     mark: u32,
 }
 
-/// What it asks, as far as it is known.
+/// The kind of a checker, with its own statements.
 enum Kind {
     Tcp,
     Ping,
     Http {
         http: Http,
         is_tls: bool,
-        tls: TlsWords,
+        tls: TlsStatements,
     },
     Dns(Dns),
     Smtp(String),
     Udp {
         payload: Option<Vec<u8>>,
         pattern: Option<Vec<(u8, u8)>>,
-        least: u16,
-        most: u16,
+        min_length: u16,
+        max_length: u16,
     },
     Script {
         script: Option<Script>,
@@ -102,9 +102,9 @@ enum Kind {
     },
 }
 
-impl Reader {
+impl Draft {
     fn of(keyword: &str) -> Option<Self> {
-        let http = |is_tls| Kind::Http { http: Http::default(), is_tls, tls: TlsWords::default() };
+        let http = |is_tls| Kind::Http { http: Http::default(), is_tls, tls: TlsStatements::default() };
         let kind = match keyword {
             "TCP_CHECK" => Kind::Tcp,
             "PING_CHECK" => Kind::Ping,
@@ -112,7 +112,7 @@ impl Reader {
             "SSL_GET" => http(true),
             "DNS_CHECK" => Kind::Dns(Dns { kind: "SOA".to_owned(), name: String::new() }),
             "SMTP_CHECK" => Kind::Smtp("smtpchecker.keepalived.org".to_owned()),
-            "UDP_CHECK" => Kind::Udp { payload: None, pattern: None, least: 0, most: 255 },
+            "UDP_CHECK" => Kind::Udp { payload: None, pattern: None, min_length: 0, max_length: 255 },
             "MISC_CHECK" => {
                 Kind::Script { script: None, timeout: None, meaning: ExitCodeMeaning::Plain, user: None }
             }
@@ -131,49 +131,49 @@ impl Reader {
         })
     }
 
-    fn check(mut self, block: &Block, around: &Around<'_>, faults: &mut Faults) -> Option<Check> {
+    fn check(mut self, block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Option<Check> {
         for statement in block.statements() {
             if let (Kind::Http { http, .. }, "url") = (&mut self.kind, statement.keyword()) {
                 http.urls.extend(http::url(statement, faults));
                 continue;
             }
-            let known = self.take_timing(statement, faults)
-                || self.connection(statement, faults)
-                || self.kind.take(statement, faults);
+            let known = self.apply_timing(statement, faults)
+                || self.apply_connection(statement, faults)
+                || self.kind.apply(statement, faults);
             faults.line(statement, known);
         }
-        let timing = self.timing.or(around.timing);
+        let timing = self.timing.or(context.timing);
         let target = match self.kind {
             Kind::Script { .. } | Kind::File { .. } => None,
-            _ => Some(self.target(around, block, faults)?),
+            _ => Some(self.target(context, block, faults)?),
         };
         let timeout = match self.kind {
-            Kind::Script { timeout, .. } => timeout.or(around.service_interval).or(Some(INTERVAL)),
+            Kind::Script { timeout, .. } => timeout.or(context.service_interval).or(Some(INTERVAL)),
             _ => None,
         };
-        let probe = self.kind.probe(target, around, block, faults)?;
+        let probe = self.kind.probe(target, context, block, faults)?;
         let mut timing = timing.timing(&probe);
         timing.timeout = timeout.unwrap_or(timing.timeout);
         Some(Check { place: block.place.clone(), probe, timing })
     }
 
-    /// Takes a statement about times and failures.
-    fn take_timing(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    /// Applies a statement about timing and retries. Returns whether the keyword is known.
+    fn apply_timing(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match (&self.kind, block.keyword()) {
             (Kind::File { .. }, _) | (Kind::Script { .. }, "connect_timeout") => false,
-            // It only tells more in the log.
+            // It only adds log messages.
             (_, "log_all_failures") => true,
             (Kind::Http { .. }, "nb_get_retry") => {
-                faults.warn(&block.place, "`nb_get_retry` is `retry` by its old name");
+                faults.warn(&block.place, "`nb_get_retry` is the old name of `retry`");
                 let words = std::iter::once("retry".to_owned()).chain(block.arguments().iter().cloned());
-                self.timing.take(&Block { words: words.collect(), ..block.clone() }, 0, faults)
+                self.timing.apply(&Block { words: words.collect(), ..block.clone() }, 0, faults)
             }
-            _ => self.timing.take(block, 0, faults),
+            _ => self.timing.apply(block, 0, faults),
         }
     }
 
-    /// Takes a statement about the connection.
-    fn connection(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    /// Applies a statement about the connection. Returns whether the keyword is known.
+    fn apply_connection(&mut self, block: &Block, faults: &mut Faults) -> bool {
         if matches!(self.kind, Kind::Script { .. } | Kind::File { .. }) {
             return false;
         }
@@ -189,9 +189,9 @@ impl Reader {
         true
     }
 
-    /// Whom it asks; `None` if that cannot be.
-    fn target(&mut self, around: &Around<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
-        let family = |addr: &IpAddr| addr.is_ipv4() == around.endpoint.is_ipv4();
+    /// The target of the probes; `None`: it cannot be probed.
+    fn target(&mut self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
+        let family = |addr: &IpAddr| addr.is_ipv4() == context.endpoint.is_ipv4();
         for (word, addr) in [("connect_ip", &mut self.connect_ip), ("bindto", &mut self.source)] {
             if addr.take_if(|addr| !family(addr)).is_some() {
                 faults.warn(
@@ -200,10 +200,10 @@ impl Reader {
                 );
             }
         }
-        let addr = self.connect_ip.unwrap_or(around.endpoint.ip());
-        let port = self.connect_port.unwrap_or(around.endpoint.port());
+        let addr = self.connect_ip.unwrap_or(context.endpoint.ip());
+        let port = self.connect_port.unwrap_or(context.endpoint.port());
         if port == 0 && !matches!(self.kind, Kind::Ping) {
-            let why = "it asks port 0, where nobody answers; give it a connect_port";
+            let why = "it probes port 0, which is never open; set `connect_port`";
             faults.warn(&block.place, format!("`{}`: {why}", block.keyword()));
         }
         let is_local = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
@@ -222,16 +222,16 @@ impl Reader {
 }
 
 impl Kind {
-    /// Takes a statement that only this kind has.
-    fn take(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    /// Applies a statement that only this kind has. Returns whether the keyword is known.
+    fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match self {
             Self::Tcp | Self::Ping => false,
-            Self::Http { http, tls, .. } => http::take(http, tls, block, faults),
+            Self::Http { http, tls, .. } => http::apply(http, tls, block, faults),
             Self::Dns(dns) => match block.keyword() {
                 "type" => {
                     match faults.argument(block).map(str::to_ascii_uppercase) {
                         Some(kind) if DNS_TYPES.contains(&kind.as_str()) => dns.kind = kind,
-                        Some(_) => faults.refuse(block, "not a type of DNS record that is known"),
+                        Some(_) => faults.refuse(block, "not a known DNS record type"),
                         None => {}
                     }
                     true
@@ -254,15 +254,17 @@ impl Kind {
                 }
                 is_name
             }
-            Self::Udp { payload, pattern, least, most } => {
+            Self::Udp { payload, pattern, min_length, max_length } => {
                 match block.keyword() {
                     "payload" => set(payload, bytes(block, faults)),
                     "require_reply" => set(pattern, masked(block, faults)),
                     "min_reply_length" => {
-                        *least = faults.number(block, 0..=65_535).map_or(*least, |length| length as u16);
+                        *min_length =
+                            faults.number(block, 0..=65_535).map_or(*min_length, |length| length as u16);
                     }
                     "max_reply_length" => {
-                        *most = faults.number(block, 0..=65_535).map_or(*most, |length| length as u16);
+                        *max_length =
+                            faults.number(block, 0..=65_535).map_or(*max_length, |length| length as u16);
                     }
                     _ => return false,
                 }
@@ -292,11 +294,11 @@ impl Kind {
         }
     }
 
-    /// What is asked, if it is complete.
+    /// The probe; `None`: the checker is incomplete.
     fn probe(
         self,
         target: Option<Target>,
-        around: &Around<'_>,
+        context: &CheckerContext<'_>,
         block: &Block,
         faults: &mut Faults,
     ) -> Option<Probe> {
@@ -314,20 +316,20 @@ impl Kind {
                 }
                 if is_tls {
                     for at in 0..http.urls.len() {
-                        let host = around.service_host.as_ref();
+                        let host = context.service_host.as_ref();
                         http.urls[at].server_name = tls.name(&http.urls[at], &http, host);
                     }
-                    http.tls = Some(Box::new(around.ssl.tls(tls.trust)));
+                    http.tls = Some(Box::new(context.ssl.tls(tls.trust)));
                 } else if tls.trust == Trust::Authorities {
                     faults.warn(&block.place, "`tls_verify` without TLS has no effect");
                 }
-                http.host = http.host.or_else(|| around.host.clone());
+                http.host = http.host.or_else(|| context.host.clone());
                 Probe::Http(target?, http)
             }
             Self::Dns(dns) => Probe::Dns(target?, dns),
             Self::Smtp(name) => Probe::Smtp(target?, name),
-            Self::Udp { payload, pattern, least, most } => {
-                let reply = pattern.map(|pattern| Reply { pattern, length: least..=most });
+            Self::Udp { payload, pattern, min_length, max_length } => {
+                let reply = pattern.map(|pattern| Reply { pattern, length: min_length..=max_length });
                 Probe::Udp(target?, Udp { payload, reply })
             }
             Self::Script { script, meaning, user, .. } => {
@@ -338,7 +340,7 @@ impl Kind {
             }
             Self::File { name, weight } => {
                 let Some(name) = name else { return incomplete("track_file") };
-                let Some(file) = around.files.find(&name) else {
+                let Some(file) = context.files.find(&name) else {
                     faults.warn(&block.place, format!("no `track_file {name}`; the check is left out"));
                     return None;
                 };
@@ -350,18 +352,18 @@ impl Kind {
 
 const DNS_TYPES: [&str; 9] = ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY"];
 
-/// Hexadecimal bytes: digits in pairs, one that stands alone is a byte.
+/// Reads hexadecimal bytes: pairs of digits; a single digit is a byte too.
 fn bytes(block: &Block, faults: &mut Faults) -> Option<Vec<u8>> {
     faults.argument(block)?;
     let all = masked(block, faults)?;
     let whole = all.iter().all(|(_, mask)| *mask == 0xff);
     if !whole {
-        faults.refuse(block, "what is sent has no wildcards");
+        faults.refuse(block, "a payload has no wildcards");
     }
     whole.then(|| all.into_iter().map(|(byte, _)| byte).collect())
 }
 
-/// The same with the bits that count; `x` stands for any digit. None at all is any answer.
+/// Reads hexadecimal bytes, each with a mask; `x` stands for any digit. No bytes at all match any reply.
 fn masked(block: &Block, faults: &mut Faults) -> Option<Vec<(u8, u8)>> {
     let digit = |char: char| match char {
         'x' | 'X' => Some((0, 0)),
@@ -369,7 +371,7 @@ fn masked(block: &Block, faults: &mut Faults) -> Option<Vec<(u8, u8)>> {
     };
     let byte = |pair: &[(u8, u8)]| match *pair {
         [(high, high_mask), (low, low_mask)] => (high << 4 | low, high_mask << 4 | low_mask),
-        // The low half of a byte whose high half is 0.
+        // A single digit is the low half; the high half is 0.
         _ => (pair[0].0, 0xf0 | pair[0].1),
     };
     let digits: Option<Vec<Vec<_>>> =

@@ -1,7 +1,7 @@
-//! `track_file`: files whose number counts in `FILE_CHECK`.
+//! `track_file`: the files whose number counts in a `FILE_CHECK`.
 //!
-//! Pure: that a file is named says nothing of whether it is there. Source: keepalived's behaviour as it is written down
-//! (section 4.12). Not here: looking at them.
+//! Pure: whether a file exists is not checked. Source: keepalived-behaviour.md, section 4.12. Not here: reading the
+//! files (`health/file.rs`).
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,25 +9,28 @@ use std::path::PathBuf;
 use xvs_model::check::{FileWeight, Init, TrackFile};
 
 use crate::blocks::Block;
-use crate::checks::set;
+use crate::timing::set;
 use crate::values::Faults;
 
-/// The files, by name.
+/// The tracked files, by name.
 #[derive(Debug, Default)]
 pub struct Files(HashMap<String, TrackFile>);
 
 impl Files {
-    /// A file.
+    /// The file of this name.
     pub fn find(&self, name: &str) -> Option<&TrackFile> {
         self.0.get(name)
     }
 
     /// Reads a `track_file`.
-    pub fn take(&mut self, block: &Block, faults: &mut Faults) {
+    pub fn read(&mut self, block: &Block, faults: &mut Faults) {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            faults.warn(&block.place, format!("the file `{name}` is there already; the first holds"));
+            faults.warn(
+                &block.place,
+                format!("the file `{name}` is already defined; the first definition is used"),
+            );
             return;
         }
         let (mut path, mut weight, mut init) = (None, None, None);
@@ -66,7 +69,7 @@ fn init_of(block: &Block, faults: &mut Faults) -> Option<Init> {
             ("overwrite", _) => init.overwrites = true,
             (_, Ok(value)) => init.value = value,
             _ => {
-                faults.refuse(block, "it is a number, and perhaps `overwrite`");
+                faults.refuse(block, "expected a number, optionally followed by `overwrite`");
                 return None;
             }
         }
@@ -86,7 +89,7 @@ pub(super) fn file_weight(block: &Block, faults: &mut Faults) -> Option<FileWeig
     let is_known = matches!(words[1..], [] | ["reverse"]);
     let factor = factor.ok().filter(|factor| is_known && *factor != i32::MIN);
     if factor.is_none() {
-        faults.refuse(block, "a weight is a number, and perhaps `reverse`");
+        faults.refuse(block, "expected a number, optionally followed by `reverse`");
     }
     Some(FileWeight { factor: factor?, is_reversed })
 }
@@ -96,17 +99,17 @@ mod tests {
     use crate::files::*;
     use crate::testing::statement;
 
-    /// A file of these lines, and how many faults it has.
+    /// The file of these lines, and the number of faults.
     fn file(lines: &[&str]) -> (Option<TrackFile>, usize) {
         let body = lines.iter().map(|line| statement(line)).collect();
         let block = Block { body: Some(body), ..statement("track_file drain") };
         let (mut files, mut faults) = (Files::default(), Faults::default());
-        files.take(&block, &mut faults);
+        files.read(&block, &mut faults);
         (files.find("drain").cloned(), faults.0.len())
     }
 
     #[test]
-    fn a_file_has_a_weight_of_1_unless_it_says_another() {
+    fn the_default_weight_of_a_file_is_1() {
         let want = |factor, is_reversed, init| TrackFile {
             name: "drain".to_owned(),
             path: "/run/drain".into(),

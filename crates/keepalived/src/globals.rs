@@ -1,15 +1,15 @@
-//! What `global_defs` says of health: users of scripts, their security, FIFOs.
+//! `global_defs` for health checks: the user of scripts, script security, FIFOs.
 //!
-//! Pure: whether users and programs are there is seen by who runs them. Source: keepalived's behaviour as it is written
-//! down (sections 5.5 and 5.8). Not here: timeouts (`mod.rs`), and what is said of VRRP.
+//! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour.md, sections 5.5
+//! and 5.8. Not here: timeouts (`lib.rs`), and the settings of VRRP.
 
 use xvs_model::virtual_server::{Fifo, Globals};
 
 use crate::blocks::Block;
 use crate::values::Faults;
 
-/// Takes a statement, if it is one of them.
-pub(super) fn take(globals: &mut Globals, block: &Block, faults: &mut Faults) {
+/// Applies a statement; ignores statements about other things.
+pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     let word = |at: usize| block.arguments().get(at).cloned();
     let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
     match block.keyword() {
@@ -24,7 +24,7 @@ pub(super) fn take(globals: &mut Globals, block: &Block, faults: &mut Faults) {
             let Some(path) = faults.argument(block).map(str::to_owned) else { return };
             let fifo = fifo(globals, keyword);
             if !fifo.path.is_empty() {
-                return faults.refuse(block, "there is one already");
+                return faults.refuse(block, "already defined");
             }
             (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
         }
@@ -36,7 +36,7 @@ pub(super) fn take(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     }
 }
 
-/// A FIFO that something is said of.
+/// The FIFO that a keyword configures.
 fn fifo<'a>(globals: &'a mut Globals, keyword: &str) -> &'a mut Fifo {
     let fifo = match keyword {
         "notify_fifo" => &mut globals.notify_fifo,
@@ -45,9 +45,9 @@ fn fifo<'a>(globals: &'a mut Globals, keyword: &str) -> &'a mut Fifo {
     fifo.get_or_insert_default()
 }
 
-/// Leaves out what does not go together, when a block is read.
+/// Removes contradictory settings, after the block was read.
 pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
-    let forgoes_mails = |statement: &Block| match statement.keyword() {
+    let disables_mail = |statement: &Block| match statement.keyword() {
         "no_checker_emails" => true,
         "smtp_alert_checker" => {
             statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
@@ -55,10 +55,12 @@ pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
         _ => false,
     };
     let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
-    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(forgoes_mails)) {
-        let next = "`notify_down` or an alert may tell, and `smtp_alert_checker off` ends this warning";
-        faults
-            .warn(&mails.place, format!("`notification_email`: xvs sends no mails of real servers; {next}"));
+    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(disables_mail)) {
+        let next = "use `notify_down` or an alert; `smtp_alert_checker off` disables this warning";
+        faults.warn(
+            &mails.place,
+            format!("`notification_email`: xvs sends no mail about real servers; {next}"),
+        );
     }
     let mut warn = |text: &str| faults.warn(&block.place, text);
     for (name, fifo) in
@@ -70,7 +72,7 @@ pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     }
     let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| fifo.path.clone());
     if globals.lvs_notify_fifo.is_some() && path(&globals.notify_fifo) == path(&globals.lvs_notify_fifo) {
-        warn("`notify_fifo` and `lvs_notify_fifo` are one; the second is left out");
+        warn("`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out");
         globals.lvs_notify_fifo = None;
     }
 }
@@ -80,16 +82,16 @@ mod tests {
     use crate::globals::*;
     use crate::testing::statement;
 
-    /// What these lines come to, and how many faults they have.
+    /// The settings of these lines, and the number of faults.
     fn globals(lines: &[&str]) -> (Globals, usize) {
         let (mut globals, mut faults) = (Globals::default(), Faults::default());
-        lines.iter().for_each(|line| take(&mut globals, &statement(line), &mut faults));
+        lines.iter().for_each(|line| apply(&mut globals, &statement(line), &mut faults));
         check(&mut globals, &statement("global_defs"), &mut faults);
         (globals, faults.0.len())
     }
 
     #[test]
-    fn users_security_and_switches_are_read_and_what_is_of_vrrp_is_left_alone() {
+    fn users_security_and_switches_are_read_and_vrrp_statements_ignored() {
         let lines = [
             "router_id lb1",
             "script_user nobody nogroup",
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn mails_that_are_expected_are_told_of_and_who_forgoes_them_is_not() {
+    fn expected_mail_causes_a_warning_unless_it_is_disabled() {
         let faults = |more: &str| {
             let body = ["notification_email", more].map(statement).into();
             let mut faults = Faults::default();
@@ -120,13 +122,13 @@ mod tests {
             );
             faults.0.len()
         };
-        let forgone = ["no_checker_emails", "smtp_alert_checker off"];
-        assert_eq!(forgone.map(faults), [0, 0]);
+        let disabled = ["no_checker_emails", "smtp_alert_checker off"];
+        assert_eq!(disabled.map(faults), [0, 0]);
         assert_eq!(["smtp_alert", "smtp_alert_checker on"].map(faults), [1, 1]);
     }
 
     #[test]
-    fn a_fifo_has_a_path_an_owner_and_a_reader_and_each_is_told_once() {
+    fn a_fifo_has_a_path_an_owner_and_a_reader_each_defined_once() {
         let (read, faults) = globals(&[
             "lvs_notify_fifo_script \"/x/read.sh 'a b'\" nobody",
             "lvs_notify_fifo /run/lvs.fifo root adm",

@@ -1,6 +1,6 @@
-//! `virtual_server_group`: addresses and marks that have their real servers in common.
+//! `virtual_server_group`: addresses and firewall marks with common real servers.
 //!
-//! Pure. Source: keepalived's behaviour as it is written down (section 2.4).
+//! Pure. Source: keepalived-behaviour.md, section 2.4.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,12 +10,12 @@ use xvs_proto::{Family, Prefix};
 use crate::blocks::Block;
 use crate::values::{Faults, decimal, port};
 
-/// A service of a group, or of a virtual server alone.
+/// A service of a group or of a virtual server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// An address and a port; 0: any.
+    /// An address and a port; 0: any port.
     Address(IpAddr, u16),
-    /// A firewall mark, and its family if it is said.
+    /// A firewall mark, and its family if one is configured.
     Mark(u32, Option<Family>),
 }
 
@@ -24,23 +24,26 @@ pub enum Entry {
 pub struct Groups(HashMap<String, Vec<Entry>>);
 
 impl Groups {
-    /// The services of a group: addresses first; `None` if it has none.
+    /// The services of a group, addresses first; `None`: there is no such group, or it is empty.
     pub fn find(&self, name: &str) -> Option<&[Entry]> {
         self.0.get(name).map(Vec::as_slice).filter(|entries| !entries.is_empty())
     }
 
     /// Reads a group.
-    pub fn take(&mut self, block: &Block, faults: &mut Faults) {
+    pub fn read(&mut self, block: &Block, faults: &mut Faults) {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            faults.warn(&block.place, format!("the group `{name}` is there already; the first holds"));
+            faults.warn(
+                &block.place,
+                format!("the group `{name}` is already defined; the first definition is used"),
+            );
             return;
         }
         let mut entries = Vec::new();
         for line in block.statements() {
             faults.line(line, true);
-            match read(&line.words) {
+            match entries_of(&line.words) {
                 Ok(more) if entries.len() + more.len() > ENTRIES_MAX => {
                     faults.refuse(line, &format!("a group has at most {ENTRIES_MAX} addresses"));
                 }
@@ -49,7 +52,7 @@ impl Groups {
             }
         }
         if is_ambiguous(&entries) {
-            let why = "has addresses of both families, and a mark that does not say its own; it is left out";
+            let why = "has addresses of both families and a mark without a family; it is left out";
             faults.warn(&block.place, format!("the group `{name}` {why}"));
             entries.clear();
         }
@@ -58,10 +61,10 @@ impl Groups {
     }
 }
 
-/// Services of a group: a slip of the prefix length is not to make millions.
+/// The number of services of a group; a mistyped prefix length could give millions.
 const ENTRIES_MAX: usize = 65_536;
 
-/// Whether a mark could be of either family of the addresses.
+/// Whether the family of a mark does not follow from the addresses.
 fn is_ambiguous(entries: &[Entry]) -> bool {
     let any = |is: &dyn Fn(&Entry) -> bool| entries.iter().any(is);
     any(&|entry| matches!(entry, Entry::Mark(_, None)))
@@ -69,7 +72,7 @@ fn is_ambiguous(entries: &[Entry]) -> bool {
         && any(&|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv6()))
 }
 
-fn read(words: &[String]) -> Result<Vec<Entry>, &'static str> {
+fn entries_of(words: &[String]) -> Result<Vec<Entry>, &'static str> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     if let ["fwmark", mark, ref family @ ..] = words[..] {
         let family = match family {
@@ -89,7 +92,7 @@ fn read(words: &[String]) -> Result<Vec<Entry>, &'static str> {
     Ok(addresses.into_iter().map(|addr| Entry::Address(addr, port)).collect())
 }
 
-/// One address, a range of its last part, from one to another, or a network.
+/// The addresses of one address, a range (last part or full address), or a network.
 fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     let wrong = "not an address, a range of addresses or a network";
     if let Some((addr, bits)) = text.split_once('/') {
@@ -110,7 +113,7 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     };
     let first: IpAddr = first.parse().map_err(|_| wrong)?;
     let end = last_of(first, last).ok_or(wrong)?;
-    // The last part of an address is above the first one's, an address may be the same.
+    // An end that is only a last part must be higher than the first one; an end that is an address may be equal.
     let is_empty = end == first && last.parse::<IpAddr>().is_err();
     let count = match (first, end) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {
@@ -125,7 +128,7 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     }
 }
 
-/// The end of a range: an address, or the last part of one.
+/// The end of a range: an address, or its last part.
 fn last_of(first: IpAddr, text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| match first {
         IpAddr::V4(first) => {
@@ -160,7 +163,7 @@ mod tests {
                 Entry::Address(addr, port) => format!("{addr} {port}"),
                 Entry::Mark(mark, family) => format!("{mark} {family:?}"),
             };
-            read(&words).map(|entries| entries.into_iter().map(shown).collect::<Vec<_>>().join(", "))
+            entries_of(&words).map(|entries| entries.into_iter().map(shown).collect::<Vec<_>>().join(", "))
         };
         for (text, entries) in [
             ("10.0.0.1", "10.0.0.1 0"),

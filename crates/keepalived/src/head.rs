@@ -1,4 +1,4 @@
-//! The head of a virtual server: its services, and the endpoints of real servers in them.
+//! The head of a virtual server, and the endpoints of its real servers in its services.
 
 use xvs_model::destination::Tunnel;
 use xvs_proto::{Endpoint, Family};
@@ -8,24 +8,24 @@ use crate::blocks::Block;
 use crate::groups::Entry;
 use crate::values::{Faults, Method, port};
 
-/// What a `virtual_server` is about.
+/// The head of a `virtual_server`.
 pub(crate) struct Head {
     /// Its services.
     pub(crate) entries: Vec<Entry>,
-    /// Whether they are a group's.
+    /// Whether they belong to a group.
     pub(crate) is_group: bool,
 }
 
-/// What keepalived takes if no method is said.
+/// The default method of keepalived.
 pub(crate) const NAT: Method = (ForwardingMethod::Nat, Tunnel::Ipip);
 
-/// The family that a virtual server has by this server, unless a tunnel leads to it.
+/// The family that a server implies for its virtual server; `None` with method TUN, which can cross families.
 pub(crate) fn family(endpoint: Endpoint, method: Option<Method>) -> Option<Family> {
     let is_tunnel = method.is_some_and(|(method, _)| method == ForwardingMethod::Tunnel);
     (!is_tunnel).then_some(endpoint.family())
 }
 
-/// An address and perhaps a port.
+/// Reads an address and an optional port.
 pub(crate) fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
     let addr = faults.address(block)?;
     let port = port(block.arguments().get(1).map(String::as_str));
@@ -35,8 +35,8 @@ pub(crate) fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
     Some(Endpoint::new(addr, port.ok()?))
 }
 
-/// The endpoint with the port that it has in the services, if that is not another in each; a port that it cannot have is
-/// told.
+/// The endpoint with its port in the services; with several services of different ports, the written one. Warns about a
+/// port that the method cannot use.
 pub(crate) fn in_services(
     written: Endpoint,
     method: ForwardingMethod,
@@ -49,18 +49,20 @@ pub(crate) fn in_services(
     let port = match head.entries[..] {
         [Entry::Address(_, port)] if !head.is_group => {
             if is_written && written.port != port {
-                warn(format!("by this method its port is the virtual server's, {port}"));
+                warn(format!("with this method its port is the virtual server's, {port}"));
             }
             if is_written || written.port == 0 { port } else { written.port }
         }
         [Entry::Mark(..)] if !head.is_group && is_written => {
-            warn("by this method it takes marked packets at their own port; its own is left out".to_owned());
+            warn(
+                "with this method it gets marked packets at their own port; its port is left out".to_owned(),
+            );
             0
         }
         _ => {
             let other = |entry: &Entry| !matches!(entry, Entry::Address(_, port) if *port == written.port);
             if is_written && head.entries.iter().any(other) {
-                warn("by this method its port is that of each service of the group".to_owned());
+                warn("with this method its port is that of each service of the group".to_owned());
             }
             written.port
         }

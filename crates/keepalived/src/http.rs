@@ -1,36 +1,36 @@
-//! `HTTP_GET` and `SSL_GET` of a keepalived.conf: which objects are asked for, and what they have to be.
+//! `HTTP_GET` and `SSL_GET`: the URLs to request, and the expected responses.
 //!
-//! Pure. Source: keepalived's behaviour as it is written down (section 4.6). Not here: the connection and its times
-//! (`checkers.rs`), and certificates (`tls.rs`).
+//! Pure. Source: keepalived-behaviour.md, section 4.6. Not here: the connection and its timing (`checkers.rs`), and
+//! certificates (`ssl.rs`).
 
 use std::ops::RangeInclusive;
 
 use xvs_model::check::{Http, Pattern, Trust, Url};
 
 use crate::blocks::Block;
-use crate::checks::set;
+use crate::timing::set;
 use crate::values::{Faults, decimal};
 
-/// What is said of TLS.
+/// The TLS statements of a checker.
 #[derive(Default)]
-pub(super) struct TlsWords {
-    /// Whose certificate is taken.
+pub(super) struct TlsStatements {
+    /// Which certificates are accepted.
     pub(super) trust: Trust,
     sends_name: bool,
     name: Option<String>,
 }
 
-impl TlsWords {
-    /// The name for an object. `host` is that of the virtual server; that of the real server is not asked for, nor is its
-    /// address.
+impl TlsStatements {
+    /// The server name (SNI) for a URL. `host` is the `virtualhost` of the virtual server; the real server's
+    /// `virtualhost` and address are not used.
     pub(super) fn name(&self, url: &Url, http: &Http, host: Option<&String>) -> Option<String> {
         let name = self.name.as_ref().or(url.host.as_ref()).or(http.host.as_ref()).or(host);
         name.filter(|_| self.sends_name).cloned()
     }
 }
 
-/// Takes a statement that only these checkers have.
-pub(super) fn take(http: &mut Http, tls: &mut TlsWords, block: &Block, faults: &mut Faults) -> bool {
+/// Applies a statement that only these checkers have. Returns whether the keyword is known.
+pub(super) fn apply(http: &mut Http, tls: &mut TlsStatements, block: &Block, faults: &mut Faults) -> bool {
     match block.keyword() {
         "http_protocol" => match faults.argument(block) {
             Some("1.0") => (http.is_1_1, http.closes) = (false, false),
@@ -41,19 +41,19 @@ pub(super) fn take(http: &mut Http, tls: &mut TlsWords, block: &Block, faults: &
         },
         "virtualhost" => set(&mut http.host, faults.argument(block).map(str::to_owned)),
         "fast_recovery" => http.fast_recovery = faults.switch(block).unwrap_or(http.fast_recovery),
-        // Without TLS they have no effect.
+        // Without TLS these have no effect.
         "enable_sni" => tls.sends_name = faults.switch(block).unwrap_or(tls.sends_name),
         "sni_name" => {
             tls.sends_name = true;
             tls.name = block.arguments().first().cloned();
         }
-        // keepalived has no such word and takes any certificate.
+        // keepalived has no such keyword; it accepts any certificate.
         "tls_verify" => match faults.switch(block) {
             Some(true) => tls.trust = Trust::Authorities,
             Some(false) => tls.trust = Trust::AnyCertificate,
             None => {}
         },
-        // How a connection is closed does not change what is asked.
+        // How the connection is closed does not change the request.
         "tls_compliant" => {}
         _ => return false,
     }
@@ -71,7 +71,7 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
             "path" => faults.argument(statement).unwrap_or_default().clone_into(&mut url.path),
             "virtualhost" => set(&mut url.host, faults.argument(statement).map(str::to_owned)),
             "status_code" => url.statuses.extend(statuses(statement, faults)),
-            "digest" if url.digest.is_some() => faults.refuse(statement, "there is one already"),
+            "digest" if url.digest.is_some() => faults.refuse(statement, "already defined"),
             "digest" => url.digest = digest(statement, faults),
             "regex" => {
                 faults.argument(statement);
@@ -87,7 +87,7 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
                 let offset = faults.number_u32(statement, 0..=u32::MAX);
                 set(&mut pattern.most_offset, offset.map(|offset| offset as usize));
             }
-            // How much memory another library takes.
+            // The stack size of an older PCRE library.
             "regex_stack" | "tls_compliant" => {}
             _ => known = false,
         }
@@ -109,7 +109,7 @@ fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
         let code = |text: &str| decimal(text).filter(|code| (100..=599).contains(code));
         match code(first).zip(code(last)).filter(|(first, last)| first <= last) {
             Some((first, last)) => all.push(first..=last),
-            None => faults.refuse(block, "a status is a number from 100 to 599, or two with - between"),
+            None => faults.refuse(block, "expected a status from 100 to 599, or a range such as 200-204"),
         }
     }
     all
@@ -127,7 +127,7 @@ fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
     digest
 }
 
-/// Options of a pattern by their names.
+/// The names of the options of a pattern.
 fn options(block: &Block, faults: &mut Faults) -> Vec<String> {
     faults.argument(block);
     let (known, unknown): (Vec<_>, Vec<_>) =

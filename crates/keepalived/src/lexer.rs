@@ -1,19 +1,19 @@
-//! One line of a keepalived.conf: its comment, its braces, its words.
+//! The lexer for one line of a keepalived.conf: comments, braces, words.
 //!
-//! Called for each line of a file that is read; pure. Source: the grammar of keepalived 2.2.7 as its behaviour is
-//! written down (section 1). Not here: what a line means beside others (`reader.rs`).
+//! Runs for each line of a file; pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour.md, section 1. Not
+//! here: statements of several lines (`reader.rs`).
 
-/// A quotation that does not end on its line.
+/// A quoted string that does not end on its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unterminated;
 
-/// What stands between words.
+/// The separators of words.
 pub const BLANKS: [char; 2] = [' ', '\t'];
 
-/// The line without its comment and without blanks around it.
+/// The line without its comment and without surrounding blanks.
 ///
-/// `#` and `!` begin a comment unless in double quotes or behind a backslash, which is then taken away; any other
-/// backslash and what follows it stay.
+/// `#` and `!` start a comment, except in double quotes or after a backslash. That backslash is removed; any other
+/// backslash and the character after it stay.
 pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
     let mut kept = String::with_capacity(line.len());
     let mut quoted = false;
@@ -46,7 +46,7 @@ pub enum Part<'a> {
     Close,
 }
 
-/// The line cut at its braces, of which those in double quotes are none.
+/// Splits a line at its braces; braces in double quotes do not count.
 pub fn parts(line: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut quoted = false;
@@ -66,7 +66,8 @@ pub fn parts(line: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// The words of a text: apart by blanks, and each quotation one word without its quotes, wherever it begins.
+/// The words of a text, separated by blanks. A string in double quotes is one word without its quotes, wherever it
+/// starts.
 pub fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = text.trim_start_matches(BLANKS);
@@ -81,8 +82,8 @@ pub fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// The words of a text with commands and patterns in it, which is read as a shell's: both kinds of quotes, pieces side by
-/// side are one word, and escapes by a backslash (`\n`, `\ooo`, `\xHH`, `\cC`, …) everywhere.
+/// The words of a command or pattern, split as a shell does: both kinds of quotes, adjacent parts form one word, and
+/// backslash escapes (`\n`, `\ooo`, `\xHH`, `\cC`, …) apply everywhere.
 pub fn shell_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;
@@ -104,7 +105,7 @@ pub fn shell_words(text: &str) -> Vec<String> {
     words.into_iter().map(|word| String::from_utf8_lossy(&word).into_owned()).collect()
 }
 
-/// The bytes of what stands behind a backslash.
+/// The bytes of an escape sequence, without its backslash.
 fn escaped(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Vec<u8> {
     let Some(char) = chars.next() else { return vec![b'\\'] };
     let mut number = |radix: u32, most: usize, begin: u32| {
@@ -137,7 +138,7 @@ mod tests {
     use crate::lexer::*;
 
     #[test]
-    fn a_comment_begins_at_either_sign_outside_double_quotes() {
+    fn a_comment_starts_at_either_sign_outside_double_quotes() {
         for (line, kept) in [
             ("  weight 1 # one", "weight 1"),
             ("! all of it", ""),
@@ -153,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn a_quotation_that_does_not_end_is_told_and_the_line_kept() {
+    fn an_unterminated_string_is_reported_and_the_line_kept() {
         assert_eq!(uncommented("path \"/a # b"), ("path \"/a # b".to_owned(), Err(Unterminated)));
         assert_eq!(words("path \"/a  b"), ["path", "/a  b"]);
     }
 
     #[test]
-    fn braces_cut_a_line_wherever_they_stand_but_in_double_quotes() {
+    fn braces_split_a_line_except_in_double_quotes() {
         use Part::{Close, Open, Text};
         assert_eq!(
             parts("real_server 10.1.0.1 80{TCP_CHECK { } }"),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_apart_by_blanks_and_a_quotation_is_a_word_of_its_own() {
+    fn words_are_separated_by_blanks_and_a_quoted_string_is_one_word() {
         assert_eq!(words(" weight\t 1 "), ["weight", "1"]);
         assert_eq!(words(r#"a"b c"d"#), ["a", "b c", "d"]);
         assert_eq!(words(r#"helo_name """#), ["helo_name", ""]);
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_read_as_a_shell_reads_them() {
+    fn commands_are_split_as_by_a_shell() {
         assert_eq!(shell_words(r#"quorum_up "/x/s.sh a b" root"#), ["quorum_up", "/x/s.sh a b", "root"]);
         assert_eq!(shell_words(r#"x ab" c"d"#), ["x", "ab cd"]);
         assert_eq!(shell_words(r#"x "/bin/true 'a b'""#), ["x", "/bin/true 'a b'"]);

@@ -1,10 +1,10 @@
-//! An existing keepalived.conf: what it wants to be the case, read as keepalived reads it.
+//! Parser of keepalived.conf; accepts what keepalived 2.2.7 accepts.
 //!
-//! A file's way: its lines ([`lexer`]) become statements ([`reader`], [`loops`]) and a tree of them ([`blocks`]); of that,
-//! `virtual_server` and its groups are understood ([`services`] with `settings` and [`servers`], [`groups`], [`checks`] by
-//! `checkers`, `http`, `ssl` and [`files`]; [`values`] reads what stands behind keywords), and of
-//! `global_defs` what is ours ([`globals`]). Blocks of VRRP and BFD are skipped: keepalived itself runs them. Pure but for
-//! reading files. Not here: making the checks.
+//! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
+//! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`]), `virtual_server_group` ([`groups`]),
+//! the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of `global_defs` that concern xvs
+//! ([`globals`]). [`values`] parses the arguments of keywords. VRRP and BFD blocks are skipped: keepalived itself runs
+//! them. Pure, apart from reading files. Not here: running the checks (`xvs_health`).
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,6 @@ use xvs_sched::ServiceKey;
 
 pub mod blocks;
 mod checkers;
-pub mod checks;
 pub mod files;
 pub mod globals;
 pub mod groups;
@@ -37,35 +36,37 @@ pub mod services;
 mod settings;
 mod sorry_server;
 mod ssl;
+pub mod timing;
 pub mod values;
 
 #[cfg(test)]
 mod tests;
 
-/// Reads a file for the machine of this name (`--config-id`, or the first label of the host's).
+/// Reads a configuration file. `config_id` selects the conditional lines: `--config-id`, or the first label of the host
+/// name.
 ///
 /// # Errors
-/// If it cannot be read.
+/// The file itself cannot be read. A file that it includes and that cannot be read is a fault.
 pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
     let (tokens, mut faults) = reader::read(path, config_id)?;
     let tree = blocks::tree(tokens, &mut faults);
-    Ok(understood(&tree, Faults(faults)))
+    Ok(interpret(&tree, Faults(faults)))
 }
 
-/// The first label of this host's name.
+/// The first label of the host name.
 pub fn host() -> String {
     let name = uname().nodename().to_string_lossy().into_owned();
     name.split('.').next().unwrap_or_default().to_owned()
 }
 
-fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
+fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
     let mut groups = Groups::default();
     for block in tree.iter().filter(|block| block.keyword() == "virtual_server_group") {
-        groups.take(block, &mut faults);
+        groups.read(block, &mut faults);
     }
     let mut files = Files::default();
     let is_file = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
-    tree.iter().filter(is_file).for_each(|block| files.take(block, &mut faults));
+    tree.iter().filter(is_file).for_each(|block| files.read(block, &mut faults));
     let ssl = Ssl::of(tree, &mut faults);
     let mut globals = Globals::default();
     let mut timeouts = Timeouts::UNSET;
@@ -78,7 +79,7 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
             "virtual_server" => {
                 let read = services::read(block, &groups, &files, &ssl, &mut faults);
                 let Some(mut read) = read else { continue };
-                leave_known(&mut read, &mut known, &mut faults);
+                remove_duplicates(&mut read, &mut known, &mut faults);
                 if !read.services.is_empty() {
                     if let Some(group) = read.group() {
                         let count = of_groups.entry(group.to_owned()).or_default();
@@ -91,22 +92,22 @@ fn understood(tree: &[Block], mut faults: Faults) -> Configuration {
             "global_defs" => global_defs(block, &mut timeouts, &mut globals, &mut faults),
             "vrrp_instance" => {
                 for vmac in block.statements().iter().filter(|statement| statement.keyword() == "use_vmac") {
-                    let why = "what is sent to a virtual link address does not reach xvs; take it out";
+                    let why = "packets to a virtual MAC address do not reach xvs; remove it";
                     faults.warn(&vmac.place, format!("`use_vmac`: {why}"));
                 }
             }
-            keyword if ELSEWHERE.contains(&keyword) => {}
+            keyword if IGNORED.contains(&keyword) => {}
             _ => faults.unknown(block),
         }
     }
-    // A loop may have said a line's fault in each round.
+    // A loop reports a fault of its line in each round.
     faults.0.sort_by(|a, b| a.place.cmp(&b.place));
     faults.0.dedup();
     Configuration { virtual_servers, globals, timeouts, faults: faults.0 }
 }
 
-/// Takes away the services that another virtual server has.
-fn leave_known(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>, faults: &mut Faults) {
+/// Removes the services that an earlier virtual server has.
+fn remove_duplicates(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>, faults: &mut Faults) {
     let mut twice = None;
     read.services.retain(|(key, _)| match known.get(key) {
         Some(first) => {
@@ -116,15 +117,17 @@ fn leave_known(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, Place>,
         None => true,
     });
     if let Some((key, first)) = twice {
-        let text =
-            format!("`virtual_server {}`: {key} is there already, by {first}; the first holds", read.name);
+        let text = format!(
+            "`virtual_server {}`: {key} is already defined at {first}; the first definition is used",
+            read.name
+        );
         faults.warn(&read.place, text);
     }
     known.extend(read.services.iter().map(|(key, _)| (*key, read.place.clone())));
 }
 
-/// Top-level words that are keepalived's own affair, and those of checks that say nothing of services.
-const ELSEWHERE: [&str; 26] = [
+/// Top-level keywords without a warning: those that keepalived itself handles, and `track_file`, which was read before.
+const IGNORED: [&str; 26] = [
     "vrrp_sync_group",
     "vrrp_script",
     "vrrp_track_process",
@@ -153,7 +156,7 @@ const ELSEWHERE: [&str; 26] = [
     "static_track_group",
 ];
 
-/// What of `global_defs` is ours.
+/// Reads the parts of `global_defs` that concern xvs.
 fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, faults: &mut Faults) {
     for statement in block.statements() {
         match statement.keyword() {
@@ -163,12 +166,12 @@ fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, fa
                 let with_instance =
                     statement.arguments().get(1).is_some_and(|word| !own.contains(&word.as_str()));
                 let why = match with_instance {
-                    true => "with a VRRP instance keepalived ends where the kernel has no IPVS; take it out",
+                    true => "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it",
                     false => "xvs does not synchronize connections yet",
                 };
                 faults.warn(&statement.place, format!("`lvs_sync_daemon`: {why}"));
             }
-            _ => globals::take(globals, statement, faults),
+            _ => globals::apply(globals, statement, faults),
         }
     }
     globals::check(globals, block, faults);
@@ -176,7 +179,7 @@ fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, fa
 
 fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
     if block.arguments().is_empty() {
-        faults.refuse(block, "it has no time");
+        faults.refuse(block, "a time is missing");
     }
     for pair in block.arguments().chunks(2) {
         let seconds = pair.get(1).and_then(|text| decimal(text));
@@ -185,7 +188,7 @@ fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
             ("tcp", Some(seconds)) => timeouts.tcp_seconds = seconds,
             ("tcpfin", Some(seconds)) => timeouts.tcp_fin_seconds = seconds,
             ("udp", Some(seconds)) => timeouts.udp_seconds = seconds,
-            _ => return faults.refuse(block, "it is tcp, tcpfin and udp, each with seconds up to 31 days"),
+            _ => return faults.refuse(block, "expected tcp, tcpfin or udp, each with seconds up to 31 days"),
         }
     }
 }

@@ -1,16 +1,16 @@
-//! `~SEQ` and `~LST`: one line of a keepalived.conf for many.
+//! `~SEQ` and `~LST`: loops over one line of a keepalived.conf.
 //!
-//! Pure. Source: the grammar of keepalived 2.2.7 as its behaviour is written down (section 1.8).
+//! Pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour.md, section 1.8.
 
 /// The parameters that one round sets, with their values.
 pub type Round = Vec<(String, String)>;
 
-/// The rounds of a line's first loop, and the line that each repeats.
+/// The rounds of the first loop of a line, and the line that each round repeats.
 ///
 /// # Errors
-/// What is wrong with the loop, in words.
+/// Why the loop is invalid.
 pub fn parse(line: &str) -> Result<(Vec<Round>, &str), &'static str> {
-    let unknown = "not a loop that is known: ~SEQ(NAME, [START, [STEP,]] END) or ~LST(NAME, VALUE, …)";
+    let unknown = "not a known loop: ~SEQ(NAME, [START, [STEP,]] END) or ~LST(NAME, VALUE, …)";
     let (kind, rest) = line.strip_prefix('~').and_then(|line| line.split_once('(')).ok_or(unknown)?;
     let (arguments, rest) = rest.split_once(')').ok_or("its parenthesis is not closed")?;
     let arguments = separated(arguments);
@@ -26,7 +26,7 @@ pub fn parse(line: &str) -> Result<(Vec<Round>, &str), &'static str> {
     Ok((rounds, rest.trim()))
 }
 
-/// Arguments, apart by commas outside braces.
+/// The arguments, separated by commas outside braces.
 fn separated(text: &str) -> Vec<&str> {
     let mut depth = 0;
     let cut = |char: char| {
@@ -43,7 +43,7 @@ fn separated(text: &str) -> Vec<&str> {
 fn sequence(arguments: &[&str], text: impl Fn(i64) -> String) -> Result<Vec<Round>, &'static str> {
     let (name, numbers) = arguments.split_first().ok_or("it has no name")?;
     let numbers: Option<Vec<_>> = numbers.iter().map(|number| integer(number)).collect();
-    let numbers = numbers.ok_or("one of its numbers is none")?;
+    let numbers = numbers.ok_or("one of its numbers is invalid")?;
     let by_direction = |start: i64, end: i64| if start <= end { 1 } else { -1 };
     let (start, step, end) = match numbers[..] {
         [end] => {
@@ -74,7 +74,7 @@ fn list(arguments: &[&str]) -> Result<Vec<Round>, &'static str> {
             .then(|| pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     };
     let rounds: Option<Vec<Round>> = values.iter().map(round).collect();
-    rounds.ok_or("one of its values has not as many parts as it has names")
+    rounds.ok_or("one of its values does not have as many parts as there are names")
 }
 
 /// The parts of a value in braces, or the value.
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_goes_from_its_start_by_its_step_to_its_end() {
+    fn a_sequence_counts_from_start_to_end_by_its_step() {
         for (numbers, rounds) in [
             ("3", "1 2 3"),
             ("-2", "-1 -2"),
@@ -135,11 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_loop_is_refused_with_the_reason() {
+    fn an_invalid_loop_is_refused_with_a_reason() {
         for (line, why) in [
-            ("~FOR(N, 1) x", "not a loop"),
+            ("~FOR(N, 1) x", "not a known loop"),
             ("~SEQ(N, 1 x", "not closed"),
-            ("~SEQ(N, one) x", "is none"),
+            ("~SEQ(N, one) x", "is invalid"),
             ("~SEQ(N) x", "one to three"),
             ("~SEQ(N, 1, 0, 5) x", "step is 0"),
             ("~SEQ(N, 1, 100000) x", "65,536"),

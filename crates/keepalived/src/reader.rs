@@ -1,10 +1,11 @@
-//! The files of a keepalived.conf as one row of statements: parameters, loops, conditional lines and includes carried out.
+//! The reader of a keepalived.conf: parameters, loops, conditional lines and includes are expanded to one list of
+//! tokens.
 //!
-//! Runs when a file is read; reads files, and the environment where the file names a variable of it; nothing else of the
-//! machine. What is wrong is a [`Fault`] with its place, and reading goes on. Bounded: the bytes of all files, files within
-//! files, loops and parameters in one another, how long a line they make, and how many; behind that nothing is read any
-//! more, which is an error. Source: the grammar of keepalived 2.2.7 as its behaviour is written down (section 1). Not
-//! here: what a statement means (`blocks.rs` and what follows it).
+//! Runs when a file is read. Reads files, and the environment variables that the file names (`_ENV`). Problems are
+//! [`Fault`]s with their position; reading continues. Bounded: total bytes, depth of includes, loops and parameters,
+//! length of expanded lines, number of tokens; when a limit is exceeded, the rest is not read, which is an error.
+//! Source: the grammar of keepalived 2.2.7, keepalived-behaviour.md, section 1. Not here: the meaning of statements
+//! (`blocks.rs` and the modules after it).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,16 +22,16 @@ use crate::loops;
 /// A statement or a brace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Where it stands.
+    /// Its position in the file.
     pub place: Place,
-    /// What it is.
+    /// Its kind.
     pub kind: TokenKind,
 }
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenKind {
-    /// A keyword and what follows it, never empty.
+    /// A keyword and its arguments; never empty.
     Statement(String),
     /// `{`
     Open,
@@ -38,14 +39,14 @@ pub enum TokenKind {
     Close,
 }
 
-/// All statements of a file and of those that it includes, and what is wrong with how they are written.
+/// The tokens of a file and of the files that it includes, and the faults of their syntax.
 ///
-/// `config_id` is what conditional lines ask for: `--config-id`, or the first label of the host's name.
+/// `config_id` selects the conditional lines: `--config-id`, or the first label of the host name.
 ///
 /// # Errors
-/// If the file itself cannot be read.
+/// The file itself cannot be read.
 pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)> {
-    let text = content(path, BYTES_MAX)?;
+    let text = read_content(path, BYTES_MAX)?;
     let mut reader = Reader {
         config_id,
         parameters: HashMap::new(),
@@ -54,7 +55,7 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)
         depth: 0,
         lines: 0,
         bytes_left: BYTES_MAX - text.len(),
-        is_over: false,
+        is_stopped: false,
         tokens: Vec::new(),
         faults: Vec::new(),
     };
@@ -62,22 +63,22 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)
     Ok((reader.tokens, reader.faults))
 }
 
-/// A line of keepalived's buffer, in bytes.
+/// The length of a line in bytes, as in keepalived.
 const LINE_MAX: usize = 1023;
-/// Files, loops and parameters within one another.
+/// The depth of nested files, loops and parameters.
 const DEPTH_MAX: usize = 32;
-/// Tokens of all files, and lines with those that loops repeat: room for some hundred thousand real servers.
+/// The number of tokens, and of lines after loops are expanded; enough for some hundred thousand real servers.
 const TOKENS_MAX: usize = 4_000_000;
-/// All files together.
+/// The size of all files together.
 const BYTES_MAX: usize = 64 << 20;
-/// A line with its parameters put in, in bytes.
+/// The length in bytes of a line with its parameters replaced.
 const SUBSTITUTED_MAX: usize = 64 << 10;
-/// Lines that cannot be read as they are written. What has so many is no text.
+/// The number of faults; a file with more is not text.
 const FAULTS_MAX: usize = 10_000;
 
-/// What a file holds.
-fn content(path: &Path, most_bytes: usize) -> io::Result<Vec<u8>> {
-    // A FIFO would be waited for, and a device may have no end.
+/// The content of a file.
+fn read_content(path: &Path, most_bytes: usize) -> io::Result<Vec<u8>> {
+    // Opening a FIFO would block, and a device may have no end.
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("not a file"));
     }
@@ -92,14 +93,14 @@ fn content(path: &Path, most_bytes: usize) -> io::Result<Vec<u8>> {
 struct Reader<'a> {
     config_id: &'a str,
     parameters: HashMap<String, Vec<String>>,
-    /// A definition of several lines that goes on.
+    /// A definition of several lines that is not complete.
     definition: Option<(String, Vec<String>)>,
     place: Place,
     depth: usize,
     lines: usize,
     bytes_left: usize,
-    /// Whether nothing is read any more.
-    is_over: bool,
+    /// Whether a limit was exceeded.
+    is_stopped: bool,
     tokens: Vec<Token>,
     faults: Vec<Fault>,
 }
@@ -108,13 +109,13 @@ impl Reader<'_> {
     fn fault(&mut self, severity: Severity, text: impl Into<String>) {
         self.faults.push(Fault { place: self.place.clone(), severity, text: text.into() });
         if self.faults.len() == FAULTS_MAX {
-            self.end(&format!("{FAULTS_MAX} faults"));
+            self.stop(&format!("{FAULTS_MAX} faults"));
         }
     }
 
-    /// Reads nothing any more.
-    fn end(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.is_over, true) {
+    /// Stops reading, with an error.
+    fn stop(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_stopped, true) {
             self.fault(Severity::Error, format!("{why}; the rest is left out"));
         }
     }
@@ -126,7 +127,7 @@ impl Reader<'_> {
     fn file(&mut self, path: &Path, bytes: &[u8]) {
         let outside = std::mem::replace(&mut self.place, Place { file: path.into(), line: 0 });
         for line in bytes.split(|byte| *byte == b'\n') {
-            if self.is_over {
+            if self.is_stopped {
                 break;
             }
             self.place.line += 1;
@@ -136,28 +137,28 @@ impl Reader<'_> {
             } else if line.len() > LINE_MAX {
                 self.warn(format!("longer than {LINE_MAX} bytes; the line is left out"));
             } else {
-                self.physical(&String::from_utf8_lossy(line));
+                self.read_line(&String::from_utf8_lossy(line));
             }
         }
         self.place = outside;
     }
 
-    /// A line as it stands in a file.
-    fn physical(&mut self, line: &str) {
+    /// Reads a line of a file.
+    fn read_line(&mut self, line: &str) {
         let (line, ended) = uncommented(line);
         if ended.is_err() {
             self.warn("a quotation does not end");
         }
-        // keepalived reads a copy whose comments are gone already: what a backslash has saved is lost there.
+        // keepalived removes comments twice: a `#` or `!` that a backslash has kept starts a comment the second time.
         let (line, _) = uncommented(&line);
         match self.definition.take() {
             Some((name, lines)) => self.define(name, lines, &line),
-            None if !line.is_empty() => self.conditional(&line),
+            None if !line.is_empty() => self.conditional_line(&line),
             None => {}
         }
     }
 
-    /// Another line of a definition, which goes on if it ends in a backslash.
+    /// Adds a line to a definition. The definition continues if the line ends with a backslash.
     fn define(&mut self, name: String, mut lines: Vec<String>, line: &str) {
         let (value, goes_on) = match line.strip_suffix('\\') {
             Some(value) => (value.trim_matches(BLANKS), true),
@@ -172,26 +173,26 @@ impl Reader<'_> {
         }
     }
 
-    /// A line that may stand for one machine alone.
-    fn conditional(&mut self, line: &str) {
-        let Some(condition) = line.strip_prefix('@') else { return self.line(line) };
+    /// Reads a line that may have a condition (`@id`, `@^id`).
+    fn conditional_line(&mut self, line: &str) {
+        let Some(condition) = line.strip_prefix('@') else { return self.applicable_line(line) };
         let Some((id, rest)) = condition.split_once(BLANKS) else { return };
         let applies = match id.strip_prefix('^') {
             Some(other) => other != self.config_id,
             None => id == self.config_id,
         };
         if applies {
-            self.line(rest.trim_matches(BLANKS));
+            self.applicable_line(rest.trim_matches(BLANKS));
         }
     }
 
-    /// A line that stands for this machine.
-    fn line(&mut self, line: &str) {
+    /// Reads a line that applies to this machine.
+    fn applicable_line(&mut self, line: &str) {
         self.lines += 1;
         if self.depth == DEPTH_MAX || self.lines.max(self.tokens.len()) > TOKENS_MAX {
-            self.end("parameters, loops or includes without an end");
+            self.stop("parameters, loops or includes without an end");
         }
-        if self.is_over {
+        if self.is_stopped {
             return;
         }
         if let Some((name, value)) = definition(line) {
@@ -199,15 +200,15 @@ impl Reader<'_> {
         }
         self.depth += 1;
         match line.starts_with('~') {
-            true => self.repeated(line),
-            false => self.substituted(line),
+            true => self.loop_line(line),
+            false => self.expand(line),
         }
         self.depth -= 1;
     }
 
-    /// A line behind a loop.
-    fn repeated(&mut self, line: &str) {
-        // The values may be parameters; what is repeated has its own, once for each round.
+    /// Reads a line that starts with a loop.
+    fn loop_line(&mut self, line: &str) {
+        // Parameters in the head are replaced now; those in the repeated line are replaced in each round.
         let head = line.find(')').map_or(line, |end| &line[..=end]);
         let text = match self.substitute(head) {
             Some(Substituted::Text(text)) => text + &line[head.len()..],
@@ -219,33 +220,33 @@ impl Reader<'_> {
                     for (name, value) in round {
                         self.parameters.insert(name, vec![value]);
                     }
-                    self.line(rest);
+                    self.applicable_line(rest);
                 }
             }
             Err(why) => self.fault(Severity::Error, format!("`{line}`: {why}")),
         }
     }
 
-    /// A line whose parameters are put in, again until none is left.
-    fn substituted(&mut self, line: &str) {
+    /// Replaces the parameters of a line, repeatedly until none is left.
+    fn expand(&mut self, line: &str) {
         match self.substitute(line) {
             None => self.statement(line),
             Some(Substituted::Text(text)) => {
                 let (text, _) = uncommented(&text);
                 match text.starts_with('@') || text.contains('$') {
-                    true => self.conditional(&text),
+                    true => self.conditional_line(&text),
                     false => self.statement(&text),
                 }
             }
             Some(Substituted::Lines(lines)) => {
                 for line in lines {
-                    self.conditional(&line);
+                    self.conditional_line(&line);
                 }
             }
         }
     }
 
-    /// A line with its parameters put in; `None` if it has none that are known.
+    /// Replaces the parameters of a line once; `None`: the line has no known parameter.
     fn substitute(&mut self, line: &str) -> Option<Substituted> {
         let mut text = String::new();
         let mut rest = line;
@@ -268,7 +269,9 @@ impl Reader<'_> {
                 }
                 Some([first, others @ ..]) => {
                     if !behind.is_empty() {
-                        self.warn(format!("what follows ${name}, which is of several lines, is left out"));
+                        self.warn(format!(
+                            "the text after ${name}, a parameter of several lines, is left out"
+                        ));
                     }
                     let first = text + first;
                     return Some(Substituted::Lines(
@@ -277,7 +280,7 @@ impl Reader<'_> {
                 }
             }
             if text.len() > SUBSTITUTED_MAX {
-                self.end(&format!("a line of more than {SUBSTITUTED_MAX} bytes with its parameters"));
+                self.stop(&format!("a line of more than {SUBSTITUTED_MAX} bytes with its parameters"));
                 return None;
             }
             rest = behind;
@@ -285,7 +288,7 @@ impl Reader<'_> {
         found.then(|| Substituted::Text(text + rest))
     }
 
-    /// A parameter that nobody defines.
+    /// The value of a built-in parameter.
     fn built_in(&mut self, name: &str) -> Option<String> {
         let words = words(name);
         let words: Vec<_> = words.iter().map(String::as_str).collect();
@@ -300,11 +303,11 @@ impl Reader<'_> {
         })
     }
 
-    /// A line that is left as it is.
+    /// Reads a line without parameters.
     fn statement(&mut self, line: &str) {
         let (keyword, rest) = line.split_once(BLANKS).unwrap_or((line, ""));
-        if let Some(demand) = Demand::of(keyword) {
-            return self.include(demand, &words(rest).concat());
+        if let Some(rules) = IncludeRules::of(keyword) {
+            return self.include(rules, &words(rest).concat());
         }
         for part in parts(line) {
             let kind = match part {
@@ -316,51 +319,51 @@ impl Reader<'_> {
         }
     }
 
-    /// The files of a pattern, in the order of their names, found from the file that names them.
-    fn include(&mut self, demand: Demand, pattern: &str) {
+    /// Includes the files of a pattern, in the order of their names. The pattern is relative to the including file.
+    fn include(&mut self, rules: IncludeRules, pattern: &str) {
         let base = self.place.file.parent().unwrap_or(Path::new("")).to_owned();
         let mut matched = false;
         let is_wild = |pattern: &str| pattern.contains(['*', '?', '[']);
         for pattern in alternatives(pattern) {
             let found = files(&base.join(&pattern));
-            if found.is_empty() && (demand.every || demand.wild && is_wild(&pattern)) {
+            if found.is_empty() && (rules.every || rules.wild && is_wild(&pattern)) {
                 self.fault(Severity::Error, format!("include: nothing matches {pattern}"));
             }
             for path in found {
                 matched = true;
-                match content(&path, self.bytes_left) {
+                match read_content(&path, self.bytes_left) {
                     Ok(bytes) => {
                         self.bytes_left -= bytes.len();
                         self.file(&path, &bytes);
                     }
                     Err(error) => {
-                        self.fault(demand.readable, format!("include: {}: {error}", path.display()));
+                        self.fault(rules.readable, format!("include: {}: {error}", path.display()));
                     }
                 }
             }
         }
-        // A folder may be empty; what is named is missed.
-        if !matched && (demand.matching == Severity::Error || !is_wild(pattern)) {
-            self.fault(demand.matching, format!("include: nothing matches {pattern}"));
+        // A pattern may match nothing; a file without wildcards must exist.
+        if !matched && (rules.matching == Severity::Error || !is_wild(pattern)) {
+            self.fault(rules.matching, format!("include: nothing matches {pattern}"));
         }
     }
 }
 
-/// What is put in a parameter's place.
+/// The result of replacing parameters.
 enum Substituted {
     Text(String),
     Lines(Vec<String>),
 }
 
-/// What an include has to find: how bad it is if it does not.
-struct Demand {
+/// The requirements of an include keyword, with the severity of a violation.
+struct IncludeRules {
     readable: Severity,
     matching: Severity,
     wild: bool,
     every: bool,
 }
 
-impl Demand {
+impl IncludeRules {
     fn of(keyword: &str) -> Option<Self> {
         let kind = keyword.strip_prefix("include")?;
         if !["", "r", "m", "w", "b", "a"].contains(&kind) {
@@ -377,13 +380,13 @@ impl Demand {
     }
 }
 
-/// Regular files of a pattern.
+/// The regular files that match a pattern.
 fn files(pattern: &Path) -> Vec<PathBuf> {
     let found = pattern.to_str().and_then(|pattern| glob::glob(pattern).ok());
     found.into_iter().flatten().filter_map(Result::ok).filter(|path| path.is_file()).collect()
 }
 
-/// A pattern's alternatives in braces, as csh writes them; nested ones too.
+/// The alternatives of a pattern with braces, as in csh; they may be nested.
 fn alternatives(pattern: &str) -> Vec<String> {
     let Some(open) = pattern.find('{') else { return vec![pattern.to_owned()] };
     let mut depth = 0;
@@ -420,7 +423,7 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 
-/// The name that stands behind a dollar sign, and what follows it.
+/// The parameter name after a dollar sign, and the rest of the text.
 fn reference(text: &str) -> Option<(&str, &str)> {
     let text = text.strip_prefix('$')?;
     if let Some(braced) = text.strip_prefix('{') {
@@ -431,7 +434,7 @@ fn reference(text: &str) -> Option<(&str, &str)> {
     is_name(&text[..end]).then(|| text.split_at(end))
 }
 
-/// A random number from the first to the second bound, or up to 32767.
+/// A random number from the first to the second bound; the defaults are 0 and 32767.
 fn random(bounds: &[&str]) -> Option<u64> {
     let bound = |at: usize, default: u64| bounds.get(at).map_or(Some(default), |text| text.parse().ok());
     let (least, most) = (bound(0, 0)?, bound(1, 32_767)?);
@@ -445,7 +448,7 @@ mod tests {
 
     use crate::reader::*;
 
-    /// A folder that goes when the test ends.
+    /// A directory that is removed when the test ends.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -469,7 +472,7 @@ mod tests {
         }
     }
 
-    /// The statements of a file that the machine lb1 reads, one after the other, and how many faults it has.
+    /// The tokens of a file on the host lb1 as text, and the faults.
     fn statements(path: &Path) -> (String, Vec<String>) {
         let (tokens, faults) = read(path, "lb1").unwrap();
         let text = |token: Token| match token.kind {
@@ -490,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_put_in_where_they_are_used_and_not_before() {
+    fn parameters_are_replaced_where_they_are_used() {
         assert_read(
             "late",
             "$A=${B}.1\n$B=10.0.0\nvip $A\n$B=10.0.9\nvip ${A}/32 \"${B}\" $Bx $1 $UNKNOWN\n",
@@ -500,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_of_several_lines_is_put_in_line_by_line_in_every_round_of_a_loop() {
+    fn a_parameter_of_several_lines_is_expanded_in_each_round_of_a_loop() {
         let text = "$RS= \\\nreal_server 10.1.0.${N} 80 { \\\nweight ${N} \\\n}\n~SEQ(N, 1, 2) $RS\nend";
         let each = |n: u8| format!("real_server 10.1.0.{n} 80 ; {{ ; weight {n} ; }} ; ");
         assert_read("lines", text, &format!("{}{}end", each(1), each(2)));
@@ -512,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn conditional_lines_ask_for_this_machine_or_another() {
+    fn conditional_lines_select_one_machine_or_all_others() {
         assert_read(
             "ids",
             "@lb1 $W=5\n@^lb1 $W=1\n@lb2 x\n@lb1\nweight $W\n@lb1 @lb1 y",
@@ -522,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn built_in_parameters_are_known_and_a_hash_of_them_begins_a_comment_outside_quotes() {
+    fn built_in_parameters_are_replaced_and_their_hash_starts_a_comment_outside_quotes() {
         let folder = Folder::new("built_in");
         let path =
             folder.write("k.conf", "a ${_INSTANCE} \"${_HASH}x\" ${_BANG} gone\nb $_PWD\nc ${_RANDOM 7 7}");
@@ -531,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn includes_are_found_from_the_file_that_names_them_and_read_in_order() {
+    fn includes_are_relative_to_the_including_file_and_read_in_order() {
         let folder = Folder::new("include");
         folder.write("conf.d/b.conf", "b");
         folder.write("conf.d/a.conf", "a\ninclude deep/x.conf\n");
@@ -543,7 +546,7 @@ mod tests {
         );
         let (read, faults) = statements(&path);
         assert_eq!(read, "a ; x 1 ; b ; c ; b ; end ; { ; include conf.d/*.none");
-        assert!(faults.is_empty(), "at the start of a line only: {faults:?}");
+        assert!(faults.is_empty(), "include is a keyword only at the start of a line: {faults:?}");
         for (line, severity) in [
             ("include none", "warning"),
             ("includer none", "warning"),
@@ -558,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_ends_with_an_error() {
+    fn endless_parameters_loops_and_includes_are_errors() {
         let folder = Folder::new("endless");
         for text in [
             "include k.conf",
@@ -578,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_or_too_long_is_an_error_and_neither_waited_for_nor_kept() {
+    fn files_that_are_not_text_or_too_large_are_errors_without_blocking_or_memory() {
         let folder = Folder::new("huge");
         let refused = |path: &Path| read(path, "lb1").unwrap_err().to_string();
         assert_eq!(refused(&folder.0), "not a file");
@@ -590,7 +593,7 @@ mod tests {
         File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 + 1).unwrap();
         assert_eq!(refused(&huge), "more than 64 MiB in all");
         File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 - 100).unwrap();
-        // Files that are included count too.
+        // Included files count too.
         let (_, faults) = statements(&folder.write("k.conf", &format!("{}\nincluder huge", "a".repeat(100))));
         let [fault] = &faults[..] else { panic!("{faults:?}") };
         assert!(
@@ -601,11 +604,15 @@ mod tests {
         assert_eq!((read.as_str(), faults.len()), ("", FAULTS_MAX + 1));
         assert!(faults[FAULTS_MAX].ends_with(":10000: error: 10000 faults; the rest is left out"));
         let (read, faults) = statements(&folder.write("k.conf", &"a b\n".repeat(1_000_000)));
-        assert_eq!((read.len(), faults.len()), (1_000_000 * 6 - 3, 0), "so many lines are none too many");
+        assert_eq!(
+            (read.len(), faults.len()),
+            (1_000_000 * 6 - 3, 0),
+            "a million lines are within the limits"
+        );
     }
 
     #[test]
-    fn lines_that_keepalived_cannot_hold_are_left_out_and_named() {
+    fn lines_too_long_for_keepalived_are_left_out_with_a_warning() {
         let folder = Folder::new("long");
         let text = format!("a\nb {}\r\nc\0\r\nd \"e\n", "x".repeat(1023));
         let (read, faults) = statements(&folder.write("k.conf", &text));
@@ -622,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_read_to_their_end() {
+    fn any_bytes_are_read_without_a_panic() {
         let folder = Folder::new("any");
         proptest::proptest!(|(bytes in proptest::collection::vec(proptest::sample::select(&b"$A={}~SEQLT(),1 @#!\"'\\\n"[..]), 0..120))| {
             let path = folder.0.join("k.conf");

@@ -1,8 +1,8 @@
-//! Real servers and sorry servers of a keepalived.conf.
+//! `real_server` blocks.
 //!
-//! Each is read where it stands, for it takes the method that was said before it, and finished when all of its virtual
-//! server is known. Pure. Source: keepalived's behaviour as it is written down (sections 2.3 and 3). Not here: its
-//! checkers (`checkers.rs`).
+//! A block is read at its position, because the method of the statements before it applies to it. It is finished when
+//! the whole virtual server was read. Pure. Source: keepalived-behaviour.md, sections 2.3 and 3. Not here: its checkers
+//! (`checkers.rs`).
 
 use std::net::SocketAddr;
 
@@ -14,20 +14,20 @@ use xvs_sched::Weight;
 
 use crate::blocks::Block;
 use crate::checkers;
-use crate::checkers::Around;
-use crate::checks::{TimingOptions, set};
+use crate::checkers::CheckerContext;
 use crate::files::Files;
 use crate::head::{Head, NAT, endpoint, family, in_services};
 use crate::settings::Settings;
 use crate::ssl::Ssl;
+use crate::timing::{TimingOptions, set};
 use crate::values::{Faults, Method};
 
-/// What is said of a real server.
+/// The statements of a real server.
 pub(super) struct Draft<'a> {
     block: &'a Block,
-    /// As it is written.
+    /// The endpoint as it is written.
     pub(super) endpoint: Endpoint,
-    /// Its own, or what was said before it.
+    /// Its own method, or that of the statements before the block.
     pub(super) method: Option<Method>,
     timing: TimingOptions,
     weight: Option<u32>,
@@ -40,7 +40,7 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Reads a `real_server`; `None` if it is left out.
+    /// Reads a `real_server`; `None`: it has no valid address and is left out.
     pub(super) fn read(block: &'a Block, settings: &mut Settings, faults: &mut Faults) -> Option<Self> {
         faults.block(block);
         let mut draft = Self {
@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
             if checkers::is_checker(statement.keyword()) {
                 draft.checkers.push(statement);
             } else {
-                let known = draft.timing.take(statement, 1, faults) || draft.take(statement, faults);
+                let known = draft.timing.apply(statement, 1, faults) || draft.apply(statement, faults);
                 faults.line(statement, known);
             }
         }
@@ -69,7 +69,7 @@ impl<'a> Draft<'a> {
         Some(draft)
     }
 
-    fn take(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
         let (upper, lower) = &mut self.thresholds;
         match block.keyword() {
             "weight" => set(&mut self.weight, faults.number_u32(block, 0..=i32::MAX as u32)),
@@ -77,7 +77,7 @@ impl<'a> Draft<'a> {
             "lb_kind" => {
                 faults.warn(
                     &block.place,
-                    "`lb_kind` of a real server: keepalived leaves it out, here it is `lvs_method`",
+                    "`lb_kind` of a real server: keepalived ignores it; xvs reads it as `lvs_method`",
                 );
                 set(&mut self.method, faults.method(block));
             }
@@ -87,14 +87,14 @@ impl<'a> Draft<'a> {
             "notify_up" => faults.script_once(block, &mut self.notify_up),
             "notify_down" => faults.script_once(block, &mut self.notify_down),
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
-            // What only mails and SNMP ask for.
+            // Only mail and SNMP use these.
             "smtp_alert" | "snmp_name" => {}
             _ => return false,
         }
         true
     }
 
-    /// The server, now that all is said of its virtual server.
+    /// Makes the real server, after the whole virtual server was read.
     pub(super) fn finish(
         self,
         settings: &Settings,
@@ -105,10 +105,10 @@ impl<'a> Draft<'a> {
     ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
         let endpoint = in_services(self.endpoint, method, head, self.block, faults);
-        // By a mark packets bring their port; what is asked is still the one that is written.
-        let asked = if endpoint.port == 0 { self.endpoint } else { endpoint };
-        let around = Around {
-            endpoint: SocketAddr::new(asked.addr, asked.port),
+        // In a firewall-mark service the port is that of the packets; the checks use the written one.
+        let probed = if endpoint.port == 0 { self.endpoint } else { endpoint };
+        let context = CheckerContext {
+            endpoint: SocketAddr::new(probed.addr, probed.port),
             timing: self.timing.or(settings.timing),
             service_interval: settings.timing.interval(),
             host: self.host.or_else(|| settings.host.clone()),
@@ -116,7 +116,7 @@ impl<'a> Draft<'a> {
             files,
             ssl,
         };
-        let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &around, faults));
+        let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &context, faults));
         RealServer {
             checks: checks.collect(),
             place: self.block.place.clone(),

@@ -1,9 +1,8 @@
-//! Virtual servers: what a keepalived.conf wants to be the case.
+//! `virtual_server` blocks.
 //!
-//! Pure. What keepalived leaves out with a message is left out here with a warning; what it does by mistake is not done,
-//! and said in docs/limits.md. Source: keepalived's behaviour as it is written down (sections 2 and 5.4). Not here: what
-//! is said of them (`settings.rs`), their servers (`servers.rs`), and what becomes of them as checks are made
-//! (`health/pool.rs`).
+//! Pure. What keepalived leaves out with a message is left out here with a warning; errors of keepalived that are not
+//! copied are listed in docs/limits-all.md. Source: keepalived-behaviour.md, sections 2 and 5.4. Not here: the settings
+//! of a virtual server (`settings.rs`), its real servers (`servers.rs`), and its state (`health/virtual_server.rs`).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -22,7 +21,7 @@ use crate::settings::Settings;
 use crate::ssl::Ssl;
 use crate::values::{Faults, decimal, port};
 
-/// Reads a `virtual_server`; `None` if nothing can be made of it.
+/// Reads a `virtual_server`; `None`: it cannot be used and is left out.
 pub(super) fn read(
     block: &Block,
     groups: &Groups,
@@ -51,21 +50,21 @@ fn read_whole(
     for statement in block.statements() {
         match statement.keyword() {
             "real_server" => drafts.extend(Draft::read(statement, &mut settings, faults)),
-            _ => settings.take(statement, faults),
+            _ => settings.apply(statement, faults),
         }
     }
     settings.check(&head, block, faults);
     if settings.method.is_none() && drafts.iter().any(|draft| draft.method.is_none()) {
         faults.warn(&block.place, format!("`{}` names no method: NAT", block.text));
     }
-    let marks_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
-    let services = settings.services(&head, marks_family);
+    let mark_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
+    let services = settings.services(&head, mark_family);
     let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
     let fits = |endpoint: Endpoint, method, place: &Place, faults: &mut Faults| {
         let fits = method == ForwardingMethod::Tunnel || families.iter().all(|one| *one == endpoint.family());
         if !fits {
             let why =
-                "is of another family than its virtual server and no tunnel leads to it; it is left out";
+                "is of another family than its virtual server, and its method is not TUN; it is left out";
             faults.warn(place, format!("{} {why}", endpoint.addr));
         }
         fits
@@ -82,7 +81,7 @@ fn read_whole(
             false => {
                 faults.warn(
                     &server.place,
-                    format!("{} is a real server already; the first holds", server.endpoint),
+                    format!("{} is already a real server; the first definition is used", server.endpoint),
                 );
             }
         }
@@ -109,12 +108,12 @@ fn read_whole(
     })
 }
 
-/// Which services a head names.
+/// The services that the head names.
 fn head(block: &Block, groups: &Groups) -> Result<Head, String> {
     let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
     let entry = match words[..] {
         ["group", name, ..] => {
-            let entries = groups.find(name).ok_or(format!("no group `{name}` with anything in it"))?;
+            let entries = groups.find(name).ok_or(format!("no group `{name}` with an entry"))?;
             return Ok(Head { entries: entries.to_vec(), is_group: true });
         }
         ["fwmark", mark, ..] => match decimal(mark) {
@@ -130,7 +129,7 @@ fn head(block: &Block, groups: &Groups) -> Result<Head, String> {
     Ok(Head { entries: vec![entry], is_group: false })
 }
 
-/// The family of marks whose servers are all behind tunnels: that of the servers, if they have one in common.
+/// The family of marks whose servers all have method TUN: IPv6 if all servers are IPv6, else IPv4.
 fn family_of_tunnels(drafts: &[Draft<'_>]) -> Family {
     let all_v6 = !drafts.is_empty() && drafts.iter().all(|draft| draft.endpoint.family() == Family::V6);
     if all_v6 { Family::V6 } else { Family::V4 }

@@ -1,7 +1,7 @@
-//! What a keepalived.conf says of a virtual server beside its servers, and what of it holds.
+//! The settings of a virtual server, apart from its real servers.
 //!
-//! Filled statement by statement, because the order of some of them counts. Pure. Source: keepalived's behaviour as it
-//! is written down (sections 2.2 and 2.3).
+//! Statements are applied one by one, because the order of some of them matters. Pure. Source: keepalived-behaviour.md,
+//! sections 2.2 and 2.3.
 
 use std::collections::HashSet;
 
@@ -12,13 +12,13 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::blocks::Block;
-use crate::checks::{TimingOptions, set};
 use crate::groups::Entry;
 use crate::head::Head;
 use crate::sorry_server::SorryDraft;
+use crate::timing::{TimingOptions, set};
 use crate::values::{Faults, Method};
 
-/// What has been said so far.
+/// The settings of the statements so far.
 #[derive(Default)]
 pub(super) struct Settings {
     scheduler: Option<String>,
@@ -29,8 +29,8 @@ pub(super) struct Settings {
     persistence_seconds: Option<u32>,
     granularity: Option<Netmask>,
     engine: Option<String>,
-    /// The family of its services as far as it is certain: of addresses, else by `ip_family`, an IPv6 granularity, or the
-    /// first server that no tunnel leads to.
+    /// The family of the services, if known: that of the addresses, else from `ip_family`, an IPv6 granularity, or the
+    /// first server whose method is not TUN.
     pub(super) family: Option<Family>,
     pub(super) timing: TimingOptions,
     pub(super) omega: bool,
@@ -45,12 +45,12 @@ pub(super) struct Settings {
     pub(super) host: Option<String>,
 }
 
-/// Seconds of a persistence whose time is not said.
+/// The default persistence timeout.
 const PERSISTENCE_SECONDS: u32 = 360;
 const PERSISTENCE_SECONDS_MAX: u64 = 31 * 24 * 60 * 60;
 
 impl Settings {
-    /// Nothing but what the head says.
+    /// The settings that follow from the head.
     pub(super) fn of(head: &Head) -> Self {
         let family = head.entries.iter().find_map(|entry| match entry {
             Entry::Address(addr, _) => Some(Family::of(*addr)),
@@ -59,20 +59,20 @@ impl Settings {
         Self { family, ..Self::default() }
     }
 
-    /// Takes a statement.
-    pub(super) fn take(&mut self, block: &Block, faults: &mut Faults) {
-        // Of a virtual server it has no value.
+    /// Applies a statement.
+    pub(super) fn apply(&mut self, block: &Block, faults: &mut Faults) {
+        // In a virtual server `alpha` has no value.
         let alone = Block { words: vec![block.keyword().to_owned()], ..block.clone() };
-        let of_timing = if block.keyword() == "alpha" { &alone } else { block };
-        let known = self.timing.take(of_timing, 1, faults)
-            || self.take_scheduling(block, faults)
-            || self.take_persistence(block, faults)
-            || self.take_sorry_server(block, faults)
-            || self.take_rest(block, faults);
+        let for_timing = if block.keyword() == "alpha" { &alone } else { block };
+        let known = self.timing.apply(for_timing, 1, faults)
+            || self.apply_scheduling(block, faults)
+            || self.apply_persistence(block, faults)
+            || self.apply_sorry_server(block, faults)
+            || self.apply_rest(block, faults);
         faults.line(block, known);
     }
 
-    fn take_rest(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    fn apply_rest(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match block.keyword() {
             "omega" => self.omega = true,
             "inhibit_on_failure" => self.inhibit_on_failure = true,
@@ -85,14 +85,14 @@ impl Settings {
             "weight" => set(&mut self.weight, faults.number_u32(block, 1..=i32::MAX as u32)),
             "ha_suspend" => self.ha_suspend = true,
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
-            // What only mails and SNMP ask for.
+            // Only mail and SNMP use these.
             "smtp_alert" | "snmp_name" => {}
             _ => return false,
         }
         true
     }
 
-    fn take_sorry_server(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    fn apply_sorry_server(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match (block.keyword(), &mut self.sorry) {
             ("sorry_server", sorry) => {
                 if let Some(read) = SorryDraft::read(block, self.method, faults) {
@@ -103,14 +103,14 @@ impl Settings {
             ("sorry_server_inhibit", Some(sorry)) => sorry.inhibit = true,
             ("sorry_server_lvs_method", Some(sorry)) => set(&mut sorry.method, faults.method(block)),
             ("sorry_server_inhibit" | "sorry_server_lvs_method", None) => {
-                faults.refuse(block, "it stands behind `sorry_server`, and there is none before it");
+                faults.refuse(block, "it must follow `sorry_server`");
             }
             _ => return false,
         }
         true
     }
 
-    fn take_scheduling(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    fn apply_scheduling(&mut self, block: &Block, faults: &mut Faults) -> bool {
         let scheduler = self.scheduler.as_deref();
         match block.keyword() {
             "lvs_sched" | "lb_algo" => match faults.argument(block) {
@@ -136,17 +136,14 @@ impl Settings {
                 match flag.split_once('-').filter(|(of, _)| scheduler == Some(of)) {
                     Some((_, "port")) => self.flags |= 2,
                     Some(_) => self.flags |= 1,
-                    None => faults.refuse(
-                        block,
-                        "it stands behind the `lvs_sched` of its scheduler, and none is before it",
-                    ),
+                    None => faults.refuse(block, "it must follow the `lvs_sched` of its scheduler"),
                 }
             }
             "hashed" if matches!(scheduler, Some("sh" | "mh")) => {}
-            "hashed" => faults.refuse(block, "it only goes with sh and mh, where it changes nothing"),
+            "hashed" => faults.refuse(block, "it is for sh and mh only, where it has no effect"),
             "ip_family" => match faults.argument(block) {
-                Some("inet") => self.take_family(Family::V4, block, faults),
-                Some("inet6") => self.take_family(Family::V6, block, faults),
+                Some("inet") => self.set_family(Family::V4, block, faults),
+                Some("inet6") => self.set_family(Family::V6, block, faults),
                 Some(_) => faults.refuse(block, "a family is inet or inet6"),
                 None => {}
             },
@@ -155,19 +152,19 @@ impl Settings {
         true
     }
 
-    fn take_family(&mut self, family: Family, block: &Block, faults: &mut Faults) {
+    fn set_family(&mut self, family: Family, block: &Block, faults: &mut Faults) {
         if *self.family.get_or_insert(family) != family {
             faults.refuse(block, "the virtual server is of the other family");
         }
     }
 
-    fn take_persistence(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    fn apply_persistence(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match block.keyword() {
             "persistence_timeout" => match block.arguments().first().map(String::as_str) {
                 None => self.persistence_seconds = Some(PERSISTENCE_SECONDS),
-                // As files say it that are older than the word.
+                // Files for old versions of keepalived contain this.
                 Some("0") => {
-                    faults.refuse(block, "0 is no time, and without this line a service is not persistent")
+                    faults.refuse(block, "0 is not a time; a service without persistence has no such line")
                 }
                 Some(_) => {
                     let seconds = faults.number(block, 1..=PERSISTENCE_SECONDS_MAX);
@@ -182,7 +179,7 @@ impl Settings {
             }
             "persistence_engine" => match faults.argument(block) {
                 Some("sip") => self.engine = Some("sip".to_owned()),
-                Some(_) => faults.refuse(block, "there is no persistence engine but sip"),
+                Some(_) => faults.refuse(block, "the only persistence engine is sip"),
                 None => {}
             },
             _ => return false,
@@ -190,7 +187,7 @@ impl Settings {
         true
     }
 
-    /// A granularity, of the family of the services if they have one.
+    /// Reads a granularity, of the family of the services if that is known.
     fn mask(&mut self, block: &Block, faults: &mut Faults) -> Option<Netmask> {
         let text = faults.argument(block)?;
         let v4 = || text.parse().ok().map(Netmask::V4);
@@ -203,19 +200,20 @@ impl Settings {
         match mask {
             Some(Netmask::V6(_)) => self.family = Some(Family::V6),
             Some(Netmask::V4(_)) => {}
-            None => faults
-                .refuse(block, "it is a netmask for IPv4, and the length of a prefix from 1 to 128 for IPv6"),
+            None => {
+                faults.refuse(block, "expected a netmask for IPv4, or a prefix length from 1 to 128 for IPv6")
+            }
         }
         mask
     }
 
-    /// Corrects what does not go with what the services are, and names what is assumed.
+    /// Corrects settings that do not fit the services, and warns about assumed defaults.
     pub(super) fn check(&mut self, head: &Head, block: &Block, faults: &mut Faults) {
         let mut warn = |text: &str| faults.warn(&block.place, format!("`{}`{text}", block.text));
         let has_marks = head.entries.iter().any(|entry| matches!(entry, Entry::Mark(..)));
         let has_addresses = head.entries.iter().any(|entry| matches!(entry, Entry::Address(..)));
         if self.ha_suspend && has_marks {
-            warn(": `ha_suspend` is for addresses, and it has a mark; it is left out");
+            warn(": `ha_suspend` is for addresses, not for marks; it is left out");
             self.ha_suspend = false;
         }
         match self.protocol {
@@ -229,7 +227,7 @@ impl Settings {
         }
         let any_port = head.entries.iter().any(|entry| matches!(entry, Entry::Address(_, 0)));
         if any_port && self.persistence_seconds.is_none() {
-            warn(": port 0 is for persistent services; it is one, for 360 s");
+            warn(": port 0 needs persistence; a timeout of 360 s is assumed");
             self.persistence_seconds = Some(PERSISTENCE_SECONDS);
         }
         if self.scheduler.is_none() {
@@ -237,14 +235,14 @@ impl Settings {
         }
     }
 
-    /// The services, each once. Marks that do not say their family are of this one.
-    pub(super) fn services(&self, head: &Head, of_marks: Family) -> Vec<(ServiceKey, ServiceOptions)> {
+    /// The services, without duplicates. `mark_family` is the family of marks without one.
+    pub(super) fn services(&self, head: &Head, mark_family: Family) -> Vec<(ServiceKey, ServiceOptions)> {
         let protocol = self.protocol.unwrap_or(Protocol::UDP);
         let keys = head.entries.iter().map(|entry| match *entry {
             Entry::Address(addr, port) => {
                 ServiceKey::Address { protocol, endpoint: Endpoint::new(addr, port) }
             }
-            Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(of_marks) },
+            Entry::Mark(mark, family) => ServiceKey::Mark { mark, family: family.unwrap_or(mark_family) },
         });
         let mut known = HashSet::new();
         let keys = keys.filter(|key| known.insert(*key));
@@ -265,14 +263,14 @@ impl Settings {
         }
     }
 
-    /// The weight that these servers need, and how much more or less.
+    /// The quorum and the hysteresis, limited to the weights of these servers.
     pub(super) fn quorum(&self, servers: &[RealServer], block: &Block, faults: &mut Faults) -> (u32, u32) {
         let mut warn = |text: String| faults.warn(&block.place, format!("`{}`: {text}", block.text));
         let weight: u64 = servers.iter().map(|server| u64::from(server.options.weight.0)).sum();
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let mut quorum = self.quorum.unwrap_or(1);
         if quorum > weight {
-            warn(format!("a quorum of {quorum} is more than all weights; it is lowered to {weight}"));
+            warn(format!("a quorum of {quorum} is above the sum of weights; it is lowered to {weight}"));
             quorum = weight;
         }
         let hysteresis = self.hysteresis.min(quorum.saturating_sub(1));
@@ -284,7 +282,7 @@ impl Settings {
         }
         if quorum.saturating_add(hysteresis) > weight {
             warn(format!(
-                "quorum {quorum} and hysteresis {hysteresis} are more than all weights, {weight}: it can never be well"
+                "quorum {quorum} and hysteresis {hysteresis} are above the sum of weights, {weight}: the quorum can never be gained"
             ));
         }
         (quorum, hysteresis)

@@ -1,4 +1,4 @@
-//! The `SSL` block of a keepalived.conf: the files by which checks speak TLS.
+//! The `SSL` block: the certificate files for TLS checks.
 //!
 //! Pure. Not here: reading those files (`health/tls_config.rs`).
 
@@ -12,7 +12,7 @@ use crate::values::Faults;
 pub(super) struct Ssl(Tls);
 
 impl Ssl {
-    /// Reads it.
+    /// Reads all `SSL` blocks of a file.
     pub(super) fn of(tree: &[Block], faults: &mut Faults) -> Self {
         let mut ssl = Tls::default();
         for block in tree.iter().filter(|block| block.keyword() == "SSL") {
@@ -38,7 +38,7 @@ impl Ssl {
         Self(ssl)
     }
 
-    /// What a check speaks TLS with.
+    /// The TLS settings of a check.
     pub(super) fn tls(&self, trust: Trust) -> Tls {
         Tls { trust, ..self.0.clone() }
     }

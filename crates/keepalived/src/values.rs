@@ -1,7 +1,7 @@
-//! What stands behind keywords: numbers, times, addresses, methods, scripts.
+//! The arguments of keywords: numbers, times, addresses, methods, scripts.
 //!
-//! Each reader takes a statement and says what is wrong with it by [`Faults`]; a value that is refused leaves what was
-//! there. Pure. Source: keepalived's behaviour as it is written down (sections 1.3 and 2.2).
+//! Each function reads a statement and adds its problems to [`Faults`]; for a refused value it returns `None`, and the
+//! caller keeps the old value. Pure. Source: keepalived-behaviour.md, sections 1.3 and 2.2.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -15,55 +15,55 @@ use xvs_sched::ForwardingMethod;
 
 use crate::blocks::Block;
 
-/// How packets reach a server, with the outer headers of a tunnel.
+/// The forwarding method to a server, with its tunnel type.
 pub type Method = (ForwardingMethod, Tunnel);
 
-/// What is wrong with a file, as it is found.
+/// The faults of a file, in the order in which they are found.
 #[derive(Debug, Default)]
 pub struct Faults(pub Vec<Fault>);
 
 impl Faults {
-    /// Something that is left out or assumed, while the rest means what it says.
+    /// Adds a warning: something is left out or assumed; the rest of the file is used.
     pub fn warn(&mut self, place: &Place, text: impl Into<String>) {
         self.0.push(Fault { place: place.clone(), severity: Severity::Warning, text: text.into() });
     }
 
-    /// Something without which it is not certain what the file means.
+    /// Adds an error: the meaning of the file is uncertain, so it is not used.
     pub fn error(&mut self, place: &Place, text: impl Into<String>) {
         self.0.push(Fault { place: place.clone(), severity: Severity::Error, text: text.into() });
     }
 
-    /// A statement that is not what it should be.
+    /// Adds a warning about a statement that is left out.
     pub fn refuse(&mut self, block: &Block, why: &str) {
         self.warn(&block.place, format!("`{}`: {why}; it is left out", block.text));
     }
 
-    /// A keyword that is not known where it stands.
+    /// Adds a warning about a keyword that is unknown in its block.
     pub fn unknown(&mut self, block: &Block) {
         let what = if block.body.is_some() { "block" } else { "keyword" };
         self.warn(&block.place, format!("unknown {what} `{}`; it is left out", block.keyword()));
     }
 
-    /// A statement of one line, if it is known here.
+    /// Checks a statement of one line. `known` says whether its keyword is known in its block.
     pub fn line(&mut self, block: &Block, known: bool) {
         match (known, &block.body) {
             (false, _) => self.unknown(block),
             (true, Some(_)) => {
-                let why = "begins no block; each keyword stands on a line of its own";
+                let why = "starts no block; put each keyword on a line of its own";
                 self.error(&block.place, format!("`{}`: `{}` {why}", block.text, block.keyword()));
             }
             (true, None) => {}
         }
     }
 
-    /// A statement that begins a block.
+    /// Checks a statement that must start a block.
     pub fn block(&mut self, block: &Block) {
         if block.body.is_none() {
             self.error(&block.place, format!("`{}` has no `{{`", block.text));
         }
     }
 
-    /// What follows the keyword; without it keepalived ends on the spot.
+    /// The first argument. Its absence is an error, because keepalived exits then.
     pub fn argument<'a>(&mut self, block: &'a Block) -> Option<&'a str> {
         let argument = block.arguments().first();
         if argument.is_none() {
@@ -72,7 +72,7 @@ impl Faults {
         argument.map(String::as_str)
     }
 
-    /// A number; what follows its digits is left out.
+    /// Reads a number. Text after its digits is ignored, with a warning.
     pub fn number(&mut self, block: &Block, range: RangeInclusive<u64>) -> Option<u64> {
         let text = self.argument(block)?.trim_start();
         let digits = &text[..text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len())];
@@ -80,24 +80,24 @@ impl Faults {
         match number {
             None => self.refuse(block, &format!("not a number from {} to {}", range.start(), range.end())),
             Some(number) if digits != text => {
-                self.warn(&block.place, format!("`{}`: taken for {number}", block.text));
+                self.warn(&block.place, format!("`{}`: read as {number}", block.text));
             }
             Some(_) => {}
         }
         number
     }
 
-    /// The same of 32 bits.
+    /// Reads a number of 32 bits.
     pub fn number_u32(&mut self, block: &Block, range: RangeInclusive<u32>) -> Option<u32> {
         self.number(block, u64::from(*range.start())..=u64::from(*range.end())).map(|number| number as u32)
     }
 
-    /// A port.
+    /// Reads a port from 1 to 65535.
     pub fn port(&mut self, block: &Block) -> Option<u16> {
         self.number(block, 1..=u64::from(u16::MAX)).map(|port| port as u16)
     }
 
-    /// Seconds, with up to six digits behind a point.
+    /// Reads a time in seconds, with up to six decimal places.
     pub fn time(&mut self, block: &Block, least: Duration) -> Option<Duration> {
         let text = self.argument(block)?;
         let time = seconds(text).filter(|time| *time >= least);
@@ -111,7 +111,7 @@ impl Faults {
         time
     }
 
-    /// Yes or no; yes if nothing follows.
+    /// Reads a switch; on if it has no argument.
     pub fn switch(&mut self, block: &Block) -> Option<bool> {
         match block.arguments().first().map(String::as_str) {
             None | Some("on" | "true" | "yes") => Some(true),
@@ -123,7 +123,7 @@ impl Faults {
         }
     }
 
-    /// An address of either family, without brackets.
+    /// Reads an address of either family, without brackets.
     pub fn address(&mut self, block: &Block) -> Option<IpAddr> {
         let addr = self.argument(block)?.parse().ok();
         if addr.is_none() {
@@ -132,25 +132,25 @@ impl Faults {
         addr
     }
 
-    /// A command with the user and the group that it runs as.
+    /// Reads a command with an optional user and group.
     pub fn script(&mut self, block: &Block) -> Option<Script> {
         self.words(block, 3)
     }
 
-    /// The same where none is there yet.
+    /// Reads a command with an optional user and group into `place`, unless that is set.
     pub fn script_once(&mut self, block: &Block, place: &mut Option<Script>) {
         match place {
             None => *place = self.script(block),
-            Some(_) => self.refuse(block, "there is one already"),
+            Some(_) => self.refuse(block, "already defined"),
         }
     }
 
-    /// A command alone.
+    /// Reads a command without user and group.
     pub fn command(&mut self, block: &Block) -> Option<Script> {
         self.words(block, 1)
     }
 
-    /// A command in the first of so many words.
+    /// Reads a command; `most` is the number of words that the statement may have.
     fn words(&mut self, block: &Block, most: usize) -> Option<Script> {
         self.argument(block)?;
         let words = block.shell_arguments();
@@ -182,10 +182,7 @@ impl Faults {
             "TUN" => match tunnel(&block.arguments()[1..]) {
                 Ok(tunnel) => (Some((ForwardingMethod::Tunnel, tunnel)), usize::MAX),
                 Err(why) => {
-                    self.warn(
-                        &block.place,
-                        format!("`{}`: {why}; it is taken for TUN type ipip", block.text),
-                    );
+                    self.warn(&block.place, format!("`{}`: {why}; TUN type ipip is used", block.text));
                     (plain(ForwardingMethod::Tunnel), usize::MAX)
                 }
             },
@@ -259,7 +256,7 @@ mod tests {
     use crate::testing::statement;
     use crate::values::*;
 
-    /// What a reader makes of a statement, and how many faults it finds.
+    /// The value that `read` returns for a statement, and the number of faults.
     fn read<T>(text: &str, read: impl Fn(&mut Faults, &Block) -> Option<T>) -> (Option<T>, usize) {
         let mut faults = Faults::default();
         let value = read(&mut faults, &statement(text));
@@ -267,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_in_their_range_and_what_follows_their_digits_is_named() {
+    fn numbers_must_be_in_range_and_text_after_them_causes_a_warning() {
         let number = |text| read(text, |faults, block| faults.number(block, 1..=100));
         assert_eq!(number("weight 7"), (Some(7), 0));
         assert_eq!(number("weight \" 7\""), (Some(7), 0));
@@ -280,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_up_to_six_digits_behind_the_point() {
+    fn times_have_up_to_six_decimal_places() {
         let time = |text| read(text, |faults, block| faults.time(block, Duration::from_micros(1)));
         assert_eq!(time("delay_loop 6"), (Some(Duration::from_secs(6)), 0));
         assert_eq!(time("delay_loop 1.5"), (Some(Duration::from_millis(1500)), 0));
@@ -291,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tunnel_has_what_its_type_has() {
+    fn the_options_of_a_tunnel_depend_on_its_type() {
         use ForwardingMethod::{DirectRouting, FullNat, Nat, Tunnel as Tun};
         let method = |text: &str| read(&format!("lvs_method {text}"), |faults, block| faults.method(block));
         assert_eq!(method("NAT"), (Some((Nat, Tunnel::Ipip)), 0));
@@ -308,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scripts_first_word_is_its_command_with_arguments() {
+    fn the_first_word_of_a_script_is_its_command_with_arguments() {
         let script = |text: &str| read(&format!("quorum_up {text}"), |faults, block| faults.script(block));
         let want = |argv: &[&str], text: &str, user: Option<&str>| Script {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),

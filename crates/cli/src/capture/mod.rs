@@ -1,7 +1,7 @@
 //! `xvs capture`: packets as they came in and as they went out, into a pcapng file or as lines.
 //!
-//! The daemon sends the frames that its workers copied; this program writes them, with its user's rights. A capture ends
-//! at the requested count or time, or at SIGINT or SIGTERM, with counts on stderr.
+//! The daemon sends the frames that its workers copied; this program writes them, with its user's rights. A capture
+//! ends at the requested count or time, or at SIGINT or SIGTERM, with counts on stderr.
 
 pub mod lines;
 pub mod pcapng;
@@ -26,7 +26,7 @@ use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs capture`.
+/// The arguments of `xvs capture`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Write pcapng to this file; without it to stdout, or lines if that is a terminal

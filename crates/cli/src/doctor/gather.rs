@@ -1,7 +1,8 @@
 //! Reader of the facts: files of `/proc`, netlink, ethtool's requests, ARP, and the daemon if one runs.
 //!
 //! Everything is read in the network namespace of the calling thread. A fact that cannot be read becomes a finding, and
-//! the others are still read. Costs a dump of the kernel's tables and, for ARP and unresolved neighbours, about a second.
+//! the others are still read. Costs a dump of the kernel's tables and, for ARP and unresolved neighbours, about a
+//! second.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

@@ -28,7 +28,7 @@ use crate::exit::Done;
 use crate::realserver::RECORDS;
 use crate::text::print_json;
 
-/// What follows `xvs doctor`.
+/// The arguments of `xvs doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {

@@ -145,8 +145,8 @@ fn overhead(server: &Server) -> u32 {
     forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: encapsulation(tunnel) })
 }
 
-/// The largest packet that clients of a service send, in bytes: the MTU of the link that has the service's address, else
-/// the largest MTU of an attached link.
+/// The largest packet that clients of a service send, in bytes: the MTU of the link that has the service's address,
+/// else the largest MTU of an attached link.
 fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
     let holder = match service.key {
         ServiceKey::Address { endpoint, .. } => {

@@ -13,7 +13,7 @@ use xvs_ctl::config::Config;
 
 use crate::exit::{DONE, Done};
 
-/// What follows `xvs lab`.
+/// The arguments of `xvs lab`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Use the settings under ipvs and feedback of this xvs.toml [default: those of the kernel's IPVS]

@@ -1,7 +1,7 @@
 //! The screen of `xvs top`: the visible part of the view, and the keys that change it.
 //!
-//! Drawn ten times a second; ratatui writes the changed cells. Rows are computed anew only for new totals or after a key
-//! that changes them.
+//! Drawn ten times a second; ratatui writes the changed cells. Rows are computed anew only for new totals or after a
+//! key that changes them.
 
 use ratatui::Frame;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};

@@ -31,7 +31,7 @@ pub fn rows(
 }
 
 /// As [`rows`], for those that match `filter`, each with its detail. Services are those of `snapshot`.
-pub fn found(
+pub fn matching_rows(
     reader: &Mutex<TableReader>,
     snapshot: &Snapshot,
     now: Millis,
@@ -100,7 +100,7 @@ pub fn end(
 /// How many match.
 pub fn count(reader: &Mutex<TableReader>, snapshot: &Snapshot, now: Millis, filter: &Filter) -> u64 {
     let mut counted = 0;
-    found(reader, snapshot, now, filter, &mut |_| {
+    matching_rows(reader, snapshot, now, filter, &mut |_| {
         counted += 1;
         ControlFlow::Continue(())
     });
@@ -121,19 +121,19 @@ fn collect(
     }
 }
 
-/// Calls `look` for every connection and template, as [`rows`] does.
-pub fn walk(reader: &Mutex<TableReader>, mut look: impl FnMut(Connection<'_>)) {
+/// Calls `each` for every connection and template, as [`rows`] does.
+pub fn walk(reader: &Mutex<TableReader>, mut each: impl FnMut(Connection<'_>)) {
     let mut next = 0;
-    while walk_slice(reader, &mut next, &mut look) {}
+    while walk_slice(reader, &mut next, &mut each) {}
 }
 
-/// Calls `look` for the connections of one slice. Returns `false` at the end of the table.
-fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, look: impl FnMut(Connection<'_>)) -> bool {
+/// Calls `each` for the connections of one slice. Returns `false` at the end of the table.
+fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, each: impl FnMut(Connection<'_>)) -> bool {
     let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
     if *next >= reader.table().extent() {
         return false;
     }
-    reader.for_each(*next..*next + SLICE, look);
+    reader.for_each(*next..*next + SLICE, each);
     *next += SLICE;
     true
 }

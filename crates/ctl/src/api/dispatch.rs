@@ -23,7 +23,7 @@ use xvs_model::request::Request;
 use xvs_model::status::{RulesFound, RulesStatus, StatusReport};
 
 use crate::api::capture::ActiveCaptures;
-use crate::api::connections::{EndMode, count, end, found, rows};
+use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::server::{Handler, Peer};
 use crate::api::{explain, local_addresses};
 use crate::control::thread::Handle;
@@ -123,17 +123,17 @@ impl Handler for Dispatch {
             | Request::Apply { .. }
             | Request::Confirm(_)
             | Request::Set { .. } => {
-                let (asked, requester) = (request.clone(), requester(peer));
+                let (logged, requester) = (request.clone(), requester(peer));
                 let answer = daemon.request_by(request, Some(requester.clone()));
-                log(&asked, &answer, &requester);
+                log(&logged, &answer, &requester);
                 answer
             }
             other => daemon.request(other),
         }
     }
 
-    fn events(&self, asked: EventQuery) -> Result<Listener, CommandError> {
-        self.daemon()?.shared().events.listen(asked)
+    fn events(&self, query: EventQuery) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(query)
     }
 
     fn connections(
@@ -151,7 +151,7 @@ impl Handler for Dispatch {
         each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
     ) -> Result<(), CommandError> {
         let shared = self.daemon()?.shared();
-        found(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
+        matching_rows(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
         Ok(())
     }
 

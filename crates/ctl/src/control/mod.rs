@@ -305,9 +305,9 @@ impl<D: Datapath> Control<D> {
 
     /// Sentences for the operator: the late worker, the refused commands and the drift of owned services.
     pub fn warnings(&self) -> Vec<String> {
-        let late = self.publication.late().map(|who| {
+        let late = self.publication.late().map(|worker| {
             format!(
-                "{who} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
+                "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
             )
         });
         late.into_iter().chain(self.owned.warnings()).collect()

@@ -82,9 +82,9 @@ impl<D: Datapath> Control<D> {
             self.datapath.keep_resolved(next_hops);
         }
         let patience = if self.publication.late().is_none() { WORKER_TIMEOUT } else { SHORT_WAIT };
-        self.settle(patience).map_err(|who| {
-            self.publication.set_late(who.clone());
-            CommandError::Late { who }
+        self.settle(patience).map_err(|worker| {
+            self.publication.set_late(worker.clone());
+            CommandError::Late { who: worker }
         })
     }
 

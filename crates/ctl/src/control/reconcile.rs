@@ -423,10 +423,10 @@ mod tests {
         assert_eq!(servers(&control, 100), Some(vec![(2, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1)]));
         assert_eq!(servers(&control, 105), None);
-        let told = events.receive(Duration::ZERO).events;
-        assert_eq!(told.len(), 5);
-        assert!(told.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
-        assert_eq!(told[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
+        let recorded = events.receive(Duration::ZERO).events;
+        assert_eq!(recorded.len(), 5);
+        assert!(recorded.iter().all(|event| event.kind == Kind::Change && event.by.is_none()));
+        assert_eq!(recorded[0].what, "put back: xvsadm -A -t 192.0.2.100:80 -s wlc");
     }
 
     #[test]

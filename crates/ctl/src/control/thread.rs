@@ -243,31 +243,31 @@ impl ControlThread {
     fn reattach(&mut self) {
         let now = Instant::now();
         let network = &self.view.network;
-        let back = |place: &usize| {
-            let gone = link_state(network, self.links[*place]) == LinkState::Gone;
-            let name = &self.shared.facts_mut().interfaces[*place].name;
+        let back = |index: &usize| {
+            let gone = link_state(network, self.links[*index]) == LinkState::Gone;
+            let name = &self.shared.facts_mut().interfaces[*index].name;
             gone && network.link_named(name).is_some_and(|link| link.up)
         };
         if now < self.attach_after {
             return;
         }
-        let place = (0..self.links.len()).find(back);
+        let index = (0..self.links.len()).find(back);
         let (workers, steering) = self.control.datapath().workers();
-        let done = match place {
-            Some(place) => workers.reattach(place, steering),
+        let done = match index {
+            Some(index) => workers.reattach(index, steering),
             None if workers.is_paused() => workers.resume(),
             None => return,
         };
         let (links, mut facts) = (workers.links(), self.shared.facts_mut());
-        if let Some(place) = place
+        if let Some(index) = index
             && links != self.links
         {
-            let state = facts.interfaces[place].state;
-            let attached_again = facts.interfaces[place].attached_again + 1;
-            let attached = workers.interface_facts(place);
+            let state = facts.interfaces[index].state;
+            let attached_again = facts.interfaces[index].attached_again + 1;
+            let attached = workers.interface_facts(index);
             let event = format!("{} is attached again, {} XDP", attached.name, attached.mode);
             self.shared.events.record(Kind::Link, self.control.epoch(), event);
-            facts.interfaces[place] = InterfaceStatus { state, attached_again, ..attached };
+            facts.interfaces[index] = InterfaceStatus { state, attached_again, ..attached };
         }
         self.warnings.attaching = match done {
             Ok(workers) => {
@@ -313,13 +313,13 @@ impl ControlThread {
 /// The network that workers use: the attached interfaces in the order of their ports, then the VLANs over them.
 fn attached_only(network: &Network, links: &[u32]) -> Network {
     let mut seen = network.clone();
-    let place = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    let index = |ifindex| links.iter().position(|attached| *attached == ifindex);
     seen.links.retain(|link| {
-        place(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| place(vlan.over).is_some())
+        index(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| index(vlan.over).is_some())
     });
     let mut next = links.len();
     for link in &mut seen.links {
-        let id = place(link.ifindex).unwrap_or_else(|| {
+        let id = index(link.ifindex).unwrap_or_else(|| {
             next += 1;
             next - 1
         });
@@ -353,9 +353,9 @@ impl Handle {
     /// # Errors
     /// As [`Self::request`].
     pub fn request_by(&self, request: Request, requester: Option<Requester>) -> Result<Reply, CommandError> {
-        let (access, asked) = (request.access(), Instant::now());
+        let (access, sent) = (request.access(), Instant::now());
         let answer = self.send(|reply| Input::Request(request, requester, reply));
-        self.shared.waits.count(access, asked.elapsed());
+        self.shared.waits.count(access, sent.elapsed());
         answer
     }
 

@@ -52,12 +52,12 @@ mod tests {
 
     #[test]
     fn the_end_of_a_thread_is_reported_by_its_name_also_after_a_panic() {
-        let (ended, told) = unbounded();
+        let (ended, names) = unbounded();
         let panicking = spawn("xvs-worker-7", &ended, || panic!("a fault of this test")).unwrap();
-        assert_eq!(told.recv().unwrap(), "xvs-worker-7");
+        assert_eq!(names.recv().unwrap(), "xvs-worker-7");
         let _: Result<(), _> = panicking.join();
         let ending = spawn("xvs-control", &ended, || 5).unwrap();
-        assert_eq!(told.recv().unwrap(), "xvs-control");
+        assert_eq!(names.recv().unwrap(), "xvs-control");
         assert_eq!(ending.join().unwrap(), 5);
     }
 }

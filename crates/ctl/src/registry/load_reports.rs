@@ -76,7 +76,7 @@ impl Registry {
             if all.len() > before
                 && let Some(entry) = self.services.remove(&service)
             {
-                self.changed(service, entry, Change::Edited);
+                self.store_changed(service, entry, Change::Edited);
             }
         }
         all

@@ -177,14 +177,14 @@ impl Registry {
                 dest.last_weight = Weight(0);
                 dest.set_options(options);
                 entry.destinations.insert(0, dest);
-                self.changed(*service, entry, Change::Added);
+                self.store_changed(*service, entry, Change::Added);
             }
             Command::EditDestination { service, endpoint, options } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(dest) = entry.destinations.iter_mut().find(|dest| dest.endpoint == *endpoint) {
                     dest.set_options(options);
                 }
-                self.changed(*service, entry, Change::Edited);
+                self.store_changed(*service, entry, Change::Edited);
             }
             Command::DeleteDestination { service, endpoint } => {
                 let Some(mut entry) = self.services.remove(service) else { return };
@@ -192,7 +192,7 @@ impl Registry {
                 {
                     let dest = entry.destinations.remove(position);
                     self.move_to_trash(*service, dest, &entry.live, snapshot, now);
-                    self.changed(*service, entry, Change::Removed(position));
+                    self.store_changed(*service, entry, Change::Removed(position));
                 }
             }
             Command::Zero(key) => self.zero(*key),
@@ -241,7 +241,7 @@ impl Registry {
     }
 
     /// Stores a service whose destinations have changed; its scheduler decides what state it keeps.
-    fn changed(&mut self, key: ServiceKey, mut entry: ServiceEntry, change: Change) {
+    fn store_changed(&mut self, key: ServiceKey, mut entry: ServiceEntry, change: Change) {
         let before = Place(entry.place.load(Ordering::Relaxed));
         let mut weights = entry.destinations.iter().map(DestinationEntry::weight_in_force);
         let after = scheduler::carry(&entry.scheduler, before, change, &mut weights);
@@ -326,7 +326,7 @@ impl Registry {
         self.trash.insert((key, trashed.dest.endpoint), trashed);
     }
 
-    /// Frees removed destinations that nothing has referred to for [`TRASH_TIME`]. Returns whether the trash had any.
+    /// Frees removed destinations that nothing has referred to for two minutes. Returns whether the trash had any.
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
         let any = !self.trash.is_empty();
         self.trash.retain(|_, trashed| {
@@ -374,12 +374,12 @@ impl Registry {
         let gone = self.trash.range_mut(trash_range(key)).map(|(_, trashed)| &mut trashed.dest);
         let gone = gone.filter(|dest| dest.has_connections());
         let mut items = BTreeSet::new();
-        let mut lingers = false;
-        for dest in destinations.chain(gone.inspect(|_| lingers = true)) {
+        let mut has_leftovers = false;
+        for dest in destinations.chain(gone.inspect(|_| has_leftovers = true)) {
             dest.forget_unused_methods();
             items.extend(dest.methods.iter().flat_map(|method| of_destination(key, dest.endpoint, *method)));
         }
-        items.extend((configured || lingers).then(|| of_service(key)).into_iter().flatten());
+        items.extend((configured || has_leftovers).then(|| of_service(key)).into_iter().flatten());
         items
     }
 

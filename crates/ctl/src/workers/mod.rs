@@ -127,12 +127,12 @@ impl Workers {
         Ok(())
     }
 
-    /// What is to be told of the interface at this place; the log is told too.
-    pub(crate) fn interface_facts(&self, place: usize) -> InterfaceStatus {
-        interface_facts(&self.attached[place])
+    /// What is to be told of the interface with this index; the log is told too.
+    pub(crate) fn interface_facts(&self, index: usize) -> InterfaceStatus {
+        interface_facts(&self.attached[index])
     }
 
-    /// Attaches the interface at this place again, and gives every worker new sockets. Returns what is to be told of
+    /// Attaches the interface with this index again, and gives every worker new sockets. Returns what is to be told of
     /// the workers. Blocks for up to a second for each if the kernel is slow to free the old ones.
     ///
     /// # Errors
@@ -140,21 +140,21 @@ impl Workers {
     /// workers wait until the next call succeeds, and packets are the kernel's.
     pub(crate) fn reattach(
         &mut self,
-        place: usize,
+        index: usize,
         steering: &Steering,
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
-        let attached = steering.attach(self.attached[place].interface())?;
+        let attached = steering.attach(self.attached[index].interface())?;
         let reinjector = open_reinjector(&attached)?;
         // The new one goes where the old one was, and comes back if the queues cannot be shared out.
-        let old = std::mem::replace(&mut self.attached[place], attached);
+        let old = std::mem::replace(&mut self.attached[index], attached);
         match shares(&self.attached, Some(self.threads.len())) {
             Ok(shares) => self.shares = shares,
             Err(error) => {
-                self.attached[place] = old;
+                self.attached[index] = old;
                 return Err(error);
             }
         }
-        self.reinjectors[place] = reinjector;
+        self.reinjectors[index] = reinjector;
         if !self.paused {
             self.pause();
         }

@@ -86,7 +86,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         marked_by: explanation.marked_by.as_ref().map(|step| rule::in_words(step, egress)),
         service: explanation.service.map(|key| key.to_string()),
         met: met.map(|(copied, _)| entry(Origin::Found, copied, now)),
-        direction: met.map(|(_, way)| direction(way)),
+        direction: met.map(|(_, towards)| direction(towards)),
         template: explanation.template.as_ref().map(entry_of),
         choice: explanation.decision.as_ref().map(choice),
         health: Vec::new(),

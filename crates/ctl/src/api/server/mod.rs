@@ -75,7 +75,7 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     /// The error that the client gets.
-    fn events(&self, _asked: EventQuery) -> Result<Listener, CommandError> {
+    fn events(&self, _query: EventQuery) -> Result<Listener, CommandError> {
         Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
     }
 
@@ -416,7 +416,7 @@ impl Client {
         match request {
             Request::ListConnections => self.stream(|each| handler.connections(each)),
             Request::FindConnections(filter) => self.stream(|each| handler.find(&filter, each)),
-            Request::Events(asked) => match handler.events(asked) {
+            Request::Events(query) => match handler.events(query) {
                 Ok(listener) => self.stream_events(listener),
                 Err(refused) => self.send(Err(refused), Part::Last),
             },

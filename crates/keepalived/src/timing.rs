@@ -1,7 +1,6 @@
-//! The checkers of a real server: what is asked of it, how often, and when it counts as down.
+//! The timing of checks: interval, timeout, retries, rise, warmup.
 //!
-//! Pure. Source: keepalived's behaviour as it is written down (section 4). Not here: how they are read (`checkers.rs`), and
-//! asking.
+//! Pure. Source: keepalived-behaviour.md, section 4. Not here: the checkers (`checkers.rs`).
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use xvs_model::check::{Probe, Timing};
 use crate::blocks::Block;
 use crate::values::Faults;
 
-/// Settings of [`Timing`] as far as they are given; what is not is taken from around.
+/// The configured settings of a [`Timing`]; `None`: inherited or default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TimingOptions {
     interval: Option<Duration>,
@@ -23,15 +22,16 @@ pub struct TimingOptions {
 }
 
 impl TimingOptions {
-    /// Takes a statement that is one of them. `least_retry` is what `retry` may be at least here.
-    pub fn take(&mut self, block: &Block, least_retry: u32, faults: &mut Faults) -> bool {
+    /// Applies a statement. `least_retry` is the lowest value of `retry` in this block. Returns whether the keyword is
+    /// known.
+    pub fn apply(&mut self, block: &Block, least_retry: u32, faults: &mut Faults) -> bool {
         let above_zero = Duration::from_micros(1);
         match block.keyword() {
             "delay_loop" => set(&mut self.interval, faults.time(block, above_zero)),
             "delay_before_retry" => set(&mut self.retry_interval, faults.time(block, Duration::ZERO)),
             "connect_timeout" => set(&mut self.timeout, faults.time(block, above_zero)),
             "retry" => set(&mut self.retry, faults.number_u32(block, least_retry..=u32::MAX)),
-            // keepalived has no such word and takes 1.
+            // keepalived has no such keyword; its value is 1.
             "rise" => set(&mut self.rise, faults.number_u32(block, 1..=u32::MAX)),
             "warmup" => set(&mut self.warmup, faults.time(block, Duration::ZERO)),
             "alpha" => set(&mut self.begins_down, faults.switch(block)),
@@ -40,26 +40,26 @@ impl TimingOptions {
         true
     }
 
-    /// These, and what they leave open from around.
+    /// These settings; those that are not configured are inherited.
     #[must_use]
-    pub fn or(self, around: Self) -> Self {
+    pub fn or(self, inherited: Self) -> Self {
         Self {
-            interval: self.interval.or(around.interval),
-            retry_interval: self.retry_interval.or(around.retry_interval),
-            timeout: self.timeout.or(around.timeout),
-            retry: self.retry.or(around.retry),
-            rise: self.rise.or(around.rise),
-            warmup: self.warmup.or(around.warmup),
-            begins_down: self.begins_down.or(around.begins_down),
+            interval: self.interval.or(inherited.interval),
+            retry_interval: self.retry_interval.or(inherited.retry_interval),
+            timeout: self.timeout.or(inherited.timeout),
+            retry: self.retry.or(inherited.retry),
+            rise: self.rise.or(inherited.rise),
+            warmup: self.warmup.or(inherited.warmup),
+            begins_down: self.begins_down.or(inherited.begins_down),
         }
     }
 
-    /// From one check to the next, if it is said.
+    /// The configured interval.
     pub fn interval(self) -> Option<Duration> {
         self.interval
     }
 
-    /// With what each kind of check has if nothing is said.
+    /// The timing, with the defaults of each kind of check.
     pub(super) fn timing(self, probe: &Probe) -> Timing {
         let interval = self.interval.unwrap_or(INTERVAL);
         let (retry, retry_interval) = match probe {
@@ -69,7 +69,7 @@ impl TimingOptions {
             Probe::Tcp(_) | Probe::Smtp(..) | Probe::Udp(..) | Probe::Ping(_) => (1, Duration::from_secs(1)),
         };
         let (retry, rise) = (self.retry.unwrap_or(retry), self.rise.unwrap_or(1));
-        // A file tells once what it says, when it changes.
+        // A file gives one result for each change, so there are no retries.
         let (retry, rise) = if matches!(probe, Probe::File(..)) { (0, 1) } else { (retry, rise) };
         Timing {
             interval,
@@ -78,17 +78,17 @@ impl TimingOptions {
             fall: retry.saturating_add(1),
             rise,
             warmup: self.warmup.unwrap_or(interval),
-            // What a file says is known from the start.
+            // The content of a file is known at once.
             begins_down: self.begins_down.unwrap_or(false) && !matches!(probe, Probe::File(..)),
         }
     }
 }
 
-/// From one check to the next, if nothing is said.
+/// The default interval.
 pub(super) const INTERVAL: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sets what was understood.
+/// Sets a value if it was valid.
 pub(super) fn set<T>(place: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
         *place = value;
