@@ -120,8 +120,8 @@ fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() 
     let mut reload = cluster.command(Host::Director, program("xvs"));
     let refused = complete(reload.arg("reload"));
     let why = format!(
-        "xvs: nothing has changed, for the file cannot be used:\n{}: no virtual_server; a restart of xvsd takes those \
-         away that run\n",
+        "xvs: nothing has changed because the file cannot be used:\n{}: no virtual_server; restart xvsd to remove \
+         those that run\n",
         file.display()
     );
     assert_eq!(String::from_utf8_lossy(&refused.stderr), why);
