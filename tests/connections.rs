@@ -1,8 +1,8 @@
-//! The life of a connection with a clock moved by hand: states, timeouts, counts, expiry to the second.
+//! Life of a connection with a clock moved by hand: states, timeouts, counts, expiry to the second.
 //!
-//! The state tables are those of ipvs-behaviour, section 4.1, written independently of the director's. Random sequences
-//! of packets follow them for every combination of directions that the director may see. Not here: the bytes of frames
-//! (`golden.rs`), removed destinations (`golden/gone.rs`).
+//! The state tables are those of the kernel's IPVS, written here independently of the data plane, and are walked at
+//! random with every set of directions that the director sees. Not here: frames' bytes (`golden.rs`), removed
+//! destinations (`golden/gone.rs`).
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -55,7 +55,7 @@ enum Sender {
     Server,
 }
 
-/// The next column after a packet in a column, by the tables above.
+/// The column that follows an event in a column, by the tables above.
 fn next(column: usize, table: &[&str; 4], flags: u8) -> usize {
     let row = match flags {
         _ if flags & RST != 0 => 3,
@@ -74,7 +74,7 @@ fn counted(column: usize) -> (u64, u64) {
     if active { (1, 0) } else { (0, 1) }
 }
 
-/// A service of each protocol, whose only server has the method of this option.
+/// A service of each protocol with one server and this forwarding option.
 fn cluster(method: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     for protocol in ["-t", "-u"] {
@@ -101,7 +101,7 @@ fn send(cluster: &mut LabCluster, from: Sender, transport: Transport) {
     assert_eq!(judged.verdict, "transmit", "{packet:?}");
 }
 
-/// The remaining time and the state of the only connection, as `-Lnc` shows them.
+/// Remaining time and state of the only connection in `-Lnc`.
 #[track_caller]
 fn seen(cluster: &mut LabCluster) -> (u64, String) {
     let rows = cluster.connections();
@@ -122,7 +122,7 @@ fn assert_gone_at(cluster: &mut LabCluster, seconds: u64) {
     assert_eq!(cluster.counters()["expired"], cluster.counters()["connections"]);
 }
 
-/// Sends packets, and asserts state, timeout and counts after each.
+/// Injects packets and asserts state, timeout and counts after each.
 #[track_caller]
 fn play(method: &str, packets: &[(Sender, u8, &str)]) -> LabCluster {
     let mut cluster = cluster(method);
@@ -131,7 +131,7 @@ fn play(method: &str, packets: &[(Sender, u8, &str)]) -> LabCluster {
         let column = STATES.iter().position(|(_, name, _)| name == state).expect("a state");
         assert_eq!(seen(&mut cluster), (STATES[column].2, (*state).to_owned()), "after {from:?} {flags:#x}");
         assert_eq!(cluster.loads()[0], (at(server(1), 80).to_string(), counted(column).0, counted(column).1));
-        // Some time passes, so that a timeout that is not restarted shows.
+        // Time passes, so a timeout that is not restarted is noticed.
         cluster.advance(1.0);
     }
     cluster
@@ -175,13 +175,13 @@ fn a_masqueraded_connection_that_its_server_closes_ends_in_time_wait() {
 }
 
 #[test]
-fn a_connection_that_the_server_refuses_is_closed_and_expires_after_ten_seconds() {
+fn a_servers_reset_closes_the_connection_which_ends_after_ten_seconds() {
     let mut cluster = play("-m", &[(Sender::Client, SYN, "SYN_RECV"), (Sender::Server, RST | ACK, "CLOSE")]);
     assert_gone_at(&mut cluster, 9);
 }
 
 #[test]
-fn a_client_cannot_reset_before_the_server_has_answered() {
+fn a_clients_reset_before_the_servers_reply_does_not_close_the_connection() {
     for method in ["-m", "-g", "-i"] {
         play(method, &[(Sender::Client, SYN, "SYN_RECV"), (Sender::Client, RST, "SYN_RECV")]);
     }
@@ -204,7 +204,7 @@ fn a_connection_whose_replies_bypass_the_director_ends_in_fin_wait() {
 }
 
 #[test]
-fn a_second_syn_makes_no_second_connection() {
+fn a_second_syn_creates_no_second_connection() {
     for method in ["-m", "-g", "-i"] {
         let mut cluster =
             play(method, &[(Sender::Client, SYN, "SYN_RECV"), (Sender::Client, SYN, "SYN_RECV")]);
@@ -213,7 +213,7 @@ fn a_second_syn_makes_no_second_connection() {
 }
 
 #[test]
-fn a_packet_without_any_flag_closes_the_connection() {
+fn a_segment_without_any_flag_closes_the_connection() {
     for method in ["-m", "-g", "-i"] {
         let packets = [
             (Sender::Client, SYN, "SYN_RECV"),
@@ -225,10 +225,10 @@ fn a_packet_without_any_flag_closes_the_connection() {
 }
 
 #[test]
-fn every_state_expires_to_the_second() {
+fn every_state_expires_at_its_timeout_and_not_before() {
     use Sender::{Client, Server};
-    type Sequence = (&'static str, &'static [(Sender, u8)], u64);
-    let sequences: [Sequence; 7] = [
+    type Case = (&'static str, &'static [(Sender, u8)], u64);
+    let cases: [Case; 7] = [
         ("-g", &[(Client, SYN)], 60),
         ("-i", &[(Client, SYN), (Client, ACK)], 900),
         ("-g", &[(Client, SYN), (Client, ACK), (Client, FIN)], 120),
@@ -237,7 +237,7 @@ fn every_state_expires_to_the_second() {
         ("-m", &[(Client, SYN), (Client, ACK), (Server, RST)], 10),
         ("-m", &[(Client, SYN), (Client, ACK), (Client, FIN), (Server, FIN), (Server, SYN)], 120),
     ];
-    for (method, packets, timeout) in sequences {
+    for (method, packets, timeout) in cases {
         let mut cluster = cluster(method);
         for (from, flags) in packets {
             send(&mut cluster, *from, Transport::Tcp(*flags));
@@ -247,7 +247,7 @@ fn every_state_expires_to_the_second() {
 }
 
 #[test]
-fn udp_lasts_five_minutes_after_its_last_packet_and_is_never_active() {
+fn a_udp_connection_lasts_five_minutes_after_its_last_packet_and_is_never_active() {
     for method in ["-m", "-g", "-i"] {
         let mut cluster = cluster(method);
         send(&mut cluster, Sender::Client, Transport::Udp);
@@ -263,7 +263,7 @@ fn udp_lasts_five_minutes_after_its_last_packet_and_is_never_active() {
 }
 
 #[test]
-fn a_masqueraded_udp_reply_refreshes_the_connection_too() {
+fn a_masqueraded_udp_reply_also_refreshes_the_connection() {
     let mut cluster = cluster("-m");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.advance(200.0);
@@ -273,7 +273,7 @@ fn a_masqueraded_udp_reply_refreshes_the_connection_too() {
 }
 
 #[test]
-fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_leaves_one_unchanged() {
+fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_keeps_one() {
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.adm("--set 7 8 9");
@@ -294,7 +294,7 @@ fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_leaves_one_unchan
 }
 
 #[test]
-fn a_shorter_timeout_brings_the_end_forward() {
+fn a_shorter_timeout_advances_the_expiry() {
     let mut cluster = cluster("-m");
     send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
     send(&mut cluster, Sender::Client, Transport::Tcp(ACK));
@@ -304,7 +304,7 @@ fn a_shorter_timeout_brings_the_end_forward() {
 }
 
 #[test]
-fn a_connection_that_is_refreshed_for_hours_outlives_every_turn_of_the_timers() {
+fn a_connection_refreshed_for_hours_outlives_every_turn_of_the_timer_wheel() {
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
     send(&mut cluster, Sender::Client, Transport::Tcp(ACK));
@@ -317,7 +317,7 @@ fn a_connection_that_is_refreshed_for_hours_outlives_every_turn_of_the_timers() 
 }
 
 #[test]
-fn a_weight_of_zero_and_its_reversal_do_not_change_connections_or_counts() {
+fn weight_0_and_its_restoration_do_not_change_connections_and_counts() {
     let mut cluster = cluster("-m");
     send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
     send(&mut cluster, Sender::Client, Transport::Tcp(ACK));
@@ -335,7 +335,7 @@ fn a_removed_destination_without_connections_for_minutes_is_new_when_added_again
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.adm(&format!("-d -u {VIP}:80 -r {}:80", server(1)));
-    // Its connection ends after 300 s. It is kept for 120 s more, and checked once a minute.
+    // Its connection ends after 300 s. The destination is kept for 120 s more, and checked once a minute.
     cluster.advance(301.0);
     cluster.adm(&format!("-a -u {VIP}:80 -r {}:80 -g", server(1)));
     assert_eq!(cluster.stats()[3], format!("-> {}:80 1 1 0 28 0", server(1)));
@@ -347,7 +347,7 @@ fn a_removed_destination_without_connections_for_minutes_is_new_when_added_again
 }
 
 #[test]
-fn the_server_with_fewest_connections_for_its_weight_gets_the_next_active_ones_weighing_256() {
+fn the_server_with_the_fewest_connections_per_weight_is_next_and_active_ones_count_256() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[
         &format!("-A -t {VIP}:80 -s wlc"),
@@ -359,7 +359,7 @@ fn the_server_with_fewest_connections_for_its_weight_gets_the_next_active_ones_w
         assert_eq!(cluster.from_client(&first).verdict, "transmit");
         (cluster.load(at(server(1), 80)).0, cluster.load(at(server(2), 80)).0)
     };
-    // Of equal ones the one added last is first. Then 2 connections at weight 2 equal 1 at weight 1.
+    // Of equal destinations the one added last is first; 2 connections at weight 2 equal 1 at weight 1.
     assert_eq!(
         (1..=6).map(|port| begin(&mut cluster, port)).collect::<Vec<_>>(),
         [(0, 1), (1, 1), (1, 2), (1, 3), (2, 3), (2, 4)]
@@ -370,7 +370,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_of_packets_follows_the_state_tables(
+    fn every_random_walk_through_the_states_follows_the_tables(
         masqueraded in any::<bool>(),
         walk in prop::collection::vec((any::<bool>(), 0usize..4, any::<bool>(), any::<u8>()), 1..40),
     ) {
@@ -381,7 +381,7 @@ proptest! {
         let mut column = 3;
         for (reply, event, beside, odd) in walk {
             let from = if reply && masqueraded { Sender::Server } else { Sender::Client };
-            // ACK may accompany any other flag. Some packets have none of the four.
+            // ACK is combined with every other event; some packets have none of the four flags.
             let flags = match odd {
                 0..4 => 0,
                 _ => EVENTS[event] | if beside { ACK } else { 0 },
@@ -401,7 +401,7 @@ proptest! {
 }
 
 #[test]
-fn packets_from_the_ftp_data_port_count_for_the_rate_of_drop_packet() {
+fn packets_from_the_ftp_data_port_count_for_drop_packet() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[&format!("-A -t {VIP}:80 -s rr"), &format!("-a -t {VIP}:80 -r {}:80 -m", server(1))]);
     cluster.ok(json!({ "set": { "drop_packet": 3, "am_droprate": 3 } }));

@@ -1,4 +1,4 @@
-//! What `xvsd` takes on its command line: read by the program, and by whoever writes its manual page and completion.
+//! The command line of `xvsd`, also the source of its manual page and shell completion.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,35 +9,36 @@ use clap::Parser;
 
 use crate::config::{Config, ConfigError};
 
-/// The director: takes the packets of virtual services from its interfaces and sends them to real servers.
+/// The director: receives packets of virtual services on its interfaces and forwards them to real servers.
 ///
-/// Runs in the foreground until SIGTERM or SIGINT; a second one ends it at once. Services are configured with xvsadm.
-/// Exits with 0 when told to end, 2 if command line or configuration are wrong, 1 if it cannot start or has a fault.
+/// Runs in the foreground until SIGTERM or SIGINT; a second signal ends it at once. Services are configured with
+/// xvsadm. Exit code: 0 after a signal, 2 for a wrong command line or configuration, 1 for a failed start or an
+/// internal fault.
 #[derive(Debug, Parser)]
 #[command(name = "xvsd", version)]
 pub struct Arguments {
-    /// Read xvs.toml; what is said here as well overrides it
+    /// Read xvs.toml from this file; other options override its values
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Take packets from this interface; may be given several times
+    /// Receive packets on this interface; may be given several times
     #[arg(long = "interface", value_name = "IFACE")]
     interfaces: Vec<String>,
-    /// Run so many workers, each on a core of its own
+    /// Run this many workers, each on its own core
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// Listen for commands on this socket
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Hold so many connections
+    /// The number of connections that the table can hold
     #[arg(long, value_name = "N")]
     conn_table_size: Option<usize>,
-    /// Begin with the rules of this file, as `xvsadm -Sn` prints them
+    /// Start with the rules of this file, as printed by `xvsadm -Sn`
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
-    /// Begin with the virtual servers of this keepalived.conf, and make its health checks
+    /// Start with the virtual servers of this keepalived.conf, and run its health checks
     #[arg(long, value_name = "FILE")]
     keepalived: Option<PathBuf>,
-    /// The machine that its lines with @ are for [default: the first label of this host's name]
+    /// The name that selects its lines with @ [default: the first label of the host name]
     #[arg(long, value_name = "ID")]
     config_id: Option<String>,
     /// Let Prometheus scrape /metrics at this address and port
@@ -49,10 +50,10 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What it says in all: the file, where one is named, overridden by what else is said.
+    /// The configuration: that of the file, if one is given, overridden by the other options.
     ///
     /// # Errors
-    /// Those of the file, and of what is said.
+    /// Those of [`Config::read`] and [`Config::check`].
     pub fn config(self) -> Result<Config, ConfigError> {
         let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         if !self.interfaces.is_empty() {
@@ -71,14 +72,17 @@ impl Arguments {
     }
 }
 
-/// This process's command line, or how to exit where it is wrong or asks for help, which was printed.
+/// Parses this process's command line. On a fault, or a request for help or the version, the text was printed.
+///
+/// # Errors
+/// The exit code: 0 for help, 2 for a wrong command line, 1 if printing failed.
 pub fn parsed<P: Parser>() -> Result<P, ExitCode> {
-    P::try_parse().map_err(|told| match told.print() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("standard output: {error}");
+    P::try_parse().map_err(|error| match error.print() {
+        Err(failed) if failed.kind() != io::ErrorKind::BrokenPipe => {
+            eprintln!("standard output: {failed}");
             ExitCode::FAILURE
         }
         // 0 or 2.
-        _ => ExitCode::from(told.exit_code() as u8),
+        _ => ExitCode::from(error.exit_code() as u8),
     })
 }

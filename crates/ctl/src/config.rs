@@ -1,6 +1,6 @@
-//! `xvs.toml`: every key, its default, its unit. The empty file works.
+//! The configuration file `xvs.toml`: its keys, their defaults and units. An empty file is valid.
 //!
-//! Read once, at start. Services stand elsewhere: in commands, and in the file that `rules` names.
+//! Read once, at the start. Not here: services, which come from commands and from the file of `rules`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,42 +24,46 @@ use crate::registry::SIP_CALLS;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::{SystemResolver, read_rules};
 
-/// What `xvsd` is told.
+/// The configuration of `xvsd`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The interfaces whose packets the director takes, by name. Default: none, so that nothing is attached unasked.
+    /// The interfaces that the director receives packets from, by name. Default: none, so that no interface is attached
+    /// without request.
     pub interfaces: Vec<String>,
-    /// How many workers, each pinned to a core of its own. Default: as many as the interface with the fewest receive
-    /// queues has, but one less than the machine has cores, and at least one.
+    /// The number of workers, each pinned to its own core. Default: the number of receive queues of the interface with
+    /// the fewest, but at most one less than the machine has cores, and at least one.
     pub workers: Option<usize>,
-    /// How many connections the table holds. Default: 1,048,576. Memory is touched when used: 64 bytes each, 128 with IPv6.
+    /// The number of connections that the table can hold. Default: 1,048,576. Each uses 64 bytes of memory, 128 with
+    /// IPv6.
     pub conn_table_size: usize,
-    /// When the table's memory is allocated: `"on-demand"`, as it is used, or `"resident"`, at the start, in huge pages if
-    /// the kernel finds them: for tables that are expected to fill. Default: on demand.
+    /// When the table's memory is allocated: `"on-demand"`, as it is used; or `"resident"`, at the start, in huge pages
+    /// if the kernel has them, for tables that are expected to fill. Default: on demand.
     pub conn_table_memory: TableMemory,
-    /// How many SIP calls can be told apart at once, of all services with `--pe sip`, shared out among the workers. Default: 65,536. 264 bytes each, taken when the first such service is added.
+    /// The number of concurrent SIP calls of all services with `--pe sip`, shared out among the workers. Default:
+    /// 65,536. Each uses 264 bytes, allocated when the first such service is added.
     pub sip_calls: usize,
-    /// How many frames each of a worker's queues has waiting for packets, a power of two. Default: 1,024.
+    /// The number of frames that each queue of a worker offers to the kernel for packets, a power of two. Default:
+    /// 1,024.
     pub receive_ring: u32,
-    /// How many frames each of a worker's queues may have waiting to be sent, a power of two. Default: 512. With both
-    /// defaults and two interfaces a worker locks 7 MiB.
+    /// The largest number of frames that wait in each queue of a worker to be sent, a power of two. Default: 512. With
+    /// both defaults and two interfaces a worker locks 7 MiB of memory.
     pub transmit_ring: u32,
     /// The control socket. Default: `/run/xvs/xvsd.sock`.
     pub socket: PathBuf,
-    /// The control socket's permissions, as an octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
+    /// The control socket's permissions, as octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
     pub socket_mode: String,
-    /// Where Prometheus may scrape `/metrics`, as `"127.0.0.1:9112"`. Default: nowhere.
+    /// The address at which Prometheus can scrape `/metrics`, such as `"127.0.0.1:9112"`. Default: none.
     pub metrics_address: Option<SocketAddr>,
-    /// How many destinations of each service have metrics of their own. Default: 1,000; the service's own metrics
-    /// contain all.
+    /// The largest number of destinations of a service that have their own metrics. Default: 1,000. The service's
+    /// metrics include all destinations.
     pub metrics_destinations: usize,
-    /// Rules to begin with, as `xvsadm -S` prints them. Default: none.
+    /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
-    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
-    /// A filter is a list of `TARGET=LEVEL`; one word alone must be a level.
+    /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
+    /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
     pub log: String,
-    /// What the kernel has as `net.ipv4.vs.*`.
+    /// The settings that the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
     /// Weights that follow load reports.
     pub feedback: Feedback,
@@ -67,16 +71,16 @@ pub struct Config {
     pub keepalived: Keepalived,
 }
 
-/// What is taken of a keepalived.conf.
+/// The section `[keepalived]`: the use of a keepalived.conf.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keepalived {
     /// The file. Default: none.
     pub file: Option<PathBuf>,
-    /// The machine that its lines with @ are for. Default: the first label of the host's name.
+    /// The name that selects its lines with `@`. Default: the first label of the host name.
     pub config_id: Option<String>,
-    /// Whether what somebody else changes of its services is put back within a second: `true` or `false`. Default: `false`,
-    /// it is shown by `xvs health`.
+    /// Whether manual changes to its services are undone within a second: `true` or `false`. Default: `false`; `xvs
+    /// health` shows them.
     pub repair: Repair,
 }
 
@@ -122,67 +126,67 @@ impl Default for Config {
     }
 }
 
-/// Why a configuration is not used.
+/// Why a configuration is refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{path}: {error}; name another file with --config, or leave it out", path = path.display())]
+    #[error("{path}: {error}; name another file with --config, or omit --config", path = path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The OS error.
         error: std::io::Error,
     },
-    /// The file is not what it should be; the text names line and column.
+    /// The file has a syntax error or an unknown key; the text names line and column.
     #[error("{path}: {text}", path = path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The error and its place.
         text: String,
     },
-    /// The rules to begin with cannot be read; the text names the line.
-    #[error("rules {path}: {text}; mend it, or leave `rules` out and run `xvsadm -R`", path = path.display())]
+    /// The file of initial rules cannot be used; the text names the line.
+    #[error("rules {path}: {text}; correct the file, or omit `rules` and run `xvsadm -R`", path = path.display())]
     Rules {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The error and its place.
         text: String,
     },
     /// The keepalived.conf cannot be used; the text names each error with its line.
-    #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all of it", path = path.display())]
+    #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all faults", path = path.display())]
     Keepalived {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The error and its place.
         text: String,
     },
-    /// A connection table that the machine could not hold.
+    /// A connection table that is larger than the machine's memory.
     #[error(
-        "conn_table_size = {size}: full, it takes {needed_mib} MiB, and the machine has {memory_mib} MiB; make it smaller"
+        "conn_table_size = {size}: a full table takes {needed_mib} MiB, and the machine has {memory_mib} MiB; choose a smaller size"
     )]
     TableTooLarge {
-        /// How many connections.
+        /// The number of connections.
         size: usize,
-        /// What they take, in MiB.
+        /// The memory that they take, in MiB.
         needed_mib: u64,
-        /// All that the machine has, in MiB.
+        /// The machine's memory, in MiB.
         memory_mib: u64,
     },
-    /// None is named.
+    /// No interface is given.
     #[error("no interface to take packets from; name one with --interface, or `interfaces` in xvs.toml")]
     NoInterface,
-    /// One is named twice.
+    /// An interface is given twice.
     #[error("interface {0} is named twice")]
     InterfaceTwice(String),
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("{key} = {value}: {why}")]
     Value {
         /// The key.
         key: &'static str,
-        /// What it was given.
+        /// Its value.
         value: String,
-        /// What it must be.
+        /// The valid values.
         why: &'static str,
     },
 }
@@ -191,7 +195,7 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// The file and the line that is wrong.
+    /// [`ConfigError::Unreadable`] or [`ConfigError::Syntax`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
@@ -199,7 +203,7 @@ impl Config {
             .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: error.to_string() })
     }
 
-    /// Checks what the syntax cannot.
+    /// Checks what deserialization does not: ranges of values, and the interfaces.
     ///
     /// # Errors
     /// [`ConfigError::Value`]; [`ConfigError::NoInterface`] and [`ConfigError::InterfaceTwice`].
@@ -237,7 +241,7 @@ impl Config {
         }
     }
 
-    /// Reads the rules to begin with; none if no file is named.
+    /// Reads the initial rules; empty if no file is given.
     ///
     /// # Errors
     /// [`ConfigError::Rules`].
@@ -245,11 +249,11 @@ impl Config {
         let Some(path) = &self.rules else { return Ok(Vec::new()) };
         let wrong = |text| ConfigError::Rules { path: path.clone(), text };
         let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        // A comment may be in any encoding; a rule that is not in ASCII is told by its line.
+        // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
         read_rules(&String::from_utf8_lossy(&bytes), &SystemResolver::default()).map_err(wrong)
     }
 
-    /// Reads the keepalived.conf; `None` if no file is named.
+    /// Reads the keepalived.conf; `None` if no file is given.
     ///
     /// # Errors
     /// [`ConfigError::Keepalived`].
@@ -259,7 +263,7 @@ impl Config {
         read.map(Some).map_err(|text| ConfigError::Keepalived { path: path.clone(), text })
     }
 
-    /// What is logged.
+    /// The filter of logged messages.
     ///
     /// # Errors
     /// [`ConfigError::Value`].
@@ -269,7 +273,7 @@ impl Config {
             value: format!("{:?}", self.log),
             why: "error, warn, info, debug, or a filter such as info,xvs_host::network=debug",
         };
-        // The filter takes an unknown word for the name of a target, and then nothing else is logged.
+        // The filter would take an unknown word as the name of a target, and nothing else would be logged.
         let is_word = !self.log.contains(['=', ',']);
         if is_word && !LEVELS.contains(&self.log.as_str()) {
             return Err(wrong());
@@ -277,8 +281,8 @@ impl Config {
         EnvFilter::try_new(&self.log).map_err(|_| wrong())
     }
 
-    /// Checks a table against the machine: its memory is touched when used, so a table that is too large would be
-    /// found out by those whose connections fill it. `memory_bytes` is all that the machine has.
+    /// Checks that a full table fits into the machine's memory, `memory_bytes` in all. The table's memory is allocated
+    /// as it is used, so a table that is too large would fail only later, under load.
     ///
     /// # Errors
     /// [`ConfigError::TableTooLarge`].
@@ -294,7 +298,7 @@ impl Config {
         }
     }
 
-    /// The control socket's permissions as a number.
+    /// The control socket's permissions.
     ///
     /// # Errors
     /// [`ConfigError::Value`].
@@ -332,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keepalived_conf_is_named_with_who_reads_it_and_whether_its_services_are_put_back() {
+    fn the_section_keepalived_has_file_config_id_and_repair() {
         let text =
             "[keepalived]\nfile = \"/etc/keepalived/keepalived.conf\"\nconfig_id = \"lb1\"\nrepair = true";
         let Config { keepalived, .. } = toml::from_str(text).unwrap();
@@ -342,13 +346,13 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_named_twice_is_refused_by_its_name() {
+    fn an_interface_given_twice_is_refused_by_its_name() {
         let error = error_of("interfaces = [\"wan\", \"lan\", \"wan\"]");
         assert_eq!(error, "interface wan is named twice");
     }
 
     #[test]
-    fn a_word_that_is_no_level_is_refused_and_a_filter_is_taken() {
+    fn a_word_that_is_not_a_level_is_refused_and_a_filter_is_accepted() {
         for word in ["warning", "INFOO", "", "trace all", "xvs_host::network=loud"] {
             let error = error_of(&format!("interfaces = [\"wan\"]\nlog = {word:?}"));
             assert!(error.starts_with("log = ") && error.contains("debug"), "{word}: {error}");
@@ -391,15 +395,16 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_would_outgrow_the_machine_is_refused_with_both_sizes() {
+    fn a_table_larger_than_the_machines_memory_is_refused_with_both_sizes() {
         let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::OnDemand };
-        // 128 bytes an entry, 25 of index, 8 for each worker's timers, and a little for what workers hold back.
+        // Per entry: 128 bytes, 25 of the index, 8 for each worker's timers; and a little for the slots that workers
+        // reserve.
         let full = 169 << 20;
         assert!(Config::check_table(&table, full + (1 << 20)).is_ok());
         let error = Config::check_table(&table, full - 1).unwrap_err().to_string();
         assert_eq!(
             error,
-            "conn_table_size = 1048576: full, it takes 169 MiB, and the machine has 168 MiB; make it smaller"
+            "conn_table_size = 1048576: a full table takes 169 MiB, and the machine has 168 MiB; choose a smaller size"
         );
     }
 }

@@ -1,9 +1,9 @@
-//! What changed, when, and who did it: the events that `xvs events` shows.
+//! The events of `xvs events`: changes, with their time and origin.
 //!
-//! Told by the control thread as it carries changes out, so they stand in the order in which they came into force. The
-//! last [`KEPT`] are remembered, and each listener goes through them at its own pace: they are its queue. One that falls
-//! behind by more misses the oldest and is told how many. Telling never waits for a listener. Not here: the log
-//! (`api/dispatch.rs`), how events look (`cli/events.rs`).
+//! The control thread records an event as it carries out the change, so events are in the order in which changes came
+//! into force. The last [`KEPT`] are remembered; they are the queue of every listener, which reads them at its own
+//! pace. A listener that falls behind by more misses the oldest and gets their number. Recording never waits for a
+//! listener. Not here: the log (`api/dispatch.rs`), the printed form (`events.rs` of `cli`).
 
 use std::collections::VecDeque;
 use std::iter;
@@ -29,28 +29,28 @@ pub struct Events {
 
 #[derive(Debug, Default)]
 struct Recorded {
-    /// The last ones; their numbers are without a gap.
+    /// The last events; their numbers have no gap.
     kept: VecDeque<Event>,
-    /// The number of the last one; 0 if there was none.
+    /// The number of the last event; 0: there was none.
     last: u64,
     listeners: usize,
 }
 
 impl Recorded {
-    /// The number of the first that is kept, or of the next one.
+    /// The number of the first remembered event, or of the next event if none is remembered.
     fn first(&self) -> u64 {
         self.last + 1 - self.kept.len() as u64
     }
 }
 
 impl Events {
-    /// Tells one.
+    /// Records an event without a requester.
     pub fn record(&self, kind: Kind, epoch: u64, what: String) {
         self.record_all(kind, epoch, None, [(what, None)]);
     }
 
-    /// Tells some that came at once, each with why it was refused if it was; of more than [`AT_ONCE`] the first, and how
-    /// many there were.
+    /// Records the changes of one request, each with its refusal, if it was refused. Of more than [`AT_ONCE`] the first
+    /// are recorded, and one event with the number of the others.
     pub fn record_all(
         &self,
         kind: Kind,
@@ -75,18 +75,19 @@ impl Events {
         self.more.notify_all();
     }
 
-    /// A listener.
+    /// Adds a listener.
     ///
     /// # Errors
-    /// There are as many as there may be.
-    pub fn listen(self: &Arc<Self>, asked: EventQuery) -> Result<Listener, CommandError> {
+    /// There are [`LISTENERS`] listeners already.
+    pub fn listen(self: &Arc<Self>, query: EventQuery) -> Result<Listener, CommandError> {
         let mut recorded = self.recorded();
         if recorded.listeners >= LISTENERS {
-            let why = format!("xvs: {LISTENERS} listeners are told of events, and no more; end one");
+            let why =
+                format!("xvs: {LISTENERS} listeners receive events already, the largest number; end one");
             return Err(CommandError::Failed { why });
         }
         recorded.listeners += 1;
-        let next = match asked.from {
+        let next = match query.from {
             Begin::Now => recorded.last + 1,
             Begin::Last(count) => recorded.first().max((recorded.last + 1).saturating_sub(count as u64)),
             Begin::Since(millis) => {
@@ -94,20 +95,20 @@ impl Events {
                 since.map_or(recorded.last + 1, |event| event.number)
             }
         };
-        Ok(Listener { events: self.clone(), next, then: asked.then })
+        Ok(Listener { events: self.clone(), next, then: query.then })
     }
 
-    /// A panic elsewhere leaves it whole.
+    /// Ignores poisoning: no panic leaves the list inconsistent.
     fn recorded(&self) -> MutexGuard<'_, Recorded> {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Who is told of events; dropped, it makes room for another.
+/// A listener of events. Dropping it makes room for another one.
 #[derive(Debug)]
 pub struct Listener {
     events: Arc<Events>,
-    /// The number of the event that comes next.
+    /// The number of the next event.
     next: u64,
     then: Then,
 }
@@ -118,7 +119,7 @@ impl Listener {
         self.then == Then::Follow
     }
 
-    /// The next events; none if none come in so long.
+    /// The next events; empty if none is recorded within this time.
     pub fn receive(&mut self, within: Duration) -> EventBatch {
         let recorded = self.events.recorded();
         let nothing = |recorded: &mut Recorded| recorded.last < self.next;
@@ -138,8 +139,8 @@ impl Drop for Listener {
     }
 }
 
-/// What a request has changed or was to change: each command as one would type it, and why it was refused, if so. None
-/// for a request that only asks.
+/// The changes of a request: each command as typed, and its refusal, if it was refused. Empty for a request that
+/// changes nothing.
 pub fn changes<'a>(
     request: &'a Request,
     answer: &'a Result<Reply, CommandError>,
@@ -175,7 +176,7 @@ pub fn changes<'a>(
     }
 }
 
-/// What was carried out so that rules are as they should be, and what had it done.
+/// The commands that removed these differences, as typed, each prefixed with their cause.
 pub(crate) fn applied(
     why: &str,
     differences: &[Difference],
@@ -184,10 +185,11 @@ pub(crate) fn applied(
     Box::new(commands_for(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
 
-/// Listeners at one time.
+/// The largest number of listeners.
 pub const LISTENERS: usize = 40;
-/// Of changes that came at once, as in a restore, so many are events of their own.
+/// The largest number of changes of one request, such as a restore, that are recorded individually.
 pub const AT_ONCE: usize = 256;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,17 +202,17 @@ mod tests {
         events.listen(EventQuery { from, then: Then::Follow }).unwrap()
     }
 
-    /// All that it hears now, and how many it has missed.
+    /// The number of events that it has missed, and the numbers of those that it receives now.
     fn received(listener: &mut Listener) -> (u64, Vec<u64>) {
         let (mut missed, mut numbers) = (0, Vec::new());
         loop {
-            let heard = listener.receive(Duration::ZERO);
-            if heard.is_empty() {
+            let batch = listener.receive(Duration::ZERO);
+            if batch.is_empty() {
                 return (missed, numbers);
             }
-            assert!(heard.events.len() <= PART);
-            missed += heard.missed;
-            for event in heard.events {
+            assert!(batch.events.len() <= PART);
+            missed += batch.missed;
+            for event in batch.events {
                 assert_eq!(event.what, event.number.to_string());
                 numbers.push(event.number);
             }
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_hears_every_event_once_in_order_from_where_it_asked() {
+    fn a_listener_receives_every_event_once_in_order_from_the_requested_start() {
         let events = Arc::new(Events::default());
         let mut from_now = listen(&events, Begin::Now);
         record(&events, 1..=200);
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_falls_behind_misses_the_oldest_and_is_told_how_many() {
+    fn a_listener_that_falls_behind_misses_the_oldest_and_gets_their_number() {
         let events = Arc::new(Events::default());
         let mut slow = listen(&events, Begin::Now);
         record(&events, 1..=KEPT as u64 + 10);
@@ -252,12 +254,12 @@ mod tests {
         assert_eq!(
             received(&mut listen(&events, Begin::Last(9999))).0,
             0,
-            "who comes later has missed nothing"
+            "a later listener has missed nothing"
         );
     }
 
     #[test]
-    fn of_a_large_batch_the_first_are_events_of_their_own_and_the_others_are_counted_in_one() {
+    fn of_a_large_batch_the_first_changes_are_events_and_one_more_event_counts_the_others() {
         let events = Arc::new(Events::default());
         let who = Requester { uid: 0, pid: 4711, program: "xvsadm".to_owned() };
         let all: Vec<_> = (1..=10_000).map(|number| (number.to_string(), None)).collect();
@@ -269,13 +271,13 @@ mod tests {
     }
 
     #[test]
-    fn there_are_so_many_listeners_and_one_that_goes_makes_room() {
+    fn the_number_of_listeners_is_limited_and_a_dropped_one_makes_room() {
         let events = Arc::new(Events::default());
         let mut all: Vec<_> = (0..LISTENERS).map(|_| listen(&events, Begin::Now)).collect();
-        let asked = EventQuery { from: Begin::Now, then: Then::End };
-        assert!(events.listen(asked).is_err_and(|error| error.to_string().contains("end one")));
+        let query = EventQuery { from: Begin::Now, then: Then::End };
+        assert!(events.listen(query).is_err_and(|error| error.to_string().contains("end one")));
         all.pop();
-        assert!(events.listen(asked).is_ok());
+        assert!(events.listen(query).is_ok());
     }
 
     #[test]
@@ -290,13 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_a_batch_is_told_with_its_own_refusal() {
+    fn each_command_of_a_batch_has_its_own_refusal() {
         let commands = vec![xvs_model::command::Command::Flush, xvs_model::command::Command::Zero(None)];
         let results = vec![Ok(()), Err(CommandError::PermissionDenied)];
         let (request, answer) = (Request::Restore(commands), Ok(Reply::Restored(results)));
-        let told: Vec<_> = changes(&request, &answer).collect();
-        assert_eq!(told[0], ("xvsadm -C".to_owned(), None));
-        assert_eq!((told[1].0.as_str(), told[1].1.is_some()), ("xvsadm -Z", true));
+        let lines: Vec<_> = changes(&request, &answer).collect();
+        assert_eq!(lines[0], ("xvsadm -C".to_owned(), None));
+        assert_eq!((lines[1].0.as_str(), lines[1].1.is_some()), ("xvsadm -Z", true));
         assert_eq!(changes(&Request::ListServices, &Ok(Reply::Done)).len(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Health checks of the daemon: what they change in the director, and the keepalived.conf that they come from.
+//! Health checks of the daemon: their start, their access to the director, and reloads of keepalived.conf.
 //!
 //! Not here: the checks themselves (`xvs_health`).
 
@@ -29,18 +29,18 @@ use xvs_health::{DesiredServices, Environment};
 /// Why health checks do not start.
 #[derive(Debug, Error)]
 pub enum HealthError {
-    /// The system has no room for them.
+    /// The system refuses their thread or runtime.
     #[error("health: {0}")]
     System(#[from] io::Error),
-    /// The services cannot be made.
+    /// The services are refused.
     #[error("keepalived.conf: {0}")]
     Refused(#[from] CommandError),
 }
 
-/// Starts the checks of a file that was read; returns when its services are in force.
+/// Starts the checks of a file that has been read; returns when its services are in force.
 ///
 /// # Errors
-/// [`HealthError`]; no check has run then.
+/// [`HealthError`]; no check has run.
 pub(crate) fn start(
     keepalived: &Keepalived,
     read: Prepared,
@@ -54,7 +54,7 @@ pub(crate) fn start(
     tracing::info!("{}: {}", file.display(), checks.replace(read)?);
     let shared = daemon.shared();
     let reported = checks.clone();
-    // There is one of it in a process, so these are the first.
+    // A process has one health engine, so these cells are still empty.
     let _ = shared.health.set(Arc::new(move || reported.report()));
     let _ = shared.health_thread.set(checks.runtime().clone());
     let reloading =
@@ -63,12 +63,12 @@ pub(crate) fn start(
     Ok(engine)
 }
 
-/// Reads the file again.
+/// Reloads of the file.
 struct Reloading {
     file: PathBuf,
     config_id: Option<String>,
     checks: engine::Handle,
-    /// Held from the first line that is read until what it says is in force.
+    /// Held from the start of reading until the new content is in force: one reload at a time.
     reading: Mutex<()>,
 }
 
@@ -76,23 +76,23 @@ impl Reloading {
     fn reload(&self) -> Result<String, CommandError> {
         let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let read = read_usable(&self.file, self.config_id.as_deref()).and_then(|read| {
-            // Such a file was half written, more likely than meant.
+            // Such a file is more likely half written than intended.
             let is_empty = read.configuration.virtual_servers.is_empty() && self.checks.has_virtual_servers();
-            let (file, next) = (self.file.display(), "a restart of xvsd takes those away that run");
+            let (file, next) = (self.file.display(), "restart xvsd to remove those that run");
             if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
         });
         match read {
             Ok(read) => self.checks.replace(read),
             Err(text) => {
                 self.checks.refuse(&text);
-                let why = format!("xvs: nothing has changed, for the file cannot be used:\n{text}");
+                let why = format!("xvs: nothing has changed because the file cannot be used:\n{text}");
                 Err(CommandError::Failed { why })
             }
         }
     }
 }
 
-/// The director as the checks see it.
+/// The director, as the environment of the health checks.
 struct Director(Handle);
 
 impl Environment for Director {
@@ -112,7 +112,7 @@ impl Environment for Director {
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
         match self.0.request(Request::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
-            other => unreachable!("asked for timeouts, it says {other:?}"),
+            other => unreachable!("the reply to a request for timeouts is {other:?}"),
         }
     }
 

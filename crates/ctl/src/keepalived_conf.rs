@@ -1,4 +1,4 @@
-//! The keepalived.conf that the daemon uses: read, and its checks made ready, or refused with its errors.
+//! Reading the daemon's keepalived.conf: prepares its checks, or refuses it with its errors.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use xvs_model::fault::Severity;
 use xvs_health::prepare::Prepared;
 use xvs_keepalived::{host, read};
 
-/// How many errors of a file are shown one by one.
+/// The largest number of errors of a file that are printed individually.
 const ERRORS_SHOWN: usize = 20;
 
-/// Reads a file for the machine of this name; by default the first label of the host's name. What is left out of it is
-/// among its faults.
+/// Reads a file; `config_id` selects its lines with `@`, by default the first label of the host name. Ignored
+/// statements are among its faults.
 ///
 /// # Errors
-/// The error of the system, or the errors in the file, a line each.
+/// The OS error, or the errors in the file, a line each.
 pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Prepared, String> {
     let config_id = config_id.map_or_else(host, str::to_owned);
     let read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -36,12 +36,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_million_errors_some_are_told_and_the_others_counted() {
+    fn of_a_million_errors_the_first_are_printed_and_the_others_counted() {
         let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
         fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
-        let told = read_usable(&path, Some("lb1")).unwrap_err();
+        let text = read_usable(&path, Some("lb1")).unwrap_err();
         fs::remove_file(path).unwrap();
-        let lines: Vec<_> = told.lines().collect();
+        let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 21);
         assert!(lines[19].ends_with(":20: error: a `}` without a `{` before it"), "{}", lines[19]);
         assert_eq!(lines[20], "and 999980 more, see `xvs check --keepalived`");

@@ -1,7 +1,8 @@
-//! What is steered on whose account: for services, destinations, tunnels, local addresses.
+//! Steered items: the endpoints, networks and addresses whose packets the XDP program steers, by the service that needs
+//! them.
 //!
-//! Kept by the control thread, which tells the XDP program. What several services ask for is steered until the last of
-//! them is done with it, so that a change costs what it changes. Pure.
+//! Kept by the control thread, which writes the resulting rules to the XDP program. An item of several services is
+//! steered until the last of them does not need it any more. Cost of a change: proportional to its items. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,31 +15,32 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::firewall_marks::CompiledMarks;
 
-/// One thing that is steered on account of services. Port 0 is any port.
+/// An item that is steered for a service. Port 0 is any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Item {
     /// Packets to this endpoint.
     To(Protocol, Endpoint),
     /// Packets from this endpoint.
     From(Protocol, Endpoint),
-    /// Packets to this network, which may be marked.
+    /// Packets to this network, which may get a firewall mark.
     Network(Prefix),
-    /// What routers say of tunnels to this address.
+    /// ICMP errors of routers about tunnels to this address.
     TunnelEnd(IpAddr),
     /// Packets to the local addresses of FULLNAT, of this family.
     Locals(Family),
 }
 
-/// What is steered for each service.
+/// The steered items of all services.
 #[derive(Debug, Default)]
 pub(crate) struct SteeredItems {
     by_service: BTreeMap<ServiceKey, BTreeSet<Item>>,
-    /// How many services each item is steered for; never 0.
+    /// The number of services that need each item; never 0.
     service_counts: BTreeMap<Item, usize>,
 }
 
 impl SteeredItems {
-    /// From now on these are steered for a service. Returns those that are not any more; another service may have them.
+    /// Sets the items of a service. Returns its former items that it does not need any more; another service may need
+    /// them.
     pub(crate) fn set(&mut self, key: ServiceKey, items: BTreeSet<Item>) -> Vec<Item> {
         let before = self.by_service.remove(&key).unwrap_or_default();
         for item in items.difference(&before) {
@@ -46,7 +48,7 @@ impl SteeredItems {
         }
         let gone: Vec<_> = before.difference(&items).copied().collect();
         for item in &gone {
-            let count = self.service_counts.get_mut(item).expect("what is steered for a service is counted");
+            let count = self.service_counts.get_mut(item).expect("every item of a service is counted");
             *count -= 1;
             if *count == 0 {
                 self.service_counts.remove(item);
@@ -58,29 +60,29 @@ impl SteeredItems {
         gone
     }
 
-    /// Whether an item is steered for any service.
+    /// Whether any service needs this item.
     pub(crate) fn contains(&self, item: &Item) -> bool {
         self.service_counts.contains_key(item)
     }
 
-    /// All that is steered for any service.
+    /// The items of all services, each once.
     pub(crate) fn all(&self) -> impl Iterator<Item = Item> {
         self.service_counts.keys().copied()
     }
 
-    /// The services for which anything is steered.
+    /// The services that have items.
     pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.by_service.keys().copied()
     }
 
-    /// The networks that are steered for the mark of a service.
+    /// The networks steered for the firewall mark of a service.
     pub(crate) fn networks(&self, key: ServiceKey) -> impl Iterator<Item = Item> {
         let items = self.by_service.get(&key).into_iter().flatten().copied();
         items.filter(|item| matches!(item, Item::Network(_)))
     }
 }
 
-/// Rules that steer these; `locals` are the local addresses of FULLNAT.
+/// The rules that steer these items; `locals` are the local addresses of FULLNAT.
 pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAddress]) -> SteeringRules {
     let mut rules = SteeringRules::default();
     for item in items {
@@ -95,8 +97,9 @@ pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAd
     rules
 }
 
-/// What is steered for a service that is known by its endpoint. In IPv6 also what comes from it: the kernel routes replies
-/// by direct routing where the director is the servers' router, and IPVS sees them; in IPv4 it refuses them.
+/// The items of an address service; none for a mark service. With IPv6 they include packets from its endpoint: where
+/// the director is the servers' router, the kernel routes replies of direct routing, and IPVS sees them. With IPv4 the
+/// kernel refuses these packets.
 pub(crate) fn of_service(key: ServiceKey) -> impl Iterator<Item = Item> {
     let endpoint = match key {
         ServiceKey::Address { protocol, endpoint } => {
@@ -111,13 +114,13 @@ pub(crate) fn of_service(key: ServiceKey) -> impl Iterator<Item = Item> {
     })
 }
 
-/// What is steered for a destination whose packets are forwarded by this method.
+/// The items of a destination with this forwarding method.
 pub(crate) fn of_destination(
     service: ServiceKey,
     destination: Endpoint,
     method: ForwardingMethod,
 ) -> impl Iterator<Item = Item> {
-    // Such connections keep their client's port, or take the destination's.
+    // Such connections keep the port that the client sent to, or use the destination's.
     let any = takes_any_port(service);
     let port = move |port| if any { 0 } else { port };
     let replies = replies_from(service, destination, method)
@@ -129,7 +132,7 @@ pub(crate) fn of_destination(
     })
 }
 
-/// What is steered for the mark of a service; nothing for one that is known by its endpoint.
+/// The networks to steer for a mark service; none for an address service.
 pub(crate) fn networks(compiled: &CompiledMarks, key: ServiceKey) -> impl Iterator<Item = Item> {
     let reached = match key {
         ServiceKey::Mark { mark, family } => compiled.networks_of(mark, family),
@@ -138,7 +141,7 @@ pub(crate) fn networks(compiled: &CompiledMarks, key: ServiceKey) -> impl Iterat
     reached.into_iter().map(Item::Network)
 }
 
-/// What commands make the director's, but for marks and local addresses.
+/// The items that these commands add, except those for marks and local addresses.
 pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
     let mut items = BTreeSet::new();
     for command in commands {
@@ -154,7 +157,7 @@ pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
     items
 }
 
-/// Has packets to the local addresses of a family steered.
+/// Adds the local addresses of a family, each with the range of its ports.
 fn steer_locals(rules: &mut SteeringRules, family: Family, locals: &[LocalAddress]) {
     for local in locals.iter().filter(|local| Family::of(local.addr) == family) {
         let ports = rules.translated.entry(local.addr).or_insert((local.first_port, local.last_port));
@@ -162,7 +165,7 @@ fn steer_locals(rules: &mut SteeringRules, family: Family, locals: &[LocalAddres
     }
 }
 
-/// Where the replies of a destination come from that are to be translated.
+/// The endpoints that a destination's replies to translate (NAT) come from.
 pub(crate) fn replies_from(
     service: ServiceKey,
     destination: Endpoint,
@@ -178,8 +181,8 @@ pub(crate) fn replies_from(
     protocols.into_iter().filter(move |_| nat).map(from)
 }
 
-/// Whether a service's connections go to more ports than one: by a mark, by port 0, and of FTP, whose data connections
-/// go elsewhere (ipvs-behaviour, section 1.1).
+/// Whether a service has connections to more than one port: mark services, port 0, and FTP, whose data connections use
+/// other ports (ipvs-behaviour, section 1.1).
 fn takes_any_port(service: ServiceKey) -> bool {
     match service {
         ServiceKey::Mark { .. } => true,

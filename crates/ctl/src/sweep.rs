@@ -1,13 +1,14 @@
-//! Ends connections before their time where a setting asks for it: `drop_entry`, and `expire_nodest_conn` once a real
-//! server is removed.
+//! The sweeper: ends connections early for the settings `drop_entry` and, after a real server is removed,
+//! `expire_nodest_conn`.
 //!
-//! Runs on a thread of its own in the daemon ([`Sweeping`]), and as the clock is moved in the lab; never on a worker.
-//! Each second `drop_entry` looks at 1/32 of the table at random places; four times a second it is asked whether
-//! removed real servers still have connections, and only then the table is walked. Both in slices of 1,024 entries, so
-//! that no worker waits for an entry longer than a slice takes. Cost with nothing to do: a look at each destination
-//! four times a second, if `expire_nodest_conn` is on, and nothing otherwise.
+//! Runs on its own thread in the daemon ([`Sweeping`]), and when the clock is moved in the lab; never on a worker. Each
+//! second `drop_entry` examines 1/32 of the table at random places. Four times a second `expire_nodest_conn` checks
+//! whether removed destinations still have connections, and only then walks the table. Both work in slices of 1,024
+//! entries, so that no worker waits for an entry longer than a slice takes. Cost with nothing to do: a check of each
+//! destination four times a second if `expire_nodest_conn` is on, otherwise nothing.
 //!
-//! Not here: when the defences are on (`settings.rs`); what gives way in a full table (`xvs-dataplane`, `pressure.rs`).
+//! Not here: when the defences are on (`control/settings.rs`), eviction from a full table (`new_connection/eviction.rs`
+//! of `dataplane`).
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -24,19 +25,19 @@ use xvs_dataplane::random::Random;
 use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
 use xvs_proto::Protocol;
 
-/// What was ended before its time; the sweeper is the one writer where nothing else is said.
+/// Numbers of connections and templates that were ended early. The sweeper is the only writer, except of `drained`.
 #[derive(Debug, Default)]
 pub struct SweepCounters {
-    /// Connections that looked worthless (`drop_entry`).
+    /// Ended by `drop_entry`.
     pub worthless: Counter,
-    /// Connections of removed real servers (`expire_nodest_conn`).
+    /// Ended by `expire_nodest_conn`: those of removed real servers.
     pub orphaned: Counter,
-    /// Those that an operator ended (`xvs drain`). Whoever holds the reader of listings writes it.
+    /// Ended by `xvs drain`. Written by the holder of the lock on the listings' reader.
     pub drained: Counter,
 }
 
 impl SweepCounters {
-    /// All with their names.
+    /// The counters, by name.
     pub fn all(&self) -> [(&'static str, u64); 3] {
         [
             ("swept_worthless", self.worthless.value()),
@@ -46,7 +47,7 @@ impl SweepCounters {
     }
 }
 
-/// Sweeps the table, as often as it is told the time.
+/// The sweeper of the table. It has no clock: [`Self::run`] gets the time.
 pub struct Sweeper {
     reader: TableReader,
     published: Arc<ArcSwap<Snapshot>>,
@@ -55,12 +56,12 @@ pub struct Sweeper {
     countdowns: Countdowns,
     next_worthless: Millis,
     next_orphans: Millis,
-    /// Connections of removed real servers that the last walk could not end, because they control others.
+    /// Connections of removed real servers that the last walk could not end because they control others.
     stuck: u64,
 }
 
 impl Sweeper {
-    /// A sweeper with a seat at the table, for the settings and destinations that are published. Equal seeds look at
+    /// A sweeper with its own reader of the table, for the published settings and destinations. Equal seeds examine
     /// equal places.
     pub fn new(reader: TableReader, published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Self {
         Self {
@@ -75,12 +76,12 @@ impl Sweeper {
         }
     }
 
-    /// What it has ended.
+    /// Its counters.
     pub fn counters(&self) -> Arc<SweepCounters> {
         self.counters.clone()
     }
 
-    /// Does what is due. Returns when it wants to be called again.
+    /// Runs the sweeps that are due. Returns the time of the next one.
     pub fn run(&mut self, now: Millis) -> Millis {
         let settings = self.published.load().settings;
         if self.next_worthless <= now {
@@ -96,7 +97,7 @@ impl Sweeper {
             }
         }
         if self.reader.in_limbo() > 0 {
-            // A walk of nothing frees what earlier ones removed.
+            // An empty walk frees the entries that earlier ones removed.
             self.reader.visit(0..0, |_, _| {});
         }
         self.next_worthless.min(self.next_orphans)
@@ -120,14 +121,14 @@ impl Sweeper {
                 if !worthless {
                     return;
                 }
-                // A packet that comes meanwhile saves it.
+                // A packet that arrives meanwhile changes the state or the expiry, and saves it.
                 let same = |state, expires| (state, expires) == seen;
                 end_if(reader, id, same, &snapshot, &counters.worthless);
             });
         }
     }
 
-    /// The bulk end of the connections of removed destinations. Source: ipvs-behaviour, section 3.5.
+    /// `expire_nodest_conn`: ends the connections of removed destinations. Source: ipvs-behaviour, section 3.5.
     fn end_orphans(&mut self) {
         let orphans = orphans(&self.published.load());
         self.stuck = self.stuck.min(orphans);
@@ -155,7 +156,8 @@ impl Sweeper {
     }
 }
 
-/// Ends a connection if `test` approves, and then its template if that was never assured and controls no other.
+/// Ends a connection if `test` of its state and expiry holds, and then its template if that was never assured and
+/// controls no other connection.
 fn end_if(
     reader: &mut TableReader,
     id: ConnId,
@@ -177,7 +179,7 @@ fn end_if(
     }
 }
 
-/// Connections and templates of destinations that were removed.
+/// The number of connections and templates of removed destinations.
 fn orphans(snapshot: &Snapshot) -> u64 {
     let removed = snapshot.destinations.iter().filter(|known| !known.available);
     removed
@@ -186,8 +188,9 @@ fn orphans(snapshot: &Snapshot) -> u64 {
         .sum()
 }
 
-/// Which of the connections that have been quiet for a minute `drop_entry` ends: of those with one packet from the
-/// client each, of those with two every second, and so on to eight. Who has sent more is spared.
+/// Countdowns by number of packets, which select the connections that `drop_entry` ends among those quiet for a minute:
+/// every one with one packet from the client, every second one with two packets, and so on up to eight. Connections
+/// with more packets are spared.
 #[derive(Debug, Default)]
 struct Countdowns([u32; PACKETS_MAX as usize]);
 
@@ -203,7 +206,7 @@ impl Countdowns {
             return false;
         }
         if connection.is_template() {
-            // One whose connections last for a packet each is judged by packets, and has none.
+            // A template of one-packet scheduling would be judged by its packets, and has none: it is spared.
             return state & ASSURED == 0 && !connection.flags().contains(Flags::ONE_PACKET);
         }
         let timeout = match (connection.protocol(), state) {
@@ -226,7 +229,7 @@ impl Countdowns {
     }
 }
 
-/// A sweeper on its thread; it ends when this is dropped.
+/// The sweeper's thread; dropping this ends it.
 pub struct Sweeping {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -236,7 +239,7 @@ impl Sweeping {
     /// Starts the thread.
     ///
     /// # Errors
-    /// The system's refusal of a thread.
+    /// The OS error if the thread cannot be created.
     pub fn start(mut sweeper: Sweeper, clock: Arc<Clock>) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let thread = thread::Builder::new().name("xvs-sweep".to_owned()).spawn(move || {
@@ -259,15 +262,15 @@ impl Drop for Sweeping {
 }
 
 const WORTHLESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Of how many places `drop_entry` looks at one each second.
+/// `drop_entry` examines one of this many places each second.
 const WORTHLESS_SHARE: u32 = 32;
-/// Half of the half second in which connections of a removed real server are to end.
+/// Half of the half second within which connections of a removed real server must end.
 const ORPHANS_INTERVAL: Duration = Duration::from_millis(250);
-/// Entries looked at before others may reuse what they removed meanwhile.
+/// Entries examined in one walk; meanwhile workers cannot reuse removed entries.
 const SLICE: u32 = 1024;
-/// For how long a connection must have been quiet to be worthless.
+/// The time without a packet after which `drop_entry` may end an established connection.
 const QUIET: Duration = Duration::from_secs(60);
-/// Who has sent more packets than this is spared.
+/// Connections with more packets from the client are spared.
 const PACKETS_MAX: u32 = 8;
 const SCTP_ESTABLISHED: u8 = 8;
 const SCTP_ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(900);
@@ -277,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_quiet_connections_with_so_many_packets_each_so_manieth_is_worthless() {
+    fn of_quiet_connections_with_n_packets_every_nth_is_worthless_and_none_above_eight() {
         let mut countdowns = Countdowns::default();
         let mut ended = |packets| (0..840).filter(|_| countdowns.is_due(packets)).count();
         assert_eq!([0, 1, 2, 3, 8, 9].map(&mut ended), [0, 840, 420, 280, 105, 0]);

@@ -2,8 +2,8 @@
 //!
 //! Input: the result of each probe. Pure, without a clock. The first failure of a check that has never run counts at
 //! once. Later, `fall` failures in a row take the check down and `rise` passes in a row bring it up. Source:
-//! keepalived's behaviour as recorded in keepalived-behaviour.md (sections 4.2, 4.3 and 4.6). Not here: probes, and the
-//! status of the real server (`virtual_server.rs`).
+//! keepalived-behaviour, sections 4.2, 4.3 and 4.6. Not here: probes, and the status of the real server
+//! (`virtual_server.rs`).
 
 use std::time::Duration;
 

@@ -742,12 +742,12 @@ mod tests {
         let path = folder.write("k.conf", 0o644, text);
         let configuration = xvs_keepalived::read(&path, "lb1").unwrap();
         assert!(configuration.faults.is_empty());
-        let told: Vec<_> = faults(&configuration)
+        let found: Vec<_> = faults(&configuration)
             .iter()
             .map(|fault| format!("{} {}", fault.place.line, fault.text))
             .collect();
         assert_eq!(
-            told,
+            found,
             [
                 "9 `/bin/true` cannot be run: there is no group `nosuchgroup`",
                 "11 `/bin/true` cannot be run: there is no user `nosuchuser`",

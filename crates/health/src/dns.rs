@@ -27,7 +27,7 @@ pub(super) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> Prob
     });
     let socket = match sent {
         Ok(socket) => socket,
-        Err(answer) => return answer,
+        Err(result) => return result,
     };
     match timeout_at(deadline, response_code(&socket, id)).await {
         Ok(Ok(0)) => ProbeResult::Passed(0),
@@ -112,7 +112,7 @@ mod tests {
 
     /// The result of a probe of a server that sends these datagrams; `ID` stands for the query ID, `IN` for another
     /// one.
-    async fn answered(with: &[&[u8]]) -> ProbeResult {
+    async fn probed(with: &[&[u8]]) -> ProbeResult {
         let server = Server::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let target = target(server.local_addr().unwrap());
@@ -133,9 +133,9 @@ mod tests {
             }
             server
         });
-        let answer = probe(&target, &dns("A", "example.com"), soon()).await;
+        let result = probe(&target, &dns("A", "example.com"), soon()).await;
         server.await.unwrap();
-        answer
+        result
     }
 
     #[test]
@@ -157,9 +157,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_response_without_an_error_passes_even_without_records() {
-        assert_eq!(answered(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, ProbeResult::Passed(0));
+        assert_eq!(probed(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, ProbeResult::Passed(0));
         // A truncated response passes too.
-        assert_eq!(answered(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, ProbeResult::Passed(0));
+        assert_eq!(probed(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test]
@@ -173,7 +173,7 @@ mod tests {
             (9, "answered with code 9"),
         ] {
             let datagram = [b'I', b'D', 0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0];
-            assert_eq!(answered(&[&datagram]).await, ProbeResult::Failed(why.to_owned()));
+            assert_eq!(probed(&[&datagram]).await, ProbeResult::Failed(why.to_owned()));
         }
     }
 
@@ -188,15 +188,15 @@ mod tests {
             // Another query ID.
             b"IN\x81\x83\0\x01\0\0\0\0\0\0",
         ];
-        let answer = b"ID\x81\x80\0\x01\0\0\0\0\0\0".as_slice();
-        assert_eq!(answered(&[&noise[..], &[answer]].concat()).await, ProbeResult::Passed(0));
+        let result = b"ID\x81\x80\0\x01\0\0\0\0\0\0".as_slice();
+        assert_eq!(probed(&[&noise[..], &[result]].concat()).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_fails_at_the_deadline() {
         let server = Server::bind("127.0.0.1:0").unwrap();
-        let answer = probe(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
-        assert_eq!(answer, ProbeResult::Failed("no answer within 5s".to_owned()));
+        let result = probe(&target(server.local_addr().unwrap()), &dns("SOA", ""), soon()).await;
+        assert_eq!(result, ProbeResult::Failed("no answer within 5s".to_owned()));
     }
 
     #[tokio::test]

@@ -35,7 +35,7 @@ pub trait Environment: Send + Sync + 'static {
     /// Changes the services of the director to `wanted`. Blocks until the change is in force.
     ///
     /// # Errors
-    /// The control thread refused or did not answer; nothing has changed.
+    /// The request failed; nothing has changed.
     fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError>;
 
     /// The connection timeouts in force. Blocks until the control thread has answered.

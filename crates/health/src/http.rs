@@ -2,7 +2,7 @@
 //!
 //! Runs once for each probe, over a connection of its own. The response must end before the deadline; its status alone
 //! is not enough. Only the part of the body that a pattern is matched against is kept. Redirects are not followed.
-//! Cost: a connection, a read buffer, and that part. Source: keepalived-behaviour.md, section 4.6; RFC 9112. Not here:
+//! Cost: a connection, a read buffer, and that part. Source: keepalived-behaviour, section 4.6; RFC 9112. Not here:
 //! the choice of the URL (`check_state.rs`).
 
 use std::convert::Infallible;
@@ -102,7 +102,7 @@ where
     builder.title_case_headers(true).ignore_invalid_headers_in_responses(true).max_buf_size(HEAD_MAX_BYTES);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| describe(&error))?;
-    let asked = async {
+    let checking = async {
         let answer = async {
             let answer = sender.send_request(request).await;
             answer.map_err(|error| format!("connected, and no answer: {}", describe(&error)))
@@ -115,7 +115,7 @@ where
         pending::<Infallible>().await
     };
     tokio::select! {
-        checked = asked => checked,
+        checked = checking => checked,
         never = driven => match never {},
     }
 }
@@ -143,7 +143,7 @@ async fn check_response(
     }
 }
 
-/// Receives the body. Returns its MD5 digest, if one is configured, and the part that a pattern is matched against.
+/// Receives the body. Returns its MD5 digest, computed only if one is configured, and the part for the pattern.
 async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], Vec<u8>), String> {
     let (head, mut body) = response.into_parts();
     let ends_with_connection =
@@ -293,16 +293,16 @@ mod tests {
     where
         F: Future<Output = ()>,
     {
-        let (mine, mut theirs) = duplex(64 << 10);
+        let (client, mut server) = duplex(64 << 10);
         let request = request(&any_target(), &Http::default(), object).unwrap();
         let served = async {
-            read_request(&mut theirs).await;
-            serve(theirs).await;
+            read_request(&mut server).await;
+            serve(server).await;
             pending::<Infallible>().await
         };
         let bounds = Bounds::of(soon());
         tokio::select! {
-            checked = exchange_over(mine, request, object, &bounds) => checked,
+            checked = exchange_over(client, request, object, &bounds) => checked,
             never = served => match never {},
         }
     }
@@ -383,13 +383,13 @@ mod tests {
                 "GET http://other.example/x HTTP/1.0\r\nUser-Agent: KeepAliveClient\r\nHost: 192.0.2.1:80\r\n\r\n",
             ),
         ] {
-            let (mine, mut theirs) = duplex(4096);
+            let (client, mut server) = duplex(4096);
             let object = Object { url, prepared: &prepared(url) };
             let request = request(&target(endpoint.parse().unwrap()), http, object).unwrap();
             let bounds = Bounds::of(soon());
             tokio::select! {
-                _ = exchange_over(mine, request, object, &bounds) => panic!("there was no response"),
-                read = read_request(&mut theirs) => assert_eq!(read, expected),
+                _ = exchange_over(client, request, object, &bounds) => panic!("there was no response"),
+                read = read_request(&mut server) => assert_eq!(read, expected),
             }
         }
     }
@@ -541,9 +541,9 @@ mod tests {
         let http = Http { urls: vec![expected], ..http };
         let deadline = Instant::now() + Duration::from_secs(60);
         // The future of a probe is `Send`.
-        let asking: Pin<Box<dyn Future<Output = ProbeResult> + Send>> =
+        let probing: Pin<Box<dyn Future<Output = ProbeResult> + Send>> =
             Box::pin(probe(&target, &http, &prepared, 0, deadline));
-        let (answer, served) = tokio::join!(asking, served);
+        let (answer, served) = tokio::join!(probing, served);
         assert_eq!(answer, ProbeResult::Passed(0));
         drop(served);
         drop(listener);

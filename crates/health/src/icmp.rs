@@ -32,7 +32,7 @@ pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     });
     let socket = match sent {
         Ok(socket) => socket,
-        Err(answer) => return answer,
+        Err(result) => return result,
     };
     match timeout_at(deadline, family.reply(&socket, number)).await {
         Ok(Ok(())) => ProbeResult::Passed(0),
@@ -176,11 +176,11 @@ mod tests {
     #[tokio::test]
     async fn a_host_that_replies_passes_also_among_many_concurrent_probes() {
         let hosts = ["127.0.0.1", "127.0.0.2", "::1"];
-        let asked: Vec<_> = (0..60)
+        let probed: Vec<_> = (0..60)
             .map(|at| tokio::spawn(async move { probe(&host(hosts[at % hosts.len()]), soon()).await }))
             .collect();
-        for answer in asked {
-            assert_eq!(answer.await.unwrap(), ProbeResult::Passed(0));
+        for result in probed {
+            assert_eq!(result.await.unwrap(), ProbeResult::Passed(0));
         }
     }
 
@@ -233,9 +233,9 @@ mod tests {
                     let to: SocketAddr = "127.0.0.7:0".parse().unwrap();
                     from(replier).send_to(echo, &to.into()).unwrap();
                 });
-                let answer = probe(&ours, Instant::now() + Duration::from_millis(300)).await;
+                let result = probe(&ours, Instant::now() + Duration::from_millis(300)).await;
                 server.await.unwrap();
-                answer
+                result
             })
         };
         let silent = ProbeResult::Failed("no echo of 127.0.0.9 within 300ms".to_owned());

@@ -259,10 +259,10 @@ mod tests {
         let path = folder.path("a").display().to_string();
         let globals =
             Globals { notify_fifo: Some(Wanted { path, ..Wanted::default() }), ..Globals::default() };
-        let mut begun = Box::pin(Notifier::start(&globals));
-        assert!(timeout(Duration::ZERO, &mut begun).await.is_err());
+        let mut starting = Box::pin(Notifier::start(&globals));
+        assert!(timeout(Duration::ZERO, &mut starting).await.is_err());
         tokio::time::advance(OPENING_TIME).await;
-        assert!(begun.await.fifos.is_empty());
+        assert!(starting.await.fifos.is_empty());
         drop(end);
     }
 

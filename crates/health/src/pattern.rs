@@ -4,7 +4,7 @@
 //! takes processor time that no deadline ends: backtracking is limited for each start position only, so a hostile
 //! pattern is still slow. The caller searches on a blocking thread, one search at a time for each pattern. Pure.
 //!
-//! Source: pcre2pattern(3), pcre2api(3); keepalived-behaviour.md, section 4.6.
+//! Source: pcre2pattern(3), pcre2api(3); keepalived-behaviour, section 4.6.
 
 use std::sync::Arc;
 

@@ -83,16 +83,16 @@ mod tests {
             failed("exit code 126: it may not be executed")
         );
         let missing = program(&written("/nonexistent/check.sh"));
-        let answer = probe(&missing, ExitCodeMeaning::Dynamic, 1, in_time()).await;
-        assert_eq!(answer, failed("exit code 127: there is no such command"));
+        let result = probe(&missing, ExitCodeMeaning::Dynamic, 1, in_time()).await;
+        assert_eq!(result, failed("exit code 127: there is no such command"));
     }
 
     #[tokio::test]
     async fn a_script_that_cannot_be_used_fails() {
         let mut script = written("/bin/true");
         script.user = Some("nosuchuser".to_owned());
-        let answer = probe(&program(&script), ExitCodeMeaning::Plain, 1, in_time()).await;
-        assert_eq!(answer, failed("there is no user `nosuchuser`"));
+        let result = probe(&program(&script), ExitCodeMeaning::Plain, 1, in_time()).await;
+        assert_eq!(result, failed("there is no user `nosuchuser`"));
     }
 
     #[tokio::test]
@@ -109,9 +109,9 @@ mod tests {
         let program = program(&folder.script("exit 0"));
         for _ in ["the first probe", "a probe while the first script has not started"] {
             let soon = Instant::now() + Duration::from_millis(20);
-            let answer = probe(&program, ExitCodeMeaning::Plain, 1, soon).await;
+            let result = probe(&program, ExitCodeMeaning::Plain, 1, soon).await;
             assert!(
-                matches!(&answer, ProbeResult::NotRun(why) if why.starts_with("it could not be started"))
+                matches!(&result, ProbeResult::NotRun(why) if why.starts_with("it could not be started"))
             );
         }
         drop(end);
@@ -129,12 +129,12 @@ mod tests {
             "mkdir here || exit 9\ntrap 'rmdir here; exit' TERM; echo >>began; while :; do sleep 0.01; done";
         let program = program(&folder.script(text));
         for began in ["\n", "\n\n"] {
-            let asked = tokio::spawn({
+            let probed = tokio::spawn({
                 let program = program.clone();
                 async move { probe(&program, ExitCodeMeaning::Plain, 1, in_time()).await }
             });
             until(|| folder.read("began") == began).await;
-            assert_eq!(asked.await.unwrap(), failed("it did not end in time and was killed"));
+            assert_eq!(probed.await.unwrap(), failed("it did not end in time and was killed"));
         }
         until(|| !folder.path("here").exists()).await;
     }

@@ -16,7 +16,7 @@ use crate::socket;
 pub(super) async fn probe(target: &Target, name: &str, deadline: Instant) -> ProbeResult {
     match exchange(target, name, deadline).await {
         Ok(()) => ProbeResult::Passed(0),
-        Err(answer) => answer,
+        Err(result) => result,
     }
 }
 
@@ -80,39 +80,39 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = target(listener.local_addr().unwrap());
         let lines: Vec<_> = lines.iter().map(|&line| line.to_owned()).collect();
-        let heard = tokio::spawn(async move {
+        let received = tokio::spawn(async move {
             let mut stream = BufReader::new(listener.accept().await.unwrap().0);
-            let mut heard = String::new();
+            let mut received = String::new();
             for (at, line) in lines.iter().enumerate() {
                 if at > 0 {
-                    stream.read_line(&mut heard).await.unwrap();
+                    stream.read_line(&mut received).await.unwrap();
                 }
                 stream.write_all(line.as_bytes()).await.unwrap();
             }
             stream.shutdown().await.unwrap();
-            stream.read_to_string(&mut heard).await.unwrap();
-            heard
+            stream.read_to_string(&mut received).await.unwrap();
+            received
         });
-        (target, heard)
+        (target, received)
     }
 
-    async fn answered(lines: &[&str]) -> ProbeResult {
+    async fn probed(lines: &[&str]) -> ProbeResult {
         let (target, _) = server(lines).await;
-        let answer = probe(&target, "lb.example", soon()).await;
-        match answer {
+        let result = probe(&target, "lb.example", soon()).await;
+        match result {
             ProbeResult::Failed(why) => {
                 ProbeResult::Failed(why.replace(&target.endpoint.to_string(), "the server"))
             }
-            answer => answer,
+            result => result,
         }
     }
 
     #[tokio::test]
     async fn a_server_that_replies_to_helo_and_quit_passes() {
         let lines = ["220 mx.example ESMTP\r\n", "250 hello\r\n", "anything at all\n"];
-        let (target, heard) = server(&lines).await;
+        let (target, received) = server(&lines).await;
         assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Passed(0));
-        assert_eq!(heard.await.unwrap(), "HELO lb.example\r\nQUIT\r\n");
+        assert_eq!(received.await.unwrap(), "HELO lb.example\r\nQUIT\r\n");
     }
 
     #[tokio::test]
@@ -127,21 +127,21 @@ mod tests {
             ("\x1b[2J\r\n", "\\x1b[2J"),
         ] {
             let why = format!("connected, and no greeting: `{seen}`, not `220 …`");
-            assert_eq!(answered(&[greeting]).await, ProbeResult::Failed(why));
+            assert_eq!(probed(&[greeting]).await, ProbeResult::Failed(why));
         }
         let why = "greeted, and no answer to HELO: `250-mx`, not `250 …`".to_owned();
-        assert_eq!(answered(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, ProbeResult::Failed(why));
+        assert_eq!(probed(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, ProbeResult::Failed(why));
         // The code may be followed directly by a line feed.
-        assert_eq!(answered(&["220\n", "250\n", "221\n"]).await, ProbeResult::Passed(0));
+        assert_eq!(probed(&["220\n", "250\n", "221\n"]).await, ProbeResult::Passed(0));
     }
 
     #[tokio::test]
     async fn a_server_that_closes_the_connection_early_fails() {
         let closed = |far: &str| ProbeResult::Failed(format!("{far}: connection closed by the server"));
-        assert_eq!(answered(&["220 half a line"]).await, closed("connected, and no greeting"));
-        assert_eq!(answered(&["220 mx\r\n"]).await, closed("greeted, and no answer to HELO"));
+        assert_eq!(probed(&["220 half a line"]).await, closed("connected, and no greeting"));
+        assert_eq!(probed(&["220 mx\r\n"]).await, closed("greeted, and no answer to HELO"));
         let why = closed("said HELO, and no answer to QUIT");
-        assert_eq!(answered(&["220 mx\r\n", "250 mx\r\n"]).await, why);
+        assert_eq!(probed(&["220 mx\r\n", "250 mx\r\n"]).await, why);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
 //! never taken for the reply to another. This module decides for all probes which errors are failures of the server and
-//! which are local, as keepalived does (keepalived-behaviour.md, section 4.3). Cost: four to eight system calls. Not
+//! which are local, as keepalived does (keepalived-behaviour, section 4.3). Cost: four to eight system calls. Not
 //! here: the protocols above.
 
 use std::fmt::Display;
@@ -28,8 +28,8 @@ pub(super) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStr
     let peer = target.endpoint;
     let within = within(deadline);
     let socket = open(target, Type::STREAM, None)?;
-    let begun = begin(&socket, target);
-    let stream = begun.and_then(|()| TcpStream::from_std(socket.into()));
+    let started = start_handshake(&socket, target);
+    let stream = started.and_then(|()| TcpStream::from_std(socket.into()));
     let stream = stream.map_err(|error| immediate_error(&error, peer))?;
     match timeout_at(deadline, stream.writable()).await {
         Err(_) => return Err(ProbeResult::Failed(format!("no connection to {peer} {within}"))),
@@ -42,11 +42,11 @@ pub(super) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStr
 }
 
 /// Begins the handshake.
-fn begin(socket: &Socket, target: &Target) -> io::Result<()> {
+fn start_handshake(socket: &Socket, target: &Target) -> io::Result<()> {
     bind(socket, target)?;
     match socket.connect(&target.endpoint.into()) {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => Ok(()),
-        begun => begun,
+        started => started,
     }
 }
 
@@ -118,7 +118,7 @@ pub(super) fn remote_error(error: &io::Error, progress: &str, peer: impl Display
         Some(Errno::PROTO | Errno::NOPROTOOPT) => "protocol refused by",
         // A firewall on the path, reported by ICMPv6.
         Some(Errno::ACCESS) => "prohibited by a firewall:",
-        _ => return ProbeResult::NotRun(format!("{peer} could not be asked: {error}")),
+        _ => return ProbeResult::NotRun(format!("{peer} could not be probed: {error}")),
     };
     let colon = if progress.is_empty() { "" } else { ": " };
     ProbeResult::Failed(format!("{progress}{colon}{what} {peer}"))
@@ -127,7 +127,7 @@ pub(super) fn remote_error(error: &io::Error, progress: &str, peer: impl Display
 /// The probe result of an error of a call that did not wait: as [`remote_error`], but EACCES comes from this machine.
 pub(super) fn immediate_error(error: &io::Error, peer: impl Display) -> ProbeResult {
     match Errno::from_io_error(error) {
-        Some(Errno::ACCESS) => ProbeResult::NotRun(format!("{peer} could not be asked: {error}")),
+        Some(Errno::ACCESS) => ProbeResult::NotRun(format!("{peer} could not be probed: {error}")),
         _ => remote_error(error, "", peer),
     }
 }
@@ -201,7 +201,8 @@ mod tests {
         let why = "no socket on interface nosuch0: No such device (os error 19)".to_owned();
         assert_eq!(connect(&no_interface, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
         let no_address = Target { source: Some("192.0.2.7".parse().unwrap()), ..here };
-        let why = "127.0.0.1:80 could not be asked: Cannot assign requested address (os error 99)".to_owned();
+        let why =
+            "127.0.0.1:80 could not be probed: Cannot assign requested address (os error 99)".to_owned();
         assert_eq!(connect(&no_address, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
     }
 
@@ -218,8 +219,8 @@ mod tests {
             (Errno::NETUNREACH, "network unreachable: 10.1.0.1:80"),
             (Errno::NETDOWN, "network down: 10.1.0.1:80"),
         ];
-        for (errno, words) in failures {
-            let wanted = ProbeResult::Failed(words.to_owned());
+        for (errno, text) in failures {
+            let wanted = ProbeResult::Failed(text.to_owned());
             assert_eq!(immediate_error(&errno.into(), peer), wanted);
             assert_eq!(remote_error(&errno.into(), "", peer), wanted);
         }

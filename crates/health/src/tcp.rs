@@ -13,7 +13,7 @@ use crate::socket;
 pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     match socket::connect(target, deadline).await {
         Ok(_) => ProbeResult::Passed(0),
-        Err(answer) => answer,
+        Err(result) => result,
     }
 }
 

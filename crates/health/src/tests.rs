@@ -60,9 +60,9 @@ impl World {
 
     /// The times of the probes of a server since the last call.
     fn probed(&self, server: &str) -> Vec<Instant> {
-        let mut asked = self.probed.lock().unwrap();
-        let times = asked.iter().filter(|(one, _)| one == server).map(|(_, at)| *at).collect();
-        asked.retain(|(one, _)| one != server);
+        let mut probes = self.probed.lock().unwrap();
+        let times = probes.iter().filter(|(one, _)| one == server).map(|(_, at)| *at).collect();
+        probes.retain(|(one, _)| one != server);
         times
     }
 
@@ -212,9 +212,9 @@ fn file(text: &str) -> Prepared {
 }
 
 /// A virtual server with these statements, and real servers at these addresses with a `TCP_CHECK` each.
-fn virtual_server<'a>(words: &str, servers: impl IntoIterator<Item = &'a str>) -> String {
+fn virtual_server<'a>(statements: &str, servers: impl IntoIterator<Item = &'a str>) -> String {
     let mut text =
-        format!("virtual_server 192.0.2.1 80 {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n{words}\n");
+        format!("virtual_server 192.0.2.1 80 {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n{statements}\n");
     for server in servers {
         writeln!(text, "real_server {server} 80 {{ TCP_CHECK {{ }} }}").unwrap();
     }
@@ -242,12 +242,12 @@ async fn thousands_of_checks_are_not_probed_at_the_same_time_and_each_keeps_its_
     for (_, at) in health.world.probed.lock().unwrap().iter() {
         each_second[at.duration_since(begin).as_secs() as usize] += 1;
     }
-    assert_eq!(each_second[0], 0, "nothing is asked in the first second");
-    assert!(each_second[1..61].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
+    assert_eq!(each_second[0], 0, "no probe runs in the first second");
+    assert!(each_second[1..61].iter().all(|probes| (100..400).contains(probes)), "{each_second:?}");
     for server in &servers {
-        let asked = health.world.probed(server);
-        assert!((5..=7).contains(&asked.len()), "{server}: {}", asked.len());
-        for pair in asked.windows(2) {
+        let probes = health.world.probed(server);
+        assert!((5..=7).contains(&probes.len()), "{server}: {}", probes.len());
+        for pair in probes.windows(2) {
             let run_blocking = pair[1] - pair[0];
             assert!(run_blocking >= seconds(9.5) && run_blocking <= seconds(10.51), "{run_blocking:?}");
         }
@@ -258,8 +258,8 @@ async fn thousands_of_checks_are_not_probed_at_the_same_time_and_each_keeps_its_
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_hangs_is_removed_within_the_promised_time_and_added_within_an_interval() {
-    let words = "delay_loop 10\nconnect_timeout 3\nretry 2\ndelay_before_retry 1";
-    let health = Health::start(&virtual_server(words, [RS1, RS2]), MANY).await;
+    let statements = "delay_loop 10\nconnect_timeout 3\nretry 2\ndelay_before_retry 1";
+    let health = Health::start(&virtual_server(statements, [RS1, RS2]), MANY).await;
     for _ in 0..20 {
         // Long enough for a probe, with another phase each time.
         sleep(seconds(30.0 + 10.0 * fastrand::f64())).await;
@@ -280,8 +280,8 @@ async fn a_server_that_hangs_is_removed_within_the_promised_time_and_added_withi
 
 #[tokio::test(start_paused = true)]
 async fn a_server_comes_up_after_exactly_rise_passes_in_a_row() {
-    let words = "delay_loop 10\nretry 1\nrise 3\nwarmup 0";
-    let health = Health::start(&virtual_server(words, [RS1]), MANY).await;
+    let statements = "delay_loop 10\nretry 1\nrise 3\nwarmup 0";
+    let health = Health::start(&virtual_server(statements, [RS1]), MANY).await;
     health.world.set(RS1, Server::Refuses);
     sleep(seconds(1.5)).await;
     assert_eq!(health.check().state, CheckState::Down, "the first failure counts at once");
@@ -295,8 +295,8 @@ async fn a_server_comes_up_after_exactly_rise_passes_in_a_row() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_hangs_delays_no_other_check() {
-    let words = "delay_loop 5\nconnect_timeout 300";
-    let health = Health::start(&virtual_server(words, [RS1, RS2]), MANY).await;
+    let statements = "delay_loop 5\nconnect_timeout 300";
+    let health = Health::start(&virtual_server(statements, [RS1, RS2]), MANY).await;
     health.world.set(RS1, Server::Hangs);
     sleep(seconds(120.0)).await;
     assert_eq!(health.world.probed(RS1).len(), 1);
@@ -322,8 +322,8 @@ async fn the_interval_of_a_script_is_from_start_to_start() {
     let health = Health::start(&text, MANY).await;
     health.world.set(RS1, Server::Slow(seconds(4.0)));
     sleep(seconds(120.0)).await;
-    let asked = health.world.probed(RS1);
-    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] <= seconds(10.51)), "{asked:?}");
+    let probes = health.world.probed(RS1);
+    assert!(probes.windows(2).all(|pair| pair[1] - pair[0] <= seconds(10.51)), "{probes:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -450,7 +450,7 @@ async fn thousands_of_checks_with_a_shorter_interval_are_not_probed_at_the_same_
     for (_, at) in health.world.probed.lock().unwrap().iter() {
         each_second[at.duration_since(begin).as_secs() as usize] += 1;
     }
-    assert!(each_second[..20].iter().all(|asked| (100..400).contains(asked)), "{each_second:?}");
+    assert!(each_second[..20].iter().all(|probes| (100..400).contains(probes)), "{each_second:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,11 +142,11 @@ mod tests {
     }
 
     /// An `SSL_GET` check of this server with these statements, and these in the `SSL` block.
-    fn probe(words: &str, ssl: &str, server: SocketAddr) -> (Target, Http, Arc<PreparedHttp>) {
+    fn probe(statements: &str, ssl: &str, server: SocketAddr) -> (Target, Http, Arc<PreparedHttp>) {
         let path = std::env::temp_dir().join(format!("xvs-tls-{}-{}", std::process::id(), server.port()));
         let text = format!(
             "SSL {{\n{ssl}\n}}\nvirtual_server 192.0.2.1 443 {{\nlvs_sched rr\nlvs_method NAT\nprotocol TCP\n\
-             real_server {} {} {{\nSSL_GET {{\n{words}\n\
+             real_server {} {} {{\nSSL_GET {{\n{statements}\n\
              url {{\npath /\ndigest 5d41402abc4b2a76b9719d911017c592\n}}\n}}\n}}\n}}\n",
             server.ip(),
             server.port(),
@@ -161,17 +161,17 @@ mod tests {
     }
 
     /// The result of an `SSL_GET` probe of a server with this certificate, and what the server received.
-    async fn asked(
-        words: &str,
+    async fn probed(
+        statements: &str,
         ssl: &str,
         certificate: &(String, String),
         clients: Option<&Authority>,
     ) -> (ProbeResult, Option<Seen>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (target, http, prepared) = probe(words, ssl, listener.local_addr().unwrap());
+        let (target, http, prepared) = probe(statements, ssl, listener.local_addr().unwrap());
         let deadline = Instant::now() + Duration::from_secs(60);
-        let asked = http::probe(&target, &http, &prepared, 0, deadline);
-        tokio::join!(asked, serve(&listener, certificate, clients))
+        let probed = http::probe(&target, &http, &prepared, 0, deadline);
+        tokio::join!(probed, serve(&listener, certificate, clients))
     }
 
     /// A temporary file.
@@ -197,12 +197,12 @@ mod tests {
         let ca = File::of("verified", &ours.pem());
         let ssl = format!("ca {}", ca.0.display());
         let named = "virtualhost www.example:8443";
-        let is_expected = |expected: &str, answer: ProbeResult| match answer {
+        let is_expected = |expected: &str, result: ProbeResult| match result {
             ProbeResult::Passed(0) => expected.is_empty(),
             ProbeResult::Failed(why) => !expected.is_empty() && why.contains(expected),
             _ => false,
         };
-        for (signer, name, year, words, expected) in [
+        for (signer, name, year, statements, expected) in [
             (&ours, "www.example", 2100, named, ""),
             (&ours, "127.0.0.1", 2100, "", ""),
             (&ours, "www.example", 2020, named, "the TLS handshake: certificate expired "),
@@ -211,10 +211,10 @@ mod tests {
             (&other, "www.example", 2100, named, "certificate is not signed by an authority that is trusted"),
         ] {
             let certificate = certificate(signer, name, year);
-            let (answer, _) = asked(words, &ssl, &certificate, None).await;
-            assert_eq!(answer, ProbeResult::Passed(0), "{name} {year}");
-            let (answer, _) = asked(&format!("tls_verify\n{words}"), &ssl, &certificate, None).await;
-            assert!(is_expected(expected, answer.clone()), "{answer:?} is not {expected}");
+            let (result, _) = probed(statements, &ssl, &certificate, None).await;
+            assert_eq!(result, ProbeResult::Passed(0), "{name} {year}");
+            let (result, _) = probed(&format!("tls_verify\n{statements}"), &ssl, &certificate, None).await;
+            assert!(is_expected(expected, result.clone()), "{result:?} is not {expected}");
         }
     }
 
@@ -223,39 +223,39 @@ mod tests {
         let ours = authority("ours");
         let itself = (ours.pem(), ours.key().serialize_pem());
         let ca = File::of("itself", &itself.0);
-        let (answer, _) = asked("tls_verify", &format!("ca {}", ca.0.display()), &itself, None).await;
+        let (result, _) = probed("tls_verify", &format!("ca {}", ca.0.display()), &itself, None).await;
         let why = "the TLS handshake: certificate is an authority's, not a server's";
-        assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
+        assert_eq!(result, ProbeResult::Failed(why.to_owned()));
     }
 
     #[tokio::test]
     async fn a_server_name_is_sent_only_if_configured() {
         let certificate = certificate(&authority("ours"), "www.example", 2100);
-        for (words, name) in [
+        for (statements, name) in [
             ("virtualhost www.example", None),
             ("enable_sni", None),
             ("enable_sni\nvirtualhost www.example:8443", Some("www.example")),
             ("sni_name other.example\nvirtualhost www.example", Some("other.example")),
         ] {
-            let (answer, seen) = asked(words, "", &certificate, None).await;
-            assert_eq!(answer, ProbeResult::Passed(0));
-            assert_eq!(seen, Some(Seen { name: name.map(str::to_owned), certificates: 0 }), "{words}");
+            let (result, seen) = probed(statements, "", &certificate, None).await;
+            assert_eq!(result, ProbeResult::Passed(0));
+            assert_eq!(seen, Some(Seen { name: name.map(str::to_owned), certificates: 0 }), "{statements}");
         }
     }
 
     #[tokio::test]
     async fn a_server_that_requires_a_certificate_gets_the_configured_one() {
         let ours = authority("ours");
-        let (of_server, (mine, key)) =
+        let (of_server, (client_certificate, key)) =
             (certificate(&ours, "a.example", 2100), certificate(&ours, "lb", 2100));
-        let files = [File::of("certificate", &mine), File::of("key", &key)];
+        let files = [File::of("certificate", &client_certificate), File::of("key", &key)];
         let ssl = format!("certificate {}\nkey {}", files[0].0.display(), files[1].0.display());
-        let (answer, seen) = asked("", &ssl, &of_server, Some(&ours)).await;
-        assert_eq!((answer, seen), (ProbeResult::Passed(0), Some(Seen { name: None, certificates: 1 })));
-        let (answer, _) = asked("", "", &of_server, Some(&ours)).await;
+        let (result, seen) = probed("", &ssl, &of_server, Some(&ours)).await;
+        assert_eq!((result, seen), (ProbeResult::Passed(0), Some(Seen { name: None, certificates: 1 })));
+        let (result, _) = probed("", "", &of_server, Some(&ours)).await;
         assert!(
-            matches!(&answer, ProbeResult::Failed(why) if why.contains("CertificateRequired")),
-            "{answer:?}"
+            matches!(&result, ProbeResult::Failed(why) if why.contains("CertificateRequired")),
+            "{result:?}"
         );
     }
 
@@ -269,12 +269,12 @@ mod tests {
             stream
         };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let (answer, _) = tokio::join!(http::probe(&target, &http, &prepared, 0, deadline), served);
+        let (result, _) = tokio::join!(http::probe(&target, &http, &prepared, 0, deadline), served);
         let why = "the TLS handshake: received corrupt message of type InvalidContentType";
-        assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
+        assert_eq!(result, ProbeResult::Failed(why.to_owned()));
         let deadline = Instant::now() + Duration::from_millis(500);
-        let answer = http::probe(&target, &http, &prepared, 0, deadline).await;
+        let result = http::probe(&target, &http, &prepared, 0, deadline).await;
         let why = "connected, and no TLS handshake within 500ms";
-        assert_eq!(answer, ProbeResult::Failed(why.to_owned()));
+        assert_eq!(result, ProbeResult::Failed(why.to_owned()));
     }
 }

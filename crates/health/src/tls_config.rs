@@ -201,10 +201,10 @@ mod tests {
     use xvs_keepalived::read;
     use xvs_model::virtual_server::Configuration;
 
-    /// The configuration of a file with an `SSL_GET` check with `words` and an `SSL` block with `ssl`.
-    fn configuration(ssl: &str, words: &str) -> Configuration {
+    /// The configuration of a file with an `SSL_GET` check with `statements` and an `SSL` block with `ssl`.
+    fn configuration(ssl: &str, statements: &str) -> Configuration {
         let server =
-            format!("real_server 10.1.0.1 443 {{\nSSL_GET {{\n{words}\nurl {{\npath /\n}}\n}}\n}}\n");
+            format!("real_server 10.1.0.1 443 {{\nSSL_GET {{\n{statements}\nurl {{\npath /\n}}\n}}\n}}\n");
         let text = format!(
             "virtual_server 10.0.0.1 443 {{\nlvs_sched rr\nlvs_method NAT\nprotocol TCP\n{server}}}\nSSL {{\n{ssl}\n}}\n"
         );
@@ -222,8 +222,8 @@ mod tests {
 
     #[track_caller]
     fn assert_refused(read: &Configuration, why: &str) {
-        let told: Vec<_> = read.faults.iter().map(|fault| fault.text.as_str()).collect();
-        assert!(!read.is_usable() && told.len() == 1 && told[0].contains(why), "{told:?} is not {why}");
+        let faults: Vec<_> = read.faults.iter().map(|fault| fault.text.as_str()).collect();
+        assert!(!read.is_usable() && faults.len() == 1 && faults[0].contains(why), "{faults:?} is not {why}");
     }
 
     #[test]
@@ -285,8 +285,8 @@ qBvNqIqnqCiV1lHsdbyLv3TUBhMS1AdkkNkXNFvxKY8qXBaqoyYXxy/Kl14bI1Y=
     fn the_identity_of_a_check_ignores_certificate_files_and_covers_tls_verify() {
         let ca = || file(&generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem());
         let files = [ca(), ca()];
-        let identity = |file: &PathBuf, words: &str| {
-            let read = configuration(&format!("ca {}", file.display()), words);
+        let identity = |file: &PathBuf, statements: &str| {
+            let read = configuration(&format!("ca {}", file.display()), statements);
             read.virtual_servers[0].real_servers[0].checks[0].probe.identity()
         };
         assert_eq!(identity(&files[0], "tls_verify"), identity(&files[1], "tls_verify"));

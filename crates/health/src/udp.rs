@@ -2,7 +2,7 @@
 //!
 //! Runs once for each probe. Without `require_reply`, silence until the deadline passes, and so does any datagram; an
 //! ICMP error fails. With it, the first datagram is the reply. An error of the socket's addresses counts as a failure
-//! of the server, as with keepalived (keepalived-behaviour.md, section 4.3). Cost: a buffer of the longest reply that
+//! of the server, as with keepalived (keepalived-behaviour, section 4.3). Cost: a buffer of the longest reply that
 //! is allowed. Not here: DNS queries (`dns.rs`).
 
 use std::io;
@@ -19,7 +19,7 @@ pub(super) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> Prob
     let within = socket::within(deadline);
     let socket = match socket::open(target, Type::DGRAM, None) {
         Ok(socket) => socket,
-        Err(answer) => return answer,
+        Err(result) => return result,
     };
     match (timeout_at(deadline, exchange(socket, target, udp)).await, &udp.reply) {
         (Ok(Ok(datagram)), Some(reply)) => match objection(reply, &datagram) {
@@ -30,7 +30,7 @@ pub(super) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> Prob
         (Err(_), Some(_)) => ProbeResult::Failed(format!("no answer {within}")),
         (Ok(Err(error)), _) => match socket::remote_error(&error, "", target.endpoint) {
             ProbeResult::NotRun(why) => ProbeResult::Failed(why),
-            answer => answer,
+            result => result,
         },
     }
 }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     /// The result of a probe of a server that replies with this datagram.
-    async fn answered(udp: &Udp, with: &[u8]) -> ProbeResult {
+    async fn probed(udp: &Udp, with: &[u8]) -> ProbeResult {
         let (server, target) = server("127.0.0.1:0");
         let server = tokio::task::spawn_blocking({
             let with = with.to_vec();
@@ -104,9 +104,9 @@ mod tests {
                 server
             }
         });
-        let answer = probe(&target, udp, soon()).await;
+        let result = probe(&target, udp, soon()).await;
         server.await.unwrap();
-        answer
+        result
     }
 
     #[tokio::test(start_paused = true)]
@@ -151,26 +151,26 @@ mod tests {
             server
         });
         let why = format!("host unreachable: {}", target.endpoint);
-        let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
-        assert_eq!(answer, ProbeResult::Failed(why));
+        let result = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
+        assert_eq!(result, ProbeResult::Failed(why));
         router.await.unwrap();
     }
 
     #[tokio::test]
     async fn the_first_datagram_is_the_reply_and_is_compared_with_the_pattern() {
         let of = |reply| Udp { payload: None, reply };
-        assert_eq!(answered(&of(None), b"anything").await, ProbeResult::Passed(0));
-        assert_eq!(answered(&of(reply(&[], 4..=4)), b"anything").await, ProbeResult::Passed(0));
+        assert_eq!(probed(&of(None), b"anything").await, ProbeResult::Passed(0));
+        assert_eq!(probed(&of(reply(&[], 4..=4)), b"anything").await, ProbeResult::Passed(0));
         let wanting = of(reply(&[(0x61, 0xff), (0x60, 0xf0)], 1..=3));
-        assert_eq!(answered(&wanting, b"abc").await, ProbeResult::Passed(0));
-        assert_eq!(answered(&wanting, b"a").await, ProbeResult::Passed(0));
+        assert_eq!(probed(&wanting, b"abc").await, ProbeResult::Passed(0));
+        assert_eq!(probed(&wanting, b"a").await, ProbeResult::Passed(0));
         for (with, why) in [
             (&b"bb"[..], "byte 0 of the answer is 62, not 61"),
             (b"a1", "byte 1 of the answer is 31, not 6x"),
             (b"", "an answer of 0 bytes, and 1 are the least"),
             (b"abcd", "an answer of more than 3 bytes"),
         ] {
-            assert_eq!(answered(&wanting, with).await, ProbeResult::Failed(why.to_owned()));
+            assert_eq!(probed(&wanting, with).await, ProbeResult::Failed(why.to_owned()));
         }
     }
 
@@ -180,22 +180,22 @@ mod tests {
         let own = UdpSocket::bind(own).unwrap().local_addr().unwrap();
         let (_server, endpoint) = server("127.0.0.1:0");
         let target = Target { source: Some(own.ip()), source_port: Some(own.port()), ..endpoint };
-        let asked = tokio::spawn(async move {
+        let probed = tokio::spawn(async move {
             let wanting = Udp { payload: None, reply: reply(&[], 0..=255) };
             probe(&target, &wanting, soon()).await
         });
         tokio::task::yield_now().await;
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"me", own).unwrap();
-        assert_eq!(asked.await.unwrap(), ProbeResult::Failed("no answer within 5s".to_owned()));
+        assert_eq!(probed.await.unwrap(), ProbeResult::Failed("no answer within 5s".to_owned()));
     }
 
     #[tokio::test]
     async fn a_missing_source_address_is_a_failure_of_the_server() {
         let (_server, target) = server("127.0.0.1:0");
         let target = Target { source: Some("192.0.2.7".parse().unwrap()), ..target };
-        let answer = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
+        let result = probe(&target, &Udp { payload: None, reply: None }, soon()).await;
         let why =
-            format!("{} could not be asked: Cannot assign requested address (os error 99)", target.endpoint);
-        assert_eq!(answer, ProbeResult::Failed(why));
+            format!("{} could not be probed: Cannot assign requested address (os error 99)", target.endpoint);
+        assert_eq!(result, ProbeResult::Failed(why));
     }
 }

@@ -4,9 +4,8 @@
 //! Input: the results of checks. Pure, without a clock. A real server is up while all of its checks are up. Its status,
 //! its weight and the services are computed from the check results each time, so they cannot drift from them. The only
 //! other state is whether the quorum is met, because hysteresis makes that depend on the past. Cost of a change: a pass
-//! over the virtual server's real servers and checks. Source: keepalived's behaviour as recorded in
-//! keepalived-behaviour.md (sections 3, 4.4 and 5). Not here: rise and fall of a check (`check_state.rs`), and carrying
-//! out the changes (`manager.rs`).
+//! over the virtual server's real servers and checks. Source: keepalived-behaviour, sections 3, 4.4 and 5. Not here:
+//! rise and fall of a check (`check_state.rs`), and carrying out the changes (`manager.rs`).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -128,14 +127,14 @@ impl VirtualServerState {
     pub fn apply(&mut self, results: impl IntoIterator<Item = (usize, usize, CheckResult)>) -> Vec<Notice> {
         let mut notices = Vec::new();
         for (server, check, result) in results {
-            let Some(taken) = self.servers.get_mut(server) else { continue };
-            let was_up = taken.is_up();
-            let Some(place) = taken.checks.get_mut(check) else { continue };
+            let Some(real_server) = self.servers.get_mut(server) else { continue };
+            let was_up = real_server.is_up();
+            let Some(place) = real_server.checks.get_mut(check) else { continue };
             *place = result;
-            let is_up = taken.is_up();
+            let is_up = real_server.is_up();
             // A real server that starts down causes a notice with its first failure too.
-            if was_up != is_up || !(result.is_up || taken.is_reported_down) {
-                taken.is_reported_down = !is_up;
+            if was_up != is_up || !(result.is_up || real_server.is_reported_down) {
+                real_server.is_reported_down = !is_up;
                 notices.push(self.notice(Some(server), is_up.into()));
             }
         }
@@ -385,7 +384,7 @@ impl Notice {
     /// The line for FIFOs, without a line feed: `RS [10.1.0.1]:tcp:80 [10.0.0.1]:tcp:80 UP` or
     /// `VS [10.0.0.1]:tcp:80 DOWN`.
     ///
-    /// Source: keepalived-behaviour.md, section 5.5.
+    /// Source: keepalived-behaviour, section 5.5.
     pub fn line(&self) -> String {
         let file = &self.virtual_server;
         let status = if self.status == Status::Up { "UP" } else { "DOWN" };
@@ -458,7 +457,7 @@ mod tests {
         read(&fs::read_to_string(folder.join(name).with_extension("conf")).unwrap())
     }
 
-    fn begun(virtual_server: &Arc<VirtualServer>) -> VirtualServerState {
+    fn started(virtual_server: &Arc<VirtualServer>) -> VirtualServerState {
         VirtualServerState::start(Arc::clone(virtual_server), InitialNotices::Omitted).0
     }
 
@@ -500,7 +499,7 @@ mod tests {
 
     #[test]
     fn an_inhibited_server_that_starts_down_gets_its_weight_with_its_first_pass() {
-        let mut state = begun(&case("begins-down"));
+        let mut state = started(&case("begins-down"));
         assert_eq!(servers(&state), "1=0");
         assert_eq!(lines(&state.apply([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
         assert_eq!(servers(&state), "1=1");
@@ -534,7 +533,7 @@ mod tests {
     fn a_server_is_up_while_all_of_its_checks_are() {
         let text = "real_server 10.1.0.1 80 {\nTCP_CHECK {\n}\nTCP_CHECK {\nconnect_port 81\n}\n}\n\
                     real_server 10.1.0.2 80 {\n}";
-        let mut state = begun(&virtual_server(text));
+        let mut state = started(&virtual_server(text));
         for (check, result, notices, there) in [
             (0, DOWN, &["RS 1 DOWN"][..], "2=1"),
             (1, DOWN, &[], "2=1"),
@@ -549,7 +548,7 @@ mod tests {
     #[test]
     fn weight_changes_of_all_checks_are_summed_and_limited_to_the_range_of_a_weight() {
         let text = "real_server 10.1.0.1 80 {\nweight 4\nTCP_CHECK {\n}\nTCP_CHECK {\nconnect_port 81\n}\n}";
-        let mut state = begun(&virtual_server(text));
+        let mut state = started(&virtual_server(text));
         let mut weight = |check, weight_change| {
             state.apply([(0, check, CheckResult { is_up: true, weight_change })]);
             servers(&state)
@@ -563,7 +562,7 @@ mod tests {
 
     #[test]
     fn results_of_one_batch_cause_a_notice_each_and_the_quorum_is_computed_after_all() {
-        let mut state = begun(&pair("quorum 2"));
+        let mut state = started(&pair("quorum 2"));
         state.apply([(0, 0, DOWN)]);
         // One server goes down and one comes up, so the quorum stays.
         let notices = state.apply([(1, 0, DOWN), (0, 0, UP), (7, 0, DOWN), (0, 7, DOWN)]);
@@ -575,7 +574,7 @@ mod tests {
 
     #[test]
     fn without_a_sorry_server_a_lost_quorum_removes_no_destination() {
-        let mut state = begun(&pair("quorum 4"));
+        let mut state = started(&pair("quorum 4"));
         assert_eq!(lines(&state.apply([(1, 0, DOWN)])), ["RS 2 DOWN", "VS DOWN"]);
         assert_eq!((servers(&state), state.has_quorum(), state.live_weight()), ("1=2".to_owned(), false, 2));
         assert_eq!(lines(&state.apply([(0, 0, DOWN)])), ["RS 1 DOWN"]);
@@ -587,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_sorry_server_serves_alone_from_the_loss_of_the_quorum_to_its_gain() {
-        let mut state = begun(&pair("quorum 3\nhysteresis 2\nsorry_server 10.1.0.9 80"));
+        let mut state = started(&pair("quorum 3\nhysteresis 2\nsorry_server 10.1.0.9 80"));
         assert_eq!(servers(&state), "1=2 2=3");
         // The quorum is kept with a live weight of at least 1, and gained again with at least 5.
         assert_eq!(lines(&state.apply([(1, 0, DOWN)])), ["RS 2 DOWN"]);
@@ -606,7 +605,7 @@ mod tests {
     #[test]
     fn a_sorry_server_that_is_a_real_server_too_is_one_destination() {
         let mut state =
-            begun(&pair("quorum 4\ninhibit_on_failure\nsorry_server 10.1.0.1 80\nsorry_server_inhibit"));
+            started(&pair("quorum 4\ninhibit_on_failure\nsorry_server 10.1.0.1 80\nsorry_server_inhibit"));
         assert_eq!(servers(&state), "1=2 2=3");
         state.apply([(1, 0, DOWN)]);
         assert_eq!(servers(&state), "2=0 1=1");
@@ -621,7 +620,7 @@ mod tests {
     fn in_a_group_a_sorry_server_without_a_port_equals_a_real_server_with_the_services_port() {
         let text = "virtual_server_group G {\n10.0.0.1 80\n10.0.0.2 81\n}\nvirtual_server group G {\nlvs_method DR\n\
                     protocol TCP\nalpha\ninhibit_on_failure\nsorry_server 10.1.0.1\nreal_server 10.1.0.1 80 {\nTCP_CHECK {\n}\n}\n}\n";
-        let state = begun(&read(text));
+        let state = started(&read(text));
         let ports: Vec<_> = state
             .desired_services()
             .iter()
@@ -644,7 +643,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_of_a_server_that_starts_down_causes_one_notice() {
-        let mut state = begun(&pair("alpha"));
+        let mut state = started(&pair("alpha"));
         assert_eq!(lines(&state.apply([(0, 0, DOWN)])), ["RS 1 DOWN"]);
         assert!(state.apply([(0, 0, DOWN)]).is_empty());
         let mut state = reloaded(state, &pair("alpha\nquorum 2")).state;
@@ -654,10 +653,10 @@ mod tests {
 
     #[test]
     fn a_stop_causes_notices_only_with_omega_and_a_removal_always() {
-        let state = begun(&pair(""));
+        let state = started(&pair(""));
         assert!(state.clone().stop().is_empty());
         assert_eq!(lines(&state.remove()), ["RS 1 DOWN", "RS 2 DOWN", "VS DOWN"]);
-        let mut state = begun(&pair("omega"));
+        let mut state = started(&pair("omega"));
         state.apply([(0, 0, DOWN)]);
         assert_eq!(lines(&state.clone().stop()), ["RS 2 DOWN", "VS DOWN"]);
         state.apply([(1, 0, DOWN)]);
@@ -666,7 +665,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_down_stays_down_over_a_reload_and_a_new_weight_applies_at_once() {
-        let mut state = begun(&pair("inhibit_on_failure"));
+        let mut state = started(&pair("inhibit_on_failure"));
         state.apply([(0, 0, DOWN)]);
         let weights = |first, second| {
             let checked = "TCP_CHECK {\nretry 9\nalpha\n}\n}";
@@ -692,12 +691,12 @@ mod tests {
         let (one, two, edited) = (check(81, ""), check(82, "alpha"), check(83, ""));
         let both = file(&format!("{two}{one}"));
         // The server was up.
-        let Reloaded { state, notices, origins } = reloaded(begun(&file(&one)), &both);
+        let Reloaded { state, notices, origins } = reloaded(started(&file(&one)), &both);
         let kept = Origin::Kept { server: 0, check: 0 };
         assert_eq!((state.is_up(0), notices.len()), (true, 0));
         assert_eq!(origins, [[Origin::New(Status::Up), kept]]);
         // The server was down.
-        let mut state = begun(&file(&one));
+        let mut state = started(&file(&one));
         state.apply([(0, 0, DOWN)]);
         let Reloaded { state: mut other, notices, origins } = reloaded(state.clone(), &file(&edited));
         assert_eq!((other.is_up(0), notices.len()), (false, 0));
@@ -719,7 +718,7 @@ mod tests {
             let checks = lines.map(|line| format!("TCP_CHECK {{\n{line}\n}}\n")).concat();
             virtual_server(&format!("real_server 10.1.0.1 80 {{\n{checks}\n}}"))
         };
-        let state = begun(&checks(["", "connect_port 81", "", "fwmark 3"]));
+        let state = started(&checks(["", "connect_port 81", "", "fwmark 3"]));
         let kept = |check| Origin::Kept { server: 0, check };
         let again = checks(["retry 3", "delay_loop 3", "fwmark 3\nconnect_timeout 1", ""]);
         assert_eq!(reloaded(state, &again).origins, [[kept(0), kept(2), kept(3), Origin::New(Status::Up)]]);
@@ -746,7 +745,7 @@ mod tests {
 
     #[test]
     fn a_reload_computes_the_quorum_by_the_new_file_and_uses_its_scripts() {
-        let state = begun(&pair("quorum 2\nquorum_down /x/old"));
+        let state = started(&pair("quorum 2\nquorum_down /x/old"));
         let Reloaded { state, notices, .. } =
             reloaded(state, &pair("quorum 5\nhysteresis 4\nquorum_up /x/up\nquorum_down /x/new"));
         assert!(notices.is_empty(), "5 - 4 is enough to keep the quorum");
@@ -769,7 +768,7 @@ mod tests {
                 first + 1
             ))
         };
-        let Reloaded { state, notices, origins } = reloaded(begun(&file(1, "")), &file(3, ""));
+        let Reloaded { state, notices, origins } = reloaded(started(&file(1, "")), &file(3, ""));
         assert_eq!(lines(&notices), ["RS 1 DOWN", "RS 2 DOWN"]);
         assert_eq!(notices[0].script().map(ToString::to_string).as_deref(), Some("/x/1"));
         assert_eq!((servers(&state).as_str(), state.has_quorum()), ("3=1 4=1", true));
@@ -783,7 +782,7 @@ mod tests {
 
     #[test]
     fn a_reload_that_adds_or_removes_the_sorry_server_replaces_or_restores_the_real_servers() {
-        let mut state = begun(&pair("quorum 4"));
+        let mut state = started(&pair("quorum 4"));
         state.apply([(1, 0, DOWN)]);
         let state = reloaded(state, &pair("quorum 4\nsorry_server 10.1.0.9 80")).state;
         assert_eq!(servers(&state), "9=1");
@@ -814,7 +813,7 @@ mod tests {
 
     #[test]
     fn notices_for_the_log_are_sentences() {
-        let mut state = begun(&pair("quorum 4"));
+        let mut state = started(&pair("quorum 4"));
         let notices: Vec<_> = [DOWN, UP].map(|result| state.apply([(1, 0, result)])).concat();
         let notices: Vec<_> = notices.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -1190,7 +1189,7 @@ mod tests {
             steps in steps(),
         ) {
             let file = File { hysteresis: 0, ..file }.virtual_server();
-            let mut state = begun(&file);
+            let mut state = started(&file);
             let mut last = BTreeMap::new();
             for step in steps {
                 let Step::Take(server, check, result) = step else { continue };
@@ -1200,7 +1199,7 @@ mod tests {
                     last.insert((server, check), result);
                 }
             }
-            let mut other = begun(&file);
+            let mut other = started(&file);
             for ((server, check), result) in last.into_iter().rev() {
                 other.apply([(server, check, result)]);
             }

@@ -51,17 +51,17 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
     let mut open: Vec<Block> = Vec::new();
     let mut current: Vec<Block> = Vec::new();
     // The statements before each open block, outermost first.
-    let mut around: Vec<Vec<Block>> = Vec::new();
+    let mut enclosing: Vec<Vec<Block>> = Vec::new();
     let mut error = |place: Place, text: String| {
         faults.push(Fault { place, severity: Severity::Error, text });
     };
-    let mut heads_a_block = false;
+    let mut may_open_block = false;
     for Token { place, kind } in tokens {
-        let follows_a_statement = std::mem::take(&mut heads_a_block);
+        let follows_a_statement = std::mem::take(&mut may_open_block);
         match kind {
             TokenKind::Statement(text) => {
                 current.push(Block { place, words: words(&text), text, body: None });
-                heads_a_block = true;
+                may_open_block = true;
             }
             TokenKind::Open => {
                 let head = if follows_a_statement { current.pop() } else { None };
@@ -71,12 +71,12 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
                 });
                 if open.len() == DEPTH_MAX {
                     error(head.place, format!("more than {DEPTH_MAX} nested blocks; the rest is left out"));
-                    return around.into_iter().next().unwrap_or_default();
+                    return enclosing.into_iter().next().unwrap_or_default();
                 }
                 open.push(head);
-                around.push(std::mem::take(&mut current));
+                enclosing.push(std::mem::take(&mut current));
             }
-            TokenKind::Close => match open.pop().zip(around.pop()) {
+            TokenKind::Close => match open.pop().zip(enclosing.pop()) {
                 Some((head, outside)) => {
                     let body = std::mem::replace(&mut current, outside);
                     current.push(Block { body: Some(body), ..head });
@@ -88,7 +88,7 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
     for head in &open {
         error(head.place.clone(), format!("the `{{` of `{}` is not closed", head.text));
     }
-    around.into_iter().next().unwrap_or(current)
+    enclosing.into_iter().next().unwrap_or(current)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The checkers of a real server.
 //!
-//! Pure. Source: keepalived-behaviour.md, section 4. Not here: their timing (`timing.rs`), and the statements of HTTP
+//! Pure. Source: keepalived-behaviour, section 4. Not here: their timing (`timing.rs`), and the statements of HTTP
 //! (`http.rs`).
 
 use std::net::{IpAddr, SocketAddr};
@@ -44,7 +44,7 @@ pub(super) fn is_checker(keyword: &str) -> bool {
 /// Reads a checker. It gives no check if it is incomplete, and several if it names several hosts.
 pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Vec<Check> {
     faults.block(block);
-    let of = |statements: Vec<Block>, faults: &mut Faults| {
+    let check = |statements: Vec<Block>, faults: &mut Faults| {
         let block = Block { body: Some(statements), ..block.clone() };
         let draft = Draft::of(block.keyword());
         if draft.is_none() {
@@ -55,10 +55,10 @@ pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Fau
     let is_host = |one: &Block| block.keyword() == "SMTP_CHECK" && one.keyword() == "host";
     let (hosts, others): (Vec<_>, Vec<_>) = block.statements().iter().cloned().partition(is_host);
     if hosts.is_empty() {
-        return of(others, faults).into_iter().collect();
+        return check(others, faults).into_iter().collect();
     }
     // Old syntax: the statements outside the `host` blocks apply to each host.
-    hosts.iter().filter_map(|host| of([&others, host.statements()].concat(), faults)).collect()
+    hosts.iter().filter_map(|host| check([&others, host.statements()].concat(), faults)).collect()
 }
 
 /// The statements of a checker.

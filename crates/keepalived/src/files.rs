@@ -1,6 +1,6 @@
 //! `track_file`: the files whose number counts in a `FILE_CHECK`.
 //!
-//! Pure: whether a file exists is not checked. Source: keepalived-behaviour.md, section 4.12. Not here: reading the
+//! Pure: whether a file exists is not checked. Source: keepalived-behaviour, section 4.12. Not here: reading the
 //! files (`health/file.rs`).
 
 use std::collections::HashMap;

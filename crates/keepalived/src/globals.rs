@@ -1,6 +1,6 @@
 //! `global_defs` for health checks: the user of scripts, script security, FIFOs.
 //!
-//! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour.md, sections 5.5
+//! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour, sections 5.5
 //! and 5.8. Not here: timeouts (`lib.rs`), and the settings of VRRP.
 
 use xvs_model::virtual_server::{Fifo, Globals};

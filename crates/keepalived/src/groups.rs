@@ -1,6 +1,6 @@
 //! `virtual_server_group`: addresses and firewall marks with common real servers.
 //!
-//! Pure. Source: keepalived-behaviour.md, section 2.4.
+//! Pure. Source: keepalived-behaviour, section 2.4.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,6 +1,6 @@
 //! `HTTP_GET` and `SSL_GET`: the URLs to request, and the expected responses.
 //!
-//! Pure. Source: keepalived-behaviour.md, section 4.6. Not here: the connection and its timing (`checkers.rs`), and
+//! Pure. Source: keepalived-behaviour, section 4.6. Not here: the connection and its timing (`checkers.rs`), and
 //! certificates (`ssl.rs`).
 
 use std::ops::RangeInclusive;

@@ -1,6 +1,6 @@
 //! The lexer for one line of a keepalived.conf: comments, braces, words.
 //!
-//! Runs for each line of a file; pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour.md, section 1. Not
+//! Runs for each line of a file; pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1. Not
 //! here: statements of several lines (`reader.rs`).
 
 /// A quoted string that does not end on its line.

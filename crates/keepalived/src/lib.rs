@@ -1,4 +1,4 @@
-//! Parser of keepalived.conf; accepts what keepalived 2.2.7 accepts.
+//! Parser of keepalived.conf: the syntax of keepalived 2.2.7, with `rise`, `tls_verify` and FULLNAT in addition.
 //!
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
 //! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`]), `virtual_server_group` ([`groups`]),

@@ -1,6 +1,6 @@
 //! `~SEQ` and `~LST`: loops over one line of a keepalived.conf.
 //!
-//! Pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour.md, section 1.8.
+//! Pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1.8.
 
 /// The parameters that one round sets, with their values.
 pub type Round = Vec<(String, String)>;

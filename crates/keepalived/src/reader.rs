@@ -4,7 +4,7 @@
 //! Runs when a file is read. Reads files, and the environment variables that the file names (`_ENV`). Problems are
 //! [`Fault`]s with their position; reading continues. Bounded: total bytes, depth of includes, loops and parameters,
 //! length of expanded lines, number of tokens; when a limit is exceeded, the rest is not read, which is an error.
-//! Source: the grammar of keepalived 2.2.7, keepalived-behaviour.md, section 1. Not here: the meaning of statements
+//! Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1. Not here: the meaning of statements
 //! (`blocks.rs` and the modules after it).
 
 use std::collections::HashMap;
@@ -147,7 +147,7 @@ impl Reader<'_> {
     fn read_line(&mut self, line: &str) {
         let (line, ended) = uncommented(line);
         if ended.is_err() {
-            self.warn("a quotation does not end");
+            self.warn("a quoted string does not end");
         }
         // keepalived removes comments twice: a `#` or `!` that a backslash has kept starts a comment the second time.
         let (line, _) = uncommented(&line);
@@ -254,21 +254,21 @@ impl Reader<'_> {
         while let Some(at) = rest.find('$') {
             text += &rest[..at];
             rest = &rest[at..];
-            let Some((name, behind)) = reference(rest) else {
+            let Some((name, after)) = reference(rest) else {
                 text.push('$');
                 rest = &rest[1..];
                 continue;
             };
             let value = self.built_in(name).map(|value| vec![value]);
             match value.or_else(|| self.parameters.get(name).cloned()).as_deref() {
-                None => text += &rest[..rest.len() - behind.len()],
+                None => text += &rest[..rest.len() - after.len()],
                 Some([]) => found = true,
                 Some([value]) => {
                     found = true;
                     text += value;
                 }
                 Some([first, others @ ..]) => {
-                    if !behind.is_empty() {
+                    if !after.is_empty() {
                         self.warn(format!(
                             "the text after ${name}, a parameter of several lines, is left out"
                         ));
@@ -283,7 +283,7 @@ impl Reader<'_> {
                 self.stop(&format!("a line of more than {SUBSTITUTED_MAX} bytes with its parameters"));
                 return None;
             }
-            rest = behind;
+            rest = after;
         }
         found.then(|| Substituted::Text(text + rest))
     }
@@ -369,13 +369,13 @@ impl IncludeRules {
         if !["", "r", "m", "w", "b", "a"].contains(&kind) {
             return None;
         }
-        let asks = |letter: &str| kind == letter || kind == "a";
+        let requires = |letter: &str| kind == letter || kind == "a";
         let severity = |asked: bool| if asked { Severity::Error } else { Severity::Warning };
         Some(Self {
-            readable: severity(asks("r")),
-            matching: severity(asks("m")),
-            wild: asks("w"),
-            every: asks("b"),
+            readable: severity(requires("r")),
+            matching: severity(requires("m")),
+            wild: requires("w"),
+            every: requires("b"),
         })
     }
 }
@@ -406,9 +406,9 @@ fn alternatives(pattern: &str) -> Vec<String> {
     if depth != 0 {
         return vec![pattern.to_owned()];
     }
-    let (before, behind) = (&pattern[..open], &pattern[cuts[cuts.len() - 1] + 1..]);
+    let (before, after) = (&pattern[..open], &pattern[cuts[cuts.len() - 1] + 1..]);
     let each = cuts.windows(2).map(|cut| &pattern[cut[0] + 1..cut[1]]);
-    each.flat_map(|each| alternatives(&format!("{before}{each}{behind}"))).collect()
+    each.flat_map(|each| alternatives(&format!("{before}{each}{after}"))).collect()
 }
 
 /// The name and the value of a definition.
@@ -427,8 +427,8 @@ fn is_name(name: &str) -> bool {
 fn reference(text: &str) -> Option<(&str, &str)> {
     let text = text.strip_prefix('$')?;
     if let Some(braced) = text.strip_prefix('{') {
-        let (name, behind) = braced.split_once('}')?;
-        return is_name(name.split(BLANKS).next()?).then_some((name, behind));
+        let (name, after) = braced.split_once('}')?;
+        return is_name(name.split(BLANKS).next()?).then_some((name, after));
     }
     let end = text.find(BLANKS).unwrap_or(text.len());
     is_name(&text[..end]).then(|| text.split_at(end))
@@ -623,7 +623,7 @@ mod tests {
             [
                 ":2: warning: longer than 1023 bytes; the line is left out",
                 ":3: warning: a NUL byte; the line is left out",
-                ":4: warning: a quotation does not end",
+                ":4: warning: a quoted string does not end",
             ]
         );
     }

@@ -1,7 +1,7 @@
 //! `real_server` blocks.
 //!
 //! A block is read at its position, because the method of the statements before it applies to it. It is finished when
-//! the whole virtual server was read. Pure. Source: keepalived-behaviour.md, sections 2.3 and 3. Not here: its checkers
+//! the whole virtual server was read. Pure. Source: keepalived-behaviour, sections 2.3 and 3. Not here: its checkers
 //! (`checkers.rs`).
 
 use std::net::SocketAddr;

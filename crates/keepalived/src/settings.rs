@@ -1,6 +1,6 @@
 //! The settings of a virtual server, apart from its real servers.
 //!
-//! Statements are applied one by one, because the order of some of them matters. Pure. Source: keepalived-behaviour.md,
+//! Statements are applied one by one, because the order of some of them matters. Pure. Source: keepalived-behaviour,
 //! sections 2.2 and 2.3.
 
 use std::collections::HashSet;

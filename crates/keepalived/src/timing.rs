@@ -1,6 +1,6 @@
 //! The timing of checks: interval, timeout, retries, rise, warmup.
 //!
-//! Pure. Source: keepalived-behaviour.md, section 4. Not here: the checkers (`checkers.rs`).
+//! Pure. Source: keepalived-behaviour, section 4. Not here: the checkers (`checkers.rs`).
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The arguments of keywords: numbers, times, addresses, methods, scripts.
 //!
 //! Each function reads a statement and adds its problems to [`Faults`]; for a refused value it returns `None`, and the
-//! caller keeps the old value. Pure. Source: keepalived-behaviour.md, sections 1.3 and 2.2.
+//! caller keeps the old value. Pure. Source: keepalived-behaviour, sections 1.3 and 2.2.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -134,7 +134,7 @@ impl Faults {
 
     /// Reads a command with an optional user and group.
     pub fn script(&mut self, block: &Block) -> Option<Script> {
-        self.words(block, 3)
+        self.command_with(block, 3)
     }
 
     /// Reads a command with an optional user and group into `place`, unless that is set.
@@ -147,11 +147,11 @@ impl Faults {
 
     /// Reads a command without user and group.
     pub fn command(&mut self, block: &Block) -> Option<Script> {
-        self.words(block, 1)
+        self.command_with(block, 1)
     }
 
     /// Reads a command; `most` is the number of words that the statement may have.
-    fn words(&mut self, block: &Block, most: usize) -> Option<Script> {
+    fn command_with(&mut self, block: &Block, most: usize) -> Option<Script> {
         self.argument(block)?;
         let words = block.shell_arguments();
         let text = words.first().cloned().unwrap_or_default();
@@ -167,11 +167,11 @@ impl Faults {
             };
             self.warn(&block.place, format!("`{}`: {why}; put it in quotes", block.text));
         }
-        let mut who = words.into_iter().take(most).skip(1);
-        Some(Script { argv, text, user: who.next(), group: who.next() })
+        let mut account = words.into_iter().take(most).skip(1);
+        Some(Script { argv, text, user: account.next(), group: account.next() })
     }
 
-    /// `NAT`, `DR`, `TUN` with what follows it, and FULLNAT, which keepalived does not have.
+    /// Reads a method: `NAT`, `DR`, `TUN` with its options, or `FULLNAT`, which keepalived does not have.
     pub fn method(&mut self, block: &Block) -> Option<Method> {
         let plain = |method| Some((method, Tunnel::Ipip));
         let method = self.argument(block)?;
@@ -192,26 +192,26 @@ impl Faults {
             }
         };
         if block.arguments().len() > takes {
-            self.warn(&block.place, format!("`{}`: nothing follows this method", block.text));
+            self.warn(&block.place, format!("`{}`: this method has no options", block.text));
         }
         method
     }
 }
 
-/// A number of decimal digits alone.
+/// Parses a number of decimal digits only.
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
     text.chars().all(|char| char.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// A port behind an address; none is 0.
+/// Parses the port after an address; 0 if there is none.
 ///
 /// # Errors
-/// If it is not a number.
+/// The port is not a number from 0 to 65535.
 pub fn port(text: Option<&str>) -> Result<u16, &'static str> {
     text.map_or(Some(0), decimal).ok_or("a port is a number from 1 to 65535")
 }
 
-/// What follows `TUN`.
+/// Parses the options of `TUN`.
 fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
     let mut words = words.iter().map(String::as_str);
     let (mut kind, mut port, mut checksum) = ("ipip", None, None);
@@ -225,7 +225,7 @@ fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
             "nocsum" => checksum = Some(TunnelChecksum::Without),
             "csum" => checksum = Some(TunnelChecksum::Full),
             "remcsum" => checksum = Some(TunnelChecksum::Remote),
-            _ => return Err("after TUN come type, port and a checksum"),
+            _ => return Err("the options of TUN are type, port and a checksum"),
         }
     }
     match (kind, port, checksum) {
@@ -242,7 +242,7 @@ fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
     }
 }
 
-/// Decimal seconds; what is below a microsecond is rounded.
+/// Parses decimal seconds, rounded to a microsecond.
 fn seconds(text: &str) -> Option<Duration> {
     let digits = |text: &str| text.chars().all(|char| char.is_ascii_digit());
     let (whole, fraction) = text.trim_start().split_once('.').unwrap_or((text.trim_start(), ""));

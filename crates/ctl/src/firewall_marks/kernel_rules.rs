@@ -1,5 +1,5 @@
-//! What the programs printed, and how packets are marked by it. The texts in `printed/` are those of iptables 1.8.9 and
-//! nftables 1.0.6 for rules that the kernel had.
+//! Tests of compiled rules as read from the output of the system's programs. The texts in `printed/` are recorded from
+//! iptables 1.8.9 and nftables 1.0.6, for rules in the kernel.
 
 use std::net::{IpAddr, Ipv4Addr};
 use xvs_host::netfilter::chain::Table;
@@ -29,7 +29,7 @@ fn compiled(tables: &[Table]) -> CompiledMarks {
     compile(tables, &[], &network.links)
 }
 
-/// A packet from port 1500 of the client, by a link.
+/// A packet from port 1500 of the client: protocol, destination, port, receiving link.
 struct Case(Protocol, IpAddr, u16, u16);
 
 fn to(protocol: Protocol, dest: impl Into<IpAddr>, port: u16, link: u16) -> Case {
@@ -46,7 +46,7 @@ fn mark(compiled: &CompiledMarks, Case(protocol, dest, port, link): Case) -> u32
 }
 
 #[test]
-fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_told_with_the_reason() {
+fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_reported_with_the_reason() {
     let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4, &save::MANGLE).unwrap();
     let compiled = compiled(&[table]);
     for (case, expected) in [
@@ -54,9 +54,9 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
         (to(Protocol::TCP, VIP, 443, ETH0), 1),
         (to(Protocol::TCP, VIP, 8005, ETH0), 1),
         (to(Protocol::TCP, VIP, 81, ETH0), 0),
-        // By another interface than eth+, but from one of the ports that are left out.
+        // Not from an interface eth+, but from one of the excluded ports.
         (to(Protocol::TCP, OTHER, 80, LAN0), 0),
-        // Through the chain web: its return, its whole, its accept.
+        // Through the chain web: its return, all of it, its accept.
         (to(Protocol::UDP, OTHER, 1005, ETH0), 0),
         (to(Protocol::UDP, OTHER, 1006, ETH0), 0x104),
         (to(Protocol::UDP, OTHER, 1006, LAN0), 0),
@@ -68,7 +68,7 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
         let what = format!("{} {}:{} by {}", case.0, case.1, case.2, case.3);
         assert_eq!(mark(&compiled, case), expected, "{what}");
     }
-    let told = [
+    let reported = [
         ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j MARK --set-xmark 0x63/0xffffffff", "--tcp-flags"),
         ("-m conntrack --ctstate NEW -j MARK --set-xmark 0x62/0xffffffff", "the match conntrack"),
         (
@@ -77,8 +77,8 @@ fn rules_of_iptables_nft_mark_as_they_say_and_those_that_cannot_be_followed_are_
         ),
         ("-s 203.0.113.66/32 -j DROP", "before netfilter"),
     ];
-    assert_eq!(compiled.unfollowed.len(), told.len(), "{:#?}", compiled.unfollowed);
-    for (sentence, (rule, why)) in compiled.unfollowed.iter().zip(told) {
+    assert_eq!(compiled.unfollowed.len(), reported.len(), "{:#?}", compiled.unfollowed);
+    for (sentence, (rule, why)) in compiled.unfollowed.iter().zip(reported) {
         let begins = format!("mark rule «iptables -t mangle -A PREROUTING {rule}» is not followed: ");
         assert!(sentence.starts_with(&begins) && sentence.contains(why), "{sentence}");
     }
@@ -99,7 +99,7 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
 }
 
 #[test]
-fn every_table_of_iptables_that_ipvs_comes_behind_may_mark() {
+fn every_table_of_iptables_before_ipvs_can_mark() {
     let text = include_str!("printed/iptables-legacy-save-tables.txt");
     let tables: Vec<_> = save::TABLES.iter().filter_map(|kind| save::read(text, Family::V4, kind)).collect();
     let compiled = compiled(&tables);
@@ -109,7 +109,7 @@ fn every_table_of_iptables_that_ipvs_comes_behind_may_mark() {
 }
 
 #[test]
-fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_told() {
+fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_reported() {
     let ruleset = nft::Ruleset::parse(
         include_str!("printed/nft-elsewhere.json"),
         include_str!("printed/nft-elsewhere.txt"),
@@ -122,7 +122,7 @@ fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_told() {
 }
 
 #[test]
-fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_right_hooks() {
+fn rules_of_nftables_mark_packets_with_their_sets_and_maps_at_the_right_hooks() {
     let ruleset =
         nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
     let tables = ruleset.tables(&[]);
@@ -149,21 +149,21 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
         (to(Protocol::TCP, OTHER, 3001, ETH0), 2),
         (to(Protocol::TCP, OTHER, 5002, ETH0), 0x52),
         (to(Protocol::TCP, OTHER, 60000, ETH0), 0x12),
-        // Of the table that iptables-nft cannot say, and at input.
+        // From the table that iptables-nft cannot print, and from the hook input.
         (to(Protocol::SCTP, OTHER, 9, ETH0), 11),
         (to(Protocol::SCTP, OTHER, 7, ETH0), 0x100b),
     ] {
         let what = format!("{} {}:{} by {}", case.0, case.1, case.2, case.3);
         assert_eq!(mark(&compiled, case), expected, "{what}");
     }
-    let told = [
+    let reported = [
         "ct state new meta mark set 0x00000009",
         "ip saddr 203.0.113.66 drop",
         "udp dport 9 meta mark set ct mark",
         "ip daddr . tcp dport { 10.0.0.1 . 80, 10.0.0.2 . 443 } meta mark set 0x00000004",
     ];
-    assert_eq!(compiled.unfollowed.len(), told.len(), "{:#?}", compiled.unfollowed);
-    for (sentence, rule) in compiled.unfollowed.iter().zip(told) {
+    assert_eq!(compiled.unfollowed.len(), reported.len(), "{:#?}", compiled.unfollowed);
+    for (sentence, rule) in compiled.unfollowed.iter().zip(reported) {
         assert!(
             sentence.starts_with(&format!("mark rule «nft inet lvs pre: {rule}» is not followed: ")),
             "{sentence}"
@@ -171,7 +171,7 @@ fn rules_of_nftables_mark_as_they_say_with_their_sets_and_maps_and_from_the_righ
     }
 }
 
-/// What the rules of an only chain of nftables come to, each a list of statements.
+/// The compiled rules of a single chain of nftables, each rule a list of statements.
 fn of_rules(rules: &Value) -> CompiledMarks {
     let chain = json!({ "chain": { "family": "ip", "table": "t", "name": "pre", "handle": 1, "type": "filter",
         "hook": "prerouting", "prio": -150, "policy": "accept" } });
@@ -192,31 +192,32 @@ fn dport() -> Value {
 }
 
 #[test]
-fn behind_a_map_a_rule_goes_on_for_the_keys_that_it_has_and_does_not_decide() {
+fn after_a_map_a_rule_continues_for_keys_of_the_map_without_a_verdict() {
     // meta mark set udp dport map { 80 : 1, 90-99 : 2 } meta mark set meta mark | 0x10
     let map = json!({ "map": { "key": dport(), "data": { "set": [[80, 1], [{ "range": [90, 99] }, 2]] } } });
     let or = json!({ "|": [{ "meta": { "key": "mark" } }, 0x10] });
-    let laid = of_rules(&json!([[set_mark(&map), set_mark(&or)]]));
-    assert_eq!(laid.unfollowed, Vec::<String>::new());
-    let marks =
-        |laid: &CompiledMarks| [79, 80, 95].map(|port| mark(laid, to(Protocol::UDP, VIP, port, ETH0)));
-    assert_eq!(marks(&laid), [0, 0x11, 0x12]);
+    let compiled = of_rules(&json!([[set_mark(&map), set_mark(&or)]]));
+    assert_eq!(compiled.unfollowed, Vec::<String>::new());
+    let marks = |compiled: &CompiledMarks| {
+        [79, 80, 95].map(|port| mark(compiled, to(Protocol::UDP, VIP, port, ETH0)))
+    };
+    assert_eq!(marks(&compiled), [0, 0x11, 0x12]);
 
     // udp dport vmap { 79 : accept, 80 : continue } meta mark set 9
     let pairs = json!([[79, { "accept": null }], [80, { "continue": null }]]);
     let vmap = json!({ "vmap": { "key": dport(), "data": { "set": pairs } } });
-    let laid = of_rules(&json!([[vmap, set_mark(&json!(9))]]));
-    assert_eq!((marks(&laid), laid.unfollowed.len()), ([0, 9, 0], 0));
+    let compiled = of_rules(&json!([[vmap, set_mark(&json!(9))]]));
+    assert_eq!((marks(&compiled), compiled.unfollowed.len()), ([0, 9, 0], 0));
 }
 
 #[test]
-fn a_map_whose_keys_are_marks_that_it_changes_is_told_and_not_followed() {
+fn a_map_whose_keys_are_marks_that_it_changes_is_reported_and_not_followed() {
     let mark_key = json!({ "meta": { "key": "mark" } });
     let map = |pairs: Value| set_mark(&json!({ "map": { "key": mark_key, "data": { "set": pairs } } }));
     // meta mark set 1 in one rule, meta mark set meta mark map { … } in the next
     let after_one = |pairs| {
-        let laid = of_rules(&json!([[set_mark(&json!(1))], [map(pairs)]]));
-        (mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), laid.unfollowed.len())
+        let compiled = of_rules(&json!([[set_mark(&json!(1))], [map(pairs)]]));
+        (mark(&compiled, to(Protocol::UDP, VIP, 80, ETH0)), compiled.unfollowed.len())
     };
     assert_eq!(after_one(json!([[1, 2], [2, 3]])), (1, 1), "not 3");
     assert_eq!(after_one(json!([[1, 2]])), (2, 0));
@@ -226,7 +227,7 @@ fn a_map_whose_keys_are_marks_that_it_changes_is_told_and_not_followed() {
 }
 
 #[test]
-fn sets_whose_elements_come_and_go_by_themselves_are_known_where_marks_depend_on_them() {
+fn sets_that_change_without_events_are_detected_if_marks_depend_on_them() {
     let ruleset = |set: Value, marks: &Value, more: &Value| {
         let rule = |expr: &Value| json!({ "rule": { "family": "ip", "table": "t", "chain": "pre", "handle": 2, "expr": expr } });
         let ask = json!({ "match": { "op": "==", "left": { "payload": { "protocol": "ip", "field": "saddr" } }, "right": "@s" } });
@@ -240,28 +241,32 @@ fn sets_whose_elements_come_and_go_by_themselves_are_known_where_marks_depend_on
     assert!(ruleset(set(json!(["timeout"])), &marks, &nothing));
     assert!(ruleset(set(json!("dynamic")), &marks, &nothing));
     assert!(ruleset(set(json!(["interval"])), &marks, &add), "packets fill it");
-    assert!(!ruleset(set(json!(["interval"])), &marks, &nothing), "changes are told by events");
+    assert!(!ruleset(set(json!(["interval"])), &marks, &nothing), "changes cause events");
     assert!(!ruleset(set(json!(["timeout"])), &drops, &nothing), "nothing is marked");
 }
 
 #[test]
-fn a_long_set_in_many_rules_is_read_as_often_as_there_is_room_for_it() {
+fn a_long_set_in_many_rules_is_followed_up_to_the_limit_of_entries() {
     let elements: Vec<_> = (0..60_000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string()).collect();
     let daddr = json!({ "payload": { "protocol": "ip", "field": "daddr" } });
     let ask = json!({ "match": { "op": "==", "left": daddr, "right": { "set": elements } } });
     let mut rules = vec![json!([ask, set_mark(&json!(1))]); 5];
     let small = json!({ "match": { "op": "==", "left": dport(), "right": 80 } });
     rules.push(json!([small, set_mark(&json!(2))]));
-    let laid = of_rules(&rules.into());
-    assert_eq!(laid.unfollowed.len(), 1);
-    assert!(laid.unfollowed[0].contains("lists more than 262144") && laid.unfollowed[0].len() < 500);
-    assert_eq!(mark(&laid, to(Protocol::UDP, VIP, 80, ETH0)), 2, "one without a list is still followed");
-    // 10.0.0.0 and what follows are few networks.
-    assert_eq!(laid.networks_of(1, Family::V4).len(), 7);
+    let compiled = of_rules(&rules.into());
+    assert_eq!(compiled.unfollowed.len(), 1);
+    assert!(compiled.unfollowed[0].contains("lists more than 262144") && compiled.unfollowed[0].len() < 500);
+    assert_eq!(
+        mark(&compiled, to(Protocol::UDP, VIP, 80, ETH0)),
+        2,
+        "a rule without a list is still followed"
+    );
+    // Consecutive addresses merge into few networks.
+    assert_eq!(compiled.networks_of(1, Family::V4).len(), 7);
 }
 
 #[test]
-fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_told() {
+fn of_xtables_matches_and_targets_in_other_tables_only_marking_ones_are_reported() {
     let table = |rules: Value| {
         let base = json!({ "chain": { "family": "ip", "table": "raw", "name": "PREROUTING", "handle": 1,
             "type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept" } });
@@ -280,7 +285,7 @@ fn of_iptables_own_matches_and_targets_in_other_tables_only_those_that_mark_are_
 }
 
 #[test]
-fn a_table_mangle_is_read_from_the_program_that_can_say_it_and_once() {
+fn a_table_mangle_is_read_once_from_the_program_that_can_print_it() {
     assert_eq!(
         save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4, &save::MANGLE),
         None

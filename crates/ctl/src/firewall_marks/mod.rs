@@ -1,10 +1,10 @@
-//! Mark rules, as chains of rules with names in them, and laid out for the data plane.
+//! The compiler of mark rules: from rules and chains with names to steps for the data plane.
 //!
-//! Two sources: [`MarkRule`]s, which `xvs mark` sets, and the kernel's own chains, which [`xvs_host::netfilter`] reads as
-//! [`Table`]s. [`compile`] writes them one after the other as steps that only lead forward: a chain that is jumped to is
-//! written in at each jump, so a packet's evaluation needs no stack and ends. Runs on the control thread whenever rules or
-//! links change; cost: what it writes, at most [`STEPS_MAX`] steps, and a bounded number of rules looked at
-//! and of entries in their lists. What cannot be followed is told, never guessed.
+//! Two sources: [`MarkRule`]s of `xvs mark`, and the kernel's chains, which [`xvs_host::netfilter`] reads as
+//! [`Table`]s. [`compile`] writes them one after the other as steps that skip forward only. A called chain is written
+//! out at each call, so the evaluation of a packet needs no stack and always ends. Runs on the control thread whenever
+//! rules or links change. Cost: proportional to the output, at most [`STEPS_MAX`] steps, and to a bounded number of
+//! visited rules and of entries in their lists. A rule that cannot be followed is reported, never approximated.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,33 +28,33 @@ use xvs_proto::mark::{Change, Condition, Expected, Test};
 use xvs_proto::network::Link;
 use xvs_proto::{Family, Prefix};
 
-/// What comes of rules.
+/// Compiled mark rules.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CompiledMarks {
-    /// For the data plane.
+    /// The steps for the data plane.
     pub marks: Marks,
-    /// A sentence for each rule that is not followed, or may not apply in this order.
+    /// A sentence for each rule that is not followed, and for chains whose order is unknown.
     pub unfollowed: Vec<String>,
     mark_scopes: Vec<MarkScope>,
 }
 
-/// How far a change of the mark reaches.
+/// A change of the mark, with the packets that it can apply to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct MarkScope {
     change: Change,
     scope: Scope,
 }
 
-/// Which packets come to a rule, as far as steering can tell.
+/// The packets that can reach a rule, as far as steering can distinguish them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Scope {
     family: Option<Family>,
-    /// Any address if there is none. One list, however many rules it stands before.
+    /// Networks of the destination address; `None`: any. One list is shared by all rules that it applies to.
     dest: Option<Arc<[Prefix]>>,
 }
 
 impl Scope {
-    /// The same, and what more a rule asks for.
+    /// This scope, narrowed by the criteria of a rule.
     fn within(&self, criteria: &[Criterion]) -> Self {
         let mut scope = self.clone();
         for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
@@ -69,7 +69,7 @@ impl Scope {
 }
 
 impl CompiledMarks {
-    /// The networks whose packets may come to carry a mark: those that have to be steered for its service.
+    /// The destination networks whose packets can get this mark. They must be steered for its service.
     pub fn networks_of(&self, mark: u32, family: Family) -> BTreeSet<Prefix> {
         let everything = match family {
             Family::V4 => Prefix::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
@@ -91,8 +91,8 @@ impl CompiledMarks {
     }
 }
 
-/// Writes all rules as steps: those of the kernel's tables by priority, then our own, which have the last word. Interfaces
-/// are found among `links`; a packet comes in by no other.
+/// Compiles all rules: those of the kernel's tables by priority, then those of `xvs mark`, which therefore take
+/// precedence. `links` are the attached interfaces: packets arrive on these alone.
 pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMarks {
     let mut compiler = Compiler { links, ..Compiler::default() };
     let tables: Vec<_> = tables.iter().map(|table| (table, ChainRoles::of(table))).collect();
@@ -123,24 +123,24 @@ pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMa
     compiler.finish()
 }
 
-/// A sentence about two chains that mark, if nobody knows that the kernel goes through them in this order.
+/// A sentence about two chains that mark, if it is unknown whether the kernel evaluates them in this order.
 fn ambiguous_order(first: &Base, second: &Base) -> Option<String> {
     let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
     let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
     (meet && !known).then(|| {
         format!(
-            "chains «{}» and «{}» mark packets at the same priority; xvs takes them in this order, and cannot tell the \
+            "chains «{}» and «{}» mark packets at the same priority; xvs evaluates them in this order and does not know the \
              kernel's: give one of them another priority",
             first.text, second.text
         )
     })
 }
 
-/// What each chain leads to, found once for all of a table.
+/// The chains of a table by their effects, computed once for the table.
 struct ChainRoles<'t> {
-    /// Chains that change marks, or that lead to such. A base that is none of them is none of ours.
+    /// Chains that change marks, or call such chains. A base chain that is none of them is ignored.
     marking: BTreeSet<&'t str>,
-    /// Chains that it makes a difference to a packet's mark to go through.
+    /// Chains that can affect a packet's mark, also by accepting or dropping the packet.
     relevant: BTreeSet<&'t str>,
 }
 
@@ -152,7 +152,7 @@ impl<'t> ChainRoles<'t> {
     }
 }
 
-/// The chains that have a rule that does such a thing, and those that lead to one. Cost: one look at each rule.
+/// The chains that have a rule with such an action, and those that call one of them. Cost: one visit of each rule.
 fn chains_with(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
     let (mut callers, mut to_do): (BTreeMap<&str, Vec<&str>>, Vec<&str>) = Default::default();
     for (name, rules) in &table.chains {
@@ -173,39 +173,39 @@ fn chains_with(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&
     found
 }
 
-/// A place among the steps that is not known yet.
+/// A position among the steps that is not known yet.
 #[derive(Debug, Clone, Copy)]
 struct Label(usize);
 
-/// Where the ways out of a chain lead.
+/// The targets of the exits of a chain.
 #[derive(Debug, Clone, Copy)]
 struct Exits {
-    /// Its end, and every return.
+    /// The target of its end and of every return.
     on_return: Label,
-    /// What accepts the packet.
+    /// The target of every accept.
     on_accept: Label,
-    /// How many chains led here.
+    /// The number of nested calls.
     depth: usize,
 }
 
 #[derive(Default)]
 struct Compiler<'a> {
     links: &'a [Link],
-    /// Their skips lead to labels until [`Self::finish`].
+    /// The steps; the targets of skips are labels until [`Self::finish`].
     steps: Vec<Step>,
     places: Vec<usize>,
     mark_scopes: Vec<MarkScope>,
     unfollowed: Vec<String>,
-    /// The same, to find one among them.
+    /// The same as a set, against duplicates.
     reported: BTreeSet<String>,
-    /// How many rules were looked at.
+    /// The number of visited rules.
     rules_visited: usize,
-    /// How many networks, ports and the like their lists hold.
+    /// The number of entries (networks, ports and the like) in the lists of the rules.
     entries: usize,
     is_cut_off: bool,
 }
 
-/// A table, and what its chains lead to.
+/// A table, with its chains by their effects.
 type TableContext<'a> = (&'a Table, &'a ChainRoles<'a>);
 
 impl Compiler<'_> {
@@ -276,27 +276,27 @@ impl Compiler<'_> {
         }
     }
 
-    /// Whether there is no room for more, or all of it would take too long; from that rule on nothing is followed.
+    /// Whether a limit of steps or visited rules is reached; this rule and all later ones are not followed then.
     fn is_full(&mut self, rule: &Rule) -> bool {
         let why = match () {
             () if self.is_cut_off => return true,
             () if self.steps.len() >= STEPS_MAX => {
-                format!("the rules before it fill the {STEPS_MAX} that are evaluated")
+                format!("the rules before it fill all {STEPS_MAX} steps")
             }
             () if self.rules_visited > VISITS_MAX => {
-                format!("with each chain written out where it is called, {VISITS_MAX} rules stand before it")
+                format!("with each chain written out where it is called, {VISITS_MAX} rules are before it")
             }
             () => return false,
         };
         self.is_cut_off = true;
-        let rest = format!("mark rule «{}» and what comes behind it are not followed: {why}", rule.text);
+        let rest = format!("mark rule «{}» and all after it are not followed: {why}", rule.text);
         self.unfollowed.insert(0, rest);
         true
     }
 
     fn obstacle(&mut self, rule: &Rule, exits: Exits) -> Option<String> {
         if exits.depth >= DEPTH_MAX {
-            return Some(format!("it stands behind {DEPTH_MAX} jumps"));
+            return Some(format!("it is nested in {DEPTH_MAX} jumps"));
         }
         if rule.obstacle.is_some() {
             return rule.obstacle.clone();
@@ -363,7 +363,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Whether an interface has a name, or one that begins so.
+/// Whether an interface has this name or, if it ends in `*`, this prefix.
 fn is_named(interface: &str, name: &str) -> bool {
     match name.strip_suffix('*') {
         Some(beginning) => interface.starts_with(beginning),
@@ -371,13 +371,13 @@ fn is_named(interface: &str, name: &str) -> bool {
     }
 }
 
-/// How many steps are written; each may be looked at once for each new connection.
+/// The largest number of steps; each may be evaluated once for each new connection.
 pub const STEPS_MAX: usize = 4096;
-/// How many rules are looked at in writing them, counted again wherever their chain is called.
+/// The largest number of visited rules, counted again for each call of their chain.
 const VISITS_MAX: usize = 1 << 18;
-/// How many rules that are not followed are told each for itself.
+/// The largest number of rules that are not followed with a sentence of their own.
 const SENTENCES_MAX: usize = 100;
-/// How deep chains may call each other; nftables takes 16.
+/// The largest depth of nested calls; nftables allows 16.
 const DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
@@ -387,7 +387,7 @@ mod kernel_rules;
 pub(crate) mod testing {
     use xvs_proto::{FlowKey, Fragment, Packet, tcp};
 
-    /// A packet of a flow, a SYN if it is TCP's.
+    /// A packet of a flow; a SYN with TCP.
     pub(crate) fn packet(flow: FlowKey) -> Packet {
         Packet {
             network: 14,
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_called_chain_goes_on_behind_the_call_and_one_gone_to_behind_the_call_before() {
+    fn a_called_chain_returns_behind_the_call_and_a_goto_behind_the_call_before_it() {
         let or = |bits| Action::Set(Change::NONE.or(bits));
         for (to_sub, marked) in
             [(Action::Call("sub".to_owned()), 0x102), (Action::Goto("sub".to_owned()), 0x002)]
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn accept_ends_its_table_and_the_next_one_by_priority_goes_on() {
+    fn accept_ends_its_table_and_the_next_table_by_priority_is_evaluated() {
         let first = table(
             -150,
             &[
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_searched_steered_once_and_bounded_in_all() {
+    fn long_lists_are_searched_steered_once_and_limited_in_total() {
         let every_second = |n: u32| Prefix::host(Ipv4Addr::from(0x0a00_0000 + 2 * n).into());
         let dest = |networks| Criterion { what: What::Test(Test::Dest(networks)), expected: Expected::Yes };
         let long = vec![dest((0..60_000).map(every_second).collect())];
@@ -527,11 +527,11 @@ mod tests {
         assert_eq!(compiled.unfollowed.len(), 1);
         assert!(compiled.unfollowed[0].contains("one too many") && compiled.unfollowed[0].contains("262144"));
         assert_eq!(compiled.networks_of(1, Family::V4).len(), 60_000);
-        assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 4, "one without a list is still followed");
+        assert_eq!(compiled.marks.of(LinkId(0), &packet(80)), 4, "a rule without a list is still followed");
     }
 
     #[test]
-    fn of_chains_of_one_priority_the_kernel_goes_through_the_last_registered_first() {
+    fn of_chains_of_one_priority_the_last_registered_is_evaluated_first() {
         let registered = |at, sets| {
             let mut table = table(-150, &[("pre", &[rule(vec![], set(sets))])]);
             table.bases[0].registered = at;
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_followed_is_told_where_it_concerns_marks_and_left_out() {
+    fn a_rule_that_cannot_be_followed_is_skipped_and_reported_if_it_concerns_marks() {
         let blocked = |action| Rule { obstacle: Some("because".to_owned()), ..rule(vec![], action) };
         let harmless = blocked(Action::Call("logging".to_owned()));
         let tables = [
@@ -580,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn chains_that_would_fill_more_than_the_room_there_is_are_told_of_and_cost_no_more() {
+    fn chains_that_exceed_the_limit_of_steps_are_reported_and_not_written_out_further() {
         let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
         let doubling: Vec<_> = (0..40).map(|n| (n.to_string(), vec![call(n + 1), call(n + 1)])).collect();
         let mut table = table(0, &[("pre", &[call(0)])]);
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_fill_the_room_there_is_are_all_followed_if_those_behind_them_do_nothing() {
+    fn rules_that_fill_the_limit_of_steps_are_all_followed_if_later_ones_do_nothing() {
         let mut rules = vec![rule(vec![], set(1)); STEPS_MAX - 1];
         // The first step is that of the table's family.
         rules.push(rule(vec![], Action::Nothing));
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn chains_that_call_each_other_in_more_ways_than_can_be_gone_through_are_looked_at_once_each() {
+    fn chains_with_more_nested_calls_than_can_be_written_out_are_visited_once_each() {
         let call = |to: usize| rule(vec![], Action::Call(to.to_string()));
         let harmless = |last: Rule| {
             let mut table = table(0, &[("pre", &[call(0), rule(to_port(80), set(1))])]);
@@ -616,12 +616,12 @@ mod tests {
         let obstacle = Some("because".to_owned());
         let blocked = Rule { obstacle, ..rule(vec![], Action::Drop) };
         let compiled = compile(&[harmless(blocked)], &[], &links());
-        assert!(compiled.unfollowed[0].contains("and what comes behind it"), "{:?}", compiled.unfollowed);
+        assert!(compiled.unfollowed[0].contains("and all after it"), "{:?}", compiled.unfollowed);
         assert!(compiled.unfollowed[1].contains("because"), "{:?}", compiled.unfollowed);
     }
 
     #[test]
-    fn rules_that_cannot_be_followed_are_looked_at_a_bounded_number_of_times() {
+    fn rules_that_cannot_be_followed_are_visited_a_limited_number_of_times() {
         let call = rule(vec![], Action::Call("sub".to_owned()));
         let blocked = |n: i32| Rule {
             text: n.to_string(),
@@ -631,12 +631,12 @@ mod tests {
         let sub: Vec<_> = (0..10_000).map(blocked).collect();
         let compiled = compile(&[table(0, &[("pre", &vec![call; 1000]), ("sub", &sub)])], &[], &links());
         assert_eq!(compiled.unfollowed.len(), 101);
-        assert!(compiled.unfollowed[0].contains("stand before it"), "{}", compiled.unfollowed[0]);
+        assert!(compiled.unfollowed[0].contains("rules are before it"), "{}", compiled.unfollowed[0]);
         assert_eq!(compiled.unfollowed[100], "9901 more mark rules are not followed");
     }
 
     #[test]
-    fn interfaces_are_found_by_name_or_by_the_beginning_of_it_and_one_that_is_not_attached_is_none() {
+    fn interfaces_match_by_name_or_prefix_and_one_that_is_not_attached_never_matches() {
         for (name, marked) in [("eth0", [5, 0, 0]), ("eth+", [5, 5, 0]), ("wan", [0, 0, 0])] {
             let rule = MarkRule {
                 dest: None,
@@ -653,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_reaches_the_networks_of_the_rules_that_may_set_it_and_everything_if_one_names_none() {
+    fn a_mark_has_the_networks_of_the_rules_that_can_set_it_and_all_networks_if_one_names_none() {
         let to = |network: &str| {
             let what = What::Test(Test::Dest(vec![network.parse().unwrap()]));
             vec![Criterion { what, expected: Expected::Yes }]
@@ -673,16 +673,16 @@ mod tests {
             ],
         )];
         let compiled = compile(&tables, &[], &links());
-        let reach = |mark| compiled.networks_of(mark, Family::V4);
+        let networks = |mark| compiled.networks_of(mark, Family::V4);
         let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<_>>();
-        assert_eq!(reach(1), nets(&["198.51.100.0/24"]));
-        assert_eq!(reach(2), nets(&["192.0.2.1/32", "198.51.100.7/32"]));
-        assert_eq!(reach(0x14), nets(&["0.0.0.0/0"]));
-        assert_eq!(reach(3), nets(&[]));
+        assert_eq!(networks(1), nets(&["198.51.100.0/24"]));
+        assert_eq!(networks(2), nets(&["192.0.2.1/32", "198.51.100.7/32"]));
+        assert_eq!(networks(0x14), nets(&["0.0.0.0/0"]));
+        assert_eq!(networks(3), nets(&[]));
         assert_eq!(compiled.networks_of(1, Family::V6), nets(&[]));
     }
 
-    /// What a chain does to a packet, as iptables(8) says it: not laid out, but gone through.
+    /// A direct interpreter of chains as iptables(8) describes them, without compilation.
     struct Walk<'a> {
         table: &'a Table,
         port: u16,
@@ -690,7 +690,7 @@ mod tests {
     }
 
     impl Walk<'_> {
-        /// Whether the table ends here.
+        /// Evaluates a chain; whether it ended the table.
         fn chain(&mut self, name: &str) -> bool {
             for rule in &self.table.chains[name] {
                 let fits = rule.criteria.iter().all(|one| match &one.what {
@@ -725,7 +725,7 @@ mod tests {
         prop::collection::vec(prop_oneof![port, mark], 0..3)
     }
 
-    /// Rules of the chain of this number, which calls those of higher ones only.
+    /// Rules of the chain with this number, which call chains with higher numbers only.
     fn any_rules(number: usize) -> impl Strategy<Value = Vec<Rule>> {
         let to = (number + 1..=number + 3).prop_map(|to| to.min(CHAINS).to_string());
         let action = prop_oneof![
@@ -742,12 +742,12 @@ mod tests {
         )
     }
 
-    /// How many chains there are behind the first.
+    /// The number of chains after the first.
     const CHAINS: usize = 4;
 
     proptest! {
         #[test]
-        fn what_is_laid_out_marks_as_the_chains_would_if_they_were_gone_through(
+        fn compiled_rules_mark_as_an_interpreter_of_the_chains_does(
             rules in (any_rules(0), any_rules(1), any_rules(2), any_rules(3)),
         ) {
             let rules = [rules.0, rules.1, rules.2, rules.3, vec![]];

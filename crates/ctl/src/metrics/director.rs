@@ -1,5 +1,4 @@
-//! What is told of the director itself: the daemon, its interfaces, workers, sockets and commands, and what all services
-//! count together.
+//! Metrics of the director itself: daemon, interfaces, workers, sockets, commands, and the totals of all services.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -14,9 +13,9 @@ use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};
 use crate::status;
-use crate::status::shared::{Facts, Shared, WAIT_BOUNDS};
+use crate::status::shared::{DURATION_BOUNDS, Facts, Shared};
 
-/// All of it; `left_out` destinations will not be told one by one.
+/// All these metrics; `left_out` is the number of destinations without their own lines.
 pub(super) fn text(
     shared: &Shared,
     snapshot: &Snapshot,
@@ -34,7 +33,7 @@ pub(super) fn text(
 }
 
 impl Text {
-    /// A name with one line.
+    /// A family with one line.
     fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
@@ -45,20 +44,20 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     text.family("xvs_build_info", Kind::Gauge, "Always 1; the version of xvsd.");
     text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
-    text.single("xvs_uptime_seconds", Kind::Gauge, "How long xvsd has been running.", uptime);
-    let help = "Sentences for the operator that xvs status shows.";
+    text.single("xvs_uptime_seconds", Kind::Gauge, "Time since xvsd started.", uptime);
+    let help = "Number of warnings in xvs status.";
     let warnings = status::warnings(shared, health).len();
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let name = "xvs_command_duration_seconds";
-    let help = "From a question to the control thread to its answer; changes are in force with the answer.";
+    let help = "Time from a request to the control thread to its reply; a change is in force with the reply.";
     text.family(name, Kind::Histogram, help);
     for (access, kind) in [(Access::Change, "change"), (Access::Read, "read")] {
-        let waits = shared.waits.of(access);
-        text.histogram(name, &[("kind", &kind)], &waits, WAITS_FROM..WAIT_BOUNDS - 1, 1e6);
+        let durations = shared.request_durations.of(access);
+        text.histogram(name, &[("kind", &kind)], &durations, FIRST_DURATION_BOUND..DURATION_BOUNDS - 1, 1e6);
     }
     let table = shared.table();
     let (size, live) = (table.config().capacity as f64, table.live() as f64);
-    let help = "Connections and templates that the table holds.";
+    let help = "Connections and templates that the table can hold.";
     text.single("xvs_table_size_connections", Kind::Gauge, help, size);
     text.single("xvs_table_connections", Kind::Gauge, "Connections and templates in the table.", live);
     let name = "xvs_swept_connections_total";
@@ -74,13 +73,12 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
 
 fn configuration(text: &mut Text, snapshot: &Snapshot, left_out: usize) {
     let (services, destinations) = snapshot.configured();
-    let help = "Configurations published so far; the last one is in force.";
+    let help = "Number of published configurations; the last one is in force.";
     text.single("xvs_snapshot_epoch", Kind::Gauge, help, snapshot.epoch as f64);
     text.single("xvs_services", Kind::Gauge, "Virtual services.", services as f64);
     let help = "Destinations (real servers) of all services.";
     text.single("xvs_destinations", Kind::Gauge, help, destinations as f64);
-    let help =
-        "Destinations without lines of their own, because metrics_destinations allows a service no more.";
+    let help = "Destinations without their own lines because of metrics_destinations.";
     text.single("xvs_destinations_left_out", Kind::Gauge, help, left_out as f64);
 }
 
@@ -113,7 +111,7 @@ fn interfaces(text: &mut Text, facts: &Facts) {
         text.sample("xvs_interface_up", &[("interface", &interface.name)], up);
     }
     let name = "xvs_interface_attached_again_total";
-    text.family(name, Kind::Counter, "How often an interface was removed, came back and was attached again.");
+    text.family(name, Kind::Counter, "How often an interface disappeared, came back and was attached again.");
     for interface in &facts.interfaces {
         text.sample(name, &[("interface", &interface.name)], interface.attached_again);
     }
@@ -122,8 +120,7 @@ fn interfaces(text: &mut Text, facts: &Facts) {
 fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
     let all = || shared.workers().iter().enumerate();
     let name = "xvs_worker_info";
-    let help =
-        "Always 1; the core of a worker, and whether the kernel copies its frames and because of what.";
+    let help = "Always 1; the core of a worker, and whether and why the kernel copies its frames.";
     text.family(name, Kind::Gauge, help);
     for (number, worker) in facts.workers.iter().enumerate() {
         let core = worker.core.map(|core| core.to_string()).unwrap_or_default();
@@ -136,13 +133,13 @@ fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
         all().for_each(|(number, counters)| text.sample(name, &[("worker", &number)], value(counters)));
     }
     let name = "xvs_worker_busy_seconds_total";
-    let help = "Time that a worker spent on bursts and timers; by how much it grows in a second is its load.";
+    let help = "Time that a worker spent on bursts and timers; its rate is the worker's load.";
     text.family(name, Kind::Counter, help);
     for (number, counters) in all() {
         text.sample(name, &[("worker", &number)], counters.busy_ns.value() as f64 / 1e9);
     }
     let name = "xvs_worker_burst_packets";
-    text.family(name, Kind::Histogram, "Frames that a worker took at once; 64 at most.");
+    text.family(name, Kind::Histogram, "Frames in a burst of a worker; 64 at most.");
     for (number, counters) in all() {
         text.histogram(name, &[("worker", &number)], &counters.bursts, 0..BURST_SIZES, 1.0);
     }
@@ -155,7 +152,11 @@ fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
         }
     }
     let name = "xvs_worker_kernel_dropped_packets_total";
-    text.family(name, Kind::Counter, "Packets that the kernel dropped before a worker had them, by reason.");
+    text.family(
+        name,
+        Kind::Counter,
+        "Packets that the kernel dropped before a worker received them, by reason.",
+    );
     for (number, counters) in all() {
         for (reason, count) in [
             ("ring_full", &counters.kernel_ring_full),
@@ -185,31 +186,33 @@ fn sockets(text: &mut Text, facts: &Facts) {
 
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
-/// What each worker has one line of.
+/// The families with one line for each worker.
 const WORKER: [MetricRow<WorkerCounters>; 15] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
-    ("xvs_worker_originated_packets_total", Kind::Counter, "Frames that the director made.", |worker| {
+    ("xvs_worker_originated_packets_total", Kind::Counter, "Frames that the director created.", |worker| {
         worker.originated.value()
     }),
     ("xvs_worker_transmitted_packets_total", Kind::Counter, "Frames sent by AF_XDP.", |worker| {
         worker.transmitted.value()
     }),
-    ("xvs_worker_passed_packets_total", Kind::Counter, "Frames given back to the kernel.", |worker| {
+    ("xvs_worker_passed_packets_total", Kind::Counter, "Frames passed to the kernel.", |worker| {
         worker.passed.value()
     }),
     (
         "xvs_worker_consumed_packets_total",
         Kind::Counter,
-        "Frames that had done what they were for.",
+        "Frames consumed by the director, such as ICMP errors that had their effect.",
         |worker| worker.consumed.value(),
     ),
-    ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for others.", |worker| worker.held.value()),
+    ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for other fragments.", |worker| {
+        worker.held.value()
+    }),
     (
         "xvs_worker_unaccounted_packets",
         Kind::Gauge,
-        "By how much the balance of frames was off when the worker last looked; anything but 0 is a bug.",
+        "Error in the balance of frames at the worker's last check; any value but 0 is a bug.",
         |worker| worker.unaccounted.value(),
     ),
     (
@@ -221,37 +224,36 @@ const WORKER: [MetricRow<WorkerCounters>; 15] = [
     (
         "xvs_worker_withheld_answers_total",
         Kind::Counter,
-        "ICMP errors and TCP resets that were not sent, by the errors' rate limit or for want of a way or a frame.",
+        "ICMP errors and TCP resets not sent because of the errors' rate limit, or without a route or a free frame.",
         |worker| worker.answers_withheld.value(),
     ),
     ("xvs_worker_resets_total", Kind::Counter, "TCP resets sent for `xvs drain`.", |worker| {
         worker.resets.value()
     }),
-    ("xvs_worker_connections_total", Kind::Counter, "Connections made.", |worker| worker.connections.value()),
-    ("xvs_worker_expired_connections_total", Kind::Counter, "Connections ended by time.", |worker| {
+    ("xvs_worker_connections_total", Kind::Counter, "Connections created.", |worker| {
+        worker.connections.value()
+    }),
+    ("xvs_worker_expired_connections_total", Kind::Counter, "Connections ended by timeout.", |worker| {
         worker.expired.value()
     }),
     (
         "xvs_worker_evicted_connections_total",
         Kind::Counter,
-        "Connections and templates that gave way because the table was full.",
+        "Connections and templates evicted because the table was full.",
         |worker| worker.evicted.value(),
     ),
     (
         "xvs_worker_toa_left_out_packets_total",
         Kind::Counter,
-        "Packets that had no room for the client's address as a TCP option (TOA).",
+        "Packets without room for the client's address as a TCP option (TOA).",
         |worker| worker.toa_no_room.value(),
     ),
-    (
-        "xvs_worker_empty_polls_total",
-        Kind::Counter,
-        "Times that a worker looked for frames and found none.",
-        |worker| worker.empty_polls.value(),
-    ),
+    ("xvs_worker_empty_polls_total", Kind::Counter, "Polls of a worker that found no frames.", |worker| {
+        worker.empty_polls.value()
+    }),
 ];
 
-/// What each AF_XDP socket has one line of.
+/// The families with one line for each AF_XDP socket.
 const SOCKET: [MetricRow<Statistics>; 9] = [
     (
         "xvs_socket_receive_ring_full_packets_total",
@@ -274,40 +276,37 @@ const SOCKET: [MetricRow<Statistics>; 9] = [
     (
         "xvs_socket_invalid_fill_descriptors_total",
         Kind::Counter,
-        "Free frames that the kernel refused (rx_invalid_descs); anything but 0 is a bug.",
+        "Free frames that the kernel refused (rx_invalid_descs); any value but 0 is a bug.",
         |socket| socket.fill_invalid,
     ),
     (
         "xvs_socket_invalid_transmit_descriptors_total",
         Kind::Counter,
-        "Frames to send that the kernel refused (tx_invalid_descs); anything but 0 is a bug.",
+        "Frames to send that the kernel refused (tx_invalid_descs); any value but 0 is a bug.",
         |socket| socket.transmit_invalid,
     ),
     (
         "xvs_socket_transmit_ring_empty_total",
         Kind::Counter,
-        "Times that the kernel looked for a frame to send and found none (tx_ring_empty_descs).",
+        "Times that the kernel found no frame to send (tx_ring_empty_descs).",
         |socket| socket.transmit_ring_empty,
     ),
     (
         "xvs_socket_refused_descriptors_total",
         Kind::Counter,
-        "Frames named by the kernel that it did not have; anything but 0 is a bug.",
+        "Frames named by the kernel that were not lent to it; any value but 0 is a bug.",
         |socket| socket.descriptors_refused,
     ),
-    (
-        "xvs_socket_receive_frames",
-        Kind::Gauge,
-        "Frames lent to the kernel for packets that come.",
-        |socket| socket.lent_to_receive.into(),
-    ),
+    ("xvs_socket_receive_frames", Kind::Gauge, "Frames lent to the kernel for received packets.", |socket| {
+        socket.lent_to_receive.into()
+    }),
     (
         "xvs_socket_transmit_frames",
         Kind::Gauge,
-        "Frames lent to the kernel to be sent; as many as transmit_ring, and the next one is refused.",
+        "Frames lent to the kernel to be sent; at transmit_ring further ones are refused.",
         |socket| socket.lent_to_transmit.into(),
     ),
 ];
 
-/// No command takes less than 2^7 µs as often as it would matter.
-const WAITS_FROM: usize = 7;
+/// The first bound of the histogram is 2^7 µs: shorter times need no distinction.
+const FIRST_DURATION_BOUND: usize = 7;

@@ -1,11 +1,12 @@
-//! Where Prometheus scrapes: `GET /metrics` over HTTP.
+//! The HTTP server of metrics: `GET /metrics` for Prometheus.
 //!
-//! One thread for all clients, none of whose waiting is another's: so many at a time, each with one request, so long for
-//! its headers and so long for everything. One too many takes the place of the one that has been there for the longest:
-//! those that dawdle go first, and a scrape is over soon. The page is made on this thread, anew for each request and
-//! piece by piece as its client takes it, so that a client costs one piece of memory. The thread yields its core to workers.
-//! No control thread and no worker has a part in it; if it ends by a fault, packets go on. Without names or
-//! passwords: whoever reaches the address may read. Not here: what the page says ([`crate::metrics`]).
+//! One thread serves all clients; a waiting client does not delay others. The number of clients, the time for a
+//! request's headers and the time for a whole request are limited; a client has one request. With too many clients the
+//! oldest is closed: a scrape is short, so the oldest is most likely a slow one. The thread builds the page for each
+//! request, piece by piece as the client reads it, so a client costs one piece of memory. The thread's niceness gives
+//! workers on the same core precedence. Neither the control thread nor a worker is involved; if the thread panics,
+//! forwarding continues. There is no authentication: every client that reaches the address may read. Not here: the
+//! content of the page ([`crate::metrics`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -33,27 +34,27 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
-/// Why nobody can scrape.
+/// Why metrics cannot be served.
 #[derive(Debug, Error)]
 pub enum ExporterError {
-    /// Somebody listens there.
+    /// Another socket listens there.
     #[error(
         "metrics_address {0}: in use by another program; `ss -ltnp` shows which: stop it, or choose another port"
     )]
     InUse(SocketAddr),
-    /// The system refuses.
+    /// The system refuses the address, or a resource.
     #[error(
-        "metrics_address {address}: {error}; name an address of this machine and a free port, as 127.0.0.1:9112"
+        "metrics_address {address}: {error}; use an address of this machine and a free port, such as 127.0.0.1:9112"
     )]
     System {
-        /// Where it was to listen.
+        /// The configured address.
         address: SocketAddr,
-        /// The system's word.
+        /// The OS error.
         error: io::Error,
     },
 }
 
-/// An address that is taken, and not yet answered at.
+/// A bound address that is not served yet.
 #[derive(Debug)]
 pub struct Listener {
     listener: tokio::net::TcpListener,
@@ -61,10 +62,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Takes an address. Who connects waits until [`Self::serve`].
+    /// Binds an address. Clients that connect wait until [`Self::serve`].
     ///
     /// # Errors
-    /// [`ExporterError`]; nothing is left behind then.
+    /// [`ExporterError`]; nothing stays open.
     pub fn bind(address: SocketAddr) -> Result<Self, ExporterError> {
         let bind = || {
             let listener = TcpListener::bind(address)?;
@@ -81,26 +82,26 @@ impl Listener {
         })
     }
 
-    /// Where it listens.
+    /// The bound address.
     ///
     /// # Errors
-    /// The system's word.
+    /// The OS error.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers from now on with the pieces that `page` gives, on a thread of its own.
+    /// Starts serving the pieces of `page`, on its own thread.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The OS error if the thread cannot be created.
     pub fn serve<P: Pieces>(self, page: impl Fn() -> P + Send + Sync + 'static) -> io::Result<Exporter> {
         let (stop, stopped) = oneshot::channel::<()>();
         let Self { listener, runtime } = self;
         let run = move || {
-            // On Linux this is the thread's own, and it may always be raised.
+            // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
             runtime.spawn(accept(listener, Arc::new(page)));
-            // Told to stop by the other end's being dropped; the clients end with the runtime.
+            // Ends when the sender is dropped; the clients end with the runtime.
             let _ = runtime.block_on(stopped);
         };
         let thread = thread::Builder::new().name("xvs-metrics".to_owned()).spawn(run)?;
@@ -108,7 +109,7 @@ impl Listener {
     }
 }
 
-/// A running exporter; dropped, it ends with all its clients.
+/// A running exporter. Dropping it ends it and closes all its clients.
 #[derive(Debug)]
 pub struct Exporter {
     stop: Option<oneshot::Sender<()>>,
@@ -130,7 +131,7 @@ pub trait Pieces: Iterator<Item = String> + Send + Unpin + 'static {}
 
 impl<I: Iterator<Item = String> + Send + Unpin + 'static> Pieces for I {}
 
-/// A page as hyper sends it: a piece is made when there is room for it.
+/// A page as a body of hyper: a piece is built when there is room to send it.
 struct Page<P>(P);
 
 impl<P: Pieces> Body for Page<P> {
@@ -156,7 +157,7 @@ async fn accept<P: Pieces>(
             Ok((stream, _)) => stream,
             Err(error) => {
                 if !refused {
-                    tracing::warn!(%error, "accepting clients of metrics; tried again until it works");
+                    tracing::warn!(%error, "cannot accept clients of metrics; trying again until it works");
                 }
                 refused = true;
                 sleep(ACCEPT_PAUSE).await;
@@ -169,11 +170,11 @@ async fn accept<P: Pieces>(
             && let Some(oldest) = clients.pop_front()
         {
             oldest.abort();
-            tracing::debug!("a client of metrics gave way to a new one");
+            tracing::debug!("closed the oldest client of metrics for a new one");
         }
         let page = page.clone();
         clients.push_back(tokio::spawn(async move {
-            if timeout(PATIENCE, client(stream, &*page)).await.is_err() {
+            if timeout(REQUEST_TIMEOUT, client(stream, &*page)).await.is_err() {
                 tracing::debug!("a client of metrics was too slow");
             }
         }));
@@ -185,7 +186,7 @@ async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P) {
     let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, page))));
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(REQUEST_MAX_BYTES);
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_PATIENCE);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).await {
         tracing::debug!(%error, "a client of metrics");
     }
@@ -211,15 +212,15 @@ fn answer<P: Pieces>(
     response
 }
 
-/// Clients at one time.
+/// The largest number of clients.
 const CLIENTS: usize = 32;
-/// How long one may take for its request.
-const HEADERS_PATIENCE: Duration = Duration::from_secs(5);
-/// How long one may take for everything. Prometheus gives up after 10 s unless told otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// A worker that shares its core with this thread has nine tenths of it.
+/// The time limit for a request's headers.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for a request with its response. Prometheus' default timeout is 10 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// A worker that shares its core with this thread gets nine tenths of the core.
 const NICENESS: i32 = 10;
-/// The longest request; the least that hyper takes.
+/// The longest request; the smallest value that hyper allows.
 const REQUEST_MAX_BYTES: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn only_get_of_metrics_has_the_page_and_a_client_that_is_silent_keeps_nobody_waiting() {
+    fn only_get_of_metrics_returns_the_page_and_a_silent_client_delays_no_other() {
         let (_exporter, address) = served(two_pieces);
         let _silent = TcpStream::connect(address).unwrap();
         let mut slow = TcpStream::connect(address).unwrap();
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_too_long_or_has_too_many_headers_is_refused_and_a_body_is_not_waited_for() {
+    fn a_request_that_is_too_long_or_has_too_many_headers_is_refused_and_a_body_is_not_read() {
         let (_exporter, address) = served(two_pieces);
         let long = format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(REQUEST_MAX_BYTES));
         assert!(answer(address, &long).starts_with("HTTP/1.1 431"));
@@ -292,9 +293,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_too_many_takes_the_place_of_the_oldest_so_dawdlers_keep_nobody_out() {
+    fn with_too_many_clients_the_oldest_is_closed_so_slow_ones_block_no_scrape() {
         let (_exporter, address) = served(two_pieces);
-        let mut dawdlers: Vec<_> = (0..2 * CLIENTS)
+        let mut slow: Vec<_> = (0..2 * CLIENTS)
             .map(|_| {
                 let mut stream = TcpStream::connect(address).unwrap();
                 stream.write_all(b"GET /metrics HTTP/1.1\r\nX").unwrap();
@@ -302,13 +303,13 @@ mod tests {
             })
             .collect();
         assert!(answer(address, "GET /metrics HTTP/1.0\r\n\r\n").ends_with("page\n"));
-        // It was closed, with or without what it had sent being read.
-        assert!(!matches!(dawdlers[0].read(&mut [0]), Ok(1..)));
-        assert_eq!(dawdlers.len(), 2 * CLIENTS);
+        // It was closed, whether or not its data had been read.
+        assert!(!matches!(slow[0].read(&mut [0]), Ok(1..)));
+        assert_eq!(slow.len(), 2 * CLIENTS);
     }
 
     #[test]
-    fn what_a_client_does_not_take_is_not_made_and_others_are_answered_meanwhile() {
+    fn pieces_that_a_client_does_not_read_are_not_built_and_others_are_served_meanwhile() {
         const PIECES: usize = 100_000;
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let page = || {
@@ -325,12 +326,12 @@ mod tests {
             stream.read_exact(&mut [0; 1000]).unwrap();
         }
         assert!(answer(address, "GET / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 404"));
-        // Sockets take some megabytes.
+        // Socket buffers hold some megabytes.
         assert!(MADE.load(Ordering::Relaxed) < PIECES / 10);
     }
 
     #[test]
-    fn pages_are_made_by_a_thread_that_lets_workers_go_first() {
+    fn pages_are_built_by_a_thread_with_a_higher_niceness_than_workers() {
         let page = || iter::once(getpriority_process(None).unwrap().to_string());
         let (_exporter, address) = served(page);
         let text = answer(address, "GET /metrics HTTP/1.0\r\n\r\n");
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_ipv6_is_served_too() {
+    fn an_ipv6_address_is_served() {
         let listener = Listener::bind("[::1]:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
         let _exporter = listener.serve(two_pieces).unwrap();
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_address_is_refused_by_its_name_and_free_again_when_the_exporter_is_gone() {
+    fn an_address_in_use_is_refused_by_name_and_free_again_after_the_exporter_is_dropped() {
         let (exporter, address) = served(two_pieces);
         let error = Listener::bind(address).unwrap_err();
         assert!(matches!(error, ExporterError::InUse(busy) if busy == address));
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_not_this_machines_is_refused_by_its_name() {
+    fn an_address_of_another_machine_is_refused_by_name() {
         let address = "192.0.2.1:9112".parse().unwrap();
         let error = Listener::bind(address).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1:9112") && error.contains("of this machine"), "{error}");

@@ -1,14 +1,14 @@
-//! What Prometheus is told: counters, gauges and facts of a running daemon, as a text that comes piece by piece.
+//! Metrics for Prometheus: counters, gauges and facts of the daemon, as a page of text in pieces.
 //!
-//! Made anew for each scrape by who serves it ([`crate::metrics::exporter`]), from the numbers that workers write and from the
-//! snapshot that they act on: the control thread has no part in it, and a service that was deleted is not on the next
-//! page. Counters are those since the start, whatever `xvsadm -Z` made listings begin from; a service that is deleted and
-//! added again begins at 0. Cost: less than a microsecond for each line; in memory there is one piece at a time, however
-//! many services there are. Not here: rates, which are the reader's to compute.
+//! The exporter ([`crate::metrics::exporter`]) builds a page for each scrape, from the workers' counters and the
+//! snapshot in force, without the control thread. A deleted service is not on the next page. Counters count from the
+//! daemon's start; `xvsadm -Z` does not affect them. A service that is deleted and added again starts at 0. Cost: less
+//! than a microsecond for each line; memory for one piece at a time, with any number of services. Not here: rates,
+//! which Prometheus computes.
 
 use std::sync::Arc;
 
-use services::{FAMILIES, Share};
+use services::{DestinationLimit, FAMILIES};
 use text::Text;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_model::health::HealthReport;
@@ -22,37 +22,38 @@ mod health;
 mod services;
 mod text;
 
-/// Everything there is to tell now, in Prometheus' text format 0.0.4.
+/// All current metrics, in Prometheus' text format 0.0.4.
 ///
-/// No service has more than `destinations` of its destinations told one by one; those that it has had for the longest
-/// are. What all of them carry is in the service's own numbers.
+/// At most `destinations` destinations of each service, the ones added first, have their own lines. The metrics of the
+/// service include all of them.
 pub fn page(shared: &Shared, destinations: usize) -> Page {
     let snapshot = shared.published.load_full();
-    let share = Share(destinations);
+    let limit = DestinationLimit(destinations);
     let mut services: Vec<_> = snapshot.services.iter().map(|service| service.key).collect();
     services.sort_unstable();
-    let left_out = snapshot.services.iter().map(|service| share.left_out(&service.members)).sum();
+    let left_out = snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum();
     let health = shared.health();
     let mut text = director::text(shared, &snapshot, health.as_ref(), left_out);
     if let Some(health) = &health {
-        health::file(&mut text, health, share);
+        health::file(&mut text, health, limit);
     }
-    Page { snapshot, health, share, services, text, family: 0, item: 0 }
+    Page { snapshot, health, limit, services, text, family: 0, item: 0 }
 }
 
-/// A page, as pieces of some tens of kilobytes each. Between two of them numbers move on, services do not.
+/// A page, in pieces of some tens of kilobytes each. Values are read piece by piece; the list of services stays the
+/// same.
 pub struct Page {
     snapshot: Arc<Snapshot>,
-    /// As it was when the page began.
+    /// The health at the start of the page.
     health: Option<HealthReport>,
-    share: Share,
-    /// In the order in which they are told.
+    limit: DestinationLimit,
+    /// The services, in the order of the page.
     services: Vec<ServiceKey>,
-    /// What begins the next piece.
+    /// The beginning of the next piece.
     text: Text,
-    /// The place of the next line in [`FAMILIES`], and behind them in those of health.
+    /// The index of the next family in [`FAMILIES`] and then, counted on, in those of health.
     family: usize,
-    /// The place of the next line in `services`, or among the virtual servers of `health`.
+    /// The index of the next item in `services`, or in the virtual servers of `health`.
     item: usize,
 }
 
@@ -67,8 +68,8 @@ impl Iterator for Page {
 }
 
 impl Page {
-    /// Writes the next lines; whether there are some. All lines of one name must stand together, so there is a walk over
-    /// all services for each.
+    /// Writes the lines of the next item; `false` at the end. All lines of a family must be together, so each family
+    /// needs a pass over all services.
     fn write(&mut self, text: &mut Text) -> bool {
         let is_written = match FAMILIES.get(self.family) {
             Some(family) => {
@@ -77,7 +78,7 @@ impl Page {
                 }
                 self.services.get(self.item).map(|key| {
                     let service = self.snapshot.services.find(key).expect("the snapshot does not change");
-                    family.write(text, &self.snapshot, service, self.share);
+                    family.write(text, &self.snapshot, service, self.limit);
                 })
             }
             None => {
@@ -86,7 +87,7 @@ impl Page {
                 if self.item == 0 {
                     family.begin(text);
                 }
-                health.virtual_servers.get(self.item).map(|server| family.write(text, server, self.share))
+                health.virtual_servers.get(self.item).map(|server| family.write(text, server, self.limit))
             }
         };
         match is_written {
@@ -97,7 +98,7 @@ impl Page {
     }
 }
 
-/// A piece ends with the service in which it reaches this.
+/// A piece ends with the item at which it reaches this length.
 const PIECE_BYTES: usize = 64 << 10;
 
 #[cfg(test)]
@@ -144,25 +145,25 @@ mod tests {
         Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control.published()) }
     }
 
-    /// The same, with a keepalived.conf.
+    /// A daemon of one worker in generic mode, with a keepalived.conf.
     fn checking_daemon(control: &Control<MemoryDatapath>, health: HealthReport) -> Shared {
         let shared = daemon(control);
         let _ = shared.health.set(Arc::new(move || health.clone()));
         shared
     }
 
-    /// All pieces, with as many destinations as there are.
+    /// The whole page, with all destinations.
     fn whole(shared: &Shared) -> String {
         page(shared, usize::MAX).collect()
     }
 
-    /// Every line that is a value.
+    /// The values by name and labels.
     fn values(page: &str) -> BTreeMap<&str, &str> {
         page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' ')).collect()
     }
 
     #[test]
-    fn totals_and_gauges_of_services_are_those_of_now_and_what_is_deleted_is_gone() {
+    fn totals_and_gauges_of_services_are_current_and_a_deleted_service_has_none() {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules =
             "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -g -w 7\n-A -f 5 -6 -s wlc\n";
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_counts_and_why_it_is_not_in_the_best_mode_is_told_each_once() {
+    fn each_counter_of_a_worker_and_the_reason_for_generic_mode_are_on_the_page() {
         let control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let shared = daemon(&control);
         let worker = &shared.counters[0];
@@ -204,7 +205,7 @@ mod tests {
         [0, 1, 3, 64].into_iter().for_each(|frames| worker.count_poll(frames));
         worker.count_busy(Duration::from_millis(2500));
         worker.unaccounted.set(6);
-        shared.waits.count(Access::Change, Duration::from_micros(200));
+        shared.request_durations.count(Access::Change, Duration::from_micros(200));
         let text = whole(&shared);
         let metrics = values(&text);
         let why = "why_not_native=\"the driver said \\\"no\\\"\\nand C:\\\\\"";
@@ -227,7 +228,7 @@ mod tests {
         ] {
             assert_eq!(metrics.get(name.as_str()), Some(&value), "{name} in\n{text}");
         }
-        // As many values as xvs counters has, so that none is forgotten here when one comes.
+        // As many values as `xvs counters` has, so that a new counter cannot be forgotten here.
         let others = ["info", "busy", "empty", "unaccounted", "burst"];
         let counters = metrics.keys().filter_map(|key| key.strip_prefix("xvs_worker_"));
         let counters = counters.filter(|key| !others.iter().any(|other| key.starts_with(other)));
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_so_many_destinations_told_those_that_it_has_had_the_longest_and_counts_the_others() {
+    fn a_service_has_lines_for_a_limited_number_of_destinations_the_first_added_and_counts_the_others() {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let mut network = Network::default();
         network.add_link("lan", MacAddr([2; 6]), &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
@@ -301,7 +302,7 @@ mod tests {
         for (name, value) in [
             ("xvs_destinations_left_out", "3"),
             ("xvs_service_destinations{service=\"TCP 192.0.2.1:80\"}", "5"),
-            // Of the three with a weight one does not answer.
+            // Of the three with a weight one has no neighbour entry.
             ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:80\"}", "2"),
             ("xvs_service_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
             ("xvs_service_usable_destinations{service=\"TCP 192.0.2.1:81\"}", "0"),
@@ -313,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_health_is_told_of_the_file_and_each_virtual_server_real_server_and_check() {
+    fn health_has_metrics_of_the_file_and_each_virtual_server_real_server_and_check() {
         let control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let servers = [
             sample::real_server("192.0.2.11", CheckState::Up),
             sample::real_server("192.0.2.12", CheckState::Rising { successes: 1, rise: 2 }),
         ];
         let mut web = sample::virtual_server("198.51.100.1", servers.into());
-        // Two checks that ask the same are still two.
+        // Two equal checks are still two.
         let again = web.real_servers[0].checks[0].clone();
         web.real_servers[0].checks.push(CheckHealth { asked: 7, took_micros: None, ..again });
         let mut lost = sample::virtual_server("198.51.100.2", Vec::new());
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_many_pieces_has_each_name_once_with_all_its_lines_together() {
+    fn a_page_of_many_pieces_has_all_lines_of_a_family_together() {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules: String = (1..500)
             .map(|port| format!("-A -t 192.0.2.1:{port} -s rr\n-a -t 192.0.2.1:{port} -r 192.0.2.11 -g\n"))

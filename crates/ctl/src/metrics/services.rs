@@ -1,8 +1,8 @@
-//! What is told of services and their destinations: by our own names, and by those of node_exporter's collector `ipvs`,
-//! which dashboards for the kernel's IPVS ask for.
+//! Metrics of services and their destinations, with names of xvs and with those of node_exporter's collector `ipvs`,
+//! which dashboards for the kernel's IPVS use.
 //!
-//! Source of the latter's names and labels: node_exporter, `collector/ipvs_linux.go`, over what the kernel prints in
-//! `/proc/net/ip_vs` (`net/netfilter/ipvs/ip_vs_ctl.c`).
+//! Source of the latter's names and labels: node_exporter, `collector/ipvs_linux.go`, which reads `/proc/net/ip_vs`
+//! (kernel, `net/netfilter/ipvs/ip_vs_ctl.c`).
 
 use std::fmt::{self, Display};
 
@@ -14,56 +14,62 @@ use xvs_sched::ServiceKey;
 use super::text::{Family, Text};
 use crate::status::is_usable;
 
-/// How many destinations of a service are told one by one.
+/// The largest number of destinations of a service that have their own lines.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Share(pub(super) usize);
+pub(super) struct DestinationLimit(pub(super) usize);
 
-impl Share {
-    /// Those of this service, without the ones added last, so that who is told stays told.
+impl DestinationLimit {
+    /// The destinations of this service with their own lines: those added first, so that a shown one stays shown.
     fn shown(self, service: &Service) -> &[Member] {
-        // The one added last comes first.
+        // IPVS's order: the one added last comes first.
         &service.members[self.left_out(&service.members)..]
     }
 
-    /// How many of these are not told.
+    /// The number of these destinations without their own lines.
     pub(super) fn left_out<T>(self, destinations: &[T]) -> usize {
         destinations.len().saturating_sub(self.0)
     }
 }
 
-/// What has a line.
+/// The items of a family, each with one line.
 #[derive(Clone, Copy)]
-pub(super) enum Of {
+pub(super) enum Items {
     Service(fn(&Service, &Snapshot) -> u64),
     Destination(fn(&Member) -> u64),
-    /// A destination with the labels of node_exporter.
+    /// Destinations with the labels of node_exporter.
     Backend(fn(&Member) -> u64),
 }
 
-impl Family<Of> {
-    /// Writes what stands before its lines.
+impl Family<Items> {
+    /// Writes the header of the family.
     pub(super) fn begin(&self, text: &mut Text) {
         text.family(self.name, self.kind, self.help);
     }
 
-    /// Writes the lines of one of the services.
-    pub(super) fn write(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
+    /// Writes the lines of one service.
+    pub(super) fn write(
+        &self,
+        text: &mut Text,
+        snapshot: &Snapshot,
+        service: &Service,
+        limit: DestinationLimit,
+    ) {
         let key = service.key;
-        match self.of {
-            Of::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
-            Of::Destination(value) => {
+        match self.items {
+            Items::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
+            Items::Destination(value) => {
                 let key = key.to_string();
-                for member in share.shown(service) {
+                for member in limit.shown(service) {
                     let labels: [(_, &dyn Display); 2] =
                         [("service", &key), ("destination", &member.endpoint)];
                     text.sample(self.name, &labels, value(member));
                 }
             }
-            Of::Backend(value) => {
+            Items::Backend(value) => {
                 let other_family = other_family_key(key).and_then(|key| snapshot.services.find(&key));
-                for member in share.shown(service) {
+                for member in limit.shown(service) {
                     let same = |other: &&Member| other.endpoint == member.endpoint;
-                    let other = other_family.and_then(|service| share.shown(service).iter().find(same));
+                    let other = other_family.and_then(|service| limit.shown(service).iter().find(same));
                     if other.is_none() || key.family() == AddressFamily::V4 {
                         let sum = value(member) + other.map_or(0, value);
                         backend(self.name, text, key, member, sum);
@@ -74,8 +80,8 @@ impl Family<Of> {
     }
 }
 
-/// The service of the same mark and the other family, which has the same labels for node_exporter: where a tunnel leads
-/// both to one destination, their numbers are one line there.
+/// The service of the same mark and the other family, which has the same labels in node_exporter. If a tunnel connects
+/// both to the same destination, one line has the sum of their values.
 fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
     match key {
         ServiceKey::Address { .. } => None,
@@ -89,7 +95,7 @@ fn other_family_key(key: ServiceKey) -> Option<ServiceKey> {
 }
 
 fn backend(name: &str, text: &mut Text, key: ServiceKey, member: &Member, value: u64) {
-    // A service of a mark has no address, port 0, and its mark in eight digits.
+    // A mark service has no address, port 0, and its mark in eight hexadecimal digits.
     let (address, port, proto, mark): (&dyn Display, u16, &dyn Display, &dyn Display) = match &key {
         ServiceKey::Address { protocol, endpoint } => {
             (&endpoint.addr.to_canonical(), endpoint.port, protocol, &"")
@@ -128,113 +134,113 @@ fn stats(member: &Member) -> StatsValues {
     member.live.stats.sum()
 }
 
-/// Every name that has a line for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family<Of>; 21] = [
+/// The families with lines for each service or destination, in the order of the page.
+pub(super) static FAMILIES: [Family<Items>; 21] = [
     Family::gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
-        Of::Service(|service, _| service.members.len() as u64),
+        Items::Service(|service, _| service.members.len() as u64),
     ),
     Family::gauge(
         "xvs_service_usable_destinations",
-        "Destinations that take new connections: weight above 0, not overloaded, and a way leads there.",
-        Of::Service(|service, snapshot| {
+        "Destinations that can get new connections: weight above 0, not overloaded, with a route and a neighbour.",
+        Items::Service(|service, snapshot| {
             service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
         }),
     ),
     Family::counter(
         "xvs_service_connections_total",
         "Connections scheduled by a service.",
-        Of::Service(|service, _| service_stats(service).connections),
+        Items::Service(|service, _| service_stats(service).connections),
     ),
     Family::counter(
         "xvs_service_incoming_packets_total",
         "Packets from clients to a service (InPkts).",
-        Of::Service(|service, _| service_stats(service).in_packets),
+        Items::Service(|service, _| service_stats(service).in_packets),
     ),
     Family::counter(
         "xvs_service_outgoing_packets_total",
         "Packets of a service to clients (OutPkts).",
-        Of::Service(|service, _| service_stats(service).out_packets),
+        Items::Service(|service, _| service_stats(service).out_packets),
     ),
     Family::counter(
         "xvs_service_incoming_bytes_total",
         "Bytes of IP packets from clients to a service (InBytes).",
-        Of::Service(|service, _| service_stats(service).in_bytes),
+        Items::Service(|service, _| service_stats(service).in_bytes),
     ),
     Family::counter(
         "xvs_service_outgoing_bytes_total",
         "Bytes of IP packets of a service to clients (OutBytes).",
-        Of::Service(|service, _| service_stats(service).out_bytes),
+        Items::Service(|service, _| service_stats(service).out_bytes),
     ),
     Family::counter(
         "xvs_destination_connections_total",
         "Connections scheduled to a destination.",
-        Of::Destination(|member| stats(member).connections),
+        Items::Destination(|member| stats(member).connections),
     ),
     Family::counter(
         "xvs_destination_incoming_packets_total",
         "Packets from clients to a destination (InPkts).",
-        Of::Destination(|member| stats(member).in_packets),
+        Items::Destination(|member| stats(member).in_packets),
     ),
     Family::counter(
         "xvs_destination_outgoing_packets_total",
         "Packets of a destination to clients (OutPkts).",
-        Of::Destination(|member| stats(member).out_packets),
+        Items::Destination(|member| stats(member).out_packets),
     ),
     Family::counter(
         "xvs_destination_incoming_bytes_total",
         "Bytes of IP packets from clients to a destination (InBytes).",
-        Of::Destination(|member| stats(member).in_bytes),
+        Items::Destination(|member| stats(member).in_bytes),
     ),
     Family::counter(
         "xvs_destination_outgoing_bytes_total",
         "Bytes of IP packets of a destination to clients (OutBytes).",
-        Of::Destination(|member| stats(member).out_bytes),
+        Items::Destination(|member| stats(member).out_bytes),
     ),
     Family::gauge(
         "xvs_destination_active_connections",
         "ActiveConn of a destination.",
-        Of::Destination(|member| member.live.load().active.into()),
+        Items::Destination(|member| member.live.load().active.into()),
     ),
     Family::gauge(
         "xvs_destination_inactive_connections",
         "InActConn of a destination.",
-        Of::Destination(|member| member.live.load().inactive.into()),
+        Items::Destination(|member| member.live.load().inactive.into()),
     ),
     Family::gauge(
         "xvs_destination_persistent_connections",
         "PersistConn of a destination.",
-        Of::Destination(|member| member.live.templates().into()),
+        Items::Destination(|member| member.live.templates().into()),
     ),
     Family::gauge(
         "xvs_destination_weight",
-        "The weight that the operator gave a destination.",
-        Of::Destination(|member| member.own_weight.0.into()),
+        "The operator's weight of a destination.",
+        Items::Destination(|member| member.own_weight.0.into()),
     ),
     Family::gauge(
         "xvs_destination_weight_in_force",
-        "The weight that the scheduler goes by; load reports may have moved it.",
-        Of::Destination(|member| member.weight.0.into()),
+        "The weight of a destination that the scheduler uses, after load reports.",
+        Items::Destination(|member| member.weight.0.into()),
     ),
     Family::gauge(
         "xvs_destination_overloaded",
-        "Whether a destination takes no new connections because of its thresholds (1).",
-        Of::Destination(|member| member.live.is_overloaded().into()),
+        "Whether a destination gets no new connections because of its thresholds (1).",
+        Items::Destination(|member| member.live.is_overloaded().into()),
     ),
     Family::gauge(
         "node_ipvs_backend_connections_active",
         "ActiveConn of a destination, as node_exporter names it.",
-        Of::Backend(|member| member.live.load().active.into()),
+        Items::Backend(|member| member.live.load().active.into()),
     ),
     Family::gauge(
         "node_ipvs_backend_connections_inactive",
         "InActConn of a destination, as node_exporter names it.",
-        Of::Backend(|member| member.live.load().inactive.into()),
+        Items::Backend(|member| member.live.load().inactive.into()),
     ),
     Family::gauge(
         "node_ipvs_backend_weight",
         "The weight in force of a destination, as node_exporter names it.",
-        Of::Backend(|member| member.weight.0.into()),
+        Items::Backend(|member| member.weight.0.into()),
     ),
 ];

@@ -1,8 +1,7 @@
-//! Prometheus' text format 0.0.4, line by line.
+//! A writer of Prometheus' text format 0.0.4, line by line.
 //!
-//! Used for each scrape. What the format asks of help and labels is `metrics-exporter-prometheus`'s affair; its registry of
-//! metrics, which would hold all of them in memory at once, is not used. Keeping the lines of one name together is the
-//! caller's part.
+//! Used for each scrape. `metrics-exporter-prometheus` formats help lines and labels; its registry, which would keep
+//! all metrics in memory, is not used. The caller must write all lines of a family together.
 //!
 //! Source: «Exposition formats» in Prometheus' documentation.
 
@@ -12,46 +11,46 @@ use std::ops::Range;
 use metrics_exporter_prometheus::formatting::{sanitize_label_value, write_help_line, write_type_line};
 use xvs_dataplane::counters::Histogram;
 
-/// What kind of metric a name is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It only grows.
+    /// A value that only grows.
     Counter,
-    /// It goes up and down.
+    /// A value that grows and shrinks.
     Gauge,
-    /// Counts by size, with their sum.
+    /// Counts by size, with the sum of the sizes.
     Histogram,
 }
 
-/// All lines of one name, of things of these kinds.
-pub(super) struct Family<Of> {
+/// A metric family: all lines of one name. `Items` selects what has a line.
+pub(super) struct Family<Items> {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: Kind,
-    pub(super) of: Of,
+    pub(super) items: Items,
 }
 
-impl<Of: Copy> Family<Of> {
-    /// Of counters.
-    pub(super) const fn counter(name: &'static str, help: &'static str, of: Of) -> Self {
-        Self { name, help, kind: Kind::Counter, of }
+impl<Items: Copy> Family<Items> {
+    /// A family of counters.
+    pub(super) const fn counter(name: &'static str, help: &'static str, items: Items) -> Self {
+        Self { name, help, kind: Kind::Counter, items }
     }
 
-    /// Of gauges.
-    pub(super) const fn gauge(name: &'static str, help: &'static str, of: Of) -> Self {
-        Self { name, help, kind: Kind::Gauge, of }
+    /// A family of gauges.
+    pub(super) const fn gauge(name: &'static str, help: &'static str, items: Items) -> Self {
+        Self { name, help, kind: Kind::Gauge, items }
     }
 }
 
-/// A label's name and its value.
+/// A label: name and value.
 pub(super) type Label<'a> = (&'static str, &'a dyn Display);
 
-/// A text that is being written.
+/// The text of a page, as far as it is written.
 #[derive(Default)]
 pub(super) struct Text(String);
 
 impl Text {
-    /// Begins the lines of one name.
+    /// Writes the header of a family: help and type.
     pub(super) fn family(&mut self, name: &str, kind: Kind, help: &str) {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -62,13 +61,13 @@ impl Text {
         write_type_line(&mut self.0, name, None, None, kind);
     }
 
-    /// One line.
+    /// Writes a line.
     pub(super) fn sample(&mut self, name: &str, labels: &[Label], value: impl Display) {
         self.line(&[name], labels, value);
     }
 
-    /// The lines of a histogram whose counts of 2^`exponents` are told, in units of which `scale` make one of the
-    /// metric's.
+    /// Writes the lines of a histogram, with buckets at 2^`exponents`. A unit of the metric is `scale` units of the
+    /// histogram.
     pub(super) fn histogram<const N: usize>(
         &mut self,
         name: &str,
@@ -108,7 +107,7 @@ impl Text {
         if !labels.is_empty() {
             self.0.push('}');
         }
-        writeln!(self.0, " {value}").expect("memory takes any text");
+        writeln!(self.0, " {value}").expect("writing to a string never fails");
     }
 }
 
@@ -123,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_label_must_not_have_is_escaped_and_all_else_stands_as_it_is() {
+    fn special_characters_of_a_label_are_escaped_and_others_are_unchanged() {
         let mut text = Text::default();
         text.family("a_b", Kind::Gauge, "What it is.");
         text.sample("a_b", &[], 1.5);

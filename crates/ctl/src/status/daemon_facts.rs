@@ -5,7 +5,7 @@ use xvs_model::daemon_facts::DaemonFacts;
 
 use crate::status::shared::Shared;
 
-/// What `shared` knows now; reads nothing that a worker writes often.
+/// The current facts of the daemon. Reads no memory that workers write often.
 pub(crate) fn daemon_facts(shared: &Shared, warnings: Vec<String>) -> DaemonFacts {
     let facts = shared.facts();
     let snapshot = shared.published.load();

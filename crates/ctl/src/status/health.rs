@@ -8,35 +8,36 @@ use xvs_model::health::{HealthReport, VirtualServerHealth};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-/// Fills in the weights by which packets are scheduled, and what load reports made of them.
-pub(crate) fn weigh(report: &mut HealthReport, snapshot: &Snapshot) {
+/// Fills in the weights that schedulers use, and those that load reports have changed.
+pub(crate) fn fill_in_weights(report: &mut HealthReport, snapshot: &Snapshot) {
     for server in &mut report.virtual_servers {
         let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
             continue;
         };
-        for (place, member) in places(server, service).into_iter().zip(service.members.iter()) {
-            let Some(place) = place else { continue };
-            let weights = &mut server.real_servers[place].weights;
+        for (index, member) in real_server_indices(server, service).into_iter().zip(service.members.iter()) {
+            let Some(index) = index else { continue };
+            let weights = &mut server.real_servers[index].weights;
             weights.in_force = Some(member.weight.0);
             weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
         }
     }
 }
 
-/// Of each destination of one of its services the place among its real servers, if it is one.
-pub(crate) fn places(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
-    let mut places = HashMap::new();
-    for (place, server) in server.real_servers.iter().enumerate() {
+/// For each destination of `service` its index among the virtual server's real servers, if it is one of them.
+pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
+    let mut indices = HashMap::new();
+    for (index, server) in server.real_servers.iter().enumerate() {
         let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
         let endpoint = Endpoint::new(endpoint.ip(), endpoint.port());
-        places.insert(endpoint, place);
-        // Where only NAT may have another port than the service, it stands there with the service's, or none.
-        places.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(place);
+        indices.insert(endpoint, index);
+        // Only NAT allows another port than the service's. With other methods the destination has the service's port,
+        // or 0.
+        indices.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(index);
     }
-    service.members.iter().map(|member| places.get(&member.endpoint).copied()).collect()
+    service.members.iter().map(|member| indices.get(&member.endpoint).copied()).collect()
 }
 
-/// The port of a service; 0 of a mark.
+/// The port of a service; 0 for a mark service.
 fn service_port(key: ServiceKey) -> u16 {
     match key {
         ServiceKey::Address { endpoint, .. } => endpoint.port,
@@ -58,7 +59,7 @@ mod tests {
     use crate::status::health::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
 
-    /// What workers act on with these rules.
+    /// The snapshot that workers use with these rules.
     fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_force_is_what_workers_act_on_whatever_port_the_file_gives_a_server() {
+    fn the_weight_in_force_is_that_of_the_snapshot_with_any_port_in_the_file() {
         let server = |endpoint: &str| RealServerHealth {
             endpoint: endpoint.to_owned(),
             ..real_server("192.0.2.11", CheckState::Down)
@@ -78,7 +79,7 @@ mod tests {
             let mut one = virtual_server("198.51.100.1", servers.map(server).into());
             one.services = vec![service.to_owned()];
             let mut report = report(vec![one]);
-            weigh(&mut report, &snapshot(rules));
+            fill_in_weights(&mut report, &snapshot(rules));
             let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
             weights.collect::<Vec<_>>()
         };
@@ -91,9 +92,9 @@ mod tests {
         assert_eq!(
             in_force(&rules, "TCP 198.51.100.1:80"),
             [Some(1), Some(2), Some(3), Some(4), None],
-            "one that is not in the table keeps nothing of before"
+            "a server outside the service has no weight"
         );
         assert_eq!(in_force(&rules, "FWM 7"), [Some(9), Some(9), None, None, None]);
-        assert_eq!(in_force(&rules, "TCP 198.51.100.9:80"), [None; 5], "nobody has such a service");
+        assert_eq!(in_force(&rules, "TCP 198.51.100.9:80"), [None; 5], "there is no such service");
     }
 }

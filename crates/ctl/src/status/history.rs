@@ -1,7 +1,7 @@
-//! What was counted a while ago, so that `xvs status` can say what happens now and not only what ever did.
+//! Samples of counters from the last minute, from which `xvs status` computes recent drops and load.
 //!
-//! The control thread, which wakes ten times a second anyway, notes a sample every [`INTERVAL`]; workers have no part in
-//! it. Kept are those of the last [`WINDOW`] and one that is older: some fourteen of a few hundred numbers.
+//! The control thread, which wakes ten times a second anyway, records a sample every [`INTERVAL`], without the workers.
+//! Memory: the samples of the last [`WINDOW`] and one older, some fourteen of a few hundred numbers each.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,24 +11,24 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
 
-/// Between two samples.
+/// The time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(5);
-/// How far back they reach.
+/// The time that the samples cover.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// What stood in the workers' counters at a time. The default is the daemon's start, when all were zero.
+/// The values of the workers' counters at a moment. The default is the daemon's start, when all were zero.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    /// When.
+    /// The moment.
     pub at: Millis,
     /// Packets dropped, in the order of [`drop_reasons`].
     pub drops: Vec<u64>,
-    /// How long each worker was busy, in nanoseconds.
+    /// The busy time of each worker, in nanoseconds.
     pub busy_ns: Vec<u64>,
 }
 
 impl Sample {
-    /// What stands there now.
+    /// The current values.
     pub fn take(workers: &[Arc<WorkerCounters>], at: Millis) -> Self {
         let ours = DropReason::all()
             .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
@@ -44,18 +44,20 @@ impl Sample {
 
     /// Packets dropped since an earlier sample, in the same order.
     pub fn drops_since(&self, earlier: &Self) -> Vec<u64> {
-        less(&self.drops, &earlier.drops).collect()
+        differences(&self.drops, &earlier.drops).collect()
     }
 
-    /// The part of the time since an earlier sample that each worker was busy, in percent; none if no time has passed.
+    /// The share of the time since an earlier sample in which each worker was busy, in percent; `None` if no time has
+    /// passed.
     pub fn busy_percent_since(&self, earlier: &Self) -> Vec<Option<f64>> {
         let passed_ns = earlier.at.until(self.at).as_nanos() as f64;
         let share = |busy: u64| (passed_ns > 0.0).then(|| (busy as f64 / passed_ns * 100.0).min(100.0));
-        less(&self.busy_ns, &earlier.busy_ns).map(share).collect()
+        differences(&self.busy_ns, &earlier.busy_ns).map(share).collect()
     }
 }
 
-/// Why packets are dropped, by the workers and before they had them: a name for programs and a sentence for operators.
+/// The reasons for drops by the workers and, before these, by the kernel: the counter's name and a sentence for
+/// operators.
 pub fn drop_reasons() -> impl Iterator<Item = (&'static str, &'static str)> {
     DropReason::all().map(|reason| (reason.name(), reason.sentence())).chain(KERNEL)
 }
@@ -69,13 +71,13 @@ const KERNEL: [(&str, &str); 3] = [
     ("kernel_dropped", "the kernel could not give them to a worker, such as packets larger than a frame"),
 ];
 
-/// What is missing in the earlier one was zero.
-fn less<'a>(now: &'a [u64], earlier: &'a [u64]) -> impl Iterator<Item = u64> {
+/// The differences, never negative. Numbers that `earlier` does not have were 0.
+fn differences<'a>(now: &'a [u64], earlier: &'a [u64]) -> impl Iterator<Item = u64> {
     let earlier = earlier.iter().copied().chain(std::iter::repeat(0));
     now.iter().zip(earlier).map(|(now, earlier)| now.saturating_sub(earlier))
 }
 
-/// The samples kept. The control thread writes, any may read.
+/// The recorded samples. The control thread writes, any thread may read.
 #[derive(Debug)]
 pub struct History(Mutex<VecDeque<Sample>>);
 
@@ -86,7 +88,7 @@ impl Default for History {
 }
 
 impl History {
-    /// Keeps what `take` says if a sample is due.
+    /// Records the sample of `take` if one is due.
     pub fn record(&self, now: Millis, take: impl FnOnce() -> Sample) {
         let mut samples = self.samples();
         if samples.back().is_some_and(|last| last.at.until(now) < INTERVAL) {
@@ -98,14 +100,14 @@ impl History {
         }
     }
 
-    /// The youngest sample that is so old; if none is, the oldest.
+    /// The newest sample of at least this age; if there is none, the oldest sample.
     pub fn before(&self, now: Millis, age: Duration) -> Sample {
         let samples = self.samples();
         let old = samples.iter().rev().find(|sample| sample.at.until(now) >= age);
         old.or_else(|| samples.front()).cloned().unwrap_or_default()
     }
 
-    /// A panic elsewhere leaves them whole.
+    /// Ignores poisoning: no panic leaves the samples inconsistent.
     fn samples(&self) -> MutexGuard<'_, VecDeque<Sample>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_ago_is_the_youngest_sample_that_old_and_before_there_is_one_the_start() {
+    fn the_sample_of_an_age_is_the_newest_that_old_or_else_the_start() {
         let history = History::default();
         (1..=40).for_each(|second| noted(&history, second, second));
         assert_eq!(history.before(Millis(41_000), WINDOW).at, Millis(0));
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_those_of_each_reason_and_worker_and_a_reason_or_worker_is_never_negative() {
+    fn differences_are_by_reason_and_worker_and_never_negative() {
         let sample = |at, drops: &[u64], busy_ns: &[u64]| Sample {
             at: Millis(at),
             drops: drops.into(),
@@ -146,18 +148,18 @@ mod tests {
     }
 
     #[test]
-    fn drops_of_all_workers_are_summed_and_those_before_the_workers_are_among_them() {
+    fn drops_of_all_workers_are_summed_and_include_those_of_the_kernel() {
         let workers = [Arc::new(WorkerCounters::default()), Arc::default()];
         workers[0].dropped(DropReason::TransmitRefused).add(2);
         workers[1].dropped(DropReason::TransmitRefused).add(3);
         workers[1].kernel_ring_full.add(7);
         let drops = Sample::take(&workers, Millis(0)).drops;
-        let told: Vec<_> = drop_reasons()
+        let counted: Vec<_> = drop_reasons()
             .zip(drops)
             .filter(|(_, packets)| *packets > 0)
             .map(|((name, _), packets)| (name, packets))
             .collect();
-        assert_eq!(told, [(DropReason::TransmitRefused.name(), 5), ("kernel_ring_full", 7)]);
+        assert_eq!(counted, [(DropReason::TransmitRefused.name(), 5), ("kernel_ring_full", 7)]);
         assert_eq!(drop_reasons().count(), Sample::take(&workers, Millis(0)).drops.len());
     }
 }

@@ -1,14 +1,15 @@
 //! The status report, and the warnings in it.
 //!
-//! Built by the thread that serves the client, from the workers' counters and the published snapshot; neither a worker
-//! nor the control thread takes part. Each warning names its object, what is wrong with it and the next step. Cost: one
-//! pass over the destinations. Not here: how the report looks on a screen (`cli/status.rs`).
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot, without a worker
+//! or the control thread. Each warning names its object, the problem and the next step. Cost: one pass over the
+//! destinations. Not here: the printed form (`status.rs` of `cli`).
 
 pub mod daemon_facts;
 pub mod health;
 pub mod history;
 pub mod shared;
 pub mod traffic;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use xvs_model::status::{
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::status::shared::{Facts, Shared, WorkerFacts};
 
-/// The readings that a report is made of.
+/// The readings that a report is built from.
 struct Readings<'a> {
     facts: Facts,
     now: Millis,
@@ -34,9 +35,9 @@ struct Readings<'a> {
     /// The oldest sample of the last minute.
     minute: Sample,
     busy_percent: Vec<Option<f64>>,
-    /// Packets dropped since, by reason.
+    /// Packets dropped since `minute`, by reason.
     recent: Vec<u64>,
-    /// Services without a usable destination, and why.
+    /// Services without a usable destination, each with the reason.
     unusable: Vec<(String, &'static str)>,
     health: Option<&'a HealthReport>,
     live: usize,
@@ -70,7 +71,7 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// The whole report but for the rules file; `health` is that of [`Shared::health`].
+/// The report without the comparison of the rules file; `health` is that of [`Shared::health`].
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     let readings = Readings::take(shared, health);
     let warnings = readings.warnings();
@@ -121,7 +122,7 @@ fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<
     facts.workers.iter().zip(shared.workers()).zip(busy_percent).map(row).collect()
 }
 
-/// Those that are not zero.
+/// The drops of reasons with at least one packet.
 fn drops(packets: &[u64]) -> Vec<Drops> {
     let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
     some.map(|((reason, what), packets)| Drops {
@@ -136,18 +137,18 @@ fn percent(part: usize, whole: usize) -> f64 {
     (part as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0
 }
 
-/// The warning about an interface that cannot be used, or only in the slower mode.
+/// The warning about an interface that cannot be used, or that works in the slower mode.
 fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
     let name = &interface.name;
-    let fallen_back = |why: &String| {
+    let generic = |why: &String| {
         format!(
-            "{name} works in generic XDP, which is slower: native was refused ({why}); «Mode» in docs/operations.md says why it matters"
+            "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
         )
     };
-    interface.state.complaint(name).or_else(|| interface.why_not_native.as_ref().map(fallen_back))
+    interface.state.complaint(name).or_else(|| interface.why_not_native.as_ref().map(generic))
 }
 
-/// A service without a destination that can take a connection, and why there is none.
+/// The service's name and the reason, if none of its destinations can get a connection.
 fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'static str)> {
     let obstacles: Vec<_> = service.members.iter().map(|member| obstacle(member, snapshot)).collect();
     let mut obstacles = obstacles.into_iter().collect::<Option<Vec<_>>>()?;
@@ -171,7 +172,7 @@ fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'sta
     Some((service.key.to_string(), why))
 }
 
-/// Why a destination takes no new connections, or is not reachable.
+/// Why a destination gets no new connections, or is not reachable.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Obstacle {
     Quiescent,
@@ -180,7 +181,7 @@ enum Obstacle {
     NoNeighbour,
 }
 
-/// Whether a destination takes new connections and is reachable.
+/// Whether a destination can get new connections and is reachable.
 pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
     obstacle(member, snapshot).is_none()
 }
@@ -224,7 +225,7 @@ fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
         )
     };
     let more = "virtual servers have no quorum; see `xvs health --down`";
-    the_first(lost.iter().map(warning), more)
+    first_of(lost.iter().map(warning), more)
 }
 
 fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {
@@ -237,11 +238,11 @@ fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthR
     let lost: HashSet<_> = without_quorum(health).flat_map(|server| &server.services).collect();
     let others: Vec<_> = unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
     let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
-    the_first(others.iter().map(|(service, why)| format!("{service} {why}")), more)
+    first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
 }
 
-/// The first of these warnings, and how many more there are.
-fn the_first(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
+/// The first of these warnings, and one with the number of the others.
+fn first_of(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
     let more = all.len().saturating_sub(NAMED);
     let more = (more > 0).then(|| format!("{more} more {what}"));
     all.take(NAMED).chain(more).collect()
@@ -268,8 +269,8 @@ fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64))
         .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
 }
 
-/// Reasons by which the director or its network loses well-formed packets, each with the number of packets in a minute
-/// from which there is a warning. The first packets to a new neighbour are always lost.
+/// The reasons for which the director or its network drops valid packets, each with the number of packets in a minute
+/// from which on there is a warning. The first packets to a new neighbour are always dropped.
 const WARNED_DROPS: [(&str, u64); 17] = [
     ("no_destination", 1),
     ("destination_local", 1),
@@ -290,7 +291,8 @@ const WARNED_DROPS: [(&str, u64); 17] = [
     ("kernel_dropped", 1),
 ];
 
-/// Services without a destination, and virtual servers without quorum, that have a warning of their own.
+/// The largest number of services without a destination that have their own warning; the same of virtual servers
+/// without quorum.
 const NAMED: usize = 8;
 const TABLE_PERCENT: f64 = 80.0;
 const BUSY_PERCENT: f64 = 90.0;
@@ -310,7 +312,7 @@ mod tests {
     use xvs_model::settings::Ipvs;
     use xvs_model::status::LinkState;
 
-    /// A daemon with these rules and no interface, so that no route leads anywhere.
+    /// A daemon with these rules and no interface, so that there is no route.
     fn daemon(rules: &str) -> Shared {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
@@ -342,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_gone_is_the_first_warning_and_one_in_generic_mode_is_warned_of_with_the_reason() {
+    fn a_missing_interface_is_the_first_warning_and_generic_mode_has_a_warning_with_the_reason() {
         let shared = daemon("");
         *shared.facts_mut() = Facts {
             interfaces: vec![
@@ -352,13 +354,13 @@ mod tests {
             warnings: vec!["another".to_owned()],
             ..Facts::default()
         };
-        let told = warnings(&shared);
-        assert_eq!(told[0], "wan is gone; it is attached again when it is back and up");
+        let lines = warnings(&shared);
+        assert_eq!(lines[0], "wan is gone; it is attached again when it is back and up");
         assert!(
-            told[1].starts_with("lan works in generic XDP") && told[1].contains("no such thing"),
-            "{told:?}"
+            lines[1].starts_with("lan works in generic XDP") && lines[1].contains("no such thing"),
+            "{lines:?}"
         );
-        assert_eq!(told[2], "another");
+        assert_eq!(lines[2], "another");
     }
 
     #[test]
@@ -371,15 +373,15 @@ mod tests {
              -a -t 192.0.2.4:80 -r 192.0.2.12 -g -w 0\n\
              -A -t 192.0.2.5:80 -s rr\n-a -t 192.0.2.5:80 -r 127.0.0.1 -g -w 1\n",
         );
-        let told = warnings(&shared);
-        assert_eq!(told.len(), 5, "{told:?}");
+        let lines = warnings(&shared);
+        assert_eq!(lines.len(), 5, "{lines:?}");
         for (service, why) in [
             ("TCP 192.0.2.1:80", "has no real server; `xvsadm -a`"),
             ("TCP 192.0.2.2:80", "weight 0"),
             ("TCP 192.0.2.3:80", "`ip route`"),
             ("TCP 192.0.2.4:80", "weight 0, overloaded or not reachable"),
         ] {
-            assert!(told.iter().any(|line| line.starts_with(service) && line.contains(why)), "{told:?}");
+            assert!(lines.iter().any(|line| line.starts_with(service) && line.contains(why)), "{lines:?}");
         }
         let report = report(&shared, None);
         assert_eq!((report.services, report.destinations, report.services_without_destination), (5, 5, 5));
@@ -388,13 +390,13 @@ mod tests {
     #[test]
     fn of_many_services_without_a_real_server_the_first_are_named_and_the_others_counted() {
         let rules: String = (1..=20).map(|port| format!("-A -u 192.0.2.1:{port} -s rr\n")).collect();
-        let told = warnings(&daemon(&rules));
-        assert_eq!(told.len(), NAMED + 1);
-        assert!(told[NAMED].starts_with("12 more services"), "{told:?}");
+        let lines = warnings(&daemon(&rules));
+        assert_eq!(lines.len(), NAMED + 1);
+        assert!(lines[NAMED].starts_with("12 more services"), "{lines:?}");
     }
 
     #[test]
-    fn a_refused_file_and_virtual_servers_without_quorum_are_warned_of_and_who_is_up_is_counted() {
+    fn a_refused_file_and_virtual_servers_without_quorum_have_warnings_and_up_servers_are_counted() {
         let shared = daemon(
             "-A -t 192.0.2.1:80 -s rr\n\
              -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 127.0.0.1 -g\n",
@@ -408,7 +410,7 @@ mod tests {
         let refused = Some("k.conf:3: error".to_owned());
         let health = HealthReport { refused, ..sample::report(all.clone()) };
         let _ = shared.health.set(Arc::new(move || health.clone()));
-        let told = warnings(&shared);
+        let lines = warnings(&shared);
         let lost = "has no quorum: live weight 0, quorum 1";
         let expected = [
             "/etc/keepalived/keepalived.conf was refused when it was last read, and the former one stays in \
@@ -417,19 +419,19 @@ mod tests {
             format!("TCP 192.0.2.1:80 {lost}; see `xvs health --down`"),
             format!("TCP 192.0.2.2:80 {lost}; its sorry server 127.0.0.1:80 serves; see `xvs health --down`"),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(lines, expected);
         let counted = crate::status::report(&shared, shared.health().as_ref()).health;
         let expected =
             Counts { real_servers: 3, real_servers_up: 1, virtual_servers: 3, virtual_servers_well: 1 };
         assert_eq!(counted, Some(expected));
         assert_eq!(crate::status::report(&shared, None).health, None);
         all.resize(NAMED + 5, server("192.0.2.4", CheckState::Down));
-        let told = quorum_warnings(Some(&sample::report(all)));
-        assert_eq!(told.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
+        let lines = quorum_warnings(Some(&sample::report(all)));
+        assert_eq!(lines.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
     }
 
     #[test]
-    fn a_table_is_warned_of_above_four_fifths_and_a_worker_from_nine_tenths_on() {
+    fn a_table_has_a_warning_above_four_fifths_and_a_worker_from_nine_tenths_on() {
         assert_eq!(table_warning(800, 1000), None);
         assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
         assert_eq!(busy_warning((0, &Some(89.9))), None);
@@ -438,29 +440,26 @@ mod tests {
     }
 
     #[test]
-    fn drops_of_the_innocent_are_warned_of_and_the_first_to_a_new_neighbour_are_not() {
+    fn drops_of_valid_packets_have_a_warning_and_the_first_ones_to_a_new_neighbour_have_none() {
         let shared = daemon("");
         shared.workers()[0].dropped(DropReason::NoNeighbour).add(9);
         shared.workers()[0].dropped(DropReason::Unsolicited).add(900);
         assert!(warnings(&shared).is_empty());
         shared.workers()[0].dropped(DropReason::NoNeighbour).add(1);
         shared.workers()[0].dropped(DropReason::TableFull).add(1);
-        let told = warnings(&shared);
-        assert_eq!(told.len(), 2, "{told:?}");
+        let lines = warnings(&shared);
+        assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(
-            told[0].contains("10 packets were dropped as no_neighbour") && told[0].contains("`ip neigh`")
+            lines[0].contains("10 packets were dropped as no_neighbour") && lines[0].contains("`ip neigh`")
         );
         let report = report(&shared, None);
         assert_eq!(report.recent_drops.reasons.len(), 3);
         let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
-        assert!(
-            WARNED_DROPS.iter().all(|(name, _)| known.contains(name)),
-            "a reason that is spelt otherwise"
-        );
+        assert!(WARNED_DROPS.iter().all(|(name, _)| known.contains(name)), "a reason is misspelt");
     }
 
     #[test]
-    fn a_worker_has_its_queues_by_interface_and_the_counters_by_which_its_packets_are_read() {
+    fn a_worker_has_its_queues_by_interface_and_its_counters_of_packets() {
         let shared = daemon("");
         let queues = vec![vec![0, 1], vec![1]];
         let worker =

@@ -1,7 +1,7 @@
-//! What the daemon knows of itself: what requests are answered from that need no writer.
+//! The daemon's shared state, from which requests that change nothing are answered.
 //!
-//! Read by the threads of clients, so that listings and `xvs status` delay no command. The table and the counters are
-//! the workers'; the facts are written by whoever starts the daemon and then by the control thread.
+//! Read by the threads that serve clients, so that listings and `xvs status` delay no command. Workers write the table
+//! and the counters. The thread that starts the daemon writes the facts, then the control thread.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,63 +26,64 @@ use crate::status::health;
 use crate::status::history::{History, Sample};
 use crate::sweep::SweepCounters;
 
-/// How often it is looked whether workers have left what was ended, and between two looks.
+/// The largest number of attempts to free ended connections that workers may still use.
 const FREE_TRIES: u32 = 100;
+/// The time between two attempts.
 const FREE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What requests that need no writer are answered from.
+/// The daemon's shared state.
 pub struct Shared {
     pub(crate) clock: Arc<Clock>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
-    /// What workers act on.
+    /// The snapshot that workers use.
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
-    /// What ends each worker's sleep.
+    /// The waker of each worker.
     pub(crate) wakers: Vec<Waker>,
-    /// What all services count together, deleted ones included.
+    /// The totals of all services, including deleted ones.
     pub(crate) total: Arc<ServiceLive>,
-    pub(crate) waits: Waits,
+    pub(crate) request_durations: RequestDurations,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     pub(crate) events: Arc<Events>,
-    /// How each interface is attached and each worker placed, and what is wrong with the network.
+    /// Facts that no counter has: interfaces, workers, warnings.
     pub(crate) facts: Mutex<Facts>,
-    /// What tells of the health of real servers, if the daemon has a keepalived.conf.
+    /// The source of health reports, if the daemon has a keepalived.conf.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
-    /// What gives its thread something to do.
+    /// The runtime of the health checks, for the check that it makes progress.
     pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
-    /// What reads that file anew and says in a line what has changed, or what is wrong with it.
+    /// Reads keepalived.conf again; returns a summary of the changes in one line, or why the file is refused.
     pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
 }
 
-/// What `xvs status` tells beside counters.
+/// The facts of `xvs status` that no counter has.
 #[derive(Clone, Default)]
 pub struct Facts {
-    /// One line an interface.
+    /// The interfaces.
     pub interfaces: Vec<InterfaceStatus>,
-    /// One line a worker.
+    /// The workers.
     pub workers: Vec<WorkerFacts>,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
-    /// The file of rules that the daemon began with.
+    /// The rules file that the daemon started with.
     pub rules: Option<PathBuf>,
-    /// What leads back to what is wanted of owned services, as one would type it.
+    /// Commands, as typed, that undo manual changes to owned services.
     pub drift: Arc<[String]>,
-    /// Until when rules that were applied can be confirmed.
+    /// Time until which applied rules can be confirmed; `None`: none wait.
     pub unconfirmed_until: Option<Millis>,
 }
 
-/// Where a worker runs.
+/// The placement and sockets of a worker.
 #[derive(Clone)]
 pub struct WorkerFacts {
-    /// The core it is pinned to.
+    /// The core that it is pinned to.
     pub core: Option<usize>,
     /// Whether the kernel copies its frames, and because of which interface.
     pub copy_mode: String,
     /// Its share of each interface's queues, in the interfaces' order.
     pub queues: Vec<Vec<u32>>,
-    /// What is known of its sockets.
+    /// The counters of its sockets.
     pub sockets: Arc<[SocketCounters]>,
 }
 
@@ -95,50 +96,51 @@ pub(crate) fn link_state(network: &Network, ifindex: u32) -> LinkState {
     }
 }
 
-/// How long those waited who asked the control thread, from the question to the answer, in microseconds; changes and
-/// reads apart. Whoever holds the lock is the one writer.
+/// Durations of requests to the control thread, from the request to its reply, in microseconds, separate for changes
+/// and reads. The holder of the lock is the only writer.
 #[derive(Default)]
-pub(crate) struct Waits([Mutex<Histogram<WAIT_BOUNDS>>; 2]);
+pub(crate) struct RequestDurations([Mutex<Histogram<DURATION_BOUNDS>>; 2]);
 
-/// Waits of up to 2^23 µs, eight seconds, are told apart.
-pub(crate) const WAIT_BOUNDS: usize = 24;
+/// The number of buckets of the histogram: the last bound is 2^23 µs, eight seconds.
+pub(crate) const DURATION_BOUNDS: usize = 24;
 
-impl Waits {
-    /// Counts one.
+impl RequestDurations {
+    /// Counts one request.
     pub(crate) fn count(&self, access: Access, time: Duration) {
-        // No longer than the daemon runs.
+        // Fits: it is shorter than the daemon's uptime.
         self.of(access).count(time.as_micros() as u64);
     }
 
-    /// Those of this kind.
-    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<WAIT_BOUNDS>> {
+    /// The histogram of this kind of request.
+    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<DURATION_BOUNDS>> {
         self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    /// What time it is for the workers.
+    /// The time of the workers' clock.
     pub fn now(&self) -> Millis {
         self.clock.now()
     }
 
-    /// The table.
+    /// The connection table.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// The reader's seat; listings take turns.
+    /// The table's reader for listings, one listing at a time.
     pub fn reader(&self) -> &Mutex<TableReader> {
         &self.reader
     }
 
-    /// Remembers what the counters say, if that is due.
+    /// Records a sample of the counters if one is due.
     pub(crate) fn sample_history(&self) {
         let now = self.now();
         self.history.record(now, || Sample::take(&self.counters, now));
     }
 
-    /// Waits until what the reader has ended is free for others, but not long: a later walk frees the rest.
+    /// Waits until the entries that the reader has ended are free for new connections, a second at most; a later walk
+    /// frees the rest.
     pub(crate) fn free_ended(&self) {
         for _ in 0..FREE_TRIES {
             let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,19 +153,19 @@ impl Shared {
         }
     }
 
-    /// What is known of the health of real servers; `None` without a keepalived.conf.
+    /// The health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        health::weigh(&mut report, &self.published.load());
+        health::fill_in_weights(&mut report, &self.published.load());
         Some(HealthReport { drift: self.facts_mut().drift.to_vec(), ..report })
     }
 
-    /// How the daemon stands.
+    /// A copy of the facts.
     pub fn facts(&self) -> Facts {
         self.facts_mut().clone()
     }
 
-    /// The same, for the control thread, which is the one writer. A panic elsewhere leaves it whole.
+    /// The facts, for the control thread, the only writer. Ignores poisoning: no panic leaves them inconsistent.
     pub(crate) fn facts_mut(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -173,7 +175,7 @@ impl Shared {
         &self.counters
     }
 
-    /// Every counter, summed over the workers, and the sweeper's.
+    /// Every counter, summed over the workers, and those of the sweeper.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let mut sum = BTreeMap::new();
         let swept = self.swept.all().map(|(name, value)| (name.to_owned(), value));
@@ -186,7 +188,7 @@ impl Shared {
 
 #[cfg(test)]
 impl Shared {
-    /// A daemon's, of one worker and no interface, for tests.
+    /// The state of a daemon with one worker and no interface, for tests.
     #[allow(clippy::unwrap_used, reason = "for tests only")]
     pub(crate) fn of_one_worker(published: Arc<ArcSwap<Snapshot>>) -> Self {
         use xvs_dataplane::conn::TableConfig;
@@ -201,7 +203,7 @@ impl Shared {
             counters: vec![Arc::default()],
             wakers: Vec::new(),
             total: Arc::new(ServiceLive::new(1)),
-            waits: Waits::default(),
+            request_durations: RequestDurations::default(),
             swept: Arc::default(),
             history: History::default(),
             events: Arc::default(),
@@ -218,7 +220,7 @@ mod tests {
     use crate::status::shared::*;
 
     #[test]
-    fn a_link_is_up_or_down_or_gone_from_the_network() {
+    fn a_link_is_up_down_or_gone() {
         let mut network = Network::default();
         network.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
         let ifindex = network.links[0].ifindex;

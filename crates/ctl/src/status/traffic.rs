@@ -1,8 +1,8 @@
 //! Totals and connections of every service and destination, for `xvs top`.
 //!
-//! Built by the thread that serves the client, from the workers' counters and the published snapshot; the client
-//! computes rates from two of them. Cost: some 200 bytes for each destination. Not here: rates as IPVS has them
-//! (`estimator.rs`), how it looks (`cli/top/`).
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot. The client
+//! computes rates from two replies. Cost: some 200 bytes for each destination. Not here: the rates of IPVS
+//! (`registry/estimator.rs`), the printed form (`top/` of `cli`).
 
 use std::collections::HashMap;
 
@@ -13,14 +13,14 @@ use xvs_model::listing::Stats;
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::status;
-use crate::status::health::places;
+use crate::status::health::real_server_indices;
 use crate::status::shared::Shared;
 
 fn service(service: &Service, health: Option<&VirtualServerHealth>) -> ServiceTraffic {
-    let places = health.map(|health| places(health, service)).unwrap_or_default();
+    let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
     let trouble = |number: usize| {
-        let place = places.get(number).copied().flatten()?;
-        health.and_then(|health| health.real_servers[place].trouble())
+        let index = indices.get(number).copied().flatten()?;
+        health.and_then(|health| health.real_servers[index].trouble())
     };
     let destinations = service.members.iter().enumerate();
     let destinations = destinations.map(|(number, member)| destination(member, trouble(number))).collect();
@@ -47,7 +47,7 @@ fn stats(counted: &SharedStats) -> Stats {
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
 }
 
-/// The totals of now.
+/// The current totals.
 pub(crate) fn traffic(shared: &Shared) -> Traffic {
     let (snapshot, health) = (shared.published.load_full(), shared.health());
     let watched = health.iter().flat_map(|health| &health.virtual_servers);

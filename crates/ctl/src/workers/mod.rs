@@ -1,10 +1,10 @@
-//! The workers' threads, and the interfaces that they work on.
+//! The workers' threads and the attached interfaces.
 //!
-//! Started with the daemon; used by the control thread. An interface that was removed and is there again under its name
-//! is attached anew: every worker then leaves its sockets, whose packet memory all interfaces share, and goes on with new
-//! ones; the connection table, the timers and the counters stay. Meanwhile, some tens of milliseconds, packets of
-//! services fall to the kernel. What stood in a transmit ring is counted as abandoned. Dropped, it gives the interfaces
-//! back to the kernel first and then ends the workers. Not here: when an interface is there again (`daemon.rs`).
+//! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
+//! attached again: every worker closes its sockets, whose packet memory all interfaces share, and continues with new
+//! ones. The connection table, the timers and the counters stay. Meanwhile, for some tens of milliseconds, packets of
+//! services go to the kernel. Packets in a transmit ring are counted as abandoned. On drop the interfaces are detached
+//! first, then the workers end. Not here: detecting that an interface came back (`daemon/`).
 
 pub mod placement;
 pub(crate) mod system;
@@ -28,37 +28,37 @@ use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
 use xvs_model::status::LinkState;
 
-/// For each worker its queues of each interface.
+/// The queues of each worker, by interface.
 pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
 
-/// The workers and their interfaces.
+/// The workers and the attached interfaces.
 pub(crate) struct Workers {
     attached: Vec<Attached>,
-    /// The ways back to the kernel, in the interfaces' order.
+    /// The TAPs that pass packets to the kernel, in the interfaces' order.
     reinjectors: Vec<Arc<Reinjector>>,
     rings: RingSizes,
     shares: Shares,
     threads: Vec<WorkerThread>,
-    /// Whether the workers are without sockets.
+    /// Whether the workers have no sockets.
     paused: bool,
 }
 
-/// One worker's thread, and how to interrupt it.
+/// The thread of a worker, and the means to interrupt it.
 struct WorkerThread {
     stop: Arc<AtomicBool>,
     waker: Waker,
-    /// Says that the worker has closed its sockets.
+    /// Signals that the worker has closed its sockets.
     closed: Receiver<()>,
-    /// What it goes on with; dropped, it ends.
+    /// Sends the next port to the worker; dropping it ends the worker.
     ports: Option<Sender<XdpPort>>,
     handle: Option<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// No worker yet, on these interfaces.
+    /// These interfaces, without workers yet.
     ///
     /// # Errors
-    /// That the queues cannot be shared out, or that a way back to the kernel cannot be opened.
+    /// The queues cannot be shared out, or a TAP to the kernel cannot be opened.
     pub(crate) fn new(
         attached: Vec<Attached>,
         workers: Option<usize>,
@@ -69,25 +69,25 @@ impl Workers {
         Ok(Self { attached, reinjectors, rings, shares, threads: Vec::new(), paused: false })
     }
 
-    /// How many workers there are to be.
+    /// The number of workers, including those not started yet.
     pub(crate) fn count(&self) -> usize {
         self.shares.len()
     }
 
-    /// What ends each worker's sleep, for as long as it lives.
+    /// The waker of each started worker.
     pub(crate) fn wakers(&self) -> Vec<Waker> {
         self.threads.iter().map(|thread| thread.waker.clone()).collect()
     }
 
-    /// The kernel's indices of the interfaces, in order.
+    /// The kernel's indices of the interfaces, in their order.
     pub(crate) fn links(&self) -> Vec<u32> {
         self.attached.iter().map(Attached::index).collect()
     }
 
-    /// A port for each worker, of its share of the queues, and what is to be told of it.
+    /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
     ///
     /// # Errors
-    /// A socket or a descriptor that the kernel refuses; none stays open then.
+    /// The kernel refuses a socket or a descriptor; none stays open.
     pub(crate) fn open_ports(&self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(placement::cores(self.shares.len())) {
@@ -106,7 +106,7 @@ impl Workers {
     /// Starts the next worker's thread.
     ///
     /// # Errors
-    /// The system has no room for another thread.
+    /// The OS error if the thread cannot be created.
     pub(crate) fn start(
         &mut self,
         worker: Worker<XdpPort>,
@@ -119,7 +119,7 @@ impl Workers {
         let (ports, next) = bounded(1);
         let run = move || {
             pin(number, core);
-            work(worker, &closed_tx, &next);
+            run_worker(worker, &closed_tx, &next);
         };
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
         let handle = Some(thread.map_err(system("a thread"))?);
@@ -127,17 +127,17 @@ impl Workers {
         Ok(())
     }
 
-    /// What is to be told of the interface with this index; the log is told too.
+    /// The status of the interface with this index, which is also logged.
     pub(crate) fn interface_facts(&self, index: usize) -> InterfaceStatus {
         interface_facts(&self.attached[index])
     }
 
-    /// Attaches the interface with this index again, and gives every worker new sockets. Returns what is to be told of
-    /// the workers. Blocks for up to a second for each if the kernel is slow to free the old ones.
+    /// Attaches the interface with this index again, and gives every worker new sockets. Returns the workers' facts.
+    /// Blocks for up to a second for each worker if the kernel is slow to free the old ones.
     ///
     /// # Errors
-    /// That the interface cannot be attached: then nothing has changed. Or that sockets cannot be opened: then the
-    /// workers wait until the next call succeeds, and packets are the kernel's.
+    /// The interface cannot be attached; nothing has changed. Or sockets cannot be opened; the workers wait until the
+    /// next call succeeds, and packets go to the kernel.
     pub(crate) fn reattach(
         &mut self,
         index: usize,
@@ -145,7 +145,7 @@ impl Workers {
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
         let attached = steering.attach(self.attached[index].interface())?;
         let reinjector = open_reinjector(&attached)?;
-        // The new one goes where the old one was, and comes back if the queues cannot be shared out.
+        // The new one replaces the old one; if the queues cannot be shared out, the old one is restored.
         let old = std::mem::replace(&mut self.attached[index], attached);
         match shares(&self.attached, Some(self.threads.len())) {
             Ok(shares) => self.shares = shares,
@@ -161,46 +161,46 @@ impl Workers {
         self.resume()
     }
 
-    /// Whether the workers wait for sockets.
+    /// Whether the workers wait for new sockets.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Has every worker leave its sockets.
+    /// Makes every worker close its sockets.
     fn pause(&mut self) {
         for thread in &self.threads {
             thread.interrupt();
         }
         for thread in &self.threads {
-            // One that has ended by a fault says nothing, and the daemon is about to end.
+            // A worker that has panicked sends nothing; the daemon is about to end.
             let _ = thread.closed.recv();
         }
         self.paused = true;
     }
 
-    /// Opens new sockets for the workers that [`Self::reattach`] could not give any.
+    /// Opens new sockets for the workers after a failed [`Self::reattach`].
     ///
     /// # Errors
     /// As [`Self::reattach`].
     pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
-        let (ports, mut facts) = (self.open_ports()?, Vec::new());
-        for (thread, (mut port, told)) in self.threads.iter_mut().zip(ports) {
-            facts.push(told);
+        let (ports, mut all_facts) = (self.open_ports()?, Vec::new());
+        for (thread, (mut port, facts)) in self.threads.iter_mut().zip(ports) {
+            all_facts.push(facts);
             port.set_waker(thread.waker.clone());
-            // Relaxed: the channel orders it before the worker's next look.
+            // Relaxed: sending on the channel orders it before the worker's next load.
             thread.stop.store(false, Ordering::Relaxed);
             if let Some(ports) = &thread.ports {
                 let _ = ports.send(port);
             }
         }
         self.paused = false;
-        Ok(facts)
+        Ok(all_facts)
     }
 }
 
 impl WorkerThread {
     fn interrupt(&self) {
-        // Relaxed: it is seen after the call at the latest.
+        // Relaxed: the worker sees it at the latest after the wake-up call.
         self.stop.store(true, Ordering::Relaxed);
         self.waker.wake();
     }
@@ -221,8 +221,8 @@ impl Drop for Workers {
     }
 }
 
-/// A worker's life: it runs, leaves its sockets when told to, and goes on with the next.
-fn work(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
+/// The main loop of a worker's thread: runs until interrupted, closes its sockets, and continues with the next port.
+fn run_worker(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
     loop {
         worker.run();
         let Worker { pipeline, port, snapshot, clock, stop } = worker;
@@ -250,7 +250,7 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
     let reinjector = Reinjector::open(attached).map(Arc::new);
-    reinjector.map_err(system("the TAP by which packets go back to the kernel"))
+    reinjector.map_err(system("the TAP that passes packets to the kernel"))
 }
 
 fn interface_facts(attached: &Attached) -> InterfaceStatus {

@@ -1,7 +1,7 @@
-//! Which worker has which queues and runs on which core.
+//! The placement of workers: their queues and cores.
 //!
-//! Decided once, at start. Every queue belongs to one worker, and every worker has a queue of each interface, so that
-//! it can send by all of them.
+//! Computed at the start, and again when an interface is attached again. Every queue belongs to one worker, and every
+//! worker has a queue of each interface, so that it can send on all of them.
 
 use thiserror::Error;
 use xvs_dataplane::port::xdp::MAX_SOCKETS;
@@ -11,26 +11,26 @@ use xvs_dataplane::port::xdp::MAX_SOCKETS;
 pub enum PlacementError {
     /// Fewer queues than workers.
     #[error(
-        "{workers} workers cannot share {queues} queues of {interface}; each needs one, so take fewer workers, or `ethtool -L {interface} combined {workers}`"
+        "{workers} workers cannot share {queues} queues of {interface}; each needs one, so configure fewer workers, or more queues with `ethtool -L {interface} combined {workers}`"
     )]
     TooManyWorkers {
-        /// How many were asked for.
+        /// The configured number of workers.
         workers: usize,
-        /// What the interface has.
+        /// The interface's number of queues.
         queues: u32,
-        /// The one with the fewest queues.
+        /// The interface with the fewest queues.
         interface: String,
     },
-    /// More queues than a worker can have sockets.
+    /// More queues for a worker than it can have sockets.
     #[error(
-        "a worker would have {count} queues and can have {MAX_SOCKETS} at most; {interface} has {queues}: take more workers, or fewer queues by `ethtool -L {interface} combined N`"
+        "a worker would have {count} queues and can have {MAX_SOCKETS} at most; {interface} has {queues}: configure more workers, or fewer queues with `ethtool -L {interface} combined N`"
     )]
     TooManyQueues {
-        /// How many of all interfaces the first worker would have.
+        /// The number of queues of all interfaces that the first worker would have.
         count: usize,
-        /// What the interface has.
+        /// The interface's number of queues.
         queues: u32,
-        /// The one with the most queues.
+        /// The interface with the most queues.
         interface: String,
     },
 }
@@ -38,8 +38,8 @@ pub enum PlacementError {
 /// An interface's name and its number of receive queues.
 pub type InterfaceQueues<'a> = (&'a str, u32);
 
-/// For each worker, its queues of each interface. Without a wanted number it is that of the queues of the interface
-/// with the fewest, but one less than there are cores, and at least one.
+/// The queues of each worker, by interface. Without a wanted number of workers it is the number of queues of the
+/// interface with the fewest, but at most one less than there are cores, and at least one.
 ///
 /// # Errors
 /// Those of [`PlacementError`].
@@ -65,12 +65,15 @@ pub fn shares(
     Ok(shares)
 }
 
-/// A core for each worker, from the last one down, so that the first is left to the rest of the machine.
+/// A core for each worker, from the last core down, so that the first core is free for the rest of the machine.
 pub(crate) fn cores(workers: usize) -> Vec<Option<core_affinity::CoreId>> {
     let mut cores = core_affinity::get_core_ids().unwrap_or_default();
     cores.reverse();
     if workers > cores.len() {
-        tracing::warn!("{workers} workers share {} cores; fewer workers would do as much", cores.len());
+        tracing::warn!(
+            "{workers} workers share {} cores; fewer workers would have the same throughput",
+            cores.len()
+        );
     }
     (0..workers).map(|worker| cores.get(worker % cores.len().max(1)).copied()).collect()
 }
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn more_queues_than_a_worker_can_have_are_refused_with_the_limit_and_the_remedy() {
+    fn more_queues_than_a_worker_can_have_are_refused_with_the_limit_and_the_next_step() {
         assert!(shares(&[("wan", 60), ("lan", 3)], Some(1), 8).is_ok());
         let refused = shares(&[("lan", 1), ("wan", 63)], Some(1), 8).unwrap_err().to_string();
         for part in ["64 queues", "63 at most", "wan has 63", "more workers", "ethtool -L wan combined"] {

@@ -1,8 +1,8 @@
-//! The machine as the control thread acts on it: steering, workers, neighbours, memory.
+//! The real data path of the control thread: steering, workers, neighbours, memory.
 //!
-//! Used by the control thread alone, for each change that it publishes; made at start-up, and dropped first when the
-//! daemon ends, so that the interfaces are the kernel's again. Waits for workers (as long as it is told to) and for
-//! netlink. Not here: the order of a publication (`control.rs`).
+//! Used by the control thread alone, for each change that it publishes. Created at the start, and dropped first when
+//! the daemon ends, which detaches the interfaces. Waits for workers (with a timeout) and for netlink. Not here: the
+//! order of a publication (`control/publish.rs`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,22 +19,22 @@ use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
 
-/// How long after a refusal neighbours are tried again.
+/// The time after a refusal until neighbours are tried again.
 pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// The control thread's hold on the machine. Fields are dropped in this order: the interfaces are the kernel's again
-/// before anything else goes.
+/// The real data path. Fields are dropped in this order: the interfaces must be detached before anything else is
+/// dropped.
 pub(crate) struct SystemDatapath {
     workers: Workers,
     steering: Steering,
     neighbours: Neighbours,
-    /// Those that are to be kept resolved.
+    /// The neighbours to keep resolved, by interface index and address.
     wanted: BTreeSet<(u32, IpAddr)>,
-    /// When they are tried again, if the kernel has refused some.
+    /// When neighbours are tried again; `None`: the kernel has refused none.
     retry: Option<Instant>,
     table: Arc<Table>,
     reserved: ReservedPorts,
-    /// Why local ports are not reserved, if so.
+    /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
 }
 
@@ -57,7 +57,7 @@ impl SystemDatapath {
         }
     }
 
-    /// The workers and their interfaces, and what is steered to them.
+    /// The workers with their interfaces, and the steering.
     pub(crate) fn workers(&mut self) -> (&mut Workers, &Steering) {
         (&mut self.workers, &self.steering)
     }
@@ -67,15 +67,15 @@ impl SystemDatapath {
         &mut self.neighbours
     }
 
-    /// Why the kernel may take local ports for its own connections, if so.
+    /// Why local ports are not reserved, so that the kernel may use them for its own connections; `None`: they are.
     pub(crate) fn not_reserved(&self) -> Option<&String> {
         self.not_reserved.as_ref()
     }
 
-    /// Whose seat it is at the table.
-    fn who(&self, seat: usize) -> String {
+    /// The name of the thread with this number at the table: workers first, then readers.
+    fn thread_name(&self, slot: usize) -> String {
         let workers = self.table.config().workers;
-        if seat < workers { format!("worker {seat}") } else { "a listing".to_owned() }
+        if slot < workers { format!("worker {slot}") } else { "a listing".to_owned() }
     }
 }
 
@@ -92,12 +92,12 @@ impl Datapath for SystemDatapath {
         self.steering.set(rules)
     }
 
-    fn await_workers(&mut self, patience: Duration) -> Result<(), String> {
+    fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {
         let epoch = self.table.close_epoch();
-        let patience = Instant::now() + patience;
-        while let Some(seat) = self.table.laggard(epoch) {
-            if Instant::now() >= patience {
-                return Err(self.who(seat));
+        let deadline = Instant::now() + timeout;
+        while let Some(slot) = self.table.laggard(epoch) {
+            if Instant::now() >= deadline {
+                return Err(self.thread_name(slot));
             }
             thread::sleep(Duration::from_micros(20));
         }
@@ -114,12 +114,12 @@ impl Datapath for SystemDatapath {
     }
 
     fn available_pages(&mut self) -> Option<u32> {
-        available_pages().inspect_err(|error| tracing::warn!("the memory left is not known: {error}")).ok()
+        available_pages().inspect_err(|error| tracing::warn!("available memory is unknown: {error}")).ok()
     }
 }
 
 impl SystemDatapath {
-    /// Has the wanted neighbours kept resolved. A refusal is told when it begins and when it ends.
+    /// Makes the kernel keep the wanted neighbours resolved. Logs when refusals begin and when they end.
     fn manage_neighbours(&mut self) {
         let refused = match self.neighbours.manage(&self.wanted) {
             Ok(None) => None,
@@ -136,7 +136,7 @@ impl SystemDatapath {
         self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
     }
 
-    /// Tries neighbours again that were refused, when that is due.
+    /// Tries refused neighbours again if that is due.
     pub(crate) fn retry_neighbours(&mut self) {
         if self.retry.is_some_and(|due| due <= Instant::now()) {
             self.manage_neighbours();
