@@ -355,7 +355,7 @@ impl Handle {
     pub fn request_by(&self, request: Request, requester: Option<Requester>) -> Result<Reply, CommandError> {
         let (access, sent) = (request.access(), Instant::now());
         let answer = self.send(|reply| Input::Request(request, requester, reply));
-        self.shared.waits.count(access, sent.elapsed());
+        self.shared.request_durations.count(access, sent.elapsed());
         answer
     }
 

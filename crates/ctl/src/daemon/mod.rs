@@ -44,7 +44,7 @@ use crate::daemon::threads::EndNotice;
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::status::history::History;
-use crate::status::shared::{Facts, Shared, Waits};
+use crate::status::shared::{Facts, RequestDurations, Shared};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::workers::Workers;
 use crate::workers::system::SystemDatapath;
@@ -114,7 +114,7 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let (total, waits) = (control.total(), Waits::default());
+        let (total, request_durations) = (control.total(), RequestDurations::default());
         let (history, events) = (History::default(), control.events());
         let shared = Arc::new(Shared {
             clock,
@@ -124,7 +124,7 @@ impl Daemon {
             counters,
             wakers,
             total,
-            waits,
+            request_durations,
             swept,
             history,
             events,
