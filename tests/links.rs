@@ -300,8 +300,8 @@ fn multicast_unspecified_loopback_own_and_equal_source_addresses_are_refused() {
     for mut cluster in [LabCluster::new(), with_local_vip()] {
         cluster.adm(&format!("-A -u {VIP}:53 -s rr"));
         cluster.adm(&format!("-a -u {VIP}:53 -r {}:53 -m", server(1)));
-        let nobody = [[224, 0, 0, 1], [255; 4], [0; 4], [0, 1, 2, 3], [127, 0, 0, 1]].map(Ipv4Addr::from);
-        for source in nobody.into_iter().chain([OUTSIDE, Ipv4Addr::new(192, 0, 2, 127), VIP]) {
+        let invalid = [[224, 0, 0, 1], [255; 4], [0; 4], [0, 1, 2, 3], [127, 0, 0, 1]].map(Ipv4Addr::from);
+        for source in invalid.into_iter().chain([OUTSIDE, Ipv4Addr::new(192, 0, 2, 127), VIP]) {
             let packet = Datagram::new(Transport::Udp, at(source, 53), at(VIP, 53));
             assert_eq!(cluster.from_client(&packet).verdict, "pass", "{source}");
         }

@@ -157,12 +157,12 @@ fn mark_rules_are_listed_and_deleted_as_they_were_added_and_refusals_say_what_to
     let rules: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(rules[0]["dports"], json!(["80", "8000:8010"]));
     let again = xvs(&mut cluster, &format!("mark add {rule}"));
-    let told = format!("xvs: mark rule {rule} exists already; `xvs mark list` shows the existing ones\n");
-    assert_eq!((&again["exit"], &again["stderr"]), (&json!(3), &json!(told)));
+    let message = format!("xvs: mark rule {rule} exists already; `xvs mark list` shows the existing ones\n");
+    assert_eq!((&again["exit"], &again["stderr"]), (&json!(3), &json!(message)));
     assert_eq!(xvs(&mut cluster, &format!("mark delete {rule}"))["exit"], 0);
     let gone = xvs(&mut cluster, &format!("mark delete {rule}"));
-    let told = format!("xvs: no mark rule {rule}; `xvs mark list` shows those that can be deleted\n");
-    assert_eq!((&gone["exit"], &gone["stderr"]), (&json!(3), &json!(told)));
+    let message = format!("xvs: no mark rule {rule}; `xvs mark list` shows those that can be deleted\n");
+    assert_eq!((&gone["exit"], &gone["stderr"]), (&json!(3), &json!(message)));
     for wrong in ["mark add --dport 80 --set-mark 1", "mark add -d 192.0.2.1", "mark add --set-mark x"] {
         assert_eq!(xvs(&mut cluster, wrong)["exit"], 2, "{wrong}");
     }

@@ -274,8 +274,8 @@ fn managed_neighbours_are_resolved_without_traffic_and_removed_when_no_longer_wa
         manage(&mut neighbours, &wanted);
         until(&mut follower, "it is resolved again", |view| mac_of(&view.network, "10.1.0.2").is_some());
 
-        let nobody = [(9999, ip("10.1.0.2")), (9999, ip("10.1.0.9"))].into();
-        let refused = neighbours.manage(&nobody).unwrap().expect("there is no interface 9999");
+        let unknown = [(9999, ip("10.1.0.2")), (9999, ip("10.1.0.9"))].into();
+        let refused = neighbours.manage(&unknown).unwrap().expect("there is no interface 9999");
         assert_eq!((refused.count, refused.addr), (2, ip("10.1.0.2")));
         assert!(!listing().contains("10.1.0.2 "), "{}", listing());
         assert!(neighbours.resolve(&[(lan, ip("10.1.0.2"))].into()).unwrap().is_none());

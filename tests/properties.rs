@@ -77,7 +77,7 @@ fn command() -> impl Strategy<Value = String> {
         1 => any_port().prop_map(|service| format!("-D {service}")),
         1 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-E {service} -s {by}")),
         1 => (service(), prop_oneof!["proxy", "toa"])
-            .prop_map(|(service, told)| format!("-E {service} -s rr --client-address {told}")),
+            .prop_map(|(service, form)| format!("-E {service} -s rr --client-address {form}")),
         1 => service().prop_map(|service| format!("-D {service}")),
         6 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
             format!("-a {service} -r {}:{port} {method} -w {weight}", server(number))

@@ -68,7 +68,11 @@ fn under_mh_a_drained_server_keeps_its_clients_share_until_it_is_added_anew_with
         ports.clone().map(|port| connect(cluster, port)).collect::<Vec<_>>()
     };
     let without_two: Vec<_> = before.iter().map(|taken| taken.filter(|number| *number != 2)).collect();
-    assert_eq!(again(&mut cluster), without_two, "nobody moves, the drained one's clients get nobody");
+    assert_eq!(
+        again(&mut cluster),
+        without_two,
+        "no client moves, and the drained server's clients get none"
+    );
     cluster.configure(&[&format!("-E -t {VIP}:80 -s mh -b mh-port,mh-fallback")]);
     let fallen_back = again(&mut cluster);
     assert!(before.iter().zip(&fallen_back).all(|(before, after)| match before {

@@ -170,10 +170,10 @@ fn an_error_about_a_reply_reaches_the_masqueraded_server_as_one_about_its_own_pa
             for what in net.errors() {
                 for cut in cuts(&reply) {
                     let quote = &reply.packet()[..cut];
-                    let came = error(what, net.router, net.vip, 64, quote);
+                    let received = error(what, net.router, net.vip, 64, quote);
                     let left = readdressed(quote, End::Source, at(net.server, 8080));
                     let want = to_server(&error(what, net.router, net.server, 63, &left));
-                    let judged = from_router(&mut cluster, "wan", &came);
+                    let judged = from_router(&mut cluster, "wan", &received);
                     assert_judged(&judged, "transmit", &want, FORWARDED);
                 }
             }
@@ -192,10 +192,10 @@ fn an_error_about_a_masqueraded_request_reaches_the_client_from_the_virtual_addr
                     cuts(&request).into_iter().zip([net.server, net.router].into_iter().cycle())
                 {
                     let quote = &request.packet()[..cut];
-                    let came = error(what, from, net.client, 64, quote);
+                    let received = error(what, from, net.client, 64, quote);
                     let left = readdressed(quote, End::Dest, at(net.vip, 80));
                     let want = to_client(&error(what, net.vip, net.client, 63, &left));
-                    let judged = from_router(&mut cluster, "lan", &came);
+                    let judged = from_router(&mut cluster, "lan", &received);
                     assert_judged(&judged, "transmit", &want, FORWARDED);
                 }
             }
@@ -222,15 +222,15 @@ fn direct_routing_and_tunnels_forward_an_error_about_a_reply_unchanged_even_with
     for net in nets() {
         for transport in TRANSPORTS {
             let (reply, _) = seen(net, transport.1);
-            let mut came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..548]);
+            let mut received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..548]);
             let mut left = error(net.too_big(1280), net.router, net.vip, 63, &reply.packet()[..548]);
             let checksum = if net.vip.is_ipv4() { 22 } else { 42 };
-            (came[checksum], left[checksum]) = (came[checksum] ^ 0xff, left[checksum] ^ 0xff);
+            (received[checksum], left[checksum]) = (received[checksum] ^ 0xff, left[checksum] ^ 0xff);
             let mut cluster = connected(net, transport, "-g", 80);
-            let judged = from_router(&mut cluster, "wan", &came);
+            let judged = from_router(&mut cluster, "wan", &received);
             assert_judged(&judged, "transmit", &to_server(&left), FORWARDED);
             let mut cluster = connected(net, transport, "-i", 80);
-            let judged = from_router(&mut cluster, "wan", &came);
+            let judged = from_router(&mut cluster, "wan", &received);
             let outer = match (net.inside, net.server) {
                 (IpAddr::V4(from), IpAddr::V4(to)) => Ipv4 { ttl: 63, tos: 0xc0, id: 0, dont_fragment: true }
                     .packet(IpNumber::IPV4, from, to, &left),
@@ -251,9 +251,9 @@ fn errors_with_a_wrong_checksum_about_a_masqueraded_connection_are_dropped_and_n
         let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
         let (reply, request) = seen(net, Transport::Udp);
         for (link, to, quote) in [("wan", net.vip, reply), ("lan", net.client, request)] {
-            let mut came = error(net.too_big(1280), net.router, to, 64, &quote.packet()[..99]);
-            *came.last_mut().expect("bytes") ^= 1;
-            assert_judged(&from_router(&mut cluster, link, &came), "drop icmp_checksum", &[], MOVED);
+            let mut received = error(net.too_big(1280), net.router, to, 64, &quote.packet()[..99]);
+            *received.last_mut().expect("bytes") ^= 1;
+            assert_judged(&from_router(&mut cluster, link, &received), "drop icmp_checksum", &[], MOVED);
         }
         assert!(cluster.stats()[0].contains(" 1 1 0 "), "only the first packet counts");
     }
@@ -265,9 +265,9 @@ fn an_error_whose_time_to_live_has_run_out_causes_no_other_error() {
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     let (reply, request) = seen(net, Transport::Udp);
     for (link, to, quote) in [("wan", net.vip, reply), ("lan", net.client, request)] {
-        let came = error((3, 1, [0; 4]), net.router, to, 1, &quote.packet()[..99]);
+        let received = error((3, 1, [0; 4]), net.router, to, 1, &quote.packet()[..99]);
         let moved = [("drop_ttl_expired", 1), ("rx_packets", 1)];
-        assert_judged(&from_router(&mut cluster, link, &came), "drop ttl_expired", &[], &moved);
+        assert_judged(&from_router(&mut cluster, link, &received), "drop ttl_expired", &[], &moved);
     }
 }
 
@@ -322,8 +322,8 @@ fn a_too_big_error_about_a_tunnels_packet_reports_the_inner_size_to_the_client_a
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
             let overhead = if outer.vip.is_ipv4() { 20 } else { 40 } + own;
             let cut = sent.len().min(500);
-            let came = error(outer.too_big(1350), outer.router, outer.inside, 64, &sent[..cut]);
-            let judged = from_router(&mut cluster, "lan", &came);
+            let received = error(outer.too_big(1350), outer.router, outer.inside, 64, &sent[..cut]);
+            let judged = from_router(&mut cluster, "lan", &received);
             let mtu = 1350 - overhead as u16;
             let (v4, v6) = (Complaint::fragmentation_needed(mtu), Complaint6::packet_too_big(mtu.into()));
             let want = error_to_client(inner, &packet, cut - overhead, v4, v6, &judged);
@@ -355,8 +355,8 @@ fn other_errors_about_a_tunnels_packet_are_relayed_to_the_client_in_its_family()
                 [(1, 4, [0; 4]), (3, 0, [5; 4])]
             };
             for what in errors {
-                let came = error(what, outer.router, outer.inside, 64, &sent[..400]);
-                let judged = from_router(&mut cluster, "lan", &came);
+                let received = error(what, outer.router, outer.inside, 64, &sent[..400]);
+                let judged = from_router(&mut cluster, "lan", &received);
                 let (v4, v6) = match inner.vip.is_ipv4() == outer.vip.is_ipv4() {
                     true => (
                         Complaint(what.0, what.1, what.2),
@@ -380,9 +380,9 @@ fn packets_that_may_be_fragmented_are_fragmented_by_the_director_without_an_erro
         cluster.adm(&format!("-a -u {} -r {} {options}", at(net.vip, 80), at(net.server, 80)));
         let packet = Datagram::new(Transport::Udp, at(net.client, 4000), at(net.vip, 80)).carrying(1350);
         let sent = cluster.from_client(&packet).sent[0].1[14..].to_vec();
-        let came = error(net.too_big(1300), net.router, net.inside, 64, &sent[..200]);
+        let received = error(net.too_big(1300), net.router, net.inside, 64, &sent[..200]);
         let moved = [("consumed", 1), ("rx_packets", 1)];
-        assert_judged(&from_router(&mut cluster, "lan", &came), "consumed", &[], &moved);
+        assert_judged(&from_router(&mut cluster, "lan", &received), "consumed", &[], &moved);
         let again = cluster.from_client(&packet);
         let lengths: Vec<_> = again.sent.iter().map(|(_, frame)| frame.len() - 14).collect();
         assert!(lengths.len() == 2 && lengths[0] <= 1300 && lengths[0] > 1290, "{options}: {lengths:?}");
@@ -395,8 +395,8 @@ fn a_tunnel_over_ipv6_with_less_than_1280_bytes_inside_fragments_and_reports_128
     for (options, _) in TUNNELS {
         let (mut cluster, packet, sent) = tunnelled(net, net, options);
         // A value below the minimum MTU of IPv6 is not accepted.
-        let came = error(net.too_big(600), net.router, net.inside, 64, &sent[..300]);
-        let judged = from_router(&mut cluster, "lan", &came);
+        let received = error(net.too_big(600), net.router, net.inside, 64, &sent[..300]);
+        let judged = from_router(&mut cluster, "lan", &received);
         let want = error_to_client(
             net,
             &packet,
@@ -437,17 +437,17 @@ fn an_error_about_a_tunnel_packet_that_the_director_did_not_send_goes_to_the_ker
                 error(outer.too_big(1300), outer.router, outer.inside, 64, &quote)
             };
             // From another address; to another server; about another client's packet.
-            for came in [changed(header - 1 - header / 5), changed(header - 1), changed(inside + 1)] {
-                assert_passed(&from_router(&mut cluster, "lan", &came));
+            for received in [changed(header - 1 - header / 5), changed(header - 1), changed(inside + 1)] {
+                assert_passed(&from_router(&mut cluster, "lan", &received));
             }
             // Quotes that end before the ports of the inner packet.
             for cut in 0..inside + 4 {
-                let came = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..cut]);
-                assert_passed(&from_router(&mut cluster, "lan", &came));
+                let received = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..cut]);
+                assert_passed(&from_router(&mut cluster, "lan", &received));
             }
-            let mut came = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..300]);
-            *came.last_mut().expect("bytes") ^= 1;
-            assert_eq!(from_router(&mut cluster, "lan", &came).verdict, "drop icmp_checksum");
+            let mut received = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..300]);
+            *received.last_mut().expect("bytes") ^= 1;
+            assert_eq!(from_router(&mut cluster, "lan", &received).verdict, "drop icmp_checksum");
             assert_eq!(cluster.from_client(&packet).verdict, "transmit", "{options}");
         }
     }
@@ -490,8 +490,8 @@ fn errors_about_no_connection_or_of_other_types_or_truncated_before_the_ports_go
             about(net.too_big(1280), &error(net.too_big(1280), net.vip, net.client, 64, &reply[..99]));
             about(net.too_big(1280), &Datagram { dest: at(net.vip, 80), ..request.clone() }.packet()[..99]);
             // To another address than that of the client that the quoted packet came from.
-            let came = error(net.too_big(1280), net.router, net.inside, 64, &request.packet()[..99]);
-            assert_passed(&from_router(&mut cluster, "lan", &came));
+            let received = error(net.too_big(1280), net.router, net.inside, 64, &request.packet()[..99]);
+            assert_passed(&from_router(&mut cluster, "lan", &received));
         }
     }
 }
@@ -523,8 +523,8 @@ fn a_removed_server_still_gets_errors_about_its_connections_and_they_are_not_cou
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     cluster.adm(&format!("-d -u {} -r {}", at(net.vip, 80), at(net.server, 8080)));
     let (reply, _) = seen(net, Transport::Udp);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
-    let judged = from_router(&mut cluster, "wan", &came);
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    let judged = from_router(&mut cluster, "wan", &received);
     assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("transmit", 1));
     assert!(cluster.stats()[0].ends_with(" 1 1 0 28 0"), "the first packet alone");
 }
@@ -535,10 +535,10 @@ fn without_services_of_its_family_an_error_goes_to_the_kernel_unchanged() {
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     cluster.adm(&format!("-D -u {}", at(net.vip, 80)));
     let (reply, _) = seen(net, Transport::Udp);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
-    assert_passed(&from_router(&mut cluster, "wan", &came));
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    assert_passed(&from_router(&mut cluster, "wan", &received));
     cluster.adm(&format!("-A -u {} -s rr", at(other.vip, 80)));
-    assert_passed(&from_router(&mut cluster, "wan", &came));
+    assert_passed(&from_router(&mut cluster, "wan", &received));
 }
 
 #[test]
@@ -549,21 +549,21 @@ fn an_error_about_a_connection_of_another_director_is_scheduled_if_configured() 
         cluster.adm(&format!("-A -t {} -s sh", at(net.vip, 80)));
         let (reply, _) = seen(net, Transport::Tcp(ACK));
         let quote = &reply.packet()[..99];
-        let came = error(net.too_big(1280), net.router, net.vip, 64, quote);
-        assert_judged(&from_router(&mut cluster, "wan", &came), "pass", &[], PASSED);
+        let received = error(net.too_big(1280), net.router, net.vip, 64, quote);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "pass", &[], PASSED);
         cluster.set("schedule_icmp", 1);
         let moved = [("drop_no_destination", 1), ("rx_packets", 1)];
-        assert_judged(&from_router(&mut cluster, "wan", &came), "drop no_destination", &[], &moved);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "drop no_destination", &[], &moved);
         let elsewhere = Datagram { source: at(net.vip, 81), ..reply.clone() }.packet();
         let elsewhere = error(net.too_big(1280), net.router, net.vip, 64, &elsewhere[..99]);
         assert_passed(&from_router(&mut cluster, "wan", &elsewhere));
         cluster.adm(&format!("-a -t {} -r {} -m", at(net.vip, 80), at(net.server, 8080)));
         let left = readdressed(quote, End::Source, at(net.server, 8080));
         let want = to_server(&error(net.too_big(1280), net.router, net.server, 63, &left));
-        assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, SCHEDULED);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, SCHEDULED);
         assert_eq!(cluster.only_connection(), ("00:03".to_owned(), "NONE".to_owned()));
         assert_eq!(cluster.load(at(net.server, 8080)), (0, 1));
-        assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, FORWARDED);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, FORWARDED);
         let first = Datagram::new(Transport::Tcp(SYN), at(net.client, 4000), at(net.vip, 80));
         assert_eq!(cluster.from_client(&first).verdict, "transmit");
         assert_eq!(cluster.only_connection().1, "SYN_RECV");
@@ -580,9 +580,9 @@ fn an_error_about_esp_follows_the_isakmp_connection_and_its_quote_gets_no_ports(
     assert_eq!(cluster.from_client(&keys).verdict, "transmit");
     let header = Ipv4 { ttl: 60, tos: 0, id: 9, dont_fragment: true };
     let esp = |source| header.packet(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, source, CLIENT, &[7; 64]);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &esp(VIP));
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &esp(VIP));
     let want = to_server(&error(net.too_big(1280), net.router, net.server, 63, &esp(server(1))));
-    assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, FORWARDED);
+    assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, FORWARDED);
 }
 
 #[test]
@@ -594,7 +594,7 @@ fn a_server_that_is_the_director_itself_gets_errors_about_its_replies_from_its_k
     let first = Datagram::new(Transport::Udp, at(net.client, 4000), at(net.vip, 80));
     assert_eq!(cluster.from_client(&first).verdict, "pass");
     let (reply, _) = seen(net, Transport::Udp);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
-    assert_passed(&from_router(&mut cluster, "wan", &came));
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    assert_passed(&from_router(&mut cluster, "wan", &received));
     assert!(cluster.stats()[0].ends_with(" 1 2 0 155 0"), "it is counted");
 }

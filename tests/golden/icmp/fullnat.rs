@@ -33,19 +33,19 @@ fn errors_of_both_directions_under_full_nat_quote_the_packets_that_their_receive
             for what in net.errors() {
                 for cut in cuts(&reply) {
                     let quote = &reply.packet()[..cut];
-                    let came = error(what, net.router, net.vip, 64, quote);
+                    let received = error(what, net.router, net.vip, 64, quote);
                     let left = readdressed(quote, End::Source, at(net.server, 8080));
                     let left = readdressed(&left, End::Dest, local);
                     let want = to_server(&error(what, net.router, net.server, 63, &left));
-                    assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, FORWARDED);
+                    assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, FORWARDED);
                 }
                 for cut in cuts(&request) {
                     let quote = &request.packet()[..cut];
-                    let came = error(what, net.router, net.inside, 64, quote);
+                    let received = error(what, net.router, net.inside, 64, quote);
                     let left = readdressed(quote, End::Source, at(net.client, 4000));
                     let left = readdressed(&left, End::Dest, at(net.vip, 80));
                     let want = to_client(&error(what, net.vip, net.client, 63, &left));
-                    assert_judged(&from_router(&mut cluster, "lan", &came), "transmit", &want, FORWARDED);
+                    assert_judged(&from_router(&mut cluster, "lan", &received), "transmit", &want, FORWARDED);
                 }
             }
             // Not an error to the client that quotes the packet of the director.
@@ -69,11 +69,11 @@ fn an_error_about_a_request_behind_a_proxy_header_quotes_the_clients_sequence_nu
         let number = |quote: &[u8], number: u32| [&quote[..ip + 4], &number.to_be_bytes()[..]].concat();
         for (seen, known) in [(first, first), (first + header, first), (first + header + 9, first + 9)] {
             quote = number(&quote, seen);
-            let came = error(net.too_big(1400), net.router, net.inside, 64, &quote);
+            let received = error(net.too_big(1400), net.router, net.inside, 64, &quote);
             let left = readdressed(&number(&quote, known), End::Source, at(net.client, 4000));
             let left = readdressed(&left, End::Dest, at(net.vip, 80));
             let want = to_client(&error(net.too_big(1400), net.vip, net.client, 63, &left));
-            assert_judged(&from_router(&mut cluster, "lan", &came), "transmit", &want, FORWARDED);
+            assert_judged(&from_router(&mut cluster, "lan", &received), "transmit", &want, FORWARDED);
         }
     }
 }
