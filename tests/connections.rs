@@ -273,7 +273,7 @@ fn a_masqueraded_udp_reply_also_refreshes_the_connection() {
 }
 
 #[test]
-fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_keeps_one() {
+fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_leaves_one_unchanged() {
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.adm("--set 7 8 9");

@@ -1,4 +1,4 @@
-//! Weights that follow load reports, through the lab: from `xvs feedback` to the server of the next connection.
+//! Weights that follow load reports, in the lab: from `xvs feedback` to the server of the next connection.
 //!
 //! Not here: the formula and its bounds (`ctl/src/feedback.rs`); the same over the socket (`control.rs`).
 
@@ -28,7 +28,7 @@ fn follow(cluster: &mut LabCluster, services: &str) {
     cluster.ok(json!({ "set": { "feedback.services": services } }));
 }
 
-/// Exit code and what was printed on both streams.
+/// Exit code and text on both streams.
 fn xvs(cluster: &mut LabCluster, words: &[&str]) -> (u64, String) {
     let answer = cluster.ask(json!({ "xvs": words }));
     let text = |name: &str| answer[name].as_str().expect("a text").to_owned();

@@ -1,6 +1,6 @@
-//! ICMP errors about connections, to the byte: who receives them, in which form, and which are dropped.
+//! ICMP errors about connections, to the byte: their receiver, their form, and the reasons to drop them.
 //!
-//! Errors and expected errors are written by `etherparse` around quotes; in a quote, which is a cut packet, the test
+//! `etherparse` writes errors and expected errors around quotes. In a quote, which is a truncated packet, the test
 //! itself changes an address and a port.
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,12 +20,12 @@ use super::{FORWARDED, PASSED, assert_judged, assert_passed};
 #[path = "icmp/fullnat.rs"]
 mod fullnat;
 
-/// Protocols as `ipvsadm` and packets have them.
+/// The protocols, as options of `ipvsadm` and as packets.
 const TRANSPORTS: [(&str, Transport); 2] = [("-t", Transport::Tcp(SYN)), ("-u", Transport::Udp)];
-/// The error came to an end here; the client was sent another.
+/// The error is consumed, and the client gets another one.
 const RELAYED: &[(&str, u64)] = &[("consumed", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
 
-/// Which end of a packet.
+/// An end of a packet.
 #[derive(Clone, Copy)]
 enum End {
     Source,
@@ -62,7 +62,7 @@ fn nets() -> [Net; 2] {
 }
 
 impl Net {
-    /// Type, code and rest of the error that a packet is too big, and others.
+    /// Type, code and rest of header of several errors; the first reports that a packet is too big.
     fn errors(self) -> Vec<(u8, u8, [u8; 4])> {
         match self.vip {
             IpAddr::V4(_) => vec![(3, 4, [0, 0, 5, 0]), (3, 3, [0; 4]), (4, 0, [0; 4]), (11, 1, [0; 4])],
@@ -114,7 +114,7 @@ fn to_client(packet: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     vec![("wan", framed(packet, WAN_MAC, GATEWAY_MAC))]
 }
 
-/// A quote with another endpoint at one end; of its sums the IPv4 header's is right again.
+/// A quote with another endpoint at one end. The checksum of its IPv4 header is updated, others are not.
 fn readdressed(quote: &[u8], end: End, to: SocketAddr) -> Vec<u8> {
     let mut quote = quote.to_vec();
     let (addr, transport) = match (to.ip(), end) {
@@ -137,7 +137,7 @@ fn readdressed(quote: &[u8], end: End, to: SocketAddr) -> Vec<u8> {
     quote
 }
 
-/// A cluster with a connection from the client's port 4000 to port 80 of the virtual address, by this method and
+/// A cluster with a connection from the client's port 4000 to port 80 of the virtual address, with this method and
 /// protocol.
 fn connected(net: Net, (option, transport): (&str, Transport), method: &str, port: u16) -> LabCluster {
     let mut cluster = LabCluster::new();
@@ -148,14 +148,14 @@ fn connected(net: Net, (option, transport): (&str, Transport), method: &str, por
     cluster
 }
 
-/// A reply as the client saw it, and a request as the masqueraded server saw it.
+/// A reply as the client receives it, and a request as the masqueraded server receives it.
 fn seen(net: Net, transport: Transport) -> (Datagram, Datagram) {
     let (client, vip) = (at(net.client, 4000), at(net.vip, 80));
     let packet = |source, dest| Datagram::new(transport, source, dest).carrying(600);
     (packet(vip, client), packet(client, at(net.server, 8080)))
 }
 
-/// Quoted lengths of a packet: its ports, the minimum of RFC 792, an odd number, a large number.
+/// Lengths of the quoted part of a packet: up to its ports, the minimum of RFC 792, an odd number, a large number.
 fn cuts(packet: &Datagram) -> [usize; 4] {
     let header = if packet.dest.is_ipv4() { 20 } else { 40 };
     [header + 4, header + 8, header + 99, 548]
@@ -204,7 +204,7 @@ fn an_error_about_a_masqueraded_request_reaches_the_client_from_the_virtual_addr
 }
 
 #[test]
-fn errors_are_counted_as_packets_and_neither_move_a_state_nor_extend_a_time() {
+fn errors_are_counted_as_packets_and_change_neither_state_nor_timeout() {
     let net = nets()[0];
     let mut cluster = connected(net, TRANSPORTS[0], "-m", 8080);
     cluster.advance(20.0);
@@ -218,7 +218,7 @@ fn errors_are_counted_as_packets_and_neither_move_a_state_nor_extend_a_time() {
 }
 
 #[test]
-fn by_direct_routing_and_tunnel_an_error_about_a_reply_travels_unchanged_however_wrong_it_is() {
+fn direct_routing_and_tunnels_forward_an_error_about_a_reply_unchanged_even_with_a_wrong_checksum() {
     for net in nets() {
         for transport in TRANSPORTS {
             let (reply, _) = seen(net, transport.1);
@@ -245,7 +245,7 @@ fn by_direct_routing_and_tunnel_an_error_about_a_reply_travels_unchanged_however
 }
 
 #[test]
-fn a_wrong_checksum_ends_an_error_about_a_masqueraded_connection_either_way_uncounted() {
+fn errors_with_a_wrong_checksum_about_a_masqueraded_connection_are_dropped_and_not_counted() {
     const MOVED: &[(&str, u64)] = &[("drop_icmp_checksum", 1), ("rx_packets", 1)];
     for net in nets() {
         let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
@@ -260,7 +260,7 @@ fn a_wrong_checksum_ends_an_error_about_a_masqueraded_connection_either_way_unco
 }
 
 #[test]
-fn an_error_that_has_come_too_far_or_is_too_big_for_its_way_causes_no_other() {
+fn an_error_whose_time_to_live_has_run_out_causes_no_other_error() {
     let net = nets()[0];
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     let (reply, request) = seen(net, Transport::Udp);
@@ -271,7 +271,7 @@ fn an_error_that_has_come_too_far_or_is_too_big_for_its_way_causes_no_other() {
     }
 }
 
-/// A tunnel, its options and the bytes of its own header behind the network header.
+/// The options of a tunnel, and the length of its headers after the outer network header.
 const TUNNELS: [(&str, usize); 5] = [
     ("-i", 0),
     ("-i --tun-type gre", 4),
@@ -280,12 +280,12 @@ const TUNNELS: [(&str, usize); 5] = [
     ("-i --tun-type gue --tun-port 6181 --tun-csum", 12),
 ];
 
-/// Every mix of families: of the client's packet and of the tunnel.
+/// Every combination of the families of the client's packet and of the tunnel.
 fn mixes() -> impl Iterator<Item = (Net, Net)> {
     nets().into_iter().flat_map(|inner| nets().into_iter().map(move |outer| (inner, outer)))
 }
 
-/// A cluster with a connection by a tunnel, and a large packet of it as it leaves, from its outer header on.
+/// A cluster with a connection by a tunnel, and a large packet of it with the outer headers.
 fn tunnelled(inner: Net, outer: Net, options: &str) -> (LabCluster, Datagram, Vec<u8>) {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {} -s rr", at(inner.vip, 80)));
@@ -299,7 +299,7 @@ fn tunnelled(inner: Net, outer: Net, options: &str) -> (LabCluster, Datagram, Ve
 }
 
 /// The ICMP error to a client about its packet inside the tunnel, with this many bytes quoted.
-fn told(
+fn error_to_client(
     inner: Net,
     packet: &Datagram,
     quoted: usize,
@@ -316,7 +316,7 @@ fn told(
 }
 
 #[test]
-fn an_error_that_a_tunnels_packet_is_too_big_tells_the_client_what_fits_inside_and_holds_for_ten_minutes() {
+fn a_too_big_error_about_a_tunnels_packet_reports_the_inner_size_to_the_client_and_holds_ten_minutes() {
     for (inner, outer) in mixes() {
         for (options, own) in TUNNELS {
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
@@ -326,25 +326,25 @@ fn an_error_that_a_tunnels_packet_is_too_big_tells_the_client_what_fits_inside_a
             let judged = from_router(&mut cluster, "lan", &came);
             let mtu = 1350 - overhead as u16;
             let (v4, v6) = (Complaint::fragmentation_needed(mtu), Complaint6::packet_too_big(mtu.into()));
-            let want = told(inner, &packet, cut - overhead, v4, v6, &judged);
+            let want = error_to_client(inner, &packet, cut - overhead, v4, v6, &judged);
             assert_judged(&judged, "consumed", &to_client(&want), RELAYED);
-            // What was quoted and the error itself, as IPVS counts them.
+            // IPVS counts the quoted packet and the error itself.
             let (stats, length) = (cluster.stats(), packet.packet().len());
             let counted = format!(" 1 1 2 {length} {}", cut - overhead + want.len());
             assert!(stats[0].ends_with(&counted), "{counted}: {stats:?}");
 
             let again = cluster.from_client(&packet);
-            let want = told(inner, &packet, usize::MAX, v4, v6, &again);
+            let want = error_to_client(inner, &packet, usize::MAX, v4, v6, &again);
             let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
             assert_judged(&again, "drop too_big", &to_client(&want), &moved);
             cluster.advance(598.5);
-            assert_eq!(cluster.from_client(&packet).verdict, "transmit", "{options}: it is forgotten");
+            assert_eq!(cluster.from_client(&packet).verdict, "transmit", "{options}: it has expired");
         }
     }
 }
 
 #[test]
-fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_of_the_clients_family() {
+fn other_errors_about_a_tunnels_packet_are_relayed_to_the_client_in_its_family() {
     for (inner, outer) in mixes() {
         for (options, own) in TUNNELS {
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
@@ -364,7 +364,7 @@ fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_o
                     ),
                     false => (Complaint::HOST_UNREACHABLE, Complaint6::ADDRESS_UNREACHABLE),
                 };
-                let want = told(inner, &packet, 400 - overhead, v4, v6, &judged);
+                let want = error_to_client(inner, &packet, 400 - overhead, v4, v6, &judged);
                 assert_judged(&judged, "consumed", &to_client(&want), RELAYED);
             }
         }
@@ -372,7 +372,7 @@ fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_o
 }
 
 #[test]
-fn for_a_client_that_lets_its_packets_be_fragmented_the_director_fragments_and_nobody_is_told() {
+fn packets_that_may_be_fragmented_are_fragmented_by_the_director_without_an_error() {
     let [net, _] = nets();
     for (options, _) in TUNNELS {
         let mut cluster = LabCluster::new();
@@ -390,14 +390,14 @@ fn for_a_client_that_lets_its_packets_be_fragmented_the_director_fragments_and_n
 }
 
 #[test]
-fn a_tunnel_over_ipv6_narrower_than_the_least_of_ipv6_fragments_instead_of_asking_for_less() {
+fn a_tunnel_over_ipv6_with_less_than_1280_bytes_inside_fragments_and_reports_1280() {
     let [_, net] = nets();
     for (options, _) in TUNNELS {
         let (mut cluster, packet, sent) = tunnelled(net, net, options);
-        // Nor is less than every link takes believed.
+        // A value below the minimum MTU of IPv6 is not accepted.
         let came = error(net.too_big(600), net.router, net.inside, 64, &sent[..300]);
         let judged = from_router(&mut cluster, "lan", &came);
-        let want = told(
+        let want = error_to_client(
             net,
             &packet,
             judged.sent[0].1.len() - 14 - 48,
@@ -414,7 +414,7 @@ fn a_tunnel_over_ipv6_narrower_than_the_least_of_ipv6_fragments_instead_of_askin
 }
 
 #[test]
-fn what_is_said_of_a_way_holds_for_every_service_of_the_real_server_there() {
+fn a_path_mtu_holds_for_every_service_of_its_real_server() {
     let [net, _] = nets();
     let (mut cluster, packet, sent) = tunnelled(net, net, "-i");
     cluster.adm(&format!("-A -u {} -s rr", at(net.vip, 81)));
@@ -425,7 +425,7 @@ fn what_is_said_of_a_way_holds_for_every_service_of_the_real_server_there() {
 }
 
 #[test]
-fn an_error_about_a_tunnel_that_the_director_did_not_send_is_the_kernels_and_narrows_nothing() {
+fn an_error_about_a_tunnel_packet_that_the_director_did_not_send_goes_to_the_kernel_without_effect() {
     for (inner, outer) in mixes() {
         for (options, own) in TUNNELS {
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
@@ -436,11 +436,11 @@ fn an_error_about_a_tunnel_that_the_director_did_not_send_is_the_kernels_and_nar
                 quote[at] ^= 1;
                 error(outer.too_big(1300), outer.router, outer.inside, 64, &quote)
             };
-            // From another address, to another server, about another client's packet, a later fragment.
+            // From another address; to another server; about another client's packet.
             for came in [changed(header - 1 - header / 5), changed(header - 1), changed(inside + 1)] {
                 assert_passed(&from_router(&mut cluster, "lan", &came));
             }
-            // Quotes that end before the ports inside.
+            // Quotes that end before the ports of the inner packet.
             for cut in 0..inside + 4 {
                 let came = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..cut]);
                 assert_passed(&from_router(&mut cluster, "lan", &came));
@@ -454,7 +454,7 @@ fn an_error_about_a_tunnel_that_the_director_did_not_send_is_the_kernels_and_nar
 }
 
 #[test]
-fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_the_kernels() {
+fn errors_about_no_connection_or_of_other_types_or_truncated_before_the_ports_go_to_the_kernel() {
     for net in nets() {
         for method in ["-m", "-g", "-i"] {
             let port = if method == "-m" { 8080 } else { 80 };
@@ -475,7 +475,8 @@ fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_th
             if net.vip.is_ipv4() {
                 about((5, 1, [10, 0, 0, 1]), &reply[..99]);
                 about((12, 0, [0; 4]), &reply[..99]);
-                // A later fragment; a header that is too short, or longer than the packet; another version.
+                // A later fragment; a header that is too short, or longer than the packet; another version; a total
+                // length that is too short.
                 for (at, byte) in [(7, 1), (0, 0x44), (0, 0x4f), (0, 0x65), (3, 19)] {
                     let mut quote = reply[..50].to_vec();
                     quote[at] = byte;
@@ -488,7 +489,7 @@ fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_th
             // About an error, and about a request as the client sent it.
             about(net.too_big(1280), &error(net.too_big(1280), net.vip, net.client, 64, &reply[..99]));
             about(net.too_big(1280), &Datagram { dest: at(net.vip, 80), ..request.clone() }.packet()[..99]);
-            // To another address than that of the client whose packet it quotes.
+            // To another address than that of the client that the quoted packet came from.
             let came = error(net.too_big(1280), net.router, net.inside, 64, &request.packet()[..99]);
             assert_passed(&from_router(&mut cluster, "lan", &came));
         }
@@ -496,7 +497,7 @@ fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_th
 }
 
 #[test]
-fn an_icmpv6_error_in_fragments_is_dropped_and_one_behind_a_fragment_header_that_says_nothing_is_not() {
+fn an_icmpv6_error_in_fragments_is_dropped_and_one_with_an_atomic_fragment_header_is_not() {
     let [_, net] = nets();
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     let (reply, _) = seen(net, Transport::Udp);
@@ -517,7 +518,7 @@ fn an_icmpv6_error_in_fragments_is_dropped_and_one_behind_a_fragment_header_that
 }
 
 #[test]
-fn a_removed_servers_connections_still_bring_it_errors_which_nobody_counts() {
+fn a_removed_server_still_gets_errors_about_its_connections_and_they_are_not_counted() {
     let [net, _] = nets();
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     cluster.adm(&format!("-d -u {} -r {}", at(net.vip, 80), at(net.server, 8080)));
@@ -529,7 +530,7 @@ fn a_removed_servers_connections_still_bring_it_errors_which_nobody_counts() {
 }
 
 #[test]
-fn without_services_of_its_family_an_error_passes_untouched() {
+fn without_services_of_its_family_an_error_goes_to_the_kernel_unchanged() {
     let [net, other] = nets();
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     cluster.adm(&format!("-D -u {}", at(net.vip, 80)));
@@ -541,7 +542,7 @@ fn without_services_of_its_family_an_error_passes_untouched() {
 }
 
 #[test]
-fn an_error_about_a_connection_that_another_director_has_is_scheduled_if_asked_for() {
+fn an_error_about_a_connection_of_another_director_is_scheduled_if_configured() {
     const SCHEDULED: &[(&str, u64)] = &[("connections", 1), ("rx_packets", 1), ("tx_packets", 1)];
     for net in nets() {
         let mut cluster = LabCluster::new();
@@ -570,7 +571,7 @@ fn an_error_about_a_connection_that_another_director_has_is_scheduled_if_asked_f
 }
 
 #[test]
-fn an_error_about_esp_goes_with_the_connection_of_its_keys_and_no_port_is_written_into_it() {
+fn an_error_about_esp_follows_the_isakmp_connection_and_its_quote_gets_no_ports() {
     let [net, _] = nets();
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {} -s rr", at(net.vip, 500)));
