@@ -69,7 +69,7 @@ fn unconfirmed_rules_are_reverted_and_a_download_continues_throughout() {
     assert_eq!(status(&director), (Some(3), true));
     wait::until("the former rules are back", || (director.adm("-Sn") == saved).then_some(()));
     assert_eq!(status(&director), (Some(0), false));
-    assert!(director.log().contains("taken back: 3 changes; 0 are left"), "{}", director.log());
+    assert!(director.log().contains("taken back: 3 changes; 0 stay"), "{}", director.log());
     let mut body = Vec::new();
     download.read_to_end(&mut body).expect("the rest");
     assert!(body.ends_with(&cluster.blob()), "a download of {} bytes differs from the file", body.len());
