@@ -18,7 +18,7 @@ pub struct Lock(#[allow(dead_code, reason = "held to be dropped")] File);
 
 /// What came of trying to lock.
 #[derive(Debug)]
-pub enum Tried {
+pub enum LockAttempt {
     /// It is ours.
     Locked(Lock),
     /// Another process has it.
@@ -37,16 +37,16 @@ pub struct Held {
 ///
 /// # Errors
 /// The file cannot be opened, or is somebody else's.
-pub fn lock(path: &Path) -> io::Result<Tried> {
+pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     let mut options = File::options();
     let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Lock::sign(file).map(Tried::Locked),
+        Ok(()) => Lock::sign(file).map(LockAttempt::Locked),
         Err(Errno::WOULDBLOCK) => {
             let mut text = String::new();
             file.read_to_string(&mut text)?;
-            Ok(Tried::Held(Held { file, by: text.trim().parse().ok() }))
+            Ok(LockAttempt::Held(Held { file, by: text.trim().parse().ok() }))
         }
         Err(error) => Err(error.into()),
     }
@@ -84,9 +84,9 @@ mod tests {
         let path = env::temp_dir().join(format!("xvs-lock-{}", process::id()));
         fs::write(&path, "4711\n").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let Tried::Locked(held) = lock(&path).unwrap() else { panic!("nobody has it") };
+        let LockAttempt::Locked(held) = lock(&path).unwrap() else { panic!("nobody has it") };
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let Tried::Held(waiting) = lock(&path).unwrap() else { panic!("it is held") };
+        let LockAttempt::Held(waiting) = lock(&path).unwrap() else { panic!("it is held") };
         assert_eq!(waiting.by, Some(process::id()));
         thread::scope(|scope| {
             let waiter = scope.spawn(|| waiting.wait().unwrap());

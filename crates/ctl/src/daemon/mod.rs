@@ -28,7 +28,7 @@ use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
-use xvs_host::network::{Following, Latest, Slot, follow};
+use xvs_host::network::{FollowerThread, Latest, Slot, follow};
 use xvs_ipvsadm::command_line;
 use xvs_model::command::CommandError;
 use xvs_model::reply::Reply;
@@ -64,8 +64,8 @@ const FIRST_RULES: Duration = Duration::from_secs(3);
 pub struct Daemon {
     inputs: Sender<Input>,
     control: Option<JoinHandle<SystemDatapath>>,
-    network: Option<Following>,
-    netfilter: Option<netfilter::Following>,
+    network: Option<FollowerThread>,
+    netfilter: Option<netfilter::FollowerThread>,
     sweeping: Option<Sweeping>,
     health: Option<Engine>,
     shared: Arc<Shared>,

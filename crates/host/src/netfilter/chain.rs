@@ -49,16 +49,16 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Criterion {
     /// What.
-    pub what: What,
+    pub matches: Match,
     /// Whether it shall be so.
     pub expected: Expected,
 }
 
 /// A test that needs no names, or one of interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum Match {
     /// The data plane's own.
-    Test(Test),
+    Packet(Test),
     /// Came in by one of these; a name that ends in `*` is the beginning of one.
     Interface(Vec<String>),
 }

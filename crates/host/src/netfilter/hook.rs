@@ -10,7 +10,7 @@ pub(super) enum Hook {
 }
 
 /// One order for chains of both hooks.
-pub(super) fn place(hook: Hook, priority: i64) -> i64 {
+pub(super) fn chain_order(hook: Hook, priority: i64) -> i64 {
     match hook {
         Hook::Prerouting => priority,
         // Priorities have 32 bits.

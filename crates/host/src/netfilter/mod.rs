@@ -31,7 +31,7 @@ pub mod save;
 
 /// The kernel's mark rules at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
+pub struct KernelMarkRules {
     /// Tables with chains that packets pass before IPVS would see them.
     pub tables: Vec<Table>,
     /// Sentences for the operator: what could not be read.
@@ -40,7 +40,7 @@ pub struct Found {
 
 /// Follows on a thread of its own; dropping it stops the thread and waits for its end.
 #[derive(Debug)]
-pub struct Following {
+pub struct FollowerThread {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -50,37 +50,37 @@ pub struct Following {
 ///
 /// # Errors
 /// The system's refusal of a socket or a thread.
-pub fn follow(mut report: impl FnMut(Found) + Send + 'static) -> io::Result<Following> {
+pub fn follow(mut report: impl FnMut(KernelMarkRules) + Send + 'static) -> io::Result<FollowerThread> {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let events = Events::open(Arc::clone(&stop))?;
-    let mut reading = Reading::new(Programs::new(Arc::clone(&stop)));
+    let mut reader = Reader::new(Programs::new(Arc::clone(&stop)));
     let run = move || {
         let mut found = None;
         let mut is_due = true;
         loop {
             let began = Instant::now();
             if is_due {
-                reading.nft();
+                reader.nft();
             }
-            reading.legacy();
+            reader.legacy();
             let took = began.elapsed();
             // What was read when it was stopped may be less than there is.
-            if matches!(events.rest(Duration::ZERO), Ok(Woken::Stopped)) {
+            if matches!(events.pause(Duration::ZERO), Ok(Woken::Stopped)) {
                 return;
             }
-            let now = reading.found();
+            let now = reader.found();
             if found.as_ref() != Some(&now) {
                 report(now.clone());
                 found = Some(now);
             }
-            let rest = if is_due { (took * 4).min(REST_MAX) } else { Duration::ZERO };
-            is_due = match events.rest(rest).and_then(|woken| match woken {
+            let pause = if is_due { (took * 4).min(PAUSE_MAX) } else { Duration::ZERO };
+            is_due = match events.pause(pause).and_then(|woken| match woken {
                 Woken::Stopped => Ok(woken),
                 _ => events.wait(INTERVAL),
             }) {
                 Ok(Woken::Stopped) => return,
                 Ok(Woken::Changed) => true,
-                Ok(Woken::TimedOut) => reading.nft_is_due_again,
+                Ok(Woken::TimedOut) => reader.reread_nft,
                 Err(error) => {
                     tracing::warn!("following netfilter's rules: {error}; everything is read anew");
                     // A fault that stays must not become a busy loop.
@@ -91,10 +91,10 @@ pub fn follow(mut report: impl FnMut(Found) + Send + 'static) -> io::Result<Foll
         }
     };
     let thread = thread::Builder::new().name("xvs-netfilter".to_owned()).spawn(run)?;
-    Ok(Following { stop, thread: Some(thread) })
+    Ok(FollowerThread { stop, thread: Some(thread) })
 }
 
-impl Drop for Following {
+impl Drop for FollowerThread {
     fn drop(&mut self) {
         // The counter would have to be full to refuse, and then the wait has ended too.
         let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
@@ -107,21 +107,26 @@ impl Drop for Following {
 }
 
 /// What each kind of program has told last.
-struct Reading {
+struct Reader {
     programs: Programs,
-    nft: Found,
-    legacy: Found,
+    nft: KernelMarkRules,
+    legacy: KernelMarkRules,
     /// Whether nftables has to be read again though nothing says that it has changed.
-    nft_is_due_again: bool,
+    reread_nft: bool,
 }
 
-impl Reading {
+impl Reader {
     fn new(programs: Programs) -> Self {
-        Self { programs, nft: Found::default(), legacy: Found::default(), nft_is_due_again: false }
+        Self {
+            programs,
+            nft: KernelMarkRules::default(),
+            legacy: KernelMarkRules::default(),
+            reread_nft: false,
+        }
     }
 
-    fn found(&self) -> Found {
-        Found {
+    fn found(&self) -> KernelMarkRules {
+        KernelMarkRules {
             tables: [self.legacy.tables.as_slice(), &self.nft.tables].concat(),
             warnings: [self.legacy.warnings.as_slice(), &self.nft.warnings].concat(),
         }
@@ -143,7 +148,7 @@ impl Reading {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
-                let is_nft = self.programs.is_of(program, "nf_tables");
+                let is_nft = self.programs.is_variant(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
             if let Some(mut table) = text.and_then(|text| save::read(&text, family, &save::MANGLE)) {
@@ -156,12 +161,12 @@ impl Reading {
             }
         }
         let warnings = self.programs.failures.clone();
-        self.nft_is_due_again = !warnings.is_empty();
+        self.reread_nft = !warnings.is_empty();
         if let Some(ruleset) = ruleset {
             tables.extend(ruleset.tables(&by_iptables));
-            self.nft_is_due_again |= ruleset.changes_silently();
+            self.reread_nft |= ruleset.changes_silently();
         }
-        self.nft = Found { tables, warnings };
+        self.nft = KernelMarkRules { tables, warnings };
     }
 
     /// The tables of iptables-legacy. Its program would make a table by asking for it, so it is asked only for those that
@@ -178,13 +183,13 @@ impl Reading {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
-                let is_legacy = program.contains("legacy") || self.programs.is_of(program, "legacy");
+                let is_legacy = program.contains("legacy") || self.programs.is_variant(program, "legacy");
                 is_legacy.then(|| self.programs.output(&[program])).flatten()
             });
             let text = text.unwrap_or_default();
             tables.extend(save::TABLES.iter().filter_map(|kind| save::read(&text, family, kind)));
         }
-        self.legacy = Found { tables, warnings: self.programs.failures.clone() };
+        self.legacy = KernelMarkRules { tables, warnings: self.programs.failures.clone() };
     }
 }
 
@@ -211,7 +216,7 @@ impl Events {
     }
 
     /// Waits, whatever changes meanwhile.
-    fn rest(&self, time: Duration) -> io::Result<Woken> {
+    fn pause(&self, time: Duration) -> io::Result<Woken> {
         self.poll(&mut [PollFd::new(&*self.stop, PollFlags::IN)], time)
     }
 
@@ -258,6 +263,6 @@ const NFNLGRP_NFTABLES: u32 = 7;
 /// How often tables that tell of no changes are read, and how soon a program that has failed is asked again.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long reading is rested from at most: a program that hung has not used the time.
-const REST_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// How long messages of a change are gathered.
 const GATHER: Duration = Duration::from_millis(20);

@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use xvs_proto::mark::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use crate::netfilter::chain::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
-use crate::netfilter::hook::{Hook, place, protocol};
+use crate::netfilter::chain::{
+    Action, Base, Criterion, ENTRIES_MAX, Match, Rule, Table, no_room_for_entries,
+};
+use crate::netfilter::hook::{Hook, chain_order, protocol};
 use crate::netfilter::range;
 use crate::netfilter::save::DROPS;
 
@@ -98,7 +100,7 @@ impl Ruleset {
             table.bases.push(Base {
                 text: format!("nft {} {} {name}", text(&chain["family"]), text(&chain["table"])),
                 chain: name.to_owned(),
-                priority: place(hook, priority),
+                priority: chain_order(hook, priority),
                 family,
                 registered: self.registered(chain),
                 obstacle,
@@ -110,16 +112,16 @@ impl Ruleset {
                 self.texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
             let said = format!("nft {} {} {}: {}", name.0, name.1, text(&rule["chain"]), shortened(&said));
             let sets = |set: &str| self.elements(&name, set);
-            let reading = Reading {
+            let reader = RuleReader {
                 sets: &sets,
                 room: &room,
-                is_crowded: Cell::new(false),
+                has_no_room: Cell::new(false),
                 criteria: Vec::new(),
                 rules: Vec::new(),
                 obstacle: None,
                 text: said,
             };
-            let rules = reading.read(list(&rule["expr"]));
+            let rules = reader.read(list(&rule["expr"]));
             let Some(table) = tables.get_mut(&name) else { continue };
             table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
         }
@@ -211,12 +213,12 @@ fn shortened(text: &str) -> String {
 }
 
 /// A rule that is being read.
-struct Reading<'a> {
+struct RuleReader<'a> {
     sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
     /// How many elements of sets and maps there is room for in all rules.
     room: &'a Cell<usize>,
     /// Whether there was too little for this one.
-    is_crowded: Cell<bool>,
+    has_no_room: Cell<bool>,
     /// What was asked so far.
     criteria: Vec<Criterion>,
     rules: Vec<Rule>,
@@ -224,7 +226,7 @@ struct Reading<'a> {
     text: String,
 }
 
-impl Reading<'_> {
+impl RuleReader<'_> {
     fn read(mut self, statements: &[Value]) -> Vec<Rule> {
         for statement in statements {
             let Some((kind, content)) = statement.as_object().and_then(|object| object.iter().next()) else {
@@ -233,7 +235,7 @@ impl Reading<'_> {
             match kind.as_str() {
                 "match" => match self.criteria_of(content) {
                     Some(more) => self.criteria.extend(more),
-                    None => self.cannot("xvs does not know what it asks for"),
+                    None => self.set_obstacle("xvs does not know what it asks for"),
                 },
                 "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
                 "vmap" => self.elements(content, verdict),
@@ -241,29 +243,29 @@ impl Reading<'_> {
                 "xt" => self.extension(text(&content["type"]), text(&content["name"])),
                 _ => match verdict(statement) {
                     Some(action) => self.decide(action),
-                    None => self.cannot(&format!("xvs does not know the statement {kind}")),
+                    None => self.set_obstacle(&format!("xvs does not know the statement {kind}")),
                 },
             }
         }
         self.rules
     }
 
-    fn cannot(&mut self, why: &str) {
-        let is_crowded = self.is_crowded.get();
-        self.obstacle.get_or_insert_with(|| if is_crowded { no_room_for_entries() } else { why.to_owned() });
+    fn set_obstacle(&mut self, why: &str) {
+        let has_no_room = self.has_no_room.get();
+        self.obstacle.get_or_insert_with(|| if has_no_room { no_room_for_entries() } else { why.to_owned() });
     }
 
     /// What the rule does to the packets that fit all so far.
     fn decide(&mut self, action: Action) {
-        self.heed_marks(&[]);
+        self.check_mark_order(&[]);
         self.push(action, &[]);
     }
 
     /// What is asked so far, and this, may have been true of the mark before the rule itself has changed it.
-    fn heed_marks(&mut self, more: &[Criterion]) {
+    fn check_mark_order(&mut self, more: &[Criterion]) {
         let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
-        if changed && self.criteria.iter().chain(more).any(asks_for_mark) {
-            self.cannot("it asks for a mark and then changes it");
+        if changed && self.criteria.iter().chain(more).any(tests_mark) {
+            self.set_obstacle("it asks for a mark and then changes it");
         }
     }
 
@@ -281,9 +283,9 @@ impl Reading<'_> {
     fn extension(&mut self, kind: &str, name: &str) {
         match (kind, name) {
             ("match", "comment") => {}
-            ("match", _) => self.cannot(&format!("nft does not tell what the match {name} asks for")),
+            ("match", _) => self.set_obstacle(&format!("nft does not tell what the match {name} asks for")),
             ("target", "MARK" | "CONNMARK") | ("", _) => {
-                self.cannot("nft does not tell what iptables has set");
+                self.set_obstacle("nft does not tell what iptables has set");
                 self.decide(Action::Unknown);
             }
             _ => {}
@@ -297,7 +299,7 @@ impl Reading<'_> {
             let set = |value: &Value| change(value).map(Action::Set);
             self.elements(&value["map"], set);
         } else {
-            self.cannot("xvs does not know what it makes the mark");
+            self.set_obstacle("xvs does not know what it makes the mark");
             self.decide(Action::Unknown);
         }
     }
@@ -321,19 +323,19 @@ impl Reading<'_> {
         };
         let elements: Option<Vec<_>> = pairs.iter().map(&mut element).collect();
         let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
-            self.cannot("xvs does not know the keys or values of its map");
+            self.set_obstacle("xvs does not know the keys or values of its map");
             return self.decide(Action::Unknown);
         };
-        let asks = elements.iter().any(|(_, more)| more.iter().any(asks_for_mark));
+        let asks = elements.iter().any(|(_, more)| more.iter().any(tests_mark));
         let changes = |action: &Action| matches!(action, Action::Set(_) | Action::Call(_));
         if asks && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
-            self.cannot("it looks a mark up that it may change");
+            self.set_obstacle("it looks a mark up that it may change");
         }
-        elements.iter().for_each(|(_, more)| self.heed_marks(more));
+        elements.iter().for_each(|(_, more)| self.check_mark_order(more));
         elements.into_iter().for_each(|(action, more)| self.push(action, &more));
         match self.criteria_of(&ask(left.into())) {
             Some(more) => self.criteria.extend(more),
-            None => self.cannot("xvs does not know for which keys of its map it goes on"),
+            None => self.set_obstacle("xvs does not know for which keys of its map it goes on"),
         }
     }
 
@@ -343,8 +345,8 @@ impl Reading<'_> {
         let items = self.items(&ask["right"])?;
         let expected = if op == "!=" { Expected::No } else { Expected::Yes };
         let equal = matches!(op, "==" | "!=") || op == "in" && ask["right"].get("set").is_some();
-        let is = |test| Criterion { what: What::Test(test), expected: Expected::Yes };
-        let asked = |test| Criterion { what: What::Test(test), expected };
+        let is = |test| Criterion { matches: Match::Packet(test), expected: Expected::Yes };
+        let asked = |test| Criterion { matches: Match::Packet(test), expected };
         if let Some([key, mask]) = left["&"].as_array().map(Vec::as_slice) {
             let (mask, value) = (number(mask)?, number(items.first()?)?);
             let known = equal && items.len() == 1 && is_mark(key);
@@ -375,16 +377,16 @@ impl Reading<'_> {
             return equal.then(|| vec![is(Test::Family(family)), asked(test)]);
         }
         let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-        let what = match text(&left["meta"]["key"]) {
-            "iifname" | "iif" => What::Interface(names()?),
-            "l4proto" => What::Test(Test::Protocol(protocols(&items)?)),
-            "nfproto" | "protocol" => What::Test(Test::Family(family(&items)?)),
+        let matches = match text(&left["meta"]["key"]) {
+            "iifname" | "iif" => Match::Interface(names()?),
+            "l4proto" => Match::Packet(Test::Protocol(protocols(&items)?)),
+            "nfproto" | "protocol" => Match::Packet(Test::Family(family(&items)?)),
             "mark" if items.len() == 1 => {
-                What::Test(Test::Mark { value: number(items.first()?)?, mask: u32::MAX })
+                Match::Packet(Test::Mark { value: number(items.first()?)?, mask: u32::MAX })
             }
             _ => return None,
         };
-        equal.then(|| vec![Criterion { what, expected }])
+        equal.then(|| vec![Criterion { matches, expected }])
     }
 
     /// The values that are compared with: one, those of a set, or those of a set by its name.
@@ -397,7 +399,7 @@ impl Reading<'_> {
         match self.room.get().checked_sub(items.len()) {
             Some(left) => self.room.set(left),
             None => {
-                self.is_crowded.set(true);
+                self.has_no_room.set(true);
                 return None;
             }
         }
@@ -405,8 +407,8 @@ impl Reading<'_> {
     }
 }
 
-fn asks_for_mark(one: &Criterion) -> bool {
-    matches!(one.what, What::Test(Test::Mark { .. }))
+fn tests_mark(one: &Criterion) -> bool {
+    matches!(one.matches, Match::Packet(Test::Mark { .. }))
 }
 
 /// An element without what is kept beside it, such as a timeout.

@@ -1,8 +1,8 @@
-//! Runs the programs that print the kernel's rules, and has patience with them.
+//! Runs the programs that print the kernel's rules, and has time_limit with them.
 //!
 //! A program that fails, or does not end in time, is told of; what it printed when it last succeeded counts on, so that
 //! one failure does not take the mark rules away. One that is not installed prints nothing. Blocks for at most
-//! [`PATIENCE`] a program, and not at all once the follower is to stop. Cost: a process, and the memory of what it printed
+//! [`TIME_LIMIT`] a program, and not at all once the follower is to stop. Cost: a process, and the memory of what it printed
 //! last. Not here: which programs are run, and what their text means.
 
 use std::collections::BTreeMap;
@@ -22,24 +22,24 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 pub(super) struct Programs {
     /// Readable as soon as nothing is waited for any more.
     stop: Arc<OwnedFd>,
-    patience: Duration,
+    time_limit: Duration,
     last: BTreeMap<String, String>,
     /// Sentences for the operator about those that failed since [`Self::begin`].
     pub(super) failures: Vec<String>,
 }
 
 /// How a program has ended.
-enum Ended {
+enum Outcome {
     /// Having printed this.
-    Well(String),
-    Badly(String),
+    Printed(String),
+    Failed(String),
     /// It was not waited for.
     Stopped,
 }
 
 impl Programs {
     pub(super) fn new(stop: Arc<OwnedFd>) -> Self {
-        Self { stop, patience: PATIENCE, last: BTreeMap::new(), failures: Vec::new() }
+        Self { stop, time_limit: TIME_LIMIT, last: BTreeMap::new(), failures: Vec::new() }
     }
 
     /// Forgets which programs failed.
@@ -51,12 +51,12 @@ impl Programs {
     pub(super) fn output(&mut self, argv: &[&str]) -> Option<String> {
         let name = argv.join(" ");
         let why = match self.run(argv) {
-            Ok(Ended::Well(text)) => {
+            Ok(Outcome::Printed(text)) => {
                 self.last.insert(name, text.clone());
                 return Some(text);
             }
-            Ok(Ended::Badly(why)) => why,
-            Ok(Ended::Stopped) => return None,
+            Ok(Outcome::Failed(why)) => why,
+            Ok(Outcome::Stopped) => return None,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.last.remove(&name);
                 return None;
@@ -73,14 +73,14 @@ impl Programs {
     }
 
     /// Whether a program is there and of this kind, as its version says. That it fails to say so is not told.
-    pub(super) fn is_of(&mut self, program: &str, kind: &str) -> bool {
+    pub(super) fn is_variant(&mut self, program: &str, kind: &str) -> bool {
         let told = self.failures.len();
         let version = self.output(&[program, "-V"]);
         self.failures.truncate(told);
         version.is_some_and(|version| version.contains(kind))
     }
 
-    fn run(&self, argv: &[&str]) -> io::Result<Ended> {
+    fn run(&self, argv: &[&str]) -> io::Result<Outcome> {
         // A daemon's path may lack where such programs are.
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
@@ -89,34 +89,36 @@ impl Programs {
         let mut command = Command::new(argv[0]);
         command.args(&argv[1..]).env("PATH", path).stdin(Stdio::null());
         let mut child = command.stdout(text.try_clone()?).stderr(errors.try_clone()?).spawn()?;
-        let ended = self.await_end(&child);
-        if !matches!(ended, Ok(None)) {
+        let outcome = self.await_end(&child);
+        if !matches!(outcome, Ok(None)) {
             // One that has ended meanwhile cannot be killed, which is as well.
             let _ = child.kill();
         }
         let status = child.wait()?;
-        if let Some(ended) = ended? {
-            return Ok(ended);
+        if let Some(outcome) = outcome? {
+            return Ok(outcome);
         }
         if status.success() {
-            return Ok(Ended::Well(written(&mut text)?));
+            return Ok(Outcome::Printed(written(&mut text)?));
         }
         let errors = written(&mut errors)?;
         let why = errors.trim().lines().next().map_or_else(|| status.to_string(), str::to_owned);
-        Ok(Ended::Badly(why))
+        Ok(Outcome::Failed(why))
     }
 
     /// Waits until a process has ended; else says why it is not waited for any longer.
-    fn await_end(&self, child: &Child) -> io::Result<Option<Ended>> {
+    fn await_end(&self, child: &Child) -> io::Result<Option<Outcome>> {
         let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         let began = Instant::now();
         loop {
-            let left = self.patience.saturating_sub(began.elapsed());
+            let left = self.time_limit.saturating_sub(began.elapsed());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
             let mut fds = [PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
-                Ok(0) => return Ok(Some(Ended::Badly(format!("it took longer than {:?}", self.patience)))),
-                Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(Ended::Stopped)),
+                Ok(0) => {
+                    return Ok(Some(Outcome::Failed(format!("it took longer than {:?}", self.time_limit))));
+                }
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(Outcome::Stopped)),
                 Ok(_) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -138,7 +140,7 @@ fn written(file: &mut File) -> io::Result<String> {
 }
 
 /// How long a program may take: many times what rules without number cost it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -180,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_program_that_hangs_is_ended_and_told_of() {
-        let mut programs = Programs { patience: Duration::from_millis(1), ..programs() };
+        let mut programs = Programs { time_limit: Duration::from_millis(1), ..programs() };
         assert_eq!(programs.output(&["sleep", "1000"]), None);
         assert!(programs.failures[0].contains("it took longer than 1ms"), "{:?}", programs.failures);
     }

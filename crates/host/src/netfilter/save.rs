@@ -11,8 +11,8 @@ use std::ops::RangeInclusive;
 use xvs_proto::mark::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use crate::netfilter::chain::{Action, Base, Criterion, Rule, Table, What, pattern};
-use crate::netfilter::hook::{Hook, place};
+use crate::netfilter::chain::{Action, Base, Criterion, Match, Rule, Table, pattern};
+use crate::netfilter::hook::{Hook, chain_order};
 use crate::netfilter::range;
 
 /// A table of iptables, and by which chains packets enter it before IPVS would see them.
@@ -49,7 +49,7 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     let base = |&(chain, hook, priority): &(&str, Hook, i64)| Base {
         text: format!("{program} -t {table} {chain}"),
         chain: chain.to_owned(),
-        priority: place(hook, priority),
+        priority: chain_order(hook, priority),
         family: Some(family),
         registered: None,
         obstacle: None,
@@ -77,7 +77,7 @@ fn words(line: &str) -> Vec<String> {
 }
 
 /// What has been read of a rule.
-struct Reading {
+struct RuleReader {
     criteria: Vec<Criterion>,
     action: Option<Action>,
     /// The target, once it was read: what follows are its options.
@@ -87,8 +87,8 @@ struct Reading {
 }
 
 fn rule(text: String, options: &[&str]) -> Rule {
-    let mut reading =
-        Reading { criteria: Vec::new(), action: None, target: None, change: Change::NONE, obstacle: None };
+    let mut reader =
+        RuleReader { criteria: Vec::new(), action: None, target: None, change: Change::NONE, obstacle: None };
     let mut options = options.iter().copied();
     let mut expected = Expected::Yes;
     while let Some(option) = options.next() {
@@ -96,10 +96,10 @@ fn rule(text: String, options: &[&str]) -> Rule {
             expected = Expected::No;
             continue;
         }
-        reading.option(option, &mut options, expected);
+        reader.option(option, &mut options, expected);
         expected = Expected::Yes;
     }
-    let Reading { criteria, action, target, change, obstacle } = reading;
+    let RuleReader { criteria, action, target, change, obstacle } = reader;
     let action = match target.as_deref() {
         Some("MARK") => Action::Set(change),
         _ => action.unwrap_or(Action::Nothing),
@@ -111,17 +111,17 @@ fn rule(text: String, options: &[&str]) -> Rule {
     Rule { text, criteria, action, obstacle }
 }
 
-impl Reading {
+impl RuleReader {
     fn option<'a>(&mut self, option: &str, rest: &mut impl Iterator<Item = &'a str>, expected: Expected) {
         if self.target.is_some() {
             return self.target_option(option, rest);
         }
         if !KNOWN.contains(&option) {
             // Its values follow, as many as it has; they are no options and end here too.
-            return self.cannot(format!("xvs does not know {option}"));
+            return self.set_obstacle(format!("xvs does not know {option}"));
         }
         let value = rest.next().unwrap_or_default();
-        let what = match option {
+        let matches = match option {
             "-s" | "--source" => network(value).map(Test::Source),
             "-d" | "--destination" => network(value).map(Test::Dest),
             "-p" | "--protocol" => match value {
@@ -129,8 +129,8 @@ impl Reading {
                 _ => protocol(value).map(|protocol| Test::Protocol(vec![protocol])),
             },
             "-i" | "--in-interface" => {
-                let what = What::Interface(vec![pattern(value)]);
-                return self.criteria.push(Criterion { what, expected });
+                let matches = Match::Interface(vec![pattern(value)]);
+                return self.criteria.push(Criterion { matches, expected });
             }
             "--dport" | "--dports" => ports(value).map(Test::DestPort),
             "--sport" | "--sports" => ports(value).map(Test::SourcePort),
@@ -144,15 +144,15 @@ impl Reading {
             "-g" => return self.jump(value, Action::Goto(value.to_owned())),
             _ => None,
         };
-        match what {
-            Some(test) => self.criteria.push(Criterion { what: What::Test(test), expected }),
-            None => self.cannot(format!("xvs does not know {option} {value}")),
+        match matches {
+            Some(test) => self.criteria.push(Criterion { matches: Match::Packet(test), expected }),
+            None => self.set_obstacle(format!("xvs does not know {option} {value}")),
         }
     }
 
     fn extension(&mut self, name: &str) {
         if !["tcp", "udp", "sctp", "multiport", "mark", "iprange", "comment"].contains(&name) {
-            self.cannot(format!("xvs does not know the match {name}"));
+            self.set_obstacle(format!("xvs does not know the match {name}"));
         }
     }
 
@@ -165,7 +165,7 @@ impl Reading {
             // What they do to the mark, their options say.
             "MARK" | "CONNMARK" => Action::Nothing,
             "TPROXY" | "HMARK" => {
-                self.cannot(format!("xvs does not know the mark that {target} gives"));
+                self.set_obstacle(format!("xvs does not know the mark that {target} gives"));
                 Action::Unknown
             }
             // A chain; or a target that leaves the mark alone, of whose name there is no chain.
@@ -187,12 +187,12 @@ impl Reading {
                             _ => Change::NONE.xor(value),
                         };
                     }
-                    None => self.cannot(format!("xvs does not know {option} {value}")),
+                    None => self.set_obstacle(format!("xvs does not know {option} {value}")),
                 }
             }
             (Some("CONNMARK"), "--restore-mark") => {
                 self.action = Some(Action::Unknown);
-                self.cannot("xvs has no marks of the kernel's connections".to_owned());
+                self.set_obstacle("xvs has no marks of the kernel's connections".to_owned());
             }
             // What other targets do is none of ours.
             _ => {}
@@ -200,7 +200,7 @@ impl Reading {
     }
 
     /// The first obstacle is the one that is told.
-    fn cannot(&mut self, why: String) {
+    fn set_obstacle(&mut self, why: String) {
         self.obstacle.get_or_insert(why);
     }
 }

@@ -55,7 +55,7 @@ pub enum Event {
     /// Something that matters is different: this is all of it.
     Changed(View),
     /// Nothing happened for as long as it was told to wait.
-    Quiet,
+    TimedOut,
     /// A [`Stopper`] was used.
     Stopped,
 }
@@ -139,7 +139,7 @@ impl NetworkFollower {
             if until <= now {
                 tables_due = None;
                 if self.stale == Stale::NOTHING {
-                    return Ok(Event::Quiet);
+                    return Ok(Event::TimedOut);
                 }
                 if self.refresh()? {
                     return Ok(Event::Changed(self.view.clone()));
@@ -254,7 +254,7 @@ impl Stopper {
 
 /// A follower on a thread of its own; dropping it stops the thread and waits for its end.
 #[derive(Debug)]
-pub struct Following {
+pub struct FollowerThread {
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
@@ -263,7 +263,7 @@ pub struct Following {
 ///
 /// `report` is called on that thread, first with the network as it is and then at each change. Errors: what
 /// [`NetworkFollower::open`] could not do. What fails later is logged and tried again.
-pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<Following> {
+pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
     let mut follower = NetworkFollower::open()?;
     let stopper = follower.stopper();
     let run = move || {
@@ -271,7 +271,7 @@ pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<Follo
         loop {
             match follower.next(LISTEN) {
                 Ok(Event::Changed(view)) => report(view),
-                Ok(Event::Quiet) => {}
+                Ok(Event::TimedOut) => {}
                 Ok(Event::Stopped) => return,
                 Err(error) => {
                     tracing::warn!("following the kernel's network: {error}; everything is read anew");
@@ -283,10 +283,10 @@ pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<Follo
         }
     };
     let thread = thread::Builder::new().name("xvs-network".to_owned()).spawn(run)?;
-    Ok(Following { stopper, thread: Some(thread) })
+    Ok(FollowerThread { stopper, thread: Some(thread) })
 }
 
-impl Drop for Following {
+impl Drop for FollowerThread {
     fn drop(&mut self) {
         self.stopper.stop();
         if let Some(thread) = self.thread.take()

@@ -23,7 +23,7 @@ use rustix::net::netdevice::index_to_name;
 
 use crate::network::netlink::Netlink;
 use crate::network::tables;
-use crate::network::tables::{Keeping, NeighbourEntry};
+use crate::network::tables::{NeighbourEntry, Upkeep};
 
 /// The neighbours that this process has entered.
 #[derive(Debug)]
@@ -104,9 +104,9 @@ impl Neighbours {
         kept: NeighbourExtFlags,
     ) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
-        let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.keeping);
+        let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.upkeep);
         let present: BTreeMap<_, _> = present.iter().map(key).collect();
-        let on_demand = |key| present.get(key).is_none_or(|keeping| *keeping == Keeping::OnDemand);
+        let on_demand = |key| present.get(key).is_none_or(|upkeep| *upkeep == Upkeep::OnDemand);
         let mut missing = asked.iter().filter(|key| on_demand(key));
         let mut refused: Option<Refused> = None;
         while let Some(&(ifindex, addr)) = missing.next() {

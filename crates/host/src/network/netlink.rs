@@ -36,11 +36,11 @@ impl Netlink {
     /// Asked again while the kernel says that something changed in between, so what is returned was true at one
     /// moment. A message that the library cannot read is left out and logged. What the kernel was built without
     /// has no answers.
-    pub fn dump(&mut self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         for _ in 0..DUMP_ATTEMPTS {
-            self.send(question.clone(), NLM_F_DUMP)?;
-            match self.answers() {
-                Ok((answers, Consistency::Whole)) => return Ok(answers),
+            self.send(request.clone(), NLM_F_DUMP)?;
+            match self.replies() {
+                Ok((replies, Consistency::Whole)) => return Ok(replies),
                 Ok((_, Consistency::Interrupted)) => {}
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
                     return Ok(Vec::new());
@@ -56,13 +56,13 @@ impl Netlink {
     /// Makes a change, with these flags beside those of every request; the kernel's refusal is the error.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(message, NLM_F_ACK | flags)?;
-        self.answers().map(|_| ())
+        self.replies().map(|_| ())
     }
 
     /// The answers to a question about one thing; the kernel's refusal is the error.
-    pub fn ask(&mut self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.send(question, NLM_F_ACK)?;
-        self.answers().map(|(answers, _)| answers)
+    pub fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(request, NLM_F_ACK)?;
+        self.replies().map(|(replies, _)| replies)
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -77,8 +77,8 @@ impl Netlink {
     }
 
     /// Collects the answers to the request just sent, to the message that ends them.
-    fn answers(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
-        let (mut answers, mut consistency) = (Vec::new(), Consistency::Whole);
+    fn replies(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+        let (mut replies, mut consistency) = (Vec::new(), Consistency::Whole);
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
@@ -97,13 +97,13 @@ impl Netlink {
                     consistency = Consistency::Interrupted;
                 }
                 match message.payload {
-                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::InnerMessage(reply) => replies.push(reply),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Error(_) => return Ok((answers, consistency)),
+                    NetlinkPayload::Error(_) => return Ok((replies, consistency)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code));
                     }
-                    NetlinkPayload::Done(_) => return Ok((answers, consistency)),
+                    NetlinkPayload::Done(_) => return Ok((replies, consistency)),
                     _ => {}
                 }
             }

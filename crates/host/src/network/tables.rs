@@ -84,7 +84,7 @@ pub fn path_mtu(netlink: &mut Netlink, dest: IpAddr) -> io::Result<Option<u32>> 
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
     question.attributes = vec![RouteAttribute::Destination(dest.into())];
-    let answers = netlink.ask(RouteNetlinkMessage::GetRoute(question))?;
+    let answers = netlink.get(RouteNetlinkMessage::GetRoute(question))?;
     Ok(answers.into_iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewRoute(message) => mtu_of(&message),
         _ => None,
@@ -109,14 +109,14 @@ pub(super) struct NeighbourEntry {
     pub(super) addr: IpAddr,
     /// Its link address, if the kernel would send to it now.
     pub(super) mac: Option<MacAddr>,
-    pub(super) keeping: Keeping,
+    pub(super) upkeep: Upkeep,
     /// Who entered it, by a number like those of routes (`NDA_PROTOCOL`); 0 if it does not say.
     pub(super) protocol: u8,
 }
 
 /// Who keeps an entry fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeping {
+pub(super) enum Upkeep {
     /// Resolved when used, forgotten when not.
     OnDemand,
     /// The kernel, all the time.
@@ -140,7 +140,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
     if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
-    let (mut addr, mut mac, mut keeping, mut protocol) = (None, None, Keeping::OnDemand, 0);
+    let (mut addr, mut mac, mut upkeep, mut protocol) = (None, None, Upkeep::OnDemand, 0);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
@@ -148,7 +148,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
             NeighbourAttribute::Protocol(number) => protocol = (*number).into(),
             NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed) => {
-                keeping = Keeping::Managed;
+                upkeep = Upkeep::Managed;
             }
             _ => {}
         }
@@ -157,7 +157,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
     // makes for multicast and loopback (NUD_NOARP).
     let usable = match message.header.state {
         NeighbourState::Permanent => {
-            keeping = Keeping::Permanent;
+            upkeep = Upkeep::Permanent;
             true
         }
         NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => {
@@ -170,7 +170,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
         ifindex: message.header.ifindex,
         addr: addr?,
         mac: mac.filter(|_| usable),
-        keeping,
+        upkeep,
         protocol,
     })
 }
@@ -294,13 +294,13 @@ fn hops(message: &RouteMessage) -> Vec<NextHop> {
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::MultiPath(ways) => {
-                let alive = ways.iter().filter(|way| !way.flags.contains(RouteNextHopFlags::Dead));
-                hops.extend(alive.map(|way| NextHop {
-                    ifindex: way.interface_index,
-                    via: gateway(&way.attributes),
+            RouteAttribute::MultiPath(next_hops) => {
+                let alive = next_hops.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+                hops.extend(alive.map(|hop| NextHop {
+                    ifindex: hop.interface_index,
+                    via: gateway(&hop.attributes),
                     // The wire has the weight less one (rtnetlink(7), rtnh_hops).
-                    weight: u32::from(way.hops) + 1,
+                    weight: u32::from(hop.hops) + 1,
                 }));
             }
             _ => {}

@@ -52,7 +52,7 @@ fn namespace(netlink: &mut Netlink, number: i32) -> io::Result<Option<(File, Str
         let Ok(namespace) = File::open(entry.path()) else { continue };
         let mut question = NsidMessage::default();
         question.attributes = vec![NsidAttribute::Fd(namespace.as_raw_fd() as u32)];
-        let answers = netlink.ask(RouteNetlinkMessage::GetNsId(question)).unwrap_or_default();
+        let answers = netlink.get(RouteNetlinkMessage::GetNsId(question)).unwrap_or_default();
         let is_it = answers.iter().any(|answer| match answer {
             RouteNetlinkMessage::NewNsId(answer) => answer.attributes.contains(&NsidAttribute::Id(number)),
             _ => false,
@@ -76,7 +76,7 @@ fn name(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<String>> {
 fn link(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<LinkMessage>> {
     let mut question = LinkMessage::default();
     question.header.index = ifindex;
-    let answers = netlink.ask(RouteNetlinkMessage::GetLink(question))?;
+    let answers = netlink.get(RouteNetlinkMessage::GetLink(question))?;
     Ok(answers.into_iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(message) => Some(message),
         _ => None,
