@@ -223,7 +223,7 @@ impl NetworkFollower {
             (network.routes, self.route_warnings) = tables::routes(&mut self.requests)?;
         }
         if self.stale.rules {
-            (network.ruled_marks, self.rule_warnings) = rules::read(&mut self.requests)?;
+            (network.policy_rule_marks, self.rule_warnings) = rules::read(&mut self.requests)?;
         }
         if self.stale.neighbours {
             self.neighbours.clear();

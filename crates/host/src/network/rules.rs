@@ -8,12 +8,12 @@ use std::io;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use xvs_proto::network::RuledMark;
+use xvs_proto::network::PolicyRuleMark;
 
 use crate::network::netlink::Netlink;
 
 /// The marks in policy rules, and a sentence for each rule, which is not followed.
-pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<String>)> {
+pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<PolicyRuleMark>, Vec<String>)> {
     let (mut marks, mut warnings) = (Vec::new(), Vec::new());
     for (family, flag) in [(AddressFamily::Inet, "-4"), (AddressFamily::Inet6, "-6")] {
         let mut request = RuleMessage::default();
@@ -23,7 +23,7 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<Str
                 && rule.header.family == family
                 && !is_default(&rule)
             {
-                marks.extend(ruled_mark(&rule));
+                marks.extend(policy_rule_mark(&rule));
                 let priority = priority(&rule);
                 warnings.push(format!(
                     "policy rule {priority} ({}) is not followed: xvs routes by the tables local and main alone; \
@@ -37,7 +37,7 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<Str
 }
 
 /// The mark in a rule that looks up a table.
-fn ruled_mark(rule: &RuleMessage) -> Option<RuledMark> {
+fn policy_rule_mark(rule: &RuleMessage) -> Option<PolicyRuleMark> {
     let looks_up =
         rule.header.action == RuleAction::ToTable && !rule.header.flags.contains(RuleFlags::Invert);
     let mark = rule.attributes.iter().find_map(|attribute| match attribute {
@@ -48,7 +48,7 @@ fn ruled_mark(rule: &RuleMessage) -> Option<RuledMark> {
         RuleAttribute::FwMask(mask) => Some(*mask),
         _ => None,
     });
-    Some(RuledMark { mark, mask: mask.unwrap_or(u32::MAX) })
+    Some(PolicyRuleMark { mark, mask: mask.unwrap_or(u32::MAX) })
 }
 
 /// Whether a rule is one of the three of a new network namespace (ip-rule(8)).
