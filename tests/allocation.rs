@@ -1,10 +1,10 @@
 //! A worker allocates no memory for packets, connections and their end.
 //!
-//! The worker is the data plane's own, on this thread; its port is that of the benches, which allocates nothing
-//! either, so that any count is the pipeline's. Packets pass before the count begins: what a thread sets up
-//! once is no cost of a burst. Not here: the port over AF_XDP.
+//! The worker is the data plane's own and runs on this thread, with the port of the benches. That port does not
+//! allocate, so each counted allocation is the pipeline's. Packets pass before the count begins, because a thread's
+//! first packets allocate what it keeps. Not here: the port over AF_XDP.
 
-// What the benches and this test share; neither uses all of it.
+// Shared by the benches and this test; each uses only a part.
 #[allow(dead_code)]
 #[path = "../benches/rig/mod.rs"]
 mod rig;
@@ -54,7 +54,7 @@ fn an_allocation_would_be_counted() {
 }
 
 #[test]
-fn packets_of_connections_that_are_there_cost_no_allocation() {
+fn packets_of_existing_connections_cost_no_allocation() {
     for variant in Variant::all() {
         let worker = worker_after(FLOWS, variant);
         assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{variant}");
@@ -67,7 +67,7 @@ fn replies_cost_no_allocation() {
     assert_eq!(run(worker, Side::Replies, PACKETS), (0, u64::from(FLOWS) + PACKETS));
 }
 
-/// Makes of a request an ICMP error about the reply to it.
+/// Replaces a request by an ICMP error about the reply to it.
 fn report(frame: &mut Frame) {
     let request = &frame.bytes()[ethernet::HEADER_LEN..];
     let mut reply = *request.first_chunk::<28>().expect("headers of IPv4 and UDP");
@@ -77,7 +77,7 @@ fn report(frame: &mut Frame) {
     reply[22..24].copy_from_slice(&request[20..22]);
     let error = icmp::Error::HostUnreachable;
     assert!(frame.resize(ethernet::HEADER_LEN + error.length(reply.len())));
-    // To the sender of the reply, from a router on its path.
+    // From a router on the reply's path, to the sender of the reply.
     let router = std::net::Ipv4Addr::new(203, 0, 113, 9);
     error.emit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..], router, &reply, 7);
 }
@@ -87,7 +87,7 @@ fn fragments_cost_no_allocation() {
     for variant in Variant::all() {
         let (allocations, sent) = run(worker_after(1, variant), Side::Fragments, PACKETS);
         assert_eq!(allocations, 0, "{variant}");
-        // By tunnel two may leave as one.
+        // In a tunnel, two fragments may leave as one packet.
         assert!(sent > PACKETS / 2, "{variant}: {sent} left");
     }
 }
@@ -105,7 +105,7 @@ fn icmp_errors_cost_no_allocation() {
     }
 }
 
-/// Has a worker's packets captured from its next burst on.
+/// Starts a capture of a worker's packets, from its next burst on.
 fn captured<P>(worker: &Worker<P>, filter: Filter, slots: usize) -> (Arc<Capture>, Reader) {
     let (capture, reader) = Capture::new(filter, 1, slots, 2048);
     let snapshot = Snapshot::clone(&worker.snapshot.load());
@@ -116,9 +116,9 @@ fn captured<P>(worker: &Worker<P>, filter: Filter, slots: usize) -> (Arc<Capture
 #[test]
 fn captured_packets_cost_no_allocation_while_they_are_read_and_when_the_queue_is_full() {
     const PACKETS: u64 = 10_000;
-    let of_nobody = Filter { port: Some(1), ..Filter::default() };
+    let no_packets = Filter { port: Some(1), ..Filter::default() };
     for variant in Variant::all() {
-        for (filter, copies) in [(Filter::default(), 2 * PACKETS), (of_nobody.clone(), 0)] {
+        for (filter, copies) in [(Filter::default(), 2 * PACKETS), (no_packets.clone(), 0)] {
             let worker = worker_after(FLOWS, variant);
             let (capture, mut reader) = captured(&worker, filter.clone(), 64);
             let done = AtomicBool::new(false);
@@ -141,7 +141,7 @@ fn captured_packets_cost_no_allocation_while_they_are_read_and_when_the_queue_is
             let (capture, _reader) = captured(&worker, filter, 64);
             assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS));
             let missed: u64 = capture.missed().map(|(_, missed)| missed).sum();
-            assert_eq!(missed, copies.saturating_sub(64), "{variant}: nobody reads");
+            assert_eq!(missed, copies.saturating_sub(64), "{variant}: no reader");
         }
     }
 }

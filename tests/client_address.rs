@@ -1,7 +1,7 @@
-//! How servers behind FULLNAT learn their client's address: what arrives at the server and at the client.
+//! The client's address for servers behind FULLNAT: the segments that arrive at the server and at the client.
 //!
-//! Segments are played through the lab, some of them lost, as two ends of a connection would send them. Not here: a
-//! real server that reads the header (`netlab_fullnat.rs`).
+//! The lab forwards segments, some of which are lost, as two ends of a connection would send them. Not here: a real
+//! server that reads the header (`netlab_fullnat.rs`).
 
 use std::net::IpAddr;
 
@@ -39,7 +39,7 @@ fn ends(v6: bool) -> Ends {
     }
 }
 
-/// A segment as its sender means it.
+/// A segment, as its sender writes it.
 #[derive(Clone, Debug, Default)]
 struct Segment {
     syn: bool,
@@ -92,24 +92,24 @@ struct Play {
 }
 
 impl Play {
-    fn new(ends: Ends, told: &str) -> Self {
+    fn new(ends: Ends, form: &str) -> Self {
         let mut cluster = LabCluster::new();
         let (local, ports) = (ends.local.to_string(), format!("{LOCAL_PORT}-{LOCAL_PORT}"));
         cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
         let at = |addr| std::net::SocketAddr::new(addr, 80);
-        cluster.adm(&format!("-A -t {} -s rr --client-address {told}", at(ends.vip)));
+        cluster.adm(&format!("-A -t {} -s rr --client-address {form}", at(ends.vip)));
         cluster.adm(&format!("-a -t {} -r {} --fullnat", at(ends.vip), at(ends.server)));
         Self { cluster, ends }
     }
 
-    /// What arrives at the server of a client's segment.
+    /// The segment that arrives at the server for a client's segment.
     fn request(&mut self, segment: &Segment) -> Segment {
         let Ends { client, vip, local, server } = self.ends;
         let frame = segment.frame((client, CLIENT_PORT), (vip, 80), (GATEWAY_MAC, WAN_MAC));
         self.pass("wan", &frame, ((local, LOCAL_PORT), (server, 80)))
     }
 
-    /// What arrives at the client of a server's segment.
+    /// The segment that arrives at the client for a server's segment.
     fn reply(&mut self, segment: &Segment) -> Segment {
         let Ends { client, vip, local, server } = self.ends;
         let frame = segment.frame((server, 80), (local, LOCAL_PORT), (server_mac(1), LAN_MAC));
@@ -136,7 +136,7 @@ impl Play {
         Segment::of(tcp)
     }
 
-    /// SYN and SYN+ACK pass.
+    /// Forwards SYN and SYN+ACK.
     fn begin(&mut self, first: u32, reply: u32) {
         self.request(&Segment { syn: true, sequence: first.wrapping_sub(1), ..Segment::default() });
         let accepted = Segment {
@@ -172,7 +172,7 @@ fn header(ends: Ends) -> Vec<u8> {
 }
 
 #[test]
-fn the_header_goes_with_the_handshakes_end_and_again_until_it_is_acknowledged() {
+fn the_header_is_sent_with_the_end_of_the_handshake_and_again_until_it_is_acknowledged() {
     for ends in [ends(false), ends(true)] {
         let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
         let by = header.len() as u32;
@@ -186,18 +186,18 @@ fn the_header_goes_with_the_handshakes_end_and_again_until_it_is_acknowledged() 
         let question = Segment { data: b"question".to_vec(), ..ack.clone() };
         let seen = play.request(&question);
         assert_eq!((seen.sequence, seen.data), (first, [&header[..], b"question"].concat()));
-        // The server has the header, and not the question.
-        let heard = Segment { ack: Some(first + by), sequence: reply, ..Segment::default() };
-        assert_eq!(play.reply(&heard).ack, Some(first));
+        // The server has received the header, but not the question.
+        let partial = Segment { ack: Some(first + by), sequence: reply, ..Segment::default() };
+        assert_eq!(play.reply(&partial).ack, Some(first));
         let seen = play.request(&question);
         assert_eq!((seen.sequence, &seen.data[..]), (first + by, &b"question"[..]));
-        let heard = Segment { ack: Some(first + by + 8), sequence: reply, ..Segment::default() };
-        assert_eq!(play.reply(&heard).ack, Some(first + 8));
+        let complete = Segment { ack: Some(first + by + 8), sequence: reply, ..Segment::default() };
+        assert_eq!(play.reply(&complete).ack, Some(first + 8));
     }
 }
 
 #[test]
-fn a_client_that_resets_right_after_the_handshake_resets_the_server_that_has_the_header_too() {
+fn a_reset_by_the_client_right_after_the_handshake_is_valid_for_the_server_that_has_the_header() {
     for ends in [ends(false), ends(true)] {
         let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
         let (first, reply) = (1000, 9000);
@@ -211,12 +211,12 @@ fn a_client_that_resets_right_after_the_handshake_resets_the_server_that_has_the
 }
 
 #[test]
-fn where_the_header_makes_a_segment_exceed_the_path_mtu_it_is_sent_alone() {
+fn a_header_that_would_make_a_segment_exceed_the_path_mtu_is_sent_alone() {
     for ends in [ends(false), ends(true)] {
         let (mut play, header) = (Play::new(ends, "proxy"), header(ends));
         let (first, reply) = (1000, 9000);
         play.begin(first, reply);
-        // As large as the path MTU: the handshake's end is lost, and with it the first header.
+        // As large as the path MTU: the segment that ends the handshake was lost, and the first header with it.
         let network = if ends.vip.is_ipv4() { 20 } else { 40 };
         let data = vec![0x5a; 1300 - network - 20];
         let full = Segment { ack: Some(reply), sequence: first, data, ..Segment::default() };
@@ -233,11 +233,12 @@ fn where_the_header_makes_a_segment_exceed_the_path_mtu_it_is_sent_alone() {
                 (EtherType::IPV6, Complaint6::packet_too_big(1300).about(&sent[14..], router))
             }
         };
-        let told = play.cluster.inject("lan", &ethernet(server_mac(1), LAN_MAC, kind, &error));
-        assert_eq!((told.verdict.as_str(), told.sent[0].0.as_str()), ("transmit", "wan"));
+        let relayed = play.cluster.inject("lan", &ethernet(server_mac(1), LAN_MAC, kind, &error));
+        assert_eq!((relayed.verdict.as_str(), relayed.sent[0].0.as_str()), ("transmit", "wan"));
         assert_eq!(play.request(&full).data, header);
-        let heard = Segment { ack: Some(first + header.len() as u32), sequence: reply, ..Segment::default() };
-        play.reply(&heard);
+        let acknowledged =
+            Segment { ack: Some(first + header.len() as u32), sequence: reply, ..Segment::default() };
+        play.reply(&acknowledged);
         assert_eq!(play.request(&full).data, full.data);
     }
 }
@@ -254,7 +255,7 @@ fn selective_acknowledgements_of_the_server_are_shifted_to_the_clients_sequence_
         let second = Some((at(begin + 500), at(end + 500)));
         TcpOptionElement::SelectiveAcknowledgement((at(begin), at(end)), [second, None, None])
     };
-    // Odd places too: no padding stands before it.
+    // Odd positions too: no padding precedes the option.
     for before in [vec![], vec![TcpOptionElement::Noop], vec![TcpOptionElement::Timestamp(1, 2)]] {
         let with = |option| [&before[..], &[option]].concat();
         let segment = Segment {
@@ -274,7 +275,7 @@ fn selective_acknowledgements_of_the_server_are_shifted_to_the_clients_sequence_
 }
 
 #[test]
-fn the_promised_segment_size_leaves_room_for_the_header_and_data_of_a_syn_are_cut() {
+fn the_mss_leaves_room_for_the_header_and_the_data_of_a_syn_are_removed() {
     for (ends, by) in [(ends(false), 28), (ends(true), 52)] {
         let mut play = Play::new(ends, "proxy");
         let open = Segment { syn: true, sequence: 999, data: vec![7; 100], ..Segment::default() };
@@ -294,14 +295,14 @@ fn the_promised_segment_size_leaves_room_for_the_header_and_data_of_a_syn_are_cu
             ..Segment::default()
         };
         assert_eq!(play.request(&full).data.len(), 1440);
-        // Who does not keep to it: the header goes alone.
+        // For a client that exceeds the MSS, the header is sent alone.
         let larger = Segment { data: vec![7; 1440], ..full };
         assert_eq!(play.request(&larger).data, header(ends));
     }
 }
 
 #[test]
-fn the_option_stands_before_all_others_of_the_first_segments_and_of_no_other() {
+fn the_option_precedes_all_others_in_the_first_segments_and_is_in_no_later_one() {
     let ends = ends(false);
     let mut play = Play::new(ends, "toa");
     play.begin(1000, 9000);
@@ -332,7 +333,7 @@ fn the_option_stands_before_all_others_of_the_first_segments_and_of_no_other() {
 }
 
 #[test]
-fn where_the_option_has_no_room_it_is_left_out_and_counted() {
+fn an_option_without_room_is_omitted_and_counted() {
     let mut play = Play::new(ends(false), "toa");
     play.begin(1000, 9000);
     let full = Segment { sequence: 1000, ack: Some(9000), data: vec![7; 1460], ..Segment::default() };
@@ -358,10 +359,10 @@ fn the_form_of_the_client_address_is_saved_and_restored() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A client that sends what was not acknowledged, a server that keeps what comes in its turn; either direction
-    /// loses segments.
+    /// A client that retransmits data without acknowledgement, and a server that accepts data in order. Both directions
+    /// lose segments.
     #[test]
-    fn whatever_is_lost_the_server_reads_the_header_and_then_the_clients_bytes(
+    fn the_server_reads_the_header_and_then_the_clients_bytes_whatever_is_lost(
         v6: bool,
         first: u32,
         sizes in prop::collection::vec(0usize..300, 1..12),
@@ -385,7 +386,7 @@ proptest! {
                 let at = arrived.sequence.wrapping_sub(first) as usize;
                 prop_assert!(at <= read.len(), "a hole before {at}, {} were read", read.len());
                 let known = (read.len() - at).min(arrived.data.len());
-                prop_assert_eq!(&arrived.data[..known], &read[at..at + known], "sent again with the same bytes");
+                prop_assert_eq!(&arrived.data[..known], &read[at..at + known], "retransmitted with the same bytes");
                 read.extend(&arrived.data[known..]);
             }
             let ack = first.wrapping_add(read.len() as u32);

@@ -1,7 +1,7 @@
-//! Life of a connection by a clock moved by hand: states, timeouts, counts, expiry to the second.
+//! Life of a connection with a clock moved by hand: states, timeouts, counts, expiry to the second.
 //!
-//! The state tables stand here as the behaviour of the kernel's IPVS (section 4.1) has them, typed a second time, and
-//! are walked at random for every way a connection can be seen. Not here: frames' bytes (`golden.rs`), removed
+//! The state tables are those of the kernel's IPVS, written here independently of the data plane, and are walked at
+//! random with every set of directions that the director sees. Not here: frames' bytes (`golden.rs`), removed
 //! destinations (`golden/gone.rs`).
 
 use proptest::prelude::*;
@@ -48,14 +48,14 @@ const INPUT_ONLY: [&str; 4] = [
     "CL CL CL SR CL CL CL CL LA LI CL",
 ];
 
-/// Who sends a packet.
+/// The sender of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sender {
     Client,
     Server,
 }
 
-/// The column after an event in a column, by the tables above.
+/// The column that follows an event in a column, by the tables above.
 fn next(column: usize, table: &[&str; 4], flags: u8) -> usize {
     let row = match flags {
         _ if flags & RST != 0 => 3,
@@ -74,7 +74,7 @@ fn counted(column: usize) -> (u64, u64) {
     if active { (1, 0) } else { (0, 1) }
 }
 
-/// A service of each protocol with one server reached by this option.
+/// A service of each protocol with one server and this forwarding option.
 fn cluster(method: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     for protocol in ["-t", "-u"] {
@@ -101,7 +101,7 @@ fn send(cluster: &mut LabCluster, from: Sender, transport: Transport) {
     assert_eq!(judged.verdict, "transmit", "{packet:?}");
 }
 
-/// The one connection's time left and state, as `-Lnc` shows them.
+/// Remaining time and state of the only connection in `-Lnc`.
 #[track_caller]
 fn seen(cluster: &mut LabCluster) -> (u64, String) {
     let rows = cluster.connections();
@@ -122,7 +122,7 @@ fn assert_gone_at(cluster: &mut LabCluster, seconds: u64) {
     assert_eq!(cluster.counters()["expired"], cluster.counters()["connections"]);
 }
 
-/// Plays packets and asserts state, timeout and counts after each.
+/// Injects packets and asserts state, timeout and counts after each.
 #[track_caller]
 fn play(method: &str, packets: &[(Sender, u8, &str)]) -> LabCluster {
     let mut cluster = cluster(method);
@@ -131,7 +131,7 @@ fn play(method: &str, packets: &[(Sender, u8, &str)]) -> LabCluster {
         let column = STATES.iter().position(|(_, name, _)| name == state).expect("a state");
         assert_eq!(seen(&mut cluster), (STATES[column].2, (*state).to_owned()), "after {from:?} {flags:#x}");
         assert_eq!(cluster.loads()[0], (at(server(1), 80).to_string(), counted(column).0, counted(column).1));
-        // Some time passes, so that a timeout that is not set anew shows.
+        // Time passes, so a timeout that is not restarted is noticed.
         cluster.advance(1.0);
     }
     cluster
@@ -175,20 +175,20 @@ fn a_masqueraded_connection_that_its_server_closes_ends_in_time_wait() {
 }
 
 #[test]
-fn a_server_that_refuses_closes_and_ten_seconds_later_nothing_is_left() {
+fn a_servers_reset_closes_the_connection_which_ends_after_ten_seconds() {
     let mut cluster = play("-m", &[(Sender::Client, SYN, "SYN_RECV"), (Sender::Server, RST | ACK, "CLOSE")]);
     assert_gone_at(&mut cluster, 9);
 }
 
 #[test]
-fn a_client_cannot_reset_what_the_server_has_not_answered() {
+fn a_clients_reset_before_the_servers_reply_does_not_close_the_connection() {
     for method in ["-m", "-g", "-i"] {
         play(method, &[(Sender::Client, SYN, "SYN_RECV"), (Sender::Client, RST, "SYN_RECV")]);
     }
 }
 
 #[test]
-fn a_connection_whose_replies_go_past_us_ends_in_fin_wait() {
+fn a_connection_whose_replies_bypass_the_director_ends_in_fin_wait() {
     for method in ["-g", "-i"] {
         let mut cluster = play(
             method,
@@ -204,7 +204,7 @@ fn a_connection_whose_replies_go_past_us_ends_in_fin_wait() {
 }
 
 #[test]
-fn a_second_syn_makes_no_second_connection() {
+fn a_second_syn_creates_no_second_connection() {
     for method in ["-m", "-g", "-i"] {
         let mut cluster =
             play(method, &[(Sender::Client, SYN, "SYN_RECV"), (Sender::Client, SYN, "SYN_RECV")]);
@@ -213,7 +213,7 @@ fn a_second_syn_makes_no_second_connection() {
 }
 
 #[test]
-fn a_packet_without_any_flag_closes() {
+fn a_segment_without_any_flag_closes_the_connection() {
     for method in ["-m", "-g", "-i"] {
         let packets = [
             (Sender::Client, SYN, "SYN_RECV"),
@@ -225,10 +225,10 @@ fn a_packet_without_any_flag_closes() {
 }
 
 #[test]
-fn every_state_ends_at_its_second_and_not_before() {
+fn every_state_expires_at_its_timeout_and_not_before() {
     use Sender::{Client, Server};
-    type Way = (&'static str, &'static [(Sender, u8)], u64);
-    let ways: [Way; 7] = [
+    type Case = (&'static str, &'static [(Sender, u8)], u64);
+    let cases: [Case; 7] = [
         ("-g", &[(Client, SYN)], 60),
         ("-i", &[(Client, SYN), (Client, ACK)], 900),
         ("-g", &[(Client, SYN), (Client, ACK), (Client, FIN)], 120),
@@ -237,7 +237,7 @@ fn every_state_ends_at_its_second_and_not_before() {
         ("-m", &[(Client, SYN), (Client, ACK), (Server, RST)], 10),
         ("-m", &[(Client, SYN), (Client, ACK), (Client, FIN), (Server, FIN), (Server, SYN)], 120),
     ];
-    for (method, packets, timeout) in ways {
+    for (method, packets, timeout) in cases {
         let mut cluster = cluster(method);
         for (from, flags) in packets {
             send(&mut cluster, *from, Transport::Tcp(*flags));
@@ -247,7 +247,7 @@ fn every_state_ends_at_its_second_and_not_before() {
 }
 
 #[test]
-fn udp_is_remembered_for_five_minutes_after_its_last_packet_and_never_active() {
+fn a_udp_connection_lasts_five_minutes_after_its_last_packet_and_is_never_active() {
     for method in ["-m", "-g", "-i"] {
         let mut cluster = cluster(method);
         send(&mut cluster, Sender::Client, Transport::Udp);
@@ -263,7 +263,7 @@ fn udp_is_remembered_for_five_minutes_after_its_last_packet_and_never_active() {
 }
 
 #[test]
-fn a_masqueraded_udp_reply_refreshes_too() {
+fn a_masqueraded_udp_reply_also_refreshes_the_connection() {
     let mut cluster = cluster("-m");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.advance(200.0);
@@ -273,7 +273,7 @@ fn a_masqueraded_udp_reply_refreshes_too() {
 }
 
 #[test]
-fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_keeps_one() {
+fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_leaves_one_unchanged() {
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.adm("--set 7 8 9");
@@ -294,7 +294,7 @@ fn set_changes_three_timeouts_from_the_next_packet_on_and_zero_keeps_one() {
 }
 
 #[test]
-fn a_shorter_timeout_brings_the_end_forward() {
+fn a_shorter_timeout_advances_the_expiry() {
     let mut cluster = cluster("-m");
     send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
     send(&mut cluster, Sender::Client, Transport::Tcp(ACK));
@@ -304,7 +304,7 @@ fn a_shorter_timeout_brings_the_end_forward() {
 }
 
 #[test]
-fn a_connection_that_is_refreshed_for_hours_outlives_every_turn_of_the_timers() {
+fn a_connection_refreshed_for_hours_outlives_every_turn_of_the_timer_wheel() {
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
     send(&mut cluster, Sender::Client, Transport::Tcp(ACK));
@@ -317,7 +317,7 @@ fn a_connection_that_is_refreshed_for_hours_outlives_every_turn_of_the_timers() 
 }
 
 #[test]
-fn weight_zero_and_an_edit_back_leave_connections_and_counts_alone() {
+fn weight_0_and_its_restoration_do_not_change_connections_and_counts() {
     let mut cluster = cluster("-m");
     send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
     send(&mut cluster, Sender::Client, Transport::Tcp(ACK));
@@ -331,11 +331,11 @@ fn weight_zero_and_an_edit_back_leave_connections_and_counts_alone() {
 }
 
 #[test]
-fn a_removed_destination_that_nobody_misses_for_minutes_comes_back_new() {
+fn a_removed_destination_without_connections_for_minutes_is_new_when_added_again() {
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Udp);
     cluster.adm(&format!("-d -u {VIP}:80 -r {}:80", server(1)));
-    // Its connection ends after 300 s; it is kept for 120 s more, and looked for once a minute.
+    // Its connection ends after 300 s. The destination is kept for 120 s more, and checked once a minute.
     cluster.advance(301.0);
     cluster.adm(&format!("-a -u {VIP}:80 -r {}:80 -g", server(1)));
     assert_eq!(cluster.stats()[3], format!("-> {}:80 1 1 0 28 0", server(1)));
@@ -347,7 +347,7 @@ fn a_removed_destination_that_nobody_misses_for_minutes_comes_back_new() {
 }
 
 #[test]
-fn the_server_with_fewest_connections_for_its_weight_gets_the_next_active_ones_weighing_256() {
+fn the_server_with_the_fewest_connections_per_weight_is_next_and_active_ones_count_256() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[
         &format!("-A -t {VIP}:80 -s wlc"),
@@ -359,7 +359,7 @@ fn the_server_with_fewest_connections_for_its_weight_gets_the_next_active_ones_w
         assert_eq!(cluster.from_client(&first).verdict, "transmit");
         (cluster.load(at(server(1), 80)).0, cluster.load(at(server(2), 80)).0)
     };
-    // Of equals the one added last is asked first; 2 of weight 2 then equal 1 of weight 1.
+    // Of equal destinations the one added last is first; 2 connections at weight 2 equal 1 at weight 1.
     assert_eq!(
         (1..=6).map(|port| begin(&mut cluster, port)).collect::<Vec<_>>(),
         [(0, 1), (1, 1), (1, 2), (1, 3), (2, 3), (2, 4)]
@@ -370,18 +370,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_walk_through_the_states_is_the_tables(
+    fn every_random_walk_through_the_states_follows_the_tables(
         masqueraded in any::<bool>(),
         walk in prop::collection::vec((any::<bool>(), 0usize..4, any::<bool>(), any::<u8>()), 1..40),
     ) {
         let mut cluster = cluster(if masqueraded { "-m" } else { "-g" });
-        // No new connection takes the place of one that has ended.
+        // No new connection replaces one that has ended.
         cluster.ok(json!({ "set": { "conn_reuse_mode": 0 } }));
         send(&mut cluster, Sender::Client, Transport::Tcp(SYN));
         let mut column = 3;
         for (reply, event, beside, odd) in walk {
             let from = if reply && masqueraded { Sender::Server } else { Sender::Client };
-            // ACK goes with any other event; now and then a packet has none of the four.
+            // ACK is combined with every other event; some packets have none of the four flags.
             let flags = match odd {
                 0..4 => 0,
                 _ => EVENTS[event] | if beside { ACK } else { 0 },
@@ -401,7 +401,7 @@ proptest! {
 }
 
 #[test]
-fn of_so_many_packets_that_are_dropped_in_defence_those_from_the_ftp_data_port_are_some() {
+fn packets_from_the_ftp_data_port_count_for_drop_packet() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[&format!("-A -t {VIP}:80 -s rr"), &format!("-a -t {VIP}:80 -r {}:80 -m", server(1))]);
     cluster.ok(json!({ "set": { "drop_packet": 3, "am_droprate": 3 } }));

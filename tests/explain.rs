@@ -1,7 +1,7 @@
 //! `xvs explain` in the lab: its answer for each scheduler, method and reason, and what it refuses.
 //!
-//! The answer is compared with the result that the configuration requires, and with what then happens to the packet.
-//! Not here: that it is always so, and that explaining changes nothing (`explain_agrees.rs`).
+//! The answer is compared with the result that the configuration requires, and with the result that the packet then
+//! gets. Not here: that they always agree, and that explaining changes nothing (`explain_agrees.rs`).
 
 use serde_json::{Value, json};
 use xvs::frames::{ACK, Complaint, SYN, ethernet, hex};
@@ -11,7 +11,7 @@ use xvs::lab_cluster::{
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_model::capture::CaptureRequest;
 
-/// What is said of a packet.
+/// The explanation of a packet.
 #[track_caller]
 fn explain(cluster: &mut LabCluster, question: Value) -> Value {
     let report = cluster.ask(json!({ "explain": question.clone() }));
@@ -19,13 +19,13 @@ fn explain(cluster: &mut LabCluster, question: Value) -> Value {
     report
 }
 
-/// What is said of a client's SYN to a port of the virtual address.
+/// The explanation of a client's SYN to a port of the virtual address.
 #[track_caller]
 fn syn(cluster: &mut LabCluster, port: u16) -> Value {
     explain(cluster, json!({ "proto": "tcp", "from": at(CLIENT, 4001), "to": at(VIP, port) }))
 }
 
-/// What `xvs explain` prints.
+/// The output of `xvs explain`.
 fn printed(cluster: &mut LabCluster, line: &str) -> (u64, String, String) {
     let words: Vec<_> = ["explain"].into_iter().chain(line.split_whitespace()).collect();
     let answer = cluster.ask(json!({ "xvs": words }));
@@ -38,7 +38,7 @@ fn connect(cluster: &mut LabCluster, port: u16) {
     assert_eq!(judged.verdict, "transmit");
 }
 
-/// Of each candidate its server's number, its standing, and its figures.
+/// For each candidate the number of its server, its standing and its figures.
 fn standings(report: &Value) -> Vec<(u8, String, String)> {
     let candidates = report["choice"]["candidates"].as_array().expect("candidates");
     let one = |candidate: &Value| {
@@ -60,7 +60,7 @@ fn server_addr(number: u8) -> std::net::IpAddr {
 /// A candidate's server, standing and figures.
 type Expected = (u8, &'static str, &'static str);
 
-/// A service with three servers of weights 1, 2 and 3, of which the first has a connection.
+/// A service with three servers of weights 1, 2 and 3. The first has a connection.
 fn loaded(options: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
@@ -74,7 +74,7 @@ fn loaded(options: &str) -> LabCluster {
 }
 
 #[test]
-fn each_scheduler_shows_the_numbers_it_chooses_by_and_then_chooses_so() {
+fn each_scheduler_shows_the_numbers_by_which_it_then_chooses() {
     let cases: &[(&str, &str, &[Expected])] = &[
         (
             "lc",
@@ -146,15 +146,15 @@ fn each_scheduler_shows_the_numbers_it_chooses_by_and_then_chooses_so() {
         let mut cluster = loaded(scheduler);
         let report = syn(&mut cluster, 80);
         assert_eq!(report["choice"]["scheduler"], *scheduler);
-        let told = report["choice"]["rule"].as_str().expect("a rule");
-        assert!(told.contains(rule), "{scheduler}: {told}");
+        let shown = report["choice"]["rule"].as_str().expect("a rule");
+        assert!(shown.contains(rule), "{scheduler}: {shown}");
         let expected = expected.iter().map(|(number, is, by)| (*number, (*is).to_owned(), (*by).to_owned()));
         assert_eq!(standings(&report), expected.collect::<Vec<_>>(), "{scheduler}");
         goes_to_the_chosen(&mut cluster, &report);
     }
 }
 
-/// Injects the explained packet; it leaves as explained.
+/// Injects the explained packet, which must go to the chosen server.
 #[track_caller]
 fn goes_to_the_chosen(cluster: &mut LabCluster, report: &Value) {
     let chosen = standings(report).into_iter().find(|(_, standing, _)| standing == "chosen").expect("one");
@@ -166,7 +166,7 @@ fn goes_to_the_chosen(cluster: &mut LabCluster, report: &Value) {
 fn schedulers_with_turns_or_hashes_show_the_next_turn_and_the_bucket() {
     let mut cluster = loaded("rr");
     let report = syn(&mut cluster, 80);
-    // Its place was kept with the destination chosen last, which now stands last.
+    // The scheduler's position is the destination chosen last, which is now the last in order.
     let turns: Vec<_> =
         standings(&report).into_iter().map(|(number, _, figures)| (number, figures)).collect();
     let turn = |turn: u8| format!("turn {turn}.0");
@@ -201,7 +201,7 @@ fn the_server_cached_for_an_address_is_shown_and_explain_caches_none() {
             all.map(|(number, ..)| number).collect::<Vec<_>>()
         };
         for _ in 0..2 {
-            assert!(remembered(&syn(&mut cluster, 80)).is_empty(), "asking remembers nothing");
+            assert!(remembered(&syn(&mut cluster, 80)).is_empty(), "an explanation caches nothing");
         }
         connect(&mut cluster, 3002);
         let report = syn(&mut cluster, 80);
@@ -220,11 +220,11 @@ fn quiescent_and_overloaded_servers_are_distinguished_and_if_all_are_the_client_
     ]);
     connect(&mut cluster, 3001);
     let report = syn(&mut cluster, 80);
-    let told: Vec<_> =
+    let shown: Vec<_> =
         standings(&report).into_iter().map(|(number, standing, _)| (number, standing)).collect();
-    assert_eq!(told, [(2, "quiescent".to_owned()), (1, "overloaded".to_owned())]);
+    assert_eq!(shown, [(2, "quiescent".to_owned()), (1, "overloaded".to_owned())]);
     assert_eq!(report["reason"], "no_destination");
-    assert_eq!(report["sent"][0]["packet"]["protocol"], "ICMP", "what the client is told");
+    assert_eq!(report["sent"][0]["packet"]["protocol"], "ICMP", "the error that the client gets");
     let line = format!("--proto tcp --from {} --to {VIP}:80", at(CLIENT, 4001));
     let (exit, text, _) = printed(&mut cluster, &line);
     assert_eq!(exit, 0);
@@ -269,7 +269,7 @@ fn each_method_shows_its_changes_and_the_interface_the_packet_leaves_by() {
         let way = json!({ "to": server(1), "via": server(1), "interface": "lan", "mac": "02:00:00:00:02:0b", "mtu": 1500 });
         assert_eq!(report["way"], way, "{words}");
         let caveats = report["caveats"].as_array().expect("a list").len();
-        assert_eq!(caveats, usize::from(*listed == "FullNat"), "only a local port may be another");
+        assert_eq!(caveats, usize::from(*listed == "FullNat"), "only the local port may differ");
         let connection = json!(["made", "SYN_RECV", *listed, 60_000]);
         let made = &report["connection"];
         assert_eq!(
@@ -289,7 +289,7 @@ fn a_connection_is_shown_as_it_is_for_packets_of_either_direction() {
     assert_eq!(report["direction"], "inbound");
     assert_eq!(json!([report["met"]["state"], report["met"]["expires_millis"]]), json!(["SYN_RECV", 50_000]));
     assert_eq!(report["connection"]["origin"], "found");
-    assert!(report.get("choice").is_none(), "nobody is chosen");
+    assert!(report.get("choice").is_none(), "the scheduler does not choose");
     assert_eq!(report["service"], format!("TCP {VIP}:80"));
     let answers =
         json!({ "proto": "tcp", "from": at(server(3), 80), "to": at(CLIENT, 3002), "flags": "syn,ack" });
@@ -442,7 +442,7 @@ fn an_explained_packet_is_not_captured() {
     assert!(packets.is_empty() && missed.is_empty(), "{missed:?}");
     connect(&mut cluster, 3002);
     let (packets, _) = cluster.lab().director.captured(&mut listener);
-    assert!(!packets.is_empty(), "what really comes is captured");
+    assert!(!packets.is_empty(), "packets that are received are captured");
 }
 
 #[test]
@@ -477,7 +477,7 @@ sent        TCP 192.0.2.200:4001 -> 203.0.113.11:8080, syn, TTL 63, 40 bytes,
 }
 
 #[test]
-fn a_question_that_cannot_be_answered_says_what_is_wrong_with_it() {
+fn a_request_that_cannot_be_explained_is_refused_with_the_reason() {
     let mut cluster = LabCluster::new();
     let from = format!("--from {CLIENT}:4001");
     for (line, code, said) in [
@@ -508,7 +508,7 @@ fn a_question_that_cannot_be_answered_says_what_is_wrong_with_it() {
         assert_eq!(exit, code, "{line}: {stderr}");
         assert!(stderr.contains(said), "{line}: {stderr}");
     }
-    // Any bytes are a frame by an interface that is named.
+    // Any bytes are a frame if the interface is given.
     for frame in ["", "00", "ffffffffffff"] {
         let report = cluster.ask(json!({ "explain": { "in": "wan", "frame": frame } }));
         assert!(report.get("verdict").is_some(), "{report}");

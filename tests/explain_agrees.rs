@@ -63,7 +63,7 @@ impl Twins {
         report
     }
 
-    /// Everything that can be seen of both.
+    /// Compares everything that can be seen of both.
     fn compare(&mut self) {
         for line in [
             &["-L", "-n"][..],
@@ -84,7 +84,7 @@ fn endpoint(addr: impl Into<IpAddr>, port: u16) -> String {
     SocketAddr::new(addr.into(), port).to_string()
 }
 
-/// The words by which a command names a service.
+/// The options by which a command names a service.
 fn service(random: &mut Random, v6: bool) -> String {
     let vip = if v6 { IpAddr::from(VIP6) } else { VIP.into() };
     match random.below(8) {
@@ -119,7 +119,7 @@ fn command(random: &mut Random) -> String {
     }
 }
 
-/// The words by which a command says everything of a destination.
+/// The options by which a command describes a destination completely.
 fn destination(random: &mut Random, v6: bool, number: u8) -> String {
     let addr = match (v6, random.below(20)) {
         (false, 0) => IpAddr::from(SILENT),
@@ -217,7 +217,7 @@ fn frame(random: &mut Random) -> (&'static str, Vec<u8>) {
     (link, frame)
 }
 
-/// An ICMP error about what the receiver of a packet would send back.
+/// An ICMP error about a packet that the receiver of `datagram` would send back.
 fn error(random: &mut Random, datagram: &Datagram, from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     let (source, dest) = (datagram.dest, datagram.source);
     let about = Datagram { source, dest, ..datagram.clone() }.packet();
@@ -258,7 +258,7 @@ fn without_ids(frame: &Value) -> Value {
     let mut bytes = unhex(frame["frame"].as_str().expect("hex"));
     match bytes[12..14] {
         [8, 0] => [18..20, 24..26].into_iter().for_each(|range| bytes[range].fill(0)),
-        // The fragment header's.
+        // The identification in the fragment header.
         _ if bytes[20] == 44 => bytes[58..62].fill(0),
         _ => {}
     }
@@ -269,7 +269,7 @@ fn all_without_ids(frames: &Value) -> Vec<Value> {
     frames.as_array().expect("frames").iter().map(without_ids).collect()
 }
 
-/// Whether what was said of a frame is what has become of it.
+/// Asserts that a frame got the explained result.
 fn check(report: &Value, judged: &Value, cluster: &mut LabCluster) {
     let caveats: Vec<_> =
         report["caveats"].as_array().expect("a list").iter().map(|one| one["name"].as_str()).collect();
@@ -324,10 +324,10 @@ fn check(report: &Value, judged: &Value, cluster: &mut LabCluster) {
     }
 }
 
-/// How often each kind of answer was given.
+/// The number of answers of each kind.
 type Tally = BTreeMap<String, u32>;
 
-/// What kinds of answers an answer is of.
+/// The kinds of an answer.
 fn kinds(report: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut kinds = vec![format!("{} {}", text(&report["verdict"]), text(&report["reason"]))];
@@ -345,7 +345,7 @@ fn kinds(report: &Value) -> Vec<String> {
         kinds.push(text(direction));
     }
     if report.get("met").is_some() && report["connection"]["origin"] == "made" {
-        kinds.push("gives way".to_owned());
+        kinds.push("replaced".to_owned());
     }
     if report.get("about").is_some() && report.get("met").is_some() {
         kinds.push("error about a connection".to_owned());
@@ -401,10 +401,10 @@ fn play(seed: u64, frames: u64, tally: &mut Tally) {
 }
 
 #[test]
-fn ten_thousand_random_packets_become_what_explain_said_and_explain_leaves_no_trace() {
+fn ten_thousand_random_packets_get_the_explained_result_and_explaining_changes_nothing() {
     let mut tally = Tally::new();
     (1..=20).for_each(|seed| play(seed, 500, &mut tally));
-    // The packets are such that all of it happens.
+    // All kinds of answers must occur.
     let expected = [
         ("pass ", 1000),
         ("transmit ", 1000),
@@ -418,7 +418,7 @@ fn ten_thousand_random_packets_become_what_explain_said_and_explain_leaves_no_tr
         ("drop unasked", 5),
         ("inbound", 400),
         ("outbound", 15),
-        ("gives way", 5),
+        ("replaced", 5),
         ("error about a connection", 20),
         ("marked", 100),
         ("caveat drawn", 20),
@@ -438,7 +438,7 @@ fn ten_thousand_random_packets_become_what_explain_said_and_explain_leaves_no_tr
 }
 
 #[test]
-fn recorded_frames_changed_at_random_become_what_explain_said_for_every_configuration() {
+fn recorded_frames_changed_at_random_get_the_explained_result_for_every_configuration() {
     let (mut seeds, mut random) = (fuzz::recorded(), Random(7));
     let [asked, other] = [(); 2].map(|()| LabCluster::around(seeds.lab()));
     let mut twins = Twins { asked, other };

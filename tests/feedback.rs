@@ -1,4 +1,4 @@
-//! Weights that follow load reports, through the lab: from `xvs feedback` to the server of the next connection.
+//! Weights that follow load reports, in the lab: from `xvs feedback` to the server of the next connection.
 //!
 //! Not here: the formula and its bounds (`ctl/src/feedback.rs`); the same over the socket (`control.rs`).
 
@@ -28,7 +28,7 @@ fn follow(cluster: &mut LabCluster, services: &str) {
     cluster.ok(json!({ "set": { "feedback.services": services } }));
 }
 
-/// Exit code and what was printed on both streams.
+/// Exit code and text on both streams.
 fn xvs(cluster: &mut LabCluster, words: &[&str]) -> (u64, String) {
     let answer = cluster.ask(json!({ "xvs": words }));
     let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
@@ -159,10 +159,10 @@ fn a_report_reaches_the_services_that_follow_and_ports_only_where_one_is_named()
 fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothing() {
     let mut cluster = cluster("wrr", [3, 3]);
     let (rs1, unknown) = (server(1).to_string(), server(9).to_string());
-    let (exit, told) = xvs(&mut cluster, &["feedback", &rs1, "10"]);
+    let (exit, output) = xvs(&mut cluster, &["feedback", &rs1, "10"]);
     assert_eq!(exit, 3, "off unless a service is named");
     assert_eq!(
-        told,
+        output,
         format!(
             "xvs: no service of real server {rs1} follows load reports; \
              `xvs set feedback.services \"TCP {VIP}:80\"` makes that service follow them\n"
@@ -170,21 +170,21 @@ fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothin
     );
     assert!(xvs(&mut cluster, &["feedback"]).1.contains("feedback.services"));
     follow(&mut cluster, "all");
-    let (exit, told) = xvs(&mut cluster, &["feedback", &unknown, "10"]);
+    let (exit, output) = xvs(&mut cluster, &["feedback", &unknown, "10"]);
     let lists = "`xvsadm -Ln` lists the configured ones";
-    assert_eq!((exit, told), (3, format!("xvs: no virtual service has real server {unknown}; {lists}\n")));
+    assert_eq!((exit, output), (3, format!("xvs: no virtual service has real server {unknown}; {lists}\n")));
     let unknown = format!("{rs1}:81");
     assert_eq!(xvs(&mut cluster, &["feedback", &unknown, "10"]).0, 3);
     for load in ["-1", "100.5", "1e9"] {
-        let (exit, told) = xvs(&mut cluster, &["feedback", &rs1, load]);
-        assert!(exit == 3 && told.contains(&rs1) && told.contains("0 (idle) to 100"), "{told}");
+        let (exit, output) = xvs(&mut cluster, &["feedback", &rs1, load]);
+        assert!(exit == 3 && output.contains(&rs1) && output.contains("0 (idle) to 100"), "{output}");
     }
     for words in [&["feedback", &rs1][..], &["feedback", "web1", "5"], &["feedback", &rs1, "nan"]] {
         assert_eq!(xvs(&mut cluster, words).0, 2, "{words:?}");
     }
-    let (exit, told) = xvs(&mut cluster, &["set", "feedback.lowest_percent", "101"]);
+    let (exit, output) = xvs(&mut cluster, &["set", "feedback.lowest_percent", "101"]);
     assert_eq!(
-        (exit, told.as_str()),
+        (exit, output.as_str()),
         (3, "xvs: feedback.lowest_percent cannot be \"101\"; it takes 1 to 100\n")
     );
     assert_eq!(weights(&mut cluster), ["3", "3"]);

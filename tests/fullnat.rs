@@ -1,6 +1,6 @@
-//! FULLNAT between a command and a packet: local addresses, which ports are taken, what is listed, saved and steered.
+//! FULLNAT between commands and packets: local addresses, taken ports, listings, saved rules and steering.
 //!
-//! Not here: which bytes leave (`golden/fullnat.rs`), real sockets (`netlab_fullnat.rs`).
+//! Not here: the bytes of packets (`golden/fullnat.rs`), real sockets (`netlab_fullnat.rs`).
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ fn laddr(cluster: &mut LabCluster, line: &str) -> String {
     answer["stdout"].as_str().unwrap_or_default().to_owned()
 }
 
-/// A TCP and a UDP service with this many servers, reached from these ports of one address.
+/// A TCP and a UDP service with this number of servers. The local address has these ports.
 fn cluster(servers: u8, ports: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     laddr(&mut cluster, &format!("add {INSIDE} --ports {ports}"));
@@ -39,7 +39,7 @@ fn syn(port: u16) -> Datagram {
     Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, 80))
 }
 
-/// Rows of connections with their local ends.
+/// The rows of connections, with local endpoints.
 fn connections(cluster: &mut LabCluster) -> Vec<Value> {
     let rows: Value = serde_json::from_str(&cluster.adm("-L -n -c --json")).expect("JSON");
     rows.as_array().expect("an array").clone()
@@ -52,8 +52,8 @@ fn each_port_is_taken_once_for_each_server_and_then_connections_are_refused_and_
         connect(&mut cluster, 1000 + number);
     }
     assert_eq!(cluster.from_client(&syn(2000)).verdict, "drop no_local_port");
-    assert_eq!(cluster.total_load(), (8, 0), "what was refused is counted nowhere");
-    // Another protocol's ports are others.
+    assert_eq!(cluster.total_load(), (8, 0), "a refused connection is not counted");
+    // Ports of another protocol are separate.
     let datagram = Datagram::new(Transport::Udp, at(CLIENT, 2000), at(VIP, 80));
     assert_eq!(cluster.from_client(&datagram).verdict, "transmit");
     let expected = format!(
@@ -66,7 +66,7 @@ Address                     Ports        Connections  Taken  Most towards
         server(2)
     );
     assert_eq!(laddr(&mut cluster, "list"), expected);
-    // Connections that end give their ports back.
+    // A connection that ends releases its port.
     cluster.advance(901.0);
     assert_eq!(cluster.from_client(&syn(2000)).verdict, "transmit");
 }
@@ -111,7 +111,7 @@ fn without_a_local_address_of_its_family_a_connection_is_refused_with_the_comman
 }
 
 #[test]
-fn connections_go_on_when_their_local_address_is_deleted_and_are_steered_until_they_end() {
+fn connections_continue_when_their_local_address_is_deleted_and_are_steered_until_they_end() {
     let mut cluster = cluster(1, "5000-5000");
     cluster.from_client(&syn(1000));
     laddr(&mut cluster, &format!("delete {INSIDE}"));
@@ -138,7 +138,7 @@ fn local_addresses_are_steered_while_a_service_has_a_fullnat_server() {
 }
 
 #[test]
-fn listings_name_the_method_and_the_local_end_and_count_both_directions() {
+fn listings_show_the_method_and_the_local_endpoint_and_count_both_directions() {
     let mut cluster = cluster(1, "5000-5000");
     cluster.from_client(&syn(1000));
     cluster.from_server(&Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(INSIDE, 5000)));
@@ -183,7 +183,7 @@ fn saved_rules_are_restored_and_ipvsadm_skips_the_lines_of_xvs() {
 }
 
 #[test]
-fn a_saved_local_address_is_restored_where_it_is_and_refused_where_it_has_other_ports() {
+fn restoring_a_local_address_succeeds_if_it_exists_and_fails_if_it_has_other_ports() {
     let mut cluster = cluster(1, "5000-5999");
     let before = cluster.adm("-S -n");
     let mut restore = |ports: &str| {
@@ -195,7 +195,7 @@ fn a_saved_local_address_is_restored_where_it_is_and_refused_where_it_has_other_
     assert_eq!(restore("5000-5999"), (json!(0), String::new()));
     let (exit, stderr) = restore("5000-6999");
     assert_ne!(exit, 0);
-    for word in [INSIDE.to_string().as_str(), "ports 5000-5999", "delete it first"] {
+    for word in [INSIDE.to_string().as_str(), "ports 5000-5999", "delete it before"] {
         assert!(stderr.contains(word), "{stderr}");
     }
 }
@@ -207,7 +207,7 @@ fn an_address_that_cannot_be_a_local_address_is_refused_with_a_reason() {
     for (line, exit, reason) in [
         (format!("add {INSIDE}"), 3, "exists already"),
         ("add 127.0.0.1".to_owned(), 3, "cannot reply"),
-        (format!("add {} --ports 9-8", server(1)), 3, "no ports"),
+        (format!("add {} --ports 9-8", server(1)), 3, "not a range of ports"),
         (format!("add {} --ports 80", server(1)), 2, "LOW-HIGH"),
         (format!("delete {}", server(1)), 3, "laddr list"),
     ] {

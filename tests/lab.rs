@@ -1,5 +1,5 @@
-//! The lab's protocol: what each request answers, what a wrong line answers, and that the same input twice is the same
-//! output twice, in this process and from the program.
+//! The lab's protocol: the answer to each request and to a wrong line, and that equal input gives equal output, in this
+//! process and from the program.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -75,7 +75,7 @@ fn run(words: &[&str], input: &str) -> (String, Option<i32>) {
     let mut stdin = child.stdin.take().expect("it was piped");
     let input = input.to_owned();
     let writing = std::thread::spawn(move || {
-        // A program that ends early is seen by its output.
+        // If the program ends early, its output shows it.
         let _ = stdin.write_all(input.as_bytes());
     });
     let output = child.wait_with_output().expect("xvs ends");

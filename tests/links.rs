@@ -1,6 +1,6 @@
 //! Local delivery, VLANs, and packets with invalid addresses, played through the lab.
 //!
-//! Not here: interfaces that come and go (`netlab_links.rs`), and tags by themselves (`port/tagged.rs`).
+//! Not here: interfaces that come and go (`netlab_links.rs`), and tags alone (`port/tagged.rs`).
 
 use std::net::Ipv4Addr;
 
@@ -53,7 +53,7 @@ fn a_destination_on_the_director_gets_packets_unchanged_whatever_their_ttl() {
 }
 
 #[test]
-fn ipv6_is_delivered_here_as_well() {
+fn ipv6_packets_are_delivered_locally_too() {
     let mut cluster = with_local_vip();
     cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
     cluster.adm(&format!("-a -t [{VIP6}]:80 -r [{VIP6}]:80 -g"));
@@ -70,7 +70,7 @@ fn a_direct_routing_destination_on_the_director_needs_the_virtual_address_there(
 }
 
 #[test]
-fn an_address_that_becomes_the_directors_under_a_connection_is_delivered_to_from_then_on() {
+fn packets_are_delivered_locally_once_their_destination_is_an_address_of_the_director() {
     let mut cluster = with_local_vip();
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g", server(1)));
@@ -83,7 +83,7 @@ fn an_address_that_becomes_the_directors_under_a_connection_is_delivered_to_from
     cluster.ok(json!({ "link": "taken-over", "mac": "02:00:00:00:08:01", "addresses": address }));
     let ack = Datagram { transport: Transport::Tcp(ACK), ..syn(1000) };
     assert_eq!(cluster.from_client(&ack).verdict, "pass");
-    // NAT would have to rewrite it, and nothing would translate the reply back.
+    // NAT would have to rewrite the packet, and the reply would not be translated back.
     assert_eq!(cluster.from_client(&question).verdict, "drop destination_local");
 }
 
@@ -99,7 +99,7 @@ fn nat_to_another_endpoint_of_the_director_is_refused_and_to_the_same_one_it_is_
     }
     cluster.adm(&format!("-a -t {VIP}:80 -r {VIP}:80 -m"));
     assert_eq!(cluster.from_client(&syn(1000)).verdict, "pass");
-    // As under IPVS, which takes the command.
+    // As under IPVS, which accepts the command.
     cluster.adm(&format!("-a -t {VIP}:80 -r 127.0.0.1:80 -m"));
     assert_eq!(cluster.from_client(&syn(1001)).verdict, "drop destination_local");
 }
@@ -300,8 +300,8 @@ fn multicast_unspecified_loopback_own_and_equal_source_addresses_are_refused() {
     for mut cluster in [LabCluster::new(), with_local_vip()] {
         cluster.adm(&format!("-A -u {VIP}:53 -s rr"));
         cluster.adm(&format!("-a -u {VIP}:53 -r {}:53 -m", server(1)));
-        let nobody = [[224, 0, 0, 1], [255; 4], [0; 4], [0, 1, 2, 3], [127, 0, 0, 1]].map(Ipv4Addr::from);
-        for source in nobody.into_iter().chain([OUTSIDE, Ipv4Addr::new(192, 0, 2, 127), VIP]) {
+        let invalid = [[224, 0, 0, 1], [255; 4], [0; 4], [0, 1, 2, 3], [127, 0, 0, 1]].map(Ipv4Addr::from);
+        for source in invalid.into_iter().chain([OUTSIDE, Ipv4Addr::new(192, 0, 2, 127), VIP]) {
             let packet = Datagram::new(Transport::Udp, at(source, 53), at(VIP, 53));
             assert_eq!(cluster.from_client(&packet).verdict, "pass", "{source}");
         }

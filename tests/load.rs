@@ -1,9 +1,9 @@
 //! A worker's counters of its own load, with a clock that its port moves.
 //!
-//! The worker is the data plane's own, on this thread, over the port of the benches. Not here: what is made of it
-//! (`crates/ctl/src/metrics.rs`), a worker on the wire (`tests/netlab_metrics.rs`).
+//! The worker is the data plane's own, on this thread, over the port of the benches. Not here: the
+//! metrics made from them (`crates/ctl/src/metrics.rs`), and a worker with interfaces (`netlab_metrics.rs`).
 
-// What the benches and this test share; neither uses all of it.
+// Shared by the benches and this test; each uses only a part.
 #[allow(dead_code)]
 #[path = "../benches/rig/mod.rs"]
 mod rig;
@@ -32,7 +32,7 @@ fn bursts_count_as_busy_time_and_by_size_and_sleep_counts_as_neither() {
     let counters = worker.pipeline.transmitter.counters();
     assert_eq!(counters.busy_ns.value(), 3 * 3_000_000);
     assert_eq!((counters.bursts.counts(), counters.bursts.sum.value()), ([0, 1, 0, 0, 0, 0, 2], 130));
-    // Before it slept, and once more before it ended.
+    // Once before it slept, and once before it ended.
     assert_eq!(counters.empty_polls.value(), 2);
     assert_eq!((counters.received.value(), counters.balance()), (130, 0));
 }

@@ -9,7 +9,7 @@ use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, CLIENT6, GATEWAY_MAC, VIP, VIP6, WAN_MAC, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
-/// A second virtual address, which no service names.
+/// A second virtual address, without a service of its own.
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
 fn xvs(cluster: &mut LabCluster, line: &str) -> Value {
@@ -21,7 +21,7 @@ fn mark(cluster: &mut LabCluster, rule: &str) {
     assert_eq!((&answer["exit"], &answer["stderr"]), (&json!(0), &json!("")), "{rule}");
 }
 
-/// The row of a new connection from this port of the client, without its time; none if the kernel got the packet.
+/// The row of a new connection from this port of the client, without its time; none if the packet passed to the kernel.
 fn scheduled(
     cluster: &mut LabCluster,
     transport: Transport,
@@ -39,7 +39,7 @@ fn scheduled(
 }
 
 #[test]
-fn a_marks_service_comes_before_that_of_the_address_and_takes_every_protocol_and_port() {
+fn a_marks_service_precedes_that_of_the_address_and_accepts_every_protocol_and_port() {
     let mut cluster = LabCluster::new();
     cluster.configure(&[
         &format!("-A -t {VIP}:80 -s rr"),
@@ -56,14 +56,14 @@ fn a_marks_service_comes_before_that_of_the_address_and_takes_every_protocol_and
     assert_eq!(row(&mut cluster, 2, tcp(), (VIP, 80)), direct(VIP, 80));
     assert_eq!(row(&mut cluster, 3, tcp(), (OTHER, 22)), direct(OTHER, 22));
     assert_eq!(row(&mut cluster, 4, Transport::Udp, (OTHER, 53)), direct(OTHER, 53));
-    // A mark that has no service: as if there were none.
+    // A mark without a service has no effect.
     mark(&mut cluster, &format!("-d {VIP}/25 -p tcp --set-mark 6"));
     assert_eq!(row(&mut cluster, 5, tcp(), (VIP, 80)), address);
     assert_eq!(row(&mut cluster, 6, tcp(), (OTHER, 22)), None);
 }
 
 #[test]
-fn a_mark_is_one_service_in_ipv6_and_another_in_ipv4() {
+fn a_mark_has_separate_services_in_ipv4_and_ipv6() {
     let mut cluster = LabCluster::new();
     cluster.configure(&["-A -f 5 -6 -s rr", &format!("-a -f 5 -6 -r [{}]:0 -g", server6(1))]);
     mark(&mut cluster, "-p tcp --dports 80,443 --set-mark 5");
@@ -105,7 +105,7 @@ fn a_client_refused_by_a_marks_service_gets_the_error_from_the_address_it_sent_t
     let judged = cluster.from_client(&syn);
     assert_eq!(judged.verdict, "drop no_destination");
     assert_eq!(judged.sent[0].1[26..30], OTHER.octets());
-    // What would go elsewhere anyway is the kernel's to send on.
+    // Packets to other addresses are left to the kernel to forward.
     cluster.set("cache_bypass", 1);
     assert_eq!(cluster.from_client(&syn).verdict, "pass");
 }
@@ -124,7 +124,7 @@ fn a_multicast_packet_causes_no_icmp_error() {
         Datagram::new(Transport::Udp, at(source, 4000), at(dest.parse::<IpAddr>().expect("an address"), 99))
             .frame(GATEWAY_MAC, WAN_MAC)
     };
-    // The last one of the link's own network; all; some.
+    // The link's own broadcast address, the limited broadcast address, and a multicast group.
     for dest in ["192.0.2.127", "255.255.255.255", "224.0.0.5"] {
         assert_eq!(refused(&mut cluster, &to(CLIENT.into(), dest)), 0, "{dest}");
     }
@@ -157,12 +157,12 @@ fn mark_rules_are_listed_and_deleted_as_they_were_added_and_refusals_say_what_to
     let rules: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(rules[0]["dports"], json!(["80", "8000:8010"]));
     let again = xvs(&mut cluster, &format!("mark add {rule}"));
-    let told = format!("xvs: mark rule {rule} exists already; `xvs mark list` shows the existing ones\n");
-    assert_eq!((&again["exit"], &again["stderr"]), (&json!(3), &json!(told)));
+    let message = format!("xvs: mark rule {rule} exists already; `xvs mark list` shows the existing ones\n");
+    assert_eq!((&again["exit"], &again["stderr"]), (&json!(3), &json!(message)));
     assert_eq!(xvs(&mut cluster, &format!("mark delete {rule}"))["exit"], 0);
     let gone = xvs(&mut cluster, &format!("mark delete {rule}"));
-    let told = format!("xvs: no mark rule {rule}; `xvs mark list` shows those that can be deleted\n");
-    assert_eq!((&gone["exit"], &gone["stderr"]), (&json!(3), &json!(told)));
+    let message = format!("xvs: no mark rule {rule}; `xvs mark list` shows those that can be deleted\n");
+    assert_eq!((&gone["exit"], &gone["stderr"]), (&json!(3), &json!(message)));
     for wrong in ["mark add --dport 80 --set-mark 1", "mark add -d 192.0.2.1", "mark add --set-mark x"] {
         assert_eq!(xvs(&mut cluster, wrong)["exit"], 2, "{wrong}");
     }

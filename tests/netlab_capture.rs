@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// A running capture program.
 struct Capturing {
@@ -101,7 +101,7 @@ fn fields(file: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
 }
 
 fn prepared(method: Method, workers: Workers) -> Cluster {
-    carries::prepared(method, workers)
+    traffic::prepared(method, workers)
 }
 
 /// Four pages with this method: `xvs capture` shows on each interface the frames that tcpdump has at the other end.

@@ -13,14 +13,14 @@ use xvs::cluster::{self, DIRECTOR, REAL_SERVERS, VIP, real_server, succeed, virt
 use xvs::director::Protocol;
 use xvs::servers::Sink;
 use xvs::wait::{self, DEADLINE};
-use xvs::{Cluster, Director, Host, Layout, Method, Wan, Workers, carries, clients, words};
+use xvs::{Cluster, Director, Host, Layout, Method, Wan, Workers, clients, log_texts, traffic};
 
 /// A TCP port of the director itself, which has no service.
 const OWN: u16 = 2200;
 
 #[test]
 fn ping_arp_and_the_directors_own_tcp_service_work_while_it_runs() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _own = Sink::start(&cluster, Host::Director, OWN);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -30,7 +30,7 @@ fn ping_arp_and_the_directors_own_tcp_service_work_while_it_runs() {
 
 #[test]
 fn a_client_on_the_director_reaches_its_kernel_and_not_the_service() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
@@ -40,7 +40,7 @@ fn a_client_on_the_director_reaches_its_kernel_and_not_the_service() {
 
 #[test]
 fn after_a_daemon_is_killed_the_kernel_serves_ping_arp_its_own_services_and_the_vip() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _own = Sink::start(&cluster, Host::Director, OWN);
     let mut director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -54,7 +54,7 @@ fn after_a_daemon_is_killed_the_kernel_serves_ping_arp_its_own_services_and_the_
 
 #[test]
 fn sigterm_ends_the_daemon_with_success_and_detaches_its_programs() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let mut director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     clients::pages(&cluster, &format!("http://{VIP}/"), 1);
@@ -67,7 +67,7 @@ fn sigterm_ends_the_daemon_with_success_and_detaches_its_programs() {
 
 #[test]
 fn sighup_is_logged_and_the_daemon_continues() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     director.signal(Signal::HUP);
@@ -105,7 +105,7 @@ fn a_log_that_cannot_be_written_ends_and_delays_nothing_and_is_shown_until_it_ca
 
 #[test]
 fn an_interface_that_goes_down_or_up_or_is_removed_is_logged_and_shown() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     // The status is ok once the real servers' link addresses are known.
@@ -132,7 +132,7 @@ fn an_interface_that_goes_down_or_up_or_is_removed_is_logged_and_shown() {
 
 #[test]
 fn a_killed_daemon_can_be_started_again_on_the_same_socket_and_interfaces() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     Director::start(&cluster, Workers::One).kill();
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -141,7 +141,7 @@ fn a_killed_daemon_can_be_started_again_on_the_same_socket_and_interfaces() {
 
 #[test]
 fn deleting_a_service_under_traffic_leaves_another_services_connection_alone() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -162,7 +162,7 @@ fn deleting_a_service_under_traffic_leaves_another_services_connection_alone() {
 
 #[test]
 fn a_connection_continues_when_its_deleted_service_is_added_again() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     // Keeps TCP over IPv4 steered to the director while the other service is deleted.
@@ -178,13 +178,13 @@ fn a_connection_continues_when_its_deleted_service_is_added_again() {
 
 #[test]
 fn a_second_daemon_on_the_socket_is_refused_and_the_first_continues() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
 
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "lan"]);
     assert!(!status.success(), "{log}");
-    assert!(log.contains(words::SOCKET), "the message names the socket:\n{log}");
+    assert!(log.contains(log_texts::SOCKET), "the message names the socket:\n{log}");
     assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
 }
 
@@ -218,7 +218,7 @@ fn an_interface_without_native_xdp_is_served_by_generic_xdp() {
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
 
-    assert!(director.status().contains(words::GENERIC), "{}", director.status());
+    assert!(director.status().contains(log_texts::GENERIC), "{}", director.status());
     assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
     let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
     assert!(body == cluster.blob(), "a download of {} bytes differs from the file", body.len());
@@ -227,7 +227,7 @@ fn an_interface_without_native_xdp_is_served_by_generic_xdp() {
 
 #[test]
 fn a_restore_continues_after_a_refused_line() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let rules = format!(
         "-A -t {VIP}:80 -s rr\n-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m -w 1\n",
@@ -242,7 +242,7 @@ fn a_restore_continues_after_a_refused_line() {
 
 #[test]
 fn a_restore_ends_at_a_syntax_error_and_keeps_the_lines_before_it() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let before = format!("-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m -w 1\n", real_server(1));
     let after = format!("-a -t {VIP}:80 -r {}:80 -m -w 1\n", real_server(2));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, complete, succeed};
 use xvs::director::{Protocol, program};
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Layout, Method, Workers, carries};
+use xvs::{Cluster, Director, Host, Layout, Method, Workers, traffic};
 
 /// The output of `xvs doctor`, and its exit code.
 struct Diagnosis {
@@ -84,7 +84,7 @@ const DR: Host = Host::Director;
 
 #[test]
 fn with_a_daemon_each_fault_of_the_director_is_found_and_corrected_by_the_printed_command() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     director.xvs("laddr add 192.0.2.1 --ports 30000-40000");
@@ -137,7 +137,7 @@ fn a_real_server_without_answer_is_found_and_removed_by_the_printed_command() {
 
 #[test]
 fn tunnels_too_narrow_for_clients_packets_are_found_and_corrected_by_the_printed_command() {
-    let cluster = carries::prepared(Method::Tunnel, Workers::One);
+    let cluster = traffic::prepared(Method::Tunnel, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Tunnel);
     Diagnosis::of(&cluster, &[]).assert_well();

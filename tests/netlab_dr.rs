@@ -2,24 +2,24 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
 
-use xvs::{Method, Workers, carries};
+use xvs::{Method, Workers, traffic};
 
 #[test]
 fn downloads_and_uploads_arrive_whole_with_one_worker() {
-    carries::tcp_whole_both_ways(Method::DirectRouting, Workers::One);
+    traffic::tcp_whole_both_ways(Method::DirectRouting, Workers::One);
 }
 
 #[test]
 fn downloads_and_uploads_arrive_whole_with_two_workers() {
-    carries::tcp_whole_both_ways(Method::DirectRouting, Workers::Two);
+    traffic::tcp_whole_both_ways(Method::DirectRouting, Workers::Two);
 }
 
 #[test]
 fn two_hundred_parallel_connections_are_shared_evenly_with_one_worker() {
-    carries::two_hundred_connections_at_once(Method::DirectRouting, Workers::One);
+    traffic::two_hundred_connections_at_once(Method::DirectRouting, Workers::One);
 }
 
 #[test]
 fn two_hundred_parallel_connections_are_shared_evenly_with_two_workers() {
-    carries::two_hundred_connections_at_once(Method::DirectRouting, Workers::Two);
+    traffic::two_hundred_connections_at_once(Method::DirectRouting, Workers::Two);
 }

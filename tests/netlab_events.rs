@@ -11,7 +11,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::program;
 use xvs::wait::DEADLINE;
-use xvs::{Cluster, Director, Host, Method, Workers, carries};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic};
 
 /// A running `xvs events --json`.
 struct Listener {
@@ -66,7 +66,7 @@ impl Drop for Listener {
 
 #[test]
 fn every_change_is_reported_with_its_origin_and_command_line_and_logged_with_its_result() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let listener = Listener::start(&cluster);
     let service = format!("-t {VIP}:80");
@@ -110,7 +110,7 @@ fn every_change_is_reported_with_its_origin_and_command_line_and_logged_with_its
 
 #[test]
 fn links_warnings_and_moved_weights_are_reported_when_they_begin_and_end() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let listener = Listener::start(&cluster);
     let on_director = |line: &str| {

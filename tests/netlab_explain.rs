@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 use xvs::cluster::{VIP, real_server, virtual_endpoint};
 use xvs::director::Protocol;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// The report about a packet.
 fn explain(director: &Director, words: &str) -> Value {
@@ -54,7 +54,7 @@ fn client_endpoint(cluster: &Cluster) -> SocketAddr {
 
 #[test]
 fn explain_predicts_a_connection_and_changes_nothing() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     clients::pages(&cluster, &format!("http://{VIP}/"), 1);
@@ -103,7 +103,7 @@ fn explain_predicts_a_connection_and_changes_nothing() {
 
 #[test]
 fn explain_during_downloads_disturbs_none_of_them() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     let blob = cluster.blob();

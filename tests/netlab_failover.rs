@@ -277,7 +277,7 @@ fn when_keepalived_ends_the_backup_announces_and_serves_the_vip() {
     keepalived.stop();
     request_until_taken_over(&cluster, &second, "keepalived ends");
     await_master(&cluster, Host::Backup);
-    assert!(arp.was_announced(&cluster, Host::Backup));
+    wait::until("the backup announces the VIP", || arp.was_announced(&cluster, Host::Backup).then_some(()));
     // Segments without a connection pass to its kernel, which has the VIP and no listening socket.
     let ended = wait::until("the upload ends", || upload.write_all(b"after").err());
     assert!(matches!(ended.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{ended}");

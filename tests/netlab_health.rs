@@ -13,7 +13,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::program;
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// The port of the checks; the end of a sink there takes its real server down.
 const LIFE: u16 = 9000;
@@ -59,7 +59,7 @@ fn await_servers(director: &Director<'_>, wanted: &[(u8, u8)]) {
 
 #[test]
 fn a_real_server_without_answer_is_removed_and_one_that_answers_again_returns() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
     let file = write(&cluster, 1, "");
     let director = watched(&cluster, &file);
@@ -87,7 +87,7 @@ fn a_real_server_without_answer_is_removed_and_one_that_answers_again_returns() 
 
 #[test]
 fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
     let file = write(&cluster, 1, "");
     let director = watched(&cluster, &file);
@@ -139,7 +139,7 @@ fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() 
 
 #[test]
 fn the_health_report_is_complete() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sink = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let file = write(&cluster, 7, "");
     let director = watched(&cluster, &file);
@@ -159,7 +159,7 @@ fn the_health_report_is_complete() {
 
 #[test]
 fn scripts_and_the_fifo_are_notified_in_order_a_sorry_server_serves_and_the_end_is_notified() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _first = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let (notified, fifo) = (cluster.state().join("notified"), cluster.state().join("fifo"));
     let script =
@@ -199,7 +199,7 @@ fn scripts_and_the_fifo_are_notified_in_order_a_sorry_server_serves_and_the_end_
 
 #[test]
 fn a_file_with_errors_or_an_absent_file_prevents_the_start_before_anything_is_attached() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let file = cluster.state().join("keepalived.conf");
     let arguments = ["--interface", "wan", "--keepalived", &file.display().to_string()];
     let (status, log) = Director::refusal(&cluster, &arguments);
@@ -212,7 +212,7 @@ fn a_file_with_errors_or_an_absent_file_prevents_the_start_before_anything_is_at
 
 #[test]
 fn a_killed_director_restarts_without_remains_and_its_checks_continue() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let first = Sink::start(&cluster, Host::RealServer(1), LIFE);
     let fifo = cluster.state().join("fifo");
     let file = write(&cluster, 1, "");
@@ -241,7 +241,7 @@ fn a_killed_director_restarts_without_remains_and_its_checks_continue() {
 
 #[test]
 fn of_many_reload_signals_the_last_one_counts_and_an_absent_file_changes_nothing() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
     let file = write(&cluster, 1, "");
     let director = watched(&cluster, &file);
@@ -271,7 +271,7 @@ fn of_many_reload_signals_the_last_one_counts_and_an_absent_file_changes_nothing
 
 #[test]
 fn with_few_file_descriptors_fewer_checks_run_at_once_and_each_runs() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let on = |host, line: &str| {
         let mut words = line.split_whitespace();
         succeed(cluster.command(host, words.next().expect("a program")).args(words));

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use xvs::asking::Asking;
 use xvs::cluster::{VIP, real_server, succeed, virtual_endpoint};
+use xvs::request_stream::RequestStream;
 use xvs::servers::{Mood, Moody};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
 
 /// Ports of the services whose first real server is nginx, and the [`Moody`] server.
 const WEB: u16 = 80;
@@ -203,18 +203,18 @@ fn await_listed(director: &Director<'_>, service: u16, wanted: bool) {
 /// Makes the first real server fail and recover; asserts its removal and return, and prints times and lost requests.
 fn fails_and_returns(failure: &Failure, director: &Director<'_>, victim: &Victim<'_>) {
     await_listed(director, failure.service, true);
-    let asking = Asking::start(victim.cluster, virtual_endpoint(failure.service), PATIENCE);
-    asking.await_one_by("rs1");
+    let requests = RequestStream::start(victim.cluster, virtual_endpoint(failure.service), PATIENCE);
+    requests.await_one_by("rs1");
     let failed = Instant::now();
     (failure.fail)(victim);
-    asking.await_all_by("rs2");
+    requests.await_all_by("rs2");
     await_listed(director, failure.service, false);
     let healed = Instant::now();
     (failure.heal)(victim);
-    let back = asking.await_one_by("rs1");
+    let back = requests.await_one_by("rs1");
     await_listed(director, failure.service, true);
-    let asked = asking.end();
-    let lost: Vec<_> = asked.iter().filter(|one| one.has_failed()).collect();
+    let ended = requests.end();
+    let lost: Vec<_> = ended.iter().filter(|one| one.has_failed()).collect();
     let last = lost.iter().map(|one| one.began).filter(|began| (failed..healed).contains(began)).max();
     let since = |time: Option<Instant>| time.map_or(Duration::ZERO, |time| time.duration_since(failed));
     let after = lost.iter().filter(|one| one.began >= healed).count();
@@ -225,19 +225,19 @@ fn fails_and_returns(failure: &Failure, director: &Director<'_>, victim: &Victim
         since(last).as_secs_f64(),
         bound(failure.answers).as_secs_f64(),
         lost.len(),
-        asked.len(),
+        ended.len(),
         back.as_secs_f64(),
     );
 }
 
 #[test]
 fn a_real_server_is_avoided_after_each_kind_of_failure_and_returns_when_it_works() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let victim = Victim { cluster: &cluster, moody: Moody::start(&cluster, Host::RealServer(1), MOODY) };
     let file = file(&cluster).display().to_string();
     let director = Director::start_with(&cluster, Workers::One, &["--keepalived", &file]);
     // Otherwise the first failure would happen before the first check.
-    wait::until("every check has asked", || (!director.xvs("health").contains("assumed")).then_some(()));
+    wait::until("every check has been made", || (!director.xvs("health").contains("assumed")).then_some(()));
     for failure in &FAILURES {
         fails_and_returns(failure, &director, &victim);
     }

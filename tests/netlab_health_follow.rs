@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use xvs::asking::Asking;
 use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
 use xvs::director::program;
+use xvs::request_stream::RequestStream;
 use xvs::servers::{Mood, Moody, Sink};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// The port of the checks; the end of a sink there takes its real server down.
 const LIFE: u16 = 9000;
@@ -74,18 +74,18 @@ fn check(cluster: &Cluster) -> Value {
 /// Moves a service between the real server and the sorry server during requests of a client; returns the errors.
 fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
     const TIMES: usize = 5;
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut life = Some(Sink::start(&cluster, FIRST, LIFE));
     let sorry = format!("sorry_server {} 8080\n", real_server(2));
     let director = watched(&cluster, "", 80, &(sorry + lines + &living(1, 80)));
-    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
+    let requests = RequestStream::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
     for _ in 0..TIMES {
-        asking.await_all_by("rs1");
+        requests.await_all_by("rs1");
         drop(life.take());
-        asking.await_all_by("rs2");
+        requests.await_all_by("rs2");
         life = Some(Sink::start(&cluster, FIRST, LIFE));
     }
-    asking.await_all_by("rs1");
+    requests.await_all_by("rs1");
     let events = director.xvs("events --no-follow --last 1000");
     let moves: Vec<_> = events.lines().filter_map(|line| line.split_once(", change: ")).collect();
     let at_once =
@@ -97,10 +97,10 @@ fn to_the_sorry_server_and_back(lines: &str) -> Vec<ErrorKind> {
     );
     assert!(configurations.collect::<BTreeSet<_>>().len() > 2 * TIMES, "{events}");
     drop(life);
-    let asked = asking.end();
-    let failed: Vec<_> = asked.iter().filter_map(|one| one.outcome.clone()?.err()).collect();
+    let ended = requests.end();
+    let failed: Vec<_> = ended.iter().filter_map(|one| one.outcome.clone()?.err()).collect();
     let inhibited = if lines.is_empty() { "removed" } else { "inhibited" };
-    eprintln!("{inhibited}: {} requests, {TIMES} times there and back, failed: {failed:?}", asked.len());
+    eprintln!("{inhibited}: {} requests, {TIMES} times there and back, failed: {failed:?}", ended.len());
     failed
 }
 
@@ -120,20 +120,20 @@ fn an_inhibited_sorry_server_and_an_inhibited_real_server_lose_no_request() {
 
 #[test]
 fn repeated_reloads_cost_no_request_and_return_no_real_server_that_is_down() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _life = Sink::start(&cluster, FIRST, LIFE);
     let lines = |weight| format!("weight {weight}\n{}{}", living(1, 80), living(2, 80));
     let director = watched(&cluster, "", 80, &lines(1));
     let second = format!("-r {}:", real_server(2));
     wait::until("the second is out", || (!director.adm("-S -n").contains(&second)).then_some(()));
-    let asking = Asking::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
+    let requests = RequestStream::start(&cluster, virtual_endpoint(80), Duration::from_secs(10));
     for weight in 2..22 {
         write(&cluster, "", 80, &lines(weight));
         assert!(director.xvs("reload").ends_with("checks: 2 (0 new, 0 gone); the table: 1 change\n"));
         assert!(director.adm("-S -n").ends_with(&format!("-m -w {weight}\n")));
     }
-    let asked = asking.end();
-    assert!(asked.iter().all(|one| one.is_by("rs1")), "{asked:?}");
+    let ended = requests.end();
+    assert!(ended.iter().all(|one| one.is_by("rs1")), "{ended:?}");
 }
 
 /// A director with two sinks and a connection to each of them; the first sink's real server is going to fail.
@@ -185,7 +185,7 @@ fn connection(cluster: &Cluster) -> TcpStream {
 
 #[test]
 fn connections_of_an_inhibited_real_server_continue_and_new_ones_go_elsewhere() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut half = HalfOut::new(&cluster, "inhibit_on_failure\n");
     await_weight(&half.director, &real_server(1).to_string(), "-w 0");
     half.send();
@@ -194,7 +194,7 @@ fn connections_of_an_inhibited_real_server_continue_and_new_ones_go_elsewhere() 
 
 #[test]
 fn connections_of_a_removed_real_server_wait_for_its_return_and_new_ones_go_elsewhere() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut half = HalfOut::new(&cluster, "");
     let first = format!("-r {}:", real_server(1));
     wait::until("the first is out", || (!half.director.adm("-S -n").contains(&first)).then_some(()));
@@ -207,11 +207,11 @@ fn connections_of_a_removed_real_server_wait_for_its_return_and_new_ones_go_else
 #[test]
 fn three_failures_in_a_row_remove_a_real_server_and_two_passes_return_it() {
     use Mood::{Unwell as U, Well as W};
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let moody = Moody::start(&cluster, FIRST, MOODY);
     let asks = format!("HTTP_GET {{\nconnect_port {MOODY}\nurl {{\npath /\n}}\n}}");
     let director = watched(&cluster, "", 80, &format!("retry 2\nrise 2\n{}", server(1, 80, &asks)));
-    wait::until("it was asked", || (check(&cluster)["state"] == "up").then_some(()));
+    wait::until("the check passes", || (check(&cluster)["state"] == "up").then_some(()));
     // Down after the sixth, up after the twelfth, down after the fifteenth, up at the end.
     moody.becomes(&[U, U, W, U, U, U, W, U, U, U, W, W, U, U, U, W]);
     let changes = || {
@@ -235,7 +235,7 @@ fn script(folder: &Path, name: &str, lines: &str, arguments: &str) -> String {
 
 #[test]
 fn a_script_sets_the_weight_and_scripts_and_the_fifo_receive_their_arguments() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let folder = cluster.state();
     let (notified, fifo, code) = (folder.join("notified"), folder.join("fifo"), folder.join("code"));
     let exits = |status: u8| {
@@ -295,7 +295,7 @@ fn a_script_sets_the_weight_and_scripts_and_the_fifo_receive_their_arguments() {
 
 #[test]
 fn checks_are_suspended_while_the_virtual_address_is_absent_and_resume_when_it_returns() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let life = Sink::start(&cluster, FIRST, LIFE);
     let director = watched(&cluster, "", 80, &("ha_suspend\n".to_owned() + &living(1, 80)));
     let address = |action: &str| {

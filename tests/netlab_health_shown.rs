@@ -11,7 +11,7 @@ use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::program;
 use xvs::exposition::Page;
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, carries};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic};
 
 const METRICS: &str = "127.0.0.1:9112";
 /// A port without a listener.
@@ -46,7 +46,7 @@ fn scrape(cluster: &Cluster) -> Page {
 
 #[test]
 fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let path = cluster.state().join("keepalived.conf");
     fs::write(&path, file([80, CLOSED])).expect("the cluster's folder takes a new file");
     let name = path.display().to_string();

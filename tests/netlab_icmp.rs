@@ -15,7 +15,7 @@ use xvs::clients;
 use xvs::cluster::{VIP, VIP6, complete, real_server, real_server6, succeed};
 use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
 
 const ROUTER: Host = Host::Client;
 const SERVER: Host = Host::RealServer(1);
@@ -40,7 +40,7 @@ fn run(cluster: &Cluster, host: Host, line: &str) {
 
 /// A cluster whose second real server is a client at 203.0.113.7 and 2001:db8:7::7, behind the client host as a router.
 fn with_a_router_to_clients(method: Method) -> Cluster {
-    let cluster = carries::prepared(method, Workers::One);
+    let cluster = traffic::prepared(method, Workers::One);
     if !method.masquerades() {
         // Without the VIP, so it does not answer requests itself.
         let mut down = cluster.command(OTHER, program("xvs"));
@@ -75,7 +75,7 @@ fn with_a_router_to_clients(method: Method) -> Cluster {
 
 /// A cluster whose first real server is reached from the director through the second one, and whose replies bypass it.
 fn with_a_router_to_servers(method: Method) -> Cluster {
-    let cluster = carries::prepared(method, Workers::One);
+    let cluster = traffic::prepared(method, Workers::One);
     for (host, line) in [
         (
             OTHER,
@@ -353,7 +353,7 @@ fn a_real_server_receives_time_exceeded_errors_that_quote_its_own_packet() {
 #[test]
 fn a_client_receives_the_port_unreachable_error_of_its_real_server() {
     for (vip, method) in MASQUERADED {
-        let cluster = carries::prepared(method, Workers::Two);
+        let cluster = traffic::prepared(method, Workers::Two);
         let director = directed_by(Workers::Two, Protocol::Udp, &cluster, vip, &[5300], method);
         cluster.run(Host::Client, || {
             let socket = UdpSocket::bind(any(vip)).expect("a port is free");

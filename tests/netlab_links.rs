@@ -10,7 +10,7 @@ use xvs::cluster::{
 };
 use xvs::director::Protocol;
 use xvs::servers::Sink;
-use xvs::{Director, Method, Workers, carries, clients, wait};
+use xvs::{Director, Method, Workers, clients, traffic, wait};
 
 /// Runs `ip` with these arguments on a host.
 fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
@@ -58,7 +58,7 @@ fn wan_comes_back(cluster: &Cluster, queues: u8, mtu: u32) {
 
 #[test]
 fn an_interface_serves_again_after_it_went_down_and_up() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     for name in ["lan", "wan"] {
         ip(&cluster, Host::Director, &format!("link set {name} down"));
@@ -71,7 +71,7 @@ fn an_interface_serves_again_after_it_went_down_and_up() {
 
 #[test]
 fn a_real_servers_new_link_address_is_used_once_it_is_announced() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _director = serving(&cluster, Workers::One);
     for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
         for change in ["aa", "bb"] {
@@ -85,7 +85,7 @@ fn a_real_servers_new_link_address_is_used_once_it_is_announced() {
 
 #[test]
 fn a_smaller_mtu_applies_from_the_next_packet_on() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = serving(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 9000, Method::Nat);
@@ -103,7 +103,7 @@ fn a_smaller_mtu_applies_from_the_next_packet_on() {
 #[test]
 fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continue() {
     for workers in [Workers::One, Workers::Two] {
-        let cluster = carries::prepared(Method::Nat, workers);
+        let cluster = traffic::prepared(Method::Nat, workers);
         let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
         let mut director = serving(&cluster, workers);
         director.add_service(Protocol::Tcp, 9000, Method::Nat);
@@ -126,7 +126,7 @@ fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continu
 
 #[test]
 fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_the_cause_is_removed() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     wan_comes_back(&cluster, 1, 4000);
     shows(&director, "`ip link set dev wan mtu 3498` mends it\n");

@@ -10,7 +10,7 @@ use xvs::cluster::{REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
 use xvs::director::program;
 use xvs::servers::Sink;
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 
 /// A director whose service of mark 1 forwards every port to nginx, and that of mark 2 to the sinks.
 fn marked(cluster: &Cluster) -> Director<'_> {
@@ -55,7 +55,7 @@ fn open(cluster: &Cluster, port: u16) -> TcpStream {
 /// The rules of one program through their life: no rule, two ports as one service, another port, then a port with
 /// another mark, and a flush while a connection is open, which continues.
 fn followed(add: &[&str], more: &[&str], flush: &[&str]) {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = marked(&cluster);
     assert!(page(&cluster, 80).is_err(), "without a rule no packet is marked");
@@ -133,7 +133,7 @@ fn rules_of_nftables_are_followed_as_they_are_added_changed_and_flushed() {
 
 #[test]
 fn expired_set_elements_and_elements_added_by_packets_change_the_marked_packets() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let _director = marked(&cluster);
     let lines = [
@@ -167,7 +167,7 @@ fn rules_of_xvs_mark_are_in_force_at_once() {
 
 #[test]
 fn rules_older_than_the_daemon_are_followed_and_an_unsupported_rule_is_logged_with_its_text() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     run(
         &cluster,
         &[
@@ -192,7 +192,7 @@ fn rules_older_than_the_daemon_are_followed_and_an_unsupported_rule_is_logged_wi
 
 #[test]
 fn without_a_real_server_cache_bypass_forwards_marked_packets_that_the_kernel_would_deliver_locally() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let ip = |host, line: &str| succeed(cluster.command(host, "ip").args(line.split(' ')));
     // A server behind the director, at its own address.
     ip(Host::RealServer(1), "address add 203.0.113.80/32 dev lo");

@@ -13,7 +13,7 @@ use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::{Protocol, program};
 use xvs::exposition::Page;
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 
 const ADDRESS: &str = "127.0.0.1:9112";
 
@@ -35,7 +35,7 @@ fn json(cluster: &Cluster, name: &str, words: &[&str]) -> Value {
 
 #[test]
 fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_services() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let director = Director::start_with(&cluster, Workers::Two, &["--metrics", ADDRESS]);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     director.add_service(Protocol::Tcp, 81, Method::Nat);
@@ -123,7 +123,7 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
 
 #[test]
 fn a_metrics_address_in_use_is_refused_with_its_name_and_the_next_step() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _busy = cluster.run(Host::Director, || TcpListener::bind(ADDRESS)).expect("a free port");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--metrics", ADDRESS]);
     assert!(!status.success() && log.contains(ADDRESS) && log.contains("ss -ltnp"), "{log}");
@@ -131,7 +131,7 @@ fn a_metrics_address_in_use_is_refused_with_its_name_and_the_next_step() {
 
 #[test]
 fn a_daemon_starts_with_the_saved_rules_and_marks_and_logs_refused_lines() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);
     director.adm("-A -f 1 -s rr");
     director.adm(&format!("-a -f 1 -r {}:80 -m -w 1", real_server(1)));

@@ -19,7 +19,7 @@ use xvs::clients::{self, Asker, fetch};
 use xvs::cluster::{REAL_SERVERS, VIP, VIP6, complete, real_server, real_server6, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::servers::{Echo, Sink};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, namespace, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, namespace, traffic, wait};
 
 const ECHO: u16 = 5300;
 const UPLOAD: u16 = 9000;
@@ -53,21 +53,21 @@ fn echoes(cluster: &Cluster, method: Method) -> [Echo; 2] {
 
 #[test]
 fn large_datagrams_by_nat_are_answered_with_one_worker() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _echoes = echoes(&cluster, Method::Nat);
     large_datagrams_are_answered(&cluster, Workers::One, Method::Nat);
 }
 
 #[test]
 fn large_datagrams_by_nat_are_answered_with_two_workers() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let _echoes = echoes(&cluster, Method::Nat);
     large_datagrams_are_answered(&cluster, Workers::Two, Method::Nat);
 }
 
 #[test]
 fn large_datagrams_over_ipv6_by_nat_are_answered() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let endpoint = |addr| SocketAddr::new(IpAddr::V6(addr), ECHO);
     let _echoes =
         [1, 2].map(|number| Echo::start(&cluster, Host::RealServer(number), endpoint(real_server6(number))));
@@ -81,7 +81,7 @@ fn large_datagrams_over_ipv6_by_nat_are_answered() {
 
 #[test]
 fn large_datagrams_by_direct_routing_are_answered() {
-    let cluster = carries::prepared(Method::DirectRouting, Workers::One);
+    let cluster = traffic::prepared(Method::DirectRouting, Workers::One);
     let _echoes = echoes(&cluster, Method::DirectRouting);
     large_datagrams_are_answered(&cluster, Workers::One, Method::DirectRouting);
 }
@@ -89,14 +89,14 @@ fn large_datagrams_by_direct_routing_are_answered() {
 #[test]
 fn large_datagrams_by_tunnel_are_answered() {
     // Without `xvs realserver`: only a kernel reassembles the fragments of a tunnel's packets.
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let _tunnels = [1, 2].map(|number| TunnelEnd::start(&cluster, Host::RealServer(number)));
     large_datagrams_are_answered(&cluster, Workers::Two, Method::Tunnel);
 }
 
 #[test]
 fn a_download_and_an_upload_through_a_tunnel_arrive_whole_while_icmp_is_blocked() {
-    let cluster = carries::prepared(Method::Tunnel, Workers::One);
+    let cluster = traffic::prepared(Method::Tunnel, Workers::One);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
     succeed(cluster.command(Host::Client, "nft").arg(
         "add table ip silent; add chain ip silent in { type filter hook input priority 0; }; \
@@ -128,7 +128,7 @@ fn a_download_and_an_upload_through_a_tunnel_arrive_whole_while_icmp_is_blocked(
 
 #[test]
 fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_if_replies_pass_the_director() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
     succeed(cluster.command(Host::Client, "nft").arg(
         "add table ip6 silent; add chain ip6 silent in { type filter hook input priority 0; }; \
@@ -171,7 +171,7 @@ fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_if_replies_pass_t
 
 /// iperf3 sends datagrams of 4,000 bytes to the first real server through the director, and receives some from it.
 fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
-    let cluster = carries::prepared(method, Workers::Two);
+    let cluster = traffic::prepared(method, Workers::Two);
     let server = if vip.is_ipv4() { IpAddr::V4(real_server(1)) } else { real_server6(1).into() };
     if !method.masquerades() && vip.is_ipv6() {
         let mut up = cluster.command(Host::RealServer(1), program("xvs"));

@@ -3,31 +3,31 @@
 //! Each test has a cluster of its own. Needs root. Not here: UDP (`netlab_udp.rs`).
 
 use xvs::cluster::{VIP, real_server};
-use xvs::{Director, Method, Workers, carries, clients};
+use xvs::{Director, Method, Workers, clients, traffic};
 
 #[test]
 fn downloads_and_uploads_arrive_whole_with_one_worker() {
-    carries::tcp_whole_both_ways(Method::Nat, Workers::One);
+    traffic::tcp_whole_both_ways(Method::Nat, Workers::One);
 }
 
 #[test]
 fn downloads_and_uploads_arrive_whole_with_two_workers() {
-    carries::tcp_whole_both_ways(Method::Nat, Workers::Two);
+    traffic::tcp_whole_both_ways(Method::Nat, Workers::Two);
 }
 
 #[test]
 fn two_hundred_parallel_connections_are_shared_evenly_with_one_worker() {
-    carries::two_hundred_connections_at_once(Method::Nat, Workers::One);
+    traffic::two_hundred_connections_at_once(Method::Nat, Workers::One);
 }
 
 #[test]
 fn two_hundred_parallel_connections_are_shared_evenly_with_two_workers() {
-    carries::two_hundred_connections_at_once(Method::Nat, Workers::Two);
+    traffic::two_hundred_connections_at_once(Method::Nat, Workers::Two);
 }
 
 #[test]
 fn the_virtual_port_may_differ_from_the_real_servers_port() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.adm(&format!("-A -t {VIP}:8080 -s rr"));
     director.adm(&format!("-a -t {VIP}:8080 -r {}:80 -m", real_server(1)));
@@ -36,7 +36,7 @@ fn the_virtual_port_may_differ_from_the_real_servers_port() {
 
 #[test]
 fn weights_of_three_to_one_share_connections_three_to_one() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.adm(&format!("-A -t {VIP}:80 -s wrr"));
     director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m -w 3", real_server(1)));

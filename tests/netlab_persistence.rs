@@ -11,7 +11,7 @@ use std::process::Command;
 use xvs::clients::{self, Asker};
 use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server, real_server6, succeed, virtual_endpoint};
 use xvs::servers::{Echo, Ftp};
-use xvs::{Cluster, Director, Host, Method, Workers, carries};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic};
 
 /// Clients, all on one host. Two share the network 198.51.100.10/31.
 const ANN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
@@ -30,7 +30,7 @@ struct Shop {
 
 impl Shop {
     fn open(method: Method, workers: Workers) -> Self {
-        let cluster = carries::prepared(method, workers);
+        let cluster = traffic::prepared(method, workers);
         for client in [BEN, CAT] {
             let address = format!("{client}/24");
             succeed(cluster.command(Host::Client, "ip").args(["address", "add", &address, "dev", "wan"]));
@@ -179,7 +179,7 @@ fn a_service_of_port_0_sends_all_ports_of_a_client_to_one_server_by_tunnel() {
 
 #[test]
 fn a_service_of_port_0_sends_a_clients_datagrams_to_any_port_to_one_server() {
-    let cluster = carries::prepared(Method::DirectRouting, Workers::Two);
+    let cluster = traffic::prepared(Method::DirectRouting, Workers::Two);
     let ports = [5300, 5301, 5302];
     let _echoes =
         REAL_SERVERS.map(|host| ports.map(|port| Echo::start(&cluster, host, virtual_endpoint(port))));
@@ -232,7 +232,7 @@ fn with_a_netmask_all_clients_of_a_network_have_one_server_per_port() {
 
 #[test]
 fn with_a_prefix_all_ipv6_clients_of_a_network_have_one_server() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     let service = format!("-t [{VIP6}]:0");
     director.adm(&format!("-A {service} -s rr -p 300 -M 124"));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::Protocol;
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 
 const METRICS: &str = "127.0.0.1:9112";
 const PROMETHEUS: &str = "127.0.0.1:9090";
@@ -89,7 +89,7 @@ impl Drop for Prometheus<'_> {
 
 #[test]
 fn prometheus_scrapes_a_director_drops_deleted_series_and_raises_an_alert() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let director = Director::start_with(&cluster, Workers::Two, &["--metrics", METRICS]);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     clients::pages(&cluster, &format!("http://{VIP}/"), 4);
@@ -119,7 +119,7 @@ fn prometheus_scrapes_a_director_drops_deleted_series_and_raises_an_alert() {
 
 #[test]
 fn promtool_accepts_names_help_and_units_of_the_page() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let file = cluster.state().join("keepalived.conf");
     let server = format!("real_server {} 80 {{\nTCP_CHECK {{\n}}\n}}", real_server(1));
     let sorry = format!("sorry_server {} 80", real_server(2));

@@ -15,7 +15,7 @@ use serde_json::Value;
 use xvs::cluster::{complete, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 
 /// The output of `xvs` with these arguments and this file, and its exit code.
 fn xvs(cluster: &Cluster, words: &str, file: &Path) -> (String, Option<i32>) {
@@ -33,7 +33,7 @@ fn status(director: &Director<'_>) -> (Option<u64>, bool) {
 
 #[test]
 fn unconfirmed_rules_are_reverted_and_a_download_continues_throughout() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let (first, second) = (cluster.state().join("first.rules"), cluster.state().join("second.rules"));
     fs::write(&first, "").expect("the cluster's folder takes a new file");
     let begin = first.to_str().expect("a plain path");
@@ -69,7 +69,7 @@ fn unconfirmed_rules_are_reverted_and_a_download_continues_throughout() {
     assert_eq!(status(&director), (Some(3), true));
     wait::until("the former rules are back", || (director.adm("-Sn") == saved).then_some(()));
     assert_eq!(status(&director), (Some(0), false));
-    assert!(director.log().contains("taken back: 3 changes; 0 are left"), "{}", director.log());
+    assert!(director.log().contains("taken back: 3 changes; 0 stay"), "{}", director.log());
     let mut body = Vec::new();
     download.read_to_end(&mut body).expect("the rest");
     assert!(body.ends_with(&cluster.blob()), "a download of {} bytes differs from the file", body.len());
@@ -103,7 +103,7 @@ fn ended(drain: Child) -> (String, Option<i32>) {
 
 #[test]
 fn a_real_server_is_drained_while_its_connection_lasts_and_remaining_connections_are_dropped_at_the_end() {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     let count = || director.xvs("connections --dest 192.0.2.11 --state ESTABLISHED --count");
@@ -144,7 +144,7 @@ fn a_real_server_is_drained_while_its_connection_lasts_and_remaining_connections
 
 /// A download without end is reset at the end of a drain.
 fn a_download_is_reset(method: Method) {
-    let cluster = carries::prepared(method, Workers::Two);
+    let cluster = traffic::prepared(method, Workers::Two);
     let director = Director::start(&cluster, Workers::Two);
     director.adm("-A -t 198.51.100.100:9000 -s rr");
     director.adm(&format!("-a -t 198.51.100.100:9000 -r 192.0.2.11:9000 {}", method.option()));

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::{Protocol, program};
-use xvs::{Cluster, Director, Host, Method, Workers, carries, clients, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// A terminal on the director in which `xvs top` runs; afterwards a shell prints its exit code.
 struct Terminal<'a> {
@@ -88,7 +88,7 @@ fn served(cluster: &Cluster) -> Director<'_> {
 
 #[test]
 fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = served(&cluster);
     let terminal = Terminal::start(&cluster);
     let (web, dns) = (format!("TCP {VIP}:80"), format!("UDP {VIP}:53"));
@@ -133,7 +133,7 @@ fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
 
 #[test]
 fn a_signal_ends_top_and_restores_the_terminal() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _director = served(&cluster);
     let terminal = Terminal::start(&cluster);
     terminal.until("the first screen", |lines| lines.first().is_some_and(|line| line.contains("xvsd ")));
@@ -148,7 +148,7 @@ fn a_signal_ends_top_and_restores_the_terminal() {
 
 #[test]
 fn the_end_of_the_daemon_is_reported_and_a_new_daemon_is_shown() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut director = served(&cluster);
     let terminal = Terminal::start(&cluster);
     terminal.until("services", |lines| row(lines, "UDP").is_some());
@@ -162,7 +162,7 @@ fn the_end_of_the_daemon_is_reported_and_a_new_daemon_is_shown() {
 
 #[test]
 fn without_a_terminal_top_names_the_next_step_and_can_print_one_frame() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = served(&cluster);
     let refused = complete(cluster.command(Host::Director, program("xvs")).arg("top"));
     assert_eq!(refused.status.code(), Some(1));

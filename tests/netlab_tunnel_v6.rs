@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server, real_server6, succeed};
 use xvs::director::program;
 use xvs::servers::{Receipt, Sink};
-use xvs::{Director, Method, Workers, carries, clients};
+use xvs::{Director, Method, Workers, clients, traffic};
 
 const UPLOAD: u16 = 9000;
 const KINDS: [Method; 5] = [Method::Tunnel, Method::Gre, Method::GreSummed, Method::Gue, Method::GueSummed];
 
 /// Real servers take turns, and a download from and an upload to each arrive whole, with each kind of tunnel.
 fn carries_whole(vip: IpAddr, server: impl Fn(u8) -> IpAddr) {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     for host in REAL_SERVERS {
         let mut command = cluster.command(host, program("xvs"));
         let vip = vip.to_string();

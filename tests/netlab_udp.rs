@@ -2,34 +2,34 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: TCP (`netlab_nat.rs` and its siblings).
 
-use xvs::{Method, Workers, carries};
+use xvs::{Method, Workers, traffic};
 
 #[test]
 fn datagrams_by_nat_are_answered_from_the_vip_with_one_worker() {
-    carries::udp_both_ways(Method::Nat, Workers::One);
+    traffic::udp_both_ways(Method::Nat, Workers::One);
 }
 
 #[test]
 fn datagrams_by_nat_are_answered_from_the_vip_with_two_workers() {
-    carries::udp_both_ways(Method::Nat, Workers::Two);
+    traffic::udp_both_ways(Method::Nat, Workers::Two);
 }
 
 #[test]
 fn datagrams_by_direct_routing_are_answered_from_the_vip_with_one_worker() {
-    carries::udp_both_ways(Method::DirectRouting, Workers::One);
+    traffic::udp_both_ways(Method::DirectRouting, Workers::One);
 }
 
 #[test]
 fn datagrams_by_direct_routing_are_answered_from_the_vip_with_two_workers() {
-    carries::udp_both_ways(Method::DirectRouting, Workers::Two);
+    traffic::udp_both_ways(Method::DirectRouting, Workers::Two);
 }
 
 #[test]
 fn datagrams_by_tunnel_are_answered_from_the_vip_with_one_worker() {
-    carries::udp_both_ways(Method::Tunnel, Workers::One);
+    traffic::udp_both_ways(Method::Tunnel, Workers::One);
 }
 
 #[test]
 fn datagrams_by_tunnel_are_answered_from_the_vip_with_two_workers() {
-    carries::udp_both_ways(Method::Tunnel, Workers::Two);
+    traffic::udp_both_ways(Method::Tunnel, Workers::Two);
 }

@@ -8,14 +8,14 @@ use xvs::clients::{self, Asker};
 use xvs::cluster::{Cluster, Host, REAL_SERVERS, VIP6, real_server6, succeed};
 use xvs::director::program;
 use xvs::servers::{Echo, Receipt, Sink};
-use xvs::{Director, Method, Workers, carries, wait};
+use xvs::{Director, Method, Workers, traffic, wait};
 
 const UPLOAD: u16 = 9000;
 const DATAGRAMS: u16 = 5300;
 
 /// A cluster whose real servers have the virtual address if the method needs it.
 fn cluster(method: Method) -> Cluster {
-    let cluster = carries::prepared(Method::Nat, Workers::Two);
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
     if method == Method::DirectRouting {
         for server in REAL_SERVERS {
             let mut command = cluster.command(server, program("xvs"));

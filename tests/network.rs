@@ -1,4 +1,4 @@
-//! The follower beside a real kernel: what `ip` changes in a namespace is what the next view says.
+//! The follower with a real kernel: after `ip` changes a namespace, the next view shows the change.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Event, NetworkFollower, View, follow};
 use xvs_proto::network::Network;
 
-/// Longer than anything here takes; only a failing test waits for it.
+/// Longer than any step takes; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn ip(text: &str) -> IpAddr {
@@ -92,7 +92,7 @@ fn links_addresses_and_routes_are_followed_until_they_are_removed() {
         assert_eq!(egress.source_for(ip("10.6.0.1"), wan), Some(ip("10.0.0.2")));
         assert_eq!(egress.source_for(ip("8.8.8.8"), wan), Some(ip("10.0.0.1")));
 
-        // The kernel announces no route that goes because its link does.
+        // The kernel announces no route that it removes because of its link.
         netns.ip("link set wan down");
         let view = until(&mut follower, "wan is down", |view| !view.network.link_named("wan").unwrap().up);
         assert_eq!(Egress::build(&view.network).route(ip("8.8.8.8"), 0), RouteTo::NoRoute);
@@ -152,7 +152,7 @@ fn a_neighbours_new_link_address_is_a_change_and_a_stale_state_is_not() {
         netns.ip("neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud reachable");
         let mut follower = NetworkFollower::open().unwrap();
         assert_eq!(mac_of(&follower.view().network, "10.0.0.9").as_deref(), Some("02:00:00:00:00:09"));
-        // What follows the flaps is the first thing to be reported.
+        // The first report is of the change after the flaps.
         netns.ip("neigh change 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud stale");
         netns.ip("neigh change 10.0.0.9 lladdr 02:00:00:00:00:09 dev wan nud reachable");
         while let Event::Changed(view) = follower.next(Duration::from_millis(100)).unwrap() {
@@ -201,7 +201,7 @@ fn after_lost_netlink_events_everything_is_read_again() {
         let mut follower = NetworkFollower::open().unwrap();
         let mut batch = netns.command("ip").args(["-b", "-"]).stdin(Stdio::piped()).spawn().unwrap();
         let mut input = batch.stdin.take().unwrap();
-        // Nothing reads meanwhile, so the socket's buffer overflows.
+        // The follower does not read meanwhile, so the socket's buffer overflows.
         for n in 0..MANY {
             writeln!(input, "route add 10.{}.{}.0/24 dev wan", n >> 8, n & 255).unwrap();
         }
@@ -236,7 +236,7 @@ fn a_follower_thread_reports_the_present_state_first_and_ends_when_dropped() {
 }
 
 #[test]
-fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted() {
+fn managed_neighbours_are_resolved_without_traffic_and_removed_when_no_longer_wanted() {
     let (director, server) = (Netns::new("managed-d"), Netns::new("managed-s"));
     director.veth("lan", &server, "eth");
     director.ip("addr add 10.1.0.1/24 dev lan");
@@ -265,7 +265,7 @@ fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted(
         assert!(listing().lines().any(|line| line.starts_with("10.1.0.2 ") && line.contains("managed")));
         assert!(listing().lines().any(|line| line.starts_with("10.1.0.3 ") && line.contains("PERMANENT")));
 
-        // The kernel forgets all of them with the link; the next call enters them again.
+        // The kernel removes all of them with the link; the next call adds them again.
         director.ip("link set lan down");
         until(&mut follower, "it is forgotten", |view| mac_of(&view.network, "10.1.0.2").is_none());
         director.ip("link set lan up");
@@ -274,8 +274,8 @@ fn managed_neighbours_are_resolved_without_traffic_and_go_when_no_longer_wanted(
         manage(&mut neighbours, &wanted);
         until(&mut follower, "it is resolved again", |view| mac_of(&view.network, "10.1.0.2").is_some());
 
-        let nobody = [(9999, ip("10.1.0.2")), (9999, ip("10.1.0.9"))].into();
-        let refused = neighbours.manage(&nobody).unwrap().expect("there is no interface 9999");
+        let unknown = [(9999, ip("10.1.0.2")), (9999, ip("10.1.0.9"))].into();
+        let refused = neighbours.manage(&unknown).unwrap().expect("there is no interface 9999");
         assert_eq!((refused.count, refused.addr), (2, ip("10.1.0.2")));
         assert!(!listing().contains("10.1.0.2 "), "{}", listing());
         assert!(neighbours.resolve(&[(lan, ip("10.1.0.2"))].into()).unwrap().is_none());
@@ -305,7 +305,7 @@ fn managed_neighbours_of_a_killed_director_are_taken_over_and_removed_by_the_nex
         let mut killed = Neighbours::open(&[lan, other]).unwrap();
         let wanted = ["10.1.0.2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
         killed.manage(&[wanted[0], wanted[1], (other, ip("10.2.0.2"))].into()).unwrap();
-        // What SIGKILL does: nothing is cleaned up.
+        // As after SIGKILL: the neighbours are not removed.
         mem::forget(killed);
         netns.ip("neigh add 10.1.0.4 dev lan managed");
 
@@ -320,7 +320,7 @@ fn managed_neighbours_of_a_killed_director_are_taken_over_and_removed_by_the_nex
 }
 
 #[test]
-fn a_stopped_follower_waits_no_more() {
+fn a_stopped_follower_stops_waiting() {
     let netns = Netns::new("stop");
     netns.run(|| {
         let mut follower = NetworkFollower::open().unwrap();

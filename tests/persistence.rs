@@ -1,8 +1,8 @@
 //! Persistence through the lab: which connections share a template, for how long, and how templates are listed.
 //!
-//! Each test reads as what a client, an operator and the clock do one after the other. Not here: counts under random
-//! histories (`properties.rs`, and `crates/dataplane/tests/pressure.rs` for several workers); the recordings of the
-//! kernel (`conformance.rs`).
+//! Each test is a sequence of steps by clients, an operator and the clock. Not here: counts after random histories
+//! (`properties.rs`, and `crates/dataplane/tests/eviction.rs` for several workers); the recordings of the kernel
+//! (`conformance.rs`).
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -10,10 +10,10 @@ use xvs::frames::{ACK, FIN, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server};
 use xvs::{Datagram, Judged, LabCluster, Transport};
 
-/// Another client, of the same network of 24 bits as [`CLIENT`].
+/// Another client, in the same /24 network as [`CLIENT`].
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 201);
 
-/// A cluster with these services, each with servers 1 to 3 reached by `method` at `port`.
+/// A cluster with these services. Each has servers 1 to 3 at `port` with the options `method`.
 fn cluster(services: &[&str], method: &str, port: u16) -> LabCluster {
     let mut cluster = LabCluster::new();
     for service in services {
@@ -26,7 +26,7 @@ fn cluster(services: &[&str], method: &str, port: u16) -> LabCluster {
     cluster
 }
 
-/// The number of the server that a frame went to.
+/// The number of the server to which a frame was sent.
 #[track_caller]
 fn served(judged: &Judged) -> u8 {
     assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("transmit", 1), "{judged:?}");
@@ -37,7 +37,7 @@ fn packet(transport: Transport, client: (Ipv4Addr, u16), port: u16) -> Datagram 
     Datagram::new(transport, at(client.0, client.1), at(VIP, port))
 }
 
-/// Sends a client's SYN from a new port to a port of the virtual address. Returns its server.
+/// Sends a client's SYN to a port of the virtual address. Returns the number of its server.
 #[track_caller]
 fn connect(cluster: &mut LabCluster, client: (Ipv4Addr, u16), port: u16) -> u8 {
     served(&cluster.from_client(&packet(Transport::Tcp(SYN), client, port)))
@@ -48,7 +48,7 @@ fn datagram(cluster: &mut LabCluster, client: (Ipv4Addr, u16), port: u16) -> u8 
     served(&cluster.from_client(&packet(Transport::Udp, client, port)))
 }
 
-/// A SIP message that begins or goes on with a call.
+/// A SIP message that begins or continues a call.
 fn sip(client: (Ipv4Addr, u16), header: &str) -> Datagram {
     let data = format!("INVITE sip:b@h SIP/2.0\r\n{header}\r\n\r\n").into_bytes();
     Datagram { data, ..packet(Transport::Udp, client, 5060) }
@@ -69,7 +69,7 @@ fn counted(cluster: &mut LabCluster, dest: SocketAddr) -> String {
 }
 
 #[test]
-fn per_port_a_clients_connections_reach_one_server_and_those_to_another_port_may_reach_another() {
+fn a_clients_connections_to_one_port_reach_one_server_and_those_to_another_port_may_reach_another() {
     let services = [format!("-t {VIP}:80 -s rr -p 60"), format!("-t {VIP}:443 -s rr -p 60")];
     let mut cluster = cluster(&services.each_ref().map(String::as_str), "-g", 80);
     assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1000), 80), 3);
@@ -89,7 +89,7 @@ fn per_port_a_clients_connections_reach_one_server_and_those_to_another_port_may
 }
 
 #[test]
-fn per_client_port_80_and_443_and_all_others_reach_one_server_by_one_template() {
+fn a_clients_connections_to_a_service_of_all_ports_reach_one_server_by_one_template() {
     let mut cluster = cluster(&[&format!("-t {VIP}:0 -s rr -p 60")], "-m", 0);
     for port in [80, 443, 22, 8080] {
         assert_eq!(connect(&mut cluster, (CLIENT, 1000), port), 3);
@@ -97,18 +97,18 @@ fn per_client_port_80_and_443_and_all_others_reach_one_server_by_one_template() 
     assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1000), 443), 2);
     assert_eq!(counted(&mut cluster, at(server(3), 0)), "1 4 0");
     assert_eq!(templates(&mut cluster)[0], format!("01:00 NONE {CLIENT}:0 {VIP}:0 {}:0", server(3)));
-    // The destination port is the port at the server, and the reply comes from it.
+    // The port at the server is that of the packet, and the reply comes from it.
     let reply = Datagram::new(Transport::Tcp(SYN | ACK), at(server(3), 443), at(CLIENT, 1000));
     assert_eq!(cluster.from_server(&reply).verdict, "transmit");
 }
 
 #[test]
-fn a_service_of_the_very_port_comes_before_one_of_every_port() {
+fn a_service_of_one_port_has_precedence_over_one_of_all_ports() {
     let mut cluster = cluster(&[&format!("-t {VIP}:0 -s rr -p 60")], "-g", 0);
     cluster.configure(&[&format!("-A -t {VIP}:80"), &format!("-a -t {VIP}:80 -r {}:80", server(9))]);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 9);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 81), 3);
-    // Of another protocol there is none.
+    // The other protocol has no such service.
     assert_eq!(cluster.from_client(&packet(Transport::Udp, (CLIENT, 1000), 81)).verdict, "pass");
 }
 
@@ -122,7 +122,7 @@ fn the_netmask_groups_clients_also_with_holes() {
     let client = |(a, b, c, d)| (Ipv4Addr::new(a, b, c, d), 2);
     assert_eq!(connect(&mut cluster, client(same), 80), one);
     assert_ne!(connect(&mut cluster, client(other), 80), one);
-    // As inet_aton reads it, "24" is 0.0.0.24.
+    // inet_aton reads "24" as 0.0.0.24.
     cluster.adm(&format!("-E -t {VIP}:80 -s rr -p 60 -M 24"));
     assert!(cluster.adm("-L -n").contains("persistent 60 mask 0.0.0.24"));
     assert_eq!(
@@ -132,7 +132,7 @@ fn the_netmask_groups_clients_also_with_holes() {
 }
 
 #[test]
-fn a_template_lasts_from_the_last_new_connection_on_and_data_does_not_prolong_it() {
+fn a_template_lasts_from_the_last_new_connection_on_and_data_does_not_extend_it() {
     let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p 100")], "-g", 53);
     cluster.configure(&["--set 0 0 10"]);
     datagram(&mut cluster, (CLIENT, 1000), 53);
@@ -145,12 +145,12 @@ fn a_template_lasts_from_the_last_new_connection_on_and_data_does_not_prolong_it
     cluster.advance(102.0);
     assert_eq!(cluster.connections(), [] as [String; 0]);
     assert_eq!(counted(&mut cluster, at(server(3), 53)), "0 0 0");
-    assert_eq!(datagram(&mut cluster, (CLIENT, 1002), 53), 2, "forgotten");
+    assert_eq!(datagram(&mut cluster, (CLIENT, 1002), 53), 2, "the template has ended");
 }
 
 #[test]
-fn a_template_ends_with_the_connection_that_it_was_made_for_if_both_last_as_long() {
-    // 64 and 65 seconds are about what the timers' wheel holds in one turn.
+fn a_template_ends_together_with_its_first_connection_if_both_timeouts_are_equal() {
+    // A turn of the timer wheel is about 64 seconds.
     for seconds in [10, 60, 64, 65, 66, 128, 300] {
         for before in [0.0, 0.3, 0.95] {
             let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p {seconds}")], "-g", 53);
@@ -164,7 +164,7 @@ fn a_template_ends_with_the_connection_that_it_was_made_for_if_both_last_as_long
 }
 
 #[test]
-fn a_template_that_controls_connections_is_prolonged_by_a_minute_at_a_time() {
+fn a_template_that_controls_connections_is_extended_by_a_minute_at_a_time() {
     let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p 10")], "-g", 53);
     cluster.configure(&["--set 0 0 280"]);
     assert_eq!(datagram(&mut cluster, (CLIENT, 1000), 53), 3);
@@ -177,7 +177,7 @@ fn a_template_that_controls_connections_is_prolonged_by_a_minute_at_a_time() {
     assert!(templates(&mut cluster)[0].starts_with("01:00 "), "a minute, not the service's ten seconds");
     cluster.advance(200.0);
     assert_eq!(counted(&mut cluster, at(server(3), 53)), "1 0 2");
-    // The connections end 280 s after their packets, the template when its minute is over.
+    // The connections end 280 s after their packets, the template at the end of its minute.
     cluster.advance(81.0);
     assert_eq!(counted(&mut cluster, at(server(3), 53)), "1 0 0");
     cluster.advance(20.0);
@@ -199,7 +199,7 @@ fn an_edit_changes_later_templates_and_without_persistence_templates_are_not_use
 }
 
 #[test]
-fn when_a_server_goes_its_clients_get_another_and_a_template_that_was_not_used_meanwhile_is_good_again() {
+fn clients_of_a_removed_server_get_another_and_templates_not_used_meanwhile_are_valid_when_it_returns() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 600")], "-g", 80);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
     assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1000), 80), 2);
@@ -213,15 +213,15 @@ fn when_a_server_goes_its_clients_get_another_and_a_template_that_was_not_used_m
     for number in [2, 3] {
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g", server(number)));
     }
-    assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1001), 80), 2, "nobody saw that it was gone");
-    assert_eq!(connect(&mut cluster, (CLIENT, 1002), 80), 1, "it has moved");
+    assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1001), 80), 2, "its template was not used meanwhile");
+    assert_eq!(connect(&mut cluster, (CLIENT, 1002), 80), 1, "its template was replaced");
     let detached = format!("10:00 NONE {CLIENT}:0 {VIP}:65535 {}:65535", server(3));
     assert!(templates(&mut cluster).contains(&detached));
     assert_eq!(counted(&mut cluster, at(server(3), 80)), "1 1 0");
 }
 
 #[test]
-fn a_quiescent_server_keeps_its_clients_unless_the_setting_says_otherwise() {
+fn a_quiescent_server_keeps_its_clients_unless_expire_quiescent_template_is_set() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 600")], "-g", 80);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
     cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -g -w 0", server(3)));
@@ -247,7 +247,7 @@ fn a_template_is_assured_once_its_client_has_connected_or_got_a_reply() {
 }
 
 #[test]
-fn a_controlled_connection_is_not_reused_but_for_a_drained_server_it_ends() {
+fn a_controlled_connection_is_not_replaced_except_one_of_a_drained_server() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 600")], "-m", 80);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
     for flags in [ACK, FIN | ACK] {
@@ -257,17 +257,17 @@ fn a_controlled_connection_is_not_reused_but_for_a_drained_server_it_ends() {
     assert_eq!(cluster.from_server(&fin).verdict, "transmit");
     assert!(cluster.connections().iter().any(|row| row.contains("TIME_WAIT")));
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
-    assert_eq!(cluster.counters()["connections"], 1, "the old one goes on");
+    assert_eq!(cluster.counters()["connections"], 1, "the old connection continues");
     cluster.set("expire_nodest_conn", 1);
     cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -m -w 0", server(3)));
-    assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3, "its template is good");
+    assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3, "its template is valid");
     assert_eq!(cluster.counters()["connections"], 2);
     cluster.advance(0.1);
     assert_eq!(counted(&mut cluster, at(server(3), 80)), "1 1 0");
 }
 
 #[test]
-fn with_one_packet_scheduling_all_datagrams_of_a_client_follow_one_template_that_each_renews() {
+fn with_one_packet_scheduling_all_datagrams_of_a_client_use_and_extend_one_template() {
     let mut cluster = cluster(&[&format!("-u {VIP}:53 -s rr -p 60 -o")], "-g", 53);
     for port in 1000..1005 {
         assert_eq!(datagram(&mut cluster, (CLIENT, port), 53), 3);
@@ -276,7 +276,7 @@ fn with_one_packet_scheduling_all_datagrams_of_a_client_follow_one_template_that
     cluster.advance(30.0);
     assert_eq!(datagram(&mut cluster, (CLIENT, 1000), 53), 3);
     let listed = templates(&mut cluster);
-    assert_eq!(cluster.connections().len(), 2, "nothing but templates");
+    assert_eq!(cluster.connections().len(), 2, "only templates");
     assert!(listed[0].starts_with("00:30 ") && listed[1].starts_with("01:00 "), "{listed:?}");
     assert_eq!(cluster.stats()[0], format!("UDP {VIP}:53 7 7 0 196 0"));
     cluster.advance(62.0);
@@ -284,7 +284,7 @@ fn with_one_packet_scheduling_all_datagrams_of_a_client_follow_one_template_that
 }
 
 #[test]
-fn ftps_data_connections_reach_the_server_of_the_control_connection() {
+fn ftp_data_connections_reach_the_server_of_the_control_connection() {
     let mut cluster = cluster(&[&format!("-t {VIP}:21 -s rr -p 60")], "-g", 21);
     assert_eq!(connect(&mut cluster, (NEIGHBOUR, 1000), 21), 3);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 21), 2);
@@ -299,7 +299,7 @@ fn ftps_data_connections_reach_the_server_of_the_control_connection() {
 }
 
 #[test]
-fn without_persistence_ftps_data_ports_are_left_to_the_kernel() {
+fn without_persistence_packets_to_ftp_data_ports_go_to_the_kernel() {
     let mut cluster = cluster(&[&format!("-t {VIP}:21 -s rr")], "-g", 21);
     connect(&mut cluster, (CLIENT, 1000), 21);
     let judged = cluster.from_client(&packet(Transport::Tcp(SYN), (CLIENT, 1001), 40_000));
@@ -318,7 +318,7 @@ fn messages_of_one_sip_call_reach_one_server_whatever_port_they_come_from() {
     assert_eq!(
         served(&cluster.from_client(&sip((NEIGHBOUR, 5060), "Call-ID: one@h"))),
         1,
-        "another client's"
+        "a call of another client"
     );
     let judged = cluster.from_client(&packet(Transport::Udp, (CLIENT, 5063), 5060).carrying(40));
     assert_eq!(judged.verdict, "drop no_call_id");
@@ -337,7 +337,7 @@ fn messages_of_one_sip_call_reach_one_server_whatever_port_they_come_from() {
 }
 
 #[test]
-fn sip_over_tcp_is_not_looked_into_and_a_persistence_engine_without_persistence_does_nothing() {
+fn sip_over_tcp_is_not_parsed_and_a_persistence_engine_without_persistence_has_no_effect() {
     let mut cluster = cluster(&[&format!("-t {VIP}:5060 -s rr -p 60 --pe sip")], "-g", 5060);
     let judged = cluster.from_client(&packet(Transport::Tcp(SYN), (CLIENT, 1000), 5060));
     assert_eq!(judged.verdict, "drop no_call_id");
@@ -347,7 +347,7 @@ fn sip_over_tcp_is_not_looked_into_and_a_persistence_engine_without_persistence_
 }
 
 #[test]
-fn drop_entry_ends_templates_that_control_nothing_and_were_never_assured() {
+fn drop_entry_removes_templates_that_control_nothing_and_were_never_assured() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 3600")], "-g", 80);
     connect(&mut cluster, (CLIENT, 1000), 80);
     connect(&mut cluster, (NEIGHBOUR, 1000), 80);
@@ -360,7 +360,7 @@ fn drop_entry_ends_templates_that_control_nothing_and_were_never_assured() {
 }
 
 #[test]
-fn with_expire_nodest_conn_a_removed_servers_templates_end_with_its_connections() {
+fn with_expire_nodest_conn_templates_of_a_removed_server_end_with_its_connections() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80 -s rr -p 3600")], "-g", 80);
     assert_eq!(connect(&mut cluster, (CLIENT, 1000), 80), 3);
     cluster.from_client(&packet(Transport::Tcp(ACK), (CLIENT, 1000), 80));
@@ -370,7 +370,7 @@ fn with_expire_nodest_conn_a_removed_servers_templates_end_with_its_connections(
     cluster.advance(0.5);
     let rows = cluster.connections();
     assert!(rows.len() == 2 && rows.iter().all(|row| row.contains(&NEIGHBOUR.to_string())), "{rows:?}");
-    // Back again, it has nothing.
+    // When it is added again it has no connections.
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g", server(3)));
     assert_eq!(counted(&mut cluster, at(server(3), 80)), "0 0 0");
 }

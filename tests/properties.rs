@@ -1,9 +1,9 @@
-//! What holds after every step of any mixture of frames, commands and time.
+//! Invariants after every step of any mixture of frames, commands and time.
 //!
-//! Frames are valid, mutated or noise; commands are right and wrong ones. After each step: no panic, the counters
+//! Frames are valid, mutated or random bytes; commands are valid or not. After each step: no panic, the counters
 //! balance (checked with each frame), every destination's ActiveConn, InActConn and PersistConn are the rows of its
-//! connections and templates, every frame that is sent has right lengths and checksums, and none that the director kept
-//! would have been left to the kernel by the XDP program.
+//! connections and templates, every sent frame has correct lengths and checksums, and the XDP program would have
+//! redirected every frame that the director did not pass to the kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -29,7 +29,7 @@ enum Step {
     Packet { inbound: bool, datagram: Datagram, harm: Harm },
     /// An ICMP error about the reply to a packet, or about the packet in a tunnel, and the change to its frame.
     Report { inbound: bool, about: Vec<u8>, what: (u8, u8, u16), harm: Harm },
-    /// Bytes.
+    /// Random bytes.
     Noise(Vec<u8>),
     /// A setting and its value.
     Set(&'static str, u8),
@@ -40,17 +40,17 @@ enum Step {
 #[derive(Clone, Debug)]
 enum Harm {
     None,
-    /// Ends early.
+    /// Cut short.
     Cut(prop::sample::Index),
-    /// Has other bytes at places; the header checksum is then made right.
+    /// Some bytes replaced, with the header checksum recomputed.
     Bytes(Vec<(prop::sample::Index, u8)>),
-    /// Has other bytes, and nothing made right.
+    /// Some bytes replaced, without a new checksum.
     Raw(Vec<(prop::sample::Index, u8)>),
-    /// Is followed by padding.
+    /// Padding added.
     Padded(u8),
 }
 
-/// A second virtual address, whose services are of every port.
+/// A second virtual address, whose services have port 0, for every port.
 const ANY: &str = "198.51.100.2:0";
 const VIP_OF_ANY: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const ANY6: &str = "[2001:db8:51::2]:0";
@@ -77,7 +77,7 @@ fn command() -> impl Strategy<Value = String> {
         1 => any_port().prop_map(|service| format!("-D {service}")),
         1 => (service(), prop_oneof!["rr", "wrr", "wlc"]).prop_map(|(service, by)| format!("-E {service} -s {by}")),
         1 => (service(), prop_oneof!["proxy", "toa"])
-            .prop_map(|(service, told)| format!("-E {service} -s rr --client-address {told}")),
+            .prop_map(|(service, form)| format!("-E {service} -s rr --client-address {form}")),
         1 => service().prop_map(|service| format!("-D {service}")),
         6 => (service(), dest(), method(), 0u8..4).prop_map(|(service, (number, port), method, weight)| {
             format!("-a {service} -r {}:{port} {method} -w {weight}", server(number))
@@ -174,7 +174,7 @@ fn packet() -> impl Strategy<Value = Step> {
             let client = at(CLIENT, 4000 + client);
             let (source, to) = match inbound {
                 true => (client, at(vip, port)),
-                // To whom a server sends under FULLNAT, which is reached from as many ports as there are clients.
+                // The address to which a server replies under FULLNAT, with as many ports as there are clients.
                 false if vip == VIP_OF_ANY => (at(server(number), dest), at(INSIDE, client.port())),
                 false => (at(server(number), dest), client),
             };
@@ -190,7 +190,7 @@ fn packet() -> impl Strategy<Value = Step> {
     )
 }
 
-/// An ICMP error that quotes what a packet's receiver would send back, or the packet in a tunnel, cut somewhere.
+/// An ICMP error that quotes the reply to a packet, or the packet in a tunnel, cut at a random length.
 fn report(packet: impl Strategy<Value = Step>) -> impl Strategy<Value = Step> {
     let kind = prop_oneof![
         Just((3u8, 4u8)),
@@ -227,7 +227,7 @@ fn tunnelled(packet: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The frame of an error, which goes to where the packet in question came from.
+/// The frame of an error, sent to the source of the quoted packet.
 fn reported(inbound: bool, about: &[u8], (kind, code, mtu): (u8, u8, u16)) -> (&'static str, Vec<u8>) {
     let (ether_type, error) = match about[0] >> 4 {
         4 => {
@@ -289,7 +289,7 @@ fn harmed(mut frame: Vec<u8>, harm: &Harm) -> Vec<u8> {
         Harm::Cut(at) => frame.truncate(at.index(frame.len())),
         Harm::Bytes(edits) | Harm::Raw(edits) => {
             for (at, byte) in edits {
-                // Not in the data, where it would only spoil a checksum.
+                // Not in the data, where it would only make a checksum wrong.
                 let at = at.index(frame.len().min(60));
                 frame[at] = *byte;
             }
@@ -302,8 +302,8 @@ fn harmed(mut frame: Vec<u8>, harm: &Harm) -> Vec<u8> {
     frame
 }
 
-/// What is sent is an untagged packet from the link's own address, with lengths that agree and right checksums where
-/// the frame that came had them.
+/// Asserts that a sent frame is an untagged packet from the link's own address, with consistent lengths, and with
+/// correct checksums where the received frame had them.
 fn check_sent(judged: &Judged, whole: bool) -> Result<(), TestCaseError> {
     for (link, frame) in &judged.sent {
         let mac: Mac = if link == "wan" { WAN_MAC } else { LAN_MAC };
@@ -324,10 +324,10 @@ fn check_v4(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
     prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
     prop_assert!(header.time_to_live > 0);
     if header.is_fragmenting_payload() {
-        // The sum is that of all fragments together.
+        // The checksum covers all fragments.
         return Ok(());
     }
-    // A transport header that came spoilt leaves spoilt.
+    // A wrong transport checksum stays wrong.
     if !whole && header.protocol != IpNumber::ICMP {
         return Ok(());
     }
@@ -367,7 +367,7 @@ fn check_v6(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
     };
     prop_assert_eq!(usize::from(header.payload_length), payload.len());
     prop_assert!(header.hop_limit > 0);
-    // A transport header that came spoilt leaves spoilt.
+    // A wrong transport checksum stays wrong.
     if !whole && header.next_header != IpNumber::IPV6_ICMP {
         return Ok(());
     }
@@ -392,14 +392,14 @@ fn check_v6(frame: &[u8], whole: bool) -> Result<(), TestCaseError> {
         Some(TransportSlice::Icmpv6(icmp)) => {
             prop_assert!(icmp.is_checksum_valid(from, to), "{:x?}", frame);
         }
-        // A tunnel.
+        // In a tunnel.
         None if matches!(header.next_header, IpNumber::IPV4 | IpNumber::IPV6) => {}
         _ => return Err(TestCaseError::fail(format!("no transport: {frame:x?}"))),
     }
     Ok(())
 }
 
-/// Injects a frame, which the XDP program steers to the director if the director keeps it.
+/// Injects a frame, and asserts that the XDP program steers it unless the director passes it to the kernel.
 fn inject(
     cluster: &mut LabCluster,
     steered: &mut Steered,
@@ -409,7 +409,7 @@ fn inject(
     // The kernel runs no program on less than an Ethernet header.
     let steering = (frame.len() >= 14).then(|| steered.verdict(cluster.lab(), frame));
     let judged = cluster.inject(link, frame);
-    // Fragments wait whosever they are, and are steered by their addresses.
+    // The director holds fragments of any connection, while the program steers them by their addresses.
     let refused = judged.verdict.strip_prefix("drop ");
     let refused = refused.is_some_and(|reason| reason.starts_with("fragment_") || unreadable(reason));
     let kept = judged.verdict != "pass" && judged.verdict != "consumed" && !refused;
@@ -417,7 +417,7 @@ fn inject(
     Ok(judged)
 }
 
-/// Each listed destination counts as many connections and templates as `-Lnc` has rows for it.
+/// Asserts that each listed destination counts as many connections and templates as `-Lnc` has rows for it.
 fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
     let rows = cluster.connections();
     let rows: Vec<Vec<_>> = rows.iter().map(|row| row.split(' ').collect()).collect();
@@ -432,7 +432,7 @@ fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
         let address = |endpoint: &str| endpoint.rsplit_once(':').map(|(address, _)| address.to_owned());
         let any_port = [ANY, ANY6].contains(&service.1.as_str());
         let of_this = |row: &&Vec<&str>| match any_port {
-            // Of every port: by the addresses.
+            // A service of every port is found by its address.
             true => {
                 let addresses = (address(row[4]), address(row[5]));
                 row[0] == service.0 && addresses == (address(&service.1), address(words[1]))
@@ -445,7 +445,7 @@ fn check_counts(cluster: &mut LabCluster) -> Result<(), TestCaseError> {
         let active = mine.iter().copied().filter(active).count();
         let want = (active.to_string(), (mine.len() - active).to_string());
         prop_assert_eq!((words[4].to_owned(), words[5].to_owned()), want, "{}\n{:#?}", listing, rows);
-        // Templates that are no longer found do not have their port at the server.
+        // Templates that are no longer found do not show their port at the server.
         let detached = rows.iter().filter(|row| {
             let server = (address(row[5]), row[5].ends_with(":65535"));
             !any_port && row[0] == service.0 && server == (address(words[1]), true)

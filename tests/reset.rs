@@ -1,7 +1,7 @@
 //! Connections that an operator resets: the resets to both ends at the next packet, to the byte.
 //!
-//! `etherparse` writes the frames that come in and those that must leave. Not here: how `xvs drain` sets the mark, and
-//! sockets that accept the reset (`netlab_rules.rs`).
+//! `etherparse` writes the received and the expected frames. Not here: how `xvs drain` sets the flag, and sockets that
+//! accept the reset (`netlab_rules.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,7 +21,7 @@ use xvs_model::request::Request;
 const METHODS: [&str; 4] = ["-m", "--fullnat", "-g", "-i"];
 const LOCAL_PORT: u16 = 5000;
 
-/// A segment as its sender means it.
+/// A segment, as its sender writes it.
 #[derive(Clone, Debug)]
 struct Segment {
     from: SocketAddr,
@@ -76,13 +76,13 @@ impl Segment {
         frame
     }
 
-    /// What goes on of it from `from` to `to`.
+    /// The reset that it becomes, from `from` to `to`.
     fn cut(&self, from: SocketAddr, to: SocketAddr) -> Self {
         let (ttl, data) = (self.ttl - 1, Vec::new());
         Self { from, to, rst: true, syn: false, fin: false, options: false, ttl, data, ..self.clone() }
     }
 
-    /// What its sender gets.
+    /// The reset that its sender gets.
     fn answer(&self) -> Self {
         let counted = u32::from(self.syn) + u32::from(self.fin) + self.data.len() as u32;
         let (sequence, ack) = match self.ack {
@@ -93,7 +93,7 @@ impl Segment {
     }
 }
 
-/// A director with one connection of which both ends have spoken, as far as it sees them.
+/// A director with one connection. Both ends have sent packets, as far as the director sees them.
 struct Play {
     cluster: LabCluster,
     method: &'static str,
@@ -134,7 +134,7 @@ impl Play {
         matches!(self.method, "-m" | "--fullnat")
     }
 
-    /// A segment of the server's, without anything.
+    /// An empty segment of the server.
     fn reply(&self) -> Segment {
         Segment::new(self.server, if self.method == "-m" { self.client } else { self.local })
     }
@@ -169,7 +169,7 @@ impl Play {
         ("lan".to_owned(), segment.frame((LAN_MAC, server_mac(1))))
     }
 
-    /// What the server gets of a client's segment.
+    /// The frame that the server gets for a client's segment.
     fn forwarded(&self, segment: &Segment) -> (String, Vec<u8>) {
         match self.method {
             "-m" => Self::to_server(&segment.cut(self.client, self.server)),
@@ -208,7 +208,7 @@ impl Play {
     }
 }
 
-/// Each method with each family, with the connection to be reset.
+/// Each method with each family, with a connection that is marked for a reset.
 fn marked() -> impl Iterator<Item = Play> {
     let all = METHODS.into_iter().flat_map(|method| [(method, false), (method, true)]);
     all.map(|(method, v6)| {
@@ -220,21 +220,21 @@ fn marked() -> impl Iterator<Item = Play> {
 }
 
 #[test]
-fn a_packet_of_the_clients_goes_on_as_a_reset_and_the_client_gets_one() {
+fn a_packet_of_the_client_is_forwarded_as_a_reset_and_the_client_gets_one() {
     for mut play in marked() {
         let question = play.question();
         let what = format!("{} {}", play.method, play.vip);
         let said = play.cluster.ask(json!({ "explain": {
             "in": "wan", "frame": hex(&question.frame((GATEWAY_MAC, WAN_MAC))) } }));
-        assert_eq!(play.state(), "ESTABLISHED", "asking changes nothing");
+        assert_eq!(play.state(), "ESTABLISHED", "an explanation changes nothing");
         let judged = play.request(&question);
         assert_eq!(judged.verdict, "transmit", "{what}");
         assert_eq!(judged.sent, [play.forwarded(&question), Play::to_client(&question.answer())], "{what}");
         assert_eq!((judged.moved["resets"], judged.moved["originated"]), (1, 1));
         let frames: Vec<_> = judged.sent.iter().map(|(_, frame)| json!(hex(frame))).collect();
-        let told: Vec<_> =
+        let explained: Vec<_> =
             said["sent"].as_array().expect("frames").iter().map(|sent| &sent["frame"]).collect();
-        assert_eq!(told, frames.iter().collect::<Vec<_>>(), "{said}");
+        assert_eq!(explained, frames.iter().collect::<Vec<_>>(), "{said}");
         assert!(said["why"].as_str().is_some_and(|why| why.contains("is reset")), "{said}");
         assert_eq!((&said["rewrite"]["pieces"], &said["caveats"]), (&json!(1), &json!([])));
         assert_eq!((play.state(), play.cluster.total_load()), ("CLOSE".to_owned(), (0, 1)), "{what}");
@@ -251,7 +251,7 @@ fn a_packet_of_the_clients_goes_on_as_a_reset_and_the_client_gets_one() {
 }
 
 #[test]
-fn a_packet_of_the_servers_goes_on_as_a_reset_and_the_server_gets_one() {
+fn a_packet_of_the_server_is_forwarded_as_a_reset_and_the_server_gets_one() {
     for mut play in marked().filter(Play::sees_replies) {
         let what = format!("{} {}", play.method, play.vip);
         let answer = Segment { ack: Some(1008), sequence: 9000, options: true, ..play.reply() };
@@ -277,7 +277,7 @@ fn a_reset_gets_no_reset_and_a_wrong_checksum_stays_wrong() {
         assert_eq!((judged.sent.len(), judged.sent[0].1.last()), (1, wrong.last()));
         assert_eq!(play.state(), "ESTABLISHED");
         let late = Segment { ttl: 1, ..play.question() };
-        assert_eq!(play.request(&late).moved.get("resets"), None, "it goes no further");
+        assert_eq!(play.request(&late).moved.get("resets"), None, "its time to live has run out");
         let reset = Segment { rst: true, options: false, data: Vec::new(), ..play.question() };
         let judged = play.request(&reset);
         assert_eq!((judged.sent, judged.moved.get("resets")), (vec![play.forwarded(&reset)], None));
@@ -286,7 +286,7 @@ fn a_reset_gets_no_reset_and_a_wrong_checksum_stays_wrong() {
 }
 
 #[test]
-fn a_syn_of_the_same_ends_begins_a_connection_that_is_not_reset() {
+fn a_syn_with_the_same_endpoints_begins_a_connection_that_is_not_reset() {
     for mut play in marked() {
         let syn = Segment { syn: true, sequence: 5000, ..Segment::new(play.client, play.vip) };
         let judged = play.request(&syn);
@@ -298,7 +298,7 @@ fn a_syn_of_the_same_ends_begins_a_connection_that_is_not_reset() {
 }
 
 #[test]
-fn the_client_of_a_server_that_was_removed_meanwhile_is_reset_though_its_packet_is_dropped() {
+fn a_client_whose_server_was_removed_meanwhile_gets_a_reset_though_its_packet_is_dropped() {
     for mut play in marked() {
         let (vip, server) = (play.vip, play.server);
         play.cluster.adm(&format!("-d -t {vip} -r {server}"));
@@ -310,7 +310,7 @@ fn the_client_of_a_server_that_was_removed_meanwhile_is_reset_though_its_packet_
 }
 
 #[test]
-fn sequence_numbers_shifted_by_a_proxy_header_are_right_for_each_end() {
+fn resets_have_the_sequence_numbers_of_their_receiver_when_a_proxy_header_shifts_them() {
     let mut play = Play::new("--fullnat", false);
     let (vip, server) = (play.vip, play.server);
     play.cluster.adm(&format!("-D -t {vip}"));
@@ -338,7 +338,7 @@ fn sequence_numbers_shifted_by_a_proxy_header_are_right_for_each_end() {
 }
 
 #[test]
-fn connections_other_than_tcp_end_at_once_and_are_counted() {
+fn connections_of_other_protocols_end_at_once_and_are_counted() {
     let mut play = Play::new("-m", false);
     let (vip, server) = (play.vip, play.server);
     play.cluster.adm(&format!("-A -u {vip} -s rr"));

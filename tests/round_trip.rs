@@ -1,9 +1,8 @@
 //! `xvsadm -R` restores what `xvsadm -S` saves: any state, by numbers and by names.
 //!
-//! Random commands make a state in the lab; an empty lab restores it. Then both list the same, except for what rules in
-//! ipvsadm's form do not contain: thresholds, in which order a service's real servers were added, a netmask
-//! without persistence, and flag 3 of `sh` and `mh`. Marks from 2^31 on are saved as by ipvsadm, in a form that cannot
-//! be read.
+//! Random commands configure a lab; an empty lab restores what it saves. Then both list the same, except for what rules
+//! in ipvsadm's form do not contain: thresholds, in which order a service's real servers were added, a netmask without
+//! persistence, and flag 3 of `sh` and `mh`. Marks from 2^31 on are saved as by ipvsadm, in a form that cannot be read.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -28,7 +27,7 @@ fn service() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-/// Options of a service; some do not fit it, and the command is refused.
+/// Options of a service; some are invalid for it, and the command is refused.
 fn service_options() -> impl Strategy<Value = String> {
     let scheduler = select(vec![
         "",
@@ -63,7 +62,7 @@ fn destination() -> impl Strategy<Value = String> {
     (1u8..4, any::<bool>(), port, select(methods), more).prop_map(|(number, other, port, method, more)| {
         let (v4, v6) = (server(number).to_string(), server6(number).to_string());
         let v6 = if port.is_empty() { v6 } else { format!("[{v6}]{port}") };
-        // Both are tried for each service: one of another family is only for tunnels.
+        // Servers of both families are tried for each service; the other family is valid only for tunnels.
         let addr = if other { v6 } else { format!("{v4}{port}") };
         format!("-r {addr} {method} {more}")
     })
@@ -79,7 +78,7 @@ fn command() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What is not ipvsadm's.
+/// Options that ipvsadm does not have.
 fn extra() -> impl Strategy<Value = &'static str> {
     select(vec![
         "mark add -d 198.51.100.7 -p tcp --dports 80,443 --set-mark 1",
@@ -96,7 +95,7 @@ fn run(cluster: &mut LabCluster, line: &str, stdin: &str) -> (i64, String) {
     (answer["exit"].as_i64().unwrap_or(-1), text("stderr") + &text("stdout"))
 }
 
-/// All that is configured, as far as rules say it.
+/// The configuration, as far as rules in ipvsadm's form contain it.
 fn state(cluster: &mut LabCluster) -> Value {
     let (exit, listed) = run(cluster, "-Ln --json", "");
     assert_eq!(exit, 0, "{listed}");
@@ -115,7 +114,7 @@ fn state(cluster: &mut LabCluster) -> Value {
 }
 
 proptest! {
-    // Each makes three directors.
+    // Each case creates three directors.
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]

@@ -1,8 +1,8 @@
-//! Schedulers as clients and operators meet them: through the lab, with the daemon's own commands and settings.
+//! Schedulers in the lab, with the daemon's own commands and settings.
 //!
-//! What each chooses is compared with the kernel in `conformance.rs` and with plain models in `crates/sched/tests`.
-//! Here stands what lies between a command and a choice: weights that are remembered, tables that outlive changes,
-//! settings that are in force at once.
+//! Each one's choice is compared with the kernel in `conformance.rs` and with plain models in `crates/sched/tests`.
+//! Tested here: how commands affect choices. Weights are remembered, tables survive changes, and settings apply at
+//! once.
 
 use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server, server_mac};
@@ -24,7 +24,7 @@ fn weigh(cluster: &mut LabCluster, number: u8, weight: u32) {
     cluster.configure(&[&format!("-e -t {VIP}:80 -r {} -g -w {weight}", server(number))]);
 }
 
-/// The number of the server that takes a connection from this port, if any does; the connection is established.
+/// The number of the server that gets a connection from this port, if any does; the connection is established.
 fn connect(cluster: &mut LabCluster, port: u16) -> Option<u8> {
     let packet = |flags| Datagram::new(Transport::Tcp(flags), at(CLIENT, port), at(VIP, 80));
     let judged = cluster.from_client(&packet(SYN));
@@ -37,7 +37,7 @@ fn connect(cluster: &mut LabCluster, port: u16) -> Option<u8> {
 }
 
 #[test]
-fn a_service_without_a_scheduler_takes_no_connection_and_takes_some_once_it_has_one() {
+fn a_service_accepts_connections_only_once_it_has_a_scheduler() {
     let mut cluster = cluster("none");
     assert_eq!(connect(&mut cluster, 1000), None);
     cluster.configure(&[&format!("-E -t {VIP}:80 -s rr")]);
@@ -45,7 +45,7 @@ fn a_service_without_a_scheduler_takes_no_connection_and_takes_some_once_it_has_
 }
 
 #[test]
-fn rr_continues_at_its_position_after_an_edit_and_begins_anew_after_another_scheduler() {
+fn rr_keeps_its_position_after_an_edit_and_restarts_after_another_scheduler() {
     let mut cluster = cluster("rr");
     assert_eq!(connect(&mut cluster, 1000), Some(3));
     cluster.configure(&[&format!("-E -t {VIP}:80 -s rr")]);
@@ -62,13 +62,17 @@ fn under_mh_a_drained_server_keeps_its_clients_share_until_it_is_added_anew_with
     let before: Vec<_> = ports.clone().map(|port| connect(&mut cluster, port)).collect();
     assert!((1..=3).all(|number| before.contains(&Some(number))));
     weigh(&mut cluster, 2, 0);
-    // New connections from the same ports: the old ones are gone after a quarter of an hour.
+    // New connections from the same ports: the old ones have ended after 15 minutes.
     let again = |cluster: &mut LabCluster| {
         cluster.advance(901.0);
         ports.clone().map(|port| connect(cluster, port)).collect::<Vec<_>>()
     };
     let without_two: Vec<_> = before.iter().map(|taken| taken.filter(|number| *number != 2)).collect();
-    assert_eq!(again(&mut cluster), without_two, "nobody moves, the drained one's clients get nobody");
+    assert_eq!(
+        again(&mut cluster),
+        without_two,
+        "no client moves, and the drained server's clients get none"
+    );
     cluster.configure(&[&format!("-E -t {VIP}:80 -s mh -b mh-port,mh-fallback")]);
     let fallen_back = again(&mut cluster);
     assert!(before.iter().zip(&fallen_back).all(|(before, after)| match before {
@@ -84,10 +88,10 @@ fn under_mh_a_drained_server_keeps_its_clients_share_until_it_is_added_anew_with
 }
 
 #[test]
-fn entries_of_lblc_survive_edits_and_go_with_the_scheduler() {
+fn entries_of_lblc_survive_edits_and_are_removed_with_the_scheduler() {
     let mut cluster = cluster("lblc");
     assert_eq!(connect(&mut cluster, 1000), Some(3));
-    // By loads alone the others would come first.
+    // By load alone the others would be chosen first.
     weigh(&mut cluster, 1, 9);
     assert_eq!(connect(&mut cluster, 1001), Some(3));
     add(&mut cluster, 4, 1);
@@ -98,11 +102,11 @@ fn entries_of_lblc_survive_edits_and_go_with_the_scheduler() {
 }
 
 #[test]
-fn entries_of_lblc_go_within_half_an_hour_after_the_expiration() {
+fn entries_of_lblc_are_removed_within_half_an_hour_after_they_expire() {
     let mut cluster = cluster("lblc");
     cluster.set("lblc_expiration", 100);
     assert_eq!(connect(&mut cluster, 1000), Some(3));
-    // The connection has ended: the new choice is the first in order.
+    // The connection has ended, and the new choice is the first server in order.
     cluster.advance(1600.0);
     add(&mut cluster, 4, 1);
     assert_eq!(connect(&mut cluster, 1001), Some(3), "remembered");
@@ -111,12 +115,12 @@ fn entries_of_lblc_go_within_half_an_hour_after_the_expiration() {
 }
 
 #[test]
-fn an_expiration_of_lblcr_is_in_force_at_once() {
+fn a_changed_expiration_of_lblcr_applies_at_once() {
     for (expiration, taken) in [(None, [2, 3, 2]), (Some(10), [2, 3, 3])] {
         let mut cluster = cluster("lblcr");
         assert_eq!([1000, 1001, 1002].map(|port| connect(&mut cluster, port)), [Some(3), Some(3), Some(2)]);
         cluster.advance(901.0);
-        // Of two servers without connections the first one serves once more and leaves the set.
+        // Of two servers without connections the first one is chosen once more and leaves the set.
         expiration.inspect(|seconds| cluster.set("lblcr_expiration", *seconds));
         assert_eq!(
             [1003, 1004, 1005].map(|port| connect(&mut cluster, port)),

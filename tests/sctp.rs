@@ -1,7 +1,8 @@
-//! SCTP through the lab: every cell of the state table that packets reach, what begins an association, checksums.
+//! SCTP through the lab: every cell of the state table that packets reach, the packets that begin an association,
+//! checksums.
 //!
-//! The table stands here as the behaviour of the kernel's IPVS (section 4.2) has it, typed a second time. Real SCTP
-//! sockets are not used: the machines that test xvs need no kernel with SCTP.
+//! The tables are those of ipvs-behaviour, section 4.2, written independently of the director's. Real SCTP sockets are
+//! not used, so that the machines that test xvs need no kernel with SCTP.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use xvs::{Datagram, Judged, LabCluster, Transport};
 const CLIENT_PORT: u16 = 1000;
 const PORT: u16 = 3868;
 
-/// States in the order of the table's columns, each with its listed name and the time left after a packet.
+/// States in the order of the table's columns, each with its listed name and its timeout after a packet.
 const STATES: [(&str, &str, &str); 14] = [
     ("NO", "NONE", "00:02"),
     ("I1", "INIT1", "00:04"),
@@ -82,7 +83,7 @@ const INPUT_ONLY: Table = [
     "CL CL CL CL CL RJ CL CL CL CL CL CL CL CL",
 ];
 
-/// Who sends a packet.
+/// The sender of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Sender {
     Client,
@@ -90,7 +91,7 @@ enum Sender {
 }
 use Sender::{Client, Server};
 
-/// The columns that packets reach by these tables, each with the packets that lead there.
+/// The columns that packets reach by these tables, each with a sequence of packets that reaches it.
 fn reached(tables: &[(Sender, &Table)]) -> BTreeMap<usize, Vec<(Sender, u8)>> {
     let mut paths = BTreeMap::from([(0, Vec::new())]);
     let mut fresh = vec![0];
@@ -107,8 +108,8 @@ fn reached(tables: &[(Sender, &Table)]) -> BTreeMap<usize, Vec<(Sender, u8)>> {
     paths
 }
 
-/// Every packet in a column, with the column after it. In the column without an association, the client sends
-/// first, and no ABORT.
+/// Every packet in a column, with the next column. In the column without an association the client sends first, and no
+/// ABORT.
 fn steps(tables: &[(Sender, &Table)], column: usize) -> Vec<(Sender, u8, usize)> {
     let all = tables.iter().flat_map(|(sender, table)| {
         EVENTS.iter().zip(table.iter()).map(move |(kind, row)| {
@@ -138,7 +139,7 @@ fn send(cluster: &mut LabCluster, from: Sender, kind: u8) -> Judged {
     }
 }
 
-/// A service with the first `servers` servers, the first of them scheduled first; `dest` is their port and method.
+/// A service with the first `servers` servers, of which the first is scheduled first. `dest` is their port and method.
 fn cluster(servers: u8, dest: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A --sctp-service {VIP}:{PORT} -s rr"));
@@ -154,7 +155,8 @@ fn assert_every_cell(method: &str, tables: &[(Sender, &Table)], columns: usize) 
     for (column, path) in reached {
         for (sender, kind, next) in steps(tables, column) {
             let mut cluster = cluster(1, &format!("{PORT} {method}"));
-            // The table alone: any chunk begins, and none takes the place of what has closed.
+            // With these settings the table alone decides: any chunk begins an association, and none replaces a closed
+            // one.
             cluster.set("sloppy_sctp", 1);
             cluster.set("conn_reuse_mode", 0);
             for (sender, kind) in path.iter().copied().chain([(sender, kind)]) {
@@ -169,17 +171,17 @@ fn assert_every_cell(method: &str, tables: &[(Sender, &Table)], columns: usize) 
 }
 
 #[test]
-fn every_state_that_both_ends_can_reach_goes_where_the_table_says() {
+fn every_state_that_both_ends_can_reach_follows_the_table() {
     assert_every_cell("-m", &[(Client, &INPUT), (Server, &OUTPUT)], 14);
 }
 
 #[test]
-fn every_state_that_a_client_alone_can_reach_goes_where_the_table_says() {
+fn every_state_that_a_client_alone_can_reach_follows_the_table() {
     assert_every_cell("-g", &[(Client, &INPUT_ONLY)], 7);
 }
 
 #[test]
-fn an_init_begins_an_association_and_nothing_else_does_unless_sloppy() {
+fn only_an_init_begins_an_association_unless_sloppy() {
     for sloppy in [0, 1] {
         for kind in 0..=15 {
             let mut cluster = cluster(1, "3868 -g");
@@ -197,7 +199,7 @@ fn an_init_begins_an_association_and_nothing_else_does_unless_sloppy() {
 }
 
 #[test]
-fn an_abort_behind_a_cookie_closes() {
+fn an_abort_behind_a_cookie_closes_the_association() {
     let mut cluster = cluster(1, "3868 -g");
     send(&mut cluster, Client, INIT);
     send(&mut cluster, Client, COOKIE_ECHO);
@@ -209,11 +211,11 @@ fn an_abort_behind_a_cookie_closes() {
 }
 
 #[test]
-fn a_packet_without_a_chunk_begins_nothing_and_changes_no_state() {
+fn a_packet_without_a_chunk_begins_no_association_and_changes_no_state() {
     let mut cluster = cluster(1, "3868 -g");
     for sloppy in [0, 1] {
         cluster.set("sloppy_sctp", sloppy);
-        // The last is a chunk's header but for one byte.
+        // The last one is a chunk header without its last byte.
         for rest in [&[][..], &[INIT], &[INIT, 0, 0]] {
             let judged = cluster.from_client(&packet(Client, rest));
             assert_eq!(judged.verdict, "drop sctp_no_chunk");
@@ -227,7 +229,7 @@ fn a_packet_without_a_chunk_begins_nothing_and_changes_no_state() {
 }
 
 #[test]
-fn a_packet_that_ends_inside_the_common_header_is_dropped_as_such() {
+fn a_packet_that_ends_inside_the_common_header_is_dropped_with_the_reason() {
     let mut cluster = cluster(1, "3868 -g");
     let whole = packet(Client, &[INIT, 0, 0, 4]).packet();
     let header = Ipv4 { ttl: 64, tos: 0, id: 1, dont_fragment: false };
@@ -239,7 +241,7 @@ fn a_packet_that_ends_inside_the_common_header_is_dropped_as_such() {
 }
 
 #[test]
-fn an_init_takes_the_place_of_a_closed_association_unless_conn_reuse_mode_is_0() {
+fn an_init_replaces_a_closed_association_unless_conn_reuse_mode_is_0() {
     for (mode, chosen, state) in [(0, 1, "INIT"), (1, 2, "INIT1"), (2, 2, "INIT1")] {
         let mut cluster = cluster(2, "3868 -g");
         cluster.set("conn_reuse_mode", mode);
@@ -249,14 +251,14 @@ fn an_init_takes_the_place_of_a_closed_association_unless_conn_reuse_mode_is_0()
         assert_eq!(cluster.only_connection().1, state, "conn_reuse_mode {mode}");
         let rows = cluster.connections();
         assert!(rows[0].ends_with(&format!(" {}", at(server(chosen), PORT))), "{mode}: {rows:?}");
-        // The old one leaves the count by the next tick.
+        // The old association is no longer counted after the next tick.
         cluster.advance(0.1);
         assert_eq!(cluster.total_load(), (0, 1));
     }
 }
 
 #[test]
-fn an_association_ends_at_its_second_and_leaves_the_count() {
+fn an_association_expires_to_the_second_and_is_no_longer_counted() {
     let mut cluster = cluster(1, "3868 -g");
     send(&mut cluster, Client, INIT);
     cluster.advance(3.999);
@@ -273,14 +275,14 @@ fn an_unsolicited_packet_of_a_server_gets_an_icmp_error_unless_it_is_an_abort() 
     assert_eq!(send(&mut cluster, Server, INIT_ACK).verdict, "drop unasked");
 }
 
-/// INIT, and its acknowledgement, with some content.
+/// An INIT and an INIT ACK with some content.
 const CHUNKS: [[u8; 20]; 2] = [
     [INIT, 0, 0, 20, 0, 0, 0, 1, 0, 0, 16, 0, 0, 1, 0, 1, 0, 0, 0, 1],
     [INIT_ACK, 0, 0, 20, 0, 0, 0, 2, 0, 0, 16, 0, 0, 1, 0, 1, 0, 0, 0, 2],
 ];
 
 #[test]
-fn where_the_port_changes_the_checksum_is_computed_anew_in_both_directions() {
+fn the_checksum_is_computed_anew_in_both_directions_if_the_port_changes() {
     let mut cluster = cluster(1, "9899 -m");
     let init = packet(Client, &CHUNKS[0]);
     let judged = cluster.from_client(&init);
@@ -294,7 +296,7 @@ fn where_the_port_changes_the_checksum_is_computed_anew_in_both_directions() {
 }
 
 #[test]
-fn where_the_port_stays_the_checksum_stays_right_or_wrong() {
+fn the_checksum_stays_as_it_is_if_the_port_stays() {
     for method in ["-m", "-g"] {
         for wrong in [0, 0x5a] {
             let mut cluster = cluster(1, &format!("{PORT} {method}"));

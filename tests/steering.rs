@@ -1,9 +1,9 @@
 //! The XDP program redirects to xvsd every packet that xvsd would not pass to the kernel.
 //!
-//! Plays every recording's frames, and a few of our own, through the lab. Before each, the program's maps get the state
-//! of the lab's control thread, and `BPF_PROG_TEST_RUN` runs it on the frame. Steering too much costs a detour,
+//! Plays every recording's frames, and a few of this test, through the lab. Before each, the program's maps get the
+//! state of the lab's control thread, and `BPF_PROG_TEST_RUN` runs it on the frame. Steering too much costs a detour,
 //! steering too little loses packets. Needs the right to load a BPF program, and no interface. Not here: what the
-//! program does to frames of no service (`xdp/program.rs`).
+//! program does to frames of no service (`crates/dataplane/tests/steering.rs`).
 
 use std::fs;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ use xvs::{Datagram, LabCluster, Transport, recording};
 use xvs_cli::lab::Lab;
 use xvs_dataplane::steering::Verdict;
 
-/// Injects a frame; a sentence if it was the director's and would not have reached it.
+/// Injects a frame. Fails with a message if the director processed it but the XDP program would not have redirected it.
 fn inject(steered: &mut Steered, lab: &mut Lab, link: &str, frame: &[u8]) -> Result<Value, String> {
     let verdict = steered.verdict(lab, frame);
     let request = json!({ "inject": link, "frame": hex(frame) });
@@ -34,7 +34,7 @@ fn inject(steered: &mut Steered, lab: &mut Lab, link: &str, frame: &[u8]) -> Res
     }
 }
 
-/// Plays a recording; every frame that was steered too little, in words, and how many frames there were.
+/// Plays a recording. Returns how many frames it has, and a message for each that was left to the kernel wrongly.
 fn play(path: &Path, steered: &mut Steered) -> (usize, Vec<String>) {
     let recording: Value = serde_json::from_slice(&fs::read(path).expect("readable")).expect("JSON");
     let truth = &recording["truth"];
@@ -111,7 +111,7 @@ fn every_recorded_frame_that_the_director_processes_is_steered_to_it() {
     assert!(wrong.is_empty(), "{} of {frames} frames:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// A masqueraded connection in the making.
+/// A cluster with a masqueraded connection after its SYN.
 fn connected() -> LabCluster {
     let mut cluster = LabCluster::new();
     cluster
@@ -130,7 +130,7 @@ fn reply() -> Vec<u8> {
 }
 
 #[test]
-fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination() {
+fn replies_of_a_live_connection_are_steered_after_any_change_of_its_destination() {
     let mut steered = Steered::new();
     let service = format!("-t {VIP}:80");
     let dest = format!("{service} -r {}:8080", server(1));
@@ -146,7 +146,7 @@ fn replies_of_a_live_connection_are_steered_whatever_becomes_of_its_destination(
     ] {
         let mut cluster = connected();
         for command in commands {
-            // A direct-routing server has the service's port, so one of these matches nothing.
+            // A direct-routing server has the service's port, so one of these commands names no destination.
             cluster.ask(json!({ "adm": command.split(' ').collect::<Vec<_>>() }));
         }
         let lab = cluster.lab();
@@ -166,7 +166,7 @@ fn live_marked_connections_and_no_others_stay_steered_after_their_rule_or_servic
         let mut cluster = LabCluster::new();
         cluster.configure(&["-A -f 7 -s rr", &format!("-a -f 7 -r {}:8080 -m", server(1))]);
         assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Kernel, "no rule marks it");
-        // Keeps the family the director's.
+        // With a service of the family, the program still steers packets.
         cluster.adm(&format!("-A -u {}:53", server(2)));
         assert_eq!(cluster.ask(mark("add"))["exit"], 0);
         let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 4000), at(VIP, 80));
@@ -222,7 +222,7 @@ fn a_batch_that_adds_a_mark_rule_and_its_service_steers_the_marked_packets() {
 }
 
 #[test]
-fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_replies_steered() {
+fn replies_of_a_destination_that_changes_to_direct_routing_are_still_steered() {
     let mut steered = Steered::new();
     for again in [false, true] {
         let mut cluster = LabCluster::new();
@@ -244,10 +244,10 @@ fn a_destination_of_the_same_port_that_turns_to_direct_routing_still_has_its_rep
 }
 
 #[test]
-fn packets_from_a_virtual_endpoint_are_steered_in_ipv6_alone_while_its_connections_live() {
+fn packets_from_a_virtual_endpoint_are_steered_only_in_ipv6_and_while_its_connections_live() {
     let mut steered = Steered::new();
     let mut cluster = LabCluster::new();
-    let mut said = |cluster: &mut LabCluster, from: IpAddr, to: IpAddr| {
+    let mut verdict_of = |cluster: &mut LabCluster, from: IpAddr, to: IpAddr| {
         let reply = Datagram::new(Transport::Tcp(ACK), at(from, 80), at(to, 4000));
         steered.verdict(cluster.lab(), &reply.frame(server_mac(1), LAN_MAC))
     };
@@ -258,17 +258,21 @@ fn packets_from_a_virtual_endpoint_are_steered_in_ipv6_alone_while_its_connectio
         cluster.configure(&[&format!("-A -t {vip} -s rr"), &format!("-a -t {vip} -r {server} -g")]);
         cluster.from_client(&Datagram::new(Transport::Tcp(SYN), client, vip));
     }
-    assert_eq!(said(&mut cluster, VIP.into(), CLIENT.into()), Verdict::Kernel);
-    assert_eq!(said(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
-    assert_eq!(said(&mut cluster, VIP6.into(), INSIDE6.into()), Verdict::Kernel, "to the director itself");
+    assert_eq!(verdict_of(&mut cluster, VIP.into(), CLIENT.into()), Verdict::Kernel);
+    assert_eq!(verdict_of(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
+    assert_eq!(
+        verdict_of(&mut cluster, VIP6.into(), INSIDE6.into()),
+        Verdict::Kernel,
+        "to the director itself"
+    );
     cluster.configure(&[&format!("-A -u [{VIP6}]:53"), &format!("-D -t [{VIP6}]:80")]);
-    assert_eq!(said(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
+    assert_eq!(verdict_of(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
     cluster.advance(60.0 + 120.0 + 61.0);
-    assert_eq!(said(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Kernel);
+    assert_eq!(verdict_of(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Kernel);
 }
 
 #[test]
-fn nothing_is_steered_before_the_first_service_and_after_the_last() {
+fn no_packet_is_steered_without_a_service() {
     let mut steered = Steered::new();
     let mut fresh = LabCluster::new();
     assert_eq!(steered.verdict(fresh.lab(), &request()), Verdict::Kernel);
@@ -281,12 +285,12 @@ fn nothing_is_steered_before_the_first_service_and_after_the_last() {
 }
 
 #[test]
-fn a_removed_destination_is_forgotten_once_its_connections_are() {
+fn replies_of_a_removed_destination_are_steered_only_until_its_connections_end() {
     let mut steered = Steered::new();
     let mut cluster = connected();
     cluster.adm(&format!("-d -t {VIP}:80 -r {}:8080", server(1)));
     assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Steered);
-    // The connection ends after a minute; the destination is kept for two more, and looked for once a minute.
+    // The connection ends after a minute. The destination is kept for two more minutes, and checked once a minute.
     cluster.advance(60.0 + 120.0 + 61.0);
     assert_eq!(steered.verdict(cluster.lab(), &reply()), Verdict::Kernel);
     assert_eq!(steered.verdict(cluster.lab(), &request()), Verdict::Steered);
@@ -305,7 +309,7 @@ fn errors_about_a_tunnel_are_steered_while_its_connections_live() {
             let outer =
                 cluster.from_client(&Datagram { dont_fragment: true, ..syn }).sent[0].1[14..].to_vec();
             gone.iter().for_each(|line| drop(cluster.adm(line)));
-            // A router says 1300: its checksum is right.
+            // A router reports an MTU of 1300, with a correct checksum.
             let error = match dest.ip() {
                 IpAddr::V4(_) => Complaint::fragmentation_needed(1300).about(&outer, server(2), 7),
                 IpAddr::V6(_) => Complaint6::packet_too_big(1300).about(&outer, server6(2)),

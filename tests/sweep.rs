@@ -1,4 +1,4 @@
-//! What ends connections before their time, most of it through the lab: `drop_entry` and `expire_nodest_conn`.
+//! Settings that end connections before they time out: `drop_entry` and `expire_nodest_conn`, mostly in the lab.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Director {
         self.send(TCP, client, ACK);
     }
 
-    /// How many connections are listed with this word in their line.
+    /// How many lines of listed connections contain this word.
     fn listed(&mut self, word: &str) -> usize {
         self.adm("-L -n -c").lines().filter(|line| line.contains(word)).count()
     }

@@ -1,6 +1,6 @@
-//! Thresholds (`-x`, `-y`) with a clock moved by hand: which servers get connections, and when again.
+//! Thresholds (`-x`, `-y`) with a clock that the test moves: which servers get connections.
 //!
-//! Not here: the rules at every count (`crates/dataplane/src/occupancy.rs`).
+//! Not here: the rules at every count (`crates/dataplane/src/snapshot/load.rs`).
 
 use xvs::frames::{ACK, FIN, SYN};
 use xvs::lab_cluster::{CLIENT, VIP, at, server};
@@ -16,7 +16,7 @@ fn cluster(service: &str, server_options: &str) -> LabCluster {
     cluster
 }
 
-/// The words of a service that name it.
+/// The options of a service that identify it.
 fn key(service: &str) -> String {
     service.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
@@ -26,13 +26,13 @@ fn verdict(cluster: &mut LabCluster, port: u16, transport: Transport) -> String 
     cluster.from_client(&Datagram::new(transport, at(CLIENT, port), at(VIP, 80))).verdict
 }
 
-/// How many of these clients, one after the other, get a connection.
+/// Sends a packet of each of these clients in turn. Returns how many get a connection.
 fn taken(cluster: &mut LabCluster, ports: std::ops::Range<u16>) -> usize {
     let syn = Transport::Tcp(SYN);
     ports.filter(|port| verdict(cluster, *port, syn) == "transmit").count()
 }
 
-/// These clients finish; their connections end a second after, if `--set 0 1 0` says so.
+/// These clients close their connections, which end after a second, given `--set 0 1 0`.
 fn finish(cluster: &mut LabCluster, ports: std::ops::Range<u16>) {
     for (port, flags) in ports.flat_map(|port| [(port, ACK), (port, FIN | ACK)]) {
         assert_eq!(verdict(cluster, port, Transport::Tcp(flags)), "transmit");
@@ -44,7 +44,7 @@ fn edit(cluster: &mut LabCluster, options: &str) {
 }
 
 #[test]
-fn a_server_takes_as_many_as_its_upper_threshold_and_again_below_three_quarters_of_it() {
+fn a_server_accepts_up_to_its_upper_threshold_and_again_below_three_quarters_of_it() {
     let mut cluster = cluster(&format!("-t {VIP}:80 -s rr"), "-x 8");
     assert_eq!(taken(&mut cluster, 1000..1010), 8);
     assert_eq!(cluster.counters()["drop_no_destination"], 2);
@@ -75,7 +75,7 @@ fn an_edited_threshold_applies_at_once_and_between_the_thresholds_nothing_change
 }
 
 #[test]
-fn a_deleted_server_comes_back_as_overloaded_as_it_was() {
+fn a_server_added_again_is_still_overloaded() {
     let mut cluster = cluster(&format!("-t {VIP}:80 -s rr"), "-x 4");
     assert_eq!(taken(&mut cluster, 1000..1005), 4);
     cluster.adm("--set 0 1 0");
@@ -96,7 +96,7 @@ fn a_deleted_server_comes_back_as_overloaded_as_it_was() {
 }
 
 #[test]
-fn of_two_servers_the_one_that_has_room_takes_all() {
+fn of_two_servers_the_one_below_its_threshold_gets_all_connections() {
     let mut cluster = cluster(&format!("-t {VIP}:80 -s wrr"), "-x 2 -w 9");
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g -w 1", server(2)));
     assert_eq!(taken(&mut cluster, 1000..1010), 10);
@@ -105,13 +105,13 @@ fn of_two_servers_the_one_that_has_room_takes_all() {
 
 #[test]
 fn a_one_packet_connection_counts_while_its_packet_passes() {
-    // One of one is too many while it passes, and none are below one.
+    // The upper threshold of one is reached while the packet passes; afterwards the count is below it.
     let mut alone = cluster(&format!("-u {VIP}:80 -s rr -o"), "-x 1");
     let datagrams = |cluster: &mut LabCluster| {
         (1000..1003).filter(|port| verdict(cluster, *port, Transport::Udp) == "transmit").count()
     };
     assert_eq!(datagrams(&mut alone), 3);
-    // Beside two that stay, the third of three leaves it overloaded.
+    // With two lasting connections, a third reaches the upper threshold of three, and the server stays overloaded.
     let mut beside = cluster(&format!("-u {VIP}:80 -s rr"), "-x 3");
     for port in 2000..2002 {
         assert_eq!(verdict(&mut beside, port, Transport::Udp), "transmit");

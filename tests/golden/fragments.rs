@@ -11,7 +11,7 @@ use etherparse::EtherType;
 /// The next header that begins a fragment header.
 const FRAGMENT: u8 = 44;
 
-/// A cluster with a UDP service at port 80 of one server, reached by this option.
+/// A cluster with a UDP service at port 80. Its only server has the method of this option.
 fn cluster(mtu: u32, vip: IpAddr, dest: IpAddr, method: &str) -> LabCluster {
     let mut cluster = LabCluster::with_mtu(mtu);
     let (service, dest) = (at(vip, 80), at(dest, 80));
@@ -54,7 +54,7 @@ fn fragments(packet: &Datagram, each: usize) -> Vec<Vec<u8>> {
     parts.enumerate().map(fragment).collect()
 }
 
-/// The verdict on the last fragment, and so on the datagram.
+/// The result of the last fragment, and so of the datagram.
 fn sent(cluster: &mut LabCluster, packet: &Datagram, each: usize) -> Judged {
     let judged = fragments(packet, each).iter().map(|frame| cluster.inject("wan", frame)).last();
     judged.expect("a fragment")
@@ -65,7 +65,7 @@ fn lengths(judged: &Judged) -> Vec<usize> {
 }
 
 #[test]
-fn an_ipv6_datagram_whose_fragments_do_not_fit_its_way_is_dropped_and_its_client_told_the_size() {
+fn an_ipv6_datagram_whose_fragments_exceed_the_path_mtu_is_dropped_with_an_error_that_reports_it() {
     for (method, mtu, room) in [("-g", 1280, 1280), ("-m", 1280, 1280), ("-i", 1400, 1360)] {
         let mut cluster = cluster(mtu, VIP6.into(), server6(1).into(), method);
         let packet = request6(3000);
@@ -89,7 +89,7 @@ fn an_ipv6_datagram_that_is_no_longer_than_its_largest_fragment_leaves_whole() {
 }
 
 #[test]
-fn what_goes_through_a_tunnel_over_ipv6_is_not_cut_into_less_than_1280_bytes() {
+fn fragments_of_tunnelled_datagrams_over_ipv6_have_at_least_1280_bytes() {
     for (vip, network) in [(IpAddr::from(VIP), 20), (VIP6.into(), 40)] {
         let request = |bytes| if vip.is_ipv4() { request(bytes) } else { request6(bytes) };
         let mut cluster = cluster(1500, vip, server6(1).into(), "-i");
@@ -100,14 +100,14 @@ fn what_goes_through_a_tunnel_over_ipv6_is_not_cut_into_less_than_1280_bytes() {
         }
         let judged = sent(&mut cluster, &request(2992), 200);
         assert_eq!(lengths(&judged), [1280, 1280, 48 + network + 3000 - 2 * 1232], "{vip}");
-        // What came larger leaves as large.
+        // A datagram with larger fragments leaves in fragments as large.
         let judged = sent(&mut cluster, &request(2992), 1400);
         assert!(lengths(&judged).into_iter().max().is_some_and(|most| (1401..=1448).contains(&most)));
     }
 }
 
 #[test]
-fn an_identification_of_zero_is_kept_unless_it_says_that_there_is_none() {
+fn an_identification_of_zero_is_kept_unless_it_means_none() {
     for method in ["-g", "-m"] {
         let mut cluster = cluster(1400, VIP.into(), server(1).into(), method);
         let without = Datagram { id: 0, ..request(1450) };
@@ -115,7 +115,7 @@ fn an_identification_of_zero_is_kept_unless_it_says_that_there_is_none() {
             let ids: Vec<_> = judged.sent.iter().map(|(_, frame)| id(frame)).collect();
             assert_eq!(ids, [0, 0], "{method}");
         }
-        // A packet that must not be fragmented needs none (RFC 6864), and these are fragments.
+        // A packet that must not be fragmented needs none (RFC 6864), but it was received in fragments.
         let unfragmentable = Datagram { id: 0, dont_fragment: true, ..request(1300) };
         let judged = sent(&mut cluster, &unfragmentable, 1000);
         let ids: Vec<_> = judged.sent.iter().map(|(_, frame)| id(frame)).collect();
@@ -123,14 +123,14 @@ fn an_identification_of_zero_is_kept_unless_it_says_that_there_is_none() {
     }
 }
 
-/// Identifications of IPv6 fragments, as they left.
+/// The identifications of sent IPv6 fragments.
 fn ids6(judged: &Judged) -> Vec<u32> {
     let at = |frame: &[u8]| u32::from_be_bytes([frame[58], frame[59], frame[60], frame[61]]);
     judged.sent.iter().map(|(_, frame)| at(frame)).collect()
 }
 
 #[test]
-fn identifications_of_ipv6_fragments_have_32_bits_and_tell_one_receiver_nothing_of_anothers() {
+fn identifications_of_ipv6_fragments_have_32_bits_and_are_unpredictable_for_other_receivers() {
     let mut cluster = cluster(1500, VIP6.into(), server6(1).into(), "-g");
     let mut of = |client: Ipv6Addr| {
         let packet = Datagram { source: at(client, 4000), ..request6(2000) };
@@ -140,6 +140,6 @@ fn identifications_of_ipv6_fragments_have_32_bits_and_tell_one_receiver_nothing_
     };
     let other = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0xc9);
     let (first, others, second) = (of(CLIENT6), of(other), of(CLIENT6));
-    assert_eq!(second, first.wrapping_add(2), "one sequence, so that none comes twice for long");
+    assert_eq!(second, first.wrapping_add(2), "one sequence, so that identifications are reused late");
     assert!(others.wrapping_sub(first) > 0xffff, "{first:x} {others:x}");
 }

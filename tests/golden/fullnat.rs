@@ -1,4 +1,4 @@
-//! What FULLNAT makes of packets of both directions, to the byte.
+//! Packets of FULLNAT in both directions, to the byte.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use xvs::{Datagram, LabCluster, Transport};
 
 use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server};
 
-/// The only local port, so that the one in use is known.
+/// The only local port, so that it is known which one is used.
 const PORT: u16 = 5000;
 
 struct Ends {
@@ -26,7 +26,7 @@ fn families() -> [Ends; 2] {
     ]
 }
 
-/// A cluster with a service of each protocol at port 80 whose only server is at this port.
+/// A cluster with a service of each protocol at port 80, whose only server is at `port`.
 fn cluster(ends: &Ends, port: u16) -> LabCluster {
     let mut cluster = LabCluster::new();
     let (local, ports) = (ends.local.to_string(), format!("{PORT}-{PORT}"));
@@ -40,10 +40,10 @@ fn cluster(ends: &Ends, port: u16) -> LabCluster {
     cluster
 }
 
-/// A client's first packet, by protocol; of SCTP an INIT chunk.
+/// A client's first packet of this protocol; for SCTP an INIT chunk.
 fn first(ends: &Ends, transport: Transport, length: usize) -> Datagram {
     let request = Datagram::new(transport, at(ends.client, 4000), at(ends.vip, 80));
-    // Else it gets another identification.
+    // Otherwise it gets another identification.
     let request = Datagram { dont_fragment: true, ..request };
     match transport {
         Transport::Sctp => {
@@ -91,7 +91,7 @@ fn both_ends_are_rewritten_in_both_directions_and_every_checksum_is_kept() {
 }
 
 #[test]
-fn a_datagram_without_checksum_gets_the_one_of_its_new_ends() {
+fn a_datagram_without_checksum_gets_one_for_its_new_endpoints() {
     let [ends, _] = families();
     let mut cluster = cluster(&ends, 8080);
     let request = first(&ends, Transport::UdpUnsummed, 33);
@@ -106,7 +106,7 @@ fn a_datagram_without_checksum_gets_the_one_of_its_new_ends() {
 }
 
 #[test]
-fn what_does_not_answer_a_connection_is_left_to_the_kernel() {
+fn packets_to_a_local_address_without_a_connection_go_to_the_kernel() {
     let [ends, _] = families();
     let mut cluster = cluster(&ends, 80);
     let reply = |from, to| Datagram::new(Transport::Tcp(RST), at(server(1), from), at(INSIDE, to));
@@ -114,24 +114,25 @@ fn what_does_not_answer_a_connection_is_left_to_the_kernel() {
     cluster.from_client(&first(&ends, Transport::Tcp(SYN), 0));
     assert_passed(&cluster.from_server(&reply(81, PORT)));
     assert_passed(&cluster.from_server(&reply(80, PORT + 1)));
-    // The packet of a NAT server's reply belongs to no connection: a FULLNAT server does not know the client.
+    // Under NAT such a packet would be a reply. A FULLNAT server does not know the client, so it belongs to no
+    // connection.
     let to_the_client = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(CLIENT, 4000));
     assert_passed(&cluster.from_server(&to_the_client));
 }
 
 #[test]
-fn what_is_too_large_or_has_come_too_far_is_refused_as_under_masquerading() {
+fn packets_whose_time_to_live_has_run_out_are_refused_as_under_masquerading() {
     let [ends, _] = families();
     let mut cluster = cluster(&ends, 80);
     let request = first(&ends, Transport::Tcp(SYN), 0);
     cluster.from_client(&request);
     let old = cluster.from_client(&Datagram { ttl: 1, ..request.clone() });
     assert_eq!(old.verdict, "drop ttl_expired");
-    assert_eq!(old.sent[0].0, "wan", "the client is told");
+    assert_eq!(old.sent[0].0, "wan", "the client gets an error");
     let reply = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(INSIDE, PORT));
     let old = cluster.from_server(&Datagram { ttl: 1, ..reply });
     assert_eq!(old.verdict, "drop ttl_expired");
-    assert_eq!(old.sent[0].0, "lan", "the server is told");
+    assert_eq!(old.sent[0].0, "lan", "the server gets an error");
 }
 
 #[test]
@@ -149,10 +150,10 @@ fn datagrams_of_two_flows_with_one_identification_leave_with_two() {
         assert!(ids.iter().all(|of| *of == ids[0]), "{ids:?}");
         (ids.len(), ids[0])
     };
-    // The director's own link is narrower than the client's, or some router's behind it is.
-    for (bytes, pieces) in [(1472, 2), (100, 1)] {
+    // In one case the director fragments the packets, in the other a router may do so.
+    for (bytes, fragments) in [(1472, 2), (100, 1)] {
         let [one, other] = [4000, 4001].map(|port| sent(port, bytes));
-        assert_eq!((one.0, other.0), (pieces, pieces));
+        assert_eq!((one.0, other.0), (fragments, fragments));
         assert_ne!(one.1, other.1);
     }
 }

@@ -38,7 +38,7 @@ fn translated() -> (&'static str, Vec<u8>) {
 }
 
 #[test]
-fn packets_to_a_removed_destination_are_dropped_even_a_syn_and_replies_still_translated_uncounted() {
+fn packets_to_a_removed_destination_are_dropped_and_its_replies_translated_but_not_counted() {
     let mut cluster = connected();
     cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(2)));
     let before = cluster.stats();
@@ -61,7 +61,7 @@ fn a_new_client_of_a_service_with_a_removed_destination_gets_another() {
 }
 
 #[test]
-fn a_destination_that_comes_back_has_its_connections_and_counts_again() {
+fn a_destination_that_is_added_again_has_its_connections_and_counts() {
     let mut cluster = connected();
     let before = cluster.stats();
     cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(2)));
@@ -72,7 +72,7 @@ fn a_destination_that_comes_back_has_its_connections_and_counts_again() {
 }
 
 #[test]
-fn a_deleted_services_connections_are_dropped_while_another_service_lives() {
+fn packets_of_a_deleted_services_connections_are_dropped_while_another_service_exists() {
     let mut cluster = connected();
     cluster.adm(&format!("-A -u {VIP}:53"));
     cluster.adm(&format!("-D -t {VIP}:80"));
@@ -86,7 +86,7 @@ fn a_deleted_services_connections_are_dropped_while_another_service_lives() {
 }
 
 #[test]
-fn a_deleted_services_connections_are_the_kernels_once_no_service_is_left() {
+fn packets_of_a_deleted_services_connections_go_to_the_kernel_when_no_service_is_left() {
     for last in [format!("-D -t {VIP}:80"), "-C".to_owned()] {
         let mut cluster = connected();
         cluster.adm(&last);
@@ -94,7 +94,7 @@ fn a_deleted_services_connections_are_the_kernels_once_no_service_is_left() {
         assert_passed(&cluster.from_client(&request(SYN)));
         assert_passed(&cluster.from_server(&reply()));
         assert_eq!(cluster.connections().len(), 1, "they stay listed");
-        // Any service brings them back to life.
+        // Any service of the family makes them effective again.
         cluster.adm(&format!("-A -u {VIP}:53"));
         let judged = cluster.from_client(&request(ACK));
         assert_judged(&judged, "drop destination_unavailable", &[], UNAVAILABLE);
@@ -103,7 +103,7 @@ fn a_deleted_services_connections_are_the_kernels_once_no_service_is_left() {
 }
 
 #[test]
-fn a_service_that_comes_back_with_its_destination_has_its_connections_and_counts_from_zero() {
+fn a_service_that_is_added_again_has_its_connections_and_counts_from_zero() {
     let mut cluster = connected();
     cluster.stats();
     cluster.adm(&format!("-D -t {VIP}:80"));
@@ -122,7 +122,7 @@ fn a_service_that_comes_back_with_its_destination_has_its_connections_and_counts
 }
 
 #[test]
-fn a_destination_that_comes_back_by_another_method_keeps_the_old_one_for_its_connections() {
+fn connections_keep_the_method_that_they_began_with_when_the_destination_gets_another() {
     for edit in [true, false] {
         let mut cluster = connected();
         if edit {
@@ -137,10 +137,10 @@ fn a_destination_that_comes_back_by_another_method_keeps_the_old_one_for_its_con
 }
 
 #[test]
-fn a_connection_of_a_removed_destination_ends_at_its_time_and_the_client_may_begin_anew() {
+fn a_connection_of_a_removed_destination_expires_and_the_client_can_connect_again() {
     let mut cluster = connected();
     cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(2)));
-    // SYN_RECV is remembered for 60 seconds, and packets dropped do not count.
+    // SYN_RECV lasts 60 seconds, and dropped packets do not extend it.
     cluster.advance(30.0);
     cluster.from_client(&request(ACK));
     cluster.advance(30.2);

@@ -1,6 +1,6 @@
-//! ICMP errors about connections, to the byte: who receives them, in which form, and which are dropped.
+//! ICMP errors about connections, to the byte: their receiver, their form, and the reasons to drop them.
 //!
-//! Errors and expected errors are written by `etherparse` around quotes; in a quote, which is a cut packet, the test
+//! `etherparse` writes errors and expected errors around quotes. In a quote, which is a truncated packet, the test
 //! itself changes an address and a port.
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,12 +20,12 @@ use super::{FORWARDED, PASSED, assert_judged, assert_passed};
 #[path = "icmp/fullnat.rs"]
 mod fullnat;
 
-/// Protocols as `ipvsadm` and packets have them.
+/// The protocols, as options of `ipvsadm` and as packets.
 const TRANSPORTS: [(&str, Transport); 2] = [("-t", Transport::Tcp(SYN)), ("-u", Transport::Udp)];
-/// The error came to an end here; the client was sent another.
+/// The error is consumed, and the client gets another one.
 const RELAYED: &[(&str, u64)] = &[("consumed", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
 
-/// Which end of a packet.
+/// An end of a packet.
 #[derive(Clone, Copy)]
 enum End {
     Source,
@@ -62,7 +62,7 @@ fn nets() -> [Net; 2] {
 }
 
 impl Net {
-    /// Type, code and rest of the error that a packet is too big, and others.
+    /// Type, code and rest of header of several errors; the first reports that a packet is too big.
     fn errors(self) -> Vec<(u8, u8, [u8; 4])> {
         match self.vip {
             IpAddr::V4(_) => vec![(3, 4, [0, 0, 5, 0]), (3, 3, [0; 4]), (4, 0, [0; 4]), (11, 1, [0; 4])],
@@ -114,7 +114,7 @@ fn to_client(packet: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     vec![("wan", framed(packet, WAN_MAC, GATEWAY_MAC))]
 }
 
-/// A quote with another endpoint at one end; of its sums the IPv4 header's is right again.
+/// A quote with another endpoint at one end. The checksum of its IPv4 header is updated, others are not.
 fn readdressed(quote: &[u8], end: End, to: SocketAddr) -> Vec<u8> {
     let mut quote = quote.to_vec();
     let (addr, transport) = match (to.ip(), end) {
@@ -137,7 +137,7 @@ fn readdressed(quote: &[u8], end: End, to: SocketAddr) -> Vec<u8> {
     quote
 }
 
-/// A cluster with a connection from the client's port 4000 to port 80 of the virtual address, by this method and
+/// A cluster with a connection from the client's port 4000 to port 80 of the virtual address, with this method and
 /// protocol.
 fn connected(net: Net, (option, transport): (&str, Transport), method: &str, port: u16) -> LabCluster {
     let mut cluster = LabCluster::new();
@@ -148,14 +148,14 @@ fn connected(net: Net, (option, transport): (&str, Transport), method: &str, por
     cluster
 }
 
-/// A reply as the client saw it, and a request as the masqueraded server saw it.
+/// A reply as the client receives it, and a request as the masqueraded server receives it.
 fn seen(net: Net, transport: Transport) -> (Datagram, Datagram) {
     let (client, vip) = (at(net.client, 4000), at(net.vip, 80));
     let packet = |source, dest| Datagram::new(transport, source, dest).carrying(600);
     (packet(vip, client), packet(client, at(net.server, 8080)))
 }
 
-/// Quoted lengths of a packet: its ports, the minimum of RFC 792, an odd number, a large number.
+/// Lengths of the quoted part of a packet: up to its ports, the minimum of RFC 792, an odd number, a large number.
 fn cuts(packet: &Datagram) -> [usize; 4] {
     let header = if packet.dest.is_ipv4() { 20 } else { 40 };
     [header + 4, header + 8, header + 99, 548]
@@ -170,10 +170,10 @@ fn an_error_about_a_reply_reaches_the_masqueraded_server_as_one_about_its_own_pa
             for what in net.errors() {
                 for cut in cuts(&reply) {
                     let quote = &reply.packet()[..cut];
-                    let came = error(what, net.router, net.vip, 64, quote);
+                    let received = error(what, net.router, net.vip, 64, quote);
                     let left = readdressed(quote, End::Source, at(net.server, 8080));
                     let want = to_server(&error(what, net.router, net.server, 63, &left));
-                    let judged = from_router(&mut cluster, "wan", &came);
+                    let judged = from_router(&mut cluster, "wan", &received);
                     assert_judged(&judged, "transmit", &want, FORWARDED);
                 }
             }
@@ -192,10 +192,10 @@ fn an_error_about_a_masqueraded_request_reaches_the_client_from_the_virtual_addr
                     cuts(&request).into_iter().zip([net.server, net.router].into_iter().cycle())
                 {
                     let quote = &request.packet()[..cut];
-                    let came = error(what, from, net.client, 64, quote);
+                    let received = error(what, from, net.client, 64, quote);
                     let left = readdressed(quote, End::Dest, at(net.vip, 80));
                     let want = to_client(&error(what, net.vip, net.client, 63, &left));
-                    let judged = from_router(&mut cluster, "lan", &came);
+                    let judged = from_router(&mut cluster, "lan", &received);
                     assert_judged(&judged, "transmit", &want, FORWARDED);
                 }
             }
@@ -204,7 +204,7 @@ fn an_error_about_a_masqueraded_request_reaches_the_client_from_the_virtual_addr
 }
 
 #[test]
-fn errors_are_counted_as_packets_and_neither_move_a_state_nor_extend_a_time() {
+fn errors_are_counted_as_packets_and_change_neither_state_nor_timeout() {
     let net = nets()[0];
     let mut cluster = connected(net, TRANSPORTS[0], "-m", 8080);
     cluster.advance(20.0);
@@ -218,19 +218,19 @@ fn errors_are_counted_as_packets_and_neither_move_a_state_nor_extend_a_time() {
 }
 
 #[test]
-fn by_direct_routing_and_tunnel_an_error_about_a_reply_travels_unchanged_however_wrong_it_is() {
+fn direct_routing_and_tunnels_forward_an_error_about_a_reply_unchanged_even_with_a_wrong_checksum() {
     for net in nets() {
         for transport in TRANSPORTS {
             let (reply, _) = seen(net, transport.1);
-            let mut came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..548]);
+            let mut received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..548]);
             let mut left = error(net.too_big(1280), net.router, net.vip, 63, &reply.packet()[..548]);
             let checksum = if net.vip.is_ipv4() { 22 } else { 42 };
-            (came[checksum], left[checksum]) = (came[checksum] ^ 0xff, left[checksum] ^ 0xff);
+            (received[checksum], left[checksum]) = (received[checksum] ^ 0xff, left[checksum] ^ 0xff);
             let mut cluster = connected(net, transport, "-g", 80);
-            let judged = from_router(&mut cluster, "wan", &came);
+            let judged = from_router(&mut cluster, "wan", &received);
             assert_judged(&judged, "transmit", &to_server(&left), FORWARDED);
             let mut cluster = connected(net, transport, "-i", 80);
-            let judged = from_router(&mut cluster, "wan", &came);
+            let judged = from_router(&mut cluster, "wan", &received);
             let outer = match (net.inside, net.server) {
                 (IpAddr::V4(from), IpAddr::V4(to)) => Ipv4 { ttl: 63, tos: 0xc0, id: 0, dont_fragment: true }
                     .packet(IpNumber::IPV4, from, to, &left),
@@ -261,33 +261,33 @@ fn by_direct_routing_and_tunnel_an_icmpv6_error_of_the_virtual_address_counts_as
 }
 
 #[test]
-fn a_wrong_checksum_ends_an_error_about_a_masqueraded_connection_either_way_uncounted() {
+fn errors_with_a_wrong_checksum_about_a_masqueraded_connection_are_dropped_and_not_counted() {
     const MOVED: &[(&str, u64)] = &[("drop_icmp_checksum", 1), ("rx_packets", 1)];
     for net in nets() {
         let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
         let (reply, request) = seen(net, Transport::Udp);
         for (link, to, quote) in [("wan", net.vip, reply), ("lan", net.client, request)] {
-            let mut came = error(net.too_big(1280), net.router, to, 64, &quote.packet()[..99]);
-            *came.last_mut().expect("bytes") ^= 1;
-            assert_judged(&from_router(&mut cluster, link, &came), "drop icmp_checksum", &[], MOVED);
+            let mut received = error(net.too_big(1280), net.router, to, 64, &quote.packet()[..99]);
+            *received.last_mut().expect("bytes") ^= 1;
+            assert_judged(&from_router(&mut cluster, link, &received), "drop icmp_checksum", &[], MOVED);
         }
         assert!(cluster.stats()[0].contains(" 1 1 0 "), "only the first packet counts");
     }
 }
 
 #[test]
-fn an_error_that_has_come_too_far_or_is_too_big_for_its_way_causes_no_other() {
+fn an_error_whose_time_to_live_has_run_out_causes_no_other_error() {
     let net = nets()[0];
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     let (reply, request) = seen(net, Transport::Udp);
     for (link, to, quote) in [("wan", net.vip, reply), ("lan", net.client, request)] {
-        let came = error((3, 1, [0; 4]), net.router, to, 1, &quote.packet()[..99]);
+        let received = error((3, 1, [0; 4]), net.router, to, 1, &quote.packet()[..99]);
         let moved = [("drop_ttl_expired", 1), ("rx_packets", 1)];
-        assert_judged(&from_router(&mut cluster, link, &came), "drop ttl_expired", &[], &moved);
+        assert_judged(&from_router(&mut cluster, link, &received), "drop ttl_expired", &[], &moved);
     }
 }
 
-/// A tunnel, its options and the bytes of its own header behind the network header.
+/// The options of a tunnel, and the length of its headers after the outer network header.
 const TUNNELS: [(&str, usize); 5] = [
     ("-i", 0),
     ("-i --tun-type gre", 4),
@@ -296,12 +296,12 @@ const TUNNELS: [(&str, usize); 5] = [
     ("-i --tun-type gue --tun-port 6181 --tun-csum", 12),
 ];
 
-/// Every mix of families: of the client's packet and of the tunnel.
+/// Every combination of the families of the client's packet and of the tunnel.
 fn mixes() -> impl Iterator<Item = (Net, Net)> {
     nets().into_iter().flat_map(|inner| nets().into_iter().map(move |outer| (inner, outer)))
 }
 
-/// A cluster with a connection by a tunnel, and a large packet of it as it leaves, from its outer header on.
+/// A cluster with a connection by a tunnel, and a large packet of it with the outer headers.
 fn tunnelled(inner: Net, outer: Net, options: &str) -> (LabCluster, Datagram, Vec<u8>) {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {} -s rr", at(inner.vip, 80)));
@@ -315,7 +315,7 @@ fn tunnelled(inner: Net, outer: Net, options: &str) -> (LabCluster, Datagram, Ve
 }
 
 /// The ICMP error to a client about its packet inside the tunnel, with this many bytes quoted.
-fn told(
+fn error_to_client(
     inner: Net,
     packet: &Datagram,
     quoted: usize,
@@ -332,35 +332,35 @@ fn told(
 }
 
 #[test]
-fn an_error_that_a_tunnels_packet_is_too_big_tells_the_client_what_fits_inside_and_holds_for_ten_minutes() {
+fn a_too_big_error_about_a_tunnels_packet_reports_the_inner_size_to_the_client_and_holds_ten_minutes() {
     for (inner, outer) in mixes() {
         for (options, own) in TUNNELS {
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
             let overhead = if outer.vip.is_ipv4() { 20 } else { 40 } + own;
             let cut = sent.len().min(500);
-            let came = error(outer.too_big(1350), outer.router, outer.inside, 64, &sent[..cut]);
-            let judged = from_router(&mut cluster, "lan", &came);
+            let received = error(outer.too_big(1350), outer.router, outer.inside, 64, &sent[..cut]);
+            let judged = from_router(&mut cluster, "lan", &received);
             let mtu = 1350 - overhead as u16;
             let (v4, v6) = (Complaint::fragmentation_needed(mtu), Complaint6::packet_too_big(mtu.into()));
-            let want = told(inner, &packet, cut - overhead, v4, v6, &judged);
+            let want = error_to_client(inner, &packet, cut - overhead, v4, v6, &judged);
             assert_judged(&judged, "consumed", &to_client(&want), RELAYED);
-            // What was quoted and the error itself, as IPVS counts them.
+            // IPVS counts the quoted packet and the error itself.
             let (stats, length) = (cluster.stats(), packet.packet().len());
             let counted = format!(" 1 1 2 {length} {}", cut - overhead + want.len());
             assert!(stats[0].ends_with(&counted), "{counted}: {stats:?}");
 
             let again = cluster.from_client(&packet);
-            let want = told(inner, &packet, usize::MAX, v4, v6, &again);
+            let want = error_to_client(inner, &packet, usize::MAX, v4, v6, &again);
             let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
             assert_judged(&again, "drop too_big", &to_client(&want), &moved);
             cluster.advance(598.5);
-            assert_eq!(cluster.from_client(&packet).verdict, "transmit", "{options}: it is forgotten");
+            assert_eq!(cluster.from_client(&packet).verdict, "transmit", "{options}: it has expired");
         }
     }
 }
 
 #[test]
-fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_of_the_clients_family() {
+fn other_errors_about_a_tunnels_packet_are_relayed_to_the_client_in_its_family() {
     for (inner, outer) in mixes() {
         for (options, own) in TUNNELS {
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
@@ -371,8 +371,8 @@ fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_o
                 [(1, 4, [0; 4]), (3, 0, [5; 4])]
             };
             for what in errors {
-                let came = error(what, outer.router, outer.inside, 64, &sent[..400]);
-                let judged = from_router(&mut cluster, "lan", &came);
+                let received = error(what, outer.router, outer.inside, 64, &sent[..400]);
+                let judged = from_router(&mut cluster, "lan", &received);
                 let (v4, v6) = match inner.vip.is_ipv4() == outer.vip.is_ipv4() {
                     true => (
                         Complaint(what.0, what.1, what.2),
@@ -380,7 +380,7 @@ fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_o
                     ),
                     false => (Complaint::HOST_UNREACHABLE, Complaint6::ADDRESS_UNREACHABLE),
                 };
-                let want = told(inner, &packet, 400 - overhead, v4, v6, &judged);
+                let want = error_to_client(inner, &packet, 400 - overhead, v4, v6, &judged);
                 assert_judged(&judged, "consumed", &to_client(&want), RELAYED);
             }
         }
@@ -388,7 +388,7 @@ fn other_errors_about_a_tunnels_packet_are_told_in_their_own_words_or_in_those_o
 }
 
 #[test]
-fn for_a_client_that_lets_its_packets_be_fragmented_the_director_fragments_and_nobody_is_told() {
+fn packets_that_may_be_fragmented_are_fragmented_by_the_director_without_an_error() {
     let [net, _] = nets();
     for (options, _) in TUNNELS {
         let mut cluster = LabCluster::new();
@@ -396,9 +396,9 @@ fn for_a_client_that_lets_its_packets_be_fragmented_the_director_fragments_and_n
         cluster.adm(&format!("-a -u {} -r {} {options}", at(net.vip, 80), at(net.server, 80)));
         let packet = Datagram::new(Transport::Udp, at(net.client, 4000), at(net.vip, 80)).carrying(1350);
         let sent = cluster.from_client(&packet).sent[0].1[14..].to_vec();
-        let came = error(net.too_big(1300), net.router, net.inside, 64, &sent[..200]);
+        let received = error(net.too_big(1300), net.router, net.inside, 64, &sent[..200]);
         let moved = [("consumed", 1), ("rx_packets", 1)];
-        assert_judged(&from_router(&mut cluster, "lan", &came), "consumed", &[], &moved);
+        assert_judged(&from_router(&mut cluster, "lan", &received), "consumed", &[], &moved);
         let again = cluster.from_client(&packet);
         let lengths: Vec<_> = again.sent.iter().map(|(_, frame)| frame.len() - 14).collect();
         assert!(lengths.len() == 2 && lengths[0] <= 1300 && lengths[0] > 1290, "{options}: {lengths:?}");
@@ -406,14 +406,14 @@ fn for_a_client_that_lets_its_packets_be_fragmented_the_director_fragments_and_n
 }
 
 #[test]
-fn a_tunnel_over_ipv6_narrower_than_the_least_of_ipv6_fragments_instead_of_asking_for_less() {
+fn a_tunnel_over_ipv6_with_less_than_1280_bytes_inside_fragments_and_reports_1280() {
     let [_, net] = nets();
     for (options, _) in TUNNELS {
         let (mut cluster, packet, sent) = tunnelled(net, net, options);
-        // Nor is less than every link takes believed.
-        let came = error(net.too_big(600), net.router, net.inside, 64, &sent[..300]);
-        let judged = from_router(&mut cluster, "lan", &came);
-        let want = told(
+        // A value below the minimum MTU of IPv6 is not accepted.
+        let received = error(net.too_big(600), net.router, net.inside, 64, &sent[..300]);
+        let judged = from_router(&mut cluster, "lan", &received);
+        let want = error_to_client(
             net,
             &packet,
             judged.sent[0].1.len() - 14 - 48,
@@ -430,7 +430,7 @@ fn a_tunnel_over_ipv6_narrower_than_the_least_of_ipv6_fragments_instead_of_askin
 }
 
 #[test]
-fn what_is_said_of_a_way_holds_for_every_service_of_the_real_server_there() {
+fn a_path_mtu_holds_for_every_service_of_its_real_server() {
     let [net, _] = nets();
     let (mut cluster, packet, sent) = tunnelled(net, net, "-i");
     cluster.adm(&format!("-A -u {} -s rr", at(net.vip, 81)));
@@ -441,7 +441,7 @@ fn what_is_said_of_a_way_holds_for_every_service_of_the_real_server_there() {
 }
 
 #[test]
-fn an_error_about_a_tunnel_that_the_director_did_not_send_is_the_kernels_and_narrows_nothing() {
+fn an_error_about_a_tunnel_packet_that_the_director_did_not_send_goes_to_the_kernel_without_effect() {
     for (inner, outer) in mixes() {
         for (options, own) in TUNNELS {
             let (mut cluster, packet, sent) = tunnelled(inner, outer, options);
@@ -452,25 +452,25 @@ fn an_error_about_a_tunnel_that_the_director_did_not_send_is_the_kernels_and_nar
                 quote[at] ^= 1;
                 error(outer.too_big(1300), outer.router, outer.inside, 64, &quote)
             };
-            // From another address, to another server, about another client's packet, a later fragment.
-            for came in [changed(header - 1 - header / 5), changed(header - 1), changed(inside + 1)] {
-                assert_passed(&from_router(&mut cluster, "lan", &came));
+            // From another address; to another server; about another client's packet.
+            for received in [changed(header - 1 - header / 5), changed(header - 1), changed(inside + 1)] {
+                assert_passed(&from_router(&mut cluster, "lan", &received));
             }
-            // Quotes that end before the ports inside.
+            // Quotes that end before the ports of the inner packet.
             for cut in 0..inside + 4 {
-                let came = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..cut]);
-                assert_passed(&from_router(&mut cluster, "lan", &came));
+                let received = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..cut]);
+                assert_passed(&from_router(&mut cluster, "lan", &received));
             }
-            let mut came = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..300]);
-            *came.last_mut().expect("bytes") ^= 1;
-            assert_eq!(from_router(&mut cluster, "lan", &came).verdict, "drop icmp_checksum");
+            let mut received = error(outer.too_big(1300), outer.router, outer.inside, 64, &sent[..300]);
+            *received.last_mut().expect("bytes") ^= 1;
+            assert_eq!(from_router(&mut cluster, "lan", &received).verdict, "drop icmp_checksum");
             assert_eq!(cluster.from_client(&packet).verdict, "transmit", "{options}");
         }
     }
 }
 
 #[test]
-fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_the_kernels() {
+fn errors_about_no_connection_or_of_other_types_or_truncated_before_the_ports_go_to_the_kernel() {
     for net in nets() {
         for method in ["-m", "-g", "-i"] {
             let port = if method == "-m" { 8080 } else { 80 };
@@ -491,7 +491,8 @@ fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_th
             if net.vip.is_ipv4() {
                 about((5, 1, [10, 0, 0, 1]), &reply[..99]);
                 about((12, 0, [0; 4]), &reply[..99]);
-                // A later fragment; a header that is too short, or longer than the packet; another version.
+                // A later fragment; a header that is too short, or longer than the packet; another version; a total
+                // length that is too short.
                 for (at, byte) in [(7, 1), (0, 0x44), (0, 0x4f), (0, 0x65), (3, 19)] {
                     let mut quote = reply[..50].to_vec();
                     quote[at] = byte;
@@ -504,15 +505,15 @@ fn an_error_about_no_connection_or_of_another_kind_or_cut_before_the_ports_is_th
             // About an error, and about a request as the client sent it.
             about(net.too_big(1280), &error(net.too_big(1280), net.vip, net.client, 64, &reply[..99]));
             about(net.too_big(1280), &Datagram { dest: at(net.vip, 80), ..request.clone() }.packet()[..99]);
-            // To another address than that of the client whose packet it quotes.
-            let came = error(net.too_big(1280), net.router, net.inside, 64, &request.packet()[..99]);
-            assert_passed(&from_router(&mut cluster, "lan", &came));
+            // To another address than that of the client that the quoted packet came from.
+            let received = error(net.too_big(1280), net.router, net.inside, 64, &request.packet()[..99]);
+            assert_passed(&from_router(&mut cluster, "lan", &received));
         }
     }
 }
 
 #[test]
-fn an_icmpv6_error_in_fragments_is_dropped_and_one_behind_a_fragment_header_that_says_nothing_is_not() {
+fn an_icmpv6_error_in_fragments_is_dropped_and_one_with_an_atomic_fragment_header_is_not() {
     let [_, net] = nets();
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     let (reply, _) = seen(net, Transport::Udp);
@@ -533,52 +534,52 @@ fn an_icmpv6_error_in_fragments_is_dropped_and_one_behind_a_fragment_header_that
 }
 
 #[test]
-fn a_removed_servers_connections_still_bring_it_errors_which_nobody_counts() {
+fn a_removed_server_still_gets_errors_about_its_connections_and_they_are_not_counted() {
     let [net, _] = nets();
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     cluster.adm(&format!("-d -u {} -r {}", at(net.vip, 80), at(net.server, 8080)));
     let (reply, _) = seen(net, Transport::Udp);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
-    let judged = from_router(&mut cluster, "wan", &came);
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    let judged = from_router(&mut cluster, "wan", &received);
     assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("transmit", 1));
     assert!(cluster.stats()[0].ends_with(" 1 1 0 28 0"), "the first packet alone");
 }
 
 #[test]
-fn without_services_of_its_family_an_error_passes_untouched() {
+fn without_services_of_its_family_an_error_goes_to_the_kernel_unchanged() {
     let [net, other] = nets();
     let mut cluster = connected(net, TRANSPORTS[1], "-m", 8080);
     cluster.adm(&format!("-D -u {}", at(net.vip, 80)));
     let (reply, _) = seen(net, Transport::Udp);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
-    assert_passed(&from_router(&mut cluster, "wan", &came));
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    assert_passed(&from_router(&mut cluster, "wan", &received));
     cluster.adm(&format!("-A -u {} -s rr", at(other.vip, 80)));
-    assert_passed(&from_router(&mut cluster, "wan", &came));
+    assert_passed(&from_router(&mut cluster, "wan", &received));
 }
 
 #[test]
-fn an_error_about_a_connection_that_another_director_has_is_scheduled_if_asked_for() {
+fn an_error_about_a_connection_of_another_director_is_scheduled_if_configured() {
     const SCHEDULED: &[(&str, u64)] = &[("connections", 1), ("rx_packets", 1), ("tx_packets", 1)];
     for net in nets() {
         let mut cluster = LabCluster::new();
         cluster.adm(&format!("-A -t {} -s sh", at(net.vip, 80)));
         let (reply, _) = seen(net, Transport::Tcp(ACK));
         let quote = &reply.packet()[..99];
-        let came = error(net.too_big(1280), net.router, net.vip, 64, quote);
-        assert_judged(&from_router(&mut cluster, "wan", &came), "pass", &[], PASSED);
+        let received = error(net.too_big(1280), net.router, net.vip, 64, quote);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "pass", &[], PASSED);
         cluster.set("schedule_icmp", 1);
         let moved = [("drop_no_destination", 1), ("rx_packets", 1)];
-        assert_judged(&from_router(&mut cluster, "wan", &came), "drop no_destination", &[], &moved);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "drop no_destination", &[], &moved);
         let elsewhere = Datagram { source: at(net.vip, 81), ..reply.clone() }.packet();
         let elsewhere = error(net.too_big(1280), net.router, net.vip, 64, &elsewhere[..99]);
         assert_passed(&from_router(&mut cluster, "wan", &elsewhere));
         cluster.adm(&format!("-a -t {} -r {} -m", at(net.vip, 80), at(net.server, 8080)));
         let left = readdressed(quote, End::Source, at(net.server, 8080));
         let want = to_server(&error(net.too_big(1280), net.router, net.server, 63, &left));
-        assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, SCHEDULED);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, SCHEDULED);
         assert_eq!(cluster.only_connection(), ("00:03".to_owned(), "NONE".to_owned()));
         assert_eq!(cluster.load(at(net.server, 8080)), (0, 1));
-        assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, FORWARDED);
+        assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, FORWARDED);
         let first = Datagram::new(Transport::Tcp(SYN), at(net.client, 4000), at(net.vip, 80));
         assert_eq!(cluster.from_client(&first).verdict, "transmit");
         assert_eq!(cluster.only_connection().1, "SYN_RECV");
@@ -586,7 +587,7 @@ fn an_error_about_a_connection_that_another_director_has_is_scheduled_if_asked_f
 }
 
 #[test]
-fn an_error_about_esp_goes_with_the_connection_of_its_keys_and_no_port_is_written_into_it() {
+fn an_error_about_esp_follows_the_isakmp_connection_and_its_quote_gets_no_ports() {
     let [net, _] = nets();
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {} -s rr", at(net.vip, 500)));
@@ -595,9 +596,9 @@ fn an_error_about_esp_goes_with_the_connection_of_its_keys_and_no_port_is_writte
     assert_eq!(cluster.from_client(&keys).verdict, "transmit");
     let header = Ipv4 { ttl: 60, tos: 0, id: 9, dont_fragment: true };
     let esp = |source| header.packet(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, source, CLIENT, &[7; 64]);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &esp(VIP));
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &esp(VIP));
     let want = to_server(&error(net.too_big(1280), net.router, net.server, 63, &esp(server(1))));
-    assert_judged(&from_router(&mut cluster, "wan", &came), "transmit", &want, FORWARDED);
+    assert_judged(&from_router(&mut cluster, "wan", &received), "transmit", &want, FORWARDED);
 }
 
 #[test]
@@ -609,7 +610,7 @@ fn a_server_that_is_the_director_itself_gets_errors_about_its_replies_from_its_k
     let first = Datagram::new(Transport::Udp, at(net.client, 4000), at(net.vip, 80));
     assert_eq!(cluster.from_client(&first).verdict, "pass");
     let (reply, _) = seen(net, Transport::Udp);
-    let came = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
-    assert_passed(&from_router(&mut cluster, "wan", &came));
+    let received = error(net.too_big(1280), net.router, net.vip, 64, &reply.packet()[..99]);
+    assert_passed(&from_router(&mut cluster, "wan", &received));
     assert!(cluster.stats()[0].ends_with(" 1 2 0 155 0"), "it is counted");
 }

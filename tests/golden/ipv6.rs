@@ -1,4 +1,4 @@
-//! IPv6 packets, to the byte: what differs from IPv4, and what is the same.
+//! IPv6 packets, to the byte: the differences from IPv4, and what is equal.
 //!
 //! Not here: tunnels.
 
@@ -15,10 +15,10 @@ use super::{BEGUN, FORWARDED, assert_judged, assert_passed, carrying, to_client,
 
 /// The first packet of each kind that begins a connection.
 const FIRST: [Transport; 4] = [Transport::Tcp(SYN), Transport::Udp, Transport::UdpUnsummed, Transport::Sctp];
-/// An address that no route leads to.
+/// An address without a route.
 const NOWHERE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
 
-/// A cluster with a service of each protocol at port 80 whose only server is reached by this option and port.
+/// A cluster with a service of each protocol at port 80. Its only server has the method of this option, and this port.
 fn cluster(method: &str, port: u16) -> LabCluster {
     with_server(LabCluster::new(), server6(1), port, method)
 }
@@ -35,7 +35,7 @@ fn request(transport: Transport) -> Datagram {
     carrying(Datagram { tos: 0xb9, ..Datagram::new(transport, at(CLIENT6, 4000), at(VIP6, 80)) }, 0)
 }
 
-/// What the server answers to a client's packet as it saw it.
+/// The server's reply to a client's packet.
 fn reply(transport: Transport, port: u16) -> Datagram {
     let answering = match transport {
         Transport::Tcp(_) => Transport::Tcp(SYN | ACK),
@@ -44,7 +44,7 @@ fn reply(transport: Transport, port: u16) -> Datagram {
     carrying(Datagram::new(answering, at(server6(1), port), at(CLIENT6, 4000)), 0)
 }
 
-/// Puts extension headers, of which the first is of this kind, between the IPv6 header and what follows it.
+/// Inserts extension headers, the first of which is of this kind, behind the IPv6 header.
 fn extended(mut frame: Vec<u8>, first: u8, extensions: &[u8]) -> Vec<u8> {
     let length = u16::from_be_bytes([frame[18], frame[19]]) + extensions.len() as u16;
     frame[18..20].copy_from_slice(&length.to_be_bytes());
@@ -53,20 +53,20 @@ fn extended(mut frame: Vec<u8>, first: u8, extensions: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The ICMP error to the client comes from the virtual address.
-fn told(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
+/// The ICMP error to the client, from the virtual address.
+fn error_to_client(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
     let message = complaint.about(&about.packet(), VIP6);
     ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV6, &message))
 }
 
-/// The ICMP error to the server comes from the director's address on that side.
-fn told_server(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
+/// The ICMP error to the server, from the director's address on its link.
+fn error_to_server(complaint: Complaint6, about: &Datagram) -> (&'static str, Vec<u8>) {
     let message = complaint.about(&about.packet(), INSIDE6);
     ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV6, &message))
 }
 
 #[test]
-fn a_udp_checksum_that_comes_out_as_zero_is_all_ones() {
+fn a_udp_checksum_whose_sum_is_zero_is_sent_as_all_ones() {
     let mut cluster = cluster("-m", 8080);
     let rewritten = |first: &Datagram| Datagram { ttl: 63, dest: at(server6(1), 8080), ..first.clone() };
     let mut packets =
@@ -79,7 +79,7 @@ fn a_udp_checksum_that_comes_out_as_zero_is_all_ones() {
 
 #[test]
 fn extension_headers_are_kept() {
-    // Hop-by-hop and destination options, each of padding alone (RFC 8200 section 4.2).
+    // Hop-by-hop and destination options, each with padding only (RFC 8200 section 4.2).
     let extensions = |next| [60, 0, 1, 4, 0, 0, 0, 0, next, 0, 1, 4, 0, 0, 0, 0];
     for method in ["-g", "-m"] {
         for (transport, next) in [(Transport::Tcp(SYN), 6), (Transport::Udp, 17), (Transport::Sctp, 132)] {
@@ -95,7 +95,7 @@ fn extension_headers_are_kept() {
 }
 
 #[test]
-fn a_fragment_header_that_says_nothing_is_taken_out_wherever_it_stands() {
+fn an_atomic_fragment_header_is_removed_at_any_position() {
     let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
     let fragment = [17, 0, 0, 0, 0, 0, 0, 7];
     for method in ["-g", "-m"] {
@@ -118,7 +118,7 @@ fn a_fragment_header_that_says_nothing_is_taken_out_wherever_it_stands() {
 }
 
 #[test]
-fn a_chain_of_headers_without_an_end_is_dropped_for_that() {
+fn a_packet_with_too_many_extension_headers_is_dropped() {
     let options =
         |count: usize| [[60, 0, 1, 4, 0, 0, 0, 0].repeat(count - 1), vec![17, 0, 1, 4, 0, 0, 0, 0]].concat();
     for (count, verdict) in [(6, "transmit"), (7, "drop ipv6_extensions"), (100, "drop ipv6_extensions")] {
@@ -128,7 +128,7 @@ fn a_chain_of_headers_without_an_end_is_dropped_for_that() {
 }
 
 #[test]
-fn runt_packets_of_every_length_are_dropped_for_what_they_lack() {
+fn truncated_packets_of_every_length_are_dropped_with_the_reason() {
     let whole = request(Transport::Tcp(SYN)).frame(GATEWAY_MAC, WAN_MAC);
     for length in 14..whole.len() {
         let mut frame = whole[..length].to_vec();
@@ -141,7 +141,7 @@ fn runt_packets_of_every_length_are_dropped_for_what_they_lack() {
 }
 
 #[test]
-fn a_packet_whose_hop_limit_ends_here_is_dropped_and_its_client_told() {
+fn a_packet_whose_hop_limit_has_run_out_is_dropped_and_its_client_gets_an_error() {
     for (method, answers) in [("-g", 1), ("-m", 0)] {
         for ttl in [1, 0] {
             let mut cluster = cluster(method, 80);
@@ -153,9 +153,9 @@ fn a_packet_whose_hop_limit_ends_here_is_dropped_and_its_client_told() {
                 ("rx_packets", 1),
                 ("tx_packets", 1),
             ];
-            let want = told(Complaint6::TIME_EXCEEDED, &first);
+            let want = error_to_client(Complaint6::TIME_EXCEEDED, &first);
             assert_judged(&cluster.from_client(&first), "drop ttl_expired", &[want], &moved);
-            // An error about a directly routed packet passes for a reply.
+            // An error about a directly routed packet is counted like a reply.
             let out = answers * (40 + 8 + 55);
             assert_eq!(
                 cluster.stats()[3],
@@ -167,7 +167,7 @@ fn a_packet_whose_hop_limit_ends_here_is_dropped_and_its_client_told() {
 }
 
 #[test]
-fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size_and_quoted_up_to_1280_bytes() {
+fn a_packet_above_the_path_mtu_is_dropped_with_an_error_of_1280_bytes_that_reports_it() {
     for method in ["-g", "-m"] {
         for transport in [Transport::Tcp(SYN), Transport::Udp, Transport::Sctp] {
             let mut cluster = with_server(LabCluster::with_mtu(1400), server6(1), 80, method);
@@ -177,7 +177,7 @@ fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size_and_quot
             let first = carrying(request(transport), 1401 - headers);
             let quoted = Datagram { ttl: 63, ..first.clone() };
             let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
-            let want = told(Complaint6::packet_too_big(1400), &quoted);
+            let want = error_to_client(Complaint6::packet_too_big(1400), &quoted);
             assert_eq!(want.1.len(), 14 + 1280);
             assert_judged(&cluster.from_client(&first), "drop too_big", &[want], &moved);
         }
@@ -185,43 +185,43 @@ fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size_and_quot
 }
 
 #[test]
-fn a_reply_that_a_router_refuses_is_dropped_uncounted_and_its_server_told() {
+fn a_reply_that_a_router_refuses_is_dropped_and_not_counted_and_its_server_gets_an_error() {
     let moved = |reason| [(reason, 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
     let mut cluster = with_server(LabCluster::with_mtu(2000), server6(1), 80, "-m");
     cluster.from_client(&request(Transport::Udp));
     let last = Datagram { ttl: 1, ..reply(Transport::Udp, 80) };
-    let want = told_server(Complaint6::TIME_EXCEEDED, &last);
+    let want = error_to_server(Complaint6::TIME_EXCEEDED, &last);
     assert_judged(&cluster.from_server(&last), "drop ttl_expired", &[want], &moved("drop_ttl_expired"));
     let long = carrying(reply(Transport::Udp, 80), 1453);
-    let want = told_server(Complaint6::packet_too_big(1500), &long);
+    let want = error_to_server(Complaint6::packet_too_big(1500), &long);
     assert_judged(&cluster.from_server(&long), "drop too_big", &[want], &moved("drop_too_big"));
     assert_eq!(cluster.stats()[3], format!("-> [{}]:80 1 1 0 48 0", server6(1)));
 }
 
 #[test]
-fn a_service_without_a_destination_to_choose_tells_the_client_also_for_tcp() {
+fn a_service_without_a_usable_destination_sends_the_client_an_error_also_for_tcp() {
     let mut cluster = with_server(LabCluster::new(), server6(1), 80, "-m -w 0");
     for transport in FIRST {
         let first = carrying(request(transport), 3);
-        let want = told(Complaint6::PORT_UNREACHABLE, &first);
+        let want = error_to_client(Complaint6::PORT_UNREACHABLE, &first);
         let moved = [("drop_no_destination", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
         assert_judged(&cluster.from_client(&first), "drop no_destination", &[want], &moved);
     }
 }
 
 #[test]
-fn a_destination_without_a_route_is_reported_as_an_address_that_cannot_be_reached() {
+fn a_destination_without_a_route_is_reported_as_an_unreachable_address() {
     let mut cluster = with_server(LabCluster::new(), NOWHERE6, 80, "-m");
     let first = request(Transport::Tcp(SYN));
     let judged = cluster.from_client(&first);
     assert_eq!(
         (judged.verdict.as_str(), &judged.sent[0].1),
-        ("drop no_route", &told(Complaint6::ADDRESS_UNREACHABLE, &first).1)
+        ("drop no_route", &error_to_client(Complaint6::ADDRESS_UNREACHABLE, &first).1)
     );
 }
 
 #[test]
-fn nobody_is_told_of_an_error_who_is_no_single_host() {
+fn a_source_address_that_is_no_single_host_gets_no_error() {
     for source in ["::", "::1", "ff02::1", "::ffff:192.0.2.200"] {
         let mut cluster = with_server(LabCluster::new(), server6(1), 80, "-m -w 0");
         let source: Ipv6Addr = source.parse().unwrap();
@@ -232,33 +232,33 @@ fn nobody_is_told_of_an_error_who_is_no_single_host() {
 }
 
 #[test]
-fn a_server_that_speaks_unasked_is_told_if_so_set() {
+fn a_server_that_sends_without_a_request_gets_an_error_if_configured() {
     let mut cluster = cluster("-m", 80);
-    let unasked = reply(Transport::Udp, 80);
-    assert_passed(&cluster.from_server(&unasked));
+    let unsolicited = reply(Transport::Udp, 80);
+    assert_passed(&cluster.from_server(&unsolicited));
     cluster.set("nat_icmp_send", 1);
-    let want = told_server(Complaint6::PORT_UNREACHABLE, &Datagram { ttl: 63, ..unasked.clone() });
+    let want = error_to_server(Complaint6::PORT_UNREACHABLE, &Datagram { ttl: 63, ..unsolicited.clone() });
     let moved = [("drop_unasked", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
-    assert_judged(&cluster.from_server(&unasked), "drop unasked", &[want], &moved);
-    let reset = Datagram { transport: Transport::Tcp(RST), ..unasked };
+    assert_judged(&cluster.from_server(&unsolicited), "drop unasked", &[want], &moved);
+    let reset = Datagram { transport: Transport::Tcp(RST), ..unsolicited };
     assert_passed(&cluster.from_server(&reset));
 }
 
-/// A directly routed connection whose server has the director as its router, after the client's SYN.
-fn seen_both_ways() -> LabCluster {
+/// A directly routed connection whose server uses the director as its router, after the client's SYN.
+fn with_both_directions() -> LabCluster {
     let mut cluster = cluster("-g", 80);
     cluster.from_client(&request(Transport::Tcp(SYN)));
     cluster
 }
 
-/// What a directly routed server sends: it is the virtual endpoint itself.
+/// A packet of a directly routed server, whose source is the virtual endpoint.
 fn direct_reply(flags: u8) -> Datagram {
     Datagram::new(Transport::Tcp(flags), at(VIP6, 80), at(CLIENT6, 4000))
 }
 
 #[test]
-fn a_directly_routed_reply_that_passes_here_is_sent_on_and_counted_and_moves_the_state() {
-    let mut cluster = seen_both_ways();
+fn a_directly_routed_reply_through_the_director_is_forwarded_and_counted_and_changes_the_state() {
+    let mut cluster = with_both_directions();
     let state = |cluster: &mut LabCluster| cluster.only_connection().1;
     let answer = direct_reply(SYN | ACK);
     let want = to_client(&Datagram { ttl: 63, ..answer.clone() });
@@ -272,13 +272,13 @@ fn a_directly_routed_reply_that_passes_here_is_sent_on_and_counted_and_moves_the
 }
 
 #[test]
-fn a_reply_from_a_virtual_endpoint_without_a_connection_is_the_kernels_to_route() {
-    let mut cluster = seen_both_ways();
+fn a_reply_from_a_virtual_endpoint_without_a_connection_goes_to_the_kernel() {
+    let mut cluster = with_both_directions();
     assert_passed(&cluster.from_server(&Datagram { dest: at(CLIENT6, 4001), ..direct_reply(ACK) }));
 }
 
 #[test]
-fn a_family_without_services_passes_untouched_beside_one_that_has_some() {
+fn packets_of_a_family_without_services_go_to_the_kernel_though_the_other_family_has_some() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));
@@ -295,7 +295,7 @@ fn a_family_without_services_passes_untouched_beside_one_that_has_some() {
 }
 
 #[test]
-fn connections_of_a_family_wait_until_it_has_a_service_again() {
+fn connections_of_a_family_are_ineffective_until_it_has_a_service_again() {
     let mut cluster = cluster("-m", 80);
     cluster.from_client(&request(Transport::Udp));
     cluster.adm("-C");
@@ -307,7 +307,7 @@ fn connections_of_a_family_wait_until_it_has_a_service_again() {
 }
 
 #[test]
-fn other_protocols_and_what_icmpv6_says_are_the_kernels() {
+fn packets_of_other_protocols_go_to_the_kernel() {
     let known = [6, 17, 132, 0, 43, 44, 60];
     for protocol in (0..=255).filter(|protocol| !known.contains(protocol)) {
         let header = Ipv6 { hop_limit: 64, traffic_class: 0 };
@@ -318,7 +318,7 @@ fn other_protocols_and_what_icmpv6_says_are_the_kernels() {
 }
 
 #[test]
-fn an_ipv6_connection_and_an_ipv4_one_of_the_same_ports_are_two() {
+fn an_ipv6_connection_and_an_ipv4_connection_with_equal_ports_are_separate() {
     let mut cluster = cluster("-m", 80);
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));

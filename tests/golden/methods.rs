@@ -1,4 +1,4 @@
-//! What each forwarding method makes of a packet, to the byte.
+//! The packets of each forwarding method, to the byte.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use super::{BEGUN, FORWARDED, assert_judged, carrying, to_client, to_server};
 
 /// The first packet of each kind that begins a connection.
 const FIRST: [Transport; 3] = [Transport::Tcp(SYN), Transport::Udp, Transport::UdpUnsummed];
-/// Lengths of data around the sizes where odd bytes and small packets matter.
+/// Lengths of data, including odd ones, small ones and the largest ones.
 const LENGTHS: [usize; 8] = [0, 1, 2, 3, 17, 512, 1451, 1452];
 
 /// A client, the virtual endpoint and a server.
@@ -23,7 +23,7 @@ struct Ends {
     server: SocketAddr,
 }
 
-/// In IPv4 and in IPv6, with this port of the server.
+/// The ends in IPv4 and in IPv6, with this port of the server.
 fn families(port: u16) -> [Ends; 2] {
     [
         Ends { client: at(CLIENT, 4000), vip: at(VIP, 80), server: at(server(1), port) },
@@ -32,7 +32,7 @@ fn families(port: u16) -> [Ends; 2] {
 }
 
 impl Ends {
-    /// A cluster with a service of each protocol whose only server is reached by this option.
+    /// A cluster with a service of each protocol. Its only server has the method of this option.
     fn cluster(&self, method: &str) -> LabCluster {
         let Self { vip, server, .. } = self;
         let mut cluster = LabCluster::new();
@@ -48,7 +48,7 @@ impl Ends {
     }
 }
 
-/// The cluster in IPv4.
+/// The cluster for IPv4.
 fn cluster(method: &str, port: u16) -> LabCluster {
     families(port)[0].cluster(method)
 }
@@ -57,12 +57,12 @@ fn request(transport: Transport) -> Datagram {
     families(80)[0].request(transport)
 }
 
-/// What the server answers to a client's packet as it saw it.
+/// The server's reply to a client's packet.
 fn reply(transport: Transport, port: u16) -> Datagram {
     Datagram::new(transport, at(server(1), port), at(CLIENT, 4000))
 }
 
-/// UDP as masquerading leaves it: a datagram without checksum gets one.
+/// The transport of a masqueraded packet: a UDP datagram without checksum gets one.
 fn summed(transport: Transport) -> Transport {
     match transport {
         Transport::UdpUnsummed => Transport::Udp,
@@ -70,14 +70,14 @@ fn summed(transport: Transport) -> Transport {
     }
 }
 
-/// A frame of the tunnel to the first server around `inner`, with this identification.
+/// A frame of the tunnel to the first server with `inner` inside and this identification.
 fn tunnelled(inner: &Datagram, tos: u8, id: u16) -> (&'static str, Vec<u8>) {
     let outer = Ipv4 { ttl: inner.ttl, tos, id, dont_fragment: inner.dont_fragment };
     let packet = outer.packet(IpNumber::IPV4, INSIDE, server(1), &inner.packet());
     ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV4, &packet))
 }
 
-/// Every kind of first packet, SCTP's too, in both families, of every length that fits the MTU.
+/// Every kind of first packet, including SCTP, in both families, with every length that fits the MTU.
 fn first_packets() -> impl Iterator<Item = (usize, Transport, usize)> {
     let transports = FIRST.into_iter().chain([Transport::Sctp]);
     let pairs = transports.flat_map(|transport| [(0, transport), (1, transport)]);
@@ -112,7 +112,7 @@ fn masquerading_rewrites_the_destination_and_its_port_and_keeps_every_checksum()
 }
 
 #[test]
-fn a_masqueraded_reply_comes_from_the_virtual_endpoint_with_every_checksum_right() {
+fn a_masqueraded_reply_comes_from_the_virtual_endpoint_with_correct_checksums() {
     for port in [80, 8080] {
         for (family, transport, length) in first_packets() {
             let ends = &families(port)[family];
@@ -144,7 +144,7 @@ fn a_tunnel_carries_the_packet_whole_behind_an_outer_header() {
 }
 
 #[test]
-fn a_tunnel_forbids_fragmentation_as_the_packet_in_it_does_and_then_needs_no_identification() {
+fn a_tunnel_copies_the_dont_fragment_bit_and_then_needs_no_identification() {
     let mut cluster = cluster("-i", 80);
     let first = Datagram { dont_fragment: true, ..request(Transport::Tcp(SYN)) };
     let inner = Datagram { ttl: 63, ..first.clone() };
@@ -152,7 +152,7 @@ fn a_tunnel_forbids_fragmentation_as_the_packet_in_it_does_and_then_needs_no_ide
 }
 
 #[test]
-fn a_tunnel_shows_congestion_experienced_inside_only_as_capable_transport_outside() {
+fn a_tunnel_replaces_congestion_experienced_by_ect_0_in_the_outer_header() {
     let mut cluster = cluster("-i", 80);
     for (inner_tos, outer_tos) in [(0xbb, 0xba), (0xba, 0xba), (0xb9, 0xb9), (0x00, 0x00), (0x03, 0x02)] {
         let packet = Datagram { tos: inner_tos, dont_fragment: true, ..request(Transport::Udp) };
@@ -162,7 +162,7 @@ fn a_tunnel_shows_congestion_experienced_inside_only_as_capable_transport_outsid
 }
 
 #[test]
-fn tunnel_frames_that_may_be_fragmented_have_identifications_of_their_own() {
+fn tunnel_packets_that_may_be_fragmented_have_different_identifications() {
     let mut cluster = cluster("-i", 80);
     let mut ids: Vec<_> =
         (0..50).map(|_| id(&cluster.from_client(&request(Transport::Udp)).sent[0].1)).collect();
@@ -172,7 +172,7 @@ fn tunnel_frames_that_may_be_fragmented_have_identifications_of_their_own() {
 }
 
 #[test]
-fn a_checksum_that_comes_out_as_zero_is_all_ones_in_udp_and_stays_zero_in_tcp() {
+fn a_checksum_whose_sum_is_zero_is_all_ones_in_udp_and_stays_zero_in_tcp() {
     for (transport, sum, at_byte) in
         [(Transport::Tcp(SYN), 0u16, 50), (Transport::Udp, 0xffff, 40), (Transport::UdpUnsummed, 0xffff, 40)]
     {
@@ -194,7 +194,7 @@ fn a_checksum_that_comes_out_as_zero_is_all_ones_in_udp_and_stays_zero_in_tcp() 
 }
 
 #[test]
-fn a_transport_checksum_that_comes_wrong_leaves_wrong() {
+fn a_wrong_transport_checksum_stays_wrong() {
     for (transport, at_byte) in [(Transport::Tcp(SYN), 50), (Transport::Udp, 40)] {
         for method in ["-g", "-m", "-i"] {
             let mut cluster = cluster(method, 80);
@@ -218,7 +218,7 @@ fn a_transport_checksum_that_comes_wrong_leaves_wrong() {
 
 #[test]
 fn options_of_the_ipv4_header_are_kept() {
-    // Three no-operations and the end of the list (RFC 791 section 3.1).
+    // Three no-operation options and the end of the list (RFC 791 section 3.1).
     let with_options = |mut frame: Vec<u8>, at: usize| {
         frame.splice(at + 20..at + 20, [1, 1, 1, 0]);
         frame[at] = 0x46;
@@ -245,7 +245,7 @@ fn options_of_the_ipv4_header_are_kept() {
 }
 
 #[test]
-fn what_pads_a_short_frame_does_not_leave_with_the_packet() {
+fn padding_of_a_short_frame_is_not_forwarded() {
     for method in ["-g", "-m", "-i"] {
         let mut cluster = cluster(method, 80);
         let first = Datagram { dont_fragment: true, ..request(Transport::Udp).carrying(3) };
@@ -259,7 +259,7 @@ fn what_pads_a_short_frame_does_not_leave_with_the_packet() {
 }
 
 #[test]
-fn a_packet_of_exactly_the_mtu_fits_and_its_frame_is_not_cut() {
+fn a_packet_of_exactly_the_mtu_is_forwarded_whole() {
     for (method, room) in [("-g", 1500), ("-m", 1500), ("-i", 1480)] {
         let mut cluster = cluster(method, 80);
         let first = Datagram { dont_fragment: true, ..request(Transport::Udp).carrying(room - 28) };
@@ -316,7 +316,7 @@ fn every_method_counts_the_packets_and_their_ip_lengths_before_encapsulation() {
 }
 
 #[test]
-fn one_port_of_a_server_may_serve_two_services_and_replies_find_the_right_one() {
+fn one_port_of_a_server_may_serve_two_services_and_replies_come_from_the_right_one() {
     let mut cluster = LabCluster::new();
     for port in [80, 81] {
         cluster.adm(&format!("-A -t {VIP}:{port} -s rr"));
@@ -335,7 +335,7 @@ fn one_port_of_a_server_may_serve_two_services_and_replies_find_the_right_one() 
 }
 
 #[test]
-fn of_two_connections_whose_replies_look_alike_the_newest_is_answered_and_then_the_other_again() {
+fn replies_that_match_two_connections_belong_to_the_newest_and_after_its_end_to_the_other() {
     let mut cluster = LabCluster::new();
     for port in [80, 81] {
         cluster.adm(&format!("-A -t {VIP}:{port} -s rr"));
@@ -346,7 +346,7 @@ fn of_two_connections_whose_replies_look_alike_the_newest_is_answered_and_then_t
     let answer = Datagram::new(Transport::Tcp(ACK), at(server(1), 8080), at(CLIENT, 4000));
     let from = |port| to_client(&Datagram { ttl: 63, source: at(VIP, port), ..answer.clone() });
     assert_judged(&cluster.from_server(&answer), "transmit", &[from(81)], FORWARDED);
-    // The older one lives on by its client's packets, the newer one ends.
+    // The older connection is refreshed by its client's packets; the newer one ends.
     cluster.from_client(&Datagram::new(Transport::Tcp(ACK), at(CLIENT, 4000), at(VIP, 80)));
     let end = Datagram::new(Transport::Tcp(RST), at(CLIENT, 4000), at(VIP, 81));
     assert_eq!(cluster.from_client(&end).verdict, "transmit");

@@ -14,7 +14,7 @@ use super::{BEGUN, FORWARDED, assert_judged, assert_passed, to_client, to_server
 
 const BOTH: [Transport; 2] = [Transport::Tcp(SYN), Transport::Udp];
 
-/// A cluster with a TCP and a UDP service at port 80 with the first server, reached by this option.
+/// A cluster with a TCP and a UDP service at port 80. Their only server has the method of this option.
 fn cluster(method: &str, mtu: u32) -> LabCluster {
     let mut cluster = LabCluster::with_mtu(mtu);
     serve(&mut cluster, server(1), method);
@@ -32,29 +32,29 @@ fn request(transport: Transport) -> Datagram {
     Datagram { tos: 0x29, ..Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80)) }
 }
 
-/// The ICMP error to the client comes from the virtual address.
-fn told(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
+/// The ICMP error to the client, from the virtual address.
+fn error_to_client(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
     let id = judged.sent.first().map_or(0, |(_, frame)| id(frame));
     let message = complaint.about(&about.packet(), VIP, id);
     ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV4, &message))
 }
 
-/// The ICMP error to the server comes from the director's address on that side.
-fn told_server(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
+/// The ICMP error to the server, from the director's address on its link.
+fn error_to_server(judged: &Judged, complaint: Complaint, about: &Datagram) -> (&'static str, Vec<u8>) {
     let id = judged.sent.first().map_or(0, |(_, frame)| id(frame));
     let message = complaint.about(&about.packet(), INSIDE, id);
     ("lan", ethernet(LAN_MAC, server_mac(1), EtherType::IPV4, &message))
 }
 
 #[test]
-fn a_packet_whose_time_to_live_ends_here_is_dropped_and_its_client_told() {
+fn a_packet_whose_time_to_live_has_run_out_is_dropped_and_its_client_gets_an_error() {
     for method in ["-g", "-m", "-i"] {
         for transport in BOTH {
             for ttl in [1, 0] {
                 let mut cluster = cluster(method, 1500);
                 let first = Datagram { ttl, ..request(transport).carrying(7) };
                 let judged = cluster.from_client(&first);
-                let want = told(&judged, Complaint::TIME_EXCEEDED, &first);
+                let want = error_to_client(&judged, Complaint::TIME_EXCEEDED, &first);
                 let moved = [
                     ("connections", 1),
                     ("drop_ttl_expired", 1),
@@ -63,8 +63,8 @@ fn a_packet_whose_time_to_live_ends_here_is_dropped_and_its_client_told() {
                     ("tx_packets", 1),
                 ];
                 assert_judged(&judged, "drop ttl_expired", &[want], &moved);
-                // The connection is there and its packet counted all the same; the error passes for a reply of
-                // those whose replies are not seen.
+                // The connection exists and its packet is counted nevertheless. The error is counted as a reply for
+                // methods whose replies bypass the director.
                 assert_eq!(cluster.connections().len(), 1);
                 let out = if method == "-m" { (0, 0) } else { (1, judged.sent[0].1.len() - 14) };
                 let (length, name) = (first.packet().len(), at(server(1), 80));
@@ -76,29 +76,29 @@ fn a_packet_whose_time_to_live_ends_here_is_dropped_and_its_client_told() {
 }
 
 #[test]
-fn a_reply_whose_time_to_live_ends_here_is_dropped_uncounted_and_its_server_told() {
+fn a_reply_whose_time_to_live_has_run_out_is_dropped_and_not_counted_and_its_server_gets_an_error() {
     let mut cluster = cluster("-m", 1500);
     cluster.from_client(&request(Transport::Tcp(SYN)));
     let answer =
         Datagram { ttl: 1, ..Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(CLIENT, 4000)) };
     let judged = cluster.from_server(&answer);
-    let want = told_server(&judged, Complaint::TIME_EXCEEDED, &answer);
+    let want = error_to_server(&judged, Complaint::TIME_EXCEEDED, &answer);
     let moved = [("drop_ttl_expired", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
     assert_judged(&judged, "drop ttl_expired", &[want], &moved);
     assert_eq!(cluster.stats()[0], format!("TCP {VIP}:80 1 1 0 40 0"));
 }
 
 #[test]
-fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size() {
+fn a_packet_above_the_path_mtu_is_dropped_with_an_error_that_reports_it() {
     for (method, room) in [("-g", 1400), ("-m", 1400), ("-i", 1380)] {
         for transport in BOTH {
             let mut cluster = cluster(method, 1400);
             let headers = if transport == Transport::Udp { 28 } else { 40 };
             let first = Datagram { dont_fragment: true, ..request(transport).carrying(room + 1 - headers) };
             let judged = cluster.from_client(&first);
-            // The quote shows the time to live as it would have left.
+            // The quote has the time to live that the packet would have left with.
             let quoted = Datagram { ttl: 63, ..first.clone() };
-            let want = told(&judged, Complaint::fragmentation_needed(room as u16), &quoted);
+            let want = error_to_client(&judged, Complaint::fragmentation_needed(room as u16), &quoted);
             let moved = [
                 ("connections", 1),
                 ("drop_too_big", 1),
@@ -112,21 +112,21 @@ fn a_packet_too_big_for_its_way_is_dropped_and_its_client_told_the_size() {
 }
 
 #[test]
-fn a_reply_too_big_for_its_way_is_dropped_uncounted_and_its_server_told_the_size() {
+fn a_reply_above_the_path_mtu_is_dropped_and_not_counted_with_an_error_that_reports_it() {
     let mut cluster = cluster("-m", 1500);
     cluster.from_client(&request(Transport::Tcp(SYN)));
     let answer = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4000));
     let answer = Datagram { dont_fragment: true, ..answer.carrying(1461) };
     let judged = cluster.from_server(&answer);
-    // Linux refuses what does not fit before it takes one off the time to live.
-    let want = told_server(&judged, Complaint::fragmentation_needed(1500), &answer);
+    // Linux checks the size before it decrements the time to live.
+    let want = error_to_server(&judged, Complaint::fragmentation_needed(1500), &answer);
     let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
     assert_judged(&judged, "drop too_big", &[want], &moved);
     assert_eq!(cluster.stats()[0], format!("TCP {VIP}:80 1 1 0 40 0"));
 }
 
 #[test]
-fn a_packet_too_big_that_may_be_fragmented_leaves_in_fragments_that_fit() {
+fn a_packet_above_the_path_mtu_that_may_be_fragmented_leaves_in_fragments() {
     for (method, room) in [("-g", 1400), ("-m", 1400), ("-i", 1380)] {
         for transport in BOTH {
             let mut cluster = cluster(method, 1400);
@@ -146,14 +146,14 @@ fn a_packet_too_big_that_may_be_fragmented_leaves_in_fragments_that_fit() {
 }
 
 #[test]
-fn the_time_to_live_is_judged_before_the_size() {
+fn the_time_to_live_is_checked_before_the_size() {
     let mut cluster = cluster("-g", 1400);
     let first = Datagram { ttl: 1, dont_fragment: true, ..request(Transport::Udp).carrying(1400) };
     assert_eq!(cluster.from_client(&first).verdict, "drop ttl_expired");
 }
 
 #[test]
-fn a_service_without_a_destination_to_choose_tells_the_client_also_for_tcp() {
+fn a_service_without_a_usable_destination_sends_the_client_an_error_also_for_tcp() {
     let moved = [("drop_no_destination", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
     for scheduler in ["rr", "wrr", "wlc"] {
         for transport in BOTH {
@@ -163,14 +163,14 @@ fn a_service_without_a_destination_to_choose_tells_the_client_also_for_tcp() {
             }
             let first = request(transport).carrying(600);
             let judged = cluster.from_client(&first);
-            let want = told(&judged, Complaint::PORT_UNREACHABLE, &first);
+            let want = error_to_client(&judged, Complaint::PORT_UNREACHABLE, &first);
             assert_judged(&judged, "drop no_destination", &[want], &moved);
 
             for protocol in ["-t", "-u"] {
                 cluster.adm(&format!("-a {protocol} {VIP}:80 -r {}:80 -g -w 0", server(1)));
             }
             let judged = cluster.from_client(&first);
-            let want = told(&judged, Complaint::PORT_UNREACHABLE, &first);
+            let want = error_to_client(&judged, Complaint::PORT_UNREACHABLE, &first);
             assert_judged(&judged, "drop no_destination", &[want], &moved);
             assert_eq!(cluster.connections(), [] as [String; 0]);
             assert_eq!(cluster.stats()[1], format!("-> {}:80 0 0 0 0 0", server(1)));
@@ -194,14 +194,14 @@ fn a_quiescent_destination_keeps_its_connections_and_takes_no_new_one() {
 }
 
 #[test]
-fn a_destination_without_a_route_is_reported_as_a_host_that_cannot_be_reached() {
+fn a_destination_without_a_route_is_reported_as_an_unreachable_host() {
     for method in ["-g", "-m", "-i"] {
         for transport in BOTH {
             let mut cluster = LabCluster::new();
             serve(&mut cluster, NOWHERE, method);
             let first = request(transport);
             let judged = cluster.from_client(&first);
-            let want = told(&judged, Complaint::HOST_UNREACHABLE, &first);
+            let want = error_to_client(&judged, Complaint::HOST_UNREACHABLE, &first);
             let moved = [
                 ("connections", 1),
                 ("drop_no_route", 1),
@@ -215,7 +215,7 @@ fn a_destination_without_a_route_is_reported_as_a_host_that_cannot_be_reached() 
 }
 
 #[test]
-fn a_destination_that_answers_no_arp_drops_silently_until_it_is_resolved() {
+fn packets_to_a_destination_that_answers_no_arp_are_dropped_silently_until_it_is_resolved() {
     for method in ["-g", "-i"] {
         let mut cluster = LabCluster::new();
         serve(&mut cluster, SILENT, method);
@@ -232,7 +232,7 @@ fn a_destination_that_answers_no_arp_drops_silently_until_it_is_resolved() {
 }
 
 #[test]
-fn a_client_without_a_way_back_is_not_told_and_that_is_counted() {
+fn a_client_without_a_route_gets_no_error_and_that_is_counted() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {VIP}:80"));
     let first = Datagram { source: at(NOWHERE, 4000), ..request(Transport::Udp) };
@@ -241,10 +241,10 @@ fn a_client_without_a_way_back_is_not_told_and_that_is_counted() {
 }
 
 #[test]
-fn what_comes_from_an_address_that_is_nobodys_is_the_kernels_to_refuse() {
+fn packets_from_an_address_that_is_no_hosts_go_to_the_kernel() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -u {VIP}:80"));
-    let nobodies = [
+    let invalid = [
         Ipv4Addr::UNSPECIFIED,
         Ipv4Addr::new(0, 1, 2, 3),
         Ipv4Addr::BROADCAST,
@@ -252,47 +252,47 @@ fn what_comes_from_an_address_that_is_nobodys_is_the_kernels_to_refuse() {
         Ipv4Addr::new(224, 0, 0, 1),
         Ipv4Addr::new(239, 255, 255, 255),
     ];
-    for nobody in nobodies {
-        let first = Datagram { source: at(nobody, 4000), ..request(Transport::Udp) };
+    for source in invalid {
+        let first = Datagram { source: at(source, 4000), ..request(Transport::Udp) };
         assert_passed(&cluster.from_client(&first));
     }
 }
 
 #[test]
-fn errors_are_sent_from_the_first_moment_on_and_as_many_a_second_as_the_setting_says() {
+fn errors_are_sent_from_the_start_and_at_the_configured_rate() {
     let mut cluster = LabCluster::new();
     cluster.ok(json!({ "set": { "icmp_msgs_per_sec": 1000 } }));
     cluster.adm(&format!("-A -u {VIP}:80"));
-    let told = |cluster: &mut LabCluster, times: usize| -> usize {
+    let errors = |cluster: &mut LabCluster, times: usize| -> usize {
         (0..times).map(|_| cluster.from_client(&request(Transport::Udp)).sent.len()).sum()
     };
-    // A twentieth of a second's may come at once (kernel documentation, icmp_msgs_burst).
-    assert_eq!(told(&mut cluster, 60), 50);
+    // A twentieth of a second's errors may be sent at once (kernel documentation, icmp_msgs_burst).
+    assert_eq!(errors(&mut cluster, 60), 50);
     cluster.advance(0.01);
-    assert_eq!(told(&mut cluster, 60), 10);
+    assert_eq!(errors(&mut cluster, 60), 10);
     cluster.advance(10.0);
-    assert_eq!(told(&mut cluster, 60), 50);
+    assert_eq!(errors(&mut cluster, 60), 50);
     let withheld = cluster.counters()["answers_withheld"];
     assert_eq!(withheld, 180 - 110);
 }
 
 #[test]
-fn whose_packet_is_too_big_is_told_the_size_however_often_others_are_told_something() {
+fn errors_that_report_an_mtu_are_not_limited() {
     let mut cluster = cluster("-g", 1400);
     cluster.adm(&format!("-A -u {VIP}:81"));
     cluster.set("icmp_msgs_per_sec", 1);
-    let nobodys = Datagram { dest: at(VIP, 81), ..request(Transport::Udp) };
-    let told = |cluster: &mut LabCluster, about: &Datagram| cluster.from_client(about).sent.len();
-    assert_eq!([0; 2].map(|_| told(&mut cluster, &nobodys)), [1, 0]);
+    let unserved = Datagram { dest: at(VIP, 81), ..request(Transport::Udp) };
+    let errors = |cluster: &mut LabCluster, about: &Datagram| cluster.from_client(about).sent.len();
+    assert_eq!([0; 2].map(|_| errors(&mut cluster, &unserved)), [1, 0]);
     let long = Datagram { dont_fragment: true, ..request(Transport::Udp).carrying(1400) };
-    assert_eq!([0; 3].map(|_| told(&mut cluster, &long)), [1; 3]);
-    // Nor do they take from what the others have.
+    assert_eq!([0; 3].map(|_| errors(&mut cluster, &long)), [1; 3]);
+    // They do not use up the limit of other errors.
     cluster.advance(1.0);
-    assert_eq!([&long, &nobodys, &nobodys].map(|about| told(&mut cluster, about)), [1, 1, 0]);
+    assert_eq!([&long, &unserved, &unserved].map(|about| errors(&mut cluster, about)), [1, 1, 0]);
 }
 
 #[test]
-fn a_port_without_a_service_is_the_kernels() {
+fn packets_to_a_port_without_a_service_go_to_the_kernel() {
     let mut cluster = cluster("-m", 1500);
     for transport in BOTH {
         assert_passed(&cluster.from_client(&Datagram { dest: at(VIP, 81), ..request(transport) }));
@@ -301,7 +301,7 @@ fn a_port_without_a_service_is_the_kernels() {
 }
 
 #[test]
-fn one_protocols_service_is_not_the_others() {
+fn a_service_takes_packets_of_its_own_protocol_only() {
     let mut cluster = LabCluster::new();
     cluster.adm(&format!("-A -t {VIP}:80"));
     assert_passed(&cluster.from_client(&request(Transport::Udp)));
@@ -311,7 +311,7 @@ fn one_protocols_service_is_not_the_others() {
 }
 
 #[test]
-fn a_tcp_packet_that_belongs_to_no_connection_is_the_kernels() {
+fn tcp_packets_without_a_connection_go_to_the_kernel() {
     let mut cluster = cluster("-m", 1500);
     for flags in [ACK, FIN, FIN | ACK, 0] {
         assert_passed(&cluster.from_client(&request(Transport::Tcp(flags))));
@@ -319,7 +319,7 @@ fn a_tcp_packet_that_belongs_to_no_connection_is_the_kernels() {
 }
 
 #[test]
-fn what_a_server_says_that_is_no_reply_is_the_kernels() {
+fn packets_of_a_server_that_are_no_replies_go_to_the_kernel() {
     let mut cluster = cluster("-m", 1500);
     cluster.from_client(&request(Transport::Tcp(SYN)));
     for (source, dest) in [
@@ -334,17 +334,17 @@ fn what_a_server_says_that_is_no_reply_is_the_kernels() {
 }
 
 #[test]
-fn a_server_that_speaks_unasked_is_told_if_so_set_for_as_long_as_it_is_masqueraded() {
+fn a_masqueraded_server_that_sends_without_a_request_gets_an_error_if_configured() {
     let mut cluster = cluster("-m", 1500);
     cluster.ok(json!({ "set": { "nat_icmp_send": 1 } }));
-    let unasked = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4001));
-    let judged = cluster.from_server(&unasked);
+    let unsolicited = Datagram::new(Transport::Tcp(ACK), at(server(1), 80), at(CLIENT, 4001));
+    let judged = cluster.from_server(&unsolicited);
     assert_eq!(judged.verdict, "drop unasked");
     let message = Complaint::PORT_UNREACHABLE;
-    let quoted = Datagram { ttl: 63, ..unasked.clone() };
+    let quoted = Datagram { ttl: 63, ..unsolicited.clone() };
     assert_eq!(
         judged.sent,
-        [told_server(&judged, message, &quoted)].map(|(link, frame)| (link.to_owned(), frame))
+        [error_to_server(&judged, message, &quoted)].map(|(link, frame)| (link.to_owned(), frame))
     );
     for (command, masqueraded) in [
         (format!("-e -t {VIP}:80 -r {}:80 -m -w 0", server(1)), true),
@@ -356,12 +356,12 @@ fn a_server_that_speaks_unasked_is_told_if_so_set_for_as_long_as_it_is_masquerad
     ] {
         cluster.adm(&command);
         let want = if masqueraded { "drop unasked" } else { "pass" };
-        assert_eq!(cluster.from_server(&unasked).verdict, want, "{command}");
+        assert_eq!(cluster.from_server(&unsolicited).verdict, want, "{command}");
     }
 }
 
 #[test]
-fn a_server_of_direct_routing_has_no_replies_here() {
+fn a_server_of_direct_routing_or_a_tunnel_has_no_replies_from_its_own_address() {
     for method in ["-g", "-i"] {
         let mut cluster = cluster(method, 1500);
         cluster.from_client(&request(Transport::Tcp(SYN)));
@@ -371,7 +371,7 @@ fn a_server_of_direct_routing_has_no_replies_here() {
 }
 
 #[test]
-fn what_comes_from_the_ftp_data_port_begins_no_connection() {
+fn packets_from_the_ftp_data_port_begin_no_connection() {
     let mut cluster = cluster("-m", 1500);
     for transport in BOTH {
         assert_passed(&cluster.from_client(&Datagram { source: at(CLIENT, 20), ..request(transport) }));
@@ -379,7 +379,7 @@ fn what_comes_from_the_ftp_data_port_begins_no_connection() {
 }
 
 #[test]
-fn without_any_service_everything_is_the_kernels() {
+fn without_any_service_all_packets_go_to_the_kernel() {
     let mut cluster = LabCluster::new();
     for transport in BOTH {
         assert_passed(&cluster.from_client(&request(transport)));
@@ -388,7 +388,7 @@ fn without_any_service_everything_is_the_kernels() {
 }
 
 #[test]
-fn a_packet_that_comes_back_to_where_it_came_from_goes_out_by_that_link() {
+fn a_packet_may_leave_by_the_link_that_received_it() {
     let mut cluster = LabCluster::new();
     cluster.ok(json!({ "neighbor": "192.0.2.9", "mac": "02:00:00:00:01:09", "link": "wan" }));
     cluster.adm(&format!("-A -u {VIP}:80"));
@@ -400,7 +400,7 @@ fn a_packet_that_comes_back_to_where_it_came_from_goes_out_by_that_link() {
 }
 
 #[test]
-fn in_a_full_table_who_asked_once_gives_way_and_who_asked_again_stays() {
+fn in_a_full_table_clients_with_one_datagram_are_evicted_and_those_with_more_stay() {
     let mut cluster = cluster("-g", 1500);
     let first = |number: u32| {
         let client = Ipv4Addr::new(192, 0, 2, 200 + (number >> 16) as u8);
@@ -410,14 +410,14 @@ fn in_a_full_table_who_asked_once_gives_way_and_who_asked_again_stays() {
     for _ in 0..2 {
         assert_eq!(cluster.from_client(&known).verdict, "transmit");
     }
-    // More than the table holds; frames go to the lab directly, because not every answer is checked.
+    // More than the table holds. Frames go to the lab directly, because not every answer is checked.
     for number in 2..70_000 {
         let frame = hex(&first(number).frame(GATEWAY_MAC, WAN_MAC));
         cluster.lab().answer(&format!(r#"{{"inject":"wan","frame":"{frame}"}}"#));
     }
     let counters = cluster.counters();
     let count = |name: &str| counters.get(name).copied().unwrap_or(0);
-    // Those from the FTP data port are passed.
+    // Packets from the FTP data port go to the kernel.
     assert_eq!(count("passed_to_kernel"), 2);
     assert_eq!(count("connections") + count("drop_table_full") + 2, 69_999);
     assert!(count("evicted") > 3000, "{}", count("evicted"));

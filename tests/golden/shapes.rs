@@ -1,4 +1,4 @@
-//! Frames of every shape: addressed to others, tagged, cut short, contradictory, of other protocols.
+//! Frames of every form: to other machines, with tags, truncated, contradictory, of other protocols.
 
 use etherparse::{EtherType, IpNumber};
 use xvs::frames::{Ipv4, SYN, ethernet, resum};
@@ -24,7 +24,7 @@ fn frame() -> Vec<u8> {
     syn().frame(GATEWAY_MAC, WAN_MAC)
 }
 
-/// The frame with these tags before its type.
+/// The frame with these tags before its EtherType.
 fn tagged(tags: &[u16]) -> Vec<u8> {
     let mut frame = frame();
     for &tag in tags.iter().rev() {
@@ -34,7 +34,7 @@ fn tagged(tags: &[u16]) -> Vec<u8> {
     frame
 }
 
-/// Injects a frame that is dropped for this reason and without any other effect.
+/// Injects a frame, which must be dropped for this reason without any other effect.
 #[track_caller]
 fn assert_dropped(frame: &[u8], reason: &str) {
     let mut cluster = cluster();
@@ -45,7 +45,7 @@ fn assert_dropped(frame: &[u8], reason: &str) {
 }
 
 #[test]
-fn a_frame_addressed_to_somebody_else_is_not_looked_at() {
+fn a_frame_to_another_link_address_goes_to_the_kernel() {
     for mac in [[2, 0, 0, 0, 1, 2], [0xff; 6], [0x01, 0, 0x5e, 0, 0, 1], [0; 6]] {
         let mut cluster = cluster();
         assert_passed(&cluster.inject("wan", &syn().frame(GATEWAY_MAC, mac)));
@@ -54,13 +54,13 @@ fn a_frame_addressed_to_somebody_else_is_not_looked_at() {
 }
 
 #[test]
-fn a_frame_is_for_us_only_by_the_link_that_has_its_address() {
+fn a_frame_to_the_address_of_another_link_goes_to_the_kernel() {
     let mut cluster = cluster();
     assert_passed(&cluster.inject("lan", &frame()));
 }
 
 #[test]
-fn a_packet_of_a_tagged_network_is_the_kernels() {
+fn packets_with_unknown_vlan_tags_go_to_the_kernel() {
     for tags in [&[0x8100][..], &[0x88a8], &[0x8100, 0x8100], &[0x88a8, 0x8100]] {
         let mut cluster = cluster();
         assert_passed(&cluster.inject("wan", &tagged(tags)));
@@ -69,13 +69,13 @@ fn a_packet_of_a_tagged_network_is_the_kernels() {
 }
 
 #[test]
-fn a_third_vlan_tag_is_one_too_many() {
+fn a_frame_with_three_vlan_tags_is_dropped() {
     assert_dropped(&tagged(&[0x8100, 0x8100, 0x8100]), "vlan_too_deep");
     assert_dropped(&tagged(&[0x88a8, 0x8100, 0x8100, 0x8100]), "vlan_too_deep");
 }
 
 #[test]
-fn runt_frames_of_every_length_are_dropped_for_what_they_lack() {
+fn truncated_frames_of_every_length_are_dropped_with_the_reason() {
     let whole = syn().carrying(6).frame(GATEWAY_MAC, WAN_MAC);
     assert_eq!(whole.len(), 60);
     for length in 0..60 {
@@ -88,7 +88,7 @@ fn runt_frames_of_every_length_are_dropped_for_what_they_lack() {
 }
 
 #[test]
-fn runt_packets_of_every_length_are_dropped_for_the_header_that_they_cut() {
+fn packets_with_a_truncated_transport_header_are_dropped_with_the_reason() {
     for (protocol, needed, reason) in [
         (IpNumber::TCP, 20, "tcp_too_short"),
         (IpNumber::UDP, 8, "udp_too_short"),
@@ -106,14 +106,14 @@ fn runt_packets_of_every_length_are_dropped_for_the_header_that_they_cut() {
 }
 
 #[test]
-fn a_wrong_header_length_is_refused_whatever_it_says() {
+fn a_wrong_header_length_is_refused() {
     for ihl in 0..5 {
         let mut frame = frame();
         frame[14] = 0x40 | ihl;
         resum(&mut frame);
         assert_dropped(&frame, "ipv4_header_length");
     }
-    // More header than packet.
+    // A header that is longer than the packet.
     for ihl in 11..16 {
         let mut frame = frame();
         frame[14] = 0x40 | ihl;
@@ -149,7 +149,7 @@ fn a_wrong_total_length_is_refused() {
 }
 
 #[test]
-fn a_header_with_any_single_bit_wrong_is_refused_or_not_ipv4() {
+fn a_header_with_any_single_wrong_bit_is_refused() {
     for at in 14..34 {
         for bit in 0..8 {
             let mut frame = frame();
@@ -163,7 +163,7 @@ fn a_header_with_any_single_bit_wrong_is_refused_or_not_ipv4() {
 }
 
 #[test]
-fn fragments_wait_and_those_whose_length_cannot_be_have_a_reason_of_their_own() {
+fn fragments_wait_and_those_with_an_impossible_length_are_dropped() {
     for (flags_and_offset, transport, verdict) in [
         (0x2000u16, Transport::Tcp(SYN), "drop fragment_length"),
         (0x2000, Transport::Udp, "consumed"),
@@ -183,7 +183,7 @@ fn fragments_wait_and_those_whose_length_cannot_be_have_a_reason_of_their_own() 
 }
 
 #[test]
-fn the_reserved_flag_of_the_header_does_not_make_a_fragment() {
+fn a_packet_with_the_reserved_flag_is_no_fragment() {
     let mut frame = frame();
     frame[20..22].copy_from_slice(&0x8000u16.to_be_bytes());
     resum(&mut frame);
@@ -191,7 +191,7 @@ fn the_reserved_flag_of_the_header_does_not_make_a_fragment() {
 }
 
 #[test]
-fn other_protocols_are_the_kernels() {
+fn packets_of_protocols_without_services_go_to_the_kernel() {
     let known = [1, 6, 17];
     for protocol in (0..=255).filter(|protocol| !known.contains(protocol)) {
         let header = Ipv4 { ttl: 64, tos: 0, id: 1, dont_fragment: false };
@@ -202,7 +202,7 @@ fn other_protocols_are_the_kernels() {
 }
 
 #[test]
-fn a_ping_of_the_virtual_address_is_the_kernels() {
+fn a_ping_of_the_virtual_address_goes_to_the_kernel() {
     let header = Ipv4 { ttl: 64, tos: 0, id: 1, dont_fragment: false };
     let mut echo = etherparse::Icmpv4Header::with_checksum(
         etherparse::Icmpv4Type::EchoRequest(etherparse::IcmpEchoHeader { id: 7, seq: 1 }),
@@ -216,7 +216,7 @@ fn a_ping_of_the_virtual_address_is_the_kernels() {
 }
 
 #[test]
-fn arp_and_unknown_ethernet_types_are_the_kernels() {
+fn frames_with_arp_and_other_ethertypes_go_to_the_kernel() {
     for ether_type in
         [EtherType::ARP, EtherType::IPV6, EtherType(0x88cc), EtherType(0x0000), EtherType(0x05dc)]
     {
@@ -228,7 +228,7 @@ fn arp_and_unknown_ethernet_types_are_the_kernels() {
 }
 
 #[test]
-fn a_jumbo_frame_that_no_slot_holds_is_refused_by_the_lab_and_counted_nowhere() {
+fn the_lab_refuses_a_frame_above_the_size_of_a_slot_and_counts_nothing() {
     let mut cluster = cluster();
     let answer = cluster.ask(serde_json::json!({ "inject": "wan", "frame": "00".repeat(4000) }));
     assert!(answer["error"].as_str().is_some_and(|error| error.contains("4000 bytes")), "{answer}");

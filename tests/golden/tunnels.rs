@@ -1,4 +1,4 @@
-//! What GRE and GUE tunnels make of a packet, to the byte, and what does not fit them.
+//! Packets of GRE and GUE tunnels, to the byte, and packets that are too big for them.
 //!
 //! Expected headers: IP and UDP by `etherparse`; GRE by RFC 2784 and GUE by draft-ietf-intarea-gue, written here.
 
@@ -10,7 +10,7 @@ use xvs::{Datagram, Judged, LabCluster, Transport};
 
 use super::{BEGUN, FORWARDED, assert_judged};
 
-/// A tunnel: its options, and the length of its outer headers in bytes.
+/// A kind of tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Ip,
@@ -38,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// Bytes of outer headers.
+    /// The length of the outer headers, in bytes.
     fn overhead(self) -> usize {
         match self {
             Ip => 20,
@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// The frame to the first server around `inner`, with the identification and source port of `got`.
+    /// The frame to the first server with `inner` inside, and with the identification and source port of `got`.
     fn around(self, inner: &Datagram, got: &[u8]) -> (&'static str, Vec<u8>) {
         let packet = inner.packet();
         let (protocol, payload) = match self {
@@ -71,7 +71,7 @@ impl Kind {
                 (IpNumber::UDP, [&udp.to_bytes()[..], &data].concat())
             }
         };
-        // Where fragmentation is forbidden there is nothing to identify.
+        // Where fragmentation is forbidden the identification is 0.
         let id = if inner.dont_fragment { 0 } else { id(got) };
         let outer = Ipv4 { ttl: inner.ttl, tos: inner.tos, id, dont_fragment: inner.dont_fragment };
         let packet = outer.packet(protocol, INSIDE, server(1), &payload);
@@ -79,7 +79,7 @@ impl Kind {
     }
 }
 
-/// A cluster with a TCP and a UDP service at port 80 with the first server.
+/// A cluster with a TCP and a UDP service at port 80, whose only server is the first one.
 fn cluster(kind: Kind, mtu: u32) -> LabCluster {
     let mut cluster = LabCluster::with_mtu(mtu);
     for protocol in ["-t", "-u"] {
@@ -93,7 +93,7 @@ fn request(transport: Transport) -> Datagram {
     Datagram { tos: 0xb8, ..Datagram::new(transport, at(CLIENT, 4000), at(VIP, 80)) }
 }
 
-/// Asserts that the packet left in the tunnel as it has to.
+/// Asserts that the packet left in a tunnel of this kind.
 #[track_caller]
 fn assert_tunnelled(judged: &Judged, kind: Kind, packet: &Datagram, moved: &[(&str, u64)]) {
     let inner = Datagram { ttl: packet.ttl - 1, ..packet.clone() };
@@ -123,7 +123,7 @@ fn each_kind_of_tunnel_carries_the_packet_whole_behind_its_headers() {
 }
 
 #[test]
-fn a_packet_that_fills_the_path_beside_the_headers_goes_and_one_byte_more_is_refused_with_that_size() {
+fn a_packet_that_fills_the_tunnel_is_forwarded_and_one_byte_more_is_refused_with_that_size() {
     for kind in ALL {
         let room = 1400 - kind.overhead();
         let fits = Datagram { dont_fragment: true, ..request(Transport::Udp).carrying(room - 28) };
@@ -135,14 +135,14 @@ fn a_packet_that_fills_the_path_beside_the_headers_goes_and_one_byte_more_is_ref
         let quoted = Datagram { ttl: 63, ..first };
         let complaint = Complaint::fragmentation_needed(room as u16);
         let message = complaint.about(&quoted.packet(), VIP, id(&judged.sent[0].1));
-        let told = ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV4, &message));
+        let error = ("wan", ethernet(WAN_MAC, GATEWAY_MAC, EtherType::IPV4, &message));
         let moved = [("drop_too_big", 1), ("originated", 1), ("rx_packets", 1), ("tx_packets", 1)];
-        assert_judged(&judged, "drop too_big", &[told], &moved);
+        assert_judged(&judged, "drop too_big", &[error], &moved);
     }
 }
 
 #[test]
-fn without_path_mtu_discovery_no_outer_packet_forbids_fragmentation_and_nobody_is_told_a_size() {
+fn without_path_mtu_discovery_outer_packets_may_be_fragmented_and_no_error_is_sent() {
     for kind in ALL {
         let mut cluster = cluster(kind, 1400);
         cluster.set("pmtu_disc", 0);
@@ -158,7 +158,7 @@ fn without_path_mtu_discovery_no_outer_packet_forbids_fragmentation_and_nobody_i
 }
 
 #[test]
-fn a_path_with_less_than_68_bytes_beside_the_headers_carries_nothing_and_has_a_reason_of_its_own() {
+fn a_path_with_less_than_68_bytes_inside_the_tunnel_carries_no_packet_and_has_its_own_reason() {
     for kind in ALL {
         let least = 68 + kind.overhead() as u32;
         let first = Datagram { dont_fragment: true, ..request(Transport::Udp) };
@@ -170,13 +170,13 @@ fn a_path_with_less_than_68_bytes_beside_the_headers_carries_nothing_and_has_a_r
 }
 
 #[test]
-fn the_time_to_live_is_judged_before_the_path() {
+fn the_time_to_live_is_checked_before_the_path_mtu() {
     let first = Datagram { ttl: 1, ..request(Transport::Udp) };
     assert_eq!(cluster(Gue, 87).from_client(&first).verdict, "drop ttl_expired");
 }
 
 #[test]
-fn gue_shows_each_flow_by_a_source_port_of_its_own_that_stays() {
+fn gue_gives_each_flow_a_constant_source_port_of_its_own() {
     let mut cluster = cluster(Gue, 1500);
     let mut ports = Vec::new();
     for client in 1000..1100 {
@@ -189,12 +189,12 @@ fn gue_shows_each_flow_by_a_source_port_of_its_own_that_stays() {
     }
     ports.sort_unstable();
     ports.dedup();
-    // Of 28,231 ports a hundred flows share one now and then.
+    // A hundred flows share one of 28,231 ports now and then.
     assert!(ports.len() >= 95, "{} ports for 100 flows", ports.len());
 }
 
 #[test]
-fn an_edit_of_the_tunnel_takes_effect_for_connections_that_exist() {
+fn a_changed_tunnel_applies_to_existing_connections() {
     let mut cluster = cluster(Ip, 1500);
     let packet = request(Transport::Tcp(SYN));
     assert_tunnelled(&cluster.from_client(&packet), Ip, &packet, BEGUN);

@@ -1,7 +1,7 @@
 //! The daemon under test: its start in the director's namespace, commands to it, and its end.
 //!
 //! [`Director::start`] returns when the daemon has logged that it is ready. The log goes to a file, which a
-//! failing test prints. Costs the start of a process. Not here: the texts of its log (`words.rs`).
+//! failing test prints. Costs the start of a process. Not here: the texts of its log (`log_texts.rs`).
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,9 +12,9 @@ use std::{env, thread};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, Host, REAL_SERVERS, real_server, succeed, virtual_endpoint};
+use crate::log_texts;
 use crate::method::Method;
 use crate::wait;
-use crate::words;
 
 /// Number of worker threads and of each interface's queues: a queue belongs to one worker.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ impl<'a> Director<'a> {
             if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {
                 panic!("xvsd ended, {status}, before it was ready:\n{log}");
             }
-            words::says_ready(&log).then_some(())
+            log_texts::says_ready(&log).then_some(())
         });
         this
     }

@@ -4,11 +4,9 @@
 //! A [`LabCluster`] costs milliseconds and needs nothing. A namespace test makes a [`Cluster`] of its own with
 //! `scripts/netlab`, so tests run in parallel; dropping the cluster removes everything in it, also after a panic.
 //! A cluster costs a quarter of a second. Needs root and the packages of `scripts/setup`; without them, a
-//! test fails with the reason. The log texts of xvs that the tests expect are in [`words`].
+//! test fails with the reason. The log texts of xvs that the tests expect are in [`log_texts`].
 //! In namespaces, kernels send and receive the packets; only [`frames`] writes a packet's bytes.
 
-pub mod asking;
-pub mod carries;
 pub mod clients;
 pub mod cluster;
 pub mod director;
@@ -16,15 +14,17 @@ pub mod exposition;
 pub mod frames;
 pub mod fuzz;
 pub mod lab_cluster;
+pub mod log_texts;
 pub mod method;
 pub mod namespace;
 pub mod netns;
 pub mod recording;
+pub mod request_stream;
 pub mod servers;
 pub mod setup;
 pub mod steered;
+pub mod traffic;
 pub mod wait;
-pub mod words;
 
 pub use cluster::{Cluster, Host, Layout, Wan};
 pub use director::{Director, Workers};

@@ -6,8 +6,8 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use xvs_model::client::{Director, Failure};
 use xvs_model::explain::{
-    Choice, Contender, Direction, Entry, NextHop, Origin, Proto, Question, Report, Rewrite, Sent, Standing,
-    Summary, Tunnel, Verdict,
+    CandidateReport, CandidateState, Choice, Direction, Entry, NextHop, Origin, Proto, Question, Report,
+    Rewrite, SentFrame, Summary, Tunnel, Verdict,
 };
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
@@ -156,8 +156,8 @@ fn screen(report: &Report) -> String {
             &crate::explain::sent(sent),
         );
     }
-    for doubt in &report.caveats {
-        line(&mut text, "note", &doubt.what);
+    for caveat in &report.caveats {
+        line(&mut text, "note", &caveat.what);
     }
     text
 }
@@ -220,8 +220,8 @@ fn choice(text: &mut String, choice: &Choice) {
     }
     *text += &row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]);
     for contender in &choice.candidates {
-        let Contender { server, weight, active, inactive, .. } = contender;
-        let mark = if contender.standing == Standing::Chosen { "*" } else { "" };
+        let CandidateReport { server, weight, active, inactive, .. } = contender;
+        let mark = if contender.standing == CandidateState::Chosen { "*" } else { "" };
         let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
         let (server, standing) = (server.to_string(), standing(contender));
         *text += &row([mark, &server, &contender.method, &weight, &active, &inactive, &standing]);
@@ -229,7 +229,7 @@ fn choice(text: &mut String, choice: &Choice) {
 }
 
 /// Why a candidate is chosen or not.
-fn standing(contender: &Contender) -> String {
+fn standing(contender: &CandidateReport) -> String {
     let figures = contender.figures.iter().map(|figure| {
         let value = format!("{:.3}", figure.value);
         format!("{} {}", figure.name, value.trim_end_matches('0').trim_end_matches('.'))
@@ -238,14 +238,16 @@ fn standing(contender: &Contender) -> String {
     let carries = u64::from(contender.active) + u64::from(contender.inactive);
     let upper = u64::from(contender.upper_threshold.unwrap_or(0));
     match contender.standing {
-        Standing::Quiescent => "weight 0: quiescent".to_owned(),
-        Standing::Overloaded if carries >= upper => format!("overloaded: {carries} of {upper} connections"),
-        Standing::Overloaded => {
+        CandidateState::Quiescent => "weight 0: quiescent".to_owned(),
+        CandidateState::Overloaded if carries >= upper => {
+            format!("overloaded: {carries} of {upper} connections")
+        }
+        CandidateState::Overloaded => {
             format!("overloaded: {carries} of {upper}, not below its lower threshold yet")
         }
         // With figures, the asterisk marks the chosen one.
-        Standing::Chosen if figures.is_empty() => "chosen".to_owned(),
-        Standing::Chosen | Standing::PassedOver => figures,
+        CandidateState::Chosen if figures.is_empty() => "chosen".to_owned(),
+        CandidateState::Chosen | CandidateState::PassedOver => figures,
     }
 }
 
@@ -282,7 +284,7 @@ fn rewrite(rewrite: &Rewrite) -> String {
     format!("{method}: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
-fn sent(sent: &Sent) -> String {
+fn sent(sent: &SentFrame) -> String {
     let packet = sent.packet.as_ref().map_or("not a packet".to_owned(), summary);
     format!("{packet}, on {}", sent.interface)
 }

@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(DONE)
 }
 
-/// A table, one rule a line; a dash stands where a rule matches anything.
+/// A table, one rule a line; a dash where a rule matches anything.
 fn table(rules: &[MarkRule]) -> String {
     if rules.is_empty() {
         return "no mark rules; `xvs mark add --help` says how to add one\n".to_owned();

@@ -9,7 +9,7 @@ use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::command::Command;
 use xvs_model::rules::{DesiredRules, Fault};
 
-/// The rules of a file: the commands of its lines, and what they want as a whole.
+/// The rules of a file: the commands of its lines, and the state that they describe as a whole.
 ///
 /// # Errors
 /// Why it cannot be read, or all its faults, a line each.

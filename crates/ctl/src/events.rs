@@ -79,7 +79,7 @@ impl Events {
     ///
     /// # Errors
     /// There are [`LISTENERS`] listeners already.
-    pub fn listen(self: &Arc<Self>, asked: EventQuery) -> Result<Listener, CommandError> {
+    pub fn listen(self: &Arc<Self>, query: EventQuery) -> Result<Listener, CommandError> {
         let mut recorded = self.recorded();
         if recorded.listeners >= LISTENERS {
             let why =
@@ -87,7 +87,7 @@ impl Events {
             return Err(CommandError::Failed { why });
         }
         recorded.listeners += 1;
-        let next = match asked.from {
+        let next = match query.from {
             Begin::Now => recorded.last + 1,
             Begin::Last(count) => recorded.first().max((recorded.last + 1).saturating_sub(count as u64)),
             Begin::Since(millis) => {
@@ -95,7 +95,7 @@ impl Events {
                 since.map_or(recorded.last + 1, |event| event.number)
             }
         };
-        Ok(Listener { events: self.clone(), next, then: asked.then })
+        Ok(Listener { events: self.clone(), next, then: query.then })
     }
 
     /// Ignores poisoning: no panic leaves the list inconsistent.
@@ -274,10 +274,10 @@ mod tests {
     fn the_number_of_listeners_is_limited_and_a_dropped_one_makes_room() {
         let events = Arc::new(Events::default());
         let mut all: Vec<_> = (0..LISTENERS).map(|_| listen(&events, Begin::Now)).collect();
-        let asked = EventQuery { from: Begin::Now, then: Then::End };
-        assert!(events.listen(asked).is_err_and(|error| error.to_string().contains("end one")));
+        let query = EventQuery { from: Begin::Now, then: Then::End };
+        assert!(events.listen(query).is_err_and(|error| error.to_string().contains("end one")));
         all.pop();
-        assert!(events.listen(asked).is_ok());
+        assert!(events.listen(query).is_ok());
     }
 
     #[test]

@@ -180,10 +180,10 @@ impl WorkerCounters {
     /// The balance: received and originated frames, less those that left the pipeline and those that are held.
     pub fn balance(&self) -> i64 {
         let dropped: u64 = DropReason::all().map(|reason| self.dropped(reason).value()).sum();
-        let came = self.received.value() + self.originated.value();
+        let entered = self.received.value() + self.originated.value();
         let left = self.transmitted.value() + self.passed.value() + self.consumed.value() + dropped;
         let left = left + self.held.value();
-        came as i64 - left as i64
+        entered as i64 - left as i64
     }
 }
 

@@ -170,16 +170,16 @@ fn sorted<'a>(frames: impl Iterator<Item = &'a Vec<u8>>) -> Vec<Vec<u8>> {
 /// The captured frames: those received, those sent, and those shown again with their verdict.
 #[expect(clippy::type_complexity, reason = "three lists of frames")]
 fn read(captured: &mut Reader) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(Verdict, Vec<u8>)>) {
-    let (mut came, mut gone, mut again) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut received, mut emitted, mut again) = (Vec::new(), Vec::new(), Vec::new());
     captured.read(|_, record| {
         let bytes = record.bytes().to_vec();
         match record.direction {
-            FrameDirection::In => came.push(bytes),
-            FrameDirection::Out => gone.push(bytes),
+            FrameDirection::In => received.push(bytes),
+            FrameDirection::Out => emitted.push(bytes),
             FrameDirection::Earlier => again.push((record.verdict, bytes)),
         }
     });
-    (sorted(came.iter()), sorted(gone.iter()), again)
+    (sorted(received.iter()), sorted(emitted.iter()), again)
 }
 
 proptest! {
@@ -205,9 +205,9 @@ proptest! {
 
         let left = play(&mut workers, &frames);
         check(&sent, &left, largest)?;
-        let (came, gone, again) = read(&mut captured);
-        prop_assert_eq!(came, sorted(frames.iter().map(|(_, frame)| frame)));
-        prop_assert_eq!(gone, sorted(left.iter().map(|bytes| &bytes.frame)));
+        let (received, emitted, again) = read(&mut captured);
+        prop_assert_eq!(received, sorted(frames.iter().map(|(_, frame)| frame)));
+        prop_assert_eq!(emitted, sorted(left.iter().map(|bytes| &bytes.frame)));
         // Those that another worker has received.
         prop_assert!(again.iter().all(|(verdict, _)| !matches!(verdict, Verdict::Drop(_))));
         prop_assert_eq!((workers.counter("held"), workers.table().live()), (0, 1));
@@ -225,9 +225,9 @@ proptest! {
         prop_assert_eq!(play(&mut workers, &[]), []);
         workers.set_clock(30_000);
         read(&mut captured);
-        let told = play(&mut workers, &[]);
-        let (came, gone, again) = read(&mut captured);
-        prop_assert_eq!((came, gone), (vec![], sorted(told.iter().map(|bytes| &bytes.frame))));
+        let errors = play(&mut workers, &[]);
+        let (received, emitted, again) = read(&mut captured);
+        prop_assert_eq!((received, emitted), (vec![], sorted(errors.iter().map(|bytes| &bytes.frame))));
         let again = again.iter().map(|(verdict, frame)| {
             assert_eq!(*verdict, Verdict::Drop(DropReason::FragmentTimeout));
             frame
@@ -235,8 +235,8 @@ proptest! {
         prop_assert_eq!(sorted(again), sorted(rest.iter().map(|(_, frame)| frame)));
         // The sender gets an ICMP error about the first fragment, if that was received.
         let first_is_lost = u16::from_be_bytes([lost[20], lost[21]]) & 0x1fff == 0;
-        prop_assert_eq!(told.len(), usize::from(!first_is_lost));
-        for answer in packets(&told) {
+        prop_assert_eq!(errors.len(), usize::from(!first_is_lost));
+        for answer in packets(&errors) {
             let sliced = LaxSlicedPacket::from_ip(&answer).unwrap();
             prop_assert!(sliced.transport.is_some());
             prop_assert_eq!(&answer[20..22], &[11, 1]);
@@ -450,12 +450,12 @@ proptest! {
         workers.set_clock(59_999);
         prop_assert_eq!(play(&mut workers, &[]), []);
         workers.set_clock(60_000);
-        let told = play(&mut workers, &[]);
+        let errors = play(&mut workers, &[]);
         // The identification ends the fragment header.
         let at = lost.windows(4).position(|bytes| bytes == [0xf0, 0, 0, 7]).expect("it has one");
         let first_is_lost = lost[at - 2..at] == [0, 1];
-        prop_assert_eq!(told.len(), usize::from(!first_is_lost));
-        for answer in packets(&told) {
+        prop_assert_eq!(errors.len(), usize::from(!first_is_lost));
+        for answer in packets(&errors) {
             prop_assert_eq!((answer[6], &answer[40..42]), (58, &[3, 1][..]));
         }
         prop_assert_eq!((workers.counter("held"), workers.counter("drop_fragment_timeout")), (0, count - 1));

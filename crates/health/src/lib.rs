@@ -5,37 +5,47 @@
 //! services that it wants go to the control thread as a whole (`manager.rs`). Not here: the syntax of keepalived.conf
 //! (`xvs_keepalived`), and packets.
 
-mod blocking;
+// Preparation of a configuration.
+pub mod initial_state;
+mod pattern;
+pub mod prepare;
+mod tls_config;
+
+// The engine and its tasks.
 mod check_ref;
-mod environment;
-mod probe_result;
-pub use check_ref::CheckRef;
-pub use environment::{DesiredServices, Environment};
-pub use probe_result::ProbeResult;
-pub mod check_state;
-mod command;
-mod dns;
 pub mod engine;
-mod fifo;
+mod environment;
+mod manager;
+mod results;
+mod runner;
+
+// One module for each kind of probe.
+mod dns;
 mod file;
 mod http;
 mod icmp;
-pub mod initial_state;
-mod manager;
-mod notify;
-mod pattern;
-pub mod prepare;
 mod probe;
-mod results;
-mod runner;
+mod probe_result;
 mod script;
 mod smtp;
 mod socket;
 mod tcp;
 mod tls;
-mod tls_config;
 mod udp;
+
+// From probe results to the state of a virtual server.
+pub mod check_state;
 pub mod virtual_server;
+
+// Notices and commands.
+mod blocking;
+mod command;
+mod fifo;
+mod notify;
+
+pub use check_ref::CheckRef;
+pub use environment::{DesiredServices, Environment};
+pub use probe_result::ProbeResult;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-/// How many cores this process may use.
+/// The number of cores that this process may use; 1 if it is unknown.
 pub fn cores_available() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

@@ -1,8 +1,8 @@
-//! What this machine's kernel has, as it is and as it changes: links, addresses, routes and neighbours, the rules by
-//! which netfilter marks packets, reserved ports, memory, cores. Plus the lock files of programs that change it.
+//! The state of this machine's kernel and its changes: links, addresses, routes, neighbours, netfilter's mark rules,
+//! reserved ports, memory, cores. Also lock files.
 //!
-//! Everything is of the network namespace of the thread that asks. Reading may block: no worker calls this crate. What
-//! is wanted of the kernel others decide; only [`network::neighbours`] and [`reserved_ports`] write what they are given.
+//! All functions work in the network namespace of the calling thread. They may block, so no worker calls this crate.
+//! [`network::neighbours`] and [`reserved_ports`] write to the kernel; their callers decide what.
 
 pub mod cores;
 pub mod lock_file;

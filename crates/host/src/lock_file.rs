@@ -1,7 +1,8 @@
-//! Locks beside what they protect: one holder at a time, told by its process id, freed by the kernel when it dies.
+//! Lock files by flock(2). The file contains the holder's process id; the kernel releases the lock when the holder
+//! ends.
 //!
-//! flock(2) needs no more than an open file, so whoever may read a lock file can hold it for ever: it is made, and an
-//! old one is set, so that its owner alone may open it. The file stays when the lock goes; to remove it would be a race.
+//! Every process that can open the file can lock it. So the file, even an existing one, gets permissions for its owner
+//! alone. It is not removed when the lock is released: removing it would be a race.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -12,16 +13,16 @@ use std::process;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// A lock; dropping it gives it back.
+/// A lock; dropping it releases it.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code, reason = "held to be dropped")] File);
 
-/// What came of trying to lock.
+/// The result of [`lock`].
 #[derive(Debug)]
-pub enum Tried {
-    /// It is ours.
+pub enum LockAttempt {
+    /// This process has the lock.
     Locked(Lock),
-    /// Another process has it.
+    /// Another process has the lock.
     Held(Held),
 }
 
@@ -29,43 +30,43 @@ pub enum Tried {
 #[derive(Debug)]
 pub struct Held {
     file: File,
-    /// The holder's process id, unless it has just begun.
+    /// The holder's process id; `None` if the holder has not written it yet.
     pub by: Option<u32>,
 }
 
-/// Takes the lock if nobody has it.
+/// Takes the lock if it is free.
 ///
 /// # Errors
-/// The file cannot be opened, or is somebody else's.
-pub fn lock(path: &Path) -> io::Result<Tried> {
+/// The file cannot be opened, or another user owns it.
+pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     let mut options = File::options();
     let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Lock::sign(file).map(Tried::Locked),
+        Ok(()) => Lock::write_pid(file).map(LockAttempt::Locked),
         Err(Errno::WOULDBLOCK) => {
             let mut text = String::new();
             file.read_to_string(&mut text)?;
-            Ok(Tried::Held(Held { file, by: text.trim().parse().ok() }))
+            Ok(LockAttempt::Held(Held { file, by: text.trim().parse().ok() }))
         }
         Err(error) => Err(error.into()),
     }
 }
 
 impl Held {
-    /// Waits until it is free, and takes it.
+    /// Waits until the lock is free, and takes it.
     ///
     /// # Errors
     /// Those of flock(2).
     pub fn wait(self) -> io::Result<Lock> {
         flock(&self.file, FlockOperation::LockExclusive)?;
-        Lock::sign(self.file)
+        Lock::write_pid(self.file)
     }
 }
 
 impl Lock {
-    /// Says in the file who holds it.
-    fn sign(mut file: File) -> io::Result<Self> {
+    /// Writes the process id into the file.
+    fn write_pid(mut file: File) -> io::Result<Self> {
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", process::id())?;
@@ -80,13 +81,13 @@ mod tests {
     use crate::lock_file::*;
 
     #[test]
-    fn a_lock_names_its_holder_and_its_file_is_the_owners_alone_also_if_it_was_not() {
+    fn a_lock_file_names_its_holder_and_even_an_old_one_becomes_readable_for_its_owner_alone() {
         let path = env::temp_dir().join(format!("xvs-lock-{}", process::id()));
         fs::write(&path, "4711\n").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let Tried::Locked(held) = lock(&path).unwrap() else { panic!("nobody has it") };
+        let LockAttempt::Locked(held) = lock(&path).unwrap() else { panic!("the lock is free") };
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let Tried::Held(waiting) = lock(&path).unwrap() else { panic!("it is held") };
+        let LockAttempt::Held(waiting) = lock(&path).unwrap() else { panic!("the lock is held") };
         assert_eq!(waiting.by, Some(process::id()));
         thread::scope(|scope| {
             let waiter = scope.spawn(|| waiting.wait().unwrap());

@@ -21,23 +21,30 @@ use xvs_model::timeouts::Timeouts;
 use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::ServiceKey;
 
+// From files to a tree of blocks.
 pub mod blocks;
-mod checkers;
-pub mod files;
-pub mod globals;
-pub mod groups;
-mod head;
-mod http;
 pub mod lexer;
 pub mod loops;
 pub mod reader;
+
+// Arguments, and blocks that others refer to.
+pub mod files;
+pub mod globals;
+pub mod groups;
+mod ssl;
+pub mod values;
+
+// Virtual servers.
+mod head;
 pub mod servers;
 pub mod services;
 mod settings;
 mod sorry_server;
-mod ssl;
+
+// Checkers.
+mod checkers;
+mod http;
 pub mod timing;
-pub mod values;
 
 #[cfg(test)]
 mod tests;

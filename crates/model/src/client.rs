@@ -103,10 +103,10 @@ impl Client {
     /// As [`Director::connections`].
     pub fn events(
         &mut self,
-        asked: EventQuery,
+        query: EventQuery,
         each: &mut dyn FnMut(EventBatch) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.send(Request::Events(asked))?;
+        self.send(Request::Events(query))?;
         loop {
             let (reply, more) = self.receive()?;
             let Reply::Events(heard) = reply else { return Err(Failure::unexpected(&reply)) };

@@ -48,15 +48,15 @@ impl fmt::Display for Filter {
             Kind::Templates => "templates",
         })?;
         let Self { service, server, client, dest, .. } = self;
-        let said = [
+        let parts = [
             service.map(|service| format!("of {service}")),
             server.map(|server| format!("real server {server}")),
             client.map(|client| format!("from {client}")),
             dest.map(|dest| format!("to {dest}")),
             (!self.states.is_empty()).then(|| format!("in {}", self.states.join(" or "))),
         ];
-        let said: Vec<_> = said.into_iter().flatten().collect();
-        if said.is_empty() { Ok(()) } else { write!(f, " {}", said.join(", ")) }
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if parts.is_empty() { Ok(()) } else { write!(f, " {}", parts.join(", ")) }
     }
 }
 

@@ -114,9 +114,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
     /// The frames that are sent: the packet or its fragments, or a reply to its sender.
-    pub sent: Vec<Sent>,
+    pub sent: Vec<SentFrame>,
     /// Circumstances that could change the result.
-    pub caveats: Vec<Doubt>,
+    pub caveats: Vec<CaveatReport>,
 }
 
 /// The verdict on a packet.
@@ -214,13 +214,13 @@ pub struct Choice {
     /// Whether the choice is certain or random.
     pub certainty: Certainty,
     /// The real servers in the scheduler's order.
-    pub candidates: Vec<Contender>,
+    pub candidates: Vec<CandidateReport>,
 }
 
 /// Whether a real server is chosen, or why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum CandidateState {
     /// It is chosen.
     Chosen,
     /// Its weight is 0.
@@ -233,7 +233,7 @@ pub enum Standing {
 
 /// A real server that could be chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Contender {
+pub struct CandidateReport {
     /// Its endpoint.
     pub server: Endpoint,
     /// How packets reach it, as listings print it.
@@ -245,7 +245,7 @@ pub struct Contender {
     /// Its other connections.
     pub inactive: u32,
     /// Whether it is chosen, or why not.
-    pub standing: Standing,
+    pub standing: CandidateState,
     /// Its upper threshold, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_threshold: Option<u32>,
@@ -308,7 +308,7 @@ pub struct Tunnel {
 
 /// A frame that is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sent {
+pub struct SentFrame {
     /// The outgoing interface.
     pub interface: String,
     /// The packet in it; for a tunnel the outer one.
@@ -320,7 +320,7 @@ pub struct Sent {
 
 /// A circumstance that could change the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Doubt {
+pub struct CaveatReport {
     /// Its name.
     pub name: String,
     /// It, in a sentence.

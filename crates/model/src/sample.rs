@@ -301,13 +301,13 @@ pub fn explained() -> explain::Report {
         packets: 1,
         call_id: Some("call-1".to_owned()),
     };
-    let contender = explain::Contender {
+    let candidate = explain::CandidateReport {
         server: server(),
         method: "FullNat".to_owned(),
         weight: 1,
         active: 2,
         inactive: 3,
-        standing: explain::Standing::Chosen,
+        standing: explain::CandidateState::Chosen,
         upper_threshold: Some(100),
         figures: vec![Figure { name: "overhead/weight".to_owned(), value: 0.5 }],
     };
@@ -326,7 +326,7 @@ pub fn explained() -> explain::Report {
             scheduler: "wlc".to_owned(),
             rule: "the least overhead for its weight".to_owned(),
             certainty: Certainty::Determined,
-            candidates: vec![contender],
+            candidates: vec![candidate],
         }),
         health: vec!["192.0.2.12:80 has been down for 12 s".to_owned()],
         connection: Some(entry),
@@ -350,12 +350,12 @@ pub fn explained() -> explain::Report {
         reason: Some("no_route".to_owned()),
         why: Some("no route leads to the destination".to_owned()),
         advice: Some("see `ip route`".to_owned()),
-        sent: vec![explain::Sent {
+        sent: vec![explain::SentFrame {
             interface: "lan".to_owned(),
             packet: Some(summary),
             frame: "a5a5".to_owned(),
         }],
-        caveats: vec![explain::Doubt { name: "chance".to_owned(), what: "it is random".to_owned() }],
+        caveats: vec![explain::CaveatReport { name: "chance".to_owned(), what: "it is random".to_owned() }],
     }
 }
 

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_address_reads_what_it_prints_and_nothing_else() {
+    fn a_mac_address_is_parsed_from_its_printed_form_and_no_other() {
         let mac = MacAddr([2, 0, 0, 0, 0x1, 0xfe]);
         assert_eq!(mac.to_string(), "02:00:00:00:01:fe");
         assert_eq!("02:00:00:00:01:fe".parse(), Ok(mac));

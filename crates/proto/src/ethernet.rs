@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_tag_says_its_vlan_and_comes_off_and_on_without_its_priority() {
+    fn a_single_tag_gives_its_vlan_id_and_is_removed_and_added_without_its_priority() {
         let mut tagged = frame(&[TYPE_VLAN, TYPE_IPV4]);
         (0..12).for_each(|at| tagged[at] = at as u8);
         tagged[14..16].copy_from_slice(&[0xf0, 0x05]);

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_is_read_by_another_implementation_as_what_it_says() {
+    fn each_error_is_parsed_by_another_implementation_as_the_same_error() {
         use icmpv6::{DestUnreachableCode, TimeExceededCode};
         for (error, want) in [
             (Error::PortUnreachable, Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port)),

@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_packet_is_not_part_of_it_and_nothing_at_all_may_follow_the_header() {
+    fn padding_is_not_part_of_the_packet_and_the_payload_may_be_empty() {
         let padded = [packet(59, &[]), vec![0; 20]].concat();
         let view = Ipv6::parse(&padded[..]).unwrap();
         assert_eq!((view.total_len(), view.payload_len(), view.traffic_class()), (40, 0, 0xb8));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_header_says_where_it_stands_and_behind_a_later_one_nothing_is_read() {
+    fn a_fragment_header_gives_its_offset_and_behind_that_of_a_later_fragment_nothing_is_parsed() {
         let fragment = |word: u16| {
             let [high, low] = word.to_be_bytes();
             let payload = [60, 0, 1, 4, 0, 0, 0, 0, 17, 0, high, low, 0, 0, 0, 7];
@@ -423,7 +423,7 @@ mod tests {
         }
 
         #[test]
-        fn no_chain_makes_it_panic_and_what_it_finds_lies_within_the_packet(
+        fn no_chain_of_headers_causes_a_panic_and_every_result_lies_within_the_packet(
             kinds in prop::collection::vec((0u8..5, 0u8..4), 0..10),
             tail in prop::collection::vec(any::<u8>(), 0..40),
         ) {

@@ -22,7 +22,7 @@ pub enum Malformed {
     Ipv6TooShort,
     /// The version field is not 6.
     Ipv6Version,
-    /// The packet says that its length stands in a jumbo option.
+    /// The length of the packet is in a jumbo option.
     Ipv6Jumbogram,
     /// The packet ends inside an extension header.
     Ipv6ExtensionTooShort,

@@ -5,13 +5,13 @@ use std::ops::RangeInclusive;
 
 use crate::{Family, LinkId, Packet, Prefix, Protocol};
 
-/// A change of a mark, by which iptables' `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and `--xor-mark` can
-/// all be said.
+/// A change of a mark. It can represent iptables' `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and
+/// `--xor-mark`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
-    /// Bits that are left as they are; the others become 0.
+    /// Bits that keep their value; the others become 0.
     pub keep: u32,
-    /// Bits that are turned over after that.
+    /// Bits that are inverted after that.
     pub flip: u32,
 }
 
@@ -24,7 +24,7 @@ impl Change {
         Self { keep: !(value | mask), flip: value }
     }
 
-    /// iptables' `--set-xmark VALUE/MASK`: clears the bits of the mask and turns over those of the value.
+    /// iptables' `--set-xmark VALUE/MASK`: clears the bits of the mask and inverts those of the value.
     pub fn set_xmark(value: u32, mask: u32) -> Self {
         Self { keep: !mask, flip: value }
     }
@@ -42,18 +42,18 @@ impl Change {
         Self { flip: cleared.flip | bits, ..cleared }
     }
 
-    /// The same change, and then the bits in `bits` turned over.
+    /// The same change, and then the bits in `bits` inverted.
     #[must_use]
     pub fn xor(self, bits: u32) -> Self {
         Self { flip: self.flip ^ bits, ..self }
     }
 
-    /// What a mark becomes.
+    /// The mark after the change.
     pub fn apply(self, mark: u32) -> u32 {
         mark & self.keep ^ self.flip
     }
 
-    /// Whether some mark becomes `mark`.
+    /// Whether the change can result in `mark`.
     pub fn may_give(self, mark: u32) -> bool {
         (mark ^ self.flip) & !self.keep == 0
     }
@@ -64,20 +64,20 @@ impl Change {
 pub struct Condition {
     /// The test.
     pub test: Test,
-    /// What it has to say.
+    /// The required result of the test.
     pub expected: Expected,
 }
 
-/// What a test has to say.
+/// The required result of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// Yes.
+    /// The packet passes the test.
     Yes,
-    /// No.
+    /// The packet fails the test.
     No,
 }
 
-/// Something that a packet is or is not. Of a list, one entry has to fit; of an empty one none does.
+/// A test of a packet. With a list, the packet passes if one entry matches; with an empty list it never passes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
     /// Of this family.
@@ -94,19 +94,19 @@ pub enum Test {
     DestPort(Vec<RangeInclusive<u16>>),
     /// From or to one of these ports.
     EitherPort(Vec<RangeInclusive<u16>>),
-    /// Came in by one of these links.
+    /// Received on one of these links.
     Link(Vec<LinkId>),
-    /// Marked so by the steps before, as far as the bits of the mask go.
+    /// Marked with this value by earlier rules.
     Mark {
-        /// The mark's bits.
+        /// The value of the bits in the mask.
         value: u32,
-        /// Which of them count.
+        /// The bits that are compared.
         mask: u32,
     },
 }
 
 impl Test {
-    /// The same, with lists as `within` and `among` search them.
+    /// The same test with sorted lists, as `within` and `among` require.
     pub fn sorted(self) -> Self {
         match self {
             Self::Source(networks) => Self::Source(merged(networks)),
@@ -118,7 +118,7 @@ impl Test {
         }
     }
 
-    /// How many entries its list has; 0 of what has none.
+    /// The length of its list; 0 for a test without a list.
     pub fn entries(&self) -> usize {
         match self {
             Self::Source(networks) | Self::Dest(networks) => networks.len(),
@@ -210,9 +210,9 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The words of iptables-extensions(8), one by one.
+        /// The definitions of iptables-extensions(8).
         #[test]
-        fn changes_are_what_iptables_says_of_its_options(mark: u32, value: u32, mask: u32) {
+        fn changes_are_those_of_iptables_options(mark: u32, value: u32, mask: u32) {
             prop_assert_eq!(Change::set_mark(value, mask).apply(mark), mark & !mask | value);
             prop_assert_eq!(Change::set_xmark(value, mask).apply(mark), (mark & !mask) ^ value);
             let set = Change::set_xmark(value, mask);
@@ -225,7 +225,7 @@ mod tests {
         }
 
         #[test]
-        fn merged_networks_and_ports_hold_what_one_of_them_held_and_are_no_more_than_needed(
+        fn merged_networks_and_ports_contain_the_same_values_in_the_fewest_entries(
             networks in prop::collection::vec((0..64u8, 26..=32u8, any::<bool>()), 0..12),
             ranges in prop::collection::vec((0..32u16, 0..32u16), 0..8),
         ) {

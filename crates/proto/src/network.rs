@@ -1,8 +1,8 @@
-//! The director's network as the kernel has it: what routes and next hops are computed from.
+//! The director's network: links, addresses, routes, neighbours.
 //!
-//! Plain values, followed from the kernel by the control plane or built by hand ([`Network::add_link`] and its
-//! siblings: the lab, tests), and turned into the look-up tables of a snapshot by `xvs_dataplane::egress::Egress`. Nothing
-//! here is looked at per packet.
+//! The control plane copies these values from the kernel; the lab and tests build them by [`Network::add_link`] and
+//! similar methods. `xvs_dataplane::egress::Egress` makes the look-up tables of a snapshot of them. Not read on the
+//! packet path.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,39 +10,39 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::{MacAddr, Prefix};
 use thiserror::Error;
 
-/// Everything that forwarding depends on.
+/// The director's network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
-    /// The interfaces, each with an id of its own.
+    /// The interfaces, each with a different id.
     pub links: Vec<Link>,
     /// The routes of the tables local and main.
     pub routes: Vec<Route>,
     /// The resolved neighbours.
     pub neighbours: Vec<Neighbour>,
-    /// Marks whose packets policy rules lead past the tables local and main.
-    pub ruled_marks: Vec<RuledMark>,
+    /// Marks in policy rules: the kernel looks packets with them up in other tables than local and main.
+    pub policy_rule_marks: Vec<PolicyRuleMark>,
 }
 
-/// The mark that a policy rule asks for.
+/// The mark in a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RuledMark {
-    /// Its bits.
+pub struct PolicyRuleMark {
+    /// The value of the bits in the mask.
     pub mark: u32,
-    /// Which of them count.
+    /// The bits that are compared.
     pub mask: u32,
 }
 
 /// An interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// How the data plane names it. Whoever builds a [`Network`] keeps it for as long as the ifindex lives, so
-    /// that a frame received before a change still names its link; a new link takes [`Network::free_link_id`].
+    /// Its id in the data plane. It must not change while the ifindex exists, so that frames received before a change
+    /// still refer to their link. A new link gets [`Network::free_link_id`].
     pub id: LinkId,
-    /// The kernel's index of it, never 0.
+    /// The kernel's interface index, never 0.
     pub ifindex: u32,
     /// Its name.
     pub name: String,
-    /// Its link address; all zero where it has none.
+    /// Its link address; all zero if it has none.
     pub mac: MacAddr,
     /// The largest packet it sends, in bytes, without link header.
     pub mtu: u32,
@@ -50,66 +50,66 @@ pub struct Link {
     pub up: bool,
     /// Its addresses with the length of their prefix, in the kernel's order (primary first).
     pub addresses: Vec<(IpAddr, u8)>,
-    /// What it is made of, if it is a VLAN.
+    /// Its VLAN id and lower link, if it is a VLAN.
     pub vlan: Option<Vlan>,
 }
 
-/// A link that is the frames with one 802.1Q tag on another link.
+/// The VLAN of a link: its frames have one 802.1Q tag on the lower link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vlan {
-    /// The number in the tag, 1 to 4094.
+    /// The VLAN id, 1 to 4094.
     pub id: u16,
-    /// The kernel's index of the link below.
+    /// The kernel's index of the lower link.
     pub over: u32,
 }
 
 /// One route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Where it stands.
+    /// The table that has it.
     pub table: Table,
-    /// What it leads to.
+    /// Its destination.
     pub dest: Prefix,
-    /// Preference among routes to the same destination: the lowest wins, of equals the first.
+    /// Of routes to the same destination the one with the lowest metric is used, of equals the first.
     pub metric: u32,
-    /// What to do with packets that it matches.
+    /// What happens to its packets.
     pub action: RouteAction,
-    /// The source address that the kernel prefers for packets of its own.
+    /// The source address that the kernel prefers for its own packets.
     pub preferred_source: Option<IpAddr>,
-    /// The largest packet for this way, in bytes, where the route says so (`ip route … mtu`).
+    /// The MTU of the route, in bytes, if it has one (`ip route … mtu`).
     pub mtu: Option<u32>,
 }
 
-/// A routing table, in the order in which the kernel's default rules ask them (ip-rule(8)).
+/// A routing table, in the order in which the kernel's default rules look them up (ip-rule(8)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
     /// Table 255: this machine's own addresses.
     Local,
-    /// Table 254: everything that operators and routing daemons enter.
+    /// Table 254: the routes of operators and routing daemons.
     Main,
 }
 
-/// What a route does.
+/// What happens to the packets of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// Delivers to this machine (types local and anycast).
+    /// They are delivered to this machine (types local and anycast).
     Local,
-    /// Delivers to this machine, as to all others on a link.
+    /// They are delivered to this machine and to all others on a link.
     Broadcast,
-    /// Sends on by one of these, chosen by flow.
+    /// They are forwarded to one of these next hops, chosen by flow.
     Unicast(Vec<NextHop>),
-    /// Refuses: unreachable, prohibit, blackhole and throw alike.
+    /// They are refused (types unreachable, prohibit, blackhole and throw).
     Unreachable,
 }
 
-/// A way that a route takes.
+/// A next hop of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NextHop {
     /// The interface.
     pub ifindex: u32,
-    /// The gateway; `None` where the destination is itself on the link.
+    /// The gateway; `None` if the destination is on the link.
     pub via: Option<IpAddr>,
-    /// Its share among its siblings; at least 1.
+    /// Its share among the next hops of the route; at least 1.
     pub weight: u32,
 }
 
@@ -124,7 +124,7 @@ pub struct Neighbour {
     pub mac: MacAddr,
 }
 
-/// Why something could not be added to a [`Network`] by hand.
+/// An error of adding something to a [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NetworkError {
     /// No link has this name.
@@ -133,8 +133,8 @@ pub enum NetworkError {
     /// A link of this name is there already.
     #[error("there is a link {0} already; links cannot be replaced")]
     DuplicateLink(String),
-    /// A number that no tag can say.
-    #[error("{0} is no number of a VLAN; those go from 1 to 4094")]
+    /// Not a VLAN id.
+    #[error("{0} is no VLAN id; those are 1 to 4094")]
     VlanId(u16),
     /// A prefix length beyond its family's 32 or 128 bits.
     #[error("{0}/{1} is no address with a prefix length; IPv4 has up to 32 bits, IPv6 up to 128")]
@@ -142,11 +142,14 @@ pub enum NetworkError {
 }
 
 impl Network {
-    /// Adds a link that is up, with the routes that the kernel enters for its addresses: local and broadcast
-    /// ones, and those of the networks it is connected to.
+    /// Adds a link that is up, with the routes that the kernel adds for its addresses: local, broadcast and connected
+    /// routes.
     ///
-    /// `addresses` are those of the director with the length of their network's prefix, `mtu_bytes` the largest
-    /// packet without link header. Errors: the name is taken, or a prefix length exceeds its family.
+    /// `addresses` are the director's, each with the prefix length of its network; `mtu_bytes` is the largest packet
+    /// without link header.
+    ///
+    /// # Errors
+    /// The name is taken, or a prefix length is too large for its family.
     pub fn add_link(
         &mut self,
         name: &str,
@@ -170,9 +173,10 @@ impl Network {
         Ok(id)
     }
 
-    /// Makes a link that was just added a VLAN over another one.
+    /// Makes the link `name` a VLAN over the link `over`.
     ///
-    /// Errors: there is no such link below, or `id` is no number of a VLAN.
+    /// # Errors
+    /// There is no link `over`, or `id` is no VLAN id.
     pub fn make_vlan(&mut self, name: &str, id: u16, over: &str) -> Result<(), NetworkError> {
         if !(1..=4094).contains(&id) {
             return Err(NetworkError::VlanId(id));
@@ -184,10 +188,11 @@ impl Network {
         Ok(())
     }
 
-    /// Adds a route of the main table with metric 0, by a gateway or straight onto the link. A route to the same
-    /// destination that is there already becomes a multipath route, each way with the same share.
+    /// Adds a route to the main table with metric 0, by a gateway or directly on the link. An existing route to the
+    /// same destination becomes a multipath route, whose next hops have equal shares.
     ///
-    /// Error: there is no such link.
+    /// # Errors
+    /// There is no such link.
     pub fn add_route(&mut self, dest: Prefix, via: Option<IpAddr>, link: &str) -> Result<(), NetworkError> {
         let hop = NextHop { ifindex: self.known_link(link)?.ifindex, via, weight: 1 };
         let sibling = self.routes.iter_mut().find_map(|route| match &mut route.action {
@@ -211,9 +216,10 @@ impl Network {
         Ok(())
     }
 
-    /// Adds a resolved neighbour, or gives one that is there another link address.
+    /// Adds a resolved neighbour, or changes the link address of an existing one.
     ///
-    /// Error: there is no such link.
+    /// # Errors
+    /// There is no such link.
     pub fn add_neighbour(&mut self, addr: IpAddr, mac: MacAddr, link: &str) -> Result<(), NetworkError> {
         let ifindex = self.known_link(link)?.ifindex;
         self.neighbours.retain(|known| (known.ifindex, known.addr) != (ifindex, addr));
@@ -230,7 +236,7 @@ impl Network {
     ///
     /// # Panics
     ///
-    /// With 65,536 links, more than the kernel's own tables are ever given.
+    /// With 65,536 links.
     pub fn free_link_id(&self) -> LinkId {
         let taken: BTreeSet<LinkId> = self.links.iter().map(|link| link.id).collect();
         let free = (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id));
@@ -242,7 +248,7 @@ impl Network {
     }
 }
 
-/// The routes that the kernel enters for an address (kernel `net/ipv4/fib_frontend.c`, `fib_add_ifaddr`, and
+/// Adds the routes that the kernel adds for an address (kernel `net/ipv4/fib_frontend.c`, `fib_add_ifaddr`, and
 /// `net/ipv6/addrconf.c`, `addrconf_prefix_route`).
 fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Route>) {
     let preferred_source = addr.is_ipv4().then_some(addr);
@@ -266,10 +272,10 @@ fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Rout
     }
 }
 
-/// Metric of IPv6 routes that come with an address (kernel `IP6_RT_PRIO_ADDRCONF`).
+/// Metric of the connected routes of IPv6 addresses (kernel `IP6_RT_PRIO_ADDRCONF`).
 const CONNECTED_METRIC_V6: u32 = 256;
 
-/// One of the director's interfaces, by its place in the snapshot's and the port's list of links.
+/// The id of an interface: its index in the lists of links of the snapshot and the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u16);
 
@@ -280,7 +286,7 @@ mod tests {
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
     #[test]
-    fn a_link_brings_the_routes_that_its_addresses_imply() {
+    fn a_link_adds_the_local_broadcast_and_connected_routes_of_its_addresses() {
         let mut network = Network::default();
         let addresses = [
             ("10.0.0.1".parse().unwrap(), 24),
@@ -297,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_added_says_why_and_changes_nothing() {
+    fn an_invalid_addition_is_refused_with_its_reason_and_changes_nothing() {
         let mut network = Network::default();
         let bad = network.add_link("wan", MAC, &[("10.0.0.1".parse().unwrap(), 33)], 1500).unwrap_err();
         assert!(bad.to_string().starts_with("10.0.0.1/33"), "{bad}");

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn an_atomic_fragment_is_a_whole_packet_and_others_are_what_they_say() {
+    fn an_atomic_fragment_is_a_whole_packet_and_others_are_first_or_later_fragments() {
         for (word, fragment, port) in [
             (0, Fragment::Whole, 53),
             (1, Fragment::First, 53),
@@ -463,7 +463,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_and_what_it_accepts_lies_within_the_frame(
+        fn no_bytes_cause_a_panic_and_every_accepted_packet_lies_within_the_frame(
             mut noise in prop::collection::vec(any::<u8>(), 0..120),
             start in any::<prop::sample::Index>(),
             keep in 0usize..80,

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_whole_call_id_is_none() {
+    fn an_incomplete_call_id_is_none() {
         let long = format!("x\r\nCall-ID: {}\r\n", "a".repeat(CALL_ID_MAX + 1));
         let ends = "x\r\nCall-ID: abc";
         let first = "Call-ID: abc\r\n";

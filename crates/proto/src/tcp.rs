@@ -64,7 +64,7 @@ pub fn update_checksum(segment: &mut [u8], delta: Delta) {
 pub enum ResetNumbers {
     /// The sequence number that the receiver expects next.
     Expected(u32),
-    /// The end of what the receiver has sent, if it has not said what it expects.
+    /// The sequence number behind the segment, for a segment without an acknowledgement.
     Acknowledging(u32),
 }
 

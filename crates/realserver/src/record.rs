@@ -14,7 +14,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 use xvs_host::lock_file;
-use xvs_host::lock_file::{Lock, Tried};
+use xvs_host::lock_file::{Lock, LockAttempt};
 use xvs_xdp::network_cookie;
 
 use crate::method::Method;
@@ -85,8 +85,8 @@ impl LockedRecord {
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = match lock_file::lock(&folder.join("realserver.lock"))? {
-            Tried::Locked(lock) => lock,
-            Tried::Held(held) => {
+            LockAttempt::Locked(lock) => lock,
+            LockAttempt::Held(held) => {
                 let by = held.by.map(|pid| format!(" (process {pid})")).unwrap_or_default();
                 eprintln!("xvs: waiting for another `xvs realserver`{by} to end");
                 held.wait()?

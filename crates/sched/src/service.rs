@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_reads_what_it_prints_and_nothing_else() {
+    fn a_service_is_parsed_from_its_printed_form_and_no_other() {
         for text in ["TCP 192.0.2.1:80", "UDP [2001:db8::1]:53", "SCTP 192.0.2.1:0", "FWM 7", "FWM 7 IPv6"] {
             assert_eq!(text.parse::<ServiceKey>().unwrap().to_string(), text);
         }

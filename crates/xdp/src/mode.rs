@@ -130,7 +130,7 @@ mod tests {
     const PLAIN: Settings = Settings { mtu: 1500, receive_queues: 1, flags: 0, gro: 0 };
 
     #[test]
-    fn what_corrupts_traffic_is_refused_with_the_command_that_mends_it() {
+    fn unsuitable_settings_are_refused_with_the_command_that_corrects_them() {
         let mend = |settings: Settings, mode| settings.refusal("eth0", mode).map(|refusal| refusal.mend);
         assert_eq!(MAX_MTU, 3498);
         for mode in [Mode::Native, Mode::Generic] {

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_without_room_takes_none_and_asks_for_none() {
+    fn a_ring_without_room_accepts_no_entries_and_requests_no_addresses() {
         let shared = Shared::leaked();
         let mut ring: FillRing = producer(shared);
         let mut next = 7..;
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_index_of_the_kernel_yields_no_more_entries_than_asked_for() {
+    fn an_impossible_index_of_the_kernel_yields_no_more_entries_than_requested() {
         let (sent, received) = (Shared::leaked(), Shared::leaked());
         sent.consumer.store(3_000_000_000, Relaxed);
         assert_eq!(producer::<u64>(sent).waiting(SLOTS), 0);

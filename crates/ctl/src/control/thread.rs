@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::Unresolved;
-use xvs_host::netfilter::Found;
+use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::{Latest, View};
 use xvs_model::command::CommandError;
 use xvs_model::difference::state_of;
@@ -64,7 +64,7 @@ pub(crate) struct ControlThread {
     control: Control<SystemDatapath>,
     queue: Receiver<Input>,
     network_views: Latest,
-    mark_rules: Latest<Found>,
+    mark_rules: Latest<KernelMarkRules>,
     unresolved: Arc<Unresolved>,
     resolve_after: Instant,
     /// Earliest time of the next log line about next hops that cannot be resolved.
@@ -97,7 +97,7 @@ impl ControlThread {
     pub(crate) fn new(
         control: Control<SystemDatapath>,
         queue: Receiver<Input>,
-        (network_views, mark_rules): (Latest, Latest<Found>),
+        (network_views, mark_rules): (Latest, Latest<KernelMarkRules>),
         unresolved: Arc<Unresolved>,
         links: Vec<u32>,
         shared: Arc<Shared>,
@@ -210,7 +210,7 @@ impl ControlThread {
         self.update_warnings();
     }
 
-    fn update_mark_rules(&mut self, found: Found) {
+    fn update_mark_rules(&mut self, found: KernelMarkRules) {
         if let Err(error) = self.control.set_tables(found.tables)
             && let Some(refusal) = error.refusal()
         {
@@ -355,7 +355,7 @@ impl Handle {
     pub fn request_by(&self, request: Request, requester: Option<Requester>) -> Result<Reply, CommandError> {
         let (access, sent) = (request.access(), Instant::now());
         let answer = self.send(|reply| Input::Request(request, requester, reply));
-        self.shared.waits.count(access, sent.elapsed());
+        self.shared.request_durations.count(access, sent.elapsed());
         answer
     }
 

@@ -28,7 +28,7 @@ use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
-use xvs_host::network::{Following, Latest, Slot, follow};
+use xvs_host::network::{FollowerThread, Latest, Slot, follow};
 use xvs_ipvsadm::command_line;
 use xvs_model::command::CommandError;
 use xvs_model::reply::Reply;
@@ -45,7 +45,7 @@ use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::log::Losses;
 use crate::status::history::History;
-use crate::status::shared::{Facts, Shared, Waits};
+use crate::status::shared::{Facts, RequestDurations, Shared};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::workers::Workers;
 use crate::workers::system::SystemDatapath;
@@ -65,8 +65,8 @@ const FIRST_RULES: Duration = Duration::from_secs(3);
 pub struct Daemon {
     inputs: Sender<Input>,
     control: Option<JoinHandle<SystemDatapath>>,
-    network: Option<Following>,
-    netfilter: Option<netfilter::Following>,
+    network: Option<FollowerThread>,
+    netfilter: Option<netfilter::FollowerThread>,
     sweeping: Option<Sweeping>,
     health: Option<Engine>,
     shared: Arc<Shared>,
@@ -115,7 +115,7 @@ impl Daemon {
         let swept = sweeper.counters();
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
-        let (total, waits) = (control.total(), Waits::default());
+        let (total, request_durations) = (control.total(), RequestDurations::default());
         let (history, events) = (History::default(), control.events());
         let shared = Arc::new(Shared {
             clock,
@@ -125,7 +125,7 @@ impl Daemon {
             counters,
             wakers,
             total,
-            waits,
+            request_durations,
             swept,
             history,
             events,

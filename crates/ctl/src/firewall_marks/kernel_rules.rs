@@ -117,7 +117,8 @@ fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_reported()
     .unwrap();
     let compiled = compiled(&ruleset.tables(&[]));
     assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 80, ETH0)), 0);
-    let reported = |chain| format!("chain «{chain}» marks packets and is not followed: it stands at ingress");
+    let reported =
+        |chain| format!("chain «{chain}» marks packets and is not followed: it is at the ingress hook");
     assert_eq!(compiled.unfollowed, ["nft inet atin in", "nft netdev dev in"].map(reported));
 }
 
@@ -255,7 +256,9 @@ fn a_long_set_in_many_rules_is_followed_up_to_the_limit_of_entries() {
     rules.push(json!([small, set_mark(&json!(2))]));
     let compiled = of_rules(&rules.into());
     assert_eq!(compiled.unfollowed.len(), 1);
-    assert!(compiled.unfollowed[0].contains("lists more than 262144") && compiled.unfollowed[0].len() < 500);
+    assert!(
+        compiled.unfollowed[0].contains("lists of more than 262144") && compiled.unfollowed[0].len() < 500
+    );
     assert_eq!(
         mark(&compiled, to(Protocol::UDP, VIP, 80, ETH0)),
         2,
@@ -281,7 +284,7 @@ fn of_xtables_matches_and_targets_in_other_tables_only_marking_ones_are_reported
     assert_eq!(compiled(&table(harmless)), CompiledMarks::default());
     let marking = compiled(&table(json!([[conntrack, target("MARK")]])));
     assert_eq!(marking.unfollowed.len(), 1);
-    assert!(marking.unfollowed[0].ends_with("nft does not tell what the match conntrack asks for"));
+    assert!(marking.unfollowed[0].ends_with("nft does not print the criteria of the match conntrack"));
 }
 
 #[test]

@@ -14,9 +14,9 @@ use xvs_host::netfilter::chain::Action;
 use xvs_host::netfilter::chain::Base;
 use xvs_host::netfilter::chain::Criterion;
 use xvs_host::netfilter::chain::ENTRIES_MAX;
+use xvs_host::netfilter::chain::Match;
 use xvs_host::netfilter::chain::Rule;
 use xvs_host::netfilter::chain::Table;
-use xvs_host::netfilter::chain::What;
 use xvs_host::netfilter::chain::no_room_for_entries;
 use xvs_host::netfilter::chain::pattern;
 use xvs_proto::mark::merged;
@@ -58,9 +58,9 @@ impl Scope {
     fn within(&self, criteria: &[Criterion]) -> Self {
         let mut scope = self.clone();
         for criterion in criteria.iter().filter(|criterion| criterion.expected == Expected::Yes) {
-            match &criterion.what {
-                What::Test(Test::Dest(networks)) => scope.dest = Some(merged(networks.clone()).into()),
-                What::Test(Test::Family(family)) => scope.family = Some(*family),
+            match &criterion.matches {
+                Match::Packet(Test::Dest(networks)) => scope.dest = Some(merged(networks.clone()).into()),
+                Match::Packet(Test::Family(family)) => scope.family = Some(*family),
                 _ => {}
             }
         }
@@ -301,9 +301,9 @@ impl Compiler<'_> {
         if rule.obstacle.is_some() {
             return rule.obstacle.clone();
         }
-        let entries = |criterion: &Criterion| match &criterion.what {
-            What::Test(test) => test.entries(),
-            What::Interface(names) => names.len(),
+        let entries = |criterion: &Criterion| match &criterion.matches {
+            Match::Packet(test) => test.entries(),
+            Match::Interface(names) => names.len(),
         };
         let more = self.entries + rule.criteria.iter().map(entries).sum::<usize>();
         if more > ENTRIES_MAX {
@@ -321,14 +321,14 @@ impl Compiler<'_> {
     }
 
     fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
-        let test = |what: &What| match what {
-            What::Test(test) => test.clone(),
-            What::Interface(names) => {
+        let test = |matches: &Match| match matches {
+            Match::Packet(test) => test.clone(),
+            Match::Interface(names) => {
                 let fits = |link: &&Link| names.iter().any(|name| is_named(&link.name, name));
                 Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect())
             }
         };
-        criteria.iter().map(|one| Condition { test: test(&one.what), expected: one.expected }).collect()
+        criteria.iter().map(|one| Condition { test: test(&one.matches), expected: one.expected }).collect()
     }
 
     fn label(&mut self) -> Label {
@@ -415,11 +415,11 @@ fn own_rule(own: &MarkRule) -> Rule {
         own.protocol.map(|protocol| Test::Protocol(vec![protocol])),
         (!own.dest_ports.is_empty()).then(|| Test::DestPort(own.dest_ports.clone())),
     ];
-    let interface = own.interface.iter().map(|name| What::Interface(vec![pattern(name)]));
-    let all = tests.into_iter().flatten().map(What::Test).chain(interface);
+    let interface = own.interface.iter().map(|name| Match::Interface(vec![pattern(name)]));
+    let all = tests.into_iter().flatten().map(Match::Packet).chain(interface);
     Rule {
         text: own.to_string(),
-        criteria: all.map(|what| Criterion { what, expected: Expected::Yes }).collect(),
+        criteria: all.map(|matches| Criterion { matches, expected: Expected::Yes }).collect(),
         action: Action::Set(Change::set_mark(own.mark, own.mask)),
         obstacle: None,
     }
@@ -453,8 +453,8 @@ mod tests {
     }
 
     fn to_port(port: u16) -> Vec<Criterion> {
-        let what = What::Test(Test::DestPort(vec![port..=port]));
-        vec![Criterion { what, expected: Expected::Yes }]
+        let matches = Match::Packet(Test::DestPort(vec![port..=port]));
+        vec![Criterion { matches, expected: Expected::Yes }]
     }
 
     fn rule(criteria: Vec<Criterion>, action: Action) -> Rule {
@@ -511,7 +511,8 @@ mod tests {
     #[test]
     fn long_lists_are_searched_steered_once_and_limited_in_total() {
         let every_second = |n: u32| Prefix::host(Ipv4Addr::from(0x0a00_0000 + 2 * n).into());
-        let dest = |networks| Criterion { what: What::Test(Test::Dest(networks)), expected: Expected::Yes };
+        let dest =
+            |networks| Criterion { matches: Match::Packet(Test::Dest(networks)), expected: Expected::Yes };
         let long = vec![dest((0..60_000).map(every_second).collect())];
         let vip = vec![dest(vec![Prefix::host(VIP.into())])];
         let called = [rule(vec![], set(1)), rule(to_port(81), set(1))];
@@ -655,8 +656,8 @@ mod tests {
     #[test]
     fn a_mark_has_the_networks_of_the_rules_that_can_set_it_and_all_networks_if_one_names_none() {
         let to = |network: &str| {
-            let what = What::Test(Test::Dest(vec![network.parse().unwrap()]));
-            vec![Criterion { what, expected: Expected::Yes }]
+            let matches = Match::Packet(Test::Dest(vec![network.parse().unwrap()]));
+            vec![Criterion { matches, expected: Expected::Yes }]
         };
         let tables = [table(
             0,
@@ -693,11 +694,11 @@ mod tests {
         /// Evaluates a chain; whether it ended the table.
         fn chain(&mut self, name: &str) -> bool {
             for rule in &self.table.chains[name] {
-                let fits = rule.criteria.iter().all(|one| match &one.what {
-                    What::Test(Test::DestPort(ports)) => {
+                let fits = rule.criteria.iter().all(|one| match &one.matches {
+                    Match::Packet(Test::DestPort(ports)) => {
                         ports[0].contains(&self.port) == (one.expected == Expected::Yes)
                     }
-                    What::Test(Test::Mark { value, mask }) => self.mark & mask == *value,
+                    Match::Packet(Test::Mark { value, mask }) => self.mark & mask == *value,
                     other => panic!("{other:?}"),
                 });
                 match &rule.action {
@@ -715,9 +716,9 @@ mod tests {
     }
 
     fn any_criteria() -> impl Strategy<Value = Vec<Criterion>> {
-        let yes = |test| Criterion { what: What::Test(test), expected: Expected::Yes };
+        let yes = |test| Criterion { matches: Match::Packet(test), expected: Expected::Yes };
         let port = (0..4u16, 0..2u16, any::<bool>()).prop_map(|(first, more, negated)| Criterion {
-            what: What::Test(Test::DestPort(vec![first..=first + more])),
+            matches: Match::Packet(Test::DestPort(vec![first..=first + more])),
             expected: if negated { Expected::No } else { Expected::Yes },
         });
         let mark =

@@ -13,7 +13,7 @@ use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};
 use crate::status;
-use crate::status::shared::{Facts, Shared, WAIT_BOUNDS};
+use crate::status::shared::{DURATION_BOUNDS, Facts, Shared};
 
 /// All these metrics; `left_out` is the number of destinations without their own lines.
 pub(super) fn text(
@@ -54,8 +54,8 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     let help = "Time from a request to the control thread to its reply; a change is in force with the reply.";
     text.family(name, Kind::Histogram, help);
     for (access, kind) in [(Access::Change, "change"), (Access::Read, "read")] {
-        let waits = shared.waits.of(access);
-        text.histogram(name, &[("kind", &kind)], &waits, WAITS_FROM..WAIT_BOUNDS - 1, 1e6);
+        let durations = shared.request_durations.of(access);
+        text.histogram(name, &[("kind", &kind)], &durations, FIRST_DURATION_BOUND..DURATION_BOUNDS - 1, 1e6);
     }
     let table = shared.table();
     let (size, live) = (table.config().capacity as f64, table.live() as f64);
@@ -311,4 +311,4 @@ const SOCKET: [MetricRow<Statistics>; 9] = [
 ];
 
 /// The first bound of the histogram is 2^7 µs: shorter times need no distinction.
-const WAITS_FROM: usize = 7;
+const FIRST_DURATION_BOUND: usize = 7;

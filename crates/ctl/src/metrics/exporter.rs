@@ -174,7 +174,7 @@ async fn accept<P: Pieces>(
         }
         let page = page.clone();
         clients.push_back(tokio::spawn(async move {
-            if timeout(PATIENCE, client(stream, &*page)).await.is_err() {
+            if timeout(REQUEST_TIMEOUT, client(stream, &*page)).await.is_err() {
                 tracing::debug!("a client of metrics was too slow");
             }
         }));
@@ -186,7 +186,7 @@ async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P) {
     let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, page))));
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(REQUEST_MAX_BYTES);
-    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_PATIENCE);
+    http.timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
     if let Err(error) = http.serve_connection(TokioIo::new(stream), answer).await {
         tracing::debug!(%error, "a client of metrics");
     }
@@ -215,9 +215,9 @@ fn answer<P: Pieces>(
 /// The largest number of clients.
 const CLIENTS: usize = 32;
 /// The time limit for a request's headers.
-const HEADERS_PATIENCE: Duration = Duration::from_secs(5);
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for a request with its response. Prometheus' default timeout is 10 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// A worker that shares its core with this thread gets nine tenths of the core.
 const NICENESS: i32 = 10;
 /// The longest request; the smallest value that hyper allows.

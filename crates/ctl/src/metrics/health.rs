@@ -8,12 +8,12 @@ use std::fmt::Display;
 
 use xvs_model::health::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
 
-use super::services::Share;
+use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text};
 
 /// The metrics of the file.
-pub(super) fn file(text: &mut Text, health: &HealthReport, share: Share) {
-    let left_out = health.virtual_servers.iter().map(|server| share.left_out(&server.real_servers));
+pub(super) fn file(text: &mut Text, health: &HealthReport, limit: DestinationLimit) {
+    let left_out = health.virtual_servers.iter().map(|server| limit.left_out(&server.real_servers));
     for (name, kind, help, value) in [
         (
             "xvs_health_file_read_timestamp_seconds",
@@ -65,7 +65,7 @@ pub(super) fn file(text: &mut Text, health: &HealthReport, share: Share) {
 
 /// The items of a family, each with one line.
 #[derive(Clone, Copy)]
-pub(super) enum Of {
+pub(super) enum Items {
     /// Virtual servers; `None`: this one has no line.
     Service(fn(&VirtualServerHealth) -> Option<u64>),
     Destination(fn(&RealServerHealth) -> u64),
@@ -74,34 +74,34 @@ pub(super) enum Of {
     State,
 }
 
-impl Family<Of> {
+impl Family<Items> {
     /// Writes the header of the family.
     pub(super) fn begin(&self, text: &mut Text) {
         text.family(self.name, self.kind, self.help);
     }
 
     /// Writes the lines of one virtual server.
-    pub(super) fn write(&self, text: &mut Text, server: &VirtualServerHealth, share: Share) {
+    pub(super) fn write(&self, text: &mut Text, server: &VirtualServerHealth, limit: DestinationLimit) {
         let service = server.services.first().unwrap_or(&server.name);
-        if let Of::Service(value) = self.of {
+        if let Items::Service(value) = self.items {
             value(server)
                 .into_iter()
                 .for_each(|value| text.sample(self.name, &[("service", service)], value));
             return;
         }
         // The first ones in the file's order.
-        let shown = server.real_servers.len() - share.left_out(&server.real_servers);
+        let shown = server.real_servers.len() - limit.left_out(&server.real_servers);
         for real in &server.real_servers[..shown] {
             let labels: [(_, &dyn Display); 2] = [("service", service), ("destination", &real.endpoint)];
-            if let Of::Destination(value) = self.of {
+            if let Items::Destination(value) = self.items {
                 text.sample(self.name, &labels, value(real));
                 continue;
             }
             for (place, check) in real.checks.iter().enumerate() {
                 let number = place + 1;
                 let labels = [labels[0], labels[1], ("check", &number)];
-                match self.of {
-                    Of::Check(value) => {
+                match self.items {
+                    Items::Check(value) => {
                         value(check).into_iter().for_each(|value| text.sample(self.name, &labels, value));
                     }
                     _ => {
@@ -115,61 +115,63 @@ impl Family<Of> {
 }
 
 /// The families with lines for each virtual server, real server or check, in the order of the page.
-pub(super) static FAMILIES: [Family<Of>; 12] = [
+pub(super) static FAMILIES: [Family<Items>; 12] = [
     Family::gauge(
         "xvs_health_service_well",
         "Whether a virtual server has its quorum (1).",
-        Of::Service(|server| Some(server.is_well.into())),
+        Items::Service(|server| Some(server.is_well.into())),
     ),
     Family::gauge(
         "xvs_health_service_live_weight",
         "Total weight of the destinations of a virtual server that are up.",
-        Of::Service(|server| Some(server.live_weight)),
+        Items::Service(|server| Some(server.live_weight)),
     ),
     Family::gauge(
         "xvs_health_service_quorum_weight",
         "Total weight of destinations that a virtual server needs for its quorum.",
-        Of::Service(|server| Some(server.quorum.into())),
+        Items::Service(|server| Some(server.quorum.into())),
     ),
     Family::gauge(
         "xvs_health_service_destinations",
         "Destinations (real servers) of a virtual server in the keepalived.conf.",
-        Of::Service(|server| Some(server.real_servers.len() as u64)),
+        Items::Service(|server| Some(server.real_servers.len() as u64)),
     ),
     Family::gauge(
         "xvs_health_service_destinations_up",
         "Destinations of a virtual server all of whose checks pass.",
-        Of::Service(|server| Some(server.real_servers.iter().filter(|server| server.is_up).count() as u64)),
+        Items::Service(
+            |server| Some(server.real_servers.iter().filter(|server| server.is_up).count() as u64),
+        ),
     ),
     Family::gauge(
         "xvs_health_service_sorry_server_serves",
         "Whether the sorry server of a virtual server serves because there is no quorum (1).",
-        Of::Service(|server| server.sorry_server.as_ref().map(|sorry| sorry.serves.into())),
+        Items::Service(|server| server.sorry_server.as_ref().map(|sorry| sorry.serves.into())),
     ),
     Family::gauge(
         "xvs_health_destination_up",
         "Whether all checks of a destination pass (1).",
-        Of::Destination(|server| server.is_up.into()),
+        Items::Destination(|server| server.is_up.into()),
     ),
-    Family::gauge("xvs_health_check_info", "Always 1; the probe and the state of a check.", Of::State),
+    Family::gauge("xvs_health_check_info", "Always 1; the probe and the state of a check.", Items::State),
     Family::gauge(
         "xvs_health_check_up",
         "Whether a check counts as up (1).",
-        Of::Check(|check| Some(f64::from(check.state.is_up()))),
+        Items::Check(|check| Some(f64::from(check.state.is_up()))),
     ),
     Family::counter(
         "xvs_health_check_asked_total",
         "How often a check ran.",
-        Of::Check(|check| Some(check.asked as f64)),
+        Items::Check(|check| Some(check.asked as f64)),
     ),
     Family::counter(
         "xvs_health_check_failed_total",
         "How often a check failed.",
-        Of::Check(|check| Some(check.failed as f64)),
+        Items::Check(|check| Some(check.failed as f64)),
     ),
     Family::gauge(
         "xvs_health_check_duration_seconds",
         "Duration of the last run of a check.",
-        Of::Check(|check| check.took_micros.map(|micros| micros as f64 / 1e6)),
+        Items::Check(|check| check.took_micros.map(|micros| micros as f64 / 1e6)),
     ),
 ];

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use services::{FAMILIES, Share};
+use services::{DestinationLimit, FAMILIES};
 use text::Text;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_model::health::HealthReport;
@@ -28,16 +28,16 @@ mod text;
 /// service include all of them.
 pub fn page(shared: &Shared, destinations: usize) -> Page {
     let snapshot = shared.published.load_full();
-    let share = Share(destinations);
+    let limit = DestinationLimit(destinations);
     let mut services: Vec<_> = snapshot.services.iter().map(|service| service.key).collect();
     services.sort_unstable();
-    let left_out = snapshot.services.iter().map(|service| share.left_out(&service.members)).sum();
+    let left_out = snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum();
     let health = shared.health();
     let mut text = director::text(shared, &snapshot, health.as_ref(), left_out);
     if let Some(health) = &health {
-        health::file(&mut text, health, share);
+        health::file(&mut text, health, limit);
     }
-    Page { snapshot, health, share, services, text, family: 0, item: 0 }
+    Page { snapshot, health, limit, services, text, family: 0, item: 0 }
 }
 
 /// A page, in pieces of some tens of kilobytes each. Values are read piece by piece; the list of services stays the
@@ -46,7 +46,7 @@ pub struct Page {
     snapshot: Arc<Snapshot>,
     /// The health at the start of the page.
     health: Option<HealthReport>,
-    share: Share,
+    limit: DestinationLimit,
     /// The services, in the order of the page.
     services: Vec<ServiceKey>,
     /// The beginning of the next piece.
@@ -78,7 +78,7 @@ impl Page {
                 }
                 self.services.get(self.item).map(|key| {
                     let service = self.snapshot.services.find(key).expect("the snapshot does not change");
-                    family.write(text, &self.snapshot, service, self.share);
+                    family.write(text, &self.snapshot, service, self.limit);
                 })
             }
             None => {
@@ -87,7 +87,7 @@ impl Page {
                 if self.item == 0 {
                     family.begin(text);
                 }
-                health.virtual_servers.get(self.item).map(|server| family.write(text, server, self.share))
+                health.virtual_servers.get(self.item).map(|server| family.write(text, server, self.limit))
             }
         };
         match is_written {
@@ -205,7 +205,7 @@ mod tests {
         [0, 1, 3, 64].into_iter().for_each(|frames| worker.count_poll(frames));
         worker.count_busy(Duration::from_millis(2500));
         worker.unaccounted.set(6);
-        shared.waits.count(Access::Change, Duration::from_micros(200));
+        shared.request_durations.count(Access::Change, Duration::from_micros(200));
         let text = whole(&shared);
         let metrics = values(&text);
         let why = "why_not_native=\"the driver said \\\"no\\\"\\nand C:\\\\\"";

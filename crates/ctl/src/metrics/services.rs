@@ -16,9 +16,9 @@ use crate::status::is_usable;
 
 /// The largest number of destinations of a service that have their own lines.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Share(pub(super) usize);
+pub(super) struct DestinationLimit(pub(super) usize);
 
-impl Share {
+impl DestinationLimit {
     /// The destinations of this service with their own lines: those added first, so that a shown one stays shown.
     fn shown(self, service: &Service) -> &[Member] {
         // IPVS's order: the one added last comes first.
@@ -33,37 +33,43 @@ impl Share {
 
 /// The items of a family, each with one line.
 #[derive(Clone, Copy)]
-pub(super) enum Of {
+pub(super) enum Items {
     Service(fn(&Service, &Snapshot) -> u64),
     Destination(fn(&Member) -> u64),
     /// Destinations with the labels of node_exporter.
     Backend(fn(&Member) -> u64),
 }
 
-impl Family<Of> {
+impl Family<Items> {
     /// Writes the header of the family.
     pub(super) fn begin(&self, text: &mut Text) {
         text.family(self.name, self.kind, self.help);
     }
 
     /// Writes the lines of one service.
-    pub(super) fn write(&self, text: &mut Text, snapshot: &Snapshot, service: &Service, share: Share) {
+    pub(super) fn write(
+        &self,
+        text: &mut Text,
+        snapshot: &Snapshot,
+        service: &Service,
+        limit: DestinationLimit,
+    ) {
         let key = service.key;
-        match self.of {
-            Of::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
-            Of::Destination(value) => {
+        match self.items {
+            Items::Service(value) => text.sample(self.name, &[("service", &key)], value(service, snapshot)),
+            Items::Destination(value) => {
                 let key = key.to_string();
-                for member in share.shown(service) {
+                for member in limit.shown(service) {
                     let labels: [(_, &dyn Display); 2] =
                         [("service", &key), ("destination", &member.endpoint)];
                     text.sample(self.name, &labels, value(member));
                 }
             }
-            Of::Backend(value) => {
+            Items::Backend(value) => {
                 let other_family = other_family_key(key).and_then(|key| snapshot.services.find(&key));
-                for member in share.shown(service) {
+                for member in limit.shown(service) {
                     let same = |other: &&Member| other.endpoint == member.endpoint;
-                    let other = other_family.and_then(|service| share.shown(service).iter().find(same));
+                    let other = other_family.and_then(|service| limit.shown(service).iter().find(same));
                     if other.is_none() || key.family() == AddressFamily::V4 {
                         let sum = value(member) + other.map_or(0, value);
                         backend(self.name, text, key, member, sum);
@@ -129,112 +135,112 @@ fn stats(member: &Member) -> StatsValues {
 }
 
 /// The families with lines for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family<Of>; 21] = [
+pub(super) static FAMILIES: [Family<Items>; 21] = [
     Family::gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
-        Of::Service(|service, _| service.members.len() as u64),
+        Items::Service(|service, _| service.members.len() as u64),
     ),
     Family::gauge(
         "xvs_service_usable_destinations",
         "Destinations that can get new connections: weight above 0, not overloaded, with a route and a neighbour.",
-        Of::Service(|service, snapshot| {
+        Items::Service(|service, snapshot| {
             service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
         }),
     ),
     Family::counter(
         "xvs_service_connections_total",
         "Connections scheduled by a service.",
-        Of::Service(|service, _| service_stats(service).connections),
+        Items::Service(|service, _| service_stats(service).connections),
     ),
     Family::counter(
         "xvs_service_incoming_packets_total",
         "Packets from clients to a service (InPkts).",
-        Of::Service(|service, _| service_stats(service).in_packets),
+        Items::Service(|service, _| service_stats(service).in_packets),
     ),
     Family::counter(
         "xvs_service_outgoing_packets_total",
         "Packets of a service to clients (OutPkts).",
-        Of::Service(|service, _| service_stats(service).out_packets),
+        Items::Service(|service, _| service_stats(service).out_packets),
     ),
     Family::counter(
         "xvs_service_incoming_bytes_total",
         "Bytes of IP packets from clients to a service (InBytes).",
-        Of::Service(|service, _| service_stats(service).in_bytes),
+        Items::Service(|service, _| service_stats(service).in_bytes),
     ),
     Family::counter(
         "xvs_service_outgoing_bytes_total",
         "Bytes of IP packets of a service to clients (OutBytes).",
-        Of::Service(|service, _| service_stats(service).out_bytes),
+        Items::Service(|service, _| service_stats(service).out_bytes),
     ),
     Family::counter(
         "xvs_destination_connections_total",
         "Connections scheduled to a destination.",
-        Of::Destination(|member| stats(member).connections),
+        Items::Destination(|member| stats(member).connections),
     ),
     Family::counter(
         "xvs_destination_incoming_packets_total",
         "Packets from clients to a destination (InPkts).",
-        Of::Destination(|member| stats(member).in_packets),
+        Items::Destination(|member| stats(member).in_packets),
     ),
     Family::counter(
         "xvs_destination_outgoing_packets_total",
         "Packets of a destination to clients (OutPkts).",
-        Of::Destination(|member| stats(member).out_packets),
+        Items::Destination(|member| stats(member).out_packets),
     ),
     Family::counter(
         "xvs_destination_incoming_bytes_total",
         "Bytes of IP packets from clients to a destination (InBytes).",
-        Of::Destination(|member| stats(member).in_bytes),
+        Items::Destination(|member| stats(member).in_bytes),
     ),
     Family::counter(
         "xvs_destination_outgoing_bytes_total",
         "Bytes of IP packets of a destination to clients (OutBytes).",
-        Of::Destination(|member| stats(member).out_bytes),
+        Items::Destination(|member| stats(member).out_bytes),
     ),
     Family::gauge(
         "xvs_destination_active_connections",
         "ActiveConn of a destination.",
-        Of::Destination(|member| member.live.load().active.into()),
+        Items::Destination(|member| member.live.load().active.into()),
     ),
     Family::gauge(
         "xvs_destination_inactive_connections",
         "InActConn of a destination.",
-        Of::Destination(|member| member.live.load().inactive.into()),
+        Items::Destination(|member| member.live.load().inactive.into()),
     ),
     Family::gauge(
         "xvs_destination_persistent_connections",
         "PersistConn of a destination.",
-        Of::Destination(|member| member.live.templates().into()),
+        Items::Destination(|member| member.live.templates().into()),
     ),
     Family::gauge(
         "xvs_destination_weight",
         "The operator's weight of a destination.",
-        Of::Destination(|member| member.own_weight.0.into()),
+        Items::Destination(|member| member.own_weight.0.into()),
     ),
     Family::gauge(
         "xvs_destination_weight_in_force",
         "The weight of a destination that the scheduler uses, after load reports.",
-        Of::Destination(|member| member.weight.0.into()),
+        Items::Destination(|member| member.weight.0.into()),
     ),
     Family::gauge(
         "xvs_destination_overloaded",
         "Whether a destination gets no new connections because of its thresholds (1).",
-        Of::Destination(|member| member.live.is_overloaded().into()),
+        Items::Destination(|member| member.live.is_overloaded().into()),
     ),
     Family::gauge(
         "node_ipvs_backend_connections_active",
         "ActiveConn of a destination, as node_exporter names it.",
-        Of::Backend(|member| member.live.load().active.into()),
+        Items::Backend(|member| member.live.load().active.into()),
     ),
     Family::gauge(
         "node_ipvs_backend_connections_inactive",
         "InActConn of a destination, as node_exporter names it.",
-        Of::Backend(|member| member.live.load().inactive.into()),
+        Items::Backend(|member| member.live.load().inactive.into()),
     ),
     Family::gauge(
         "node_ipvs_backend_weight",
         "The weight in force of a destination, as node_exporter names it.",
-        Of::Backend(|member| member.weight.0.into()),
+        Items::Backend(|member| member.weight.0.into()),
     ),
 ];

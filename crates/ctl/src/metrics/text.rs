@@ -22,23 +22,23 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// A metric family: all lines of one name. `Of` selects its items.
-pub(super) struct Family<Of> {
+/// A metric family: all lines of one name. `Items` selects what has a line.
+pub(super) struct Family<Items> {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: Kind,
-    pub(super) of: Of,
+    pub(super) items: Items,
 }
 
-impl<Of: Copy> Family<Of> {
+impl<Items: Copy> Family<Items> {
     /// A family of counters.
-    pub(super) const fn counter(name: &'static str, help: &'static str, of: Of) -> Self {
-        Self { name, help, kind: Kind::Counter, of }
+    pub(super) const fn counter(name: &'static str, help: &'static str, items: Items) -> Self {
+        Self { name, help, kind: Kind::Counter, items }
     }
 
     /// A family of gauges.
-    pub(super) const fn gauge(name: &'static str, help: &'static str, of: Of) -> Self {
-        Self { name, help, kind: Kind::Gauge, of }
+    pub(super) const fn gauge(name: &'static str, help: &'static str, items: Items) -> Self {
+        Self { name, help, kind: Kind::Gauge, items }
     }
 }
 

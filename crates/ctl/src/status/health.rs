@@ -9,14 +9,14 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 /// Fills in the weights that schedulers use, and those that load reports have changed.
-pub(crate) fn weigh(report: &mut HealthReport, snapshot: &Snapshot) {
+pub(crate) fn fill_in_weights(report: &mut HealthReport, snapshot: &Snapshot) {
     for server in &mut report.virtual_servers {
         let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
             continue;
         };
-        for (place, member) in places(server, service).into_iter().zip(service.members.iter()) {
-            let Some(place) = place else { continue };
-            let weights = &mut server.real_servers[place].weights;
+        for (index, member) in real_server_indices(server, service).into_iter().zip(service.members.iter()) {
+            let Some(index) = index else { continue };
+            let weights = &mut server.real_servers[index].weights;
             weights.in_force = Some(member.weight.0);
             weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
         }
@@ -24,17 +24,17 @@ pub(crate) fn weigh(report: &mut HealthReport, snapshot: &Snapshot) {
 }
 
 /// For each destination of `service` its index among the virtual server's real servers, if it is one of them.
-pub(crate) fn places(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
-    let mut places = HashMap::new();
-    for (place, server) in server.real_servers.iter().enumerate() {
+pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
+    let mut indices = HashMap::new();
+    for (index, server) in server.real_servers.iter().enumerate() {
         let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
         let endpoint = Endpoint::new(endpoint.ip(), endpoint.port());
-        places.insert(endpoint, place);
+        indices.insert(endpoint, index);
         // Only NAT allows another port than the service's. With other methods the destination has the service's port,
         // or 0.
-        places.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(place);
+        indices.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(index);
     }
-    service.members.iter().map(|member| places.get(&member.endpoint).copied()).collect()
+    service.members.iter().map(|member| indices.get(&member.endpoint).copied()).collect()
 }
 
 /// The port of a service; 0 for a mark service.
@@ -79,7 +79,7 @@ mod tests {
             let mut one = virtual_server("198.51.100.1", servers.map(server).into());
             one.services = vec![service.to_owned()];
             let mut report = report(vec![one]);
-            weigh(&mut report, &snapshot(rules));
+            fill_in_weights(&mut report, &snapshot(rules));
             let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
             weights.collect::<Vec<_>>()
         };

@@ -44,7 +44,7 @@ pub struct Shared {
     pub(crate) wakers: Vec<Waker>,
     /// The totals of all services, including deleted ones.
     pub(crate) total: Arc<ServiceLive>,
-    pub(crate) waits: Waits,
+    pub(crate) request_durations: RequestDurations,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     pub(crate) events: Arc<Events>,
@@ -102,12 +102,12 @@ pub(crate) fn link_state(network: &Network, ifindex: u32) -> LinkState {
 /// Durations of requests to the control thread, from the request to its reply, in microseconds, separate for changes
 /// and reads. The holder of the lock is the only writer.
 #[derive(Default)]
-pub(crate) struct Waits([Mutex<Histogram<WAIT_BOUNDS>>; 2]);
+pub(crate) struct RequestDurations([Mutex<Histogram<DURATION_BOUNDS>>; 2]);
 
 /// The number of buckets of the histogram: the last bound is 2^23 µs, eight seconds.
-pub(crate) const WAIT_BOUNDS: usize = 24;
+pub(crate) const DURATION_BOUNDS: usize = 24;
 
-impl Waits {
+impl RequestDurations {
     /// Counts one request.
     pub(crate) fn count(&self, access: Access, time: Duration) {
         // Fits: it is shorter than the daemon's uptime.
@@ -115,7 +115,7 @@ impl Waits {
     }
 
     /// The histogram of this kind of request.
-    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<WAIT_BOUNDS>> {
+    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<DURATION_BOUNDS>> {
         self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,7 +159,7 @@ impl Shared {
     /// The health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        health::weigh(&mut report, &self.published.load());
+        health::fill_in_weights(&mut report, &self.published.load());
         Some(HealthReport { drift: self.facts_mut().drift.to_vec(), ..report })
     }
 
@@ -211,7 +211,7 @@ impl Shared {
             counters: vec![Arc::default()],
             wakers: Vec::new(),
             total: Arc::new(ServiceLive::new(1)),
-            waits: Waits::default(),
+            request_durations: RequestDurations::default(),
             swept: Arc::default(),
             history: History::default(),
             events: Arc::default(),

@@ -13,14 +13,14 @@ use xvs_model::listing::Stats;
 use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::status;
-use crate::status::health::places;
+use crate::status::health::real_server_indices;
 use crate::status::shared::Shared;
 
 fn service(service: &Service, health: Option<&VirtualServerHealth>) -> ServiceTraffic {
-    let places = health.map(|health| places(health, service)).unwrap_or_default();
+    let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
     let trouble = |number: usize| {
-        let place = places.get(number).copied().flatten()?;
-        health.and_then(|health| health.real_servers[place].trouble())
+        let index = indices.get(number).copied().flatten()?;
+        health.and_then(|health| health.real_servers[index].trouble())
     };
     let destinations = service.members.iter().enumerate();
     let destinations = destinations.map(|(number, member)| destination(member, trouble(number))).collect();

@@ -119,7 +119,7 @@ impl Workers {
         let (ports, next) = bounded(1);
         let run = move || {
             pin(number, core);
-            work(worker, &closed_tx, &next);
+            run_worker(worker, &closed_tx, &next);
         };
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
         let handle = Some(thread.map_err(system("a thread"))?);
@@ -222,7 +222,7 @@ impl Drop for Workers {
 }
 
 /// The main loop of a worker's thread: runs until interrupted, closes its sockets, and continues with the next port.
-fn work(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
+fn run_worker(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
     loop {
         worker.run();
         let Worker { pipeline, port, snapshot, clock, stop } = worker;

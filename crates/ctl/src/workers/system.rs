@@ -92,11 +92,11 @@ impl Datapath for SystemDatapath {
         self.steering.set(rules)
     }
 
-    fn await_workers(&mut self, patience: Duration) -> Result<(), String> {
+    fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {
         let epoch = self.table.close_epoch();
-        let patience = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while let Some(slot) = self.table.laggard(epoch) {
-            if Instant::now() >= patience {
+            if Instant::now() >= deadline {
                 return Err(self.thread_name(slot));
             }
             thread::sleep(Duration::from_micros(20));

@@ -13,7 +13,7 @@ use xvs_proto::LinkId;
 use xvs_proto::{Family, MacAddr};
 
 use self::routes::{Action, Routes, Target, aligned};
-use xvs_proto::network::{Link, Network, RuledMark};
+use xvs_proto::network::{Link, Network, PolicyRuleMark};
 
 mod path;
 pub mod path_mtu;
@@ -33,7 +33,7 @@ pub struct Egress {
     vlans: HashMap<(LinkId, u16), LinkId>,
     routes: Routes,
     neighbours: HashMap<NeighbourKey, MacAddr>,
-    ruled_marks: Vec<RuledMark>,
+    policy_rule_marks: Vec<PolicyRuleMark>,
 }
 
 /// The properties of an interface.
@@ -103,7 +103,14 @@ impl Egress {
                 Some((neighbour_key(link, known.addr), known.mac))
             })
             .collect();
-        Self { links, by_ifindex, vlans, routes, neighbours, ruled_marks: network.ruled_marks.clone() }
+        Self {
+            links,
+            by_ifindex,
+            vlans,
+            routes,
+            neighbours,
+            policy_rule_marks: network.policy_rule_marks.clone(),
+        }
     }
 
     /// The route of a packet to `dest`. Whether its link is up is in [`Self::link`].
@@ -126,7 +133,7 @@ impl Egress {
 
     /// Whether a policy rule of the kernel delivers packets of this mark to this machine, whatever their address is.
     pub fn delivers_mark(&self, mark: u32) -> bool {
-        self.ruled_marks.iter().any(|rule| mark & rule.mask == rule.mark)
+        self.policy_rule_marks.iter().any(|rule| mark & rule.mask == rule.mark)
     }
 
     /// The link address of a neighbour; `None` if it is not resolved.

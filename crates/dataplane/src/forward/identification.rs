@@ -19,15 +19,15 @@ impl Identification {
     /// The sequence with this number. Sequences of one secret have distant starting points, so that packets of one are
     /// not taken for fragments of another. The starting points are unpredictable without the secret.
     pub fn numbered(secret: HashSecret, number: usize) -> Self {
-        let nobody = Ipv4Addr::UNSPECIFIED.into();
-        let begin = between(nobody, nobody, &secret);
+        let unspecified = Ipv4Addr::UNSPECIFIED.into();
+        let begin = between(unspecified, unspecified, &secret);
         Self { last: begin.wrapping_add((number as u32).wrapping_mul(APART)), secret }
     }
 
     /// A seed for the worker's other random numbers that need not be secret: both kinds are visible on the network.
     pub fn seed(&self) -> u64 {
-        let nobody = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
-        let flow = FlowKey { protocol: Protocol::IP, source: nobody, dest: nobody };
+        let unspecified = Endpoint::new(Ipv4Addr::UNSPECIFIED, 0);
+        let flow = FlowKey { protocol: Protocol::IP, source: unspecified, dest: unspecified };
         flow.hash(&self.secret).rotate_left(32).wrapping_add(u64::from(self.last))
     }
 

@@ -62,8 +62,8 @@ pub(crate) fn choose<'s>(
             },
             None => {
                 let id = member(packet, service, request)?.id;
-                let gone = Verdict::Drop(DropReason::DestinationUnavailable);
-                let destination = at.snapshot.destinations.find(id).ok_or(gone)?;
+                let unavailable = Verdict::Drop(DropReason::DestinationUnavailable);
+                let destination = at.snapshot.destinations.find(id).ok_or(unavailable)?;
                 let new = template(&key, packet, service, persistence, destination, id, at.now);
                 match templates.make(new, call_id, destination)? {
                     Some(template) => (template, destination, id),

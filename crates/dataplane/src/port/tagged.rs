@@ -120,16 +120,16 @@ mod tests {
         let mut tagged = Tagged::new(&mut port, &egress);
         tagged.receive(&mut burst);
         let Received { link, frame } = burst.remove(0);
-        let came = frame.bytes().to_vec();
+        let received = frame.bytes().to_vec();
         tagged.pass_to_kernel(link, frame).unwrap();
-        (link, came, port.take_passed().remove(0))
+        (link, received, port.take_passed().remove(0))
     }
 
     #[test]
     fn a_frame_of_a_known_vlan_is_received_untagged_and_goes_back_to_the_kernel_unchanged() {
         let tagged = frame(&[[0x81, 0, 0, 5]]);
-        let (link, came, back) = passed(&tagged);
-        assert_eq!((link, came), (FIVE, frame(&[])));
+        let (link, received, back) = passed(&tagged);
+        assert_eq!((link, received), (FIVE, frame(&[])));
         assert_eq!(back, Bytes { link: WAN, frame: tagged });
     }
 
@@ -138,16 +138,16 @@ mod tests {
         for tags in [&[[0x81, 0, 0, 6]][..], &[[0x81, 0, 0, 5], [0x81, 0, 0, 5]], &[[0x88, 0xa8, 0, 5]], &[]]
         {
             let bytes = frame(tags);
-            let (link, came, back) = passed(&bytes);
-            assert_eq!((link, came), (WAN, bytes.clone()));
+            let (link, received, back) = passed(&bytes);
+            assert_eq!((link, received), (WAN, bytes.clone()));
             assert_eq!(back, Bytes { link: WAN, frame: bytes });
         }
     }
 
     #[test]
     fn a_tag_that_carries_only_a_priority_is_removed() {
-        let (link, came, _) = passed(&frame(&[[0x81, 0, 0xe0, 0]]));
-        assert_eq!((link, came), (WAN, frame(&[])));
+        let (link, received, _) = passed(&frame(&[[0x81, 0, 0xe0, 0]]));
+        assert_eq!((link, received), (WAN, frame(&[])));
     }
 
     #[test]

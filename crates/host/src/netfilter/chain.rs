@@ -1,74 +1,74 @@
-//! Chains of rules that mark packets, as tables of the kernel have them.
+//! Netfilter's tables, chains and rules, as far as they concern the marks of packets.
 
 use std::collections::BTreeMap;
 
 use xvs_proto::Family;
 use xvs_proto::mark::{Change, Expected, Test};
 
-/// Chains that may call each other, as one table of the kernel has them.
+/// A table: chains that can call each other.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
-    /// The chains that packets enter by.
+    /// The base chains.
     pub bases: Vec<Base>,
     /// All chains, with their rules in order.
     pub chains: BTreeMap<String, Vec<Rule>>,
 }
 
-/// Where packets enter a table.
+/// A base chain: a hook calls it for each packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// As the operator knows it.
+    /// The chain in the words of its program, for messages.
     pub text: String,
-    /// The chain.
+    /// The chain's name.
     pub chain: String,
-    /// The lower comes first.
+    /// Its place among base chains; the lowest number comes first.
     pub priority: i64,
-    /// Of which packets; `None`: both families.
+    /// The family of its packets; `None`: both families.
     pub family: Option<Family>,
-    /// Grows from one chain to the next in the order in which the kernel was given them; of one priority it goes through
-    /// the last one first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if that is not known.
+    /// The order of registration, as handles of table and chain. Of chains of one priority, the kernel calls the last
+    /// registered first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if the order is unknown.
     pub registered: Option<(u64, u64)>,
-    /// Why nothing of it can be followed.
+    /// Why xvs cannot evaluate the chain.
     pub obstacle: Option<String>,
 }
 
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// As the operator knows it.
+    /// The rule in the words of its program, for messages.
     pub text: String,
-    /// What packets it is for; all have to fit.
+    /// The rule is for packets that meet all of them.
     pub criteria: Vec<Criterion>,
-    /// What it does to them.
+    /// What the rule does with these packets.
     pub action: Action,
-    /// Why it cannot be followed; then the rest may be incomplete.
+    /// Why xvs cannot evaluate the rule; then the other fields may be incomplete.
     pub obstacle: Option<String>,
 }
 
-/// Something that a rule asks of a packet.
+/// A condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Criterion {
-    /// What.
-    pub what: What,
-    /// Whether it shall be so.
+    /// The match.
+    pub matches: Match,
+    /// Whether packets have to match, or must not.
     pub expected: Expected,
 }
 
-/// A test that needs no names, or one of interfaces.
+/// A match of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// The data plane's own.
-    Test(Test),
-    /// Came in by one of these; a name that ends in `*` is the beginning of one.
+pub enum Match {
+    /// A test of the packet's headers or mark.
+    Packet(Test),
+    /// The packet was received on one of these interfaces; a name that ends in `*` is a prefix.
     Interface(Vec<String>),
 }
 
-/// What a rule does.
+/// The action of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Changes the mark; the next rule follows.
     Set(Change),
-    /// Changes the mark to what cannot be told; such a rule has an obstacle.
+    /// Changes the mark in an unknown manner; such a rule has an obstacle.
     Unknown,
     /// Drops the packet; such a rule has an obstacle.
     Drop,
@@ -76,23 +76,25 @@ pub enum Action {
     Accept,
     /// Ends the chain.
     Return,
-    /// Goes through another chain, and then on.
+    /// Evaluates another chain, then the next rule.
     Call(String),
-    /// Goes through another chain instead of the rest of this one.
+    /// Evaluates another chain instead of the rest of this one.
     Goto(String),
-    /// Nothing that concerns marks.
+    /// Leaves the mark unchanged.
     Nothing,
 }
 
-/// Why a rule with long lists is left out.
+/// The obstacle of a rule that exceeds [`ENTRIES_MAX`].
 pub fn no_room_for_entries() -> String {
-    format!("with the rules before it, it lists more than {ENTRIES_MAX} addresses, ports and the like")
+    format!(
+        "it and the rules before it have lists of more than {ENTRIES_MAX} addresses, ports and other values"
+    )
 }
 
-/// iptables' way to name interfaces, in ours.
+/// An interface name of iptables, where a trailing `+` marks a prefix, for [`Match::Interface`].
 pub fn pattern(name: &str) -> String {
     name.strip_suffix('+').map_or_else(|| name.to_owned(), |beginning| format!("{beginning}*"))
 }
 
-/// How many entries the lists of all rules have together, each list counted wherever its rule is written.
+/// The most entries that the lists of all rules have together; a list is counted again in each rule that has it.
 pub const ENTRIES_MAX: usize = 1 << 18;

@@ -1,24 +1,24 @@
-//! Where chains hang, and protocols by their names.
+//! Netfilter's hooks, and names of protocols in rules.
 
 use xvs_proto::Protocol;
 
-/// Where on its way a packet is.
+/// A hook at which base chains are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     Prerouting,
     Input,
 }
 
-/// One order for chains of both hooks.
-pub(super) fn place(hook: Hook, priority: i64) -> i64 {
+/// A number that orders the chains of both hooks: packets pass prerouting before input.
+pub(super) fn chain_order(hook: Hook, priority: i64) -> i64 {
     match hook {
         Hook::Prerouting => priority,
-        // Priorities have 32 bits.
+        // Priorities have 32 bits, so no chain of prerouting comes behind.
         Hook::Input => priority + (1 << 40),
     }
 }
 
-/// Protocols by their names in rules.
+/// The protocol of a name in a rule.
 pub(super) fn protocol(name: &str) -> Option<Protocol> {
     match name {
         "tcp" => Some(Protocol::TCP),

@@ -1,11 +1,13 @@
-//! Follows the rules by which the kernel's netfilter marks packets: iptables of both kinds, and nftables.
+//! Follows netfilter's rules that mark packets: those of iptables-legacy, iptables-nft and nftables.
 //!
-//! What has changed is told by netlink, for nftables and iptables-nft. Once a second are read: iptables-legacy, which
-//! tells nobody, while it has tables; the others after a program has failed, and while marks depend on a set whose elements
-//! come with packets or go with time. Rules are read as the programs print them (`nft`, `iptables-nft-save`,
-//! `iptables-legacy-save` and their likes for IPv6); a program that is not installed has no rules. Runs on a thread of
-//! its own, in the network namespace of the thread that started it. Cost: a few processes at a change, which take at
-//! most a fifth of the time, and one small file a second. Not here: the marks that the rules set on packets (`xvs_ctl::firewall_marks`).
+//! Netlink announces changes of nftables and iptables-nft. Other reasons to read rules are checked once a second:
+//! iptables-legacy, whose changes are not announced, is read while it has tables; nftables is read again after a
+//! program failed, and while marks depend on a set whose elements are added by packets or expire.
+//!
+//! The rules are the output of `nft`, `iptables-nft-save`, `iptables-legacy-save` and the programs of this kind for
+//! IPv6; a program that is not installed has no rules. Runs on its own thread, in the network namespace of the thread
+//! that started it. Cost: a few processes for a change, which run at most a fifth of the time, and the reading of a
+//! small file once a second. Not here: evaluation of the rules (`xvs_ctl::firewall_marks`).
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,59 +33,59 @@ pub mod save;
 
 /// The kernel's mark rules at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Found {
-    /// Tables with chains that packets pass before IPVS would see them.
+pub struct KernelMarkRules {
+    /// Tables with base chains that the kernel calls before IPVS.
     pub tables: Vec<Table>,
-    /// Sentences for the operator: what could not be read.
+    /// Sentences for the operator: programs that failed.
     pub warnings: Vec<String>,
 }
 
-/// Follows on a thread of its own; dropping it stops the thread and waits for its end.
+/// The thread that follows the rules; dropping it stops the thread and waits for its end.
 #[derive(Debug)]
-pub struct Following {
+pub struct FollowerThread {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Follows the mark rules of the calling thread's namespace. `report` is called on the new thread, first with what there
-/// is, then whenever that is different.
+/// Follows the mark rules of the calling thread's network namespace. `report` is called on the new thread, first with
+/// the present rules, then after each change.
 ///
 /// # Errors
 /// The system's refusal of a socket or a thread.
-pub fn follow(mut report: impl FnMut(Found) + Send + 'static) -> io::Result<Following> {
+pub fn follow(mut report: impl FnMut(KernelMarkRules) + Send + 'static) -> io::Result<FollowerThread> {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let events = Events::open(Arc::clone(&stop))?;
-    let mut reading = Reading::new(Programs::new(Arc::clone(&stop)));
+    let mut reader = Reader::new(Programs::new(Arc::clone(&stop)));
     let run = move || {
         let mut found = None;
         let mut is_due = true;
         loop {
             let began = Instant::now();
             if is_due {
-                reading.nft();
+                reader.nft();
             }
-            reading.legacy();
+            reader.legacy();
             let took = began.elapsed();
-            // What was read when it was stopped may be less than there is.
-            if matches!(events.rest(Duration::ZERO), Ok(Woken::Stopped)) {
+            // A reading that was interrupted by the stop may be incomplete.
+            if matches!(events.pause(Duration::ZERO), Ok(Woken::Stopped)) {
                 return;
             }
-            let now = reading.found();
+            let now = reader.found();
             if found.as_ref() != Some(&now) {
                 report(now.clone());
                 found = Some(now);
             }
-            let rest = if is_due { (took * 4).min(REST_MAX) } else { Duration::ZERO };
-            is_due = match events.rest(rest).and_then(|woken| match woken {
+            let pause = if is_due { (took * 4).min(PAUSE_MAX) } else { Duration::ZERO };
+            is_due = match events.pause(pause).and_then(|woken| match woken {
                 Woken::Stopped => Ok(woken),
                 _ => events.wait(INTERVAL),
             }) {
                 Ok(Woken::Stopped) => return,
                 Ok(Woken::Changed) => true,
-                Ok(Woken::TimedOut) => reading.nft_is_due_again,
+                Ok(Woken::TimedOut) => reader.reread_nft,
                 Err(error) => {
-                    tracing::warn!("following netfilter's rules: {error}; everything is read anew");
-                    // A fault that stays must not become a busy loop.
+                    tracing::warn!("following netfilter's rules: {error}; all rules are read again");
+                    // A persistent error must not become a busy loop.
                     thread::sleep(INTERVAL);
                     true
                 }
@@ -91,43 +93,49 @@ pub fn follow(mut report: impl FnMut(Found) + Send + 'static) -> io::Result<Foll
         }
     };
     let thread = thread::Builder::new().name("xvs-netfilter".to_owned()).spawn(run)?;
-    Ok(Following { stop, thread: Some(thread) })
+    Ok(FollowerThread { stop, thread: Some(thread) })
 }
 
-impl Drop for Following {
+impl Drop for FollowerThread {
     fn drop(&mut self) {
-        // The counter would have to be full to refuse, and then the wait has ended too.
+        // The write fails only if the event counter is at its maximum; then the wait ends as well.
         let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that followed netfilter's rules had panicked");
+            tracing::error!("the thread that follows netfilter's rules panicked");
         }
     }
 }
 
-/// What each kind of program has told last.
-struct Reading {
+/// The rules that were read last, by kind of program.
+struct Reader {
     programs: Programs,
-    nft: Found,
-    legacy: Found,
-    /// Whether nftables has to be read again though nothing says that it has changed.
-    nft_is_due_again: bool,
+    nft: KernelMarkRules,
+    legacy: KernelMarkRules,
+    /// Whether nftables has to be read again without an announced change.
+    reread_nft: bool,
 }
 
-impl Reading {
+impl Reader {
     fn new(programs: Programs) -> Self {
-        Self { programs, nft: Found::default(), legacy: Found::default(), nft_is_due_again: false }
+        Self {
+            programs,
+            nft: KernelMarkRules::default(),
+            legacy: KernelMarkRules::default(),
+            reread_nft: false,
+        }
     }
 
-    fn found(&self) -> Found {
-        Found {
+    fn found(&self) -> KernelMarkRules {
+        KernelMarkRules {
             tables: [self.legacy.tables.as_slice(), &self.nft.tables].concat(),
             warnings: [self.legacy.warnings.as_slice(), &self.nft.warnings].concat(),
         }
     }
 
-    /// The tables of nftables, iptables-nft's among them: those nft cannot say, because they hold iptables' own matches.
+    /// Reads the tables of nftables. Those of iptables-nft are read by its own program, because nft does not print the
+    /// criteria of iptables' matches.
     fn nft(&mut self) {
         self.programs.begin();
         let mut tables = Vec::new();
@@ -143,7 +151,7 @@ impl Reading {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
-                let is_nft = self.programs.is_of(program, "nf_tables");
+                let is_nft = self.programs.is_variant(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
             if let Some(mut table) = text.and_then(|text| save::read(&text, family, &save::MANGLE)) {
@@ -156,16 +164,16 @@ impl Reading {
             }
         }
         let warnings = self.programs.failures.clone();
-        self.nft_is_due_again = !warnings.is_empty();
+        self.reread_nft = !warnings.is_empty();
         if let Some(ruleset) = ruleset {
             tables.extend(ruleset.tables(&by_iptables));
-            self.nft_is_due_again |= ruleset.changes_silently();
+            self.reread_nft |= ruleset.changes_silently();
         }
-        self.nft = Found { tables, warnings };
+        self.nft = KernelMarkRules { tables, warnings };
     }
 
-    /// The tables of iptables-legacy. Its program would make a table by asking for it, so it is asked only for those that
-    /// there are.
+    /// Reads the tables of iptables-legacy. Its program creates the tables that it reads, so it is run only if there
+    /// are tables.
     fn legacy(&mut self) {
         self.programs.begin();
         let mut tables = Vec::new();
@@ -178,24 +186,24 @@ impl Reading {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
-                let is_legacy = program.contains("legacy") || self.programs.is_of(program, "legacy");
+                let is_legacy = program.contains("legacy") || self.programs.is_variant(program, "legacy");
                 is_legacy.then(|| self.programs.output(&[program])).flatten()
             });
             let text = text.unwrap_or_default();
             tables.extend(save::TABLES.iter().filter_map(|kind| save::read(&text, family, kind)));
         }
-        self.legacy = Found { tables, warnings: self.programs.failures.clone() };
+        self.legacy = KernelMarkRules { tables, warnings: self.programs.failures.clone() };
     }
 }
 
-/// Why [`Events::wait`] has returned.
+/// Why [`Events::wait`] returned.
 enum Woken {
     Changed,
     TimedOut,
     Stopped,
 }
 
-/// The kernel's word that rules of nftables have changed.
+/// The kernel's announcements of changed rules of nftables.
 struct Events {
     socket: Socket,
     stop: Arc<OwnedFd>,
@@ -210,8 +218,8 @@ impl Events {
         Ok(Self { socket, stop })
     }
 
-    /// Waits, whatever changes meanwhile.
-    fn rest(&self, time: Duration) -> io::Result<Woken> {
+    /// Waits, regardless of changes.
+    fn pause(&self, time: Duration) -> io::Result<Woken> {
         self.poll(&mut [PollFd::new(&*self.stop, PollFlags::IN)], time)
     }
 
@@ -221,14 +229,14 @@ impl Events {
         self.poll(&mut [PollFd::new(&*self.stop, PollFlags::IN), socket], at_most)
     }
 
-    /// Waits for the stop, which is the first, and for what else there is.
+    /// Waits for one of these descriptors; the first is that of the stop.
     fn poll(&self, fds: &mut [PollFd<'_>], at_most: Duration) -> io::Result<Woken> {
         let at_most = Timespec::try_from(at_most).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         match poll(fds, Some(&at_most)) {
             Ok(_) if !fds[0].revents().is_empty() => Ok(Woken::Stopped),
             Ok(_) if fds.iter().any(|fd| !fd.revents().is_empty()) => {
-                // A change is several messages: those that come while the first are read are read with them.
-                thread::sleep(GATHER);
+                // A change has several messages; the pause collects them.
+                thread::sleep(COLLECT);
                 self.drain().map(|()| Woken::Changed)
             }
             Ok(_) | Err(Errno::INTR) => Ok(Woken::TimedOut),
@@ -236,7 +244,7 @@ impl Events {
         }
     }
 
-    /// Takes all messages: that there were some is all that counts.
+    /// Discards all messages; their content does not matter.
     fn drain(&self) -> io::Result<()> {
         let mut buffer = Vec::with_capacity(64 * 1024);
         loop {
@@ -245,7 +253,7 @@ impl Events {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Some were lost.
+                // Messages were lost.
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {}
                 Err(error) => return Err(error),
             }
@@ -253,11 +261,11 @@ impl Events {
     }
 }
 
-/// `include/uapi/linux/netfilter/nfnetlink.h`.
+/// The multicast group of nftables' changes (`include/uapi/linux/netfilter/nfnetlink.h`).
 const NFNLGRP_NFTABLES: u32 = 7;
-/// How often tables that tell of no changes are read, and how soon a program that has failed is asked again.
+/// How often tables without announcements are read, and how soon a failed program is run again.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long reading is rested from at most: a program that hung has not used the time.
-const REST_MAX: Duration = Duration::from_secs(10);
-/// How long messages of a change are gathered.
-const GATHER: Duration = Duration::from_millis(20);
+/// The longest pause after a reading: a program that hung did not use the processor.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How long the messages of a change are collected.
+const COLLECT: Duration = Duration::from_millis(20);

@@ -1,8 +1,8 @@
-//! What `nft -j list ruleset` prints, read as chains of rules.
+//! Parses the output of `nft -j list ruleset` into chains of rules.
 //!
-//! A rule of nftables is a sequence of statements; each that decides something becomes a rule of ours that asks for all
-//! that was asked before it. Maps are written out, one rule an element. A statement that is not known is the rule's
-//! obstacle. Source: libnftables-json(5). Pure. Not here: running the program.
+//! A rule of nftables is a sequence of statements. Each verdict and each change of the mark becomes a [`Rule`] whose
+//! criteria are all matches before it. A map becomes one [`Rule`] for each element. An unknown statement becomes the
+//! rule's obstacle. Source: libnftables-json(5). A pure function. Not here: running the program.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,43 +12,45 @@ use serde_json::{Value, json};
 use xvs_proto::mark::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use crate::netfilter::chain::{Action, Base, Criterion, ENTRIES_MAX, Rule, Table, What, no_room_for_entries};
-use crate::netfilter::hook::{Hook, place, protocol};
+use crate::netfilter::chain::{
+    Action, Base, Criterion, ENTRIES_MAX, Match, Rule, Table, no_room_for_entries,
+};
+use crate::netfilter::hook::{Hook, chain_order, protocol};
 use crate::netfilter::range;
 use crate::netfilter::save::DROPS;
 
-/// A ruleset as it was printed.
+/// A parsed ruleset.
 pub struct Ruleset {
     objects: Vec<Value>,
     /// The text of each rule, by its table and handle.
     texts: BTreeMap<(TableName, u64), String>,
-    /// Tables that are turned off.
+    /// Tables with the flag `dormant`, which the kernel does not evaluate.
     dormant: BTreeSet<TableName>,
 }
 
-/// Family and name of a table, as nft writes them.
+/// Family and name of a table, in nft's notation.
 type TableName = (String, String);
 
 impl Ruleset {
-    /// `listing` is what `nft -a list ruleset` prints: of it are the rules' texts, and which tables are turned off, for
-    /// which nft 1.0.6 prints JSON that does not say it.
+    /// Parses the output of `nft -j list ruleset`. `listing` is that of `nft -a list ruleset`: it has the texts of
+    /// rules, and the flag `dormant`, which the JSON of nft 1.0.6 lacks.
     pub fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
         let Value::Array(objects) = document["nftables"].take() else { return None };
         let (mut texts, mut dormant) = (BTreeMap::new(), BTreeSet::new());
         let mut table = TableName::default();
         for line in listing.lines() {
-            let (said, handle) = line.rsplit_once(" # handle ").unwrap_or((line, ""));
-            let words: Vec<_> = said.split_whitespace().collect();
+            let (content, handle) = line.rsplit_once(" # handle ").unwrap_or((line, ""));
+            let words: Vec<_> = content.split_whitespace().collect();
             match words.as_slice() {
                 ["table", family, name, "{"] => table = ((*family).to_owned(), (*name).to_owned()),
-                // Of a table these are; sets have others.
+                // Only tables have this flag; sets have lines of other flags.
                 ["flags", flags] if flags.split(',').any(|flag| flag == "dormant") => {
                     dormant.insert(table.clone());
                 }
                 _ => {
                     if let Ok(handle) = handle.parse() {
-                        texts.insert((table.clone(), handle), said.trim().to_owned());
+                        texts.insert((table.clone(), handle), content.trim().to_owned());
                     }
                 }
             }
@@ -56,7 +58,7 @@ impl Ruleset {
         Some(Self { objects, texts, dormant })
     }
 
-    /// Whether there is a table of the name that iptables uses, and it is not turned off.
+    /// Whether there is a table `mangle`, the name that iptables uses, and it is not dormant.
     pub fn has_mangle(&self, family: Family) -> bool {
         self.of("table").any(|table| {
             let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
@@ -68,7 +70,7 @@ impl Ruleset {
         self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    /// The tables, but iptables' of these families.
+    /// The tables that may mark packets, except `mangle` of these families, which iptables-nft has.
     pub fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let marking = self.marking();
@@ -92,13 +94,13 @@ impl Ruleset {
             let (hook, obstacle) = match chain["hook"].as_str() {
                 Some("prerouting") => (Hook::Prerouting, None),
                 Some("input") if priority < IPVS => (Hook::Input, None),
-                Some("ingress") => (Hook::Prerouting, Some("it stands at ingress".to_owned())),
+                Some("ingress") => (Hook::Prerouting, Some("it is at the ingress hook".to_owned())),
                 _ => continue,
             };
             table.bases.push(Base {
                 text: format!("nft {} {} {name}", text(&chain["family"]), text(&chain["table"])),
                 chain: name.to_owned(),
-                priority: place(hook, priority),
+                priority: chain_order(hook, priority),
                 family,
                 registered: self.registered(chain),
                 obstacle,
@@ -106,44 +108,46 @@ impl Ruleset {
         }
         for rule in self.of("rule").filter(|rule| !skipped(rule)) {
             let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
-            let said =
-                self.texts.get(&(name.clone(), handle)).cloned().unwrap_or_else(|| rule["expr"].to_string());
-            let said = format!("nft {} {} {}: {}", name.0, name.1, text(&rule["chain"]), shortened(&said));
+            let printed = self.texts.get(&(name.clone(), handle)).cloned();
+            let printed = shortened(&printed.unwrap_or_else(|| rule["expr"].to_string()));
+            let rule_text = format!("nft {} {} {}: {printed}", name.0, name.1, text(&rule["chain"]));
             let sets = |set: &str| self.elements(&name, set);
-            let reading = Reading {
+            let reader = RuleReader {
                 sets: &sets,
                 room: &room,
-                is_crowded: Cell::new(false),
+                has_no_room: Cell::new(false),
                 criteria: Vec::new(),
                 rules: Vec::new(),
                 obstacle: None,
-                text: said,
+                text: rule_text,
             };
-            let rules = reading.read(list(&rule["expr"]));
+            let rules = reader.read(list(&rule["expr"]));
             let Some(table) = tables.get_mut(&name) else { continue };
             table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
         }
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
-    /// The tables that may mark; the others are not worth reading.
+    /// The tables that may mark packets.
     fn marking(&self) -> BTreeSet<TableName> {
         let marks = |one: &Value| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some();
         let rules = self.of("rule").filter(|rule| list(&rule["expr"]).iter().any(marks));
         rules.map(table_name).collect()
     }
 
-    /// Whether marks depend on a set whose elements come and go without an event: with time, or by packets.
+    /// Whether marks depend on a set whose elements change without an announcement: by expiry, or by packets.
     pub fn changes_silently(&self) -> bool {
         let marking = self.marking();
-        let (mut filled, mut asked) = (BTreeSet::new(), BTreeSet::new());
+        let (mut filled, mut looked_up) = (BTreeSet::new(), BTreeSet::new());
         for rule in self.of("rule") {
             let table = table_name(rule);
             for statement in list(&rule["expr"]) {
                 // nft 1.0.6 does not print the flag of a set that rules fill.
                 match filled_by(statement) {
                     Some(set) => _ = filled.insert((table.clone(), set.to_owned())),
-                    None => names(statement, &mut |set| _ = asked.insert((table.clone(), set.to_owned()))),
+                    None => {
+                        names(statement, &mut |set| _ = looked_up.insert((table.clone(), set.to_owned())))
+                    }
                 }
             }
         }
@@ -152,18 +156,18 @@ impl Ruleset {
             let has = |flag: &str| flags == flag || list(flags).iter().any(|one| one == flag);
             let name = (table_name(set), format!("@{}", text(&set["name"])));
             marking.contains(&name.0)
-                && asked.contains(&name)
+                && looked_up.contains(&name)
                 && (has("timeout") || has("dynamic") || filled.contains(&name))
         })
     }
 
-    /// When a chain was registered, as far as handles tell: they grow from one table, or chain of a table, to the next.
+    /// The order in which a chain was registered, as the handles of its table and of the chain: both grow with time.
     fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
         let table = |table: &&Value| table["family"] == chain["family"] && table["name"] == chain["table"];
         self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
     }
 
-    /// The same of a chain of the table that iptables uses.
+    /// The order of registration of a chain of iptables' table `mangle`; see [`Base::registered`].
     pub fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
         let is_it =
             |chain: &&Value| is_mangle(&chain["family"], &chain["table"], family) && chain["name"] == name;
@@ -182,13 +186,13 @@ fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
     *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == "mangle"
 }
 
-/// The set that a statement adds an element to, or takes one from.
+/// The set or map that a statement adds an element to or removes one from.
 fn filled_by(statement: &Value) -> Option<&str> {
     let (set, map) = (&statement["set"], &statement["map"]);
     set["set"].as_str().or_else(|| map["map"].as_str())
 }
 
-/// Finds the sets that a statement names.
+/// Calls `found` for each set that a statement names.
 fn names(value: &Value, found: &mut dyn FnMut(&str)) {
     match value {
         Value::String(name) if name.starts_with('@') => found(name),
@@ -202,7 +206,7 @@ fn table_name(object: &Value) -> TableName {
     (text(&object["family"]).to_owned(), text(&object["table"]).to_owned())
 }
 
-/// A rule's text as it is told: enough to find it by.
+/// The beginning of a rule's text, for messages.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -210,21 +214,21 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// A rule that is being read.
-struct Reading<'a> {
+/// A rule that is being parsed.
+struct RuleReader<'a> {
     sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
-    /// How many elements of sets and maps there is room for in all rules.
+    /// The number of elements of sets and maps that the remaining rules may have.
     room: &'a Cell<usize>,
-    /// Whether there was too little for this one.
-    is_crowded: Cell<bool>,
-    /// What was asked so far.
+    /// Whether this rule exceeds it.
+    has_no_room: Cell<bool>,
+    /// The matches so far.
     criteria: Vec<Criterion>,
     rules: Vec<Rule>,
     obstacle: Option<String>,
     text: String,
 }
 
-impl Reading<'_> {
+impl RuleReader<'_> {
     fn read(mut self, statements: &[Value]) -> Vec<Rule> {
         for statement in statements {
             let Some((kind, content)) = statement.as_object().and_then(|object| object.iter().next()) else {
@@ -233,7 +237,7 @@ impl Reading<'_> {
             match kind.as_str() {
                 "match" => match self.criteria_of(content) {
                     Some(more) => self.criteria.extend(more),
-                    None => self.cannot("xvs does not know what it asks for"),
+                    None => self.set_obstacle("xvs does not know one of its matches"),
                 },
                 "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
                 "vmap" => self.elements(content, verdict),
@@ -241,33 +245,34 @@ impl Reading<'_> {
                 "xt" => self.extension(text(&content["type"]), text(&content["name"])),
                 _ => match verdict(statement) {
                     Some(action) => self.decide(action),
-                    None => self.cannot(&format!("xvs does not know the statement {kind}")),
+                    None => self.set_obstacle(&format!("xvs does not know the statement {kind}")),
                 },
             }
         }
         self.rules
     }
 
-    fn cannot(&mut self, why: &str) {
-        let is_crowded = self.is_crowded.get();
-        self.obstacle.get_or_insert_with(|| if is_crowded { no_room_for_entries() } else { why.to_owned() });
+    fn set_obstacle(&mut self, why: &str) {
+        let has_no_room = self.has_no_room.get();
+        self.obstacle.get_or_insert_with(|| if has_no_room { no_room_for_entries() } else { why.to_owned() });
     }
 
-    /// What the rule does to the packets that fit all so far.
+    /// Adds a rule with the criteria so far.
     fn decide(&mut self, action: Action) {
-        self.heed_marks(&[]);
+        self.check_mark_order(&[]);
         self.push(action, &[]);
     }
 
-    /// What is asked so far, and this, may have been true of the mark before the rule itself has changed it.
-    fn heed_marks(&mut self, more: &[Criterion]) {
+    /// Sets an obstacle if the criteria so far, or `more`, test the mark and the rule has changed it: they were met by
+    /// the earlier mark.
+    fn check_mark_order(&mut self, more: &[Criterion]) {
         let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
-        if changed && self.criteria.iter().chain(more).any(asks_for_mark) {
-            self.cannot("it asks for a mark and then changes it");
+        if changed && self.criteria.iter().chain(more).any(tests_mark) {
+            self.set_obstacle("it matches a mark and then changes the mark");
         }
     }
 
-    /// A rule for what fits all so far, and this.
+    /// Adds a rule with the criteria so far and `more`.
     fn push(&mut self, action: Action, more: &[Criterion]) {
         let obstacle = match action {
             Action::Drop => Some(DROPS.to_owned()),
@@ -277,13 +282,15 @@ impl Reading<'_> {
         self.rules.push(Rule { text: self.text.clone(), criteria, action, obstacle });
     }
 
-    /// A match or target of iptables, of which nft tells the name only.
+    /// A match or target of iptables, of which nft prints the name only.
     fn extension(&mut self, kind: &str, name: &str) {
         match (kind, name) {
             ("match", "comment") => {}
-            ("match", _) => self.cannot(&format!("nft does not tell what the match {name} asks for")),
+            ("match", _) => {
+                self.set_obstacle(&format!("nft does not print the criteria of the match {name}"))
+            }
             ("target", "MARK" | "CONNMARK") | ("", _) => {
-                self.cannot("nft does not tell what iptables has set");
+                self.set_obstacle("nft does not print the mark that iptables sets");
                 self.decide(Action::Unknown);
             }
             _ => {}
@@ -297,58 +304,58 @@ impl Reading<'_> {
             let set = |value: &Value| change(value).map(Action::Set);
             self.elements(&value["map"], set);
         } else {
-            self.cannot("xvs does not know what it makes the mark");
+            self.set_obstacle("xvs does not know the mark that it sets");
             self.decide(Action::Unknown);
         }
     }
 
-    /// A map from keys to what is done, each element for itself. What has no element ends the rule, and so does what
-    /// an element decides; so what stands behind the map is for the keys that are left.
+    /// Adds a rule for each element of a map. A packet without an element, or with a verdict, leaves the rule at the
+    /// map; so the statements behind the map are for the keys of the other elements.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
-        let ask = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
-        let mut left = Vec::new();
+        let equals = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
+        let mut passing = Vec::new();
         let mut element = |pair: &Value| {
             let (key, action) = (plain(pair.get(0)?), action(pair.get(1)?)?);
-            // One that stands for all the others.
+            // The wildcard element has no keys of its own.
             if key == "*" {
                 return None;
             }
             if matches!(action, Action::Set(_) | Action::Nothing) {
-                left.push(key.clone());
+                passing.push(key.clone());
             }
-            Some((action, self.criteria_of(&ask(json!([key])))?))
+            Some((action, self.criteria_of(&equals(json!([key])))?))
         };
         let elements: Option<Vec<_>> = pairs.iter().map(&mut element).collect();
         let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
-            self.cannot("xvs does not know the keys or values of its map");
+            self.set_obstacle("xvs does not know the keys or values of its map");
             return self.decide(Action::Unknown);
         };
-        let asks = elements.iter().any(|(_, more)| more.iter().any(asks_for_mark));
+        let tests = elements.iter().any(|(_, more)| more.iter().any(tests_mark));
         let changes = |action: &Action| matches!(action, Action::Set(_) | Action::Call(_));
-        if asks && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
-            self.cannot("it looks a mark up that it may change");
+        if tests && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
+            self.set_obstacle("its map has marks as keys and changes the mark");
         }
-        elements.iter().for_each(|(_, more)| self.heed_marks(more));
+        elements.iter().for_each(|(_, more)| self.check_mark_order(more));
         elements.into_iter().for_each(|(action, more)| self.push(action, &more));
-        match self.criteria_of(&ask(left.into())) {
+        match self.criteria_of(&equals(passing.into())) {
             Some(more) => self.criteria.extend(more),
-            None => self.cannot("xvs does not know for which keys of its map it goes on"),
+            None => self.set_obstacle("xvs does not know the keys with which packets pass its map"),
         }
     }
 
-    /// What a match asks for; `None` if it is not known here.
-    fn criteria_of(&self, ask: &Value) -> Option<Vec<Criterion>> {
-        let (op, left) = (text(&ask["op"]), &ask["left"]);
-        let items = self.items(&ask["right"])?;
+    /// The criteria of a match; `None` if it is unknown.
+    fn criteria_of(&self, comparison: &Value) -> Option<Vec<Criterion>> {
+        let (op, left) = (text(&comparison["op"]), &comparison["left"]);
+        let items = self.items(&comparison["right"])?;
         let expected = if op == "!=" { Expected::No } else { Expected::Yes };
-        let equal = matches!(op, "==" | "!=") || op == "in" && ask["right"].get("set").is_some();
-        let is = |test| Criterion { what: What::Test(test), expected: Expected::Yes };
-        let asked = |test| Criterion { what: What::Test(test), expected };
+        let equal = matches!(op, "==" | "!=") || op == "in" && comparison["right"].get("set").is_some();
+        let is = |test| Criterion { matches: Match::Packet(test), expected: Expected::Yes };
+        let compares = |test| Criterion { matches: Match::Packet(test), expected };
         if let Some([key, mask]) = left["&"].as_array().map(Vec::as_slice) {
             let (mask, value) = (number(mask)?, number(items.first()?)?);
             let known = equal && items.len() == 1 && is_mark(key);
-            return known.then(|| vec![asked(Test::Mark { value, mask })]);
+            return known.then(|| vec![compares(Test::Mark { value, mask })]);
         }
         if let Some(payload) = left.get("payload") {
             let (of, field) = (text(&payload["protocol"]), text(&payload["field"]));
@@ -359,7 +366,7 @@ impl Reading<'_> {
                     "th" => None,
                     _ => Some(is(Test::Protocol(vec![protocol(of)?]))),
                 };
-                return Some(of.into_iter().chain([asked(test(ranges))]).collect());
+                return Some(of.into_iter().chain([compares(test(ranges))]).collect());
             }
             let family = match of {
                 "ip" => Family::V4,
@@ -372,22 +379,22 @@ impl Reading<'_> {
                 "protocol" | "nexthdr" => Test::Protocol(protocols(&items)?),
                 _ => return None,
             };
-            return equal.then(|| vec![is(Test::Family(family)), asked(test)]);
+            return equal.then(|| vec![is(Test::Family(family)), compares(test)]);
         }
         let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-        let what = match text(&left["meta"]["key"]) {
-            "iifname" | "iif" => What::Interface(names()?),
-            "l4proto" => What::Test(Test::Protocol(protocols(&items)?)),
-            "nfproto" | "protocol" => What::Test(Test::Family(family(&items)?)),
+        let matches = match text(&left["meta"]["key"]) {
+            "iifname" | "iif" => Match::Interface(names()?),
+            "l4proto" => Match::Packet(Test::Protocol(protocols(&items)?)),
+            "nfproto" | "protocol" => Match::Packet(Test::Family(family(&items)?)),
             "mark" if items.len() == 1 => {
-                What::Test(Test::Mark { value: number(items.first()?)?, mask: u32::MAX })
+                Match::Packet(Test::Mark { value: number(items.first()?)?, mask: u32::MAX })
             }
             _ => return None,
         };
-        equal.then(|| vec![Criterion { what, expected }])
+        equal.then(|| vec![Criterion { matches, expected }])
     }
 
-    /// The values that are compared with: one, those of a set, or those of a set by its name.
+    /// The values on the right of a comparison: one value, or the elements of an anonymous or named set.
     fn items(&self, right: &Value) -> Option<Vec<Value>> {
         let items = match (right.get("set"), right.as_str().and_then(|name| name.strip_prefix('@'))) {
             (Some(set), _) => list(set),
@@ -397,7 +404,7 @@ impl Reading<'_> {
         match self.room.get().checked_sub(items.len()) {
             Some(left) => self.room.set(left),
             None => {
-                self.is_crowded.set(true);
+                self.has_no_room.set(true);
                 return None;
             }
         }
@@ -405,11 +412,11 @@ impl Reading<'_> {
     }
 }
 
-fn asks_for_mark(one: &Criterion) -> bool {
-    matches!(one.what, What::Test(Test::Mark { .. }))
+fn tests_mark(one: &Criterion) -> bool {
+    matches!(one.matches, Match::Packet(Test::Mark { .. }))
 }
 
-/// An element without what is kept beside it, such as a timeout.
+/// The value of an element, without attributes such as a timeout.
 fn plain(element: &Value) -> &Value {
     element.get("elem").map_or(element, |element| &element["val"])
 }
@@ -432,7 +439,7 @@ fn is_mark(key: &Value) -> bool {
     key["meta"]["key"] == "mark"
 }
 
-/// What an expression makes of the mark.
+/// The change of the mark by an expression.
 fn change(value: &Value) -> Option<Change> {
     if is_mark(value) {
         return Some(Change::NONE);
@@ -473,7 +480,7 @@ fn protocols(items: &[Value]) -> Option<Vec<Protocol>> {
     items.iter().map(one).collect()
 }
 
-/// Ports that compare so; `!=` is the opposite of what is returned.
+/// The ports that a comparison accepts; for `!=`, those that it refuses.
 fn ports(items: &[Value], op: &str) -> Option<Vec<RangeInclusive<u16>>> {
     let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
     let one = |item: &Value| match list(&item["range"]) {
@@ -516,8 +523,9 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// How many characters of a rule are told; sets may have many more.
+/// The longest text of a rule in messages, in characters; a rule with a set may be much longer.
 const TEXT_MAX: usize = 200;
 
-/// The priority of IPVS's hooks at input: chains behind it come too late (`net/netfilter/ipvs`, 2 before source NAT's).
+/// The priority of IPVS at the input hook, 2 before source NAT's (`net/netfilter/ipvs/ip_vs_core.c`); chains behind it
+/// do not matter.
 const IPVS: i64 = 98;

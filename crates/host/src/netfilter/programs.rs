@@ -1,9 +1,9 @@
-//! Runs the programs that print the kernel's rules, and has patience with them.
+//! Runs the programs that print netfilter's rules, with a time limit.
 //!
-//! A program that fails, or does not end in time, is told of; what it printed when it last succeeded counts on, so that
-//! one failure does not take the mark rules away. One that is not installed prints nothing. Blocks for at most
-//! [`PATIENCE`] a program, and not at all once the follower is to stop. Cost: a process, and the memory of what it printed
-//! last. Not here: which programs are run, and what their text means.
+//! If a program fails or exceeds the limit, its last output remains valid and a sentence reports the failure, so that
+//! one failure does not remove the mark rules. A program that is not installed has no output. Blocks for at most
+//! [`TIME_LIMIT`] for each program, and not at all once the follower is stopped. Cost: a process, and memory for its
+//! last output. Not here: the choice of programs, and the parsing of their output.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,45 +18,46 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// The programs, and what they printed last.
+/// The programs and their last outputs.
 pub(super) struct Programs {
-    /// Readable as soon as nothing is waited for any more.
+    /// Becomes readable when the follower is stopped.
     stop: Arc<OwnedFd>,
-    patience: Duration,
+    time_limit: Duration,
     last: BTreeMap<String, String>,
-    /// Sentences for the operator about those that failed since [`Self::begin`].
+    /// Sentences for the operator about programs that failed since [`Self::begin`].
     pub(super) failures: Vec<String>,
 }
 
-/// How a program has ended.
-enum Ended {
-    /// Having printed this.
-    Well(String),
-    Badly(String),
-    /// It was not waited for.
+/// The outcome of a run.
+enum Outcome {
+    /// Success, with the standard output.
+    Printed(String),
+    /// Failure, with the reason.
+    Failed(String),
+    /// The follower was stopped meanwhile.
     Stopped,
 }
 
 impl Programs {
     pub(super) fn new(stop: Arc<OwnedFd>) -> Self {
-        Self { stop, patience: PATIENCE, last: BTreeMap::new(), failures: Vec::new() }
+        Self { stop, time_limit: TIME_LIMIT, last: BTreeMap::new(), failures: Vec::new() }
     }
 
-    /// Forgets which programs failed.
+    /// Clears the failures.
     pub(super) fn begin(&mut self) {
         self.failures.clear();
     }
 
-    /// What a program prints, or printed when it last succeeded; `None` if it is not there, or never has.
+    /// The output of a program, or if it fails, its last output; `None` if it is not installed or has never succeeded.
     pub(super) fn output(&mut self, argv: &[&str]) -> Option<String> {
         let name = argv.join(" ");
         let why = match self.run(argv) {
-            Ok(Ended::Well(text)) => {
+            Ok(Outcome::Printed(text)) => {
                 self.last.insert(name, text.clone());
                 return Some(text);
             }
-            Ok(Ended::Badly(why)) => why,
-            Ok(Ended::Stopped) => return None,
+            Ok(Outcome::Failed(why)) => why,
+            Ok(Outcome::Stopped) => return None,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.last.remove(&name);
                 return None;
@@ -64,59 +65,61 @@ impl Programs {
             Err(error) => error.to_string(),
         };
         let last = self.last.get(&name);
-        let so = match last {
-            Some(_) => "what it said before is followed until it succeeds",
-            None => "mark rules that it would tell are not followed until it succeeds",
+        let effect = match last {
+            Some(_) => "the rules of its last success are followed until it succeeds again",
+            None => "its mark rules are not followed until it succeeds",
         };
-        self.failures.push(format!("`{name}` failed ({why}); {so}"));
+        self.failures.push(format!("`{name}` failed ({why}); {effect}"));
         last.cloned()
     }
 
-    /// Whether a program is there and of this kind, as its version says. That it fails to say so is not told.
-    pub(super) fn is_of(&mut self, program: &str, kind: &str) -> bool {
-        let told = self.failures.len();
+    /// Whether a program is installed and its version contains `kind`. A failure is not reported.
+    pub(super) fn is_variant(&mut self, program: &str, kind: &str) -> bool {
+        let reported = self.failures.len();
         let version = self.output(&[program, "-V"]);
-        self.failures.truncate(told);
+        self.failures.truncate(reported);
         version.is_some_and(|version| version.contains(kind))
     }
 
-    fn run(&self, argv: &[&str]) -> io::Result<Ended> {
-        // A daemon's path may lack where such programs are.
+    fn run(&self, argv: &[&str]) -> io::Result<Outcome> {
+        // The PATH of a daemon may lack the folders of these programs.
         let path = std::env::var("PATH").unwrap_or_default();
         let path = format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
-        // Into memory, of which there is enough without anybody who reads meanwhile.
+        // Output goes into memory files: unlike a pipe, they need no reader while the program runs.
         let (mut text, mut errors) = (memory()?, memory()?);
         let mut command = Command::new(argv[0]);
         command.args(&argv[1..]).env("PATH", path).stdin(Stdio::null());
         let mut child = command.stdout(text.try_clone()?).stderr(errors.try_clone()?).spawn()?;
-        let ended = self.await_end(&child);
-        if !matches!(ended, Ok(None)) {
-            // One that has ended meanwhile cannot be killed, which is as well.
+        let outcome = self.await_end(&child);
+        if !matches!(outcome, Ok(None)) {
+            // The process may have ended meanwhile; then the error has no meaning.
             let _ = child.kill();
         }
         let status = child.wait()?;
-        if let Some(ended) = ended? {
-            return Ok(ended);
+        if let Some(outcome) = outcome? {
+            return Ok(outcome);
         }
         if status.success() {
-            return Ok(Ended::Well(written(&mut text)?));
+            return Ok(Outcome::Printed(written(&mut text)?));
         }
         let errors = written(&mut errors)?;
         let why = errors.trim().lines().next().map_or_else(|| status.to_string(), str::to_owned);
-        Ok(Ended::Badly(why))
+        Ok(Outcome::Failed(why))
     }
 
-    /// Waits until a process has ended; else says why it is not waited for any longer.
-    fn await_end(&self, child: &Child) -> io::Result<Option<Ended>> {
+    /// Waits until a process has ended; returns an outcome if the wait was given up.
+    fn await_end(&self, child: &Child) -> io::Result<Option<Outcome>> {
         let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
         let began = Instant::now();
         loop {
-            let left = self.patience.saturating_sub(began.elapsed());
+            let left = self.time_limit.saturating_sub(began.elapsed());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
             let mut fds = [PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
-                Ok(0) => return Ok(Some(Ended::Badly(format!("it took longer than {:?}", self.patience)))),
-                Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(Ended::Stopped)),
+                Ok(0) => {
+                    return Ok(Some(Outcome::Failed(format!("it took longer than {:?}", self.time_limit))));
+                }
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(Outcome::Stopped)),
                 Ok(_) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -125,7 +128,7 @@ impl Programs {
     }
 }
 
-/// A file that is in memory only.
+/// A file in memory.
 fn memory() -> io::Result<File> {
     Ok(memfd_create("xvs-netfilter", MemfdFlags::CLOEXEC)?.into())
 }
@@ -137,8 +140,8 @@ fn written(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// How long a program may take: many times what rules without number cost it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time limit of a program, many times the time that a very large ruleset needs.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_said_last_counts_on_while_it_fails_which_is_told() {
+    fn the_last_output_of_a_failing_program_remains_valid_and_the_failure_is_reported() {
         let mut programs = programs();
         let rules = std::env::temp_dir().join(format!("xvs-programs-{}", std::process::id()));
         let argv = ["cat", rules.to_str().unwrap()];
@@ -168,25 +171,25 @@ mod tests {
 
         std::fs::remove_file(&rules).unwrap();
         assert_eq!(programs.output(&argv).as_deref(), Some("rules\n"));
-        assert!(programs.failures[0].ends_with("what it said before is followed until it succeeds"));
+        assert!(programs.failures[0].ends_with("are followed until it succeeds again"));
     }
 
     #[test]
-    fn a_program_that_is_not_there_says_nothing_and_is_no_failure() {
+    fn a_program_that_is_not_installed_has_no_output_and_is_no_failure() {
         let mut programs = programs();
         assert_eq!(programs.output(&["no-such-program-of-netfilter"]), None);
         assert_eq!(programs.failures, Vec::<String>::new());
     }
 
     #[test]
-    fn a_program_that_hangs_is_ended_and_told_of() {
-        let mut programs = Programs { patience: Duration::from_millis(1), ..programs() };
+    fn a_program_that_hangs_is_killed_and_reported() {
+        let mut programs = Programs { time_limit: Duration::from_millis(1), ..programs() };
         assert_eq!(programs.output(&["sleep", "1000"]), None);
         assert!(programs.failures[0].contains("it took longer than 1ms"), "{:?}", programs.failures);
     }
 
     #[test]
-    fn nothing_is_waited_for_once_the_follower_is_to_stop() {
+    fn programs_are_not_waited_for_once_the_follower_is_stopped() {
         let mut programs = programs();
         rustix::io::write(&*programs.stop, &1u64.to_ne_bytes()).unwrap();
         assert_eq!(programs.output(&["sleep", "1000"]), None);

@@ -1,11 +1,11 @@
-//! A range of addresses as networks.
+//! Splits a range of addresses into networks.
 
 use std::net::IpAddr;
 
 use xvs_proto::Prefix;
 
-/// The fewest networks that together are the addresses from `first` to `last`; `None` if these are of two families, or
-/// the last comes before the first.
+/// The fewest networks that have exactly the addresses from `first` to `last`; `None` if these are of two families, or
+/// if `last` comes before `first`.
 pub(super) fn prefixes(first: IpAddr, last: IpAddr) -> Option<Vec<Prefix>> {
     let (from, to, bits) = match (first, last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => (u32::from(first).into(), u32::from(last).into(), 32),
@@ -19,7 +19,7 @@ pub(super) fn prefixes(first: IpAddr, last: IpAddr) -> Option<Vec<Prefix>> {
     let (mut prefixes, mut from) = (Vec::new(), Some(from).filter(|from| *from <= to));
     from?;
     while let Some(begin) = from {
-        // As large as the place it begins at allows, and the end.
+        // The largest network that begins here and does not exceed the range.
         let mut free = begin.trailing_zeros().min(bits);
         while last_of(begin, free) > to {
             free -= 1;
@@ -30,7 +30,7 @@ pub(super) fn prefixes(first: IpAddr, last: IpAddr) -> Option<Vec<Prefix>> {
     Some(prefixes)
 }
 
-/// The last address of a network that leaves so many bits free.
+/// The last address of a network with `free` host bits.
 fn last_of(begin: u128, free: u32) -> u128 {
     begin | 1u128.checked_shl(free).map_or(u128::MAX, |size| size - 1)
 }
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_the_fewest_networks_that_are_all_of_it_and_no_more() {
+    fn a_range_is_split_into_the_fewest_networks_that_have_exactly_its_addresses() {
         let nets = |nets: &[&str]| Some(nets.iter().map(|net| (*net).to_owned()).collect::<Vec<_>>());
         assert_eq!(
             texts("172.16.0.1", "172.16.0.9"),

@@ -1,8 +1,7 @@
-//! What `iptables-save` prints, read as chains of rules.
+//! Parses the output of `iptables-save` into chains of rules.
 //!
-//! Of each table packets pass some chains before IPVS would see them. What an option means is iptables(8)'s
-//! and iptables-extensions(8)'s business; one that is not known here is the rule's obstacle. Pure. Not here: running the
-//! program.
+//! Only base chains that the kernel calls before IPVS are entered. An unknown option becomes the rule's obstacle.
+//! Source: iptables(8), iptables-extensions(8). A pure function. Not here: running the program.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,20 +10,20 @@ use std::ops::RangeInclusive;
 use xvs_proto::mark::{Change, Expected, Test};
 use xvs_proto::{Family, Prefix, Protocol};
 
-use crate::netfilter::chain::{Action, Base, Criterion, Rule, Table, What, pattern};
-use crate::netfilter::hook::{Hook, place};
+use crate::netfilter::chain::{Action, Base, Criterion, Match, Rule, Table, pattern};
+use crate::netfilter::hook::{Hook, chain_order};
 use crate::netfilter::range;
 
-/// A table of iptables, and by which chains packets enter it before IPVS would see them.
+/// A table of iptables, with its base chains that the kernel calls before IPVS.
 pub struct Kind {
     name: &'static str,
     entries: &'static [(&'static str, Hook, i64)],
 }
 
-/// A table of what the program of a family printed; `None` if there is none in it that it can say.
+/// The table of this kind in the output of the program of a family; `None` if the output does not have it.
 pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     let table = kind.name;
-    // iptables-nft says so of a table that others have written into, and prints an empty one.
+    // For a table with rules of another program, iptables-nft prints this comment and an empty table.
     let other = format!("# Table `{table}'");
     if text.lines().any(|line| line.starts_with(&other) && line.contains("incompatible")) {
         return None;
@@ -39,7 +38,7 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
             continue;
         }
         let words = words(line);
-        // Counters may stand first.
+        // A line may begin with counters.
         let words = words.iter().map(String::as_str).skip_while(|word| word.starts_with('['));
         if let ["-A", chain, options @ ..] = words.collect::<Vec<_>>().as_slice() {
             let text = format!("{program} -t {table} {}", line.trim_start_matches(|c| c != '-'));
@@ -49,7 +48,7 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     let base = |&(chain, hook, priority): &(&str, Hook, i64)| Base {
         text: format!("{program} -t {table} {chain}"),
         chain: chain.to_owned(),
-        priority: place(hook, priority),
+        priority: chain_order(hook, priority),
         family: Some(family),
         registered: None,
         obstacle: None,
@@ -57,7 +56,7 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     Some(Table { bases: kind.entries.iter().map(base).collect(), chains })
 }
 
-/// The words of a line as the program quotes them.
+/// Splits a line into words, with the quoting of iptables-save.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
     let mut chars = line.chars();
@@ -76,19 +75,19 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What has been read of a rule.
-struct Reading {
+/// A rule that is being parsed.
+struct RuleReader {
     criteria: Vec<Criterion>,
     action: Option<Action>,
-    /// The target, once it was read: what follows are its options.
+    /// The target; the options behind it are the target's.
     target: Option<String>,
     change: Change,
     obstacle: Option<String>,
 }
 
 fn rule(text: String, options: &[&str]) -> Rule {
-    let mut reading =
-        Reading { criteria: Vec::new(), action: None, target: None, change: Change::NONE, obstacle: None };
+    let mut reader =
+        RuleReader { criteria: Vec::new(), action: None, target: None, change: Change::NONE, obstacle: None };
     let mut options = options.iter().copied();
     let mut expected = Expected::Yes;
     while let Some(option) = options.next() {
@@ -96,10 +95,10 @@ fn rule(text: String, options: &[&str]) -> Rule {
             expected = Expected::No;
             continue;
         }
-        reading.option(option, &mut options, expected);
+        reader.option(option, &mut options, expected);
         expected = Expected::Yes;
     }
-    let Reading { criteria, action, target, change, obstacle } = reading;
+    let RuleReader { criteria, action, target, change, obstacle } = reader;
     let action = match target.as_deref() {
         Some("MARK") => Action::Set(change),
         _ => action.unwrap_or(Action::Nothing),
@@ -111,17 +110,17 @@ fn rule(text: String, options: &[&str]) -> Rule {
     Rule { text, criteria, action, obstacle }
 }
 
-impl Reading {
+impl RuleReader {
     fn option<'a>(&mut self, option: &str, rest: &mut impl Iterator<Item = &'a str>, expected: Expected) {
         if self.target.is_some() {
             return self.target_option(option, rest);
         }
         if !KNOWN.contains(&option) {
-            // Its values follow, as many as it has; they are no options and end here too.
-            return self.cannot(format!("xvs does not know {option}"));
+            // The option's values are skipped as well: each is unknown, and the first obstacle is kept.
+            return self.set_obstacle(format!("xvs does not know {option}"));
         }
         let value = rest.next().unwrap_or_default();
-        let what = match option {
+        let matches = match option {
             "-s" | "--source" => network(value).map(Test::Source),
             "-d" | "--destination" => network(value).map(Test::Dest),
             "-p" | "--protocol" => match value {
@@ -129,8 +128,8 @@ impl Reading {
                 _ => protocol(value).map(|protocol| Test::Protocol(vec![protocol])),
             },
             "-i" | "--in-interface" => {
-                let what = What::Interface(vec![pattern(value)]);
-                return self.criteria.push(Criterion { what, expected });
+                let matches = Match::Interface(vec![pattern(value)]);
+                return self.criteria.push(Criterion { matches, expected });
             }
             "--dport" | "--dports" => ports(value).map(Test::DestPort),
             "--sport" | "--sports" => ports(value).map(Test::SourcePort),
@@ -144,15 +143,15 @@ impl Reading {
             "-g" => return self.jump(value, Action::Goto(value.to_owned())),
             _ => None,
         };
-        match what {
-            Some(test) => self.criteria.push(Criterion { what: What::Test(test), expected }),
-            None => self.cannot(format!("xvs does not know {option} {value}")),
+        match matches {
+            Some(test) => self.criteria.push(Criterion { matches: Match::Packet(test), expected }),
+            None => self.set_obstacle(format!("xvs does not know {option} {value}")),
         }
     }
 
     fn extension(&mut self, name: &str) {
         if !["tcp", "udp", "sctp", "multiport", "mark", "iprange", "comment"].contains(&name) {
-            self.cannot(format!("xvs does not know the match {name}"));
+            self.set_obstacle(format!("xvs does not know the match {name}"));
         }
     }
 
@@ -162,13 +161,13 @@ impl Reading {
             "ACCEPT" => Action::Accept,
             "RETURN" => Action::Return,
             "DROP" | "REJECT" => Action::Drop,
-            // What they do to the mark, their options say.
+            // The options of the target have the change of the mark.
             "MARK" | "CONNMARK" => Action::Nothing,
             "TPROXY" | "HMARK" => {
-                self.cannot(format!("xvs does not know the mark that {target} gives"));
+                self.set_obstacle(format!("xvs does not know the mark that {target} sets"));
                 Action::Unknown
             }
-            // A chain; or a target that leaves the mark alone, of whose name there is no chain.
+            // A chain; or a target that leaves the mark unchanged, for which there is no chain of this name.
             _ => otherwise,
         });
     }
@@ -187,20 +186,20 @@ impl Reading {
                             _ => Change::NONE.xor(value),
                         };
                     }
-                    None => self.cannot(format!("xvs does not know {option} {value}")),
+                    None => self.set_obstacle(format!("xvs does not know {option} {value}")),
                 }
             }
             (Some("CONNMARK"), "--restore-mark") => {
                 self.action = Some(Action::Unknown);
-                self.cannot("xvs has no marks of the kernel's connections".to_owned());
+                self.set_obstacle("xvs does not have the kernel's connection marks".to_owned());
             }
-            // What other targets do is none of ours.
+            // Other targets do not change the mark.
             _ => {}
         }
     }
 
-    /// The first obstacle is the one that is told.
-    fn cannot(&mut self, why: String) {
+    /// Sets the obstacle; the first one is kept.
+    fn set_obstacle(&mut self, why: String) {
         self.obstacle.get_or_insert(why);
     }
 }
@@ -209,7 +208,7 @@ fn network(text: &str) -> Option<Vec<Prefix>> {
     text.parse().ok().map(|network| vec![network])
 }
 
-/// `FIRST-LAST`.
+/// Parses `FIRST-LAST`.
 fn addresses(text: &str) -> Option<Vec<Prefix>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
@@ -220,7 +219,7 @@ fn protocol(text: &str) -> Option<Protocol> {
     crate::netfilter::hook::protocol(text).or_else(|| text.parse().ok().map(Protocol))
 }
 
-/// `80,443,8000:8010`.
+/// Parses `80,443,8000:8010`.
 fn ports(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
     let one = |text: &str| {
         let (first, last) = text.split_once(':').unwrap_or((text, text));
@@ -229,7 +228,7 @@ fn ports(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
     text.split(',').map(one).collect()
 }
 
-/// `0x1/0xff`.
+/// Parses a mark with its mask, `0x1/0xff`.
 fn masked(text: &str) -> Option<(u32, u32)> {
     let number = |text: &str| match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
@@ -241,7 +240,7 @@ fn masked(text: &str) -> Option<(u32, u32)> {
     }
 }
 
-/// Options that are known, each with one value.
+/// The known options, each with one value.
 const KNOWN: [&str; 21] = [
     "-s",
     "--source",
@@ -266,14 +265,15 @@ const KNOWN: [&str; 21] = [
     "-g",
 ];
 
-/// Why a rule that drops is not followed.
-pub const DROPS: &str = "xvs comes before netfilter, and takes what it drops";
+/// The obstacle of a rule that drops packets.
+pub const DROPS: &str = "xvs receives packets before netfilter and does not drop those that the rule drops";
 
-/// The table that is for marks.
+/// The table that is meant for marks.
 pub const MANGLE: Kind =
     Kind { name: "mangle", entries: &[("PREROUTING", Hook::Prerouting, -150), ("INPUT", Hook::Input, -150)] };
 
-/// All tables that may mark (priorities: `include/uapi/linux/netfilter_ipv4.h`, `enum nf_ip_hook_priorities`).
+/// All tables whose rules may set marks (priorities: `include/uapi/linux/netfilter_ipv4.h`, `enum
+/// nf_ip_hook_priorities`).
 pub const TABLES: [Kind; 5] = [
     Kind { name: "raw", entries: &[("PREROUTING", Hook::Prerouting, -300)] },
     MANGLE,

@@ -1,13 +1,13 @@
-//! One slot for the newest view of what is followed, the network by default, between the follower and the control thread.
+//! A slot for one value, the newest, between a follower and the control thread.
 //!
-//! Views that come while the control thread is busy replace each other, so it builds from the newest alone, however
-//! fast they change. Neither end waits for the other.
+//! A value that has not been taken is replaced by the next one, so a busy control thread finds the newest value alone.
+//! Neither thread waits for the other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::network::View;
 
-/// The slot; its clones are the same one.
+/// The slot; clones share it.
 #[derive(Debug)]
 pub struct Latest<T = View>(Arc<Mutex<Option<T>>>);
 
@@ -23,17 +23,17 @@ impl<T> Default for Latest<T> {
     }
 }
 
-/// What a slot was when a view was put into it.
+/// The state of a slot before [`Latest::put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
-    /// Empty: whoever takes views has to be told.
+    /// Empty: the receiver has to be woken.
     Empty,
-    /// Another view was there, of which whoever takes views has been told.
+    /// With a value that has not been taken: the receiver has been woken already.
     Full,
 }
 
 impl<T> Latest<T> {
-    /// Puts a view in the place of one that nobody has taken.
+    /// Stores a value in place of an earlier one.
     pub fn put(&self, view: T) -> Slot {
         match self.slot().replace(view) {
             None => Slot::Empty,
@@ -41,12 +41,12 @@ impl<T> Latest<T> {
         }
     }
 
-    /// Takes the newest view out.
+    /// Takes the newest value.
     pub fn take(&self) -> Option<T> {
         self.slot().take()
     }
 
-    /// Each change of the slot is one move, so a panic elsewhere leaves it whole.
+    /// Each change of the slot is one move, so it is valid even after a panic of another thread.
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,14 +57,14 @@ mod tests {
     use crate::network::latest::*;
 
     #[test]
-    fn of_many_views_only_the_newest_is_taken_and_only_the_first_is_told_of() {
+    fn of_many_values_the_newest_is_taken_and_the_first_wakes_the_receiver() {
         let latest: Latest = Latest::default();
         let view = |number: usize| View { warnings: vec![number.to_string()], ..View::default() };
-        let told: Vec<_> = (0..20).map(|number| latest.put(view(number))).collect();
-        assert_eq!(told.iter().filter(|slot| **slot == Slot::Empty).count(), 1);
-        assert_eq!(told[0], Slot::Empty);
+        let states: Vec<_> = (0..20).map(|number| latest.put(view(number))).collect();
+        assert_eq!(states.iter().filter(|slot| **slot == Slot::Empty).count(), 1);
+        assert_eq!(states[0], Slot::Empty);
         assert_eq!(latest.take(), Some(view(19)));
         assert_eq!(latest.take(), None);
-        assert_eq!(latest.put(view(20)), Slot::Empty, "told of again");
+        assert_eq!(latest.put(view(20)), Slot::Empty, "the receiver is woken again");
     }
 }

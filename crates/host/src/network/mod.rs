@@ -1,15 +1,16 @@
-//! Follows the kernel's links, addresses, routes and neighbours, and enters the neighbours that we need.
+//! Follows the kernel's links, addresses, routes and neighbours; adds neighbours.
 //!
-//! A [`NetworkFollower`] reads everything once and then listens. A neighbour after a quiet time is taken over at once,
-//! so that a client's first reply finds it resolved; other changes, and neighbours that follow soon, are gathered for
-//! 10 ms and become one. A new [`View`] is returned only if it differs, so a neighbour that goes stale and is
-//! confirmed with the same link address makes no noise. The daemon runs it on a thread of its own by [`follow`] and
-//! hands views over by [`Latest`]. It sees the network namespace of the thread that opened it.
+//! A [`NetworkFollower`] reads all tables once and then listens for events. The first neighbour event after a pause is
+//! applied at once, so that a client's first reply finds the neighbour resolved. Other changes, and neighbour events
+//! soon after the first, are collected for 10 ms and become one change. A new [`View`] is returned only if it differs
+//! from the last one: a neighbour that goes stale and is confirmed with the same link address causes none. The daemon
+//! runs a follower on its own thread by [`follow`] and passes views on by [`Latest`]. A follower belongs to the network
+//! namespace of the thread that opened it.
 //!
-//! Cost: neighbour events are applied as they come; a change of links, addresses or routes re-reads those tables,
-//! because the kernel announces no route that goes with its link. Reading takes at most a fifth of the time:
-//! with long tables, changes are gathered for longer. If the kernel could not keep up telling (`ENOBUFS`),
-//! everything is read anew. Not here: look-ups (`xvs_dataplane::egress::Egress`).
+//! Cost: a neighbour event changes one entry. A change of links, addresses or routes reads these tables again, because
+//! the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the time:
+//! with long tables, changes are collected for longer. If events were lost (`ENOBUFS`), all tables are read again. Not
+//! here: route look-ups (`xvs_dataplane::egress::Egress`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -43,28 +44,28 @@ pub mod veth;
 /// The network at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
-    /// What forwarding depends on.
+    /// Links, addresses, routes and neighbours.
     pub network: Arc<Network>,
-    /// Sentences for the operator: what the kernel has and xvs does not follow.
+    /// Sentences for the operator: rules and routes of the kernel that xvs does not follow.
     pub warnings: Vec<String>,
 }
 
 /// Why [`NetworkFollower::next`] returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Something that matters is different: this is all of it.
+    /// The network has changed; this is the new view.
     Changed(View),
-    /// Nothing happened for as long as it was told to wait.
-    Quiet,
+    /// Nothing changed until the timeout.
+    TimedOut,
     /// A [`Stopper`] was used.
     Stopped,
 }
 
-/// Listens to the kernel.
+/// Follows the network by netlink events.
 #[derive(Debug)]
 pub struct NetworkFollower {
     events: Socket,
-    questions: Netlink,
+    requests: Netlink,
     stop: Arc<OwnedFd>,
     buffer: Vec<u8>,
     stale: Stale,
@@ -72,42 +73,42 @@ pub struct NetworkFollower {
     route_warnings: Vec<String>,
     rule_warnings: Vec<String>,
     view: View,
-    /// Until when events are gathered, because of the last reading.
-    gathered: Instant,
+    /// The end of collecting events after the last reading.
+    collected: Instant,
 }
 
-/// Ends a follower's wait from another thread, now and for ever.
+/// Ends a follower's present wait and all later ones from another thread.
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<OwnedFd>);
 
-/// What of our copy no longer is what the kernel has.
+/// The parts of the follower's copy that may differ from the kernel's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stale {
     links: bool,
     routes: bool,
     rules: bool,
-    /// Events have been lost; while they come in, they are applied as they do.
+    /// Neighbour events have been lost; otherwise each is applied when it arrives.
     neighbours: bool,
-    /// Neighbours have changed in our copy and not yet in the view.
+    /// Neighbours have changed in the copy and not yet in the view.
     unpublished: bool,
 }
 
 impl NetworkFollower {
-    /// Begins to listen in the network namespace of the calling thread, then reads everything.
+    /// Listens in the network namespace of the calling thread, then reads all tables.
     pub fn open() -> io::Result<Self> {
         let mut events = Socket::new(NETLINK_ROUTE)?;
         events.bind(&SocketAddr::new(0, 0))?;
         events.set_non_blocking(true)?;
-        // More room than usual, so that re-reading everything stays the exception; no matter if refused.
-        if let Err(error) = events.set_rx_buf_sz(EVENT_ROOM_BYTES) {
-            tracing::debug!("netlink events have the usual room only: {error}");
+        // A larger buffer, so that events are rarely lost. The follower also works with the default.
+        if let Err(error) = events.set_rx_buf_sz(EVENT_BUFFER_BYTES) {
+            tracing::debug!("the buffer of netlink events has the default size: {error}");
         }
         for group in GROUPS {
             events.add_membership(group)?;
         }
         let mut follower = Self {
             events,
-            questions: Netlink::open()?,
+            requests: Netlink::open()?,
             stop: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
             buffer: Vec::with_capacity(netlink::BUFFER_BYTES),
             stale: Stale::EVERYTHING,
@@ -115,31 +116,32 @@ impl NetworkFollower {
             route_warnings: Vec::new(),
             rule_warnings: Vec::new(),
             view: View::default(),
-            gathered: Instant::now(),
+            collected: Instant::now(),
         };
         follower.refresh()?;
         Ok(follower)
     }
 
-    /// Waits for a change that matters, at most for `timeout` and the gathering of what came at its end.
+    /// Waits for a change of the network, at most for `timeout` and the time to collect events that arrive at its end.
     ///
-    /// An error is a system call that should not have failed; the follower may be asked again.
+    /// # Errors
+    /// A system call failed; the next call tries again.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Event> {
         let give_up = Instant::now() + timeout;
-        // The kernel tells of a link before it has done with the link's routes, of which it does not tell: tables
-        // are therefore never read at once.
+        // The kernel announces a link before it changes the link's routes, and does not announce these. So tables are
+        // never read at once.
         let mut tables_due = None;
         loop {
             let now = Instant::now();
             let until = match self.stale {
                 Stale::NOTHING => give_up,
-                Stale::NEIGHBOURS => self.gathered,
-                _ => *tables_due.get_or_insert(self.gathered.max(now + GATHER_AT_LEAST)),
+                Stale::NEIGHBOURS => self.collected,
+                _ => *tables_due.get_or_insert(self.collected.max(now + COLLECT_AT_LEAST)),
             };
             if until <= now {
                 tables_due = None;
                 if self.stale == Stale::NOTHING {
-                    return Ok(Event::Quiet);
+                    return Ok(Event::TimedOut);
                 }
                 if self.refresh()? {
                     return Ok(Event::Changed(self.view.clone()));
@@ -159,7 +161,7 @@ impl NetworkFollower {
         &self.view
     }
 
-    /// What ends the wait.
+    /// A handle that ends the wait.
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.stop))
     }
@@ -172,14 +174,14 @@ impl NetworkFollower {
         let at_most = Timespec::try_from(at_most).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         match poll(&mut fds, Some(&at_most)) {
             Ok(_) if !fds[1].revents().is_empty() => Ok(Woken::Stopped),
-            // Readable, or in error: reading tells.
+            // Readable, or in error; the read returns the error.
             Ok(_) if !fds[0].revents().is_empty() => Ok(Woken::Events),
             Ok(_) | Err(Errno::INTR) => Ok(Woken::TimedOut),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Reads what the kernel has told, until there is no more.
+    /// Reads all events that have arrived.
     fn take_events(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();
@@ -188,7 +190,7 @@ impl NetworkFollower {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    tracing::info!("the kernel's network events came too fast; reading everything anew");
+                    tracing::info!("network events of the kernel were lost; all tables are read again");
                     self.stale = Stale::EVERYTHING;
                     continue;
                 }
@@ -210,22 +212,22 @@ impl NetworkFollower {
         }
     }
 
-    /// Reads what is stale and says whether the view became another.
+    /// Reads the stale tables; returns whether the view has changed.
     fn refresh(&mut self) -> io::Result<bool> {
         let began = Instant::now();
         let mut network = (*self.view.network).clone();
         if self.stale.links {
-            network.links = tables::links(&mut self.questions, &network.links)?;
+            network.links = tables::links(&mut self.requests, &network.links)?;
         }
         if self.stale.routes {
-            (network.routes, self.route_warnings) = tables::routes(&mut self.questions)?;
+            (network.routes, self.route_warnings) = tables::routes(&mut self.requests)?;
         }
         if self.stale.rules {
-            (network.ruled_marks, self.rule_warnings) = rules::read(&mut self.questions)?;
+            (network.policy_rule_marks, self.rule_warnings) = rules::read(&mut self.requests)?;
         }
         if self.stale.neighbours {
             self.neighbours.clear();
-            for entry in tables::neighbours(&mut self.questions)? {
+            for entry in tables::neighbours(&mut self.requests)? {
                 apply(&mut self.neighbours, &entry);
             }
         }
@@ -233,7 +235,7 @@ impl NetworkFollower {
         network.neighbours =
             entries.map(|(&(ifindex, addr), &mac)| Neighbour { ifindex, addr, mac }).collect();
         self.stale = Stale::NOTHING;
-        self.gathered = gathered(began, Instant::now());
+        self.collected = collected(began, Instant::now());
         let warnings = [self.rule_warnings.as_slice(), &self.route_warnings].concat();
         let view = View { network: Arc::new(network), warnings };
         let changed = view != self.view;
@@ -245,25 +247,28 @@ impl NetworkFollower {
 }
 
 impl Stopper {
-    /// Has every present and later [`NetworkFollower::next`] return [`Event::Stopped`].
+    /// Makes the present and every later [`NetworkFollower::next`] return [`Event::Stopped`].
     pub fn stop(&self) {
-        // The counter would have to be full to refuse, and then the wait has ended too.
+        // The write fails only if the event counter is at its maximum; then the wait ends as well.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 }
 
-/// A follower on a thread of its own; dropping it stops the thread and waits for its end.
+/// The thread of a follower; dropping it stops the thread and waits for its end.
 #[derive(Debug)]
-pub struct Following {
+pub struct FollowerThread {
     stopper: Stopper,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Follows the network of the calling thread's namespace on a thread of its own.
+/// Follows the network of the calling thread's network namespace on a new thread.
 ///
-/// `report` is called on that thread, first with the network as it is and then at each change. Errors: what
-/// [`NetworkFollower::open`] could not do. What fails later is logged and tried again.
-pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<Following> {
+/// `report` is called on that thread, first with the present network, then after each change. Later errors are logged,
+/// and the call is repeated.
+///
+/// # Errors
+/// Those of [`NetworkFollower::open`] and of starting a thread.
+pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
     let mut follower = NetworkFollower::open()?;
     let stopper = follower.stopper();
     let run = move || {
@@ -271,28 +276,28 @@ pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<Follo
         loop {
             match follower.next(LISTEN) {
                 Ok(Event::Changed(view)) => report(view),
-                Ok(Event::Quiet) => {}
+                Ok(Event::TimedOut) => {}
                 Ok(Event::Stopped) => return,
                 Err(error) => {
-                    tracing::warn!("following the kernel's network: {error}; everything is read anew");
+                    tracing::warn!("following the kernel's network: {error}; all tables are read again");
                     follower.stale = Stale::EVERYTHING;
-                    // A fault that stays must not become a busy loop. A stop meanwhile ends the next wait.
+                    // A persistent error must not become a busy loop. A stop during the pause ends the next wait.
                     thread::sleep(RETRY);
                 }
             }
         }
     };
     let thread = thread::Builder::new().name("xvs-network".to_owned()).spawn(run)?;
-    Ok(Following { stopper, thread: Some(thread) })
+    Ok(FollowerThread { stopper, thread: Some(thread) })
 }
 
-impl Drop for Following {
+impl Drop for FollowerThread {
     fn drop(&mut self) {
         self.stopper.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that followed the kernel's network had panicked");
+            tracing::error!("the thread that follows the kernel's network panicked");
         }
     }
 }
@@ -300,7 +305,7 @@ impl Drop for Following {
 impl Stale {
     const NOTHING: Self =
         Self { links: false, routes: false, rules: false, neighbours: false, unpublished: false };
-    /// The copy is right and only the view is behind it.
+    /// The copy is up to date, the view is not.
     const NEIGHBOURS: Self = Self { unpublished: true, ..Self::NOTHING };
     const EVERYTHING: Self =
         Self { links: true, routes: true, rules: true, neighbours: true, unpublished: true };
@@ -312,7 +317,7 @@ enum Woken {
     TimedOut,
 }
 
-/// What a neighbour event says; one that went has no link address.
+/// The entry in a neighbour event; a removed neighbour has no link address.
 fn neighbour_event(message: &[u8]) -> Option<NeighbourEntry> {
     match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
@@ -325,12 +330,12 @@ fn neighbour_event(message: &[u8]) -> Option<NeighbourEntry> {
     }
 }
 
-/// Until when events are gathered after a reading: long enough that reading takes at most a fifth of the time.
-fn gathered(began: Instant, ended: Instant) -> Instant {
-    ended + GATHER_AT_LEAST.max((ended - began) * 4)
+/// The end of collecting events after a reading, so that reading takes at most a fifth of the time.
+fn collected(began: Instant, ended: Instant) -> Instant {
+    ended + COLLECT_AT_LEAST.max((ended - began) * 4)
 }
 
-/// Enters what is resolved and removes what is not; says whether that made a difference.
+/// Adds a resolved neighbour, removes another; returns whether the copy has changed.
 fn apply(neighbours: &mut BTreeMap<(u32, IpAddr), MacAddr>, entry: &NeighbourEntry) -> bool {
     let key = (entry.ifindex, entry.addr);
     match entry.mac {
@@ -339,17 +344,17 @@ fn apply(neighbours: &mut BTreeMap<(u32, IpAddr), MacAddr>, entry: &NeighbourEnt
     }
 }
 
-/// How long events are gathered after a reading, so that a burst of them is one change.
-const GATHER_AT_LEAST: Duration = Duration::from_millis(10);
+/// The least time of collecting events after a reading, so that a burst of events is one change.
+const COLLECT_AT_LEAST: Duration = Duration::from_millis(10);
 const LISTEN: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(1);
-const EVENT_ROOM_BYTES: u32 = 4 << 20;
+const EVENT_BUFFER_BYTES: u32 = 4 << 20;
 
 /// `include/uapi/linux/rtnetlink.h`: `RTNLGRP_LINK`, `NEIGH`, `IPV4_IFADDR`, `IPV4_ROUTE`, `IPV4_RULE`,
 /// `IPV6_IFADDR`, `IPV6_ROUTE`, `IPV6_RULE`, `NEXTHOP`.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
 
-/// Kinds of message (same file); links and addresses are one range.
+/// Types of messages (same file); those of links and addresses are one range.
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
@@ -366,11 +371,11 @@ mod tests {
     use crate::network::*;
 
     #[test]
-    fn after_a_reading_events_are_gathered_for_ten_milliseconds_or_four_times_as_long_as_it_took() {
+    fn events_are_collected_for_ten_milliseconds_or_four_times_the_duration_of_the_last_reading() {
         let began = Instant::now();
         let after = |took, due| {
             let ended = began + Duration::from_millis(took);
-            assert_eq!(gathered(began, ended), ended + Duration::from_millis(due));
+            assert_eq!(collected(began, ended), ended + Duration::from_millis(due));
         };
         after(0, 10);
         after(2, 10);

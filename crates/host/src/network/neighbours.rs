@@ -1,11 +1,10 @@
-//! Entering destinations and gateways as neighbours that the kernel keeps resolved.
+//! Adds destinations and gateways as neighbours that the kernel keeps resolved.
 //!
-//! A worker never sends ARP or neighbour solicitations; it needs the link address to be there. [`Neighbours`]
-//! therefore enters those it is told of as *managed* neighbours (ip-neighbour(8)), which the kernel probes by
-//! itself as long as they exist. A kernel before 5.16 does not know that word and resolves the address once:
-//! calling [`Neighbours::manage`] again, as is done at each change of the network, then renews it. Entries that
-//! an operator made permanent are left alone. Those entered here go when no longer wanted, and on drop; they carry a
-//! number of ours, by which those of a director that was killed are known again.
+//! A worker never sends ARP requests or neighbour solicitations; it needs the link addresses. [`Neighbours`] adds
+//! managed neighbours (ip-neighbour(8)), which the kernel keeps resolved as long as they exist. A kernel before 5.16
+//! does not have managed neighbours and resolves the address once; each call of [`Neighbours::manage`], at every change
+//! of the network, renews it. Permanent entries of an operator are left unchanged. Entries of xvs are removed when they
+//! are no longer needed, and on drop. Their protocol number identifies them after a director was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,25 +22,25 @@ use rustix::net::netdevice::index_to_name;
 
 use crate::network::netlink::Netlink;
 use crate::network::tables;
-use crate::network::tables::{Keeping, NeighbourEntry};
+use crate::network::tables::{NeighbourEntry, Upkeep};
 
-/// The neighbours that this process has entered.
+/// The neighbours that this process has added.
 #[derive(Debug)]
 pub struct Neighbours {
     netlink: Netlink,
-    entered: BTreeSet<(u32, IpAddr)>,
+    added: BTreeSet<(u32, IpAddr)>,
 }
 
-/// Neighbours that could not be entered; the others were.
+/// Neighbours that the kernel refused; the others were added.
 #[derive(Debug)]
 pub struct Refused {
-    /// How many; at least one.
+    /// Their number, at least 1.
     pub count: usize,
-    /// The first one's interface, by name if it has one.
+    /// The interface of the first one: its name, or its index if it is gone.
     pub interface: String,
-    /// The first one's address.
+    /// The address of the first one.
     pub addr: IpAddr,
-    /// The kernel's reason for the first one.
+    /// The kernel's error for the first one.
     pub error: io::Error,
 }
 
@@ -49,8 +48,8 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, interface, addr, error } = self;
         match count {
-            1 => write!(f, "neighbour {addr} on {interface} cannot be entered: {error}")?,
-            _ => write!(f, "{count} neighbours cannot be entered, the first {addr} on {interface}: {error}")?,
+            1 => write!(f, "neighbour {addr} on {interface} cannot be added: {error}")?,
+            _ => write!(f, "{count} neighbours cannot be added, the first {addr} on {interface}: {error}")?,
         }
         if is_table_full(error) {
             let family = if addr.is_ipv4() { "ipv4" } else { "ipv6" };
@@ -60,58 +59,61 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What the kernel says when it has as many neighbours as `gc_thresh3` (`net/core/neighbour.c`, `neigh_add`).
+/// Whether the kernel has as many neighbours as `gc_thresh3` allows (`net/core/neighbour.c`, `neigh_add`).
 fn is_table_full(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
 }
 
 impl Neighbours {
-    /// Works in the network namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     ///
-    /// Those that a director which was killed has left on these interfaces, given by index, count as entered by this
-    /// one. Costs one dump of the neighbours.
+    /// Entries on these interfaces, given by index, that a killed director has left are treated as added by this
+    /// process. Cost: one dump of the neighbours.
     pub fn open(links: &[u32]) -> io::Result<Self> {
         let mut netlink = Netlink::open()?;
         let present = tables::neighbours(&mut netlink)?;
         let left =
             present.iter().filter(|entry| entry.protocol == PROTOCOL && links.contains(&entry.ifindex));
-        let entered = left.map(|entry| (entry.ifindex, entry.addr)).collect();
-        Ok(Self { netlink, entered })
+        let added = left.map(|entry| (entry.ifindex, entry.addr)).collect();
+        Ok(Self { netlink, added })
     }
 
-    /// Sees to it that exactly these, by interface index and address, are kept resolved on our account.
+    /// Adds and removes entries so that exactly these neighbours, by interface index and address, are managed for xvs.
     ///
-    /// To be called when the wanted ones change, and when the network did: the kernel forgets a neighbour when its
-    /// link goes down. Costs one dump of the neighbours, and one request for each that is missing. Those that the
-    /// kernel refuses are told of, and tried again at the next call; an error is a dump that failed.
+    /// To be called when the set changes, and when the network changes: the kernel removes the neighbours of a link
+    /// that goes down. Refused neighbours are returned, and tried again at the next call. Cost: one dump of the
+    /// neighbours, and one request for each missing neighbour.
+    ///
+    /// # Errors
+    /// The dump failed.
     pub fn manage(&mut self, wanted: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
-        let unwanted: Vec<_> = self.entered.difference(wanted).copied().collect();
+        let unwanted: Vec<_> = self.added.difference(wanted).copied().collect();
         for neighbour in unwanted {
             self.remove(neighbour);
         }
-        self.enter_missing(wanted, NeighbourExtFlags::Managed)
+        self.add_missing(wanted, NeighbourExtFlags::Managed)
     }
 
-    /// Has the kernel resolve these once, now, where it has not. Costs and errors are those of [`Self::manage`].
-    pub fn resolve(&mut self, asked: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
-        self.enter_missing(asked, NeighbourExtFlags::empty())
+    /// Makes the kernel resolve these neighbours once, unless they are resolved. Cost and errors as [`Self::manage`].
+    pub fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
+        self.add_missing(neighbours, NeighbourExtFlags::empty())
     }
 
-    /// Enters those that nobody keeps: entering another again would take away that it is permanent, or managed.
-    fn enter_missing(
+    /// Adds neighbours that are neither managed nor permanent: adding these again would clear the flag.
+    fn add_missing(
         &mut self,
-        asked: &BTreeSet<(u32, IpAddr)>,
-        kept: NeighbourExtFlags,
+        neighbours: &BTreeSet<(u32, IpAddr)>,
+        flags: NeighbourExtFlags,
     ) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
-        let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.keeping);
+        let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.upkeep);
         let present: BTreeMap<_, _> = present.iter().map(key).collect();
-        let on_demand = |key| present.get(key).is_none_or(|keeping| *keeping == Keeping::OnDemand);
-        let mut missing = asked.iter().filter(|key| on_demand(key));
+        let on_demand = |key| present.get(key).is_none_or(|upkeep| *upkeep == Upkeep::OnDemand);
+        let mut missing = neighbours.iter().filter(|key| on_demand(key));
         let mut refused: Option<Refused> = None;
         while let Some(&(ifindex, addr)) = missing.next() {
-            let Err(error) = self.enter(ifindex, addr, kept) else { continue };
-            // Asked for each of the others, a kernel whose table is full would look through all of it each time.
+            let Err(error) = self.add(ifindex, addr, flags) else { continue };
+            // With a full table, the kernel searches the whole table for each request; the others are not tried.
             let others = if is_table_full(&error) { missing.by_ref().count() } else { 0 };
             let interface = || {
                 let name = index_to_name(&self.netlink, ifindex);
@@ -124,27 +126,27 @@ impl Neighbours {
         Ok(refused)
     }
 
-    /// `NTF_USE` has every kernel resolve it at once; one that does not know `kept` ignores that.
-    fn enter(&mut self, ifindex: u32, addr: IpAddr, kept: NeighbourExtFlags) -> io::Result<()> {
+    /// Adds a neighbour. `NTF_USE` makes the kernel resolve it at once. Older kernels ignore unknown `flags`.
+    fn add(&mut self, ifindex: u32, addr: IpAddr, flags: NeighbourExtFlags) -> io::Result<()> {
         let mut message = message(ifindex, addr);
         message.header.state = NeighbourState::None;
         message.header.flags = NeighbourFlags::Use;
-        if !kept.is_empty() {
-            message.attributes.push(NeighbourAttribute::ExtFlags(kept));
+        if !flags.is_empty() {
+            message.attributes.push(NeighbourAttribute::ExtFlags(flags));
             message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
         }
         self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)?;
-        if !kept.is_empty() {
-            self.entered.insert((ifindex, addr));
+        if !flags.is_empty() {
+            self.added.insert((ifindex, addr));
         }
         Ok(())
     }
 
-    /// Removes one; that it is gone already, or its link, is as good.
+    /// Removes a neighbour; it is no error if the neighbour or its link is gone.
     fn remove(&mut self, (ifindex, addr): (u32, IpAddr)) {
-        self.entered.remove(&(ifindex, addr));
-        let gone = self.netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
-        if let Err(error) = gone {
+        self.added.remove(&(ifindex, addr));
+        let removed = self.netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
+        if let Err(error) = removed {
             tracing::debug!("neighbour {addr} on interface {ifindex} was not removed: {error}");
         }
     }
@@ -152,7 +154,7 @@ impl Neighbours {
 
 impl Drop for Neighbours {
     fn drop(&mut self) {
-        while let Some(&neighbour) = self.entered.first() {
+        while let Some(&neighbour) = self.added.first() {
             self.remove(neighbour);
         }
     }
@@ -166,8 +168,8 @@ fn message(ifindex: u32, addr: IpAddr) -> NeighbourMessage {
     message
 }
 
-/// By whom our entries say that they were entered: the letter x, which `include/uapi/linux/rtnetlink.h` and
-/// iproute2's `rt_protos` give to nobody.
+/// The protocol number of entries of xvs: the letter x, which `include/uapi/linux/rtnetlink.h` and iproute2's
+/// `rt_protos` do not assign.
 const PROTOCOL: u8 = 120;
 
 #[cfg(test)]
@@ -175,7 +177,7 @@ mod tests {
     use crate::network::neighbours::*;
 
     #[test]
-    fn refused_neighbours_are_one_line_with_their_number_the_first_and_what_to_raise() {
+    fn refused_neighbours_are_reported_in_one_line_with_their_number_the_first_one_and_the_sysctl_to_raise() {
         let refused = |count, error: Errno| Refused {
             count,
             interface: "lan".to_owned(),
@@ -183,13 +185,10 @@ mod tests {
             error: error.into(),
         };
         let full = refused(9000, Errno::NOBUFS).to_string();
-        assert!(
-            full.starts_with("9000 neighbours cannot be entered, the first 192.0.2.7 on lan: "),
-            "{full}"
-        );
+        assert!(full.starts_with("9000 neighbours cannot be added, the first 192.0.2.7 on lan: "), "{full}");
         assert!(full.ends_with("; raise net.ipv4.neigh.default.gc_thresh3"), "{full}");
         let down = refused(1, Errno::NETDOWN).to_string();
-        assert!(down.starts_with("neighbour 192.0.2.7 on lan cannot be entered: "), "{down}");
+        assert!(down.starts_with("neighbour 192.0.2.7 on lan cannot be added: "), "{down}");
         assert!(!down.contains("gc_thresh3"), "{down}");
     }
 }

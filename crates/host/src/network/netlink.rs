@@ -1,8 +1,8 @@
-//! Questions to the kernel over a route netlink socket, one at a time.
+//! Sends requests to the kernel over a route netlink socket, one at a time.
 //!
-//! Used by whatever reads or changes links, addresses, routes or neighbours. A [`Netlink`] works in the network
-//! namespace of the thread that opened it, for ever. Every call blocks until the kernel has answered, which it
-//! does at once. Not here: what a message means.
+//! For all code that reads or changes links, addresses, routes or neighbours. A [`Netlink`] belongs to the network
+//! namespace of the thread that opened it. Every call blocks until the kernel has replied, which it does at once. Not
+//! here: the meaning of messages (`tables.rs`).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,7 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-/// A socket for questions and changes.
+/// A socket for requests.
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
@@ -23,7 +23,7 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// Opens one in the namespace of the calling thread.
+    /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
@@ -31,16 +31,16 @@ impl Netlink {
         Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER_BYTES) })
     }
 
-    /// Everything that answers a question of kind `GET…`.
+    /// All replies to a dump request, a message of type `GET…`.
     ///
-    /// Asked again while the kernel says that something changed in between, so what is returned was true at one
-    /// moment. A message that the library cannot read is left out and logged. What the kernel was built without
-    /// has no answers.
-    pub fn dump(&mut self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    /// The request is repeated if a table changed meanwhile (`NLM_F_DUMP_INTR`), so the replies are the state of one
+    /// moment. A message that the library cannot parse is left out and logged. For a feature that the kernel was built
+    /// without, there are no replies.
+    pub fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         for _ in 0..DUMP_ATTEMPTS {
-            self.send(question.clone(), NLM_F_DUMP)?;
-            match self.answers() {
-                Ok((answers, Consistency::Whole)) => return Ok(answers),
+            self.send(request.clone(), NLM_F_DUMP)?;
+            match self.replies() {
+                Ok((replies, Consistency::Whole)) => return Ok(replies),
                 Ok((_, Consistency::Interrupted)) => {}
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
                     return Ok(Vec::new());
@@ -53,16 +53,16 @@ impl Netlink {
         Err(io::Error::new(io::ErrorKind::Interrupted, text))
     }
 
-    /// Makes a change, with these flags beside those of every request; the kernel's refusal is the error.
+    /// Sends a change with these additional flags; an error of the kernel is returned.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(message, NLM_F_ACK | flags)?;
-        self.answers().map(|_| ())
+        self.replies().map(|_| ())
     }
 
-    /// The answers to a question about one thing; the kernel's refusal is the error.
-    pub fn ask(&mut self, question: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.send(question, NLM_F_ACK)?;
-        self.answers().map(|(answers, _)| answers)
+    /// The replies to a request for one object; an error of the kernel is returned.
+    pub fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(request, NLM_F_ACK)?;
+        self.replies().map(|(replies, _)| replies)
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
@@ -76,9 +76,9 @@ impl Netlink {
         self.socket.send(&bytes, 0).map(|_| ())
     }
 
-    /// Collects the answers to the request just sent, to the message that ends them.
-    fn answers(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
-        let (mut answers, mut consistency) = (Vec::new(), Consistency::Whole);
+    /// Receives the replies to the last request, up to the message that ends them.
+    fn replies(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+        let (mut replies, mut consistency) = (Vec::new(), Consistency::Whole);
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
@@ -86,7 +86,7 @@ impl Netlink {
                 let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
                     Ok(message) => message,
                     Err(error) => {
-                        tracing::warn!("netlink message not understood, left out: {error}");
+                        tracing::warn!("netlink message that cannot be parsed, left out: {error}");
                         continue;
                     }
                 };
@@ -97,13 +97,13 @@ impl Netlink {
                     consistency = Consistency::Interrupted;
                 }
                 match message.payload {
-                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::InnerMessage(reply) => replies.push(reply),
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Error(_) => return Ok((answers, consistency)),
+                    NetlinkPayload::Error(_) => return Ok((replies, consistency)),
                     NetlinkPayload::Done(done) if done.code < 0 => {
                         return Err(io::Error::from_raw_os_error(-done.code));
                     }
-                    NetlinkPayload::Done(_) => return Ok((answers, consistency)),
+                    NetlinkPayload::Done(_) => return Ok((replies, consistency)),
                     _ => {}
                 }
             }
@@ -117,14 +117,14 @@ impl AsFd for Netlink {
     }
 }
 
-/// Whether the tables stood still while they were read.
+/// Whether a table was unchanged while it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Consistency {
     Whole,
     Interrupted,
 }
 
-/// Divides what one read returned into messages, each with its header; what is cut off ends it.
+/// Splits the bytes of one read into messages with their headers; ends at a message that is cut off.
 pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let len = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;
@@ -145,7 +145,7 @@ mod tests {
     use crate::network::netlink::*;
 
     #[test]
-    fn a_read_is_divided_at_the_lengths_its_headers_name_and_ends_where_it_is_cut_off() {
+    fn a_read_is_split_at_the_lengths_in_its_headers_and_ends_at_a_message_that_is_cut_off() {
         let mut bytes = vec![0; 18 + 2 + 16 + 8];
         bytes[0] = 18;
         bytes[20] = 16;
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_refusal_is_returned_with_its_errno() {
+    fn an_error_of_the_kernel_is_returned_with_its_errno() {
         let mut netlink = Netlink::open().unwrap();
         let mut link = netlink_packet_route::link::LinkMessage::default();
         link.header.index = u32::MAX >> 1;

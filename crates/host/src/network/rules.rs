@@ -1,33 +1,33 @@
-//! Policy rules other than the default ones, each as a sentence for the operator.
+//! Reads policy rules other than the kernel's three default rules, with a sentence for each.
 //!
-//! xvs routes as the kernel's three default rules do, by the tables local, main and (empty) default. A rule
-//! beside them means that the kernel may route some packets otherwise; it is reported, not followed.
+//! xvs routes by the tables local and main, as the default rules do (the third table, default, is normally empty).
+//! Another rule may make the kernel route some packets differently. It is reported, not followed.
 
 use std::io;
 
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use xvs_proto::network::RuledMark;
+use xvs_proto::network::PolicyRuleMark;
 
 use crate::network::netlink::Netlink;
 
-/// The marks that rules ask for, and a sentence for each rule: it is not followed.
-pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<String>)> {
+/// The marks in policy rules, and a sentence for each rule, which is not followed.
+pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<PolicyRuleMark>, Vec<String>)> {
     let (mut marks, mut warnings) = (Vec::new(), Vec::new());
     for (family, flag) in [(AddressFamily::Inet, "-4"), (AddressFamily::Inet6, "-6")] {
-        let mut question = RuleMessage::default();
-        question.header.family = family;
-        for answer in netlink.dump(RouteNetlinkMessage::GetRule(question))? {
-            if let RouteNetlinkMessage::NewRule(rule) = answer
+        let mut request = RuleMessage::default();
+        request.header.family = family;
+        for reply in netlink.dump(RouteNetlinkMessage::GetRule(request))? {
+            if let RouteNetlinkMessage::NewRule(rule) = reply
                 && rule.header.family == family
                 && !is_default(&rule)
             {
-                marks.extend(ruled_mark(&rule));
+                marks.extend(policy_rule_mark(&rule));
                 let priority = priority(&rule);
                 warnings.push(format!(
                     "policy rule {priority} ({}) is not followed: xvs routes by the tables local and main alone; \
-                     packets that it concerns may leave by another way than the kernel's (`ip {flag} rule` lists it)",
+                     its packets may take another route than in the kernel (`ip {flag} rule` lists it)",
                     describe(&rule)
                 ));
             }
@@ -36,21 +36,22 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<RuledMark>, Vec<Str
     Ok((marks, warnings))
 }
 
-/// The mark that a rule asks for.
-fn ruled_mark(rule: &RuleMessage) -> Option<RuledMark> {
-    let leads = rule.header.action == RuleAction::ToTable && !rule.header.flags.contains(RuleFlags::Invert);
+/// The mark in a rule that looks up a table.
+fn policy_rule_mark(rule: &RuleMessage) -> Option<PolicyRuleMark> {
+    let looks_up =
+        rule.header.action == RuleAction::ToTable && !rule.header.flags.contains(RuleFlags::Invert);
     let mark = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::FwMark(mark) if leads => Some(*mark),
+        RuleAttribute::FwMark(mark) if looks_up => Some(*mark),
         _ => None,
     })?;
     let mask = rule.attributes.iter().find_map(|attribute| match attribute {
         RuleAttribute::FwMask(mask) => Some(*mask),
         _ => None,
     });
-    Some(RuledMark { mark, mask: mask.unwrap_or(u32::MAX) })
+    Some(PolicyRuleMark { mark, mask: mask.unwrap_or(u32::MAX) })
 }
 
-/// Whether it is one of the rules that every namespace begins with (ip-rule(8)).
+/// Whether a rule is one of the three of a new network namespace (ip-rule(8)).
 fn is_default(rule: &RuleMessage) -> bool {
     let header = &rule.header;
     let expected = match priority(rule) {
@@ -61,7 +62,7 @@ fn is_default(rule: &RuleMessage) -> bool {
     };
     let plain = rule.attributes.iter().all(|attribute| match attribute {
         RuleAttribute::Priority(_) | RuleAttribute::Table(_) | RuleAttribute::Protocol(_) => true,
-        // All ones where nothing is suppressed.
+        // All ones is the default: no prefix length is suppressed.
         RuleAttribute::SuppressPrefixLen(value) => *value == u32::MAX,
         _ => false,
     });
@@ -95,7 +96,7 @@ fn describe(rule: &RuleMessage) -> String {
     words.join(" ")
 }
 
-/// The kernel leaves the attribute out where the priority is 0.
+/// The priority; the kernel leaves the attribute out if it is 0.
 fn priority(rule: &RuleMessage) -> u32 {
     let found = rule.attributes.iter().find_map(|attribute| match attribute {
         RuleAttribute::Priority(priority) => Some(*priority),

@@ -1,7 +1,7 @@
-//! The kernel's tables, read and translated: netlink messages to the values of the data plane's model.
+//! Reads the kernel's tables: netlink messages become the values of `xvs_proto::network`.
 //!
-//! Each function asks for one table and returns what matters of it, in an order that does not depend on the
-//! kernel's hashing, so that two readings of an unchanged table are equal. Cost: one dump each.
+//! Each function reads one table. The order of the result does not depend on the kernel's hashing, so two readings of
+//! an unchanged table are equal. Cost: one dump each.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,11 +24,11 @@ use xvs_proto::{MacAddr, Prefix};
 
 use crate::network::netlink::Netlink;
 
-/// The links with their addresses. A link that `before` has keeps its id; another takes a free one.
+/// The links with their addresses. A link of `before` keeps its id; a new link gets a free id.
 pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Link>> {
     let mut addresses: BTreeMap<u32, Vec<(IpAddr, u8)>> = BTreeMap::new();
-    for answer in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
-        if let RouteNetlinkMessage::NewAddress(message) = answer
+    for reply in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        if let RouteNetlinkMessage::NewAddress(message) = reply
             && let Some(found) = address(&message)
         {
             addresses.entry(message.header.index).or_default().push(found);
@@ -36,8 +36,8 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
     }
     let mut network = Network::default();
     let mut added = Vec::new();
-    for answer in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
-        let RouteNetlinkMessage::NewLink(message) = answer else { continue };
+    for reply in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        let RouteNetlinkMessage::NewLink(message) = reply else { continue };
         let mut link = link(&message);
         link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
         match before.iter().find(|known| known.ifindex == link.ifindex) {
@@ -53,14 +53,14 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
     Ok(network.links)
 }
 
-/// The routes of the tables local and main, and a sentence for each that is there and not followed.
+/// The routes of the tables local and main, and a sentence for each route that is not followed.
 pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<String>)> {
     let (mut routes, mut warnings) = (Vec::new(), Vec::new());
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(question))? {
-            let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+        let mut request = RouteMessage::default();
+        request.header.address_family = family;
+        for reply in netlink.dump(RouteNetlinkMessage::GetRoute(request))? {
+            let RouteNetlinkMessage::NewRoute(message) = reply else { continue };
             if message.header.address_family != family {
                 continue;
             }
@@ -70,28 +70,28 @@ pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<Strin
             }
         }
     }
-    // Stable: of routes that are equal in all this, the kernel's order decides.
+    // The sort is stable: routes with equal keys keep the kernel's order.
     routes.sort_by_key(|route| (route.table, route.dest, route.metric));
     Ok((routes, warnings))
 }
 
-/// The largest packet, in bytes, that the kernel would send to an address, where its route says so or a router has told;
-/// `None` where that is its link's.
+/// The path MTU of an address, in bytes, if its route has one or a router has reported one; `None` if the MTU of the
+/// link applies.
 pub fn path_mtu(netlink: &mut Netlink, dest: IpAddr) -> io::Result<Option<u32>> {
-    let mut question = RouteMessage::default();
-    (question.header.address_family, question.header.destination_prefix_length) = match dest {
+    let mut request = RouteMessage::default();
+    (request.header.address_family, request.header.destination_prefix_length) = match dest {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
-    question.attributes = vec![RouteAttribute::Destination(dest.into())];
-    let answers = netlink.ask(RouteNetlinkMessage::GetRoute(question))?;
-    Ok(answers.into_iter().find_map(|answer| match answer {
+    request.attributes = vec![RouteAttribute::Destination(dest.into())];
+    let replies = netlink.get(RouteNetlinkMessage::GetRoute(request))?;
+    Ok(replies.into_iter().find_map(|reply| match reply {
         RouteNetlinkMessage::NewRoute(message) => mtu_of(&message),
         _ => None,
     }))
 }
 
-/// The MTU that a route says.
+/// The MTU of a route.
 fn mtu_of(message: &RouteMessage) -> Option<u32> {
     message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
@@ -107,40 +107,40 @@ fn mtu_of(message: &RouteMessage) -> Option<u32> {
 pub(super) struct NeighbourEntry {
     pub(super) ifindex: u32,
     pub(super) addr: IpAddr,
-    /// Its link address, if the kernel would send to it now.
+    /// Its link address; `None` if the entry is in a state in which the kernel does not send to it.
     pub(super) mac: Option<MacAddr>,
-    pub(super) keeping: Keeping,
-    /// Who entered it, by a number like those of routes (`NDA_PROTOCOL`); 0 if it does not say.
+    pub(super) upkeep: Upkeep,
+    /// The program that added it, a number as for routes (`NDA_PROTOCOL`); 0 if unknown.
     pub(super) protocol: u8,
 }
 
-/// Who keeps an entry fresh.
+/// How an entry is kept up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeping {
-    /// Resolved when used, forgotten when not.
+pub(super) enum Upkeep {
+    /// Resolved when it is used, removed when it is not.
     OnDemand,
-    /// The kernel, all the time.
+    /// Resolved by the kernel at all times.
     Managed,
-    /// Nobody: it was entered by hand and is true for ever.
+    /// Never: an operator added it with its link address.
     Permanent,
 }
 
-/// Every neighbour entry of either family.
+/// All neighbour entries of both families.
 pub(super) fn neighbours(netlink: &mut Netlink) -> io::Result<Vec<NeighbourEntry>> {
-    let answers = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
-    let entries = answers.into_iter().filter_map(|answer| match answer {
+    let replies = netlink.dump(RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()))?;
+    let entries = replies.into_iter().filter_map(|reply| match reply {
         RouteNetlinkMessage::NewNeighbour(message) => neighbour(&message),
         _ => None,
     });
     Ok(entries.collect())
 }
 
-/// What a neighbour message says; `None` if it is about something else (a bridge's table, a multicast group).
+/// The entry in a neighbour message; `None` for other entries (a bridge's table, a multicast group).
 pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
     if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
-    let (mut addr, mut mac, mut keeping, mut protocol) = (None, None, Keeping::OnDemand, 0);
+    let (mut addr, mut mac, mut upkeep, mut protocol) = (None, None, Upkeep::OnDemand, 0);
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
@@ -148,16 +148,16 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = mac_of(bytes),
             NeighbourAttribute::Protocol(number) => protocol = (*number).into(),
             NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed) => {
-                keeping = Keeping::Managed;
+                upkeep = Upkeep::Managed;
             }
             _ => {}
         }
     }
-    // A state with which the kernel sends (NUD_VALID in include/net/neighbour.h), without the entries that it
-    // makes for multicast and loopback (NUD_NOARP).
+    // The states in which the kernel sends (NUD_VALID in include/net/neighbour.h), except that of its own entries for
+    // multicast and loopback (NUD_NOARP).
     let usable = match message.header.state {
         NeighbourState::Permanent => {
-            keeping = Keeping::Permanent;
+            upkeep = Upkeep::Permanent;
             true
         }
         NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => {
@@ -170,7 +170,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
         ifindex: message.header.ifindex,
         addr: addr?,
         mac: mac.filter(|_| usable),
-        keeping,
+        upkeep,
         protocol,
     })
 }
@@ -201,7 +201,7 @@ fn link(message: &LinkMessage) -> Link {
     link
 }
 
-/// The number in the tag of a link of kind vlan; `None` for any other kind, and for tags of 802.1ad.
+/// The VLAN id of a link of kind vlan; `None` for other kinds, and for VLANs of 802.1ad.
 fn vlan_tag(infos: &[LinkInfo]) -> Option<u16> {
     let is_vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
     let data = infos.iter().find_map(|info| match info {
@@ -215,13 +215,13 @@ fn vlan_tag(infos: &[LinkInfo]) -> Option<u16> {
     })
 }
 
-/// An address that can be sent from: not one whose uniqueness is still in doubt (RFC 4862 §5.4).
+/// An address that may be used as a source: duplicate address detection is finished (RFC 4862 §5.4) or optimistic.
 fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     let (mut peer, mut local) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Address(addr) => peer = Some(*addr),
-            // On a point-to-point link the other attribute is the far end's.
+            // On a point-to-point link, the attribute `Address` is the peer's.
             AddressAttribute::Local(addr) => local = Some(*addr),
             AddressAttribute::Flags(flags)
                 if flags.contains(AddressFlags::Dadfailed)
@@ -236,7 +236,10 @@ fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     Some((local.or(peer)?, message.header.prefix_len))
 }
 
-/// What a route message says: a route, nothing that concerns us, or a route that cannot be followed.
+/// The route in a route message; `None` if xvs does not need it.
+///
+/// # Errors
+/// A sentence: the route cannot be followed.
 fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
@@ -279,7 +282,7 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
         },
         RouteType::Local | RouteType::Anycast => RouteAction::Local,
         RouteType::Broadcast => RouteAction::Broadcast,
-        // After a throw the kernel asks the table default, which nothing uses unless policy rules do.
+        // After a throw route, the kernel continues with the table default, which is normally empty.
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             RouteAction::Unreachable
         }
@@ -288,19 +291,19 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
     Ok(Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) }))
 }
 
-/// The ways of a unicast route, without those that the kernel has marked dead.
+/// The next hops of a unicast route, without those that the kernel has marked dead.
 fn hops(message: &RouteMessage) -> Vec<NextHop> {
     let (mut ifindex, mut hops) = (None, Vec::new());
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::MultiPath(ways) => {
-                let alive = ways.iter().filter(|way| !way.flags.contains(RouteNextHopFlags::Dead));
-                hops.extend(alive.map(|way| NextHop {
-                    ifindex: way.interface_index,
-                    via: gateway(&way.attributes),
-                    // The wire has the weight less one (rtnetlink(7), rtnh_hops).
-                    weight: u32::from(way.hops) + 1,
+            RouteAttribute::MultiPath(next_hops) => {
+                let alive = next_hops.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+                hops.extend(alive.map(|hop| NextHop {
+                    ifindex: hop.interface_index,
+                    via: gateway(&hop.attributes),
+                    // The message has the weight minus one (rtnetlink(7), rtnh_hops).
+                    weight: u32::from(hop.hops) + 1,
                 }));
             }
             _ => {}
@@ -343,7 +346,7 @@ const TABLE_MAIN: u32 = 254;
 mod tests {
     use crate::network::tables::*;
 
-    /// What the kernel says of a link with these infos over interface 3.
+    /// The VLAN of a link with these attributes over interface 3.
     fn of(infos: Vec<LinkInfo>) -> Option<Vlan> {
         let mut message = LinkMessage::default();
         message.header.index = 9;
@@ -352,12 +355,12 @@ mod tests {
     }
 
     #[test]
-    fn a_vlan_is_known_by_its_kind_its_number_and_the_link_below() {
+    fn a_vlan_is_identified_by_its_kind_its_id_and_the_link_below() {
         let data =
             |protocol| LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Protocol(protocol), InfoVlan::Id(5)]));
         let kind = || LinkInfo::Kind(InfoKind::Vlan);
         assert_eq!(of(vec![kind(), data(VlanProtocol::Ieee8021Q)]), Some(Vlan { id: 5, over: 3 }));
-        // Its frames have another type of tag.
+        // The frames of 802.1ad have another type of tag.
         assert_eq!(of(vec![kind(), data(VlanProtocol::Ieee8021Ad)]), None);
         assert_eq!(of(vec![LinkInfo::Kind(InfoKind::MacVlan)]), None);
     }

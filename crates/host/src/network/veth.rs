@@ -1,4 +1,4 @@
-//! The other end of a veth, which may be in another network namespace.
+//! Access to the peer of a veth in its network namespace.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,16 +11,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::netlink::Netlink;
 
-/// Calls `look` with the interface name of the peer of the veth `ifindex`, on a thread in the peer's network namespace;
-/// the second argument is the name of that namespace, `None` if it is this one. Returns `None` if the peer is in a
-/// namespace without a name (`ip netns`).
+/// Calls `visit` with the interface name of the peer of the veth `ifindex`, on a thread in the peer's network
+/// namespace; the second argument is the name of that namespace, `None` if it is this one. Returns `None` if the peer
+/// is in a namespace without a name (`ip netns`).
 ///
 /// # Errors
-/// Those of netlink and of `look`.
+/// Those of netlink and of `visit`.
 pub fn at_peer<T: Send>(
     netlink: &mut Netlink,
     ifindex: u32,
-    look: impl FnOnce(String, Option<String>) -> io::Result<T> + Send,
+    visit: impl FnOnce(String, Option<String>) -> io::Result<T> + Send,
 ) -> io::Result<Option<T>> {
     let Some(ours) = link(netlink, ifindex)? else { return Ok(None) };
     let (mut peer, mut number) = (None, None);
@@ -33,28 +33,28 @@ pub fn at_peer<T: Send>(
     }
     let Some(peer) = peer else { return Ok(None) };
     let Some(number) = number else {
-        return name(netlink, peer)?.map(|name| look(name, None)).transpose();
+        return name(netlink, peer)?.map(|name| visit(name, None)).transpose();
     };
     let Some((namespace, called)) = namespace(netlink, number)? else { return Ok(None) };
     thread::scope(|scope| {
         let inside = scope.spawn(|| {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-            name(&mut Netlink::open()?, peer)?.map(|name| look(name, Some(called))).transpose()
+            name(&mut Netlink::open()?, peer)?.map(|name| visit(name, Some(called))).transpose()
         });
         inside.join().unwrap_or(Ok(None))
     })
 }
 
-/// The namespace that has this number here, and its name.
+/// The namespace that has this number in the present namespace, and its name.
 fn namespace(netlink: &mut Netlink, number: i32) -> io::Result<Option<(File, String)>> {
     for entry in fs::read_dir(NAMESPACES)?.flatten() {
-        // One that is being made or removed cannot be opened.
+        // A namespace that is being created or removed cannot be opened.
         let Ok(namespace) = File::open(entry.path()) else { continue };
-        let mut question = NsidMessage::default();
-        question.attributes = vec![NsidAttribute::Fd(namespace.as_raw_fd() as u32)];
-        let answers = netlink.ask(RouteNetlinkMessage::GetNsId(question)).unwrap_or_default();
-        let is_it = answers.iter().any(|answer| match answer {
-            RouteNetlinkMessage::NewNsId(answer) => answer.attributes.contains(&NsidAttribute::Id(number)),
+        let mut request = NsidMessage::default();
+        request.attributes = vec![NsidAttribute::Fd(namespace.as_raw_fd() as u32)];
+        let replies = netlink.get(RouteNetlinkMessage::GetNsId(request)).unwrap_or_default();
+        let is_it = replies.iter().any(|reply| match reply {
+            RouteNetlinkMessage::NewNsId(reply) => reply.attributes.contains(&NsidAttribute::Id(number)),
             _ => false,
         });
         if is_it {
@@ -74,14 +74,14 @@ fn name(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<String>> {
 }
 
 fn link(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<LinkMessage>> {
-    let mut question = LinkMessage::default();
-    question.header.index = ifindex;
-    let answers = netlink.ask(RouteNetlinkMessage::GetLink(question))?;
-    Ok(answers.into_iter().find_map(|answer| match answer {
+    let mut request = LinkMessage::default();
+    request.header.index = ifindex;
+    let replies = netlink.get(RouteNetlinkMessage::GetLink(request))?;
+    Ok(replies.into_iter().find_map(|reply| match reply {
         RouteNetlinkMessage::NewLink(message) => Some(message),
         _ => None,
     }))
 }
 
-/// Where `ip netns` names them.
+/// The folder in which `ip netns` has the names of namespaces.
 const NAMESPACES: &str = "/run/netns";

@@ -11,7 +11,8 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::explain;
 use xvs_model::explain::{
-    Choice, Contender, Doubt, Entry, NextHop, Report, Rewrite, Sent, Standing, Summary, Tunnel,
+    CandidateReport, CandidateState, CaveatReport, Choice, Entry, NextHop, Report, Rewrite, SentFrame,
+    Summary, Tunnel,
 };
 use xvs_proto::{Endpoint, LinkId, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
@@ -103,7 +104,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
             _ => None,
         },
         sent: explanation.sent.iter().map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
-        caveats: explanation.caveats.iter().map(doubt).collect(),
+        caveats: explanation.caveats.iter().map(caveat_report).collect(),
     }
 }
 
@@ -150,17 +151,17 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
 
 fn choice(decision: &Decision) -> Choice {
     let Decision { service, account, candidates, chosen } = decision;
-    let contender = |(position, candidate): (usize, &Candidate)| Contender {
+    let contender = |(position, candidate): (usize, &Candidate)| CandidateReport {
         server: candidate.endpoint,
         method: candidate.method.listed().to_owned(),
         weight: candidate.weight.0,
         active: candidate.load.active,
         inactive: candidate.load.inactive,
         standing: match () {
-            () if *chosen == Some(position) => Standing::Chosen,
-            () if candidate.weight.is_quiescent() => Standing::Quiescent,
-            () if candidate.overloaded => Standing::Overloaded,
-            () => Standing::PassedOver,
+            () if *chosen == Some(position) => CandidateState::Chosen,
+            () if candidate.weight.is_quiescent() => CandidateState::Quiescent,
+            () if candidate.overloaded => CandidateState::Overloaded,
+            () => CandidateState::PassedOver,
         },
         upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
         figures: account.candidates.get(position).cloned().unwrap_or_default(),
@@ -234,17 +235,17 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
 }
 
 /// A frame as it leaves. Frames of a VLAN are already tagged.
-fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> Sent {
+fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> SentFrame {
     let packet = match parse(frame) {
         Ok(Parsed::Ip(packet)) => Some(summary(&packet)),
         Ok(Parsed::Other) | Err(_) => None,
     };
     let link = ethernet::vlan(frame).and_then(|vlan| egress.untagged(link, vlan)).unwrap_or(link);
     let frame = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    Sent { interface: name_of(link, egress), packet, frame }
+    SentFrame { interface: name_of(link, egress), packet, frame }
 }
 
-fn doubt(caveat: &Caveat) -> Doubt {
+fn caveat_report(caveat: &Caveat) -> CaveatReport {
     let what = match caveat {
         Caveat::DropPacket { rate } => format!(
             "`drop_packet` is in force: one of {rate} packets that would create a connection is dropped instead"
@@ -266,5 +267,5 @@ fn doubt(caveat: &Caveat) -> Doubt {
             "the ICMP error is sent unless this second's limit is reached (`icmp_msgs_per_sec`)".to_owned()
         }
     };
-    Doubt { name: caveat.name().to_owned(), what }
+    CaveatReport { name: caveat.name().to_owned(), what }
 }

@@ -40,7 +40,7 @@ use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;
 use crate::events::{Listener, changes};
 use xvs_host::lock_file;
-use xvs_host::lock_file::{Held, Lock, Tried};
+use xvs_host::lock_file::{Held, Lock, LockAttempt};
 
 pub use crate::api::peer::Peer;
 /// Answers requests. Called from many threads at once, each of which serves one client.
@@ -291,8 +291,8 @@ fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     path.push(".lock");
     let path = PathBuf::from(path);
     match lock_file::lock(&path) {
-        Ok(Tried::Locked(lock)) => Ok(lock),
-        Ok(Tried::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
+        Ok(LockAttempt::Locked(lock)) => Ok(lock),
+        Ok(LockAttempt::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
         Err(error) => Err(StartError::System { call: "lock", path, error }),
     }
 }

@@ -18,14 +18,14 @@ pub const PACE: Duration = Duration::from_millis(20);
 
 /// One request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct TimedRequest {
     /// When its connection was opened.
     pub began: Instant,
     /// The page, which is the server's name, or the error; `None` while the request runs.
     pub outcome: Option<Result<String, ErrorKind>>,
 }
 
-impl Asked {
+impl TimedRequest {
     /// Whether this server answered.
     pub fn is_by(&self, server: &str) -> bool {
         matches!(&self.outcome, Some(Ok(page)) if page == server)
@@ -39,19 +39,19 @@ impl Asked {
 
 /// A running client, which ends when it is dropped.
 #[derive(Debug)]
-pub struct Asking {
+pub struct RequestStream {
     running: Arc<AtomicBool>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<TimedRequest>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Asking {
+impl RequestStream {
     /// Starts a client on the cluster's client host. `patience` is the time limit of a request, from its SYN to the
     /// last byte.
     pub fn start(cluster: &Cluster, target: impl Into<SocketAddr>, patience: Duration) -> Self {
         let target = target.into();
-        let (running, asked) = (Arc::new(AtomicBool::new(true)), Arc::default());
-        let (flag, list) = (Arc::clone(&running), Arc::clone(&asked));
+        let (running, requests) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        let (flag, list) = (Arc::clone(&running), Arc::clone(&requests));
         let thread = namespace::spawn(&cluster.namespace(Host::Client), move || {
             // Threads that this thread starts inherit its namespace.
             thread::scope(|scope| {
@@ -60,11 +60,11 @@ impl Asking {
                 for number in (0..).take_while(|_| flag.load(Ordering::Relaxed)) {
                     thread::sleep((begun + PACE * number).saturating_duration_since(Instant::now()));
                     let list = &list;
-                    scope.spawn(move || ask_once(target, patience, list));
+                    scope.spawn(move || send_one(target, patience, list));
                 }
             });
         });
-        Self { running, asked, thread: Some(thread) }
+        Self { running, requests, thread: Some(thread) }
     }
 
     /// The requests that have begun so far, in their order.
@@ -72,8 +72,8 @@ impl Asking {
     /// # Panics
     ///
     /// If a request's thread panicked.
-    pub fn so_far(&self) -> Vec<Asked> {
-        self.asked.lock().expect("no request panics").clone()
+    pub fn so_far(&self) -> Vec<TimedRequest> {
+        self.requests.lock().expect("no request panics").clone()
     }
 
     /// Waits until this server alone has answered the requests of half a second.
@@ -83,9 +83,9 @@ impl Asking {
         const UNDER_WAY: usize = 5;
         let first = self.so_far().len();
         wait::until(&format!("{server} alone answers"), || {
-            let asked = self.so_far();
-            let end = asked.len().saturating_sub(UNDER_WAY).max(first);
-            let last = &asked[end.saturating_sub(ENOUGH).max(first)..end];
+            let requests = self.so_far();
+            let end = requests.len().saturating_sub(UNDER_WAY).max(first);
+            let last = &requests[end.saturating_sub(ENOUGH).max(first)..end];
             (last.len() == ENOUGH && last.iter().all(|one| one.is_by(server))).then_some(())
         });
     }
@@ -95,13 +95,13 @@ impl Asking {
     pub fn await_one_by(&self, server: &str) -> Duration {
         let now = Instant::now();
         wait::until(&format!("{server} answers"), || {
-            let by = |one: &Asked| one.began >= now && one.is_by(server);
+            let by = |one: &TimedRequest| one.began >= now && one.is_by(server);
             self.so_far().into_iter().find(by).map(|one| one.began - now)
         })
     }
 
     /// Ends the client and returns its requests, all of which have ended.
-    pub fn end(mut self) -> Vec<Asked> {
+    pub fn end(mut self) -> Vec<TimedRequest> {
         self.stop();
         self.so_far()
     }
@@ -115,18 +115,18 @@ impl Asking {
     }
 }
 
-impl Drop for Asking {
+impl Drop for RequestStream {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-fn ask_once(target: SocketAddr, patience: Duration, list: &Mutex<Vec<Asked>>) {
+fn send_one(target: SocketAddr, patience: Duration, list: &Mutex<Vec<TimedRequest>>) {
     let lock = || list.lock().expect("no request panics");
     let place = {
-        let mut asked = lock();
-        asked.push(Asked { began: Instant::now(), outcome: None });
-        asked.len() - 1
+        let mut requests = lock();
+        requests.push(TimedRequest { began: Instant::now(), outcome: None });
+        requests.len() - 1
     };
     let outcome = page(target, Instant::now() + patience);
     lock()[place].outcome = Some(outcome.map_err(|error| error.kind()));
