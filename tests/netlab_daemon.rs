@@ -78,7 +78,7 @@ fn sighup_is_logged_and_the_daemon_continues() {
 
 #[test]
 fn a_log_that_cannot_be_written_ends_and_delays_nothing_and_is_shown_until_it_can() {
-    let cluster = carries::prepared(Method::Nat, Workers::One);
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
     let full = File::options().write(true).open("/dev/full").expect("Linux has it");
     let (reader, closed) = io::pipe().expect("a pipe");
     drop(reader);

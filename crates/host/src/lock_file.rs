@@ -10,7 +10,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 /// A lock; dropping it releases it.
@@ -37,10 +37,12 @@ pub struct Held {
 /// Takes the lock if it is free.
 ///
 /// # Errors
-/// The file cannot be opened, or another user owns it.
+/// The file cannot be opened, another user owns it, or its name is a symbolic link (`ELOOP`): a lock in a folder that
+/// others can write to must not truncate a file of their choice.
 pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     let mut options = File::options();
-    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Lock::write_pid(file).map(LockAttempt::Locked),
@@ -76,9 +78,23 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
     use std::{env, fs, thread};
 
     use crate::lock_file::*;
+
+    #[test]
+    fn a_symbolic_link_is_refused_and_its_target_stays() {
+        let path = env::temp_dir().join(format!("xvs-lock-link-{}", process::id()));
+        let target = path.with_extension("target");
+        fs::write(&target, "precious").unwrap();
+        symlink(&target, &path).unwrap();
+        assert_eq!(lock(&path).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        for path in [path, target] {
+            fs::remove_file(path).unwrap();
+        }
+    }
 
     #[test]
     fn a_lock_file_names_its_holder_and_even_an_old_one_becomes_readable_for_its_owner_alone() {
