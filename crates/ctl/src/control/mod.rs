@@ -26,12 +26,12 @@ use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::command::{Command, CommandError};
+use xvs_model::desired_state::{State, supported};
 use xvs_model::difference::commands_of;
 use xvs_model::load_feedback::Feedback;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
-use xvs_model::state::{State, supported};
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

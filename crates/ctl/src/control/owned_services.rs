@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
+use xvs_model::desired_state::State;
 use xvs_model::reconcile::Repair;
 use xvs_model::rules::{Object, object_of};
-use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
 /// Services owned by health checks.
