@@ -457,7 +457,7 @@ fn the_page_is_plain_and_aligned_in_eighty_columns() {
 packet      TCP 192.0.2.200:4001 -> 198.51.100.1:80, syn, TTL 64, 40 bytes;
             received on wan
 service     TCP 198.51.100.1:80
-scheduler   wlc: the lowest 256 × active + inactive connections for its weight;
+scheduler   wlc: the lowest (256 × active + inactive connections) ÷ weight;
             the first in order wins a tie
    Real server           Forward Weight Active InAct  Standing
  * 203.0.113.11:8080     Masq         2      0     0  overhead 0, ratio 0

@@ -243,7 +243,7 @@ fn standing(contender: &CandidateReport) -> String {
             format!("overloaded: {carries} of {upper} connections")
         }
         CandidateState::Overloaded => {
-            format!("overloaded: {carries} of {upper}, not below its lower threshold yet")
+            format!("overloaded: {carries} of {upper}, until below its lower threshold")
         }
         // With figures, the asterisk marks the chosen one.
         CandidateState::Chosen if figures.is_empty() => "chosen".to_owned(),

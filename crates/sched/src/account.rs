@@ -178,7 +178,11 @@ mod tests {
                 &List::weights(&[3, 1]),
             )
         };
-        assert!(account("wrr", 0).rule.contains("threshold, 3 now; rounds"), "{}", account("wrr", 0).rule);
+        assert!(
+            account("wrr", 0).rule.contains("threshold, 3 now; the threshold falls"),
+            "{}",
+            account("wrr", 0).rule
+        );
         let next = account("wrr", 3 << 32 | 1).rule;
         assert!(next.contains("2 now; the round before is over"), "{next}");
         assert_eq!(account("wrr", 3 << 32 | 1).candidates[1], [Figure::count("turn", 1)]);
