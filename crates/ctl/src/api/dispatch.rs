@@ -192,7 +192,9 @@ fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer)
     let Ended { ended, marked } = done;
     let what = match mode {
         EndMode::Silent => format!("ended {ended} {filter}"),
-        EndMode::Reset => format!("has {marked} reset at their next packet and ended {ended} {filter}"),
+        EndMode::Reset => {
+            format!("marked {marked} to be reset at their next packet and ended {ended} {filter}")
+        }
     };
     let requester = requester(peer);
     tracing::info!("{requester}: {what}");

@@ -378,7 +378,7 @@ impl<D: Datapath> Control<D> {
     /// maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
-    /// Unconfirmed rules cannot be taken back now. A late worker is no error here; it becomes a warning.
+    /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while let Some(due) = self.schedule.estimate(now) {
             self.registry.sample_counters(due);

@@ -55,7 +55,7 @@ impl OwnedServices {
             several => Some(format!("{several} commands restore")),
         };
         let drift = lead.map(|lead| {
-            format!("{ORIGIN}: its services were changed by hand; {lead} them, see `xvs health`")
+            format!("services of the keepalived.conf were changed by hand; {lead} them: `xvs health`")
         });
         refused.chain(more).chain(drift)
     }
