@@ -1,8 +1,8 @@
 //! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
 //! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at
-//! the end: the command that restores the former weight is printed.
-
+//! the end: the command that restores the former weight is printed. Not here: ending the connections that are left
+//! (`api/connections.rs` of `ctl`), the RST (`slow_path/reset.rs` of `dataplane`).
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use std::{io, thread};
