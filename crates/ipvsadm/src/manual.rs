@@ -15,7 +15,7 @@ pub fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Configure the virtual services of xvs with the command line of ipvsadm")
         .long_about(ABOUT)
-        .after_help(AFTER_HELP)
+        .after_help(EXIT_CODES)
         .override_usage(synopsis())
         .disable_help_flag(true)
         .disable_version_flag(true);
@@ -29,7 +29,8 @@ pub fn command() -> Command {
 /// The text that `-h` prints behind the version.
 pub(crate) fn help() -> String {
     let indented = synopsis().replace('\n', "\n       ");
-    command().override_usage(indented).render_help().to_string()
+    let behind = format!("{ENVIRONMENT}\n\n{EXIT_CODES}");
+    command().override_usage(indented).after_help(behind).render_help().to_string()
 }
 
 fn argument(entry: &OptionEntry) -> Arg {
@@ -123,12 +124,15 @@ fn spelled(entry: &OptionEntry) -> String {
 
 const ABOUT: &str = "\
 Accepts the command line of ipvsadm 1.31, prints what ipvsadm prints, and exits with its codes, also when it is called \
-ipvsadm. It configures xvsd instead of the kernel. Settings that ipvsadm does not have are in xvs(8).";
+ipvsadm. It configures xvsd instead of the kernel. Settings that ipvsadm does not have are in xvs(8).
 
-const AFTER_HELP: &str = "\
+The environment variable XVS_SOCKET names the socket of xvsd; the default is /run/xvs/xvsd.sock.";
+
+const ENVIRONMENT: &str = "\
 Environment:
-  XVS_SOCKET  the socket of xvsd; default /run/xvs/xvsd.sock
+  XVS_SOCKET  the socket of xvsd; default /run/xvs/xvsd.sock";
 
+const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    a listing failed
