@@ -1,7 +1,8 @@
 //! `xvs explain`: what would happen to a packet, and why. The request changes nothing.
 //!
-//! Not here: the sentences, which are where the decisions are: drop reasons (`verdict.rs` of `dataplane`), passed packets
-//! (`explain/pass_reason.rs`, there too), the choice of a real server (`sched`), advice (`api/explain/report.rs` of `ctl`).
+//! Not here: the sentences, which are where the decisions are: drop reasons (`verdict.rs` of `dataplane`), passed
+//! packets (`explain/pass_reason.rs`, there too), the choice of a real server (`sched`), advice
+//! (`api/explain/report.rs` of `ctl`).
 
 use std::io::Write;
 
