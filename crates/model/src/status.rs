@@ -96,7 +96,8 @@ pub struct WorkerStatus {
     pub queues: BTreeMap<String, Vec<u32>>,
     /// Whether the kernel copies its frames, and because of which interface.
     pub copy_mode: String,
-    /// The share of the last five seconds in which it was busy, in percent with one decimal; `None` at the start.
+    /// The share of the last five to ten seconds in which it was busy, in percent with one decimal; `None` at the
+    /// start.
     pub busy_percent: Option<f64>,
     /// Its counters by name, without those that are 0.
     pub counters: BTreeMap<String, u64>,
