@@ -235,7 +235,7 @@ fn replies(request: &Request) -> Vec<Reply> {
             let parts = [vec![], vec![sample::captured()]].map(Reply::Captured);
             return parts.into_iter().chain([Reply::CaptureEnded(Missed::new())]).collect();
         }
-        Request::Rules => Reply::Rules { commands: running(), governed: Vec::new() },
+        Request::Rules => Reply::Rules { commands: running(), owned: Vec::new() },
         Request::Apply { .. } => Reply::Applied(sample::differences()),
         Request::Marks => Reply::Marks(vec![sample::mark_rule()]),
         Request::LocalUse => Reply::LocalUse(sample::local_use()),

@@ -224,8 +224,8 @@ fn compare_rules(rules: &str, daemon: &Handle) -> RulesFound {
         Err(faults) => return RulesFound::Faults(faults.len() as u64),
     };
     match daemon.rules() {
-        Ok((running, governed)) => {
-            wanted.keep_running(&running, governed);
+        Ok((running, owned)) => {
+            wanted.keep_running(&running, owned);
             RulesFound::Differences(differences(&running, &wanted).len() as u64)
         }
         Err(busy) => RulesFound::Error(busy.to_string()),

@@ -186,7 +186,7 @@ impl<D: Datapath> Control<D> {
             Request::Confirm(verdict) => self.confirm(*verdict, now),
             Request::Rules => Ok(Reply::Rules {
                 commands: commands_of(&self.state),
-                governed: self.owned.services().collect(),
+                owned: self.owned.services().collect(),
             }),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),

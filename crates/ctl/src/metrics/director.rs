@@ -203,8 +203,8 @@ const WORKER: [MetricRow<WorkerCounters>; 15] = [
     (
         "xvs_worker_consumed_packets_total",
         Kind::Counter,
-        "Frames that end in the director: fragments of reassembled datagrams, frames copied to another worker, \
-         ICMP errors about tunnel packets.",
+        "Frames consumed by the director: fragments of reassembled datagrams or copied to another worker, and ICMP \
+         errors about a tunnel's own packets.",
         |worker| worker.consumed.value(),
     ),
     ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for other fragments.", |worker| {
