@@ -40,7 +40,7 @@ pub struct StatusReport {
     pub table: TableStatus,
     /// Packets dropped since the daemon started, by reason.
     pub drops: Vec<Drops>,
-    /// Time until applied rules are taken back; `None`: none wait for `xvs confirm`.
+    /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
     /// Packets dropped recently.
     pub recent_drops: RecentDrops,

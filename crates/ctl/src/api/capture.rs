@@ -59,7 +59,7 @@ impl ActiveCaptures {
     ) -> Result<ActiveCapture<'a>, CommandError> {
         let mut list = self.list();
         if list.len() >= MOST {
-            let why = format!("{MOST} captures are on already, which is the maximum; end one");
+            let why = format!("{MOST} captures are running, the maximum; end one");
             return Err(CommandError::Failed { why });
         }
         list.push(capture.clone());
@@ -151,7 +151,7 @@ fn filter(wanted: &CaptureRequest, egress: &Egress) -> Result<Filter, CommandErr
     if let Some(name) = &wanted.interface
         && !egress.links().any(|(_, link)| link.name == *name)
     {
-        let why = format!("no packets come by interface {name}; `xvs status` shows those that are attached");
+        let why = format!("interface {name} is not attached; `xvs status` lists those that are");
         return Err(CommandError::Failed { why });
     }
     let fate = match &wanted.reason {
