@@ -87,7 +87,7 @@ fn each_scheduler_shows_the_numbers_by_which_it_then_chooses() {
         ),
         (
             "wlc",
-            "for its weight",
+            "inactive connections) ÷ weight",
             &[
                 (3, "chosen", "overhead 0.0, ratio 0.0"),
                 (2, "passed_over", "overhead 0.0, ratio 0.0"),
@@ -96,7 +96,7 @@ fn each_scheduler_shows_the_numbers_by_which_it_then_chooses() {
         ),
         (
             "sed",
-            "this one included",
+            "(active connections + 1) ÷ weight",
             &[
                 (3, "chosen", "expected 1.0, ratio 0.3333333333333333"),
                 (2, "passed_over", "expected 1.0, ratio 0.5"),
@@ -457,8 +457,8 @@ fn the_page_is_plain_and_aligned_in_eighty_columns() {
 packet      TCP 192.0.2.200:4001 -> 198.51.100.1:80, syn, TTL 64, 40 bytes;
             received on wan
 service     TCP 198.51.100.1:80
-scheduler   wlc: the lowest 256 × active + inactive connections for its weight;
-            the first in order wins a tie
+scheduler   wlc: the lowest (256 × active + inactive connections) ÷ weight; the
+            first in order wins a tie
    Real server           Forward Weight Active InAct  Standing
  * 203.0.113.11:8080     Masq         2      0     0  overhead 0, ratio 0
 connection  new: TCP 192.0.2.200:4001 -> 198.51.100.1:80 -> 203.0.113.11:8080,

@@ -1,6 +1,7 @@
 //! Weights that follow load reports, in the lab: from `xvs feedback` to the server of the next connection.
 //!
-//! Not here: the formula and its bounds (`ctl/src/feedback.rs`); the same over the socket (`control.rs`).
+//! Not here: the formula and its bounds (`crates/ctl/src/registry/load_feedback.rs`); the same over the socket
+//! (`control.rs`).
 
 use serde_json::{Value, json};
 use xvs::frames::SYN;

@@ -252,7 +252,7 @@ fn a_fifth_capture_is_refused_until_one_of_four_has_ended() {
     };
     let refused = fifth();
     assert_eq!(refused.status.code(), Some(3));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("4 captures are on already"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("4 captures are running"));
     // A killed client sends no message.
     drop(four.pop());
     wait::until("its place is free", || fifth().status.success().then_some(()));

@@ -75,7 +75,7 @@ fn broken_and_mended(
     assert!(diagnosis.exit >= least, "`{breaking}` exits with {}", diagnosis.exit);
     let mend = complaint["mend"]["command"].as_str().unwrap_or_else(|| panic!("no command: {complaint}"));
     succeed(&mut shell(cluster, on, mend));
-    wait::until(&format!("`{mend}` mends `{breaking}`; last: {:?}", diagnosis.complaints()), || {
+    wait::until(&format!("`{mend}` fixes `{breaking}`; last: {:?}", diagnosis.complaints()), || {
         (Diagnosis::of(cluster, words).exit == 0).then_some(())
     });
 }
@@ -206,7 +206,7 @@ fn a_limit_of_locked_memory_below_the_workers_need_fails_and_one_above_it_passes
     assert_eq!(exit, Some(2), "{said}");
     assert!(said.contains("memory lock: this user may lock 64 KiB"), "{said}");
     // The command needs CAP_SYS_RESOURCE, which not every test machine has.
-    assert!(said.contains("      mend: ulimit -l unlimited\n"), "{said}");
+    assert!(said.contains("      fix: ulimit -l unlimited\n"), "{said}");
     let (exit, said) = doctor(7168);
     assert_eq!(exit, Some(0), "{said}");
 }
@@ -247,7 +247,11 @@ fn the_clock_of_another_director_is_compared_and_one_without_answer_is_a_warning
     let clock = |at: usize| (clocks[at]["object"].as_str(), clocks[at]["level"].as_str());
     // Both are namespaces of one machine with one clock.
     assert_eq!([clock(0), clock(1)], [(Some("192.0.2.11"), Some("ok")), (Some("192.0.2.99"), Some("warn"))]);
-    assert!(clocks[0]["found"].as_str().is_some_and(|found| found.ends_with(" ms apart from ours")));
+    assert!(
+        clocks[0]["found"]
+            .as_str()
+            .is_some_and(|found| found.ends_with(" ms apart from this machine's clock"))
+    );
 }
 
 #[test]
@@ -257,7 +261,7 @@ fn the_text_has_one_line_for_each_passed_check_and_a_command_below_each_fault() 
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("ok    interface wan: it is up, MTU 1500 [ip link]\n"), "{said}");
-    assert!(said.contains("      mend: ip address add 203.0.113.9/32 dev wan\n"), "{said}");
+    assert!(said.contains("      fix: ip address add 203.0.113.9/32 dev wan\n"), "{said}");
     assert!(said.ends_with(" ok, 1 warning, 0 failures\n"), "{said}");
     let closed = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan | true"));
     assert!(closed.stderr.is_empty(), "{}", String::from_utf8_lossy(&closed.stderr));

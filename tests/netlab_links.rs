@@ -129,11 +129,11 @@ fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_th
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     wan_comes_back(&cluster, 1, 4000);
-    shows(&director, "`ip link set dev wan mtu 3498` mends it\n");
+    shows(&director, "`ip link set dev wan mtu 3498` fixes it\n");
     ip(&cluster, Host::Director, "link set wan mtu 1500");
     shows(&director, "interface  wan: up, native XDP, 1 queue, attached again once\n");
     serves(&cluster);
-    assert!(!director.status().contains("mends it"), "{}", director.status());
+    assert!(!director.status().contains("fixes it"), "{}", director.status());
 }
 
 #[test]

@@ -64,12 +64,12 @@ fn unconfirmed_rules_are_reverted_and_a_download_continues_throughout() {
     download.write_all(b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
     download.peek(&mut [0]).expect("the answer begins");
     let (applied, code) = xvs(&cluster, "apply --confirm-within 3s", &second);
-    assert!(applied.starts_with(diff) && applied.contains("taken back in 3 s"), "{applied}");
+    assert!(applied.starts_with(diff) && applied.contains("reverted in 3 s"), "{applied}");
     assert_eq!((director.adm("-Sn"), code), (none.clone(), Some(0)));
     assert_eq!(status(&director), (Some(3), true));
     wait::until("the former rules are back", || (director.adm("-Sn") == saved).then_some(()));
     assert_eq!(status(&director), (Some(0), false));
-    assert!(director.log().contains("taken back: 3 changes; 0 stay"), "{}", director.log());
+    assert!(director.log().contains("reverted: 3 changes; 0 are kept"), "{}", director.log());
     let mut body = Vec::new();
     download.read_to_end(&mut body).expect("the rest");
     assert!(body.ends_with(&cluster.blob()), "a download of {} bytes differs from the file", body.len());
@@ -176,7 +176,7 @@ fn a_download_is_reset(method: Method) {
     let connection = director.xvs("connections");
     assert!(connection.contains(" CLOSE ") && connection.contains("reset"), "{connection}");
     let events = director.xvs("events --last 20 --no-follow");
-    assert!(events.contains("has 1 reset at their next packet"), "{events}");
+    assert!(events.contains("marked 1 to be reset at their next packet"), "{events}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::text::{duration, print_json};
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
     file: PathBuf,
-    /// Revert the change after this time, such as 60s or 5m, unless `xvs confirm` comes before
+    /// Revert the change after this time, such as 60s or 5m, unless `xvs confirm` is run before
     #[arg(long, value_name = "TIME", value_parser = duration)]
     confirm_within: Option<Duration>,
     /// Print JSON
@@ -34,9 +34,10 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let file = arguments.file.display();
     let (rules, _) = rules(&arguments.file)?;
     if rules.is_empty() {
-        return Err(
-            format!("{file} has no rules, and nothing was changed; a line -C deletes all services").into()
-        );
+        return Err(format!(
+            "{file} has no rules, so nothing was changed; to delete all services, write the line -C into it"
+        )
+        .into());
     }
     // Whole seconds, as `duration` reads them.
     let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
@@ -55,7 +56,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     show(&differences, out)?;
     writeln!(out, "applied {}", summary(&differences))?;
     if let Some(seconds) = seconds {
-        writeln!(out, "taken back in {seconds} s, unless `xvs confirm` is run")?;
+        writeln!(out, "reverted in {seconds} s unless `xvs confirm` is run")?;
     }
     Ok(DONE)
 }

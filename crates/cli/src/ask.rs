@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Connections(connections::Arguments),
     /// Print counters, summed over the workers
     Counters(counters::Arguments),
-    /// Show what would happen to a packet, and why, with no effect
+    /// Show what the director would do with a packet, and why; changes nothing
     Explain(explain::Arguments),
     /// Show the changes that a rules file would make; exits with 1 if there are any
     Plan(plan::Arguments),

@@ -1,4 +1,4 @@
-//! `xvs confirm`: keeps rules that were applied for a time, or takes them back at once.
+//! `xvs confirm`: keeps rules that were applied for a time, or reverts them at once.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::plan::show;
 /// The arguments of `xvs confirm`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Restore the former rules at once
+    /// Revert to the former rules at once
     #[arg(long)]
     take_back: bool,
 }
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         Reply::Done => writeln!(out, "confirmed")?,
         Reply::Applied(differences) => {
             show(&differences, out)?;
-            writeln!(out, "taken back")?;
+            writeln!(out, "reverted")?;
         }
         other => return Err(Failure::unexpected(&other).into()),
     }

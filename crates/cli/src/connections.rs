@@ -22,25 +22,25 @@ use crate::exit::{DONE, Done};
 /// The arguments of `xvs connections`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Of these clients; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
+    /// Connections of these clients only; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     client: Option<EndpointRange>,
-    /// Of this service, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
+    /// Connections of this service only, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
     #[arg(long, value_name = "SERVICE")]
     service: Option<ServiceKey>,
-    /// To these real servers
+    /// Connections to these real servers only
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     dest: Option<EndpointRange>,
-    /// In one of these states
+    /// Connections in one of these states only
     #[arg(long, value_name = "STATE,…", value_delimiter = ',', value_parser = state)]
     state: Vec<String>,
-    /// Persistence templates instead
+    /// List persistence templates instead of connections
     #[arg(long)]
     templates: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print only how many there are
+    /// Print their number only
     #[arg(long)]
     count: bool,
 }

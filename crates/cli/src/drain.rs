@@ -1,8 +1,8 @@
 //! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
 //! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at
-//! the end: the command that restores the former weight is printed.
-
+//! the end: the command that restores the former weight is printed. Not here: ending the connections that are left
+//! (`api/connections.rs` of `ctl`), the RST (`slow_path/reset.rs` of `dataplane`).
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use std::{io, thread};
@@ -30,19 +30,19 @@ use crate::text::{counted, duration};
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("service").required(true))]
 pub(super) struct Arguments {
-    /// Of this TCP service
+    /// The real server's service: TCP
     #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
     tcp_service: Option<String>,
-    /// Of this UDP service
+    /// The real server's service: UDP
     #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
     udp_service: Option<String>,
-    /// Of this SCTP service
+    /// The real server's service: SCTP
     #[arg(long, value_name = "ADDRESS:PORT", group = "service")]
     sctp_service: Option<String>,
-    /// Of the service of this firewall mark
+    /// The real server's service: packets with this firewall mark
     #[arg(short, long, value_name = "MARK", group = "service")]
     fwmark_service: Option<String>,
-    /// The mark's service of IPv6
+    /// With -f: the service is for IPv6
     #[arg(short = '6', long, requires = "fwmark_service")]
     ipv6: bool,
     /// The real server: ADDRESS:PORT; by default the port of the service
@@ -58,9 +58,9 @@ pub(super) struct Arguments {
 /// What happens to connections that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Then {
-    /// They end, without a packet to client or real server
+    /// Delete them, without a packet to client or real server
     Drop,
-    /// TCP: both ends are reset at the connection's next packet; other protocols as with drop
+    /// TCP: reset both ends at the connection's next packet; other protocols as with drop
     Reset,
 }
 

@@ -1,4 +1,8 @@
 //! `xvs explain`: what would happen to a packet, and why. The request changes nothing.
+//!
+//! Not here: the sentences, which are where the decisions are: drop reasons (`verdict.rs` of `dataplane`), passed
+//! packets (`explain/pass_reason.rs`, there too), the choice of a real server (`sched`), advice
+//! (`api/explain/report.rs` of `ctl`).
 
 use std::io::Write;
 
@@ -243,7 +247,7 @@ fn standing(contender: &CandidateReport) -> String {
             format!("overloaded: {carries} of {upper} connections")
         }
         CandidateState::Overloaded => {
-            format!("overloaded: {carries} of {upper}, not below its lower threshold yet")
+            format!("overloaded: {carries} of {upper}, until below its lower threshold")
         }
         // With figures, the asterisk marks the chosen one.
         CandidateState::Chosen if figures.is_empty() => "chosen".to_owned(),

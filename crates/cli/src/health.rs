@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     };
     for wanted in &arguments.virtual_servers {
         if !report.virtual_servers.iter().any(|server| is_like(server, wanted)) {
-            return Err(format!("no virtual server of {} is like `{wanted}`", report.file).into());
+            return Err(format!("no virtual server of {} matches `{wanted}`", report.file).into());
         }
     }
     let wanted = &arguments.virtual_servers;
@@ -132,7 +132,7 @@ fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
     let sorry = server.sorry_server.as_ref().map(|SorryServerHealth { endpoint, serves }| Row {
         indent: 2,
         what: endpoint.clone(),
-        state: if *serves { "serves" } else { "waits" }.to_owned(),
+        state: if *serves { "serving" } else { "standby" }.to_owned(),
         since: String::new(),
         more: "sorry server".to_owned(),
     });
@@ -342,11 +342,11 @@ group G                no quorum  12 s  weight 0, quorum 1, 2 services
   192.0.2.12           down       12 s  weight 1, absent
     TCP 192.0.2.12:80  down       12 s  next in 4 s
       2 s ago: connection refused by 192.0.2.12:80
-  192.0.2.99:80        serves           sorry server
+  192.0.2.99:80        serving          sorry server
 ";
         assert_eq!(rows(vec![server.clone()]), want);
         server.sorry_server.as_mut().unwrap().serves = false;
-        assert!(rows(vec![server]).contains("  192.0.2.99:80        waits"));
+        assert!(rows(vec![server]).contains("  192.0.2.99:80        standby"));
     }
 
     #[test]
@@ -456,7 +456,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         let (text, code) = health(Some(&both), &["203.0.113.1"]);
         assert_eq!((code, text.contains("1 of 1 real servers up")), (Ok(DONE), true), "{text}");
         assert_eq!(health(Some(&both), &["203.0.113.1", "100:80"]).1, Ok(FAILED));
-        let why = "no virtual server of /etc/keepalived/keepalived.conf is like `nobody`";
+        let why = "no virtual server of /etc/keepalived/keepalived.conf matches `nobody`";
         assert_eq!(health(Some(&both), &["203", "nobody"]), (String::new(), Err(why.to_owned())));
         let (text, code) = health(Some(&both), &["--json"]);
         assert_eq!((serde_json::from_str(&text).ok().as_ref(), code), (Some(&both), Ok(FAILED)));

@@ -27,13 +27,13 @@ use crate::text::print_json;
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Check a keepalived.conf: its services, its checks, its faults; exits with 0 if
-    /// there is none, 1 for warnings, 2 for errors, with which it is refused
+    /// there is none, 1 for warnings, 2 for errors (xvsd would refuse the file)
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     pub(super) keepalived: Option<PathBuf>,
     /// The machine whose lines with @ apply [default: the first label of this host's name]
     #[arg(long, value_name = "ID", conflicts_with = "file")]
     config_id: Option<String>,
-    /// Take warnings for errors
+    /// Treat warnings as errors
     #[arg(long, conflicts_with = "file")]
     strict: bool,
 }

@@ -41,7 +41,7 @@ mod status;
 mod text;
 mod top;
 
-/// Inspect, check and change a director, beyond ipvsadm.
+/// Inspect and test a running director, check configurations, and change what ipvsadm has no options for.
 #[derive(Debug, Parser)]
 #[command(name = "xvs", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -80,7 +80,7 @@ enum Command {
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed; or the answer is no:
+  1  failed, or:
        `realserver status`: there are problems
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
        `plan`: there are differences

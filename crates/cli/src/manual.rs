@@ -54,19 +54,18 @@ fn write(command: &Command, folder: &Path) -> Result<(), String> {
     })
 }
 
-/// Exit codes as a table, and the references to other pages.
+/// The sections of the text after the options, such as the exit codes, and the references to other pages.
 fn rest(command: &Command, name: &str) -> Roff {
     let mut roff = Roff::new();
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    let mut lines = after.lines();
-    if let Some(heading) = lines.next() {
-        roff.control("SH", [heading.trim_end_matches(':').to_uppercase().as_str()]);
-    }
-    for line in lines.map(str::trim).filter(|line| !line.is_empty()) {
-        match line.split_once("  ") {
-            Some((code, text)) => roff.control("TP", []).text([bold(code)]).text([roman(text.trim())]),
-            // Continues the text of the code above.
-            None => roff.control("br", []).text([roman(line)]),
+    for line in after.lines().filter(|line| !line.is_empty()) {
+        let (text, indented) = (line.trim(), line.starts_with(' '));
+        match (text.strip_suffix(':'), text.split_once("  ")) {
+            (Some(heading), _) if !indented => roff.control("SH", [heading.to_uppercase().as_str()]),
+            _ if !indented => roff.control("PP", []).text([roman(text)]),
+            (_, Some((term, text))) => roff.control("TP", []).text([bold(term)]).text([roman(text.trim())]),
+            // Continues the text of the term above.
+            (_, None) => roff.control("br", []).text([roman(text)]),
         };
     }
     let above = name.rsplit_once('-').map(|(above, _)| above);

@@ -28,12 +28,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (_, mut wanted) = rules(&arguments.file)?;
-    let (running, governed) = match director.call(Request::Rules)? {
-        Reply::Rules { commands, governed } => (state_of(&commands)?, governed),
+    let (running, owned) = match director.call(Request::Rules)? {
+        Reply::Rules { commands, owned } => (state_of(&commands)?, owned),
         other => return Err(Failure::unexpected(&other).into()),
     };
-    let left = governed.len();
-    wanted.keep_running(&running, governed);
+    let left = owned.len();
+    wanted.keep_running(&running, owned);
     let differences = differences(&running, &wanted);
     if left > 0 && !arguments.json {
         writeln!(out, "services owned by health checks, not compared: {left}")?;

@@ -69,7 +69,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
             let method = method.unwrap_or(Method::Dr);
             let mut realserver = Realserver::open(records)?;
             let change = realserver.up(*vip, method, dev.as_deref(), *gue_port)?;
-            let again = if change == Change::Restored { " (it was already)" } else { "" };
+            let again = if change == Change::Restored { " (already up; settings restored)" } else { "" };
             writeln!(out, "{vip} is up, method {method}{again}")?;
             if let Some(mss) = realserver.tunnel_mss(*vip) {
                 let next = format!("next: `advmss {mss}` on the routes to clients (`ip route change`)");

@@ -102,11 +102,11 @@ fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<S
         RulesFound::Differences(0) => None,
         RulesFound::Differences(differences) => {
             let differences = counted(*differences, "difference", "differences");
-            Some(format!("{differences} to {file}; see `xvs plan {file}`"))
+            Some(format!("{differences} from {file}; see `xvs plan {file}`"))
         }
     });
     let waits = unconfirmed_seconds
-        .map(|left| format!("applied, and taken back in {left} s; `xvs confirm` keeps them"));
+        .map(|left| format!("applied rules are reverted in {left} s unless `xvs confirm` is run"));
     drift.iter().chain(&waits).map(|text| line("rules", text)).collect()
 }
 
@@ -189,13 +189,13 @@ mod tests {
         let shown = |found| rules(Some(&RulesStatus { file: "r".to_owned(), found }), None);
         assert!(rules(None, None).is_empty() && shown(RulesFound::Differences(0)).is_empty());
         for (found, line) in [
-            (RulesFound::Differences(3), "rules      3 differences to r; see `xvs plan r`\n"),
+            (RulesFound::Differences(3), "rules      3 differences from r; see `xvs plan r`\n"),
             (RulesFound::Faults(1), "rules      1 fault in r; see `xvs check r`\n"),
             (RulesFound::Error("not there".to_owned()), "rules      r: not there\n"),
         ] {
             assert_eq!(shown(found), [line]);
         }
         let waiting = rules(None, Some(7));
-        assert_eq!(waiting, ["rules      applied, and taken back in 7 s; `xvs confirm` keeps them\n"]);
+        assert_eq!(waiting, ["rules      applied rules are reverted in 7 s unless `xvs confirm` is run\n"]);
     }
 }

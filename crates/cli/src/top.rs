@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     /// Show rows that contain this text; case does not matter
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
-    /// Update every so many seconds
+    /// Update interval in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
     interval: u64,
     /// Print one plain frame, without a limit of lines, and end

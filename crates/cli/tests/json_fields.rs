@@ -19,13 +19,13 @@ use xvs_ipvsadm::SystemResolver;
 use xvs_model::capture::Missed;
 use xvs_model::client::Client;
 use xvs_model::connection::ConnectionRow;
+use xvs_model::desired_state::State;
 use xvs_model::difference::commands_of;
 use xvs_model::event::EventBatch;
 use xvs_model::framing::{ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::sample;
-use xvs_model::state::State;
 use xvs_model::status::StatusReport;
 use xvs_model::timeouts::Timeouts;
 use xvs_realserver::Method;
@@ -235,7 +235,7 @@ fn replies(request: &Request) -> Vec<Reply> {
             let parts = [vec![], vec![sample::captured()]].map(Reply::Captured);
             return parts.into_iter().chain([Reply::CaptureEnded(Missed::new())]).collect();
         }
-        Request::Rules => Reply::Rules { commands: running(), governed: Vec::new() },
+        Request::Rules => Reply::Rules { commands: running(), owned: Vec::new() },
         Request::Apply { .. } => Reply::Applied(sample::differences()),
         Request::Marks => Reply::Marks(vec![sample::mark_rule()]),
         Request::LocalUse => Reply::LocalUse(sample::local_use()),

@@ -17,34 +17,34 @@ use crate::config::{Config, ConfigError};
 #[derive(Debug, Parser)]
 #[command(name = "xvsd", version)]
 pub struct Arguments {
-    /// Read xvs.toml from this file; other options override its values
+    /// The file xvs.toml; other options override its values
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Receive packets on this interface; may be given several times
+    /// Interface that receives packets; may be given several times
     #[arg(long = "interface", value_name = "IFACE")]
     interfaces: Vec<String>,
-    /// Run this many workers, each on its own core
+    /// Number of workers, each on its own core
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
-    /// Listen for commands on this socket
+    /// Unix socket for commands
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The number of connections that the table can hold
+    /// Size of the connection table, in connections
     #[arg(long, value_name = "N")]
     conn_table_size: Option<usize>,
-    /// Start with the rules of this file, as printed by `xvsadm -Sn`
+    /// Rules at the start, as printed by `xvsadm -Sn`
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
-    /// Start with the virtual servers of this keepalived.conf, and run its health checks
+    /// keepalived.conf whose virtual servers and health checks run
     #[arg(long, value_name = "FILE")]
     keepalived: Option<PathBuf>,
-    /// The name that selects its lines with @ [default: the first label of the host name]
+    /// Name that selects lines with @ of the keepalived.conf [default: the first label of the host name]
     #[arg(long, value_name = "ID")]
     config_id: Option<String>,
-    /// Let Prometheus scrape /metrics at this address and port
+    /// Address and port at which Prometheus scrapes /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
-    /// Log error, warn, info or debug
+    /// Log level: error, warn, info or debug
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
 }

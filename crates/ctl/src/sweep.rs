@@ -1,5 +1,5 @@
-//! The sweeper: ends connections early for the settings `drop_entry` and, after a real server is removed,
-//! `expire_nodest_conn`.
+//! The sweeper: ends connections early for the settings `drop_entry` (a defence against SYN floods) and, after a real
+//! server is removed, `expire_nodest_conn`.
 //!
 //! Runs on its own thread in the daemon ([`Sweeping`]), and when the clock is moved in the lab; never on a worker. Each
 //! second `drop_entry` examines 1/32 of the table at random places. Four times a second `expire_nodest_conn` checks

@@ -1,6 +1,6 @@
 //! The data plane: packets from the wire to the wire.
 //!
-//! The modules stand in the order in which data flows. The XDP program of [`steering`] steers a packet to an AF_XDP
+//! The modules are in the order of the data flow. The XDP program of [`steering`] steers a packet to an AF_XDP
 //! socket. A [`worker`] receives it from its [`port`] in a burst and runs the [`pipeline`]. The stages of every packet
 //! are in [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without
 //! a connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`].

@@ -4,7 +4,7 @@
 //! place. `process` is the path of one packet from its look-up to its verdict. The functions of `slow_path` that it
 //! calls return at once for packets that they do not concern. Four more slow paths are behind `Dispatch`, which takes
 //! the frames of a decided burst one by one: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors
-//! to the senders of dropped packets (`icmp_reply`), and packets that are larger than the path MTU (`fragmentation`).
+//! to the senders of dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`).
 
 use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;

@@ -65,7 +65,7 @@ async fn exchange(
         return exchange_over(stream, request, object, bounds).await.map_err(ProbeResult::Failed);
     };
     let handshake = tls::handshake(tls, object.prepared, stream);
-    let stream = bounds.within("connected, and no TLS handshake", handshake).await;
+    let stream = bounds.within("connected, but no TLS handshake", handshake).await;
     exchange_over(stream.map_err(ProbeResult::Failed)?, request, object, bounds)
         .await
         .map_err(ProbeResult::Failed)
@@ -105,9 +105,9 @@ where
     let checking = async {
         let answer = async {
             let answer = sender.send_request(request).await;
-            answer.map_err(|error| format!("connected, and no answer: {}", describe(&error)))
+            answer.map_err(|error| format!("connected, but no response: {}", describe(&error)))
         };
-        check_response(bounds.within("connected, and no answer", answer).await?, object, bounds).await
+        check_response(bounds.within("connected, but no response", answer).await?, object, bounds).await
     };
     // The sender of the request gets the errors of the connection.
     let driven = async {
@@ -133,7 +133,7 @@ async fn check_response(
         let wanted: Vec<_> = wanted.iter().map(codes).collect();
         return Err(format!("status {status} is not one of {}", wanted.join(", ")));
     }
-    let (sum, kept) = bounds.within("an answer began, and did not end", receive(response, url)).await?;
+    let (sum, kept) = bounds.within("the response did not end", receive(response, url)).await?;
     if let Some(wanted) = url.digest.filter(|wanted| *wanted != sum) {
         return Err(format!("the body's MD5 is {}, not {}", hexadecimal(sum), hexadecimal(wanted)));
     }
@@ -156,7 +156,7 @@ async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], V
             Ok(frame) => frame.into_data().unwrap_or_default(),
             // Many servers close the connection without close_notify of TLS.
             Err(error) if ends_with_connection && is_end(&error) => break,
-            Err(error) => return Err(format!("the answer broke off: {}", describe(&error))),
+            Err(error) => return Err(format!("the response broke off: {}", describe(&error))),
         };
         if url.digest.is_some() {
             sum.update(&data);
@@ -178,7 +178,7 @@ async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Resul
         };
         run_blocking(call).await.unwrap_or_else(|error| Err(error.to_string()))
     };
-    let what = format!("answered, and the body not searched for `{}`", search.pattern.text);
+    let what = format!("response received, but the search did not end for `{}`", search.pattern.text);
     bounds.within(&what, searched).await
 }
 
@@ -455,7 +455,7 @@ mod tests {
         let _searching = object.prepared.pattern.as_ref().unwrap().permit().acquire_owned().await;
         let answer = b"HTTP/1.0 200 OK\r\n\r\na";
         let why = checked_by(object, async |mut stream| drop(stream.write_all(answer).await)).await;
-        assert_failed(why, "answered, and the body not searched for `a` within 5s");
+        assert_failed(why, "response received, but the search did not end for `a` within 5s");
     }
 
     #[tokio::test(start_paused = true)]
@@ -467,10 +467,10 @@ mod tests {
         let unknown = "HTTP/1.1 200 OK\r\n\r\nok";
         assert_eq!(checked(&url(), unknown).await, Ok(()));
         let why = checked_open(&url(), unknown).await;
-        assert_failed(why, "an answer began, and did not end within 5s");
+        assert_failed(why, "the response did not end within 5s");
         let short = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok";
         let why = checked(&url(), short).await.unwrap_err();
-        assert!(why.starts_with("the answer broke off: "), "{why}");
+        assert!(why.starts_with("the response broke off: "), "{why}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -485,9 +485,9 @@ mod tests {
         };
         assert_failed(
             checked_by(Object { url: &url(), prepared: &prepared(&url()) }, serve).await,
-            "connected, and no answer within 5s",
+            "connected, but no response within 5s",
         );
-        assert_failed(checked_open(&url(), "").await, "connected, and no answer within 5s");
+        assert_failed(checked_open(&url(), "").await, "connected, but no response within 5s");
     }
 
     #[tokio::test(start_paused = true)]
@@ -503,7 +503,7 @@ mod tests {
         };
         assert_failed(
             checked_by(Object { url: &whole, prepared: &prepared(&whole) }, serve).await,
-            "an answer began, and did not end within 5s",
+            "the response did not end within 5s",
         );
     }
 
@@ -519,7 +519,7 @@ mod tests {
             (b"", "connection closed before message completed"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", "invalid HTTP version parsed"),
         ] {
-            assert_failed(checked(&url(), answer).await, &format!("connected, and no answer: {why}"));
+            assert_failed(checked(&url(), answer).await, &format!("connected, but no response: {why}"));
         }
     }
 

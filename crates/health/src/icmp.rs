@@ -37,7 +37,7 @@ pub(super) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     match timeout_at(deadline, family.reply(&socket, number)).await {
         Ok(Ok(())) => ProbeResult::Passed(0),
         Ok(Err(error)) => socket::remote_error(&error, "", peer),
-        Err(_) => ProbeResult::Failed(format!("no echo of {peer} {within}")),
+        Err(_) => ProbeResult::Failed(format!("no echo reply from {peer} {within}")),
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
     async fn a_silent_host_fails_at_the_deadline() {
         // No host has the address on this interface.
         let silent = Target { interface: Some("lo".to_owned()), ..host("192.0.2.1") };
-        let why = "no echo of 192.0.2.1 within 5s".to_owned();
+        let why = "no echo reply from 192.0.2.1 within 5s".to_owned();
         assert_eq!(probe(&silent, soon()).await, ProbeResult::Failed(why));
     }
 
@@ -238,7 +238,7 @@ mod tests {
                 result
             })
         };
-        let silent = ProbeResult::Failed("no echo of 127.0.0.9 within 300ms".to_owned());
+        let silent = ProbeResult::Failed("no echo reply from 127.0.0.9 within 300ms".to_owned());
         assert_eq!(asked_and_answered(|_| {}, "127.0.0.9"), ProbeResult::Passed(0));
         assert_eq!(asked_and_answered(|_| {}, "127.0.0.8"), silent);
         assert_eq!(asked_and_answered(|echo| echo[0] = 3, "127.0.0.9"), silent);

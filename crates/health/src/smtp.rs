@@ -25,9 +25,9 @@ async fn exchange(target: &Target, name: &str, deadline: Instant) -> Result<(), 
     let stream = socket::connect(target, deadline).await?;
     let mut stream = BufReader::with_capacity(LINE_BYTES, stream);
     for (command, progress, code) in [
-        (String::new(), "connected, and no greeting", Some("220")),
-        (format!("HELO {name}\r\n"), "greeted, and no answer to HELO", Some("250")),
-        ("QUIT\r\n".to_owned(), "said HELO, and no answer to QUIT", None),
+        (String::new(), "connected, but no greeting", Some("220")),
+        (format!("HELO {name}\r\n"), "greeted, but HELO not accepted", Some("250")),
+        ("QUIT\r\n".to_owned(), "HELO accepted, but no reply to QUIT", None),
     ] {
         let line = match timeout_at(deadline, reply(&mut stream, &command)).await {
             Err(_) => return Err(ProbeResult::Failed(format!("{progress} {within}"))),
@@ -126,10 +126,10 @@ mod tests {
             (" 220 mx\r\n", "220 mx"),
             ("\x1b[2J\r\n", "\\x1b[2J"),
         ] {
-            let why = format!("connected, and no greeting: `{seen}`, not `220 …`");
+            let why = format!("connected, but no greeting: `{seen}`, not `220 …`");
             assert_eq!(probed(&[greeting]).await, ProbeResult::Failed(why));
         }
-        let why = "greeted, and no answer to HELO: `250-mx`, not `250 …`".to_owned();
+        let why = "greeted, but HELO not accepted: `250-mx`, not `250 …`".to_owned();
         assert_eq!(probed(&["220 mx\r\n", "250-mx\r\n250 HELP\r\n"]).await, ProbeResult::Failed(why));
         // The code may be followed directly by a line feed.
         assert_eq!(probed(&["220\n", "250\n", "221\n"]).await, ProbeResult::Passed(0));
@@ -138,9 +138,9 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_closes_the_connection_early_fails() {
         let closed = |far: &str| ProbeResult::Failed(format!("{far}: connection closed by the server"));
-        assert_eq!(probed(&["220 half a line"]).await, closed("connected, and no greeting"));
-        assert_eq!(probed(&["220 mx\r\n"]).await, closed("greeted, and no answer to HELO"));
-        let why = closed("said HELO, and no answer to QUIT");
+        assert_eq!(probed(&["220 half a line"]).await, closed("connected, but no greeting"));
+        assert_eq!(probed(&["220 mx\r\n"]).await, closed("greeted, but HELO not accepted"));
+        let why = closed("HELO accepted, but no reply to QUIT");
         assert_eq!(probed(&["220 mx\r\n", "250 mx\r\n"]).await, why);
     }
 
@@ -153,7 +153,7 @@ mod tests {
             stream.write_all(b"220 mx\r\n").await.unwrap();
             stream.set_zero_linger().unwrap();
         });
-        let why = format!("greeted, and no answer to HELO: connection reset by {}", target.endpoint);
+        let why = format!("greeted, but HELO not accepted: connection reset by {}", target.endpoint);
         assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
         server.await.unwrap();
     }
@@ -166,7 +166,7 @@ mod tests {
             let mut stream = listener.accept().await.unwrap().0;
             while stream.write_all(&[b'2'; 65_536]).await.is_ok() {}
         });
-        let why = "connected, and no greeting: a line of more than 1024 bytes".to_owned();
+        let why = "connected, but no greeting: a line of more than 1024 bytes".to_owned();
         assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
     }
 
@@ -180,7 +180,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
-        let why = "connected, and no greeting within 5s".to_owned();
+        let why = "connected, but no greeting within 5s".to_owned();
         assert_eq!(probe(&target, "lb.example", soon()).await, ProbeResult::Failed(why));
     }
 }

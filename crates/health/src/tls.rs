@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(result, ProbeResult::Failed(why.to_owned()));
         let deadline = Instant::now() + Duration::from_millis(500);
         let result = http::probe(&target, &http, &prepared, 0, deadline).await;
-        let why = "connected, and no TLS handshake within 500ms";
+        let why = "connected, but no TLS handshake within 500ms";
         assert_eq!(result, ProbeResult::Failed(why.to_owned()));
     }
 }

@@ -57,10 +57,10 @@ fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {
         return None;
     }
     if datagram.len() > most {
-        return Some(format!("an answer of more than {most} bytes"));
+        return Some(format!("a reply of more than {most} bytes"));
     }
     if datagram.len() < least {
-        return Some(format!("an answer of {} bytes, and {least} are the least", datagram.len()));
+        return Some(format!("a reply of {} bytes; the minimum is {least}", datagram.len()));
     }
     let differs = |(byte, (wanted, mask)): (&u8, &(u8, u8))| byte & mask != wanted & mask;
     let at = datagram.iter().zip(&reply.pattern).position(differs)?;
@@ -167,8 +167,8 @@ mod tests {
         for (with, why) in [
             (&b"bb"[..], "byte 0 of the answer is 62, not 61"),
             (b"a1", "byte 1 of the answer is 31, not 6x"),
-            (b"", "an answer of 0 bytes, and 1 are the least"),
-            (b"abcd", "an answer of more than 3 bytes"),
+            (b"", "a reply of 0 bytes; the minimum is 1"),
+            (b"abcd", "a reply of more than 3 bytes"),
         ] {
             assert_eq!(probed(&wanting, with).await, ProbeResult::Failed(why.to_owned()));
         }

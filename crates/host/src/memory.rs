@@ -1,7 +1,8 @@
 //! Available memory, for the automatic defences.
 //!
 //! Read once a second while a defence is automatic; costs the reading of one small file. The number is `MemAvailable`,
-//! the kernel's estimate of what processes can get without swapping. Not here: the defences (`settings.rs`).
+//! the kernel's estimate of what processes can get without swapping. Not here: the defences (`control/settings.rs` of
+//! `ctl`).
 
 use std::{fs, io};
 

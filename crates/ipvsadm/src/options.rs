@@ -134,7 +134,7 @@ const SERVICE: &[OptionEntry] = {
             "SCTP service at this virtual address"),
         entry("f", "fwmark-service", Required("MARK"), O::Mark, AT,
             "Service of the packets with this firewall mark, 1 to 4294967295"),
-        entry("6", "ipv6", Absent, O::V6, None, "Behind -f: the mark is of IPv6 packets"),
+        entry("6", "ipv6", Absent, O::V6, None, "With -f: the service is for IPv6"),
         entry("s", "scheduler", Required("SCHEDULER"), O::Scheduler, Some(Column::Scheduler),
             "Scheduler: chooses the real server of a new connection; default wlc"),
         entry("", "pe", Required("ENGINE"), O::Engine, Some(Column::Engine),

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 
 use xvs_model::client::Failure;
 use xvs_model::command::{Command, CommandError};
+use xvs_model::desired_state::State;
 use xvs_model::destination::DestinationOptions;
 use xvs_model::firewall_mark::MarkRule;
 use xvs_model::local_address::LocalAddress;
@@ -16,7 +17,6 @@ use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::service::ServiceOptions;
-use xvs_model::state::State;
 use xvs_model::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};

@@ -14,7 +14,7 @@ use xvs_proto::{Family, Prefix, Protocol};
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
 pub enum MarkChange {
-    /// Add a rule behind the others; of the rules that match a packet, the last one sets its mark
+    /// Append a rule; of the rules that match a packet, the last one sets its mark
     Add(Rule),
     /// Delete the rule that has the same options
     Delete(Rule),

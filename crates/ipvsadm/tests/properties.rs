@@ -10,10 +10,10 @@ use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
+use xvs_model::desired_state::State;
 use xvs_model::framing::{RequestMessage, decode, read_frame};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
-use xvs_model::state::State;
 
 /// Applies changes to a state and lists nothing.
 #[derive(Default)]

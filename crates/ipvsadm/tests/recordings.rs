@@ -17,12 +17,12 @@ use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::client::{Director, Failure};
 use xvs_model::command::{Command, CommandError};
 use xvs_model::connection::ConnectionRow;
+use xvs_model::desired_state::State;
 use xvs_model::destination::Destination;
 use xvs_model::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::service::Service;
-use xvs_model::state::State;
 use xvs_proto::Protocol;
 use xvs_sched::ServiceKey;
 

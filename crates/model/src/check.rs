@@ -1,7 +1,7 @@
 //! Health checks: the probe, its timing, and the results that count as up or down.
 //!
-//! Plain data: a pattern is its text, a certificate the name of its file. Source: keepalived's behaviour as it is
-//! written down (section 4).
+//! Plain data: a pattern is its text, a certificate the name of its file. Source: keepalived-behaviour,
+//! section 4.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::command::{Command, CommandError};
+use crate::desired_state::State;
 use crate::destination::{DestinationOptions, Tunnel};
 use crate::firewall_mark::MarkRule;
 use crate::rules::{DesiredRules, Object, object_of};
 use crate::service::{Netmask, ServiceOptions};
-use crate::state::State;
 
 /// The state that these commands create from an empty one.
 ///

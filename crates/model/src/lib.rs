@@ -1,7 +1,7 @@
 //! The data model that all programs share: configuration, commands, requests, replies, status and events.
 //!
 //! Plain data for the daemon, `xvsadm`, `xvs`, the parser of keepalived.conf and the health checks. A command changes
-//! the desired [`state`]; a [`request`] gets a [`reply`], over a socket with [`framing`] and a [`client`]. Nothing here
+//! the [`desired_state`]; a [`request`] gets a [`reply`], over a socket with [`framing`] and a [`client`]. Nothing here
 //! runs a thread, opens a file or knows the data plane.
 
 pub mod destination;
@@ -15,9 +15,9 @@ pub mod sync_daemon;
 pub mod timeouts;
 
 pub mod command;
+pub mod desired_state;
 pub mod difference;
 pub mod rules;
-pub mod state;
 
 pub mod check;
 pub mod fault;

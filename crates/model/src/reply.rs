@@ -37,7 +37,8 @@ pub enum Reply {
         /// Commands that create it from an empty state.
         commands: Vec<Command>,
         /// Services owned by health checks, which are not compared with rules.
-        governed: Vec<ServiceKey>,
+        #[serde(rename = "governed")]
+        owned: Vec<ServiceKey>,
     },
     /// Services in no particular order, each with its destinations in IPVS's order.
     Services(Vec<ServiceRow>),

@@ -24,11 +24,11 @@ pub enum Request {
     Apply {
         /// Commands that create the wanted state from an empty one.
         rules: Vec<Command>,
-        /// Seconds after which the change is taken back unless it is confirmed; `None`: it stays.
+        /// Seconds after which the change is reverted unless it is confirmed; `None`: it stays.
         confirm_within_seconds: Option<u32>,
     },
     /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
-    /// with the differences that were taken back.
+    /// with the differences that were reverted.
     Confirm(Verdict),
     /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
     Rules,

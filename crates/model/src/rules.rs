@@ -8,7 +8,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::command::{Command, CommandError};
-use crate::state::{State, supported};
+use crate::desired_state::{State, supported};
 use crate::timeouts::Timeouts;
 
 /// The state that rules want.

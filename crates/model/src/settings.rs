@@ -19,7 +19,7 @@ pub struct Ipvs {
     /// When a SYN replaces an old connection between the same endpoints: 0 never; 1 if that is in TIME_WAIT or CLOSE; 2
     /// also if it is in FIN_WAIT and its replies are not seen. Default: 1.
     pub conn_reuse_mode: u8,
-    /// 1: connections of a removed real server are ended at once. Default: 0.
+    /// 1: connections of a removed real server end within half a second. Default: 0.
     pub expire_nodest_conn: Switch,
     /// 1: the next connection of a persistent client whose real server is quiescent goes to another one. Default: 0.
     pub expire_quiescent_template: Switch,

@@ -42,7 +42,7 @@ pub struct StatusReport {
     pub drops: Vec<Drops>,
     /// Lines of xvsd's log that could not be written since it started.
     pub log_lines_lost: u64,
-    /// Time until applied rules are taken back; `None`: none wait for `xvs confirm`.
+    /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
     /// Packets dropped recently.
     pub recent_drops: RecentDrops,
@@ -98,7 +98,8 @@ pub struct WorkerStatus {
     pub queues: BTreeMap<String, Vec<u32>>,
     /// Whether the kernel copies its frames, and because of which interface.
     pub copy_mode: String,
-    /// The share of the last five seconds in which it was busy, in percent with one decimal; `None` at the start.
+    /// The share of the last five to ten seconds in which it was busy, in percent with one decimal; `None` at the
+    /// start.
     pub busy_percent: Option<f64>,
     /// Its counters by name, without those that are 0.
     pub counters: BTreeMap<String, u64>,

@@ -205,7 +205,7 @@ impl fmt::Display for Status {
             )?;
             writeln!(
                 f,
-                "  packets dropped: {bad_checksum} wrong checksum, {congested} congestion unreportable"
+                "  packets dropped: {bad_checksum} wrong checksum, {congested} congestion mark not representable"
             )?;
         }
         for SettingStatus { name, value, found, purpose } in &self.settings {
@@ -217,7 +217,7 @@ impl fmt::Display for Status {
         }
         if !self.problems.is_empty() {
             let (vip, method, dev) = (self.vip, self.method, &self.dev);
-            writeln!(f, "  mend it: xvs realserver up --vip {vip} --method {method} --dev {dev}")?;
+            writeln!(f, "  fix: xvs realserver up --vip {vip} --method {method} --dev {dev}")?;
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! The explanation of one choice: its rule and the figures that it compares.
 //!
-//! Made when an operator wants to know why a destination was chosen, by the functions that make the choice itself;
-//! never while packets are forwarded. Not here: what every choice looks at (weights, loads, thresholds), which is in
+//! Built for `xvs explain` by the functions that make the choice itself; never while packets are forwarded. Not here: what every choice looks at (weights, loads, thresholds), which is in
 //! [`Candidates`].
 
 use serde::{Deserialize, Serialize};
@@ -178,7 +177,11 @@ mod tests {
                 &List::weights(&[3, 1]),
             )
         };
-        assert!(account("wrr", 0).rule.contains("threshold, 3 now; rounds"), "{}", account("wrr", 0).rule);
+        assert!(
+            account("wrr", 0).rule.contains("threshold, 3 now; the threshold falls"),
+            "{}",
+            account("wrr", 0).rule
+        );
         let next = account("wrr", 3 << 32 | 1).rule;
         assert!(next.contains("2 now; the round before is over"), "{next}");
         assert_eq!(account("wrr", 3 << 32 | 1).candidates[1], [Figure::count("turn", 1)]);

@@ -36,8 +36,9 @@ impl Scheduler for Dh {
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
         let (bucket, position) = self.own(request);
-        let rule =
-            format!("the one in the bucket of the packet's destination address, {bucket} of 256; no other");
+        let rule = format!(
+            "the one in the bucket of the packet's destination address, {bucket} of 256; no other is tried"
+        );
         let account = Account::new(KIND.name, rule, candidates.len());
         position
             .into_iter()

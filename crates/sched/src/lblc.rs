@@ -58,7 +58,7 @@ impl Scheduler for Lblc {
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
         let rule = "the one remembered for the packet's destination address, unless it is quiescent, or busy while \
-                    another one idles; else the lowest 256 × active + inactive connections for its weight";
+                    another one idles; else the lowest (256 × active + inactive connections) ÷ weight";
         let account = Account::new(KIND.name, rule, candidates.len());
         account.with_known(self.known(request), candidates)
     }

@@ -93,7 +93,7 @@ impl Scheduler for Lblcr {
     }
 
     fn account(&self, _: State, request: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "the lowest 256 × active + inactive connections for its weight among those remembered for the \
+        let rule = "the lowest (256 × active + inactive connections) ÷ weight among those remembered for the \
                     packet's destination address, unless it is busy while another one idles; then among all";
         let account = Account::new(KIND.name, rule, candidates.len());
         let entry = self.memory.find(request.dest.addr).unwrap_or_default();

@@ -22,8 +22,8 @@ impl Scheduler for Nq {
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        let rule = "the first that is idle, without active connections; if none is, the lowest active connections, \
-                    this one included, for its weight";
+        let rule = "the first that is idle, without active connections; if none is, the lowest \
+                    (active connections + 1) ÷ weight";
         let account = Account::new(KIND.name, rule, candidates.len());
         let account = account.with_shares(EXPECTED, candidates, expected);
         let idle = (0..candidates.len()).filter(|position| is_idle(*position, candidates));

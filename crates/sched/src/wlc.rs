@@ -18,8 +18,7 @@ impl Scheduler for Wlc {
     }
 
     fn account(&self, _: State, _: &Request, candidates: &dyn Candidates) -> Account {
-        let rule =
-            "the lowest 256 × active + inactive connections for its weight; the first in order wins a tie";
+        let rule = "the lowest (256 × active + inactive connections) ÷ weight; the first in order wins a tie";
         let account = Account::new(KIND.name, rule, candidates.len());
         account.with_shares(OVERHEAD, candidates, Load::overhead)
     }

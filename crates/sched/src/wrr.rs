@@ -86,7 +86,7 @@ impl Scheduler for Wrr {
         let (_, now) = self.unpack(self.pick(state, request, candidates).state);
         let round = if now == before { "" } else { "; the round before is over" };
         let rule = format!(
-            "in turn, if its weight reaches the round's threshold, {now} now{round}; rounds go down from {} by {}",
+            "in turn, if its weight reaches the threshold, {now} now{round}; the threshold falls from {} in steps of {}",
             self.highest, self.step
         );
         (0..len).fold(Account::new(KIND.name, rule, len), |account, turn| {

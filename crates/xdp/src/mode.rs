@@ -62,7 +62,7 @@ impl fmt::Display for CopyMode {
 
 /// Why the settings of an interface would corrupt traffic through the director.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}; `{mend}` mends it")]
+#[error("{reason}; `{mend}` fixes it")]
 pub struct Refusal {
     /// The reason, as a clause.
     pub reason: &'static str,

@@ -31,7 +31,7 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
                 }
                 None => {
                     let found =
-                        "no interface has it; that is correct if routers have a route for it to this machine";
+                        "no interface has it; correct only if routers have a route for it to this machine";
                     Finding::warn(ADDRESS, vip, found)
                 }
             };
@@ -111,8 +111,9 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Finding {
     let finding = match server {
         Some((_, server)) => {
             let host = server.endpoint.addr;
-            let found =
-                format!("the real server {host} answers for it on {link} ({mac}) and takes clients away");
+            let found = format!(
+                "the real server {host} answers ARP for it on {link} ({mac}): clients bypass the director"
+            );
             let finding = Finding::fail(ARP, addr, found);
             match server.method {
                 ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => {
@@ -127,7 +128,7 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Finding {
         None => {
             let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
             let found = format!(
-                "{host} answers for it on {link} and takes clients away; it is not a known real server"
+                "{host} answers ARP for it on {link}: clients bypass the director; it is not a known real server"
             );
             Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
         }
@@ -207,7 +208,7 @@ pub(super) fn source_check(facts: &Facts) -> Vec<Finding> {
             Finding::warn("source check", name, found)
                 .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name)))
         } else {
-            Finding::ok("source check", name, format!("rp_filter is {check}, which suits the routes"))
+            Finding::ok("source check", name, format!("rp_filter {check} is compatible with the routes"))
         };
         Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
     };

@@ -105,11 +105,11 @@ pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
     let judge = |Clock { addr, ahead_millis }: &Clock| match ahead_millis {
         Err(why) => Finding::warn("clock", addr, why),
         Ok(ahead) if ahead.abs() < APART_MILLIS => {
-            Finding::ok("clock", addr, format!("{} ms apart from ours", ahead.abs()))
+            Finding::ok("clock", addr, format!("{} ms apart from this machine's clock", ahead.abs()))
         }
         Ok(ahead) => {
             let side = if *ahead > 0 { "ahead of" } else { "behind" };
-            let found = format!("{:.1} s {side} ours", ahead.abs() as f64 / 1000.0);
+            let found = format!("{:.1} s {side} this machine's clock", ahead.abs() as f64 / 1000.0);
             Finding::warn("clock", addr, found).mend("timedatectl set-ntp true")
         }
     };
@@ -155,9 +155,9 @@ mod tests {
             let [finding] = &clocks(&facts)[..] else { panic!("one finding") };
             (finding.level, finding.found.clone())
         };
-        assert_eq!(found(Ok(-999)), (Level::Ok, "999 ms apart from ours".to_owned()));
-        assert_eq!(found(Ok(61_250)), (Level::Warn, "61.2 s ahead of ours".to_owned()));
-        assert_eq!(found(Ok(-1000)), (Level::Warn, "1.0 s behind ours".to_owned()));
+        assert_eq!(found(Ok(-999)), (Level::Ok, "999 ms apart from this machine's clock".to_owned()));
+        assert_eq!(found(Ok(61_250)), (Level::Warn, "61.2 s ahead of this machine's clock".to_owned()));
+        assert_eq!(found(Ok(-1000)), (Level::Warn, "1.0 s behind this machine's clock".to_owned()));
         assert_eq!(found(Err("why".to_owned())), (Level::Warn, "why".to_owned()));
     }
 }

@@ -118,8 +118,8 @@ impl fmt::Display for Finding {
         }
         writeln!(f)?;
         match &self.mend {
-            Some(Mend { command, on: None }) => writeln!(f, "{:INDENT$}mend: {command}", ""),
-            Some(Mend { command, on: Some(host) }) => writeln!(f, "{:INDENT$}mend on {host}: {command}", ""),
+            Some(Mend { command, on: None }) => writeln!(f, "{:INDENT$}fix: {command}", ""),
+            Some(Mend { command, on: Some(host) }) => writeln!(f, "{:INDENT$}fix on {host}: {command}", ""),
             None => Ok(()),
         }
     }
@@ -141,11 +141,11 @@ mod tests {
         let expected = "\
 fail  interface eth0: its MTU of 9000 bytes lets in packets that do not fit one
       frame, and so xvsd does not start [netlink]
-      mend: ip link set dev eth0 mtu 3498
+      fix: ip link set dev eth0 mtu 3498
 ";
         assert_eq!(finding.to_string(), expected);
         let other = Finding::ok("kernel", "", "Linux 6.18").mend_on("192.0.2.11", "true");
-        assert_eq!(other.to_string(), "ok    kernel: Linux 6.18\n      mend on 192.0.2.11: true\n");
+        assert_eq!(other.to_string(), "ok    kernel: Linux 6.18\n      fix on 192.0.2.11: true\n");
     }
 
     #[test]

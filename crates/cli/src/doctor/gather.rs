@@ -18,9 +18,9 @@ use xvs_host::network::netlink::Netlink;
 use xvs_host::network::veth::at_peer;
 use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::client::{Client, Director, Failure, default_socket};
+use xvs_model::desired_state::State;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
-use xvs_model::state::State;
 use xvs_proto::network::{Link, Network};
 use xvs_realserver::Realserver;
 use xvs_xdp::arp::who_has;
@@ -96,7 +96,7 @@ fn ask_the_daemon(facts: &mut Facts) {
         }
     };
     if let Err(error) = read_daemon(facts, &mut client) {
-        facts.no_daemon = "an xvsd listens and its report could not be read".to_owned();
+        facts.no_daemon = "xvsd is running, but its report could not be read".to_owned();
         facts.faults.push(Finding::fail("daemon", "", error).seen(default_socket().display()));
     }
 }
@@ -176,7 +176,8 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> io::Result<Vec<Interface>>
     let names = known.into_iter().find(|names| !names.is_empty()).map(<[_]>::to_vec).unwrap_or_default();
     if names.is_empty() {
         let candidates: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
-        let found = format!("none is named, so none was checked; there are {}", candidates.join(", "));
+        let found =
+            format!("none was named, so none was checked; this machine has {}", candidates.join(", "));
         facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
     }
     let mut netlink = Netlink::open()?;

@@ -36,7 +36,7 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     let up = facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up);
     let finding = if let Some(kind) = device.stacked {
         let found = format!(
-            "it is a {kind}, on which xvs cannot send; remove a member from it and attach the member"
+            "it is a {kind}, which xvs does not support; remove a member from it and attach the member"
         );
         Finding::fail("interface", name, found).mend("ip link set dev MEMBER nomaster")
     } else if device.mtu > MAX_MTU {
@@ -75,9 +75,13 @@ fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         }
         None if device.zero_copy => (format!("{driver} has native XDP and zero-copy"), SAYS, true),
         None if device.native => (format!("{driver} has native XDP, with copies"), SAYS, true),
-        None if !facts.reports_xdp_features() => {
-            (format!("{driver}; whether it has native XDP is known when xvsd attaches"), "ethtool -i", true)
-        }
+        None if !facts.reports_xdp_features() => (
+            format!(
+                "{driver}; this kernel does not report whether it has native XDP: xvsd tries when it attaches"
+            ),
+            "ethtool -i",
+            true,
+        ),
         None => {
             (format!("{driver} has no native XDP: generic mode, which costs more per packet"), SAYS, false)
         }
@@ -110,7 +114,7 @@ fn queues(facts: &Facts) -> Vec<Finding> {
         let better = most.min(spare);
         let too_few = facts.config.workers.is_none() && now <= workers && now < better;
         too_few.then(|| {
-            let found = format!("{now} for {} cores, so there are {workers} workers", facts.cores);
+            let found = format!("{now} receive queues for {} cores: xvsd has {workers} workers", facts.cores);
             let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
             Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
         })
@@ -129,7 +133,7 @@ fn late(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     let now = device.receive_queues;
     let had = facts.daemon.as_ref()?.interface(name)?.queues;
     let found = format!(
-        "there are {now}, and were {had} when xvsd attached: packets on the others go to the kernel; restart xvsd, or \
+        "{now} receive queues, {had} when xvsd attached: packets on the others go to the kernel; restart xvsd, or \
          remove them"
     );
     let mend = format!("ethtool -L {name} {} {had}", device.queues_word);
@@ -171,7 +175,7 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
         })
         .collect();
     if found.is_empty() {
-        let fine = "nothing merges packets or hides tags from the director";
+        let fine = "no offload merges packets or strips VLAN tags";
         return vec![Finding::ok("offload", name, fine).seen("ethtool -k")];
     }
     found
@@ -240,7 +244,7 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
             let whose = match owner {
                 Some(Owner::Director) => "another xvsd".to_owned(),
                 Some(Owner::Other(name)) if !name.is_empty() => name.clone(),
-                _ => "no name that can be read".to_owned(),
+                _ => "owner unknown".to_owned(),
             };
             let found = format!(
                 "another XDP program is attached, id {id}, {whose}; if a process holds it by a BPF link, end that process"

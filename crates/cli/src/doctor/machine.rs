@@ -42,10 +42,10 @@ const MANAGED: (u32, u32) = (5, 16);
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
     let Some(daemon) = &facts.daemon else {
-        let found = format!("{}: the checks are for starting xvsd", facts.no_daemon);
+        let found = format!("{}: checked whether xvsd could start", facts.no_daemon);
         return vec![Finding::ok("daemon", "", found)];
     };
-    let runs = format!("xvsd {} runs, {} table", daemon.version, daemon.pages);
+    let runs = format!("xvsd {} is running; connection table on {}", daemon.version, daemon.pages);
     let warnings =
         daemon.warnings.iter().map(|warning| Finding::warn("daemon", "", warning).seen("xvs status"));
     std::iter::once(Finding::ok("daemon", "", runs)).chain(warnings).collect()

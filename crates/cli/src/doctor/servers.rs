@@ -53,8 +53,8 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
     }
     if server.method == ForwardingMethod::DirectRouting && next_hop != addr {
         let found = format!(
-            "direct routing changes the link address alone, and {next_hop} on {name} is a router, which sends packets for \
-             the virtual address back; tunnels reach it"
+            "direct routing needs the real server on the director's link, and {next_hop} on {name} is a router, which \
+             would route packets for the virtual address back; use a tunnel"
         );
         let mend = format!("xvsadm -e {} -r {} -i", option(service), server.endpoint);
         return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
@@ -67,7 +67,7 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
         None => {
             let found = format!(
                 "{next_hop} on {name} does not answer ARP or neighbour discovery: packets to it are dropped as \
-                 no_neighbour. Start it; until then, remove it"
+                 no_neighbour. Start the machine, or remove the real server until it runs"
             );
             let mend = format!("xvsadm -d {} -r {}", option(service), server.endpoint);
             Finding::fail("neighbour", addr, found).seen("ip neigh").mend(mend)
@@ -105,7 +105,7 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
     let clients = clients_mtu(facts, service)?;
     let object = format!("{} to {}", service.key, server.endpoint);
     let smallest = match learnt {
-        Some(mtu) => format!("a router on the path takes {mtu} bytes"),
+        Some(mtu) => format!("the path takes {mtu} bytes"),
         None => format!("{} takes {of_link} bytes", egress.link(link)?.name),
     };
     let fits = format!("{smallest}, {overhead} of them for the tunnel; clients send up to {clients}");
@@ -116,7 +116,7 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
     let clamp = facts.daemon.as_ref().map_or("tunnels", |daemon| &daemon.mss_clamp);
     let tcp = matches!(service.key, ServiceKey::Address { protocol: Protocol::TCP, .. });
     let finding = if tcp && clamp != "off" {
-        let found = format!("{fits}; mss_clamp {clamp} makes TCP send less");
+        let found = format!("{fits}; mss_clamp {clamp} lowers the MSS of TCP");
         Finding::ok(MTU, object, found)
     } else if tcp {
         let found = format!(

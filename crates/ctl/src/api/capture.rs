@@ -3,7 +3,7 @@
 //! Runs on the thread of the client for as long as the capture is on. Creates the slots, lets the control thread
 //! publish the capture, and passes on the packets that workers have copied. When the client disconnects, the capture
 //! is removed from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker. Not here: what is
-//! copied (`capture/` of the data plane), output of the client (`pcapng.rs`, `packet_line.rs` of `xvs`).
+//! copied (`capture/` of the data plane), output of the client (`capture/` of `xvs`).
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,7 +59,7 @@ impl ActiveCaptures {
     ) -> Result<ActiveCapture<'a>, CommandError> {
         let mut list = self.list();
         if list.len() >= MOST {
-            let why = format!("{MOST} captures are on already, which is the maximum; end one");
+            let why = format!("{MOST} captures are running, the maximum; end one");
             return Err(CommandError::Failed { why });
         }
         list.push(capture.clone());
@@ -151,7 +151,7 @@ fn filter(wanted: &CaptureRequest, egress: &Egress) -> Result<Filter, CommandErr
     if let Some(name) = &wanted.interface
         && !egress.links().any(|(_, link)| link.name == *name)
     {
-        let why = format!("no packets come by interface {name}; `xvs status` shows those that are attached");
+        let why = format!("interface {name} is not attached; `xvs status` lists those that are");
         return Err(CommandError::Failed { why });
     }
     let fate = match &wanted.reason {

@@ -192,7 +192,9 @@ fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer)
     let Ended { ended, marked } = done;
     let what = match mode {
         EndMode::Silent => format!("ended {ended} {filter}"),
-        EndMode::Reset => format!("has {marked} reset at their next packet and ended {ended} {filter}"),
+        EndMode::Reset => {
+            format!("marked {marked} to be reset at their next packet and ended {ended} {filter}")
+        }
     };
     let requester = requester(peer);
     tracing::info!("{requester}: {what}");
@@ -222,8 +224,8 @@ fn compare_rules(rules: &str, daemon: &Handle) -> RulesFound {
         Err(faults) => return RulesFound::Faults(faults.len() as u64),
     };
     match daemon.rules() {
-        Ok((running, governed)) => {
-            wanted.keep_running(&running, governed);
+        Ok((running, owned)) => {
+            wanted.keep_running(&running, owned);
             RulesFound::Differences(differences(&running, &wanted).len() as u64)
         }
         Err(busy) => RulesFound::Error(busy.to_string()),

@@ -1,4 +1,4 @@
-//! `xvs apply`: rules applied as a whole, and taken back if they are not confirmed in time.
+//! `xvs apply`: rules applied as a whole, and reverted if they are not confirmed in time.
 //!
 //! All differences are published in one snapshot. If nothing differs, or any command is refused, nothing is
 //! published. Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time
@@ -41,7 +41,7 @@ impl<D: Datapath> Control<D> {
             let left = now.until(unconfirmed.until).as_secs();
             let why = format!(
                 "xvs: rules that were applied before wait to be confirmed, for {left} s more; \
-                 `xvs confirm` keeps them, `xvs confirm --take-back` does not"
+                 `xvs confirm` keeps them, `xvs confirm --take-back` reverts them"
             );
             return Err(CommandError::Failed { why });
         }
@@ -122,7 +122,7 @@ impl<D: Datapath> Control<D> {
             return Err(error);
         }
         tracing::warn!(
-            "applied rules are taken back: {} changes; {left} stay, because the same objects were changed since",
+            "unconfirmed rules are reverted: {} changes; {left} are kept, because the same objects were changed since",
             differences.len()
         );
         let mut refused = Vec::new();

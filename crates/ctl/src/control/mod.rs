@@ -26,12 +26,12 @@ use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::command::{Command, CommandError};
+use xvs_model::desired_state::{State, supported};
 use xvs_model::difference::commands_of;
 use xvs_model::load_feedback::Feedback;
 use xvs_model::reply::Reply;
 use xvs_model::request::Request;
 use xvs_model::settings::Ipvs;
-use xvs_model::state::{State, supported};
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -186,7 +186,7 @@ impl<D: Datapath> Control<D> {
             Request::Confirm(verdict) => self.confirm(*verdict, now),
             Request::Rules => Ok(Reply::Rules {
                 commands: commands_of(&self.state),
-                governed: self.owned.services().collect(),
+                owned: self.owned.services().collect(),
             }),
             Request::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
@@ -378,7 +378,7 @@ impl<D: Datapath> Control<D> {
     /// maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
-    /// Unconfirmed rules cannot be taken back now. A late worker is no error here; it becomes a warning.
+    /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         while let Some(due) = self.schedule.estimate(now) {
             self.registry.sample_counters(due);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use xvs_ipvsadm::command_line;
 use xvs_model::command::{Command, CommandError};
+use xvs_model::desired_state::State;
 use xvs_model::reconcile::Repair;
 use xvs_model::rules::{Object, object_of};
-use xvs_model::state::State;
 use xvs_sched::ServiceKey;
 
 /// Services owned by health checks.
@@ -55,7 +55,7 @@ impl OwnedServices {
             several => Some(format!("{several} commands restore")),
         };
         let drift = lead.map(|lead| {
-            format!("{ORIGIN}: its services were changed by hand; {lead} them, see `xvs health`")
+            format!("services of the keepalived.conf were changed by hand; {lead} them: `xvs health`")
         });
         refused.chain(more).chain(drift)
     }

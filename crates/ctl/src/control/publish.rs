@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use xvs_dataplane::steering::SteeringError;
 use xvs_model::command::{Command, CommandError};
-use xvs_model::state::State;
+use xvs_model::desired_state::State;
 use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Services, SteeringUpdate};

@@ -408,7 +408,8 @@ mod tests {
         by_hand(&mut control, "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0\n-A -t 192.0.2.105:80\n");
         control.tick(Millis(0) + SECOND).unwrap();
         let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
-        let warning = "health: its services were changed by hand; 1 command restores them, see `xvs health`";
+        let warning =
+            "services of the keepalived.conf were changed by hand; 1 command restores them: `xvs health`";
         assert_eq!(control.warnings(), [warning]);
         assert_eq!(control.drift_lines()[..], [back.to_owned()]);
         by_hand(&mut control, "-C\n");

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
 use xvs_model::command::CommandError;
+use xvs_model::desired_state::State;
 use xvs_model::load_feedback::Feedback;
 use xvs_model::settings;
 use xvs_model::settings::{Ipvs, Memory};
-use xvs_model::state::State;
 use xvs_model::sync_daemon::SyncRole;
 use xvs_sched::scheduler::Tuning;
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use xvs_dataplane::steering::SteeringRules;
 use xvs_model::command::Command;
+use xvs_model::desired_state::State;
 use xvs_model::local_address::LocalAddress;
-use xvs_model::state::State;
 use xvs_proto::network::{Network, RouteAction};
 use xvs_proto::{Family, Prefix};
 use xvs_sched::ServiceKey;

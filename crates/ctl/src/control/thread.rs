@@ -14,12 +14,12 @@ use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::{Latest, View};
 use xvs_model::command::CommandError;
+use xvs_model::desired_state::State;
 use xvs_model::difference::state_of;
 use xvs_model::event::{Kind, Requester};
 use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::reply::Reply;
 use xvs_model::request::{Access, Request};
-use xvs_model::state::State;
 use xvs_model::status::{InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
 use xvs_proto::network::Network;
@@ -406,7 +406,7 @@ impl Handle {
     /// The control thread does not reply in time, or the daemon is ending.
     pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
         match self.request_until(Request::Rules, Instant::now() + RULES_TIMEOUT) {
-            Some(Ok(Reply::Rules { commands, governed })) => Ok((state_of(&commands)?, governed)),
+            Some(Ok(Reply::Rules { commands, owned })) => Ok((state_of(&commands)?, owned)),
             _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
         }
     }

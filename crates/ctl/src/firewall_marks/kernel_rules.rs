@@ -47,7 +47,12 @@ fn mark(compiled: &CompiledMarks, Case(protocol, dest, port, link): Case) -> u32
 
 #[test]
 fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_reported_with_the_reason() {
-    let table = save::read(include_str!("printed/iptables-nft-save.txt"), Family::V4, &save::MANGLE).unwrap();
+    let table = iptables_save::read(
+        include_str!("printed/iptables-nft-save.txt"),
+        Family::V4,
+        &iptables_save::MANGLE,
+    )
+    .unwrap();
     let compiled = compiled(&[table]);
     for (case, expected) in [
         (to(Protocol::TCP, VIP, 80, ETH0), 10),
@@ -86,9 +91,18 @@ fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_repo
 
 #[test]
 fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
-    let four =
-        save::read(include_str!("printed/iptables-legacy-save.txt"), Family::V4, &save::MANGLE).unwrap();
-    let six = save::read(include_str!("printed/ip6tables-nft-save.txt"), Family::V6, &save::MANGLE).unwrap();
+    let four = iptables_save::read(
+        include_str!("printed/iptables-legacy-save.txt"),
+        Family::V4,
+        &iptables_save::MANGLE,
+    )
+    .unwrap();
+    let six = iptables_save::read(
+        include_str!("printed/ip6tables-nft-save.txt"),
+        Family::V6,
+        &iptables_save::MANGLE,
+    )
+    .unwrap();
     let compiled = compiled(&[four, six]);
     let vip6: IpAddr = "2001:db8::1".parse().unwrap();
     assert_eq!(mark(&compiled, to(Protocol::TCP, VIP, 80, ETH0)), 10);
@@ -101,7 +115,8 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
 #[test]
 fn every_table_of_iptables_before_ipvs_can_mark() {
     let text = include_str!("printed/iptables-legacy-save-tables.txt");
-    let tables: Vec<_> = save::TABLES.iter().filter_map(|kind| save::read(text, Family::V4, kind)).collect();
+    let tables: Vec<_> =
+        iptables_save::TABLES.iter().filter_map(|kind| iptables_save::read(text, Family::V4, kind)).collect();
     let compiled = compiled(&tables);
     assert_eq!(compiled.unfollowed, Vec::<String>::new());
     let marks = [80, 81, 82, 83].map(|port| mark(&compiled, to(Protocol::TCP, VIP, port, ETH0)));
@@ -290,7 +305,11 @@ fn of_xtables_matches_and_targets_in_other_tables_only_marking_ones_are_reported
 #[test]
 fn a_table_mangle_is_read_once_from_the_program_that_can_print_it() {
     assert_eq!(
-        save::read(include_str!("printed/iptables-nft-save-incompatible.txt"), Family::V4, &save::MANGLE),
+        iptables_save::read(
+            include_str!("printed/iptables-nft-save-incompatible.txt"),
+            Family::V4,
+            &iptables_save::MANGLE
+        ),
         None
     );
     let ruleset =

@@ -205,7 +205,8 @@ const WORKER: [MetricRow<WorkerCounters>; 15] = [
     (
         "xvs_worker_consumed_packets_total",
         Kind::Counter,
-        "Frames consumed by the director, such as ICMP errors that had their effect.",
+        "Frames consumed by the director: fragments of reassembled datagrams or copied to another worker, and ICMP \
+         errors about a tunnel's own packets.",
         |worker| worker.consumed.value(),
     ),
     ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for other fragments.", |worker| {

@@ -22,10 +22,10 @@ use xvs_dataplane::snapshot::{
     PersistenceScope, Service, ServiceLive, Snapshot,
 };
 use xvs_model::command::Command;
+use xvs_model::desired_state::State;
 use xvs_model::destination::DestinationOptions;
 use xvs_model::listing::{DestinationRow, ServiceRow};
 use xvs_model::service::{Netmask, ServiceOptions};
-use xvs_model::state::State;
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};

@@ -65,10 +65,13 @@ pub fn drop_reasons() -> impl Iterator<Item = (&'static str, &'static str)> {
 const KERNEL: [(&str, &str); 3] = [
     (
         "kernel_ring_full",
-        "a worker was not fast enough for its RX ring: take more workers, or raise receive_ring",
+        "a worker was not fast enough for its RX ring: use more workers, or raise receive_ring",
     ),
-    ("kernel_fill_ring_empty", "no frame was free for them: raise receive_ring"),
-    ("kernel_dropped", "the kernel could not give them to a worker, such as packets larger than a frame"),
+    ("kernel_fill_ring_empty", "the kernel had no free frame for received packets: raise receive_ring"),
+    (
+        "kernel_dropped",
+        "the kernel could not deliver packets to a worker, such as packets larger than a frame",
+    ),
 ];
 
 /// The differences, never negative. Numbers that `earlier` does not have were 0.

@@ -11,7 +11,7 @@ use super::flows::Flows;
 use super::transmit::Transmitter;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
-use crate::slow_path::icmp_reply::IcmpError;
+use crate::slow_path::icmp_originate::IcmpError;
 use crate::slow_path::no_destination;
 use crate::slow_path::reassembly::Reassembly;
 use crate::verdict::{DropReason, Verdict};

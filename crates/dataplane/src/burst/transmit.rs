@@ -14,7 +14,7 @@ use crate::egress::Unresolved;
 use crate::forward::Identification;
 use crate::port::{Port, Received};
 use crate::slow_path::fragmentation::Fragmentation;
-use crate::slow_path::icmp_reply::{IcmpError, RateLimit};
+use crate::slow_path::icmp_originate::{IcmpError, RateLimit};
 use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};

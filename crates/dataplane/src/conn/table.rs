@@ -1,4 +1,5 @@
-//! The connection table: one for all workers, of fixed size, without locks.
+//! The connection table: one for all workers, of fixed size, without locks. The hash is `FlowKey::hash` of `proto`;
+//! the index is `buckets.rs`.
 //!
 //! It is made once. Each worker takes its [`TableWorker`](super::TableWorker), and each thread that lists or sweeps
 //! takes a [`TableReader`](super::TableReader). A worker finds, inserts, removes and times connections within a burst,

@@ -62,11 +62,13 @@ fn begins_nothing(run: &DryRun, packet: &Packet, snapshot: &Snapshot) -> &'stati
     let flow = &packet.flow;
     if !may_begin(packet, &snapshot.settings) {
         return match flow.protocol {
-            Protocol::TCP => "it has no connection, and a TCP packet without SYN begins none (`sloppy_tcp`)",
-            Protocol::SCTP => {
-                "it has no connection, and an SCTP packet without INIT begins none (`sloppy_sctp`)"
+            Protocol::TCP => {
+                "no connection matches, and a TCP packet without SYN creates none (`sloppy_tcp`)"
             }
-            _ => "it has no connection, and its protocol begins none",
+            Protocol::SCTP => {
+                "no connection matches, and an SCTP packet without INIT creates none (`sloppy_sctp`)"
+            }
+            _ => "no connection matches, and packets of its protocol create none",
         };
     }
     if !snapshot.serves(run.link, packet) {
@@ -76,7 +78,8 @@ fn begins_nothing(run: &DryRun, packet: &Packet, snapshot: &Snapshot) -> &'stati
         return "its source address is not that of a host, or it is this machine's own";
     }
     if is_ftp_data(packet) {
-        return "it comes from the FTP data port 20, which begins no connection";
+        return "it comes from the FTP data port 20, which creates no connection";
     }
-    "no real server takes it, and the kernel may deliver or route it (FTP's other ports, `cache_bypass`)"
+    "its service has no usable real server, so the kernel delivers or routes it (an FTP service's other ports, \
+     `cache_bypass`)"
 }

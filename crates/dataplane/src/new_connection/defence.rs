@@ -1,5 +1,7 @@
-//! The `drop_packet` defence: drops a share of the packets that could begin a connection.
-
+//! The `drop_packet` defence against SYN floods: drops a share of the packets that could begin a connection.
+//!
+//! Not here: `drop_entry` (`sweep.rs` of `ctl`), `secure_tcp` (`conn/tcp.rs`), eviction from a full table
+//! (`eviction.rs`), and the settings that switch them on (`control/settings.rs` of `ctl`).
 use crate::verdict::{DropReason, Verdict};
 
 /// Counts the packets of one worker that could begin a connection.

@@ -1,4 +1,4 @@
-//! Eviction: the connections that a full table removes for new ones.
+//! Eviction: the connections that a full table removes for new ones, mostly half-open ones in a SYN flood.
 //!
 //! Runs for each new connection; while the table has room that is one comparison. In a full table it inspects a bounded
 //! number of entries, in the order of the slab, from the place where this worker has stopped before, and evicts the

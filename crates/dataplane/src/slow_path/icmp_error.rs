@@ -15,7 +15,7 @@ use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue,
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use super::icmp_reply::{ErrorSource, IcmpError};
+use super::icmp_originate::{ErrorSource, IcmpError};
 use super::{client_address, no_destination};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;

@@ -3,7 +3,7 @@
 pub(crate) mod client_address;
 pub mod fragmentation;
 pub mod icmp_error;
-pub mod icmp_reply;
+pub mod icmp_originate;
 pub mod mss;
 pub(crate) mod no_destination;
 pub mod reassembly;

@@ -5,7 +5,7 @@
 use xvs_proto::{Family, Packet};
 use xvs_xdp::Frame;
 
-use super::icmp_reply::{ErrorSource, IcmpError};
+use super::icmp_originate::{ErrorSource, IcmpError};
 use super::reset;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;

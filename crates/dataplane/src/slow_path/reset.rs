@@ -19,7 +19,7 @@ use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
 use super::client_address::without_data;
-use super::icmp_reply::hop_to;
+use super::icmp_originate::hop_to;
 use crate::conn::{Connection, Flags};
 use crate::egress::Unresolved;
 use crate::forward::link_header;

@@ -1,4 +1,5 @@
-//! The steering program: loaded once, attached to each interface, and updated at every change of the steered traffic.
+//! The steering program: the XDP program of the director (`bpf/redirect.bpf.c`), loaded once, attached to each
+//! interface, and updated at every change of the steered traffic.
 //!
 //! Runs on the control thread. All interfaces share the maps of steered traffic; each interface has its own map of
 //! sockets. Dropping an [`Attached`] detaches the program from its interface; the kernel does so when the process ends.

@@ -26,10 +26,10 @@ use crate::netfilter::programs::Programs;
 
 pub mod chain;
 mod hook;
+pub mod iptables_save;
 pub mod nft;
 mod programs;
 mod range;
-pub mod save;
 
 /// The kernel's mark rules at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -154,7 +154,9 @@ impl Reader {
                 let is_nft = self.programs.is_variant(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
-            if let Some(mut table) = text.and_then(|text| save::read(&text, family, &save::MANGLE)) {
+            if let Some(mut table) =
+                text.and_then(|text| iptables_save::read(&text, family, &iptables_save::MANGLE))
+            {
                 for base in &mut table.bases {
                     let ruleset = ruleset.as_ref();
                     base.registered = ruleset.and_then(|rules| rules.registered_mangle(family, &base.chain));
@@ -190,7 +192,9 @@ impl Reader {
                 is_legacy.then(|| self.programs.output(&[program])).flatten()
             });
             let text = text.unwrap_or_default();
-            tables.extend(save::TABLES.iter().filter_map(|kind| save::read(&text, family, kind)));
+            tables.extend(
+                iptables_save::TABLES.iter().filter_map(|kind| iptables_save::read(&text, family, kind)),
+            );
         }
         self.legacy = KernelMarkRules { tables, warnings: self.programs.failures.clone() };
     }

@@ -16,8 +16,8 @@ use crate::netfilter::chain::{
     Action, Base, Criterion, ENTRIES_MAX, Match, Rule, Table, no_room_for_entries,
 };
 use crate::netfilter::hook::{Hook, chain_order, protocol};
+use crate::netfilter::iptables_save::DROPS;
 use crate::netfilter::range;
-use crate::netfilter::save::DROPS;
 
 /// A parsed ruleset.
 pub struct Ruleset {

@@ -268,9 +268,9 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
     };
     let Some(dest) = Prefix::new(dest, header.destination_prefix_length) else { return Ok(None) };
     let selective = if header.tos != 0 {
-        Some("for one type of service alone")
+        Some("for one type of service (TOS)")
     } else {
-        (header.source_prefix_length != 0).then_some("for some sources alone")
+        (header.source_prefix_length != 0).then_some("for a source prefix")
     };
     if let Some(kind) = encapsulated.or(selective) {
         return Err(format!("the route to {dest} {kind} is not followed: packets take the next best route"));

@@ -23,8 +23,8 @@ use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
 
 /// Why a packet of a connection that is to be reset is forwarded.
-const RESETS: &str = "its connection is reset (`xvs drain`): it goes on as a reset, and its sender gets the last \
-                      of what is sent";
+const RESETS: &str = "its connection is reset (`xvs drain`): the packet is forwarded as a RST, and its sender gets a \
+                      RST too, the last packet under `sent`";
 
 /// The next step for an operator, where the sentence of the reason has none.
 fn advice(reason: DropReason) -> Option<&'static str> {
@@ -33,17 +33,19 @@ fn advice(reason: DropReason) -> Option<&'static str> {
             "add a real server, or raise a weight or a threshold: `xvsadm -Ln --thresholds`"
         }
         DropReason::DestinationLocal => "use -g, and give the director the virtual address",
-        DropReason::TtlExpired => "look for a routing loop, if it is not traceroute",
+        DropReason::TtlExpired => "unless it is traceroute, look for a routing loop",
         DropReason::TooBig { .. } => {
             "if it is frequent: set a smaller MSS on the real servers (`ip route change … advmss`)"
         }
         DropReason::NeedsFragmenting => "raise the MTU towards the real servers",
         DropReason::Unsolicited => {
-            "the client speaks first; see whether its connection has expired: `xvsadm -Lnc`"
+            "no request of a client matches it; check whether its connection has expired: `xvsadm -Lnc`"
         }
-        DropReason::NoCallId => "is it SIP over UDP? Other services do without --pe",
-        DropReason::IcmpChecksum => "look at the router that sent it",
-        DropReason::Malformed(_) => "look at the machine that sent it, and at the cable or driver between",
+        DropReason::NoCallId => {
+            "`--pe sip` is for SIP over UDP alone: remove it from a service of anything else"
+        }
+        DropReason::IcmpChecksum => "check the router that sent it",
+        DropReason::Malformed(_) => "check the sender, the cable and the driver",
         _ => return None,
     })
 }
@@ -190,7 +192,9 @@ fn next_hop(route: &Route, snapshot: &Snapshot) -> NextHop {
         (Path::Local, _) => Some("it is this machine itself"),
         (Path::NoNeighbour { .. }, _) => Some("its link address is not known yet; see `ip neigh`"),
         (Path::NoRoute, RouteTo::Via { .. }) => Some("the interface is down; see `ip link`"),
-        (Path::NoRoute, RouteTo::Unreachable) => Some("a route refuses it; see `ip route`"),
+        (Path::NoRoute, RouteTo::Unreachable) => {
+            Some("its route is of the type unreachable, prohibit, blackhole or throw; see `ip route`")
+        }
         (Path::NoRoute, _) => Some("there is no route by an attached interface; see `ip route`"),
     };
     NextHop {
@@ -250,7 +254,7 @@ fn caveat_report(caveat: &Caveat) -> CaveatReport {
         Caveat::DropPacket { rate } => format!(
             "`drop_packet` is in force: one of {rate} packets that would create a connection is dropped instead"
         ),
-        Caveat::Drawn => "chance decides: the next packet like it may get another real server".to_owned(),
+        Caveat::Drawn => "the scheduler draws at random: an equal packet may get another real server".to_owned(),
         Caveat::LocalPort => {
             "the local port is the next free one of the worker that receives the packet; this is one of them"
                 .to_owned()

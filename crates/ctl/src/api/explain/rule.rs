@@ -20,7 +20,7 @@ pub(super) fn in_words(step: &Step, egress: &Egress) -> String {
     let action = match step.action {
         Action::Set(change) if change.keep == 0 => format!("mark {}", change.flip),
         Action::Set(change) => format!("mark & {:#x} ^ {:#x}", change.keep, change.flip),
-        Action::SkipTo(step) => format!("on to step {step}"),
+        Action::SkipTo(step) => format!("skip to step {step}"),
     };
     format!("{packets}: {action}")
 }
@@ -37,7 +37,7 @@ fn words(condition: &Condition, egress: &Egress) -> String {
         Test::EitherPort(ranges) => format!("from or to port {}", ports(ranges)),
         Test::Link(links) => {
             let names: Vec<_> = links.iter().map(|link| name_of(*link, egress)).collect();
-            format!("by {}", list(&names))
+            format!("received on {}", list(&names))
         }
         Test::Mark { value, mask } => format!("mark {value:#x}/{mask:#x}"),
     };

@@ -89,7 +89,7 @@ pub trait Handler: Send + Sync + 'static {
         _: &Peer,
         _: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
-        Err(CommandError::Failed { why: "no packets pass here".to_owned() })
+        Err(CommandError::Failed { why: "a director in memory has no packet capture".to_owned() })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
 use crate::port::{Port, Received};
-use crate::slow_path::icmp_reply::IcmpError;
+use crate::slow_path::icmp_originate::IcmpError;
 use crate::verdict::{DropReason, Verdict};
 
 /// The stages of a packet from its look-up to its verdict.
