@@ -1,18 +1,19 @@
-//! `xvs healthy` and systemd's watchdog, with a daemon that works, is stopped, or is blocked by its log.
+//! `xvs healthy` and systemd's watchdog, with a daemon that works, is stopped, or has a thread that hangs.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: failover by keepalived (`netlab_failover.rs`), a socket
 //! without server (`crates/cli/tests/healthy.rs`).
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write, pipe};
-use std::os::fd::{AsFd, AsRawFd};
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::{Output, Stdio};
-use std::thread;
 
-use rustix::fs::{Mode, OFlags, open};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use rustix::process::Signal;
-use xvs::cluster::{complete, succeed};
+use xvs::cluster::complete;
 use xvs::director::program;
 use xvs::wait::{self, DEADLINE};
 use xvs::{Cluster, Director, Host, Layout, Workers};
@@ -66,23 +67,21 @@ fn systemds_watchdog_is_notified_unless_a_thread_hangs_and_healthy_names_the_thr
     let cluster = Cluster::up(Layout::default());
     let path = cluster.state().join("notify");
     let systemd = UnixDatagram::bind(&path).expect("the cluster's folder takes a socket");
-    let (mut log, stderr) = pipe().expect("a pipe");
-    let full = format!("/proc/self/fd/{}", stderr.as_fd().as_raw_fd());
-    let full = open(full, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).expect("a pipe's end");
     let mut command = cluster.command(Host::Director, program("xvsd"));
     command.args(["--interface", "wan", "--interface", "lan", "--workers", "1"]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "400000");
     // If the test fails, the cluster ends the process.
-    let process = command.stdin(Stdio::null()).stderr(stderr).spawn();
+    let process = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut process = process.expect("scripts/netlab can be started");
 
     assert_eq!(notification(&systemd), "READY=1");
     assert_eq!(notification(&systemd), "WATCHDOG=1");
     assert_eq!(notification(&systemd), "WATCHDOG=1");
 
-    fill(full.into());
-    // The control thread's log line about this does not fit into the pipe.
-    succeed(cluster.command(Host::Director, "ip").args(["link", "set", "wan", "down"]));
+    let control = thread_named(process.id(), "xvs-control");
+    ptrace::seize(control, Options::empty()).expect("the thread is there");
+    ptrace::interrupt(control).expect("it is traced");
+    waitpid(control, Some(WaitPidFlag::__WALL)).expect("it stops");
     let why = wait::until("a thread makes no progress", || complaint(&healthy(&cluster, &[])));
     assert_eq!(why, "xvs: the control thread does not answer within 750ms\n");
     systemd.set_nonblocking(true).expect("a socket");
@@ -92,7 +91,7 @@ fn systemds_watchdog_is_notified_unless_a_thread_hangs_and_healthy_names_the_thr
     assert!(nothing(), "the watchdog is not notified meanwhile");
 
     systemd.set_nonblocking(false).expect("a socket");
-    thread::spawn(move || log.read_to_end(&mut Vec::new()));
+    ptrace::detach(control, None).expect("it is stopped");
     becomes_healthy(&cluster);
     assert_eq!(notification(&systemd), "WATCHDOG=1");
     process.kill().expect("it was not waited for yet");
@@ -107,9 +106,12 @@ fn notification(socket: &UnixDatagram) -> String {
     String::from_utf8_lossy(&message[..length]).trim_end().to_owned()
 }
 
-/// Fills a pipe to its last byte.
-fn fill(mut pipe: File) {
-    for piece in [&[b'\n'; 4096][..], b"\n"] {
-        while pipe.write(piece).is_ok() {}
-    }
+/// The id of the thread of a process that has this name.
+fn thread_named(process: u32, name: &str) -> Pid {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
+    let mut paths = threads.map(|thread| thread.expect("a thread").path());
+    let is_named =
+        |path: &PathBuf| fs::read_to_string(path.join("comm")).is_ok_and(|text| text.trim_end() == name);
+    let path = paths.find(is_named).expect("a thread of this name");
+    Pid::from_raw(path.file_name().and_then(|id| id.to_str()?.parse().ok()).expect("a number"))
 }

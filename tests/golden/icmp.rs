@@ -245,22 +245,6 @@ fn direct_routing_and_tunnels_forward_an_error_about_a_reply_unchanged_even_with
 }
 
 #[test]
-fn by_direct_routing_and_tunnel_an_icmpv6_error_of_the_virtual_address_counts_as_a_reply() {
-    for (net, counted) in nets().into_iter().zip([" 1 1 0 40 0", " 1 1 1 60 256"]) {
-        for method in ["-g", "-i"] {
-            let mut cluster = connected(net, TRANSPORTS[0], method, 80);
-            let request =
-                Datagram::new(Transport::Tcp(ACK), at(net.client, 4000), at(net.vip, 80)).carrying(600);
-            // 208 bytes of the request behind 48 of IPv6 and ICMPv6.
-            let error = error(net.too_big(1280), net.vip, net.client, 64, &request.packet()[..208]);
-            assert_eq!(from_router(&mut cluster, "lan", &error).verdict, "pass");
-            let stats = cluster.stats();
-            assert!(stats[0].ends_with(counted), "{stats:?}");
-        }
-    }
-}
-
-#[test]
 fn errors_with_a_wrong_checksum_about_a_masqueraded_connection_are_dropped_and_not_counted() {
     const MOVED: &[(&str, u64)] = &[("drop_icmp_checksum", 1), ("rx_packets", 1)];
     for net in nets() {

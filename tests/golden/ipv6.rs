@@ -334,3 +334,23 @@ fn an_ipv6_connection_and_an_ipv4_connection_with_equal_ports_are_separate() {
         ]
     );
 }
+
+#[test]
+fn by_direct_routing_and_tunnel_an_error_of_the_virtual_address_counts_as_a_reply() {
+    let (client, vip) = (at(CLIENT6, 4000), at(VIP6, 80));
+    for method in ["-g", "-i"] {
+        let mut cluster = LabCluster::new();
+        cluster.configure(&[
+            &format!("-A -t {vip}"),
+            &format!("-a -t {vip} -r {} {method}", at(server6(1), 80)),
+        ]);
+        let request = Datagram::new(Transport::Tcp(SYN), client, vip);
+        assert_eq!(cluster.from_client(&request).verdict, "transmit");
+        // 40 bytes of IPv6, 8 of ICMPv6, and the request's 60.
+        let error = Complaint6::packet_too_big(1280).about(&request.packet(), VIP6);
+        let frame = ethernet(server_mac(1), LAN_MAC, EtherType::IPV6, &error);
+        assert_eq!(cluster.inject("lan", &frame).verdict, "pass");
+        let stats = cluster.stats();
+        assert!(stats[0].ends_with(" 1 1 1 60 108"), "{stats:?}");
+    }
+}

@@ -9,7 +9,7 @@
 //!    templates that were never assured;
 //! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
 //!    used. The handshake proves a client whose replies pass through the director (`burst/proof.rs`).
-//!    [`PROVEN_PACKETS`] packets prove any client: under direct routing and in tunnels there is no other proof;
+//!    Four packets prove any client: under direct routing and in tunnels there is no other proof;
 //! 4. embryonic, then unproven ones that were used within the last second, which is the time for the proof.
 //!
 //! Unproven connections are evicted only after a round of the slab with few expired and embryonic ones, so they survive
