@@ -19,12 +19,12 @@ use std::time::Instant;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::time::{ClockId, clock_gettime};
-use xvs_model::client::{Client, Director};
-use xvs_model::command::Command as Change;
-use xvs_model::destination::DestinationOptions;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::service::ServiceOptions;
+use xvs_model::config::command::Command as Change;
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::service::ServiceOptions;
+use xvs_model::protocol::client::{Client, Director};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 

@@ -19,10 +19,10 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use xvs_model::client::{Client, Director};
-use xvs_model::health::HealthReport;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::{Client, Director};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::health::HealthReport;
 
 const USAGE: &str = "usage: health_source XVSD ADDRESS FOLDER";
 const VIRTUAL_SERVERS: usize = 1_000;

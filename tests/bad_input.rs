@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use xvs::cluster::complete;
 use xvs::director::program;
 use xvs_cli::lab::Lab;
-use xvs_model::framing::VERSION;
+use xvs_model::protocol::framing::VERSION;
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);

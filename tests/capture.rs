@@ -18,7 +18,7 @@ use xvs::{Datagram, LabCluster, Transport};
 use xvs_cli::capture::lines::Lines;
 use xvs_cli::capture::pcapng::Blocks;
 use xvs_ctl::api::capture::Listener;
-use xvs_model::capture::{CaptureRequest, CapturedPacket, Direction, Missed};
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Direction, Missed};
 
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
@@ -57,7 +57,7 @@ fn captured(cluster: &mut LabCluster, listener: &mut Listener) -> Vec<CapturedPa
 type Recorded = (String, Vec<(Direction, String, Vec<u8>)>);
 
 fn recorded(packets: &[CapturedPacket]) -> Vec<Recorded> {
-    let frame = |frame: &xvs_model::capture::CapturedFrame| {
+    let frame = |frame: &xvs_model::report::capture::CapturedFrame| {
         (frame.direction, frame.interface.clone(), frame.bytes.clone())
     };
     let verdict = |packet: &CapturedPacket| match &packet.reason {

@@ -16,11 +16,11 @@ use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ctl::api::server::{Handler, Peer, Server, Settings};
 use xvs_ipvsadm::Output;
-use xvs_model::client::{Client, Director, Failure};
-use xvs_model::command::CommandError;
-use xvs_model::connection::{ConnectionRow, Ended, Filter, Kind};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::client::{Client, Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::{ConnectionRow, Ended, Filter, Kind};
 use xvs_proto::Endpoint;
 
 /// Handler of the socket's requests, with a director in the lab.

@@ -9,7 +9,7 @@ use xvs::lab_cluster::{
     CLIENT, GATEWAY_MAC, INSIDE, NOWHERE, SILENT, VIP, VIP6, WAN_MAC, at, server, server_mac,
 };
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_model::capture::CaptureRequest;
+use xvs_model::report::capture::CaptureRequest;
 
 /// The explanation of a packet.
 #[track_caller]

@@ -13,10 +13,10 @@ use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, at, server,
     server_mac, server6,
 };
-use xvs_model::client::Director as _;
-use xvs_model::connection::{Ended, Filter};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::{Ended, Filter};
 
 const METHODS: [&str; 4] = ["-m", "--fullnat", "-g", "-i"];
 const LOCAL_PORT: u16 = 5000;

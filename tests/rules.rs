@@ -10,13 +10,13 @@ use xvs::frames::{ACK, SYN};
 use xvs::lab_cluster::{CLIENT, INSIDE, OUTSIDE, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
-use xvs_model::client::{Director as _, Failure};
-use xvs_model::command::{Command, CommandError};
-use xvs_model::desired_state::State;
-use xvs_model::difference::{commands_of, differences, state_of};
-use xvs_model::reply::Reply;
-use xvs_model::request::{Request, Verdict};
-use xvs_model::rules::DesiredRules;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_model::config::difference::{commands_of, differences, state_of};
+use xvs_model::config::rules::DesiredRules;
+use xvs_model::protocol::client::{Director as _, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::{Request, Verdict};
 
 /// A line of a script: arguments of `ipvsadm`, or `xvs` with its arguments.
 fn line() -> impl Strategy<Value = String> {

@@ -13,20 +13,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, io, process};
 use xvs::director::program;
-use xvs_model::client::Director;
+use xvs_model::protocol::client::Director;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use xvs_ctl::api::server::{Handler, Peer, Server, Settings, StartError};
 use xvs_ctl::events::{Events, LISTENERS, Listener};
-use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
-use xvs_model::client::{Client, Failure};
-use xvs_model::command::{Command, CommandError};
-use xvs_model::connection::ConnectionRow;
-use xvs_model::event::{Begin, EventQuery, KEPT, Kind, Then};
-use xvs_model::framing::{ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::protocol::client::{Client, Failure};
+use xvs_model::protocol::framing::{
+    ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
+};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::report::connection::ConnectionRow;
+use xvs_model::report::event::{Begin, EventQuery, KEPT, Kind, Then};
 use xvs_proto::{Endpoint, Protocol};
 
 /// A folder for each test, removed when it is dropped.

@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use xvs_model::client::{Director, Failure};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
+use crate::output::text::{duration, print_json};
 use crate::plan::{rows, show, summary};
 use crate::rules_file::rules;
-use crate::text::{duration, print_json};
 
 /// The arguments of `xvs apply`.
 #[derive(Debug, Args)]

@@ -5,9 +5,9 @@ use std::io::Write;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use xvs_ipvsadm::Output;
-use xvs_model::client::Director;
+use xvs_model::protocol::client::Director;
 
-use crate::exit::{Done, MISUSED, complaint, exit_code};
+use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::{
     apply, confirm, connections, counters, explain, feedback, health, laddr, mark, plan, reload, set, status,
 };

@@ -6,7 +6,7 @@ use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 use xvs_ctl::arguments;
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs completion`.
 #[derive(Debug, Args)]

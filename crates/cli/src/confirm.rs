@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::client::{Director, Failure};
-use xvs_model::reply::Reply;
-use xvs_model::request::{Request, Verdict};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::{Request, Verdict};
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 use crate::plan::show;
 
 /// The arguments of `xvs confirm`.

@@ -11,13 +11,13 @@ use serde::Serialize;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
-use xvs_model::client::{Director, Failure};
-use xvs_model::connection::{ConnectionRow, EndpointRange, Filter, Kind};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::{ConnectionRow, EndpointRange, Filter, Kind};
 use xvs_sched::ServiceKey;
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs connections`.
 #[derive(Debug, Args)]
@@ -139,7 +139,7 @@ mod tests {
     use xvs_sched::ForwardingMethod;
 
     use crate::connections::*;
-    use xvs_model::connection::{ConnectionDetail, EngineData};
+    use xvs_model::report::connection::{ConnectionDetail, EngineData};
 
     #[test]
     fn a_row_shows_every_field_in_columns() {

@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::client::{Director, Failure};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done};
-use crate::text::print_json;
+use crate::output::exit::{DONE, Done};
+use crate::output::text::print_json;
 
 /// The arguments of `xvs counters`.
 #[derive(Debug, Args)]

@@ -12,19 +12,19 @@ use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_ipvsadm::SystemResolver;
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::{Command, CommandError};
-use xvs_model::connection::{Ended, Filter, Kind};
-use xvs_model::destination::DestinationOptions;
-use xvs_model::health::HealthReport;
-use xvs_model::listing::DestinationRow;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::{Ended, Filter, Kind};
+use xvs_model::report::health::HealthReport;
+use xvs_model::report::listing::DestinationRow;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::exit::{DONE, Done, FAILED};
-use crate::text::{counted, duration};
+use crate::output::exit::{DONE, Done, FAILED};
+use crate::output::text::{counted, duration};
 
 /// The arguments of `xvs drain`.
 #[derive(Debug, Args)]
@@ -315,10 +315,10 @@ mod tests {
     use xvs_sched::ForwardingMethod;
 
     use crate::drain::*;
-    use xvs_model::connection::ConnectionRow;
-    use xvs_model::health::sample;
-    use xvs_model::listing::ServiceRow;
-    use xvs_model::service::ServiceOptions;
+    use xvs_model::config::service::ServiceOptions;
+    use xvs_model::report::connection::ConnectionRow;
+    use xvs_model::report::health::sample;
+    use xvs_model::report::listing::ServiceRow;
 
     /// A director whose real server has the scripted numbers of active and inactive connections, one pair per count;
     /// then none.

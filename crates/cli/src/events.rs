@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use humantime::{format_rfc3339_millis, parse_duration};
 use serde::Serialize;
-use xvs_model::client::{Client, default_socket};
-use xvs_model::event::{Begin, Event, EventBatch, EventQuery, KEPT, Then, millis_since_1970};
+use xvs_model::protocol::client::{Client, default_socket};
+use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Then, millis_since_1970};
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs events`.
 #[derive(Debug, Args)]
@@ -116,7 +116,7 @@ fn object(event: &Event) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use crate::events::*;
-    use xvs_model::event::{Kind, Requester};
+    use xvs_model::report::event::{Kind, Requester};
 
     fn event() -> Event {
         Event {

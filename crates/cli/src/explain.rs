@@ -8,17 +8,17 @@ use std::io::Write;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use xvs_model::client::{Director, Failure};
-use xvs_model::explain::{
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::explain::{
     CandidateReport, CandidateState, Choice, Direction, Entry, NextHop, Origin, Proto, Question, Report,
     Rewrite, SentFrame, Summary, Tunnel, Verdict,
 };
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
 use xvs_proto::{Endpoint, Protocol};
 
-use crate::exit::{DONE, Done};
-use crate::text::print_json;
+use crate::output::exit::{DONE, Done};
+use crate::output::text::print_json;
 
 /// The arguments of `xvs explain`.
 #[derive(Debug, Args)]
@@ -323,9 +323,9 @@ mod tests {
     use crate::explain::*;
     use xvs_ctl::in_memory::InMemory;
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::health::{CheckState, HealthReport, sample};
-    use xvs_model::load_feedback::Feedback;
-    use xvs_model::settings::Ipvs;
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::report::health::{CheckState, HealthReport, sample};
 
     /// The printed report of a client's packet to a service without a real server. `service` is the name that the
     /// health report has for its virtual server.

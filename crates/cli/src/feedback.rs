@@ -3,14 +3,14 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::client::{Director, Failure};
-use xvs_model::load_feedback::FeedbackRow;
-use xvs_model::load_report::Server;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::load_feedback::FeedbackRow;
+use xvs_model::config::load_report::Server;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done};
-use crate::text::print_json;
+use crate::output::exit::{DONE, Done};
+use crate::output::text::print_json;
 
 /// The arguments of `xvs feedback`.
 #[derive(Debug, Args)]

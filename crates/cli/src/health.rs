@@ -7,16 +7,16 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use clap::Args;
-use xvs_model::client::{Director, Failure};
-use xvs_model::event::millis_since_1970;
-use xvs_model::health::{
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::event::millis_since_1970;
+use xvs_model::report::health::{
     CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights, ago,
 };
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
 
-use crate::exit::{DONE, Done, FAILED};
-use crate::text::{line, print_json};
+use crate::output::exit::{DONE, Done, FAILED};
+use crate::output::text::{line, print_json};
 
 /// The arguments of `xvs health`.
 #[derive(Debug, Args)]
@@ -247,9 +247,11 @@ mod tests {
 
     use crate::health::*;
     use crate::{Cli, Command};
-    use xvs_model::connection::ConnectionRow;
-    use xvs_model::health::sample::{NOW, check, real_server, report, seconds_ago, virtual_server as sample};
-    use xvs_model::health::{CheckError, CheckState};
+    use xvs_model::report::connection::ConnectionRow;
+    use xvs_model::report::health::sample::{
+        NOW, check, real_server, report, seconds_ago, virtual_server as sample,
+    };
+    use xvs_model::report::health::{CheckError, CheckState};
 
     const DOWN: CheckState = CheckState::Down;
     const UP: CheckState = CheckState::Up;

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use xvs_model::client::{Client, Director, default_socket};
-use xvs_model::request::Request;
+use xvs_model::protocol::client::{Client, Director, default_socket};
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs healthy`.
 #[derive(Debug, Args)]

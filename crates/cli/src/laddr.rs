@@ -4,13 +4,13 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 use xvs_ipvsadm::LocalAddressChange;
-use xvs_model::client::{Director, Failure};
-use xvs_model::local_address::{LocalReport, LocalRow};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::local_address::{LocalReport, LocalRow};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done};
-use crate::text::print_json;
+use crate::output::exit::{DONE, Done};
+use crate::output::text::print_json;
 
 /// The arguments of `xvs laddr`.
 #[derive(Debug, Args)]
@@ -87,8 +87,8 @@ fn screen(report: &LocalReport) -> String {
 #[cfg(test)]
 mod tests {
     use crate::laddr::*;
-    use xvs_model::local_address::Busiest;
-    use xvs_model::local_address::LocalAddress;
+    use xvs_model::config::local_address::Busiest;
+    use xvs_model::config::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Protocol};
 
     #[test]

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use xvs_model::client::{Client, default_socket};
+use xvs_model::protocol::client::{Client, default_socket};
 
-use crate::exit::{DONE, complaint, exit_code};
+use crate::output::exit::{DONE, complaint, exit_code};
 
 pub use crate::ask::output;
 mod apply;
@@ -22,23 +22,21 @@ mod counters;
 mod doctor;
 mod drain;
 mod events;
-mod exit;
 mod explain;
 mod feedback;
 mod health;
 mod healthy;
-mod keepalived;
 pub mod lab;
 mod laddr;
 mod manual;
 mod mark;
+mod output;
 mod plan;
 mod realserver;
 mod reload;
 mod rules_file;
 mod set;
 mod status;
-mod text;
 mod top;
 
 /// Inspect and test a running director, check configurations, and change what ipvsadm has no options for.

@@ -5,14 +5,14 @@ use std::io::Write;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use xvs_ipvsadm::MarkChange;
-use xvs_model::client::{Director, Failure};
-use xvs_model::firewall_mark::{MarkRule, ports_text};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::firewall_mark::{MarkRule, ports_text};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_proto::{Prefix, Protocol};
 
-use crate::exit::{DONE, Done};
-use crate::text::print_json;
+use crate::output::exit::{DONE, Done};
+use crate::output::text::print_json;
 
 /// The arguments of `xvs mark`.
 #[derive(Debug, Args)]

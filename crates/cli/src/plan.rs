@@ -6,15 +6,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::Command;
-use xvs_model::difference::{Difference, differences, state_of};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::command::Command;
+use xvs_model::config::difference::{Difference, differences, state_of};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done, FAILED};
+use crate::output::exit::{DONE, Done, FAILED};
+use crate::output::text::print_json;
 use crate::rules_file::rules;
-use crate::text::print_json;
 
 /// The arguments of `xvs plan`.
 #[derive(Debug, Args)]

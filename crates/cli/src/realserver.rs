@@ -7,8 +7,8 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use xvs_realserver::{Change, Method, Realserver};
 
-use crate::exit::{DONE, Done, FAILED};
-use crate::text::print_json;
+use crate::output::exit::{DONE, Done, FAILED};
+use crate::output::text::print_json;
 
 /// The arguments of `xvs realserver`.
 #[derive(Debug, Args)]

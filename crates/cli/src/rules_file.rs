@@ -6,8 +6,8 @@ use std::path::Path;
 use std::{fs, io};
 
 use xvs_ipvsadm::{SystemResolver, read_wanted};
-use xvs_model::command::Command;
-use xvs_model::rules::{DesiredRules, Fault};
+use xvs_model::config::command::Command;
+use xvs_model::config::rules::{DesiredRules, Fault};
 
 /// The rules of a file: the commands of its lines, and the state that they describe as a whole.
 ///

@@ -1,10 +1,10 @@
 //! `xvs set`: one setting of the running director.
 
 use clap::Args;
-use xvs_model::client::Director;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::request::Request;
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs set`.
 #[derive(Debug, Args)]

@@ -3,17 +3,17 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::client::{Director, Failure};
 use xvs_model::duration;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::status::{
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::status::{
     InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, TableStatus, WorkerStatus,
 };
 
-use crate::exit::{DONE, Done};
 use crate::health;
-use crate::text::{counted, line, print_json};
+use crate::output::exit::{DONE, Done};
+use crate::output::text::{counted, line, print_json};
 
 /// The arguments of `xvs status`.
 #[derive(Debug, Args)]
@@ -137,8 +137,8 @@ fn queues(worker: &WorkerStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::report::status::LinkState;
     use xvs_model::sample;
-    use xvs_model::status::LinkState;
 
     use crate::status::*;
 

@@ -16,18 +16,20 @@ use std::{env, fs, process, thread};
 use clap::CommandFactory;
 use serde_json::{Value, json};
 use xvs_ipvsadm::SystemResolver;
-use xvs_model::capture::Missed;
-use xvs_model::client::Client;
-use xvs_model::connection::ConnectionRow;
-use xvs_model::desired_state::State;
-use xvs_model::difference::commands_of;
-use xvs_model::event::EventBatch;
-use xvs_model::framing::{ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::desired_state::State;
+use xvs_model::config::difference::commands_of;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::protocol::client::Client;
+use xvs_model::protocol::framing::{
+    ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
+};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::capture::Missed;
+use xvs_model::report::connection::ConnectionRow;
+use xvs_model::report::event::EventBatch;
+use xvs_model::report::status::StatusReport;
 use xvs_model::sample;
-use xvs_model::status::StatusReport;
-use xvs_model::timeouts::Timeouts;
 use xvs_realserver::Method;
 use xvs_realserver::status::{Counters, SettingStatus, Status};
 
@@ -249,7 +251,7 @@ fn replies(request: &Request) -> Vec<Reply> {
 }
 
 /// A state that differs from the rules file in one service.
-fn running() -> Vec<xvs_model::command::Command> {
+fn running() -> Vec<xvs_model::config::command::Command> {
     let before = sample::differences().into_iter().filter_map(|difference| difference.before);
     commands_of(&State::default()).into_iter().chain(before).collect()
 }

@@ -12,11 +12,11 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
-use xvs_model::client::DEFAULT_SOCKET;
-use xvs_model::load_feedback::Feedback;
-use xvs_model::reconcile::Repair;
-use xvs_model::rules::RuleLine;
-use xvs_model::settings::Ipvs;
+use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::reconcile::Repair;
+use xvs_model::config::rules::RuleLine;
+use xvs_model::config::settings::Ipvs;
+use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_xdp::RingSizes;
 
 use crate::keepalived_conf::read_usable;

@@ -10,13 +10,13 @@ use std::iter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use xvs_model::command::{Command, CommandError};
-use xvs_model::difference::{Difference, commands_for};
-use xvs_model::event::{
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::difference::{Difference, commands_for};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::{Request, Verdict};
+use xvs_model::report::event::{
     Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
 };
-use xvs_model::reply::Reply;
-use xvs_model::request::{Request, Verdict};
 
 use xvs_ipvsadm::{command_line, escape_control};
 
@@ -293,7 +293,8 @@ mod tests {
 
     #[test]
     fn each_command_of_a_batch_has_its_own_refusal() {
-        let commands = vec![xvs_model::command::Command::Flush, xvs_model::command::Command::Zero(None)];
+        let commands =
+            vec![xvs_model::config::command::Command::Flush, xvs_model::config::command::Command::Zero(None)];
         let results = vec![Ok(()), Err(CommandError::PermissionDenied)];
         let (request, answer) = (Request::Restore(commands), Ok(Reply::Restored(results)));
         let lines: Vec<_> = changes(&request, &answer).collect();

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::Sender;
 use thiserror::Error;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::event::Kind;
-use xvs_model::reconcile::{ReconcileScope, Reconciled};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::timeouts::Timeouts;
-use xvs_model::virtual_server::VirtualServer;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::health_checks::virtual_server::VirtualServer;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::event::Kind;
 use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;

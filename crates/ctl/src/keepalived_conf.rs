@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use xvs_model::fault::Severity;
+use xvs_model::health_checks::fault::Severity;
 
 use xvs_health::prepare::Prepared;
 use xvs_keepalived::{host, read};

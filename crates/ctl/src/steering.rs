@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use xvs_dataplane::steering::SteeringRules;
-use xvs_model::command::Command;
-use xvs_model::local_address::LocalAddress;
+use xvs_model::config::command::Command;
+use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use xvs_model::check::Check;
-use xvs_model::virtual_server::{Globals, RealServer, VirtualServer};
+use xvs_model::health_checks::check::Check;
+use xvs_model::health_checks::virtual_server::{Globals, RealServer, VirtualServer};
 
 use crate::command::RunLock;
 use crate::prepare::PreparedCheck;

@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use xvs_model::check::{Check, Probe, Timing};
-use xvs_model::health::CheckState;
+use xvs_model::health_checks::check::{Check, Probe, Timing};
+use xvs_model::report::health::CheckState;
 
-use crate::probe_result::ProbeResult;
+use crate::probes::probe_result::ProbeResult;
 use crate::virtual_server::{CheckResult, Status};
 
 /// The state machine of one check.

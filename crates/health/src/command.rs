@@ -29,9 +29,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
-use xvs_model::check::{Probe, Script};
-use xvs_model::fault::{Fault, Place, Severity};
-use xvs_model::virtual_server::{Configuration, Globals};
+use xvs_model::health_checks::check::{Probe, Script};
+use xvs_model::health_checks::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::virtual_server::{Configuration, Globals};
 
 use crate::blocking::run_blocking;
 
@@ -410,7 +410,7 @@ pub(super) mod testing {
 
     use tokio::time::Instant;
 
-    use xvs_model::check::Script;
+    use xvs_model::health_checks::check::Script;
 
     /// A directory that is removed when the test ends. Every user may write to it.
     pub(crate) struct Folder(pub(crate) PathBuf);

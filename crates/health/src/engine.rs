@@ -14,8 +14,8 @@ use tokio::runtime;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
-use xvs_model::command::CommandError;
-use xvs_model::health::HealthReport;
+use xvs_model::config::command::CommandError;
+use xvs_model::report::health::HealthReport;
 
 use crate::command::{DESCRIPTORS, faults};
 use crate::environment::Environment;

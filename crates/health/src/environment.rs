@@ -3,14 +3,14 @@
 use std::future::Future;
 
 use tokio::time::Instant;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled};
-use xvs_model::timeouts::Timeouts;
-use xvs_model::virtual_server::VirtualServer;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::health_checks::virtual_server::VirtualServer;
 use xvs_sched::ServiceKey;
 
 use crate::check_ref::CheckRef;
-use crate::probe_result::ProbeResult;
+use crate::probes::probe_result::ProbeResult;
 
 /// The services that the checks want, by key; `None`: the service is removed.
 pub type DesiredServices = Vec<(ServiceKey, Option<OwnedService>)>;
@@ -26,7 +26,7 @@ pub trait Environment: Send + Sync + 'static {
         url: usize,
         deadline: Instant,
     ) -> impl Future<Output = ProbeResult> + Send {
-        crate::probe::run(check, url, deadline)
+        crate::probes::run(check, url, deadline)
     }
 
     /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).

@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::io::ioctl_fionread;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use xvs_model::virtual_server::{Fifo as FifoSettings, Globals};
+use xvs_model::health_checks::virtual_server::{Fifo as FifoSettings, Globals};
 
 use crate::command::{Program, RunLock, account};
 

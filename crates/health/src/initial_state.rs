@@ -5,10 +5,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use xvs_model::command::Command;
-use xvs_model::desired_state::{State, supported};
-use xvs_model::fault::{Fault, Place, Severity};
-use xvs_model::virtual_server::Configuration;
+use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::{State, supported};
+use xvs_model::health_checks::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::virtual_server::Configuration;
 
 use crate::virtual_server::{InitialNotices, ServiceDestination, VirtualServerState};
 

@@ -19,19 +19,7 @@ mod manager;
 mod results;
 mod runner;
 
-// One module for each kind of probe.
-mod dns;
-mod file;
-mod http;
-mod icmp;
-mod probe;
-mod probe_result;
-mod script;
-mod smtp;
-mod socket;
-mod tcp;
-mod tls;
-mod udp;
+mod probes;
 
 // From probe results to the state of a virtual server.
 pub mod check_state;
@@ -45,7 +33,7 @@ mod notify;
 
 pub use check_ref::CheckRef;
 pub use environment::{DesiredServices, Environment};
-pub use probe_result::ProbeResult;
+pub use probes::probe_result::ProbeResult;
 
 #[cfg(test)]
 mod tests;

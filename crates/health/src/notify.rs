@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
-use xvs_model::check::Script;
-use xvs_model::virtual_server::Globals;
+use xvs_model::health_checks::check::Script;
+use xvs_model::health_checks::virtual_server::Globals;
 
 use crate::blocking::run_blocking;
 use crate::command::{Outcome, Program, RunLock};
@@ -163,7 +163,7 @@ mod tests {
     use crate::blocking::BLOCKING_MAX;
     use crate::command::testing::{Folder, in_time, runs, until};
     use crate::notify::*;
-    use xvs_model::virtual_server::Fifo as Wanted;
+    use xvs_model::health_checks::virtual_server::Fifo as Wanted;
 
     const A: &str = "10.0.0.1 80";
     const B: &str = "10.0.0.2 80";

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use pcre2::bytes::{Regex, RegexBuilder};
 use tokio::sync::Semaphore;
-use xvs_model::check::Pattern;
+use xvs_model::health_checks::check::Pattern;
 
 /// A compiled pattern.
 #[derive(Debug, Clone)]

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use hyper::Uri;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
-use xvs_model::check::{Check, Http, Probe, Target, Url};
-use xvs_model::fault::{Fault, Place, Severity};
-use xvs_model::virtual_server::Configuration;
+use xvs_model::health_checks::check::{Check, Http, Probe, Target, Url};
+use xvs_model::health_checks::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::virtual_server::Configuration;
 
 use crate::initial_state::initial_state;
 use crate::pattern::Search;

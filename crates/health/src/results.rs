@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use xvs_model::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights};
+use xvs_model::report::health::{
+    HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights,
+};
 
 use crate::environment::DesiredServices;
 use crate::runner::RunningCheck;

@@ -13,16 +13,16 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use xvs_model::check::Probe;
-use xvs_model::event::millis_since_1970;
-use xvs_model::health::{CheckError, CheckHealth, CheckState};
+use xvs_model::health_checks::check::Probe;
+use xvs_model::report::event::millis_since_1970;
+use xvs_model::report::health::{CheckError, CheckHealth, CheckState};
 
 use crate::check_ref::CheckRef;
 use crate::check_state::{CheckStateMachine, first_delay, jittered};
 use crate::environment::Environment;
-use crate::file;
-use crate::file::Files;
-use crate::probe_result::ProbeResult;
+use crate::probes::file;
+use crate::probes::file::Files;
+use crate::probes::probe_result::ProbeResult;
 use crate::virtual_server::CheckResult;
 
 /// What all checks share.

@@ -10,18 +10,18 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use xvs_keepalived::read;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::health::{CheckHealth, CheckState, HealthReport};
-use xvs_model::reconcile::{ReconcileScope, Reconciled};
-use xvs_model::timeouts::Timeouts;
-use xvs_model::virtual_server::{Configuration, VirtualServer};
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::health_checks::virtual_server::{Configuration, VirtualServer};
+use xvs_model::report::health::{CheckHealth, CheckState, HealthReport};
 
 use crate::blocking::run_blocking;
 use crate::check_ref::CheckRef;
 use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
-use crate::probe_result::ProbeResult;
+use crate::probes::probe_result::ProbeResult;
 use crate::results::SharedResults;
 use crate::runner::Runner;
 
@@ -80,9 +80,10 @@ impl World {
     fn weights(&self) -> Vec<(String, u32)> {
         let reconciled = self.reconciled.lock().unwrap();
         let (_, service) = reconciled.last().unwrap().last().unwrap();
-        let one = |(at, options): &(xvs_proto::Endpoint, xvs_model::destination::DestinationOptions)| {
-            (at.addr.to_string(), options.weight.0)
-        };
+        let one =
+            |(at, options): &(xvs_proto::Endpoint, xvs_model::config::destination::DestinationOptions)| {
+                (at.addr.to_string(), options.weight.0)
+            };
         service.as_ref().unwrap().destinations.iter().map(one).collect()
     }
 }

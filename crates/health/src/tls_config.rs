@@ -17,8 +17,8 @@ use tokio_rustls::rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
 };
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use xvs_model::check::{Check, Setting, Tls, Trust};
-use xvs_model::fault::{Fault, Severity};
+use xvs_model::health_checks::check::{Check, Setting, Tls, Trust};
+use xvs_model::health_checks::fault::{Fault, Severity};
 
 /// The TLS server name of a host, which may have a port; `None`: it is no valid name.
 pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
@@ -199,7 +199,7 @@ mod tests {
     use crate::prepare::Prepared;
     use crate::tls_config::*;
     use xvs_keepalived::read;
-    use xvs_model::virtual_server::Configuration;
+    use xvs_model::health_checks::virtual_server::Configuration;
 
     /// The configuration of a file with an `SSL_GET` check with `statements` and an `SSL` block with `ssl`.
     fn configuration(ssl: &str, statements: &str) -> Configuration {

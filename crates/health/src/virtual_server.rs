@@ -11,11 +11,11 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use xvs_model::check::{Check, Probe, Script, Timing};
-use xvs_model::destination::DestinationOptions;
-use xvs_model::fault::Place;
-use xvs_model::reconcile::OwnedService;
-use xvs_model::virtual_server::VirtualServer;
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::reconcile::OwnedService;
+use xvs_model::health_checks::check::{Check, Probe, Script, Timing};
+use xvs_model::health_checks::fault::Place;
+use xvs_model::health_checks::virtual_server::VirtualServer;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
@@ -436,7 +436,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::check_state::CheckStateMachine;
-    use crate::probe_result::ProbeResult;
+    use crate::probes::probe_result::ProbeResult;
     use crate::tests::configuration;
     use crate::virtual_server::*;
 

@@ -1,10 +1,10 @@
 //! Commands as command lines of `xvsadm` and `xvs`: for the log, for `xvs events`, for rules files.
 
-use xvs_model::command::Command;
-use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::service::{Netmask, ServiceOptions};
-use xvs_model::sync_daemon::SyncDaemon;
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::Command;
+use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::service::{Netmask, ServiceOptions};
+use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use xvs_model::client::Failure;
-use xvs_model::command::CommandError;
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::client::Failure;
 
 /// Why a command line failed.
 #[derive(Debug)]

@@ -6,11 +6,11 @@
 
 use std::net::IpAddr;
 
-use xvs_model::command::Command;
-use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
-use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::Command;
+use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
+use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
 

@@ -33,7 +33,7 @@ use error::{LineError, OnRestore};
 use grammar::{Names, Parsed};
 use rules::Rules;
 use session::{Format, Session};
-use xvs_model::client::Director;
+use xvs_model::protocol::client::Director;
 
 pub use command_line::{command_line, escape_control};
 pub use grammar::real_server;

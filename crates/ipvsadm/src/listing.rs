@@ -8,14 +8,14 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use xvs_model::client::Failure;
-use xvs_model::connection::ConnectionRow;
-use xvs_model::destination::{Tunnel, TunnelChecksum};
-use xvs_model::listing::{DestinationRow, Rates, ServiceRow, Stats};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::service::Netmask;
-use xvs_model::sync_daemon::SyncDaemon;
+use xvs_model::config::destination::{Tunnel, TunnelChecksum};
+use xvs_model::config::service::Netmask;
+use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::protocol::client::Failure;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::ConnectionRow;
+use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

@@ -2,7 +2,7 @@
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command};
-use xvs_model::sync_daemon::SyncRole;
+use xvs_model::config::sync_daemon::SyncRole;
 use xvs_sched::{ClientAddress, scheduler};
 
 use crate::grammar::TUNNEL_TYPES;

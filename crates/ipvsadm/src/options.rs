@@ -3,7 +3,7 @@
 //! `popt.rs` finds options in it, `grammar.rs` reads their arguments, `manual.rs` makes `-h`, the manual page and the
 //! completion of it. Which command takes which option is in `option_matrix.rs`.
 
-use xvs_model::destination::TunnelChecksum;
+use xvs_model::config::destination::TunnelChecksum;
 use xvs_proto::Protocol;
 use xvs_sched::ForwardingMethod;
 

@@ -7,17 +7,17 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use xvs_model::client::Failure;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::desired_state::State;
-use xvs_model::destination::DestinationOptions;
-use xvs_model::firewall_mark::MarkRule;
-use xvs_model::local_address::LocalAddress;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::rules::{DesiredRules, Fault, RuleLine};
-use xvs_model::service::ServiceOptions;
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::config::local_address::LocalAddress;
+use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
+use xvs_model::config::service::ServiceOptions;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::protocol::client::Failure;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 

@@ -1,8 +1,8 @@
 //! Tests of whole rules files: their faults, the state they describe, its differences from the running state.
 
-use xvs_model::command::Command;
-use xvs_model::difference::*;
-use xvs_model::rules::*;
+use xvs_model::config::command::Command;
+use xvs_model::config::difference::*;
+use xvs_model::config::rules::*;
 
 use crate::{SystemResolver, read_wanted};
 

@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, Write};
 
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::Command;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::command::Command;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 
 use crate::error::LineError;
 use crate::grammar::Parsed;

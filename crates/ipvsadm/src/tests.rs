@@ -2,16 +2,16 @@
 
 use std::io;
 
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::{Command, CommandError};
-use xvs_model::connection::{ConnectionRow, EngineData};
-use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::firewall_mark::MarkRule;
-use xvs_model::listing::{DestinationRow, Rates, ServiceRow, Stats};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::service::ServiceOptions;
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::config::service::ServiceOptions;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::{ConnectionRow, EngineData};
+use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use xvs_model::service::SchedulerFlags;
+use xvs_model::config::service::SchedulerFlags;
 use xvs_proto::Protocol;
 
 use crate::error::LineError;

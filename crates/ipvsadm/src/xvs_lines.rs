@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use clap::{Args, FromArgMatches, Subcommand};
-use xvs_model::command::Command;
-use xvs_model::firewall_mark::MarkRule;
-use xvs_model::local_address::LocalAddress;
+use xvs_model::config::command::Command;
+use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::{Family, Prefix, Protocol};
 
 /// A change of the mark rules.

@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::{Command, CommandError};
-use xvs_model::connection::ConnectionRow;
-use xvs_model::desired_state::State;
-use xvs_model::framing::{RequestMessage, decode, read_frame};
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::framing::{RequestMessage, decode, read_frame};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::ConnectionRow;
 
 /// Applies changes to a state and lists nothing.
 #[derive(Default)]

@@ -13,11 +13,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use listener::Listener;
 use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
-use xvs_model::command::Command;
-use xvs_model::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::service::{Netmask, ServiceOptions};
-use xvs_model::sync_daemon::SyncRole;
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::Command;
+use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::service::{Netmask, ServiceOptions};
+use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

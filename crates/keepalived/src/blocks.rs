@@ -3,7 +3,7 @@
 //! Runs after a file was read; pure. Unbalanced braces are an error, because half a configuration is worse than none.
 //! Not here: the meaning of statements.
 
-use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::fault::{Fault, Place, Severity};
 
 use crate::lexer::{shell_words, words};
 use crate::reader::{Token, TokenKind};

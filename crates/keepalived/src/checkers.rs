@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use xvs_model::check::{
+use xvs_model::health_checks::check::{
     Check, Dns, ExitCodeMeaning, FileWeight, Http, Probe, Reply, Script, Target, TrackFile, Trust, Udp,
 };
 

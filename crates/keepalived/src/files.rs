@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use xvs_model::check::{FileWeight, Init, TrackFile};
+use xvs_model::health_checks::check::{FileWeight, Init, TrackFile};
 
 use crate::blocks::Block;
 use crate::timing::set;

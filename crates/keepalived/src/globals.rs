@@ -3,7 +3,7 @@
 //! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour, sections 5.5
 //! and 5.8. Not here: timeouts (`lib.rs`), and the settings of VRRP.
 
-use xvs_model::virtual_server::{Fifo, Globals};
+use xvs_model::health_checks::virtual_server::{Fifo, Globals};
 
 use crate::blocks::Block;
 use crate::values::Faults;

@@ -1,6 +1,6 @@
 //! The head of a virtual server, and the endpoints of its real servers in its services.
 
-use xvs_model::destination::Tunnel;
+use xvs_model::config::destination::Tunnel;
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::ForwardingMethod;
 

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use xvs_model::check::{Http, Pattern, Trust, Url};
+use xvs_model::health_checks::check::{Http, Pattern, Trust, Url};
 
 use crate::blocks::Block;
 use crate::timing::set;

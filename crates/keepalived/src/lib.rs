@@ -16,9 +16,9 @@ use groups::Groups;
 use rustix::system::uname;
 use ssl::Ssl;
 use values::{Faults, decimal};
-use xvs_model::fault::Place;
-use xvs_model::timeouts::Timeouts;
-use xvs_model::virtual_server::{Configuration, Globals, VirtualServer};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::health_checks::fault::Place;
+use xvs_model::health_checks::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_sched::ServiceKey;
 
 // From files to a tree of blocks.
@@ -204,7 +204,7 @@ fn lvs_timeouts(block: &Block, timeouts: &mut Timeouts, faults: &mut Faults) {
 mod testing {
     use crate::blocks::Block;
     use crate::lexer::words;
-    use xvs_model::fault::Place;
+    use xvs_model::health_checks::fault::Place;
 
     /// A statement.
     pub(super) fn statement(text: &str) -> Block {

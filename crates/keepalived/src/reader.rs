@@ -14,7 +14,7 @@ use std::io;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::fault::{Fault, Place, Severity};
 
 use crate::lexer::{BLANKS, Part, parts, uncommented, words};
 use crate::loops;

@@ -6,9 +6,9 @@
 
 use std::net::SocketAddr;
 
-use xvs_model::check::Script;
-use xvs_model::destination::DestinationOptions;
-use xvs_model::virtual_server::RealServer;
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::health_checks::check::Script;
+use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::Endpoint;
 use xvs_sched::Weight;
 

@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use xvs_model::fault::Place;
-use xvs_model::virtual_server::{RealServer, VirtualServer};
+use xvs_model::health_checks::fault::Place;
+use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::ForwardingMethod;
 

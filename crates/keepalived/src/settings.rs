@@ -5,9 +5,9 @@
 
 use std::collections::HashSet;
 
-use xvs_model::check::Script;
-use xvs_model::service::{DEFAULT_SCHEDULER, Netmask, SchedulerFlags, ServiceOptions};
-use xvs_model::virtual_server::RealServer;
+use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, SchedulerFlags, ServiceOptions};
+use xvs_model::health_checks::check::Script;
+use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::ServiceKey;
 

@@ -1,7 +1,7 @@
 //! `sorry_server` statements.
 
-use xvs_model::destination::DestinationOptions;
-use xvs_model::virtual_server::{RealServer, SorryServer};
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::health_checks::virtual_server::{RealServer, SorryServer};
 use xvs_proto::{Endpoint, Family};
 
 use crate::blocks::Block;

@@ -2,7 +2,7 @@
 //!
 //! Pure. Not here: reading those files (`health/tls_config.rs`).
 
-use xvs_model::check::{Setting, Tls, Trust};
+use xvs_model::health_checks::check::{Setting, Tls, Trust};
 
 use crate::blocks::Block;
 use crate::values::Faults;

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::saved_rules;
-use xvs_model::check::{Check, Pattern, Probe, Script, Udp};
-use xvs_model::command::Command;
-use xvs_model::fault::{Fault, Severity};
-use xvs_model::timeouts::Timeouts;
-use xvs_model::virtual_server::Configuration;
+use xvs_model::config::command::Command;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::health_checks::check::{Check, Pattern, Probe, Script, Udp};
+use xvs_model::health_checks::fault::{Fault, Severity};
+use xvs_model::health_checks::virtual_server::Configuration;
 use xvs_sched::ForwardingMethod;
 
 use crate::read;

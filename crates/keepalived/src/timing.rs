@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use xvs_model::check::{Probe, Timing};
+use xvs_model::health_checks::check::{Probe, Timing};
 
 use crate::blocks::Block;
 use crate::values::Faults;

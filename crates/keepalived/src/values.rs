@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use xvs_model::check::Script;
-use xvs_model::destination::{Tunnel, TunnelChecksum};
-use xvs_model::fault::{Fault, Place, Severity};
+use xvs_model::config::destination::{Tunnel, TunnelChecksum};
+use xvs_model::health_checks::check::Script;
+use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_sched::ForwardingMethod;
 
 use crate::blocks::Block;

@@ -11,25 +11,25 @@ use std::net::{IpAddr, Ipv4Addr};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, Weight};
 
-use crate::capture::{CapturedFrame, CapturedPacket, Direction};
-use crate::command::Command;
-use crate::connection::{ConnectionDetail, ConnectionRow, EngineData};
-use crate::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use crate::difference::Difference;
-use crate::event::{Event, Kind, Requester};
-use crate::explain;
-use crate::firewall_mark::MarkRule;
-use crate::health::sample::{real_server, report, virtual_server};
-use crate::health::{CheckState, Counts, HealthReport, SorryServerHealth, Weights};
-use crate::listing::{DestinationRow, Rates, ServiceRow, Stats};
-use crate::load_feedback::FeedbackRow;
-use crate::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
-use crate::service::{Netmask, SchedulerFlags, ServiceOptions};
-use crate::status::{
+use crate::config::command::Command;
+use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use crate::config::difference::Difference;
+use crate::config::firewall_mark::MarkRule;
+use crate::config::load_feedback::FeedbackRow;
+use crate::config::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
+use crate::config::service::{Netmask, SchedulerFlags, ServiceOptions};
+use crate::config::sync_daemon::{SyncDaemon, SyncRole};
+use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
+use crate::report::connection::{ConnectionDetail, ConnectionRow, EngineData};
+use crate::report::event::{Event, Kind, Requester};
+use crate::report::explain;
+use crate::report::health::sample::{real_server, report, virtual_server};
+use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth, Weights};
+use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
+use crate::report::status::{
     Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport,
     TableStatus, WorkerStatus,
 };
-use crate::sync_daemon::{SyncDaemon, SyncRole};
 
 /// A director with one warning.
 pub fn status() -> StatusReport {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
-use xvs_model::capture::{CapturedFrame, CapturedPacket, Direction};
+use xvs_model::report::capture::{CapturedFrame, CapturedPacket, Direction};
 use xvs_proto::{Endpoint, Family, Fragment, Packet, Parsed, ethernet, parse, quoted, tcp};
 
 use crate::capture::pcapng;

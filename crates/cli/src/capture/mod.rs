@@ -17,14 +17,14 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_dataplane::verdict::DropReason;
-use xvs_model::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
-use xvs_model::client::{Client, Failure, Stopper, default_socket};
+use xvs_model::protocol::client::{Client, Failure, Stopper, default_socket};
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
 use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs capture`.
 #[derive(Debug, Args)]

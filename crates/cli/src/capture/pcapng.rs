@@ -21,7 +21,7 @@ use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, 
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::{DataLink, Endianness, PcapError};
 use xvs_dataplane::verdict::DropReason;
-use xvs_model::capture::{CapturedFrame, CapturedPacket, Direction, Missed};
+use xvs_model::report::capture::{CapturedFrame, CapturedPacket, Direction, Missed};
 
 /// Times are in units of 10⁻⁹ s.
 const NANOSECONDS: u8 = 9;

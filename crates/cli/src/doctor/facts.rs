@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_ctl::config::Config;
 use xvs_dataplane::egress::Egress;
-use xvs_model::daemon_facts::DaemonFacts;
-use xvs_model::destination::Tunnel;
-use xvs_model::local_address::LocalAddress;
+use xvs_model::config::destination::Tunnel;
+use xvs_model::config::local_address::LocalAddress;
+use xvs_model::report::daemon_facts::DaemonFacts;
 use xvs_proto::network::{Link, Network};
 use xvs_proto::{Endpoint, LinkId, MacAddr};
 use xvs_realserver::status::Status;
@@ -258,7 +258,7 @@ pub(super) mod tests {
 
     /// The same, with a daemon attached to both.
     pub(crate) fn with_daemon() -> Facts {
-        use xvs_model::status::{InterfaceStatus, LinkState};
+        use xvs_model::report::status::{InterfaceStatus, LinkState};
         let attached = |name: &str| InterfaceStatus {
             name: name.to_owned(),
             mode: "native".to_owned(),

@@ -17,10 +17,10 @@ use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
 use xvs_host::network::veth::at_peer;
 use xvs_host::network::{NetworkFollower, path_mtu};
-use xvs_model::client::{Client, Director, Failure, default_socket};
-use xvs_model::desired_state::State;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::config::desired_state::State;
+use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_proto::network::{Link, Network};
 use xvs_realserver::Realserver;
 use xvs_xdp::arp::who_has;
@@ -118,7 +118,7 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
     facts.services = rows
         .into_iter()
         .map(|row| {
-            let server = |dest: &xvs_model::listing::DestinationRow| {
+            let server = |dest: &xvs_model::report::listing::DestinationRow| {
                 let (method, tunnel) = (dest.options.method, dest.options.tunnel);
                 Server { endpoint: dest.endpoint, method, tunnel }
             };
@@ -158,7 +158,7 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
         }
     }
     facts.locals = state.locals().to_vec();
-    let of = |dest: &xvs_model::destination::Destination| {
+    let of = |dest: &xvs_model::config::destination::Destination| {
         let (method, tunnel) = (dest.options.method, dest.options.tunnel);
         Server { endpoint: dest.endpoint, method, tunnel }
     };

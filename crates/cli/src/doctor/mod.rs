@@ -24,9 +24,9 @@ use finding::{Finding, Level, worst};
 use serde::Serialize;
 
 use crate::doctor::gather::Asked;
-use crate::exit::Done;
+use crate::output::exit::Done;
+use crate::output::text::print_json;
 use crate::realserver::RECORDS;
-use crate::text::print_json;
 
 /// The arguments of `xvs doctor`.
 #[derive(Debug, Args)]

@@ -163,7 +163,7 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     let at = |place: &str| facts.settings.get(place).map_or("", String::as_str);
     let Some(own) = reserved_ports::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
     let reserved = reserved_ports::ranges(at(RESERVED));
-    let of = |local: &xvs_model::local_address::LocalAddress| {
+    let of = |local: &xvs_model::config::local_address::LocalAddress| {
         facts.holder(local.addr)?;
         let shared = |port: &u16| (own.0..=own.1).contains(port);
         let free = |port: &u16| !reserved.iter().any(|(first, last)| (first..=last).contains(&port));
@@ -211,7 +211,7 @@ mod tests {
     use crate::doctor::facts::tests::{facts, only, serve, web, with_daemon};
     use crate::doctor::finding::Level;
     use crate::doctor::servers::*;
-    use xvs_model::local_address::LocalAddress;
+    use xvs_model::config::local_address::LocalAddress;
 
     fn level_check_mend(finding: &Finding) -> (Level, &'static str, &str) {
         (finding.level, finding.check, finding.mend.as_ref().map_or("", |mend| &mend.command))

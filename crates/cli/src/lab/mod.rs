@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::Args;
 use xvs_ctl::config::Config;
 
-use crate::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done};
 
 /// The arguments of `xvs lab`.
 #[derive(Debug, Args)]

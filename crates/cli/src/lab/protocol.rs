@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use xvs_ctl::in_memory::InMemory;
 use xvs_dataplane::verdict::Verdict;
 use xvs_ipvsadm::resolver::FixedNames as Names;
-use xvs_model::client::{Director, Failure};
-use xvs_model::explain::Question;
+use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::settings::Ipvs;
 use xvs_model::hexadecimal;
-use xvs_model::load_feedback::Feedback;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::settings::Ipvs;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::explain::Question;
 use xvs_proto::MacAddr;
 use xvs_proto::network::Network;
 
@@ -204,7 +204,9 @@ impl Lab {
         // All settings or none, like every request.
         let (mut ipvs, mut feedback) = self.director.settings();
         set.iter()
-            .try_for_each(|(key, value)| xvs_model::settings::set(&mut ipvs, &mut feedback, key, value))
+            .try_for_each(|(key, value)| {
+                xvs_model::config::settings::set(&mut ipvs, &mut feedback, key, value)
+            })
             .map_err(|error| error.to_string())?;
         for (key, value) in set {
             self.director.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;

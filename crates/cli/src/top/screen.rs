@@ -8,7 +8,7 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModif
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
-use xvs_model::traffic::Traffic;
+use xvs_model::report::traffic::Traffic;
 
 use crate::top::view::{Level, Rows, SORT_KEYS, Sort, cut, header, titles};
 
@@ -172,10 +172,10 @@ mod tests {
     use ratatui::backend::TestBackend;
 
     use crate::top::screen::*;
-    use xvs_model::listing::Stats;
+    use xvs_model::report::listing::Stats;
+    use xvs_model::report::status::StatusReport;
+    use xvs_model::report::traffic::ServiceTraffic;
     use xvs_model::sample;
-    use xvs_model::status::StatusReport;
-    use xvs_model::traffic::ServiceTraffic;
 
     /// Services of ports from 1 on, whose later ones have more connections.
     fn look(at_millis: u64, services: u16) -> Traffic {

@@ -5,12 +5,12 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use xvs_model::duration;
-use xvs_model::health::CheckState;
-use xvs_model::listing::Stats;
-use xvs_model::status::{Drops, WorkerStatus};
-use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
+use xvs_model::report::health::CheckState;
+use xvs_model::report::listing::Stats;
+use xvs_model::report::status::{Drops, WorkerStatus};
+use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
-use crate::text::counted;
+use crate::output::text::counted;
 
 /// The sort key of rows; numbers in descending, names in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -369,8 +369,8 @@ mod tests {
     use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
     use crate::top::view::*;
+    use xvs_model::report::status::StatusReport;
     use xvs_model::sample;
-    use xvs_model::status::StatusReport;
 
     fn stats(connections: u64, in_packets: u64, in_bytes: u64) -> Stats {
         Stats { connections, in_packets, in_bytes, ..Stats::default() }

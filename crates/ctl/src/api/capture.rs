@@ -12,8 +12,10 @@ use xvs_dataplane::capture::filter::{Fate, Filter};
 use xvs_dataplane::capture::{Capture, FrameDirection, MOST, Reader, Record};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_model::capture::{CaptureRequest, CapturedFrame, CapturedPacket, Direction, LARGEST_FRAME, Missed};
-use xvs_model::command::CommandError;
+use xvs_model::config::command::CommandError;
+use xvs_model::report::capture::{
+    CaptureRequest, CapturedFrame, CapturedPacket, Direction, LARGEST_FRAME, Missed,
+};
 use xvs_proto::LinkId;
 
 use crate::control::thread::Handle;

@@ -15,7 +15,7 @@ use xvs_dataplane::conn::{ASSURED, Connection, Flags, Removal, TableReader, udp}
 use xvs_dataplane::counters::Counter;
 use xvs_dataplane::new_connection::eviction::{count_out, is_known};
 use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
-use xvs_model::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, Filter};
+use xvs_model::report::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, Filter};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 

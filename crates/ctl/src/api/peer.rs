@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::unistd::Group;
 use rustix::net::sockopt::socket_peercred;
-use xvs_model::request::Access;
+use xvs_model::protocol::request::Access;
 use xvs_xdp::peer_groups;
 
 /// A client of the control socket.

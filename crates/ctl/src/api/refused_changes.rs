@@ -38,7 +38,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use crate::api::refused_changes::*;
-    use xvs_model::request::Access;
+    use xvs_model::protocol::request::Access;
 
     #[test]
     fn a_denied_change_is_logged_with_user_and_process_and_further_ones_are_counted() {

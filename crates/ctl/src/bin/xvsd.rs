@@ -20,7 +20,7 @@ use xvs_ctl::log::Log;
 use xvs_ctl::metrics;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_health::prepare::Prepared;
-use xvs_model::rules::RuleLine;
+use xvs_model::config::rules::RuleLine;
 
 fn main() -> ExitCode {
     let arguments: Arguments = match parsed() {

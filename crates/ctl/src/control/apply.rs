@@ -4,18 +4,18 @@
 //! published. Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time
 //! is over, each object that the rules changed becomes what it was. An object that was changed again meanwhile stays
 //! as it is, so that changes of health checks are never undone. Services owned by health checks are left alone,
-//! whatever the rules say of them. Not here: the comparison of two states (`xvs_model::difference`).
+//! whatever the rules say of them. Not here: the comparison of two states (`xvs_model::config::difference`).
 
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::difference::{Difference, commands_for, differences, reversal};
-use xvs_model::event::Kind;
-use xvs_model::reply::Reply;
-use xvs_model::request::Verdict;
-use xvs_model::rules::{DesiredRules, RuleLine};
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::difference::{Difference, commands_for, differences, reversal};
+use xvs_model::config::rules::{DesiredRules, RuleLine};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Verdict;
+use xvs_model::report::event::Kind;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;

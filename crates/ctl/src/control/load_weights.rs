@@ -1,10 +1,10 @@
 //! Weights changed by load reports: published, and recorded as events.
 
 use xvs_dataplane::clock::Millis;
-use xvs_model::command::CommandError;
-use xvs_model::event::Kind;
-use xvs_model::load_report::Server;
-use xvs_model::reply::Reply;
+use xvs_model::config::command::CommandError;
+use xvs_model::config::load_report::Server;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::report::event::Kind;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;

@@ -1,6 +1,6 @@
 //! The mark rules in force: those of the kernel and of `xvs mark`, compiled for the data plane.
 
-use xvs_model::firewall_mark::MarkRule;
+use xvs_model::config::firewall_mark::MarkRule;
 use xvs_proto::network::Link;
 
 use crate::firewall_marks::{CompiledMarks, compile};

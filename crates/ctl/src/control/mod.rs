@@ -25,13 +25,13 @@ use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_host::netfilter::chain::Table;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::desired_state::{State, supported};
-use xvs_model::difference::commands_of;
-use xvs_model::load_feedback::Feedback;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::settings::Ipvs;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::{State, supported};
+use xvs_model::config::difference::commands_of;
+use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::settings::Ipvs;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -431,15 +431,15 @@ mod tests {
     use std::time::Duration;
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
-    use xvs_model::local_address::LocalAddress;
+    use xvs_model::config::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ForwardingMethod, Weight};
 
     use crate::control::*;
-    use xvs_model::destination::DestinationOptions;
-    use xvs_model::firewall_mark::MarkRule;
-    use xvs_model::service::ServiceOptions;
-    use xvs_model::sync_daemon::{SyncDaemon, SyncRole};
+    use xvs_model::config::destination::DestinationOptions;
+    use xvs_model::config::firewall_mark::MarkRule;
+    use xvs_model::config::service::ServiceOptions;
+    use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 
     /// A datapath of a test: a steering table, resolved neighbours, and a given amount of free memory.
     #[derive(Default)]

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xvs_ipvsadm::command_line;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::desired_state::State;
-use xvs_model::reconcile::Repair;
-use xvs_model::rules::{Object, object_of};
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_model::config::reconcile::Repair;
+use xvs_model::config::rules::{Object, object_of};
 use xvs_sched::ServiceKey;
 
 /// Services owned by health checks.

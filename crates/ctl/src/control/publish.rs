@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::steering::SteeringError;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::desired_state::State;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
 use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Services, SteeringUpdate};

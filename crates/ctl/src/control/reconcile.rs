@@ -4,7 +4,7 @@
 //! those of operators and published in one snapshot. Refused commands are tried again each second. Changes by hand to
 //! owned services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are never touched.
 //! Cost: a comparison of the services that are named or were changed, independent of all others. Not here: what is
-//! wanted (`xvs_health`), the comparison of two states (`xvs_model::difference`).
+//! wanted (`xvs_health`), the comparison of two states (`xvs_model::config::difference`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
-use xvs_model::command::{Command, CommandError};
-use xvs_model::difference::{Difference, commands_for, differences};
-use xvs_model::event::Kind;
-use xvs_model::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
-use xvs_model::rules::{DesiredRules, Object, object_of};
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::difference::{Difference, commands_for, differences};
+use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
+use xvs_model::config::rules::{DesiredRules, Object, object_of};
+use xvs_model::report::event::Kind;
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
@@ -185,8 +185,8 @@ impl<D: Datapath> Control<D> {
 mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
-    use xvs_model::destination::{Destination, DestinationOptions};
-    use xvs_model::service::ServiceOptions;
+    use xvs_model::config::destination::{Destination, DestinationOptions};
+    use xvs_model::config::service::ServiceOptions;
     use xvs_proto::Endpoint;
 
     use proptest::collection::vec;
@@ -197,10 +197,10 @@ mod tests {
     use crate::control::reconcile::*;
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::difference::commands_of;
-    use xvs_model::event::{Begin, EventQuery, Then};
-    use xvs_model::reply::Reply;
-    use xvs_model::request::{Request, Verdict};
+    use xvs_model::config::difference::commands_of;
+    use xvs_model::protocol::reply::Reply;
+    use xvs_model::protocol::request::{Request, Verdict};
+    use xvs_model::report::event::{Begin, EventQuery, Then};
 
     const SECOND: Duration = Duration::from_secs(1);
 

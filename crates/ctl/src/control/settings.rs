@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
-use xvs_model::command::CommandError;
-use xvs_model::desired_state::State;
-use xvs_model::load_feedback::Feedback;
-use xvs_model::settings;
-use xvs_model::settings::{Ipvs, Memory};
-use xvs_model::sync_daemon::SyncRole;
+use xvs_model::config::command::CommandError;
+use xvs_model::config::desired_state::State;
+use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::settings;
+use xvs_model::config::settings::{Ipvs, Memory};
+use xvs_model::config::sync_daemon::SyncRole;
 use xvs_sched::scheduler::Tuning;
 
 /// The settings as they were set, and the memory left.
@@ -33,9 +33,9 @@ impl ActiveSettings {
     /// Sets one setting by its name.
     ///
     /// # Errors
-    /// Those of [`xvs_model::settings::set`]; then nothing has changed.
+    /// Those of [`xvs_model::config::settings::set`]; then nothing has changed.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
-        xvs_model::settings::set(&mut self.ipvs, &mut self.feedback, key, value)
+        xvs_model::config::settings::set(&mut self.ipvs, &mut self.feedback, key, value)
     }
 
     /// Whether any setting depends on the memory or the connection table's entries left.

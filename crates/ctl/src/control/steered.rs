@@ -5,9 +5,9 @@ use std::mem;
 use std::net::IpAddr;
 
 use xvs_dataplane::steering::SteeringRules;
-use xvs_model::command::Command;
-use xvs_model::desired_state::State;
-use xvs_model::local_address::LocalAddress;
+use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::State;
+use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::network::{Network, RouteAction};
 use xvs_proto::{Family, Prefix};
 use xvs_sched::ServiceKey;

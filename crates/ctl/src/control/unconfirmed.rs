@@ -1,7 +1,7 @@
 //! Applied rules that wait to be confirmed.
 
 use xvs_dataplane::clock::Millis;
-use xvs_model::desired_state::State;
+use xvs_model::config::desired_state::State;
 
 /// Applied rules that are not confirmed yet.
 pub(super) struct Unconfirmed {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_model::request::Request;
+use xvs_model::protocol::request::Request;
 
 /// Interval of looking at workers that have not ended a turn yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);

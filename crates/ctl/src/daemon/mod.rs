@@ -30,10 +30,10 @@ use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{FollowerThread, Latest, Slot, follow};
 use xvs_ipvsadm::command_line;
-use xvs_model::command::CommandError;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::rules::RuleLine;
+use xvs_model::config::command::CommandError;
+use xvs_model::config::rules::RuleLine;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_xdp::RingSizes;
 
 use crate::config::{Config, Keepalived};

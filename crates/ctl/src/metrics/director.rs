@@ -6,9 +6,9 @@ use std::time::Duration;
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
-use xvs_model::health::HealthReport;
-use xvs_model::request::Access;
-use xvs_model::status::LinkState;
+use xvs_model::protocol::request::Access;
+use xvs_model::report::health::HealthReport;
+use xvs_model::report::status::LinkState;
 use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};

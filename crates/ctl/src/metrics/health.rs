@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 
-use xvs_model::health::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
+use xvs_model::report::health::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
 
 use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use services::{DestinationLimit, FAMILIES};
 use text::Text;
 use xvs_dataplane::snapshot::Snapshot;
-use xvs_model::health::HealthReport;
+use xvs_model::report::health::HealthReport;
 use xvs_sched::ServiceKey;
 
 use crate::status::shared::Shared;
@@ -117,11 +117,11 @@ mod tests {
     use crate::metrics::*;
     use crate::status::shared::{Facts, WorkerFacts};
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::health::{CheckHealth, CheckState, SorryServerHealth, sample};
-    use xvs_model::load_feedback::Feedback;
-    use xvs_model::request::{Access, Request};
-    use xvs_model::settings::Ipvs;
-    use xvs_model::status::{InterfaceStatus, LinkState};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::{Access, Request};
+    use xvs_model::report::health::{CheckHealth, CheckState, SorryServerHealth, sample};
+    use xvs_model::report::status::{InterfaceStatus, LinkState};
 
     fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();

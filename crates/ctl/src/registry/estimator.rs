@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use xvs_dataplane::counters::StatsValues;
-use xvs_model::listing::{Rates, Stats};
+use xvs_model::report::listing::{Rates, Stats};
 
 /// Time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(2);

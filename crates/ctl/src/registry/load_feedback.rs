@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
-use xvs_model::load_feedback::Feedback;
+use xvs_model::config::load_feedback::Feedback;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 

@@ -21,11 +21,11 @@ use xvs_dataplane::snapshot::{
     ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
     PersistenceScope, Service, ServiceLive, Snapshot,
 };
-use xvs_model::command::Command;
-use xvs_model::desired_state::State;
-use xvs_model::destination::DestinationOptions;
-use xvs_model::listing::{DestinationRow, ServiceRow};
-use xvs_model::service::{Netmask, ServiceOptions};
+use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::State;
+use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::service::{Netmask, ServiceOptions};
+use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
@@ -436,7 +436,7 @@ impl Registry {
     }
 
     /// A service as listings show it.
-    pub fn row(&self, key: ServiceKey, wanted: &xvs_model::service::Service) -> Option<ServiceRow> {
+    pub fn row(&self, key: ServiceKey, wanted: &xvs_model::config::service::Service) -> Option<ServiceRow> {
         let entry = self.services.get(&key)?;
         let destinations = entry.destinations.iter().zip(&wanted.destinations).map(|(dest, destination)| {
             let load = dest.live.load();
@@ -495,7 +495,7 @@ fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &S
 /// A service as workers use it; `None` for an unknown scheduler, which the desired state has refused before.
 fn build(
     key: ServiceKey,
-    wanted: &xvs_model::service::Service,
+    wanted: &xvs_model::config::service::Service,
     entry: &mut ServiceEntry,
     tuning: &Tuning,
 ) -> Option<Service> {

@@ -3,7 +3,7 @@
 //! Called for each change of a destination; pure. Not here: the source address of a tunnel (`registry/mod.rs`).
 
 use xvs_dataplane::snapshot::Encapsulation;
-use xvs_model::destination::{Tunnel, TunnelChecksum};
+use xvs_model::config::destination::{Tunnel, TunnelChecksum};
 use xvs_proto::checksum::Coverage;
 
 /// The encapsulation of packets to a tunnel. Remote checksum offload applies only to packets whose own checksum is

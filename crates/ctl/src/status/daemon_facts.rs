@@ -1,7 +1,7 @@
 //! The daemon's view of the machine, for `xvs doctor`.
 
 use xvs_dataplane::snapshot::MssClamp;
-use xvs_model::daemon_facts::DaemonFacts;
+use xvs_model::report::daemon_facts::DaemonFacts;
 
 use crate::status::shared::Shared;
 

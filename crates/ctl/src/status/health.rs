@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use xvs_dataplane::snapshot::{Service, Snapshot};
-use xvs_model::health::{HealthReport, VirtualServerHealth};
+use xvs_model::report::health::{HealthReport, VirtualServerHealth};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
@@ -48,11 +48,11 @@ fn service_port(key: ServiceKey) -> u16 {
 #[cfg(test)]
 mod tests {
     use xvs_dataplane::clock::Millis;
-    use xvs_model::health::sample::{real_server, report, virtual_server};
-    use xvs_model::health::{CheckState, RealServerHealth};
-    use xvs_model::load_feedback::Feedback;
-    use xvs_model::request::Request;
-    use xvs_model::settings::Ipvs;
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::health::sample::{real_server, report, virtual_server};
+    use xvs_model::report::health::{CheckState, RealServerHealth};
 
     use crate::control::Control;
     use crate::in_memory::MemoryDatapath;

@@ -18,8 +18,8 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
-use xvs_model::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
-use xvs_model::status::{
+use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::status::{
     Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
 };
 
@@ -312,11 +312,11 @@ mod tests {
     use crate::in_memory::MemoryDatapath;
     use crate::status::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::health::{CheckState, Counts, sample};
-    use xvs_model::load_feedback::Feedback;
-    use xvs_model::request::Request;
-    use xvs_model::settings::Ipvs;
-    use xvs_model::status::LinkState;
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::health::{CheckState, Counts, sample};
+    use xvs_model::report::status::LinkState;
 
     /// A daemon with these rules and no interface, so that there is no route.
     fn daemon(rules: &str) -> Shared {

@@ -15,10 +15,10 @@ use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
-use xvs_model::command::CommandError;
-use xvs_model::health::HealthReport;
-use xvs_model::request::Access;
-use xvs_model::status::{InterfaceStatus, LinkState};
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::request::Access;
+use xvs_model::report::health::HealthReport;
+use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 
 use crate::events::Events;

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 
 use xvs_dataplane::counters::{SharedStats, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service};
-use xvs_model::health::{CheckState, VirtualServerHealth};
-use xvs_model::listing::Stats;
-use xvs_model::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
+use xvs_model::report::health::{CheckState, VirtualServerHealth};
+use xvs_model::report::listing::Stats;
+use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::status;
 use crate::status::health::real_server_indices;

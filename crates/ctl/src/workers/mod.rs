@@ -20,13 +20,13 @@ use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
-use xvs_model::status::InterfaceStatus;
+use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
-use xvs_model::status::LinkState;
+use xvs_model::report::status::LinkState;
 
 /// The queues of each worker, by interface.
 pub(crate) type Shares = Vec<Vec<Vec<u32>>>;

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use std::{env, io};
 
 use xvs_ipvsadm::{Messages, NextStep, Streams, SystemResolver};
-use xvs_model::client::{Client, Director, Failure, default_socket};
-use xvs_model::connection::ConnectionRow;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
+use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::ConnectionRow;
 
 fn main() -> ExitCode {
     let argv: Vec<String> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();

@@ -2,12 +2,12 @@
 
 use std::io;
 
-use xvs_model::client::{Director, Failure};
-use xvs_model::command::Command;
-use xvs_model::connection::ConnectionRow;
-use xvs_model::reply::Reply;
-use xvs_model::request::Request;
-use xvs_model::timeouts::Timeouts;
+use xvs_model::config::command::Command;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::ConnectionRow;
 
 /// Accepts every change and keeps the last one.
 #[derive(Default)]

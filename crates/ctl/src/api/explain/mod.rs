@@ -10,10 +10,10 @@ pub mod report;
 mod rule;
 
 use xvs_dataplane::explain::{Live, explain};
-use xvs_model::command::CommandError;
+use xvs_model::config::command::CommandError;
 
-pub use xvs_model::explain::Question;
-pub use xvs_model::explain::Report;
+pub use xvs_model::report::explain::Question;
+pub use xvs_model::report::explain::Report;
 /// Answers a question about the director in its current state.
 ///
 /// # Errors

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, LinkInfo, RouteTo};
 use xvs_dataplane::explain::FRAME_BYTES;
-use xvs_model::command::CommandError;
-use xvs_model::explain::{Proto, Question};
+use xvs_model::config::command::CommandError;
 use xvs_model::hexadecimal;
+use xvs_model::report::explain::{Proto, Question};
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
 

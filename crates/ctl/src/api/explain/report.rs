@@ -9,8 +9,8 @@ use xvs_dataplane::egress::{Egress, Path, RouteTo};
 use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_model::explain;
-use xvs_model::explain::{
+use xvs_model::report::explain;
+use xvs_model::report::explain::{
     CandidateReport, CandidateState, CaveatReport, Choice, Entry, NextHop, Report, Rewrite, SentFrame,
     Summary, Tunnel,
 };

@@ -26,15 +26,15 @@ use std::{fs, io, thread};
 
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
-use xvs_model::capture::{CaptureRequest, CapturedPacket, Missed};
-use xvs_model::command::CommandError;
-use xvs_model::connection::{ConnectionRow, Filter};
-use xvs_model::event::EventQuery;
-use xvs_model::framing::{
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
-use xvs_model::reply::Reply;
-use xvs_model::request::{Access, Request};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::{Access, Request};
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::report::connection::{ConnectionRow, Filter};
+use xvs_model::report::event::EventQuery;
 
 use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;

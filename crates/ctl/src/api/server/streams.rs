@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use xvs_model::capture::CaptureRequest;
-use xvs_model::command::CommandError;
-use xvs_model::connection::ConnectionRow;
-use xvs_model::reply::Reply;
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::report::capture::CaptureRequest;
+use xvs_model::report::connection::ConnectionRow;
 
 use crate::api::server::{Client, Handler, Part, Peer, send};
 use crate::events::Listener;

@@ -1,0 +1,50 @@
+//! `xvs check`: every fault of a rules file, without a daemon.
+//!
+//! The lines are applied in order to an empty state. Conditions of the machine, such as whether an address is its own,
+//! are checked by `xvs apply`, which changes nothing if one fails. With `--keepalived` the file is
+//! a keepalived.conf (`keepalived.rs`).
+
+mod keepalived;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use xvs_ipvsadm::{SystemResolver, read_wanted};
+
+use crate::check::keepalived::Form;
+use crate::output::exit::{DONE, Done, FAILED};
+use crate::output::text::print_json;
+use crate::rules_file::{listed, text};
+
+/// The arguments of `xvs check`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Rules as `xvsadm -Sn` prints them; - is standard input
+    #[arg(required_unless_present = "keepalived")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    keepalived: keepalived::Options,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    if let Some(file) = &arguments.keepalived.keepalived {
+        let form = if arguments.json { Form::Json } else { Form::Text };
+        return keepalived::run(file, &arguments.keepalived, form, out);
+    }
+    let file = arguments.file.as_deref().unwrap_or(Path::new("-"));
+    let read = read_wanted(&text(file)?, &SystemResolver::default());
+    let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
+    match &read {
+        _ if arguments.json => print_json(&faults, out)?,
+        Ok((commands, _)) => {
+            let lines = if commands.len() == 1 { "line" } else { "lines" };
+            writeln!(out, "{}: {} {lines}, no fault", file.display(), commands.len())?;
+        }
+        Err(faults) => writeln!(out, "{}", listed(file, faults))?,
+    }
+    Ok(if faults.is_empty() { DONE } else { FAILED })
+}

@@ -1,0 +1,4 @@
+//! What all subcommands share: text on the terminal, and exit codes.
+
+pub(crate) mod exit;
+pub(crate) mod text;

@@ -1,0 +1,40 @@
+//! The probes: one attempt of a check, a file for each kind.
+
+mod dns;
+pub(crate) mod file;
+pub(crate) mod http;
+mod icmp;
+pub(crate) mod probe_result;
+mod script;
+mod smtp;
+pub(crate) mod socket;
+mod tcp;
+mod tls;
+mod udp;
+
+use tokio::time::Instant;
+use xvs_model::health_checks::check::Probe;
+
+use crate::check_ref::CheckRef;
+use crate::command::Program;
+use crate::probes::probe_result::ProbeResult;
+
+/// Runs one probe of a check, at most until `deadline`. `url` is the index of the URL that an HTTP check requests.
+pub(crate) async fn run(check: CheckRef, url: usize, deadline: Instant) -> ProbeResult {
+    match &check.config().probe {
+        Probe::Tcp(target) => tcp::probe(target, deadline).await,
+        Probe::Udp(target, udp) => udp::probe(target, udp, deadline).await,
+        Probe::Dns(target, dns) => dns::probe(target, dns, deadline).await,
+        Probe::Smtp(target, name) => smtp::probe(target, name, deadline).await,
+        Probe::Ping(target) => icmp::probe(target, deadline).await,
+        Probe::Script(script, meaning) => {
+            let program = Program::new(script, &check.globals, check.run_lock.clone());
+            script::probe(&program, *meaning, check.real_server().options.weight.0, deadline).await
+        }
+        Probe::Http(target, http) => match &check.prepared {
+            Some(prepared) => http::probe(target, http, prepared, url, deadline).await,
+            None => unreachable!("prepared HTTP checks have their settings"),
+        },
+        Probe::File(_) => unreachable!("a file check has a task of its own, without probes"),
+    }
+}

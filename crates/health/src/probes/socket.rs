@@ -1,0 +1,235 @@
+//! Sockets of probes, with the options of a check's target; and the meaning of their errors.
+//!
+//! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
+//! never taken for the reply to another. This module decides for all probes which errors are failures of the server and
+//! which are local, as keepalived does (keepalived-behaviour, section 4.3). Cost: four to eight system calls. Not
+//! here: the protocols above.
+
+use std::fmt::Display;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout_at};
+use xvs_model::health_checks::check::Target;
+
+use crate::probes::probe_result::ProbeResult;
+
+/// A TCP connection to the target.
+///
+/// # Errors
+///
+/// The result of the probe: the server failed, or the probe could not run.
+pub(crate) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStream, ProbeResult> {
+    let peer = target.endpoint;
+    let within = within(deadline);
+    let socket = open(target, Type::STREAM, None)?;
+    let started = start_handshake(&socket, target);
+    let stream = started.and_then(|()| TcpStream::from_std(socket.into()));
+    let stream = stream.map_err(|error| immediate_error(&error, peer))?;
+    match timeout_at(deadline, stream.writable()).await {
+        Err(_) => return Err(ProbeResult::Failed(format!("no connection to {peer} {within}"))),
+        Ok(waited) => waited.map_err(|error| immediate_error(&error, peer))?,
+    }
+    match stream.take_error().unwrap_or_else(Some) {
+        None => Ok(stream),
+        Some(error) => Err(remote_error(&error, "", peer)),
+    }
+}
+
+/// Begins the handshake.
+fn start_handshake(socket: &Socket, target: &Target) -> io::Result<()> {
+    bind(socket, target)?;
+    match socket.connect(&target.endpoint.into()) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => Ok(()),
+        started => started,
+    }
+}
+
+/// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives from the target
+/// alone.
+///
+/// The result is tokio's `UdpSocket` also for a raw socket: both use the same system calls.
+pub(crate) fn send(datagram: &[u8], socket: Socket, target: &Target) -> io::Result<UdpSocket> {
+    bind(&socket, target)?;
+    socket.connect(&target.endpoint.into())?;
+    socket.send(datagram)?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// Opens a non-blocking socket with the target's interface and mark.
+///
+/// # Errors
+///
+/// [`ProbeResult::NotRun`].
+pub(crate) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ProbeResult> {
+    let not_run = |what: String| move |error| ProbeResult::NotRun(format!("{what}: {error}"));
+    let opened = Socket::new(Domain::for_address(target.endpoint), kind.nonblocking(), protocol);
+    let socket = opened.map_err(not_run("no socket".to_owned()))?;
+    if let Some(interface) = &target.interface {
+        let what = format!("no socket on interface {interface}");
+        socket.bind_device(Some(interface.as_bytes())).map_err(not_run(what))?;
+    }
+    if target.mark != 0 {
+        socket.set_mark(target.mark).map_err(not_run(format!("no socket with mark {}", target.mark)))?;
+    }
+    if kind == Type::DGRAM {
+        // Without this option the kernel does not report ICMP errors such as host unreachable to a UDP socket.
+        let set = match target.endpoint {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
+        };
+        set.map_err(|error| not_run("no socket that receives ICMP errors".to_owned())(error.into()))?;
+    }
+    Ok(socket)
+}
+
+/// Binds a socket to the configured source address and port, if there are any.
+fn bind(socket: &Socket, target: &Target) -> io::Result<()> {
+    if target.source.is_none() && target.source_port.is_none() {
+        return Ok(());
+    }
+    let any = match target.endpoint {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let own = SocketAddr::new(target.source.unwrap_or(any), target.source_port.unwrap_or(0));
+    // Several checks may use one source port.
+    socket.set_reuse_address(true)?;
+    socket.bind(&own.into())
+}
+
+/// The probe result of an error that occurred while waiting for the server. `progress` says how far the probe had come,
+/// and may be empty.
+pub(crate) fn remote_error(error: &io::Error, progress: &str, peer: impl Display) -> ProbeResult {
+    let what = match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED) => "connection refused by",
+        Some(Errno::CONNRESET | Errno::PIPE) => "connection reset by",
+        Some(Errno::CONNABORTED) => "connection aborted by",
+        Some(Errno::TIMEDOUT) => "connection timed out:",
+        Some(Errno::HOSTUNREACH) => "host unreachable:",
+        Some(Errno::HOSTDOWN | Errno::NONET) => "host down:",
+        Some(Errno::NETUNREACH) => "network unreachable:",
+        Some(Errno::NETDOWN) => "network down:",
+        Some(Errno::PROTO | Errno::NOPROTOOPT) => "protocol refused by",
+        // A firewall on the path, reported by ICMPv6.
+        Some(Errno::ACCESS) => "prohibited by a firewall:",
+        _ => return ProbeResult::NotRun(format!("{peer} could not be probed: {error}")),
+    };
+    let colon = if progress.is_empty() { "" } else { ": " };
+    ProbeResult::Failed(format!("{progress}{colon}{what} {peer}"))
+}
+
+/// The probe result of an error of a call that did not wait: as [`remote_error`], but EACCES comes from this machine.
+pub(crate) fn immediate_error(error: &io::Error, peer: impl Display) -> ProbeResult {
+    match Errno::from_io_error(error) {
+        Some(Errno::ACCESS) => ProbeResult::NotRun(format!("{peer} could not be probed: {error}")),
+        _ => remote_error(error, "", peer),
+    }
+}
+
+/// The time until a deadline, as text: `within 5s`.
+pub(crate) fn within(deadline: Instant) -> String {
+    let left = deadline.saturating_duration_since(Instant::now());
+    format!("within {:?}", Duration::from_millis((left.as_micros() as u64).div_ceil(1000)))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use crate::probes::socket::Target;
+
+    /// A target without source address, interface and mark.
+    pub(crate) fn target(endpoint: SocketAddr) -> Target {
+        Target { endpoint, source: None, source_port: None, interface: None, mark: 0 }
+    }
+
+    /// The default timeout of a check. Only tests with a paused clock reach it.
+    pub(crate) fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use crate::probes::socket::testing::{soon, target};
+    use crate::probes::socket::*;
+
+    #[tokio::test]
+    async fn a_connection_uses_the_configured_source_address_and_port_repeatedly() {
+        for own in ["127.0.0.5:0", "[::1]:0"] {
+            let mut own: SocketAddr = own.parse().unwrap();
+            let listener = TcpListener::bind(SocketAddr::new(own.ip(), 0)).unwrap();
+            // A free port.
+            own.set_port(TcpListener::bind(own).unwrap().local_addr().unwrap().port());
+            let source = (Some(own.ip()), Some(own.port()));
+            let target =
+                Target { source: source.0, source_port: source.1, ..target(listener.local_addr().unwrap()) };
+            for _ in 0..3 {
+                connect(&target, soon()).await.unwrap();
+                assert_eq!(listener.accept().unwrap().1, own);
+            }
+        }
+    }
+
+    #[test]
+    fn a_socket_has_its_interface_and_its_mark() {
+        let here = target("127.0.0.1:80".parse().unwrap());
+        let wanted = Target { interface: Some("lo".to_owned()), mark: 7, ..here };
+        for kind in [Type::STREAM, Type::DGRAM, Type::RAW] {
+            let protocol = (kind == Type::RAW).then_some(Protocol::ICMPV4);
+            let socket = open(&wanted, kind, protocol).unwrap();
+            assert_eq!(socket.device().unwrap().as_deref(), Some(b"lo".as_slice()));
+            assert_eq!(socket.mark().unwrap(), 7);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_interface_or_address_is_no_failure_of_the_server() {
+        let here = target("127.0.0.1:80".parse().unwrap());
+        let no_interface = Target { interface: Some("nosuch0".to_owned()), ..here.clone() };
+        let why = "no socket on interface nosuch0: No such device (os error 19)".to_owned();
+        assert_eq!(connect(&no_interface, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
+        let no_address = Target { source: Some("192.0.2.7".parse().unwrap()), ..here };
+        let why =
+            "127.0.0.1:80 could not be probed: Cannot assign requested address (os error 99)".to_owned();
+        assert_eq!(connect(&no_address, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
+    }
+
+    #[test]
+    fn errors_from_the_network_are_failures_and_local_errors_are_not() {
+        let peer = "10.1.0.1:80";
+        let failures = [
+            (Errno::CONNREFUSED, "connection refused by 10.1.0.1:80"),
+            (Errno::CONNRESET, "connection reset by 10.1.0.1:80"),
+            (Errno::CONNABORTED, "connection aborted by 10.1.0.1:80"),
+            (Errno::TIMEDOUT, "connection timed out: 10.1.0.1:80"),
+            (Errno::HOSTUNREACH, "host unreachable: 10.1.0.1:80"),
+            (Errno::HOSTDOWN, "host down: 10.1.0.1:80"),
+            (Errno::NETUNREACH, "network unreachable: 10.1.0.1:80"),
+            (Errno::NETDOWN, "network down: 10.1.0.1:80"),
+        ];
+        for (errno, text) in failures {
+            let wanted = ProbeResult::Failed(text.to_owned());
+            assert_eq!(immediate_error(&errno.into(), peer), wanted);
+            assert_eq!(remote_error(&errno.into(), "", peer), wanted);
+        }
+        for errno in [Errno::ADDRNOTAVAIL, Errno::INVAL, Errno::MFILE, Errno::PERM, Errno::NOBUFS] {
+            assert!(matches!(immediate_error(&errno.into(), peer), ProbeResult::NotRun(_)), "{errno}");
+            assert!(matches!(remote_error(&errno.into(), "", peer), ProbeResult::NotRun(_)), "{errno}");
+        }
+        let prohibited = "connected: prohibited by a firewall: 10.1.0.1:80".to_owned();
+        assert_eq!(remote_error(&Errno::ACCESS.into(), "connected", peer), ProbeResult::Failed(prohibited));
+        assert!(matches!(immediate_error(&Errno::ACCESS.into(), peer), ProbeResult::NotRun(_)));
+    }
+}

@@ -1,0 +1,176 @@
+//! Commands, which change the desired state, and the errors of refused requests.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::{ServiceKey, scheduler};
+
+use crate::config::destination::DestinationOptions;
+use crate::config::firewall_mark::MarkRule;
+use crate::config::load_report::Server;
+use crate::config::local_address::LocalAddress;
+use crate::config::service::ServiceOptions;
+use crate::config::sync_daemon::{SyncDaemon, SyncRole};
+use crate::config::timeouts::Timeouts;
+
+/// One change of the desired state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A new service, without destinations.
+    AddService {
+        /// Its key.
+        key: ServiceKey,
+        /// Its options.
+        options: ServiceOptions,
+    },
+    /// Replaces all options of a service; its destinations stay.
+    EditService {
+        /// Its key.
+        key: ServiceKey,
+        /// All its new options.
+        options: ServiceOptions,
+    },
+    /// Deletes a service with its destinations.
+    DeleteService(ServiceKey),
+    /// A new destination, in front of the others.
+    AddDestination {
+        /// The service that it belongs to.
+        service: ServiceKey,
+        /// Its endpoint.
+        endpoint: Endpoint,
+        /// Its options.
+        options: DestinationOptions,
+    },
+    /// Replaces all options of a destination; it keeps its place.
+    EditDestination {
+        /// The service that it belongs to.
+        service: ServiceKey,
+        /// Its endpoint.
+        endpoint: Endpoint,
+        /// All its new options.
+        options: DestinationOptions,
+    },
+    /// Deletes a destination.
+    DeleteDestination {
+        /// The service that it belongs to.
+        service: ServiceKey,
+        /// Its endpoint.
+        endpoint: Endpoint,
+    },
+    /// Deletes all services.
+    Flush,
+    /// Zeroes the counters of one service and its destinations, or of all.
+    Zero(Option<ServiceKey>),
+    /// New timeouts; a 0 keeps the value in force.
+    SetTimeouts(Timeouts),
+    /// Starts a synchronization daemon.
+    StartDaemon(SyncDaemon),
+    /// Stops the synchronization daemon of this role.
+    StopDaemon(SyncRole),
+    /// A new mark rule, after the others.
+    AddMark(MarkRule),
+    /// Deletes the mark rule that equals this one.
+    DeleteMark(MarkRule),
+    /// A new local address for FULLNAT.
+    AddLocal(LocalAddress),
+    /// Deletes a local address; connections that use it continue.
+    DeleteLocal(IpAddr),
+}
+
+/// Why a request was refused or failed. Nothing has changed, except with [`CommandError::Late`].
+///
+/// Each variant of the first group corresponds to an errno of the kernel's IPVS.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
+pub enum CommandError {
+    #[error("virtual service {0} exists already; edit it, or delete it first")]
+    ServiceExists(ServiceKey),
+    #[error("no virtual service {0}; `xvsadm -Ln` lists the configured ones")]
+    NoSuchService(ServiceKey),
+    #[error("no virtual service {0}; add it before its destinations")]
+    ServiceNotDefined(ServiceKey),
+    #[error("virtual service {service} has destination {endpoint} already; edit it, or delete it first")]
+    DestinationExists { service: ServiceKey, endpoint: Endpoint },
+    #[error("virtual service {service} has no destination {endpoint}; `xvsadm -Ln` lists those that it has")]
+    NoSuchDestination { service: ServiceKey, endpoint: Endpoint },
+    #[error("no scheduler or persistence engine {name:?}; known: {}", known.join(", "))]
+    SchedulerNotFound { name: String, known: Vec<String> },
+    #[error("{what} is out of range")]
+    OutOfRange { what: String },
+    #[error("invalid: {why}")]
+    InvalidOperation { why: String },
+    #[error("protocol {0} has no virtual services; use TCP, UDP or SCTP")]
+    ProtocolNotSupported(Protocol),
+    #[error("the {} daemon runs already; stop it first", .0.name())]
+    DaemonRunning(SyncRole),
+    #[error("no {} daemon runs", .0.name())]
+    NoDaemon(SyncRole),
+    #[error("mark rule {0} exists already; `xvs mark list` shows the existing ones")]
+    MarkExists(String),
+    #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
+    NoSuchMark(String),
+    #[error("local address {} exists already, with ports {}-{}; delete it before you give it other ports", .0.addr, .0.first_port, .0.last_port)]
+    LocalExists(LocalAddress),
+    #[error("no local address {0}; `xvs laddr list` shows the configured ones")]
+    NoSuchLocal(IpAddr),
+    #[error("no interface {0}; `ip link` shows those that exist")]
+    NoSuchDevice(String),
+    #[error(
+        "permission denied: only root and the group xvs may change the configuration or see packets; others may read it"
+    )]
+    PermissionDenied,
+    #[error("no room for {what}; its size is a setting of xvs.toml")]
+    NoRoom { what: String },
+
+    #[error(
+        "xvs: the change is published, but {who} has not applied it within a second; `xvs status` warns until it has"
+    )]
+    Late { who: String },
+    #[error("xvs: {object}: {what} not supported yet; {next}")]
+    NotSupported { object: String, what: String, next: String },
+    #[error("no setting {key:?}; known: {}", known.join(", "))]
+    UnknownSetting { key: String, known: Vec<String> },
+    #[error("{key} cannot be {value:?}; it takes {range}")]
+    BadSetting { key: String, value: String, range: String },
+    #[error("no virtual service has real server {0}; `xvsadm -Ln` lists the configured ones")]
+    UnknownServer(Server),
+    #[error(
+        "no service of real server {server} follows load reports; `xvs set feedback.services \"{service}\"` makes that service follow them"
+    )]
+    NotFollowed { server: Server, service: ServiceKey },
+    #[error("the request cannot be read: {why}")]
+    Malformed { why: String },
+    #[error("a request of {bytes} bytes is longer than the limit of {limit}; send it in parts")]
+    TooLong { bytes: u64, limit: u64 },
+    #[error(
+        "xvsd speaks version {ours} of the control protocol and this program version {theirs}; \
+         install both from one release, then restart xvsd"
+    )]
+    WrongVersion { ours: u32, theirs: u32 },
+    #[error("xvsd serves its largest number of clients already; try again, or end one of them")]
+    TooManyClients,
+    #[error("{why}")]
+    Failed { why: String },
+}
+
+impl CommandError {
+    /// The error if nothing was changed; `None` for [`Self::Late`], whose change is published.
+    pub fn refusal(&self) -> Option<&Self> {
+        (!matches!(self, Self::Late { .. })).then_some(self)
+    }
+
+    /// The error for an unknown scheduler name, with the known ones.
+    pub fn scheduler_not_found(name: &str) -> Self {
+        let known = scheduler::names().map(str::to_owned).collect();
+        Self::SchedulerNotFound { name: name.to_owned(), known }
+    }
+
+    /// The error for an unknown name of a persistence engine.
+    pub fn engine_not_found(name: &str) -> Self {
+        Self::SchedulerNotFound { name: name.to_owned(), known: Vec::new() }
+    }
+}

@@ -1,0 +1,718 @@
+//! The desired state: the configuration that operators want.
+//!
+//! The control thread alone changes it, one command at a time. A command is validated as IPVS validates it; a refused
+//! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane owns.
+//! Services are shared: a clone costs a reference count for each service, a change copies one service.
+//!
+//! It covers the whole model of IPVS; [`supported`] refuses what the data plane does not implement yet.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+
+use crate::config::command::{Command, CommandError};
+use crate::config::destination::{Destination, DestinationOptions, Tunnel};
+use crate::config::firewall_mark::MarkRule;
+use crate::config::local_address::LocalAddress;
+use crate::config::service::{Netmask, Service, ServiceOptions};
+use crate::config::sync_daemon::SyncDaemon;
+use crate::config::timeouts::Timeouts;
+
+/// Every service with its destinations, the timeouts and the synchronization daemons.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    services: BTreeMap<ServiceKey, Arc<Service>>,
+    timeouts: Timeouts,
+    daemons: Vec<SyncDaemon>,
+    marks: Vec<MarkRule>,
+    locals: Vec<LocalAddress>,
+}
+
+/// The part of the state that a command changed, for the builder of the next snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// This service or one of its destinations was added, edited or deleted.
+    Service(ServiceKey),
+    /// All services were deleted.
+    Flushed,
+    /// Nothing; the counters of this service, or of all services, must be zeroed.
+    Zeroed(Option<ServiceKey>),
+    /// The timeouts of connections.
+    Timeouts,
+    /// The synchronization daemons.
+    Daemons,
+    /// The mark rules.
+    Marks,
+    /// The local addresses.
+    Locals,
+}
+
+impl State {
+    /// Carries out one command.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check); nothing has changed.
+    pub fn apply(&mut self, command: &Command) -> Result<Applied, CommandError> {
+        self.check(command)?;
+        Ok(match command {
+            Command::AddService { key, options } => {
+                let service = Service { options: options.clone(), destinations: Vec::new() };
+                self.services.insert(*key, Arc::new(service));
+                Applied::Service(*key)
+            }
+            Command::EditService { key, options } => {
+                self.edit(key, |service| service.options = options.clone());
+                Applied::Service(*key)
+            }
+            Command::DeleteService(key) => {
+                self.services.remove(key);
+                Applied::Service(*key)
+            }
+            Command::AddDestination { service, endpoint, options } => {
+                let added = Destination { endpoint: *endpoint, options: options.clone() };
+                // IPVS puts a new destination in front of the others; rr, ties and hash tables depend on this order.
+                self.edit(service, |service| service.destinations.insert(0, added));
+                Applied::Service(*service)
+            }
+            Command::EditDestination { service, endpoint, options } => {
+                self.edit(service, |service| {
+                    let edited = service.destinations.iter_mut().filter(|dest| dest.endpoint == *endpoint);
+                    edited.for_each(|dest| dest.options = options.clone());
+                });
+                Applied::Service(*service)
+            }
+            Command::DeleteDestination { service, endpoint } => {
+                self.edit(service, |service| service.destinations.retain(|dest| dest.endpoint != *endpoint));
+                Applied::Service(*service)
+            }
+            Command::Flush => {
+                self.services.clear();
+                Applied::Flushed
+            }
+            Command::Zero(key) => Applied::Zeroed(*key),
+            Command::SetTimeouts(timeouts) => {
+                self.timeouts.update(*timeouts);
+                Applied::Timeouts
+            }
+            Command::StartDaemon(daemon) => {
+                self.daemons.push(daemon.clone());
+                self.daemons.sort_by_key(|running| running.role);
+                Applied::Daemons
+            }
+            Command::StopDaemon(role) => {
+                self.daemons.retain(|running| running.role != *role);
+                Applied::Daemons
+            }
+            Command::AddMark(rule) => {
+                self.marks.push(rule.clone());
+                Applied::Marks
+            }
+            Command::DeleteMark(rule) => {
+                self.marks.retain(|known| known != rule);
+                Applied::Marks
+            }
+            Command::AddLocal(local) => {
+                self.locals.push(*local);
+                Applied::Locals
+            }
+            Command::DeleteLocal(addr) => {
+                self.locals.retain(|known| known.addr != *addr);
+                Applied::Locals
+            }
+        })
+    }
+
+    /// Checks whether a command can be carried out; of several faults it reports the one that IPVS reports.
+    ///
+    /// # Errors
+    /// The variant that corresponds to the kernel's errno for the same command in the same state.
+    pub fn check(&self, command: &Command) -> Result<(), CommandError> {
+        match command {
+            Command::AddService { key, options } => {
+                check_key(key)?;
+                if self.services.contains_key(key) {
+                    return Err(CommandError::ServiceExists(*key));
+                }
+                check_service(key, options)
+            }
+            Command::EditService { key, options } => {
+                self.known(key)?;
+                check_service(key, options)?;
+                let count = self.services.get(key).map_or(0, |service| service.destinations.len());
+                check_room(&options.scheduler, count)
+            }
+            Command::DeleteService(key) | Command::Zero(Some(key)) => self.known(key),
+            Command::AddDestination { service, endpoint, options } => {
+                let found = self.defined(service)?;
+                self.check_destination(service, *endpoint, options)?;
+                if found.destination(*endpoint).is_some() {
+                    return Err(CommandError::DestinationExists { service: *service, endpoint: *endpoint });
+                }
+                check_unicast(*endpoint)?;
+                check_room(&found.options.scheduler, found.destinations.len() + 1)
+            }
+            Command::EditDestination { service, endpoint, options } => {
+                let found = self.defined(service)?;
+                self.check_destination(service, *endpoint, options)?;
+                check_present(found, service, *endpoint)
+            }
+            Command::DeleteDestination { service, endpoint } => {
+                check_present(self.defined(service)?, service, *endpoint)
+            }
+            Command::Flush | Command::Zero(None) => Ok(()),
+            Command::SetTimeouts(timeouts) => check_timeouts(*timeouts),
+            Command::StartDaemon(daemon) => self.check_daemon(daemon),
+            Command::StopDaemon(role) => {
+                let running = self.daemons.iter().any(|daemon| daemon.role == *role);
+                if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
+            }
+            Command::AddMark(_) if self.marks.len() >= MARKS_MAX => {
+                let why =
+                    format!("there are {MARKS_MAX} mark rules already, the largest number; delete one first");
+                Err(CommandError::InvalidOperation { why })
+            }
+            Command::AddMark(rule) => match self.marks.contains(rule) {
+                true => Err(CommandError::MarkExists(rule.to_string())),
+                false => check_mark(rule),
+            },
+            Command::DeleteMark(rule) => match self.marks.contains(rule) {
+                true => Ok(()),
+                false => Err(CommandError::NoSuchMark(rule.to_string())),
+            },
+            Command::AddLocal(local) => self.check_local(local),
+            Command::DeleteLocal(addr) => match self.local(*addr) {
+                Some(_) => Ok(()),
+                None => Err(CommandError::NoSuchLocal(*addr)),
+            },
+        }
+    }
+
+    /// All services in the order of their keys.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &Arc<Service>)> {
+        self.services.iter()
+    }
+
+    /// One service.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
+    }
+
+    /// A state with these services alone, and with the daemons, which commands about services depend on.
+    pub fn restricted_to<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
+        let found = keys.into_iter().filter_map(|key| Some((*key, self.services.get(key)?.clone())));
+        Self { services: found.collect(), daemons: self.daemons.clone(), ..Self::default() }
+    }
+
+    /// Sets or, with `None`, removes a service, without validation.
+    pub fn set_service(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
+        self.services.remove(&key);
+        self.services.extend(service.map(|service| (key, service)));
+    }
+
+    /// The timeouts in force.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// The synchronization daemons that run, the master first.
+    pub fn daemons(&self) -> &[SyncDaemon] {
+        &self.daemons
+    }
+
+    /// The mark rules, in the order in which they apply.
+    pub fn marks(&self) -> &[MarkRule] {
+        &self.marks
+    }
+
+    /// The local addresses, in the order of the commands.
+    pub fn locals(&self) -> &[LocalAddress] {
+        &self.locals
+    }
+
+    fn local(&self, addr: IpAddr) -> Option<&LocalAddress> {
+        self.locals.iter().find(|known| known.addr == addr)
+    }
+
+    fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
+        if let Some(there) = self.local(local.addr) {
+            return Err(CommandError::LocalExists(*there));
+        }
+        let full = || {
+            format!("there are {LOCALS_MAX} local addresses already, the largest number; delete one first")
+        };
+        let full = (self.locals.len() >= LOCALS_MAX).then(full);
+        match local.fault().or(full) {
+            Some(why) => Err(CommandError::InvalidOperation { why }),
+            None => Ok(()),
+        }
+    }
+
+    fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
+        if let Some(service) = self.services.get_mut(key) {
+            change(Arc::make_mut(service));
+        }
+    }
+
+    fn known(&self, key: &ServiceKey) -> Result<(), CommandError> {
+        self.services.get(key).map(|_| ()).ok_or(CommandError::NoSuchService(*key))
+    }
+
+    fn defined(&self, key: &ServiceKey) -> Result<&Service, CommandError> {
+        self.services.get(key).map(Arc::as_ref).ok_or(CommandError::ServiceNotDefined(*key))
+    }
+
+    fn check_destination(
+        &self,
+        service: &ServiceKey,
+        endpoint: Endpoint,
+        options: &DestinationOptions,
+    ) -> Result<(), CommandError> {
+        if endpoint.family() != service.family() {
+            if !self.daemons.is_empty() {
+                let why = "the synchronization protocol cannot carry a destination of another family";
+                return Err(CommandError::InvalidOperation { why: why.to_owned() });
+            }
+            if options.method != ForwardingMethod::Tunnel {
+                let why = "only a tunnel reaches a destination of another family";
+                return Err(CommandError::InvalidOperation { why: why.to_owned() });
+            }
+        }
+        if options.weight > Weight::MAX {
+            return Err(CommandError::OutOfRange { what: format!("weight {}", options.weight.0) });
+        }
+        if options.lower_threshold > options.upper_threshold {
+            let what = format!(
+                "lower threshold {} above upper threshold {}",
+                options.lower_threshold, options.upper_threshold
+            );
+            return Err(CommandError::OutOfRange { what });
+        }
+        if matches!(options.tunnel, Tunnel::Gue { port: 0, .. }) {
+            return Err(CommandError::InvalidOperation { why: "a gue tunnel needs a port".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn check_daemon(&self, daemon: &SyncDaemon) -> Result<(), CommandError> {
+        let mixed = self.services.iter().any(|(key, service)| {
+            service.destinations.iter().any(|dest| dest.endpoint.family() != key.family())
+        });
+        if mixed {
+            let why = "a destination of another family than its service cannot be synchronized";
+            return Err(CommandError::InvalidOperation { why: why.to_owned() });
+        }
+        if self.daemons.iter().any(|running| running.role == daemon.role) {
+            return Err(CommandError::DaemonRunning(daemon.role));
+        }
+        Ok(())
+    }
+}
+
+fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
+    match *key {
+        ServiceKey::Address { protocol: Protocol::TCP | Protocol::UDP | Protocol::SCTP, .. } => Ok(()),
+        ServiceKey::Address { protocol, .. } => Err(CommandError::ProtocolNotSupported(protocol)),
+        ServiceKey::Mark { mark: 0, .. } => {
+            Err(CommandError::InvalidOperation { why: "a firewall mark is never 0".to_owned() })
+        }
+        ServiceKey::Mark { .. } => Ok(()),
+    }
+}
+
+fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
+    if !scheduler::names().any(|name| name == options.scheduler) {
+        return Err(CommandError::scheduler_not_found(&options.scheduler));
+    }
+    if let Some(engine) = &options.persistence_engine
+        && engine != "sip"
+    {
+        return Err(CommandError::engine_not_found(engine));
+    }
+    let mask_fits = match options.netmask {
+        Netmask::V4(_) => key.family() == Family::V4,
+        Netmask::V6(bits) => key.family() == Family::V6 && (1..=128).contains(&bits),
+    };
+    if !mask_fits {
+        let why = format!("the netmask does not fit service {key}");
+        return Err(CommandError::InvalidOperation { why });
+    }
+    Ok(())
+}
+
+/// Refuses more destinations than the scheduler's table can hold.
+fn check_room(name: &str, destinations: usize) -> Result<(), CommandError> {
+    let most = scheduler::destinations_max(name);
+    let why = format!("scheduler {name} has room for {most} destinations");
+    if destinations <= most { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
+}
+
+fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> Result<(), CommandError> {
+    found
+        .destination(endpoint)
+        .map(|_| ())
+        .ok_or(CommandError::NoSuchDestination { service: *service, endpoint })
+}
+
+/// Refuses addresses that are not unicast, with IPv4 also all of 0.0.0.0/8. The broadcast addresses of the director's
+/// networks are not known here.
+fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
+    let unicast = match endpoint.addr {
+        IpAddr::V4(addr) => addr.octets()[0] != 0 && !addr.is_broadcast() && !addr.is_multicast(),
+        IpAddr::V6(addr) => {
+            let mapped = addr.to_ipv4_mapped().is_some();
+            !addr.is_unspecified() && !addr.is_multicast() && !addr.is_unicast_link_local() && !mapped
+        }
+    };
+    let why = format!("destination {endpoint} is not a unicast address");
+    if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
+}
+
+/// Checks new timeouts.
+///
+/// # Errors
+/// A timeout is longer than [`Timeouts::MAX_SECONDS`].
+fn check_timeouts(timeouts: Timeouts) -> Result<(), CommandError> {
+    if [timeouts.tcp_seconds, timeouts.tcp_fin_seconds, timeouts.udp_seconds]
+        .iter()
+        .any(|t| *t > Timeouts::MAX_SECONDS)
+    {
+        let why = format!("a timeout is at most {} seconds", Timeouts::MAX_SECONDS);
+        return Err(CommandError::InvalidOperation { why });
+    }
+    Ok(())
+}
+
+/// Refuses a rule that no packet can match, or that has more ports than iptables allows in a rule.
+fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
+    let ports: usize =
+        rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
+    let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
+        format!(
+            "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
+             leave -i out for packets from any interface"
+        )
+    } else if ports > PORTS_MAX {
+        format!(
+            "mark rule «{rule}» has more than {PORTS_MAX} ports, where a range counts as two; add two rules"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(CommandError::InvalidOperation { why })
+}
+
+/// Whether this is a valid name of an interface (kernel `net/core/dev.c`, `dev_valid_name`), or a prefix with `+`, that
+/// a rules file can also express.
+fn is_interface(name: &str) -> bool {
+    let barred = |c: char| c.is_whitespace() || c == '/' || c == ':';
+    (1..=15).contains(&name.len()) && !name.contains(barred) && !name.starts_with(['-', '.'])
+}
+
+/// The largest number of ports of a mark rule, that of `multiport` (iptables-extensions(8)).
+const PORTS_MAX: usize = 15;
+
+/// The largest number of mark rules.
+const MARKS_MAX: usize = 1024;
+
+/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
+const LOCALS_MAX: usize = 1024;
+
+/// Checks whether a command's change is implemented.
+///
+/// # Errors
+/// [`CommandError::NotSupported`] with the object, the missing feature and the next step.
+pub fn supported(command: &Command) -> Result<(), CommandError> {
+    match command {
+        Command::StartDaemon(daemon) => Err(CommandError::NotSupported {
+            object: format!("{} daemon", daemon.role.name()),
+            what: "connection synchronization is".to_owned(),
+            next: "run without it; after a failover clients connect again".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::desired_state::*;
+    use crate::config::sync_daemon::SyncRole;
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint::new([192, 0, 2, last], 80)
+    }
+
+    fn service() -> ServiceKey {
+        ServiceKey::tcp(endpoint(100))
+    }
+
+    fn add_service(key: ServiceKey) -> Command {
+        Command::AddService { key, options: ServiceOptions::of(key.family()) }
+    }
+
+    fn add(last: u8) -> Command {
+        Command::AddDestination {
+            service: service(),
+            endpoint: endpoint(last),
+            options: DestinationOptions::default(),
+        }
+    }
+
+    fn edit(last: u8, options: DestinationOptions) -> Command {
+        Command::EditDestination { service: service(), endpoint: endpoint(last), options }
+    }
+
+    fn with_service() -> State {
+        let mut state = State::default();
+        state.apply(&add_service(service())).unwrap();
+        state
+    }
+
+    fn order(state: &State) -> Vec<Endpoint> {
+        state.service(&service()).unwrap().destinations.iter().map(|dest| dest.endpoint).collect()
+    }
+
+    #[test]
+    fn a_new_destination_goes_to_the_front_an_edited_one_keeps_its_place_and_a_readded_one_moves() {
+        let mut state = with_service();
+        for last in [1, 2, 3] {
+            state.apply(&add(last)).unwrap();
+        }
+        assert_eq!(order(&state), [endpoint(3), endpoint(2), endpoint(1)]);
+        let heavier = DestinationOptions { weight: Weight(7), ..DestinationOptions::default() };
+        state.apply(&edit(2, heavier.clone())).unwrap();
+        assert_eq!(order(&state), [endpoint(3), endpoint(2), endpoint(1)]);
+        assert_eq!(state.service(&service()).unwrap().destinations[1].options, heavier);
+        let delete = Command::DeleteDestination { service: service(), endpoint: endpoint(2) };
+        assert_eq!(state.apply(&delete), Ok(Applied::Service(service())));
+        state.apply(&add(2)).unwrap();
+        assert_eq!(order(&state), [endpoint(2), endpoint(3), endpoint(1)]);
+    }
+
+    #[test]
+    fn a_refused_command_changes_nothing_and_has_the_error_of_ipvs() {
+        let mut state = with_service();
+        state.apply(&add(1)).unwrap();
+        let other = ServiceKey::udp(endpoint(100));
+        let (key, there, gone) = (service(), endpoint(1), endpoint(9));
+        let plain = DestinationOptions::default();
+        let unknown = ServiceOptions { scheduler: "nosuch".to_owned(), ..ServiceOptions::of(Family::V4) };
+        let mask = ServiceOptions { netmask: Netmask::V6(0), ..ServiceOptions::of(Family::V6) };
+        let v6 = ServiceKey::tcp(Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80));
+        let icmp = ServiceKey::Address { protocol: Protocol::ICMP, endpoint: there };
+        let before = state.clone();
+        for (command, error) in [
+            (add_service(key), CommandError::ServiceExists(key)),
+            (Command::AddService { key, options: unknown.clone() }, CommandError::ServiceExists(key)),
+            (
+                Command::AddService { key: other, options: unknown },
+                CommandError::scheduler_not_found("nosuch"),
+            ),
+            (add_service(icmp), CommandError::ProtocolNotSupported(Protocol::ICMP)),
+            (
+                Command::AddService { key: v6, options: mask },
+                CommandError::InvalidOperation { why: format!("the netmask does not fit service {v6}") },
+            ),
+            (
+                Command::EditService { key: other, options: ServiceOptions::of(Family::V4) },
+                CommandError::NoSuchService(other),
+            ),
+            (Command::DeleteService(other), CommandError::NoSuchService(other)),
+            (Command::Zero(Some(other)), CommandError::NoSuchService(other)),
+            (
+                Command::AddDestination { service: other, endpoint: there, options: plain.clone() },
+                CommandError::ServiceNotDefined(other),
+            ),
+            (add(1), CommandError::DestinationExists { service: key, endpoint: there }),
+            (edit(9, plain), CommandError::NoSuchDestination { service: key, endpoint: gone }),
+            (
+                Command::DeleteDestination { service: key, endpoint: gone },
+                CommandError::NoSuchDestination { service: key, endpoint: gone },
+            ),
+            (
+                edit(1, DestinationOptions { weight: Weight(1 << 31), ..DestinationOptions::default() }),
+                CommandError::OutOfRange { what: "weight 2147483648".to_owned() },
+            ),
+            (Command::StopDaemon(SyncRole::Master), CommandError::NoDaemon(SyncRole::Master)),
+        ] {
+            assert_eq!(state.apply(&command), Err(error), "{command:?}");
+            assert_eq!(state, before, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn only_unicast_addresses_become_destinations() {
+        let mut state = with_service();
+        for address in [
+            "0.0.0.0",
+            "0.0.0.24",
+            "255.255.255.255",
+            "224.0.0.1",
+            "ff02::1",
+            "fe80::1",
+            "::",
+            "::ffff:192.0.2.1",
+        ] {
+            let options =
+                DestinationOptions { method: ForwardingMethod::Tunnel, ..DestinationOptions::default() };
+            let endpoint = Endpoint::new(address.parse::<IpAddr>().unwrap(), 80);
+            let refused = state.apply(&Command::AddDestination { service: service(), endpoint, options });
+            assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{address}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn only_tunnels_cross_families_and_none_while_a_daemon_runs() {
+        let mut state = with_service();
+        let add = |method| Command::AddDestination {
+            service: service(),
+            endpoint: Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80),
+            options: DestinationOptions { method, ..DestinationOptions::default() },
+        };
+        let daemon = Command::StartDaemon(SyncDaemon {
+            role: SyncRole::Backup,
+            interface: "eth0".to_owned(),
+            sync_id: 0,
+            max_len_bytes: 1472,
+            group: IpAddr::from([224, 0, 0, 81]),
+            port: 8848,
+            ttl: 1,
+        });
+        let invalid = |result| matches!(result, Err(CommandError::InvalidOperation { .. }));
+        assert!(invalid(state.apply(&add(ForwardingMethod::Nat))));
+        state.apply(&daemon).unwrap();
+        assert_eq!(state.apply(&daemon), Err(CommandError::DaemonRunning(SyncRole::Backup)));
+        assert!(invalid(state.apply(&add(ForwardingMethod::Tunnel))));
+        state.apply(&Command::StopDaemon(SyncRole::Backup)).unwrap();
+        state.apply(&add(ForwardingMethod::Tunnel)).unwrap();
+        assert!(invalid(state.apply(&daemon)));
+    }
+
+    #[test]
+    fn more_destinations_than_mh_has_slots_are_refused_and_other_schedulers_take_them() {
+        let mut state = with_service();
+        let with = |scheduler: &str| {
+            let options =
+                ServiceOptions { scheduler: scheduler.to_owned(), ..ServiceOptions::of(Family::V4) };
+            Command::EditService { key: service(), options }
+        };
+        let add = |number: u16| Command::AddDestination {
+            service: service(),
+            endpoint: Endpoint::new([192, 0, 2, 1], number),
+            options: DestinationOptions::default(),
+        };
+        state.apply(&with("mh")).unwrap();
+        (1..=4093).for_each(|number| assert!(state.apply(&add(number)).is_ok(), "{number}"));
+        let full = state.clone();
+        assert!(matches!(state.apply(&add(4094)), Err(CommandError::InvalidOperation { .. })));
+        assert_eq!(state, full);
+        state.apply(&with("sh")).unwrap();
+        state.apply(&add(4094)).unwrap();
+        let more = state.clone();
+        assert!(matches!(state.apply(&with("mh")), Err(CommandError::InvalidOperation { .. })));
+        assert_eq!(state, more);
+    }
+
+    #[test]
+    fn a_timeout_of_0_keeps_the_value_in_force() {
+        let mut state = State::default();
+        let wanted = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 60, udp_seconds: 0 };
+        assert_eq!(state.apply(&Command::SetTimeouts(wanted)), Ok(Applied::Timeouts));
+        assert_eq!(state.timeouts(), Timeouts { tcp_seconds: 900, tcp_fin_seconds: 60, udp_seconds: 300 });
+    }
+
+    #[test]
+    fn a_change_does_not_alter_clones_and_shares_the_services_that_it_does_not_touch() {
+        let mut state = with_service();
+        let other = ServiceKey::udp(endpoint(100));
+        state.apply(&add_service(other)).unwrap();
+        let before = state.clone();
+        state.apply(&add(1)).unwrap();
+        assert!(before.service(&service()).unwrap().destinations.is_empty());
+        assert!(Arc::ptr_eq(before.service(&other).unwrap(), state.service(&other).unwrap()));
+        assert_eq!(state.apply(&Command::Flush), Ok(Applied::Flushed));
+        assert_eq!((state.services().count(), before.services().count()), (0, 2));
+    }
+
+    #[test]
+    fn a_mark_rule_is_added_once_and_their_number_is_limited() {
+        let rule = |mark| MarkRule {
+            dest: None,
+            source: None,
+            protocol: None,
+            dest_ports: Vec::new(),
+            interface: None,
+            mark,
+            mask: u32::MAX,
+        };
+        let mut state = State::default();
+        state.apply(&Command::AddMark(rule(0))).unwrap();
+        assert!(matches!(state.check(&Command::AddMark(rule(0))), Err(CommandError::MarkExists(_))));
+        for mark in 1..MARKS_MAX as u32 {
+            state.apply(&Command::AddMark(rule(mark))).unwrap();
+        }
+        let refused = state.apply(&Command::AddMark(rule(5000))).unwrap_err().to_string();
+        assert!(refused.contains("delete one first"), "{refused}");
+        state.apply(&Command::DeleteMark(rule(7))).unwrap();
+        assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
+        assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
+        assert_eq!(state.marks().len(), MARKS_MAX);
+    }
+
+    #[test]
+    fn a_local_address_is_added_once_and_their_number_is_limited() {
+        let local = |number: u32| {
+            let addr = IpAddr::V4((0x0a00_0001 + number).into());
+            Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999 })
+        };
+        let mut state = State::default();
+        (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
+        let refused = state.apply(&local(LOCALS_MAX as u32)).unwrap_err().to_string();
+        assert!(refused.contains("delete one first"), "{refused}");
+        let there = state.locals()[7];
+        let addr = there.addr;
+        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(there)));
+        assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
+        assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
+        state.apply(&local(7)).unwrap();
+    }
+
+    #[test]
+    fn a_mark_rule_has_at_most_the_ports_of_multiport_and_a_valid_interface_name() {
+        let rule = |ports: &[std::ops::RangeInclusive<u16>], interface: Option<&str>| MarkRule {
+            dest: None,
+            source: None,
+            protocol: Some(Protocol::TCP),
+            dest_ports: ports.to_vec(),
+            interface: interface.map(str::to_owned),
+            mark: 1,
+            mask: u32::MAX,
+        };
+        let check = |rule| State::default().check(&Command::AddMark(rule)).map_err(|error| error.to_string());
+        let ports: Vec<_> = (1..=13).map(|port| port..=port).chain([80..=90]).collect();
+        assert_eq!(check(rule(&ports, Some("eth0"))), Ok(()));
+        let many = [ports, vec![14..=14]].concat();
+        assert!(check(rule(&many, None)).unwrap_err().contains("add two rules"));
+        assert!(check(rule(&[], Some(""))).unwrap_err().contains("leave -i out"));
+    }
+
+    #[test]
+    fn a_refusal_names_the_object_the_missing_feature_and_the_next_step() {
+        let refused = supported(&Command::StartDaemon(SyncDaemon {
+            role: SyncRole::Backup,
+            interface: "eth0".to_owned(),
+            sync_id: 0,
+            max_len_bytes: 1472,
+            group: IpAddr::from([224, 0, 0, 81]),
+            port: 8848,
+            ttl: 1,
+        }));
+        let text = refused.unwrap_err().to_string();
+        assert!(
+            text.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! Load feedback, weights that follow reported loads: its settings and the rows of its listing.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
+use xvs_sched::{ServiceKey, Weight};
+
+use crate::config::command::CommandError;
+
+/// The section `[feedback]` of xvs.toml, and the settings of `xvs set feedback.KEY VALUE`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Feedback {
+    /// The services that follow load reports. Default: none.
+    pub services: FollowingServices,
+    /// The load at which a weight stays, in percent: a smaller load raises the weight, a larger one lowers it. Default:
+    /// 95.
+    pub target_percent: Within<1, 100>,
+    /// About the largest change of a weight by one report. Default: 5.
+    pub step: Within<1, 1000>,
+    /// The smallest weight, in percent of the operator's weight; at least 1. Default: 10.
+    pub lowest_percent: Within<1, 100>,
+    /// The largest weight, in percent of the operator's weight. Default: 1,000.
+    pub highest_percent: Within<100, 100_000>,
+    /// Seconds without a report after which the operator's weight is in force again. Default: 60.
+    pub timeout_seconds: Within<1, 86_400>,
+}
+
+impl Default for Feedback {
+    fn default() -> Self {
+        Self {
+            services: FollowingServices::Listed(BTreeSet::new()),
+            target_percent: Within(95),
+            step: Within(5),
+            lowest_percent: Within(10),
+            highest_percent: Within(1000),
+            timeout_seconds: Within(60),
+        }
+    }
+}
+
+impl Feedback {
+    /// Sets one setting, by its name without the prefix.
+    ///
+    /// # Errors
+    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; nothing has changed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
+        let bad = |range: String| CommandError::BadSetting {
+            key: format!("{PREFIX}{key}"),
+            value: value.to_owned(),
+            range,
+        };
+        match key {
+            "services" => {
+                self.services = value.parse().map_err(|ServiceListError| bad(SERVICES.to_owned()))?
+            }
+            "target_percent" => self.target_percent = value.parse().map_err(bad)?,
+            "step" => self.step = value.parse().map_err(bad)?,
+            "lowest_percent" => self.lowest_percent = value.parse().map_err(bad)?,
+            "highest_percent" => self.highest_percent = value.parse().map_err(bad)?,
+            "timeout_seconds" => self.timeout_seconds = value.parse().map_err(bad)?,
+            _ => {
+                let key = format!("{PREFIX}{key}");
+                return Err(CommandError::UnknownSetting { key, known: Self::keys().collect() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every name with the prefix.
+    pub fn keys() -> impl Iterator<Item = String> {
+        KEYS.into_iter().map(|name| format!("{PREFIX}{name}"))
+    }
+
+    /// Whether a service follows load reports.
+    pub fn follows(&self, service: &ServiceKey) -> bool {
+        match &self.services {
+            FollowingServices::All => true,
+            FollowingServices::Listed(keys) => keys.contains(service),
+        }
+    }
+}
+
+/// A number of a range that includes both its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct Within<const LOW: u32, const HIGH: u32>(u32);
+
+impl<const LOW: u32, const HIGH: u32> Within<LOW, HIGH> {
+    /// The number.
+    pub fn value(self) -> u32 {
+        self.0
+    }
+}
+
+impl<const LOW: u32, const HIGH: u32> TryFrom<u32> for Within<LOW, HIGH> {
+    type Error = String;
+
+    fn try_from(value: u32) -> Result<Self, String> {
+        if (LOW..=HIGH).contains(&value) { Ok(Self(value)) } else { Err(format!("{LOW} to {HIGH}")) }
+    }
+}
+
+/// The error is the range, as text.
+impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{LOW} to {HIGH}")).and_then(u32::try_into)
+    }
+}
+
+/// The services that follow load reports: `all`, or a list of services as printed by `xvsadm -Ln`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum FollowingServices {
+    /// All services, also those added later.
+    All,
+    /// These, whether they are configured now or not.
+    Listed(BTreeSet<ServiceKey>),
+}
+
+/// The error for a text that is not a list of services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceListError;
+
+impl fmt::Display for ServiceListError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it takes {SERVICES}")
+    }
+}
+
+impl FromStr for FollowingServices {
+    type Err = ServiceListError;
+
+    fn from_str(text: &str) -> Result<Self, ServiceListError> {
+        if text.trim() == "all" {
+            return Ok(Self::All);
+        }
+        let names = text.split(',').filter(|name| !name.trim().is_empty());
+        names
+            .map(|name| name.parse().map_err(|_| ServiceListError))
+            .collect::<Result<_, _>>()
+            .map(Self::Listed)
+    }
+}
+
+impl TryFrom<String> for FollowingServices {
+    type Error = ServiceListError;
+
+    fn try_from(text: String) -> Result<Self, ServiceListError> {
+        text.parse()
+    }
+}
+
+/// A destination of a service that follows reports, for `xvs feedback`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FeedbackRow {
+    /// Its service, as listed.
+    pub service: String,
+    /// Its endpoint.
+    pub server: Endpoint,
+    /// The operator's weight.
+    pub own_weight: Weight,
+    /// The weight that schedulers use.
+    pub weight_in_force: Weight,
+    /// The last reported load, 0 to 100; `None`: there is none, or it is too old.
+    pub load_percent: Option<f64>,
+    /// The age of that report.
+    pub age_seconds: Option<u64>,
+}
+
+/// The prefix of these settings' names in `xvs set`.
+pub const PREFIX: &str = "feedback.";
+
+const KEYS: [&str; 6] =
+    ["highest_percent", "lowest_percent", "services", "step", "target_percent", "timeout_seconds"];
+
+const SERVICES: &str = "all, or services as listed, such as \"TCP 198.51.100.100:80, FWM 7\"";
+
+#[cfg(test)]
+mod tests {
+    use crate::config::load_feedback::*;
+
+    #[test]
+    fn services_are_given_as_listed_and_none_follows_load_reports_by_default() {
+        let web = ServiceKey::tcp(Endpoint::new([198, 51, 100, 100], 80));
+        let dns = ServiceKey::udp(Endpoint::new([198, 51, 100, 100], 53));
+        let mut feedback = Feedback::default();
+        assert!(!feedback.follows(&web));
+        feedback.set("services", " TCP  198.51.100.100:80,fwm 7 ").unwrap();
+        assert!(feedback.follows(&web) && !feedback.follows(&dns));
+        feedback.set("services", "all").unwrap();
+        assert!(feedback.follows(&dns));
+        feedback.set("services", "").unwrap();
+        assert_eq!(feedback, Feedback::default());
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_with_its_key_and_range_and_changes_nothing() {
+        let mut feedback = Feedback::default();
+        for (key, value) in [
+            ("services", "TCP"),
+            ("services", "TCP 198.51.100.100"),
+            ("target_percent", "0"),
+            ("step", "-1"),
+            ("lowest_percent", "101"),
+            ("highest_percent", "99"),
+            ("timeout_seconds", "1.5"),
+        ] {
+            let refused = feedback.set(key, value).unwrap_err().to_string();
+            assert!(
+                refused.starts_with(&format!("feedback.{key} cannot be {value:?}; it takes ")),
+                "{refused}"
+            );
+        }
+        let unknown = feedback.set("speed", "1").unwrap_err().to_string();
+        for key in Feedback::keys() {
+            assert!(unknown.contains(&key), "{key}: {unknown}");
+        }
+        assert_eq!(feedback, Feedback::default());
+        for key in KEYS.iter().filter(|key| **key != "services") {
+            feedback.set(key, "100").unwrap();
+        }
+    }
+}

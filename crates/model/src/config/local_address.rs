@@ -1,0 +1,116 @@
+//! Local addresses, the source addresses that real servers behind FULLNAT see, and their use.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::{Endpoint, Protocol};
+
+/// A source address of FULLNAT with the range of its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalAddress {
+    /// The address.
+    pub addr: IpAddr,
+    /// The first port.
+    pub first_port: u16,
+    /// The last port.
+    pub last_port: u16,
+}
+
+impl LocalAddress {
+    /// The default ports: above the privileged ones, below those of Linux's own connections (`ip_local_port_range`).
+    pub const PORTS: RangeInclusive<u16> = 1024..=32_767;
+
+    /// Its ports.
+    pub fn ports(&self) -> RangeInclusive<u16> {
+        self.first_port..=self.last_port
+    }
+
+    /// Why it cannot be a local address; `None`: it can be one.
+    pub fn fault(&self) -> Option<String> {
+        let unicast = match self.addr {
+            IpAddr::V4(addr) => !(addr.is_unspecified() || addr.is_multicast() || addr.is_broadcast()),
+            IpAddr::V6(addr) => {
+                !(addr.is_unspecified() || addr.is_multicast() || addr.is_unicast_link_local())
+            }
+        };
+        if !unicast || self.addr.is_loopback() {
+            return Some(format!("real servers cannot reply to {}", self.addr));
+        }
+        let ports = self.ports();
+        let sound = *ports.start() > 0 && !ports.is_empty();
+        (!sound).then(|| {
+            format!(
+                "{}-{} is not a range of ports: give the lowest and the highest, from 1 on",
+                self.first_port, self.last_port
+            )
+        })
+    }
+}
+
+/// The arguments of `xvs laddr add`.
+impl fmt::Display for LocalAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} --ports {}-{}", self.addr, self.first_port, self.last_port)
+    }
+}
+
+/// The connections of FULLNAT, by local address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalReport {
+    /// Each address that is configured, in the order of the commands.
+    pub addresses: Vec<LocalRow>,
+    /// Connections refused since the daemon started because no free port was found.
+    pub exhausted: u64,
+}
+
+/// The use of one local address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalRow {
+    /// The address and its ports.
+    #[serde(flatten)]
+    pub local: LocalAddress,
+    /// Connections that use one of its ports.
+    pub connections: u64,
+    /// The destination towards which most of its ports are used; each port can be used once for each destination.
+    pub busiest: Option<Busiest>,
+}
+
+/// A destination towards which ports of a local address are used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Busiest {
+    /// Ports used towards that destination.
+    pub ports: u64,
+    /// The real server.
+    pub dest: Endpoint,
+    /// The transport protocol.
+    pub protocol: Protocol,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::local_address::*;
+
+    #[test]
+    fn addresses_that_servers_cannot_reply_to_and_wrong_port_ranges_are_refused() {
+        let local = |addr: &str, first_port, last_port| LocalAddress {
+            addr: addr.parse().unwrap(),
+            first_port,
+            last_port,
+        };
+        for good in [local("192.0.2.1", 1, 65535), local("2001:db8::1", 5000, 5000)] {
+            assert_eq!(good.fault(), None);
+        }
+        for bad in [
+            local("0.0.0.0", 1024, 2048),
+            local("127.0.0.1", 1024, 2048),
+            local("224.0.0.1", 1024, 2048),
+            local("fe80::1", 1024, 2048),
+            local("192.0.2.1", 0, 2048),
+            local("192.0.2.1", 2048, 1024),
+        ] {
+            assert!(bad.fault().is_some(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The configuration: services, destinations, settings and rules, and the commands that change them.
+
+pub mod destination;
+pub mod firewall_mark;
+pub mod load_feedback;
+pub mod load_report;
+pub mod local_address;
+pub mod service;
+pub mod settings;
+pub mod sync_daemon;
+pub mod timeouts;
+
+pub mod command;
+pub mod desired_state;
+pub mod difference;
+pub mod reconcile;
+pub mod rules;

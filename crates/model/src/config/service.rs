@@ -1,0 +1,87 @@
+//! Virtual services and their options.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::{Endpoint, Family};
+use xvs_sched::ClientAddress;
+
+use crate::config::destination::Destination;
+
+/// A virtual service of the desired state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Its options.
+    pub options: ServiceOptions,
+    /// Its destinations in IPVS's order: the one added last comes first; an edit keeps the position.
+    pub destinations: Vec<Destination>,
+}
+
+impl Service {
+    /// The destination with this endpoint.
+    pub fn destination(&self, endpoint: Endpoint) -> Option<&Destination> {
+        self.destinations.iter().find(|dest| dest.endpoint == endpoint)
+    }
+}
+
+/// The options of a service; an edit replaces all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceOptions {
+    /// The scheduler's name; with `none` no connection is scheduled.
+    pub scheduler: String,
+    /// Bits whose meaning the scheduler defines.
+    pub flags: SchedulerFlags,
+    /// How long a client stays with its destination; `None`: the service is not persistent.
+    pub persistence_timeout_seconds: Option<u32>,
+    /// The part of a client's address that persistence compares.
+    pub netmask: Netmask,
+    /// The persistence engine's name.
+    pub persistence_engine: Option<String>,
+    /// One-packet scheduling: whether each UDP packet is scheduled on its own.
+    pub one_packet: bool,
+    /// How real servers behind FULLNAT learn the addresses of their clients.
+    #[serde(default)]
+    pub client_address: ClientAddress,
+}
+
+impl ServiceOptions {
+    /// The defaults of `ipvsadm` for a service of this family.
+    pub fn of(family: Family) -> Self {
+        Self {
+            scheduler: DEFAULT_SCHEDULER.to_owned(),
+            flags: SchedulerFlags::default(),
+            persistence_timeout_seconds: None,
+            netmask: Netmask::host(family),
+            persistence_engine: None,
+            one_packet: false,
+            client_address: ClientAddress::Hidden,
+        }
+    }
+}
+
+/// The three flags of a scheduler; bit 0 is flag 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SchedulerFlags(pub u8);
+
+/// The part of a client's address that persistence compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Netmask {
+    /// Bits of an IPv4 address; they need not be contiguous.
+    V4(Ipv4Addr),
+    /// Leading bits of an IPv6 address, 1 to 128.
+    V6(u8),
+}
+
+impl Netmask {
+    /// The whole address: each client on its own.
+    pub fn host(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::V4(Ipv4Addr::BROADCAST),
+            Family::V6 => Self::V6(128),
+        }
+    }
+}
+
+/// The scheduler of a service without `-s`.
+pub const DEFAULT_SCHEDULER: &str = "wlc";

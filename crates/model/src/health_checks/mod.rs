@@ -1,0 +1,5 @@
+//! The configuration of health checks, as a keepalived.conf gives it.
+
+pub mod check;
+pub mod fault;
+pub mod virtual_server;

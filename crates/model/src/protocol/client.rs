@@ -1,0 +1,245 @@
+//! The client side of the control socket, and the trait [`Director`].
+//!
+//! A client sends one request at a time and reads its reply before it sends the next. It waits for the reply without a
+//! timeout: the server closes connections that are stuck.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::config::command::CommandError;
+use crate::protocol::framing::{
+    FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
+};
+use crate::protocol::reply::Reply;
+use crate::protocol::request::Request;
+use crate::report::capture::{CaptureRequest, CapturedPacket, Missed};
+use crate::report::connection::{ConnectionRow, Filter};
+use crate::report::event::{EventBatch, EventQuery};
+
+/// A director that answers requests: the daemon behind its socket, or one in memory.
+pub trait Director {
+    /// Sends a request that has one reply.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] if the director refuses it, else [`Failure::Transport`].
+    fn call(&mut self, request: Request) -> Result<Reply, Failure>;
+
+    /// Passes every connection to `each`, one by one, until `each` fails.
+    ///
+    /// # Errors
+    /// Those of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure>;
+
+    /// Passes every matching connection, with its detail, to `each`, one by one, until `each` fails.
+    ///
+    /// # Errors
+    /// As [`Self::connections`].
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.connections(&mut |row| if filter.matches(&row) { each(row) } else { Ok(()) })
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The director refused the request.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// No director can be reached, or the connection to it broke.
+    #[error("{0}")]
+    Transport(String),
+    /// Printing the rows of a listing failed.
+    #[error("printing: {0}")]
+    Printing(#[source] io::Error),
+}
+
+impl Failure {
+    /// The error for a reply that does not belong to the request.
+    pub fn unexpected(reply: &Reply) -> Self {
+        let text = format!("{reply:?}");
+        let start: String = text.chars().take(60).collect();
+        Self::Transport(format!("xvsd sent a reply that does not belong to the request: {start}"))
+    }
+}
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Connects to the daemon that serves this socket.
+    ///
+    /// # Errors
+    /// [`Failure::Transport`] that names the socket and the next step.
+    pub fn connect(socket: &Path) -> Result<Self, Failure> {
+        let stream = UnixStream::connect(socket).map_err(|error| {
+            let path = socket.display();
+            Failure::Transport(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
+                    "no xvsd listens on {path} ({error}); start it with `xvsd --interface eth0`, \
+                     or set XVS_SOCKET to the socket of one that runs"
+                ),
+                io::ErrorKind::PermissionDenied => {
+                    format!("no access to {path} ({error}); be root or in the group xvs")
+                }
+                _ => format!("connecting to {path}: {error}"),
+            })
+        })?;
+        Ok(Self { stream, socket: socket.to_owned() })
+    }
+
+    /// Passes events to `each` until `each` fails or, unless they are followed, up to the last remembered one.
+    ///
+    /// # Errors
+    /// As [`Director::connections`].
+    pub fn events(
+        &mut self,
+        query: EventQuery,
+        each: &mut dyn FnMut(EventBatch) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.send(Request::Events(query))?;
+        loop {
+            let (reply, more) = self.receive()?;
+            let Reply::Events(heard) = reply else { return Err(Failure::unexpected(&reply)) };
+            each(heard).map_err(Failure::Printing)?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn send(&mut self, request: Request) -> Result<(), Failure> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let message = RequestMessage { version: VERSION, request };
+        match write_message(&mut self.stream, &message) {
+            // The server may have refused the request and closed while we wrote; then its error can still be read.
+            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Ok(()),
+            other => other.map_err(|error| self.broken(&error)),
+        }
+    }
+
+    /// One part of a reply, and whether another follows.
+    fn receive(&mut self) -> Result<(Reply, bool), Failure> {
+        let frame = match read_frame(&mut self.stream, REPLY_LIMIT_BYTES) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return Err(self.broken(&"xvsd closed the connection")),
+            Err(error @ (FrameError::Io(_) | FrameError::TooLong { .. })) => return Err(self.broken(&error)),
+        };
+        let message: ReplyMessage = decode(&frame).map_err(|error| match error {
+            // Seen from here, the other end's version is that of xvsd.
+            CommandError::WrongVersion { ours, theirs } => {
+                CommandError::WrongVersion { ours: theirs, theirs: ours }.into()
+            }
+            CommandError::Malformed { why } => self.broken(&format_args!("not a reply of xvsd ({why})")),
+            other => other.into(),
+        })?;
+        Ok((message.answer?, message.more))
+    }
+
+    /// Sends a request for connections and passes the parts of the reply to `each`.
+    fn stream(
+        &mut self,
+        request: Request,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.send(request)?;
+        loop {
+            let (reply, more) = self.receive()?;
+            let Reply::Connections(rows) = reply else { return Err(Failure::unexpected(&reply)) };
+            for row in rows {
+                each(row).map_err(Failure::Printing)?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Captures packets and passes them to `each`, part by part, until a [`stopper`](Self::stopper) ends the capture.
+    /// The first part is empty: the capture has begun.
+    ///
+    /// # Errors
+    /// Those of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
+    pub fn capture(
+        &mut self,
+        wanted: CaptureRequest,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> io::Result<()>,
+    ) -> Result<Missed, Failure> {
+        self.send(Request::Capture(wanted))?;
+        loop {
+            match self.receive()? {
+                (Reply::Captured(packets), true) => each(packets).map_err(Failure::Printing)?,
+                (Reply::CaptureEnded(missed), false) => return Ok(missed),
+                (other, _) => return Err(Failure::unexpected(&other)),
+            }
+        }
+    }
+
+    /// A handle that ends a capture, from any thread.
+    ///
+    /// # Errors
+    /// The OS error if the socket's descriptor cannot be duplicated.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        self.stream.try_clone().map(Stopper)
+    }
+
+    fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
+        Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
+    }
+}
+
+/// A handle that ends a client's capture.
+pub struct Stopper(UnixStream);
+
+impl Stopper {
+    /// Requests the end of the capture; the daemon sends the packets that it still has.
+    pub fn stop(&self) {
+        // The connection may have ended already.
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+}
+
+impl Director for Client {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        self.send(request)?;
+        match self.receive()? {
+            (reply, false) => Ok(reply),
+            (reply, true) => Err(Failure::unexpected(&reply)),
+        }
+    }
+
+    fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        self.stream(Request::ListConnections, each)
+    }
+
+    fn find(
+        &mut self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.stream(Request::FindConnections(filter.clone()), each)
+    }
+}
+
+/// The daemon's socket unless another one is configured.
+pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
+
+/// The socket to connect to: `XVS_SOCKET` if that is set and not empty, else [`DEFAULT_SOCKET`].
+pub fn default_socket() -> PathBuf {
+    let named = std::env::var_os("XVS_SOCKET").filter(|name| !name.is_empty());
+    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
+/// The longest accepted reply: all services of a large director in one message.
+const REPLY_LIMIT_BYTES: u32 = 1 << 30;

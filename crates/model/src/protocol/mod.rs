@@ -1,0 +1,6 @@
+//! The protocol of the control socket.
+
+pub mod client;
+pub mod framing;
+pub mod reply;
+pub mod request;

@@ -1,0 +1,83 @@
+//! Replies to requests that succeeded.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use xvs_sched::ServiceKey;
+
+use crate::config::command::{Command, CommandError};
+use crate::config::difference::Difference;
+use crate::config::firewall_mark::MarkRule;
+use crate::config::load_feedback::FeedbackRow;
+use crate::config::local_address::{LocalAddress, LocalReport};
+use crate::config::sync_daemon::SyncDaemon;
+use crate::config::timeouts::Timeouts;
+use crate::report::capture::{CapturedPacket, Missed};
+use crate::report::connection::{ConnectionRow, Ended};
+use crate::report::daemon_facts::DaemonFacts;
+use crate::report::event::EventBatch;
+use crate::report::explain::Report;
+use crate::report::health::HealthReport;
+use crate::report::listing::ServiceRow;
+use crate::report::status::StatusReport;
+use crate::report::traffic::Traffic;
+
+/// The reply to a request that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The change is in force for every packet from now on.
+    Done,
+    /// The result of each command of a batch, in the batch's order.
+    Restored(Vec<Result<(), CommandError>>),
+    /// The differences between the running and the wanted state that were removed; empty if there were none.
+    Applied(Vec<Difference>),
+    /// The running state.
+    Rules {
+        /// Commands that create it from an empty state.
+        commands: Vec<Command>,
+        /// Services owned by health checks, which are not compared with rules.
+        #[serde(rename = "governed")]
+        owned: Vec<ServiceKey>,
+    },
+    /// Services in no particular order, each with its destinations in IPVS's order.
+    Services(Vec<ServiceRow>),
+    /// A part of the connections.
+    Connections(Vec<ConnectionRow>),
+    /// The number of matching connections.
+    Count(u64),
+    /// The numbers of connections that were ended and that are to be reset.
+    Ended(Ended),
+    /// The timeouts in force.
+    Timeouts(Timeouts),
+    /// The running synchronization daemons, the master first.
+    Daemons(Vec<SyncDaemon>),
+    /// The mark rules of `xvs mark`, in the order in which they apply.
+    Marks(Vec<MarkRule>),
+    /// The local addresses, in the order of the commands.
+    LocalAddresses(Vec<LocalAddress>),
+    /// The connections of each local address.
+    LocalUse(LocalReport),
+    /// Destinations whose weights follow load reports.
+    Feedback(Vec<FeedbackRow>),
+    /// The totals of all services, in no particular order.
+    Traffic(Box<Traffic>),
+    /// A part of the events.
+    Events(EventBatch),
+    /// What would happen to a packet.
+    Explained(Box<Report>),
+    /// A part of the captured packets.
+    Captured(Vec<CapturedPacket>),
+    /// The capture has ended; the numbers of frames that it missed.
+    CaptureEnded(Missed),
+    /// The status of the director.
+    Status(Box<StatusReport>),
+    /// The health of real servers; `None` without a keepalived.conf.
+    Health(Option<HealthReport>),
+    /// Counters by name, summed over the workers.
+    Counters(BTreeMap<String, u64>),
+    /// The daemon's own view of the machine.
+    Examined(DaemonFacts),
+    /// keepalived.conf was read and accepted: a summary of the changes, in one line.
+    Reloaded(String),
+}

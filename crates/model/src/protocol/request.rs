@@ -1,0 +1,159 @@
+//! Requests of clients to the director, each with the variant of [`Reply`](crate::protocol::reply::Reply) that answers it.
+
+use serde::{Deserialize, Serialize};
+use xvs_sched::ServiceKey;
+
+use crate::config::command::Command;
+use crate::config::load_report::Server;
+use crate::report::capture::CaptureRequest;
+use crate::report::connection::Filter;
+use crate::report::event::EventQuery;
+use crate::report::explain::Question;
+
+/// A request of a client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// One change; answered by `Reply::Done`.
+    Change(Command),
+    /// Several changes, published together. A refused one is reported and the others are carried out; answered by
+    /// `Reply::Restored`.
+    Restore(Vec<Command>),
+    /// Changes the running state to what these rules describe, all of it or nothing; answered by `Reply::Applied` with
+    /// the differences.
+    Apply {
+        /// Commands that create the wanted state from an empty one.
+        rules: Vec<Command>,
+        /// Seconds after which the change is reverted unless it is confirmed; `None`: it stays.
+        confirm_within_seconds: Option<u32>,
+    },
+    /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
+    /// with the differences that were reverted.
+    Confirm(Verdict),
+    /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
+    Rules,
+    /// Every service; answered by `Reply::Services`.
+    ListServices,
+    /// One service; answered by `Reply::Services` with one row.
+    ListService(ServiceKey),
+    /// Every connection and template; answered by `Reply::Connections` in parts.
+    ListConnections,
+    /// The connections, or templates, that match, each with its detail; answered by `Reply::Connections` in parts.
+    FindConnections(Filter),
+    /// The number of connections, or templates, that match; answered by `Reply::Count`.
+    CountConnections(Filter),
+    /// Ends the connections, or templates, that match, without a packet to either end; answered by `Reply::Ended`.
+    EndConnections(Filter),
+    /// Marks matching TCP connections for a reset at their next packet and ends the others; answered by `Reply::Ended`.
+    ResetConnections(Filter),
+    /// The timeouts in force; answered by `Reply::Timeouts`.
+    Timeouts,
+    /// The running synchronization daemons; answered by `Reply::Daemons`.
+    Daemons,
+    /// The mark rules of `xvs mark`; answered by `Reply::Marks`.
+    Marks,
+    /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
+    LocalAddresses,
+    /// The number of connections of each local address; answered by `Reply::LocalUse`.
+    LocalUse,
+    /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
+    /// answered by `Reply::Done`.
+    Set {
+        /// The setting's name.
+        key: String,
+        /// Its new value, as text.
+        value: String,
+    },
+    /// Reports the load of a real server; answered by `Reply::Done`.
+    ReportLoad {
+        /// The real server.
+        server: Server,
+        /// 0 to 100.
+        load_percent: f64,
+    },
+    /// Destinations whose weights follow load reports; answered by `Reply::Feedback`.
+    Feedback,
+    /// The health of real servers; answered by `Reply::Health`.
+    Health,
+    /// The status of the director; answered by `Reply::Status`.
+    Status,
+    /// Whether the workers and the control thread make progress; answered by `Reply::Done`, or refused with the name
+    /// of a thread that makes none.
+    Healthy {
+        /// The time within which each of them must make progress.
+        within_millis: u32,
+    },
+    /// Every counter; answered by `Reply::Counters`.
+    Counters,
+    /// Totals of every service and destination; answered by `Reply::Traffic`.
+    Traffic,
+    /// Remembered and new events; answered by `Reply::Events` in parts.
+    Events(EventQuery),
+    /// What would happen to a packet; answered by `Reply::Explained`.
+    Explain(Question),
+    /// Captures packets until the client sends another byte or closes the connection; answered by `Reply::Captured` in
+    /// parts and at last by `Reply::CaptureEnded`. The first part is empty: the capture has begun.
+    Capture(CaptureRequest),
+    /// The daemon's view of the machine, for `xvs doctor`; answered by `Reply::Examined`.
+    Examine,
+    /// Reads keepalived.conf again; answered by `Reply::Reloaded`.
+    Reload,
+}
+
+impl Request {
+    /// The access that the request needs.
+    pub fn access(&self) -> Access {
+        match self {
+            Self::Change(_)
+            | Self::Restore(_)
+            | Self::Apply { .. }
+            | Self::Confirm(_)
+            | Self::EndConnections(_)
+            | Self::ResetConnections(_)
+            | Self::Set { .. }
+            | Self::ReportLoad { .. }
+            | Self::Reload => Access::Change,
+            // Packets contain the data of clients and servers.
+            Self::Capture(_) => Access::Change,
+            Self::ListServices
+            | Self::ListService(_)
+            | Self::ListConnections
+            | Self::FindConnections(_)
+            | Self::CountConnections(_)
+            | Self::Rules
+            | Self::Timeouts
+            | Self::Daemons
+            | Self::Marks
+            | Self::LocalAddresses
+            | Self::LocalUse
+            | Self::Feedback
+            | Self::Health
+            | Self::Status
+            | Self::Healthy { .. }
+            | Self::Counters
+            | Self::Traffic
+            | Self::Events(_)
+            | Self::Explain(_)
+            | Self::Examine => Access::Read,
+        }
+    }
+}
+
+/// The decision about applied rules that wait for confirmation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// They stay.
+    Keep,
+    /// The state before them is restored, except where other commands have changed it since.
+    TakeBack,
+}
+
+/// The access of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Read.
+    Read,
+    /// Read and change.
+    Change,
+}

@@ -1,0 +1,11 @@
+//! Reports: what programs show of a running director.
+
+pub mod capture;
+pub mod connection;
+pub mod daemon_facts;
+pub mod event;
+pub mod explain;
+pub mod health;
+pub mod listing;
+pub mod status;
+pub mod traffic;

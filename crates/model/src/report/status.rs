@@ -1,0 +1,245 @@
+//! The status of the director, as `xvs status` shows it and `xvs status --json` prints it.
+//!
+//! The status at one moment: the daemon's thread that serves the client fills it in from counters and the published
+//! configuration. Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: the
+//! warnings (`status/` of `ctl`) and the printed form (`status.rs` of `cli`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::health::Counts;
+
+/// The status of the director.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Whether there are warnings.
+    pub state: Level,
+    /// What needs the operator's attention, a sentence each.
+    pub warnings: Vec<String>,
+    /// The daemon's version.
+    pub version: String,
+    /// Time since the daemon started.
+    pub uptime_seconds: u64,
+    /// The epoch of the snapshot in force; each published change increments it.
+    pub epoch: u64,
+    /// The number of virtual services.
+    pub services: u64,
+    /// The number of virtual services without a destination that can get a connection.
+    pub services_without_destination: u64,
+    /// The number of destinations of all services.
+    pub destinations: u64,
+    /// The numbers of real and virtual servers, and of those up or with a quorum; `None` without a keepalived.conf.
+    pub health: Option<Counts>,
+    /// The attached interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The workers, by number.
+    pub workers: Vec<WorkerStatus>,
+    /// The connection table.
+    pub table: TableStatus,
+    /// Packets dropped since the daemon started, by reason.
+    pub drops: Vec<Drops>,
+    /// Lines of xvsd's log that could not be written since it started.
+    pub log_lines_lost: u64,
+    /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
+    pub unconfirmed_seconds: Option<u64>,
+    /// Packets dropped recently.
+    pub recent_drops: RecentDrops,
+    /// The comparison of the rules file of xvs.toml with the running state; `None` without a rules file.
+    pub rules: Option<RulesStatus>,
+}
+
+/// Whether the director needs attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// No: there is no warning.
+    Ok,
+    /// Yes: there are warnings.
+    Warning,
+}
+
+/// An attached interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// The mode of XDP: `native` or `generic`.
+    pub mode: String,
+    /// Why the mode is not native.
+    pub why_not_native: Option<String>,
+    /// The number of receive queues.
+    pub queues: u32,
+    /// Whether it can be used now.
+    pub state: LinkState,
+    /// How often it disappeared, came back and was attached again.
+    pub attached_again: u32,
+}
+
+/// Whether an interface can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkState {
+    /// It is up and has a carrier.
+    Up,
+    /// It is down or has no carrier.
+    Down,
+    /// It does not exist any more. A new interface of the same name will be attached in its place.
+    Gone,
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The core that it is pinned to.
+    pub core: Option<usize>,
+    /// Its receive queues, by interface.
+    pub queues: BTreeMap<String, Vec<u32>>,
+    /// Whether the kernel copies its frames, and because of which interface.
+    pub copy_mode: String,
+    /// The share of the last five to ten seconds in which it was busy, in percent with one decimal; `None` at the
+    /// start.
+    pub busy_percent: Option<f64>,
+    /// Its counters by name, without those that are 0.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The connection table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// The number of connections that it can hold.
+    pub size: u64,
+    /// The number of connections that it holds.
+    pub connections: u64,
+    /// `connections` in percent of `size`, with one decimal.
+    pub percent: f64,
+    /// The pages of its memory, such as `small pages`.
+    pub pages: String,
+}
+
+/// Packets dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// The reason, by the name of its counter.
+    pub reason: String,
+    /// The number of packets.
+    pub packets: u64,
+    /// The reason, in a sentence.
+    pub what: String,
+}
+
+/// Packets dropped in the last minute, or since the start if that is more recent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentDrops {
+    /// The length of that time.
+    pub seconds: u64,
+    /// The packets, by reason.
+    pub reasons: Vec<Drops>,
+}
+
+/// The comparison of a rules file with the running state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesStatus {
+    /// The file.
+    pub file: String,
+    /// Its result.
+    #[serde(flatten)]
+    pub found: RulesFound,
+}
+
+/// The result of the comparison of a rules file with the running state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RulesFound {
+    /// Why the file cannot be compared.
+    Error(String),
+    /// The number of the file's faults; it is not compared.
+    Faults(u64),
+    /// The number of differences between the file and the running state.
+    Differences(u64),
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+        })
+    }
+}
+
+impl LinkState {
+    /// The warning about an interface that cannot be used.
+    pub fn complaint(self, name: &str) -> Option<String> {
+        match self {
+            Self::Up => None,
+            Self::Down => Some(format!("{name} is down; `ip link set {name} up`, or check its cable")),
+            Self::Gone => Some(format!("{name} is gone; it is attached again when it is back and up")),
+        }
+    }
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+impl WorkerStatus {
+    /// Packets received.
+    pub fn received(&self) -> u64 {
+        self.counted("rx_packets")
+    }
+
+    /// Packets sent.
+    pub fn sent(&self) -> u64 {
+        self.counted("tx_packets")
+    }
+
+    /// Packets passed to the kernel.
+    pub fn passed_to_kernel(&self) -> u64 {
+        self.counted("passed_to_kernel")
+    }
+
+    fn counted(&self, name: &str) -> u64 {
+        self.counters.get(name).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::report::status::*;
+
+    #[test]
+    fn a_link_that_is_not_up_has_a_complaint_with_the_next_step() {
+        assert_eq!(LinkState::Up.complaint("wan"), None);
+        assert_eq!(
+            LinkState::Down.complaint("wan").unwrap(),
+            "wan is down; `ip link set wan up`, or check its cable"
+        );
+        assert_eq!(
+            LinkState::Gone.complaint("wan").unwrap(),
+            "wan is gone; it is attached again when it is back and up"
+        );
+    }
+
+    #[test]
+    fn the_result_of_comparing_a_rules_file_is_a_key_beside_the_files_name() {
+        for (found, printed) in [
+            (RulesFound::Error("no such file".to_owned()), json!({ "file": "r", "error": "no such file" })),
+            (RulesFound::Faults(2), json!({ "file": "r", "faults": 2 })),
+            (RulesFound::Differences(0), json!({ "file": "r", "differences": 0 })),
+        ] {
+            let rules = RulesStatus { file: "r".to_owned(), found };
+            assert_eq!(json!(rules), printed);
+            assert_eq!(serde_json::from_value::<RulesStatus>(printed).unwrap(), rules);
+        }
+    }
+}
