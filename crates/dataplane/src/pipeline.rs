@@ -1,87 +1,54 @@
 //! The pipeline: every stage that a packet may pass, in order. No other file knows this order.
 //!
 //! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in exactly one
-//! place. `process` is the path of one packet from its look-up to its verdict. The functions of `slow_path` that it
-//! calls return at once for packets that they do not concern. Four more slow paths are behind `Dispatch`, which takes
-//! the frames of a decided burst one by one: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors
-//! to the senders of dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`).
+//! place. The functions of `slow_path` return at once for packets that they do not concern. Four more slow paths are
+//! behind `Dispatch`: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors to the senders of
+//! dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`).
 
-use xvs_proto::{Family, Packet};
+mod run;
+
+use xvs_proto::Packet;
 use xvs_xdp::Frame;
 
+pub use self::run::Pipeline;
 use crate::burst::classify::Class;
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::transmit::Transmitter;
-use crate::burst::{Burst, Context, FramedPacket, Step, forward, proof, state};
-use crate::capture::watched::{Watch, Watched};
-use crate::clock::Millis;
+use crate::burst::{Context, FramedPacket, Step, forward, proof, state};
+use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, one_packet, persistence, schedule};
-use crate::port::Port;
-use crate::port::tagged::Tagged;
-use crate::slow_path::reassembly::Reassembly;
 use crate::slow_path::{client_address, mss, no_destination, reset};
-use crate::snapshot::Snapshot;
 use crate::verdict::Verdict;
 
-/// A worker's stages, with their state between bursts.
-pub struct Pipeline {
-    /// The connections.
-    pub flows: Flows,
-    /// Transmission and the counters of frames.
-    pub transmitter: Transmitter,
-    /// Fragments of incomplete datagrams.
-    pub reassembly: Reassembly,
-    burst: Burst,
-}
-
-impl Pipeline {
-    /// Stages of one worker.
-    pub fn new(flows: Flows, transmitter: Transmitter, reassembly: Reassembly) -> Self {
-        Self { flows, transmitter, reassembly, burst: Burst::new() }
-    }
-
-    /// Receives a burst and runs it through all stages. Returns its number of frames. [`Flows::quiescent`] is due when
-    /// the snapshot is no longer used.
-    pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
-        let (at, mut port) = (Context { snapshot, now }, Tagged::new(port, &snapshot.egress));
-        if snapshot.captures.is_empty() {
-            return self.stages(at, &mut port);
+fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
+    let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
+    let copies = burst.receive(reassembly, port);
+    port.arrived(burst.frames(), copies, flows);
+    let frames = burst.frames().len();
+    transmitter.begin(frames - copies, copies);
+    burst.classify(flows, at.snapshot);
+    burst.prefetch(flows);
+    burst.decide(|packet| process(flows, packet, at));
+    let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
+    dispatch.drop_overdue(port);
+    for (received, Step { class, hash, verdict }) in burst.drain() {
+        match class {
+            Class::Decided(verdict) => dispatch.decided(received, *verdict, port),
+            Class::Flow(packet) => dispatch.packet(received, packet, *hash, *verdict, port),
+            Class::Fragment(packet) => dispatch.fragment(received, packet, process, port),
+            Class::Error(packet) => dispatch.error(received, packet, connect, port),
         }
-        let worker = self.flows.worker();
-        self.stages(at, &mut Watched::new(&mut port, snapshot, worker))
     }
-
-    fn stages(&mut self, at: Context<'_>, port: &mut impl Watch) -> usize {
-        let Self { flows, transmitter, reassembly, burst } = self;
-        let copies = burst.receive(reassembly, port);
-        port.arrived(burst.frames(), copies, flows);
-        let frames = burst.frames().len();
-        transmitter.begin(frames - copies, copies);
-        burst.classify(flows, at.snapshot);
-        burst.prefetch(flows);
-        burst.decide(|packet| process(flows, packet, at));
-        let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
-        dispatch.drop_overdue(port);
-        for (received, Step { class, hash, verdict }) in burst.drain() {
-            match class {
-                Class::Decided(verdict) => dispatch.decided(received, *verdict, port),
-                Class::Flow(packet) => dispatch.packet(received, packet, *hash, *verdict, port),
-                Class::Fragment(packet) => dispatch.fragment(received, packet, process, port),
-                Class::Error(packet) => dispatch.error(received, packet, connect, port),
-            }
-        }
-        dispatch.reset(port);
-        port.flush();
-        port.ended(flows);
-        frames
-    }
+    dispatch.reset(port);
+    port.flush();
+    port.ended(flows);
+    frames
 }
 
 /// Processes a whole packet: its connection is looked up, or made.
@@ -134,7 +101,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     };
     let ends = Ends::of(&connection);
     connection.count_in_packet();
-    flows.count(destination, |stats| stats.count_in(p.packet.length()));
+    flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
     let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
@@ -148,10 +115,6 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
 /// Processes a packet of a connection towards the client.
 fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
-    if !connection.method().masquerades() && p.packet.family() == Family::V4 {
-        // Its source is the virtual address: the kernel drops such an IPv4 packet from the wire, and routes IPv6.
-        return Verdict::PassToKernel;
-    }
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
     proof::reply(&p, &connection);
     let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);

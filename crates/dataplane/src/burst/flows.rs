@@ -129,6 +129,12 @@ impl Flows {
         counted.inspect(|destination| self.count(destination, |stats| stats.connections.add(1)));
     }
 
+    /// Counts a client's packet.
+    #[inline]
+    pub(crate) fn count_request(&self, destination: &Destination, packet: &Packet) {
+        self.count(destination, |stats| stats.count_in(packet.length()));
+    }
+
     /// Counts a packet to the client of a connection, if the destination is still configured.
     #[inline]
     pub(crate) fn count_reply(&self, destination: &Destination, packet: &Packet) {

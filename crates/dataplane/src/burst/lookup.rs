@@ -6,7 +6,7 @@
 //!
 //! Source: ipvs-behaviour, sections 2.2 and 3.6.
 
-use xvs_proto::{Packet, Protocol};
+use xvs_proto::{Family, Packet, Protocol};
 
 use super::context::Context;
 use super::flows::Flows;
@@ -28,7 +28,7 @@ pub(crate) enum Found {
     NoDestination(ConnId),
     /// There is no connection, or the packet has just ended it.
     Nothing,
-    /// A client's packet that is left to the kernel (`backup_only`).
+    /// A packet that is left to the kernel: a client's (`backup_only`), or a reply from the virtual address.
     Kernel,
 }
 
@@ -48,7 +48,7 @@ enum Standing {
 pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> Found {
     let packet = p.packet;
     match flows.table.find(&packet.connection_key(), p.hash) {
-        Some((id, Direction::Outbound)) => Found::Reply(id),
+        Some((id, Direction::Outbound)) => reply(flows.table.connection(id), id, packet),
         _ if at.snapshot.settings.requests_stay => Found::Kernel,
         Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, at.snapshot) {
             Standing::Keep => Found::Request(id),
@@ -58,6 +58,14 @@ pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> 
         },
         None => Found::Nothing,
     }
+}
+
+/// A reply. If its connection does not masquerade, its source is the virtual address: the kernel drops such an IPv4
+/// packet from the wire, and routes IPv6.
+#[inline]
+fn reply(connection: Connection<'_>, id: ConnId, packet: &Packet) -> Found {
+    let from_virtual_address = !connection.method().masquerades();
+    if from_virtual_address && packet.family() == Family::V4 { Found::Kernel } else { Found::Reply(id) }
 }
 
 #[inline]

@@ -33,6 +33,6 @@ pub(crate) fn send(
     let Some(destination) = at.snapshot.destinations.find(id) else {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     };
-    flows.count(destination, |stats| stats.count_in(packet.length()));
+    flows.count_request(destination, packet);
     forward::request(flows, frame, packet, ends, destination, at)
 }

@@ -134,7 +134,7 @@ fn to_destination(
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     if destination.available {
-        flows.count(destination, |stats| stats.count_in(packet.length()));
+        flows.count_request(destination, packet);
     }
     match ends.method {
         ForwardingMethod::Nat | ForwardingMethod::FullNat => {
