@@ -3,10 +3,13 @@
 //! Each test has a cluster of its own. Needs root. Not here: the evaluation of facts (`crates/cli/src/doctor/`).
 
 use std::fs;
+use std::net::TcpStream;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, succeed};
+use xvs::cluster::{VIP, complete, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Layout, Method, Workers, traffic};
@@ -265,4 +268,53 @@ fn the_text_has_one_line_for_each_passed_check_and_a_command_below_each_fault() 
     assert!(said.ends_with(" ok, 1 warning, 0 failures\n"), "{said}");
     let closed = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan | true"));
     assert!(closed.stderr.is_empty(), "{}", String::from_utf8_lossy(&closed.stderr));
+}
+
+/// Tries a connection from the client to each of these ports at once; returns how many succeed.
+fn connect(cluster: &Cluster, ports: &[u16]) -> usize {
+    // A client repeats its SYN after a second.
+    let long_enough = Duration::from_millis(1500);
+    let succeeds =
+        |port: u16| TcpStream::connect_timeout(&virtual_endpoint(port).into(), long_enough).is_ok();
+    cluster.run(Host::Client, || {
+        thread::scope(|scope| {
+            let tries: Vec<_> = ports.iter().map(|&port| scope.spawn(move || succeeds(port))).collect();
+            tries.into_iter().map(|one| usize::from(one.join().expect("no panic"))).sum()
+        })
+    })
+}
+
+#[test]
+fn a_real_server_that_answers_no_client_is_named_with_its_likely_cause_until_it_answers() {
+    let cluster = Cluster::up(Layout::default());
+    let director = Director::start(&cluster, Workers::One);
+    // Neither real server has the virtual address, and one has no route to clients.
+    director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
+    director.add_service(Protocol::Tcp, 8080, Method::Nat);
+    succeed(&mut shell(&cluster, Host::RealServer(1), "ip route del default"));
+    // Only the other one answers by NAT.
+    assert_eq!(connect(&cluster, &[80, 80, 80, 80, 80, 80, 8080, 8080, 8080, 8080, 8080, 8080]), 3);
+
+    let status = || director.status();
+    let direct = |server| {
+        let missing = "none answered; it probably has not the virtual address; on";
+        format!(
+            "TCP 198.51.100.100:80: {server}:80: 3 connections, {missing} {server}: `xvs realserver up --vip 198.51.100.100`"
+        )
+    };
+    let nat = "TCP 198.51.100.100:8080: 192.0.2.11:8080: 3 connections, none answered; its replies probably do not pass";
+    let said = status();
+    for warning in [&direct("192.0.2.11"), &direct("192.0.2.12"), nat] {
+        assert!(said.contains(warning), "{warning}\n{said}");
+    }
+    assert!(!said.contains("192.0.2.12:8080"), "{said}");
+    let diagnosed = Diagnosis::of(&cluster, &[]).complaints();
+    assert_eq!(diagnosed.iter().filter(|line| line.contains("none answered")).count(), 3, "{diagnosed:?}");
+    let scraped = director.xvs("top --once");
+    assert!(scraped.contains("3 unanswered"), "{scraped}");
+
+    Method::DirectRouting.prepare(&cluster);
+    succeed(&mut shell(&cluster, Host::RealServer(1), "ip route add default via 192.0.2.1"));
+    assert_eq!(connect(&cluster, &[80, 80, 8080, 8080]), 4);
+    wait::until("the warnings end", || (!status().contains("none answered")).then_some(()));
 }

@@ -15,6 +15,8 @@ use xvs_model::report::health::{
     CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights, ago,
 };
 
+use xvs_model::report::unanswered::REPORTED;
+
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::{line, print_json};
 
@@ -141,13 +143,17 @@ fn virtual_server(server: &VirtualServerHealth, now_millis: u64) -> Vec<Row> {
 }
 
 fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
+    let unanswered = match server.unanswered {
+        0..REPORTED => String::new(),
+        connections => format!(", {connections} connections, none answered"),
+    };
     let unchecked = if server.checks.is_empty() { ", no check" } else { "" };
     let head = Row {
         indent: 2,
         what: server.name().to_owned(),
         state: if server.is_up { "up" } else { "down" }.to_owned(),
         since: ago(server.since_millis, now_millis),
-        more: weights(&server.weights) + unchecked,
+        more: weights(&server.weights) + unchecked + &unanswered,
     };
     let checks = server.checks.iter().flat_map(|one| check(one, now_millis));
     [head].into_iter().chain(checks).collect()

@@ -15,7 +15,7 @@ use crate::burst::classify::Class;
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, FramedPacket, Step, forward, proof, state};
+use crate::burst::{Context, FramedPacket, Step, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
@@ -103,6 +103,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     connection.count_in_packet();
     flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
+    unanswered::count(&p, &connection, destination, at);
     let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
     state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);

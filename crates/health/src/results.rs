@@ -114,6 +114,7 @@ impl VirtualServerResults {
                 feedback: None,
                 in_force: None,
             },
+            unanswered: 0,
             checks: results.checks.iter().map(|running| running.record.row()).collect(),
         });
         VirtualServerHealth {

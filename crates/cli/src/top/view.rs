@@ -9,6 +9,7 @@ use xvs_model::report::health::CheckState;
 use xvs_model::report::listing::Stats;
 use xvs_model::report::status::{Drops, WorkerStatus};
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
+use xvs_model::report::unanswered::REPORTED;
 
 use crate::output::text::counted;
 
@@ -114,6 +115,7 @@ impl Row {
 
     fn of_destination(dest: &DestinationTraffic, before: Option<&DestinationTraffic>, seconds: f64) -> Self {
         let (mark, failing) = match dest.trouble {
+            None if dest.unanswered >= REPORTED => ('!', format!(" {} unanswered", dest.unanswered)),
             None => (' ', String::new()),
             Some(CheckState::Failing { failures, fall }) => ('!', format!(" {failures}/{fall}")),
             Some(_) => ('x', String::new()),
@@ -379,7 +381,16 @@ mod tests {
     fn dest(last: u8, active: u32, stats: Stats) -> DestinationTraffic {
         let endpoint = Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
         let (method, weight) = (ForwardingMethod::Nat, Weight(1));
-        DestinationTraffic { endpoint, method, weight, active, inactive: 2, trouble: None, stats }
+        DestinationTraffic {
+            endpoint,
+            method,
+            weight,
+            active,
+            inactive: 2,
+            unanswered: 0,
+            trouble: None,
+            stats,
+        }
     }
 
     fn traffic(at_millis: u64, services: Vec<(&str, Stats, Vec<DestinationTraffic>)>) -> Traffic {

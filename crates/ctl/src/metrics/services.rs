@@ -135,7 +135,7 @@ fn stats(member: &Member) -> StatsValues {
 }
 
 /// The families with lines for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family<Items>; 21] = [
+pub(super) static FAMILIES: [Family<Items>; 22] = [
     Family::gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
@@ -212,6 +212,11 @@ pub(super) static FAMILIES: [Family<Items>; 21] = [
         "xvs_destination_persistent_connections",
         "PersistConn of a destination.",
         Items::Destination(|member| member.live.templates().into()),
+    ),
+    Family::gauge(
+        "xvs_destination_unanswered_connections",
+        "TCP connections whose clients repeated their SYN, since the last one of the destination was established.",
+        Items::Destination(|member| member.live.unanswered().into()),
     ),
     Family::gauge(
         "xvs_destination_weight",

@@ -1,22 +1,25 @@
-//! The weights in force, added to the report of health checks.
+//! The weights in force and unanswered connections, added to the report of health checks.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::{Service, Snapshot};
 use xvs_model::report::health::{HealthReport, VirtualServerHealth};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-/// Fills in the weights that schedulers use, and those that load reports have changed.
-pub(crate) fn fill_in_weights(report: &mut HealthReport, snapshot: &Snapshot) {
+/// Fills in the weights that schedulers use, those that load reports have changed, and unanswered connections.
+pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Millis) {
     for server in &mut report.virtual_servers {
         let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
             continue;
         };
         for (index, member) in real_server_indices(server, service).into_iter().zip(service.members.iter()) {
             let Some(index) = index else { continue };
-            let weights = &mut server.real_servers[index].weights;
+            let server = &mut server.real_servers[index];
+            server.unanswered = member.live.recently_unanswered(now);
+            let weights = &mut server.weights;
             weights.in_force = Some(member.weight.0);
             weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
         }
@@ -47,7 +50,6 @@ fn service_port(key: ServiceKey) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use xvs_dataplane::clock::Millis;
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::Request;
@@ -79,7 +81,7 @@ mod tests {
             let mut one = virtual_server("198.51.100.1", servers.map(server).into());
             one.services = vec![service.to_owned()];
             let mut report = report(vec![one]);
-            fill_in_weights(&mut report, &snapshot(rules));
+            fill_in(&mut report, &snapshot(rules), Millis(0));
             let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
             weights.collect::<Vec<_>>()
         };

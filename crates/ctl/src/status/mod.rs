@@ -22,6 +22,7 @@ use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHe
 use xvs_model::report::status::{
     Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
 };
+use xvs_model::report::unanswered::{REPORTED, Unanswered};
 
 use crate::log::Losses;
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
@@ -67,6 +68,7 @@ impl<'a> Readings<'a> {
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(service_warnings(&self.unusable, self.health));
+        warnings.extend(unanswered_warnings(&self.snapshot, self.now));
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
@@ -245,6 +247,24 @@ fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthR
     let others: Vec<_> = unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
     let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
     first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
+}
+
+/// The warnings about destinations that answer no client.
+fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
+    let of_service = |service: &Service| {
+        let unanswered = |member: &Member| Unanswered {
+            service: service.key,
+            endpoint: member.endpoint,
+            method: member.method,
+            connections: member.live.recently_unanswered(now),
+        };
+        service.members.iter().map(unanswered).collect::<Vec<_>>()
+    };
+    let mut all: Vec<_> = snapshot.services.iter().flat_map(of_service).collect();
+    all.retain(|one| one.connections >= REPORTED);
+    all.sort_by_key(|one| (one.service, one.endpoint));
+    let more = "real servers answer no client; see `xvs top`";
+    first_of(all.iter().map(Unanswered::warning), more)
 }
 
 /// The first of these warnings, and one with the number of the others.

@@ -159,7 +159,7 @@ impl Shared {
     /// The health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        health::fill_in_weights(&mut report, &self.published.load());
+        health::fill_in(&mut report, &self.published.load(), self.now());
         Some(HealthReport { drift: self.facts_mut().drift.to_vec(), ..report })
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::{SharedStats, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service};
 use xvs_model::report::health::{CheckState, VirtualServerHealth};
@@ -16,20 +17,21 @@ use crate::status;
 use crate::status::health::real_server_indices;
 use crate::status::shared::Shared;
 
-fn service(service: &Service, health: Option<&VirtualServerHealth>) -> ServiceTraffic {
+fn service(service: &Service, health: Option<&VirtualServerHealth>, now: Millis) -> ServiceTraffic {
     let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
     let trouble = |number: usize| {
         let index = indices.get(number).copied().flatten()?;
         health.and_then(|health| health.real_servers[index].trouble())
     };
     let destinations = service.members.iter().enumerate();
-    let destinations = destinations.map(|(number, member)| destination(member, trouble(number))).collect();
+    let destinations =
+        destinations.map(|(number, member)| destination(member, trouble(number), now)).collect();
     let servers = health.iter().flat_map(|health| &health.real_servers);
     let down = servers.filter(|server| !server.is_up).count();
     ServiceTraffic { key: service.key, stats: stats(&service.live.stats), down, destinations }
 }
 
-fn destination(member: &Member, trouble: Option<CheckState>) -> DestinationTraffic {
+fn destination(member: &Member, trouble: Option<CheckState>, now: Millis) -> DestinationTraffic {
     let load = member.live.load();
     DestinationTraffic {
         endpoint: member.endpoint,
@@ -37,6 +39,7 @@ fn destination(member: &Member, trouble: Option<CheckState>) -> DestinationTraff
         weight: member.weight,
         active: load.active,
         inactive: load.inactive,
+        unanswered: member.live.recently_unanswered(now),
         trouble,
         stats: stats(&member.live.stats),
     }
@@ -54,6 +57,7 @@ pub(crate) fn traffic(shared: &Shared) -> Traffic {
     let watched: HashMap<_, _> =
         watched.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
     let services = snapshot.services.iter();
-    let services = services.map(|one| service(one, watched.get(&one.key).copied())).collect();
-    Traffic { at_millis: shared.now().0, status: status::report(shared, health.as_ref()), services }
+    let now = shared.now();
+    let services = services.map(|one| service(one, watched.get(&one.key).copied(), now)).collect();
+    Traffic { at_millis: now.0, status: status::report(shared, health.as_ref()), services }
 }

@@ -8,6 +8,7 @@ pub(crate) mod forward;
 pub(crate) mod lookup;
 pub(crate) mod proof;
 pub(crate) mod state;
+pub(crate) mod unanswered;
 
 pub(crate) mod dispatch;
 pub mod transmit;

@@ -56,8 +56,13 @@ pub(crate) fn advance(
         table.assure(template);
     }
     let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
-    if let Some(live) = live.filter(|_| from != to) {
-        live.move_to(to);
+    if let Some(live) = live {
+        if from != to {
+            live.move_to(to);
+        }
+        if proven && protocol == Protocol::TCP {
+            live.answered();
+        }
     }
 }
 

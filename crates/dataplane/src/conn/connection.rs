@@ -85,7 +85,7 @@ impl Connection<'_> {
     }
 
     /// The sequence number of the client's first data byte, of a connection whose destination receives the client's
-    /// address.
+    /// address, or whose replies do not pass the director; 0: unknown.
     pub fn first_sequence(&self) -> u32 {
         // Such a connection is no template, so the word is free.
         self.record.entry.timeout_seconds.load(Ordering::Relaxed)

@@ -1,10 +1,12 @@
 //! Numbers of services and destinations that outlive snapshots.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use xvs_sched::Load;
 
 use super::load::{Activity, LiveLoad};
+use crate::clock::Millis;
 use crate::counters::SharedStats;
 
 /// Numbers of a service that outlive snapshots.
@@ -20,10 +22,15 @@ impl ServiceLive {
     }
 }
 
+/// The time after which unanswered connections say nothing any more.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
 /// Numbers of a destination that outlive snapshots.
 pub struct DestinationLive {
     load: LiveLoad,
     templates: AtomicI32,
+    unanswered: AtomicU32,
+    last_unanswered: AtomicU64,
     /// Its counters.
     pub stats: SharedStats,
 }
@@ -31,8 +38,8 @@ pub struct DestinationLive {
 impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
-        let (load, templates) = Default::default();
-        Self { load, templates, stats: SharedStats::new(workers) }
+        let (load, templates, unanswered, last_unanswered) = Default::default();
+        Self { load, templates, unanswered, last_unanswered, stats: SharedStats::new(workers) }
     }
 
     /// A copy that counts independently.
@@ -40,6 +47,8 @@ impl DestinationLive {
         Self {
             load: self.load.separate_copy(),
             templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
+            unanswered: AtomicU32::default(),
+            last_unanswered: AtomicU64::default(),
             stats: SharedStats::new(1),
         }
     }
@@ -55,6 +64,32 @@ impl DestinationLive {
         // The additions and subtractions of two workers may be seen in either order, so the count may be negative for a
         // moment.
         u32::try_from(self.templates.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// Counts a TCP connection whose client has repeated its SYN.
+    pub(crate) fn count_unanswered(&self, now: Millis) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.last_unanswered.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Takes note of an established TCP connection.
+    pub(crate) fn answered(&self) {
+        // Nearly always 0 already; then no other worker's copy of the line is invalidated.
+        if self.unanswered.load(Ordering::Relaxed) != 0 {
+            self.unanswered.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The TCP connections whose clients have repeated their SYN since the last one was established.
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::unanswered`], but 0 when none was counted for ten minutes: the destination may have no clients any
+    /// more.
+    pub fn recently_unanswered(&self, now: Millis) -> u32 {
+        let last = Millis(self.last_unanswered.load(Ordering::Relaxed));
+        if last.until(now) < FORGOTTEN { self.unanswered() } else { 0 }
     }
 
     /// Counts a connection or template. Called before other threads can find it.

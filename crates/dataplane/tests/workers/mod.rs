@@ -335,6 +335,11 @@ impl Workers {
         self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
 
+    /// The destinations of all services.
+    pub(crate) fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        self.snapshot.destinations.iter()
+    }
+
     /// The sum of a counter over the workers.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let all = self.workers.iter().flat_map(|worker| worker.counters.all());

@@ -80,6 +80,9 @@ pub struct RealServerHealth {
     pub since_millis: u64,
     /// Its weights.
     pub weights: Weights,
+    /// TCP connections whose clients repeated their SYN, since the last one that was established, in the first of its
+    /// services.
+    pub unanswered: u32,
     /// Its checks, in the file's order.
     pub checks: Vec<CheckHealth>,
 }
@@ -374,7 +377,7 @@ pub mod sample {
         let weight = is_up.then_some(1);
         let weights = Weights { operator: 1, health: weight, feedback: None, in_force: weight };
         let checks = vec![check(&format!("TCP {endpoint}"), state, since_millis)];
-        RealServerHealth { endpoint, is_up, since_millis, weights, checks }
+        RealServerHealth { endpoint, is_up, since_millis, weights, unanswered: 0, checks }
     }
 
     /// A check that runs again in some seconds; unless it passes, its last run was refused seconds ago.

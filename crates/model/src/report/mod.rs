@@ -9,3 +9,4 @@ pub mod health;
 pub mod listing;
 pub mod status;
 pub mod traffic;
+pub mod unanswered;

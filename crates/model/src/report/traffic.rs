@@ -46,6 +46,8 @@ pub struct DestinationTraffic {
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
+    /// TCP connections whose clients repeated their SYN, since the last one that was established.
+    pub unanswered: u32,
     /// The state of the failing check; `None`: no check fails, or it has none.
     pub trouble: Option<CheckState>,
     /// Totals since it was added.

@@ -1,0 +1,53 @@
+//! TCP connections whose client repeats its SYN, because nothing has answered the first one.
+//!
+//! Runs for each packet of a client. A real server without a route back through the director (NAT), or without the
+//! virtual address (direct routing, tunnels), receives every SYN and answers none that a client gets. Each such
+//! connection counts once at its destination, when its second packet repeats the first one's sequence number; a flood of
+//! random packets does not repeat it. The first established connection sets the count back (`burst/state.rs`). Cost:
+//! a look at the flags.
+
+use xvs_proto::{Protocol, tcp};
+
+use super::context::Context;
+use super::framed_packet::FramedPacket;
+use crate::conn::Connection;
+use crate::conn::tcp::TcpState;
+use crate::snapshot::Destination;
+
+/// Counts the connection if this packet is the first that repeats its SYN.
+#[inline]
+pub(crate) fn count(
+    p: &FramedPacket<'_>,
+    connection: &Connection<'_>,
+    destination: &Destination,
+    at: Context<'_>,
+) {
+    let flags = p.packet.tcp_flags;
+    if flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK) && repeats(p, connection) {
+        destination.live.count_unanswered(at.now);
+    }
+}
+
+fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {
+    if p.packet.flow.protocol != Protocol::TCP {
+        return false;
+    }
+    let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
+    let next = tcp::number(segment, tcp::field::SEQUENCE.start).wrapping_add(1);
+    let masquerades = connection.method().masquerades();
+    match connection.in_packets() {
+        1 => {
+            if !masquerades {
+                connection.set_first_sequence(next);
+            }
+            false
+        }
+        // A masqueraded connection without the client's number has 0 until the destination's SYN+ACK.
+        2 => {
+            let noted = connection.first_sequence();
+            TcpState::of(connection.state()) == TcpState::SynRecv
+                && (noted == next || masquerades && noted == 0)
+        }
+        _ => false,
+    }
+}
