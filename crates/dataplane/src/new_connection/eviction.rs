@@ -8,13 +8,15 @@
 //! 2. embryonic ones: TCP and SCTP with an unfinished handshake, UDP with at most one datagram from the client,
 //!    templates that were never assured;
 //! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
-//!    used. The handshake proves a client whose replies pass through the director (`burst/proof.rs`).
-//!    Four packets prove any client: under direct routing and in tunnels there is no other proof;
+//!    used. If replies pass through the director, the handshake (`burst/proof.rs`) or four packets prove a client.
+//!    Under direct routing and in tunnels nothing does;
 //! 4. embryonic, then unproven ones that were used within the last second, which is the time for the proof.
 //!
-//! Unproven connections are evicted only after a round of the slab with few expired and embryonic ones, so they survive
-//! a flood of SYNs. Proven connections are never evicted; if only such are found, the new connection is refused. A UDP
-//! client whose reply passes through the director loses at most that reply.
+//! Neighbours in the slab are of about the same age, so one look shows only a part of what there is. Therefore each
+//! round of the slab counts its entries by level (embryonic, then by packets), and the next round evicts up to the
+//! lowest level that has enough of them: connections with a few packets survive a flood of SYNs, and those with many
+//! packets a flood of connections with a few. Proven connections are never evicted; if only such are found, the new
+//! connection is refused. A UDP client whose reply passes through the director loses at most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
 //! by the same rules; when the local ports towards a destination are in use, their connections are. When Call-IDs have
@@ -39,10 +41,10 @@ use crate::snapshot::{Activity, Snapshot};
 #[derive(Debug)]
 pub(crate) struct Eviction {
     next: u32,
-    /// Expired and embryonic entries in this round.
-    worthless: u32,
-    /// Whether they were few in the last round, so that unproven connections may be evicted.
-    evicts_unproven: bool,
+    /// Entries of this round, by level.
+    found: [u32; LEVELS],
+    /// The highest level that is evicted in this round.
+    level: usize,
 }
 
 impl Eviction {
@@ -50,7 +52,7 @@ impl Eviction {
     pub(crate) fn new(worker: usize, table: &TableWorker) -> Self {
         let config = table.table().config();
         let next = (config.capacity / config.workers.max(1) * worker) as u32;
-        Self { next, worthless: 0, evicts_unproven: false }
+        Self { next, found: [0; LEVELS], level: 0 }
     }
 
     /// Inserts a connection. In a full table it evicts a less valuable one.
@@ -64,7 +66,7 @@ impl Eviction {
         self.make_room(table, counters, at);
         let mut inserted = table.insert(new);
         for _ in 0..TRIES {
-            if inserted != Inserted::Full || !make_room_in_buckets(table, new, counters, at) {
+            if inserted != Inserted::Full || !self.make_room_in_buckets(table, new, counters, at) {
                 break;
             }
             inserted = table.insert(new);
@@ -84,10 +86,11 @@ impl Eviction {
             let candidate = Candidate::of(table, ConnId(self.next), at);
             self.next += 1;
             let Some(candidate) = candidate else { continue };
-            self.worthless += u32::from(!candidate.worth.is_open());
+            let level = candidate.worth.level();
+            self.found[level] += 1;
             if candidate.worth <= Worth::Embryonic {
                 evicted += usize::from(candidate.evict(table, counters, at));
-            } else if self.evicts_unproven || !candidate.worth.is_open() {
+            } else if level <= self.level {
                 let candidate = Some(candidate);
                 (least, second) = match lesser(least, candidate) == candidate {
                     true => (candidate, least),
@@ -103,23 +106,30 @@ impl Eviction {
     /// Begins another round at the end of the slab.
     fn begin_round(&mut self, extent: u32) {
         if self.next >= extent {
-            self.evicts_unproven = self.worthless < extent / FEW;
-            (self.next, self.worthless) = (0, 0);
+            let mut enough = extent / FEW;
+            let is_enough = |found: &u32| {
+                enough = enough.saturating_sub(*found);
+                enough == 0
+            };
+            self.level = self.found.iter().position(is_enough).unwrap_or(LEVELS - 1);
+            (self.next, self.found) = (0, [0; LEVELS]);
         }
     }
-}
 
-/// After a failed insertion: if the buckets of one of its keys are full, evicts a connection there. Returns `true` if
-/// another attempt is worthwhile; the other key may need the same.
-fn make_room_in_buckets(
-    table: &mut TableWorker,
-    new: &NewConnection,
-    counters: &WorkerCounters,
-    at: Context<'_>,
-) -> bool {
-    let occupants = table.bucket_occupants(new).map(|id| Candidate::of(table, id, at));
-    let least = occupants.fold(None, lesser);
-    least.is_some_and(|least| least.evict(table, counters, at))
+    /// After a failed insertion: if the buckets of one of its keys are full, evicts a connection there. Returns `true`
+    /// if another attempt is worthwhile; the other key may need the same.
+    fn make_room_in_buckets(
+        &self,
+        table: &mut TableWorker,
+        new: &NewConnection,
+        counters: &WorkerCounters,
+        at: Context<'_>,
+    ) -> bool {
+        let occupants = table.bucket_occupants(new).map(|id| Candidate::of(table, id, at));
+        let least =
+            occupants.fold(None, lesser).filter(|least| least.worth.level() <= self.level.max(FEW_PACKETS));
+        least.is_some_and(|least| least.evict(table, counters, at))
+    }
 }
 
 /// The value of a connection in a full table; the least is evicted first.
@@ -133,12 +143,19 @@ pub(crate) enum Worth {
         last_used: Millis,
     },
     FreshEmbryonic,
-    FreshUnproven,
+    /// The binary logarithm of the client's packets.
+    FreshUnproven {
+        packets: u32,
+    },
 }
 
 impl Worth {
-    fn is_open(self) -> bool {
-        matches!(self, Self::Unproven { .. } | Self::FreshUnproven)
+    /// 0: nothing says that the client exists; else one more than the binary logarithm of its packets.
+    fn level(self) -> usize {
+        match self {
+            Self::Unproven { packets, .. } | Self::FreshUnproven { packets } => packets as usize + 1,
+            Self::Expired | Self::Embryonic | Self::FreshEmbryonic => 0,
+        }
     }
 }
 
@@ -172,18 +189,22 @@ impl Candidate {
         let protocol = connection.protocol();
         let last_used = deadline.0.saturating_sub(timeout(protocol, state, at).as_millis() as u64);
         let is_fresh = last_used + PROOF_MILLIS > at.now.0;
+        let is_proven = connection.flags().contains(Flags::PROVEN)
+            || packets >= PROVEN_PACKETS && connection.method().masquerades();
         let worth = if deadline <= at.now {
             Worth::Expired
         } else if connection.is_template() {
             (state & ASSURED == 0).then_some(Worth::Embryonic)?
         } else if is_embryonic(protocol, state, packets) {
             if is_fresh { Worth::FreshEmbryonic } else { Worth::Embryonic }
-        } else if packets >= PROVEN_PACKETS || connection.flags().contains(Flags::PROVEN) {
+        } else if is_proven {
             return None;
-        } else if is_fresh {
-            Worth::FreshUnproven
         } else {
-            Worth::Unproven { packets: packets.checked_ilog2().unwrap_or(0), last_used: Millis(last_used) }
+            let packets = packets.checked_ilog2().unwrap_or(0);
+            match is_fresh {
+                true => Worth::FreshUnproven { packets },
+                false => Worth::Unproven { packets, last_used: Millis(last_used) },
+            }
         };
         Some(Self { id, state, worth })
     }
@@ -282,10 +303,14 @@ const ENTRIES_PER_INSERTION: u32 = 64;
 const TRIES: usize = 3;
 /// The most connections that are evicted for one new one.
 const EVICTED_MAX: usize = 2;
-/// Expired and embryonic entries are few if they are less than one in 16: else one of 64 entries is such a one with a
-/// probability of 98 %.
+/// The levels: 0, and one for each binary logarithm of a number of packets.
+const LEVELS: usize = 1 + u32::BITS as usize;
+/// The level of connections with two or three packets. In full buckets it is always evicted: of so few entries, a round
+/// says nothing.
+const FEW_PACKETS: usize = 2;
+/// Entries are enough if they are one in 16: then one of 64 entries is such a one with a probability of 98 %.
 const FEW: u32 = 16;
+/// The packets that prove a client whose replies pass through the director: a handshake and a request take four.
+const PROVEN_PACKETS: u32 = 4;
 /// The time in which a new client proves itself, several round trips.
 const PROOF_MILLIS: u64 = 1000;
-/// The packets that prove a client: a handshake and a request take four.
-const PROVEN_PACKETS: u32 = 4;
