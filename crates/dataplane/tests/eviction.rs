@@ -155,6 +155,24 @@ fn under_direct_routing_connections_with_more_packets_than_those_of_a_flood_last
     assert!(connected >= 900, "{connected} of 1000 clients connected");
 }
 
+#[test]
+fn templates_that_strangers_have_assured_give_way_to_new_clients() {
+    let mut workers = Workers::new(2048, 1);
+    // Each from a network of its own, so with a template of its own, which lasts for 30 s.
+    let from = |number: u32| Flow::persistent(1, number << 16);
+    for number in 0..4000 {
+        workers.set_clock(u64::from(number) * 5);
+        for flags in [SYN, ACK] {
+            workers.worker(0).packet(from(number).request(flags));
+        }
+    }
+    assert!(workers.counter("drop_table_full") < 400, "{}", workers.counter("drop_table_full"));
+    for number in 4000..4100 {
+        assert!(is_sent(workers.worker(0).packet(from(number).request(SYN))), "{number}");
+    }
+    workers.assert_counts();
+}
+
 /// A TCP frame with this sequence number and acknowledgement.
 fn numbered(mut frame: Vec<u8>, sequence: u32, acknowledgement: u32) -> Vec<u8> {
     frame[38..42].copy_from_slice(&sequence.to_be_bytes());

@@ -10,12 +10,13 @@
 //! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
 //!    used. If replies pass through the director, the handshake (`burst/proof.rs`) or four packets prove a client.
 //!    Under direct routing and in tunnels nothing does;
-//! 4. embryonic, then unproven ones that were used within the last second, which is the time for the proof.
+//! 4. templates that were assured, because a client with a forged address can assure one, too;
+//! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof.
 //!
 //! Neighbours in the slab are of about the same age, so one look shows only a part of what there is. Therefore each
-//! round of the slab counts its entries by level (embryonic, then by packets), and the next round evicts up to the
-//! lowest level that has enough of them: connections with a few packets survive a flood of SYNs, and those with many
-//! packets a flood of connections with a few. Proven connections are never evicted; if only such are found, the new
+//! round of the slab counts its entries by level (embryonic, then by packets, then templates), and the next round evicts
+//! up to the lowest level that has enough of them: connections with a few packets survive a flood of SYNs, and those
+//! with many packets a flood of connections with a few. Proven connections are never evicted; if only such are found, the new
 //! connection is refused. A UDP client whose reply passes through the director loses at most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
@@ -142,6 +143,10 @@ pub(crate) enum Worth {
         packets: u32,
         last_used: Millis,
     },
+    /// An assured template, and the time of its last use.
+    Template {
+        last_used: Millis,
+    },
     FreshEmbryonic,
     /// The binary logarithm of the client's packets.
     FreshUnproven {
@@ -150,11 +155,12 @@ pub(crate) enum Worth {
 }
 
 impl Worth {
-    /// 0: nothing says that the client exists; else one more than the binary logarithm of its packets.
+    /// 0: nothing says that the client exists; else one more than the binary logarithm of its packets. Templates last.
     fn level(self) -> usize {
         match self {
             Self::Unproven { packets, .. } | Self::FreshUnproven { packets } => packets as usize + 1,
             Self::Expired | Self::Embryonic | Self::FreshEmbryonic => 0,
+            Self::Template { .. } => LEVELS - 1,
         }
     }
 }
@@ -187,14 +193,22 @@ impl Candidate {
         }
         let (state, deadline, packets) = (connection.state(), connection.expires(), connection.in_packets());
         let protocol = connection.protocol();
-        let last_used = deadline.0.saturating_sub(timeout(protocol, state, at).as_millis() as u64);
+        let lasts = if connection.is_template() {
+            Duration::from_secs(connection.timeout_seconds().into())
+        } else {
+            timeout(protocol, state, at)
+        };
+        let last_used = deadline.0.saturating_sub(lasts.as_millis() as u64);
         let is_fresh = last_used + PROOF_MILLIS > at.now.0;
         let is_proven = connection.flags().contains(Flags::PROVEN)
             || packets >= PROVEN_PACKETS && connection.method().masquerades();
         let worth = if deadline <= at.now {
             Worth::Expired
         } else if connection.is_template() {
-            (state & ASSURED == 0).then_some(Worth::Embryonic)?
+            match state & ASSURED {
+                0 => Worth::Embryonic,
+                _ => Worth::Template { last_used: Millis(last_used) },
+            }
         } else if is_embryonic(protocol, state, packets) {
             if is_fresh { Worth::FreshEmbryonic } else { Worth::Embryonic }
         } else if is_proven {
@@ -220,7 +234,8 @@ impl Candidate {
         };
         count_out(&table.connection(self.id), state, at.snapshot);
         counters.evicted.add(1);
-        if let Some(template) = controller.and_then(|id| Self::of(table, id, at)) {
+        let template = controller.and_then(|id| Self::of(table, id, at));
+        if let Some(template) = template.filter(|template| template.worth <= Worth::Embryonic) {
             template.evict(table, counters, at);
         }
         true
@@ -303,8 +318,8 @@ const ENTRIES_PER_INSERTION: u32 = 64;
 const TRIES: usize = 3;
 /// The most connections that are evicted for one new one.
 const EVICTED_MAX: usize = 2;
-/// The levels: 0, and one for each binary logarithm of a number of packets.
-const LEVELS: usize = 1 + u32::BITS as usize;
+/// The levels: 0, one for each binary logarithm of a number of packets, and that of templates.
+const LEVELS: usize = 2 + u32::BITS as usize;
 /// The level of connections with two or three packets. In full buckets it is always evicted: of so few entries, a round
 /// says nothing.
 const FEW_PACKETS: usize = 2;
