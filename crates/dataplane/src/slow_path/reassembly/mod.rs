@@ -12,7 +12,8 @@
 //! protocol is then wrong.
 //!
 //! Cost: one comparison with each waiting fragment, at most [`HELD`]; one copy of a whole datagram. Bounded: when there
-//! is no room, the oldest waiting datagram is dropped. Not here: the forwarding of the datagram (`forward.rs`).
+//! is no room, the oldest datagram to the address with the most fragments is dropped, so a flood of one service's does
+//! not end those of others. Not here: the forwarding of the datagram (`forward.rs`).
 
 mod assembly;
 mod coverage;
@@ -20,6 +21,7 @@ mod forward;
 mod fragment;
 pub mod handoff;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,7 +183,7 @@ impl Reassembly {
         let over = self.held.iter().find(|held| held.until <= now).map(|held| held.key);
         let (key, reason) = match over {
             Some(key) => (key, DropReason::FragmentTimeout),
-            None if self.held.len() == HELD => (self.held[0].key, DropReason::FragmentCrowded),
+            None if self.held.len() == HELD => (self.crowding()?, DropReason::FragmentCrowded),
             None => return None,
         };
         self.release(&key);
@@ -221,6 +223,14 @@ impl Reassembly {
         Some(over.min(now + POLL_INTERVAL.max(waited / POLL_SHARE)))
     }
 
+    /// The oldest datagram to the address that has the most fragments here. Addresses may share a count.
+    fn crowding(&self) -> Option<Key> {
+        let mut counts = [0_usize; COUNTS];
+        self.held.iter().for_each(|held| counts[place(held.key.dest)] += 1);
+        let most = counts.iter().max();
+        self.held.iter().map(|held| held.key).find(|key| Some(&counts[place(key.dest)]) == most)
+    }
+
     fn release(&mut self, key: &Key) {
         let mut claimed = None;
         for held in self.held.extract_if(.., |held| held.key == *key) {
@@ -242,6 +252,21 @@ impl Reassembly {
             }
         }
     }
+}
+
+/// The counts of fragments by address.
+const COUNTS: usize = 64;
+
+/// The count of an address: virtual addresses are few, and an attacker does not choose them.
+fn place(addr: IpAddr) -> usize {
+    let bits = match addr {
+        IpAddr::V4(addr) => addr.to_bits(),
+        IpAddr::V6(addr) => addr
+            .segments()
+            .iter()
+            .fold(0_u32, |bits, segment| bits.wrapping_mul(31).wrapping_add((*segment).into())),
+    };
+    bits as usize % COUNTS
 }
 
 /// The least interval at which a worker checks for fragments from others.

@@ -44,15 +44,20 @@ fn v4(offset: u16, more: bool, len: usize, fill: u8) -> Vec<u8> {
 }
 
 fn v4_with(offset: u16, more: bool, len: usize, fill: u8, tos: u8) -> Vec<u8> {
+    v4_to(1, 77, offset, more, len, fill, tos)
+}
+
+/// As [`v4`], with this last byte of the destination, and this identification.
+fn v4_to(dest: u8, id: u16, offset: u16, more: bool, len: usize, fill: u8, tos: u8) -> Vec<u8> {
     let header = ipv4::Header {
         tos,
         payload_len: len as u16,
-        id: 77,
+        id,
         dont_fragment: false,
         ttl: 64,
         protocol: Protocol::UDP,
         source: [192, 0, 2, 10].into(),
-        dest: [198, 51, 100, 1].into(),
+        dest: [198, 51, 100, dest].into(),
     };
     let mut frame = vec![fill; 34 + len];
     frame[..14].copy_from_slice(&[2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 0xfe, 8, 0]);
@@ -159,6 +164,27 @@ impl Sum16 {
     fn of(frame: &mut [u8]) -> [u8; 2] {
         frame[24..26].fill(0);
         xvs_proto::checksum::Sum::default().bytes(&frame[14..34]).checksum().to_be_bytes()
+    }
+}
+
+#[test]
+fn a_flood_of_fragments_to_one_address_does_not_end_the_datagrams_to_another() {
+    let mut bench = Bench::new();
+    let half = |id, offset, more| v4_to(2, id, offset, more, 16, 1, 0);
+    assert_eq!((1..9).map(|id| bench.refused(&half(id, 0, true))).collect::<Vec<_>>(), [None; 8]);
+    let mut crowded = 0;
+    for id in 0..2000 {
+        assert_eq!(bench.refused(&v4_to(1, id, 0, true, 16, 1, 0)), None);
+        while let Some(reason) = bench.fragments.release_overdue(Millis(0)) {
+            assert_eq!(reason, DropReason::FragmentCrowded);
+            crowded += 1;
+        }
+        bench.fragments.released().drain(..).for_each(|received| bench.port.recycle(received.frame));
+    }
+    assert!(crowded > 1700, "{crowded}");
+    for id in 1..9 {
+        let Gathered::Whole(datagram) = bench.take(&half(id, 2, false), 0) else { panic!("{id}") };
+        bench.fragments.put_back(datagram);
     }
 }
 
