@@ -1,15 +1,17 @@
-//! Changes of interfaces under a running director: down and up, another MTU, removal and return; neighbours with a new
-//! link address; unsuitable interfaces.
+//! Changes of interfaces under a running director: down and up, another MTU, more queues, removal and return;
+//! neighbours with a new link address; unsuitable interfaces.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: VLANs, which this kernel may not have (`links.rs`).
 
 use std::io::Write;
+use std::net::SocketAddrV4;
 
+use xvs::clients::Asker;
 use xvs::cluster::{
-    Cluster, DIRECTOR, Host, Layout, REAL_SERVERS, VIP, Wan, complete, succeed, virtual_endpoint,
+    Cluster, DIRECTOR, Host, Layout, REAL_SERVERS, VIP, Wan, complete, real_server, succeed, virtual_endpoint,
 };
 use xvs::director::Protocol;
-use xvs::servers::Sink;
+use xvs::servers::{Echo, Sink};
 use xvs::{Director, Method, Workers, clients, traffic, wait};
 
 /// Runs `ip` with these arguments on a host.
@@ -98,6 +100,49 @@ fn a_smaller_mtu_applies_from_the_next_packet_on() {
     }
     let cached = ip(&cluster, Host::Client, &format!("route get {VIP}"));
     assert!(cached.contains("mtu 1300"), "{cached}");
+}
+
+#[test]
+fn queues_that_are_added_while_xvsd_runs_are_served_by_the_same_workers() {
+    let cluster = Cluster::up(Layout { queues: 4, ..Layout::default() });
+    let channels = |host, words: &str| {
+        succeed(cluster.command(host, "ethtool").arg("-L").args(words.split_whitespace()));
+    };
+    // A veth has no native XDP while its other end has more TX queues than it has RX queues.
+    channels(Host::Client, "wan tx 1");
+    channels(Host::Director, "wan rx 1");
+    let director = serving(&cluster, Workers::One);
+    shows(&director, "interface  wan: up, native XDP, 1 queue\n");
+    channels(Host::Director, "wan rx 4");
+    channels(Host::Client, "wan tx 4");
+    shows(&director, "interface  wan: up, native XDP, 4 queues\n");
+    shows(&director, "wan queues 0,1,2,3");
+    // The client's kernel spreads connections over its queues.
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 16)));
+    let text = "wan has 4 receive queues now, not 1; workers: 1\n";
+    assert!(director.xvs("events --last 1024 --no-follow").contains(text));
+    assert!(director.log().contains(text), "{}", director.log());
+}
+
+#[test]
+fn packets_of_an_mtu_that_was_raised_are_received_and_one_that_is_too_large_is_a_warning_with_the_step() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _echoes = [1, 2].map(|number| {
+        Echo::start(&cluster, Host::RealServer(number), SocketAddrV4::new(real_server(number), 5300))
+    });
+    let director = serving(&cluster, Workers::One);
+    director.add_service(Protocol::Udp, 5300, Method::Nat);
+    for host in [Host::Director, Host::Client] {
+        ip(&cluster, host, "link set wan mtu 3000");
+    }
+    // The first datagram is a packet of 2928 bytes; the director's error names the smaller MTU of `lan`.
+    Asker::new(&cluster, virtual_endpoint(5300)).ask(&[7; 2900]);
+    assert!(director.xvs("counters").contains("drop_too_big"), "{}", director.xvs("counters"));
+    ip(&cluster, Host::Director, "link set wan mtu 4000");
+    shows(&director, "`ip link set dev wan mtu 3498` fixes it\n");
+    serves(&cluster);
+    ip(&cluster, Host::Director, "link set dev wan mtu 3498");
+    wait::until("the warning is over", || (!director.status().contains("fixes it")).then_some(()));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::bpf::{Object, attach_xdp, detach};
+use super::bpf::{Object, attach_xdp, detach, replace_xdp};
 use super::mode::{Mode, Refusal, Settings, stacked};
 use super::sys::index_of;
 
@@ -33,12 +33,39 @@ impl Attached {
         self.index
     }
 
-    /// The largest packet that it sent when it was attached, in bytes.
+    /// The settings that sockets are opened for: those when it was attached, or of [`Self::set_settings`].
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// The settings that it has now.
+    ///
+    /// # Errors
+    /// It is gone, or the settings would corrupt packets.
+    pub fn present_settings(&self) -> Result<Settings, AttachError> {
+        let interface = self.interface.clone();
+        if index_of(&interface).ok() != Some(self.index) {
+            return Err(AttachError::NoSuchInterface { interface });
+        }
+        let settings = Settings::of(&interface)
+            .map_err(|source| AttachError::Kernel { interface: interface.clone(), source })?;
+        match settings.refusal(&interface, self.mode()) {
+            Some(why) => Err(AttachError::Refused { interface, why }),
+            None => Ok(settings),
+        }
+    }
+
+    /// Sets the settings for sockets that are opened from now on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// The largest packet that its sockets receive, in bytes.
     pub fn mtu(&self) -> u32 {
         self.settings.mtu
     }
 
-    /// The number of its receive queues when it was attached. Packets of a queue without a socket go to the kernel.
+    /// The number of receive queues that sockets are opened for. Packets of a queue without a socket go to the kernel.
     pub fn receive_queues(&self) -> u32 {
         self.settings.receive_queues
     }
@@ -56,6 +83,25 @@ impl Attached {
     /// The constants of the loaded program.
     pub fn constants(&self) -> &[u8] {
         &self.constants
+    }
+
+    /// Replaces the program by another instance, without a gap. `load` and `program` as for [`attach()`]. Sockets have to
+    /// be opened anew, because the new instance has a map of its own for them.
+    ///
+    /// # Errors
+    /// The kernel refuses; nothing has changed.
+    pub fn replace_program(
+        &mut self,
+        program: &CStr,
+        load: impl FnOnce(&[u8]) -> io::Result<Object>,
+    ) -> Result<(), AttachError> {
+        let replaced = load(&self.constants).and_then(|object| {
+            replace_xdp(self.link.as_fd(), object.program(program)?)?;
+            Ok(object)
+        });
+        self.object =
+            replaced.map_err(|source| AttachError::Kernel { interface: self.interface.clone(), source })?;
+        Ok(())
     }
 
     /// Lets the program steer a queue to a socket until the socket is closed. The program's map of sockets is named

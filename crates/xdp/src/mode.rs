@@ -6,6 +6,7 @@
 use std::{fmt, io};
 
 use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request};
+use super::umem::frame_size_bytes;
 
 /// The largest MTU in bytes at which drivers pass a packet to XDP in one buffer: a page of 4096 bytes, less 256 before
 /// the packet, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
@@ -80,11 +81,13 @@ pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
     })
 }
 
-/// The settings of an interface.
+/// The settings of an interface that its sockets depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Settings {
-    pub(super) mtu: u32,
-    pub(super) receive_queues: u32,
+pub struct Settings {
+    /// The largest packet that it sends, in bytes, without link header.
+    pub mtu: u32,
+    /// The number of its receive queues.
+    pub receive_queues: u32,
     flags: u32,
     gro: u32,
 }
@@ -98,6 +101,13 @@ impl Settings {
             flags: request.ethtool(Ethtool::Flags)?,
             gro: request.ethtool(Ethtool::Gro)?,
         })
+    }
+
+    /// Whether sockets that were opened for `former` do not receive all packets of these settings: there are queues
+    /// without a socket, or packets larger than a frame.
+    pub fn needs_new_sockets(self, former: Self) -> bool {
+        self.receive_queues != former.receive_queues
+            || frame_size_bytes(self.mtu) > frame_size_bytes(former.mtu)
     }
 
     /// The first setting that forbids attaching in `mode`.
@@ -128,6 +138,14 @@ mod tests {
     use super::*;
 
     const PLAIN: Settings = Settings { mtu: 1500, receive_queues: 1, flags: 0, gro: 0 };
+
+    #[test]
+    fn other_queues_and_packets_larger_than_a_frame_need_new_sockets() {
+        let needs = |mtu, receive_queues| Settings { mtu, receive_queues, ..PLAIN }.needs_new_sockets(PLAIN);
+        assert!(needs(1500, 2) && needs(3000, 1));
+        assert!(!needs(1500, 1) && !needs(1280, 1) && !needs(1600, 1));
+        assert!(!PLAIN.needs_new_sockets(Settings { mtu: 3000, ..PLAIN }), "small packets fit large frames");
+    }
 
     #[test]
     fn unsuitable_settings_are_refused_with_the_command_that_corrects_them() {

@@ -51,7 +51,8 @@ fn bytes(layout: FrameLayout) -> u64 {
     u64::from(layout.frames) * u64::from(layout.frame_size_bytes)
 }
 
-fn frame_size_bytes(mtu: u32) -> u32 {
+/// The size of a frame for packets of up to `mtu` bytes.
+pub(super) fn frame_size_bytes(mtu: u32) -> u32 {
     let small = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= SMALL_FRAME_BYTES;
     if small { SMALL_FRAME_BYTES } else { LARGE_FRAME_BYTES }
 }

@@ -53,6 +53,9 @@ pub(crate) enum Input {
 /// Interval of resolving next hops that packets were dropped for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Interval of comparing the interfaces' settings with those that the workers' sockets were opened for.
+const SETTINGS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Pause after an interface could not be attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
 
@@ -75,6 +78,8 @@ pub(crate) struct ControlThread {
     view: View,
     /// Earliest time of the next attempt to attach an interface.
     attach_after: Instant,
+    /// Earliest time of the next comparison of the interfaces' settings.
+    settings_after: Instant,
     shared: Arc<Shared>,
     warnings: Warnings,
 }
@@ -87,6 +92,8 @@ struct Warnings {
     netfilter: Vec<String>,
     /// Why an interface that is back is not attached.
     attaching: Vec<String>,
+    /// Changed settings of interfaces that the workers' sockets do not fit.
+    settings: Vec<String>,
     /// Warnings of the control plane itself.
     control: Vec<String>,
 }
@@ -103,7 +110,8 @@ impl ControlThread {
         shared: Arc<Shared>,
     ) -> Self {
         let now = Instant::now();
-        let (resolve_after, warn_after, attach_after, view) = (now, now, now, View::default());
+        let (resolve_after, warn_after, attach_after, settings_after) = (now, now, now, now);
+        let view = View::default();
         let warnings = Warnings::default();
         Self {
             control,
@@ -116,6 +124,7 @@ impl ControlThread {
             links,
             view,
             attach_after,
+            settings_after,
             shared,
             warnings,
         }
@@ -173,6 +182,7 @@ impl ControlThread {
             }
             self.shared.sample_history();
             self.reattach();
+            self.follow_settings();
             self.resolve_next_hops();
             self.control.datapath().retry_neighbours();
         }
@@ -222,8 +232,9 @@ impl ControlThread {
 
     /// Updates warnings, drift and the time left to confirm rules; logs warnings that begin or end.
     fn update_warnings(&mut self) {
-        let Warnings { network, netfilter, attaching, control } = &self.warnings;
-        let mut warnings = [network, netfilter, attaching, control, self.control.unfollowed()].concat();
+        let Warnings { network, netfilter, attaching, settings, control } = &self.warnings;
+        let mut warnings =
+            [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
         warnings.extend(self.control.datapath().not_reserved().cloned());
         let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
@@ -284,6 +295,36 @@ impl ControlThread {
             self.links = links;
             self.update_network();
         } else {
+            self.update_warnings();
+        }
+    }
+
+    /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
+    fn follow_settings(&mut self) {
+        let now = Instant::now();
+        if now < self.settings_after {
+            return;
+        }
+        self.settings_after = now + SETTINGS_INTERVAL;
+        let epoch = self.control.epoch();
+        let (workers, steering) = self.control.datapath().workers();
+        for index in 0..self.links.len() {
+            let had = workers.receive_queues(index);
+            let Some(worker_facts) = workers.follow_settings(index, steering) else { continue };
+            let mut facts = self.shared.facts_mut();
+            facts.workers = worker_facts;
+            let interface = &mut facts.interfaces[index];
+            interface.queues = workers.receive_queues(index);
+            if interface.queues != had {
+                let (name, queues, threads) = (&interface.name, interface.queues, workers.count());
+                let event = format!("{name} has {queues} receive queues now, not {had}; workers: {threads}");
+                tracing::info!("{event}");
+                self.shared.events.record(Kind::Link, epoch, event);
+            }
+        }
+        let warnings: Vec<_> = workers.unfit_warnings().cloned().collect();
+        if self.warnings.settings != warnings {
+            self.warnings.settings = warnings;
             self.update_warnings();
         }
     }

@@ -3,10 +3,12 @@
 //! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
 //! attached again: every worker closes its sockets, whose packet memory all interfaces share, and continues with new
 //! ones. The connection table, the timers and the counters stay. Meanwhile, for some tens of milliseconds, packets of
-//! services go to the kernel. Packets in a transmit ring are counted as abandoned. On drop the interfaces are detached
-//! first, then the workers end. Not here: detecting that an interface came back (`daemon/`).
+//! services go to the kernel. Packets in a transmit ring are counted as abandoned. The same happens when an interface
+//! has other queues or a larger MTU (`settings.rs`). On drop the interfaces are detached first, then the workers end.
+//! Not here: detecting that an interface came back (`control/thread.rs`).
 
 pub mod placement;
+mod settings;
 pub(crate) mod system;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
+use crate::workers::settings::Unfit;
 use xvs_model::report::status::LinkState;
 
 /// The queues of each worker, by interface.
@@ -41,6 +44,8 @@ pub(crate) struct Workers {
     threads: Vec<WorkerThread>,
     /// Whether the workers have no sockets.
     paused: bool,
+    /// Changed settings that the workers have no sockets for, by interface.
+    unfit: Vec<Option<Unfit>>,
 }
 
 /// The thread of a worker, and the means to interrupt it.
@@ -66,7 +71,8 @@ impl Workers {
     ) -> Result<Self, DaemonError> {
         let shares = shares(&attached, workers)?;
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
-        Ok(Self { attached, reinjectors, rings, shares, threads: Vec::new(), paused: false })
+        let unfit = attached.iter().map(|_| None).collect();
+        Ok(Self { attached, reinjectors, rings, shares, threads: Vec::new(), paused: false, unfit })
     }
 
     /// The number of workers, including those not started yet.
@@ -155,6 +161,7 @@ impl Workers {
             }
         }
         self.reinjectors[index] = reinjector;
+        self.unfit[index] = None;
         if !self.paused {
             self.pause();
         }
@@ -178,7 +185,7 @@ impl Workers {
         self.paused = true;
     }
 
-    /// Opens new sockets for the workers after a failed [`Self::reattach`].
+    /// Opens new sockets for the workers after [`Self::pause`].
     ///
     /// # Errors
     /// As [`Self::reattach`].

@@ -21,6 +21,8 @@ mod rules;
 pub use self::rules::SteeringRules;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
+/// The program for interfaces.
+const PROGRAM: &CStr = c"redirect";
 const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];
 
 /// The return value of the program for a redirected frame (linux/bpf.h).
@@ -66,7 +68,7 @@ impl Steering {
     /// stderr.
     pub fn load() -> io::Result<Self> {
         let mut object = Object::open(OBJECT)?;
-        object.leave_out(c"redirect")?;
+        object.leave_out(PROGRAM)?;
         object.load()?;
         Ok(Self { object, installed: Image::default() })
     }
@@ -80,7 +82,16 @@ impl Steering {
         let mut marker = Marker::default();
         getrandom(&mut marker, GetRandomFlags::empty())
             .map_err(|error| AttachError::Kernel { interface: interface.to_owned(), source: error.into() })?;
-        attach(interface, c"redirect", &marker, |marker| self.object_for_an_interface(marker))
+        attach(interface, PROGRAM, &marker, |marker| self.object_for_an_interface(marker))
+    }
+
+    /// Attaches the program of an interface anew, because veth does not run it on queues that were added since. Sockets
+    /// have to be opened anew.
+    ///
+    /// # Errors
+    /// See [`AttachError`]; nothing has changed.
+    pub fn renew(&self, attached: &mut Attached) -> Result<(), AttachError> {
+        attached.replace_program(PROGRAM, |marker| self.object_for_an_interface(marker))
     }
 
     /// Adds the traffic that `more` steers, as [`SteeringRules::add`] defines. Called before new rules become visible

@@ -24,6 +24,12 @@ pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Re
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
+/// Replaces the XDP program of a link.
+pub fn replace_xdp(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no options are given; libbpf passes two descriptors to the kernel, which checks them.
+    check(unsafe { sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), ptr::null()) }).map(drop)
+}
+
 /// Attaches an XDP program to an interface by netlink, where it stays without any process, or detaches the program
 /// there. Without a mode: native if the driver supports XDP, else generic.
 pub fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mode>) -> io::Result<()> {

@@ -7,6 +7,6 @@ mod hook;
 mod info;
 mod object;
 
-pub use self::hook::{Direction, attach_tc, attach_xdp, detach, prepare_tc, set_xdp};
+pub use self::hook::{Direction, attach_tc, attach_xdp, detach, prepare_tc, replace_xdp, set_xdp};
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
 pub use self::object::{Map, Object, test_run};
