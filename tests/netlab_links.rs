@@ -10,7 +10,7 @@ use xvs::clients::Asker;
 use xvs::cluster::{
     Cluster, DIRECTOR, Host, Layout, REAL_SERVERS, VIP, Wan, complete, real_server, succeed, virtual_endpoint,
 };
-use xvs::director::Protocol;
+use xvs::director::{Protocol, program};
 use xvs::servers::{Echo, Sink};
 use xvs::{Director, Method, Workers, clients, traffic, wait};
 
@@ -195,6 +195,57 @@ fn a_service_whose_only_server_is_the_director_reaches_its_own_socket_in_native_
         let listed = director.adm("-L -n -c");
         assert_eq!(listed.lines().count(), 2 + 3, "each connection was the director's: {listed}");
     }
+}
+
+#[test]
+fn an_interface_that_was_forgotten_is_named_by_status_doctor_and_explain() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    for (attached, warning, forgotten) in [
+        ("lan", format!("clients of {VIP} come in by wan, to which xvsd is not attached"), "wan"),
+        (
+            "wan",
+            "the route to 192.0.2.11 and 1 more real server is by lan, to which xvsd is".to_owned(),
+            "lan",
+        ),
+    ] {
+        let director = Director::start_on(&cluster, Host::Director, &["--interface", attached]);
+        director.add_service(Protocol::Tcp, 80, Method::Nat);
+        let step = format!("restart xvsd with `--interface {forgotten}` as well");
+        let status = director.status();
+        assert!(status.contains(&format!("warning    {warning}")) && status.contains(&step), "{status}");
+        let doctor = complete(cluster.command(Host::Director, program("xvs")).args(["doctor", "--json"]));
+        assert_eq!(doctor.status.code(), Some(2));
+        let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        assert!(report.matches(&step).count() >= 2 && !report.contains("ip route replace"), "{report}");
+        if attached == "wan" {
+            let said = director.xvs(&format!("explain --proto tcp --from 198.51.100.10:5 --to {VIP}:80"));
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains("its route is by lan, to which xvsd is not attached"), "{said}");
+            assert!(said.contains(&step), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_member_of_a_bridge_and_a_tap_of_xvsd_are_refused_and_one_that_becomes_a_member_is_a_warning() {
+    let cluster = Cluster::up(Layout::default());
+    ip(&cluster, Host::Director, "link add br0 type bridge");
+    let director = Director::start(&cluster, Workers::One);
+    let other = cluster.state().join("other.sock").display().to_string();
+    let refused = |interface| {
+        let (status, log) = Director::refusal(&cluster, &["--interface", interface, "--socket", &other]);
+        assert!(!status.success(), "{log}");
+        log
+    };
+    assert!(refused("xvs0").contains("xvs0 is a TAP of xvsd"));
+    ip(&cluster, Host::Director, "link set lan master br0");
+    let why = "lan is a member of the bridge br0, which has its addresses";
+    shows(&director, &format!("warning    {why}"));
+    assert!(director.log().contains(why), "{}", director.log());
+    let log = refused("lan");
+    assert!(log.contains(why) && log.contains("`ip link set dev lan nomaster`"), "{log}");
+    ip(&cluster, Host::Director, "link set dev lan nomaster");
+    wait::until("the warning is over", || (!director.status().contains(why)).then_some(()));
 }
 
 #[test]

@@ -43,6 +43,7 @@ use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
+use crate::status::unattached::Attachment;
 use crate::sweep::Sweeper;
 
 /// Capacity of the connection table.
@@ -286,7 +287,9 @@ impl Director for InMemory {
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
-                explain::answer(&question, &live).map(|report| Reply::Explained(Box::new(report)))
+                // Every link of the lab is attached.
+                explain::answer(&question, &live, &Attachment::default())
+                    .map(|report| Reply::Explained(Box::new(report)))
             }
             Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Silent))),
             Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Reset))),

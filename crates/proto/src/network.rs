@@ -4,6 +4,7 @@
 //! similar methods. `xvs_dataplane::egress::Egress` makes the look-up tables of a snapshot of them. Not read on the
 //! packet path.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -52,6 +53,12 @@ pub struct Link {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Its VLAN id and lower link, if it is a VLAN.
     pub vlan: Option<Vlan>,
+    /// Whether neighbours on it find each other by ARP or neighbour discovery; not so for loopback, dummy and TUN.
+    pub resolves: bool,
+    /// The kernel's index of the link that its frames pass, if it is a VLAN, macvlan or ipvlan.
+    pub lower: Option<u32>,
+    /// The kernel's index of the bridge, bond or VRF that it is a member of.
+    pub master: Option<u32>,
 }
 
 /// The VLAN of a link: its frames have one 802.1Q tag on the lower link.
@@ -167,8 +174,19 @@ impl Network {
             implied_routes(addr, net, ifindex, &mut routes);
         }
         let id = self.free_link_id();
-        let (name, addresses) = (name.to_owned(), addresses.to_vec());
-        self.links.push(Link { id, ifindex, name, mac, mtu: mtu_bytes, up: true, addresses, vlan: None });
+        self.links.push(Link {
+            id,
+            ifindex,
+            name: name.to_owned(),
+            mac,
+            mtu: mtu_bytes,
+            up: true,
+            addresses: addresses.to_vec(),
+            vlan: None,
+            resolves: mac != MacAddr::default(),
+            lower: None,
+            master: None,
+        });
         self.routes.append(&mut routes);
         Ok(id)
     }
@@ -183,7 +201,7 @@ impl Network {
         }
         let over = self.known_link(over)?.ifindex;
         if let Some(link) = self.links.iter_mut().find(|link| link.name == name) {
-            link.vlan = Some(Vlan { id, over });
+            (link.vlan, link.lower) = (Some(Vlan { id, over }), Some(over));
         }
         Ok(())
     }
@@ -230,6 +248,12 @@ impl Network {
     /// The link of this name.
     pub fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The route of packets to an address, as the kernel's default rules find it. Cost: one pass over the routes.
+    pub fn route_to(&self, addr: IpAddr) -> Option<&Route> {
+        let matching = self.routes.iter().filter(|route| route.dest.contains(addr));
+        matching.min_by_key(|route| (route.table, Reverse(route.dest.len()), route.metric))
     }
 
     /// The lowest id that no link has.

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::bpf::{Object, attach_xdp, detach, replace_xdp};
 use super::mode::{Mode, Refusal, Settings, stacked};
-use super::sys::index_of;
+use super::sys::{Request, index_of};
+use super::tap::is_director_tap;
 
 /// An interface with an XDP program. The program is detached on drop.
 pub struct Attached {
@@ -143,6 +144,10 @@ pub fn attach(
     if let Some(kind) = stacked(interface).map_err(failed)? {
         return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
     }
+    if is_director_tap(interface, &Request::new(interface).and_then(|mut one| one.driver()).map_err(failed)?)
+    {
+        return Err(AttachError::DirectorTap { interface: interface.to_owned() });
+    }
     let settings = Settings::of(interface).map_err(failed)?;
     let refuse = |mode| match settings.refusal(interface, mode) {
         Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
@@ -199,6 +204,15 @@ pub enum AttachError {
         interface: String,
         /// `bond`, `bridge` or `team`.
         kind: &'static str,
+    },
+    /// It is a TAP of a director.
+    #[error(
+        "{interface} is a TAP of xvsd, by which it passes packets to the kernel, and no network is behind it; name the \
+         interfaces of the machine's networks (`ip link`)"
+    )]
+    DirectorTap {
+        /// Its name.
+        interface: String,
     },
     /// Its settings would corrupt packets.
     #[error("{interface}: {why}")]

@@ -12,6 +12,15 @@ use rustix::fs::{Mode, OFlags, open};
 use super::bpf::{Direction, attach_tc, prepare_tc};
 use super::sys::{Request, index_of, make_tap};
 
+/// The names of the director's TAPs; `%d` stands for the first free number.
+pub const NAMES: &str = "xvs%d";
+
+/// Whether this is the name of a TAP of a director, and the interface's driver that of TAPs.
+pub fn is_director_tap(name: &str, driver: &str) -> bool {
+    let digits = name.strip_prefix(NAMES.trim_end_matches("%d"));
+    driver == "tun" && digits.is_some_and(|digits| digits.parse::<u32>().is_ok())
+}
+
 /// A TAP interface without addresses.
 pub struct Tap {
     fd: OwnedFd,

@@ -10,9 +10,18 @@ use xvs_sched::ForwardingMethod;
 use crate::doctor::facts::{Answer, Facts, conf};
 use crate::doctor::finding::Finding;
 
-/// Whether the director has each virtual address.
+/// Whether the director has each virtual address, and is attached where its clients come in.
 pub(super) fn present(facts: &Facts) -> Vec<Finding> {
+    let attachment = facts.attachment();
+    let missed = |vip: &IpAddr| attachment.towards_clients(*vip).filter(|_| !facts.interfaces.is_empty());
     let of = |vip: &IpAddr| match facts.holder(*vip) {
+        _ if let Some(link) = missed(vip) => {
+            let (name, step) = (&link.name, attachment.step(link));
+            let found = format!(
+                "its clients come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"
+            );
+            Finding::fail(ADDRESS, vip, found).seen("ip address")
+        }
         Some(link) => Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address"),
         None => {
             let bits = if vip.is_ipv4() { "32" } else { "128" };
@@ -260,6 +269,22 @@ mod tests {
         let v4 = "ip address add 203.0.113.5/32 dev wan";
         let v6 = "ip address add 2001:db8::5/128 dev wan nodad";
         assert_eq!(commands, [(Level::Warn, v4), (Level::Warn, v6)]);
+    }
+
+    #[test]
+    fn an_address_whose_clients_come_in_by_an_interface_that_is_not_attached_names_that_interface() {
+        let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
+        facts.interfaces.remove(0);
+        let assert_named = |facts: &Facts| {
+            let found = only(present(facts));
+            assert_eq!((found.level, command(&found)), (Level::Fail, ""));
+            assert!(found.found.contains("restart xvsd with `--interface wan`"), "{found}");
+        };
+        assert_named(&facts);
+        let mut facts = without_vip(facts);
+        assert_named(&facts);
+        facts.interfaces.clear();
+        assert_eq!(only(present(&facts)).level, Level::Warn, "no interface was named");
     }
 
     #[test]

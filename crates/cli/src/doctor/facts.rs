@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_ctl::config::Config;
+use xvs_ctl::status::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
 use xvs_model::config::destination::Tunnel;
 use xvs_model::config::local_address::LocalAddress;
@@ -191,6 +192,11 @@ impl Facts {
     pub(super) fn is_attached(&self, egress: &Egress, link: LinkId) -> bool {
         let below = egress.tag(link).map_or(link, |(below, _)| below);
         egress.link(below).is_some_and(|info| self.names(&info.name))
+    }
+
+    /// The machine's interfaces, of which the examined ones are attached, or would be.
+    pub(super) fn attachment(&self) -> Attachment<'_> {
+        Attachment::new(&self.network, self.interfaces.iter().map(|interface| interface.name.as_str()))
     }
 
     /// Whether this is one of the examined interfaces.

@@ -1,7 +1,9 @@
 //! Checks of each interface of the director: link state, XDP mode, queues, offloads, checksums, other XDP programs.
 
+use xvs_ctl::workers::membership::Membership;
 use xvs_ctl::workers::placement::shares;
 use xvs_xdp::device::{Device, Owner, Program};
+use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{MAX_MTU, Mode};
 
 use crate::doctor::facts::{Facts, Interface, Peer};
@@ -39,6 +41,12 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
             "it is a {kind}, which xvs does not support; remove a member from it and attach the member"
         );
         Finding::fail("interface", name, found).mend("ip link set dev MEMBER nomaster")
+    } else if let Some(membership) = Membership::of(name, &facts.network.links) {
+        Finding::fail("interface", name, membership).mend(format!("ip link set dev {name} nomaster"))
+    } else if is_director_tap(name, &device.driver) {
+        let found =
+            "it is a TAP of xvsd, by which it passes packets to the kernel; name an interface of a network";
+        Finding::fail("interface", name, found)
     } else if device.mtu > MAX_MTU {
         let found =
             format!("its MTU of {} admits packets that do not fit into one frame of {MAX_MTU}", device.mtu);

@@ -26,8 +26,9 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
 
 fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Finding {
     let addr = server.endpoint.addr;
-    let last = || facts.interfaces.last().map_or("eth0", |interface| interface.name.as_str());
-    let dev = addresses::beside(facts, addr).map_or_else(last, |link| link.name.as_str());
+    // Only a host in the network of an attached interface is reached without a router.
+    let on_link =
+        || addresses::beside(facts, addr).map(|link| format!("ip route replace {addr} dev {}", link.name));
     let (link, next_hop) = match egress.route(addr, 0) {
         RouteTo::Local if matches!(server.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) => {
             let found = "it is the director itself, to which NAT cannot forward; -g delivers locally";
@@ -37,7 +38,7 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
         RouteTo::Local => return Finding::ok(ROUTE, addr, "it is the director itself").seen(ROUTES),
         RouteTo::Unreachable | RouteTo::NoRoute => {
             let found = "there is no route to it: its packets are dropped as no_route";
-            let mend = format!("ip route replace {addr} dev {dev}");
+            let mend = on_link().unwrap_or_else(|| format!("ip route replace {addr} via ROUTER"));
             return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
         }
         RouteTo::Via { link, next_hop } => (link, next_hop),
@@ -45,11 +46,19 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
     let name = egress.link(link).map_or("?", |info| &info.name);
     if !facts.is_attached(egress, link) {
         let found = format!(
-            "its route is on {name}, to which xvsd is not attached, so it cannot send there: packets are dropped as \
-             no_route. Start xvsd with --interface {name} as well, or route it over another"
+            "its route is by {name}, to which xvsd is not attached, so it cannot send there: packets are dropped as no_route"
         );
-        let mend = format!("ip route replace {addr} dev {dev}");
-        return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
+        let attachment = facts.attachment();
+        return match attachment.towards(addr) {
+            // The route works for the kernel: another one may not reach the real server.
+            Some(link) => {
+                Finding::fail(ROUTE, addr, format!("{found}; {}", attachment.step(link))).seen(ROUTES)
+            }
+            None => {
+                let mend = on_link().unwrap_or_else(|| format!("ip route replace {addr} via ROUTER"));
+                Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend)
+            }
+        };
     }
     if server.method == ForwardingMethod::DirectRouting && next_hop != addr {
         let found = format!(
@@ -238,18 +247,33 @@ mod tests {
         let finding = judged(nat, |facts| moved(facts, "203.0.113.10"));
         assert_eq!(
             level_check_mend(&finding),
-            (Level::Fail, "route", "ip route replace 203.0.113.10 dev lan")
+            (Level::Fail, "route", "ip route replace 203.0.113.10 via ROUTER")
+        );
+        let finding = judged(nat, |facts| {
+            let addr = facts.services[0].servers[0].endpoint.addr;
+            facts.network.routes.retain(|route| !route.dest.contains(addr));
+        });
+        assert_eq!(
+            level_check_mend(&finding),
+            (Level::Fail, "route", "ip route replace 192.0.2.11 dev lan"),
+            "it is in the network of lan"
         );
         let finding = judged(nat, |facts| {
             let dmz = [("203.0.113.1".parse().unwrap(), 24)];
             facts.network.add_link("dmz", "02:00:00:00:00:02".parse().unwrap(), &dmz, 1500).unwrap();
             moved(facts, "203.0.113.10");
         });
+        assert_eq!(level_check_mend(&finding), (Level::Fail, "route", ""), "the kernel's route is right");
+        assert!(finding.found.contains("--interface dmz"), "{finding}");
+        let finding = judged(nat, |facts| {
+            facts.network.add_link("lo", "00:00:00:00:00:00".parse().unwrap(), &[], 65536).unwrap();
+            facts.network.add_route("192.0.2.11/32".parse().unwrap(), None, "lo").unwrap();
+        });
         assert_eq!(
             level_check_mend(&finding),
-            (Level::Fail, "route", "ip route replace 203.0.113.10 dev lan")
+            (Level::Fail, "route", "ip route replace 192.0.2.11 dev lan"),
+            "nobody is behind loopback"
         );
-        assert!(finding.found.contains("--interface dmz"), "{finding}");
     }
 
     #[test]

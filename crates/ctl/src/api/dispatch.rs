@@ -82,7 +82,8 @@ impl Handler for Dispatch {
             Request::Explain(question) => {
                 let shared = daemon.shared();
                 let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
-                let mut report = explain::answer(&question, &Live { snapshot: &snapshot, reader, now })?;
+                let (facts, live) = (shared.facts(), Live { snapshot: &snapshot, reader, now });
+                let mut report = explain::answer(&question, &live, &facts.attachment())?;
                 if report.choice.is_some()
                     && let Some(health) = shared.health()
                 {

@@ -29,6 +29,7 @@ use crate::control::Control;
 use crate::events::changes;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
+use crate::workers::membership::Membership;
 use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 
 /// Inputs of the control thread.
@@ -198,6 +199,7 @@ impl ControlThread {
             tracing::error!("network change: {refusal}");
         }
         let mut facts = self.shared.facts_mut();
+        facts.network.clone_from(&view.network);
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
             let state = link_state(&view.network, *ifindex);
             if state != interface.state {
@@ -215,8 +217,11 @@ impl ControlThread {
                 interface.state = state;
             }
         }
+        let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
+        let members = names.filter_map(|name| Membership::of(name, &view.network.links));
+        self.warnings.network = members.map(|member| member.to_string()).collect();
         drop(facts);
-        self.warnings.network.clone_from(&view.warnings);
+        self.warnings.network.extend_from_slice(&view.warnings);
         self.update_warnings();
     }
 

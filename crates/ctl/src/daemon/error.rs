@@ -6,6 +6,7 @@ use thiserror::Error;
 use xvs_xdp::{AttachError, SocketError};
 
 use crate::config::ConfigError;
+use crate::workers::membership::Membership;
 use crate::workers::placement::PlacementError;
 
 /// Why the daemon does not start, or cannot attach an interface again.
@@ -16,6 +17,8 @@ pub enum DaemonError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error("{0}")]
+    Member(Membership),
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(

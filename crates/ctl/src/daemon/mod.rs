@@ -28,7 +28,7 @@ use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
-use xvs_host::network::{FollowerThread, Latest, Slot, follow};
+use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::rules::RuleLine;
@@ -48,6 +48,7 @@ use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
 use crate::sweep::{Sweeper, Sweeping};
 use crate::workers::Workers;
+use crate::workers::membership::Membership;
 use crate::workers::system::SystemDatapath;
 
 pub mod error;
@@ -83,8 +84,12 @@ impl Daemon {
     pub fn start(config: &Config, log: Losses) -> Result<Self, DaemonError> {
         let clock = Arc::new(Clock::monotonic());
         let steering = Steering::load().map_err(DaemonError::Program)?;
-        let attached =
-            config.interfaces.iter().map(|name| steering.attach(name)).collect::<Result<_, _>>()?;
+        let links = links().map_err(system("the kernel's links"))?;
+        let attach = |name: &String| match Membership::of(name, &links) {
+            Some(membership) => Err(DaemonError::Member(membership)),
+            None => Ok(steering.attach(name)?),
+        };
+        let attached = config.interfaces.iter().map(attach).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
         let workers = Workers::new(attached, config.workers, rings)?;
         let worker_count = workers.count();

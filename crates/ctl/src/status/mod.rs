@@ -9,8 +9,10 @@ pub mod health;
 pub mod history;
 pub mod shared;
 pub mod traffic;
+pub mod unattached;
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ use xvs_model::report::status::{
     Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
 };
 use xvs_model::report::unanswered::{REPORTED, Unanswered};
+
+use xvs_sched::ServiceKey;
 
 use crate::log::Losses;
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
@@ -41,6 +45,8 @@ struct Readings<'a> {
     recent: Vec<u64>,
     /// Services without a usable destination, each with the reason.
     unusable: Vec<(String, &'static str)>,
+    /// The warnings about interfaces that are not attached.
+    unattached: Vec<String>,
     health: Option<&'a HealthReport>,
     /// The warning about the log.
     log: Option<String>,
@@ -55,16 +61,36 @@ impl<'a> Readings<'a> {
         let minute = shared.history.before(now, WINDOW);
         let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
         let recent = sample.drops_since(&minute);
+        let attachment = facts.attachment();
         let mut unusable: Vec<_> =
             snapshot.services.iter().filter_map(|service| why_unusable(service, &snapshot)).collect();
         unusable.sort();
+        let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
+        if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
+            unattached.extend(attachment.default_route_warning());
+        }
         let (live, size) = (shared.table().live(), shared.table().config().capacity);
         let log = shared.log.as_ref().and_then(Losses::warning);
-        Self { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, health, log, live, size }
+        Self {
+            facts,
+            now,
+            snapshot,
+            sample,
+            minute,
+            busy_percent,
+            recent,
+            unusable,
+            unattached,
+            health,
+            log,
+            live,
+            size,
+        }
     }
 
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
+        warnings.extend(self.unattached.iter().cloned());
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(service_warnings(&self.unusable, self.health));
@@ -156,6 +182,21 @@ fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
     interface.state.complaint(name).or_else(|| interface.why_not_native.as_ref().map(generic))
 }
 
+/// The virtual addresses of services.
+fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+    snapshot.services.iter().filter_map(|service| match service.key {
+        ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
+        ServiceKey::Mark { .. } => None,
+    })
+}
+
+/// The addresses of destinations without a route by an attached interface.
+fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+    let members = snapshot.services.iter().flat_map(|service| service.members.iter());
+    let path = |member: &Member| snapshot.destinations.find(member.id).map(|dest| dest.path);
+    members.filter(move |member| path(member) == Some(Path::NoRoute)).map(|member| member.endpoint.addr)
+}
+
 /// The service's name and the reason, if none of its destinations can get a connection.
 fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'static str)> {
     let obstacles: Vec<_> = service.members.iter().map(|member| obstacle(member, snapshot)).collect();
@@ -172,7 +213,9 @@ fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'sta
         (Some(Obstacle::Overloaded), _) => {
             "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
         }
-        (Some(Obstacle::NoRoute), _) => "has only real servers without a route; see `ip route`",
+        (Some(Obstacle::NoRoute), _) => {
+            "has only real servers without a route by an attached interface; see `ip route`"
+        }
         (Some(Obstacle::NoNeighbour), _) => {
             "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
         }
@@ -337,6 +380,7 @@ mod tests {
     use xvs_model::protocol::request::Request;
     use xvs_model::report::health::{CheckState, Counts, sample};
     use xvs_model::report::status::LinkState;
+    use xvs_proto::network::Network;
 
     /// A daemon with these rules and no interface, so that there is no route.
     fn daemon(rules: &str) -> Shared {
@@ -411,6 +455,26 @@ mod tests {
         }
         let report = report(&shared, None);
         assert_eq!((report.services, report.destinations, report.services_without_destination), (5, 5, 5));
+    }
+
+    #[test]
+    fn an_interface_that_clients_or_real_servers_need_and_that_is_not_attached_is_named() {
+        let shared = daemon("-A -t 198.51.100.100:80 -s rr\n-a -t 198.51.100.100:80 -r 192.0.2.11 -m\n");
+        let mut network = Network::default();
+        for (name, addr) in [("wan", "198.51.100.100"), ("lan", "192.0.2.1"), ("mgmt", "10.0.0.1")] {
+            let addresses = [(addr.parse().unwrap(), 24)];
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &addresses, 1500).unwrap();
+        }
+        let interfaces = vec![interface("mgmt", LinkState::Up, None)];
+        *shared.facts_mut() = Facts { interfaces, network: Arc::new(network), ..Facts::default() };
+        let lines = warnings(&shared);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        for (line, begins, step) in [
+            (&lines[0], "clients of 198.51.100.100 come in by wan", "`--interface wan`"),
+            (&lines[1], "the route to 192.0.2.11 is by lan", "`--interface lan`"),
+        ] {
+            assert!(line.starts_with(begins) && line.contains(step), "{line}");
+        }
     }
 
     #[test]

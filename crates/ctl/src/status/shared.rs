@@ -25,6 +25,7 @@ use crate::events::Events;
 use crate::log::Losses;
 use crate::status::health;
 use crate::status::history::{History, Sample};
+use crate::status::unattached::Attachment;
 use crate::sweep::SweepCounters;
 
 /// The largest number of attempts to free ended connections that workers may still use.
@@ -65,6 +66,8 @@ pub struct Shared {
 pub struct Facts {
     /// The interfaces.
     pub interfaces: Vec<InterfaceStatus>,
+    /// The machine's network, with the interfaces that are not attached.
+    pub network: Arc<Network>,
     /// The workers.
     pub workers: Vec<WorkerFacts>,
     /// Sentences for the operator.
@@ -75,6 +78,13 @@ pub struct Facts {
     pub drift: Arc<[String]>,
     /// Time until which applied rules can be confirmed; `None`: none wait.
     pub unconfirmed_until: Option<Millis>,
+}
+
+impl Facts {
+    /// The machine's interfaces, attached and not.
+    pub fn attachment(&self) -> Attachment<'_> {
+        Attachment::new(&self.network, self.interfaces.iter().map(|interface| interface.name.as_str()))
+    }
 }
 
 /// The placement and sockets of a worker.

@@ -7,6 +7,7 @@
 //! has other queues or a larger MTU (`settings.rs`). On drop the interfaces are detached first, then the workers end.
 //! Not here: detecting that an interface came back (`control/thread.rs`).
 
+pub mod membership;
 pub mod placement;
 mod settings;
 pub(crate) mod system;

@@ -13,7 +13,7 @@ use std::io::{self, IoSlice};
 
 use xvs_xdp::Attached;
 use xvs_xdp::bpf::Object;
-use xvs_xdp::tap::Tap;
+use xvs_xdp::tap::{NAMES, Tap};
 
 use crate::steering::marker;
 
@@ -36,7 +36,7 @@ impl Reinjector {
         let mut object = Object::open(OBJECT)?;
         object.set_constants(&attached.index().to_ne_bytes())?;
         object.load()?;
-        let tap = Tap::open("xvs%d", object.program(c"reinject")?, object.program(c"discard")?)?;
+        let tap = Tap::open(NAMES, object.program(c"reinject")?, object.program(c"discard")?)?;
         Ok(Self { tap, marker: marker(attached).to_vec() })
     }
 

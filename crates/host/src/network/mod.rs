@@ -27,7 +27,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use xvs_proto::MacAddr;
-use xvs_proto::network::{Neighbour, Network};
+use xvs_proto::network::{Link, Neighbour, Network};
 
 pub use crate::network::latest::{Latest, Slot};
 use crate::network::netlink::Netlink;
@@ -91,6 +91,11 @@ struct Stale {
     neighbours: bool,
     /// Neighbours have changed in the copy and not yet in the view.
     unpublished: bool,
+}
+
+/// The links of the calling thread's network namespace, with their addresses.
+pub fn links() -> io::Result<Vec<Link>> {
+    tables::links(&mut Netlink::open()?, &[])
 }
 
 impl NetworkFollower {

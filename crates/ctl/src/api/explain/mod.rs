@@ -14,13 +14,20 @@ use xvs_model::config::command::CommandError;
 
 pub use xvs_model::report::explain::Question;
 pub use xvs_model::report::explain::Report;
-/// Answers a question about the director in its current state.
+
+use crate::status::unattached::Attachment;
+
+/// Answers a question about the director in its current state, on a machine with these interfaces.
 ///
 /// # Errors
 /// The reason why the question is refused; or no memory is left.
-pub fn answer(question: &Question, live: &Live<'_>) -> Result<Report, CommandError> {
+pub fn answer(
+    question: &Question,
+    live: &Live<'_>,
+    attachment: &Attachment<'_>,
+) -> Result<Report, CommandError> {
     let (link, frame) = question::frame(question, &live.snapshot.egress)?;
     let explanation = explain(live, link, &frame)
         .map_err(|error| CommandError::Failed { why: format!("xvs explain: {error}") })?;
-    Ok(report::report(&explanation, live))
+    Ok(report::report(&explanation, live, attachment))
 }

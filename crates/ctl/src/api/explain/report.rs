@@ -7,7 +7,6 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
 use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
-use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::report::explain;
 use xvs_model::report::explain::{
@@ -21,6 +20,7 @@ use crate::api::connections::{detached, state_name, template_state_name};
 use crate::api::explain::interface::name_of;
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
+use crate::status::unattached::Attachment;
 
 /// Why a packet of a connection that is to be reset is forwarded.
 const RESETS: &str = "its connection is reset (`xvs drain`): the packet is forwarded as a RST, and its sender gets a \
@@ -51,7 +51,7 @@ fn advice(reason: DropReason) -> Option<&'static str> {
 }
 
 /// The report of an explanation.
-pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
+pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &Attachment<'_>) -> Report {
     let Explanation { link, class, quote, mark, verdict, .. } = explanation;
     let (snapshot, now) = (live.snapshot, live.now);
     let egress = &snapshot.egress;
@@ -94,7 +94,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>) -> Report {
         choice: explanation.decision.as_ref().map(choice),
         health: Vec::new(),
         connection: explanation.connection.as_ref().map(entry_of),
-        next_hop: explanation.route.map(|route| next_hop(&route, snapshot)),
+        next_hop: explanation.route.map(|route| next_hop(&route, egress, attachment)),
         rewrite: packet
             .filter(|_| happens == explain::Verdict::Transmit)
             .and_then(|packet| rewrite(&packet, explanation)),
@@ -177,8 +177,7 @@ fn choice(decision: &Decision) -> Choice {
     }
 }
 
-fn next_hop(route: &Route, snapshot: &Snapshot) -> NextHop {
-    let egress = &snapshot.egress;
+fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> NextHop {
     let (link, via) = match route.result {
         RouteTo::Via { link, next_hop } => (Some(link), Some(next_hop)),
         RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => (None, None),
@@ -186,6 +185,11 @@ fn next_hop(route: &Route, snapshot: &Snapshot) -> NextHop {
     let hop = match route.path {
         Path::To(hop) => Some(hop),
         Path::NoNeighbour { .. } | Path::Local | Path::NoRoute => None,
+    };
+    let unattached = || {
+        let link = attachment.towards(route.to)?;
+        let step = attachment.step(link);
+        Some(format!("its route is by {}, to which xvsd is not attached; {step}", link.name))
     };
     let problem = match (route.path, route.result) {
         (Path::To(_), _) => None,
@@ -203,7 +207,11 @@ fn next_hop(route: &Route, snapshot: &Snapshot) -> NextHop {
         interface: link.map(|link| name_of(link, egress)),
         mac: hop.map(|hop| hop.dest_mac.to_string()),
         mtu: hop.map(|hop| hop.mtu),
-        problem: problem.map(str::to_owned),
+        problem: match route.path {
+            Path::NoRoute => unattached(),
+            _ => None,
+        }
+        .or_else(|| problem.map(str::to_owned)),
     }
 }
 
