@@ -25,8 +25,7 @@ use xvs_model::report::status::{
     Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
 };
 use xvs_model::report::unanswered::{REPORTED, Unanswered};
-
-use xvs_sched::ServiceKey;
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::log::Losses;
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
@@ -95,6 +94,7 @@ impl<'a> Readings<'a> {
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(service_warnings(&self.unusable, self.health));
         warnings.extend(unanswered_warnings(&self.snapshot, self.now));
+        warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
@@ -310,6 +310,24 @@ fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
     first_of(all.iter().map(Unanswered::warning), more)
 }
 
+/// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
+fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
+    let translates = |service: &&Service| {
+        service.one_packet && service.members.iter().any(|member| member.method == ForwardingMethod::Nat)
+    };
+    let mut keys: Vec<_> = snapshot.services.iter().filter(translates).map(|service| service.key).collect();
+    keys.sort();
+    let warning = |key: &ServiceKey| {
+        format!(
+            "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, so \
+             their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
+             (`xvsadm -E`) without -o"
+        )
+    };
+    let more = "services have -o with masqueraded real servers; see `xvsadm -Ln`";
+    first_of(keys.iter().map(warning), more)
+}
+
 /// The first of these warnings, and one with the number of the others.
 fn first_of(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
     let more = all.len().saturating_sub(NAMED);
@@ -474,6 +492,22 @@ mod tests {
             (&lines[1], "the route to 192.0.2.11 is by lan", "`--interface lan`"),
         ] {
             assert!(line.starts_with(begins) && line.contains(step), "{line}");
+        }
+    }
+
+    #[test]
+    fn one_packet_scheduling_with_masqueraded_real_servers_is_a_warning_and_with_others_is_none() {
+        let of = |options: &str, method: &str| {
+            warnings(&daemon(&format!(
+                "-A -u 192.0.2.1:53 -s rr {options}\n-a -u 192.0.2.1:53 -r 127.0.0.1:53 {method}\n"
+            )))
+        };
+        let lines = of("-o", "-m");
+        let warned = |line: &&String| line.starts_with("UDP 192.0.2.1:53 has one-packet scheduling (-o) and");
+        assert!(lines.iter().any(|line| warned(&line) && line.contains("without -o")), "{lines:?}");
+        for (options, method) in [("-o", "-g"), ("-o", "-i"), ("-o", "--fullnat"), ("", "-m")] {
+            let lines = of(options, method);
+            assert!(!lines.iter().any(|line| warned(&line)), "{options} {method}: {lines:?}");
         }
     }
 
