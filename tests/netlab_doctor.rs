@@ -12,7 +12,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, complete, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Layout, Method, Workers, traffic};
+use xvs::{Cluster, Director, Host, Layout, Method, Workers, clients, traffic};
 
 /// The output of `xvs doctor`, and its exit code.
 struct Diagnosis {
@@ -232,6 +232,32 @@ fn queues_added_after_the_start_that_cannot_be_served_are_found_and_removed_by_t
     });
     broken_and_mended(&cluster, &[], (DR, "true"), ("queues", "lan"), DR);
     wait::until("the warning is over", || director.log().contains("over: lan has 63").then_some(()));
+}
+
+#[test]
+fn rules_of_iptables_and_nftables_that_drop_a_services_packets_have_no_effect_and_are_named() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let set = [
+        "iptables-nft -A INPUT -s 198.51.100.10 -j DROP",
+        "nft add table inet guard",
+        "nft add chain inet guard in { type filter hook input priority 0 ; policy drop ; }",
+        "nft add rule inet guard in tcp dport 22 accept",
+        "nft add rule inet guard in ip daddr 198.51.100.100 udp dport 53 drop",
+    ];
+    succeed(&mut shell(&cluster, DR, &set.map(|line| line.replace(';', "\\;")).join(" && ")));
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 2).len(), 2);
+    let diagnosis = Diagnosis::of(&cluster, &[]);
+    let found: Vec<_> = diagnosis.wrong("firewall", "").iter().map(|one| one["found"].to_string()).collect();
+    assert_eq!((found.len(), diagnosis.exit), (2, 1), "{:?}", diagnosis.complaints());
+    for rule in
+        ["ip saddr 198.51.100.10 counter packets 0 bytes 0 drop»", "«policy drop of nft inet guard in»"]
+    {
+        assert!(found.iter().any(|found| found.contains(rule)), "{rule}: {found:?}");
+    }
+    succeed(&mut shell(&cluster, DR, "nft flush ruleset"));
+    Diagnosis::of(&cluster, &[]).assert_well();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use xvs_ctl::config::Config;
 use xvs_ctl::status::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
+use xvs_host::netfilter::chain::Table;
 use xvs_model::config::destination::Tunnel;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::report::daemon_facts::DaemonFacts;
@@ -49,6 +50,8 @@ pub(super) struct Facts {
     pub network: Network,
     /// The kernel's settings, by their path under `/proc/sys`.
     pub settings: BTreeMap<String, String>,
+    /// The chains of netfilter that the kernel calls before IPVS.
+    pub netfilter: Vec<Table>,
     /// Links on which ARP requests for the virtual addresses were sent.
     pub probed: Vec<String>,
     /// The answers to them.

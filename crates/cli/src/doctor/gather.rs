@@ -13,6 +13,7 @@ use std::{fs, io, thread};
 use rustix::process::{Resource, geteuid, getrlimit};
 use xvs_ctl::config::Config;
 use xvs_host::cores::cores_available;
+use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
 use xvs_host::network::veth::at_peer;
@@ -30,6 +31,7 @@ use crate::doctor::addresses::{IGNORE, REDIRECTS, SOURCE};
 use crate::doctor::clocks;
 use crate::doctor::facts::{Answer, Facts, Interface, Memory, Peer, Server, Service, conf};
 use crate::doctor::finding::Finding;
+use crate::doctor::firewall;
 use crate::doctor::interfaces::TX_CHECKSUM;
 use crate::doctor::servers::{OWN, RESERVED, next_hops};
 
@@ -74,6 +76,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
         Ok(status) => facts.real_server = status,
         Err(error) => facts.faults.push(Finding::warn("real server", "", error)),
     }
+    read_netfilter(&mut facts);
     ask_the_kernel(&mut facts)?;
     ask_the_wire(&mut facts);
     facts.clocks = asked.directors.iter().map(|addr| clocks::ask(*addr)).collect();
@@ -202,6 +205,21 @@ fn peer(netlink: &mut Netlink, ifindex: u32) -> io::Result<Peer> {
         Ok(Peer::Seen { name, namespace, tx_checksum })
     })?;
     Ok(seen.unwrap_or(Peer::OutOfSight))
+}
+
+/// Reads netfilter's rules; without root they cannot be read.
+fn read_netfilter(facts: &mut Facts) {
+    if !geteuid().is_root() || facts.services.is_empty() {
+        return;
+    }
+    let mut unread = |why: &str| facts.faults.push(Finding::warn(firewall::CHECK, "", why));
+    match netfilter::read_all() {
+        Ok(found) => {
+            found.warnings.iter().for_each(|why| unread(why));
+            facts.netfilter = found.tables;
+        }
+        Err(error) => unread(&format!("netfilter's rules cannot be read: {error}")),
+    }
 }
 
 /// Has the kernel resolve unknown next hops, and reads its path MTUs to real servers.

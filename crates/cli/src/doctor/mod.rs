@@ -9,6 +9,7 @@ mod addresses;
 mod clocks;
 mod facts;
 mod finding;
+mod firewall;
 mod gather;
 mod interfaces;
 mod machine;
@@ -73,6 +74,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         addresses::forwarding,
         addresses::redirects,
         addresses::source_check,
+        firewall::firewall,
         servers::routes,
         servers::tunnels,
         servers::ports,

@@ -467,7 +467,7 @@ mod tests {
 
     fn base(chain: &str, priority: i64, family: Option<Family>) -> Base {
         let (text, chain) = (format!("a table {chain}"), chain.to_owned());
-        Base { text, chain, priority, family, registered: None, obstacle: None }
+        Base { text, chain, priority, family, registered: None, drops: false, obstacle: None }
     }
 
     fn table(priority: i64, chains: &[(&str, &[Rule])]) -> Table {

@@ -28,6 +28,8 @@ pub struct Base {
     /// The order of registration, as handles of table and chain. Of chains of one priority, the kernel calls the last
     /// registered first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if the order is unknown.
     pub registered: Option<(u64, u64)>,
+    /// Whether it drops the packets that no rule accepts (policy).
+    pub drops: bool,
     /// Why xvs cannot evaluate the chain.
     pub obstacle: Option<String>,
 }

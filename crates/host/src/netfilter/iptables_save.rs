@@ -32,9 +32,15 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     lines.next()?;
     let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
     let mut chains: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
+    let mut dropping = Vec::new();
     for line in lines.take_while(|line| *line != "COMMIT") {
-        if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+        if let Some(declared) = line.strip_prefix(':') {
+            let mut words = declared.split(' ');
+            let chain = words.next().unwrap_or_default();
             chains.entry(chain.to_owned()).or_default();
+            if words.next() == Some("DROP") {
+                dropping.push(chain);
+            }
             continue;
         }
         let words = words(line);
@@ -51,9 +57,15 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
         priority: chain_order(hook, priority),
         family: Some(family),
         registered: None,
+        drops: dropping.contains(&chain),
         obstacle: None,
     };
     Some(Table { bases: kind.entries.iter().map(base).collect(), chains })
+}
+
+/// All tables in the output of the program of a family.
+pub fn read_all(text: &str, family: Family) -> Vec<Table> {
+    TABLES.iter().filter_map(|kind| read(text, family, kind)).collect()
 }
 
 /// Splits a line into words, with the quoting of iptables-save.

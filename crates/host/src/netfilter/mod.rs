@@ -40,6 +40,18 @@ pub struct KernelMarkRules {
     pub warnings: Vec<String>,
 }
 
+/// The rules of the calling thread's network namespace at this moment, also those that set no marks.
+///
+/// # Errors
+/// The system's refusal of a descriptor.
+pub fn read_all() -> io::Result<KernelMarkRules> {
+    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let mut reader = Reader { scope: Scope::All, ..Reader::new(Programs::new(stop)) };
+    reader.nft();
+    reader.legacy();
+    Ok(reader.found())
+}
+
 /// The thread that follows the rules; dropping it stops the thread and waits for its end.
 #[derive(Debug)]
 pub struct FollowerThread {
@@ -108,9 +120,18 @@ impl Drop for FollowerThread {
     }
 }
 
+/// The tables that a [`Reader`] reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Those that may mark packets.
+    Marking,
+    All,
+}
+
 /// The rules that were read last, by kind of program.
 struct Reader {
     programs: Programs,
+    scope: Scope,
     nft: KernelMarkRules,
     legacy: KernelMarkRules,
     /// Whether nftables has to be read again without an announced change.
@@ -121,6 +142,7 @@ impl Reader {
     fn new(programs: Programs) -> Self {
         Self {
             programs,
+            scope: Scope::Marking,
             nft: KernelMarkRules::default(),
             legacy: KernelMarkRules::default(),
             reread_nft: false,
@@ -154,6 +176,11 @@ impl Reader {
                 let is_nft = self.programs.is_variant(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
+            if ruleset.is_none() && self.scope == Scope::All {
+                let text = text.iter();
+                tables.extend(text.flat_map(|text| iptables_save::read_all(text, family)));
+                continue;
+            }
             if let Some(mut table) =
                 text.and_then(|text| iptables_save::read(&text, family, &iptables_save::MANGLE))
             {
@@ -168,7 +195,10 @@ impl Reader {
         let warnings = self.programs.failures.clone();
         self.reread_nft = !warnings.is_empty();
         if let Some(ruleset) = ruleset {
-            tables.extend(ruleset.tables(&by_iptables));
+            tables.extend(match self.scope {
+                Scope::Marking => ruleset.tables(&by_iptables),
+                Scope::All => ruleset.all_tables(&by_iptables),
+            });
             self.reread_nft |= ruleset.changes_silently();
         }
         self.nft = KernelMarkRules { tables, warnings };
@@ -192,9 +222,7 @@ impl Reader {
                 is_legacy.then(|| self.programs.output(&[program])).flatten()
             });
             let text = text.unwrap_or_default();
-            tables.extend(
-                iptables_save::TABLES.iter().filter_map(|kind| iptables_save::read(&text, family, kind)),
-            );
+            tables.extend(iptables_save::read_all(&text, family));
         }
         self.legacy = KernelMarkRules { tables, warnings: self.programs.failures.clone() };
     }

@@ -72,13 +72,22 @@ impl Ruleset {
 
     /// The tables that may mark packets, except `mangle` of these families, which iptables-nft has.
     pub fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
-        let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let marking = self.marking();
+        self.tables_among(by_iptables, |table| marking.contains(table))
+    }
+
+    /// All tables, except `mangle` of these families, which iptables-nft has.
+    pub fn all_tables(&self, by_iptables: &[Family]) -> Vec<Table> {
+        self.tables_among(by_iptables, |_| true)
+    }
+
+    fn tables_among(&self, by_iptables: &[Family], is_wanted: impl Fn(&TableName) -> bool) -> Vec<Table> {
+        let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let room = Cell::new(ENTRIES_MAX);
         let skipped = |object: &Value| {
             by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
                 || self.dormant.contains(&table_name(object))
-                || !marking.contains(&table_name(object))
+                || !is_wanted(&table_name(object))
         };
         for chain in self.of("chain").filter(|chain| !skipped(chain)) {
             let name = text(&chain["name"]);
@@ -103,6 +112,7 @@ impl Ruleset {
                 priority: chain_order(hook, priority),
                 family,
                 registered: self.registered(chain),
+                drops: chain["policy"] == "drop",
                 obstacle,
             });
         }
