@@ -55,8 +55,6 @@ pub struct Link {
     pub vlan: Option<Vlan>,
     /// Whether neighbours on it find each other by ARP or neighbour discovery; not so for loopback, dummy and TUN.
     pub resolves: bool,
-    /// The kernel's index of the link that its frames pass, if it is a VLAN, macvlan or ipvlan.
-    pub lower: Option<u32>,
     /// The kernel's index of the bridge, bond or VRF that it is a member of.
     pub master: Option<u32>,
 }
@@ -184,7 +182,6 @@ impl Network {
             addresses: addresses.to_vec(),
             vlan: None,
             resolves: mac != MacAddr::default(),
-            lower: None,
             master: None,
         });
         self.routes.append(&mut routes);
@@ -201,7 +198,7 @@ impl Network {
         }
         let over = self.known_link(over)?.ifindex;
         if let Some(link) = self.links.iter_mut().find(|link| link.name == name) {
-            (link.vlan, link.lower) = (Some(Vlan { id, over }), Some(over));
+            link.vlan = Some(Vlan { id, over });
         }
         Ok(())
     }

@@ -147,6 +147,9 @@ impl ControlThread {
                 }
                 Ok(Input::Network) => {
                     if let Some(view) = self.network_views.take() {
+                        if view.network.links != self.view.network.links {
+                            self.settings_after = Instant::now();
+                        }
                         self.view = view;
                         self.update_network();
                     }

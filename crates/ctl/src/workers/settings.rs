@@ -1,10 +1,10 @@
 //! Changes of an attached interface's settings while the workers run: more receive queues, a larger MTU.
 //!
-//! The kernel does not announce a changed number of queues, so the control thread compares the settings once a second.
-//! If the workers' sockets do not fit them, all sockets are opened again, and the queues are shared out anew among the
-//! same workers. If that is not possible, the workers continue with sockets for the former settings, and a warning names
-//! the next step; it is tried again when the settings change again. Cost of a comparison: four requests to the kernel
-//! for each interface. Not here: settings at the start (`xvs_xdp::attach`).
+//! The kernel does not announce a changed number of queues, so the control thread compares the settings once a second,
+//! and when a link changes. If the workers' sockets do not fit them, all sockets are opened again, and the queues are
+//! shared out anew among the same workers. If that is not possible, the workers continue with sockets for the former
+//! settings, and a warning names the next step; it is tried again when the settings change again. Cost of a comparison:
+//! four requests to the kernel for each interface. Not here: settings at the start (`xvs_xdp::attach`).
 
 use xvs_dataplane::steering::Steering;
 use xvs_xdp::device::Device;

@@ -186,33 +186,23 @@ fn link(message: &LinkMessage) -> Link {
         addresses: Vec::new(),
         vlan: None,
         resolves: !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback),
-        lower: None,
         master: None,
     };
-    let (mut below, mut tag, mut is_upper, mut is_elsewhere) = (None, None, false, false);
+    let (mut below, mut tag) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) => link.mac = mac_of(bytes).unwrap_or_default(),
             LinkAttribute::Link(ifindex) => below = Some(*ifindex),
-            LinkAttribute::LinkInfo(infos) => {
-                tag = vlan_tag(infos);
-                is_upper =
-                    infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if UPPER.contains(kind)));
-            }
+            LinkAttribute::LinkInfo(infos) => tag = vlan_tag(infos),
             LinkAttribute::Controller(ifindex) => link.master = Some(*ifindex),
-            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
             _ => {}
         }
     }
     link.vlan = tag.zip(below).map(|(id, over)| Vlan { id, over });
-    link.lower = below.filter(|_| is_upper && !is_elsewhere);
     link
 }
-
-/// The kinds of links whose frames pass a lower link.
-const UPPER: [InfoKind; 4] = [InfoKind::Vlan, InfoKind::MacVlan, InfoKind::MacVtap, InfoKind::IpVlan];
 
 /// The VLAN id of a link of kind vlan; `None` for other kinds, and for VLANs of 802.1ad.
 fn vlan_tag(infos: &[LinkInfo]) -> Option<u16> {
