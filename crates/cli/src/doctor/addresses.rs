@@ -13,9 +13,8 @@ use crate::doctor::finding::Finding;
 /// Whether the director has each virtual address, and is attached where its clients come in.
 pub(super) fn present(facts: &Facts) -> Vec<Finding> {
     let attachment = facts.attachment();
-    let missed = |vip: &IpAddr| attachment.towards_clients(*vip).filter(|_| !facts.interfaces.is_empty());
     let of = |vip: &IpAddr| match facts.holder(*vip) {
-        _ if let Some(link) = missed(vip) => {
+        _ if let Some(link) = attachment.towards_clients(*vip) => {
             let (name, step) = (&link.name, attachment.step(link));
             let found = format!(
                 "its clients come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"

@@ -8,6 +8,7 @@ use xvs_dataplane::forward::Ends;
 use xvs_dataplane::{forward, snapshot};
 use xvs_host::reserved_ports;
 use xvs_proto::Protocol;
+use xvs_proto::network::Link;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 use xvs_xdp::MAX_MTU;
 
@@ -49,12 +50,14 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
             "its route is by {name}, to which xvsd is not attached, so it cannot send there: packets are dropped as no_route"
         );
         let attachment = facts.attachment();
-        return match attachment.towards(addr) {
+        let is_network = |one: &&Link| one.id == link && one.resolves;
+        return match (attachment.towards(addr), facts.network.links.iter().find(is_network)) {
             // The route works for the kernel: another one may not reach the real server.
-            Some(link) => {
+            (Some(link), _) => {
                 Finding::fail(ROUTE, addr, format!("{found}; {}", attachment.step(link))).seen(ROUTES)
             }
-            None => {
+            (None, Some(_)) => Finding::fail(ROUTE, addr, found).seen(ROUTES),
+            (None, None) => {
                 let mend = on_link().unwrap_or_else(|| format!("ip route replace {addr} via ROUTER"));
                 Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend)
             }

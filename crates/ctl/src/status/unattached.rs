@@ -54,9 +54,12 @@ impl<L: Copy> Addresses<L> {
 }
 
 impl<'a> Attachment<'a> {
-    /// The interfaces of a machine, of which these are attached.
+    /// The interfaces of a machine, of which these are attached. If one of these is gone or down, or if there is none,
+    /// nothing is missing: the kernel's routes may be others when it is up.
     pub fn new<'n>(network: &'a Network, names: impl IntoIterator<Item = &'n str>) -> Self {
-        let attached = names.into_iter().filter_map(|name| Some(network.link_named(name)?.ifindex)).collect();
+        let link = |name| network.link_named(name).filter(|link| link.up).map(|link| link.ifindex);
+        let attached: Option<BTreeSet<_>> = names.into_iter().map(link).collect();
+        let Some(attached) = attached.filter(|attached| !attached.is_empty()) else { return Self::default() };
         let mut this = Self { network: Some(network), attached, ..Self::default() };
         for link in &network.links {
             if this.is_attached(link) {
@@ -248,6 +251,19 @@ mod tests {
         network.add_link("eth3", "02:00:00:00:00:03".parse().unwrap(), &[], 1500).unwrap();
         network.links[4].master = Some(network.links[0].ifindex);
         assert!(warnings(&network)[0].ends_with("nomaster`), give it the addresses and routes of wan, and restart xvsd with `--interface eth3` as well"));
+    }
+
+    #[test]
+    fn while_an_attached_link_is_down_or_gone_nothing_is_missing() {
+        let mut network = network();
+        let servers = [addr("203.0.113.11")];
+        let warnings = |network: &Network| Attachment::new(network, ["lan", "wan"]).warnings([], servers);
+        assert_eq!(warnings(&network).len(), 1);
+        network.links[0].up = false;
+        assert_eq!(warnings(&network), [""; 0]);
+        network.links.remove(0);
+        assert_eq!(warnings(&network), [""; 0]);
+        assert_eq!(entrance(&network, &[], "192.0.2.1"), None, "no interface was named");
     }
 
     #[test]
