@@ -47,7 +47,7 @@ impl fmt::Display for Requester {
 pub enum Kind {
     /// A command, also a refused one.
     Change,
-    /// An interface that went down, disappeared or came back.
+    /// An interface that went down, disappeared or came back, or has another number of queues.
     Link,
     /// A weight that load reports have changed.
     Weight,
