@@ -19,6 +19,7 @@ enum {
 	XVS_LOCAL = 1 << 2,       /* an address of this machine */
 	XVS_TRANSLATED = 1 << 3,  /* packets to some of its ports are steered: see `translated` */
 	XVS_TUNNEL = 1 << 4,      /* errors about tunnels to it are steered */
+	XVS_PROBE = 1 << 5,       /* whole packets to it are steered: replies to probes */
 };
 
 /* The port of an endpoint that stands for every port of its address. */

@@ -241,6 +241,9 @@ static __noinline int matches(const struct packet *packet)
 	}
 	if (to & XVS_TRANSLATED && (packet->fragment || is_translated(packet)))
 		return 1;
+	if (to & XVS_PROBE && !packet->fragment &&
+	    endpoint_roles(packet->dest, packet->dest_port, packet) & XVS_PROBE)
+		return 1;
 	if (in_prefix(packet->dest, packet->family))
 		return 1;
 	/* Replies from a virtual address: the kernel routes those of IPv6, and refuses those of IPv4. */

@@ -3,7 +3,8 @@
 //! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in exactly one
 //! place. The functions of `slow_path` return at once for packets that they do not concern. Four more slow paths are
 //! behind `Dispatch`: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors to the senders of
-//! dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`).
+//! dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`); so are the
+//! packets of health checks (`vip_probe`).
 
 mod run;
 
@@ -23,7 +24,7 @@ use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, one_packet, persistence, schedule};
-use crate::slow_path::{client_address, mss, no_destination, reset};
+use crate::slow_path::{client_address, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
@@ -46,6 +47,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
         }
     }
     dispatch.reset(port);
+    dispatch.probe(port);
     port.flush();
     port.ended(flows);
     frames
@@ -58,7 +60,7 @@ fn process(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
         Found::Reply(id) => reply(flows, p, id, at),
         Found::Nothing => begin(flows, p, at),
         Found::NoDestination(id) => no_destination::refuse(flows, p, id),
-        Found::Kernel => Verdict::PassToKernel,
+        Found::Kernel => vip_probe::take_reply(&p, at).unwrap_or(Verdict::PassToKernel),
     }
 }
 
@@ -71,7 +73,9 @@ fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     match begun {
         Ok(Begun::Connection(id)) => request(flows, p, id, at),
         Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p.frame, p.packet, &ends, id, at),
-        Err(verdict) => service::refuse(p.frame, p.packet, verdict),
+        Err(verdict) => {
+            vip_probe::take_reply(&p, at).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
+        }
     }
 }
 

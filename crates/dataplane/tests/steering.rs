@@ -23,6 +23,8 @@ const SELF: [u8; 4] = [198, 51, 100, 1];
 /// A local address of FULLNAT.
 const LOCAL: [u8; 4] = [198, 51, 100, 4];
 const OTHER: [u8; 4] = [192, 0, 2, 9];
+/// The local port of probes.
+const PROBE_PORT: u16 = 40_000;
 
 const CLIENT6: u16 = 0xc;
 const VIP6: u16 = 0x1;
@@ -61,6 +63,7 @@ fn rules() -> SteeringRules {
         .into(),
         wide: ["192.0.2.64/28".parse().unwrap(), "2001:db8:77::/48".parse().unwrap()].into(),
         translated: [(LOCAL.into(), (5000, 5999)), (v6(LOCAL6).into(), (1, 65535))].into(),
+        probe_sources: [at(SELF, PROBE_PORT), at(v6(SELF6), PROBE_PORT)].into(),
         tunnel_ends: [TUNNEL_END.into(), v6(TUNNEL_END6).into()].into(),
         local_addresses: [SELF.into(), v6(SELF6).into()].into(),
     }
@@ -250,6 +253,32 @@ fn packets_from_a_nat_destination_are_steered_unless_they_go_to_this_machine() {
             ("from another port", tcp((REAL, 22), (CLIENT, 4000))),
             ("from another protocol", udp((REAL, 8080), (CLIENT, 4000))),
             ("to it", tcp((CLIENT, 4000), (REAL, 8080))),
+        ],
+    );
+}
+
+#[test]
+fn tcp_to_the_local_port_of_probes_is_steered_and_nothing_else_to_its_address() {
+    let steering = steering();
+    assert_all(
+        &steering,
+        Verdict::Steered,
+        &[
+            ("IPv4", tcp((VIP, 80), (SELF, PROBE_PORT))),
+            ("IPv6", tcp6((VIP6, 443), (SELF6, PROBE_PORT))),
+            ("from a destination", tcp((REAL, 8080), (SELF, PROBE_PORT))),
+        ],
+    );
+    assert_all(
+        &steering,
+        Verdict::Kernel,
+        &[
+            ("another port", tcp((VIP, 80), (SELF, PROBE_PORT + 1))),
+            ("another protocol", udp((VIP, 80), (SELF, PROBE_PORT))),
+            ("another address", tcp((VIP, 80), (OTHER, PROBE_PORT))),
+            ("from it", tcp((SELF, PROBE_PORT), (OTHER, 80))),
+            ("a fragment", fragment(VIP, SELF, 4, false)),
+            ("an error", ip(OTHER, SELF, 1, &icmp(3, &tcp((SELF, 22), (CLIENT, 1)), 28))),
         ],
     );
 }

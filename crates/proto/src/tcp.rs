@@ -20,6 +20,8 @@ pub mod field {
     pub const DATA_OFFSET: usize = 12;
     /// Control bits.
     pub const FLAGS: usize = 13;
+    /// The number of bytes that the sender of the segment can receive.
+    pub const WINDOW: Range<usize> = 14..16;
     /// Checksum over pseudo-header, header and data.
     pub const CHECKSUM: Range<usize> = 16..18;
     /// The end of urgent data.
@@ -28,6 +30,8 @@ pub mod field {
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
+/// Length of a SYN with the option of its largest segment, in bytes.
+pub const SYN_LEN: usize = HEADER_LEN + 4;
 /// Length of a header with as many options as possible, in bytes.
 pub const HEADER_LEN_MAX: usize = 60;
 
@@ -102,14 +106,36 @@ pub fn emit_reset(segment: &mut [u8], source: Endpoint, dest: Endpoint, numbers:
         ResetNumbers::Expected(number) => (number, 0, Flags::RST.0),
         ResetNumbers::Acknowledging(number) => (0, number, Flags::RST.0 | Flags::ACK.0),
     };
-    segment[..HEADER_LEN].fill(0);
+    let segment = &mut segment[..HEADER_LEN];
+    segment.fill(0);
+    emit(segment, source, dest, (sequence, acknowledgement), Flags(flags));
+}
+
+/// Writes a SYN, checksum included, to a segment of [`SYN_LEN`] bytes. `mss` is the largest segment that its sender
+/// receives, in bytes of data.
+///
+/// # Panics
+/// If `segment` is shorter than that.
+pub fn emit_syn(segment: &mut [u8], source: Endpoint, dest: Endpoint, sequence: u32, mss: u16) {
+    const OPTION_MSS: u8 = 2;
+    let segment = &mut segment[..SYN_LEN];
+    segment.fill(0);
+    segment[field::WINDOW].copy_from_slice(&u16::MAX.to_be_bytes());
+    segment[HEADER_LEN..HEADER_LEN + 2].copy_from_slice(&[OPTION_MSS, 4]);
+    segment[HEADER_LEN + 2..].copy_from_slice(&mss.to_be_bytes());
+    emit(segment, source, dest, (sequence, 0), Flags::SYN);
+}
+
+/// Completes a segment without data, whose window and options are written and whose other bytes are 0. `numbers` are
+/// those of sequence and acknowledgement.
+fn emit(segment: &mut [u8], source: Endpoint, dest: Endpoint, numbers: (u32, u32), flags: Flags) {
     segment[field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
     segment[field::DEST].copy_from_slice(&dest.port.to_be_bytes());
-    segment[field::SEQUENCE].copy_from_slice(&sequence.to_be_bytes());
-    segment[field::ACKNOWLEDGEMENT].copy_from_slice(&acknowledgement.to_be_bytes());
-    let word = WITHOUT_OPTIONS | u16::from(flags);
-    segment[field::DATA_OFFSET..=field::FLAGS].copy_from_slice(&word.to_be_bytes());
-    let sum = transport(source.addr, dest.addr, Protocol::TCP.0, &segment[..HEADER_LEN]);
+    segment[field::SEQUENCE].copy_from_slice(&numbers.0.to_be_bytes());
+    segment[field::ACKNOWLEDGEMENT].copy_from_slice(&numbers.1.to_be_bytes());
+    segment[field::DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
+    segment[field::FLAGS] = flags.0;
+    let sum = transport(source.addr, dest.addr, Protocol::TCP.0, segment);
     segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
 }
 

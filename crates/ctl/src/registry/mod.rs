@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
+use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
-use xvs_dataplane::egress::{Path, RouteTo};
 use xvs_dataplane::snapshot;
 use xvs_dataplane::snapshot::{
     ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
@@ -470,12 +470,7 @@ fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
 
 /// Source address and encapsulation of tunnels to a destination.
 fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
-    let egress = &snapshot.egress;
-    let source = match egress.route(dest.endpoint.addr, 0) {
-        RouteTo::Via { link, .. } => egress.source_for(dest.endpoint.addr, link),
-        _ => None,
-    };
-    snapshot::Tunnel { source, encapsulation: dest.encapsulation }
+    snapshot::Tunnel::towards(dest.endpoint.addr, dest.encapsulation, &snapshot.egress)
 }
 
 fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {

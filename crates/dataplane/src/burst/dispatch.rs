@@ -12,8 +12,8 @@ use super::transmit::Transmitter;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
 use crate::slow_path::icmp_originate::IcmpError;
-use crate::slow_path::no_destination;
 use crate::slow_path::reassembly::Reassembly;
+use crate::slow_path::{no_destination, vip_probe};
 use crate::verdict::{DropReason, Verdict};
 
 /// The stages that dispatch uses.
@@ -75,6 +75,13 @@ impl Dispatch<'_> {
     pub(crate) fn reset(&mut self, port: &mut impl Port) {
         for reset in self.flows.resets.drain(..) {
             self.transmitter.reset(&reset, self.at.snapshot, port);
+        }
+    }
+
+    /// Sends the packets of probes that are due, which may be those that replies of this burst have made due.
+    pub(crate) fn probe(&mut self, port: &mut impl Port) {
+        if let Some(probes) = &self.at.snapshot.vip_probes {
+            vip_probe::send(probes, self.flows, self.transmitter, self.at, port);
         }
     }
 

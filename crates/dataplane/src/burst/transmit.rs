@@ -87,8 +87,13 @@ impl Transmitter {
             return None;
         };
         let bytes = frame.len() - ethernet::HEADER_LEN;
+        self.send_made(link, frame, port).then_some(bytes)
+    }
+
+    /// Sends a frame that the director has made. Returns whether the link accepted it.
+    pub(crate) fn send_made(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
         self.counters.originated.add(1);
-        self.send(link, frame, port).then_some(bytes)
+        self.send(link, frame, port)
     }
 
     /// Carries out the verdict on a frame of the burst and records it.

@@ -216,6 +216,23 @@ impl Egress {
         }
     }
 
+    /// An address of this family on the link that the route to `dest` uses, other than those that are `excluded`: that
+    /// of [`Self::source_for`] if it fits, else the link's first one.
+    pub fn source_of_family(
+        &self,
+        dest: IpAddr,
+        family: Family,
+        excluded: impl Fn(IpAddr) -> bool,
+    ) -> Option<IpAddr> {
+        let RouteTo::Via { link, .. } = self.route(dest, 0) else { return None };
+        let fits = |addr: &IpAddr| {
+            let is_link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            Family::of(*addr) == family && !addr.is_loopback() && !is_link_local && !excluded(*addr)
+        };
+        let on_link = self.link(link).into_iter().flat_map(|info| &info.addresses).map(|(addr, _)| *addr);
+        self.source_for(dest, link).into_iter().chain(on_link).find(fits)
+    }
+
     fn target(&self, dest: IpAddr) -> Option<&Target> {
         let (family, bits) = aligned(dest);
         self.routes.find(family, bits)

@@ -1,4 +1,4 @@
-//! The stages of rare packets: ICMP errors, fragments, resets, and TCP options.
+//! The stages of rare packets: ICMP errors, fragments, resets, TCP options, and probes of real servers.
 
 pub(crate) mod client_address;
 pub mod fragmentation;
@@ -8,3 +8,5 @@ pub mod mss;
 pub(crate) mod no_destination;
 pub mod reassembly;
 pub mod reset;
+mod tcp_originate;
+pub(crate) mod vip_probe;

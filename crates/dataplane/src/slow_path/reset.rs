@@ -12,14 +12,13 @@
 //!
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
-use std::net::IpAddr;
-
 use xvs_proto::LinkId;
-use xvs_proto::{Endpoint, Packet, Protocol, checksum, ipv4, ipv6, tcp};
+use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
 use xvs_xdp::Frame;
 
 use super::client_address::without_data;
 use super::icmp_originate::hop_to;
+use super::tcp_originate::tcp_frame;
 use crate::conn::{Connection, Flags};
 use crate::egress::Unresolved;
 use crate::forward::link_header;
@@ -79,39 +78,8 @@ impl Reset {
         unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
         let hop = hop_to(self.dest.addr, snapshot, unresolved)?;
-        let mut frame = port.allocate()?;
-        let network_len = match self.dest.addr {
-            IpAddr::V4(_) => ipv4::HEADER_LEN,
-            IpAddr::V6(_) => ipv6::HEADER_LEN,
-        };
-        let fits = frame.resize(network_len + tcp::HEADER_LEN);
-        debug_assert!(fits, "two headers fit every frame");
-        let (network, segment) = frame.bytes_mut().split_at_mut(network_len);
-        tcp::emit_reset(segment, self.source, self.dest, self.numbers);
-        let payload_len = tcp::HEADER_LEN as u16;
-        match (self.source.addr, self.dest.addr) {
-            (IpAddr::V4(source), IpAddr::V4(dest)) => ipv4::Header {
-                tos: 0,
-                payload_len,
-                id: 0,
-                dont_fragment: true,
-                ttl: HOPS,
-                protocol: Protocol::TCP,
-                source,
-                dest,
-            }
-            .emit(network),
-            (IpAddr::V6(source), IpAddr::V6(dest)) => ipv6::Header {
-                traffic_class: 0,
-                payload_len,
-                next_header: Protocol::TCP,
-                hop_limit: HOPS,
-                source,
-                dest,
-            }
-            .emit(network),
-            _ => debug_assert!(false, "a packet's ends are of one family"),
-        }
+        let write = |segment: &mut [u8]| tcp::emit_reset(segment, self.source, self.dest, self.numbers);
+        let mut frame = tcp_frame(port, (self.source, self.dest), tcp::HEADER_LEN, write)?;
         match link_header(&mut frame, hop) {
             Ok(hop) => Some((hop.link, frame)),
             Err(_) => {
@@ -121,6 +89,3 @@ impl Reset {
         }
     }
 }
-
-/// The time to live of a reset.
-const HOPS: u8 = 64;

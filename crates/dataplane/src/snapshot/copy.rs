@@ -61,6 +61,8 @@ impl Snapshot {
             locals: self.locals.clone(),
             // A dry run must not appear in captures.
             captures: Arc::default(),
+            // Nor send the packets of health checks, or take their replies.
+            vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
             settings: self.settings,
         };
         (copy, decisions)

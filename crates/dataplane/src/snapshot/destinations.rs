@@ -9,8 +9,8 @@ use xvs_sched::{ForwardingMethod, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use crate::conn::Connection;
-use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
+use crate::egress::{Egress, Path, RouteTo};
 
 /// The number of a destination in connections. It is reused only when no connection contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,6 +46,17 @@ pub struct Tunnel {
     pub source: Option<IpAddr>,
     /// The headers between the outer network header and the packet.
     pub encapsulation: Encapsulation,
+}
+
+impl Tunnel {
+    /// The outer headers of tunnels to this address.
+    pub fn towards(dest: IpAddr, encapsulation: Encapsulation, egress: &Egress) -> Self {
+        let source = match egress.route(dest, 0) {
+            RouteTo::Via { link, .. } => egress.source_for(dest, link),
+            _ => None,
+        };
+        Self { source, encapsulation }
+    }
 }
 
 /// The headers between the outer network header and the packet in a tunnel.

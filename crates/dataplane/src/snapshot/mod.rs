@@ -16,6 +16,7 @@ mod services;
 
 mod live;
 mod load;
+pub mod vip_probes;
 
 pub(crate) mod copy;
 
@@ -27,6 +28,7 @@ use xvs_proto::{Endpoint, Packet, Protocol};
 
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;
+use self::vip_probes::VipProbes;
 use crate::capture::Captures;
 use crate::conn::CallIds;
 use crate::egress::Egress;
@@ -60,6 +62,8 @@ pub struct Snapshot {
     pub locals: Arc<LocalAddresses>,
     /// Active captures, usually none.
     pub captures: Captures,
+    /// Probes of real servers through their virtual address; `None`: no health check is of this kind.
+    pub vip_probes: Option<Arc<VipProbes>>,
     /// Timeouts and settings.
     pub settings: Settings,
 }
@@ -77,6 +81,7 @@ impl Snapshot {
             call_ids: Arc::default(),
             locals: Arc::default(),
             captures: Arc::default(),
+            vip_probes: None,
             settings: Settings::default(),
         }
     }

@@ -43,6 +43,10 @@ impl Image {
                 *image.addresses.entry(address_key(at.addr)).or_default() |= role;
             }
         }
+        for &at in &rules.probe_sources {
+            *image.endpoints.entry(endpoint_key(Protocol::TCP, at)).or_default() |= PROBE;
+            *image.addresses.entry(address_key(at.addr)).or_default() |= PROBE;
+        }
         for &addr in &rules.tunnel_ends {
             *image.addresses.entry(address_key(addr)).or_default() |= TUNNEL;
         }
@@ -76,7 +80,7 @@ impl Image {
     }
 
     /// The change that removes what `rules` steer, as [`SteeringRules::subtract`] defines. Costs what they name. An
-    /// address keeps the role of services or of destinations while it has an endpoint with this role.
+    /// address keeps the role of services, destinations or probes while it has an endpoint with this role.
     pub(super) fn without(&self, rules: &SteeringRules) -> Self {
         let Self { endpoints, addresses, prefixes, translated } = Self::steered_by(rules);
         let endpoints: Roles<_> = endpoints
@@ -88,7 +92,7 @@ impl Image {
             here.any(|(key, roles)| endpoints.get(key).unwrap_or(roles) & role != 0)
         };
         let addresses = addresses.into_iter().map(|(at, roles)| {
-            let kept = [SERVICE, DESTINATION].into_iter().filter(|role| has(&at, *role)).sum::<u32>();
+            let kept = [SERVICE, DESTINATION, PROBE].into_iter().filter(|role| has(&at, *role)).sum::<u32>();
             (at, roles_of(&self.addresses, &at) & (!roles | kept))
         });
         Self {
@@ -119,6 +123,7 @@ const DESTINATION: u32 = 1 << 1;
 const LOCAL: u32 = 1 << 2;
 const TRANSLATED: u32 = 1 << 3;
 const TUNNEL: u32 = 1 << 4;
+const PROBE: u32 = 1 << 5;
 
 mod endpoint {
     use std::ops::Range;
@@ -242,6 +247,7 @@ mod tests {
             ("LOCAL", LOCAL),
             ("TRANSLATED", TRANSLATED),
             ("TUNNEL", TUNNEL),
+            ("PROBE", PROBE),
             ("FIRST_PORT(0x12345678)", 0x1234),
             ("LAST_PORT(0x12345678)", 0x5678),
         ] {
@@ -283,6 +289,7 @@ mod tests {
             );
             rules.wide.extend(bit(at + 4).then(|| Prefix::host(addr)));
             rules.tunnel_ends.extend(bit(at + 5).then_some(addr));
+            rules.probe_sources.extend(bit(at + 8).then_some(Endpoint { addr, port: 81 }));
             let ports = [(1000, 2000), (1500, 3000)][usize::from(bit(at + 7))];
             rules.translated.extend(bit(at + 6).then_some((addr, ports)));
         }

@@ -24,6 +24,8 @@ pub struct SteeringRules {
     /// The first and last local port of FULLNAT for each address: replies to these ports are steered, and so are
     /// fragments to the addresses.
     pub translated: BTreeMap<IpAddr, (u16, u16)>,
+    /// The local endpoints of probes: whole TCP packets to these are steered.
+    pub probe_sources: BTreeSet<Endpoint>,
     /// The ends of tunnels: ICMP errors about packets to these that may be tunnelled are steered.
     pub tunnel_ends: BTreeSet<IpAddr>,
     /// The addresses of this machine. Connections of its own programs to a destination are not steered.
@@ -36,6 +38,7 @@ impl SteeringRules {
         self.services.extend(&more.services);
         self.nat_destinations.extend(&more.nat_destinations);
         self.wide.extend(&more.wide);
+        self.probe_sources.extend(&more.probe_sources);
         self.tunnel_ends.extend(&more.tunnel_ends);
         for (addr, ports) in &more.translated {
             let known = self.translated.entry(*addr).or_insert(*ports);
@@ -49,6 +52,7 @@ impl SteeringRules {
         less.services.iter().for_each(|service| _ = self.services.remove(service));
         less.nat_destinations.iter().for_each(|from| _ = self.nat_destinations.remove(from));
         less.wide.iter().for_each(|network| _ = self.wide.remove(network));
+        less.probe_sources.iter().for_each(|source| _ = self.probe_sources.remove(source));
         less.tunnel_ends.iter().for_each(|end| _ = self.tunnel_ends.remove(end));
         less.translated.keys().for_each(|addr| _ = self.translated.remove(addr));
     }

@@ -1,0 +1,176 @@
+//! Probes of real servers through their virtual address: sending their packets, and recognising the replies.
+//!
+//! A health check begins a probe; a worker sends a SYN from a local address of the director to the virtual endpoint,
+//! forwarded to the real server exactly as a client's packet is. A reply from the virtual endpoint arrives by any
+//! worker, because the XDP program steers the local port of the probes. A SYN with the right acknowledgement means that
+//! the server accepts connections; it gets a reset by the same path. A reset means that it refuses them. Any other
+//! packet to that port ends here, so the kernel neither resets the server's connection nor logs an address of its own
+//! as a source. Cost for other packets: a comparison of the port of those that no connection and no service takes.
+//!
+//! Not here: which probes there are (`snapshot/vip_probes.rs`), and what a result means (crate `health`).
+
+use xvs_proto::{Family, MacAddr, Packet, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp};
+use xvs_xdp::{BURST, Frame};
+
+use super::tcp_originate::tcp_frame;
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::framed_packet::FramedPacket;
+use crate::burst::transmit::Transmitter;
+use crate::egress::Path;
+use crate::egress::path_mtu::PathMtu;
+use crate::forward::{self, Ends, Outer};
+use crate::port::Port;
+use crate::snapshot::Tunnel;
+use crate::snapshot::vip_probes::{VipPath, VipProbe, VipProbes, VipStage};
+use crate::verdict::{DropReason, Verdict};
+
+/// Takes a packet to the local port of the probes, and notes what it says about its probe. `None`: it is another packet.
+#[inline]
+pub(crate) fn take_reply(p: &FramedPacket<'_>, at: Context<'_>) -> Option<Verdict> {
+    let probes = at.snapshot.vip_probes.as_deref()?;
+    let (packet, flow) = (p.packet, &p.packet.flow);
+    let is_to_probe = flow.protocol == Protocol::TCP
+        && flow.dest.port == probes.port
+        && at.snapshot.egress.is_local(flow.dest.addr);
+    is_to_probe.then(|| {
+        note_reply(probes, p.frame, packet);
+        Verdict::Consumed
+    })
+}
+
+#[inline(never)]
+fn note_reply(probes: &VipProbes, frame: &Frame, packet: &Packet) {
+    let segment = &frame.bytes()[packet.transport..packet.end];
+    let flags = packet.tcp_flags;
+    let stage = match flags.has(tcp::Flags::ACK) {
+        true if flags.has(tcp::Flags::RST) => VipStage::Refused,
+        true if flags.has(tcp::Flags::SYN) => VipStage::Accepted,
+        // An acknowledgement for an earlier connection, or no reply to a SYN at all.
+        _ => return,
+    };
+    if tcp::header_len(segment).is_none() {
+        return;
+    }
+    let number = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start);
+    let Some(slot) = probes.acknowledged(packet.flow.dest, packet.flow.source, number) else { return };
+    let probe = probes.probe(slot);
+    let Some(probe) = probe.as_deref() else { return };
+    let before = probe.stage();
+    let is_noted = before.is_open() && probe.advance(before, stage);
+    if is_noted && stage == VipStage::Accepted && !probes.set_due(slot) {
+        // Without the reset the server repeats its reply, until it gives up.
+        probe.advance(VipStage::Accepted, VipStage::Done);
+    }
+}
+
+/// Sends the packets of probes that are due, at most a burst of them.
+pub(crate) fn send(
+    probes: &VipProbes,
+    flows: &mut Flows,
+    transmitter: &mut Transmitter,
+    at: Context<'_>,
+    port: &mut impl Port,
+) {
+    for slot in (0..BURST).map_while(|_| probes.next_due()) {
+        let probe = probes.probe(slot);
+        let Some(probe) = probe.as_deref() else { continue };
+        let stage = probe.stage();
+        let (source, dest) = (probe.path.local, probe.path.virtual_endpoint);
+        let after = match stage {
+            VipStage::Queued | VipStage::Unsent(_) | VipStage::Sent => {
+                let mss = largest_segment(dest.family());
+                let write = |segment: &mut [u8]| tcp::emit_syn(segment, source, dest, probe.sequence, mss);
+                let made = tcp_frame(port, (source, dest), tcp::SYN_LEN, write);
+                match originate(made, probe, flows, transmitter, at, port) {
+                    Ok(()) => VipStage::Sent,
+                    // A repeated SYN that cannot be sent does not make the first one unsent.
+                    Err(_) if stage == VipStage::Sent => VipStage::Sent,
+                    Err(reason) => VipStage::Unsent(reason),
+                }
+            }
+            VipStage::Accepted => {
+                let numbers = tcp::ResetNumbers::Expected(probe.sequence.wrapping_add(1));
+                let write = |segment: &mut [u8]| tcp::emit_reset(segment, source, dest, numbers);
+                let made = tcp_frame(port, (source, dest), tcp::HEADER_LEN, write);
+                // If it cannot be sent, it is as good as lost on the wire.
+                let _ = originate(made, probe, flows, transmitter, at, port);
+                VipStage::Done
+            }
+            VipStage::Done | VipStage::Refused => continue,
+        };
+        // A reply that has come meanwhile has moved the probe on.
+        let _ = probe.advance(stage, after);
+    }
+}
+
+/// Forwards a packet that the director has made as it forwards a client's, and sends it.
+fn originate(
+    made: Option<Frame>,
+    probe: &VipProbe,
+    flows: &mut Flows,
+    transmitter: &mut Transmitter,
+    at: Context<'_>,
+    port: &mut impl Port,
+) -> Result<(), DropReason> {
+    let mut frame = made.ok_or(DropReason::TransmitRefused)?;
+    let reason = match forward(&mut frame, &probe.path, flows, at) {
+        Verdict::Transmit(link) => match transmitter.send_made(link, frame, port) {
+            true => return Ok(()),
+            false => return Err(DropReason::TransmitRefused),
+        },
+        Verdict::Drop(reason) => reason,
+        _ => DropReason::NeedsFragmenting,
+    };
+    port.recycle(frame);
+    Err(reason)
+}
+
+fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>) -> Verdict {
+    let egress = &at.snapshot.egress;
+    // With a link header, the frame is parsed and forwarded by the code for a client's.
+    let ethertype = match path.virtual_endpoint.family() {
+        Family::V4 => ethernet::TYPE_IPV4,
+        Family::V6 => ethernet::TYPE_IPV6,
+    };
+    if !frame.grow_front(ethernet::HEADER_LEN) {
+        return Verdict::Drop(DropReason::NoHeadroom);
+    }
+    ethernet::emit(frame.bytes_mut(), MacAddr::default(), MacAddr::default(), ethertype);
+    let Ok(Parsed::Ip(packet)) = parse(frame.bytes()) else {
+        debug_assert!(false, "a packet of our own is well formed");
+        return Verdict::Drop(DropReason::NoHeadroom);
+    };
+    let ends = Ends {
+        client: path.local,
+        virtual_endpoint: path.virtual_endpoint,
+        dest: path.server,
+        local: None,
+        method: path.method,
+    };
+    let next = Path::find(egress, path.server.addr, 0);
+    if next == Path::Local {
+        return Verdict::Drop(DropReason::DestinationLocal);
+    }
+    let outer = Outer {
+        tunnel: Tunnel::towards(path.server.addr, path.encapsulation, egress),
+        pmtu_disc: at.snapshot.settings.pmtu_disc,
+        // A SYN fits any path.
+        path_mtu: &PathMtu::default(),
+        now: at.now,
+        flow_hash: flows.table.hash(&packet.flow),
+        ids: &mut flows.ids,
+    };
+    let verdict = forward::request(frame, &packet, &ends, next, egress, outer);
+    flows.report_unresolved(verdict, next);
+    verdict
+}
+
+/// The largest segment that a SYN announces, in bytes of data: that of a host on Ethernet.
+fn largest_segment(family: Family) -> u16 {
+    let network_len = match family {
+        Family::V4 => ipv4::HEADER_LEN,
+        Family::V6 => ipv6::HEADER_LEN,
+    };
+    1500 - (network_len + tcp::HEADER_LEN) as u16
+}
