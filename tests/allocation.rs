@@ -20,9 +20,9 @@ use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::Received;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::vip_probes::{VipPath, VipProbes, VipStage};
 use xvs_dataplane::worker::Worker;
-use xvs_proto::Prefix;
-use xvs_proto::{ethernet, icmp};
+use xvs_proto::{Endpoint, Prefix, ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use xvs_xdp::Frame;
 
@@ -157,6 +157,31 @@ fn captured_fragments_and_new_connections_cost_no_allocation() {
         let by_server = Filter { address: Some(Prefix::host([192, 0, 2, 12].into())), ..Filter::default() };
         let _capture = captured(&worker, by_server, 4096);
         assert_eq!(run(worker, Side::Requests, FLOWS.into()), (0, 1 + u64::from(FLOWS)), "{variant}");
+    }
+}
+
+#[test]
+fn probes_of_health_checks_cost_a_worker_no_allocation() {
+    const PROBES: u16 = 1000;
+    for variant in Variant::all().filter(|variant| matches!(variant.method, DirectRouting | Tunnel)) {
+        let worker = worker_after(FLOWS, variant);
+        let probes = Arc::new(VipProbes::new(40_000));
+        let (local, virtual_endpoint) = (variant.client(0), variant.flow_key(0).dest);
+        let snapshot = Snapshot::clone(&worker.snapshot.load());
+        let known = snapshot.destinations.iter().next().expect("the rig has destinations");
+        let (server, method, encapsulation) = (known.endpoint, known.method, known.tunnel.encapsulation);
+        let path = |port| VipPath {
+            local,
+            virtual_endpoint: Endpoint { port, ..virtual_endpoint },
+            server,
+            method,
+            encapsulation,
+        };
+        let begun: Vec<_> = (1..=PROBES).map(|port| probes.begin(path(port)).expect("a free slot")).collect();
+        worker.snapshot.store(Arc::new(Snapshot { vip_probes: Some(probes), ..snapshot }));
+        let sent = u64::from(FLOWS) + PACKETS + u64::from(PROBES);
+        assert_eq!(run(worker, Side::Requests, PACKETS), (0, sent), "{variant}");
+        assert!(begun.iter().all(|probe| probe.stage() == VipStage::Sent));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Not here: the checks themselves (`xvs_health`).
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,20 +12,22 @@ use thiserror::Error;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::timeouts::Timeouts;
-use xvs_model::health_checks::virtual_server::VirtualServer;
+use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::event::Kind;
+use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;
 use crate::control::thread::Handle;
 use crate::daemon::threads;
 use crate::keepalived_conf::read_usable;
+use crate::vip_probes::VipProber;
 use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
-use xvs_health::{DesiredServices, Environment};
+use xvs_health::{DesiredServices, Environment, VipProbe};
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]
@@ -49,7 +52,8 @@ pub(crate) fn start(
 ) -> Result<Engine, HealthError> {
     let file = keepalived.file.clone().unwrap_or_default();
     let spawn = |run: Box<dyn FnOnce() + Send>| threads::spawn("xvs-health", ended, run);
-    let engine = Engine::start(file.clone(), Director(daemon.clone()), spawn)?;
+    let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()) };
+    let engine = Engine::start(file.clone(), director, spawn)?;
     let checks = engine.handle();
     tracing::info!("{}: {}", file.display(), checks.replace(read)?);
     let shared = daemon.shared();
@@ -93,11 +97,27 @@ impl Reloading {
 }
 
 /// The director, as the environment of the health checks.
-struct Director(Handle);
+struct Director {
+    daemon: Handle,
+    vip_prober: VipProber,
+}
 
 impl Environment for Director {
+    fn probe_vip(
+        &self,
+        virtual_endpoint: Endpoint,
+        source: Option<IpAddr>,
+        server: &RealServer,
+    ) -> Result<Box<dyn VipProbe>, String> {
+        self.vip_prober.begin(virtual_endpoint, source, server)
+    }
+
+    fn expect_vip_probes(&self, expected: bool) -> Result<(), CommandError> {
+        self.vip_prober.expect(expected)
+    }
+
     fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
-        let snapshot = self.0.shared().published.load();
+        let snapshot = self.daemon.shared().published.load();
         let is_here = |key: &ServiceKey| match key {
             ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
             ServiceKey::Mark { .. } => true,
@@ -106,23 +126,23 @@ impl Environment for Director {
     }
 
     fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
-        self.0.reconcile(wanted, scope)
+        self.daemon.reconcile(wanted, scope)
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.0.request(Request::Timeouts)? {
+        match self.daemon.request(Request::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
             other => unreachable!("the reply to a request for timeouts is {other:?}"),
         }
     }
 
     fn execute(&self, command: Command) -> Result<(), CommandError> {
-        self.0.request(Request::Change(command)).map(|_| ())
+        self.daemon.request(Request::Change(command)).map(|_| ())
     }
 
     fn emit(&self, lines: Vec<String>) {
         lines.iter().for_each(|line| tracing::info!("{line}"));
-        let (shared, lines) = (self.0.shared(), lines.into_iter().map(|line| (line, None)));
+        let (shared, lines) = (self.daemon.shared(), lines.into_iter().map(|line| (line, None)));
         shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

@@ -25,6 +25,7 @@ use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
+use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::config::command::CommandError;
@@ -184,6 +185,14 @@ impl InMemory {
     pub fn captured(&mut self, listener: &mut Listener) -> (Vec<CapturedPacket>, Missed) {
         let egress = self.control.egress();
         (listener.packets(&egress), listener.missed(&egress))
+    }
+
+    /// Replaces the probes of real servers through their virtual address.
+    ///
+    /// # Errors
+    /// As for [`Control::handle`].
+    pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
+        self.control.set_vip_probes(probes)
     }
 
     /// Injects up to [`BURST`](xvs_xdp::BURST) frames on a link. Discards the frames transmitted by the last call.

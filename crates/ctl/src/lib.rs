@@ -16,6 +16,7 @@ pub mod registry;
 pub mod firewall_marks;
 mod health_checks;
 pub mod keepalived_conf;
+mod vip_probes;
 pub mod workers;
 
 pub mod events;

@@ -1,16 +1,19 @@
 //! The environment of the checks: the director, the network and this machine, or their stand-ins in a test.
 
 use std::future::Future;
+use std::net::IpAddr;
 
 use tokio::time::Instant;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::config::timeouts::Timeouts;
-use xvs_model::health_checks::virtual_server::VirtualServer;
+use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
+use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::check_ref::CheckRef;
 use crate::probes::probe_result::ProbeResult;
+use crate::probes::through_vip::VipProbe;
 
 /// The services that the checks want, by key; `None`: the service is removed.
 pub type DesiredServices = Vec<(ServiceKey, Option<OwnedService>)>;
@@ -26,8 +29,28 @@ pub trait Environment: Send + Sync + 'static {
         url: usize,
         deadline: Instant,
     ) -> impl Future<Output = ProbeResult> + Send {
-        crate::probes::run(check, url, deadline)
+        let begin =
+            |virtual_endpoint, source, server: &RealServer| self.probe_vip(virtual_endpoint, source, server);
+        crate::probes::run(begin, check, url, deadline)
     }
+
+    /// Begins a TCP connection to this virtual endpoint that is forwarded to this real server as a client's packets are,
+    /// from this address of the director if one is configured. It is reset when the server has accepted it.
+    ///
+    /// # Errors
+    /// Why this machine cannot do that now.
+    fn probe_vip(
+        &self,
+        virtual_endpoint: Endpoint,
+        source: Option<IpAddr>,
+        server: &RealServer,
+    ) -> Result<Box<dyn VipProbe>, String>;
+
+    /// Prepares for probes through virtual addresses, or ends that. Blocks until it is in force.
+    ///
+    /// # Errors
+    /// This machine cannot do that.
+    fn expect_vip_probes(&self, expected: bool) -> Result<(), CommandError>;
 
     /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).
     fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool;

@@ -182,9 +182,11 @@ impl<E: Environment> Manager<E> {
             more => tracing::warn!("and {more} more faults, see `xvs check --keepalived`"),
         }
         let flush = configuration.globals.lvs_flush && self.results.lock().reads == 0;
+        let through_vip = configuration.has_checks_through_vips();
         let (runner, configured, mut timeouts) = (self.runner.clone(), configuration.timeouts, self.timeouts);
         let change = move || {
             let environment = &runner.environment;
+            environment.expect_vip_probes(through_vip)?;
             let wanted = timeouts.update(configured, environment.timeouts()?);
             let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
             let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,8 +14,9 @@ use xvs_keepalived::read;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::timeouts::Timeouts;
-use xvs_model::health_checks::virtual_server::{Configuration, VirtualServer};
+use xvs_model::health_checks::virtual_server::{Configuration, RealServer, VirtualServer};
 use xvs_model::report::health::{CheckHealth, CheckState, HealthReport};
+use xvs_proto::Endpoint;
 
 use crate::blocking::run_blocking;
 use crate::check_ref::CheckRef;
@@ -22,6 +24,7 @@ use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
 use crate::probes::probe_result::ProbeResult;
+use crate::probes::through_vip::VipProbe;
 use crate::results::SharedResults;
 use crate::runner::Runner;
 
@@ -97,6 +100,14 @@ impl Drop for Probing<'_> {
 }
 
 impl Environment for Arc<World> {
+    fn probe_vip(&self, _: Endpoint, _: Option<IpAddr>, _: &RealServer) -> Result<Box<dyn VipProbe>, String> {
+        unreachable!("probes are simulated as a whole")
+    }
+
+    fn expect_vip_probes(&self, _: bool) -> Result<(), CommandError> {
+        Ok(())
+    }
+
     async fn probe(&self, check: CheckRef, _: usize, deadline: Instant) -> ProbeResult {
         let server = check.real_server().endpoint.addr.to_string();
         self.probed.lock().unwrap().push((server.clone(), Instant::now()));

@@ -7,8 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use xvs_model::health_checks::check::{
-    Check, Dns, ExitCodeMeaning, FileWeight, Http, Probe, Reply, Script, Target, TrackFile, Trust, Udp,
+    Check, Dns, ExitCodeMeaning, FileWeight, Http, Probe, Reply, Script, Target, ThroughVip, TrackFile,
+    Trust, Udp,
 };
+use xvs_model::health_checks::fault::Place;
+use xvs_proto::Endpoint;
+use xvs_sched::ForwardingMethod;
 
 use crate::blocks::Block;
 use crate::files::Files;
@@ -22,6 +26,10 @@ use crate::{files, http};
 pub(super) struct CheckerContext<'a> {
     /// The server.
     pub(super) endpoint: SocketAddr,
+    /// The forwarding method.
+    pub(super) method: ForwardingMethod,
+    /// The endpoints of the virtual server's services; none for firewall marks.
+    pub(super) virtual_endpoints: Vec<Endpoint>,
     /// The timing of the real server and the virtual server.
     pub(super) timing: TimingOptions,
     /// The interval of the virtual server: the default timeout of a script.
@@ -75,7 +83,10 @@ struct Draft {
 
 /// The kind of a checker, with its own statements.
 enum Kind {
-    Tcp,
+    Tcp {
+        /// The place of the statement `through_vip`.
+        through_vip: Option<Place>,
+    },
     Ping,
     Http {
         http: Http,
@@ -106,7 +117,7 @@ impl Draft {
     fn of(keyword: &str) -> Option<Self> {
         let http = |is_tls| Kind::Http { http: Http::default(), is_tls, tls: TlsStatements::default() };
         let kind = match keyword {
-            "TCP_CHECK" => Kind::Tcp,
+            "TCP_CHECK" => Kind::Tcp { through_vip: None },
             "PING_CHECK" => Kind::Ping,
             "HTTP_GET" => http(false),
             "SSL_GET" => http(true),
@@ -143,6 +154,12 @@ impl Draft {
             faults.line(statement, known);
         }
         let timing = self.timing.or(context.timing);
+        if let Kind::Tcp { through_vip: Some(place) } = &self.kind
+            && let Some(through) = self.through_vip(place, context, faults)
+        {
+            let probe = Probe::ThroughVip(through);
+            return Some(Check { place: block.place.clone(), timing: timing.timing(&probe), probe });
+        }
         let target = match self.kind {
             Kind::Script { .. } | Kind::File { .. } => None,
             _ => Some(self.target(context, block, faults)?),
@@ -189,6 +206,56 @@ impl Draft {
         true
     }
 
+    /// The target of a check with `through_vip`; `None`: it connects to the server instead, or the file has an error.
+    fn through_vip(
+        &self,
+        place: &Place,
+        context: &CheckerContext<'_>,
+        faults: &mut Faults,
+    ) -> Option<ThroughVip> {
+        if !matches!(context.method, ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel) {
+            let why = "only methods DR and TUN send packets to the virtual address to a server";
+            faults.warn(place, format!("`through_vip`: {why}; it is left out"));
+            return None;
+        }
+        let is_set = [
+            ("bind_port", self.source_port.is_some()),
+            ("bind_if", self.interface.is_some()),
+            ("fwmark", self.mark != 0),
+        ];
+        for (word, _) in is_set.into_iter().filter(|(_, is_set)| *is_set) {
+            faults.warn(place, format!("`{word}` has no effect with `through_vip`"));
+        }
+        let port = |known: u16| self.connect_port.unwrap_or(known);
+        let mut endpoints: Vec<_> = match self.connect_ip {
+            Some(addr) => vec![Endpoint { addr, port: port(context.endpoint.port()) }],
+            None => {
+                context.virtual_endpoints.iter().map(|at| Endpoint { port: port(at.port), ..*at }).collect()
+            }
+        };
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        let differs = |addr: &IpAddr| endpoints.iter().any(|at| at.addr.is_ipv4() != addr.is_ipv4());
+        let crosses = context.method == ForwardingMethod::DirectRouting && differs(&context.endpoint.ip());
+        let error = match endpoints.len() {
+            0 => "a firewall mark has no virtual address; name one with `connect_ip`".to_owned(),
+            number if number > ENDPOINTS_MAX => format!(
+                "a check connects to at most {ENDPOINTS_MAX} virtual addresses, and the group has {number}; name one \
+                 with `connect_ip`"
+            ),
+            _ if endpoints.iter().any(|at| at.port == 0) => {
+                "the virtual server has no port; name one with `connect_port`".to_owned()
+            }
+            _ if crosses => "`connect_ip` is of another family than the server".to_owned(),
+            _ if self.source.as_ref().is_some_and(differs) => {
+                "`bindto` is of another family than the virtual address".to_owned()
+            }
+            _ => return Some(ThroughVip { endpoints, source: self.source }),
+        };
+        faults.error(place, format!("`through_vip`: {error}"));
+        None
+    }
+
     /// The target of the probes; `None`: it cannot be probed.
     fn target(&mut self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
         let family = |addr: &IpAddr| addr.is_ipv4() == context.endpoint.is_ipv4();
@@ -225,7 +292,15 @@ impl Kind {
     /// Applies a statement that only this kind has. Returns whether the keyword is known.
     fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match self {
-            Self::Tcp | Self::Ping => false,
+            Self::Ping => false,
+            Self::Tcp { through_vip } => {
+                // keepalived has no such keyword.
+                let is_it = block.keyword() == "through_vip";
+                if is_it && let Some(is_on) = faults.switch(block) {
+                    *through_vip = is_on.then(|| block.place.clone());
+                }
+                is_it
+            }
             Self::Http { http, tls, .. } => http::apply(http, tls, block, faults),
             Self::Dns(dns) => match block.keyword() {
                 "type" => {
@@ -308,7 +383,7 @@ impl Kind {
             None
         };
         Some(match self {
-            Self::Tcp => Probe::Tcp(target?),
+            Self::Tcp { .. } => Probe::Tcp(target?),
             Self::Ping => Probe::Ping(target?),
             Self::Http { mut http, is_tls, tls } => {
                 if http.urls.is_empty() {
@@ -349,6 +424,9 @@ impl Kind {
         })
     }
 }
+
+/// The most virtual endpoints to which one check connects.
+const ENDPOINTS_MAX: usize = 64;
 
 const DNS_TYPES: [&str; 9] = ["A", "NS", "CNAME", "SOA", "MX", "TXT", "AAAA", "RRSIG", "DNSKEY"];
 

@@ -16,6 +16,7 @@ use crate::blocks::Block;
 use crate::checkers;
 use crate::checkers::CheckerContext;
 use crate::files::Files;
+use crate::groups::Entry;
 use crate::head::{Head, NAT, endpoint, family, in_services};
 use crate::settings::Settings;
 use crate::ssl::Ssl;
@@ -107,8 +108,14 @@ impl<'a> Draft<'a> {
         let endpoint = in_services(self.endpoint, method, head, self.block, faults);
         // In a firewall-mark service the port is that of the packets; the checks use the written one.
         let probed = if endpoint.port == 0 { self.endpoint } else { endpoint };
+        let virtual_endpoints = head.entries.iter().filter_map(|entry| match *entry {
+            Entry::Address(addr, port) => Some(Endpoint { addr, port }),
+            Entry::Mark(..) => None,
+        });
         let context = CheckerContext {
             endpoint: SocketAddr::new(probed.addr, probed.port),
+            method,
+            virtual_endpoints: virtual_endpoints.collect(),
             timing: self.timing.or(settings.timing),
             service_interval: settings.timing.interval(),
             host: self.host.or_else(|| settings.host.clone()),

@@ -278,6 +278,60 @@ fn invalid_patterns_and_paths_refuse_the_file() {
 }
 
 #[test]
+fn a_check_through_the_virtual_address_is_for_direct_routing_and_tunnels() {
+    let file = |head: &str, method: &str, server: &str, words: &str| {
+        let head =
+            format!("{head} {{\nlvs_sched rr\nlvs_method {method}\nprotocol TCP\nreal_server {server}");
+        format!("{head} {{\nTCP_CHECK {{\n{words}\n}}\n}}\n}}\n")
+    };
+    // The check in words, and the faults.
+    let read = |head: &str, method: &str, server: &str, words: &str| {
+        let read = configuration(&file(head, method, server, words));
+        let faults: Vec<_> = read.faults.iter().map(|fault| fault.text.clone()).collect();
+        (checks(&read)[0].probe.to_string(), read.is_usable(), faults)
+    };
+    let one = "virtual_server 10.0.0.1 80";
+    let through = |at: &str| (format!("TCP through {at}"), true, Vec::new());
+    for method in ["DR", "TUN"] {
+        assert_eq!(read(one, method, "10.1.0.1 80", "through_vip"), through("10.0.0.1:80"));
+    }
+    assert_eq!(read(one, "DR", "10.1.0.1 80", "through_vip\nconnect_port 81"), through("10.0.0.1:81"));
+    let ip = "through_vip\nconnect_ip 10.0.0.2\nconnect_port 82";
+    assert_eq!(read("virtual_server fwmark 7", "DR", "10.1.0.1 80", ip).0, through("10.0.0.2:82").0);
+    assert_eq!(read(one, "TUN", "fd00::1 80", "through_vip"), through("10.0.0.1:80"));
+    let group = "virtual_server_group g {\n10.0.0.1-2 80\n10.0.0.1 443\n}\nvirtual_server group g";
+    let all = "TCP through 10.0.0.1:80 10.0.0.1:443 10.0.0.2:80";
+    assert_eq!(read(group, "DR", "10.1.0.1 80", "through_vip").0, all);
+    assert_eq!(read(one, "DR", "10.1.0.1 80", "through_vip off").0, "TCP 10.1.0.1:80");
+
+    let why = "only methods DR and TUN send packets to the virtual address to a server; it is left out";
+    for method in ["NAT", "FULLNAT"] {
+        let left_out = ("TCP 10.1.0.1:80".to_owned(), true, vec![format!("`through_vip`: {why}")]);
+        assert_eq!(read(one, method, "10.1.0.1 80", "through_vip"), left_out);
+    }
+    let bound = read(one, "DR", "10.1.0.1 80", "through_vip\nbind_port 99\nbind_if eth1");
+    let faults = ["bind_port", "bind_if"].map(|word| format!("`{word}` has no effect with `through_vip`"));
+    assert_eq!(bound, (through("10.0.0.1:80").0, true, faults.to_vec()));
+
+    let many = "virtual_server_group g {\n10.0.0.1-65 80\n}\nvirtual_server group g";
+    for (head, server, words, error) in [
+        ("virtual_server fwmark 7", "10.1.0.1 80", "", "a firewall mark has no virtual address"),
+        ("virtual_server 10.0.0.1 0", "10.1.0.1 0", "", "the virtual server has no port"),
+        (one, "10.1.0.1 80", "connect_ip fd00::1", "`connect_ip` is of another family than the server"),
+        (one, "10.1.0.1 80", "bindto fd00::1", "`bindto` is of another family than the virtual address"),
+        (many, "10.1.0.1 80", "", "a check connects to at most 64 virtual addresses, and the group has 65"),
+    ] {
+        let (_, is_usable, faults) = read(head, "DR", server, &format!("through_vip\n{words}"));
+        let last = faults.last().cloned().unwrap_or_default();
+        assert!(!is_usable && last.starts_with(&format!("`through_vip`: {error}")), "{head}: {faults:?}");
+    }
+    let foreign = configuration(&file(one, "DR", "10.1.0.1 80", "").replace("TCP_CHECK", "SMTP_CHECK"));
+    assert_eq!(foreign.faults, []);
+    let foreign = configuration(&file(one, "DR", "10.1.0.1 80", "through_vip").replace("TCP_", "SMTP_"));
+    assert_eq!(foreign.faults[0].text, "unknown keyword `through_vip`; it is left out");
+}
+
+#[test]
 fn a_command_is_one_word_and_incomplete_checkers_are_left_out() {
     let read = assert_case("scripts");
     let [server] = &read.virtual_servers[..] else { panic!("{read:?}") };

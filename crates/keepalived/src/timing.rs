@@ -66,7 +66,9 @@ impl TimingOptions {
             Probe::Http(..) => (1, Duration::from_secs(3)),
             Probe::Dns(..) => (3, interval),
             Probe::Script(..) | Probe::File(..) => (0, Duration::from_secs(1)),
-            Probe::Tcp(_) | Probe::Smtp(..) | Probe::Udp(..) | Probe::Ping(_) => (1, Duration::from_secs(1)),
+            Probe::Tcp(_) | Probe::ThroughVip(_) | Probe::Smtp(..) | Probe::Udp(..) | Probe::Ping(_) => {
+                (1, Duration::from_secs(1))
+            }
         };
         let (retry, rise) = (self.retry.unwrap_or(retry), self.rise.unwrap_or(1));
         // A file gives one result for each change, so there are no retries.

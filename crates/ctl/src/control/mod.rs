@@ -23,6 +23,7 @@ use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
+use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::command::{Command, CommandError};
@@ -289,6 +290,17 @@ impl<D: Datapath> Control<D> {
     /// As for [`Self::handle`].
     pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
         self.publication.snapshot.captures = captures;
+        self.publish()
+    }
+
+    /// Replaces the probes of real servers through their virtual address. Replies to their port are steered at every
+    /// address of this machine.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
+        self.steered.set_probe_port(probes.as_ref().map(|probes| probes.port));
+        self.publication.snapshot.vip_probes = probes;
         self.publish()
     }
 

@@ -9,7 +9,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::network::{Network, RouteAction};
-use xvs_proto::{Family, Prefix};
+use xvs_proto::{Endpoint, Family, Prefix};
 use xvs_sched::ServiceKey;
 
 use super::due::Due;
@@ -32,6 +32,8 @@ pub(super) struct Steered {
     deleted_locals: Vec<LocalAddress>,
     /// Addresses of this machine.
     local: BTreeSet<IpAddr>,
+    /// The local port of probes of real servers through their virtual address, while there are such checks.
+    probe_port: Option<u16>,
 }
 
 /// An update of steering.
@@ -86,6 +88,12 @@ impl Steered {
         self.set_all_due();
     }
 
+    /// Replaces the local port of probes.
+    pub(super) fn set_probe_port(&mut self, port: Option<u16>) {
+        self.probe_port = port;
+        self.set_all_due();
+    }
+
     /// Whether packets to deleted local addresses may still be steered.
     pub(super) fn has_deleted_locals(&self) -> bool {
         !self.deleted_locals.is_empty()
@@ -128,11 +136,16 @@ impl Steered {
         let mut rules =
             rules_for(self.items.all(), &[services.state.locals(), &self.deleted_locals].concat());
         rules.local_addresses.clone_from(&self.local);
+        if let Some(port) = self.probe_port {
+            let sources = self.local.iter().filter(|addr| !addr.is_loopback());
+            rules.probe_sources = sources.map(|addr| Endpoint { addr: *addr, port }).collect();
+        }
         // The XDP program passes packets of a family without services.
         let served = |family: Family| self.served[family as usize];
         rules.services.retain(|(_, endpoint)| served(endpoint.family()));
         rules.nat_destinations.retain(|(_, endpoint)| served(endpoint.family()));
         rules.translated.retain(|addr, _| served(Family::of(*addr)));
+        rules.probe_sources.retain(|source| served(source.family()));
         rules.wide.retain(|network| served(Family::of(network.addr())));
         rules
     }

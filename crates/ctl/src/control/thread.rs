@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::egress::Unresolved;
+use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::{Latest, View};
 use xvs_model::config::command::CommandError;
@@ -48,6 +49,8 @@ pub(crate) enum Input {
     ),
     /// The captures that are to be on.
     Captures(Captures, Sender<Result<(), CommandError>>),
+    /// Probes of real servers through their virtual address; `None`: no check is of this kind.
+    VipProbes(Option<Arc<VipProbes>>, Sender<Result<(), CommandError>>),
     Stop,
 }
 
@@ -167,6 +170,10 @@ impl ControlThread {
                 Ok(Input::Captures(captures, reply)) => {
                     // The client may have disconnected.
                     let _ = reply.send(self.control.set_captures(captures));
+                }
+                Ok(Input::VipProbes(probes, reply)) => {
+                    // The health checks may have ended.
+                    let _ = reply.send(self.control.set_vip_probes(probes));
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -414,6 +421,14 @@ impl Handle {
     /// As [`Self::request`].
     pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
         self.send(|reply| Input::Captures(captures, reply))
+    }
+
+    /// Replaces the probes of real servers through their virtual address, and waits until they are published.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub(crate) fn set_vip_probes(&self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
+        self.send(|reply| Input::VipProbes(probes, reply))
     }
 
     /// Sets the wanted state of services as [`Control::reconcile`] does, and waits until it is published.

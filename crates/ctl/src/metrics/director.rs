@@ -205,8 +205,8 @@ const WORKER: [MetricRow<WorkerCounters>; 15] = [
     (
         "xvs_worker_consumed_packets_total",
         Kind::Counter,
-        "Frames consumed by the director: fragments of reassembled datagrams or copied to another worker, and ICMP \
-         errors about a tunnel's own packets.",
+        "Frames consumed by the director: fragments of reassembled datagrams or copied to another worker, ICMP errors \
+         about a tunnel's own packets, and replies to probes of health checks.",
         |worker| worker.consumed.value(),
     ),
     ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for other fragments.", |worker| {

@@ -9,20 +9,37 @@ mod script;
 mod smtp;
 pub(crate) mod socket;
 mod tcp;
+pub(crate) mod through_vip;
 mod tls;
 mod udp;
 
+use std::net::IpAddr;
+
 use tokio::time::Instant;
 use xvs_model::health_checks::check::Probe;
+use xvs_model::health_checks::virtual_server::RealServer;
+use xvs_proto::Endpoint;
 
 use crate::check_ref::CheckRef;
 use crate::command::Program;
 use crate::probes::probe_result::ProbeResult;
+use crate::probes::through_vip::VipProbe;
 
 /// Runs one probe of a check, at most until `deadline`. `url` is the index of the URL that an HTTP check requests.
-pub(crate) async fn run(check: CheckRef, url: usize, deadline: Instant) -> ProbeResult {
+/// `begin_through_vip` begins a probe through a virtual endpoint, from a source address if one is configured.
+pub(crate) async fn run(
+    begin_through_vip: impl Fn(Endpoint, Option<IpAddr>, &RealServer) -> Result<Box<dyn VipProbe>, String>,
+    check: CheckRef,
+    url: usize,
+    deadline: Instant,
+) -> ProbeResult {
     match &check.config().probe {
         Probe::Tcp(target) => tcp::probe(target, deadline).await,
+        Probe::ThroughVip(through) => {
+            let server = check.real_server();
+            let begin = |endpoint| begin_through_vip(endpoint, through.source, server);
+            through_vip::probe(begin, &through.endpoints, server, deadline).await
+        }
         Probe::Udp(target, udp) => udp::probe(target, udp, deadline).await,
         Probe::Dns(target, dns) => dns::probe(target, dns, deadline).await,
         Probe::Smtp(target, name) => smtp::probe(target, name, deadline).await,

@@ -9,6 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use xvs_proto::Endpoint;
+
 use crate::health_checks::fault::Place;
 
 /// A check of a real server, which is up while all its checks pass.
@@ -27,6 +29,8 @@ pub struct Check {
 pub enum Probe {
     /// A TCP connection to a port.
     Tcp(Target),
+    /// TCP connections to virtual endpoints, forwarded to the real server as a client's packets are (`through_vip`).
+    ThroughVip(ThroughVip),
     /// Objects by HTTP or HTTPS; one `Url` in each run.
     Http(Target, Http),
     /// A DNS query.
@@ -76,6 +80,15 @@ pub struct Target {
     pub interface: Option<String>,
     /// The firewall mark of the packets; 0: none.
     pub mark: u32,
+}
+
+/// The target of a probe through the virtual address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ThroughVip {
+    /// The virtual endpoints; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// The source address, one of the director's; `None`: the director chooses it.
+    pub source: Option<IpAddr>,
 }
 
 /// The parameters of an HTTP check.
@@ -224,6 +237,10 @@ impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(target) => write!(f, "TCP {}", target.endpoint),
+            Self::ThroughVip(through) => {
+                let all: Vec<_> = through.endpoints.iter().map(ToString::to_string).collect();
+                write!(f, "TCP through {}", all.join(" "))
+            }
             Self::Http(target, http) => {
                 let name = if http.tls.is_some() { "HTTPS" } else { "HTTP" };
                 let paths: Vec<_> = http.urls.iter().map(|url| url.path.as_str()).collect();

@@ -8,7 +8,7 @@ use crate::config::command::Command;
 use crate::config::destination::DestinationOptions;
 use crate::config::service::ServiceOptions;
 use crate::config::timeouts::Timeouts;
-use crate::health_checks::check::{Check, Script};
+use crate::health_checks::check::{Check, Probe, Script};
 use crate::health_checks::fault::{Fault, Place, Severity};
 
 /// A real server of a virtual server.
@@ -149,6 +149,12 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// Whether a check connects through a virtual address.
+    pub fn has_checks_through_vips(&self) -> bool {
+        let servers = self.virtual_servers.iter().flat_map(|one| &one.real_servers);
+        servers.flat_map(|server| &server.checks).any(|check| matches!(check.probe, Probe::ThroughVip(_)))
+    }
+
     /// Whether it has no error.
     pub fn is_usable(&self) -> bool {
         self.faults.iter().all(|fault| fault.severity < Severity::Error)

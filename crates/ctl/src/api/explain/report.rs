@@ -68,7 +68,13 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         Verdict::Transmit(_) | Verdict::Fragment { .. } => (explain::Verdict::Transmit, None, None),
         Verdict::PassToKernel => (explain::Verdict::Pass, None, explanation.why_passed),
         Verdict::Consumed => {
-            (explain::Verdict::Consumed, None, Some("it is consumed: the client gets an ICMP error instead"))
+            let why = match class {
+                Class::Flow(_) => {
+                    "its port is that of health checks through virtual addresses (`through_vip`)"
+                }
+                _ => "it is consumed: the client gets an ICMP error instead",
+            };
+            (explain::Verdict::Consumed, None, Some(why))
         }
         Verdict::Held => {
             (explain::Verdict::Consumed, None, Some("it waits for further fragments of its datagram"))

@@ -1,0 +1,198 @@
+//! `TCP_CHECK` with `through_vip`: TCP connections to virtual endpoints, forwarded as a client's packets are.
+//!
+//! Runs once for each probe, for real servers with direct routing or tunnels. Passes when the server accepts a
+//! connection to every virtual endpoint. So it finds what a connection to the server's own address cannot: a server
+//! without the virtual address, or one that does not decapsulate. The packets are the director's: this module asks what
+//! they have shown, at intervals that grow to [`LONGEST_PAUSE`]. Not here: the packets (`slow_path/vip_probe.rs` of the
+//! data plane).
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use xvs_model::health_checks::virtual_server::RealServer;
+use xvs_proto::Endpoint;
+use xvs_sched::ForwardingMethod;
+
+use crate::probes::probe_result::ProbeResult;
+use crate::probes::socket;
+
+/// What a probe through a virtual address has shown so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VipAnswer {
+    /// The SYN waits to be sent.
+    Queued,
+    /// The SYN could not be sent to the real server, for this reason.
+    Unsent(String),
+    /// The SYN was sent, and there is no reply.
+    Sent,
+    /// The real server accepts connections.
+    Accepted,
+    /// The real server refuses connections.
+    Refused,
+}
+
+/// A probe through a virtual address; dropping it ends it.
+pub trait VipProbe: Send {
+    /// What it has shown so far. Sends the SYN again if that is due.
+    fn answer(&mut self) -> VipAnswer;
+}
+
+/// The first pause before the state of the probes is read; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Probes the real server once through each virtual endpoint, at most until the deadline. `begin` begins the probe of
+/// one.
+pub(crate) async fn probe(
+    begin: impl Fn(Endpoint) -> Result<Box<dyn VipProbe>, String>,
+    endpoints: &[Endpoint],
+    server: &RealServer,
+    deadline: Instant,
+) -> ProbeResult {
+    let within = socket::within(deadline);
+    let begun: Result<Vec<_>, _> = endpoints.iter().map(|at| begin(*at).map(|probe| (*at, probe))).collect();
+    let mut open = match begun {
+        Ok(open) => open,
+        Err(why) => return ProbeResult::NotRun(format!("{} could not be probed: {why}", server.endpoint)),
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let is_last = Instant::now() >= deadline;
+        let mut waiting = Vec::new();
+        for (endpoint, mut probe) in open {
+            match probe.answer() {
+                VipAnswer::Accepted => {}
+                VipAnswer::Refused => {
+                    let server = server.endpoint.addr;
+                    return ProbeResult::Failed(format!("connection refused by {server} through {endpoint}"));
+                }
+                answer if is_last => return overdue(answer, endpoint, server, &within),
+                _ => waiting.push((endpoint, probe)),
+            }
+        }
+        if waiting.is_empty() {
+            return ProbeResult::Passed(0);
+        }
+        open = waiting;
+        sleep_until(deadline.min(Instant::now() + pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The result of a probe without a reply at its deadline.
+fn overdue(answer: VipAnswer, endpoint: Endpoint, server: &RealServer, within: &str) -> ProbeResult {
+    let (addr, vip) = (server.endpoint.addr, endpoint.addr);
+    match answer {
+        VipAnswer::Unsent(why) => ProbeResult::Failed(format!("no packet can be sent to {addr}: {why}")),
+        VipAnswer::Queued => {
+            ProbeResult::NotRun(format!("{addr} could not be probed: no worker has sent the packet {within}"))
+        }
+        VipAnswer::Sent | VipAnswer::Accepted | VipAnswer::Refused => {
+            let (fault, method) = match server.options.method {
+                ForwardingMethod::Tunnel => {
+                    ("does not decapsulate, or lacks the address", " --method tunnel")
+                }
+                _ => ("lacks the address", ""),
+            };
+            ProbeResult::Failed(format!(
+                "no answer from {addr} through {endpoint} {within}; if it {fault}, run \
+                 `xvs realserver up --vip {vip}{method}` on it"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_model::config::destination::DestinationOptions;
+
+    use crate::probes::socket::testing::soon;
+    use crate::probes::through_vip::*;
+
+    /// A probe with these answers, one after the other; the last one stays.
+    struct Scripted(Vec<VipAnswer>);
+
+    impl VipProbe for Scripted {
+        fn answer(&mut self) -> VipAnswer {
+            match self.0.len() {
+                1 => self.0[0].clone(),
+                _ => self.0.remove(0),
+            }
+        }
+    }
+
+    fn vip(last: u8) -> Endpoint {
+        Endpoint::new([198, 51, 100, last], 80)
+    }
+
+    /// The result of a probe of a server with this method through as many endpoints as there are answers. An endpoint
+    /// without answers cannot be probed.
+    async fn probed(method: ForwardingMethod, answers: &[&[VipAnswer]]) -> ProbeResult {
+        let server = RealServer {
+            place: Default::default(),
+            endpoint: Endpoint::new([192, 0, 2, 11], 80),
+            options: DestinationOptions { method, ..Default::default() },
+            inhibit_on_failure: false,
+            notify_up: None,
+            notify_down: None,
+            checks: Vec::new(),
+        };
+        let endpoints: Vec<_> = (1..).zip(answers).map(|(last, _)| vip(last)).collect();
+        let begin = |at: Endpoint| -> Result<Box<dyn VipProbe>, String> {
+            let index = endpoints.iter().position(|known| *known == at).unwrap();
+            match answers[index] {
+                [] => Err("it has no address".to_owned()),
+                answers => Ok(Box::new(Scripted(answers.to_vec()))),
+            }
+        };
+        probe(begin, &endpoints, &server, soon()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_passes_when_it_has_accepted_a_connection_to_every_virtual_endpoint() {
+        use VipAnswer::{Accepted, Queued, Refused, Sent, Unsent};
+        let slow = [Queued, Unsent("no neighbour".to_owned()), Sent, Sent, Accepted];
+        assert_eq!(
+            probed(ForwardingMethod::DirectRouting, &[&[Accepted], &slow]).await,
+            ProbeResult::Passed(0)
+        );
+        let refused = "connection refused by 192.0.2.11 through 198.51.100.2:80".to_owned();
+        assert_eq!(
+            probed(ForwardingMethod::DirectRouting, &[&[Sent], &[Sent, Refused]]).await,
+            ProbeResult::Failed(refused)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_without_answer_fails_at_the_deadline_with_the_cause_and_the_step_for_its_method() {
+        use VipAnswer::{Accepted, Sent, Unsent};
+        let dr = "no answer from 192.0.2.11 through 198.51.100.2:80 within 5s; if it lacks the address, run \
+                  `xvs realserver up --vip 198.51.100.2` on it";
+        assert_eq!(
+            probed(ForwardingMethod::DirectRouting, &[&[Accepted], &[Sent]]).await,
+            ProbeResult::Failed(dr.to_owned())
+        );
+        let tunnel = "no answer from 192.0.2.11 through 198.51.100.1:80 within 5s; if it does not decapsulate, or \
+                      lacks the address, run `xvs realserver up --vip 198.51.100.1 --method tunnel` on it";
+        assert_eq!(
+            probed(ForwardingMethod::Tunnel, &[&[Sent]]).await,
+            ProbeResult::Failed(tunnel.to_owned())
+        );
+        let unsent = "no packet can be sent to 192.0.2.11: no route".to_owned();
+        assert_eq!(
+            probed(ForwardingMethod::DirectRouting, &[&[Unsent("no route".to_owned())]]).await,
+            ProbeResult::Failed(unsent)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_this_machine_cannot_send_says_nothing_about_the_server() {
+        let late = "192.0.2.11 could not be probed: no worker has sent the packet within 5s".to_owned();
+        assert_eq!(
+            probed(ForwardingMethod::DirectRouting, &[&[VipAnswer::Queued]]).await,
+            ProbeResult::NotRun(late)
+        );
+        let none = "192.0.2.11:80 could not be probed: it has no address".to_owned();
+        assert_eq!(probed(ForwardingMethod::DirectRouting, &[&[]]).await, ProbeResult::NotRun(none));
+    }
+}
