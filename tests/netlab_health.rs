@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
@@ -55,6 +55,10 @@ fn await_servers(director: &Director<'_>, wanted: &[(u8, u8)]) {
         servers.sort_unstable();
         (servers == wanted).then_some(())
     });
+}
+
+fn run(cluster: &Cluster, words: &str) -> Output {
+    complete(cluster.command(Host::Director, program("xvs")).args(words.split(' ')))
 }
 
 #[test]
@@ -135,6 +139,45 @@ fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() 
         saved.contains(&format!("-A -t {VIP}:8080 ")) && !saved.contains(":80 "),
         "others' services stay: {saved}"
     );
+}
+
+#[test]
+fn a_disabled_server_stays_out_over_its_failure_its_return_and_reloads_and_is_back_when_enabled() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let mut first = Some(Sink::start(&cluster, Host::RealServer(1), LIFE));
+    let _second = Sink::start(&cluster, Host::RealServer(2), LIFE);
+    let director = watched(&cluster, &write(&cluster, 1, ""));
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    director.xvs(&format!("disable {}", real_server(1)));
+    let all_by_rs2 = || {
+        let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 4);
+        assert!(pages.iter().all(|page| page == "rs2"), "{pages:?}");
+    };
+    all_by_rs2();
+    drop(first.take());
+    await_servers(&director, &[(2, 1)]);
+    let health = || String::from_utf8_lossy(&run(&cluster, "health").stdout).into_owned();
+    assert!(health().contains("weight 1, disabled, absent"), "{}", health());
+    first = Some(Sink::start(&cluster, Host::RealServer(1), LIFE));
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    all_by_rs2();
+    write(&cluster, 5, "");
+    director.xvs("reload");
+    director.signal(Signal::HUP);
+    wait::until("SIGHUP", || director.log().contains("SIGHUP: ").then_some(()));
+    await_servers(&director, &[(1, 5), (2, 1)]);
+    all_by_rs2();
+    assert!(health().contains("weight 5, disabled\n"), "{}", health());
+    let status = director.xvs("status");
+    assert!(status.contains(&format!("disabled   {}; `xvs enable` ends that\n", real_server(1))), "{status}");
+    director.xvs(&format!("enable {}", real_server(1)));
+    let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 6);
+    assert_eq!(pages.iter().filter(|page| *page == "rs1").count(), 5, "{pages:?}");
+    let events = director.xvs("events --no-follow --last 100");
+    for change in ["disable", "enable"] {
+        assert!(events.contains(&format!(": xvs {change} {}", real_server(1))), "{events}");
+    }
+    drop(first);
 }
 
 #[test]

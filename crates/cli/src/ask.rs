@@ -7,9 +7,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 use xvs_ipvsadm::Output;
 use xvs_model::protocol::client::Director;
 
+use crate::maintenance::Change;
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::{
-    apply, confirm, connections, counters, explain, feedback, health, laddr, mark, plan, reload, set, status,
+    apply, confirm, connections, counters, explain, feedback, health, laddr, maintenance, mark, plan, reload,
+    set, status,
 };
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +36,10 @@ pub(crate) enum Command {
     Reload(reload::Arguments),
     /// Set one setting: a KEY of the kernel's `sysctl net.ipv4.vs.KEY`, or feedback.KEY
     Set(set::Arguments),
+    /// Keep a real server from new connections until it is enabled, over checks and reloads
+    Disable(maintenance::Arguments),
+    /// End that: the real server has its configured weight again, if its health checks agree
+    Enable(maintenance::Arguments),
     /// Add, delete and list the rules that mark packets for `-f` services
     Mark(mark::Arguments),
     /// Report a real server's load, or show the weights that follow such reports
@@ -55,6 +61,8 @@ impl Command {
             Self::Confirm(arguments) => confirm::run(arguments, director, out),
             Self::Reload(_) => reload::run(director, out),
             Self::Set(arguments) => set::run(arguments, director),
+            Self::Disable(arguments) => maintenance::run(Change::Disable, arguments, director, out),
+            Self::Enable(arguments) => maintenance::run(Change::Enable, arguments, director, out),
             Self::Mark(arguments) => mark::run(arguments, director, out),
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
             Self::Laddr(arguments) => laddr::run(arguments, director, out),

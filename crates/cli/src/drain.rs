@@ -1,8 +1,9 @@
 //! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
-//! Its weight becomes 0, as by `xvsadm -e … -w 0`; then its connections are counted each second. Nothing is undone at
-//! the end: the command that restores the former weight is printed. Not here: ending the connections that are left
-//! (`api/connections.rs` of `ctl`), the RST (`slow_path/reset.rs` of `dataplane`).
+//! Its weight becomes 0, as by `xvsadm -e … -w 0`, unless that is in force already, as after `xvs disable`; then its
+//! connections are counted each second. Nothing is undone at the end: the command that restores the former weight is
+//! printed. Not here: ending the connections that are left (`api/connections.rs` of `ctl`), the RST
+//! (`slow_path/reset.rs` of `dataplane`), maintenance that lasts (`maintenance.rs`).
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use std::{io, thread};
@@ -11,7 +12,7 @@ use clap::{Args, ValueEnum};
 use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use xvs_ipvsadm::SystemResolver;
+use xvs_ipvsadm::{ServiceArgument, SystemResolver};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::protocol::client::{Director, Failure};
@@ -30,21 +31,8 @@ use crate::output::text::{counted, duration};
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("service").required(true))]
 pub(super) struct Arguments {
-    /// The real server's service: TCP
-    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
-    tcp_service: Option<String>,
-    /// The real server's service: UDP
-    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
-    udp_service: Option<String>,
-    /// The real server's service: SCTP
-    #[arg(long, value_name = "ADDRESS:PORT", group = "service")]
-    sctp_service: Option<String>,
-    /// The real server's service: packets with this firewall mark
-    #[arg(short, long, value_name = "MARK", group = "service")]
-    fwmark_service: Option<String>,
-    /// With -f: the service is for IPv6
-    #[arg(short = '6', long, requires = "fwmark_service")]
-    ipv6: bool,
+    #[command(flatten)]
+    service: ServiceArgument,
     /// The real server: ADDRESS:PORT; by default the port of the service
     server: String,
     /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
@@ -67,15 +55,7 @@ enum Then {
 impl Arguments {
     /// The service and the real server, parsed as ipvsadm parses them.
     fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
-        let services = [
-            ("-t", &self.tcp_service),
-            ("-u", &self.udp_service),
-            ("--sctp-service", &self.sctp_service),
-            ("-f", &self.fwmark_service),
-        ];
-        let said = services.into_iter().filter_map(|(option, value)| Some([option, value.as_deref()?]));
-        let mut words: Vec<_> = said.flatten().collect();
-        words.extend(self.ipv6.then_some("-6"));
+        let mut words = self.service.words();
         words.extend(["-r", &self.server]);
         xvs_ipvsadm::real_server(&words, &SystemResolver::default())
     }
@@ -143,9 +123,8 @@ impl Drain<'_> {
         mut pause: impl FnMut(Duration) -> Paused,
     ) -> Done {
         let mut row = self.row()?;
-        let former = row.options.clone();
-        self.quiesce(&former)?;
-        self.warn_of_checks()?;
+        let former = (row.weight_in_force != Weight(0)).then(|| row.options.clone());
+        self.quiesce(former.as_ref())?;
         if row.persistent > 0 {
             let clients = counted(row.persistent.into(), "client is", "clients are");
             let still = "and still forwarded to it, unless expire_quiescent_template is 1 (`xvs set`)";
@@ -158,8 +137,8 @@ impl Drain<'_> {
             if left == 0 {
                 break ("drained: no connection is left".to_owned(), Left::Nothing);
             }
-            if row.options.weight != Weight(0) {
-                let weight = row.options.weight.0;
+            if row.weight_in_force != Weight(0) {
+                let weight = row.weight_in_force.0;
                 break (format!("its weight was changed to {weight}; not waiting any more"), Left::Alone);
             }
             if at_most.is_some_and(|most| waited >= most) {
@@ -183,7 +162,7 @@ impl Drain<'_> {
             // Templates of connections that wait for their reset stay.
             self.drop_all(Kind::Templates)?;
         }
-        self.show_former(&former)?;
+        self.show_former(former)?;
         Ok(if then.is_some() || left == Left::Nothing { DONE } else { FAILED })
     }
 
@@ -198,17 +177,18 @@ impl Drain<'_> {
         found.ok_or(Failure::Refused(CommandError::NoSuchDestination { service, endpoint }))
     }
 
-    fn quiesce(&mut self, former: &DestinationOptions) -> Done {
+    /// Gives it weight 0; `former`: its options, unless its weight in force is 0 already.
+    fn quiesce(&mut self, former: Option<&DestinationOptions>) -> Done {
         let Self { service, endpoint, .. } = *self;
         let named = format!("real server {endpoint} of {service}");
-        if former.weight == Weight(0) {
+        let Some(former) = former else {
             writeln!(self.out, "{named} has weight 0 already")?;
             return Ok(DONE);
-        }
+        };
         let options = DestinationOptions { weight: Weight(0), ..former.clone() };
         self.director.call(Request::Change(Command::EditDestination { service, endpoint, options }))?;
         writeln!(self.out, "{named}: weight {}, now 0", former.weight.0)?;
-        Ok(DONE)
+        self.warn_of_checks()
     }
 
     /// Ends the real server's connections, or its templates.
@@ -262,18 +242,12 @@ impl Drain<'_> {
         if self.terminal { write!(self.out, "{ERASE}") } else { Ok(()) }
     }
 
-    fn show_former(&mut self, former: &DestinationOptions) -> io::Result<()> {
+    fn show_former(&mut self, former: Option<DestinationOptions>) -> io::Result<()> {
         let Self { service, endpoint, .. } = *self;
-        if former.weight == Weight(0) {
-            return Ok(());
-        }
-        let back = Command::EditDestination { service, endpoint, options: former.clone() };
-        writeln!(
-            self.out,
-            "its weight was {}; to restore it:\n  {}",
-            former.weight.0,
-            xvs_ipvsadm::command_line(&back)
-        )
+        let Some(options) = former else { return Ok(()) };
+        let weight = options.weight.0;
+        let back = xvs_ipvsadm::command_line(&Command::EditDestination { service, endpoint, options });
+        writeln!(self.out, "its weight was {weight}; to restore it:\n  {back}")
     }
 
     /// Says that health checks may restore the weight, if a keepalived.conf has the service.
@@ -289,7 +263,8 @@ impl Drain<'_> {
         if let Some(HealthReport { file, .. }) = health.filter(has_it) {
             writeln!(
                 self.out,
-                "{file} has this service: its checks and `xvs reload` may restore the weight; `weight 0` there lasts"
+                "{file} has this service: its checks and `xvs reload` may restore the weight; `xvs disable {}` lasts",
+                self.endpoint
             )?;
         }
         Ok(DONE)
@@ -326,6 +301,7 @@ mod tests {
         looks: VecDeque<(u32, u32)>,
         options: DestinationOptions,
         persistent: u32,
+        disabled: bool,
         health: Option<HealthReport>,
         asked: Vec<Request>,
     }
@@ -338,6 +314,7 @@ mod tests {
                 looks: looks.iter().copied().collect(),
                 options,
                 persistent: 0,
+                disabled: false,
                 health: None,
                 asked: Vec::new(),
             }
@@ -375,7 +352,7 @@ mod tests {
                     let row = DestinationRow {
                         endpoint: server(),
                         options: self.options.clone(),
-                        weight_in_force: self.options.weight,
+                        weight_in_force: if self.disabled { Weight(0) } else { self.options.weight },
                         active,
                         inactive,
                         persistent: self.persistent,
@@ -482,9 +459,19 @@ mod tests {
             let mut script = Script::new(&[]);
             script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
-            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `weight 0` there lasts\n";
+            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80` lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");
         }
+    }
+
+    #[test]
+    fn the_drain_of_a_disabled_server_waits_and_leaves_its_configured_weight() {
+        let mut script = Script { disabled: true, ..Script::new(&[(2, 0), (1, 0)]) };
+        let (told, drained) = script.drain(None, None, |_| Paused::Out);
+        let expected = "real server 192.0.2.11:80 of TCP 192.0.2.1:80 has weight 0 already\n\
+                        00:00  1 connection active, 0 inactive\ndrained: no connection is left\n";
+        assert_eq!((&*told, drained, script.options.weight), (expected, true, Weight(3)));
+        assert!(!script.asked.iter().any(|asked| matches!(asked, Request::Change(_))));
     }
 
     #[test]

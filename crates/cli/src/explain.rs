@@ -243,6 +243,7 @@ fn standing(contender: &CandidateReport) -> String {
     let upper = u64::from(contender.upper_threshold.unwrap_or(0));
     match contender.standing {
         CandidateState::Quiescent => "weight 0: quiescent".to_owned(),
+        CandidateState::Disabled => "disabled; `xvs enable` ends that".to_owned(),
         CandidateState::Overloaded if carries >= upper => {
             format!("overloaded: {carries} of {upper} connections")
         }

@@ -178,7 +178,7 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
 
 /// The weight in the file, and the weights that differ from it.
 fn weights(weights: &Weights) -> String {
-    let Weights { operator, health, feedback, in_force } = *weights;
+    let Weights { operator, health, feedback, in_force, disabled } = *weights;
     let mut text = format!("weight {operator}");
     if let Some(weight) = health.filter(|weight| *weight != operator) {
         text += &format!(", {weight} by health");
@@ -186,8 +186,12 @@ fn weights(weights: &Weights) -> String {
     if let Some(weight) = feedback {
         text += &format!(", {weight} by load");
     }
+    if disabled {
+        text += ", disabled";
+    }
     match in_force {
         None => text += ", absent",
+        Some(0) if disabled => {}
         Some(weight) if feedback.or(health) != Some(weight) => text += &format!(", {weight} in force"),
         Some(_) => {}
     }
@@ -405,14 +409,18 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
 
     #[test]
     fn weights_are_shown_if_they_differ_from_the_weight_in_the_file() {
-        let told =
-            |operator, health, feedback, in_force| weights(&Weights { operator, health, feedback, in_force });
+        let of = |operator, health, feedback, in_force, disabled| {
+            weights(&Weights { operator, health, feedback, in_force, disabled })
+        };
+        let told = |operator, health, feedback, in_force| of(operator, health, feedback, in_force, false);
         assert_eq!(told(3, Some(3), None, Some(3)), "weight 3");
         assert_eq!(told(3, Some(5), None, Some(5)), "weight 3, 5 by health");
         assert_eq!(told(3, Some(3), Some(2), Some(2)), "weight 3, 2 by load");
         assert_eq!(told(3, Some(0), None, Some(7)), "weight 3, 0 by health, 7 in force");
         // The sorry server serves.
         assert_eq!(told(3, Some(3), None, None), "weight 3, absent");
+        assert_eq!(of(3, Some(3), None, Some(0), true), "weight 3, disabled");
+        assert_eq!(of(3, None, None, None, true), "weight 3, disabled, absent");
     }
 
     #[test]

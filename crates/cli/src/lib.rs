@@ -28,6 +28,7 @@ mod health;
 mod healthy;
 pub mod lab;
 mod laddr;
+mod maintenance;
 mod manual;
 mod mark;
 mod output;

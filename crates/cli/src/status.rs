@@ -57,6 +57,10 @@ fn screen(report: &StatusReport) -> String {
     let services = counted(report.services, "virtual service", "virtual services");
     let servers = counted(report.destinations, "real server", "real servers");
     lines.push(line("services", &format!("{services}{without}, {servers}")));
+    if !report.disabled.is_empty() {
+        let servers = report.disabled.join(", ");
+        lines.push(line("disabled", &format!("{servers}; `xvs enable` ends that")));
+    }
     lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
     let TableStatus { size, connections, percent, pages } = table;
@@ -157,6 +161,7 @@ mod tests {
         worker.queues.insert("lan".to_owned(), vec![0]);
         let report = StatusReport {
             services_without_destination: 0,
+            disabled: vec!["192.0.2.11".to_owned()],
             interfaces: vec![lan, wan],
             workers: vec![worker],
             unconfirmed_seconds: None,
@@ -170,6 +175,7 @@ mod tests {
             worker 0   core 1, 12.5 % busy, lan queue 0, wan queues 0,1, zero-copy; received\n           \
             9, sent 0, passed to the kernel 0\n\
             services   1 virtual service, 2 real servers\n\
+            disabled   192.0.2.11; `xvs enable` ends that\n\
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             drops      in the last minute:\n\

@@ -297,8 +297,11 @@ impl Director for InMemory {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
                 let live = Live { snapshot: &snapshot, reader, now: self.now };
                 // Every link of the lab is attached.
-                explain::answer(&question, &live, &Attachment::default())
-                    .map(|report| Reply::Explained(Box::new(report)))
+                let answer = explain::answer(&question, &live, &Attachment::default());
+                answer.map(|mut report| {
+                    report.add_disabled(self.control.state().disabled());
+                    Reply::Explained(Box::new(report))
+                })
             }
             Request::EndConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Silent))),
             Request::ResetConnections(filter) => Ok(Reply::Ended(self.end(&filter, EndMode::Reset))),

@@ -2,6 +2,7 @@
 
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
@@ -49,8 +50,16 @@ pub fn command_line(command: &Command) -> String {
         Command::DeleteMark(rule) => return escape_control(&format!("xvs mark delete {rule}")),
         Command::AddLocal(local) => return format!("xvs laddr add {local}"),
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
+        Command::Disable(server) => return format!("xvs disable {}", disabled(server, of)),
+        Command::Enable(server) => return format!("xvs enable {}", disabled(server, of)),
     };
     escape_control(&format!("xvsadm {line}"))
+}
+
+/// A disabled real server as the arguments of `xvs disable`; `of` prints the options of a service.
+fn disabled(Disabled { server, service }: &Disabled, of: impl Fn(&ServiceKey) -> String) -> String {
+    let service = service.map(|key| format!(" {}", of(&key))).unwrap_or_default();
+    format!("{server}{service}")
 }
 
 /// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.

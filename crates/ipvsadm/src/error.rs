@@ -102,6 +102,8 @@ pub(crate) fn refusal(error: &CommandError) -> String {
         | CommandError::NoSuchMark(_)
         | CommandError::LocalExists(_)
         | CommandError::NoSuchLocal(_)
+        | CommandError::NotDisabled(_)
+        | CommandError::DisabledAsPart { .. }
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }
         | CommandError::UnknownServer(_)

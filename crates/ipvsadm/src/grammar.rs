@@ -130,6 +130,18 @@ pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKe
     }
 }
 
+/// The service that these words name; they are the options of `-D`.
+///
+/// # Errors
+/// The first line of ipvsadm's message.
+pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result<ServiceKey, String> {
+    match parse(&[&["-D"], words].concat(), resolver) {
+        Ok(Parsed::Change(Command::DeleteService(key))) => Ok(key),
+        Ok(_) => Err("they name no virtual service".to_owned()),
+        Err(error) => Err(error.text.lines().next().unwrap_or_default().to_owned()),
+    }
+}
+
 /// A line of which some options have been read.
 struct Draft {
     command: CommandName,

@@ -12,6 +12,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::local_address::LocalAddress;
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
@@ -28,18 +29,21 @@ use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::xvs_lines::{local_address_command, mark_command};
+use crate::xvs_lines::{disable_command, local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm
-    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses first, mark
-    /// rules last.
+    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses and disabled
+    /// real servers first, mark rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
         for local in self.locals()? {
             writeln!(self.out, "{XVS_LINE}laddr add {local}")?;
+        }
+        for server in self.disabled()?.iter() {
+            writeln!(self.out, "#{}", command_line(&Command::Disable(server)))?;
         }
         for row in &rows {
             let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
@@ -56,6 +60,13 @@ impl Session<'_> {
     fn locals(&mut self) -> Result<Vec<LocalAddress>, LineError> {
         match self.director.call(Request::LocalAddresses).map_err(|failure| LineError::listing(&failure))? {
             Reply::LocalAddresses(locals) => Ok(locals),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
+        }
+    }
+
+    fn disabled(&mut self) -> Result<DisabledServers, LineError> {
+        match self.director.call(Request::Disabled).map_err(|failure| LineError::listing(&failure))? {
+            Reply::Disabled(servers) => Ok(servers),
             other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
@@ -174,7 +185,8 @@ impl Session<'_> {
     }
 }
 
-/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark` or `xvs laddr`.
+/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark`, `xvs laddr` or
+/// `xvs disable`.
 fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
@@ -185,6 +197,9 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         }
         [_, "laddr", words @ ..] if text.starts_with(XVS_LINE) => {
             local_address_command(words).map(Parsed::Change).map_err(LineError::usage)
+        }
+        [_, "disable", words @ ..] if text.starts_with(XVS_LINE) => {
+            disable_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -313,6 +328,7 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
         }
         Command::AddMark(rule) => format!("{XVS_LINE}mark add {rule}"),
         Command::AddLocal(local) => format!("{XVS_LINE}laddr add {local}"),
+        Command::Disable(_) => format!("#{}", command_line(command)),
         // Other commands do not describe a state; a comment shows them.
         other => format!("# {}", command_line(other)),
     }]

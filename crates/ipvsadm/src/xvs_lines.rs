@@ -1,6 +1,7 @@
-//! Lines of a rules file that begin with `#xvs `: mark rules and local addresses, which ipvsadm does not have.
+//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses and disabled real servers, which ipvsadm
+//! does not have.
 //!
-//! Such a line has the arguments of `xvs mark` or `xvs laddr`; both programs use the types of this file.
+//! Such a line has the arguments of `xvs mark`, `xvs laddr` or `xvs disable`; both programs use the types of this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -8,8 +9,14 @@ use std::ops::RangeInclusive;
 use clap::{Args, FromArgMatches, Subcommand};
 use xvs_model::config::command::Command;
 use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
+use xvs_model::config::maintenance::Disabled;
 use xvs_proto::{Family, Prefix, Protocol};
+use xvs_sched::ServiceKey;
+
+use crate::grammar::virtual_service;
+use crate::resolver::{Resolver, SystemResolver};
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -109,6 +116,78 @@ impl LocalAddressChange {
             Self::Delete { address } => Command::DeleteLocal(address),
         }
     }
+}
+
+/// A virtual service, by ipvsadm's options.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ServiceArgument {
+    /// The real server's service: TCP
+    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
+    tcp_service: Option<String>,
+    /// The real server's service: UDP
+    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
+    udp_service: Option<String>,
+    /// The real server's service: SCTP
+    #[arg(long, value_name = "ADDRESS:PORT", group = "service")]
+    sctp_service: Option<String>,
+    /// The real server's service: packets with this firewall mark
+    #[arg(short, long, value_name = "MARK", group = "service")]
+    fwmark_service: Option<String>,
+    /// With -f: the service is for IPv6
+    #[arg(short = '6', long, requires = "fwmark_service")]
+    ipv6: bool,
+}
+
+impl ServiceArgument {
+    /// The options as words of an ipvsadm command line; none without a service.
+    pub fn words(&self) -> Vec<&str> {
+        let services = [
+            ("-t", &self.tcp_service),
+            ("-u", &self.udp_service),
+            ("--sctp-service", &self.sctp_service),
+            ("-f", &self.fwmark_service),
+        ];
+        let said = services.into_iter().filter_map(|(option, value)| Some([option, value.as_deref()?]));
+        said.flatten().chain(self.ipv6.then_some("-6")).collect()
+    }
+
+    /// The service; `None`: no option is given.
+    fn key(&self, resolver: &dyn Resolver) -> Result<Option<ServiceKey>, String> {
+        let words = self.words();
+        if words.is_empty() { Ok(None) } else { virtual_service(&words, resolver).map(Some) }
+    }
+}
+
+/// The real servers that `xvs disable` or `xvs enable` names.
+#[derive(Debug, Args)]
+pub struct DisabledArgument {
+    /// ADDRESS for every port, or ADDRESS:PORT
+    server: Server,
+    #[command(flatten)]
+    service: ServiceArgument,
+}
+
+impl DisabledArgument {
+    /// The real servers.
+    ///
+    /// # Errors
+    /// The first line of ipvsadm's message about the service.
+    pub fn named(&self) -> Result<Disabled, String> {
+        let service = self.service.key(&SystemResolver::default())?;
+        Ok(Disabled { server: self.server, service })
+    }
+}
+
+/// The change that a line requests by its words behind `disable`.
+///
+/// # Errors
+/// clap's message, or the first line of ipvsadm's message about the service.
+pub(crate) fn disable_command(words: &[&str]) -> Result<Command, String> {
+    let parser = DisabledArgument::augment_args(clap::Command::new("disable").no_binary_name(true));
+    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
+    let read = DisabledArgument::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    read.named().map(Command::Disable)
 }
 
 /// The change that a line requests by its words behind `mark`.
@@ -242,6 +321,25 @@ mod tests {
         assert_eq!(local_address_command(&["add", "192.0.2.1"]), Ok(Command::AddLocal(whole)));
         for wrong in [&["add", "192.0.2.1", "--ports", "80"][..], &["list"], &["add"], &["add", "example"]] {
             assert!(local_address_command(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_printed_disabled_server_is_parsed_back_with_and_without_a_service() {
+        let services = ["TCP 198.51.100.1:80", "SCTP [2001:db8::1]:0", "FWM 7", "FWM 4294967295 IPv6"];
+        let services = services.iter().map(|service| Some(service.parse().unwrap())).chain([None]);
+        for service in services {
+            for server in ["192.0.2.11", "192.0.2.11:80", "[2001:db8::11]:80"] {
+                let command = Command::Disable(Disabled { server: server.parse().unwrap(), service });
+                let line = crate::command_line(&command);
+                let words: Vec<_> = line.split(' ').skip(2).collect();
+                assert_eq!(disable_command(&words), Ok(command), "{line}");
+            }
+        }
+        for wrong in
+            [&[][..], &["web1"], &["192.0.2.11", "-t", "web1:x"], &["192.0.2.11", "-t", "a", "-u", "b"]]
+        {
+            assert!(disable_command(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -53,6 +53,7 @@ pub fn status() -> StatusReport {
             virtual_servers: 3,
             virtual_servers_well: 2,
         }),
+        disabled: vec!["192.0.2.11".to_owned(), "192.0.2.12:80 of TCP 198.51.100.1:80".to_owned()],
         interfaces: vec![interface()],
         workers: vec![worker()],
         table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
@@ -104,7 +105,8 @@ pub fn health() -> HealthReport {
         CheckState::Suspended { is_up: true },
     ]
     .map(|state| real_server("192.0.2.11", state));
-    servers[0].weights = Weights { operator: 3, health: Some(3), feedback: Some(2), in_force: Some(2) };
+    servers[0].weights =
+        Weights { operator: 3, health: Some(3), feedback: Some(2), in_force: Some(2), disabled: false };
     let mut virtual_server = virtual_server("198.51.100.1", servers.into());
     virtual_server.sorry_server =
         Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });

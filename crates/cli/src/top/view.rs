@@ -121,8 +121,9 @@ impl Row {
             Some(_) => ('x', String::new()),
         };
         let (endpoint, method) = (dest.endpoint, dest.method.listed());
+        let disabled = if dest.disabled { " disabled" } else { "" };
         Self {
-            label: format!("{mark} {endpoint} {method} {}{failing}", dest.weight.0),
+            label: format!("{mark} {endpoint} {method} {}{failing}{disabled}", dest.weight.0),
             level: Level::Destination,
             rates: Rates::between(before.map(|before| &before.stats), &dest.stats, seconds),
             active: dest.active.into(),
@@ -385,6 +386,7 @@ mod tests {
             endpoint,
             method,
             weight,
+            disabled: false,
             active,
             inactive: 2,
             unanswered: 0,

@@ -84,6 +84,7 @@ impl Handler for Dispatch {
                 let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
                 let (facts, live) = (shared.facts(), Live { snapshot: &snapshot, reader, now });
                 let mut report = explain::answer(&question, &live, &facts.attachment())?;
+                report.add_disabled(&facts.disabled);
                 if report.choice.is_some()
                     && let Some(health) = shared.health()
                 {

@@ -199,6 +199,7 @@ impl<D: Datapath> Control<D> {
             Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
+            Request::Disabled => Ok(Reply::Disabled(self.state.disabled().clone())),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Set { key, value } => {
                 self.settings.set(key, value)?;
@@ -255,7 +256,7 @@ impl<D: Datapath> Control<D> {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
-        self.registry.apply(command, &mut self.publication.snapshot, now);
+        self.registry.apply(command, &self.state, &mut self.publication.snapshot, now);
         self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
             self.marks.compile(self.state.marks());

@@ -186,6 +186,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
     use xvs_model::config::destination::{Destination, DestinationOptions};
+    use xvs_model::config::maintenance::Disabled;
     use xvs_model::config::service::ServiceOptions;
     use xvs_proto::Endpoint;
 
@@ -456,6 +457,37 @@ mod tests {
             }
             assert_eq!(drift(&mut control), [""; 0]);
         }
+    }
+
+    #[test]
+    fn a_disabled_server_has_weight_0_whatever_health_checks_want_until_it_is_enabled() {
+        let mut control = control();
+        let in_force = |control: &mut Control<Machine>| {
+            let Ok(Reply::Services(rows)) = control.handle(&Request::ListServices, Millis(0)) else {
+                panic!("the services were not listed")
+            };
+            rows[0].destinations.iter().map(|row| row.weight_in_force.0).collect::<Vec<_>>()
+        };
+        let want = |control: &mut Control<Machine>, servers: &[(u8, u32)], scope| {
+            changed(control.reconcile(vec![(key(100), with(servers))], scope, Millis(0)));
+        };
+        control.set_repair(Repair::Always);
+        want(&mut control, &[(1, 3), (2, 1)], ReconcileScope::Changes);
+        by_hand(&mut control, "#xvs disable 192.0.2.1\n");
+        assert_eq!(in_force(&mut control), [1, 0]);
+        // It fails, comes back with another weight, the file is read again, and drift is undone.
+        want(&mut control, &[(2, 1)], ReconcileScope::Changes);
+        want(&mut control, &[(1, 5), (2, 1)], ReconcileScope::Changes);
+        want(&mut control, &[(1, 5), (2, 1)], ReconcileScope::Everything);
+        control.tick(Millis(0) + SECOND).unwrap();
+        assert_eq!(
+            (in_force(&mut control), servers(&control, 100)),
+            (vec![0, 1], Some(vec![(1, 5), (2, 1)]))
+        );
+        assert_eq!(drift(&mut control), [""; 0], "disabling is no drift");
+        let enable = Command::Enable(Disabled { server: "192.0.2.1".parse().unwrap(), service: None });
+        control.handle(&Request::Change(enable), Millis(0)).unwrap();
+        assert_eq!(in_force(&mut control), [5, 1]);
     }
 
     #[test]

@@ -73,7 +73,9 @@ impl Steered {
             | Command::Zero(_)
             | Command::SetTimeouts(_)
             | Command::StartDaemon(_)
-            | Command::StopDaemon(_) => {}
+            | Command::StopDaemon(_)
+            | Command::Disable(_)
+            | Command::Enable(_) => {}
         }
     }
 

@@ -262,6 +262,7 @@ impl ControlThread {
         }
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_lines());
+        facts.disabled.clone_from(self.control.state().disabled());
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 

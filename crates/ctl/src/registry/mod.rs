@@ -24,6 +24,7 @@ use xvs_dataplane::snapshot::{
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::maintenance::{Disabled, DisabledServers};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
@@ -82,6 +83,8 @@ struct DestinationEntry {
     methods: BTreeSet<ForwardingMethod>,
     /// The operator's weight.
     weight: Weight,
+    /// Whether an operator keeps it from new connections, whatever its weight.
+    disabled: bool,
     encapsulation: Encapsulation,
     path_mtu: Arc<PathMtu>,
     /// The last weight above 0 since it was added; 0 if there was none.
@@ -118,6 +121,7 @@ impl DestinationEntry {
     /// The weight that schedulers use.
     fn weight_in_force(&self) -> Weight {
         match self.report {
+            _ if self.disabled => Weight(0),
             Some(report) if !self.weight.is_quiescent() => report.weight(),
             _ => self.weight,
         }
@@ -160,9 +164,9 @@ impl Registry {
         }
     }
 
-    /// Applies a command that the desired state has accepted. [`Self::build`] enters the changed services in the
+    /// Applies a command that the desired state has accepted; `state` is the state after it. [`Self::build`] enters the changed services in the
     /// snapshot, so a batch builds each service once.
-    pub fn apply(&mut self, command: &Command, snapshot: &mut Snapshot, now: Millis) {
+    pub fn apply(&mut self, command: &Command, state: &State, snapshot: &mut Snapshot, now: Millis) {
         match command {
             Command::AddService { key, options } => self.add_service(*key, &options.scheduler),
             Command::EditService { key, options } => self.edit_service(*key, &options.scheduler),
@@ -175,6 +179,7 @@ impl Registry {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 let mut dest = self.restore_or_create(*service, *endpoint, &entry.live);
                 dest.last_weight = Weight(0);
+                dest.disabled = state.disabled().includes(*service, *endpoint);
                 dest.set_options(options);
                 entry.destinations.insert(0, dest);
                 self.store_changed(*service, entry, Change::Added);
@@ -196,6 +201,9 @@ impl Registry {
                 }
             }
             Command::Zero(key) => self.zero(*key),
+            Command::Disable(servers) | Command::Enable(servers) => {
+                self.set_disabled(*servers, state.disabled())
+            }
             Command::SetTimeouts(_)
             | Command::StartDaemon(_)
             | Command::StopDaemon(_)
@@ -250,6 +258,22 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
+    /// Enters for the destinations that `changed` concerns whether they are disabled.
+    fn set_disabled(&mut self, changed: Disabled, disabled: &DisabledServers) {
+        let has_one = |key: &ServiceKey, entry: &ServiceEntry| {
+            entry.destinations.iter().any(|dest| changed.includes(*key, dest.endpoint))
+        };
+        let keys: Vec<_> =
+            self.services.iter().filter(|(key, entry)| has_one(key, entry)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let Some(mut entry) = self.services.remove(&key) else { continue };
+            for dest in &mut entry.destinations {
+                dest.disabled = disabled.includes(key, dest.endpoint);
+            }
+            self.store_changed(key, entry, Change::Edited);
+        }
+    }
+
     /// Enters all changed services in the snapshot.
     pub fn build(&mut self, state: &State, snapshot: &mut Snapshot) {
         for key in std::mem::take(&mut self.unbuilt) {
@@ -291,6 +315,7 @@ impl Registry {
             method: ForwardingMethod::DirectRouting,
             methods: BTreeSet::new(),
             weight: Weight(0),
+            disabled: false,
             encapsulation: Encapsulation::Ip,
             path_mtu: self.path_mtu(endpoint.addr),
             last_weight: Weight(0),

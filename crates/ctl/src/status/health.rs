@@ -1,27 +1,40 @@
-//! The weights in force and unanswered connections, added to the report of health checks.
+//! The weights in force, disabled real servers and unanswered connections, added to the report of health checks.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::{Service, Snapshot};
-use xvs_model::report::health::{HealthReport, VirtualServerHealth};
+use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::report::health::{HealthReport, RealServerHealth, VirtualServerHealth};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-/// Fills in the weights that schedulers use, those that load reports have changed, and unanswered connections.
-pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Millis) {
+/// Fills in the weights that schedulers use, those that load reports have changed, which real servers are disabled, and
+/// unanswered connections.
+pub(crate) fn fill_in(
+    report: &mut HealthReport,
+    snapshot: &Snapshot,
+    disabled: &DisabledServers,
+    now: Millis,
+) {
     for server in &mut report.virtual_servers {
-        let Some(service) = server.keys().next().and_then(|key| snapshot.services.find(&key)) else {
-            continue;
-        };
+        let Some(key) = server.keys().next() else { continue };
+        for real in &mut server.real_servers {
+            real.weights.disabled = endpoints(real, key).is_some_and(|all| {
+                // Also one that health checks have removed from the service.
+                all.into_iter().any(|endpoint| disabled.includes(key, endpoint))
+            });
+        }
+        let Some(service) = snapshot.services.find(&key) else { continue };
         for (index, member) in real_server_indices(server, service).into_iter().zip(service.members.iter()) {
             let Some(index) = index else { continue };
             let server = &mut server.real_servers[index];
             server.unanswered = member.live.recently_unanswered(now);
             let weights = &mut server.weights;
             weights.in_force = Some(member.weight.0);
-            weights.feedback = (member.weight != member.own_weight).then_some(member.weight.0);
+            let by_load = !weights.disabled && member.weight != member.own_weight;
+            weights.feedback = by_load.then_some(member.weight.0);
         }
     }
 }
@@ -30,14 +43,19 @@ pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Milli
 pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
     let mut indices = HashMap::new();
     for (index, server) in server.real_servers.iter().enumerate() {
-        let Ok(endpoint) = server.endpoint.parse::<SocketAddr>() else { continue };
-        let endpoint = Endpoint::new(endpoint.ip(), endpoint.port());
-        indices.insert(endpoint, index);
-        // Only NAT allows another port than the service's. With other methods the destination has the service's port,
-        // or 0.
-        indices.entry(Endpoint { port: service_port(service.key), ..endpoint }).or_insert(index);
+        let Some([own, of_service]) = endpoints(server, service.key) else { continue };
+        indices.insert(own, index);
+        indices.entry(of_service).or_insert(index);
     }
     service.members.iter().map(|member| indices.get(&member.endpoint).copied()).collect()
+}
+
+/// The endpoints that a real server of the file can have in a service: its own or, as only NAT allows another port than
+/// the service's, its address with the service's port.
+fn endpoints(server: &RealServerHealth, service: ServiceKey) -> Option<[Endpoint; 2]> {
+    let own: SocketAddr = server.endpoint.parse().ok()?;
+    let own = Endpoint::new(own.ip(), own.port());
+    Some([own, Endpoint { port: service_port(service), ..own }])
 }
 
 /// The port of a service; 0 for a mark service.
@@ -81,7 +99,7 @@ mod tests {
             let mut one = virtual_server("198.51.100.1", servers.map(server).into());
             one.services = vec![service.to_owned()];
             let mut report = report(vec![one]);
-            fill_in(&mut report, &snapshot(rules), Millis(0));
+            fill_in(&mut report, &snapshot(rules), &DisabledServers::default(), Millis(0));
             let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
             weights.collect::<Vec<_>>()
         };

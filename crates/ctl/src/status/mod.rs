@@ -20,6 +20,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::{
     Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
@@ -61,8 +62,11 @@ impl<'a> Readings<'a> {
         let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
         let recent = sample.drops_since(&minute);
         let attachment = facts.attachment();
-        let mut unusable: Vec<_> =
-            snapshot.services.iter().filter_map(|service| why_unusable(service, &snapshot)).collect();
+        let mut unusable: Vec<_> = snapshot
+            .services
+            .iter()
+            .filter_map(|service| why_unusable(service, &snapshot, &facts.disabled))
+            .collect();
         unusable.sort();
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
         if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
@@ -121,6 +125,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         services_without_destination: unusable.len() as u64,
         destinations: destinations as u64,
         health: health.map(HealthReport::counts),
+        disabled: facts.disabled.iter().map(|server| server.to_string()).collect(),
         workers: workers(shared, &facts, &busy_percent),
         table: TableStatus {
             size: size as u64,
@@ -198,18 +203,29 @@ fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The service's name and the reason, if none of its destinations can get a connection.
-fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'static str)> {
-    let obstacles: Vec<_> = service.members.iter().map(|member| obstacle(member, snapshot)).collect();
+fn why_unusable(
+    service: &Service,
+    snapshot: &Snapshot,
+    disabled: &DisabledServers,
+) -> Option<(String, &'static str)> {
+    let of = |member: &Member| match obstacle(member, snapshot) {
+        Some(Obstacle::Quiescent) if disabled.includes(service.key, member.endpoint) => {
+            Some(Obstacle::Disabled)
+        }
+        other => other,
+    };
+    let obstacles: Vec<_> = service.members.iter().map(of).collect();
     let mut obstacles = obstacles.into_iter().collect::<Option<Vec<_>>>()?;
     obstacles.sort_unstable();
     let why = match (obstacles.first(), obstacles.last()) {
         (None, _) => "has no real server; `xvsadm -a` adds one",
         (first, last) if first != last => {
-            "has no real server that can take a connection: each is at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
+            "has no real server that can take a connection: each is disabled, at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
         }
         (Some(Obstacle::Quiescent), _) => {
             "has only real servers of weight 0; `xvsadm -e … -w 1` gives one a weight"
         }
+        (Some(Obstacle::Disabled), _) => "has only disabled real servers; `xvs enable` ends that",
         (Some(Obstacle::Overloaded), _) => {
             "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
         }
@@ -227,6 +243,7 @@ fn why_unusable(service: &Service, snapshot: &Snapshot) -> Option<(String, &'sta
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Obstacle {
     Quiescent,
+    Disabled,
     Overloaded,
     NoRoute,
     NoNeighbour,

@@ -16,6 +16,7 @@ use xvs_dataplane::counters::{Histogram, WorkerCounters};
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_model::config::command::CommandError;
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{InterfaceStatus, LinkState};
@@ -76,6 +77,8 @@ pub struct Facts {
     pub rules: Option<PathBuf>,
     /// Commands, as typed, that undo manual changes to owned services.
     pub drift: Arc<[String]>,
+    /// The disabled real servers.
+    pub disabled: DisabledServers,
     /// Time until which applied rules can be confirmed; `None`: none wait.
     pub unconfirmed_until: Option<Millis>,
 }
@@ -169,8 +172,9 @@ impl Shared {
     /// The health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        health::fill_in(&mut report, &self.published.load(), self.now());
-        Some(HealthReport { drift: self.facts_mut().drift.to_vec(), ..report })
+        let facts = self.facts_mut();
+        health::fill_in(&mut report, &self.published.load(), &facts.disabled, self.now());
+        Some(HealthReport { drift: facts.drift.to_vec(), ..report })
     }
 
     /// A copy of the facts.

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::{SharedStats, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service};
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{CheckState, VirtualServerHealth};
 use xvs_model::report::listing::Stats;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
@@ -17,26 +18,40 @@ use crate::status;
 use crate::status::health::real_server_indices;
 use crate::status::shared::Shared;
 
-fn service(service: &Service, health: Option<&VirtualServerHealth>, now: Millis) -> ServiceTraffic {
+fn service(
+    service: &Service,
+    health: Option<&VirtualServerHealth>,
+    disabled: &DisabledServers,
+    now: Millis,
+) -> ServiceTraffic {
     let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
     let trouble = |number: usize| {
         let index = indices.get(number).copied().flatten()?;
         health.and_then(|health| health.real_servers[index].trouble())
     };
     let destinations = service.members.iter().enumerate();
-    let destinations =
-        destinations.map(|(number, member)| destination(member, trouble(number), now)).collect();
+    let row = |(number, member): (usize, &Member)| {
+        let disabled = disabled.includes(service.key, member.endpoint);
+        destination(member, trouble(number), disabled, now)
+    };
+    let destinations = destinations.map(row).collect();
     let servers = health.iter().flat_map(|health| &health.real_servers);
     let down = servers.filter(|server| !server.is_up).count();
     ServiceTraffic { key: service.key, stats: stats(&service.live.stats), down, destinations }
 }
 
-fn destination(member: &Member, trouble: Option<CheckState>, now: Millis) -> DestinationTraffic {
+fn destination(
+    member: &Member,
+    trouble: Option<CheckState>,
+    disabled: bool,
+    now: Millis,
+) -> DestinationTraffic {
     let load = member.live.load();
     DestinationTraffic {
         endpoint: member.endpoint,
         method: member.method,
         weight: member.weight,
+        disabled,
         active: load.active,
         inactive: load.inactive,
         unanswered: member.live.recently_unanswered(now),
@@ -52,12 +67,13 @@ fn stats(counted: &SharedStats) -> Stats {
 
 /// The current totals.
 pub(crate) fn traffic(shared: &Shared) -> Traffic {
-    let (snapshot, health) = (shared.published.load_full(), shared.health());
+    let (snapshot, health, facts) = (shared.published.load_full(), shared.health(), shared.facts());
     let watched = health.iter().flat_map(|health| &health.virtual_servers);
     let watched: HashMap<_, _> =
         watched.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
     let services = snapshot.services.iter();
     let now = shared.now();
-    let services = services.map(|one| service(one, watched.get(&one.key).copied(), now)).collect();
+    let services =
+        services.map(|one| service(one, watched.get(&one.key).copied(), &facts.disabled, now)).collect();
     Traffic { at_millis: now.0, status: status::report(shared, health.as_ref()), services }
 }

@@ -11,6 +11,7 @@ use crate::config::destination::DestinationOptions;
 use crate::config::firewall_mark::MarkRule;
 use crate::config::load_report::Server;
 use crate::config::local_address::LocalAddress;
+use crate::config::maintenance::Disabled;
 use crate::config::service::ServiceOptions;
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 use crate::config::timeouts::Timeouts;
@@ -78,6 +79,10 @@ pub enum Command {
     AddLocal(LocalAddress),
     /// Deletes a local address; connections that use it continue.
     DeleteLocal(IpAddr),
+    /// Real servers get no new connections, whatever their weight. No error if they are disabled already.
+    Disable(Disabled),
+    /// Ends that for these real servers.
+    Enable(Disabled),
 }
 
 /// Why a request was refused or failed. Nothing has changed, except with [`CommandError::Late`].
@@ -117,6 +122,12 @@ pub enum CommandError {
     LocalExists(LocalAddress),
     #[error("no local address {0}; `xvs laddr list` shows the configured ones")]
     NoSuchLocal(IpAddr),
+    #[error("real server {0} is not disabled; `xvs status` shows those that are")]
+    NotDisabled(Server),
+    #[error(
+        "real server {server} is disabled as part of {broader}; enable that, in all its services, or leave it"
+    )]
+    DisabledAsPart { server: Server, broader: String },
     #[error("no interface {0}; `ip link` shows those that exist")]
     NoSuchDevice(String),
     #[error(

@@ -17,6 +17,7 @@ use crate::config::command::{Command, CommandError};
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::local_address::LocalAddress;
+use crate::config::maintenance::{Disabled, DisabledServers};
 use crate::config::service::{Netmask, Service, ServiceOptions};
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
@@ -29,6 +30,7 @@ pub struct State {
     daemons: Vec<SyncDaemon>,
     marks: Vec<MarkRule>,
     locals: Vec<LocalAddress>,
+    disabled: DisabledServers,
 }
 
 /// The part of the state that a command changed, for the builder of the next snapshot.
@@ -48,6 +50,8 @@ pub enum Applied {
     Marks,
     /// The local addresses.
     Locals,
+    /// The disabled real servers.
+    Disabled,
 }
 
 impl State {
@@ -122,6 +126,14 @@ impl State {
                 self.locals.retain(|known| known.addr != *addr);
                 Applied::Locals
             }
+            Command::Disable(server) => {
+                self.disabled.insert(*server);
+                Applied::Disabled
+            }
+            Command::Enable(server) => {
+                self.disabled.remove(*server);
+                Applied::Disabled
+            }
         })
     }
 
@@ -187,6 +199,14 @@ impl State {
                 Some(_) => Ok(()),
                 None => Err(CommandError::NoSuchLocal(*addr)),
             },
+            Command::Disable(_) if self.disabled.iter().len() >= DISABLED_MAX => {
+                let why = format!(
+                    "{DISABLED_MAX} entries of disabled real servers exist already, the largest number; enable one first"
+                );
+                Err(CommandError::InvalidOperation { why })
+            }
+            Command::Disable(_) => Ok(()),
+            Command::Enable(enabled) => self.check_enabled(*enabled),
         }
     }
 
@@ -230,6 +250,20 @@ impl State {
     /// The local addresses, in the order of the commands.
     pub fn locals(&self) -> &[LocalAddress] {
         &self.locals
+    }
+
+    /// The disabled real servers.
+    pub fn disabled(&self) -> &DisabledServers {
+        &self.disabled
+    }
+
+    fn check_enabled(&self, enabled: Disabled) -> Result<(), CommandError> {
+        let server = enabled.server;
+        match self.disabled.broader(enabled) {
+            _ if self.disabled.can_remove(enabled) => Ok(()),
+            Some(broader) => Err(CommandError::DisabledAsPart { server, broader: broader.to_string() }),
+            None => Err(CommandError::NotDisabled(server)),
+        }
     }
 
     fn local(&self, addr: IpAddr) -> Option<&LocalAddress> {
@@ -416,6 +450,9 @@ const PORTS_MAX: usize = 15;
 
 /// The largest number of mark rules.
 const MARKS_MAX: usize = 1024;
+
+/// The largest number of entries of disabled real servers.
+const DISABLED_MAX: usize = 1024;
 
 /// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
 const LOCALS_MAX: usize = 1024;

@@ -1,7 +1,7 @@
 //! Differences between the running state and the state that a rules file wants, and the commands that remove them.
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
-//! compared object by object: services, destinations, local addresses, the mark rules, the timeouts. No command touches
+//! compared object by object: services, destinations, local addresses, disabled real servers, the mark rules, the timeouts. No command touches
 //! an object that is equal in both, so its connections, counters and scheduler state stay; an object that differs is
 //! edited. The order of destinations and of local addresses is not compared; the order of mark rules is. Timeouts that
 //! a file does not set stay. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
@@ -61,6 +61,7 @@ impl Difference {
             }
             (Some(Command::AddLocal(local)), _) => Some(Command::DeleteLocal(local.addr)),
             (Some(Command::AddMark(rule)), _) => Some(Command::DeleteMark(rule.clone())),
+            (Some(Command::Disable(server)), None) => Some(Command::Enable(*server)),
             _ => None,
         };
         gone.into_iter().chain(self.after.clone())
@@ -97,7 +98,10 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
 pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
     let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
     commands.sort_by_key(|command| match command {
-        Command::DeleteDestination { .. } | Command::DeleteLocal(_) | Command::DeleteMark(_) => 0,
+        Command::DeleteDestination { .. }
+        | Command::DeleteLocal(_)
+        | Command::DeleteMark(_)
+        | Command::Enable(_) => 0,
         Command::DeleteService(_) => 1,
         Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
         _ => 2,
@@ -139,10 +143,11 @@ fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
     rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
-/// Commands that add the local addresses, services and destinations of a state. Options without effect have their
-/// default.
+/// Commands that add the local addresses, the disabled real servers, services and destinations of a state. Options
+/// without effect have their default.
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
+    rules.extend(state.disabled().iter().map(Command::Disable));
     for (key, service) in state.services() {
         rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.

@@ -1,4 +1,4 @@
-//! The real server of a load report.
+//! The real servers that a load report, `xvs disable` or `xvs enable` names.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 
-/// The destinations of a load report: all at an address, or those at one port of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The destinations at an address, or those at one port of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Server {
     addr: IpAddr,
@@ -19,6 +19,11 @@ impl Server {
     /// Whether it includes a destination.
     pub fn includes(self, endpoint: Endpoint) -> bool {
         self.addr == endpoint.addr && self.port.is_none_or(|port| port == endpoint.port)
+    }
+
+    /// Whether it includes every destination that `other` includes.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.addr == other.addr && (self.port.is_none() || self.port == other.port)
     }
 }
 

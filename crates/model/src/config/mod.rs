@@ -5,6 +5,7 @@ pub mod firewall_mark;
 pub mod load_feedback;
 pub mod load_report;
 pub mod local_address;
+pub mod maintenance;
 pub mod service;
 pub mod settings;
 pub mod sync_daemon;

@@ -9,6 +9,7 @@ use xvs_sched::ServiceKey;
 
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::{State, supported};
+use crate::config::maintenance::Disabled;
 use crate::config::timeouts::Timeouts;
 
 /// The state that rules want.
@@ -138,6 +139,8 @@ pub enum Object {
     Destination(ServiceKey, Endpoint),
     /// The mark rules.
     Marks,
+    /// A disabled real server.
+    Disabled(Disabled),
     /// The timeouts.
     Timeouts,
     /// Daemons, counters, all services: they are not compared.
@@ -166,6 +169,7 @@ pub fn object_of(command: &Command) -> Object {
         | Command::EditDestination { service, endpoint, .. }
         | Command::DeleteDestination { service, endpoint } => Object::Destination(*service, *endpoint),
         Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
+        Command::Disable(server) | Command::Enable(server) => Object::Disabled(*server),
         Command::SetTimeouts(_) => Object::Timeouts,
         Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Object::Other,
     }

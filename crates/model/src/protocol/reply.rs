@@ -10,6 +10,7 @@ use crate::config::difference::Difference;
 use crate::config::firewall_mark::MarkRule;
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{LocalAddress, LocalReport};
+use crate::config::maintenance::DisabledServers;
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
 use crate::report::capture::{CapturedPacket, Missed};
@@ -56,6 +57,8 @@ pub enum Reply {
     Marks(Vec<MarkRule>),
     /// The local addresses, in the order of the commands.
     LocalAddresses(Vec<LocalAddress>),
+    /// The disabled real servers.
+    Disabled(DisabledServers),
     /// The connections of each local address.
     LocalUse(LocalReport),
     /// Destinations whose weights follow load reports.

@@ -54,6 +54,8 @@ pub enum Request {
     Marks,
     /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
     LocalAddresses,
+    /// The disabled real servers; answered by `Reply::Disabled`.
+    Disabled,
     /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
     /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
@@ -125,6 +127,7 @@ impl Request {
             | Self::Daemons
             | Self::Marks
             | Self::LocalAddresses
+            | Self::Disabled
             | Self::LocalUse
             | Self::Feedback
             | Self::Health

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{Certainty, Figure};
 
+use crate::config::maintenance::DisabledServers;
 use crate::report::health::HealthReport;
 
 /// The packet in question: described by `proto`, `from` and `to`, or a whole frame.
@@ -226,6 +227,8 @@ pub enum CandidateState {
     Chosen,
     /// Its weight is 0.
     Quiescent,
+    /// An operator has disabled it (`xvs disable`), so its weight in force is 0.
+    Disabled,
     /// It has reached its upper threshold.
     Overloaded,
     /// The scheduler has chosen another one.
@@ -329,6 +332,18 @@ pub struct CaveatReport {
 }
 
 impl Report {
+    /// Notes which real servers an operator has disabled.
+    pub fn add_disabled(&mut self, disabled: &DisabledServers) {
+        let Some(choice) = &mut self.choice else { return };
+        let Ok(service) = choice.service.parse() else { return };
+        let is_disabled = |server: &&mut CandidateReport| disabled.includes(service, server.server);
+        choice
+            .candidates
+            .iter_mut()
+            .filter(is_disabled)
+            .for_each(|server| server.standing = CandidateState::Disabled);
+    }
+
     /// Adds the problems that health checks found with the service's real servers or, without a choice, with the real
     /// server of the connection.
     pub fn add_health(&mut self, health: &HealthReport, now_millis: u64) {

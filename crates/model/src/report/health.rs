@@ -13,7 +13,7 @@ use crate::duration;
 
 /// The virtual servers of a keepalived.conf with the results of their checks.
 ///
-/// The health checks leave [`Weights::feedback`] and [`Weights::in_force`] empty; the control plane fills them in for
+/// The health checks leave [`Weights::feedback`], [`Weights::in_force`] and [`Weights::disabled`] empty; the control plane fills them in for
 /// each request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
@@ -98,6 +98,8 @@ pub struct Weights {
     pub feedback: Option<u32>,
     /// The weight that schedulers use; `None`: it is not in the service.
     pub in_force: Option<u32>,
+    /// Whether an operator has disabled it; then its weight in force is 0.
+    pub disabled: bool,
 }
 
 /// A check.
@@ -375,7 +377,8 @@ pub mod sample {
         let is_up = state.is_up();
         let since_millis = seconds_ago(if is_up { 3600 } else { 12 });
         let weight = is_up.then_some(1);
-        let weights = Weights { operator: 1, health: weight, feedback: None, in_force: weight };
+        let weights =
+            Weights { operator: 1, health: weight, feedback: None, in_force: weight, disabled: false };
         let checks = vec![check(&format!("TCP {endpoint}"), state, since_millis)];
         RealServerHealth { endpoint, is_up, since_millis, weights, unanswered: 0, checks }
     }

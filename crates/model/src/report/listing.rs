@@ -29,7 +29,7 @@ pub struct DestinationRow {
     pub endpoint: Endpoint,
     /// Its options.
     pub options: DestinationOptions,
-    /// The weight that schedulers use: that of `options`, unless load reports have changed it.
+    /// The weight that schedulers use: that of `options`, unless load reports have changed it; 0 if it is disabled.
     pub weight_in_force: Weight,
     /// Connections in an active state.
     pub active: u32,

@@ -42,6 +42,8 @@ pub struct DestinationTraffic {
     pub method: ForwardingMethod,
     /// The weight that schedulers use.
     pub weight: Weight,
+    /// Whether it is disabled.
+    pub disabled: bool,
     /// Connections in an active state.
     pub active: u32,
     /// Its other connections.

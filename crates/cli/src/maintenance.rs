@@ -1,0 +1,82 @@
+//! `xvs disable` and `xvs enable`: keep a real server from new connections for as long as maintenance lasts.
+//!
+//! A disabled real server has weight 0 in force, whatever its configured weight, health checks, load reports or a
+//! reload want. Its connections continue. Not here: the wait for their end (`drain.rs`), the layer of weights
+//! (`registry/mod.rs` of `ctl`).
+
+use std::io;
+use std::io::Write;
+
+use clap::Args;
+use xvs_ipvsadm::DisabledArgument;
+use xvs_model::config::command::Command;
+use xvs_model::config::maintenance::Disabled;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+
+use crate::output::exit::{DONE, Done};
+use crate::output::text::counted;
+
+/// The arguments of `xvs disable` and `xvs enable`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    servers: DisabledArgument,
+}
+
+/// The two subcommands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Disable,
+    Enable,
+}
+
+pub(super) fn run(
+    change: Change,
+    arguments: &Arguments,
+    director: &mut dyn Director,
+    out: &mut dyn Write,
+) -> Done {
+    let servers = arguments.servers.named()?;
+    let command = match change {
+        Change::Disable => Command::Disable(servers),
+        Change::Enable => Command::Enable(servers),
+    };
+    director.call(Request::Change(command))?;
+    let concerned = report(servers, director, out)?;
+    if concerned == 0 {
+        let (service, word) = match change {
+            Change::Disable => ("it is disabled in any that gets it", "disabled"),
+            Change::Enable => ("it gets connections in any that gets it", "enabled"),
+        };
+        writeln!(out, "{word}: {servers}; no virtual service has it now, and {service}")?;
+    }
+    Ok(DONE)
+}
+
+/// Prints a line for each real server that is concerned, and returns their number.
+fn report(servers: Disabled, director: &mut dyn Director, out: &mut dyn Write) -> Result<usize, Failure> {
+    let services = match director.call(Request::ListServices)? {
+        Reply::Services(services) => services,
+        other => return Err(Failure::unexpected(&other)),
+    };
+    let mut lines = Vec::new();
+    for service in services {
+        for row in service.destinations.iter().filter(|row| servers.includes(service.key, row.endpoint)) {
+            let (configured, in_force) = (row.options.weight.0, row.weight_in_force.0);
+            let active = counted(row.active.into(), "active connection", "active connections");
+            lines.push(format!(
+                "real server {} of {}: weight {configured}, {in_force} in force; {active}",
+                row.endpoint, service.key
+            ));
+        }
+    }
+    lines.sort();
+    print(&lines, out).map_err(Failure::Printing)?;
+    Ok(lines.len())
+}
+
+fn print(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
+    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
+}

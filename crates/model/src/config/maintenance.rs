@@ -1,0 +1,117 @@
+//! Disabled real servers: those that an operator keeps from new connections until they are enabled again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+use crate::config::load_report::Server;
+
+/// The real servers that one `xvs disable` concerns: those of an address, or at one port of it, in all services or in
+/// one. They are disabled whether or not a service has them now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Disabled {
+    /// The real servers.
+    pub server: Server,
+    /// Their service; `None`: all services, also those added later.
+    pub service: Option<ServiceKey>,
+}
+
+impl Disabled {
+    /// Whether it concerns a real server of this service.
+    pub fn includes(self, service: ServiceKey, endpoint: Endpoint) -> bool {
+        self.server.includes(endpoint) && self.service.is_none_or(|only| only == service)
+    }
+
+    /// Whether it concerns every real server that `other` concerns.
+    fn covers(self, other: Self) -> bool {
+        self.server.covers(other.server) && (self.service.is_none() || self.service == other.service)
+    }
+}
+
+impl fmt::Display for Disabled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.service {
+            None => self.server.fmt(f),
+            Some(service) => write!(f, "{} of {service}", self.server),
+        }
+    }
+}
+
+/// All disabled real servers. None of the elements covers another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DisabledServers(BTreeSet<Disabled>);
+
+impl DisabledServers {
+    /// Whether a real server of this service is disabled.
+    pub fn includes(&self, service: ServiceKey, endpoint: Endpoint) -> bool {
+        self.0.iter().any(|disabled| disabled.includes(service, endpoint))
+    }
+
+    /// The elements, in the order of their addresses.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Disabled> {
+        self.0.iter().copied()
+    }
+
+    /// Whether no real server is disabled.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds an element, in the place of those that it covers.
+    pub(crate) fn insert(&mut self, new: Disabled) {
+        if !self.0.iter().any(|known| known.covers(new)) {
+            self.0.retain(|known| !new.covers(*known));
+            self.0.insert(new);
+        }
+    }
+
+    /// Removes this element and all that it covers.
+    pub(crate) fn remove(&mut self, enabled: Disabled) {
+        self.0.retain(|known| !enabled.covers(*known));
+    }
+
+    /// Whether [`Self::remove`] would remove anything.
+    pub(crate) fn can_remove(&self, enabled: Disabled) -> bool {
+        self.0.iter().any(|known| enabled.covers(*known))
+    }
+
+    /// The element that disables all that `narrower` concerns, and more.
+    pub(crate) fn broader(&self, narrower: Disabled) -> Option<Disabled> {
+        self.iter().find(|known| known.covers(narrower))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::maintenance::*;
+
+    fn disabled(server: &str, service: Option<&str>) -> Disabled {
+        Disabled { server: server.parse().unwrap(), service: service.map(|service| service.parse().unwrap()) }
+    }
+
+    #[test]
+    fn a_whole_address_replaces_its_ports_and_services_and_enabling_it_enables_them() {
+        let (web, dns) = ("TCP 198.51.100.1:80", "UDP 198.51.100.1:53");
+        let mut all = DisabledServers::default();
+        for part in [("192.0.2.1:80", None), ("192.0.2.1", Some(web)), ("192.0.2.2:80", Some(dns))] {
+            all.insert(disabled(part.0, part.1));
+        }
+        let at = |last, port| Endpoint::new([192, 0, 2, last], port);
+        let [web, dns]: [ServiceKey; 2] = [web, dns].map(|service| service.parse().unwrap());
+        assert!(
+            all.includes(web, at(1, 81)) && all.includes(dns, at(1, 80)) && !all.includes(dns, at(1, 81))
+        );
+        assert!(all.includes(dns, at(2, 80)) && !all.includes(web, at(2, 80)));
+        all.insert(disabled("192.0.2.1", None));
+        all.insert(disabled("192.0.2.1:53", None));
+        assert_eq!(all.iter().len(), 2, "{all:?}");
+        assert!(!all.can_remove(disabled("192.0.2.1:80", None)));
+        assert_eq!(all.broader(disabled("192.0.2.1:80", None)), Some(disabled("192.0.2.1", None)));
+        all.remove(disabled("192.0.2.1", None));
+        assert_eq!(all.iter().collect::<Vec<_>>(), [disabled("192.0.2.2:80", Some("UDP 198.51.100.1:53"))]);
+    }
+}
