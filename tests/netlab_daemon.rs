@@ -2,7 +2,7 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: traffic of each forwarding method.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
@@ -101,6 +101,59 @@ fn a_log_that_cannot_be_written_ends_and_delays_nothing_and_is_shown_until_it_ca
         });
         assert!(director.stop().success(), "{why}");
     }
+}
+
+#[test]
+fn each_setting_in_force_is_shown_with_its_source() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let file = |name: &str, text: &str| {
+        let path = cluster.state().join(name);
+        fs::write(&path, text).expect("the cluster's folder takes a new file");
+        path.display().to_string()
+    };
+    let config = file(
+        "xvs.toml",
+        "conn_table_size = 4096\nworkers = 4\n[ipvs]\nsloppy_tcp = 1\nmss_clamp = \"all\"\n[feedback]\nservices = \"all\"\n",
+    );
+    let rules = file("rules", "--set 800 0 0\n");
+    let keepalived = file(
+        "keepalived.conf",
+        "global_defs {\nlvs_timeouts udp 200\n}\nvirtual_server 198.51.100.7 80 {\nprotocol TCP\nreal_server 192.0.2.7 80 {\n}\n}\n",
+    );
+    let more = ["--config", &config, "--rules", &rules, "--keepalived", &keepalived];
+    let director = Director::start_with(&cluster, Workers::One, &more);
+    let shown =
+        |key: &str| director.xvs(&format!("get {key}")).split_whitespace().collect::<Vec<_>>().join(" ");
+    for (key, expected) in [
+        ("interfaces", "wan,lan command line"),
+        ("workers", "1 command line"),
+        ("conn_table_size", "4096 xvs.toml"),
+        ("receive_ring", "1024 default"),
+        ("sloppy_tcp", "1 xvs.toml"),
+        ("mss_clamp", "all xvs.toml"),
+        ("sloppy_sctp", "0 default"),
+        ("feedback.services", "all xvs.toml"),
+        ("timeouts.tcp_seconds", "800 rules file"),
+        ("timeouts.tcp_fin_seconds", "120 default"),
+        ("timeouts.udp_seconds", "200 keepalived.conf"),
+        ("metrics_address", "- default"),
+    ] {
+        assert_eq!(shown(key), format!("{key} {expected}"));
+    }
+    director.xvs("set sloppy_tcp 0");
+    director.xvs("set feedback.step 7");
+    director.adm("--set 0 60 0");
+    assert_eq!(shown("sloppy_tcp"), "sloppy_tcp 0 xvs set");
+    assert_eq!(shown("feedback.step"), "feedback.step 7 xvs set");
+    assert_eq!(shown("timeouts.tcp_fin_seconds"), "timeouts.tcp_fin_seconds 60 xvsadm --set");
+    let json = |words: &str| -> serde_json::Value {
+        serde_json::from_str(&director.xvs(words)).expect("xvs prints JSON")
+    };
+    assert_eq!(json("status --json")["settings"], json("get --json"));
+    let mut unknown = cluster.command(Host::Director, xvs::director::program("xvs"));
+    let unknown = cluster::complete(unknown.args(["get", "slopy_tcp"]));
+    let why = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(unknown.status.code() == Some(3) && why.contains("sloppy_tcp"), "{why}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use xvs_model::protocol::client::Director;
 use crate::maintenance::Change;
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::{
-    apply, confirm, connections, counters, explain, feedback, health, laddr, maintenance, mark, plan, reload,
-    set, status,
+    apply, confirm, connections, counters, explain, feedback, get, health, laddr, maintenance, mark, plan,
+    reload, set, status,
 };
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Confirm(confirm::Arguments),
     /// Reload the keepalived.conf of xvsd; unchanged services continue, a file with errors is refused
     Reload(reload::Arguments),
+    /// Show the settings in force, and where each comes from
+    Get(get::Arguments),
     /// Set one setting: a KEY of the kernel's `sysctl net.ipv4.vs.KEY`, or feedback.KEY
     Set(set::Arguments),
     /// Keep a real server from new connections until it is enabled, over checks and reloads
@@ -60,6 +62,7 @@ impl Command {
             Self::Apply(arguments) => apply::run(arguments, director, out),
             Self::Confirm(arguments) => confirm::run(arguments, director, out),
             Self::Reload(_) => reload::run(director, out),
+            Self::Get(arguments) => get::run(arguments, director, out),
             Self::Set(arguments) => set::run(arguments, director),
             Self::Disable(arguments) => maintenance::run(Change::Disable, arguments, director, out),
             Self::Enable(arguments) => maintenance::run(Change::Enable, arguments, director, out),

@@ -24,6 +24,7 @@ mod drain;
 mod events;
 mod explain;
 mod feedback;
+mod get;
 mod health;
 mod healthy;
 pub mod lab;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use xvs_model::report::setting::Source;
 
 use crate::config::{Config, ConfigError};
 
@@ -56,6 +57,19 @@ impl Arguments {
     /// Those of [`Config::read`] and [`Config::check`].
     pub fn config(self) -> Result<Config, ConfigError> {
         let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+        let given = [
+            ("interfaces", !self.interfaces.is_empty()),
+            ("workers", self.workers.is_some()),
+            ("socket", self.socket.is_some()),
+            ("conn_table_size", self.conn_table_size.is_some()),
+            ("rules", self.rules.is_some()),
+            ("keepalived.file", self.keepalived.is_some()),
+            ("keepalived.config_id", self.config_id.is_some()),
+            ("metrics_address", self.metrics.is_some()),
+            ("log", self.log.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given);
+        config.sources.extend(given.map(|(key, _)| (key.to_owned(), Source::CommandLine)));
         if !self.interfaces.is_empty() {
             config.interfaces = self.interfaces;
         }

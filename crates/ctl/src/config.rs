@@ -2,12 +2,12 @@
 //!
 //! Read once, at the start. Not here: services, which come from commands and from the file of `rules`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
@@ -17,6 +17,7 @@ use xvs_model::config::reconcile::Repair;
 use xvs_model::config::rules::RuleLine;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::protocol::client::DEFAULT_SOCKET;
+use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
 use crate::keepalived_conf::read_usable;
@@ -25,7 +26,7 @@ use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::{SystemResolver, read_rules};
 
 /// The configuration of `xvsd`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The interfaces that the director receives packets from, by name. Default: none, so that no interface is attached
@@ -69,10 +70,13 @@ pub struct Config {
     pub feedback: Feedback,
     /// Services and health checks of a keepalived.conf.
     pub keepalived: Keepalived,
+    /// The sources of the values that are no defaults, by the settings' keys.
+    #[serde(skip)]
+    pub(crate) sources: BTreeMap<String, Source>,
 }
 
 /// The section `[keepalived]`: the use of a keepalived.conf.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keepalived {
     /// The file. Default: none.
@@ -85,7 +89,7 @@ pub struct Keepalived {
 }
 
 /// When the connection table's memory is allocated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TableMemory {
     /// As it is used.
@@ -122,6 +126,7 @@ impl Default for Config {
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
             keepalived: Keepalived::default(),
+            sources: BTreeMap::new(),
         }
     }
 }
@@ -199,8 +204,22 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        toml::from_str(&text)
-            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: error.to_string() })
+        let syntax =
+            |error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), text: error.to_string() };
+        let config: Self = toml::from_str(&text).map_err(syntax)?;
+        let document: serde_json::Value = toml::from_str(&text).map_err(syntax)?;
+        let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
+        Ok(Self { sources: given.collect(), ..config })
+    }
+
+    /// The settings as they are at the start; `workers` is the number of workers that were started.
+    pub(crate) fn settings(&self, workers: usize) -> Vec<Setting> {
+        let document = serde_json::to_value(Self { workers: Some(workers), ..self.clone() });
+        let setting = |(key, value): (String, _)| {
+            let source = self.sources.get(&key).copied().unwrap_or_default();
+            Setting { key, value, source }
+        };
+        document.map(keyed).unwrap_or_default().into_iter().map(setting).collect()
     }
 
     /// Checks what deserialization does not: ranges of values, and the interfaces.
@@ -311,6 +330,17 @@ impl Config {
             }
         })
     }
+}
+
+/// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
+fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {
+    let mut all = flattened("", document);
+    for (key, _) in &mut all {
+        if let Some(bare) = key.strip_prefix("ipvs.") {
+            *key = bare.to_owned();
+        }
+    }
+    all
 }
 
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use serde_json::Value;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, Weight};
 
@@ -26,10 +27,19 @@ use crate::report::explain;
 use crate::report::health::sample::{real_server, report, virtual_server};
 use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth, Weights};
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
+use crate::report::setting::{Setting, Source};
 use crate::report::status::{
     Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport,
     TableStatus, WorkerStatus,
 };
+
+/// A setting of xvs.toml, and one that has no value.
+pub fn settings() -> Vec<Setting> {
+    vec![
+        Setting { key: "sloppy_tcp".to_owned(), value: 1.into(), source: Source::Toml },
+        Setting { key: "metrics_address".to_owned(), value: Value::Null, source: Source::Default },
+    ]
+}
 
 /// A director with one warning.
 pub fn status() -> StatusReport {
@@ -62,6 +72,7 @@ pub fn status() -> StatusReport {
         unconfirmed_seconds: Some(7),
         recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
         rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),
+        settings: settings(),
     }
 }
 

@@ -63,8 +63,10 @@ impl Handler for Dispatch {
             Request::Status => {
                 let health = daemon.shared().health();
                 let report = status::report(daemon.shared(), health.as_ref());
-                let rules = daemon.shared().facts().rules.map(|file| rules_status(&file, daemon));
-                Ok(Reply::Status(Box::new(StatusReport { rules, ..report })))
+                let facts = daemon.shared().facts();
+                let rules = facts.rules.map(|file| rules_status(&file, daemon));
+                let settings = facts.settings.to_vec();
+                Ok(Reply::Status(Box::new(StatusReport { rules, settings, ..report })))
             }
             Request::Health => Ok(Reply::Health(daemon.shared().health())),
             Request::Healthy { within_millis } => {

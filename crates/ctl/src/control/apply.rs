@@ -16,6 +16,7 @@ use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Verdict;
 use xvs_model::report::event::Kind;
+use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -64,6 +65,7 @@ impl<D: Datapath> Control<D> {
         self.extend_steering(&commands)?;
         let former = self.state.clone();
         commands.iter().try_for_each(|command| self.change(command, now))?;
+        commands.iter().for_each(|command| self.settings.note_timeouts(command, Source::RulesFile));
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
             let until = now + Duration::from_secs(seconds.into());
             Unconfirmed { until, former, applied }

@@ -33,6 +33,7 @@ use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
+use xvs_model::report::setting::{Setting, Source};
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -105,6 +106,21 @@ impl<D: Datapath> Control<D> {
         self.registry.sip_calls = calls;
     }
 
+    /// Sets the settings of xvs.toml as they are at the start.
+    pub fn set_start_settings(&mut self, settings: Vec<Setting>) {
+        self.settings.set_start(settings);
+    }
+
+    /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
+    pub(crate) fn settings_in_force(&mut self) -> &Arc<[Setting]> {
+        self.settings.list(self.state.timeouts())
+    }
+
+    /// Notes that the keepalived.conf has set the timeouts of a command.
+    pub(crate) fn note_keepalived_timeouts(&mut self, command: &Command) {
+        self.settings.note_timeouts(command, Source::KeepalivedConf);
+    }
+
     /// The pointer that workers load snapshots from.
     pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
         self.publication.pointer()
@@ -166,6 +182,7 @@ impl<D: Datapath> Control<D> {
                 self.admit(&self.state, command)?;
                 self.extend_steering(std::slice::from_ref(command))?;
                 self.change(command, now)?;
+                self.settings.note_timeouts(command, Source::XvsadmSet);
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
@@ -173,6 +190,8 @@ impl<D: Datapath> Control<D> {
                 let change =
                     |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let mut results: Vec<_> = commands.iter().map(change).collect();
+                let done = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
+                done.for_each(|(command, _)| self.settings.note_timeouts(command, Source::RulesFile));
                 if let Err(late) = self.publish() {
                     // A late worker must not hide which lines were refused.
                     if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
@@ -201,6 +220,7 @@ impl<D: Datapath> Control<D> {
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::Disabled => Ok(Reply::Disabled(self.state.disabled().clone())),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
+            Request::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
             Request::Set { key, value } => {
                 self.settings.set(key, value)?;
                 self.settings.tune(&self.registry.tuning);

@@ -3,16 +3,20 @@
 //! [`Ipvs`] holds the values that were set. `in_force` computes what workers use; for the defences it also depends on
 //! the memory that the machine has left. Ranges and refusals are those of the kernel.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
-use xvs_model::config::command::CommandError;
+use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings;
 use xvs_model::config::settings::{Ipvs, Memory};
 use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_sched::scheduler::Tuning;
 
 /// The settings as they were set, and the memory left.
@@ -22,12 +26,19 @@ pub(super) struct ActiveSettings {
     /// How weights follow load reports.
     pub(super) feedback: Feedback,
     memory: Memory,
+    /// All settings of xvs.toml as they were at the start.
+    start: Vec<Setting>,
+    /// The sources of those that were set since, by their keys.
+    changed: BTreeMap<String, Source>,
+    /// The settings in force, for reports; `None`: one has changed since.
+    list: Option<Arc<[Setting]>>,
 }
 
 impl ActiveSettings {
     /// These settings, with plenty of memory.
     pub(super) fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
-        Self { ipvs, feedback, memory: Memory::Plenty }
+        let (start, changed, list) = (Vec::new(), BTreeMap::new(), None);
+        Self { ipvs, feedback, memory: Memory::Plenty, start, changed, list }
     }
 
     /// Sets one setting by its name.
@@ -35,7 +46,43 @@ impl ActiveSettings {
     /// # Errors
     /// Those of [`xvs_model::config::settings::set`]; then nothing has changed.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
-        xvs_model::config::settings::set(&mut self.ipvs, &mut self.feedback, key, value)
+        xvs_model::config::settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
+        self.changed.insert(key.to_owned(), Source::XvsSet);
+        self.list = None;
+        Ok(())
+    }
+
+    /// Replaces the settings of the start.
+    pub(super) fn set_start(&mut self, start: Vec<Setting>) {
+        self.start = start;
+        self.list = None;
+    }
+
+    /// Notes where the timeouts that a command sets come from.
+    pub(super) fn note_timeouts(&mut self, command: &Command, source: Source) {
+        let Command::SetTimeouts(timeouts) = command else { return };
+        let set = timeouts_by_key(*timeouts).into_iter().filter(|(_, value)| *value != 0);
+        self.changed.extend(set.map(|(key, _)| (key, source)));
+        self.list = None;
+    }
+
+    /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
+    pub(super) fn list(&mut self, timeouts: Timeouts) -> &Arc<[Setting]> {
+        let Self { ipvs, feedback, start, changed, list, .. } = self;
+        list.get_or_insert_with(|| {
+            let live = [("", serde_json::to_value(ipvs)), ("feedback", serde_json::to_value(feedback))];
+            let live =
+                live.into_iter().flat_map(|(prefix, values)| flattened(prefix, values.unwrap_or_default()));
+            let timeouts = timeouts_by_key(timeouts).map(|(key, seconds)| (key, seconds.into()));
+            let mut all: BTreeMap<_, _> =
+                start.iter().map(|setting| (setting.key.clone(), setting.clone())).collect();
+            for (key, value) in live.chain(timeouts) {
+                let at_start = all.get(&key).map(|setting| setting.source).unwrap_or_default();
+                let source = changed.get(&key).copied().unwrap_or(at_start);
+                all.insert(key.clone(), Setting { key, value, source });
+            }
+            all.into_values().collect()
+        })
     }
 
     /// Whether any setting depends on the memory or the connection table's entries left.
@@ -50,7 +97,11 @@ impl ActiveSettings {
         let half = (self.ipvs.amemthresh / 2) as usize;
         let entries = (free * 8 < size).then(|| (half + half * free * 8 / size) as u32);
         let available = pages.into_iter().chain(entries).min();
+        let before = self.ipvs;
         self.memory = self.ipvs.observe(available.unwrap_or(u32::MAX));
+        if self.ipvs != before {
+            self.list = None;
+        }
     }
 
     /// The settings that workers use.
@@ -63,6 +114,17 @@ impl ActiveSettings {
         tune(&self.ipvs, tuning);
     }
 }
+
+/// The timeouts by the keys of their settings.
+fn timeouts_by_key(timeouts: Timeouts) -> [(String, u32); 3] {
+    let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
+    let all =
+        [("tcp_seconds", tcp_seconds), ("tcp_fin_seconds", tcp_fin_seconds), ("udp_seconds", udp_seconds)];
+    all.map(|(name, value)| (format!("{TIMEOUTS}.{name}"), value))
+}
+
+/// The section of the timeouts in the names of settings.
+const TIMEOUTS: &str = "timeouts";
 
 /// The settings that workers use.
 fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {

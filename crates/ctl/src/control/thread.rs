@@ -140,6 +140,10 @@ impl ControlThread {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
                 Ok(Input::Request(request, requester, reply)) => {
                     let answer = self.control.handle(&request, self.shared.now());
+                    // The timeouts of a keepalived.conf are xvsd's own change.
+                    if let (Request::Change(command), None, Ok(_)) = (&request, &requester, &answer) {
+                        self.control.note_keepalived_timeouts(command);
+                    }
                     let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
                     self.shared.events.record_all(Kind::Change, epoch, requester.as_ref(), changes);
                     if request.access() == Access::Change {
@@ -186,7 +190,8 @@ impl ControlThread {
             }
             let warnings = self.control.warnings();
             let is_current = self.warnings.control == warnings
-                && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines());
+                && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
+                && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
             if self.control.unconfirmed_until() != unconfirmed || !is_current {
                 self.warnings.control = warnings;
                 self.update_warnings();
@@ -262,6 +267,7 @@ impl ControlThread {
         }
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_lines());
+        facts.settings.clone_from(self.control.settings_in_force());
         facts.disabled.clone_from(self.control.state().disabled());
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }

@@ -108,6 +108,7 @@ impl Daemon {
         let unresolved = Arc::new(Unresolved::new(64));
         let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
+        control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
         control.set_repair(config.keepalived.repair);
         let (notices, ended) = unbounded();

@@ -108,7 +108,7 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// The report without the comparison of the rules file; `health` is that of [`Shared::health`].
+/// The report without the comparison of the rules file and without the settings; `health` is that of [`Shared::health`].
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     let readings = Readings::take(shared, health);
     let warnings = readings.warnings();
@@ -139,6 +139,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },
         interfaces: facts.interfaces,
         rules: None,
+        settings: Vec::new(),
     }
 }
 

@@ -19,6 +19,7 @@ use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
+use xvs_model::report::setting::Setting;
 use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 
@@ -79,6 +80,8 @@ pub struct Facts {
     pub drift: Arc<[String]>,
     /// The disabled real servers.
     pub disabled: DisabledServers,
+    /// The settings in force.
+    pub settings: Arc<[Setting]>,
     /// Time until which applied rules can be confirmed; `None`: none wait.
     pub unconfirmed_until: Option<Millis>,
 }

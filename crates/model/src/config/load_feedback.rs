@@ -11,7 +11,7 @@ use xvs_sched::{ServiceKey, Weight};
 use crate::config::command::CommandError;
 
 /// The section `[feedback]` of xvs.toml, and the settings of `xvs set feedback.KEY VALUE`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Feedback {
     /// The services that follow load reports. Default: none.
@@ -85,7 +85,7 @@ impl Feedback {
 }
 
 /// A number of a range that includes both its limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32")]
 pub struct Within<const LOW: u32, const HIGH: u32>(u32);
 
@@ -114,8 +114,8 @@ impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
 }
 
 /// The services that follow load reports: `all`, or a list of services as printed by `xvsadm -Ln`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum FollowingServices {
     /// All services, also those added later.
     All,
@@ -145,6 +145,17 @@ impl FromStr for FollowingServices {
             .map(|name| name.parse().map_err(|_| ServiceListError))
             .collect::<Result<_, _>>()
             .map(Self::Listed)
+    }
+}
+
+impl From<FollowingServices> for String {
+    fn from(services: FollowingServices) -> Self {
+        match services {
+            FollowingServices::All => "all".to_owned(),
+            FollowingServices::Listed(keys) => {
+                keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+        }
     }
 }
 

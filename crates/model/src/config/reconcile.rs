@@ -1,6 +1,6 @@
 //! Services owned by health checks: their wanted options and destinations, and the result of reconciling them.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 
 use crate::config::command::{Command, CommandError};
@@ -36,8 +36,8 @@ pub struct Reconciled {
 }
 
 /// Whether manual changes to owned services are undone. In xvs.toml `true` is `Always`, `false` is `Never`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(from = "bool")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
 pub enum Repair {
     /// They stay until health checks want something else there, or until everything is reconciled.
     #[default]
@@ -49,6 +49,12 @@ pub enum Repair {
 impl From<bool> for Repair {
     fn from(always: bool) -> Self {
         if always { Self::Always } else { Self::Never }
+    }
+}
+
+impl From<Repair> for bool {
+    fn from(repair: Repair) -> Self {
+        repair == Repair::Always
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Ranges and refusals are those of the kernel. Not here: the effect of settings in the data plane.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::command::CommandError;
 use crate::config::load_feedback;
@@ -11,7 +11,7 @@ use crate::config::load_feedback::Feedback;
 
 /// The section `[ipvs]` of xvs.toml, and the settings of `xvs set`. Defaults are the kernel's where the kernel has the
 /// key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Ipvs {
     /// The largest number of ICMP errors that each worker sends per second; 0: no limit. Default: 1,000.
@@ -68,8 +68,8 @@ pub struct Ipvs {
 }
 
 /// The connections whose maximum segment size is lowered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", rename_all = "lowercase")]
 pub enum MssClamp {
     /// None.
     Off,
@@ -110,8 +110,8 @@ pub fn set(ipvs: &mut Ipvs, feedback: &mut Feedback, key: &str, value: &str) -> 
 }
 
 /// A setting of 0 (off) or 1 (on).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u8")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Switch(pub bool);
 
 impl TryFrom<u8> for Switch {
@@ -123,8 +123,8 @@ impl TryFrom<u8> for Switch {
 }
 
 /// The mode of a defence: 0 off, 3 on; 1 and 2 automatic, on while memory is short. The director sets 1 or 2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "u8")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Defence(u8);
 
 impl TryFrom<u8> for Defence {
@@ -132,6 +132,18 @@ impl TryFrom<u8> for Defence {
 
     fn try_from(value: u8) -> Result<Self, Self::Error> {
         if value <= 3 { Ok(Self(value)) } else { Err("0, 1, 2 or 3 is needed") }
+    }
+}
+
+impl From<Switch> for u8 {
+    fn from(switch: Switch) -> Self {
+        switch.0.into()
+    }
+}
+
+impl From<Defence> for u8 {
+    fn from(defence: Defence) -> Self {
+        defence.0
     }
 }
 

@@ -20,6 +20,7 @@ use crate::report::event::EventBatch;
 use crate::report::explain::Report;
 use crate::report::health::HealthReport;
 use crate::report::listing::ServiceRow;
+use crate::report::setting::Setting;
 use crate::report::status::StatusReport;
 use crate::report::traffic::Traffic;
 
@@ -61,6 +62,8 @@ pub enum Reply {
     Disabled(DisabledServers),
     /// The connections of each local address.
     LocalUse(LocalReport),
+    /// The settings in force, in the order of their keys.
+    Settings(Vec<Setting>),
     /// Destinations whose weights follow load reports.
     Feedback(Vec<FeedbackRow>),
     /// The totals of all services, in no particular order.

@@ -66,6 +66,8 @@ pub enum Request {
         /// Its new value, as text.
         value: String,
     },
+    /// The settings in force; answered by `Reply::Settings`.
+    Settings,
     /// Reports the load of a real server; answered by `Reply::Done`.
     ReportLoad {
         /// The real server.
@@ -128,6 +130,7 @@ impl Request {
             | Self::Marks
             | Self::LocalAddresses
             | Self::Disabled
+            | Self::Settings
             | Self::LocalUse
             | Self::Feedback
             | Self::Health

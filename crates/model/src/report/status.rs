@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::report::health::Counts;
+use crate::report::setting::Setting;
 
 /// The status of the director.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +51,8 @@ pub struct StatusReport {
     pub recent_drops: RecentDrops,
     /// The comparison of the rules file of xvs.toml with the running state; `None` without a rules file.
     pub rules: Option<RulesStatus>,
+    /// The settings in force, in the order of their keys.
+    pub settings: Vec<Setting>,
 }
 
 /// Whether the director needs attention.
