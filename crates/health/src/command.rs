@@ -1,7 +1,8 @@
 //! Execution of the commands of a keepalived.conf, with a time limit.
 //!
 //! A program is executed without a shell; any other command runs under `sh -c`. It has a process group of its own; its
-//! standard input, output and error are /dev/null. When its time is over or the caller drops the future, it gets
+//! standard input, output and error are /dev/null, its environment is [`ENVIRONMENT`], and it has no capabilities but
+//! those of its user. When its time is over or the caller drops the future, it gets
 //! SIGTERM, two seconds later its whole group gets SIGKILL, and it is reaped; until then no command with the same
 //! [`RunLock`] starts. Processes that a command leaves in the background when it ends by itself live on, because that
 //! may be intended.
@@ -25,6 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getegid, geteuid, kill_process_group, pidfd_open, prlimit,
 };
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
@@ -151,14 +153,13 @@ impl Program {
         let account = self.account().map_err(Outcome::Refused)?;
         let mut command =
             self.command(account.is_none_or(|(user, _)| user == 0)).map_err(Outcome::Refused)?;
-        // These variables change which code a program runs.
-        for name in ["IFS", "LD_PRELOAD", "LD_LIBRARY_PATH"] {
-            command.env_remove(name);
-        }
+        // xvsd's own environment may hold secrets, and names that change which code a program runs.
+        command.env_clear().envs(ENVIRONMENT);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         if let Some((user, group)) = account {
             command.uid(user).gid(group);
         }
+        keep_capabilities().map_err(|error| Outcome::Refused(format!("its capabilities: {error}")))?;
         let child = command.spawn().map_err(|error| self.not_started(&error))?;
         if let Some(limit) = DESCRIPTORS.get() {
             // This fails if the command has ended or the change is not permitted; then it keeps the limit of xvsd.
@@ -223,6 +224,17 @@ impl Program {
         };
         self.command(account.is_none_or(|(user, _)| user == 0)).err()
     }
+}
+
+/// Keeps xvsd's capabilities from the programs that this thread starts. Without inheritable capabilities the thread has
+/// no ambient ones, and a program has those that its user and its file give it, as always with root. The thread's own
+/// stay as they are. Source: capabilities(7), «Transformation of capabilities during execve()».
+fn keep_capabilities() -> io::Result<()> {
+    let sets = capabilities(None)?;
+    if !sets.inheritable.is_empty() {
+        set_capabilities(None, CapabilitySets { inheritable: CapabilitySet::empty(), ..sets })?;
+    }
+    Ok(())
 }
 
 /// A command that was not started before the deadline gives no result for the server.
@@ -331,6 +343,10 @@ impl Drop for Process {
 /// The time from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The environment of a command: that of a system service, with the folders that systemd and Debian's root search.
+const ENVIRONMENT: [(&str, &str); 2] = [("LANG", "C"), ("PATH", PATH)];
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The default user of scripts, if it exists.
 const DEFAULT_USER: &str = "keepalived_script";
 
@@ -354,13 +370,12 @@ fn user(name: &str) -> Result<Option<User>, String> {
     User::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))
 }
 
-/// The executable of a name: a path, or found in `PATH`.
+/// The executable of a name: a path, or found in [`PATH`].
 fn program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| is_program(path));
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| is_program(path))
+    std::env::split_paths(PATH).map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
 /// Whether a file is executable, and starts with `#!` or as ELF.
@@ -510,6 +525,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_command_sees_nothing_of_the_environment_of_xvsd() {
+        // cargo has planted variables in that of this process.
+        assert!(std::env::vars_os().count() > ENVIRONMENT.len());
+        let folder = Folder::new();
+        assert_eq!(run(&folder.script("cat /proc/$$/environ >seen")).await, Outcome::Exit(0));
+        let expected = format!("LANG=C\0PATH={PATH}\0");
+        assert_eq!(folder.read("seen"), expected);
+    }
+
+    #[tokio::test]
+    async fn a_command_has_no_capability_that_xvsd_would_pass_on() {
+        const MARK: &str = "XVS_TEST_WITH_CAPABILITIES";
+        if std::env::var_os(MARK).is_none() {
+            // As an xvsd that is not root and has ambient capabilities: without `noroot`, root has all by itself.
+            let with =
+                ["--securebits", "+noroot", "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"];
+            let test = "command::tests::a_command_has_no_capability_that_xvsd_would_pass_on";
+            let own = std::env::current_exe().unwrap();
+            let mut again = Command::new("setpriv");
+            again.args(with).arg(own).args(["--exact", test]).env(MARK, "");
+            let run = again.output().unwrap();
+            assert!(
+                run.status.success() && String::from_utf8_lossy(&run.stdout).contains("1 passed"),
+                "{run:?}"
+            );
+            return;
+        }
+        let own = capabilities(None).unwrap();
+        assert!(own.permitted.contains(CapabilitySet::NET_ADMIN) && own.inheritable == own.permitted);
+        let folder = Folder::new();
+        assert_eq!(run(&folder.script("grep ^Cap /proc/$$/status >seen")).await, Outcome::Exit(0));
+        let seen = folder.read("seen");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(seen.contains(&format!("{set}:\t0000000000000000\n")), "{seen}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_command_may_have_as_many_descriptors_as_xvsd_was_started_with() {
         let own = rustix::process::getrlimit(Resource::Nofile);
         DESCRIPTORS.set(Rlimit { current: Some(777), ..own }).ok().unwrap();
@@ -560,27 +613,6 @@ mod tests {
         let broken = folder.write("broken", 0o755, "#!/nonexistent/interpreter\n");
         let outcome = run(&written(&format!("{}", broken.display()))).await;
         assert!(matches!(&outcome, Outcome::Refused(why) if why.contains("No such file")), "{outcome}");
-    }
-
-    #[tokio::test]
-    async fn the_environment_is_that_of_xvsd_without_variables_that_change_programs() {
-        const FOLDER: &str = "XVS_TEST_ENVIRONMENT";
-        if let Ok(folder) = std::env::var(FOLDER) {
-            let script = written(&format!("cd {folder} && cat /proc/$$/environ >out"));
-            assert_eq!(run(&script).await, Outcome::Exit(0));
-            return;
-        }
-        // Runs this test again in a process with such variables.
-        let folder = Folder::new();
-        let name = "command::tests::the_environment_is_that_of_xvsd_without_variables_that_change_programs";
-        let mut again = Command::new(std::env::current_exe().unwrap());
-        again.args(["--exact", name]).env(FOLDER, &folder.0).stdout(Stdio::null()).stderr(Stdio::null());
-        again.envs([("IFS", "x"), ("LD_PRELOAD", ""), ("LD_LIBRARY_PATH", "/nonexistent")]);
-        assert!(again.status().unwrap().success());
-        let environment = folder.read("out");
-        let names: Vec<_> = environment.split('\0').map(|line| line.split('=').next().unwrap()).collect();
-        assert!(names.contains(&FOLDER) && names.contains(&"PATH"), "{names:?}");
-        assert!(!names.contains(&"IFS") && !names.iter().any(|name| name.starts_with("LD_")), "{names:?}");
     }
 
     #[tokio::test]
