@@ -12,6 +12,7 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
+use xvs_host::memory::CgroupLimit;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::reconcile::Repair;
 use xvs_model::config::rules::RuleLine;
@@ -178,6 +179,25 @@ pub enum ConfigError {
         /// The machine's memory, in MiB.
         memory_mib: u64,
     },
+    /// A connection table that is larger than the limit of a control group.
+    #[error(
+        "conn_table_size = {size}: the full table takes {needed_mib} MiB, and {file} allows {limit_mib} MiB for all of xvsd, so the \
+         kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the container) above {enough_mib} MiB, or \
+         choose a smaller size",
+        file = file.display()
+    )]
+    TableOverLimit {
+        /// The number of connections.
+        size: usize,
+        /// The memory that they take, in MiB.
+        needed_mib: u64,
+        /// The limit, in MiB.
+        limit_mib: u64,
+        /// A sufficient limit, in MiB.
+        enough_mib: u64,
+        /// The file that has the limit.
+        file: PathBuf,
+    },
     /// No interface is given.
     #[error("no interface to take packets from; name one with --interface, or `interfaces` in xvs.toml")]
     NoInterface,
@@ -317,6 +337,25 @@ impl Config {
         }
     }
 
+    /// Checks that a table fits, beside the rest of xvsd, into what a control group allows once all of it is used.
+    ///
+    /// # Errors
+    /// [`ConfigError::TableOverLimit`].
+    pub fn check_limit(table: &TableConfig, limit: &CgroupLimit) -> Result<(), ConfigError> {
+        let needed = table.full_bytes() as u64;
+        let enough = needed + BESIDE_TABLE_BYTES;
+        match enough <= limit.bytes {
+            true => Ok(()),
+            false => Err(ConfigError::TableOverLimit {
+                size: table.capacity,
+                needed_mib: needed >> 20,
+                limit_mib: limit.bytes >> 20,
+                enough_mib: enough >> 20,
+                file: limit.file.clone(),
+            }),
+        }
+    }
+
     /// The control socket's permissions.
     ///
     /// # Errors
@@ -331,6 +370,9 @@ impl Config {
         })
     }
 }
+
+/// Memory that xvsd has beside its connection table, with one worker and few services.
+const BESIDE_TABLE_BYTES: u64 = 32 << 20;
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {
@@ -436,5 +478,17 @@ mod tests {
             error,
             "conn_table_size = 1048576: a full table takes 169 MiB, and the machine has 168 MiB; choose a smaller size"
         );
+    }
+
+    #[test]
+    fn a_table_beyond_the_limit_of_a_control_group_is_refused_with_the_limit_that_is_enough() {
+        let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::Resident };
+        let limit = |mib: u64| CgroupLimit { bytes: mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
+        let error = Config::check_limit(&table, &limit(100)).unwrap_err().to_string();
+        let expected = "conn_table_size = 1048576: the full table takes 169 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB for all of \
+                        xvsd, so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the \
+                        container) above 201 MiB, or choose a smaller size";
+        assert_eq!(error, expected);
+        assert!(Config::check_limit(&table, &limit(202)).is_ok());
     }
 }

@@ -1,10 +1,68 @@
-//! Available memory, for the automatic defences.
+//! Memory: how much is available, and how much the control groups of this process allow.
 //!
-//! Read once a second while a defence is automatic; costs the reading of one small file. The number is `MemAvailable`,
-//! the kernel's estimate of what processes can get without swapping. Not here: the defences (`control/settings.rs` of
-//! `ctl`).
+//! Available memory is read once a second while a defence is automatic; that costs the reading of one small file. The
+//! number is `MemAvailable`, the kernel's estimate of what processes can get without swapping. Not here: the defences
+//! (`control/settings.rs` of `ctl`), the size of the connection table (`config.rs` of `ctl`).
 
+use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+/// A limit on the memory of a control group. A process that needs more is killed without a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupLimit {
+    /// The limit.
+    pub bytes: u64,
+    /// The file that has it.
+    pub file: PathBuf,
+}
+
+/// The smallest limit on memory of this process's control group and of those above it; `None`: there is none.
+pub fn cgroup_limit() -> Option<CgroupLimit> {
+    let text = |path| fs::read_to_string(path).ok();
+    let (mounts, own) = (text("/proc/self/mountinfo")?, text("/proc/self/cgroup")?);
+    let limits = limit_files(&mounts, &own).into_iter().filter_map(|file| {
+        // `max`, or a file that does not exist, is no limit; nor is a number that no machine has, as version 1 writes it.
+        let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
+        (bytes < 1 << 60).then_some(CgroupLimit { bytes, file })
+    });
+    limits.min_by_key(|limit| limit.bytes)
+}
+
+/// The files with the limits on memory that may apply, from the process's own control group up to the mount point.
+/// `mounts` is /proc/self/mountinfo, `own` is /proc/self/cgroup. Sources: proc_pid_mountinfo(5), cgroups(7).
+fn limit_files(mounts: &str, own: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for mount in mounts.lines() {
+        let Some((before, after)) = mount.split_once(" - ") else { continue };
+        let fields: Vec<_> = before.split(' ').collect();
+        let &[_, _, _, root, point, ..] = &fields[..] else { continue };
+        let options = after.split(' ').nth(2).unwrap_or_default();
+        let (name, controllers) = match after.split(' ').next() {
+            Some("cgroup2") => ("memory.max", ""),
+            Some("cgroup") if options.split(',').any(|option| option == "memory") => {
+                ("memory.limit_in_bytes", "memory")
+            }
+            _ => continue,
+        };
+        let path = own.lines().find_map(|line| {
+            let (of, path) = line.split_once(':')?.1.split_once(':')?;
+            of.split(',').any(|one| one == controllers).then_some(path)
+        });
+        let Some(below) = path.and_then(|path| Path::new(path).strip_prefix(root).ok()) else { continue };
+        files.extend(below.ancestors().map(|group| Path::new(point).join(group).join(name)));
+    }
+    files
+}
+
+/// Memory in reserved huge pages that no process has claimed. It does not count for a control group.
+pub fn free_huge_page_bytes() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let of = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    of("HugePages_Free").saturating_sub(of("HugePages_Rsvd")) * (of("Hugepagesize") << 10)
+}
 
 /// Available memory, in pages.
 ///
@@ -34,6 +92,23 @@ mod tests {
         let text = "MemTotal:       16330612 kB\nMemFree:          813276 kB\nMemAvailable:    9876543 kB\n";
         assert_eq!(available_kibibytes(text), Some(9_876_543));
         assert_eq!(available_kibibytes("MemTotal:       16330612 kB\n"), None);
+    }
+
+    #[test]
+    fn limits_are_those_of_the_own_control_group_and_of_all_above_it_of_both_versions() {
+        let names = |mounts: &str, own: &str| {
+            let files = limit_files(mounts, own);
+            files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>()
+        };
+        let v2 = "24 1 0:21 / /proc rw - proc proc rw\n31 23 0:28 / /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let expected = ["system.slice/xvsd.service/", "system.slice/", ""];
+        let expected = expected.map(|group| format!("/sys/fs/cgroup/{group}memory.max"));
+        assert_eq!(names(v2, "0::/system.slice/xvsd.service\n"), expected);
+        let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n35 31 0:32 /docker/7 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let own = "5:cpu:/docker/7\n4:memory:/docker/7/a\n0::/elsewhere\n";
+        let expected = ["a/", ""].map(|group| format!("/sys/fs/cgroup/memory/{group}memory.limit_in_bytes"));
+        assert_eq!(names(v1, own), expected);
+        assert_eq!(names(v1, "4:memory:/outside\n"), [""; 0], "its control group is not below the mount");
     }
 
     #[test]

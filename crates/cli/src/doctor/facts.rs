@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use xvs_ctl::config::Config;
 use xvs_ctl::status::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
+use xvs_host::memory::CgroupLimit;
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::destination::Tunnel;
 use xvs_model::config::local_address::LocalAddress;
@@ -77,6 +78,8 @@ pub(super) struct Memory {
     pub free_huge_pages: u64,
     /// The size of a huge page.
     pub huge_page_bytes: u64,
+    /// The limit of a control group of this process.
+    pub cgroup_limit: Option<CgroupLimit>,
 }
 
 /// A service with its real servers.

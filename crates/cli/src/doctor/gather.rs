@@ -310,6 +310,7 @@ fn memory() -> Memory {
         huge_pages: of("HugePages_Total"),
         free_huge_pages: of("HugePages_Free"),
         huge_page_bytes: of("Hugepagesize") << 10,
+        cgroup_limit: xvs_host::memory::cgroup_limit(),
     }
 }
 

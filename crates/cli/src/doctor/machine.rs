@@ -1,6 +1,6 @@
 //! Checks of the machine as a whole: kernel, daemon, memory, the kernel's own IPVS, the role of a real server.
 
-use xvs_ctl::config::TableMemory;
+use xvs_ctl::config::{Config, TableMemory};
 use xvs_ctl::workers::placement::shares;
 use xvs_dataplane::conn::TableConfig;
 use xvs_xdp::{RingSizes, umem_bytes};
@@ -88,10 +88,7 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
     if facts.daemon.is_some() || facts.config.conn_table_memory == TableMemory::OnDemand {
         return Vec::new();
     }
-    let config = &facts.config;
-    let memory = config.conn_table_memory.into();
-    let table =
-        TableConfig { capacity: config.conn_table_size, workers: config.workers.unwrap_or(1), memory };
+    let table = table(facts);
     let size = facts.memory.huge_page_bytes.max(1);
     let needed = (table.full_bytes() as u64).div_ceil(size);
     let free = facts.memory.free_huge_pages;
@@ -106,6 +103,33 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
         Finding::warn("huge pages", "", found).mend(format!("sysctl -w vm.nr_hugepages={total}"))
     };
     vec![finding.seen("/proc/meminfo")]
+}
+
+/// The table that xvsd would make.
+fn table(facts: &Facts) -> TableConfig {
+    let config = &facts.config;
+    let memory = config.conn_table_memory.into();
+    TableConfig { capacity: config.conn_table_size, workers: config.workers.unwrap_or(1), memory }
+}
+
+/// Whether the control group that xvsd would be started in has room for the connection table.
+pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
+    let Some(limit) = facts.memory.cgroup_limit.as_ref().filter(|_| facts.daemon.is_none()) else {
+        return Vec::new();
+    };
+    let table = table(facts);
+    let of_reserved_pages = facts.memory.free_huge_pages * facts.memory.huge_page_bytes;
+    if of_reserved_pages >= table.full_bytes() as u64 {
+        return Vec::new();
+    }
+    let finding = match Config::check_limit(&table, limit) {
+        Ok(()) => Finding::ok("memory limit", "", format!("{} MiB, the table fits", limit.bytes >> 20)),
+        Err(over) if facts.config.conn_table_memory == TableMemory::Resident => {
+            Finding::fail("memory limit", "", over)
+        }
+        Err(over) => Finding::warn("memory limit", "", format!("once the table is full: {over}")),
+    };
+    vec![finding.seen(limit.file.display().to_string())]
 }
 
 /// Whether the kernel's own IPVS has services.
@@ -144,6 +168,7 @@ pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
 mod tests {
     use crate::doctor::facts::tests::{facts, only};
     use crate::doctor::machine::*;
+    use xvs_host::memory::CgroupLimit;
 
     #[test]
     fn an_old_kernel_fails_or_warns_by_the_feature_it_lacks() {
@@ -187,6 +212,26 @@ mod tests {
         assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=87");
         facts.memory.free_huge_pages = 100;
         assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_control_group_without_room_for_the_table_fails_if_it_is_resident_and_else_warns() {
+        let mut facts = facts();
+        assert_eq!(memory_limit(&facts), []);
+        facts.memory.cgroup_limit =
+            Some(CgroupLimit { bytes: 128 << 20, file: "/sys/fs/cgroup/memory.max".into() });
+        assert_eq!(only(memory_limit(&facts)).level, Level::Warn);
+        facts.config.conn_table_memory = TableMemory::Resident;
+        let found = only(memory_limit(&facts));
+        assert_eq!(found.level, Level::Fail);
+        let wanted = "the full table takes 161 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
+        assert!(found.found.contains(wanted), "{found}");
+        (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 81);
+        assert_eq!(memory_limit(&facts), [], "reserved huge pages do not count for a control group");
+        facts.memory.free_huge_pages = 0;
+        facts.memory.cgroup_limit =
+            Some(CgroupLimit { bytes: 256 << 20, file: "/sys/fs/cgroup/memory.max".into() });
+        assert_eq!(only(memory_limit(&facts)).level, Level::Ok);
     }
 
     #[test]

@@ -65,6 +65,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         machine::daemon,
         machine::memory_lock,
         machine::huge_pages,
+        machine::memory_limit,
         machine::kernel_services,
         machine::real_server,
         interfaces::all,

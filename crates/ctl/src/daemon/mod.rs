@@ -20,15 +20,16 @@ use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::worker::Worker;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
-use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
+use xvs_host::{memory, netfilter};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::rules::RuleLine;
@@ -93,9 +94,21 @@ impl Daemon {
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
         let workers = Workers::new(attached, config.workers, rings)?;
         let worker_count = workers.count();
-        let memory = config.conn_table_memory.into();
-        let table = TableConfig { capacity: config.conn_table_size, workers: worker_count, memory };
+        let table = TableConfig {
+            capacity: config.conn_table_size,
+            workers: worker_count,
+            memory: config.conn_table_memory.into(),
+        };
         Config::check_table(&table, machine_memory_bytes())?;
+        let of_reserved_pages = memory::free_huge_page_bytes() >= table.full_bytes() as u64;
+        if let Some(limit) = memory::cgroup_limit().filter(|_| !of_reserved_pages)
+            && let Err(over) = Config::check_limit(&table, &limit)
+        {
+            match table.memory {
+                Memory::Resident => return Err(over.into()),
+                Memory::OnDemand => tracing::warn!("once the table is full: {over}"),
+            }
+        }
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
