@@ -4,7 +4,7 @@
 //! without server (`crates/cli/tests/healthy.rs`).
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -60,6 +60,25 @@ fn a_stopped_daemon_is_unhealthy_until_it_continues_and_the_check_does_not_hang(
     assert_eq!(complaint(&output).as_deref(), Some("xvs: xvsd has not answered for 300ms\n"));
     director.signal(Signal::CONT);
     becomes_healthy(&cluster);
+}
+
+#[test]
+fn status_of_a_stopped_daemon_says_so_at_once_and_is_printed_when_the_daemon_continues() {
+    let cluster = Cluster::up(Layout::default());
+    let director = Director::start(&cluster, Workers::One);
+    director.signal(Signal::STOP);
+    let mut status = cluster.command(Host::Director, program("xvs"));
+    status.arg("status").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut status = status.spawn().expect("scripts/netlab can be started");
+    let stderr = status.stderr.take().expect("it is a pipe");
+    let mut notice = String::new();
+    BufReader::new(stderr).read_line(&mut notice).expect("the notice is a line");
+    assert!(notice.contains(") does not answer yet: it is stopped; `kill -CONT "), "{notice}");
+    assert!(notice.ends_with(" lets it go on; waiting for 9s more\n"), "{notice}");
+    director.signal(Signal::CONT);
+    let output = status.wait_with_output().expect("it is a child of this process");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && printed.contains("worker 0"), "{output:?}");
 }
 
 #[test]

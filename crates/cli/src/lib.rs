@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use xvs_model::protocol::client::{Client, default_socket};
 
 use crate::output::exit::{DONE, complaint, exit_code};
+use crate::output::late_reply;
 
 pub use crate::ask::output;
 mod apply;
@@ -123,5 +124,5 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 fn connected() -> Result<Client, Box<dyn Error>> {
-    Ok(Client::connect(&default_socket())?)
+    Ok(late_reply::connect(&default_socket())?)
 }

@@ -19,7 +19,7 @@ use xvs_host::network::netlink::Netlink;
 use xvs_host::network::veth::at_peer;
 use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::config::desired_state::State;
-use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
+use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_proto::network::{Link, Network};
@@ -34,6 +34,7 @@ use crate::doctor::finding::Finding;
 use crate::doctor::firewall;
 use crate::doctor::interfaces::TX_CHECKSUM;
 use crate::doctor::servers::{OWN, RESERVED, next_hops};
+use crate::output::late_reply;
 
 /// The request of the command line.
 #[derive(Debug, Default)]
@@ -90,7 +91,7 @@ fn read_network() -> io::Result<Network> {
 }
 
 fn ask_the_daemon(facts: &mut Facts) {
-    let mut client = match Client::connect(&default_socket()) {
+    let mut client = match late_reply::connect(&default_socket()) {
         Ok(client) => client,
         Err(error) => {
             // The rest of the text says how to start a daemon.

@@ -1,4 +1,5 @@
 //! What all subcommands share: text on the terminal, and exit codes.
 
 pub(crate) mod exit;
+pub(crate) mod late_reply;
 pub(crate) mod text;

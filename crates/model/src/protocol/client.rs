@@ -1,7 +1,7 @@
 //! The client side of the control socket, and the trait [`Director`].
 //!
 //! A client sends one request at a time and reads its reply before it sends the next. It waits for the reply without a
-//! timeout: the server closes connections that are stuck.
+//! timeout, unless [`Client::waiting_by`] sets another wait: the server closes connections that are stuck.
 
 use std::io;
 use std::net::Shutdown;
@@ -15,7 +15,7 @@ use crate::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
 use crate::protocol::reply::Reply;
-use crate::protocol::request::Request;
+use crate::protocol::request::{Access, Request};
 use crate::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::report::connection::{ConnectionRow, Filter};
 use crate::report::event::{EventBatch, EventQuery};
@@ -75,7 +75,11 @@ impl Failure {
 pub struct Client {
     stream: UnixStream,
     socket: PathBuf,
+    wait: Option<Wait>,
 }
+
+/// Waits until the reply to a request begins, or fails. Called between a request that needs this access and its reply.
+pub type Wait = fn(&UnixStream, Access) -> Result<(), Failure>;
 
 impl Client {
     /// Connects to the daemon that serves this socket.
@@ -96,7 +100,13 @@ impl Client {
                 _ => format!("connecting to {path}: {error}"),
             })
         })?;
-        Ok(Self { stream, socket: socket.to_owned() })
+        Ok(Self { stream, socket: socket.to_owned(), wait: None })
+    }
+
+    /// Waits for replies by this function from now on, except for those of captures and events.
+    #[must_use]
+    pub fn waiting_by(self, wait: Wait) -> Self {
+        Self { wait: Some(wait), ..self }
     }
 
     /// Passes events to `each` until `each` fails or, unless they are followed, up to the last remembered one.
@@ -129,6 +139,13 @@ impl Client {
         }
     }
 
+    /// Sends a request, and waits until its reply begins.
+    fn ask(&mut self, request: Request) -> Result<(), Failure> {
+        let access = request.access();
+        self.send(request)?;
+        self.wait.map_or(Ok(()), |wait| wait(&self.stream, access))
+    }
+
     /// One part of a reply, and whether another follows.
     fn receive(&mut self) -> Result<(Reply, bool), Failure> {
         let frame = match read_frame(&mut self.stream, REPLY_LIMIT_BYTES) {
@@ -153,7 +170,7 @@ impl Client {
         request: Request,
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.send(request)?;
+        self.ask(request)?;
         loop {
             let (reply, more) = self.receive()?;
             let Reply::Connections(rows) = reply else { return Err(Failure::unexpected(&reply)) };
@@ -212,7 +229,7 @@ impl Stopper {
 
 impl Director for Client {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-        self.send(request)?;
+        self.ask(request)?;
         match self.receive()? {
             (reply, false) => Ok(reply),
             (reply, true) => Err(Failure::unexpected(&reply)),
