@@ -105,7 +105,7 @@ fn a_log_that_cannot_be_written_ends_and_delays_nothing_and_is_shown_until_it_ca
 
 #[test]
 fn each_setting_in_force_is_shown_with_its_source() {
-    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let cluster = Cluster::up(Layout::default());
     let file = |name: &str, text: &str| {
         let path = cluster.state().join(name);
         fs::write(&path, text).expect("the cluster's folder takes a new file");

@@ -55,10 +55,13 @@ pub(crate) fn start(
     let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()) };
     let engine = Engine::start(file.clone(), director, spawn)?;
     let checks = engine.handle();
+    let told = checks.clone();
+    // A process has one health engine, so this cell and those below are still empty.
+    let _ = daemon.shared().on_disabled.set(Arc::new(move |disabled| told.set_disabled(disabled)));
+    checks.set_disabled(daemon.shared().facts().disabled);
     tracing::info!("{}: {}", file.display(), checks.replace(read)?);
     let shared = daemon.shared();
     let reported = checks.clone();
-    // A process has one health engine, so these cells are still empty.
     let _ = shared.health.set(Arc::new(move || reported.report()));
     let _ = shared.health_thread.set(checks.runtime().clone());
     let reloading =

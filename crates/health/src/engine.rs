@@ -15,6 +15,7 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use xvs_model::config::command::CommandError;
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::HealthReport;
 
 use crate::command::{DESCRIPTORS, faults};
@@ -93,6 +94,12 @@ impl Handle {
         let (reply, replied) = oneshot::channel();
         self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| ending())?;
         replied.blocking_recv().map_err(|_| ending())?
+    }
+
+    /// Replaces what operators keep from new connections: it does not count for a quorum. Does not wait.
+    pub fn set_disabled(&self, disabled: DisabledServers) {
+        // The daemon may be stopping.
+        let _ = self.manager.send(Message::Disabled(Arc::new(disabled)));
     }
 
     /// Records in the report that the file was read and refused.

@@ -31,8 +31,11 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
         made.is_ok()
     };
     for virtual_server in &configuration.virtual_servers {
-        let (server_state, _) =
-            VirtualServerState::start(Arc::new(virtual_server.clone()), InitialNotices::Omitted);
+        let (server_state, _) = VirtualServerState::start(
+            Arc::new(virtual_server.clone()),
+            InitialNotices::Omitted,
+            Arc::default(),
+        );
         for (key, options) in &virtual_server.services {
             let service = Command::AddService { key: *key, options: options.clone() };
             if !make(&virtual_server.place, service) {

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::check::Check;
@@ -40,6 +41,8 @@ use crate::virtual_server::{
 pub(super) enum Message {
     /// Replace the configuration. The reply is sent when the new services are in force; it is a summary of the changes.
     Load(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
+    /// Replace what operators keep from new connections.
+    Disabled(Arc<DisabledServers>),
     /// End every check, and send the notices of the stop.
     Stop,
 }
@@ -55,6 +58,7 @@ pub(super) struct Manager<E> {
     /// Services that the control thread must still remove.
     removed: Vec<ServiceKey>,
     scope: ReconcileScope,
+    disabled: Arc<DisabledServers>,
     files: Files,
     timeouts: FileTimeouts,
     /// `None` before the first configuration.
@@ -79,6 +83,7 @@ impl<E: Environment> Manager<E> {
             pending: BTreeSet::new(),
             removed: Vec::new(),
             scope: ReconcileScope::Changes,
+            disabled: Arc::default(),
             files: Files::default(),
             timeouts: FileTimeouts { configured: Timeouts::UNSET, before: Timeouts::UNSET },
             notifier: None,
@@ -97,6 +102,7 @@ impl<E: Environment> Manager<E> {
                         // The requester may be gone.
                         let _ = reply.send(done);
                     }
+                    Some(Message::Disabled(disabled)) => self.set_disabled(disabled).await,
                     Some(Message::Stop) | None => return self.stop().await,
                 },
                 Some(record) = self.changed.recv() => self.apply_results(record).await,
@@ -125,6 +131,24 @@ impl<E: Environment> Manager<E> {
             changes.retain(|(check, _)| Arc::ptr_eq(current, &check.virtual_server));
             if virtual_server.apply(&changes, &mut notices) {
                 self.pending.insert(index);
+            }
+        }
+        if !self.pending.is_empty() {
+            // A failure is logged and repeated.
+            let _ = self.send_pending().await;
+        }
+        self.notify(notices);
+    }
+
+    /// Replaces what operators keep from new connections.
+    async fn set_disabled(&mut self, disabled: Arc<DisabledServers>) {
+        self.disabled = disabled;
+        let mut notices = Vec::new();
+        for (index, server) in self.results.lock().virtual_servers.iter_mut().enumerate() {
+            if let Some(notice) = server.state.set_disabled(self.disabled.clone()) {
+                server.since_millis = millis_since_1970(SystemTime::now());
+                self.pending.insert(index);
+                notices.push((None, notice));
             }
         }
         if !self.pending.is_empty() {
@@ -294,7 +318,7 @@ impl<E: Environment> Manager<E> {
                     servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
                 (state.reload(virtual_server.clone(), initial_notices), running)
             }
-            None => (start(virtual_server.clone(), initial_notices), Vec::new()),
+            None => (start(virtual_server.clone(), initial_notices, self.disabled.clone()), Vec::new()),
         };
         let Reloaded { state, notices, origins } = reloaded;
         let mut start_check = |server_index: usize, (check_index, origin): (usize, Origin)| {
@@ -417,11 +441,15 @@ impl FileTimeouts {
 }
 
 /// The state of a virtual server that is new in the configuration.
-fn start(virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
+fn start(
+    virtual_server: Arc<VirtualServer>,
+    initial_notices: InitialNotices,
+    disabled: Arc<DisabledServers>,
+) -> Reloaded {
     let new = |check: &Check| Origin::New(Status::at_first(&check.timing));
     let servers = virtual_server.real_servers.iter();
     let origins = servers.map(|server| server.checks.iter().map(new).collect()).collect();
-    let (state, notices) = VirtualServerState::start(virtual_server, initial_notices);
+    let (state, notices) = VirtualServerState::start(virtual_server, initial_notices, disabled);
     Reloaded { state, notices, origins }
 }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
 use xvs_model::health_checks::check::{Check, Probe, Script, Timing};
 use xvs_model::health_checks::fault::Place;
@@ -26,6 +27,7 @@ pub struct VirtualServerState {
     /// One for each real server, in the order of the configuration.
     servers: Vec<Server>,
     has_quorum: bool,
+    disabled: Arc<DisabledServers>,
 }
 
 /// The result of a check after rise and fall.
@@ -103,13 +105,17 @@ impl Server {
 }
 
 impl VirtualServerState {
-    /// The state before any check has run, and its notices.
-    pub fn start(virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> (Self, Vec<Notice>) {
+    /// The state before any check has run, and its notices. `disabled`: what operators keep from new connections.
+    pub fn start(
+        virtual_server: Arc<VirtualServer>,
+        initial_notices: InitialNotices,
+        disabled: Arc<DisabledServers>,
+    ) -> (Self, Vec<Notice>) {
         let servers = virtual_server.real_servers.iter().map(|server| {
             let checks = server.checks.iter().map(|check| Status::at_first(&check.timing).into()).collect();
             Server { checks, is_reported_down: false }
         });
-        let mut state = Self { servers: servers.collect(), has_quorum: false, virtual_server };
+        let mut state = Self { servers: servers.collect(), has_quorum: false, virtual_server, disabled };
         let mut notices = Vec::new();
         if initial_notices == InitialNotices::Sent {
             notices.extend(state.notices_of_up(Status::Up));
@@ -153,7 +159,8 @@ impl VirtualServerState {
             (0..before.len()).filter(|old| !known.contains(&before[*old].endpoint) && self.is_up(*old));
         let mut notices: Vec<_> = gone.map(|old| self.notice(Some(old), Status::Down)).collect();
         let index: HashMap<_, _> = before.iter().enumerate().map(|(old, one)| (one.endpoint, old)).collect();
-        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum: self.has_quorum };
+        let (has_quorum, disabled) = (self.has_quorum, self.disabled.clone());
+        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum, disabled };
         let mut origins = Vec::new();
         let after = Arc::clone(&state.virtual_server);
         for (new, server) in after.real_servers.iter().enumerate() {
@@ -182,6 +189,12 @@ impl VirtualServerState {
         }
         notices.extend(state.update_quorum());
         Reloaded { state, notices, origins }
+    }
+
+    /// Replaces what operators keep from new connections. Returns a notice if the quorum is gained or lost by that.
+    pub fn set_disabled(&mut self, disabled: Arc<DisabledServers>) -> Option<Notice> {
+        self.disabled = disabled;
+        self.update_quorum()
     }
 
     /// The notices when the daemon stops: none, unless the file says `omega`.
@@ -217,15 +230,25 @@ impl VirtualServerState {
         self.has_quorum
     }
 
-    /// Sum of the weights of the real servers that are up.
+    /// Sum of the weights of the real servers that are up and not disabled.
     pub fn live_weight(&self) -> u64 {
-        let live = (0..self.servers.len()).filter(|server| self.is_up(*server));
+        let live = (0..self.servers.len()).filter(|server| self.is_up(*server) && !self.is_disabled(*server));
         live.map(|server| u64::from(self.effective_weight(server).0)).sum()
     }
 
     /// Whether the real server of this index is up. A real server without checks is always up.
     pub fn is_up(&self, server: usize) -> bool {
         self.servers[server].is_up()
+    }
+
+    /// Whether an operator has disabled the real server of this index, in the first of the services.
+    fn is_disabled(&self, server: usize) -> bool {
+        let file = &self.virtual_server;
+        let Some((key, _)) = file.services.first().filter(|_| !self.disabled.is_empty()) else {
+            return false;
+        };
+        let server = &file.real_servers[server];
+        self.disabled.includes(*key, endpoint_in_service(server.endpoint, *key, server.options.method))
     }
 
     /// The weight in the services of the real server of this index; `None`: it is not a destination now.
@@ -439,6 +462,9 @@ mod tests {
     use crate::probes::probe_result::ProbeResult;
     use crate::tests::configuration;
     use crate::virtual_server::*;
+    use xvs_model::config::command::Command;
+    use xvs_model::config::desired_state::State;
+    use xvs_model::config::maintenance::Disabled;
 
     /// The first virtual server of a configuration.
     fn read(text: &str) -> Arc<VirtualServer> {
@@ -458,7 +484,7 @@ mod tests {
     }
 
     fn started(virtual_server: &Arc<VirtualServer>) -> VirtualServerState {
-        VirtualServerState::start(Arc::clone(virtual_server), InitialNotices::Omitted).0
+        VirtualServerState::start(Arc::clone(virtual_server), InitialNotices::Omitted, Arc::default()).0
     }
 
     fn reloaded(state: VirtualServerState, virtual_server: &Arc<VirtualServer>) -> Reloaded {
@@ -508,7 +534,8 @@ mod tests {
     #[test]
     fn a_weight_from_a_script_changes_the_quorum_and_the_sorry_server() {
         let file = case("sorry-server");
-        let (mut state, notices) = VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted);
+        let (mut state, notices) =
+            VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted, Arc::default());
         assert_eq!((lines(&notices), servers(&state)), (vec!["VS DOWN".to_owned()], "1=0 99=1".to_owned()));
         let check = &file.real_servers[0].checks[0];
         let mut machine = CheckStateMachine::new(check, Status::at_first(&check.timing));
@@ -527,6 +554,32 @@ mod tests {
             assert_eq!(lines(&state.apply([(0, 0, change.result)])), said, "{answer:?}");
             assert_eq!(servers(&state), want, "{answer:?}");
         }
+    }
+
+    /// These disabled real servers.
+    fn disabled(servers: &[&str]) -> Arc<DisabledServers> {
+        let mut all = State::default();
+        for server in servers {
+            let server = Disabled { server: server.parse().unwrap(), service: None };
+            all.apply(&Command::Disable(server)).unwrap();
+        }
+        Arc::new(all.disabled().clone())
+    }
+
+    #[test]
+    fn a_disabled_server_does_not_count_for_the_quorum_so_a_sorry_server_serves_if_all_are_disabled() {
+        let file = pair("sorry_server 10.1.0.99 80");
+        let mut state = started(&file);
+        assert_eq!(lines(&Vec::from_iter(state.set_disabled(disabled(&["10.1.0.1"])))), [""; 0]);
+        assert_eq!((state.live_weight(), &*servers(&state)), (3, "1=2 2=3"));
+        let all = disabled(&["10.1.0.1", "10.1.0.2:80"]);
+        assert_eq!(lines(&Vec::from_iter(state.set_disabled(all.clone()))), ["VS DOWN"]);
+        assert_eq!(servers(&state), "99=1");
+        let Reloaded { state: mut after, notices, .. } = reloaded(state, &file);
+        assert_eq!((lines(&notices), &*servers(&after)), (Vec::new(), "99=1"), "over a reload, too");
+        assert_eq!(lines(&Vec::from_iter(after.set_disabled(disabled(&["10.1.0.1"])))), ["VS UP"]);
+        let (state, notices) = VirtualServerState::start(file, InitialNotices::Omitted, all);
+        assert_eq!((lines(&notices), &*servers(&state)), (vec!["VS DOWN".to_owned()], "99=1"));
     }
 
     #[test]
@@ -633,7 +686,7 @@ mod tests {
     #[test]
     fn at_the_start_the_quorum_causes_a_notice_and_servers_do_with_rs_init_notifies() {
         let notices = |before: &str, initial_notices| {
-            lines(&VirtualServerState::start(pair(before), initial_notices).1)
+            lines(&VirtualServerState::start(pair(before), initial_notices, Arc::default()).1)
         };
         assert_eq!(notices("", InitialNotices::Omitted), ["VS UP"]);
         assert_eq!(notices("", InitialNotices::Sent), ["RS 1 UP", "RS 2 UP", "VS UP"]);
@@ -800,7 +853,8 @@ mod tests {
                  real_server 10.1.0.5 80 {{\n}}\n}}\n{head} {{\nlvs_method TUN\nreal_server 2001:db8::5 80 {{\n}}\n}}\n"
             );
             let file = configuration(&text).virtual_servers.swap_remove(1);
-            let (_, notices) = VirtualServerState::start(Arc::new(file), InitialNotices::Sent);
+            let (_, notices) =
+                VirtualServerState::start(Arc::new(file), InitialNotices::Sent, Arc::default());
             notices.iter().map(Notice::line).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -1139,7 +1193,7 @@ mod tests {
             steps in steps(),
         ) {
             let mut file = first.virtual_server();
-            let (mut state, notices) = VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted);
+            let (mut state, notices) = VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted, Arc::default());
             let mut naive = Naive::begin(&file);
             let mut notices = lines(&notices);
             for step in steps {

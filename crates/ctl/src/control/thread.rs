@@ -268,7 +268,12 @@ impl ControlThread {
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_lines());
         facts.settings.clone_from(self.control.settings_in_force());
-        facts.disabled.clone_from(self.control.state().disabled());
+        if facts.disabled != *self.control.state().disabled() {
+            facts.disabled.clone_from(self.control.state().disabled());
+            if let Some(tell) = self.shared.on_disabled.get() {
+                tell(facts.disabled.clone());
+            }
+        }
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 

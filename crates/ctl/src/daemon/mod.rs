@@ -152,6 +152,7 @@ impl Daemon {
             log: Some(log),
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
+            on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
         });
         let (inputs, queue) = bounded(QUEUE);

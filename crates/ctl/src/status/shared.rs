@@ -59,6 +59,8 @@ pub struct Shared {
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
     /// The runtime of the health checks, for the check that it makes progress.
     pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
+    /// Tells the health checks what operators have disabled.
+    pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
     /// Reads keepalived.conf again; returns a summary of the changes in one line, or why the file is refused.
     pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
 }
@@ -236,6 +238,7 @@ impl Shared {
             log: None,
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
+            on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
         }
     }

@@ -48,7 +48,7 @@ pub struct VirtualServerHealth {
     pub is_well: bool,
     /// Time of the last change of `is_well`.
     pub since_millis: u64,
-    /// Total weight of its real servers that are up.
+    /// Total weight of its real servers that are up and not disabled.
     pub live_weight: u64,
     /// Total weight that it needs.
     pub quorum: u32,
