@@ -24,7 +24,7 @@ pub(super) fn text(
 ) -> Text {
     let (mut text, facts) = (Text::default(), shared.facts());
     daemon(&mut text, shared, health);
-    configuration(&mut text, snapshot, left_out);
+    configuration(&mut text, snapshot, &facts, left_out);
     all_services(&mut text, &shared.total.stats.sum());
     interfaces(&mut text, &facts);
     workers(&mut text, shared, &facts);
@@ -73,7 +73,7 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     }
 }
 
-fn configuration(text: &mut Text, snapshot: &Snapshot, left_out: usize) {
+fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: usize) {
     let (services, destinations) = snapshot.configured();
     let help = "Number of published configurations; the last one is in force.";
     text.single("xvs_snapshot_epoch", Kind::Gauge, help, snapshot.epoch as f64);
@@ -82,6 +82,8 @@ fn configuration(text: &mut Text, snapshot: &Snapshot, left_out: usize) {
     text.single("xvs_destinations", Kind::Gauge, help, destinations as f64);
     let help = "Destinations without their own lines because of metrics_destinations.";
     text.single("xvs_destinations_left_out", Kind::Gauge, help, left_out as f64);
+    let help = "Disabled real servers, each as xvs disable named it.";
+    text.single("xvs_disabled_real_servers", Kind::Gauge, help, facts.disabled.iter().len() as f64);
 }
 
 /// The totals of node_exporter's collector `ipvs`.

@@ -225,7 +225,7 @@ pub(super) static FAMILIES: [Family<Items>; 22] = [
     ),
     Family::gauge(
         "xvs_destination_weight_in_force",
-        "The weight of a destination that the scheduler uses, after load reports.",
+        "The weight of a destination that the scheduler uses, after load reports and xvs disable.",
         Items::Destination(|member| member.weight.0.into()),
     ),
     Family::gauge(
