@@ -235,7 +235,7 @@ fn a_connection_continues_when_its_deleted_service_is_added_again() {
 }
 
 #[test]
-fn a_second_daemon_on_the_socket_is_refused_and_the_first_continues() {
+fn a_second_daemon_on_the_socket_or_on_the_interface_is_refused_with_the_firsts_process() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
@@ -243,6 +243,14 @@ fn a_second_daemon_on_the_socket_is_refused_and_the_first_continues() {
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "lan"]);
     assert!(!status.success(), "{log}");
     assert!(log.contains(log_texts::SOCKET), "the message names the socket:\n{log}");
+    let socket = cluster.state().join("second.sock");
+    let arguments = ["--interface", "wan", "--socket", socket.to_str().expect("UTF-8")];
+    let (status, log) = Director::refusal(&cluster, &arguments);
+    assert_eq!(status.code(), Some(1), "the first may end, so a retry is worthwhile: {log}");
+    let process = director.process();
+    let text =
+        format!("wan has an XDP program, that of another xvsd, held by process {process}; stop that process");
+    assert!(log.contains(&text), "{log}");
     assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
 }
 
@@ -264,7 +272,8 @@ fn an_interface_that_another_xdp_program_holds_is_refused_and_the_program_stays(
 
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "lan"]);
     assert!(!status.success(), "{log}");
-    assert!(log.contains("lan"), "the message names the interface:\n{log}");
+    assert!(log.contains("lan has an XDP program, pass, id "), "{log}");
+    assert!(log.contains("`ip link set dev lan xdp off` removes it"), "{log}");
     assert!(has_program(&cluster, "lan"), "the other program was detached");
     assert_no_program(&cluster, &["wan"]);
 }

@@ -139,6 +139,11 @@ impl<'a> Director<'a> {
         self.wait();
     }
 
+    /// The daemon's process id.
+    pub fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends the daemon a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).expect("xvsd runs");

@@ -13,8 +13,8 @@ use crate::config::{Config, ConfigError};
 /// The director: receives packets of virtual services on its interfaces and forwards them to real servers.
 ///
 /// Runs in the foreground until SIGTERM or SIGINT; a second signal ends it at once. Services are configured with
-/// xvsadm. Exit code: 0 after a signal, 2 for a wrong command line or configuration, 1 for a failed start or an
-/// internal fault.
+/// xvsadm. Exit code: 0 after a signal, 2 for a wrong command line or configuration or missing rights, which a
+/// retry does not change, 1 for another failed start or an internal fault.
 #[derive(Debug, Parser)]
 #[command(name = "xvsd", version)]
 pub struct Arguments {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::bpf::{Object, attach_xdp, detach, replace_xdp};
+use super::device::Program;
 use super::mode::{Mode, Refusal, Settings, stacked};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
@@ -141,6 +142,9 @@ pub fn attach(
         Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
         _ => failed(error),
     })?;
+    if Request::new(interface).and_then(|mut request| request.is_loopback()).map_err(failed)? {
+        return Err(AttachError::Loopback { interface: interface.to_owned() });
+    }
     if let Some(kind) = stacked(interface).map_err(failed)? {
         return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
     }
@@ -158,7 +162,11 @@ pub fn attach(
     let object = load(constants).map_err(failed)?;
     let program = object.program(program).map_err(failed)?;
     let occupied = |error: io::Error| match error.raw_os_error() {
-        Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { interface: interface.to_owned() },
+        Some(libc::EBUSY | libc::EEXIST) => match Program::on(index) {
+            Ok(Some(program)) => AttachError::Occupied { interface: interface.to_owned(), program },
+            // It has just been detached.
+            _ => failed(error),
+        },
         _ => failed(error),
     };
     let (link, native_refused) = match attach_xdp(program, index, Mode::Native) {
@@ -185,12 +193,20 @@ pub enum AttachError {
         interface: String,
     },
     /// It already has an XDP program.
-    #[error(
-        "{interface} has another XDP program; `ip link set dev {interface} xdp off` removes it, or stop the process \
-         that holds it"
-    )]
+    #[error("{interface} has an XDP program, {program}; {}", program.remedy(interface))]
     Occupied {
         /// The interface.
+        interface: String,
+        /// Its program.
+        program: Program,
+    },
+    /// It is a loopback interface, whose packets are this machine's own.
+    #[error(
+        "{interface} is a loopback interface, which receives no packets of clients; name the one that does: `ip route` \
+         shows it"
+    )]
+    Loopback {
+        /// Its name.
         interface: String,
     },
     /// It consists of other interfaces.

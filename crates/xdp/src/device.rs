@@ -4,7 +4,7 @@
 //! rights of the process withhold is left empty. Not here: whether any of it is a problem.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::{fmt, fs, io};
 
 use super::bpf::{XdpState, program_info, query_xdp};
 use super::mode::{Mode, stacked};
@@ -17,6 +17,8 @@ pub struct Device {
     pub ifindex: u32,
     /// Its driver; empty if unknown.
     pub driver: String,
+    /// Whether it is a loopback interface.
+    pub loopback: bool,
     /// `bond`, `bridge` or `team`, if it consists of other interfaces.
     pub stacked: Option<&'static str>,
     /// The largest packet that it sends, in bytes, without link header.
@@ -48,6 +50,9 @@ pub struct Program {
     pub mode: Option<Mode>,
     /// Its owner. `None` if this process may not read it.
     pub owner: Option<Owner>,
+    /// The process that holds it by a BPF link, which `ip link` cannot remove. `None`: none does, or this process may
+    /// not read which.
+    pub process: Option<u32>,
 }
 
 /// The owner of an XDP program, by the program's name.
@@ -59,6 +64,18 @@ pub enum Owner {
     RealServer,
     /// Another one, by the program's name.
     Other(String),
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.owner {
+            Some(Owner::Director) => f.write_str("that of another xvsd")?,
+            Some(Owner::RealServer) => f.write_str("that of `xvs realserver`")?,
+            Some(Owner::Other(name)) if !name.is_empty() => write!(f, "{name}, id {}", self.id)?,
+            _ => write!(f, "id {}", self.id)?,
+        }
+        self.process.map_or(Ok(()), |process| write!(f, ", held by process {process}"))
+    }
 }
 
 impl Device {
@@ -75,6 +92,7 @@ impl Device {
         Ok(Self {
             ifindex,
             driver: request.driver()?,
+            loopback: request.is_loopback()?,
             stacked: stacked(interface)?,
             mtu: request.mtu()?,
             receive_queues: request.receive_queues()?,
@@ -83,21 +101,55 @@ impl Device {
             features: request.features()?,
             native: has(BASIC | REDIRECT),
             zero_copy: has(BASIC | REDIRECT | ZERO_COPY),
-            program: Program::of(&xdp),
+            program: Program::of(ifindex, &xdp),
         })
     }
 }
 
 impl Program {
-    fn of(found: &XdpState) -> Option<Self> {
+    /// The program of the interface with this index, if it has one.
+    pub(super) fn on(ifindex: u32) -> io::Result<Option<Self>> {
+        Ok(Self::of(ifindex, &query_xdp(ifindex)?))
+    }
+
+    /// The command that removes it; `None`: only the end of its process does.
+    pub fn detach_command(&self, interface: &str) -> Option<String> {
+        let kind = if self.mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
+        match (self.process, &self.owner) {
+            (Some(_), _) => None,
+            (None, Some(Owner::RealServer)) => Some("xvs realserver down --vip ADDRESS".to_owned()),
+            (None, _) => Some(format!("ip link set dev {interface} {kind} off")),
+        }
+    }
+
+    /// What removes it, as a clause.
+    pub(super) fn remedy(&self, interface: &str) -> String {
+        let command = self.detach_command(interface);
+        command.map_or("stop that process".to_owned(), |command| format!("`{command}` removes it"))
+    }
+
+    fn of(ifindex: u32, found: &XdpState) -> Option<Self> {
         let (id, mode) = found.program?;
         let owner = program_info(id).ok().map(|info| match info.name.as_str() {
             DIRECTOR_PROGRAM => Owner::Director,
             REAL_SERVER_PROGRAM => Owner::RealServer,
             _ => Owner::Other(info.name),
         });
-        Some(Self { id, mode, owner })
+        Some(Self { id, mode, owner, process: holder(ifindex, id) })
     }
+}
+
+/// The process with a BPF link of this program to this interface. Cost: a look at each descriptor of each process.
+fn holder(ifindex: u32, program: u32) -> Option<u32> {
+    let wanted = [format!("prog_id:\t{program}"), format!("ifindex:\t{ifindex}")];
+    let holds = |pid: &u32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+        descriptors
+            .map(|descriptor| fs::read_to_string(descriptor.path()).unwrap_or_default())
+            .any(|info| wanted.iter().all(|wanted| info.lines().any(|line| line == wanted)))
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).find(holds)
 }
 
 /// The name of the director's XDP program.

@@ -97,12 +97,21 @@ impl Request {
         Ok(unsafe { self.body.ifr_ifru.ifru_mtu } as u32)
     }
 
-    /// Sets flags (`IFF_…`) in addition to those that the interface has.
-    pub(super) fn add_flags(&mut self, flags: c_int) -> io::Result<()> {
+    /// Whether it is a loopback interface.
+    pub(super) fn is_loopback(&mut self) -> io::Result<bool> {
+        Ok(self.flags()? & libc::IFF_LOOPBACK as i16 != 0)
+    }
+
+    /// The interface's flags (`IFF_…`).
+    fn flags(&mut self) -> io::Result<i16> {
         self.call(libc::SIOCGIFFLAGS)?;
         // SAFETY: the kernel has just set this member of the union.
-        let present = unsafe { self.body.ifr_ifru.ifru_flags };
-        self.body.ifr_ifru.ifru_flags = present | flags as i16;
+        Ok(unsafe { self.body.ifr_ifru.ifru_flags })
+    }
+
+    /// Sets flags (`IFF_…`) in addition to those that the interface has.
+    pub(super) fn add_flags(&mut self, flags: c_int) -> io::Result<()> {
+        self.body.ifr_ifru.ifru_flags = self.flags()? | flags as i16;
         self.call(libc::SIOCSIFFLAGS)
     }
 

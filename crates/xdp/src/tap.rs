@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 
 use super::bpf::{Direction, attach_tc, prepare_tc};
 use super::sys::{Request, index_of, make_tap};
@@ -31,7 +32,8 @@ impl Tap {
     /// Makes a TAP in this thread's network namespace, with one program for frames that are written to it and one for
     /// frames that the kernel sends through it. `%d` in the name `pattern` stands for the first free number.
     pub fn open(pattern: &str, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
-        let fd = open("/dev/net/tun", OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = open(TUN, flags, Mode::empty()).map_err(no_tun)?;
         let name = make_tap(fd.as_fd(), pattern)?;
         no_ipv6(&name)?;
         let mut request = Request::new(&name)?;
@@ -55,6 +57,21 @@ impl Tap {
     }
 }
 
+/// The error of opening [`TUN`], with the next step.
+fn no_tun(error: Errno) -> io::Error {
+    let step = match error {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => {
+            "`modprobe tun`, or add the device to the container (`--device /dev/net/tun`)"
+        }
+        Errno::ACCESS | Errno::PERM => {
+            "allow it: `DeviceAllow=/dev/net/tun rw` in a systemd unit, `--device /dev/net/tun` for a container"
+        }
+        other => return other.into(),
+    };
+    let error = io::Error::from(error);
+    io::Error::new(error.kind(), format!("{TUN}: {error}; {step}"))
+}
+
 /// Keeps the kernel from giving an interface an address and from sending router solicitations through it.
 fn no_ipv6(interface: &str) -> io::Result<()> {
     match fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1") {
@@ -63,3 +80,6 @@ fn no_ipv6(interface: &str) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// The device that makes TAPs.
+const TUN: &str = "/dev/net/tun";

@@ -256,6 +256,7 @@ pub(super) mod tests {
         Device {
             ifindex: facts.network.link_named(name).unwrap().ifindex,
             driver: "veth".to_owned(),
+            loopback: false,
             stacked: None,
             mtu: 1500,
             receive_queues: 1,

@@ -7,7 +7,7 @@ use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{MAX_MTU, Mode};
 
 use crate::doctor::facts::{Facts, Interface, Peer};
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Mend};
 
 /// Every check of every interface.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
@@ -36,7 +36,11 @@ fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
 /// Whether it can be attached and has a carrier.
 fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     let up = facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up);
-    let finding = if let Some(kind) = device.stacked {
+    let finding = if device.loopback {
+        let found =
+            "it is a loopback interface, which receives no packets of clients; name the one that does";
+        Finding::fail("interface", name, found)
+    } else if let Some(kind) = device.stacked {
         let found = format!(
             "it is a {kind}, which xvs does not support; remove a member from it and attach the member"
         );
@@ -243,22 +247,14 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         Some(Program { owner: Some(Owner::Director) | None, .. }) if ours => {
             Finding::ok("xdp", name, "the program is xvsd's")
         }
-        Some(Program { owner: Some(Owner::RealServer), .. }) => {
-            let found = "the program of `xvs realserver` decapsulates tunnels here: this machine is set up as a real server, and \
-                         xvsd cannot attach";
-            Finding::fail("xdp", name, found).mend("xvs realserver status # and `down` for each address")
-        }
-        Some(Program { id, mode, owner }) => {
-            let whose = match owner {
-                Some(Owner::Director) => "another xvsd".to_owned(),
-                Some(Owner::Other(name)) if !name.is_empty() => name.clone(),
-                _ => "owner unknown".to_owned(),
-            };
-            let found = format!(
-                "another XDP program is attached, id {id}, {whose}; if a process holds it by a BPF link, end that process"
-            );
-            let kind = if *mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
-            Finding::fail("xdp", name, found).mend(format!("ip link set dev {name} {kind} off"))
+        Some(program) => {
+            let mend = program.detach_command(name);
+            let end = if mend.is_none() { "; stop that process" } else { "" };
+            let found = format!("it has an XDP program, {program}, and xvsd cannot attach{end}");
+            Finding {
+                mend: mend.map(|command| Mend { command, on: None }),
+                ..Finding::fail("xdp", name, found)
+            }
         }
     };
     Some(finding.seen("bpftool net"))
@@ -302,7 +298,8 @@ mod tests {
         assert_eq!(complaints(&with_daemon()), ["fail xdp wan: ", "fail xdp lan: "]);
         let mut facts = with_daemon();
         for interface in &mut facts.interfaces {
-            let program = Program { id: 7, mode: Some(Mode::Native), owner: Some(Owner::Director) };
+            let program =
+                Program { id: 7, mode: Some(Mode::Native), owner: Some(Owner::Director), process: None };
             interface.device.as_mut().unwrap().program = Some(program);
         }
         assert_eq!(complaints(&facts), [""; 0]);
@@ -383,9 +380,10 @@ mod tests {
 
     #[test]
     fn another_program_on_the_interface_is_reported_with_the_command_that_detaches_it() {
-        let of = |mode, owner: Option<Owner>| {
-            wrong(|_, device| device.program = Some(Program { id: 7, mode, owner: owner.clone() }))
+        let held = |mode, owner: Option<Owner>, process| {
+            wrong(|_, device| device.program = Some(Program { id: 7, mode, owner: owner.clone(), process }))
         };
+        let of = |mode, owner| held(mode, owner, None);
         let other = || Some(Owner::Other("firewall".to_owned()));
         assert_eq!(of(Some(Mode::Native), other()), ["fail xdp wan: ip link set dev wan xdp off"]);
         assert_eq!(of(Some(Mode::Generic), None), ["fail xdp wan: ip link set dev wan xdpgeneric off"]);
@@ -394,6 +392,8 @@ mod tests {
             ["fail xdp wan: ip link set dev wan xdp off"]
         );
         assert!(of(Some(Mode::Native), Some(Owner::RealServer))[0].contains("xvs realserver"));
+        // `ip link` cannot remove a program that a process holds.
+        assert_eq!(held(Some(Mode::Native), Some(Owner::Director), Some(4711)), ["fail xdp wan: "]);
     }
 
     #[test]

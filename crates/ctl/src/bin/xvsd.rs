@@ -15,6 +15,8 @@ use xvs_ctl::arguments::{Arguments, parsed};
 use xvs_ctl::config::Config;
 use xvs_ctl::control::thread::Handle;
 use xvs_ctl::daemon::Daemon;
+use xvs_ctl::daemon::error::DaemonError;
+use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::log::Log;
 use xvs_ctl::metrics;
@@ -41,7 +43,10 @@ fn main() -> ExitCode {
     };
     match run(&config, rules, keepalived) {
         Ok(code) => code,
-        Err(error) => fail(&*error, FAILED),
+        Err(error) => {
+            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
+            fail(&*error, if lasting { MISCONFIGURED } else { FAILED })
+        }
     }
 }
 
@@ -51,6 +56,7 @@ fn run(
     rules: Vec<RuleLine>,
     keepalived: Option<Prepared>,
 ) -> Result<ExitCode, Box<dyn Error>> {
+    rights::check()?;
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
@@ -144,5 +150,5 @@ fn fail(error: &dyn Error, code: u8) -> ExitCode {
 
 /// The daemon could not start, or ended by a fault.
 const FAILED: u8 = 1;
-/// The command line or xvs.toml is wrong; clap uses the same code.
+/// The command line, xvs.toml or the rights are wrong, so that a retry fails again; clap uses the same code.
 const MISCONFIGURED: u8 = 2;

@@ -22,13 +22,36 @@ pub enum DaemonError {
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(
-        "the XDP program cannot be loaded ({0}); xvsd needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_PERFMON"
+        "xvsd lacks {missing}; run it as root, and in a container add the capabilities (`--cap-add`); as another user, give \
+         them by systemd (`AmbientCapabilities={units}`)"
+    )]
+    Rights { missing: String, units: String },
+    #[error(
+        "xvsd may open {limit} files only, and needs {needed}; raise `ulimit -n`, or `LimitNOFILE=` of its systemd unit"
+    )]
+    Files { limit: u64, needed: u64 },
+    #[error(
+        "the XDP program cannot be loaded ({0}); the kernel must allow bpf(2): see the requirements in docs/install.md, and \
+         whether a user namespace, seccomp or lockdown forbids it"
     )]
     Program(io::Error),
     #[error(transparent)]
     Placement(#[from] PlacementError),
     #[error("{what}: {error}")]
     System { what: &'static str, error: io::Error },
+}
+
+impl DaemonError {
+    /// Whether a start with the same configuration and rights fails again, so that a retry is useless.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Rights { .. } | Self::Files { .. } | Self::Placement(_) => true,
+            Self::Attach(error) => {
+                matches!(error, AttachError::Loopback { .. } | AttachError::Stacked { .. })
+            }
+            Self::Member(_) | Self::Socket(_) | Self::Program(_) | Self::System { .. } => false,
+        }
+    }
 }
 
 /// The error of a system call, with its purpose.

@@ -54,6 +54,7 @@ use crate::workers::system::SystemDatapath;
 
 pub mod error;
 pub(crate) mod liveness;
+pub mod rights;
 pub(crate) mod threads;
 pub mod watchdog;
 
@@ -116,7 +117,9 @@ impl Daemon {
         let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
         let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
         let rules = config.rules.clone();
-        let facts = Facts { interfaces, workers: worker_facts, rules, ..Facts::default() };
+        let fewer = fewer_workers(config.workers, worker_count);
+        let facts =
+            Facts { interfaces, workers: worker_facts, rules, fewer_workers: fewer, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
         let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
@@ -235,6 +238,17 @@ impl Daemon {
         let datapath = self.control.take().map(JoinHandle::join);
         drop(datapath);
     }
+}
+
+/// The warning about workers that found no queue.
+fn fewer_workers(wanted: Option<usize>, count: usize) -> Option<String> {
+    let wanted = wanted.filter(|wanted| *wanted > count)?;
+    let warning = format!(
+        "xvsd has {count} of {wanted} workers, because an interface has no more receive queues; set workers = {count}, or \
+         add queues (`ethtool -L`) and restart xvsd"
+    );
+    tracing::warn!("{warning}");
+    Some(warning)
 }
 
 /// The machine's memory.

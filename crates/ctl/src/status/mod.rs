@@ -102,6 +102,7 @@ impl<'a> Readings<'a> {
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
+        warnings.extend(self.facts.fewer_workers.clone());
         warnings.extend(self.facts.warnings.iter().cloned());
         warnings.extend(self.log.clone());
         warnings
@@ -174,7 +175,8 @@ fn drops(packets: &[u64]) -> Vec<Drops> {
 }
 
 fn percent(part: usize, whole: usize) -> f64 {
-    (part as f64 / whole.max(1) as f64 * 1000.0).round() / 10.0
+    // The table has some spare entries, so there may be a few more connections than its size.
+    (part as f64 / whole.max(1) as f64 * 1000.0).round().min(1000.0) / 10.0
 }
 
 /// The warning about an interface that cannot be used, or that works in the slower mode.
@@ -576,6 +578,7 @@ mod tests {
     fn a_table_has_a_warning_above_four_fifths_and_a_worker_from_nine_tenths_on() {
         assert_eq!(table_warning(800, 1000), None);
         assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
+        assert!(table_warning(1007, 1000).unwrap().contains("100 % full"), "spare entries are in use");
         assert_eq!(busy_warning((0, &Some(89.9))), None);
         assert_eq!(busy_warning((0, &None)), None);
         assert!(busy_warning((3, &Some(97.6))).unwrap().starts_with("worker 3 is 98 % busy"));

@@ -61,7 +61,8 @@ struct WorkerThread {
 }
 
 impl Workers {
-    /// These interfaces, without workers yet.
+    /// These interfaces, without workers yet. There are fewer workers than given if an interface has fewer queues: a
+    /// director with fewer is better than none, and the operator may add queues later.
     ///
     /// # Errors
     /// The queues cannot be shared out, or a TAP to the kernel cannot be opened.
@@ -70,6 +71,8 @@ impl Workers {
         workers: Option<usize>,
         rings: RingSizes,
     ) -> Result<Self, DaemonError> {
+        let queues = attached.iter().map(|attached| attached.receive_queues() as usize);
+        let workers = workers.map(|workers| workers.min(queues.min().unwrap_or(workers)));
         let shares = shares(&attached, workers)?;
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();

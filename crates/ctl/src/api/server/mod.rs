@@ -152,7 +152,7 @@ pub enum StartError {
     #[error("{} exists and is no socket; move it, or choose another path", .0.display())]
     NotASocket(PathBuf),
     /// A system call failed.
-    #[error("{call} {}: {error}", path.display())]
+    #[error("{call} {}: {error}{}", path.display(), step(error))]
     System {
         /// The call.
         call: &'static str,
@@ -161,6 +161,17 @@ pub enum StartError {
         /// The error of the system.
         error: io::Error,
     },
+}
+
+/// The step after an error of the system.
+fn step(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; run xvsd as root, or with --socket name a socket in a folder that its user can write to (in a systemd unit \
+             `RuntimeDirectory=xvs` makes /run/xvs)"
+        }
+        _ => "",
+    }
 }
 
 /// A running server; dropping it stops it and closes every client's connection.
