@@ -32,7 +32,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 use xvs_model::health_checks::check::{Probe, Script};
-use xvs_model::health_checks::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::fault::{Fault, Severity};
 use xvs_model::health_checks::virtual_server::{Configuration, Globals};
 
 use crate::blocking::run_blocking;
@@ -247,21 +247,21 @@ fn not_in_time() -> Outcome {
 /// The commands of a configuration that cannot be run now. Looks up users and files, which may block.
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut check = |place: &Place, script: &Script| {
+    let mut check = |script: &Script| {
         if let Some(why) = Program::new(script, &configuration.globals, RunLock::default()).obstacle() {
             let text = format!("`{}` cannot be run: {why}", script.text);
-            faults.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+            faults.push(Fault { place: script.place.clone(), severity: Severity::Warning, text });
         }
     };
     for server in &configuration.virtual_servers {
         let scripts = server.quorum_up.iter().chain(&server.quorum_down);
-        scripts.for_each(|script| check(&server.place, script));
+        scripts.for_each(&mut check);
         for server in &server.real_servers {
             let scripts = server.notify_up.iter().chain(&server.notify_down);
-            scripts.for_each(|script| check(&server.place, script));
+            scripts.for_each(&mut check);
             for one in &server.checks {
                 if let Probe::Script(script, _) = &one.probe {
-                    check(&one.place, script);
+                    check(script);
                 }
             }
         }
@@ -426,6 +426,7 @@ pub(super) mod testing {
     use tokio::time::Instant;
 
     use xvs_model::health_checks::check::Script;
+    use xvs_model::health_checks::fault::Place;
 
     /// A directory that is removed when the test ends. Every user may write to it.
     pub(crate) struct Folder(pub(crate) PathBuf);
@@ -465,6 +466,7 @@ pub(super) mod testing {
         pub(crate) fn script(&self, text: &str) -> Script {
             let text = format!("cd {}\n{text}", self.0.display());
             Script {
+                place: Place::default(),
                 argv: vec!["sh".to_owned(), "-c".to_owned(), text.clone()],
                 text,
                 user: None,
@@ -482,7 +484,7 @@ pub(super) mod testing {
     /// A command as a keepalived.conf contains it.
     pub(crate) fn written(text: &str) -> Script {
         let argv = xvs_keepalived::lexer::shell_words(text);
-        Script { argv, text: text.to_owned(), user: None, group: None }
+        Script { place: Place::default(), argv, text: text.to_owned(), user: None, group: None }
     }
 
     /// Waits until a condition holds, in real time even when the clock is paused.
@@ -763,7 +765,8 @@ mod tests {
             protocol TCP
             lvs_sched rr
             lvs_method DR
-            quorum_up /bin/true root
+            quorum 1
+            quorum_up /bin/true nosuchuser
             real_server 10.1.0.1 80 {
                 notify_up /bin/true root nosuchgroup
                 MISC_CHECK {
@@ -781,8 +784,9 @@ mod tests {
         assert_eq!(
             found,
             [
-                "9 `/bin/true` cannot be run: there is no group `nosuchgroup`",
-                "11 `/bin/true` cannot be run: there is no user `nosuchuser`",
+                "9 `/bin/true` cannot be run: there is no user `nosuchuser`",
+                "11 `/bin/true` cannot be run: there is no group `nosuchgroup`",
+                "13 `/bin/true` cannot be run: there is no user `nosuchuser`",
             ]
         );
     }

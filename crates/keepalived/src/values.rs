@@ -168,7 +168,8 @@ impl Faults {
             self.warn(&block.place, format!("`{}`: {why}; put it in quotes", block.text));
         }
         let mut account = words.into_iter().take(most).skip(1);
-        Some(Script { argv, text, user: account.next(), group: account.next() })
+        let place = block.place.clone();
+        Some(Script { place, argv, text, user: account.next(), group: account.next() })
     }
 
     /// Reads a method: `NAT`, `DR`, `TUN` with its options, or `FULLNAT`, which keepalived does not have.
@@ -308,6 +309,7 @@ mod tests {
     fn the_first_word_of_a_script_is_its_command_with_arguments() {
         let script = |text: &str| read(&format!("quorum_up {text}"), |faults, block| faults.script(block));
         let want = |argv: &[&str], text: &str, user: Option<&str>| Script {
+            place: Place::default(),
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             text: text.to_owned(),
             user: user.map(str::to_owned),

@@ -4,6 +4,7 @@
 //! section 4.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -256,9 +257,12 @@ impl fmt::Display for Probe {
     }
 }
 
-/// A command, with the user and group that it runs as.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A command, with the user and group that it runs as. Two are equal wherever they are written, so a check goes on when
+/// its line moves.
+#[derive(Debug, Clone)]
 pub struct Script {
+    /// Its place in the file.
+    pub place: Place,
     /// The program and its arguments.
     pub argv: Vec<String>,
     /// The command as it is written; a shell runs it if it is not a program.
@@ -267,6 +271,27 @@ pub struct Script {
     pub user: Option<String>,
     /// The group, if one is named.
     pub group: Option<String>,
+}
+
+impl Script {
+    /// What it runs, and as whom.
+    fn identity(&self) -> (&[String], &str, Option<&str>, Option<&str>) {
+        (&self.argv, &self.text, self.user.as_deref(), self.group.as_deref())
+    }
+}
+
+impl PartialEq for Script {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Script {}
+
+impl Hash for Script {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
 }
 
 impl fmt::Display for Script {
