@@ -187,6 +187,18 @@ fn rules_of_nftables_mark_packets_with_their_sets_and_maps_at_the_right_hooks() 
     }
 }
 
+#[test]
+fn a_rule_that_is_not_followed_has_the_same_text_whatever_its_counter_says() {
+    let json = include_str!("printed/nft.json");
+    let texts = |packets: u64| {
+        let counted = format!("counter packets {packets} bytes {} ct state new", packets * 60);
+        let listing = include_str!("printed/nft.txt").replace("ct state new", &counted);
+        compiled(&nft::Ruleset::parse(json, &listing).unwrap().tables(&[])).unfollowed
+    };
+    assert_eq!(texts(1), texts(2_000_000));
+    assert!(texts(1)[0].contains("counter ct state new meta mark set"), "{}", texts(1)[0]);
+}
+
 /// The compiled rules of a single chain of nftables, each rule a list of statements.
 fn of_rules(rules: &Value) -> CompiledMarks {
     let chain = json!({ "chain": { "family": "ip", "table": "t", "name": "pre", "handle": 1, "type": "filter",
@@ -299,7 +311,13 @@ fn of_xtables_matches_and_targets_in_other_tables_only_marking_ones_are_reported
     assert_eq!(compiled(&table(harmless)), CompiledMarks::default());
     let marking = compiled(&table(json!([[conntrack, target("MARK")]])));
     assert_eq!(marking.unfollowed.len(), 1);
-    assert!(marking.unfollowed[0].ends_with("nft does not print the criteria of the match conntrack"));
+    let step =
+        "; add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";
+    let why = format!("nft does not print the criteria of iptables' match conntrack{step}");
+    assert!(marking.unfollowed[0].ends_with(&why), "{}", marking.unfollowed[0]);
+    let marking = compiled(&table(json!([[{ "counter": null }, target("MARK")]])));
+    let why = format!("nft does not print the mark that iptables sets{step}");
+    assert!(marking.unfollowed[0].ends_with(&why), "{}", marking.unfollowed[0]);
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Ruleset {
                 }
                 _ => {
                     if let Ok(handle) = handle.parse() {
-                        texts.insert((table.clone(), handle), content.trim().to_owned());
+                        texts.insert((table.clone(), handle), without_counts(content.trim()));
                     }
                 }
             }
@@ -296,11 +296,11 @@ impl RuleReader<'_> {
     fn extension(&mut self, kind: &str, name: &str) {
         match (kind, name) {
             ("match", "comment") => {}
-            ("match", _) => {
-                self.set_obstacle(&format!("nft does not print the criteria of the match {name}"))
-            }
+            ("match", _) => self.set_obstacle(&format!(
+                "nft does not print the criteria of iptables' match {name}; {INSTEAD}"
+            )),
             ("target", "MARK" | "CONNMARK") | ("", _) => {
-                self.set_obstacle("nft does not print the mark that iptables sets");
+                self.set_obstacle(&format!("nft does not print the mark that iptables sets; {INSTEAD}"));
                 self.decide(Action::Unknown);
             }
             _ => {}
@@ -531,6 +531,27 @@ fn text(value: &Value) -> &str {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// How a rule that iptables has added to a table other than `mangle`, or without iptables-nft-save on this machine, can
+/// be followed.
+const INSTEAD: &str =
+    "add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";
+
+/// The text of a rule without the values of its counters, which differ at each reading.
+fn without_counts(rule: &str) -> String {
+    let mut words = rule.split(' ').peekable();
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        let is_count = matches!(word, "packets" | "bytes")
+            && words.peek().is_some_and(|next| next.bytes().all(|byte| byte.is_ascii_digit()));
+        if is_count && kept.iter().any(|kept| *kept == "counter") {
+            words.next();
+        } else {
+            kept.push(word);
+        }
+    }
+    kept.join(" ")
 }
 
 /// The longest text of a rule in messages, in characters; a rule with a set may be much longer.
