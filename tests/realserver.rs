@@ -438,6 +438,26 @@ fn an_interface_without_native_xdp_decapsulates_in_generic_mode_and_status_says_
 }
 
 #[test]
+fn an_address_that_another_program_has_set_up_is_listed_with_its_arp_settings() {
+    let (_director, server) = pair();
+    assert_eq!(done(&server, "status"), "no virtual address is up by `xvs realserver up`\n");
+    server.ip(&format!("addr add {VIP}/32 dev lo"));
+    let loud = format!(
+        "{VIP} is on lo, not set up by `xvs realserver`; as a virtual address it answers ARP: net.ipv4.conf.eth.arp_ignore \
+         is 0, not 1, net.ipv4.conf.eth.arp_announce is 0, not 2; `xvs realserver up --vip {VIP}` completes its settings"
+    );
+    assert!(done(&server, "status").ends_with(&format!("{loud}\n")), "{}", done(&server, "status"));
+    assert_eq!(refused(&server, &format!("status --vip {VIP}")), format!("xvs: {loud}\n"));
+    set(&server, "net.ipv4.conf.all.arp_ignore", 1);
+    set(&server, "net.ipv4.conf.eth.arp_announce", 2);
+    let quiet =
+        format!("{VIP} is on lo, not set up by `xvs realserver`; `xvs realserver up --vip {VIP}` completes");
+    assert!(done(&server, "status").contains(&quiet), "{}", done(&server, "status"));
+    done(&server, &format!("up --vip {VIP}"));
+    assert!(!done(&server, "status").contains("not set up"), "{}", done(&server, "status"));
+}
+
+#[test]
 fn an_impossible_request_is_refused_with_the_reason_and_changes_nothing() {
     let (_director, server) = pair();
     server.ip("addr add 10.0.0.7/24 dev eth");

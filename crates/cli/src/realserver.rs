@@ -90,8 +90,17 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
             });
             match json {
                 true => print_json(&found, out)?,
-                false if found.is_empty() => writeln!(out, "no virtual address is up")?,
-                false => found.iter().try_for_each(|status| write!(out, "{status}"))?,
+                false => {
+                    if found.is_empty() {
+                        writeln!(out, "no virtual address is up by `xvs realserver up`")?;
+                    }
+                    found.iter().try_for_each(|status| write!(out, "{status}"))?;
+                    if vip.is_none() && method.is_none() && dev.is_none() {
+                        Realserver::foreign(records)?
+                            .iter()
+                            .try_for_each(|found| writeln!(out, "{found}"))?;
+                    }
+                }
             }
             let whole = found.iter().all(|status| status.problems.is_empty());
             Ok(if whole { DONE } else { FAILED })

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use crate::decapsulation::DecapError;
+use crate::foreign::Foreign;
 use crate::method::Method;
 
 /// An error of preparing a real server or of undoing it.
@@ -58,6 +59,9 @@ pub enum RealserverError {
     /// It is not up.
     #[error("{0} is not up; `xvs realserver status` lists what is")]
     NotUp(IpAddr),
+    /// This machine has it, by another program.
+    #[error("{0}")]
+    Foreign(Foreign),
     /// A port for GUE without a tunnel.
     #[error("--gue-port is the UDP port of a tunnel; it goes with --method tunnel")]
     GueWithoutTunnel,

@@ -24,10 +24,12 @@ use crate::status::{Status, outer_dests};
 use crate::sysctl::MinimumValue;
 
 pub use crate::error::RealserverError;
+pub use crate::foreign::Foreign;
 pub use crate::method::Method;
 
 pub mod decapsulation;
 mod error;
+mod foreign;
 mod interfaces;
 mod method;
 mod record;
@@ -138,15 +140,20 @@ impl Realserver {
     /// that is not up is an error. Changes nothing. Reading the XDP program of a tunnel needs CAP_BPF and
     /// CAP_NET_ADMIN.
     pub fn status(folder: &Path, vip: Option<IpAddr>) -> Result<Vec<Status>, RealserverError> {
-        let record = Record::read(folder).map_err(failed(|| record_in(folder)))?;
+        let (record, interfaces) = read(folder)?;
         if let Some(vip) = vip
             && !record.virtuals.contains_key(&vip)
         {
-            return Err(RealserverError::NotUp(vip));
+            let foreign = Foreign::all(&interfaces, &record).into_iter().find(|found| found.addr == vip);
+            return Err(foreign.map_or(RealserverError::NotUp(vip), RealserverError::Foreign));
         }
         let selected = record.virtuals.iter().filter(|&(&up, _)| vip.is_none_or(|vip| vip == up));
-        let interfaces = Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?;
         selected.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
+    }
+
+    /// The addresses of this machine alone that other programs have set up, which may be virtual ones.
+    pub fn foreign(folder: &Path) -> Result<Vec<Foreign>, RealserverError> {
+        read(folder).map(|(record, interfaces)| Foreign::all(&interfaces, &record))
     }
 
     fn apply(
@@ -327,6 +334,12 @@ fn restore(key: &str, setting: Setting) -> Result<(), RealserverError> {
         Err(error) => Err(error),
     };
     done.map_err(failed(|| format!("restoring {} to {}", sysctl::name(key), setting.found)))
+}
+
+/// The record of this network namespace in `folder`, and the interfaces.
+fn read(folder: &Path) -> Result<(Record, Interfaces), RealserverError> {
+    let record = Record::read(folder).map_err(failed(|| record_in(folder)))?;
+    Ok((record, Interfaces::read().map_err(failed(|| "reading the interfaces".to_owned()))?))
 }
 
 fn record_in(folder: &Path) -> String {

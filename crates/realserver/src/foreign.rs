@@ -1,0 +1,69 @@
+//! Addresses that may be virtual ones and that another program has set up: a script, keepalived, systemd-networkd.
+//!
+//! They are not in the record, so `xvs realserver` knows neither their method nor their interface. It reads only what
+//! ARP does with them.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::interfaces::Interfaces;
+use crate::record::Record;
+use crate::sysctl;
+
+/// An address of this machine alone that `xvs realserver up` has not set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// The address.
+    pub addr: IpAddr,
+    /// The interface that has it.
+    pub on: String,
+    /// The ARP settings that are too low for a virtual address, as «name is value, not minimum».
+    pub low: Vec<String>,
+}
+
+impl Foreign {
+    /// The addresses with a host prefix, except loopback addresses and those of the record.
+    pub(crate) fn all(interfaces: &Interfaces, record: &Record) -> Vec<Self> {
+        let reachable: Vec<_> = interfaces.reachable().collect();
+        let is_foreign = |addr: IpAddr, len: u8| {
+            let host = if addr.is_ipv4() { 32 } else { 128 };
+            len == host && reachable.contains(&addr) && !record.virtuals.contains_key(&addr)
+        };
+        let of = |name: &str, addr: IpAddr| Self { addr, on: name.to_owned(), low: low(interfaces, addr) };
+        let names = interfaces.names().into_iter();
+        let links = names.filter_map(|name| interfaces.link(name));
+        links
+            .flat_map(|link| link.addresses.iter().map(move |&(addr, len)| (link, addr, len)))
+            .filter(|&(_, addr, len)| is_foreign(addr, len))
+            .map(|(link, addr, _)| of(&link.name, addr))
+            .collect()
+    }
+}
+
+/// The ARP settings of the interface of the default route that are too low for this address.
+fn low(interfaces: &Interfaces, addr: IpAddr) -> Vec<String> {
+    let Some(dev) = interfaces.default_dev(addr).filter(|_| addr.is_ipv4()) else { return Vec::new() };
+    // The kernel uses the higher of the values for `all` and for the interface.
+    let both = sysctl::quiet_arp(dev);
+    let value = |key: &str| sysctl::read(key).unwrap_or(0);
+    let (of_all, of_dev) = both.split_at(both.len() / 2);
+    let pairs = of_all.iter().zip(of_dev).map(|(all, dev)| (value(&all.key).max(value(&dev.key)), dev));
+    pairs
+        .filter(|(value, minimum)| *value < minimum.at_least)
+        .map(|(value, dev)| format!("{} is {value}, not {}", sysctl::name(&dev.key), dev.at_least))
+        .collect()
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { addr, on, low } = self;
+        write!(f, "{addr} is on {on}, not set up by `xvs realserver`")?;
+        if !low.is_empty() {
+            write!(f, "; as a virtual address it answers ARP: {}", low.join(", "))?;
+        }
+        match on.as_str() {
+            "lo" => write!(f, "; `xvs realserver up --vip {addr}` completes its settings"),
+            _ => write!(f, "; for `xvs realserver up --vip {addr}` remove it there first"),
+        }
+    }
+}
