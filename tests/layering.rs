@@ -1,5 +1,5 @@
 //! Rules of the layout: permitted dependencies of crates, no import cycles among files, places of unsafe code, lengths
-//! of files.
+//! of files, no macros that panic where they cannot print.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -120,6 +120,22 @@ fn unsafe_code_is_only_in_xdp_and_shared_memory() {
             let found = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"];
             let found = found.iter().find(|word| code.contains(**word));
             assert!(found.is_none(), "{text}:{}: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn no_program_prints_by_a_macro_that_panics_if_the_stream_cannot_be_written() {
+    for path in files("crates") {
+        let text = path.to_string_lossy().into_owned();
+        if !text.ends_with(".rs") || !text.contains("/src/") {
+            continue;
+        }
+        let code = read(&path);
+        let code = code.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
+        for (number, line) in code {
+            let found = ["println!(", "print!("].iter().any(|name| line.contains(name));
+            assert!(!found, "{text}:{}: use `writeln!`, and decide on its error: {line}", number + 1);
         }
     }
 }

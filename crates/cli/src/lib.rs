@@ -117,7 +117,7 @@ pub fn run(cli: Cli) -> ExitCode {
         let code = exit_code(&*error);
         let printing = if error.is::<io::Error>() { "standard output: " } else { "" };
         if code != DONE {
-            eprint!("{}", complaint(&format!("{printing}{error}")));
+            let _ = write!(io::stderr(), "{}", complaint(&format!("{printing}{error}")));
         }
         code
     }))

@@ -1,6 +1,6 @@
 //! The command line of `xvsd`, also the source of its manual page and shell completion.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -89,11 +89,11 @@ impl Arguments {
 /// Parses this process's command line. On a fault, or a request for help or the version, the text was printed.
 ///
 /// # Errors
-/// The exit code: 0 for help, 2 for a wrong command line, 1 if printing failed.
+/// The exit code: 0 for help, 1 if help cannot be printed, 2 for a wrong command line.
 pub fn parsed<P: Parser>() -> Result<P, ExitCode> {
     P::try_parse().map_err(|error| match error.print() {
-        Err(failed) if failed.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("standard output: {failed}");
+        Err(failed) if failed.kind() != io::ErrorKind::BrokenPipe && !error.use_stderr() => {
+            let _ = writeln!(io::stderr(), "standard output: {failed}");
             ExitCode::FAILURE
         }
         // 0 or 2.

@@ -73,8 +73,7 @@ pub fn run(
         },
         Err(error) => error,
     };
-    // Without standard error there is no place to report this failure.
-    let _ = streams.messages.print(&error);
+    streams.messages.print(&error);
     error.exit
 }
 

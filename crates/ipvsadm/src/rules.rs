@@ -116,7 +116,7 @@ impl Session<'_> {
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
             if let Err(error) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                messages.print(&error)?;
+                messages.print(&error);
                 return Ok(error.exit);
             }
             exit = 0;
@@ -145,7 +145,7 @@ impl Session<'_> {
             Ok(results) => results.into_iter(),
             Err(failure) => {
                 let error = LineError::change(&failure);
-                messages.print(&error)?;
+                messages.print(&error);
                 return Ok(ControlFlow::Break(error.exit));
             }
         };
@@ -167,7 +167,7 @@ impl Session<'_> {
             };
             exit = Some(error.as_ref().map_or(0, |error| error.exit));
             if let Some(error) = error {
-                messages.print(&error)?;
+                messages.print(&error);
             }
         }
         Ok(ControlFlow::Continue(exit))

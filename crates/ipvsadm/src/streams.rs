@@ -1,6 +1,5 @@
 //! Input and output streams of a run.
 
-use std::io;
 use std::io::{BufRead, Write};
 
 use crate::error::LineError;
@@ -36,11 +35,12 @@ impl<'a> Messages<'a> {
         Self { to, next_step }
     }
 
-    pub(crate) fn print(&mut self, error: &LineError) -> io::Result<()> {
-        self.to.write_all(error.text.as_bytes())?;
-        match (&error.next_step, self.next_step) {
-            (Some(next_step), NextStep::Printed) => writeln!(self.to, "{next_step}"),
-            _ => Ok(()),
+    /// Prints a message. A stream that cannot be written changes nothing: a restore goes on as ipvsadm's does, and the
+    /// exit code is left.
+    pub(crate) fn print(&mut self, error: &LineError) {
+        let _ = self.to.write_all(error.text.as_bytes());
+        if let (Some(next_step), NextStep::Printed) = (&error.next_step, self.next_step) {
+            let _ = writeln!(self.to, "{next_step}");
         }
     }
 }

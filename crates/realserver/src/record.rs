@@ -88,7 +88,7 @@ impl LockedRecord {
             LockAttempt::Locked(lock) => lock,
             LockAttempt::Held(held) => {
                 let by = held.by.map(|pid| format!(" (process {pid})")).unwrap_or_default();
-                eprintln!("xvs: waiting for another `xvs realserver`{by} to end");
+                let _ = writeln!(io::stderr(), "xvs: waiting for another `xvs realserver`{by} to end");
                 held.wait()?
             }
         };

@@ -109,7 +109,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         if !begun {
             begun = true;
             sink.begin()?;
-            eprintln!("capturing; Ctrl-C or SIGTERM ends it");
+            let _ = writeln!(io::stderr(), "capturing; Ctrl-C or SIGTERM ends it");
         }
         let left = usize::try_from(most - packets).unwrap_or(usize::MAX);
         let part = &part[..part.len().min(left)];
@@ -127,7 +127,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     };
     sink.finish(&missed).map_err(|error| sink.failed(error, packets))?;
     let missed = missed.values().sum::<u64>();
-    eprintln!("{packets} packets captured, {missed} frames missed because the queue was full");
+    let summary = format!("{packets} packets captured, {missed} frames missed because the queue was full");
+    let _ = writeln!(io::stderr(), "{summary}");
     Ok(DONE)
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
     let configuration = match read(file, &config_id).map(Prepared::of) {
         Ok(prepared) => prepared.map_or_else(|refused| *refused, |prepared| prepared.configuration),
         Err(error) => {
-            eprintln!("xvs: {}: {error}", file.display());
+            let _ = writeln!(io::stderr(), "xvs: {}: {error}", file.display());
             return Ok(MISUSED);
         }
     };

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let exit = xvs_ipvsadm::run(&argv, &mut streams, &mut director, &SystemResolver::default());
     match stdout.flush() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("standard output: {error}");
+            drop(stdout);
+            let _ = writeln!(io::stderr(), "standard output: {error}");
             ExitCode::FAILURE
         }
         _ => ExitCode::from(exit),
