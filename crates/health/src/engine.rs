@@ -11,13 +11,13 @@ use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
-use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::HealthReport;
 
+use crate::blocking;
 use crate::command::{DESCRIPTORS, faults};
 use crate::environment::Environment;
 use crate::manager::{Manager, Message};
@@ -49,7 +49,7 @@ impl Engine {
         environment: impl Environment,
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,
     ) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = blocking::runtime()?;
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
         let results = Arc::new(SharedResults::default());

@@ -3,16 +3,13 @@
 //! Checked before anything is started, so that the error names the missing right and not the system call that fails
 //! without it. Not here: locked memory, of which the packet memory's error tells.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::daemon::error::{DaemonError, system};
 
-/// The largest limit of open files that xvsd sets itself: scripts inherit it, and some programs try to close every
-/// number below it.
-const FILES_MAX: u64 = 65_536;
-/// The fewest open files: two for each of 64 clients, about 30 for each interface and its sockets, and as many for
-/// health checks.
+/// The fewest open files: two for each of 64 clients, about 30 for each interface and its sockets, and some for the
+/// rest.
 const FILES_MIN: u64 = 256;
 
 /// The capabilities that the kernel requires, each with others that it accepts instead.
@@ -23,7 +20,7 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
     ("CAP_PERFMON", CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN)),
 ];
 
-/// Checks the capabilities of the process, and raises its limit of open files as far as it may.
+/// Checks the capabilities of the process and its limit of open files.
 ///
 /// # Errors
 /// [`DaemonError::Rights`] or [`DaemonError::Files`].
@@ -34,16 +31,9 @@ pub fn check() -> Result<(), DaemonError> {
     if !missing.is_empty() {
         return Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") });
     }
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = maximum.unwrap_or(FILES_MAX).min(FILES_MAX);
-    let current = match current {
-        Some(current) if current < raised => {
-            let limit = Rlimit { current: Some(raised), maximum };
-            setrlimit(Resource::Nofile, limit)
-                .map_err(|error| system("the limit of open files")(error.into()))?;
-            raised
-        }
-        current => current.unwrap_or(u64::MAX),
-    };
-    if current < FILES_MIN { Err(DaemonError::Files { limit: current, needed: FILES_MIN }) } else { Ok(()) }
+    // Not raised here: the engine of the health checks does so, and gives scripts the limit that xvsd was started with.
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < FILES_MIN => Err(DaemonError::Files { limit, needed: FILES_MIN }),
+        _ => Ok(()),
+    }
 }
