@@ -1,17 +1,23 @@
 //! `xvs events` and the log of a running daemon: changes with their origin, and changes of the network.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: listeners that are too slow (`tests/socket.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: one listener that is too slow (`tests/socket.rs`).
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
-use xvs::director::program;
+use xvs::director::{Protocol, program};
 use xvs::wait::DEADLINE;
-use xvs::{Cluster, Director, Host, Method, Workers, traffic};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
+use xvs_model::protocol::framing::{RequestMessage, VERSION, write_message};
+use xvs_model::protocol::request::Request;
+use xvs_model::report::capture::CaptureRequest;
+use xvs_model::report::event::{Begin, EventQuery, Then};
 
 /// A running `xvs events --json`.
 struct Listener {
@@ -143,4 +149,44 @@ fn links_warnings_and_moved_weights_are_reported_when_they_begin_and_end() {
     listener.until_event("weight", "it reports no load any more");
     on_director("ip link del wan");
     listener.until_event("link", "wan is gone");
+}
+
+#[test]
+fn two_hundred_clients_that_read_neither_events_nor_packets_delay_nothing_and_take_bounded_memory() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    let before = resident_mib(&director);
+    let socket = format!("/proc/{}/root/run/xvs/xvsd.sock", director.process());
+    let deaf = |request: Request| {
+        let mut stream = UnixStream::connect(&socket).expect("xvsd listens");
+        // A refused client is gone already.
+        let _ = write_message(&mut stream, &RequestMessage { version: VERSION, request });
+        stream
+    };
+    let query = EventQuery { from: Begin::Last(1024), then: Then::Follow };
+    let _streams: Vec<_> = (0..100)
+        .flat_map(|_| [Request::Events(query), Request::Capture(CaptureRequest::everything(4096))])
+        .map(deaf)
+        .collect();
+    // More events than are kept, and many times the packets that wait for a capture.
+    let change = format!("-E -t {VIP}:80 -s wrr\n-E -t {VIP}:80 -s rr\n");
+    for _ in 0..8 {
+        assert!(director.adm_reading("-R", &change.repeat(128)).status.success());
+    }
+    for _ in 0..3 {
+        let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("a download");
+        assert!(body == cluster.blob(), "{} bytes", body.len());
+    }
+    let listed = director.adm("-Ln");
+    assert!(listed.contains(&format!("TCP  {VIP}:80 rr")), "{listed}");
+    let grown = resident_mib(&director).saturating_sub(before);
+    assert!(grown < 100, "{before} MiB before, {grown} MiB more");
+}
+
+/// The daemon's resident memory.
+fn resident_mib(director: &Director<'_>) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", director.process())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux has it");
+    line.trim_end_matches("kB").trim().parse::<u64>().expect("a number") / 1024
 }

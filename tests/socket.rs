@@ -15,7 +15,7 @@ use std::{env, fs, io, process};
 use xvs::director::program;
 use xvs_model::protocol::client::Director;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xvs_ctl::api::server::{Handler, Peer, Server, Settings, StartError};
 use xvs_ctl::events::{Events, LISTENERS, Listener};
 use xvs_model::config::command::{Command, CommandError};
@@ -327,11 +327,46 @@ fn a_handler_that_panics_fails_only_its_client() {
 }
 
 #[test]
+fn a_listener_that_reads_nothing_is_closed_after_the_time_of_an_idle_client() {
+    let folder = Folder::new("events-closed");
+    let idle = |settings: &mut Settings| settings.idle = Duration::from_millis(1);
+    let (_server, handler) = serve(&folder, Recorder::default(), idle);
+    let stream = follow(&folder, Begin::Now);
+    // More than a socket's buffers hold, piece by piece, because only so many events are kept.
+    let moment = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+    while poll(&mut [PollFd::new(&stream, PollFlags::HUP)], Some(&moment)).unwrap() == 0 {
+        handler.events.record(Kind::Link, 1, "x".repeat(5000));
+    }
+}
+
+#[test]
+fn a_client_gets_the_place_of_the_client_that_was_idle_longest_if_all_are_taken() {
+    let folder = Folder::new("idle");
+    let (_server, handler) = serve(&folder, Recorder::default(), |settings| settings.clients = 3);
+    handler.events.record(Kind::Link, 1, "wan is down".to_owned());
+    let mut busy = follow(&folder, Begin::Last(1));
+    raw_reply(&mut busy).answer.unwrap();
+    let mut idle = [(); 2].map(|()| Client::connect(&folder.socket()).unwrap());
+    for client in idle.iter_mut().rev() {
+        client.call(Request::Timeouts).unwrap();
+    }
+    let mut third = Client::connect(&folder.socket()).unwrap();
+    third.call(Request::Timeouts).unwrap();
+    assert!(idle[1].call(Request::Timeouts).is_err(), "its last request is the oldest");
+    idle[0].call(Request::Timeouts).unwrap();
+    third.call(Request::Timeouts).unwrap();
+    handler.events.record(Kind::Link, 1, "wan is up".to_owned());
+    raw_reply(&mut busy).answer.expect("a listener keeps its place");
+}
+
+#[test]
 fn one_client_too_many_is_refused_until_another_one_leaves() {
     let folder = Folder::new("many");
     let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 1);
-    let mut first = Client::connect(&folder.socket()).unwrap();
-    first.call(Request::Timeouts).unwrap();
+    let mut first = UnixStream::connect(folder.socket()).unwrap();
+    let request = Request::Capture(all());
+    write_message(&mut first, &RequestMessage { version: VERSION, request }).unwrap();
+    raw_reply(&mut first).answer.unwrap();
     let refused = Client::connect(&folder.socket()).unwrap().call(Request::Timeouts);
     assert!(matches!(refused, Err(Failure::Refused(CommandError::TooManyClients))), "{refused:?}");
     drop(first);

@@ -45,8 +45,8 @@ impl ActiveCaptures {
     ) -> Result<Missed, CommandError> {
         let shared = daemon.shared();
         let egress = || shared.published.load().egress.clone();
-        let mut listener = Listener::new(wanted, shared.workers().len(), SLOTS, &egress())?;
-        let active = self.begin(listener.capture(), daemon)?;
+        let listener = || Listener::new(wanted, shared.workers().len(), SLOTS, &egress());
+        let (mut listener, active) = self.begin(listener, daemon)?;
         while each(listener.packets(&egress())).is_continue() {}
         active.end();
         // The remaining packets. The capture has ended, so the result is not needed.
@@ -56,19 +56,22 @@ impl ActiveCaptures {
 
     fn begin<'a>(
         &'a self,
-        capture: Arc<Capture>,
+        listener: impl FnOnce() -> Result<Listener, CommandError>,
         daemon: &'a Handle,
-    ) -> Result<ActiveCapture<'a>, CommandError> {
+    ) -> Result<(Listener, ActiveCapture<'a>), CommandError> {
         let mut list = self.list();
         if list.len() >= MOST {
             let why = format!("{MOST} captures are running, the maximum; end one");
             return Err(CommandError::Failed { why });
         }
+        // Its slots are allocated here, so that refused requests cost no memory.
+        let listener = listener()?;
+        let capture = listener.capture();
         list.push(capture.clone());
         let published = daemon.capture(list.as_slice().into());
         drop(list);
         let active = ActiveCapture { capture, all: self, daemon };
-        published.map(|()| active)
+        published.map(|()| (listener, active))
     }
 }
 

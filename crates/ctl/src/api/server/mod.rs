@@ -3,7 +3,8 @@
 //! One thread accepts connections, and one thread serves each client. The meaning of requests is up to the
 //! [`Handler`]. Bounded: the number of clients, fewer of them without permission to change; the size of a request;
 //! the time for a message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with
-//! the reason where that is possible; other clients are not affected.
+//! the reason where that is possible; other clients are not affected. If all places are taken, a client that may change
+//! gets that of the client that has sent no request for the longest time, so forgotten connections delay no command.
 //!
 //! A lock file beside the socket decides which server serves. It is held for as long as the server lives, and the
 //! kernel releases it if the process dies. So a second server refuses to start, and a stale socket is recognised and
@@ -198,23 +199,46 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Clients {
     next: u64,
-    served: HashMap<u64, (UnixStream, Peer)>,
+    served: HashMap<u64, Served>,
     stopping: bool,
+}
+
+/// A connected client.
+#[derive(Debug)]
+struct Served {
+    stream: UnixStream,
+    peer: Peer,
+    /// Since when the server waits for its next request; `None`: it carries one out.
+    idle_since: Option<Instant>,
 }
 
 impl Clients {
     /// Whether another client may connect: those that may only read never take all places.
     fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
-        let readers = || self.served.values().filter(|(_, other)| other.access == Access::Read);
+        let readers = || self.served.values().filter(|other| other.peer.access == Access::Read);
         let room = self.served.len() < settings.clients;
         match peer.access {
             Access::Change => room,
             Access::Read => {
                 room && readers().count() < settings.readers
-                    && readers().filter(|(_, other)| other.uid == peer.uid).count()
+                    && readers().filter(|other| other.peer.uid == peer.uid).count()
                         < settings.readers_per_user
             }
         }
+    }
+}
+
+impl Clients {
+    /// Disconnects the client that has been idle for the longest time, in favour of `peer`. Returns whether there was
+    /// one. Clients that may only read take no other client's place.
+    fn replace_idle(&mut self, peer: &Peer) -> bool {
+        let idle = self.served.iter().filter_map(|(number, served)| Some((served.idle_since?, *number)));
+        let Some((_, number)) = idle.min().filter(|_| peer.access == Access::Change) else { return false };
+        if let Some(served) = self.served.remove(&number) {
+            // An error means that the client has disconnected already.
+            let _ = served.stream.shutdown(Shutdown::Both);
+        }
+        true
     }
 }
 
@@ -280,9 +304,9 @@ impl Drop for Server {
         {
             let mut clients = self.shared.clients();
             clients.stopping = true;
-            for (stream, _) in clients.served.values() {
+            for served in clients.served.values() {
                 // An error means that the client has disconnected already.
-                let _ = stream.shutdown(Shutdown::Both);
+                let _ = served.stream.shutdown(Shutdown::Both);
             }
         }
         // Wakes accept(2), which fails from then on. An error means that the thread has ended already.
@@ -350,11 +374,21 @@ impl Client {
     /// Registers a client, or refuses it because all places are taken.
     fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>) -> Option<Self> {
         let second = stream.try_clone().ok()?;
+        let until = Instant::now() + PLACE_WAIT;
         let mut clients = shared.clients();
+        let mut has_place = clients.have_room_for(&peer, &shared.settings) || clients.replace_idle(&peer);
+        // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the queue of the
+        // socket meanwhile, where there is no place for them either.
+        while !has_place && !clients.stopping && peer.access == Access::Change && Instant::now() < until {
+            drop(clients);
+            thread::sleep(PLACE_PAUSE);
+            clients = shared.clients();
+            has_place = clients.have_room_for(&peer, &shared.settings) || clients.replace_idle(&peer);
+        }
         if clients.stopping {
             return None;
         }
-        if !clients.have_room_for(&peer, &shared.settings) {
+        if !has_place {
             drop(clients);
             // The message fits into an empty socket buffer, so this does not wait. If it fails, the client sees the
             // connection end.
@@ -363,7 +397,7 @@ impl Client {
         }
         let number = clients.next;
         clients.next += 1;
-        clients.served.insert(number, (second, peer));
+        clients.served.insert(number, Served { stream: second, peer, idle_since: Some(Instant::now()) });
         drop(clients);
         Some(Self { number, stream, peer, shared: Arc::clone(shared) })
     }
@@ -379,7 +413,9 @@ impl Client {
         loop {
             let mut incoming =
                 Incoming { stream: &self.stream, first: settings.idle, rest: settings.transfer, until: None };
-            let frame = match read_frame(&mut incoming, limit) {
+            let read = read_frame(&mut incoming, limit);
+            self.set_idle_since(None);
+            let frame = match read {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return,
                 Err(FrameError::TooLong { bytes, limit }) => {
@@ -397,6 +433,13 @@ impl Client {
                 tracing::debug!(pid, %error, "control client dropped");
                 return;
             }
+            self.set_idle_since(Some(Instant::now()));
+        }
+    }
+
+    fn set_idle_since(&self, idle_since: Option<Instant>) {
+        if let Some(served) = self.shared.clients().served.get_mut(&self.number) {
+            served.idle_since = idle_since;
         }
     }
 
@@ -517,6 +560,10 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a client that may change waits for a place, and the pause between two looks.
+const PLACE_WAIT: Duration = Duration::from_millis(500);
+const PLACE_PAUSE: Duration = Duration::from_millis(5);
+
 #[cfg(test)]
 mod tests {
     use crate::api::server::*;
@@ -524,13 +571,13 @@ mod tests {
     fn clients(peers: &[Peer]) -> Clients {
         let served = peers.iter().zip(0..).map(|(peer, number)| {
             let (stream, _) = UnixStream::pair().unwrap();
-            (number, (stream, *peer))
+            (number, Served { stream, peer: *peer, idle_since: None })
         });
         Clients { served: served.collect(), ..Clients::default() }
     }
 
     #[test]
-    fn readers_never_take_all_places_and_one_user_never_all_places_of_readers() {
+    fn readers_never_take_all_places_nor_that_of_an_idle_client_and_one_user_never_all_places_of_readers() {
         let settings = Settings { clients: 4, readers: 3, readers_per_user: 2, ..Settings::of("unused") };
         let reader = |uid| Peer { pid: 1, uid, access: Access::Read };
         let root = Peer { pid: 1, uid: 0, access: Access::Change };
@@ -545,5 +592,12 @@ mod tests {
         );
         assert!(!room(&[root; 4], root));
         assert!(!room(&[root; 4], reader(1)));
+
+        let mut idle = clients(&[root, reader(1)]);
+        assert!(!idle.replace_idle(&root), "both are busy");
+        idle.served.values_mut().for_each(|served| served.idle_since = Some(Instant::now()));
+        assert!(!idle.replace_idle(&reader(2)), "readers take no other client's place");
+        assert!(idle.replace_idle(&root));
+        assert_eq!(idle.served.len(), 1);
     }
 }

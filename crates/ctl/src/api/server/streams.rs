@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -15,7 +15,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::report::capture::CaptureRequest;
 use xvs_model::report::connection::ConnectionRow;
 
-use crate::api::server::{Client, Handler, Part, Peer, send};
+use crate::api::server::{Client, Handler, Part, Peer, remaining, send};
 use crate::events::Listener;
 
 impl Client {
@@ -46,13 +46,18 @@ impl Client {
     }
 
     /// Sends events until the client disconnects; if it does not follow events, until all were sent. Waits for a
-    /// client that reads slowly; events that it misses meanwhile are lost for it alone.
+    /// client that reads slowly, as long as for the next request of an idle one; events that it misses meanwhile are
+    /// lost for it alone.
     pub(super) fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
         let timeout = if listener.follows() { EVENT_TIMEOUT } else { Duration::ZERO };
+        let mut until = None;
         loop {
             match wait_writable(&self.stream, EVENT_TIMEOUT)? {
-                Writable::Yes => {}
-                Writable::NotYet => continue,
+                Writable::Yes => until = None,
+                Writable::NotYet => {
+                    remaining(*until.get_or_insert_with(|| Instant::now() + self.shared.settings.idle))?;
+                    continue;
+                }
                 Writable::Gone => return Ok(()),
             }
             let batch = listener.receive(timeout);
