@@ -140,6 +140,35 @@ fn no_program_prints_by_a_macro_that_panics_if_the_stream_cannot_be_written() {
     }
 }
 
+/// The files that read the machine's date, for times that a person sees. All timeouts are of the monotonic clock, so a
+/// date that jumps changes none.
+const READ_THE_DATE: [&str; 9] = [
+    "crates/cli/src/doctor/clocks.rs",
+    "crates/cli/src/events.rs",
+    "crates/cli/src/health.rs",
+    "crates/ctl/src/api/dispatch.rs",
+    "crates/ctl/src/events.rs",
+    "crates/dataplane/src/capture/watched.rs",
+    "crates/health/src/manager.rs",
+    "crates/health/src/runner.rs",
+    "crates/model/src/report/event.rs",
+];
+
+#[test]
+fn the_date_is_read_only_for_times_that_a_person_sees() {
+    for path in files("crates") {
+        let text = path.to_string_lossy().into_owned();
+        if !text.ends_with(".rs") || !text.contains("/src/") || READ_THE_DATE.contains(&text.as_str()) {
+            continue;
+        }
+        let code = read(&path);
+        let code = code.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
+        let found = code
+            .filter(|line| ["SystemTime", "Realtime", "UNIX_EPOCH"].iter().any(|name| line.contains(name)));
+        assert_eq!(found.collect::<Vec<_>>(), [""; 0], "{text} reads the date; use Instant");
+    }
+}
+
 #[test]
 fn no_source_file_is_longer_than_six_hundred_lines_before_its_tests() {
     for path in files("crates").iter().chain(&files("tests")) {

@@ -71,7 +71,22 @@ impl<'a> Director<'a> {
     ///
     /// As [`Self::start`].
     pub fn start_on(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Self {
-        let mut this = Self::launch(cluster, host, arguments);
+        Self::launch(cluster, host, arguments, &[]).ready()
+    }
+
+    /// The same as [`Self::start_with`] with one worker, and with this variable, as `NAME=VALUE`, in its environment.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn start_with_variable(cluster: &'a Cluster, variable: &str, more: &[&str]) -> Self {
+        let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1"];
+        Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[variable]).ready()
+    }
+
+    /// Waits until it is ready.
+    fn ready(mut self) -> Self {
+        let this = &mut self;
         wait::until("xvsd says that it is ready", || {
             let log = this.log();
             if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {
@@ -79,7 +94,7 @@ impl<'a> Director<'a> {
             }
             log_texts::says_ready(&log).then_some(())
         });
-        this
+        self
     }
 
     /// Starts the daemon on `wan` and `lan` with its log going to `stderr`, and waits until it serves.
@@ -89,7 +104,7 @@ impl<'a> Director<'a> {
     /// As [`Self::start`].
     pub fn start_logging_to(cluster: &'a Cluster, stderr: impl Into<Stdio>) -> Self {
         let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1"];
-        let mut this = Self::spawn(cluster, Host::Director, &arguments, PathBuf::new(), stderr.into());
+        let mut this = Self::spawn(cluster, Host::Director, &arguments, &[], PathBuf::new(), stderr.into());
         wait::until("xvsd serves", || {
             if let Some(status) = this.process.try_wait().expect("xvsd is a child of this process") {
                 panic!("xvsd ended, {status}, before it was ready");
@@ -106,24 +121,32 @@ impl<'a> Director<'a> {
     ///
     /// With its log if it continues to run.
     pub fn refusal(cluster: &'a Cluster, arguments: &[&str]) -> (ExitStatus, String) {
-        let mut this = Self::launch(cluster, Host::Director, arguments);
+        let mut this = Self::launch(cluster, Host::Director, arguments, &[]);
         let status = this.wait();
         (status, this.log())
     }
 
-    fn launch(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Self {
+    fn launch(cluster: &'a Cluster, host: Host, arguments: &[&str], variables: &[&str]) -> Self {
         // A second daemon in one cluster has a log of its own.
         let log = (0..)
             .map(|number| cluster.state().join(format!("xvsd-{number}.log")))
             .find(|path| !path.exists())
             .expect("numbers do not run out");
         let err = File::create_new(&log).expect("the cluster's folder takes a new file");
-        Self::spawn(cluster, host, arguments, log, err.into())
+        Self::spawn(cluster, host, arguments, variables, log, err.into())
     }
 
-    fn spawn(cluster: &'a Cluster, host: Host, arguments: &[&str], log: PathBuf, stderr: Stdio) -> Self {
-        let mut command = cluster.command(host, program("xvsd"));
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    fn spawn(
+        cluster: &'a Cluster,
+        host: Host,
+        arguments: &[&str],
+        variables: &[&str],
+        log: PathBuf,
+        stderr: Stdio,
+    ) -> Self {
+        let mut command = cluster.command(host, "env");
+        command.args(variables).arg(program("xvsd")).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
         Self { cluster, host, process, log }
     }
