@@ -3,19 +3,17 @@
 //! The control thread makes the table when a service is given its scheduler, passes it to the next scheduler when
 //! destinations change, and removes old entries. Workers read and write it when they choose. It names a destination by
 //! its endpoint, so a destination that is removed and added again is recognised. It is bounded: 1,024 buckets of 32
-//! entries. In a full bucket the least recently used entry is replaced. No thread waits: each entry has a version that
+//! entries. In a full bucket the least recently used entry is replaced. Unlike IPVS it hashes by a secret: clients
+//! choose the addresses, and could evict those of others by addresses of one bucket. No thread waits: each entry has a version that
 //! is odd while a writer changes it. A reader that meets an odd version treats the entry as absent; a writer that meets
 //! one leaves the entry to the other writer.
 //!
 //! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: which entries are still valid.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use xvs_proto::Endpoint;
-
-use crate::hash::{bucket, folded, identity};
 
 /// The destinations that serve one address, by the identities of their endpoints; the one added last comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,9 +58,10 @@ impl Entry {
 
 /// The table of entries.
 pub struct Memory {
+    hasher: RandomState,
     /// Entries that were not used for this long are removed.
     expiration_seconds: Arc<AtomicU32>,
-    /// The identity of each entry's address, by bucket and place; 0 where there is no entry. Only the thread that made
+    /// The key of each entry's address, by bucket and place; 0 where there is no entry. Only the thread that made
     /// the version of the slot odd writes it.
     keys: Box<[AtomicU64]>,
     slots: Box<[Slot]>,
@@ -90,6 +89,7 @@ impl Memory {
     /// An empty table.
     pub(crate) fn new(expiration_seconds: Arc<AtomicU32>) -> Arc<Self> {
         Arc::new(Self {
+            hasher: RandomState::new(),
             expiration_seconds,
             keys: (0..BUCKETS * BUCKET_ENTRIES).map(|_| AtomicU64::new(0)).collect(),
             slots: (0..BUCKETS * BUCKET_ENTRIES).map(|_| Slot::default()).collect(),
@@ -104,8 +104,8 @@ impl Memory {
 
     /// The entry of an address.
     pub(crate) fn find(&self, addr: IpAddr) -> Option<Entry> {
-        let key = key(addr);
-        self.places(addr).filter(|place| self.key(*place) == key).find_map(|place| {
+        let key = self.key_of(addr);
+        self.places(key).filter(|place| self.key(*place) == key).find_map(|place| {
             let slot = &self.slots[place];
             // Acquire: what is read below is at least as new as this version.
             let version = slot.version.load(Ordering::Acquire);
@@ -121,10 +121,10 @@ impl Memory {
 
     /// Enters an entry for an address, unless another thread writes in the same place at this moment.
     pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
-        let key = key(addr);
-        let vacant = || self.places(addr).find(|place| self.key(*place) == 0);
-        let oldest = || self.places(addr).min_by_key(|place| self.slots[*place].used_millis());
-        let known = self.places(addr).find(|place| self.key(*place) == key);
+        let key = self.key_of(addr);
+        let vacant = || self.places(key).find(|place| self.key(*place) == 0);
+        let oldest = || self.places(key).min_by_key(|place| self.slots[*place].used_millis());
+        let known = self.places(key).find(|place| self.key(*place) == key);
         if let Some(place) = known.or_else(vacant).or_else(oldest) {
             self.write(place, self.key(place), key, entry);
         }
@@ -202,8 +202,14 @@ impl Memory {
         self.keys[place].load(Ordering::Relaxed)
     }
 
-    fn places(&self, addr: IpAddr) -> std::ops::Range<usize> {
-        let bucket = bucket(folded(addr), BUCKETS.ilog2());
+    /// A keyed hash of an address, and its identity here; never 0.
+    fn key_of(&self, addr: IpAddr) -> u64 {
+        self.hasher.hash_one(addr).max(1)
+    }
+
+    /// The places of the entry with this key.
+    fn places(&self, key: u64) -> std::ops::Range<usize> {
+        let bucket = key as usize % BUCKETS;
         bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES
     }
 }
@@ -223,10 +229,6 @@ impl Slot {
         let values = [entry.used_millis, entry.changed_millis].into_iter().chain(entry.members);
         self.words.iter().zip(values).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
     }
-}
-
-fn key(addr: IpAddr) -> u64 {
-    identity(Endpoint { addr, port: 0 })
 }
 
 /// Settings of schedulers that change while they work. The control thread writes them.
@@ -302,14 +304,41 @@ mod tests {
     #[test]
     fn in_a_full_bucket_the_least_recently_used_entry_is_replaced() {
         let memory = memory();
-        let crowd: Vec<_> =
-            (0..).map(addr).filter(|addr| memory.places(*addr).start == 0).take(BUCKET_ENTRIES + 1).collect();
+        let crowd = crowd(&memory);
         for (number, addr) in crowd.iter().enumerate() {
             memory.enter(*addr, &entry(if number == 5 { 0 } else { 1 + number as u64 }, &[1]));
         }
         assert_eq!(memory.entries(), BUCKET_ENTRIES);
         let gone: Vec<_> = crowd.iter().filter(|addr| memory.find(**addr).is_none()).collect();
         assert_eq!(gone, [&crowd[5]]);
+    }
+
+    /// More addresses of one bucket than it can hold.
+    fn crowd(memory: &Memory) -> Vec<IpAddr> {
+        let is_first = |addr: &IpAddr| memory.places(memory.key_of(*addr)).start == 0;
+        (0..).map(addr).filter(is_first).take(BUCKET_ENTRIES + 1).collect()
+    }
+
+    #[test]
+    fn addresses_of_one_bucket_are_in_several_buckets_of_another_memory() {
+        let crowd = crowd(&memory());
+        let other = memory();
+        crowd.iter().for_each(|addr| other.enter(*addr, &entry(1, &[1])));
+        assert!(crowd.iter().all(|addr| other.find(*addr).is_some()), "none was evicted");
+    }
+
+    #[test]
+    fn a_flood_of_addresses_evicts_none_that_is_in_use_and_takes_no_more_memory() {
+        let memory = memory();
+        let used = addr(0);
+        for number in 1..=200_000 {
+            memory.enter(addr(number), &entry(number.into(), &[1]));
+            if number % 1000 == 0 {
+                assert!(memory.find(used).is_some() || number == 1000, "after {number} others");
+                memory.enter(used, &entry(number.into(), &[7]));
+            }
+        }
+        assert!(memory.entries() <= BUCKETS * BUCKET_ENTRIES);
     }
 
     #[test]

@@ -10,11 +10,10 @@
 //! comparison; at most 64 inspected slots for a new template. Not here: the parser of SIP messages (`xvs-proto`,
 //! `sip.rs`), the choice of the evicted template (`eviction.rs`).
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use hashbrown::DefaultHashBuilder;
 use xvs_proto::sip::CALL_ID_MAX;
 
 use super::connection::Connection;
@@ -27,7 +26,8 @@ pub struct CallIds {
     slots: Box<[Slot]>,
     /// The slot that each worker inspects next. That worker is the only writer.
     next: Box<[AtomicUsize]>,
-    hasher: DefaultHashBuilder,
+    /// SipHash, because clients choose Call-IDs.
+    hasher: RandomState,
 }
 
 /// One Call-ID.
@@ -46,7 +46,7 @@ impl CallIds {
         Self {
             slots: (0..each * workers).map(|_| Slot::default()).collect(),
             next: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
-            hasher: DefaultHashBuilder::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -60,7 +60,7 @@ impl CallIds {
         self.slots.is_empty()
     }
 
-    /// A hash of a Call-ID, by a secret of this run.
+    /// A hash of a Call-ID, by a secret of this value.
     pub fn hash(&self, call_id: &[u8]) -> u64 {
         self.hasher.hash_one(call_id)
     }
@@ -217,6 +217,13 @@ mod tests {
         assert_eq!(mark, table.connection(ids[7]).mark());
         assert_eq!(call_ids.read(&table.connection(ids[7])), None);
         assert_eq!(call_ids.read(&table.connection(ids[6])), Some(b"g".to_vec()));
+    }
+
+    #[test]
+    fn call_ids_are_hashed_by_a_secret_that_differs_in_each_run_and_not_in_a_copy() {
+        let (one, other) = (CallIds::new(10, 1), CallIds::new(10, 1));
+        assert_ne!(one.hash(b"a84b4c76e66710"), other.hash(b"a84b4c76e66710"));
+        assert_eq!(one.hash(b"a84b4c76e66710"), one.separate_copy().hash(b"a84b4c76e66710"));
     }
 
     #[test]
