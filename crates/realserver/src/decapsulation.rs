@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use thiserror::Error;
 use xvs_xdp::Mode;
 use xvs_xdp::bpf::{KernelMap, Object, program_info, query_xdp, set_xdp};
+use xvs_xdp::device::Program;
 
 /// The XDP program of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +31,15 @@ pub enum AttachedProgram {
 pub enum DecapError {
     /// The interface has another program.
     #[error(
-        "interface {ifindex} has another XDP program (id {program}); remove it (`ip link set dev … xdp off`), or \
-         decapsulate IPv4 in IPv4 with the kernel's tunl0 (`modprobe ipip`)"
+        "interface {ifindex} has another XDP program ({program}); {}, or decapsulate IPv4 in IPv4 with the kernel's tunl0 \
+         (`modprobe ipip`)",
+        program.remedy("DEV")
     )]
     Occupied {
         /// The interface's index.
         ifindex: u32,
-        /// The other program's id.
-        program: u32,
+        /// The other program.
+        program: Program,
     },
     /// More addresses or ports than the program's maps can hold.
     #[error("{keys} addresses or ports exceed the limit of the XDP program, {limit}")]
@@ -91,7 +93,7 @@ pub struct Counters {
 pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     let attached_program = attached_program(ifindex)?;
     if let AttachedProgram::Other(program) = attached_program {
-        return Err(DecapError::Occupied { ifindex, program });
+        return Err(occupied(ifindex, program));
     }
     let object = load(tunnels)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
@@ -107,7 +109,7 @@ pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     }
     match crate::decapsulation::attached_program(ifindex)? {
         AttachedProgram::Decapsulation(mode) => Ok(mode),
-        AttachedProgram::Other(program) => Err(DecapError::Occupied { ifindex, program }),
+        AttachedProgram::Other(program) => Err(occupied(ifindex, program)),
         AttachedProgram::None => {
             let error = io::Error::other("another process removed it at once");
             Err(DecapError::Refused { what: "attaching the XDP program", error })
@@ -115,11 +117,18 @@ pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     }
 }
 
+/// The error about another program with this id.
+fn occupied(ifindex: u32, id: u32) -> DecapError {
+    let unknown = Program { id, mode: None, owner: None, process: None };
+    let program = Program::on(ifindex).ok().flatten().unwrap_or(unknown);
+    DecapError::Occupied { ifindex, program }
+}
+
 /// Removes the program from an interface; a missing program is no error.
 pub fn remove(ifindex: u32) -> Result<(), DecapError> {
     match attached_program(ifindex)? {
         AttachedProgram::None => Ok(()),
-        AttachedProgram::Other(program) => Err(DecapError::Occupied { ifindex, program }),
+        AttachedProgram::Other(program) => Err(occupied(ifindex, program)),
         AttachedProgram::Decapsulation(mode) => {
             set_xdp(ifindex, None, Some(mode)).map_err(refused("detaching the XDP program"))
         }

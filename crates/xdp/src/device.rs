@@ -108,7 +108,10 @@ impl Device {
 
 impl Program {
     /// The program of the interface with this index, if it has one.
-    pub(super) fn on(ifindex: u32) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn on(ifindex: u32) -> io::Result<Option<Self>> {
         Ok(Self::of(ifindex, &query_xdp(ifindex)?))
     }
 
@@ -123,7 +126,7 @@ impl Program {
     }
 
     /// What removes it, as a clause.
-    pub(super) fn remedy(&self, interface: &str) -> String {
+    pub fn remedy(&self, interface: &str) -> String {
         let command = self.detach_command(interface);
         command.map_or("stop that process".to_owned(), |command| format!("`{command}` removes it"))
     }

@@ -1,7 +1,7 @@
 //! Checks of each interface of the director: link state, XDP mode, queues, offloads, checksums, other XDP programs.
 
 use xvs_ctl::workers::membership::Membership;
-use xvs_ctl::workers::placement::shares;
+use xvs_ctl::workers::placement::{PlacementError, shares};
 use xvs_xdp::device::{Device, Owner, Program};
 use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{MAX_MTU, Mode};
@@ -118,6 +118,10 @@ fn queues(facts: &Facts) -> Vec<Finding> {
     let wanted = facts.daemon.as_ref().map(|daemon| daemon.workers).or(facts.config.workers);
     let workers = match shares(&counted, wanted, facts.cores) {
         Ok(shares) => shares.len(),
+        // xvsd starts as many workers as there are queues.
+        Err(error @ PlacementError::TooManyWorkers { .. }) => {
+            return vec![Finding::warn("queues", "", error).seen("ethtool -l")];
+        }
         Err(error) => return vec![Finding::fail("queues", "", error).seen("ethtool -l")],
     };
     let spare = facts.cores.saturating_sub(1).max(1);
@@ -397,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_suffice_if_cores_or_the_driver_allow_no_more() {
+    fn queues_suffice_if_cores_or_the_driver_allow_no_more_and_fewer_than_workers_have_a_warning() {
         let queues = |cores: usize, now: u32, most: u32| {
             let mut facts = facts();
             facts.cores = cores;
@@ -412,6 +416,9 @@ mod tests {
         let better =
             ["warn queues wan: ethtool -L wan combined 3", "warn queues lan: ethtool -L lan combined 3"];
         assert_eq!(queues(4, 1, 8), better);
+        let mut facts = facts();
+        facts.config.workers = Some(20);
+        assert_eq!(complaints(&facts), ["warn queues : "]);
     }
 
     #[test]

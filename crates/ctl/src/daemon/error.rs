@@ -46,9 +46,14 @@ impl DaemonError {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Config(_) | Self::Rights { .. } | Self::Files { .. } | Self::Placement(_) => true,
-            Self::Attach(error) => {
-                matches!(error, AttachError::Loopback { .. } | AttachError::Stacked { .. })
-            }
+            // These may change while systemd retries; an interface of another kind stays as it is.
+            Self::Attach(
+                AttachError::NoSuchInterface { .. }
+                | AttachError::Occupied { .. }
+                | AttachError::Refused { .. }
+                | AttachError::Kernel { .. },
+            ) => false,
+            Self::Attach(_) => true,
             Self::Member(_) | Self::Socket(_) | Self::Program(_) | Self::System { .. } => false,
         }
     }
