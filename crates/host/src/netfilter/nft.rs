@@ -545,7 +545,7 @@ fn without_counts(rule: &str) -> String {
     while let Some(word) = words.next() {
         let is_count = matches!(word, "packets" | "bytes")
             && words.peek().is_some_and(|next| next.bytes().all(|byte| byte.is_ascii_digit()));
-        if is_count && kept.iter().any(|kept| *kept == "counter") {
+        if is_count && kept.contains(&"counter") {
             words.next();
         } else {
             kept.push(word);
