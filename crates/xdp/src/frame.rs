@@ -1,9 +1,9 @@
 //! Frames: the slots of a fixed memory area, each with room for one packet, and their pool.
 //!
-//! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), or lent to the
-//! kernel. [`FramePool`] records the place in release builds too. So a descriptor that the kernel returns twice, or
-//! that was never lent, is refused instead of believed. Taking a frame and putting it back costs a few instructions;
-//! nothing allocates after the pool was made.
+//! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the kernel
+//! for a packet that it receives, or lent to it to be sent. [`FramePool`] records the place in release builds too. So a
+//! descriptor that the kernel returns twice, by the wrong ring, or that was never lent, is refused instead of believed.
+//! Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
 
 use std::any::Any;
 use std::ptr::NonNull;
@@ -110,7 +110,10 @@ impl Frame {
 enum Place {
     Home,
     Out,
-    Lent,
+    /// With the kernel, for a packet that it receives.
+    Filled,
+    /// With the kernel, to be sent.
+    Sent,
 }
 
 /// A packet's position in the area, as descriptors of the kernel have it.
@@ -197,33 +200,32 @@ impl FramePool {
         self.free.push(frame.index);
     }
 
-    /// Lends a frame to the kernel. Returns the content of its descriptor.
+    /// Lends a frame to the kernel, which sends it. Returns the content of its descriptor.
     #[inline]
     pub fn lend(&mut self, frame: Frame) -> Span {
-        self.check_in(&frame, Place::Lent);
-        Span { offset: self.offset(frame.index) + frame.start as usize, len: frame.len() }
+        self.lend_as(frame, Place::Sent)
     }
 
     /// Lends an empty frame from the pool, for a packet that the kernel receives.
     #[inline]
     pub fn lend_empty(&mut self) -> Option<Span> {
-        self.take().map(|frame| self.lend(frame))
+        self.take().map(|frame| self.lend_as(frame, Place::Filled))
     }
 
-    /// Takes back a lent frame with a packet of the kernel. `None` if the span does not lie inside one lent frame: the
-    /// descriptor is wrong then, and nothing has changed.
+    /// Takes back a frame of [`Self::lend_empty`] with a packet of the kernel. `None` if the span does not lie inside
+    /// one such frame: the descriptor is wrong then, and nothing has changed.
     #[inline]
     pub fn reclaim(&mut self, span: Span) -> Option<Frame> {
-        let (index, start) = self.lent_slot(span.offset)?;
+        let (index, start) = self.slot_in(Place::Filled, span.offset)?;
         let fits = span.len <= (self.layout.frame_size_bytes - start) as usize;
         fits.then(|| self.hand_out(index, start, span.len as u32))
     }
 
-    /// Puts a lent frame back into the pool, after its transmission. Returns `false` if it was not lent.
+    /// Puts a frame of [`Self::lend`] back into the pool, after its transmission. Returns `false` if it was not lent so.
     #[inline]
     #[must_use]
     pub fn restore(&mut self, offset: usize) -> bool {
-        let Some((index, _)) = self.lent_slot(offset) else { return false };
+        let Some((index, _)) = self.slot_in(Place::Sent, offset) else { return false };
         self.places[index as usize] = Place::Home;
         self.free.push(index);
         true
@@ -242,10 +244,17 @@ impl FramePool {
     }
 
     #[inline]
-    fn lent_slot(&self, offset: usize) -> Option<(u32, u32)> {
+    fn lend_as(&mut self, frame: Frame, place: Place) -> Span {
+        self.check_in(&frame, place);
+        Span { offset: self.offset(frame.index) + frame.start as usize, len: frame.len() }
+    }
+
+    /// The frame in this place that has the byte at `offset`, and the byte's position in it.
+    #[inline]
+    fn slot_in(&self, place: Place, offset: usize) -> Option<(u32, u32)> {
         let size = self.layout.frame_size_bytes as usize;
         let index = offset / size;
-        (*self.places.get(index)? == Place::Lent).then_some((index as u32, (offset % size) as u32))
+        (*self.places.get(index)? == place).then_some((index as u32, (offset % size) as u32))
     }
 
     #[inline]
@@ -293,13 +302,29 @@ mod tests {
         let first = pool.take().unwrap();
         let second = pool.take().unwrap();
         assert_eq!(pool.census(), Census { home: 2, out: 2, lent: 0 });
-        let span = pool.lend(second);
-        assert_eq!(pool.census(), Census { home: 2, out: 1, lent: 1 });
+        let sent = pool.lend(second);
+        let filled = pool.lend_empty().unwrap();
+        assert_eq!(pool.census(), Census { home: 1, out: 1, lent: 2 });
         pool.put(first);
-        let back = pool.reclaim(Span { len: 60, ..span }).unwrap();
+        let back = pool.reclaim(Span { len: 60, ..filled }).unwrap();
         assert_eq!(back.len(), 60);
         pool.put(back);
+        assert!(pool.restore(sent.offset));
         assert_eq!(pool.census(), Census { home: 4, out: 0, lent: 0 });
+    }
+
+    #[test]
+    fn a_frame_that_the_kernel_returns_by_the_wrong_ring_is_refused_and_stays_lent() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let frame = pool.take().unwrap();
+        let (sent, filled) = (pool.lend(frame), pool.lend_empty().unwrap());
+        let lent = pool.census();
+        assert!(pool.reclaim(Span { len: 60, ..sent }).is_none(), "received into a frame that is being sent");
+        assert!(!pool.restore(filled.offset), "sent a frame that was lent for receiving");
+        assert_eq!(pool.census(), lent);
+        assert!(pool.restore(sent.offset), "sent");
+        let received = pool.reclaim(Span { len: 60, ..filled }).expect("received");
+        pool.put(received);
     }
 
     #[test]
