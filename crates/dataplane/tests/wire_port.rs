@@ -271,6 +271,30 @@ fn a_full_ring_refuses_frames_until_it_is_flushed() {
 }
 
 #[test]
+fn each_packet_that_the_port_does_not_get_is_counted_once() {
+    let testbed = Testbed::new();
+    with_port(&testbed, |_, port, total| {
+        let sent = u64::from(RingSizes::default().receive) + 500;
+        testbed.inside(Host::Client, || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            (0..sent)
+                .for_each(|_| assert_eq!(socket.send_to(b"flood", (Ipv4Addr::from(VIP), 53)).unwrap(), 5));
+        });
+        let (mut received, mut burst) = (0, Vec::with_capacity(BURST));
+        while port.wait(Some(Duration::ZERO)) == Woken::Ready {
+            port.receive(&mut burst);
+            received += burst.len() as u64;
+            burst.drain(..).for_each(|received| port.recycle(received.frame));
+            port.flush();
+        }
+        let lost = port.kernel_drops();
+        assert!(lost.fill_ring_empty > 0, "{lost:?}");
+        assert_eq!(received + lost.ring_full + lost.fill_ring_empty + lost.other, sent, "{lost:?}");
+        assert_balanced(port, total);
+    });
+}
+
+#[test]
 fn a_link_that_is_down_refuses_frames_until_it_is_up() {
     let testbed = Testbed::new();
     with_port(&testbed, |_, port, total| {

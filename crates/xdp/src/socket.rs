@@ -25,7 +25,8 @@ use xvs_proto::network::LinkId;
 pub struct Statistics {
     /// Received, but dropped by the kernel because the RX ring was full.
     pub receive_ring_full: u64,
-    /// Received, but dropped by the kernel because the fill ring was empty.
+    /// In copy mode: received, but dropped by the kernel because the fill ring was empty. In zero-copy mode: how often
+    /// the driver found it empty.
     pub fill_ring_empty: u64,
     /// Received, but dropped by the kernel for another reason, such as a packet larger than a frame.
     pub receive_dropped: u64,
@@ -202,23 +203,63 @@ impl Socket {
         }
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(super) fn statistics(&self, copy: &CopyMode) -> Statistics {
         // A socket whose interface is gone has no statistics; what it counted is lost.
-        let kernel = sys::xdp_statistics(self.fd());
-        let of = |count: fn(&xdp_statistics) -> u64| kernel.as_ref().map_or(0, count);
+        let kernel = sys::xdp_statistics(self.fd()).ok();
         Statistics {
-            receive_ring_full: of(|kernel| kernel.rx_ring_full),
-            fill_ring_empty: of(|kernel| kernel.rx_fill_ring_empty_descs),
-            receive_dropped: of(|kernel| kernel.rx_dropped),
-            fill_invalid: of(|kernel| kernel.rx_invalid_descs),
-            transmit_invalid: of(|kernel| kernel.tx_invalid_descs),
-            transmit_ring_empty: of(|kernel| kernel.tx_ring_empty_descs),
             descriptors_refused: self.descriptors_refused,
             lent_to_receive: self.filled,
             lent_to_transmit: self.in_flight + self.pending.len() as u32,
+            ..kernel.map_or(Statistics::default(), |kernel| Statistics::of(&kernel, copy))
+        }
+    }
+}
+
+impl Statistics {
+    /// The kernel's counters. In copy mode the kernel counts a packet that finds the fill ring empty twice, in
+    /// `rx_fill_ring_empty_descs` and in `rx_dropped` (net/xdp/xsk.c, `__xsk_rcv`; xsk_buff_pool.c, `__xp_alloc`).
+    fn of(kernel: &xdp_statistics, copy: &CopyMode) -> Self {
+        let counted_twice = match copy {
+            CopyMode::Copy { .. } => kernel.rx_fill_ring_empty_descs,
+            CopyMode::ZeroCopy => 0,
+        };
+        Self {
+            receive_ring_full: kernel.rx_ring_full,
+            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            // The kernel may count the one between the reads of the two, so the difference may be negative by a few.
+            receive_dropped: kernel.rx_dropped.saturating_sub(counted_twice),
+            fill_invalid: kernel.rx_invalid_descs,
+            transmit_invalid: kernel.tx_invalid_descs,
+            transmit_ring_empty: kernel.tx_ring_empty_descs,
+            ..Self::default()
         }
     }
 }
 
 /// The number of frames that are lent to a fill ring at a time.
 const REFILL: u32 = BURST as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_that_found_the_fill_ring_empty_is_not_counted_as_dropped_for_another_reason_too() {
+        // SAFETY: the structure consists of integers.
+        let mut kernel: xdp_statistics = unsafe { std::mem::zeroed() };
+        (kernel.rx_dropped, kernel.rx_fill_ring_empty_descs, kernel.rx_ring_full) = (1005, 1000, 7);
+        let of = |kernel: &xdp_statistics, copy: &CopyMode| {
+            let found = Statistics::of(kernel, copy);
+            (found.receive_ring_full, found.fill_ring_empty, found.receive_dropped)
+        };
+        let copy = CopyMode::Copy { because_of: "wan".to_owned() };
+        assert_eq!(of(&kernel, &copy), (7, 1000, 5));
+        assert_eq!(
+            of(&kernel, &CopyMode::ZeroCopy),
+            (7, 1000, 1005),
+            "the driver counts empty rings, not packets"
+        );
+        kernel.rx_dropped = 999;
+        assert_eq!(of(&kernel, &copy), (7, 1000, 0), "read while the kernel counts");
+    }
+}

@@ -157,7 +157,7 @@ impl Sockets {
 
     /// The counters of each queue.
     pub fn statistics(&self) -> impl Iterator<Item = (LinkId, u32, Statistics)> + '_ {
-        self.sockets.iter().map(|socket| (socket.link, socket.queue, socket.statistics()))
+        self.sockets.iter().map(|socket| (socket.link, socket.queue, socket.statistics(&self.copy)))
     }
 
     /// Takes up to `room` packets ([`BURST`] at most) from the sockets in turn, each time beginning with another one.

@@ -70,7 +70,8 @@ const KERNEL: [(&str, &str); 3] = [
     ("kernel_fill_ring_empty", "the kernel had no free frame for received packets: raise receive_ring"),
     (
         "kernel_dropped",
-        "the kernel could not deliver packets to a worker, such as packets larger than a frame",
+        "the kernel could not deliver packets to a worker, although a frame was free: compare the MTU of the interface \
+         with that of its senders",
     ),
 ];
 
