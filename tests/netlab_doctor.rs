@@ -103,7 +103,6 @@ fn with_a_daemon_each_fault_of_the_director_is_found_and_corrected_by_the_printe
         (DR, &quiet, ("arp", &vip)),
         (DR, "ip link set dev wan down", ("interface", "wan")),
         (DR, "sysctl -w net.ipv4.ip_forward=0", ("forwarding", "")),
-        (Host::Switch, "ethtool -K dr tx on", ("checksums", "lan")),
         (DR, "ip route add unreachable 192.0.2.12", ("route", "192.0.2.12")),
         (DR, elsewhere, ("source check", "wan")),
         (DR, "sysctl -w net.ipv4.conf.lan.send_redirects=1", ("redirects", "lan")),

@@ -23,3 +23,8 @@ fn two_hundred_parallel_connections_are_shared_evenly_with_one_worker() {
 fn two_hundred_parallel_connections_are_shared_evenly_with_two_workers() {
     traffic::two_hundred_connections_at_once(Method::DirectRouting, Workers::Two);
 }
+
+#[test]
+fn ends_that_leave_checksums_to_their_veth_are_served() {
+    traffic::checksums_are_completed(Method::DirectRouting);
+}

@@ -45,3 +45,8 @@ fn weights_of_three_to_one_share_connections_three_to_one() {
     assert_eq!(pages.iter().filter(|&name| name == "rs1").count(), 6, "pages came from {pages:?}");
     assert_eq!(pages.iter().filter(|&name| name == "rs2").count(), 2, "pages came from {pages:?}");
 }
+
+#[test]
+fn ends_that_leave_checksums_to_their_veth_are_served() {
+    traffic::checksums_are_completed(Method::Nat);
+}

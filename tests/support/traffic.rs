@@ -3,8 +3,10 @@
 //! One function per claim, called by `tests/netlab_*.rs` for each method and number of workers; each makes
 //! a cluster of its own. Not here: behaviour of single methods.
 
+use std::net::SocketAddrV4;
+
 use crate::clients::{self, Asker};
-use crate::cluster::{Cluster, Layout, REAL_SERVERS, VIP, real_server, virtual_endpoint};
+use crate::cluster::{Cluster, Host, Layout, REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
 use crate::director::{Director, Protocol, Workers};
 use crate::method::Method;
 use crate::servers::{Echo, Receipt, Sink};
@@ -91,6 +93,32 @@ pub fn udp_both_ways(method: Method, workers: Workers) {
     assert!(clients::take_turns(&first), "flows were answered by {first:?}");
     let again: Vec<String> = flows.iter().map(|flow| flow.ask(&[0xa5; 1400])).collect();
     assert_eq!(first, again, "a flow changed its real server");
+}
+
+/// Client and real servers leave the checksums of TCP and UDP to their veths, which do not compute them: pages and
+/// datagrams are answered, and the director counts the checksums that it has completed.
+///
+/// # Panics
+///
+/// If they are not.
+pub fn checksums_are_completed(method: Method) {
+    let cluster = prepared(method, Workers::One);
+    for (host, ends) in [(Host::Client, "wan"), (Host::RealServer(1), "lan"), (Host::Switch, "dr rs1")] {
+        for end in ends.split(' ') {
+            succeed(cluster.command(host, "ethtool").args(["-K", end, "tx", "on"]));
+        }
+    }
+    let server = if method.masquerades() { real_server(1) } else { VIP };
+    let _echo = Echo::start(&cluster, Host::RealServer(1), SocketAddrV4::new(server, DATAGRAMS));
+    let director = Director::start(&cluster, Workers::One);
+    for (option, port) in [("-t", HTTP), ("-u", DATAGRAMS)] {
+        director.adm(&format!("-A {option} {VIP}:{port}"));
+        director.adm(&format!("-a {option} {VIP}:{port} -r {}:{port} {}", real_server(1), method.option()));
+    }
+    let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
+    assert!(body == cluster.blob(), "a download of {} bytes differs from the file", body.len());
+    assert_eq!(Asker::new(&cluster, virtual_endpoint(DATAGRAMS)).ask(b"who serves me?"), "rs1");
+    assert!(director.xvs("counters").contains("checksums_completed"), "{}", director.xvs("counters"));
 }
 
 fn assert_each_took(receipts: &[Receipt], count: usize, bytes: &[u8]) {

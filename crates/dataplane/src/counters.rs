@@ -106,6 +106,8 @@ pub struct WorkerCounters {
     pub evicted: Counter,
     /// Segments of a client without room for the TCP option that carries its address.
     pub toa_no_room: Counter,
+    /// Received packets whose checksum was partial and was computed here.
+    pub checksums_completed: Counter,
     /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
     /// asleep and waking up.
     pub busy_ns: Counter,
@@ -171,6 +173,7 @@ impl WorkerCounters {
             ("expired", &self.expired),
             ("evicted", &self.evicted),
             ("toa_no_room", &self.toa_no_room),
+            ("checksums_completed", &self.checksums_completed),
         ];
         let drops =
             DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));

@@ -56,7 +56,8 @@ impl Sum {
         !self.folded()
     }
 
-    fn folded(self) -> u16 {
+    /// The sum in one word.
+    pub(crate) fn folded(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -119,15 +120,18 @@ pub enum Coverage {
 ///
 /// Source: RFC 9293 §3.1; RFC 768; RFC 8200 §8.1.
 pub fn transport(source: IpAddr, dest: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
-    let length = u32::try_from(segment.len()).expect("a segment is below 64 KiB");
+    pseudo_header(source, dest, protocol, segment.len()).bytes(segment).checksum()
+}
+
+/// The sum of the pseudo-header of a transport segment of so many bytes.
+pub(crate) fn pseudo_header(source: IpAddr, dest: IpAddr, protocol: u8, length: usize) -> Sum {
+    let length = u32::try_from(length).expect("a segment is below 64 KiB");
     Sum::default()
         .addr(source)
         .addr(dest)
         .word(u16::from(protocol))
         .word((length >> 16) as u16)
         .word(length as u16)
-        .bytes(segment)
-        .checksum()
 }
 
 #[cfg(test)]

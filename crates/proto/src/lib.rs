@@ -27,6 +27,7 @@ pub mod tcp;
 pub mod udp;
 
 pub mod packet;
+pub mod partial_checksum;
 
 pub mod mark;
 pub mod network;

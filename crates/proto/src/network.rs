@@ -57,6 +57,8 @@ pub struct Link {
     pub resolves: bool,
     /// The kernel's index of the bridge, bond or VRF that it is a member of.
     pub master: Option<u32>,
+    /// Whether packets may arrive by it with [partial checksums](crate::partial_checksum).
+    pub partial_checksums: bool,
 }
 
 /// The VLAN of a link: its frames have one 802.1Q tag on the lower link.
@@ -183,6 +185,7 @@ impl Network {
             vlan: None,
             resolves: mac != MacAddr::default(),
             master: None,
+            partial_checksums: false,
         });
         self.routes.append(&mut routes);
         Ok(id)

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::bpf::{Object, attach_xdp, detach, replace_xdp};
 use super::device::Program;
-use super::mode::{Mode, Refusal, Settings, stacked};
+use super::mode::{Mode, Refusal, Settings, leaves_checksums, stacked};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
 
@@ -20,6 +20,7 @@ pub struct Attached {
     interface: String,
     index: u32,
     settings: Settings,
+    leaves_checksums: bool,
     native_refused: Option<io::Error>,
     constants: Vec<u8>,
 }
@@ -70,6 +71,11 @@ impl Attached {
     /// The number of receive queues that sockets are opened for. Packets of a queue without a socket go to the kernel.
     pub fn receive_queues(&self) -> u32 {
         self.settings.receive_queues
+    }
+
+    /// Whether its driver may deliver packets with partial checksums.
+    pub fn leaves_checksums(&self) -> bool {
+        self.leaves_checksums
     }
 
     /// Where the program runs.
@@ -148,11 +154,12 @@ pub fn attach(
     if let Some(kind) = stacked(interface).map_err(failed)? {
         return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
     }
-    if is_director_tap(interface, &Request::new(interface).and_then(|mut one| one.driver()).map_err(failed)?)
-    {
+    let driver = Request::new(interface).and_then(|mut request| request.driver()).map_err(failed)?;
+    if is_director_tap(interface, &driver) {
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }
     let settings = Settings::of(interface).map_err(failed)?;
+    let leaves_checksums = leaves_checksums(&driver);
     let refuse = |mode| match settings.refusal(interface, mode) {
         Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
         None => Ok(()),
@@ -180,7 +187,7 @@ pub fn attach(
         },
     };
     let (interface, constants) = (interface.to_owned(), constants.to_vec());
-    Ok(Attached { link, object, interface, index, settings, native_refused, constants })
+    Ok(Attached { link, object, interface, index, settings, leaves_checksums, native_refused, constants })
 }
 
 /// Why an interface could not be attached.

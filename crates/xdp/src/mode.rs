@@ -71,6 +71,12 @@ pub struct Refusal {
     pub mend: String,
 }
 
+/// Whether a driver may deliver packets with the checksum that the sender left to its device: those of virtual devices,
+/// which pass packets on as they are.
+pub fn leaves_checksums(driver: &str) -> bool {
+    matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif")
+}
+
 /// The kind of an interface that consists of others, whose frames do not pass its own queues.
 pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
     Ok(match Request::new(interface)?.driver()?.as_str() {

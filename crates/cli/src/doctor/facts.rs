@@ -109,26 +109,6 @@ pub(super) struct Interface {
     pub name: String,
     /// Its state, or why it cannot be read.
     pub device: Result<Device, String>,
-    /// The other end, if it is a veth.
-    pub peer: Peer,
-}
-
-/// The other end of a veth.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Peer {
-    /// It is no veth.
-    None,
-    /// It was found and read.
-    Seen {
-        /// Its name.
-        name: String,
-        /// The network namespace that it is in, by its name in `/run/netns`; `None`: this one.
-        namespace: Option<String>,
-        /// Whether checksum offload is on: the receiver of its packets has to fill in their checksums.
-        tx_checksum: bool,
-    },
-    /// It is in a namespace without a name.
-    OutOfSight,
 }
 
 /// Another machine's ARP answer for a virtual address.
@@ -246,8 +226,7 @@ pub(super) mod tests {
         facts.memory.may_lock = true;
         for name in ["wan", "lan"] {
             let device = Ok(device(&facts, name));
-            let peer = Peer::OutOfSight;
-            facts.interfaces.push(Interface { name: name.to_owned(), device, peer });
+            facts.interfaces.push(Interface { name: name.to_owned(), device });
         }
         facts
     }

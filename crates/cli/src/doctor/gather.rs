@@ -16,7 +16,6 @@ use xvs_host::cores::cores_available;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
-use xvs_host::network::veth::at_peer;
 use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::config::desired_state::State;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
@@ -29,10 +28,9 @@ use xvs_xdp::device::Device;
 
 use crate::doctor::addresses::{IGNORE, REDIRECTS, SOURCE};
 use crate::doctor::clocks;
-use crate::doctor::facts::{Answer, Facts, Interface, Memory, Peer, Server, Service, conf};
+use crate::doctor::facts::{Answer, Facts, Interface, Memory, Server, Service, conf};
 use crate::doctor::finding::Finding;
 use crate::doctor::firewall;
-use crate::doctor::interfaces::TX_CHECKSUM;
 use crate::doctor::servers::{OWN, RESERVED, next_hops};
 use crate::output::late_reply;
 
@@ -71,7 +69,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
     ask_the_daemon(&mut facts);
     read_the_config(&mut facts, asked.config.as_deref());
     facts.network = read_network()?;
-    facts.interfaces = interfaces(&mut facts, &asked.interfaces)?;
+    facts.interfaces = interfaces(&mut facts, &asked.interfaces);
     facts.settings = settings(&facts);
     match Realserver::status(&asked.records, None) {
         Ok(status) => facts.real_server = status,
@@ -172,7 +170,7 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
     facts.services = services.collect();
 }
 
-fn interfaces(facts: &mut Facts, named: &[String]) -> io::Result<Vec<Interface>> {
+fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
     let attached =
         facts.daemon.iter().flat_map(|daemon| daemon.interfaces.iter().map(|one| one.name.clone()));
     let attached: Vec<_> = attached.collect();
@@ -184,28 +182,11 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> io::Result<Vec<Interface>>
             format!("none was named, so none was checked; this machine has {}", candidates.join(", "));
         facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
     }
-    let mut netlink = Netlink::open()?;
     let look = |name: String| {
-        let device = Device::look(&name);
-        let peer = match &device {
-            Ok(device) if device.driver == "veth" => {
-                peer(&mut netlink, device.ifindex).unwrap_or(Peer::OutOfSight)
-            }
-            _ => Peer::None,
-        };
-        Interface { name, device: device.map_err(|error| error.to_string()), peer }
+        let device = Device::look(&name).map_err(|error| error.to_string());
+        Interface { name, device }
     };
-    Ok(names.into_iter().map(look).collect())
-}
-
-/// The other end of a veth, if it is in this namespace or in one that has a name.
-fn peer(netlink: &mut Netlink, ifindex: u32) -> io::Result<Peer> {
-    let seen = at_peer(netlink, ifindex, |name, namespace| {
-        let features = Device::look(&name)?.features;
-        let tx_checksum = features.iter().any(|feature| feature.starts_with(TX_CHECKSUM));
-        Ok(Peer::Seen { name, namespace, tx_checksum })
-    })?;
-    Ok(seen.unwrap_or(Peer::OutOfSight))
+    names.into_iter().map(look).collect()
 }
 
 /// Reads netfilter's rules; without root they cannot be read.

@@ -207,7 +207,11 @@ impl ControlThread {
     fn update_network(&mut self) {
         let view = &self.view;
         self.control.set_devices(&view.network.links);
-        let network = attached_only(&view.network, &self.links);
+        let mut network = attached_only(&view.network, &self.links);
+        let partial = self.control.datapath().workers().0.partial_checksums();
+        for link in &mut network.links {
+            link.partial_checksums = partial.contains(&link.vlan.map_or(link.ifindex, |vlan| vlan.over));
+        }
         if let Err(error) = self.control.set_network(&network)
             && let Some(refusal) = error.refusal()
         {

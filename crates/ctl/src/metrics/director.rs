@@ -191,7 +191,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// The families with one line for each worker.
-const WORKER: [MetricRow<WorkerCounters>; 15] = [
+const WORKER: [MetricRow<WorkerCounters>; 16] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -252,6 +252,12 @@ const WORKER: [MetricRow<WorkerCounters>; 15] = [
         Kind::Counter,
         "Packets without room for the client's address as a TCP option (TOA).",
         |worker| worker.toa_no_room.value(),
+    ),
+    (
+        "xvs_worker_completed_checksums_total",
+        Kind::Counter,
+        "Received packets whose checksum the sender had left to its device, and that was completed.",
+        |worker| worker.checksums_completed.value(),
     ),
     ("xvs_worker_empty_polls_total", Kind::Counter, "Polls of a worker that found no frames.", |worker| {
         worker.empty_polls.value()

@@ -94,6 +94,12 @@ impl Workers {
         self.attached.iter().map(Attached::index).collect()
     }
 
+    /// The kernel's indices of the interfaces whose drivers may deliver packets with partial checksums.
+    pub(crate) fn partial_checksums(&self) -> Vec<u32> {
+        let leaving = self.attached.iter().filter(|attached| attached.leaves_checksums());
+        leaving.map(Attached::index).collect()
+    }
+
     /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
     ///
     /// # Errors

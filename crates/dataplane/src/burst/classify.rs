@@ -1,14 +1,17 @@
 //! Classification: the class of a frame by its bytes and its link, before any look-up.
 //!
 //! Runs once for each frame, right after it was parsed. Frames that the XDP program steered without need go back to the
-//! kernel here. One thing is edited: the header of an atomic fragment (IPv6) is removed, at the cost of moving the
-//! bytes before it. Not here: whether a connection or a service takes the packet.
+//! kernel here. Two things are edited: the header of an atomic fragment (IPv6) is removed, at the cost of moving the
+//! bytes before it; and partial checksums are completed, on links whose driver leaves them so. The kernel completes
+//! those of fragments itself, before it fragments a packet. Not here: whether a connection or a service takes the
+//! packet.
 
 use xvs_proto::LinkId;
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
-use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse};
+use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse, partial_checksum};
 use xvs_xdp::Frame;
 
+use crate::counters::WorkerCounters;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
@@ -25,8 +28,8 @@ pub enum Class {
     Decided(Verdict),
 }
 
-/// Classifies a frame.
-pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
+/// Classifies a frame. Completed checksums are counted.
+pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: &WorkerCounters) -> Class {
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Ip(packet)) => packet,
         Ok(Parsed::Other) => return Class::Decided(Verdict::PassToKernel),
@@ -39,8 +42,15 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot) -> Class {
     }
     // As under IPVS: a frame with another machine's link address is ignored, and a family without services goes to the
     // kernel untouched.
-    let is_addressed =
-        snapshot.egress.link(link).is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    let link = snapshot.egress.link(link);
+    let is_addressed = link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    // Also of packets that go back to the kernel, which takes a frame of the TAP to be complete.
+    if link.is_some_and(|link| link.partial_checksums)
+        && packet.fragment == Fragment::Whole
+        && partial_checksum::complete(frame.bytes_mut(), &packet)
+    {
+        counters.checksums_completed.add(1);
+    }
     if is_addressed && packet.is_followed_error() {
         return classify_error(frame, packet, snapshot);
     }
@@ -108,5 +118,38 @@ fn without_fragment_header(frame: &mut Frame, packet: Packet) -> Packet {
         end: packet.end - FRAGMENT_HEADER_LEN,
         fragment_header: None,
         ..packet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xvs_proto::network::Network;
+    use xvs_xdp::{FrameLayout, FramePool};
+
+    use crate::egress::Egress;
+
+    /// A SYN from 192.0.2.10 to 192.0.2.1, whose checksum field has the sum of the pseudo-header.
+    const PARTIAL: &[u8] = b"\x02\0\0\0\x01\x01\x02\0\0\0\x01\xfe\x08\0\
+        \x45\0\0\x28\0\0\x40\0\x40\x06\xb6\xc4\xc0\0\x02\x0a\xc0\0\x02\x01\
+        \x03\xe8\0\x50\0\0\0\x07\0\0\0\0\x50\x02\x04\0\x84\x26\0\0";
+
+    #[test]
+    fn a_partial_checksum_is_completed_and_counted_only_on_a_link_whose_driver_leaves_it_so() {
+        for partial_checksums in [false, true] {
+            let mut network = Network::default();
+            network.add_link("wan", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
+            network.links[0].partial_checksums = partial_checksums;
+            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::empty() };
+            let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
+            let mut frame = FramePool::in_memory(layout).take().unwrap();
+            assert!(frame.resize(PARTIAL.len()));
+            frame.bytes_mut().copy_from_slice(PARTIAL);
+            let counters = WorkerCounters::default();
+            let class = classify(&mut frame, LinkId(0), &snapshot, &counters);
+            assert_eq!(class, Class::Decided(Verdict::PassToKernel), "there is no service");
+            assert_eq!(frame.bytes() != PARTIAL, partial_checksums);
+            assert_eq!(counters.checksums_completed.value(), u64::from(partial_checksums));
+        }
     }
 }

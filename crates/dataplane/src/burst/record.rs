@@ -52,7 +52,7 @@ impl Burst {
     pub fn classify(&mut self, flows: &Flows, snapshot: &Snapshot) {
         self.steps.clear();
         for Received { link, frame } in &mut self.frames {
-            let class = classify(frame, *link, snapshot);
+            let class = classify(frame, *link, snapshot, &flows.counters);
             let (hash, verdict) = match class {
                 Class::Flow(packet) => (flows.hash(&packet.connection_key()), Verdict::PassToKernel),
                 Class::Decided(verdict) => (0, verdict),

@@ -47,6 +47,8 @@ pub struct LinkInfo {
     pub mtu: u32,
     /// Whether it is administratively up and has a carrier.
     pub up: bool,
+    /// Whether packets may arrive by it with partial checksums.
+    pub partial_checksums: bool,
     /// Its name.
     pub name: String,
     /// The link below it and its VLAN ID, if it is a VLAN.
@@ -246,6 +248,7 @@ impl LinkInfo {
             mac: link.mac,
             mtu: link.mtu,
             up: link.up,
+            partial_checksums: link.partial_checksums,
             name: link.name.clone(),
             vlan,
             addresses: link.addresses.clone(),

@@ -168,7 +168,7 @@ fn look(
     let mut tagged = Tagged::new(port, &snapshot.egress);
     tagged.receive(&mut burst);
     let Some(Received { link, mut frame }) = burst.pop() else { return Err(no_frame()) };
-    let class = classify(&mut frame, link, snapshot);
+    let class = classify(&mut frame, link, snapshot, &WorkerCounters::default());
     let bytes = frame.bytes().to_vec();
     tagged.recycle(frame);
     Ok((link, class, bytes))

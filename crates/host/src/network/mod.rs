@@ -39,7 +39,6 @@ pub mod neighbours;
 pub mod netlink;
 mod rules;
 mod tables;
-pub mod veth;
 
 /// The network at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

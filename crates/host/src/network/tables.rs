@@ -187,6 +187,8 @@ fn link(message: &LinkMessage) -> Link {
         vlan: None,
         resolves: !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback),
         master: None,
+        // A property of the driver, which netlink does not name.
+        partial_checksums: false,
     };
     let (mut below, mut tag) = (None, None);
     for attribute in &message.attributes {
