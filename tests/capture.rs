@@ -13,7 +13,9 @@ use etherparse::EtherType;
 use serde_json::json;
 use xvs::cluster::succeed;
 use xvs::frames::{Complaint, ethernet, hex};
-use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac};
+use xvs::lab_cluster::{
+    CLIENT, GATEWAY_MAC, LAN_MAC, SILENT, VIP, WAN_MAC, assert_balance, at, server, server_mac,
+};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_cli::capture::lines::Lines;
 use xvs_cli::capture::pcapng::Blocks;
@@ -191,6 +193,20 @@ fn a_fragment_is_captured_as_held_and_the_last_one_with_all_frames_sent() {
     let whole = std::iter::once(came("wan", &last)).chain(left).collect();
     let expected = [("held".to_owned(), vec![came("wan", &first)]), ("transmit".to_owned(), whole)];
     assert_eq!(recorded(&captured(&mut cluster, &mut listener)), expected);
+}
+
+#[test]
+fn a_packet_that_waits_for_its_next_hop_is_captured_as_held_and_again_when_it_leaves() {
+    let mut cluster = LabCluster::new();
+    cluster.configure(&[&format!("-A -u {VIP}:80"), &format!("-a -u {VIP}:80 -r {SILENT}:80 -g")]);
+    let mut listener = listen(&mut cluster, &all());
+    let request = outside(&Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, 80)));
+    cluster.inject("wan", &request);
+    cluster.ok(json!({ "neighbor": SILENT, "mac": "02:00:00:00:02:99", "link": "lan" }));
+    let left = cluster.wait(0.1).into_iter().map(|(link, frame)| (Direction::Out, link, frame)).collect();
+    let expected = [("held".to_owned(), vec![came("wan", &request)]), ("transmit".to_owned(), left)];
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), expected);
+    assert_eq!(expected[1].1.len(), 1);
 }
 
 #[test]

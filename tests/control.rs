@@ -236,7 +236,7 @@ fn a_restore_of_ten_thousand_lines_publishes_one_snapshot_and_saves_unchanged() 
     };
     assert_eq!(sorted(&saved), sorted(&rules));
     // The destination added last is chosen first, and its link address is not resolved.
-    assert_eq!(served.first_packet(1, 1100).0, "drop no_neighbour");
+    assert_eq!(served.first_packet(1, 1100).0, "consumed no_neighbour");
     let before = served.publications();
     assert_eq!(run(&mut client, "-R", &format!("-C\n{saved}")).exit, 0);
     assert_eq!(served.publications(), before + 1);

@@ -411,7 +411,7 @@ fn ten_thousand_random_packets_get_the_explained_result_and_explaining_changes_n
         ("consumed ", 5),
         ("drop no_destination", 100),
         ("drop destination_unavailable", 3),
-        ("drop no_neighbour", 10),
+        ("consumed no_neighbour", 10),
         ("drop too_big", 10),
         ("drop ttl_expired", 20),
         ("drop no_call_id", 20),

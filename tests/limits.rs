@@ -145,18 +145,6 @@ fn a_removed_destinations_connections_are_dropped_until_it_is_added_again() {
 }
 
 #[test]
-fn a_packet_to_a_next_hop_that_has_not_answered_is_dropped_and_the_next_one_is_sent() {
-    let recording = Recording::read("fwd-dr");
-    let mut director = Director::new(&[OUTSIDE, VIP], 1500);
-    let answer = director.play(&recording, 0..=7);
-    assert_eq!(verdict(&answer), ("drop", Some("no_neighbour")), "the kernel queues it");
-    assert_eq!(director.counter("drop_no_neighbour"), 1);
-    SERVERS.iter().for_each(|server| director.resolve(*server));
-    let answer = director.play(&recording, [7]);
-    assert_eq!(sent(&answer), recording.out(7));
-}
-
-#[test]
 fn connections_end_at_their_timeout_and_not_later() {
     let recording = Recording::read("timeout-default");
     let mut director = Director::usual();

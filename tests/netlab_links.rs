@@ -264,3 +264,47 @@ fn bonds_and_bridges_are_refused_and_the_error_names_the_interface_to_attach() {
         assert!(!status.success() && log.contains("is a bond"), "{log}");
     }
 }
+
+/// A director with a UDP service by NAT, whose real server answers, and a client that has been answered.
+fn answered(cluster: &Cluster) -> (Director<'_>, Echo, Asker) {
+    let echo = Echo::start(cluster, Host::RealServer(1), SocketAddrV4::new(real_server(1), 5300));
+    let director = Director::start(cluster, Workers::One);
+    director.adm(&format!("-A -u {VIP}:5300"));
+    director.adm(&format!("-a -u {VIP}:5300 -r {}:5300 -m", real_server(1)));
+    let asker = Asker::new(cluster, virtual_endpoint(5300));
+    asker.ask(b"who serves me?");
+    (director, echo, asker)
+}
+
+#[test]
+fn a_reply_to_a_client_whose_link_address_was_forgotten_waits_and_arrives() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let (director, _echo, asker) = answered(&cluster);
+    let count = |name: &str| {
+        let counters = director.xvs("counters");
+        let mut lines = counters.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.find_map(|words| (words.first() == Some(&name)).then(|| words[1].parse().expect("a count")))
+    };
+    let before: Option<u64> = count("waited");
+    wait::until("a reply has waited", || {
+        ip(&cluster, Host::Director, "neigh flush dev wan");
+        asker.ask(b"and now?");
+        (count("waited") > before).then_some(())
+    });
+    assert_eq!(count("drop_no_neighbour"), None, "{}", director.xvs("counters"));
+}
+
+#[test]
+fn the_kernel_confirms_a_neighbour_that_only_workers_send_to() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let (_director, _echo, asker) = answered(&cluster);
+    let client = "198.51.100.10 dev wan";
+    let known = ip(&cluster, Host::Director, &format!("neigh show {client}"));
+    let mac = known.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).expect("a link address");
+    ip(&cluster, Host::Director, &format!("neigh replace {client} lladdr {mac} nud stale"));
+    wait::until("the kernel confirms the client", || {
+        asker.ask(b"still there?");
+        let now = ip(&cluster, Host::Director, &format!("neigh show {client}"));
+        (!now.contains("STALE")).then_some(())
+    });
+}

@@ -166,7 +166,7 @@ pub(crate) fn worker(variant: impl Into<Variant>, connections: usize, memory: Me
     let handle = table.handle(0).expect("its only worker");
     let unresolved = Arc::new(Unresolved::new(1));
     let ids = |half| Identification::numbered(*table.secret(), half);
-    let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
+    let flows = Flows::new(0, handle, counters.clone(), total, ids(0));
     let reassembly = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
     let stop = Arc::new(AtomicBool::new(false));
     Worker {

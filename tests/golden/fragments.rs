@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use xvs::frames::{Complaint6, ethernet, id, resum};
-use xvs::lab_cluster::{CLIENT, CLIENT6, GATEWAY_MAC, VIP, VIP6, WAN_MAC, at, server, server6};
+use xvs::lab_cluster::{CLIENT, CLIENT6, GATEWAY_MAC, SILENT, VIP, VIP6, WAN_MAC, at, server, server6};
 use xvs::{Datagram, Judged, LabCluster, Transport};
 
 use etherparse::EtherType;
+use serde_json::json;
 
 /// The next header that begins a fragment header.
 const FRAGMENT: u8 = 44;
@@ -142,4 +143,13 @@ fn identifications_of_ipv6_fragments_have_32_bits_and_are_unpredictable_for_othe
     let (first, others, second) = (of(CLIENT6), of(other), of(CLIENT6));
     assert_eq!(second, first.wrapping_add(2), "one sequence, so that identifications are reused late");
     assert!(others.wrapping_sub(first) > 0xffff, "{first:x} {others:x}");
+}
+
+#[test]
+fn a_reassembled_datagram_is_dropped_while_its_next_hop_is_not_resolved() {
+    let mut cluster = cluster(1500, VIP.into(), SILENT.into(), "-m");
+    let judged = sent(&mut cluster, &request(3000), 1480);
+    assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("drop no_neighbour", 0));
+    cluster.ok(json!({ "neighbor": SILENT, "mac": "02:00:00:00:02:99", "link": "lan" }));
+    assert_eq!(sent(&mut cluster, &request(3000), 1480).sent.len(), 3);
 }

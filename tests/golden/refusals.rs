@@ -215,20 +215,63 @@ fn a_destination_without_a_route_is_reported_as_an_unreachable_host() {
 }
 
 #[test]
-fn packets_to_a_destination_that_answers_no_arp_are_dropped_silently_until_it_is_resolved() {
-    for method in ["-g", "-i"] {
+fn packets_to_a_destination_that_is_not_resolved_wait_and_leave_in_their_order_once_it_is() {
+    for method in ["-g", "-i", "-m"] {
         let mut cluster = LabCluster::new();
         serve(&mut cluster, SILENT, method);
-        let moved = [("connections", 1), ("drop_no_neighbour", 1), ("rx_packets", 1)];
-        let first = request(Transport::Udp);
-        assert_judged(&cluster.from_client(&first), "drop no_neighbour", &[], &moved);
+        let datagram = |bytes| request(Transport::Udp).carrying(bytes);
+        let waits = |more: &[(&'static str, u64)]| [more, &[("rx_packets", 1), ("waited", 1)]].concat();
+        let judged = cluster.from_client(&datagram(1));
+        assert_judged(&judged, "consumed no_neighbour", &[], &waits(&[("connections", 1)]));
+        assert_judged(&cluster.from_client(&datagram(2)), "consumed no_neighbour", &[], &waits(&[]));
+        assert_eq!(cluster.counters()["held"], 2);
         cluster.ok(json!({ "neighbor": SILENT, "mac": "02:00:00:00:02:99", "link": "lan" }));
-        let judged = cluster.from_client(&first);
-        assert_eq!(
-            (judged.verdict.as_str(), &judged.sent[0].1[..6]),
-            ("transmit", &[2, 0, 0, 0, 2, 0x99][..])
-        );
+        let judged = cluster.from_client(&datagram(3));
+        assert_eq!(judged.verdict, "transmit");
+        // A cluster whose server is resolved from the start sends the same bytes.
+        let mut other = LabCluster::new();
+        other.ok(json!({ "neighbor": SILENT, "mac": "02:00:00:00:02:99", "link": "lan" }));
+        serve(&mut other, SILENT, method);
+        let want: Vec<_> = (1..=3).flat_map(|bytes| other.from_client(&datagram(bytes)).sent).collect();
+        assert_eq!(judged.sent, want, "{method}");
+        assert_eq!(cluster.counters().get("held"), None);
     }
+}
+
+#[test]
+fn packets_to_a_destination_that_stays_unresolved_are_dropped_after_a_second() {
+    let mut cluster = LabCluster::new();
+    serve(&mut cluster, SILENT, "-g");
+    cluster.from_client(&request(Transport::Udp));
+    cluster.advance(0.9);
+    assert_eq!(cluster.counters()["held"], 1);
+    assert_eq!(cluster.wait(0.2), []);
+    let counters = cluster.counters();
+    assert_eq!((counters.get("held"), counters["drop_no_neighbour"]), (None, 1));
+}
+
+#[test]
+fn eight_packets_wait_for_a_next_hop_and_sixty_four_for_all_and_further_ones_are_dropped() {
+    let mut cluster = LabCluster::new();
+    serve(&mut cluster, SILENT, "-g");
+    let mut verdict = |number: u16| {
+        let from = Datagram { source: at(CLIENT, 4000 + number), ..request(Transport::Udp) };
+        cluster.from_client(&from).verdict
+    };
+    let verdicts: Vec<_> = (0..10).map(&mut verdict).collect();
+    assert_eq!(verdicts[..8], ["consumed no_neighbour"; 8]);
+    assert_eq!(verdicts[8..], ["drop no_neighbour"; 2]);
+    // Replies to clients on the director's own network, each a next hop of its own.
+    let mut cluster = LabCluster::new();
+    serve(&mut cluster, server(1), "-m");
+    let mut waiting = 0;
+    for number in 0..80 {
+        let client = at(Ipv4Addr::new(192, 0, 2, 20 + number), 4000);
+        cluster.from_client(&Datagram { source: client, ..request(Transport::Udp) });
+        let reply = Datagram::new(Transport::Udp, at(server(1), 80), client);
+        waiting += u32::from(cluster.from_server(&reply).verdict == "consumed no_neighbour");
+    }
+    assert_eq!((waiting, cluster.counters()["held"], cluster.counters()["drop_no_neighbour"]), (64, 64, 16));
 }
 
 #[test]

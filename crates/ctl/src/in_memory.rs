@@ -126,7 +126,6 @@ impl InMemory {
             table.handle(0).expect("the table has one worker, whose handle is free"),
             counters.clone(),
             control.total(),
-            unresolved.clone(),
             ids(0),
         );
         let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
@@ -241,7 +240,7 @@ impl InMemory {
         self.pipeline.transmitter.counters().balance()
     }
 
-    /// Frames that are neither in the pool nor held for reassembly: 0 between two bursts.
+    /// Frames that are neither in the pool nor held: 0 between two bursts.
     pub fn frames_missing(&self) -> i64 {
         i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }

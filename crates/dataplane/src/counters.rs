@@ -80,8 +80,10 @@ pub struct WorkerCounters {
     pub passed: Counter,
     /// Frames that had served their purpose.
     pub consumed: Counter,
-    /// Fragments that wait for others at present.
+    /// Frames that wait at present: fragments for others, packets for the link address of their next hop.
     pub held: Counter,
+    /// Packets that have waited for the link address of their next hop.
+    pub waited: Counter,
     /// ICMP errors and TCP resets that were not sent, because of the rate limit of errors, or because there was no
     /// route or no free frame.
     pub answers_withheld: Counter,
@@ -173,6 +175,7 @@ impl WorkerCounters {
             ("expired", &self.expired),
             ("evicted", &self.evicted),
             ("toa_no_room", &self.toa_no_room),
+            ("waited", &self.waited),
             ("checksums_completed", &self.checksums_completed),
         ];
         let drops =

@@ -29,10 +29,11 @@ use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
     let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
+    transmitter.begin(at, port);
     let copies = burst.receive(reassembly, port);
     port.arrived(burst.frames(), copies, flows);
     let frames = burst.frames().len();
-    transmitter.begin(frames - copies, copies);
+    transmitter.count_received(frames - copies, copies);
     burst.classify(flows, at.snapshot);
     burst.prefetch(flows);
     burst.decide(|packet| process(flows, packet, at));
@@ -127,7 +128,7 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
     let path = Path::find(&at.snapshot.egress, ends.client.addr, p.hash);
     mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
     client_address::remove(p.frame, packet, &connection);
-    let verdict = forward::reply(flows, p.frame, packet, &ends, path);
+    let verdict = crate::forward::reply(p.frame, packet, &ends, path);
     if let Some(destination) = destination.filter(|_| !is_refused(verdict)) {
         flows.count_reply(destination, packet);
         state::advance(flows, id, packet, Direction::Outbound, Some(&destination.live), at);

@@ -6,6 +6,8 @@
 use xvs_proto::LinkId;
 use xvs_proto::{Malformed, icmp};
 
+use crate::egress::UnresolvedHop;
+
 /// The verdict on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -20,6 +22,8 @@ pub enum Verdict {
     },
     /// It is a fragment and waits for the others of its datagram.
     Held,
+    /// It was edited, and waits for the link address of its next hop.
+    Waiting(UnresolvedHop),
     /// It goes to the kernel, as if xvs were not there.
     PassToKernel,
     /// It has served its purpose and goes no further.
@@ -33,7 +37,7 @@ impl Verdict {
     pub fn name(self) -> &'static str {
         match self {
             Self::Transmit(_) | Self::Fragment { .. } => "transmit",
-            Self::Held => "held",
+            Self::Held | Self::Waiting(_) => "held",
             Self::PassToKernel => "pass",
             Self::Consumed => "consumed",
             Self::Drop(_) => "drop",
@@ -54,7 +58,7 @@ pub enum DropReason {
     DestinationLocal,
     /// There is no route.
     NoRoute,
-    /// The link address of the next hop is not known yet.
+    /// The link address of the next hop was not known in time, or too many packets wait for it.
     NoNeighbour,
     /// The time to live has run out.
     TtlExpired,
@@ -235,7 +239,8 @@ impl DropReason {
                 "the kernel has no route to the next hop over an attached interface; see `ip route`"
             }
             Self::NoNeighbour => {
-                "the next hop has not answered ARP or neighbour discovery yet; see `ip neigh`"
+                "the next hop has not answered ARP or neighbour discovery within a second, or too many packets wait \
+                 for it; see `ip neigh`"
             }
             Self::TtlExpired => "the packet's time to live expired here; the sender got an ICMP error",
             Self::TooBig { .. } => {

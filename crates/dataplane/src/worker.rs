@@ -81,8 +81,9 @@ impl<P: Port> Worker<P> {
     }
 
     fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
-        let Pipeline { flows, reassembly, .. } = &self.pipeline;
-        let due = [flows.next_due(), reassembly.next_due(now), drops_due].into_iter().flatten().min();
+        let Pipeline { flows, reassembly, transmitter, .. } = &self.pipeline;
+        let due = [flows.next_due(), reassembly.next_due(now), transmitter.next_due(now), drops_due];
+        let due = due.into_iter().flatten().min();
         let until_timer = due.map(|due| now.until(due));
         let table = self.pipeline.flows.table();
         let at_most = match table.in_limbo() {

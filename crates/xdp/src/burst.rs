@@ -5,3 +5,6 @@ pub const BURST: usize = 64;
 
 /// The most frames that a worker keeps from burst to burst: fragments of incomplete datagrams.
 pub const HELD: usize = 256;
+
+/// The most frames that wait for the link address of their next hop, from burst to burst.
+pub const WAITING: usize = 64;

@@ -31,7 +31,7 @@ pub mod arp;
 mod sys;
 
 pub use attach::{AttachError, Attached, attach};
-pub use burst::{BURST, HELD};
+pub use burst::{BURST, HELD, WAITING};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
 pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums};

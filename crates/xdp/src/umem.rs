@@ -13,7 +13,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
-use crate::burst::{BURST, HELD};
+use crate::burst::{BURST, HELD, WAITING};
 use crate::frame::{FrameLayout, FramePool};
 
 /// The most frames that each socket of a worker may lend to the kernel. Both are powers of two, at least 64.
@@ -256,4 +256,4 @@ const SMALL_FRAME_BYTES: u32 = 2048;
 const LARGE_FRAME_BYTES: u32 = 4096;
 /// Frames for the pipeline: the burst that it processes, frames that it holds back, frames that the director
 /// originates. While it uses at most three bursts of them, every fill ring can be refilled, whatever the TX rings hold.
-const RESERVE: u32 = 4 * BURST as u32 + HELD as u32;
+const RESERVE: u32 = (4 * BURST + HELD + WAITING) as u32;

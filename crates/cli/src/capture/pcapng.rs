@@ -168,7 +168,7 @@ fn comment(packet: &CapturedPacket, direction: Direction, out: usize, outs: usiz
 pub fn explained(packet: &CapturedPacket) -> String {
     let why = match packet.verdict.as_str() {
         "pass" => "passed to the kernel, as if xvs were absent",
-        "held" => "a fragment, which waits for the rest of its datagram",
+        "held" => "waits: a fragment for the rest of its datagram, another packet for its next hop",
         "consumed" => "used by xvs itself, and not forwarded",
         "drop" => {
             let reason = packet.reason.as_deref().unwrap_or_default();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_ctl::in_memory::InMemory;
-use xvs_dataplane::verdict::Verdict;
+use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_ipvsadm::resolver::FixedNames as Names;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
@@ -223,6 +223,7 @@ impl Lab {
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
             Verdict::Consumed | Verdict::Held => ("consumed", None),
+            Verdict::Waiting(_) => ("consumed", Some(DropReason::NoNeighbour.name())),
             Verdict::Drop(reason) => ("drop", Some(reason.name())),
         };
         Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))

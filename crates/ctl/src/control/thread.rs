@@ -1,10 +1,12 @@
 //! The control thread: carries out one input after the other.
 //!
 //! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive by one queue.
-//! Between two inputs the thread resolves next hops that packets were dropped for, and attaches interfaces that are
-//! back. Each input is carried out completely before the next one. Not here: what a request does (`control/mod.rs`),
-//! permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
+//! Between two inputs the thread resolves next hops that packets wait for, confirms those in use, and attaches
+//! interfaces that are back. Each input is carried out completely before the next one. Not here: what a request does
+//! (`control/mod.rs`), permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,11 +56,18 @@ pub(crate) enum Input {
     Stop,
 }
 
-/// Interval of resolving next hops that packets were dropped for.
+/// Interval of resolving next hops that packets wait for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Interval of comparing the interfaces' settings with those that the workers' sockets were opened for.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval of confirming the neighbours that workers send to. The kernel forgets one that it has not used for a minute
+/// (`gc_stale_time`), and does not see what workers send.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The most neighbours that are confirmed at a time.
+const CONFIRMED_AT_ONCE: usize = 1024;
 
 /// Pause after an interface could not be attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
@@ -74,6 +83,9 @@ pub(crate) struct ControlThread {
     mark_rules: Latest<KernelMarkRules>,
     unresolved: Arc<Unresolved>,
     resolve_after: Instant,
+    /// Neighbours that workers have sent to, by interface index and address.
+    used: BTreeSet<(u32, IpAddr)>,
+    confirm_after: Instant,
     /// Earliest time of the next log line about next hops that cannot be resolved.
     warn_after: Instant,
     /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
@@ -124,6 +136,8 @@ impl ControlThread {
             mark_rules,
             unresolved,
             resolve_after,
+            used: BTreeSet::new(),
+            confirm_after: now,
             warn_after,
             links,
             view,
@@ -200,11 +214,14 @@ impl ControlThread {
             self.reattach();
             self.follow_settings();
             self.resolve_next_hops();
+            self.confirm_neighbours();
             self.control.datapath().retry_neighbours();
         }
     }
 
     fn update_network(&mut self) {
+        // The next snapshot does not know which ones were used.
+        self.used.extend(self.control.egress().take_used());
         let view = &self.view;
         self.control.set_devices(&view.network.links);
         let mut network = attached_only(&view.network, &self.links);
@@ -360,7 +377,7 @@ impl ControlThread {
         }
     }
 
-    /// Resolves next hops that packets were dropped for, at most once in [`UNRESOLVED_INTERVAL`].
+    /// Resolves next hops that packets wait for, at most once in [`UNRESOLVED_INTERVAL`].
     fn resolve_next_hops(&mut self) {
         let now = Instant::now();
         if self.unresolved.is_empty() || now < self.resolve_after {
@@ -370,7 +387,30 @@ impl ControlThread {
         let missing = std::iter::from_fn(|| self.unresolved.pop());
         let egress = self.control.egress();
         let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
-        let refused = match self.control.datapath().neighbours().resolve(&by_index) {
+        self.resolve(&by_index, now);
+    }
+
+    /// Makes the kernel confirm the neighbours that workers have sent to, as if it had sent to them itself.
+    fn confirm_neighbours(&mut self) {
+        let now = Instant::now();
+        if now < self.confirm_after {
+            return;
+        }
+        let egress = self.control.egress();
+        self.used.extend(egress.take_used());
+        self.used.retain(|(ifindex, _)| egress.link_by_ifindex(*ifindex).is_some());
+        let due: BTreeSet<_> = std::iter::from_fn(|| self.used.pop_first()).take(CONFIRMED_AT_ONCE).collect();
+        if self.used.is_empty() {
+            self.confirm_after = now + CONFIRM_INTERVAL;
+        }
+        if !due.is_empty() {
+            self.resolve(&due, now);
+        }
+    }
+
+    /// Makes the kernel resolve these neighbours, or confirm them if it has not done so for some time.
+    fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>, now: Instant) {
+        let refused = match self.control.datapath().neighbours().resolve(neighbours) {
             Ok(None) => return,
             Ok(Some(refused)) => refused.to_string(),
             Err(error) => format!("next hops cannot be resolved: {error}"),

@@ -284,11 +284,9 @@ impl WorkerParts<'_> {
             let handle = table.handle(number).expect("the table has a free handle for each worker");
             let ids = |half| Identification::numbered(secret, 2 * number + half);
             let ids = (ids(0), ids(1));
-            let unresolved = self.unresolved;
-            let flows =
-                Flows::new(number, handle, counted.clone(), control.total(), unresolved.clone(), ids.0);
+            let flows = Flows::new(number, handle, counted.clone(), control.total(), ids.0);
             let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
-            let transmitter = Transmitter::new(counted, unresolved.clone(), ids.1);
+            let transmitter = Transmitter::new(counted, self.unresolved.clone(), ids.1);
             let worker = Worker {
                 pipeline: Pipeline::new(flows, transmitter, fragments),
                 port,

@@ -191,7 +191,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// The families with one line for each worker.
-const WORKER: [MetricRow<WorkerCounters>; 16] = [
+const WORKER: [MetricRow<WorkerCounters>; 17] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -211,9 +211,12 @@ const WORKER: [MetricRow<WorkerCounters>; 16] = [
          about a tunnel's own packets, and replies to probes of health checks.",
         |worker| worker.consumed.value(),
     ),
-    ("xvs_worker_held_packets", Kind::Gauge, "Fragments that wait for other fragments.", |worker| {
-        worker.held.value()
-    }),
+    (
+        "xvs_worker_held_packets",
+        Kind::Gauge,
+        "Frames that wait: fragments for others, packets for the link address of their next hop.",
+        |worker| worker.held.value(),
+    ),
     (
         "xvs_worker_unaccounted_packets",
         Kind::Gauge,
@@ -252,6 +255,12 @@ const WORKER: [MetricRow<WorkerCounters>; 16] = [
         Kind::Counter,
         "Packets without room for the client's address as a TCP option (TOA).",
         |worker| worker.toa_no_room.value(),
+    ),
+    (
+        "xvs_worker_waited_packets_total",
+        Kind::Counter,
+        "Packets that had to wait for the link address of their next hop.",
+        |worker| worker.waited.value(),
     ),
     (
         "xvs_worker_completed_checksums_total",

@@ -377,7 +377,7 @@ fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64))
 }
 
 /// The reasons for which the director or its network drops valid packets, each with the number of packets in a minute
-/// from which on there is a warning. The first packets to a new neighbour are always dropped.
+/// from which on there is a warning. A few of `no_neighbour` mean that a client is gone.
 const WARNED_DROPS: [(&str, u64); 17] = [
     ("no_destination", 1),
     ("destination_local", 1),

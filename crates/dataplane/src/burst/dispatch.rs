@@ -96,12 +96,13 @@ impl Dispatch<'_> {
     }
 }
 
-/// Drops all waiting fragments, for a worker that ends.
+/// Drops all fragments and packets that wait, for a worker that ends.
 pub(crate) fn abandon(reassembly: &mut Reassembly, transmitter: &mut Transmitter, port: &mut impl Port) {
     while reassembly.abandon() {
         for received in reassembly.released().drain(..) {
             transmitter.settle(received, Verdict::Drop(DropReason::FragmentTimeout), port);
         }
     }
-    transmitter.counters().held.set(0);
+    transmitter.set_fragments_held(0);
+    transmitter.abandon(port);
 }

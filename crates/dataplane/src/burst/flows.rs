@@ -12,7 +12,6 @@ use super::replaced::Replaced;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction, TableWorker};
 use crate::counters::{Stats, WorkerCounters};
-use crate::egress::{Path, Unresolved};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
@@ -20,7 +19,6 @@ use crate::random::Random;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::local_addresses::LocalCursor;
 use crate::snapshot::{Destination, DestinationId, ServiceLive, Snapshot};
-use crate::verdict::{DropReason, Verdict};
 
 /// One worker's connections and its state beside the table.
 pub struct Flows {
@@ -29,7 +27,6 @@ pub struct Flows {
     pub(crate) counters: Arc<WorkerCounters>,
     /// The totals over all services.
     total: Arc<ServiceLive>,
-    unresolved: Arc<Unresolved>,
     pub(crate) ids: Identification,
     pub(crate) defence: Defence,
     pub(crate) eviction: Eviction,
@@ -41,14 +38,12 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// The connections of a worker. `total` counts over all services; next hops without a link address go to
-    /// `unresolved`.
+    /// The connections of a worker. `total` counts over all services.
     pub fn new(
         worker: usize,
         table: TableWorker,
         counters: Arc<WorkerCounters>,
         total: Arc<ServiceLive>,
-        unresolved: Arc<Unresolved>,
         ids: Identification,
     ) -> Self {
         // Real servers see local ports, so the random numbers do not derive from the key of the table.
@@ -61,7 +56,6 @@ impl Flows {
             table,
             counters,
             total,
-            unresolved,
             ids,
             defence: Defence::default(),
             replaced: Replaced::new(),
@@ -153,17 +147,6 @@ impl Flows {
     pub(crate) fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));
-        }
-    }
-
-    /// Requests the resolution of a next hop whose link address was missing for a packet.
-    #[inline]
-    pub(crate) fn report_unresolved(&self, verdict: Verdict, path: Path) {
-        if let (Verdict::Drop(DropReason::NoNeighbour), Path::NoNeighbour { link, next_hop }) =
-            (verdict, path)
-        {
-            // If the queue is full, others are being resolved, and the next packet requests this one again.
-            let _ = self.unresolved.push((link, next_hop));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Forwarding of a packet, with the worker's counters, identifications and unresolved next hops.
+//! Forwarding of a client's packet, with the worker's identifications.
 //!
 //! Runs for each packet of a connection. Not here: how a packet is rewritten (`forward/`).
 
@@ -7,7 +7,6 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
-use crate::egress::Path;
 use crate::forward::{self, Ends, Outer};
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::Verdict;
@@ -23,23 +22,7 @@ pub(crate) fn request(
     at: Context<'_>,
 ) -> Verdict {
     let outer = outer(flows, packet, destination, at);
-    let verdict = forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer);
-    flows.report_unresolved(verdict, destination.path);
-    verdict
-}
-
-/// Forwards a packet to the client of its connection.
-#[inline]
-pub(crate) fn reply(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
-    ends: &Ends,
-    path: Path,
-) -> Verdict {
-    let verdict = forward::reply(frame, packet, ends, path);
-    flows.report_unresolved(verdict, path);
-    verdict
+    forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer)
 }
 
 /// The parameters of the headers that a tunnel to a destination adds.

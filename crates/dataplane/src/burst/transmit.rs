@@ -9,12 +9,14 @@ use xvs_proto::ethernet;
 use xvs_xdp::{BURST, Frame};
 
 use super::context::Context;
+use crate::clock::Millis;
 use crate::counters::WorkerCounters;
-use crate::egress::Unresolved;
+use crate::egress::{Unresolved, UnresolvedHop};
 use crate::forward::Identification;
 use crate::port::{Port, Received};
 use crate::slow_path::fragmentation::Fragmentation;
 use crate::slow_path::icmp_originate::{IcmpError, RateLimit};
+use crate::slow_path::neighbour_queue::NeighbourQueue;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -29,6 +31,12 @@ pub struct Transmitter {
     unresolved: Arc<Unresolved>,
     ids: Identification,
     verdicts: Vec<Verdict>,
+    /// Packets whose next hop is not resolved.
+    waiting: NeighbourQueue,
+    /// The number of fragments that wait.
+    fragments_held: usize,
+    /// The time of the burst.
+    now: Millis,
     /// Fragments of the packet that is being sent.
     fragments: Vec<Frame>,
 }
@@ -37,15 +45,51 @@ impl Transmitter {
     /// Transmission that counts in `counters`, whose only writer is the caller's thread.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
         let (verdicts, fragments) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_FRAGMENTS));
-        Self { unresolved, counters, limit: RateLimit::default(), ids, verdicts, fragments }
+        let (limit, waiting) = (RateLimit::default(), NeighbourQueue::new());
+        Self {
+            unresolved,
+            counters,
+            limit,
+            ids,
+            verdicts,
+            waiting,
+            fragments_held: 0,
+            now: Millis(0),
+            fragments,
+        }
     }
 
-    /// Begins a burst with so many received frames and so many copies from other workers. The verdicts of the last
-    /// burst are discarded.
-    pub fn begin(&mut self, received: usize, copies: usize) {
+    /// Begins a burst: sends packets whose next hop is resolved now, and drops those that have waited too long. The
+    /// verdicts of the last burst are discarded.
+    pub fn begin(&mut self, at: Context<'_>, port: &mut impl Port) {
         self.verdicts.clear();
+        self.now = at.now;
+        if self.waiting.is_empty() {
+            return;
+        }
+        while let Some((received, verdict)) = self.waiting.release(&at.snapshot.egress, at.now) {
+            self.settle(received, verdict, port);
+        }
+        self.count_held();
+    }
+
+    /// Counts the frames of a burst: so many received ones, and so many copies from other workers.
+    pub fn count_received(&self, received: usize, copies: usize) {
         self.counters.received.add(received as u64);
         self.counters.originated.add(copies as u64);
+    }
+
+    /// Drops all waiting packets, for a worker that ends.
+    pub fn abandon(&mut self, port: &mut impl Port) {
+        while let Some(received) = self.waiting.abandon() {
+            self.settle(received, Verdict::Drop(DropReason::NoNeighbour), port);
+        }
+        self.count_held();
+    }
+
+    /// When [`Self::begin`] is due next if no frame arrives. `None`: no packet waits.
+    pub fn next_due(&self, now: Millis) -> Option<Millis> {
+        self.waiting.next_due(now)
     }
 
     /// The counters of frames.
@@ -184,6 +228,31 @@ impl Transmitter {
         sent
     }
 
+    /// Makes the kernel resolve a next hop.
+    pub fn resolve(&self, next_hop: UnresolvedHop) {
+        // If the queue is full, others are being resolved, and the next packet requests this one again.
+        let _ = self.unresolved.push((next_hop.link, next_hop.addr));
+    }
+
+    /// Keeps a frame until its next hop is resolved. Returns it if there is no room.
+    fn wait(&mut self, received: Received, next_hop: UnresolvedHop) -> Result<(), Received> {
+        self.resolve(next_hop);
+        self.waiting.hold(received, next_hop, self.now)?;
+        self.counters.waited.add(1);
+        self.count_held();
+        Ok(())
+    }
+
+    /// Notes how many fragments wait.
+    pub fn set_fragments_held(&mut self, count: usize) {
+        self.fragments_held = count;
+        self.count_held();
+    }
+
+    fn count_held(&self) {
+        self.counters.held.set((self.fragments_held + self.waiting.len()) as u64);
+    }
+
     /// Carries out the verdict on a frame and counts it. Returns the final verdict.
     pub fn settle(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) -> Verdict {
         let Received { link, frame } = received;
@@ -203,6 +272,11 @@ impl Transmitter {
                 port.recycle(frame);
                 Ok(())
             }
+            Verdict::Waiting(next_hop) => match self.wait(Received { link, frame }, next_hop) {
+                // It is counted when it leaves.
+                Ok(()) => return verdict,
+                Err(Received { frame, .. }) => Err((frame, DropReason::NoNeighbour)),
+            },
             Verdict::Drop(reason) => Err((frame, reason)),
         };
         let verdict = match done {
@@ -221,6 +295,7 @@ impl Transmitter {
             Verdict::Transmit(_) | Verdict::Fragment { .. } => &self.counters.transmitted,
             Verdict::PassToKernel => &self.counters.passed,
             Verdict::Consumed | Verdict::Held => &self.counters.consumed,
+            Verdict::Waiting(_) => return,
             Verdict::Drop(reason) => self.counters.dropped(reason),
         }
         .add(1);

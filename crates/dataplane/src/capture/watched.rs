@@ -48,6 +48,8 @@ pub struct Watched<'a, P> {
     frames: usize,
     /// The number of frames that are settled.
     settled: usize,
+    /// Whether the burst was received. Before, packets leave that have waited for their next hop since another burst.
+    begun: bool,
 }
 
 /// A worker's lane of a capture.
@@ -75,7 +77,17 @@ impl<'a, P: Port> Watched<'a, P> {
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let nanoseconds = since.as_nanos() as u64;
-        Self { port, snapshot, worker, watches, nanoseconds, numbers: [0; BURST], frames: 0, settled: 0 }
+        Self {
+            port,
+            snapshot,
+            worker,
+            watches,
+            nanoseconds,
+            numbers: [0; BURST],
+            frames: 0,
+            settled: 0,
+            begun: false,
+        }
     }
 
     /// Whether a frame is the next one of the burst to be settled.
@@ -109,6 +121,31 @@ impl<'a, P: Port> Watched<'a, P> {
                 if wanted { lane.push(record, verdict) } else { lane.free.push(record) }
             }
         }
+    }
+
+    /// Captures and sends a packet that has waited since an earlier burst. The filter sees it as it is sent.
+    fn transmit_earlier(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        let (subject, verdict) = (Subject::of(frame.bytes(), None), Verdict::Transmit(link));
+        let mut records = [const { None }; MOST];
+        for (watch, record) in self.watches.iter_mut().zip(&mut records) {
+            let Some(Watching { capture, lane }) = watch else { continue };
+            let judged = capture.filter.judge(link, Some(&subject), self.snapshot);
+            if judged != Judged::Wanted || !capture.filter.fate.takes(verdict) {
+                continue;
+            }
+            *record = lane.take();
+            match record {
+                Some(record) => record.copy(self.nanoseconds, link, FrameDirection::Out, frame.bytes()),
+                None => capture.count_missed(self.worker, link, 1),
+            }
+        }
+        let sent = self.port.transmit(link, frame);
+        for (watch, record) in self.watches.iter_mut().zip(records) {
+            let (Some(Watching { lane, .. }), Some(record)) = (watch, record) else { continue };
+            lane.packets += 1;
+            if sent.is_ok() { lane.push(record, verdict) } else { lane.free.push(record) }
+        }
+        sent
     }
 }
 
@@ -146,7 +183,7 @@ impl Watching<'_> {
 
 impl<P: Port> Watch for Watched<'_, P> {
     fn arrived(&mut self, burst: &[Received], copies: usize, flows: &Flows) {
-        self.frames = burst.len();
+        (self.frames, self.begun) = (burst.len(), true);
         let asks = self.watches.iter().flatten().any(|watch| watch.capture.filter.asks_for_ends());
         for (place, Received { link, frame }) in burst.iter().enumerate() {
             self.numbers[place] = frame.number();
@@ -203,6 +240,9 @@ impl<P: Port> Port for Watched<'_, P> {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        if !self.begun {
+            return self.transmit_earlier(link, frame);
+        }
         let (place, originated) = (self.settled, !self.is_current(&frame));
         let mut copied = [Copied::No; MOST];
         for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {

@@ -7,13 +7,14 @@
 //! resolving neighbours.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::HashMap;
 use xvs_proto::LinkId;
 use xvs_proto::{Family, MacAddr};
 
 use self::routes::{Action, Routes, Target, aligned};
-use xvs_proto::network::{Link, Network, PolicyRuleMark};
+use xvs_proto::network::{Link, Neighbour, Network, PolicyRuleMark};
 
 mod path;
 pub mod path_mtu;
@@ -21,7 +22,7 @@ mod routes;
 mod unresolved;
 
 pub use self::path::{Hop, Path};
-pub use self::unresolved::Unresolved;
+pub use self::unresolved::{Unresolved, UnresolvedHop};
 
 /// The look-up tables of one [`Network`].
 #[derive(Debug, Default)]
@@ -32,8 +33,16 @@ pub struct Egress {
     /// The VLANs over each link.
     vlans: HashMap<(LinkId, u16), LinkId>,
     routes: Routes,
-    neighbours: HashMap<NeighbourKey, MacAddr>,
+    neighbours: HashMap<NeighbourKey, Known>,
     policy_rule_marks: Vec<PolicyRuleMark>,
+}
+
+/// A resolved neighbour.
+#[derive(Debug)]
+struct Known {
+    neighbour: Neighbour,
+    /// Whether a packet was sent to it since [`Egress::take_used`]. Workers set it, the control thread clears it.
+    used: AtomicBool,
 }
 
 /// The properties of an interface.
@@ -102,7 +111,8 @@ impl Egress {
             .iter()
             .filter_map(|known| {
                 let link = *by_ifindex.get(&known.ifindex)?;
-                Some((neighbour_key(link, known.addr), known.mac))
+                let found = Known { neighbour: *known, used: AtomicBool::new(false) };
+                Some((neighbour_key(link, known.addr), found))
             })
             .collect();
         Self {
@@ -140,7 +150,24 @@ impl Egress {
 
     /// The link address of a neighbour; `None` if it is not resolved.
     pub fn neighbour(&self, link: LinkId, addr: IpAddr) -> Option<MacAddr> {
-        self.neighbours.get(&neighbour_key(link, addr)).copied()
+        self.neighbours.get(&neighbour_key(link, addr)).map(|known| known.neighbour.mac)
+    }
+
+    /// The same, for a packet: the neighbour counts as used.
+    fn use_neighbour(&self, link: LinkId, addr: IpAddr) -> Option<MacAddr> {
+        let known = self.neighbours.get(&neighbour_key(link, addr))?;
+        // Relaxed: it orders no other memory. The load keeps the cache line shared among workers.
+        if !known.used.load(Ordering::Relaxed) {
+            known.used.store(true, Ordering::Relaxed);
+        }
+        Some(known.neighbour.mac)
+    }
+
+    /// The neighbours, by interface index and address, that packets were sent to since the last call.
+    pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+        // Relaxed: a worker that sets it at this moment sets it again with its next packet.
+        let used = self.neighbours.values().filter(|known| known.used.swap(false, Ordering::Relaxed));
+        used.map(|known| (known.neighbour.ifindex, known.neighbour.addr))
     }
 
     /// The link with this id; `None` if it was removed. A frame that was received before may still refer to it.

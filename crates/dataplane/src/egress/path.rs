@@ -14,8 +14,8 @@ pub enum Path {
     To(Hop),
     /// By a link to a neighbour whose link address is not known yet.
     NoNeighbour {
-        /// The link.
-        link: LinkId,
+        /// The hop, with a link address of zeros.
+        hop: Hop,
         /// The neighbour to resolve.
         next_hop: IpAddr,
     },
@@ -25,7 +25,7 @@ pub enum Path {
     NoRoute,
 }
 
-/// A resolved next hop.
+/// A next hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hop {
     /// The link to leave by.
@@ -47,12 +47,19 @@ impl Path {
             RouteTo::Via { link, next_hop } => (link, next_hop),
         };
         let Some(info) = egress.link(link).filter(|info| info.up) else { return Self::NoRoute };
-        match egress.neighbour(link, next_hop) {
-            None => Self::NoNeighbour { link, next_hop },
-            Some(dest_mac) => {
-                let mtu = egress.mtu(dest, link).unwrap_or(info.mtu);
-                Self::To(Hop { link, source_mac: info.mac, dest_mac, mtu })
-            }
+        let mtu = egress.mtu(dest, link).unwrap_or(info.mtu);
+        let hop = |dest_mac| Hop { link, source_mac: info.mac, dest_mac, mtu };
+        match egress.use_neighbour(link, next_hop) {
+            None => Self::NoNeighbour { hop: hop(MacAddr::default()), next_hop },
+            Some(dest_mac) => Self::To(hop(dest_mac)),
+        }
+    }
+
+    /// The hop, resolved or not. `None`: no packet leaves.
+    pub fn hop(self) -> Option<Hop> {
+        match self {
+            Self::To(hop) | Self::NoNeighbour { hop, .. } => Some(hop),
+            Self::Local | Self::NoRoute => None,
         }
     }
 }

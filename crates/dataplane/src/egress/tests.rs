@@ -225,3 +225,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_neighbour_that_packets_were_sent_to_is_reported_once_and_others_are_not() {
+    let mut network = director();
+    network.add_neighbour(ip("10.1.0.7"), mac(7), "lan").unwrap();
+    let egress = Egress::build(&network);
+    let used = || egress.take_used().collect::<Vec<_>>();
+    assert_eq!(egress.neighbour(LAN, ip("10.1.0.7")), Some(mac(7)));
+    assert_eq!(used(), []);
+    for _ in 0..2 {
+        assert!(matches!(Path::find(&egress, ip("198.51.100.9"), 0), Path::To(_)));
+    }
+    assert_eq!(used(), [(network.links[0].ifindex, ip("10.0.0.254"))]);
+    assert_eq!(used(), []);
+}

@@ -65,7 +65,7 @@ impl DryRun {
         let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
         let total = Arc::new(ServiceLive::new(1));
         handle.note_misses();
-        let flows = Flows::new(0, handle, counters.clone(), total, unresolved.clone(), ids(0));
+        let flows = Flows::new(0, handle, counters.clone(), total, ids(0));
         let transmitter = Transmitter::new(counters, unresolved, ids(1));
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), secret);
         let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));

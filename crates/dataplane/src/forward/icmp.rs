@@ -43,7 +43,7 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
         strip(frame, packet);
         Ok(hop)
     });
-    finish(frame, sent)
+    finish(frame, path, sent)
 }
 
 /// Sends an error about a request to the client, from the virtual address. `quote` is the request as the destination
@@ -56,7 +56,7 @@ pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, pa
         strip(frame, packet);
         Ok(hop)
     });
-    finish(frame, sent)
+    finish(frame, path, sent)
 }
 
 /// Rewrites the addresses of an error, and the endpoints of the packet that it quotes.

@@ -29,7 +29,7 @@ use crate::verdict::{DropReason, Verdict};
 pub use self::admission::decrement_ttl;
 pub use self::ends::Ends;
 pub use self::identification::Identification;
-pub use self::next_hop::link_header;
+pub use self::next_hop::{leave, link_header};
 pub use self::tunnel::{Outer, overhead, room};
 
 /// Sends a client's packet to the connection's destination.
@@ -54,13 +54,13 @@ pub fn request(
         }
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
-    finish(frame, sent)
+    finish(frame, path, sent)
 }
 
 /// Forwards a client's packet unchanged, by the path to its original address.
 pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
     let sent = hop(path).and_then(|hop| dr::send(frame, packet, hop).map(|()| hop));
-    finish(frame, sent)
+    finish(frame, path, sent)
 }
 
 /// Sends a reply to the connection's client: from the virtual endpoint if the method is masquerading, otherwise
@@ -76,7 +76,7 @@ pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Ver
         strip(frame, packet);
         Ok(hop)
     });
-    finish(frame, sent)
+    finish(frame, path, sent)
 }
 
 /// Whether a router refuses a packet with this verdict before its forwarding hooks. IPVS does not see such a packet.

@@ -1,27 +1,34 @@
 //! The next hop of a packet, and the link header for it.
 
-use xvs_proto::ethernet;
+use xvs_proto::{LinkId, ethernet};
 use xvs_xdp::Frame;
 
-use crate::egress::{Hop, Path};
+use crate::egress::{Hop, Path, UnresolvedHop};
 use crate::verdict::{DropReason, Verdict};
 
 pub(super) fn hop(path: Path) -> Result<Hop, DropReason> {
     match path {
-        Path::To(hop) => Ok(hop),
-        Path::NoNeighbour { .. } => Err(DropReason::NoNeighbour),
+        Path::To(hop) | Path::NoNeighbour { hop, .. } => Ok(hop),
         Path::Local => Err(DropReason::DestinationLocal),
         Path::NoRoute => Err(DropReason::NoRoute),
     }
 }
 
-pub(super) fn finish(frame: &mut Frame, sent: Result<Hop, DropReason>) -> Verdict {
-    match sent.and_then(|hop| link_header(frame, hop)) {
-        Ok(hop) if frame.len() - ethernet::HEADER_LEN > hop.mtu as usize => {
-            Verdict::Fragment { link: hop.link, mtu: hop.mtu }
+pub(super) fn finish(frame: &mut Frame, path: Path, sent: Result<Hop, DropReason>) -> Verdict {
+    match (sent.and_then(|hop| link_header(frame, hop)), path) {
+        (Ok(Hop { link, mtu, .. }), Path::NoNeighbour { next_hop: addr, .. }) => {
+            Verdict::Waiting(UnresolvedHop { link, addr, mtu })
         }
-        Ok(hop) => Verdict::Transmit(hop.link),
-        Err(reason) => Verdict::Drop(reason),
+        (Ok(hop), _) => leave(frame, hop.link, hop.mtu),
+        (Err(reason), _) => Verdict::Drop(reason),
+    }
+}
+
+/// The verdict on a frame with its link header, for a path with this MTU in bytes.
+pub fn leave(frame: &Frame, link: LinkId, mtu: u32) -> Verdict {
+    match frame.len() - ethernet::HEADER_LEN > mtu as usize {
+        true => Verdict::Fragment { link, mtu },
+        false => Verdict::Transmit(link),
     }
 }
 

@@ -28,7 +28,6 @@ use super::mss;
 use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
-use crate::egress::Path;
 use crate::snapshot::Destination;
 
 /// The option kind that the kernel module `toa` reads.
@@ -65,7 +64,7 @@ fn add_client_address(
 ) -> Option<Packet> {
     let flags = connection.flags();
     // A packet that is not sent stays unchanged, because an ICMP error may quote it.
-    let Path::To(hop) = destination.path else { return None };
+    let hop = destination.path.hop()?;
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let header_len = tcp::header_len(segment)?;
     let most = (hop.mtu as usize).min(usize::from(u16::MAX));

@@ -140,7 +140,6 @@ fn to_destination(
         ForwardingMethod::Nat | ForwardingMethod::FullNat => {
             let path = destination.path;
             let verdict = forward::icmp::request(frame, &fragmentable(packet), quote, ends, path);
-            flows.report_unresolved(verdict, path);
             verdict
         }
         // A tunnel copies the don't-fragment bit of the packet into its outer header.
@@ -184,7 +183,6 @@ fn about_request(
     client_address::quoted(frame, quote, &connection);
     let path = Path::find(&at.snapshot.egress, ends.client.addr, flows.table.hash(&quote.flow));
     let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
-    flows.report_unresolved(verdict, path);
     if !forward::is_refused(verdict)
         && let Some(destination) = destination
     {
@@ -229,7 +227,7 @@ fn about_tunnel(
                 // From now on the director fragments the client's packets.
                 return Some(ErrorAction::Verdict(Verdict::Consumed));
             }
-            let link_mtu = if let Path::To(hop) = destination.path { hop.mtu } else { u32::MAX };
+            let link_mtu = destination.path.hop().map_or(u32::MAX, |hop| hop.mtu);
             let path_mtu = destination.path_mtu.at(at.now);
             let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
             icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }

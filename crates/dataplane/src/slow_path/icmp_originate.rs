@@ -144,9 +144,9 @@ impl<'a> IcmpError<'a> {
 pub(crate) fn hop_to(receiver: IpAddr, snapshot: &Snapshot, unresolved: &Unresolved) -> Option<Hop> {
     match Path::find(&snapshot.egress, receiver, 0) {
         Path::To(hop) => Some(hop),
-        Path::NoNeighbour { link, next_hop } => {
+        Path::NoNeighbour { hop, next_hop } => {
             // A full queue refuses it: other next hops are to be resolved first.
-            let _ = unresolved.push((link, next_hop));
+            let _ = unresolved.push((hop.link, next_hop));
             None
         }
         Path::Local | Path::NoRoute => None,

@@ -5,6 +5,7 @@ pub mod fragmentation;
 pub mod icmp_error;
 pub mod icmp_originate;
 pub mod mss;
+pub mod neighbour_queue;
 pub(crate) mod no_destination;
 pub mod reassembly;
 pub mod reset;

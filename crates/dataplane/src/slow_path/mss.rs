@@ -53,10 +53,7 @@ pub(crate) fn clamp_reply(
 
 /// Lowers the option of a SYN to what the paths to the connection's destination and client can carry.
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
-    let mtu = |path| match path {
-        Path::To(hop) => hop.mtu,
-        _ => u32::MAX,
-    };
+    let mtu = |path: Path| path.hop().map_or(u32::MAX, |hop| hop.mtu);
     let there = mtu(destination.path).saturating_sub(forward::overhead(ends, destination.tunnel));
     let back = if ends.method.masquerades() { mtu(client) } else { u32::MAX };
     let network = match packet.family() {

@@ -38,9 +38,7 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Co
 pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Context<'_>) -> Verdict {
     let hash = flows.table.hash(&packet.flow);
     let path = Path::find(&at.snapshot.egress, packet.flow.dest.addr, hash);
-    let verdict = forward::unchanged(frame, packet, path);
-    flows.report_unresolved(verdict, path);
-    verdict
+    forward::unchanged(frame, packet, path)
 }
 
 /// The ICMP error that the sender of a packet gets. A packet of a `cache_bypass` connection was sent to another host,

@@ -120,6 +120,10 @@ fn originate(
             false => return Err(DropReason::TransmitRefused),
         },
         Verdict::Drop(reason) => reason,
+        Verdict::Waiting(next_hop) => {
+            transmitter.resolve(next_hop);
+            DropReason::NoNeighbour
+        }
         _ => DropReason::NeedsFragmenting,
     };
     port.recycle(frame);
@@ -161,9 +165,7 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>
         flow_hash: flows.table.hash(&packet.flow),
         ids: &mut flows.ids,
     };
-    let verdict = forward::request(frame, &packet, &ends, next, egress, outer);
-    flows.report_unresolved(verdict, next);
-    verdict
+    forward::request(frame, &packet, &ends, next, egress, outer)
 }
 
 /// The largest segment that a SYN announces, in bytes of data: that of a host on Ethernet.

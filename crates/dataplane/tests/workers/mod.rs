@@ -262,8 +262,7 @@ impl Workers {
             let handle = table.handle(number).expect("a handle for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
             let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
-            let flows =
-                Flows::new(number, handle, counters.clone(), total.clone(), unresolved.clone(), ids(0));
+            let flows = Flows::new(number, handle, counters.clone(), total.clone(), ids(0));
             Worker {
                 pipeline: Pipeline::new(
                     flows,

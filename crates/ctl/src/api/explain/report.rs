@@ -79,6 +79,14 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         Verdict::Held => {
             (explain::Verdict::Consumed, None, Some("it waits for further fragments of its datagram"))
         }
+        Verdict::Waiting(_) => {
+            let reason = DropReason::NoNeighbour.name().to_owned();
+            (
+                explain::Verdict::Consumed,
+                Some(reason),
+                Some("it waits a second for its next hop; see `ip neigh`"),
+            )
+        }
         Verdict::Drop(reason) => {
             (explain::Verdict::Drop, Some(reason.name().to_owned()), Some(reason.sentence()))
         }

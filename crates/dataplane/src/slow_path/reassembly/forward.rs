@@ -43,7 +43,7 @@ impl Dispatch<'_> {
             }
             verdict => self.dispose(verdict, port).unwrap_or(verdict),
         };
-        self.transmitter.counters().held.set(self.reassembly.held() as u64);
+        self.transmitter.set_fragments_held(self.reassembly.held());
         self.transmitter.record(verdict, port);
     }
 
@@ -52,7 +52,7 @@ impl Dispatch<'_> {
         while let Some(reason) = self.reassembly.release_overdue(self.at.now) {
             self.send_icmp_error(reason, port);
             self.dispose(Verdict::Drop(reason), port);
-            self.transmitter.counters().held.set(self.reassembly.held() as u64);
+            self.transmitter.set_fragments_held(self.reassembly.held());
         }
     }
 
@@ -84,6 +84,11 @@ impl Dispatch<'_> {
                 match self.decide(&mut datagram, &packet, process, port) {
                     Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
                     Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
+                    Verdict::Waiting(next_hop) => {
+                        // There is one frame for datagrams, and the next one needs it.
+                        self.transmitter.resolve(next_hop);
+                        Verdict::Drop(DropReason::NoNeighbour)
+                    }
                     verdict => verdict,
                 }
             }

@@ -1,0 +1,95 @@
+//! Packets that wait for the link address of their next hop.
+//!
+//! Used for a packet whose next hop is not resolved, and once a burst while packets wait. A waiting packet is complete
+//! but for that address, in the frame in which it was received, and leaves in the order of arrival. Promise: no packet
+//! waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, of which [`PER_NEXT_HOP`] for one next hop; further
+//! ones are refused, so the first packet of a connection is sent and not a repetition. Cost: a look-up for each waiting
+//! packet. Not here: resolving the next hop, which is the kernel's (`egress/unresolved.rs`).
+
+use std::time::Duration;
+
+use xvs_proto::ethernet;
+use xvs_xdp::WAITING;
+
+use crate::clock::Millis;
+use crate::egress::{Egress, UnresolvedHop};
+use crate::forward::leave;
+use crate::port::Received;
+use crate::verdict::{DropReason, Verdict};
+
+/// The most packets that wait for one next hop.
+pub const PER_NEXT_HOP: usize = 8;
+/// The longest wait. After a second a client repeats its SYN (RFC 6298 §2).
+pub const AT_MOST: Duration = Duration::from_secs(1);
+/// How often the look-ups are repeated if no frame arrives.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// One worker's waiting packets, in the order of arrival.
+#[derive(Debug)]
+pub struct NeighbourQueue(Vec<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    received: Received,
+    next_hop: UnresolvedHop,
+    until: Millis,
+}
+
+impl NeighbourQueue {
+    /// Room for as many packets as may wait.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(WAITING))
+    }
+
+    /// Keeps a frame with its link header, or returns it if there is no room.
+    pub fn hold(&mut self, received: Received, next_hop: UnresolvedHop, now: Millis) -> Result<(), Received> {
+        let is_same =
+            |other: &&Waiting| (other.next_hop.link, other.next_hop.addr) == (next_hop.link, next_hop.addr);
+        if self.0.len() == WAITING || self.0.iter().filter(is_same).count() == PER_NEXT_HOP {
+            return Err(received);
+        }
+        self.0.push(Waiting { received, next_hop, until: now + AT_MOST });
+        Ok(())
+    }
+
+    /// A packet that no longer waits, with its verdict: its next hop is resolved, or it has waited too long.
+    pub fn release(&mut self, egress: &Egress, now: Millis) -> Option<(Received, Verdict)> {
+        let mac = |hop: &UnresolvedHop| egress.neighbour(hop.link, hop.addr).zip(egress.link(hop.link));
+        let is_over = |waiting: &Waiting| waiting.until <= now || mac(&waiting.next_hop).is_some();
+        let Waiting { mut received, next_hop, .. } = self.0.remove(self.0.iter().position(is_over)?);
+        let verdict = match mac(&next_hop) {
+            Some((dest, link)) => {
+                ethernet::set_addresses(received.frame.bytes_mut(), link.mac, dest);
+                leave(&received.frame, next_hop.link, next_hop.mtu)
+            }
+            None => Verdict::Drop(DropReason::NoNeighbour),
+        };
+        Some((received, verdict))
+    }
+
+    /// Any waiting packet, for a worker that ends.
+    pub fn abandon(&mut self) -> Option<Received> {
+        self.0.pop().map(|waiting| waiting.received)
+    }
+
+    /// The number of waiting packets.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether no packet waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The time of the next [`Self::release`] if no frame arrives.
+    pub fn next_due(&self, now: Millis) -> Option<Millis> {
+        (!self.is_empty()).then(|| now + POLL_INTERVAL)
+    }
+}
+
+impl Default for NeighbourQueue {
+    fn default() -> Self {
+        Self::new()
+    }
+}
