@@ -46,10 +46,10 @@ pub struct Config {
     /// 65,536. Each uses 264 bytes, allocated when the first such service is added.
     pub sip_calls: usize,
     /// The number of frames that each queue of a worker offers to the kernel for packets, a power of two. Default:
-    /// 1,024.
+    /// 4,096.
     pub receive_ring: u32,
     /// The largest number of frames that wait in each queue of a worker to be sent, a power of two. Default: 512. With
-    /// both defaults and two interfaces a worker locks 7 MiB of memory.
+    /// both defaults and two interfaces a worker locks 19 MiB of memory.
     pub transmit_ring: u32,
     /// The control socket. Default: `/run/xvs/xvsd.sock`.
     pub socket: PathBuf,

@@ -10,7 +10,8 @@ use super::umem::UmemError;
 pub enum SocketError {
     /// The process may not lock enough memory.
     #[error(
-        "{needed_bytes} bytes of packet memory may not be locked; raise `ulimit -l` or give CAP_IPC_LOCK"
+        "{needed_bytes} bytes of packet memory may not be locked; raise `ulimit -l` (LimitMEMLOCK= of a unit), give \
+         CAP_IPC_LOCK, or lower `receive_ring`"
     )]
     MemoryLimit {
         /// Bytes of this worker's UMEM.

@@ -26,10 +26,11 @@ pub struct RingSizes {
 }
 
 impl Default for RingSizes {
-    /// With two interfaces of 1500 bytes MTU, the UMEM of one worker has 7 MiB. This is less than the 8 MiB that
-    /// `ulimit -l` allows on most systems.
+    /// As many frames as the windows of some TCP connections have packets; with fewer, TCP loses packets whenever the
+    /// worker has to wait for its core (docs/performance.md). With two interfaces of 1500 bytes MTU, the UMEM of one
+    /// worker has 19 MiB.
     fn default() -> Self {
-        Self { receive: 1024, transmit: 512 }
+        Self { receive: 4096, transmit: 512 }
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
         let limit = limit.unwrap_or(0) >> 10;
         let found = format!(
             "this user may lock {limit} KiB and the workers need {} KiB; for a service of systemd, \
-             LimitMEMLOCK=infinity has the effect of `ulimit`",
+             LimitMEMLOCK=infinity has the effect of `ulimit`; a lower `receive_ring` needs less",
             needed >> 10
         );
         Finding::fail("memory lock", "", found).seen("ulimit -H -l").mend("ulimit -l unlimited")
@@ -187,13 +187,13 @@ mod tests {
         facts.memory.lock_limit_bytes = Some(64 << 10);
         let found = only(memory_lock(&facts));
         assert_eq!(found.level, Level::Fail);
-        // One worker, a queue of each of two interfaces: 2 · 1536 and 512 frames of 2 KiB.
+        // One worker, a queue of each of two interfaces: 2 · 4608 and 576 frames of 2 KiB.
         assert!(
-            found.found.starts_with("this user may lock 64 KiB and the workers need 7168 KiB"),
+            found.found.starts_with("this user may lock 64 KiB and the workers need 19584 KiB"),
             "{found}"
         );
         assert_eq!(found.mend.unwrap().command, "ulimit -l unlimited");
-        facts.memory.lock_limit_bytes = Some(8 << 20);
+        facts.memory.lock_limit_bytes = Some(32 << 20);
         assert_eq!(only(memory_lock(&facts)).level, Level::Ok);
         facts.memory.lock_limit_bytes = None;
         assert_eq!(only(memory_lock(&facts)).level, Level::Ok);
