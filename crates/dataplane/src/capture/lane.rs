@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use xvs_proto::LinkId;
-use xvs_xdp::BURST;
+use xvs_xdp::{BURST, WAITING};
 
 use super::filter::{Filter, Judged};
 use crate::counters::Counter;
@@ -37,6 +37,8 @@ pub(super) struct Lane {
     pub(super) left: Vec<(usize, Record)>,
     /// Copies for the reader, handed over together at the end of the burst.
     pub(super) ready: Vec<Record>,
+    /// The numbers of captured frames that wait for their next hop.
+    held: Vec<u32>,
     pub(super) packets: u64,
 }
 
@@ -137,9 +139,24 @@ impl Lane {
             seen: Vec::with_capacity(BURST),
             left: Vec::with_capacity(slots),
             ready: Vec::with_capacity(slots),
+            held: Vec::with_capacity(WAITING),
             packets: 0,
         };
         (lane, (filled, empty))
+    }
+
+    /// Notes that a captured frame waits for its next hop.
+    pub(super) fn note_held(&mut self, number: u32) {
+        // The capacity is the number of frames that may wait.
+        if self.held.len() < self.held.capacity() {
+            self.held.push(number);
+        }
+    }
+
+    /// Whether a frame was noted by [`Self::note_held`], which ends with this call.
+    pub(super) fn forget_held(&mut self, number: u32) -> bool {
+        let place = self.held.iter().position(|held| *held == number);
+        place.map(|place| self.held.swap_remove(place)).is_some()
     }
 
     /// An empty slot.

@@ -104,8 +104,9 @@ impl<'a, P: Port> Watched<'a, P> {
         for Watching { capture, lane } in self.watches.iter_mut().flatten() {
             let lane = &mut **lane;
             lane.packets += 1;
-            let wanted = capture.filter.fate.takes(verdict)
-                && capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
+            let was_wanted = lane.forget_held(frame.number());
+            let is_wanted = || capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
+            let wanted = capture.filter.fate.takes(verdict) && (was_wanted || is_wanted());
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
                     record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame.bytes());
@@ -123,14 +124,12 @@ impl<'a, P: Port> Watched<'a, P> {
         }
     }
 
-    /// Captures and sends a packet that has waited since an earlier burst. The filter sees it as it is sent.
-    fn transmit_earlier(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let (subject, verdict) = (Subject::of(frame.bytes(), None), Verdict::Transmit(link));
-        let mut records = [const { None }; MOST];
+    /// Captures and sends a packet that was captured as held in an earlier burst, or sends another one.
+    fn transmit_held(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        let (number, mut records) = (frame.number(), [const { None }; MOST]);
         for (watch, record) in self.watches.iter_mut().zip(&mut records) {
             let Some(Watching { capture, lane }) = watch else { continue };
-            let judged = capture.filter.judge(link, Some(&subject), self.snapshot);
-            if judged != Judged::Wanted || !capture.filter.fate.takes(verdict) {
+            if !lane.forget_held(number) {
                 continue;
             }
             *record = lane.take();
@@ -143,7 +142,7 @@ impl<'a, P: Port> Watched<'a, P> {
         for (watch, record) in self.watches.iter_mut().zip(records) {
             let (Some(Watching { lane, .. }), Some(record)) = (watch, record) else { continue };
             lane.packets += 1;
-            if sent.is_ok() { lane.push(record, verdict) } else { lane.free.push(record) }
+            if sent.is_ok() { lane.push(record, Verdict::Transmit(link)) } else { lane.free.push(record) }
         }
         sent
     }
@@ -221,6 +220,9 @@ impl<P: Port> Watch for Watched<'_, P> {
                 if wanted {
                     capture.count_missed(self.worker, seen.link, seen.lost);
                 }
+                if wanted && matches!(seen.verdict, Verdict::Waiting(_)) {
+                    lane.note_held(self.numbers[place]);
+                }
                 let its_own = std::iter::from_fn(|| next.next_if(|(of, _)| *of == place));
                 for record in seen.record.into_iter().chain(its_own.map(|(_, record)| record)) {
                     if wanted { lane.push(record, seen.verdict) } else { lane.free.push(record) }
@@ -241,7 +243,7 @@ impl<P: Port> Port for Watched<'_, P> {
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         if !self.begun {
-            return self.transmit_earlier(link, frame);
+            return self.transmit_held(link, frame);
         }
         let (place, originated) = (self.settled, !self.is_current(&frame));
         let mut copied = [Copied::No; MOST];
