@@ -139,8 +139,7 @@ fn to_destination(
     match ends.method {
         ForwardingMethod::Nat | ForwardingMethod::FullNat => {
             let path = destination.path;
-            let verdict = forward::icmp::request(frame, &fragmentable(packet), quote, ends, path);
-            verdict
+            forward::icmp::request(frame, &fragmentable(packet), quote, ends, path)
         }
         // A tunnel copies the don't-fragment bit of the packet into its outer header.
         ForwardingMethod::Tunnel => send::request(flows, frame, packet, ends, destination, at),

@@ -105,7 +105,7 @@ pub struct Report {
     pub rewrite: Option<Rewrite>,
     /// Its verdict.
     pub verdict: Verdict,
-    /// The reason of a drop, by the name of its counter.
+    /// The reason of a drop, or of waiting for the next hop, by the name of its counter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Why it is dropped or passed, in words.
