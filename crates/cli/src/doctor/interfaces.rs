@@ -6,7 +6,7 @@ use xvs_xdp::device::{Device, Owner, Program};
 use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{MAX_MTU, Mode, leaves_checksums};
 
-use crate::doctor::facts::{Facts, Interface};
+use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Mend};
 
 /// Every check of every interface.
