@@ -131,7 +131,7 @@ fn each_setting_in_force_is_shown_with_its_source() {
         ("interfaces", "wan,lan command line"),
         ("workers", "1 command line"),
         ("conn_table_size", "4096 xvs.toml"),
-        ("receive_ring", "1024 default"),
+        ("receive_ring", "4096 default"),
         ("sloppy_tcp", "1 xvs.toml"),
         ("mss_clamp", "all xvs.toml"),
         ("sloppy_sctp", "0 default"),

@@ -254,9 +254,7 @@ fn rules_of_iptables_and_nftables_that_drop_a_services_packets_have_no_effect_an
     let diagnosis = Diagnosis::of(&cluster, &[]);
     let found: Vec<_> = diagnosis.wrong("firewall", "").iter().map(|one| one["found"].to_string()).collect();
     assert_eq!((found.len(), diagnosis.exit), (2, 1), "{:?}", diagnosis.complaints());
-    for rule in
-        ["ip saddr 198.51.100.10 counter packets 0 bytes 0 drop»", "«policy drop of nft inet guard in»"]
-    {
+    for rule in ["ip saddr 198.51.100.10 counter drop»", "«policy drop of nft inet guard in»"] {
         assert!(found.iter().any(|found| found.contains(rule)), "{rule}: {found:?}");
     }
     succeed(&mut shell(&cluster, DR, "nft flush ruleset"));

@@ -16,7 +16,9 @@ use xvs_dataplane::new_connection::eviction::is_half_open;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Protocol;
 
-use workers::{ACK, CALLS, FIN_ACK, Flow, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, Worker, Workers, random};
+use workers::{
+    ACK, CALLS, FIN_ACK, Flow, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, Worker, Workers, frame6, random,
+};
 
 /// When a client without an answer retransmits its SYN, in milliseconds after the first.
 const RETRIES: [u64; 2] = [1000, 3000];
@@ -153,6 +155,33 @@ fn under_direct_routing_connections_with_more_packets_than_those_of_a_flood_last
     // A client that falls silent after four packets has as many as the flood, and is evicted with it.
     let (connected, _) = flooded(1, 1 << 13, 120_000, &[ACK; 3]);
     assert!(connected >= 900, "{connected} of 1000 clients connected");
+}
+
+#[test]
+fn during_a_flood_over_ipv6_used_connections_last_and_clients_connect() {
+    let mut workers = Workers::new(1 << 13, 1);
+    let mut random = random(6);
+    let send = |workers: &mut Workers, client, flags: &[u8]| {
+        flags.iter().all(|flags| is_sent(workers.worker(0).packet(frame6(client, *flags))))
+    };
+    for client in 0..500 {
+        assert!(send(&mut workers, client, &[SYN, ACK, ACK, ACK, ACK, ACK, ACK, ACK, ACK]));
+    }
+    let mut connected = 0;
+    for number in 0..50_000_u128 {
+        workers.set_clock(number as u64);
+        // From one /64, so a mask of prefixes would not help.
+        send(&mut workers, 1 << 64 | u128::from(random()), &[SYN, ACK]);
+        if number % 100 == 99 {
+            let client = 2 << 64 | number;
+            connected += usize::from(send(&mut workers, client, &[SYN, ACK, ACK, ACK]));
+        }
+    }
+    assert!(workers.counter("evicted") > 10_000);
+    assert!(connected >= 450, "{connected} of 500 clients connected");
+    for client in 0..500 {
+        assert!(send(&mut workers, client, &[ACK]), "client {client} was evicted");
+    }
 }
 
 #[test]

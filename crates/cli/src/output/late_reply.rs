@@ -4,6 +4,7 @@
 //! seconds with an error. One that changes something waits on: xvsd may still carry it out.
 
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,7 +28,11 @@ pub(crate) fn connect(socket: &Path) -> Result<Client, Failure> {
 }
 
 fn await_reply(stream: &UnixStream, access: Access) -> Result<(), Failure> {
-    wait(stream, access, [NOTICE_AFTER, THEN_AT_MOST], &mut |notice| eprint!("{}", complaint(notice)))
+    let mut notify = |notice: &str| {
+        // Whoever cannot read the notice still gets the reply.
+        let _ = io::stderr().write_all(complaint(notice).as_bytes());
+    };
+    wait(stream, access, [NOTICE_AFTER, THEN_AT_MOST], &mut notify)
 }
 
 fn wait(

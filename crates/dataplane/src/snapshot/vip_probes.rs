@@ -4,7 +4,7 @@
 //! begin and end probes; workers send their packets and recognise the replies. Both share this object, as snapshots do.
 //! All probes have one local port, so its packets are told apart from connections; the sequence number identifies the
 //! probe. It is the same for each attempt with one server and endpoint: a server that still waits for the end of an
-//! earlier attempt takes the SYN for a repeated one and replies again. Cost of a reply: at most [`PLACES`] loads.
+//! earlier attempt takes the SYN for a repeated one and replies again. Cost of a reply: one load for each place of its endpoint.
 //! Workers only load and try: the lock is for the other side.
 
 use std::hash::{BuildHasher, RandomState};

@@ -67,10 +67,11 @@ const SERVICES: [((Protocol, u16), ForwardingMethod, Option<u32>); 10] = [
     ((Protocol::UDP, SIP_ONE_PACKET), ForwardingMethod::Nat, Some(360)),
 ];
 /// Services in IPv6, without persistence.
-const SERVICES6: [((Protocol, u16), ForwardingMethod, Option<u32>); 3] = [
+const SERVICES6: [((Protocol, u16), ForwardingMethod, Option<u32>); 4] = [
     ((Protocol::UDP, 53), ForwardingMethod::Nat, None),
     ((Protocol::UDP, 5300), ForwardingMethod::DirectRouting, None),
     ((Protocol::UDP, 5301), ForwardingMethod::Tunnel, None),
+    ((Protocol::TCP, 80), ForwardingMethod::DirectRouting, None),
 ];
 /// The ports of the services that distinguish SIP calls.
 pub(crate) const SIP: u16 = 5060;
@@ -528,6 +529,22 @@ fn frame(protocol: Protocol, source: (Ipv4Addr, u16), dest: (Ipv4Addr, u16), fla
         Protocol::TCP => frame[46..48].copy_from_slice(&[0x50, flags]),
         _ => frame[38..40].copy_from_slice(&8_u16.to_be_bytes()),
     }
+    frame
+}
+
+/// A TCP frame over IPv6 from the client with this number, to the service with direct routing.
+pub(crate) fn frame6(client: u128, flags: u8) -> Vec<u8> {
+    let mut frame = vec![0; 54 + 20];
+    frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 3, 0x86, 0xdd]);
+    frame[14] = 0x60;
+    frame[19] = 20;
+    frame[20] = Protocol::TCP.0;
+    frame[21] = 64;
+    frame[22..38].copy_from_slice(&((0x2001 << 112) + client).to_be_bytes());
+    frame[38..54].copy_from_slice(&VIP6.octets());
+    frame[54..56].copy_from_slice(&5000_u16.to_be_bytes());
+    frame[56..58].copy_from_slice(&80_u16.to_be_bytes());
+    frame[66..68].copy_from_slice(&[0x50, flags]);
     frame
 }
 
