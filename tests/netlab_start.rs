@@ -30,7 +30,7 @@ fn a_start_without_a_right_or_device_names_it_with_the_step_and_the_exit_code_pr
     let nobody = "exec setpriv --reuid 65534 --regid 65534 --clear-groups";
     let unwritable = "exec setpriv --reuid 65534 --regid 65534 --clear-groups \
                       --inh-caps +net_admin,+net_raw,+bpf,+perfmon --ambient-caps +net_admin,+net_raw,+bpf,+perfmon";
-    let few_files = "ulimit -n 64; exec";
+    let few_files = "ulimit -n 32; exec";
     let no_tun = "mount -t tmpfs none /dev/net && exec";
     let forbidden_tun = "mount -t tmpfs -o nodev none /dev/net && mknod /dev/net/tun c 10 200 && exec";
     let on_wan = "--interface wan";
@@ -50,7 +50,7 @@ fn a_start_without_a_right_or_device_names_it_with_the_step_and_the_exit_code_pr
             1,
             &["Permission denied", "run xvsd as root", "--socket", "RuntimeDirectory=xvs"],
         ),
-        (few_files, on_wan, 2, &["may open 64 files only, and needs 256", "ulimit -n", "LimitNOFILE="]),
+        (few_files, on_wan, 2, &["may open 32 files only, and needs 64", "ulimit -n", "LimitNOFILE="]),
         (no_tun, on_wan, 1, &["/dev/net/tun: No such file", "`modprobe tun`", "--device /dev/net/tun"]),
         (forbidden_tun, on_wan, 1, &["/dev/net/tun: Permission denied", "DeviceAllow=/dev/net/tun rw"]),
         ("exec", "--interface lo", 2, &["lo is a loopback interface", "`ip route`"]),
