@@ -16,7 +16,7 @@ fn start(cluster: &Cluster, before: &str, arguments: &str) -> (Option<i32>, Stri
         cluster.state().display()
     );
     let mut shell: Command = cluster.command(Host::Director, "timeout");
-    let output = shell.args(["20", "unshare", "-m", "sh", "-c", &script]).output().expect("a shell");
+    let output = shell.args(["20", "sh", "-c", &script]).output().expect("a shell");
     let text = String::from_utf8_lossy(&output.stderr);
     (output.status.code(), text.lines().last().unwrap_or_default().to_owned())
 }
@@ -31,8 +31,10 @@ fn a_start_without_a_right_or_device_names_it_with_the_step_and_the_exit_code_pr
     let unwritable = "exec setpriv --reuid 65534 --regid 65534 --clear-groups \
                       --inh-caps +net_admin,+net_raw,+bpf,+perfmon --ambient-caps +net_admin,+net_raw,+bpf,+perfmon";
     let few_files = "ulimit -n 32; exec";
-    let no_tun = "mount -t tmpfs none /dev/net && exec";
-    let forbidden_tun = "mount -t tmpfs -o nodev none /dev/net && mknod /dev/net/tun c 10 200 && exec";
+    // Each command of the cluster has mounts of its own; private ones, so that nobody else sees these.
+    let no_tun = "mount --make-rprivate /dev && mount -t tmpfs none /dev/net && exec";
+    let forbidden_tun = "mount --make-rprivate /dev && mount -t tmpfs -o nodev none /dev/net && \
+                         mknod /dev/net/tun c 10 200 && exec";
     let on_wan = "--interface wan";
     for (before, arguments, code, parts) in [
         (
