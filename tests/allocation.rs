@@ -162,7 +162,8 @@ fn captured_fragments_and_new_connections_cost_no_allocation() {
 
 #[test]
 fn probes_of_health_checks_cost_a_worker_no_allocation() {
-    const PROBES: u16 = 1000;
+    // Few enough that each finds a place: a probe has eight.
+    const PROBES: u16 = 64;
     for variant in Variant::all().filter(|variant| matches!(variant.method, DirectRouting | Tunnel)) {
         let worker = worker_after(FLOWS, variant);
         let probes = Arc::new(VipProbes::new(40_000));
