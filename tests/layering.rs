@@ -1,5 +1,5 @@
 //! Rules of the layout: permitted dependencies of crates, no import cycles among files, places of unsafe code, lengths
-//! of files, no macros that panic where they cannot print.
+//! of files and of comment lines, no macros that panic where they cannot print.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -178,5 +178,16 @@ fn no_source_file_is_longer_than_six_hundred_lines_before_its_tests() {
         let text = read(path);
         let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
         assert!(lines <= 600, "{} has {lines} lines before its tests", path.display());
+    }
+}
+
+#[test]
+fn no_comment_line_is_longer_than_a_hundred_and_twenty_characters() {
+    let files = ["crates", "tests", "benches", "fuzz"].into_iter().flat_map(files);
+    for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+        for (number, line) in read(&path).lines().enumerate() {
+            let is_long = line.trim_start().starts_with("//") && line.chars().count() > 120;
+            assert!(!is_long, "{}:{}: {line}", path.display(), number + 1);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Services by firewall mark, through the lab: which service a packet belongs to, and where it goes.
 //!
-//! Not here: the rules' own forms (`crates/ctl/src/firewall_marks/kernel_rules.rs`), and the kernel's (`netlab_marks.rs`).
+//! Not here: the rules' own forms (`crates/ctl/src/firewall_marks/kernel_rules.rs`), and the kernel's
+//! (`netlab_marks.rs`).
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,7 +1,7 @@
 //! Starts of the daemon that fail, or succeed with less than configured: the message names the cause and the step.
 //!
-//! Needs root. Each start ends by itself, in one cluster. Not here: a second daemon on one socket and other XDP programs
-//! (`netlab_daemon.rs`).
+//! Needs root. Each start ends by itself, in one cluster. Not here: a second daemon on one socket and other XDP
+//! programs (`netlab_daemon.rs`).
 
 use std::process::Command;
 

@@ -21,7 +21,8 @@ pub fn cgroup_limit() -> Option<CgroupLimit> {
     let text = |path| fs::read_to_string(path).ok();
     let (mounts, own) = (text("/proc/self/mountinfo")?, text("/proc/self/cgroup")?);
     let limits = limit_files(&mounts, &own).into_iter().filter_map(|file| {
-        // `max`, or a file that does not exist, is no limit; nor is a number that no machine has, as version 1 writes it.
+        // `max`, or a file that does not exist, is no limit; nor is a number that no machine has, as version 1 writes
+        // it.
         let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
         (bytes < 1 << 60).then_some(CgroupLimit { bytes, file })
     });

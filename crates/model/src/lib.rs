@@ -1,8 +1,9 @@
 //! The data model that all programs share: configuration, commands, requests, replies, status and events.
 //!
 //! Plain data for the daemon, `xvsadm`, `xvs`, the parser of keepalived.conf and the health checks. A command changes
-//! the [`desired_state`](config::desired_state); a [`request`](protocol::request) gets a [`reply`](protocol::reply), over a socket with [`framing`](protocol::framing) and a [`client`](protocol::client). Nothing here
-//! runs a thread, opens a file or knows the data plane.
+//! the [`desired_state`](config::desired_state); a [`request`](protocol::request) gets a [`reply`](protocol::reply),
+//! over a socket with [`framing`](protocol::framing) and a [`client`](protocol::client). Nothing here runs a thread,
+//! opens a file or knows the data plane.
 
 pub mod config;
 pub mod health_checks;

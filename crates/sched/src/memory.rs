@@ -4,9 +4,9 @@
 //! destinations change, and removes old entries. Workers read and write it when they choose. It names a destination by
 //! its endpoint, so a destination that is removed and added again is recognised. It is bounded: 1,024 buckets of 32
 //! entries. In a full bucket the least recently used entry is replaced. Unlike IPVS it hashes by a secret: clients
-//! choose the addresses, and could evict those of others by addresses of one bucket. No thread waits: each entry has a version that
-//! is odd while a writer changes it. A reader that meets an odd version treats the entry as absent; a writer that meets
-//! one leaves the entry to the other writer.
+//! choose the addresses, and could evict those of others by addresses of one bucket. No thread waits: each entry has a
+//! version that is odd while a writer changes it. A reader that meets an odd version treats the entry as absent; a
+//! writer that meets one leaves the entry to the other writer.
 //!
 //! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: which entries are still valid.
 

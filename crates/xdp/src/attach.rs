@@ -93,8 +93,8 @@ impl Attached {
         &self.constants
     }
 
-    /// Replaces the program by another instance, without a gap. `load` and `program` as for [`attach()`]. Sockets have to
-    /// be opened anew, because the new instance has a map of its own for them.
+    /// Replaces the program by another instance, without a gap. `load` and `program` as for [`attach()`]. Sockets have
+    /// to be opened anew, because the new instance has a map of its own for them.
     ///
     /// # Errors
     /// The kernel refuses; nothing has changed.

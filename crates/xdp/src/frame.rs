@@ -1,9 +1,9 @@
 //! Frames: the slots of a fixed memory area, each with room for one packet, and their pool.
 //!
-//! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the kernel
-//! for a packet that it receives, or lent to it to be sent. [`FramePool`] records the place in release builds too. So a
-//! descriptor that the kernel returns twice, by the wrong ring, or that was never lent, is refused instead of believed.
-//! Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
+//! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the
+//! kernel for a packet that it receives, or lent to it to be sent. [`FramePool`] records the place in release builds
+//! too. So a descriptor that the kernel returns twice, by the wrong ring, or that was never lent, is refused instead of
+//! believed. Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
 
 use std::any::Any;
 use std::ptr::NonNull;
@@ -221,7 +221,8 @@ impl FramePool {
         fits.then(|| self.hand_out(index, start, span.len as u32))
     }
 
-    /// Puts a frame of [`Self::lend`] back into the pool, after its transmission. Returns `false` if it was not lent so.
+    /// Puts a frame of [`Self::lend`] back into the pool, after its transmission. Returns `false` if it was not lent
+    /// so.
     #[inline]
     #[must_use]
     pub fn restore(&mut self, offset: usize) -> bool {

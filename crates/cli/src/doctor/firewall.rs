@@ -1,8 +1,8 @@
 //! Check of netfilter's rules: those that drop packets of services have no effect, because XDP runs before netfilter.
 //!
-//! A rule concerns a service if no criterion excludes its packets and no rule before accepts all of them. What depends on
-//! the client, the connection or an unknown match may hold for some packets. Services of marks are not examined. Cost:
-//! each rule for each service, at most [`VISITS_MAX`] rules. Not here: reading the rules (`xvs_host::netfilter`).
+//! A rule concerns a service if no criterion excludes its packets and no rule before accepts all of them. What depends
+//! on the client, the connection or an unknown match may hold for some packets. Services of marks are not examined.
+//! Cost: each rule for each service, at most [`VISITS_MAX`] rules. Not here: reading the rules (`xvs_host::netfilter`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

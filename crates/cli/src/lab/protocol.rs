@@ -75,7 +75,8 @@ enum Line {
     Xvs { xvs: Vec<String> },
     /// A frame that a link receives.
     Inject { inject: String, frame: String },
-    /// What the director would do with a packet, and why; changes nothing. The answer is the document of `xvs explain --json`.
+    /// What the director would do with a packet, and why; changes nothing. The answer is the document of `xvs explain
+    /// --json`.
     Explain { explain: Question },
     /// The same for a frame that a link would receive.
     ExplainFrame { explain: String, frame: String },

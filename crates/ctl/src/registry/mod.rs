@@ -164,8 +164,8 @@ impl Registry {
         }
     }
 
-    /// Applies a command that the desired state has accepted; `state` is the state after it. [`Self::build`] enters the changed services in the
-    /// snapshot, so a batch builds each service once.
+    /// Applies a command that the desired state has accepted; `state` is the state after it. [`Self::build`] enters the
+    /// changed services in the snapshot, so a batch builds each service once.
     pub fn apply(&mut self, command: &Command, state: &State, snapshot: &mut Snapshot, now: Millis) {
         match command {
             Command::AddService { key, options } => self.add_service(*key, &options.scheduler),

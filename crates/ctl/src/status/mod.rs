@@ -109,7 +109,8 @@ impl<'a> Readings<'a> {
     }
 }
 
-/// The report without the comparison of the rules file and without the settings; `health` is that of [`Shared::health`].
+/// The report without the comparison of the rules file and without the settings; `health` is that of
+/// [`Shared::health`].
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     let readings = Readings::take(shared, health);
     let warnings = readings.warnings();

@@ -96,8 +96,8 @@ impl Connection<'_> {
         self.record.entry.timeout_seconds.store(number, Ordering::Relaxed);
     }
 
-    /// The acknowledgement number that proves that the client received the destination's SYN+ACK; 0: none has passed. Not
-    /// of a connection with a [`Self::first_sequence`].
+    /// The acknowledgement number that proves that the client received the destination's SYN+ACK; 0: none has passed.
+    /// Not of a connection with a [`Self::first_sequence`].
     pub fn destination_sequence(&self) -> u32 {
         // The field of `first_sequence`, which such a connection does not need.
         self.record.entry.timeout_seconds.load(Ordering::Relaxed)

@@ -67,9 +67,9 @@ pub(crate) struct Entry {
     /// Phase, protocol state and deadline in one word, so that they change together. Written by any worker, by
     /// compare-and-swap. In a removed entry: the next entry of its chain.
     pub(crate) life: AtomicU64,
-    /// In a template: how long it lasts after a connection, in seconds. In a TCP connection whose destination receives the
-    /// client's address: the sequence number of the client's first byte. In another one whose replies pass through the
-    /// director: that of the destination's first byte. Written by any worker.
+    /// In a template: how long it lasts after a connection, in seconds. In a TCP connection whose destination receives
+    /// the client's address: the sequence number of the client's first byte. In another one whose replies pass through
+    /// the director: that of the destination's first byte. Written by any worker.
     pub(crate) timeout_seconds: AtomicU32,
     /// The destination's number.
     pub(crate) dest: AtomicU32,

@@ -1,11 +1,11 @@
 //! Differences between the running state and the state that a rules file wants, and the commands that remove them.
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
-//! compared object by object: services, destinations, local addresses, disabled real servers, the mark rules, the timeouts. No command touches
-//! an object that is equal in both, so its connections, counters and scheduler state stay; an object that differs is
-//! edited. The order of destinations and of local addresses is not compared; the order of mark rules is. Timeouts that
-//! a file does not set stay. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
-//! carrying out the commands (`control/apply.rs` of `ctl`).
+//! compared object by object: services, destinations, local addresses, disabled real servers, the mark rules, the
+//! timeouts. No command touches an object that is equal in both, so its connections, counters and scheduler state stay;
+//! an object that differs is edited. The order of destinations and of local addresses is not compared; the order of
+//! mark rules is. Timeouts that a file does not set stay. Pure; cost: one pass over both states. Not here: reading
+//! files (`rules.rs` of `ipvsadm`), carrying out the commands (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap};
 

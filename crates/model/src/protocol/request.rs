@@ -1,4 +1,5 @@
-//! Requests of clients to the director, each with the variant of [`Reply`](crate::protocol::reply::Reply) that answers it.
+//! Requests of clients to the director, each with the variant of [`Reply`](crate::protocol::reply::Reply) that answers
+//! it.
 
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;

@@ -130,8 +130,8 @@ pub enum Verdict {
     Pass,
     /// It is dropped.
     Drop,
-    /// It is consumed: an ICMP error that had its effect, a fragment that waits for the others, or the reply to a health
-    /// check.
+    /// It is consumed: an ICMP error that had its effect, a fragment that waits for the others, or the reply to a
+    /// health check.
     Consumed,
 }
 
