@@ -600,6 +600,18 @@ mod tests {
         }
     }
 
+    fn backup_daemon() -> SyncDaemon {
+        SyncDaemon {
+            role: SyncRole::Backup,
+            interface: "eth0".to_owned(),
+            sync_id: 0,
+            max_len_bytes: 1472,
+            group: IpAddr::from([224, 0, 0, 81]),
+            port: 8848,
+            ttl: 1,
+        }
+    }
+
     #[test]
     fn only_tunnels_cross_families_and_none_while_a_daemon_runs() {
         let mut state = with_service();
@@ -608,15 +620,7 @@ mod tests {
             endpoint: Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80),
             options: DestinationOptions { method, ..DestinationOptions::default() },
         };
-        let daemon = Command::StartDaemon(SyncDaemon {
-            role: SyncRole::Backup,
-            interface: "eth0".to_owned(),
-            sync_id: 0,
-            max_len_bytes: 1472,
-            group: IpAddr::from([224, 0, 0, 81]),
-            port: 8848,
-            ttl: 1,
-        });
+        let daemon = Command::StartDaemon(backup_daemon());
         let invalid = |result| matches!(result, Err(CommandError::InvalidOperation { .. }));
         assert!(invalid(state.apply(&add(ForwardingMethod::Nat))));
         state.apply(&daemon).unwrap();
@@ -737,15 +741,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_object_the_missing_feature_and_the_next_step() {
-        let refused = supported(&Command::StartDaemon(SyncDaemon {
-            role: SyncRole::Backup,
-            interface: "eth0".to_owned(),
-            sync_id: 0,
-            max_len_bytes: 1472,
-            group: IpAddr::from([224, 0, 0, 81]),
-            port: 8848,
-            ttl: 1,
-        }));
+        let refused = supported(&Command::StartDaemon(backup_daemon()));
         let text = refused.unwrap_err().to_string();
         assert!(
             text.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
