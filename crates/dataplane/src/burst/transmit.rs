@@ -67,7 +67,7 @@ impl Transmitter {
         if self.waiting.is_empty() {
             return;
         }
-        while let Some((received, verdict)) = self.waiting.release(&at.snapshot.egress, at.now) {
+        while let Some((received, verdict)) = self.waiting.release(at.snapshot, at.now) {
             self.settle(received, verdict, port);
         }
         self.count_held();

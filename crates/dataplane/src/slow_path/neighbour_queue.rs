@@ -4,7 +4,8 @@
 //! but for that address, in the frame in which it was received, and leaves in the order of arrival. Promise: no packet
 //! waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, of which [`PER_NEXT_HOP`] for one next hop; further
 //! ones are refused, so the first packet of a connection is sent and not a repetition. Cost: a look-up for each waiting
-//! packet. Not here: resolving the next hop, which is the kernel's (`egress/unresolved.rs`).
+//! packet after a publication, else a comparison. Not here: resolving the next hop, which is the kernel's
+//! (`egress/unresolved.rs`).
 
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use xvs_proto::ethernet;
 use xvs_xdp::WAITING;
 
 use crate::clock::Millis;
-use crate::egress::{Egress, UnresolvedHop};
+use crate::egress::UnresolvedHop;
 use crate::forward::leave;
 use crate::port::Received;
+use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
 /// The most packets that wait for one next hop.
@@ -26,7 +28,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// One worker's waiting packets, in the order of arrival.
 #[derive(Debug)]
-pub struct NeighbourQueue(Vec<Waiting>);
+pub struct NeighbourQueue {
+    packets: Vec<Waiting>,
+    /// The snapshot in which none of them has its next hop.
+    searched: u64,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -38,48 +44,54 @@ struct Waiting {
 impl NeighbourQueue {
     /// Room for as many packets as may wait.
     pub fn new() -> Self {
-        Self(Vec::with_capacity(WAITING))
+        Self { packets: Vec::with_capacity(WAITING), searched: 0 }
     }
 
     /// Keeps a frame with its link header, or returns it if there is no room.
     pub fn hold(&mut self, received: Received, next_hop: UnresolvedHop, now: Millis) -> Result<(), Received> {
         let is_same =
             |other: &&Waiting| (other.next_hop.link, other.next_hop.addr) == (next_hop.link, next_hop.addr);
-        if self.0.len() == WAITING || self.0.iter().filter(is_same).count() == PER_NEXT_HOP {
+        if self.packets.len() == WAITING || self.packets.iter().filter(is_same).count() == PER_NEXT_HOP {
             return Err(received);
         }
-        self.0.push(Waiting { received, next_hop, until: now + AT_MOST });
+        self.packets.push(Waiting { received, next_hop, until: now + AT_MOST });
         Ok(())
     }
 
     /// A packet that no longer waits, with its verdict: its next hop is resolved, or it has waited too long.
-    pub fn release(&mut self, egress: &Egress, now: Millis) -> Option<(Received, Verdict)> {
-        let mac = |hop: &UnresolvedHop| egress.neighbour(hop.link, hop.addr).zip(egress.link(hop.link));
-        let is_over = |waiting: &Waiting| waiting.until <= now || mac(&waiting.next_hop).is_some();
-        let Waiting { mut received, next_hop, .. } = self.0.remove(self.0.iter().position(is_over)?);
-        let verdict = match mac(&next_hop) {
-            Some((dest, link)) => {
-                ethernet::set_addresses(received.frame.bytes_mut(), link.mac, dest);
-                leave(&received.frame, next_hop.link, next_hop.mtu)
+    pub fn release(&mut self, snapshot: &Snapshot, now: Millis) -> Option<(Received, Verdict)> {
+        let egress = &snapshot.egress;
+        if self.searched != snapshot.epoch {
+            let resolved = self.packets.iter().enumerate().find_map(|(at, Waiting { next_hop, .. })| {
+                let mac = egress.neighbour(next_hop.link, next_hop.addr)?;
+                Some((at, mac, egress.link(next_hop.link)?.mac))
+            });
+            if let Some((at, dest, source)) = resolved {
+                let Waiting { mut received, next_hop, .. } = self.packets.remove(at);
+                ethernet::set_addresses(received.frame.bytes_mut(), source, dest);
+                let verdict = leave(&received.frame, next_hop.link, next_hop.mtu);
+                return Some((received, verdict));
             }
-            None => Verdict::Drop(DropReason::NoNeighbour),
-        };
-        Some((received, verdict))
+            self.searched = snapshot.epoch;
+        }
+        let oldest = self.packets.first().filter(|oldest| oldest.until <= now)?;
+        debug_assert!(self.packets.iter().all(|other| oldest.until <= other.until));
+        Some((self.packets.remove(0).received, Verdict::Drop(DropReason::NoNeighbour)))
     }
 
     /// Any waiting packet, for a worker that ends.
     pub fn abandon(&mut self) -> Option<Received> {
-        self.0.pop().map(|waiting| waiting.received)
+        self.packets.pop().map(|waiting| waiting.received)
     }
 
     /// The number of waiting packets.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.packets.len()
     }
 
     /// Whether no packet waits.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.packets.is_empty()
     }
 
     /// The time of the next [`Self::release`] if no frame arrives.
