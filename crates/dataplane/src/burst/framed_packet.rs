@@ -1,7 +1,6 @@
 //! A packet with its frame, link and hash.
 
-use xvs_proto::LinkId;
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, Packet, tcp};
 use xvs_xdp::Frame;
 
 /// A packet in its frame.
@@ -14,4 +13,11 @@ pub(crate) struct FramedPacket<'a> {
     pub(crate) packet: &'a Packet,
     /// The hash of its connection's key.
     pub(crate) hash: u64,
+}
+
+impl FramedPacket<'_> {
+    /// The 32 bits at a place of a TCP segment's header (`tcp::field`).
+    pub(crate) fn tcp_number(&self, at: usize) -> u32 {
+        tcp::number(&self.frame.bytes()[self.packet.transport..self.packet.end], at)
+    }
 }

@@ -1,10 +1,10 @@
 //! Whether a TCP client has proven that it receives what is sent to its address.
 //!
-//! Runs for each packet of a connection whose replies pass the director (NAT, FULLNAT). The client's handshake proves it:
-//! its ACK has the number of the destination's SYN, which a sender with a forged source address cannot know. A full
-//! table keeps such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be proven. A
-//! connection with the client's address in its stream keeps another number in the same word, and stays unproven. Cost:
-//! a look at the flags; until the proof, at the packet's numbers.
+//! Runs for each packet of a connection whose replies pass the director (NAT, FULLNAT). The client's handshake proves
+//! it: its ACK has the number of the destination's SYN, which a sender with a forged source address cannot know. A full
+//! table keeps such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be
+//! proven. A connection with the client's address in its stream keeps another number in the same word, and stays
+//! unproven. Cost: a look at the flags; until the proof, at the packet's numbers.
 
 use xvs_proto::{Packet, Protocol, tcp};
 
@@ -19,7 +19,7 @@ const WINDOW: u32 = 1 << 16;
 #[inline]
 pub(crate) fn reply(p: &FramedPacket<'_>, connection: &Connection<'_>) {
     if p.packet.tcp_flags.has(tcp::Flags::SYN) && is_open(p.packet, connection) {
-        connection.set_destination_sequence(number(p, tcp::field::SEQUENCE.start).wrapping_add(1));
+        connection.set_destination_sequence(p.tcp_number(tcp::field::SEQUENCE.start).wrapping_add(1));
     }
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn request(p: &FramedPacket<'_>, connection: &Connection<'_>) {
         return;
     }
     let due = connection.destination_sequence();
-    let acknowledged = number(p, tcp::field::ACKNOWLEDGEMENT.start);
+    let acknowledged = p.tcp_number(tcp::field::ACKNOWLEDGEMENT.start);
     if due != 0 && acknowledged.wrapping_sub(due) < WINDOW {
         let _ = connection.set_flags(Flags::PROVEN);
     }
@@ -42,8 +42,4 @@ fn is_open(packet: &Packet, connection: &Connection<'_>) -> bool {
     packet.flow.protocol == Protocol::TCP
         && connection.method().masquerades()
         && !connection.flags().intersects(Flags::PROVEN | Flags::PROXY | Flags::TOA)
-}
-
-fn number(p: &FramedPacket<'_>, at: usize) -> u32 {
-    tcp::number(&p.frame.bytes()[p.packet.transport..p.packet.end], at)
 }

@@ -2,8 +2,8 @@
 //!
 //! Runs for each packet of a client. A real server without a route back through the director (NAT), or without the
 //! virtual address (direct routing, tunnels), receives every SYN and answers none that a client gets. Each such
-//! connection counts once at its destination, when its second packet repeats the first one's sequence number; a flood of
-//! random packets does not repeat it. The first established connection sets the count back (`burst/state.rs`). Cost:
+//! connection counts once at its destination, when its second packet repeats the first one's sequence number; a flood
+//! of random packets does not repeat it. The first established connection sets the count back (`burst/state.rs`). Cost:
 //! a look at the flags.
 
 use xvs_proto::{Protocol, tcp};
@@ -32,8 +32,7 @@ fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {
     if p.packet.flow.protocol != Protocol::TCP {
         return false;
     }
-    let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
-    let next = tcp::number(segment, tcp::field::SEQUENCE.start).wrapping_add(1);
+    let next = p.tcp_number(tcp::field::SEQUENCE.start).wrapping_add(1);
     let masquerades = connection.method().masquerades();
     match connection.in_packets() {
         1 => {

@@ -9,7 +9,7 @@
 //!
 //! Not here: which probes there are (`snapshot/vip_probes.rs`), and what a result means (crate `health`).
 
-use xvs_proto::{Family, MacAddr, Packet, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp};
+use xvs_proto::{Family, MacAddr, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp};
 use xvs_xdp::{BURST, Frame};
 
 use super::tcp_originate::tcp_frame;
@@ -25,35 +25,32 @@ use crate::snapshot::Tunnel;
 use crate::snapshot::vip_probes::{VipPath, VipProbe, VipProbes, VipStage};
 use crate::verdict::{DropReason, Verdict};
 
-/// Takes a packet to the local port of the probes, and notes what it says about its probe. `None`: it is another packet.
+/// Takes a packet to the local port of the probes, and notes what it says about its probe. `None`: it is another
+/// packet.
 #[inline]
 pub(crate) fn take_reply(p: &FramedPacket<'_>, at: Context<'_>) -> Option<Verdict> {
     let probes = at.snapshot.vip_probes.as_deref()?;
-    let (packet, flow) = (p.packet, &p.packet.flow);
+    let flow = &p.packet.flow;
     let is_to_probe = flow.protocol == Protocol::TCP
         && flow.dest.port == probes.port
         && at.snapshot.egress.is_local(flow.dest.addr);
     is_to_probe.then(|| {
-        note_reply(probes, p.frame, packet);
+        note_reply(probes, p);
         Verdict::Consumed
     })
 }
 
 #[inline(never)]
-fn note_reply(probes: &VipProbes, frame: &Frame, packet: &Packet) {
-    let segment = &frame.bytes()[packet.transport..packet.end];
-    let flags = packet.tcp_flags;
+fn note_reply(probes: &VipProbes, p: &FramedPacket<'_>) {
+    let (flags, flow) = (p.packet.tcp_flags, &p.packet.flow);
     let stage = match flags.has(tcp::Flags::ACK) {
         true if flags.has(tcp::Flags::RST) => VipStage::Refused,
         true if flags.has(tcp::Flags::SYN) => VipStage::Accepted,
         // An acknowledgement for an earlier connection, or no reply to a SYN at all.
         _ => return,
     };
-    if tcp::header_len(segment).is_none() {
-        return;
-    }
-    let number = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start);
-    let Some(slot) = probes.acknowledged(packet.flow.dest, packet.flow.source, number) else { return };
+    let number = p.tcp_number(tcp::field::ACKNOWLEDGEMENT.start);
+    let Some(slot) = probes.acknowledged(flow.dest, flow.source, number) else { return };
     let probe = probes.probe(slot);
     let Some(probe) = probe.as_deref() else { return };
     let before = probe.stage();
