@@ -10,7 +10,7 @@ use crate::interfaces::Interfaces;
 use crate::record::Record;
 use crate::sysctl;
 
-/// An address of this machine alone that `xvs realserver up` has not set up.
+/// An address on a link without neighbours (loopback, dummy, tunnel) that `xvs realserver up` has not set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
     /// The address.
@@ -22,7 +22,8 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// The addresses with a host prefix, except loopback addresses and those of the record.
+    /// The addresses with a host prefix, except loopback addresses and those of the record. Those of a link that
+    /// resolves neighbours are left out: there the host's own address may have a host prefix, by DHCPv6 or in a cloud.
     pub(crate) fn all(interfaces: &Interfaces, record: &Record) -> Vec<Self> {
         let reachable: Vec<_> = interfaces.reachable().collect();
         let is_foreign = |addr: IpAddr, len: u8| {
@@ -31,7 +32,7 @@ impl Foreign {
         };
         let of = |name: &str, addr: IpAddr| Self { addr, on: name.to_owned(), low: low(interfaces, addr) };
         let names = interfaces.names().into_iter();
-        let links = names.filter_map(|name| interfaces.link(name));
+        let links = names.filter_map(|name| interfaces.link(name)).filter(|link| !link.resolves);
         links
             .flat_map(|link| link.addresses.iter().map(move |&(addr, len)| (link, addr, len)))
             .filter(|&(_, addr, len)| is_foreign(addr, len))
@@ -63,7 +64,7 @@ impl fmt::Display for Foreign {
         }
         match on.as_str() {
             "lo" => write!(f, "; `xvs realserver up --vip {addr}` completes its settings"),
-            _ => write!(f, "; for `xvs realserver up --vip {addr}` remove it there first"),
+            _ => Ok(()),
         }
     }
 }
