@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{env, fs, io, process};
+use std::{env, fs, io, process, thread};
 use xvs::director::program;
 use xvs_model::protocol::client::Director;
 
@@ -350,6 +350,7 @@ fn a_client_gets_the_place_of_the_client_that_was_idle_longest_if_all_are_taken(
     for client in idle.iter_mut().rev() {
         client.call(Request::Timeouts).unwrap();
     }
+    thread::sleep(Duration::from_secs(1));
     let mut third = Client::connect(&folder.socket()).unwrap();
     third.call(Request::Timeouts).unwrap();
     assert!(idle[1].call(Request::Timeouts).is_err(), "its last request is the oldest");
@@ -500,7 +501,7 @@ fn a_capture_ends_when_its_client_disconnects() {
     assert!(matches!(enough, Err(Failure::Printing(_))), "{enough:?}");
     drop(client);
     while *handler.captures_ended.lock().unwrap() == 0 {
-        std::thread::yield_now();
+        thread::yield_now();
     }
     drop(server);
 }

@@ -4,7 +4,8 @@
 //! [`Handler`]. Bounded: the number of clients, fewer of them without permission to change; the size of a request;
 //! the time for a message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with
 //! the reason where that is possible; other clients are not affected. If all places are taken, a client that may change
-//! gets that of the client that has sent no request for the longest time, so forgotten connections delay no command.
+//! gets that of the client that has sent no request for the longest time, a second at least, so forgotten connections
+//! delay no command.
 //!
 //! A lock file beside the socket decides which server serves. It is held for as long as the server lives, and the
 //! kernel releases it if the process dies. So a second server refuses to start, and a stale socket is recognised and
@@ -208,7 +209,8 @@ struct Clients {
 struct Served {
     stream: UnixStream,
     peer: Peer,
-    /// Since when the server waits for its next request; `None`: it carries one out.
+    /// When it connected or sent its last request, if the server waits for the next one; `None`: a request arrives or
+    /// is carried out.
     idle_since: Option<Instant>,
 }
 
@@ -229,11 +231,13 @@ impl Clients {
 }
 
 impl Clients {
-    /// Disconnects the client that has been idle for the longest time, in favour of `peer`. Returns whether there was
-    /// one. Clients that may only read take no other client's place.
-    fn replace_idle(&mut self, peer: &Peer) -> bool {
+    /// Disconnects the client that has been idle for the longest time, [`FORGOTTEN`] at least, in favour of `peer`.
+    /// Returns whether there was one. Clients that may only read take no other client's place.
+    fn replace_idle(&mut self, peer: &Peer, now: Instant) -> bool {
         let idle = self.served.iter().filter_map(|(number, served)| Some((served.idle_since?, *number)));
-        let Some((_, number)) = idle.min().filter(|_| peer.access == Access::Change) else { return false };
+        let may_go =
+            |since| peer.access == Access::Change && now.saturating_duration_since(since) >= FORGOTTEN;
+        let Some((_, number)) = idle.min().filter(|(since, _)| may_go(*since)) else { return false };
         if let Some(served) = self.served.remove(&number) {
             // An error means that the client has disconnected already.
             let _ = served.stream.shutdown(Shutdown::Both);
@@ -376,19 +380,22 @@ impl Client {
         let second = stream.try_clone().ok()?;
         let until = Instant::now() + PLACE_WAIT;
         let mut clients = shared.clients();
-        let mut has_place = clients.have_room_for(&peer, &shared.settings) || clients.replace_idle(&peer);
+        let has_place = |clients: &mut Clients| {
+            clients.have_room_for(&peer, &shared.settings) || clients.replace_idle(&peer, Instant::now())
+        };
+        let mut has_one = has_place(&mut clients);
         // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the queue of the
         // socket meanwhile, where there is no place for them either.
-        while !has_place && !clients.stopping && peer.access == Access::Change && Instant::now() < until {
+        while !has_one && !clients.stopping && peer.access == Access::Change && Instant::now() < until {
             drop(clients);
             thread::sleep(PLACE_PAUSE);
             clients = shared.clients();
-            has_place = clients.have_room_for(&peer, &shared.settings) || clients.replace_idle(&peer);
+            has_one = has_place(&mut clients);
         }
         if clients.stopping {
             return None;
         }
-        if !has_place {
+        if !has_one {
             drop(clients);
             // The message fits into an empty socket buffer, so this does not wait. If it fails, the client sees the
             // connection end.
@@ -412,10 +419,8 @@ impl Client {
         };
         loop {
             let mut incoming =
-                Incoming { stream: &self.stream, first: settings.idle, rest: settings.transfer, until: None };
-            let read = read_frame(&mut incoming, limit);
-            self.set_idle_since(None);
-            let frame = match read {
+                Incoming { client: self, first: settings.idle, rest: settings.transfer, until: None };
+            let frame = match read_frame(&mut incoming, limit) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return,
                 Err(FrameError::TooLong { bytes, limit }) => {
@@ -429,18 +434,21 @@ impl Client {
                     return;
                 }
             };
+            let sent = Instant::now();
             if let Err(error) = self.answer(&frame, peer, handler) {
                 tracing::debug!(pid, %error, "control client dropped");
                 return;
             }
-            self.set_idle_since(Some(Instant::now()));
+            self.set_idle_since(Some(sent));
         }
     }
 
-    fn set_idle_since(&self, idle_since: Option<Instant>) {
-        if let Some(served) = self.shared.clients().served.get_mut(&self.number) {
-            served.idle_since = idle_since;
-        }
+    /// Returns whether the client still has its place.
+    fn set_idle_since(&self, idle_since: Option<Instant>) -> bool {
+        let mut clients = self.shared.clients();
+        let Some(served) = clients.served.get_mut(&self.number) else { return false };
+        served.idle_since = idle_since;
+        true
     }
 
     fn answer(&self, frame: &[u8], peer: &Peer, handler: &dyn Handler) -> io::Result<()> {
@@ -509,9 +517,10 @@ fn send(
     write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
 }
 
-/// Reads one message: waits `first` for its begin, and from then on `rest` for all of it.
+/// Reads one message: waits `first` for its begin, and from then on `rest` for all of it. From its begin the client
+/// keeps its place; if another client has it already, the message is not read.
 struct Incoming<'a> {
-    stream: &'a UnixStream,
+    client: &'a Client,
     first: Duration,
     rest: Duration,
     until: Option<Instant>,
@@ -523,9 +532,15 @@ impl Read for Incoming<'_> {
             None => self.first,
             Some(until) => remaining(until)?,
         };
-        self.stream.set_read_timeout(Some(remaining))?;
-        let count = (&mut &*self.stream).read(buffer)?;
-        self.until.get_or_insert_with(|| Instant::now() + self.rest);
+        let mut stream = &self.client.stream;
+        stream.set_read_timeout(Some(remaining))?;
+        let count = stream.read(buffer)?;
+        if self.until.is_none() {
+            if count > 0 && !self.client.set_idle_since(None) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            self.until = Some(Instant::now() + self.rest);
+        }
         Ok(count)
     }
 }
@@ -557,6 +572,9 @@ fn remaining(until: Instant) -> io::Result<Duration> {
 
 /// The longest request of clients that may only read: every query is shorter.
 pub const READER_LIMIT_BYTES: u32 = 64 << 10;
+
+/// How long a client must have been idle before another one gets its place.
+const FORGOTTEN: Duration = Duration::from_secs(1);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -593,11 +611,47 @@ mod tests {
         assert!(!room(&[root; 4], root));
         assert!(!room(&[root; 4], reader(1)));
 
-        let mut idle = clients(&[root, reader(1)]);
-        assert!(!idle.replace_idle(&root), "both are busy");
-        idle.served.values_mut().for_each(|served| served.idle_since = Some(Instant::now()));
-        assert!(!idle.replace_idle(&reader(2)), "readers take no other client's place");
-        assert!(idle.replace_idle(&root));
-        assert_eq!(idle.served.len(), 1);
+        let start = Instant::now();
+        let idle = |seconds: [Option<u64>; 3]| {
+            let mut all = clients(&[root, reader(1), root]);
+            for (number, seconds) in (0..).zip(seconds) {
+                let since = seconds.map(|seconds| start + Duration::from_secs(seconds));
+                all.served.get_mut(&number).unwrap().idle_since = since;
+            }
+            all
+        };
+        let replaced = |mut all: Clients, peer| {
+            let done = all.replace_idle(&peer, start + Duration::from_secs(9));
+            let gone = (0..3).find(|number| !all.served.contains_key(number));
+            assert_eq!(done, gone.is_some());
+            gone
+        };
+        let waiting = || idle([Some(7), Some(4), Some(5)]);
+        assert_eq!(replaced(waiting(), root), Some(1));
+        assert_eq!(replaced(waiting(), reader(2)), None, "readers take no other client's place");
+        assert_eq!(replaced(idle([Some(7), None, Some(5)]), root), Some(2), "1 is busy");
+        assert_eq!(replaced(idle([Some(9), None, Some(9)]), root), None, "these have just connected");
+    }
+
+    #[test]
+    fn a_client_whose_message_has_begun_keeps_its_place_and_one_without_a_place_is_not_read() {
+        let root = Peer { pid: 1, uid: 0, access: Access::Change };
+        let shared = Arc::new(Shared {
+            settings: Settings::of("unused"),
+            rules: Rules::of_group("no such group"),
+            clients: Mutex::default(),
+            refused_changes: Mutex::default(),
+        });
+        let (mut sender, stream) = UnixStream::pair().unwrap();
+        let client = Client::register(stream, root, &shared).unwrap();
+        let later = Instant::now() + Duration::from_secs(9);
+        let within = Duration::from_secs(5);
+        let begin = || Incoming { client: &client, first: within, rest: within, until: None }.read(&mut [0]);
+        sender.write_all(b"ab").unwrap();
+        assert_eq!(begin().unwrap(), 1);
+        assert!(!shared.clients().replace_idle(&root, later));
+        client.set_idle_since(Some(Instant::now()));
+        assert!(shared.clients().replace_idle(&root, later));
+        assert_eq!(begin().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }
