@@ -337,13 +337,18 @@ impl Config {
         }
     }
 
-    /// Checks that a table fits, beside the rest of xvsd, into what a control group allows once all of it is used.
+    /// Checks that a table fits, beside the workers' packet memory and the rest of xvsd, into what a control group
+    /// allows once all of it is used.
     ///
     /// # Errors
     /// [`ConfigError::TableOverLimit`].
-    pub fn check_limit(table: &TableConfig, limit: &CgroupLimit) -> Result<(), ConfigError> {
+    pub fn check_limit(
+        table: &TableConfig,
+        packet_bytes: u64,
+        limit: &CgroupLimit,
+    ) -> Result<(), ConfigError> {
         let needed = table.full_bytes() as u64;
-        let enough = needed + BESIDE_TABLE_BYTES;
+        let enough = needed + packet_bytes + REST_BYTES;
         match enough <= limit.bytes {
             true => Ok(()),
             false => Err(ConfigError::TableOverLimit {
@@ -371,8 +376,8 @@ impl Config {
     }
 }
 
-/// Memory that xvsd has beside its connection table, with one worker and few services.
-const BESIDE_TABLE_BYTES: u64 = 32 << 20;
+/// Memory that xvsd has beside its connection table and its packet memory, with few services.
+const REST_BYTES: u64 = 16 << 20;
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {
@@ -484,11 +489,13 @@ mod tests {
     fn a_table_beyond_the_limit_of_a_control_group_is_refused_with_the_limit_that_is_enough() {
         let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::Resident };
         let limit = |mib: u64| CgroupLimit { bytes: mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
-        let error = Config::check_limit(&table, &limit(100)).unwrap_err().to_string();
+        let packet_bytes = 2 * (19 << 20);
+        let error = Config::check_limit(&table, packet_bytes, &limit(100)).unwrap_err().to_string();
         let expected = "conn_table_size = 1048576: the full table takes 169 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB for all of \
                         xvsd, so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the \
-                        container) above 201 MiB, or choose a smaller size";
+                        container) above 223 MiB, or choose a smaller size";
         assert_eq!(error, expected);
-        assert!(Config::check_limit(&table, &limit(202)).is_ok());
+        assert!(Config::check_limit(&table, packet_bytes, &limit(224)).is_ok());
+        assert!(Config::check_limit(&table, 4 * packet_bytes, &limit(224)).is_err(), "with more workers");
     }
 }

@@ -56,13 +56,7 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
     if facts.daemon.is_some() {
         return Vec::new();
     }
-    let queues: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
-    let mtu = facts.devices().map(|(_, device)| device.mtu).max().unwrap_or(1500);
-    let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
-    // The check of queues reports this error.
-    let Ok(shares) = shares(&queues, facts.config.workers, facts.cores) else { return Vec::new() };
-    let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), sizes);
-    let needed: u64 = shares.iter().map(of_worker).sum();
+    let Some(needed) = packet_bytes(facts) else { return Vec::new() };
     let limit = facts.memory.lock_limit_bytes;
     let finding = if facts.memory.may_lock {
         Finding::ok("memory lock", "", "this user may lock memory without a limit")
@@ -81,6 +75,16 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
         Finding::fail("memory lock", "", found).seen("ulimit -H -l").mend("ulimit -l unlimited")
     };
     vec![finding]
+}
+
+/// The packet memory of all workers that xvsd would start; `None`: it would not start, as the check of queues says.
+fn packet_bytes(facts: &Facts) -> Option<u64> {
+    let queues: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
+    let mtu = facts.devices().map(|(_, device)| device.mtu).max().unwrap_or(1500);
+    let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
+    let shares = shares(&queues, facts.config.workers, facts.cores).ok()?;
+    let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), sizes);
+    Some(shares.iter().map(of_worker).sum())
 }
 
 /// Whether there are enough huge pages for a resident connection table.
@@ -122,7 +126,7 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     if of_reserved_pages >= table.full_bytes() as u64 {
         return Vec::new();
     }
-    let finding = match Config::check_limit(&table, limit) {
+    let finding = match Config::check_limit(&table, packet_bytes(facts).unwrap_or(0), limit) {
         Ok(()) => Finding::ok("memory limit", "", format!("{} MiB, the table fits", limit.bytes >> 20)),
         Err(over) if facts.config.conn_table_memory == TableMemory::Resident => {
             Finding::fail("memory limit", "", over)

@@ -103,7 +103,7 @@ impl Daemon {
         Config::check_table(&table, machine_memory_bytes())?;
         let of_reserved_pages = memory::free_huge_page_bytes() >= table.full_bytes() as u64;
         if let Some(limit) = memory::cgroup_limit().filter(|_| !of_reserved_pages)
-            && let Err(over) = Config::check_limit(&table, &limit)
+            && let Err(over) = Config::check_limit(&table, workers.packet_bytes(), &limit)
         {
             match table.memory {
                 Memory::Resident => return Err(over.into()),

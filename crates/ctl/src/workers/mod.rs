@@ -24,7 +24,7 @@ use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
 use xvs_model::report::status::InterfaceStatus;
-use xvs_xdp::{Attached, Queues, RingSizes, Sockets};
+use xvs_xdp::{Attached, Queues, RingSizes, Sockets, umem_bytes};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
@@ -82,6 +82,13 @@ impl Workers {
     /// The number of workers, including those not started yet.
     pub(crate) fn count(&self) -> usize {
         self.shares.len()
+    }
+
+    /// The packet memory of all workers.
+    pub(crate) fn packet_bytes(&self) -> u64 {
+        let mtu = self.attached.iter().map(Attached::mtu).max().unwrap_or(0);
+        let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), self.rings);
+        self.shares.iter().map(of_worker).sum()
     }
 
     /// The waker of each started worker.
