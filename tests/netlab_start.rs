@@ -70,8 +70,8 @@ fn more_workers_than_queues_start_as_many_as_there_are_queues_and_status_says_so
     let cluster = Cluster::up(Layout::default());
     let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "20"];
     let director = Director::start_on(&cluster, Host::Director, &arguments);
-    let warning = "xvsd has 1 of 20 workers, because an interface has no more receive queues; set workers = 1, or add \
-                   queues (`ethtool -L`) and restart xvsd";
+    let warning = "xvsd has 1 of 20 workers, because wan has no more receive queues; set workers = 1, or add queues \
+                   (`ethtool -L wan rx 20`) and restart xvsd";
     assert!(director.log().contains(warning), "{}", director.log());
     let status = director.status();
     assert!(status.contains(warning), "{status}");

@@ -41,6 +41,13 @@ pub struct Device {
     pub program: Option<Program>,
 }
 
+/// The word of `ethtool -L` that sets the number of an interface's receive queues.
+pub fn receive_queues_word(interface: &str) -> &'static str {
+    let word = Request::new(interface).and_then(|mut request| request.most_receive_queues());
+    // The interface is gone.
+    word.map_or("combined", |(word, _)| word)
+}
+
 /// An XDP program on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {

@@ -101,15 +101,17 @@ impl Daemon {
             memory: config.conn_table_memory.into(),
         };
         Config::check_table(&table, machine_memory_bytes())?;
+        let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
         let of_reserved_pages = memory::free_huge_page_bytes() >= table.full_bytes() as u64;
         if let Some(limit) = memory::cgroup_limit().filter(|_| !of_reserved_pages)
             && let Err(over) = Config::check_limit(&table, workers.packet_bytes(), &limit)
         {
             match table.memory {
                 Memory::Resident => return Err(over.into()),
-                Memory::OnDemand => tracing::warn!("once the table is full: {over}"),
+                Memory::OnDemand => start_warnings.push(format!("once the table is full: {over}")),
             }
         }
+        start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let table = Table::create(table).map_err(system("the connection table"))?;
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
@@ -117,9 +119,7 @@ impl Daemon {
         let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
         let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
         let rules = config.rules.clone();
-        let fewer = fewer_workers(config.workers, worker_count);
-        let facts =
-            Facts { interfaces, workers: worker_facts, rules, fewer_workers: fewer, ..Facts::default() };
+        let facts = Facts { interfaces, workers: worker_facts, rules, start_warnings, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
         let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
@@ -238,17 +238,6 @@ impl Daemon {
         let datapath = self.control.take().map(JoinHandle::join);
         drop(datapath);
     }
-}
-
-/// The warning about workers that found no queue.
-fn fewer_workers(wanted: Option<usize>, count: usize) -> Option<String> {
-    let wanted = wanted.filter(|wanted| *wanted > count)?;
-    let warning = format!(
-        "xvsd has {count} of {wanted} workers, because an interface has no more receive queues; set workers = {count}, or \
-         add queues (`ethtool -L`) and restart xvsd"
-    );
-    tracing::warn!("{warning}");
-    Some(warning)
 }
 
 /// The machine's memory.

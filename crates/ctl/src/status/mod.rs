@@ -102,7 +102,7 @@ impl<'a> Readings<'a> {
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
-        warnings.extend(self.facts.fewer_workers.clone());
+        warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(self.facts.warnings.iter().cloned());
         warnings.extend(self.log.clone());
         warnings
@@ -461,6 +461,7 @@ mod tests {
                 interface("lan", LinkState::Up, Some("no such thing")),
             ],
             warnings: vec!["another".to_owned()],
+            start_warnings: vec!["of the start".to_owned()],
             ..Facts::default()
         };
         let lines = warnings(&shared);
@@ -469,7 +470,7 @@ mod tests {
             lines[1].starts_with("lan works in generic XDP") && lines[1].contains("no such thing"),
             "{lines:?}"
         );
-        assert_eq!(lines[2], "another");
+        assert_eq!(lines[2..], ["of the start", "another"]);
     }
 
     #[test]

@@ -76,8 +76,8 @@ pub struct Facts {
     pub workers: Vec<WorkerFacts>,
     /// Sentences for the operator.
     pub warnings: Vec<String>,
-    /// The warning about workers that found no queue at the start.
-    pub fewer_workers: Option<String>,
+    /// The warnings of the start, which stay: about workers that found no queue, and a table beyond the memory limit.
+    pub start_warnings: Vec<String>,
     /// The rules file that the daemon started with.
     pub rules: Option<PathBuf>,
     /// Commands, as typed, that undo manual changes to owned services.

@@ -24,6 +24,7 @@ use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
 use xvs_model::report::status::InterfaceStatus;
+use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::{Attached, Queues, RingSizes, Sockets, umem_bytes};
 
 use crate::daemon::error::{DaemonError, system};
@@ -82,6 +83,14 @@ impl Workers {
     /// The number of workers, including those not started yet.
     pub(crate) fn count(&self) -> usize {
         self.shares.len()
+    }
+
+    /// The warning that an interface has queues for fewer workers than wanted.
+    pub(crate) fn fewer_than(&self, wanted: Option<usize>) -> Option<String> {
+        let wanted = wanted.filter(|wanted| *wanted > self.count())?;
+        let fewest = self.attached.iter().min_by_key(|attached| attached.receive_queues())?.interface();
+        let word = receive_queues_word(fewest);
+        Some(fewer_warning((wanted, self.count()), fewest, word))
     }
 
     /// The packet memory of all workers.
@@ -264,6 +273,15 @@ fn pin(number: usize, core: Option<CoreId>) {
     {
         tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
     }
+}
+
+/// The warning about fewer workers than wanted; the interface is that with the fewest queues, and `word` is that of
+/// `ethtool -L`.
+fn fewer_warning((wanted, count): (usize, usize), fewest: &str, word: &str) -> String {
+    format!(
+        "xvsd has {count} of {wanted} workers, because {fewest} has no more receive queues; set workers = {count}, or add \
+         queues (`ethtool -L {fewest} {word} {wanted}`) and restart xvsd"
+    )
 }
 
 fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, DaemonError> {
