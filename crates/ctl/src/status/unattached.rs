@@ -109,17 +109,27 @@ impl<'a> Attachment<'a> {
     /// What an operator does to attach a link, as a clause.
     pub fn step(&self, link: &Link) -> String {
         let links = self.network.map_or(&[][..], |network| &network.links);
-        let name = &link.name;
-        if let Some(member) = links.iter().find(|one| one.master == Some(link.ifindex)) {
-            let member = &member.name;
-            return format!(
-                "xvs cannot send through {name}, which consists of others: take a member out (`ip link set dev {member} \
-                 nomaster`), give it the addresses and routes of {name}, and restart xvsd with `--interface {member}` as well"
-            );
+        let below =
+            link.vlan.and_then(|vlan| Some((vlan.id, links.iter().find(|one| one.ifindex == vlan.over)?)));
+        let target = below.map_or(link, |(_, below)| below);
+        let mut members = links.iter().filter(|one| one.master == Some(target.ifindex)).peekable();
+        let (name, target) = (&link.name, &target.name);
+        if members.peek().is_none() {
+            return format!("restart xvsd with `--interface {target}` as well (`interfaces` in xvs.toml)");
         }
-        let below = link.vlan.and_then(|vlan| links.iter().find(|one| one.ifindex == vlan.over));
-        let name = &below.unwrap_or(link).name;
-        format!("restart xvsd with `--interface {name}` as well (`interfaces` in xvs.toml)")
+        let is_of_guest = |member: &Link| OF_GUESTS.iter().any(|prefix| member.name.starts_with(prefix));
+        let Some(member) = members.find(|member| !is_of_guest(member)) else {
+            return format!(
+                "xvs cannot serve behind {target}, a bridge of containers or virtual machines; connect them to a network \
+                 behind an attached interface"
+            );
+        };
+        let member = &member.name;
+        let tagged = below.map_or(String::new(), |(id, _)| format!("a VLAN {id} over "));
+        format!(
+            "xvs cannot send through {target}, which consists of others: take a member out (`ip link set dev {member} \
+             nomaster`), give {tagged}it the addresses and routes of {name}, and restart xvsd with `--interface {member}` as well"
+        )
     }
 
     /// The warnings about these virtual addresses and real servers, one for each link and kind.
@@ -172,6 +182,9 @@ fn listed(addresses: &[IpAddr], one: &str, many: &str) -> String {
         count => format!("{first} and {} more {many}", count - 1),
     }
 }
+
+/// The beginnings of the names of interfaces that Docker, LXC, libvirt and QEMU make for a guest.
+const OF_GUESTS: [&str; 3] = ["veth", "vnet", "tap"];
 
 /// The most real servers without a usable route that are looked up for one report.
 const LOOK_UPS_MAX: usize = 64;
@@ -251,6 +264,12 @@ mod tests {
         network.add_link("eth3", "02:00:00:00:00:03".parse().unwrap(), &[], 1500).unwrap();
         network.links[4].master = Some(network.links[0].ifindex);
         assert!(warnings(&network)[0].ends_with("nomaster`), give it the addresses and routes of wan, and restart xvsd with `--interface eth3` as well"));
+        let of_vlan = "xvs cannot send through wan, which consists of others: take a member out (`ip link set dev eth3 nomaster`), \
+                       give a VLAN 5 over it the addresses and routes of dmz, and restart xvsd with `--interface eth3` as well";
+        assert!(warnings(&network)[1].ends_with(of_vlan), "{}", warnings(&network)[1]);
+
+        network.links[4].name = "veth1a2b3c".to_owned();
+        assert!(warnings(&network)[0].contains("; xvs cannot serve behind wan, a bridge of containers"));
     }
 
     #[test]
