@@ -113,7 +113,7 @@ impl VirtualServerResults {
                 health: self.state.weight(index).map(|weight| weight.0),
                 feedback: None,
                 in_force: None,
-                disabled: false,
+                disabled: self.state.is_disabled(index),
             },
             unanswered: 0,
             checks: results.checks.iter().map(|running| running.record.row()).collect(),

@@ -242,7 +242,7 @@ impl VirtualServerState {
     }
 
     /// Whether an operator has disabled the real server of this index, in the first of the services.
-    fn is_disabled(&self, server: usize) -> bool {
+    pub(crate) fn is_disabled(&self, server: usize) -> bool {
         let file = &self.virtual_server;
         let Some((key, _)) = file.services.first().filter(|_| !self.disabled.is_empty()) else {
             return false;
@@ -580,6 +580,15 @@ mod tests {
         assert_eq!(lines(&Vec::from_iter(after.set_disabled(disabled(&["10.1.0.1"])))), ["VS UP"]);
         let (state, notices) = VirtualServerState::start(file, InitialNotices::Omitted, all);
         assert_eq!((lines(&notices), &*servers(&state)), (vec!["VS DOWN".to_owned()], "99=1"));
+    }
+
+    #[test]
+    fn of_two_servers_at_one_address_the_one_with_the_disabled_port_is_disabled() {
+        let servers = "real_server 10.1.0.1 80 {\n}\nreal_server 10.1.0.1 8080 {\n}";
+        let head = "virtual_server 10.0.0.1 80 {\nlvs_sched rr\nlvs_method NAT\nprotocol TCP";
+        let mut state = started(&read(&format!("{head}\n{servers}\n}}\n")));
+        state.set_disabled(disabled(&["10.1.0.1:8080"]));
+        assert_eq!([0, 1].map(|server| state.is_disabled(server)), [false, true]);
     }
 
     #[test]

@@ -1,31 +1,18 @@
-//! The weights in force, disabled real servers and unanswered connections, added to the report of health checks.
+//! The weights in force and unanswered connections, added to the report of health checks.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::{Service, Snapshot};
-use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{HealthReport, RealServerHealth, VirtualServerHealth};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-/// Fills in the weights that schedulers use, those that load reports have changed, which real servers are disabled, and
-/// unanswered connections.
-pub(crate) fn fill_in(
-    report: &mut HealthReport,
-    snapshot: &Snapshot,
-    disabled: &DisabledServers,
-    now: Millis,
-) {
+/// Fills in the weights that schedulers use, those that load reports have changed, and unanswered connections.
+pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Millis) {
     for server in &mut report.virtual_servers {
         let Some(key) = server.keys().next() else { continue };
-        for real in &mut server.real_servers {
-            real.weights.disabled = endpoints(real, key).is_some_and(|all| {
-                // Also one that health checks have removed from the service.
-                all.into_iter().any(|endpoint| disabled.includes(key, endpoint))
-            });
-        }
         let Some(service) = snapshot.services.find(&key) else { continue };
         for (index, member) in real_server_indices(server, service).into_iter().zip(service.members.iter()) {
             let Some(index) = index else { continue };
@@ -99,7 +86,7 @@ mod tests {
             let mut one = virtual_server("198.51.100.1", servers.map(server).into());
             one.services = vec![service.to_owned()];
             let mut report = report(vec![one]);
-            fill_in(&mut report, &snapshot(rules), &DisabledServers::default(), Millis(0));
+            fill_in(&mut report, &snapshot(rules), Millis(0));
             let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
             weights.collect::<Vec<_>>()
         };

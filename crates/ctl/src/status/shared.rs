@@ -180,7 +180,7 @@ impl Shared {
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
         let facts = self.facts_mut();
-        health::fill_in(&mut report, &self.published.load(), &facts.disabled, self.now());
+        health::fill_in(&mut report, &self.published.load(), self.now());
         Some(HealthReport { drift: facts.drift.to_vec(), ..report })
     }
 

@@ -13,8 +13,8 @@ use crate::duration;
 
 /// The virtual servers of a keepalived.conf with the results of their checks.
 ///
-/// The health checks leave [`Weights::feedback`], [`Weights::in_force`] and [`Weights::disabled`] empty; the control
-/// plane fills them in for each request.
+/// The health checks leave [`Weights::feedback`] and [`Weights::in_force`] empty; the control plane fills them in for
+/// each request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// The file.
