@@ -70,7 +70,8 @@ impl<'a> Readings<'a> {
         unusable.sort();
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
         if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
-            unattached.extend(attachment.default_route_warning());
+            let families = snapshot.services.iter().map(|service| service.key.family()).collect();
+            unattached.extend(attachment.default_route_warning(&families));
         }
         let (live, size) = (shared.table().live(), shared.table().config().capacity);
         let log = shared.log.as_ref().and_then(Losses::warning);

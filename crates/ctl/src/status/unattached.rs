@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use xvs_proto::Prefix;
 use xvs_proto::network::{Link, Network, RouteAction};
+use xvs_proto::{Family, Prefix};
 
 /// The machine's interfaces, attached and not.
 #[derive(Default)]
@@ -95,10 +95,14 @@ impl<'a> Attachment<'a> {
         links.into_iter().find(|link| link.resolves)
     }
 
-    /// The warning about default routes by links that xvsd is not attached to, for when packets had no route.
-    pub(super) fn default_route_warning(&self) -> Option<String> {
-        let anywhere = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
-        let link = anywhere.into_iter().find_map(|addr| self.towards(addr))?;
+    /// The warning about default routes of these families by links that xvsd is not attached to, for when packets had
+    /// no route.
+    pub(super) fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<String> {
+        let anywhere = |family: &Family| match family {
+            Family::V4 => IpAddr::from([0; 4]),
+            Family::V6 => IpAddr::from([0; 16]),
+        };
+        let link = families.iter().find_map(|family| self.towards(anywhere(family)))?;
         let (name, step) = (&link.name, self.step(link));
         Some(format!(
             "packets had no route by an attached interface, and the default route is by {name}, to which xvsd is not \
@@ -289,9 +293,14 @@ mod tests {
     fn a_default_route_by_a_link_that_is_not_attached_is_a_warning() {
         let mut network = network();
         network.add_route("0.0.0.0/0".parse().unwrap(), Some(addr("203.0.113.9")), "dmz").unwrap();
-        let warning = |attached| Attachment::new(&network, [attached]).default_route_warning();
-        assert!(warning("lan").unwrap().contains("the default route is by dmz"));
-        assert_eq!(warning("dmz"), None);
+        let warning = |attached, families: &[Family]| {
+            let families = families.iter().copied().collect();
+            Attachment::new(&network, [attached]).default_route_warning(&families)
+        };
+        let both = [Family::V4, Family::V6];
+        assert!(warning("lan", &both).unwrap().contains("the default route is by dmz"));
+        assert_eq!(warning("dmz", &both), None);
+        assert_eq!(warning("lan", &[Family::V6]), None, "no service needs it");
     }
 
     #[test]
