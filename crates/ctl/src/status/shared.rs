@@ -179,9 +179,10 @@ impl Shared {
     /// The health of real servers; `None` without a keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        let facts = self.facts_mut();
+        // A copy, so that the control thread does not wait for the lock meanwhile.
+        let drift = self.facts_mut().drift.clone();
         health::fill_in(&mut report, &self.published.load(), self.now());
-        Some(HealthReport { drift: facts.drift.to_vec(), ..report })
+        Some(HealthReport { drift: drift.to_vec(), ..report })
     }
 
     /// A copy of the facts.
