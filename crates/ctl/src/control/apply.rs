@@ -63,12 +63,12 @@ impl<D: Datapath> Control<D> {
             return Ok(Reply::Applied(differences));
         }
         self.extend_steering(&commands)?;
-        let former = self.state.clone();
+        let (former, timeout_sources) = (self.state.clone(), self.settings.timeout_sources());
         commands.iter().try_for_each(|command| self.change(command, now))?;
         commands.iter().for_each(|command| self.settings.note_timeouts(command, Source::RulesFile));
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
             let until = now + Duration::from_secs(seconds.into());
-            Unconfirmed { until, former, applied }
+            Unconfirmed { until, former, applied, timeout_sources }
         });
         self.publish().map(|()| Reply::Applied(differences))
     }
@@ -132,11 +132,42 @@ impl<D: Datapath> Control<D> {
             if let Err(error) = self.admit(&self.state, &command).and_then(|()| self.change(&command, now)) {
                 tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
+            } else if matches!(command, Command::SetTimeouts(_)) {
+                self.settings.restore_timeout_sources(unconfirmed.timeout_sources);
             }
         }
         differences.retain(|difference| {
             !commands_for(std::slice::from_ref(difference)).iter().any(|done| refused.contains(done))
         });
         Ok(differences)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::config::timeouts::Timeouts;
+    use xvs_model::protocol::request::Request;
+
+    use crate::control::apply::*;
+    use crate::in_memory::MemoryDatapath;
+
+    #[test]
+    fn timeouts_that_are_taken_back_are_shown_with_their_former_values_and_sources() {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
+        let mut shown = |request: Request| {
+            control.handle(&request, Millis(0)).unwrap();
+            let all = control.settings_in_force().iter();
+            let mut tcp = all.filter(|setting| setting.key == "timeouts.tcp_seconds");
+            tcp.next().map(|setting| (setting.value.as_u64(), setting.source)).unwrap()
+        };
+        let typed = (Some(100), Source::XvsadmSet);
+        assert_eq!(shown(Request::Change(timeouts(100))), typed);
+        let rules = vec![timeouts(200)];
+        let applied = shown(Request::Apply { rules, confirm_within_seconds: Some(9) });
+        assert_eq!(applied, (Some(200), Source::RulesFile));
+        assert_eq!(shown(Request::Confirm(Verdict::TakeBack)), typed);
     }
 }

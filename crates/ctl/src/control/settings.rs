@@ -66,6 +66,20 @@ impl ActiveSettings {
         self.list = None;
     }
 
+    /// Where the timeouts come from.
+    pub(super) fn timeout_sources(&self) -> TimeoutSources {
+        TimeoutSources(timeouts_by_key(Timeouts::UNSET).map(|(key, _)| self.changed.get(&key).copied()))
+    }
+
+    /// Notes that the timeouts are again those that come from these sources.
+    pub(super) fn restore_timeout_sources(&mut self, sources: TimeoutSources) {
+        for ((key, _), source) in timeouts_by_key(Timeouts::UNSET).into_iter().zip(sources.0) {
+            self.changed.remove(&key);
+            self.changed.extend(source.map(|source| (key, source)));
+        }
+        self.list = None;
+    }
+
     /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
     pub(super) fn list(&mut self, timeouts: Timeouts) -> &Arc<[Setting]> {
         let Self { ipvs, feedback, start, changed, list, .. } = self;
@@ -114,6 +128,10 @@ impl ActiveSettings {
         tune(&self.ipvs, tuning);
     }
 }
+
+/// The source of each timeout since the start; `None`: that of the start.
+#[derive(Clone, Copy)]
+pub(super) struct TimeoutSources([Option<Source>; 3]);
 
 /// The timeouts by the keys of their settings.
 fn timeouts_by_key(timeouts: Timeouts) -> [(String, u32); 3] {
