@@ -400,9 +400,9 @@ impl ControlThread {
         self.used.extend(egress.take_used());
         self.used.retain(|(ifindex, _)| egress.link_by_ifindex(*ifindex).is_some());
         let due: BTreeSet<_> = std::iter::from_fn(|| self.used.pop_first()).take(CONFIRMED_AT_ONCE).collect();
-        if self.used.is_empty() {
-            self.confirm_after = now + CONFIRM_INTERVAL;
-        }
+        // The others wait too: each time costs a dump of the kernel's neighbours.
+        let pause = if self.used.is_empty() { CONFIRM_INTERVAL } else { UNRESOLVED_INTERVAL };
+        self.confirm_after = now + pause;
         if !due.is_empty() {
             self.resolve(&due, now);
         }
