@@ -199,7 +199,9 @@ impl State {
                 Some(_) => Ok(()),
                 None => Err(CommandError::NoSuchLocal(*addr)),
             },
-            Command::Disable(_) if self.disabled.iter().len() >= DISABLED_MAX => {
+            Command::Disable(new)
+                if self.disabled.iter().len() >= DISABLED_MAX && self.disabled.grows(*new) =>
+            {
                 let why = format!(
                     "{DISABLED_MAX} entries of disabled real servers exist already, the largest number; enable one first"
                 );

@@ -61,9 +61,14 @@ impl DisabledServers {
         self.0.is_empty()
     }
 
+    /// Whether [`Self::insert`] would make more elements of them.
+    pub(crate) fn grows(&self, new: Disabled) -> bool {
+        self.broader(new).is_none() && !self.can_remove(new)
+    }
+
     /// Adds an element, in the place of those that it covers.
     pub(crate) fn insert(&mut self, new: Disabled) {
-        if !self.0.iter().any(|known| known.covers(new)) {
+        if self.broader(new).is_none() {
             self.0.retain(|known| !new.covers(*known));
             self.0.insert(new);
         }
@@ -79,7 +84,7 @@ impl DisabledServers {
         self.0.iter().any(|known| enabled.covers(*known))
     }
 
-    /// The element that disables all that `narrower` concerns, and more.
+    /// The element that disables all that `narrower` concerns.
     pub(crate) fn broader(&self, narrower: Disabled) -> Option<Disabled> {
         self.iter().find(|known| known.covers(narrower))
     }
@@ -110,6 +115,8 @@ mod tests {
         all.insert(disabled("192.0.2.1:53", None));
         assert_eq!(all.iter().len(), 2, "{all:?}");
         assert!(!all.can_remove(disabled("192.0.2.1:80", None)));
+        let growing = ["192.0.2.2", "192.0.2.1", "192.0.2.1:80", "192.0.2.3"];
+        assert_eq!(growing.map(|server| all.grows(disabled(server, None))), [false, false, false, true]);
         assert_eq!(all.broader(disabled("192.0.2.1:80", None)), Some(disabled("192.0.2.1", None)));
         all.remove(disabled("192.0.2.1", None));
         assert_eq!(all.iter().collect::<Vec<_>>(), [disabled("192.0.2.2:80", Some("UDP 198.51.100.1:53"))]);
