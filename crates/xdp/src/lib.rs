@@ -34,7 +34,7 @@ pub use attach::{AttachError, Attached, attach};
 pub use burst::{BURST, HELD, WAITING};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums};
+pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums, stacked};
 pub use socket::Statistics;
 pub use sockets::{Queues, Sockets, Unsent};
 pub use sys::{network_cookie, peer_groups};

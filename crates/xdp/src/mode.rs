@@ -78,7 +78,7 @@ pub fn leaves_checksums(driver: &str) -> bool {
 }
 
 /// The kind of an interface that consists of others, whose frames do not pass its own queues.
-pub(super) fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
+pub fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
     Ok(match Request::new(interface)?.driver()?.as_str() {
         "bonding" => Some("bond"),
         "bridge" => Some("bridge"),

@@ -253,10 +253,10 @@ impl ControlThread {
                 interface.state = state;
             }
         }
-        let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
-        let members = names.filter_map(|name| Membership::of(name, &view.network.links));
-        self.warnings.network = members.map(|member| member.to_string()).collect();
+        let names: Vec<_> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();
         drop(facts);
+        let members = names.iter().filter_map(|name| Membership::of(name, &view.network.links));
+        self.warnings.network = members.map(|member| member.to_string()).collect();
         self.warnings.network.extend_from_slice(&view.warnings);
         self.update_warnings();
     }

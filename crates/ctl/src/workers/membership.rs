@@ -6,7 +6,7 @@
 use std::fmt;
 
 use xvs_proto::network::Link;
-use xvs_xdp::device::Device;
+use xvs_xdp::stacked;
 
 /// An interface that is a member of another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Membership {
     pub fn of(name: &str, links: &[Link]) -> Option<Self> {
         let master = links.iter().find(|link| link.name == name)?.master?;
         let master = &links.iter().find(|link| link.ifindex == master)?.name;
-        let kind = Device::look(master).ok()?.stacked?;
+        let kind = stacked(master).ok()??;
         Some(Self { member: name.to_owned(), master: master.clone(), kind })
     }
 }

@@ -7,7 +7,7 @@
 //! four requests to the kernel for each interface. Not here: settings at the start (`xvs_xdp::attach`).
 
 use xvs_dataplane::steering::Steering;
-use xvs_xdp::device::Device;
+use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::{AttachError, Settings};
 
 use crate::daemon::error::DaemonError;
@@ -53,7 +53,7 @@ impl Workers {
         // If the former sockets cannot be opened again either, the workers stay paused, and it is tried again.
         let facts = if self.paused { self.reopen(index, former, steering).ok() } else { None };
         let name = self.attached[index].interface();
-        let word = Device::look(name).map_or("combined", |device| device.queues_word);
+        let word = receive_queues_word(name);
         let warning = unfit_warning(name, (former, settings), word, &error);
         self.unfit[index] = Some(Unfit { settings: Some(settings), warning });
         facts
