@@ -465,6 +465,7 @@ mod tests {
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
     use xvs_model::config::local_address::LocalAddress;
+    use xvs_model::config::maintenance::Disabled;
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ForwardingMethod, Weight};
 
@@ -540,6 +541,30 @@ mod tests {
     fn add(addr: [u8; 4]) -> Command {
         let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
         Command::AddDestination { service: service(), endpoint: Endpoint::new(addr, 80), options }
+    }
+
+    #[test]
+    fn a_disable_rebuilds_the_services_that_it_changes_and_no_other() {
+        let mut control = Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11 -g\n\
+                     -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 192.0.2.11 -g\n";
+        let rules = xvs_ipvsadm::read_rules(rules, &xvs_ipvsadm::SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        let keys = ["TCP 192.0.2.1:80", "TCP 192.0.2.2:80"].map(|key| key.parse::<ServiceKey>().unwrap());
+        let mut rebuilt = |service| {
+            let server = "192.0.2.11".parse().unwrap();
+            let before = control.published().load_full();
+            let disable = Command::Disable(Disabled { server, service });
+            control.handle(&Request::Change(disable), Millis(0)).unwrap();
+            let after = control.published().load_full();
+            let [before, after] = [before, after]
+                .map(|all| keys.map(|key| std::ptr::from_ref(all.services.find(&key).unwrap())));
+            [0, 1].map(|index| before[index] != after[index])
+        };
+        assert_eq!(rebuilt(Some(keys[0])), [true, false]);
+        assert_eq!(rebuilt(None), [false, true]);
+        assert_eq!(rebuilt(None), [false, false]);
     }
 
     #[test]

@@ -258,14 +258,18 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
-    /// Enters for the destinations that `changed` concerns whether they are disabled.
+    /// Enters for the destinations that `changed` concerns whether they are disabled. Other services stay as they are.
     fn set_disabled(&mut self, changed: Disabled, disabled: &DisabledServers) {
-        let has_one = |key: &ServiceKey, entry: &ServiceEntry| {
-            entry.destinations.iter().any(|dest| changed.includes(*key, dest.endpoint))
+        let differs = |key, dest: &DestinationEntry| {
+            changed.includes(key, dest.endpoint) && dest.disabled != disabled.includes(key, dest.endpoint)
         };
-        let keys: Vec<_> =
-            self.services.iter().filter(|(key, entry)| has_one(key, entry)).map(|(key, _)| *key).collect();
-        for key in keys {
+        let concerned = match changed.service {
+            Some(key) => self.services.range(key..=key),
+            None => self.services.range(..),
+        };
+        let changing =
+            concerned.filter(|(key, entry)| entry.destinations.iter().any(|dest| differs(**key, dest)));
+        for key in changing.map(|(key, _)| *key).collect::<Vec<_>>() {
             let Some(mut entry) = self.services.remove(&key) else { continue };
             for dest in &mut entry.destinations {
                 dest.disabled = disabled.includes(key, dest.endpoint);
