@@ -538,18 +538,23 @@ fn list(value: &Value) -> &[Value] {
 const INSTEAD: &str =
     "add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";
 
-/// The text of a rule without the values of its counters, which differ at each reading.
+/// The text of a rule without what differs at each reading: the values of counters, `used 5 mbytes` of a quota, `used
+/// 3s` of `last`.
 fn without_counts(rule: &str) -> String {
     let mut words = rule.split(' ').peekable();
     let mut kept = Vec::new();
     while let Some(word) = words.next() {
-        let is_count = matches!(word, "packets" | "bytes")
-            && words.peek().is_some_and(|next| next.bytes().all(|byte| byte.is_ascii_digit()));
-        if is_count && kept.contains(&"counter") {
-            words.next();
-        } else {
-            kept.push(word);
-        }
+        let before_number = words.peek().is_some_and(|next| next.bytes().all(|byte| byte.is_ascii_digit()));
+        let values = match word {
+            "packets" | "bytes" if before_number && kept.contains(&"counter") => 1,
+            "used" if before_number && kept.contains(&"quota") => 2,
+            "used" if kept.last() == Some(&"last") => 1,
+            _ => {
+                kept.push(word);
+                continue;
+            }
+        };
+        words.by_ref().take(values).for_each(drop);
     }
     kept.join(" ")
 }
@@ -560,3 +565,24 @@ const TEXT_MAX: usize = 200;
 /// The priority of IPVS at the input hook, 2 before source NAT's (`net/netfilter/ipvs/ip_vs_core.c`); chains behind it
 /// do not matter.
 const IPVS: i64 = 98;
+
+#[cfg(test)]
+mod tests {
+    use crate::netfilter::nft::*;
+
+    #[test]
+    fn what_differs_at_each_reading_of_a_rule_is_left_out_of_its_text() {
+        for (rule, kept) in [
+            (
+                "tcp dport 80 counter packets 7 bytes 420 meta mark set 1",
+                "tcp dport 80 counter meta mark set 1",
+            ),
+            ("quota over 25 mbytes used 3 kbytes drop", "quota over 25 mbytes drop"),
+            ("last used 1m3s meta mark set 1", "last meta mark set 1"),
+            ("last used never meta mark set 1", "last meta mark set 1"),
+            ("meta mark set 1 comment \"used 3 bytes\"", "meta mark set 1 comment \"used 3 bytes\""),
+        ] {
+            assert_eq!(without_counts(rule), kept);
+        }
+    }
+}
