@@ -390,8 +390,11 @@ fn another_xdp_program_is_neither_replaced_nor_removed() {
     let before = state(&server);
     assert!(before.contains("with an XDP program"), "{before}");
     let occupied = refused(&server, "up --vip 198.51.100.1 --method tunnel");
-    assert!(occupied.contains("has another XDP program ("), "{occupied}");
-    assert!(occupied.contains("; `ip link set dev DEV xdp off` removes it, or "), "{occupied}");
+    assert!(
+        occupied.starts_with("xvs: decapsulation for 198.51.100.1: eth has another XDP program ("),
+        "{occupied}"
+    );
+    assert!(occupied.contains("; `ip link set dev eth xdp off` removes it, or "), "{occupied}");
     assert_eq!(state(&server), before, "what was done is undone");
     server.ip("link set dev eth xdp off");
 }

@@ -31,13 +31,13 @@ pub enum AttachedProgram {
 pub enum DecapError {
     /// The interface has another program.
     #[error(
-        "interface {ifindex} has another XDP program ({program}); {}, or decapsulate IPv4 in IPv4 with the kernel's tunl0 \
+        "{dev} has another XDP program ({program}); {}, or decapsulate IPv4 in IPv4 with the kernel's tunl0 \
          (`modprobe ipip`)",
-        program.remedy("DEV")
+        program.remedy(dev)
     )]
     Occupied {
-        /// The interface's index.
-        ifindex: u32,
+        /// The interface.
+        dev: String,
         /// The other program.
         program: Program,
     },
@@ -90,10 +90,10 @@ pub struct Counters {
 /// Installs the program on an interface, for `tunnels` alone: the tunnels of an earlier call are replaced.
 ///
 /// Returns the mode: native if the driver supports it, else generic.
-pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
+pub fn install(dev: &str, ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     let attached_program = attached_program(ifindex)?;
     if let AttachedProgram::Other(program) = attached_program {
-        return Err(occupied(ifindex, program));
+        return Err(occupied(dev, ifindex, program));
     }
     let object = load(tunnels)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
@@ -109,7 +109,7 @@ pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     }
     match crate::decapsulation::attached_program(ifindex)? {
         AttachedProgram::Decapsulation(mode) => Ok(mode),
-        AttachedProgram::Other(program) => Err(occupied(ifindex, program)),
+        AttachedProgram::Other(program) => Err(occupied(dev, ifindex, program)),
         AttachedProgram::None => {
             let error = io::Error::other("another process removed it at once");
             Err(DecapError::Refused { what: "attaching the XDP program", error })
@@ -118,17 +118,17 @@ pub fn install(ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
 }
 
 /// The error about another program with this id.
-fn occupied(ifindex: u32, id: u32) -> DecapError {
+fn occupied(dev: &str, ifindex: u32, id: u32) -> DecapError {
     let unknown = Program { id, mode: None, owner: None, process: None };
     let program = Program::on(ifindex).ok().flatten().unwrap_or(unknown);
-    DecapError::Occupied { ifindex, program }
+    DecapError::Occupied { dev: dev.to_owned(), program }
 }
 
 /// Removes the program from an interface; a missing program is no error.
-pub fn remove(ifindex: u32) -> Result<(), DecapError> {
+pub fn remove(dev: &str, ifindex: u32) -> Result<(), DecapError> {
     match attached_program(ifindex)? {
         AttachedProgram::None => Ok(()),
-        AttachedProgram::Other(program) => Err(occupied(ifindex, program)),
+        AttachedProgram::Other(program) => Err(occupied(dev, ifindex, program)),
         AttachedProgram::Decapsulation(mode) => {
             set_xdp(ifindex, None, Some(mode)).map_err(refused("detaching the XDP program"))
         }

@@ -286,11 +286,11 @@ impl Realserver {
             match decapsulation::attached_program(link.ifindex) {
                 // The program has been replaced by another one, which is left in place.
                 Ok(AttachedProgram::Other(_)) => Ok(()),
-                Ok(_) => decapsulation::remove(link.ifindex),
+                Ok(_) => decapsulation::remove(dev, link.ifindex),
                 Err(error) => Err(error),
             }
         } else {
-            decapsulation::install(link.ifindex, &tunnels).map(drop)
+            decapsulation::install(dev, link.ifindex, &tunnels).map(drop)
         };
         done.map_err(|error| RealserverError::Decap { vip, error })
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
-use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::{
@@ -317,10 +317,15 @@ fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthR
 /// The warnings about destinations that answer no client.
 fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
     let of_service = |service: &Service| {
+        let gue_port = |member: &Member| match snapshot.destinations.find(member.id)?.tunnel.encapsulation {
+            Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
+            _ => None,
+        };
         let unanswered = |member: &Member| Unanswered {
             service: service.key,
             endpoint: member.endpoint,
             method: member.method,
+            gue_port: gue_port(member),
             connections: member.live.recently_unanswered(now),
         };
         service.members.iter().map(unanswered).collect::<Vec<_>>()

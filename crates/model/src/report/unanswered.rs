@@ -18,6 +18,8 @@ pub struct Unanswered {
     pub endpoint: Endpoint,
     /// How packets reach it.
     pub method: ForwardingMethod,
+    /// The UDP port of its tunnel, if that is GUE.
+    pub gue_port: Option<u16>,
     /// TCP connections whose clients repeated their SYN, since the last one that was established.
     pub connections: u32,
 }
@@ -25,19 +27,20 @@ pub struct Unanswered {
 impl Unanswered {
     /// The warning: what is wrong, the likely cause, and the next step.
     pub fn warning(&self) -> String {
-        let Self { service, endpoint, method, connections } = self;
+        let Self { service, endpoint, method, gue_port, connections } = self;
         let server = endpoint.addr;
         let vip = match service {
             ServiceKey::Address { endpoint, .. } => endpoint.addr.to_string(),
             ServiceKey::Mark { .. } => "VIP".to_owned(),
         };
-        let cause = likely_cause(server, *method, &vip);
+        let cause = likely_cause(server, *method, *gue_port, &vip);
         format!("{service}: {endpoint}: {connections} connections, none answered; {cause}")
     }
 }
 
 /// Why a real server with this method probably answers no connection to a virtual address, and the next step.
-pub fn likely_cause(server: IpAddr, method: ForwardingMethod, vip: &str) -> String {
+fn likely_cause(server: IpAddr, method: ForwardingMethod, gue_port: Option<u16>, vip: &str) -> String {
+    let port = gue_port.map(|port| format!(" --gue-port {port}")).unwrap_or_default();
     match method {
         ForwardingMethod::Nat => format!(
             "its replies probably do not pass this director; on {server} see `ip route get CLIENT`, and make the director its gateway, or use FULLNAT"
@@ -49,10 +52,27 @@ pub fn likely_cause(server: IpAddr, method: ForwardingMethod, vip: &str) -> Stri
             format!("it probably has not the virtual address; on {server}: `xvs realserver up --vip {vip}`")
         }
         ForwardingMethod::Tunnel => format!(
-            "it probably has not the virtual address, or does not decapsulate; on {server}: `xvs realserver up --vip {vip} --method tunnel`"
+            "it probably has not the virtual address, or does not decapsulate; on {server}: `xvs realserver up --vip {vip} --method tunnel{port}`"
         ),
         ForwardingMethod::Local => {
             "nothing on the director answers there; see `ss -ltn` and the firewall".to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::report::unanswered::*;
+
+    #[test]
+    fn the_step_for_a_gue_tunnel_names_its_port() {
+        let step = |gue_port| {
+            let (service, endpoint) =
+                ("TCP 198.51.100.1:80".parse().unwrap(), Endpoint::new([192, 0, 2, 11], 80));
+            let method = ForwardingMethod::Tunnel;
+            Unanswered { service, endpoint, method, gue_port, connections: 3 }.warning()
+        };
+        assert!(step(None).ends_with("`xvs realserver up --vip 198.51.100.1 --method tunnel`"));
+        assert!(step(Some(5555)).ends_with("--method tunnel --gue-port 5555`"));
     }
 }
