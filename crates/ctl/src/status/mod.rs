@@ -1,8 +1,8 @@
-//! The status report, and the warnings in it.
+//! The status report.
 //!
 //! Built by the thread that serves the client, from the workers' counters and the published snapshot, without a worker
-//! or the control thread. Each warning names its object, the problem and the next step. Cost: one pass over the
-//! destinations. Not here: the printed form (`status.rs` of `cli`).
+//! or the control thread. Cost: one pass over the destinations. Not here: its warnings (`warnings.rs`), the printed
+//! form (`status.rs` of `cli`).
 
 pub mod daemon_facts;
 pub mod health;
@@ -10,8 +10,8 @@ pub mod history;
 pub mod shared;
 pub mod traffic;
 pub mod unattached;
+mod warnings;
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,11 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
-use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
-use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
-use xvs_model::report::status::{
-    Drops, InterfaceStatus, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus,
-};
-use xvs_model::report::unanswered::{REPORTED, Unanswered};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_model::report::health::HealthReport;
+use xvs_model::report::status::{Drops, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus};
+use xvs_sched::ServiceKey;
 
 use crate::log::Losses;
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
@@ -90,23 +87,6 @@ impl<'a> Readings<'a> {
             live,
             size,
         }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<_> = self.facts.interfaces.iter().filter_map(interface_warning).collect();
-        warnings.extend(self.unattached.iter().cloned());
-        warnings.extend(self.health.and_then(refused_warning));
-        warnings.extend(quorum_warnings(self.health));
-        warnings.extend(service_warnings(&self.unusable, self.health));
-        warnings.extend(unanswered_warnings(&self.snapshot, self.now));
-        warnings.extend(one_packet_warnings(&self.snapshot));
-        warnings.extend(table_warning(self.live, self.size));
-        warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
-        warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
-        warnings.extend(self.facts.start_warnings.iter().cloned());
-        warnings.extend(self.facts.warnings.iter().cloned());
-        warnings.extend(self.log.clone());
-        warnings
     }
 }
 
@@ -179,17 +159,6 @@ fn drops(packets: &[u64]) -> Vec<Drops> {
 fn percent(part: usize, whole: usize) -> f64 {
     // The table has some spare entries, so there may be a few more connections than its size.
     (part as f64 / whole.max(1) as f64 * 1000.0).round().min(1000.0) / 10.0
-}
-
-/// The warning about an interface that cannot be used, or that works in the slower mode.
-fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
-    let name = &interface.name;
-    let generic = |why: &String| {
-        format!(
-            "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
-        )
-    };
-    interface.state.complaint(name).or_else(|| interface.why_not_native.as_ref().map(generic))
 }
 
 /// The virtual addresses of services.
@@ -273,148 +242,9 @@ fn obstacle(member: &Member, snapshot: &Snapshot) -> Option<Obstacle> {
     }
 }
 
-/// The warning about a keepalived.conf that was refused.
-fn refused_warning(health: &HealthReport) -> Option<String> {
-    let HealthReport { file, refused, .. } = health;
-    let why = "was refused when it was last read, and the former one stays in force; see `xvs health`, then `xvs reload`";
-    refused.is_some().then(|| format!("{file} {why}"))
-}
-
-/// The warnings about virtual servers without quorum.
-fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
-    let lost: Vec<_> = without_quorum(health).collect();
-    let warning = |server: &&VirtualServerHealth| {
-        let sorry = match &server.sorry_server {
-            Some(SorryServerHealth { endpoint, serves: true }) => {
-                format!("; its sorry server {endpoint} serves")
-            }
-            _ => String::new(),
-        };
-        format!(
-            "{} has no quorum: live weight {}, quorum {}{sorry}; see `xvs health --down`",
-            server.title(),
-            server.live_weight,
-            server.quorum
-        )
-    };
-    let more = "virtual servers have no quorum; see `xvs health --down`";
-    first_of(lost.iter().map(warning), more)
-}
-
-fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {
-    health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| !server.is_well)
-}
-
-/// The warnings about services without a usable destination. A service of a virtual server without quorum is left
-/// out: the virtual server has a warning.
-fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
-    let lost: HashSet<_> = without_quorum(health).flat_map(|server| &server.services).collect();
-    let others: Vec<_> = unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
-    let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
-    first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
-}
-
-/// The warnings about destinations that answer no client.
-fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
-    let of_service = |service: &Service| {
-        let gue_port = |member: &Member| match snapshot.destinations.find(member.id)?.tunnel.encapsulation {
-            Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
-            _ => None,
-        };
-        let unanswered = |member: &Member| Unanswered {
-            service: service.key,
-            endpoint: member.endpoint,
-            method: member.method,
-            gue_port: gue_port(member),
-            connections: member.live.recently_unanswered(now),
-        };
-        service.members.iter().map(unanswered).collect::<Vec<_>>()
-    };
-    let mut all: Vec<_> = snapshot.services.iter().flat_map(of_service).collect();
-    all.retain(|one| one.connections >= REPORTED);
-    all.sort_by_key(|one| (one.service, one.endpoint));
-    let more = "real servers answer no client; see `xvs top`";
-    first_of(all.iter().map(Unanswered::warning), more)
-}
-
-/// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
-fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
-    let translates = |service: &&Service| {
-        service.one_packet && service.members.iter().any(|member| member.method == ForwardingMethod::Nat)
-    };
-    let mut keys: Vec<_> = snapshot.services.iter().filter(translates).map(|service| service.key).collect();
-    keys.sort();
-    let warning = |key: &ServiceKey| {
-        format!(
-            "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, so \
-             their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
-             (`xvsadm -E`) without -o"
-        )
-    };
-    let more = "services have -o with masqueraded real servers; see `xvsadm -Ln`";
-    first_of(keys.iter().map(warning), more)
-}
-
-/// The first of these warnings, and one with the number of the others.
-fn first_of(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
-    let more = all.len().saturating_sub(NAMED);
-    let more = (more > 0).then(|| format!("{more} more {what}"));
-    all.take(NAMED).chain(more).collect()
-}
-
-fn table_warning(live: usize, size: usize) -> Option<String> {
-    let full = percent(live, size);
-    (full > TABLE_PERCENT).then(|| {
-        format!("the connection table is {full} % full; `xvs set drop_entry 1` ends half-open and idle connections meanwhile; or raise conn_table_size in xvs.toml and restart xvsd")
-    })
-}
-
-fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String> {
-    let busy = busy_percent.filter(|busy| *busy >= BUSY_PERCENT)?;
-    Some(format!(
-        "worker {worker} is {busy:.0} % busy; give xvsd more queues and workers (`ethtool -L`, `workers`)"
-    ))
-}
-
-/// The warning about recent drops of packets that should have been forwarded.
-fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64)) -> Option<String> {
-    let (_, at_least) = WARNED_DROPS.iter().find(|(name, _)| *name == reason)?;
-    (packets >= at_least)
-        .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
-}
-
-/// The reasons for which the director or its network drops valid packets, each with the number of packets in a minute
-/// from which on there is a warning. A few of `no_neighbour` mean that a client is gone.
-const WARNED_DROPS: [(&str, u64); 17] = [
-    ("no_destination", 1),
-    ("destination_local", 1),
-    ("no_route", 1),
-    ("no_neighbour", 10),
-    ("needs_fragmenting", 1),
-    ("path_too_narrow", 1),
-    ("no_headroom", 1),
-    ("table_full", 1),
-    ("defence", 1),
-    ("calls_full", 1),
-    ("no_local_address", 1),
-    ("no_local_port", 1),
-    ("transmit_refused", 1),
-    ("kernel_refused", 1),
-    ("kernel_ring_full", 1),
-    ("kernel_fill_ring_empty", 1),
-    ("kernel_dropped", 1),
-];
-
-/// The largest number of services without a destination that have their own warning; the same of virtual servers
-/// without quorum.
-const NAMED: usize = 8;
-const TABLE_PERCENT: f64 = 80.0;
-const BUSY_PERCENT: f64 = 90.0;
-
 #[cfg(test)]
 mod tests {
     use xvs_dataplane::clock::Millis;
-    use xvs_dataplane::verdict::DropReason;
 
     use crate::control::Control;
     use crate::in_memory::MemoryDatapath;
@@ -423,12 +253,10 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::Request;
-    use xvs_model::report::health::{CheckState, Counts, sample};
-    use xvs_model::report::status::LinkState;
-    use xvs_proto::network::Network;
+    use xvs_model::report::status::{InterfaceStatus, LinkState};
 
     /// A daemon with these rules and no interface, so that there is no route.
-    fn daemon(rules: &str) -> Shared {
+    pub(super) fn daemon(rules: &str) -> Shared {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
@@ -436,7 +264,7 @@ mod tests {
         Shared::of_one_worker(control.published())
     }
 
-    fn interface(name: &str, state: LinkState, why_not_native: Option<&str>) -> InterfaceStatus {
+    pub(super) fn interface(name: &str, state: LinkState, why_not_native: Option<&str>) -> InterfaceStatus {
         InterfaceStatus {
             name: name.to_owned(),
             mode: "native".to_owned(),
@@ -445,170 +273,6 @@ mod tests {
             state,
             attached_again: 0,
         }
-    }
-
-    fn warnings(shared: &Shared) -> Vec<String> {
-        let StatusReport { state, warnings, .. } = report(shared, shared.health().as_ref());
-        assert_eq!(state, if warnings.is_empty() { Level::Ok } else { Level::Warning });
-        warnings
-    }
-
-    #[test]
-    fn a_director_without_services_and_with_all_interfaces_up_is_ok() {
-        assert!(warnings(&daemon("")).is_empty());
-    }
-
-    #[test]
-    fn a_missing_interface_is_the_first_warning_and_generic_mode_has_a_warning_with_the_reason() {
-        let shared = daemon("");
-        *shared.facts_mut() = Facts {
-            interfaces: vec![
-                interface("wan", LinkState::Gone, None),
-                interface("lan", LinkState::Up, Some("no such thing")),
-            ],
-            warnings: vec!["another".to_owned()],
-            start_warnings: vec!["of the start".to_owned()],
-            ..Facts::default()
-        };
-        let lines = warnings(&shared);
-        assert_eq!(lines[0], "wan is gone; it is attached again when it is back and up");
-        assert!(
-            lines[1].starts_with("lan works in generic XDP") && lines[1].contains("no such thing"),
-            "{lines:?}"
-        );
-        assert_eq!(lines[2..], ["of the start", "another"]);
-    }
-
-    #[test]
-    fn services_without_a_usable_real_server_are_named_with_the_reason_and_counted() {
-        let shared = daemon(
-            "-A -t 192.0.2.1:80 -s rr\n\
-             -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 192.0.2.11 -g -w 0\n\
-             -A -t 192.0.2.3:80 -s rr\n-a -t 192.0.2.3:80 -r 192.0.2.11 -g -w 1\n\
-             -A -t 192.0.2.4:80 -s rr\n-a -t 192.0.2.4:80 -r 192.0.2.11 -g -w 1\n\
-             -a -t 192.0.2.4:80 -r 192.0.2.12 -g -w 0\n\
-             -A -t 192.0.2.5:80 -s rr\n-a -t 192.0.2.5:80 -r 127.0.0.1 -g -w 1\n",
-        );
-        let lines = warnings(&shared);
-        assert_eq!(lines.len(), 5, "{lines:?}");
-        for (service, why) in [
-            ("TCP 192.0.2.1:80", "has no real server; `xvsadm -a`"),
-            ("TCP 192.0.2.2:80", "weight 0"),
-            ("TCP 192.0.2.3:80", "`ip route`"),
-            ("TCP 192.0.2.4:80", "weight 0, overloaded or not reachable"),
-        ] {
-            assert!(lines.iter().any(|line| line.starts_with(service) && line.contains(why)), "{lines:?}");
-        }
-        let report = report(&shared, None);
-        assert_eq!((report.services, report.destinations, report.services_without_destination), (5, 5, 5));
-    }
-
-    #[test]
-    fn an_interface_that_clients_or_real_servers_need_and_that_is_not_attached_is_named() {
-        let shared = daemon("-A -t 198.51.100.100:80 -s rr\n-a -t 198.51.100.100:80 -r 192.0.2.11 -m\n");
-        let mut network = Network::default();
-        for (name, addr) in [("wan", "198.51.100.100"), ("lan", "192.0.2.1"), ("mgmt", "10.0.0.1")] {
-            let addresses = [(addr.parse().unwrap(), 24)];
-            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &addresses, 1500).unwrap();
-        }
-        let interfaces = vec![interface("mgmt", LinkState::Up, None)];
-        *shared.facts_mut() = Facts { interfaces, network: Arc::new(network), ..Facts::default() };
-        let lines = warnings(&shared);
-        assert_eq!(lines.len(), 3, "{lines:?}");
-        for (line, begins, step) in [
-            (&lines[0], "clients of 198.51.100.100 come in by wan", "`--interface wan`"),
-            (&lines[1], "the route to 192.0.2.11 is by lan", "`--interface lan`"),
-        ] {
-            assert!(line.starts_with(begins) && line.contains(step), "{line}");
-        }
-    }
-
-    #[test]
-    fn one_packet_scheduling_with_masqueraded_real_servers_is_a_warning_and_with_others_is_none() {
-        let of = |options: &str, method: &str| {
-            warnings(&daemon(&format!(
-                "-A -u 192.0.2.1:53 -s rr {options}\n-a -u 192.0.2.1:53 -r 127.0.0.1:53 {method}\n"
-            )))
-        };
-        let lines = of("-o", "-m");
-        let warned = |line: &&String| line.starts_with("UDP 192.0.2.1:53 has one-packet scheduling (-o) and");
-        assert!(lines.iter().any(|line| warned(&line) && line.contains("without -o")), "{lines:?}");
-        for (options, method) in [("-o", "-g"), ("-o", "-i"), ("-o", "--fullnat"), ("", "-m")] {
-            let lines = of(options, method);
-            assert!(!lines.iter().any(|line| warned(&line)), "{options} {method}: {lines:?}");
-        }
-    }
-
-    #[test]
-    fn of_many_services_without_a_real_server_the_first_are_named_and_the_others_counted() {
-        let rules: String = (1..=20).map(|port| format!("-A -u 192.0.2.1:{port} -s rr\n")).collect();
-        let lines = warnings(&daemon(&rules));
-        assert_eq!(lines.len(), NAMED + 1);
-        assert!(lines[NAMED].starts_with("12 more services"), "{lines:?}");
-    }
-
-    #[test]
-    fn a_refused_file_and_virtual_servers_without_quorum_have_warnings_and_up_servers_are_counted() {
-        let shared = daemon(
-            "-A -t 192.0.2.1:80 -s rr\n\
-             -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 127.0.0.1 -g\n",
-        );
-        let server =
-            |address, state| sample::virtual_server(address, vec![sample::real_server("192.0.2.11", state)]);
-        let mut sorry = server("192.0.2.2", CheckState::Down);
-        let endpoint = "127.0.0.1:80".to_owned();
-        sorry.sorry_server = Some(SorryServerHealth { endpoint, serves: true });
-        let mut all = vec![server("192.0.2.1", CheckState::Down), sorry, server("192.0.2.3", CheckState::Up)];
-        let refused = Some("k.conf:3: error".to_owned());
-        let health = HealthReport { refused, ..sample::report(all.clone()) };
-        let _ = shared.health.set(Arc::new(move || health.clone()));
-        let lines = warnings(&shared);
-        let lost = "has no quorum: live weight 0, quorum 1";
-        let expected = [
-            "/etc/keepalived/keepalived.conf was refused when it was last read, and the former one stays in \
-             force; see `xvs health`, then `xvs reload`"
-                .to_owned(),
-            format!("TCP 192.0.2.1:80 {lost}; see `xvs health --down`"),
-            format!("TCP 192.0.2.2:80 {lost}; its sorry server 127.0.0.1:80 serves; see `xvs health --down`"),
-        ];
-        assert_eq!(lines, expected);
-        let counted = crate::status::report(&shared, shared.health().as_ref()).health;
-        let expected =
-            Counts { real_servers: 3, real_servers_up: 1, virtual_servers: 3, virtual_servers_well: 1 };
-        assert_eq!(counted, Some(expected));
-        assert_eq!(crate::status::report(&shared, None).health, None);
-        all.resize(NAMED + 5, server("192.0.2.4", CheckState::Down));
-        let lines = quorum_warnings(Some(&sample::report(all)));
-        assert_eq!(lines.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
-    }
-
-    #[test]
-    fn a_table_has_a_warning_above_four_fifths_and_a_worker_from_nine_tenths_on() {
-        assert_eq!(table_warning(800, 1000), None);
-        assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
-        assert!(table_warning(1007, 1000).unwrap().contains("100 % full"), "spare entries are in use");
-        assert_eq!(busy_warning((0, &Some(89.9))), None);
-        assert_eq!(busy_warning((0, &None)), None);
-        assert!(busy_warning((3, &Some(97.6))).unwrap().starts_with("worker 3 is 98 % busy"));
-    }
-
-    #[test]
-    fn drops_of_valid_packets_have_a_warning_and_the_first_ones_to_a_new_neighbour_have_none() {
-        let shared = daemon("");
-        shared.workers()[0].dropped(DropReason::NoNeighbour).add(9);
-        shared.workers()[0].dropped(DropReason::Unsolicited).add(900);
-        assert!(warnings(&shared).is_empty());
-        shared.workers()[0].dropped(DropReason::NoNeighbour).add(1);
-        shared.workers()[0].dropped(DropReason::TableFull).add(1);
-        let lines = warnings(&shared);
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(
-            lines[0].contains("10 packets were dropped as no_neighbour") && lines[0].contains("`ip neigh`")
-        );
-        let report = report(&shared, None);
-        assert_eq!(report.recent_drops.reasons.len(), 3);
-        let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
-        assert!(WARNED_DROPS.iter().all(|(name, _)| known.contains(name)), "a reason is misspelt");
     }
 
     #[test]
