@@ -76,12 +76,10 @@ fn a_real_servers_new_link_address_is_used_once_it_is_announced() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _director = serving(&cluster, Workers::One);
     for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
-        for change in ["aa", "bb"] {
-            ip(&cluster, host, &format!("link set lan address 02:00:00:00:{change}:0{number}"));
-            // A packet of the changed server to the director shows its new link address.
-            succeed(cluster.command(host, "ping").args(["-c1", "-W5", "192.0.2.1"]));
-            serves(&cluster);
-        }
+        ip(&cluster, host, &format!("link set lan address 02:00:00:00:aa:0{number}"));
+        // A packet of the changed server to the director shows its new link address.
+        succeed(cluster.command(host, "ping").args(["-c1", "-W5", "192.0.2.1"]));
+        serves(&cluster);
     }
 }
 
@@ -147,26 +145,24 @@ fn packets_of_an_mtu_that_was_raised_are_received_and_one_that_is_too_large_is_a
 
 #[test]
 fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continue() {
-    for workers in [Workers::One, Workers::Two] {
-        let cluster = traffic::prepared(Method::Nat, workers);
-        let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
-        let mut director = serving(&cluster, workers);
-        director.add_service(Protocol::Tcp, 9000, Method::Nat);
-        let mut upload =
-            cluster.run(Host::Client, || clients::connect(virtual_endpoint(9000))).expect("opens");
-        upload.write_all(b"before and ").expect("upload");
-        for times in ["once", "2 times"] {
-            wan_comes_back(&cluster, workers.count(), 1500);
-            shows(&director, &format!("interface  wan: up, native XDP, {} queue", workers.count()));
-            shows(&director, &format!(", attached again {times}\n"));
-            let events = director.xvs("events --last 1024 --no-follow");
-            assert!(events.contains("link: wan is attached again, native XDP\n"), "{events}");
-            serves(&cluster);
-        }
-        let receipt = clients::upload(upload, b"after").expect("the connection is still there");
-        assert_eq!(receipt, clients::receipt(&receipt.host, b"before and after"));
-        assert!(director.stop().success(), "{}", director.log());
+    let workers = Workers::Two;
+    let cluster = traffic::prepared(Method::Nat, workers);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let mut director = serving(&cluster, workers);
+    director.add_service(Protocol::Tcp, 9000, Method::Nat);
+    let mut upload = cluster.run(Host::Client, || clients::connect(virtual_endpoint(9000))).expect("opens");
+    upload.write_all(b"before and ").expect("upload");
+    for times in ["once", "2 times"] {
+        wan_comes_back(&cluster, workers.count(), 1500);
+        shows(&director, &format!("interface  wan: up, native XDP, {} queue", workers.count()));
+        shows(&director, &format!(", attached again {times}\n"));
+        let events = director.xvs("events --last 1024 --no-follow");
+        assert!(events.contains("link: wan is attached again, native XDP\n"), "{events}");
+        serves(&cluster);
     }
+    let receipt = clients::upload(upload, b"after").expect("the connection is still there");
+    assert_eq!(receipt, clients::receipt(&receipt.host, b"before and after"));
+    assert!(director.stop().success(), "{}", director.log());
 }
 
 #[test]
