@@ -32,6 +32,18 @@ fn read(path: &Path) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The lines before the tests, with their numbers. A module of tests in a file of its own (`mod tests;`) ends nothing.
+fn before_tests(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines: Vec<_> = text.lines().collect();
+    let opens_tests = |at: &usize| {
+        let mut item = lines[*at..].iter().skip_while(|line| line.starts_with("#["));
+        lines[*at].starts_with("#[cfg(test)]")
+            && item.next().is_some_and(|line| line.contains("mod ") && line.ends_with('{'))
+    };
+    let end = (0..lines.len()).find(opens_tests).unwrap_or(lines.len());
+    (1..).zip(lines).take(end)
+}
+
 /// The crates, each with our crates that it may use; permission for a crate includes the crates below it.
 const MAY_USE: [(&str, &[&str]); 12] = [
     ("proto", &[]),
@@ -131,11 +143,9 @@ fn no_program_prints_by_a_macro_that_panics_if_the_stream_cannot_be_written() {
         if !text.ends_with(".rs") || !text.contains("/src/") {
             continue;
         }
-        let code = read(&path);
-        let code = code.lines().enumerate().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
-        for (number, line) in code {
+        for (number, line) in before_tests(&read(&path)) {
             let found = ["println!(", "print!("].iter().any(|name| line.contains(name));
-            assert!(!found, "{text}:{}: use `writeln!`, and decide on its error: {line}", number + 1);
+            assert!(!found, "{text}:{number}: use `writeln!`, and decide on its error: {line}");
         }
     }
 }
@@ -161,11 +171,10 @@ fn the_date_is_read_only_for_times_that_a_person_sees() {
         if !text.ends_with(".rs") || !text.contains("/src/") || READ_THE_DATE.contains(&text.as_str()) {
             continue;
         }
-        let code = read(&path);
-        let code = code.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
-        let found = code
-            .filter(|line| ["SystemTime", "Realtime", "UNIX_EPOCH"].iter().any(|name| line.contains(name)));
-        assert_eq!(found.collect::<Vec<_>>(), [""; 0], "{text} reads the date; use Instant");
+        for (number, line) in before_tests(&read(&path)) {
+            let found = ["SystemTime", "Realtime", "UNIX_EPOCH"].iter().any(|name| line.contains(name));
+            assert!(!found, "{text}:{number}: reads the date; use Instant: {line}");
+        }
     }
 }
 
@@ -175,8 +184,7 @@ fn no_source_file_is_longer_than_six_hundred_lines_before_its_tests() {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        let text = read(path);
-        let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
+        let lines = before_tests(&read(path)).count();
         assert!(lines <= 600, "{} has {lines} lines before its tests", path.display());
     }
 }

@@ -73,19 +73,19 @@ fn health(cluster: &Cluster) -> String {
 }
 
 fn a_server_that_cannot_serve_is_taken_out_and_returns(
+    workers: Workers,
     method: Method,
     word: &str,
     realservers: &str,
     says: &str,
 ) {
-    let cluster = traffic::prepared(method, Workers::Two);
+    let cluster = traffic::prepared(method, workers);
     // The client is the router of replies from the virtual address.
     succeed(cluster.command(Host::Client, "sysctl").args(["-qw", "net.ipv4.ip_forward=1"]));
     let path = cluster.state().join("keepalived.conf");
     fs::write(&path, file(word)).expect("the cluster's folder takes a new file");
     let name = path.display().to_string();
-    let director =
-        Director::start_with(&cluster, Workers::Two, &["--metrics", METRICS, "--keepalived", &name]);
+    let director = Director::start_with(&cluster, workers, &["--metrics", METRICS, "--keepalived", &name]);
     await_servers(&director, CLOSED, &[]);
     let refused = format!("connection refused by {} through {VIP}:{CLOSED}", real_server(1));
     assert!(health(&cluster).contains(&refused), "{}", health(&cluster));
@@ -118,6 +118,7 @@ fn a_server_that_cannot_serve_is_taken_out_and_returns(
 #[test]
 fn a_server_without_the_virtual_address_is_taken_out_and_returns_when_it_has_it() {
     a_server_that_cannot_serve_is_taken_out_and_returns(
+        Workers::Two,
         Method::DirectRouting,
         "DR",
         "dr",
@@ -128,6 +129,7 @@ fn a_server_without_the_virtual_address_is_taken_out_and_returns_when_it_has_it(
 #[test]
 fn a_server_that_does_not_decapsulate_is_taken_out_and_returns_when_it_does() {
     a_server_that_cannot_serve_is_taken_out_and_returns(
+        Workers::One,
         Method::Tunnel,
         "TUN",
         "tunnel",

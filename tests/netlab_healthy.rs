@@ -63,7 +63,7 @@ fn a_stopped_daemon_is_unhealthy_until_it_continues_and_the_check_does_not_hang(
 }
 
 #[test]
-fn status_of_a_stopped_daemon_says_so_at_once_and_is_printed_when_the_daemon_continues() {
+fn status_of_a_stopped_daemon_says_why_it_waits_and_is_printed_when_the_daemon_continues() {
     let cluster = Cluster::up(Layout::default());
     let director = Director::start(&cluster, Workers::One);
     director.signal(Signal::STOP);

@@ -131,35 +131,41 @@ fn flooded(count: usize, capacity: usize, syns: usize, behind: &[u8]) -> (usize,
 }
 
 #[test]
-fn during_a_flood_of_a_million_syns_established_connections_last_and_clients_connect() {
-    let (_, connected) = flooded(1, 1 << 16, 1_000_000, &[]);
-    assert!(connected >= 900, "{connected} of 1000 clients connected");
+fn during_a_flood_of_syns_established_connections_last_and_clients_connect() {
+    let (_, lasting) = flooded(1, 1 << 12, 40_000, &[]);
+    assert!(lasting >= 900, "{lasting} of 1000 clients connected and stayed");
 }
 
 #[test]
 fn during_a_flood_that_two_workers_receive_clients_connect() {
-    let (_, connected) = flooded(2, 1 << 14, 200_000, &[]);
-    assert!(connected >= 900, "{connected} of 1000 clients connected");
-}
-
-#[test]
-fn during_a_flood_of_syns_and_acks_used_connections_last_and_clients_connect() {
-    for acks in [1, 2] {
-        let (_, connected) = flooded(1, 1 << 13, 120_000, &[ACK; 2][..acks]);
-        assert!(connected >= 900, "{connected} of 1000 clients connected, with {acks} ACKs behind each SYN");
-    }
+    let (_, lasting) = flooded(2, 1 << 12, 40_000, &[]);
+    assert!(lasting >= 900, "{lasting} of 1000 clients connected and stayed");
 }
 
 #[test]
 fn under_direct_routing_connections_with_more_packets_than_those_of_a_flood_last_and_clients_connect() {
     // A client that falls silent after four packets has as many as the flood, and is evicted with it.
-    let (connected, _) = flooded(1, 1 << 13, 120_000, &[ACK; 3]);
+    let (connected, _) = flooded(1, 1 << 12, 40_000, &[ACK; 3]);
     assert!(connected >= 900, "{connected} of 1000 clients connected");
 }
 
 #[test]
+#[ignore = "longer floods, for the table of docs/performance.md; scripts/soak floods"]
+fn during_floods_of_a_minute_established_connections_last_and_clients_connect() {
+    println!("packets from each forged address: clients that connected, of these in the table at the end");
+    for packets in [1, 2, 3, 4, 8, 10] {
+        let (connected, lasting) = flooded(1, 1 << 13, 120_000, &[ACK; 9][..packets - 1]);
+        println!("{packets}: {connected}, {lasting}");
+        assert!(connected >= 900 && (lasting >= 900 || packets > 3), "{packets}: {connected}, {lasting}");
+    }
+    let (_, lasting) = flooded(1, 1 << 16, 1_000_000, &[]);
+    println!("1, a million SYNs into 65,536 entries: {lasting}");
+    assert!(lasting >= 900, "{lasting}");
+}
+
+#[test]
 fn during_a_flood_over_ipv6_used_connections_last_and_clients_connect() {
-    let mut workers = Workers::new(1 << 13, 1);
+    let mut workers = Workers::new(1 << 12, 1);
     let mut random = random(6);
     let send = |workers: &mut Workers, client, flags: &[u8]| {
         flags.iter().all(|flags| is_sent(workers.worker(0).packet(frame6(client, *flags))))
@@ -168,11 +174,11 @@ fn during_a_flood_over_ipv6_used_connections_last_and_clients_connect() {
         assert!(send(&mut workers, client, &[SYN, ACK, ACK, ACK, ACK, ACK, ACK, ACK, ACK]));
     }
     let mut connected = 0;
-    for number in 0..50_000_u128 {
+    for number in 0..15_000_u128 {
         workers.set_clock(number as u64);
         // From one /64, so a mask of prefixes would not help.
         send(&mut workers, 1 << 64 | u128::from(random()), &[SYN, ACK]);
-        if number % 100 == 99 {
+        if number % 30 == 29 {
             let client = 2 << 64 | number;
             connected += usize::from(send(&mut workers, client, &[SYN, ACK, ACK, ACK]));
         }
