@@ -221,7 +221,7 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         }
         Some(program) => {
             let mend = program.detach_command(name);
-            let end = if mend.is_none() { "; stop that process" } else { "" };
+            let end = if mend.is_none() { format!("; {}", program.remedy(name)) } else { String::new() };
             let found = format!("it has an XDP program, {program}, and xvsd cannot attach{end}");
             Finding {
                 mend: mend.map(|command| Mend { command, on: None }),
@@ -346,20 +346,21 @@ mod tests {
 
     #[test]
     fn another_program_on_the_interface_is_reported_with_the_command_that_detaches_it() {
+        let program = |mode, owner, process| Program { id: 7, mode, owner, process };
         let held = |mode, owner: Option<Owner>, process| {
-            wrong(|_, device| device.program = Some(Program { id: 7, mode, owner: owner.clone(), process }))
+            wrong(|_, device| device.program = Some(program(mode, owner.clone(), process)))
         };
         let of = |mode, owner| held(mode, owner, None);
         let other = || Some(Owner::Other("firewall".to_owned()));
         assert_eq!(of(Some(Mode::Native), other()), ["fail xdp wan: ip link set dev wan xdp off"]);
         assert_eq!(of(Some(Mode::Generic), None), ["fail xdp wan: ip link set dev wan xdpgeneric off"]);
-        assert_eq!(
-            of(Some(Mode::Native), Some(Owner::Director)),
-            ["fail xdp wan: ip link set dev wan xdp off"]
-        );
         assert!(of(Some(Mode::Native), Some(Owner::RealServer))[0].contains("xvs realserver"));
         // `ip link` cannot remove a program that a process holds.
-        assert_eq!(held(Some(Mode::Native), Some(Owner::Director), Some(4711)), ["fail xdp wan: "]);
+        assert_eq!(held(Some(Mode::Native), other(), Some(4711)), ["fail xdp wan: "]);
+        // Another xvsd's process is not seen without root.
+        assert_eq!(of(Some(Mode::Native), Some(Owner::Director)), ["fail xdp wan: "]);
+        let remedy = program(Some(Mode::Native), Some(Owner::Director), None).remedy("wan");
+        assert_eq!(remedy, "stop that xvsd");
     }
 
     #[test]
