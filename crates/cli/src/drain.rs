@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use xvs_ipvsadm::{ServiceArgument, SystemResolver};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::maintenance::Disabled;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -261,10 +262,11 @@ impl Drain<'_> {
             health.virtual_servers.iter().any(|server| server.services.contains(&service))
         };
         if let Some(HealthReport { file, .. }) = health.filter(has_it) {
+            let disabled = Disabled { server: self.endpoint.into(), service: Some(self.service) };
+            let disable = xvs_ipvsadm::command_line(&Command::Disable(disabled));
             writeln!(
                 self.out,
-                "{file} has this service: its checks and `xvs reload` may restore the weight; `xvs disable {}` lasts",
-                self.endpoint
+                "{file} has this service: its checks and `xvs reload` may restore the weight; `{disable}` lasts"
             )?;
         }
         Ok(DONE)
@@ -459,7 +461,7 @@ mod tests {
             let mut script = Script::new(&[]);
             script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
-            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80` lasts\n";
+            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80 -t 192.0.2.1:80` lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");
         }
     }
