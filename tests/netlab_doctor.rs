@@ -233,7 +233,11 @@ fn queues_added_after_the_start_that_cannot_be_served_are_found_and_removed_by_t
         let named = "warning    lan has 63 receive queues, and xvsd serves 1, so packets on the others go to the kernel";
         (status.contains(named) && status.contains("`ethtool -L lan rx 1`")).then_some(())
     });
-    broken_and_mended(&cluster, &[], (DR, "true"), ("queues", "lan"), DR);
+    let diagnosis = Diagnosis::of(&cluster, &[]);
+    let warnings = diagnosis.wrong("daemon", "");
+    let told = warnings.iter().any(|one| one["found"].to_string().contains("`ethtool -L lan rx 1`"));
+    assert!(told, "{:?}", diagnosis.complaints());
+    succeed(&mut shell(&cluster, DR, "ethtool -L lan rx 1"));
     wait::until("the warning is over", || director.log().contains("over: lan has 63").then_some(()));
 }
 

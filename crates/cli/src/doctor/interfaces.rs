@@ -112,10 +112,6 @@ fn queues(facts: &Facts) -> Vec<Finding> {
     if counted.is_empty() {
         return Vec::new();
     }
-    let late: Vec<_> = facts.devices().filter_map(|(name, device)| late(facts, name, device)).collect();
-    if !late.is_empty() {
-        return late;
-    }
     let wanted = facts.daemon.as_ref().map(|daemon| daemon.workers).or(facts.config.workers);
     let workers = match shares(&counted, wanted, facts.cores) {
         Ok(shares) => shares.len(),
@@ -143,18 +139,6 @@ fn queues(facts: &Facts) -> Vec<Finding> {
     let queues: Vec<_> = counted.iter().map(|(name, queues)| format!("{name} {queues}")).collect();
     let found = format!("{}; workers {workers}, cores {}", queues.join(", "), facts.cores);
     vec![Finding::ok("queues", "", found).seen("ethtool -l")]
-}
-
-/// Queues that were added after xvsd had attached.
-fn late(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
-    let now = device.receive_queues;
-    let had = facts.daemon.as_ref()?.interface(name)?.queues;
-    let found = format!(
-        "{now} receive queues, {had} when xvsd attached: packets on the others go to the kernel; restart xvsd, or \
-         remove them"
-    );
-    let mend = format!("ethtool -L {name} {} {had}", device.queues_word);
-    (had < now).then(|| Finding::fail("queues", name, found).seen("ethtool -l").mend(mend))
 }
 
 /// Whether the device or the kernel merges packets, or strips VLAN tags, before the director sees them.
@@ -382,13 +366,5 @@ mod tests {
         let mut facts = facts();
         facts.config.workers = Some(20);
         assert_eq!(complaints(&facts), ["warn queues : "]);
-    }
-
-    #[test]
-    fn a_queue_added_after_the_start_is_reported() {
-        let mut facts = with_daemon();
-        facts.interfaces[0].device.as_mut().unwrap().receive_queues = 2;
-        let found = complaints(&facts);
-        assert!(found.contains(&"fail queues wan: ethtool -L wan combined 1".to_owned()), "{found:?}");
     }
 }
