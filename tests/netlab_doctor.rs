@@ -247,6 +247,7 @@ fn rules_of_iptables_and_nftables_that_drop_a_services_packets_have_no_effect_an
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     let set = [
+        "iptables-nft -A INPUT -p tcp -m multiport --dports 22 -j DROP",
         "iptables-nft -A INPUT -s 198.51.100.10 -j DROP",
         "nft add table inet guard",
         "nft add chain inet guard in { type filter hook input priority 0 ; policy drop ; }",
@@ -258,7 +259,7 @@ fn rules_of_iptables_and_nftables_that_drop_a_services_packets_have_no_effect_an
     let diagnosis = Diagnosis::of(&cluster, &[]);
     let found: Vec<_> = diagnosis.wrong("firewall", "").iter().map(|one| one["found"].to_string()).collect();
     assert_eq!((found.len(), diagnosis.exit), (2, 1), "{:?}", diagnosis.complaints());
-    for rule in ["ip saddr 198.51.100.10 counter drop»", "«policy drop of nft inet guard in»"] {
+    for rule in ["-A INPUT -s 198.51.100.10/32 -j DROP»", "«policy drop of nft inet guard in»"] {
         assert!(found.iter().any(|found| found.contains(rule)), "{rule}: {found:?}");
     }
     succeed(&mut shell(&cluster, DR, "nft flush ruleset"));

@@ -16,7 +16,8 @@ use crate::netfilter::range;
 
 /// A table of iptables, with its base chains that the kernel calls before IPVS.
 pub struct Kind {
-    name: &'static str,
+    /// Its name.
+    pub name: &'static str,
     entries: &'static [(&'static str, Hook, i64)],
 }
 

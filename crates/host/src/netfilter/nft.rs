@@ -58,11 +58,11 @@ impl Ruleset {
         Some(Self { objects, texts, dormant })
     }
 
-    /// Whether there is a table `mangle`, the name that iptables uses, and it is not dormant.
-    pub fn has_mangle(&self, family: Family) -> bool {
+    /// Whether there is a table of this family and name, and it is not dormant.
+    pub fn has_table(&self, family: Family, named: &str) -> bool {
         self.of("table").any(|table| {
             let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
-            is_mangle(&table["family"], &table["name"], family) && !self.dormant.contains(&name)
+            is_table(&table["family"], &table["name"], (family, named)) && !self.dormant.contains(&name)
         })
     }
 
@@ -70,22 +70,26 @@ impl Ruleset {
         self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    /// The tables that may mark packets, except `mangle` of these families, which iptables-nft has.
-    pub fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
+    /// The tables that may mark packets, except those of these families and names, which iptables-nft has.
+    pub fn tables(&self, by_iptables: &[(Family, &str)]) -> Vec<Table> {
         let marking = self.marking();
         self.tables_among(by_iptables, |table| marking.contains(table))
     }
 
-    /// All tables, except `mangle` of these families, which iptables-nft has.
-    pub fn all_tables(&self, by_iptables: &[Family]) -> Vec<Table> {
+    /// All tables, except those of these families and names, which iptables-nft has.
+    pub fn all_tables(&self, by_iptables: &[(Family, &str)]) -> Vec<Table> {
         self.tables_among(by_iptables, |_| true)
     }
 
-    fn tables_among(&self, by_iptables: &[Family], is_wanted: impl Fn(&TableName) -> bool) -> Vec<Table> {
+    fn tables_among(
+        &self,
+        by_iptables: &[(Family, &str)],
+        is_wanted: impl Fn(&TableName) -> bool,
+    ) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let room = Cell::new(ENTRIES_MAX);
         let skipped = |object: &Value| {
-            by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
+            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table))
                 || self.dormant.contains(&table_name(object))
                 || !is_wanted(&table_name(object))
         };
@@ -177,10 +181,10 @@ impl Ruleset {
         self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
     }
 
-    /// The order of registration of a chain of iptables' table `mangle`; see [`Base::registered`].
-    pub fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
+    /// The order of registration of a chain of a table of iptables; see [`Base::registered`].
+    pub fn registered_in(&self, table: (Family, &str), name: &str) -> Option<(u64, u64)> {
         let is_it =
-            |chain: &&Value| is_mangle(&chain["family"], &chain["table"], family) && chain["name"] == name;
+            |chain: &&Value| is_table(&chain["family"], &chain["table"], table) && chain["name"] == name;
         self.registered(self.of("chain").find(is_it)?)
     }
 
@@ -192,8 +196,8 @@ impl Ruleset {
     }
 }
 
-fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
-    *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == "mangle"
+fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
+    *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == named
 }
 
 /// The set or map that a statement adds an element to or removes one from.
