@@ -289,12 +289,13 @@ fn memory() -> Memory {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
+    let huge_page_bytes = of("Hugepagesize") << 10;
     Memory {
         may_lock: may_lock(&text("/proc/self/status")),
         lock_limit_bytes: getrlimit(Resource::Memlock).maximum,
         huge_pages: of("HugePages_Total"),
-        free_huge_pages: of("HugePages_Free"),
-        huge_page_bytes: of("Hugepagesize") << 10,
+        free_huge_pages: xvs_host::memory::free_huge_page_bytes() / huge_page_bytes.max(1),
+        huge_page_bytes,
         cgroup_limit: xvs_host::memory::cgroup_limit(),
     }
 }
