@@ -17,7 +17,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_dataplane::verdict::DropReason;
-use xvs_model::protocol::client::{Client, Failure, Stopper, default_socket};
+use xvs_model::protocol::client::{Failure, Stopper, default_socket};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
@@ -25,6 +25,7 @@ use xvs_sched::ServiceKey;
 use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
 use crate::output::exit::{DONE, Done};
+use crate::output::late_reply;
 
 /// The arguments of `xvs capture`.
 #[derive(Debug, Args)]
@@ -93,7 +94,7 @@ impl Arguments {
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     // Before the request: if the file cannot be created, the director copies no packet.
     let mut sink = Sink::open(arguments, out)?;
-    let mut client = Client::connect(&default_socket())?;
+    let mut client = late_reply::connect(&default_socket())?;
     let stopper = client.stopper()?;
     end_by_signal(client.stopper()?)?;
     if let Some(seconds) = arguments.seconds {
