@@ -7,9 +7,9 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 
 use crate::protocol::client::Failure;
 use crate::protocol::request::Access;
@@ -37,7 +37,9 @@ fn wait_for(
     if is_readable(stream, first) {
         return Ok(());
     }
-    let daemon = socket_peercred(stream).map(|peer| peer.pid.as_raw_nonzero().get()).ok();
+    // The kernel reports 0 for a process of another PID namespace.
+    let daemon = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
+    let daemon = daemon.filter(|pid| *pid != 0);
     let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
     let why = daemon.map_or(RUNS.to_owned(), |pid| match is_stopped(pid) {
         true => format!("it is stopped; `kill -CONT {pid}` lets it go on"),
@@ -72,12 +74,15 @@ fn is_readable(stream: &UnixStream, within: Duration) -> bool {
     }
 }
 
-/// Whether a signal or a debugger has stopped a process. Source: proc_pid_stat(5).
+/// Whether a signal has stopped a process; a debugger's stop is not ended by SIGCONT. Source: proc_pid_stat(5).
 fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    has_stopped_state(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+}
+
+fn has_stopped_state(stat: &str) -> bool {
     // The name before it may contain any character.
     let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-    matches!(state, Some('T' | 't'))
+    state == Some('T')
 }
 
 #[cfg(test)]
@@ -92,6 +97,13 @@ mod tests {
         let times = [Duration::from_millis(1); 2];
         let result = wait_for(stream, access, times, &mut |notice| notices.push(notice.to_owned()));
         (notices, result.map_err(|failure| failure.to_string()))
+    }
+
+    #[test]
+    fn a_process_is_stopped_by_a_signal_and_not_by_a_debugger() {
+        for (state, is_stopped) in [('T', true), ('t', false), ('S', false)] {
+            assert_eq!(has_stopped_state(&format!("7 (a) T b) {state} 1 7 7")), is_stopped, "{state}");
+        }
     }
 
     #[test]
