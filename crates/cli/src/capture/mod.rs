@@ -99,10 +99,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     end_by_signal(client.stopper()?)?;
     if let Some(seconds) = arguments.seconds {
         let stopper = client.stopper()?;
-        thread::spawn(move || {
+        spawn("the time limit", move || {
             thread::sleep(Duration::from_secs(seconds));
             stopper.stop();
-        });
+        })?;
     }
     let most = arguments.count.unwrap_or(u64::MAX);
     let (mut packets, mut begun) = (0, false);
@@ -136,15 +136,20 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 /// Ends the capture at the first signal, and this program at the second.
 fn end_by_signal(stopper: Stopper) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::spawn(move || {
+    spawn("signals", move || {
         for (before, signal) in signals.forever().enumerate() {
             if before > 0 {
                 std::process::exit(128 + signal);
             }
             stopper.stop();
         }
-    });
-    Ok(())
+    })
+}
+
+/// Starts a thread; the error says what it would be for.
+fn spawn(what: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let started = thread::Builder::new().spawn(run);
+    started.map(drop).map_err(|error| io::Error::new(error.kind(), format!("a thread for {what}: {error}")))
 }
 
 /// The output of packets, and its format.
