@@ -75,10 +75,10 @@ fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_repo
     }
     let reported = [
         ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j MARK --set-xmark 0x63/0xffffffff", "--tcp-flags"),
-        ("-m conntrack --ctstate NEW -j MARK --set-xmark 0x62/0xffffffff", "the match conntrack"),
+        ("-m conntrack --ctstate NEW -j MARK --set-xmark 0x62/0xffffffff", "--ctstate NEW"),
         (
             "-p icmp -m addrtype --dst-type LOCAL -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
-            "the match addrtype",
+            "connection marks",
         ),
         ("-s 203.0.113.66/32 -j DROP", "before netfilter"),
     ];

@@ -251,7 +251,7 @@ impl RuleReader<'_> {
             match kind.as_str() {
                 "match" => match self.criteria_of(content) {
                     Some(more) => self.criteria.extend(more),
-                    None => self.set_obstacle("xvs does not know one of its matches"),
+                    None => self.set_obstacle(UNKNOWN_MATCH),
                 },
                 "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
                 "vmap" => self.elements(content, verdict),
@@ -395,6 +395,9 @@ impl RuleReader<'_> {
             };
             return equal.then(|| vec![is(Test::Family(family)), compares(test)]);
         }
+        if let Some(matches) = of_new(left, &items) {
+            return matches!(op, "==" | "!=" | "in").then(|| vec![Criterion { matches, expected }]);
+        }
         let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
         let matches = match text(&left["meta"]["key"]) {
             "iifname" | "iif" => Match::Interface(names()?),
@@ -423,6 +426,22 @@ impl RuleReader<'_> {
             }
         }
         Some(items.iter().map(plain).cloned().collect())
+    }
+}
+
+/// The match of states of a connection, or of types of a destination.
+fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
+    // Several states are a list, and those of a set are elements.
+    let names =
+        items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
+    let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?;
+    let (names, fib) = (names.into_iter(), &left["fib"]);
+    if left["ct"] == json!({ "key": "state" }) {
+        Some(Match::state(names, UNKNOWN_MATCH.to_owned()))
+    } else if fib["result"] == "type" && (fib["flags"] == "daddr" || fib["flags"] == json!(["daddr"])) {
+        Match::dest_type(names, UNKNOWN_MATCH.to_owned())
+    } else {
+        None
     }
 }
 
@@ -536,6 +555,8 @@ fn text(value: &Value) -> &str {
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
+
+const UNKNOWN_MATCH: &str = "xvs does not know one of its matches";
 
 /// How a rule that iptables has added to a table other than `mangle`, or without iptables-nft-save on this machine, can
 /// be followed.
