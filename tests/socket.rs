@@ -191,6 +191,19 @@ fn follow(folder: &Folder, from: Begin) -> UnixStream {
 }
 
 #[test]
+fn a_request_for_events_is_answered_before_the_first_event() {
+    let folder = Folder::new("answered");
+    let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
+    let mut stream = follow(&folder, Begin::Now);
+    for events in [0, 1] {
+        let part = raw_reply(&mut stream);
+        let Ok(Reply::Events(heard)) = part.answer else { panic!("{:?}", part.answer) };
+        assert_eq!((heard.events.len(), part.more), (events, true));
+        handler.events.record(Kind::Link, 1, "wan is down".to_owned());
+    }
+}
+
+#[test]
 fn a_listener_that_does_not_read_delays_no_other_and_receives_the_number_of_missed_events() {
     let folder = Folder::new("events");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use xvs_ipvsadm::{ServiceArgument, SystemResolver};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::maintenance::Disabled;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -183,7 +184,7 @@ impl Drain<'_> {
         let named = format!("real server {endpoint} of {service}");
         let Some(former) = former else {
             writeln!(self.out, "{named} has weight 0 already")?;
-            return Ok(DONE);
+            return if self.is_disabled()? { Ok(DONE) } else { self.warn_of_checks() };
         };
         let options = DestinationOptions { weight: Weight(0), ..former.clone() };
         self.director.call(Request::Change(Command::EditDestination { service, endpoint, options }))?;
@@ -250,6 +251,13 @@ impl Drain<'_> {
         writeln!(self.out, "its weight was {weight}; to restore it:\n  {back}")
     }
 
+    fn is_disabled(&mut self) -> Result<bool, Failure> {
+        match self.director.call(Request::Disabled)? {
+            Reply::Disabled(servers) => Ok(servers.includes(self.service, self.endpoint)),
+            other => Err(Failure::unexpected(&other)),
+        }
+    }
+
     /// Says that health checks may restore the weight, if a keepalived.conf has the service.
     fn warn_of_checks(&mut self) -> Done {
         let health = match self.director.call(Request::Health)? {
@@ -261,10 +269,11 @@ impl Drain<'_> {
             health.virtual_servers.iter().any(|server| server.services.contains(&service))
         };
         if let Some(HealthReport { file, .. }) = health.filter(has_it) {
+            let disabled = Disabled { server: self.endpoint.into(), service: Some(self.service) };
+            let disable = xvs_ipvsadm::command_line(&Command::Disable(disabled));
             writeln!(
                 self.out,
-                "{file} has this service: its checks and `xvs reload` may restore the weight; `xvs disable {}` lasts",
-                self.endpoint
+                "{file} has this service: its checks and `xvs reload` may restore the weight; `{disable}` lasts"
             )?;
         }
         Ok(DONE)
@@ -290,6 +299,7 @@ mod tests {
     use xvs_sched::ForwardingMethod;
 
     use crate::drain::*;
+    use xvs_model::config::maintenance::DisabledServers;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::health::sample;
@@ -372,6 +382,10 @@ mod tests {
                     Reply::Done
                 }
                 Request::Health => Reply::Health(self.health.clone()),
+                Request::Disabled => Reply::Disabled(match self.disabled {
+                    true => serde_json::from_str(r#"[{"server":"192.0.2.11:80","service":null}]"#).unwrap(),
+                    false => DisabledServers::default(),
+                }),
                 Request::EndConnections(_) => Reply::Ended(Ended { ended: 2, marked: 0 }),
                 Request::ResetConnections(_) => Reply::Ended(Ended { ended: 1, marked: 3 }),
                 other => panic!("{other:?}"),
@@ -454,12 +468,27 @@ mod tests {
     }
 
     #[test]
+    fn drain_warns_of_checks_that_gave_weight_0_unless_the_server_is_disabled() {
+        for disabled in [false, true] {
+            let mut script = Script { disabled, ..Script::new(&[]) };
+            script.options.weight = Weight(0);
+            script.health = Some(sample::report(vec![sample::virtual_server("192.0.2.1", Vec::new())]));
+            let told = script.drain(None, None, |_| Paused::Out).0;
+            assert_eq!(
+                told.contains("its checks and `xvs reload` may restore the weight"),
+                !disabled,
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
     fn drain_warns_if_keepalived_conf_has_the_service_and_not_otherwise() {
         for (address, is_told) in [("192.0.2.1", true), ("192.0.2.2", false)] {
             let mut script = Script::new(&[]);
             script.health = Some(sample::report(vec![sample::virtual_server(address, Vec::new())]));
             let told = script.drain(None, None, |_| Paused::Out).0;
-            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80` lasts\n";
+            let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80 -t 192.0.2.1:80` lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");
         }
     }

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use humantime::{format_rfc3339_millis, parse_duration};
 use serde::Serialize;
-use xvs_model::protocol::client::{Client, default_socket};
+use xvs_model::protocol::client::default_socket;
 use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Then, millis_since_1970};
 
 use crate::output::exit::{DONE, Done};
+use crate::output::late_reply;
 
 /// The arguments of `xvs events`.
 #[derive(Debug, Args)]
@@ -49,7 +50,7 @@ impl Arguments {
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let form = if arguments.json { JSON } else { TEXT };
-    let mut client = Client::connect(&default_socket())?;
+    let mut client = late_reply::connect(&default_socket())?;
     client.events(arguments.asked(), &mut |heard| show(&heard, &form, out))?;
     Ok(DONE)
 }

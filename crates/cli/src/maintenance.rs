@@ -8,7 +8,7 @@ use std::io;
 use std::io::Write;
 
 use clap::Args;
-use xvs_ipvsadm::DisabledArgument;
+use xvs_ipvsadm::{DisabledArgument, SystemResolver};
 use xvs_model::config::command::Command;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::protocol::client::{Director, Failure};
@@ -38,7 +38,7 @@ pub(super) fn run(
     director: &mut dyn Director,
     out: &mut dyn Write,
 ) -> Done {
-    let servers = arguments.servers.named()?;
+    let servers = arguments.servers.named(&SystemResolver::default())?;
     let command = match change {
         Change::Disable => Command::Disable(servers),
         Change::Enable => Command::Enable(servers),

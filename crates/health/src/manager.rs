@@ -58,6 +58,8 @@ pub(super) struct Manager<E> {
     /// Services that the control thread must still remove.
     removed: Vec<ServiceKey>,
     scope: ReconcileScope,
+    /// Whether probes through virtual addresses are to be prepared, while that is not in force.
+    vip_probes: Option<bool>,
     disabled: Arc<DisabledServers>,
     files: Files,
     timeouts: FileTimeouts,
@@ -83,6 +85,7 @@ impl<E: Environment> Manager<E> {
             pending: BTreeSet::new(),
             removed: Vec::new(),
             scope: ReconcileScope::Changes,
+            vip_probes: None,
             disabled: Arc::default(),
             files: Files::default(),
             timeouts: FileTimeouts { configured: Timeouts::UNSET, before: Timeouts::UNSET },
@@ -94,7 +97,8 @@ impl<E: Environment> Manager<E> {
     /// Runs until [`Message::Stop`].
     pub(super) async fn run(mut self) {
         loop {
-            let is_pending = !(self.pending.is_empty() && self.removed.is_empty());
+            let is_pending =
+                !(self.pending.is_empty() && self.removed.is_empty()) || self.vip_probes.is_some();
             tokio::select! {
                 message = self.messages.recv() => match message {
                     Some(Message::Load(configuration, reply)) => {
@@ -158,26 +162,32 @@ impl<E: Environment> Manager<E> {
         self.notify(notices);
     }
 
-    /// Sends the pending services to the control thread.
+    /// Sends the pending services to the control thread, and repeats a failed preparation for probes through virtual
+    /// addresses.
     async fn send_pending(&mut self) -> Result<Reconciled, CommandError> {
         let mut wanted = self.results.lock().desired_services(&self.pending);
         wanted.extend(self.removed.iter().map(|key| (*key, None)));
-        let (runner, scope) = (self.runner.clone(), self.scope);
-        let done = spawn_blocking(move || runner.environment.reconcile(wanted, scope))
-            .await
-            .unwrap_or_else(|_| Err(internal_error()));
-        match &done {
-            Ok(_) => {
-                self.pending.clear();
-                self.removed.clear();
-                self.scope = ReconcileScope::Changes;
-            }
-            Err(error) => {
-                tracing::error!("health: {error}; the change is tried again");
-                self.retry_at = Instant::now() + RETRY_INTERVAL;
-            }
+        let (runner, scope, vip_probes) = (self.runner.clone(), self.scope, self.vip_probes);
+        let send = move || {
+            let environment = &runner.environment;
+            let prepared = vip_probes.map_or(Ok(()), |expected| environment.expect_vip_probes(expected));
+            (prepared, environment.reconcile(wanted, scope))
+        };
+        let (prepared, done) =
+            spawn_blocking(send).await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
+        if prepared.is_ok() {
+            self.vip_probes = None;
         }
-        done
+        if done.is_ok() {
+            self.pending.clear();
+            self.removed.clear();
+            self.scope = ReconcileScope::Changes;
+        }
+        for error in prepared.as_ref().err().into_iter().chain(done.as_ref().err()) {
+            tracing::error!("health: {error}; the change is tried again");
+            self.retry_at = Instant::now() + RETRY_INTERVAL;
+        }
+        prepared.and(done)
     }
 
     /// Sends notices to FIFOs, scripts, the event stream and the log, each with its reason if there is one.
@@ -210,14 +220,20 @@ impl<E: Environment> Manager<E> {
         let (runner, configured, mut timeouts) = (self.runner.clone(), configuration.timeouts, self.timeouts);
         let change = move || {
             let environment = &runner.environment;
-            environment.expect_vip_probes(through_vip)?;
-            let wanted = timeouts.update(configured, environment.timeouts()?);
-            let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
-            let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
-            commands.try_for_each(|command| environment.execute(command))?;
-            Ok(timeouts)
+            let prepared = environment.expect_vip_probes(through_vip);
+            let mut set_timeouts = || {
+                let wanted = timeouts.update(configured, environment.timeouts()?);
+                let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
+                let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
+                commands.try_for_each(|command| environment.execute(command))?;
+                Ok(timeouts)
+            };
+            (prepared, set_timeouts())
         };
-        let changed = spawn_blocking(change).await.unwrap_or_else(|_| Err(internal_error()));
+        let (prepared, changed) =
+            spawn_blocking(change).await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
+        // What failed is repeated, and its error reported, with the services below.
+        self.vip_probes = prepared.is_err().then_some(through_vip);
         let changed = changed.map(|timeouts| self.timeouts = timeouts);
         match &mut self.notifier {
             Some(notifier) => notifier.reload(&configuration.globals).await,
@@ -229,7 +245,8 @@ impl<E: Environment> Manager<E> {
             number => format!("; {number} faults, see `xvs health`"),
         };
         let (summary, notices) = self.replace_configuration(configuration, checks);
-        let done = changed.and(self.send_pending().await);
+        let sent = self.send_pending().await;
+        let done = changed.and(sent);
         self.files.forget_unwatched();
         self.notify(notices.into_iter().map(|notice| (None, notice)));
         let Reconciled { changed, refused } = done?;

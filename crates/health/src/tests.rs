@@ -51,6 +51,8 @@ struct World {
     most_probing: AtomicUsize,
     is_here: AtomicBool,
     is_stuck: AtomicBool,
+    has_no_port: AtomicBool,
+    expects_vip_probes: AtomicBool,
     timeouts: Mutex<Timeouts>,
     reconciled: Mutex<Vec<DesiredServices>>,
     emitted: Mutex<Vec<(String, Instant)>>,
@@ -104,7 +106,11 @@ impl Environment for Arc<World> {
         unreachable!("probes are simulated as a whole")
     }
 
-    fn expect_vip_probes(&self, _: bool) -> Result<(), CommandError> {
+    fn expect_vip_probes(&self, expected: bool) -> Result<(), CommandError> {
+        if expected && self.has_no_port.load(Ordering::Relaxed) {
+            return Err(CommandError::Failed { why: "no port".to_owned() });
+        }
+        self.expects_vip_probes.store(expected, Ordering::Relaxed);
         Ok(())
     }
 
@@ -178,6 +184,8 @@ impl Health {
             most_probing: AtomicUsize::new(0),
             is_here: AtomicBool::new(true),
             is_stuck: AtomicBool::new(false),
+            has_no_port: AtomicBool::new(false),
+            expects_vip_probes: AtomicBool::new(false),
             timeouts: Mutex::default(),
             reconciled: Mutex::default(),
             emitted: Mutex::default(),
@@ -362,6 +370,22 @@ async fn a_refused_change_is_repeated_until_it_succeeds() {
     health.world.is_stuck.store(false, Ordering::Relaxed);
     sleep(seconds(1.5)).await;
     assert_eq!(health.world.weights(), [(RS2.to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_without_a_port_are_prepared_again_and_hinder_nothing_else() {
+    let health = Health::start("", MANY).await;
+    health.world.has_no_port.store(true, Ordering::Relaxed);
+    let servers = virtual_server("delay_loop 10", [RS1, RS2]).replace("lb_kind NAT", "lb_kind DR");
+    let servers = servers.replace("TCP_CHECK {", "TCP_CHECK {\nthrough_vip");
+    let text = format!("global_defs {{\nlvs_timeouts tcp 7 tcpfin 8 udp 9\n}}\n{servers}");
+    let error = health.load(&text).await.unwrap_err();
+    assert!(error.to_string().contains("no port"), "{error}");
+    assert_eq!(health.world.timeouts.lock().unwrap().tcp_seconds, 7);
+    assert_eq!(health.world.weights().len(), 2);
+    health.world.has_no_port.store(false, Ordering::Relaxed);
+    sleep(seconds(1.5)).await;
+    assert!(health.world.expects_vip_probes.load(Ordering::Relaxed));
 }
 
 #[tokio::test(start_paused = true)]

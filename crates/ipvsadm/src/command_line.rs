@@ -19,13 +19,7 @@ use crate::values::flag_names;
 pub fn command_line(command: &Command) -> String {
     let resolver = SystemResolver::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
-    let of = |key: &ServiceKey| match *key {
-        // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
-        ServiceKey::Mark { mark, family } => {
-            format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
-        }
-        ServiceKey::Address { .. } => service_option(key, &names),
-    };
+    let of = |key: &ServiceKey| named_service(key, &names);
     let server = |key: &ServiceKey, endpoint| format!("{} -r {}", of(key), names.destination(key, endpoint));
     let line = match command {
         Command::AddService { key, options } => format!("-A {}{}", of(key), service(key, options)),
@@ -50,16 +44,29 @@ pub fn command_line(command: &Command) -> String {
         Command::DeleteMark(rule) => return escape_control(&format!("xvs mark delete {rule}")),
         Command::AddLocal(local) => return format!("xvs laddr add {local}"),
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
-        Command::Disable(server) => return format!("xvs disable {}", disabled(server, of)),
-        Command::Enable(server) => return format!("xvs enable {}", disabled(server, of)),
+        Command::Disable(server) => return format!("xvs disable {}", disabled_arguments(server)),
+        Command::Enable(server) => return format!("xvs enable {}", disabled_arguments(server)),
     };
     escape_control(&format!("xvsadm {line}"))
 }
 
-/// A disabled real server as the arguments of `xvs disable`; `of` prints the options of a service.
-fn disabled(Disabled { server, service }: &Disabled, of: impl Fn(&ServiceKey) -> String) -> String {
-    let service = service.map(|key| format!(" {}", of(&key))).unwrap_or_default();
+/// A disabled real server as the arguments of `xvs disable` and `xvs enable`.
+pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
+    let resolver = SystemResolver::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    let service = service.map(|key| format!(" {}", named_service(&key, &names))).unwrap_or_default();
     format!("{server}{service}")
+}
+
+/// The options that name a service.
+fn named_service(key: &ServiceKey, names: &Naming<'_>) -> String {
+    match *key {
+        // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
+        ServiceKey::Mark { mark, family } => {
+            format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
+        }
+        ServiceKey::Address { .. } => service_option(key, names),
+    }
 }
 
 /// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.

@@ -35,7 +35,7 @@ use rules::Rules;
 use session::{Format, Session};
 use xvs_model::protocol::client::Director;
 
-pub use command_line::{command_line, escape_control};
+pub use command_line::{command_line, disabled_arguments, escape_control};
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules};

@@ -199,7 +199,7 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
             local_address_command(words).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, "disable", words @ ..] if text.starts_with(XVS_LINE) => {
-            disable_command(words).map(Parsed::Change).map_err(LineError::usage)
+            disable_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),

@@ -16,7 +16,7 @@ use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::grammar::virtual_service;
-use crate::resolver::{Resolver, SystemResolver};
+use crate::resolver::Resolver;
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -173,8 +173,8 @@ impl DisabledArgument {
     ///
     /// # Errors
     /// The first line of ipvsadm's message about the service.
-    pub fn named(&self) -> Result<Disabled, String> {
-        let service = self.service.key(&SystemResolver::default())?;
+    pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, String> {
+        let service = self.service.key(resolver)?;
         Ok(Disabled { server: self.server, service })
     }
 }
@@ -183,11 +183,11 @@ impl DisabledArgument {
 ///
 /// # Errors
 /// clap's message, or the first line of ipvsadm's message about the service.
-pub(crate) fn disable_command(words: &[&str]) -> Result<Command, String> {
+pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
     let parser = DisabledArgument::augment_args(clap::Command::new("disable").no_binary_name(true));
     let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
     let read = DisabledArgument::from_arg_matches(&matches).map_err(|error| error.to_string())?;
-    read.named().map(Command::Disable)
+    read.named(resolver).map(Command::Disable)
 }
 
 /// The change that a line requests by its words behind `mark`.
@@ -254,6 +254,7 @@ fn ports(text: &str) -> Result<(u16, u16), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use crate::resolver::FixedNames;
     use crate::xvs_lines::*;
 
     fn rule() -> MarkRule {
@@ -326,6 +327,7 @@ mod tests {
 
     #[test]
     fn a_printed_disabled_server_is_parsed_back_with_and_without_a_service() {
+        let names = FixedNames::default().host("web1", [198, 51, 100, 1]);
         let services = ["TCP 198.51.100.1:80", "SCTP [2001:db8::1]:0", "FWM 7", "FWM 4294967295 IPv6"];
         let services = services.iter().map(|service| Some(service.parse().unwrap())).chain([None]);
         for service in services {
@@ -333,13 +335,20 @@ mod tests {
                 let command = Command::Disable(Disabled { server: server.parse().unwrap(), service });
                 let line = crate::command_line(&command);
                 let words: Vec<_> = line.split(' ').skip(2).collect();
-                assert_eq!(disable_command(&words), Ok(command), "{line}");
+                assert_eq!(disable_command(&words, &names), Ok(command), "{line}");
             }
         }
+        let named = Disabled {
+            server: "192.0.2.11".parse().unwrap(),
+            service: Some("TCP 198.51.100.1:80".parse().unwrap()),
+        };
+        let words = ["192.0.2.11", "-t", "web1:80"];
+        assert_eq!(disable_command(&words, &names), Ok(Command::Disable(named)));
+        assert_eq!(crate::disabled_arguments(&named), "192.0.2.11 -t 198.51.100.1:80");
         for wrong in
             [&[][..], &["web1"], &["192.0.2.11", "-t", "web1:x"], &["192.0.2.11", "-t", "a", "-u", "b"]]
         {
-            assert!(disable_command(wrong).is_err(), "{wrong:?}");
+            assert!(disable_command(wrong, &names).is_err(), "{wrong:?}");
         }
     }
 }

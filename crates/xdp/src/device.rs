@@ -126,7 +126,8 @@ impl Program {
     pub fn detach_command(&self, interface: &str) -> Option<String> {
         let kind = if self.mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
         match (self.process, &self.owner) {
-            (Some(_), _) => None,
+            // A link of BPF ends with its process.
+            (Some(_), _) | (None, Some(Owner::Director)) => None,
             (None, Some(Owner::RealServer)) => Some("xvs realserver down --vip ADDRESS".to_owned()),
             (None, _) => Some(format!("ip link set dev {interface} {kind} off")),
         }
@@ -134,8 +135,11 @@ impl Program {
 
     /// What removes it, as a clause.
     pub fn remedy(&self, interface: &str) -> String {
-        let command = self.detach_command(interface);
-        command.map_or("stop that process".to_owned(), |command| format!("`{command}` removes it"))
+        match (self.detach_command(interface), &self.owner) {
+            (Some(command), _) => format!("`{command}` removes it"),
+            (None, Some(Owner::Director)) => "stop that xvsd".to_owned(),
+            (None, _) => "stop that process".to_owned(),
+        }
     }
 
     fn of(ifindex: u32, found: &XdpState) -> Option<Self> {

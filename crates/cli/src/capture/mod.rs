@@ -17,7 +17,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_dataplane::verdict::DropReason;
-use xvs_model::protocol::client::{Client, Failure, Stopper, default_socket};
+use xvs_model::protocol::client::{Failure, Stopper, default_socket};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
@@ -25,6 +25,7 @@ use xvs_sched::ServiceKey;
 use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
 use crate::output::exit::{DONE, Done};
+use crate::output::late_reply;
 
 /// The arguments of `xvs capture`.
 #[derive(Debug, Args)]
@@ -93,15 +94,15 @@ impl Arguments {
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     // Before the request: if the file cannot be created, the director copies no packet.
     let mut sink = Sink::open(arguments, out)?;
-    let mut client = Client::connect(&default_socket())?;
+    let mut client = late_reply::connect(&default_socket())?;
     let stopper = client.stopper()?;
     end_by_signal(client.stopper()?)?;
     if let Some(seconds) = arguments.seconds {
         let stopper = client.stopper()?;
-        thread::spawn(move || {
+        spawn("the time limit", move || {
             thread::sleep(Duration::from_secs(seconds));
             stopper.stop();
-        });
+        })?;
     }
     let most = arguments.count.unwrap_or(u64::MAX);
     let (mut packets, mut begun) = (0, false);
@@ -135,15 +136,20 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 /// Ends the capture at the first signal, and this program at the second.
 fn end_by_signal(stopper: Stopper) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::spawn(move || {
+    spawn("signals", move || {
         for (before, signal) in signals.forever().enumerate() {
             if before > 0 {
                 std::process::exit(128 + signal);
             }
             stopper.stop();
         }
-    });
-    Ok(())
+    })
+}
+
+/// Starts a thread; the error says what it would be for.
+fn spawn(what: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let started = thread::Builder::new().spawn(run);
+    started.map(drop).map_err(|error| io::Error::new(error.kind(), format!("a thread for {what}: {error}")))
 }
 
 /// The output of packets, and its format.

@@ -74,7 +74,7 @@ pub(super) struct Memory {
     pub lock_limit_bytes: Option<u64>,
     /// Reserved huge pages.
     pub huge_pages: u64,
-    /// Free huge pages.
+    /// Free huge pages that no process has claimed.
     pub free_huge_pages: u64,
     /// The size of a huge page.
     pub huge_page_bytes: u64,

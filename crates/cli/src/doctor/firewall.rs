@@ -1,7 +1,8 @@
 //! Check of netfilter's rules: those that drop packets of services have no effect, because XDP runs before netfilter.
 //!
 //! A rule concerns a service if no criterion excludes its packets and no rule before accepts all of them. What depends
-//! on the client, the connection or an unknown match may hold for some packets. Services of marks are not examined.
+//! on the client or an unknown match may hold for some packets; states of connections are those of new ones, and VIPs
+//! are addresses of this machine. Services of marks are not examined.
 //! Cost: each rule for each service, at most [`VISITS_MAX`] rules. Not here: reading the rules (`xvs_host::netfilter`).
 
 use std::borrow::Cow;
@@ -120,9 +121,7 @@ impl<'a> Walk<'a> {
             }
             let fate = match &rule.action {
                 Action::Drop => {
-                    if !is_of_invalid_packets(rule) {
-                        self.dropping.push(rule.text.as_str().into());
-                    }
+                    self.dropping.push(rule.text.as_str().into());
                     Fate::Decided
                 }
                 Action::Accept => Fate::Decided,
@@ -149,6 +148,8 @@ impl<'a> Walk<'a> {
 
     fn of_criterion(&self, criterion: &Criterion) -> Extent {
         let extent = match &criterion.matches {
+            Match::OfNew { matches: true, .. } => Extent::All,
+            Match::OfNew { matches: false, .. } => Extent::None,
             Match::Packet(test) => self.of_test(test),
             Match::Interface(names) => {
                 let fits = |attached: &&&str| names.iter().any(|name| is_named(attached, name));
@@ -190,11 +191,6 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a rule is for packets that belong to no connection of the kernel; most firewalls have it.
-fn is_of_invalid_packets(rule: &Rule) -> bool {
-    rule.text.to_ascii_lowercase().contains("state invalid")
-}
-
 /// Whether an interface has this name, or begins with it if it ends in `*`.
 fn is_named(interface: &str, name: &str) -> bool {
     name.strip_suffix('*').map_or(interface == name, |beginning| interface.starts_with(beginning))
@@ -210,7 +206,7 @@ const VISITS_MAX: usize = 1_000_000;
 
 #[cfg(test)]
 mod tests {
-    use xvs_host::netfilter::iptables_save;
+    use xvs_host::netfilter::{iptables_save, nft};
     use xvs_sched::ForwardingMethod;
 
     use super::*;
@@ -247,9 +243,34 @@ mod tests {
             "-A INPUT -i mgmt -j DROP",
             "-A INPUT ! -i wan -p tcp -m tcp --dport 22 -j DROP",
             "-A INPUT -m conntrack --ctstate INVALID -j DROP",
+            "-A INPUT -m addrtype --dst-type BROADCAST,MULTICAST -j DROP",
             "-A FORWARD -j DROP",
         ] {
             assert_eq!(useless_rules(&format!("{input}{rule}\n")), [""; 0], "{rule}");
+        }
+    }
+
+    #[test]
+    fn rules_of_nft_for_new_connections_concern_all_clients_and_those_for_others_none() {
+        let matches = [
+            (r#""left":{"ct":{"key":"state"}},"right":["established","new"]"#, 0),
+            (r#""left":{"ct":{"key":"state"}},"right":"established""#, 1),
+            (r#""left":{"fib":{"result":"type","flags":["daddr"]}},"right":"local""#, 0),
+            (
+                r#""left":{"fib":{"result":"type","flags":["daddr"]}},"right":{"set":["broadcast","multicast"]}"#,
+                1,
+            ),
+        ];
+        for (matches, useless) in matches {
+            let json = format!(
+                r#"{{"nftables":[{{"chain":{{"family":"inet","table":"t","name":"c","handle":1,"type":"filter",
+                "hook":"input","prio":0,"policy":"drop"}}}},{{"rule":{{"family":"inet","table":"t","chain":"c",
+                "handle":2,"expr":[{{"match":{{"op":"in",{matches}}}}},{{"accept":null}}]}}}}]}}"#
+            );
+            let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
+            facts.netfilter = nft::Ruleset::parse(&json, "").unwrap().all_tables(&[]);
+            let found = firewall(&facts).into_iter().filter(|finding| finding.level == Level::Warn);
+            assert_eq!(found.count(), useless, "{matches}");
         }
     }
 
@@ -260,6 +281,12 @@ mod tests {
         let policy = ":INPUT DROP [0:0]\n";
         assert_eq!(useless_rules(&format!(":INPUT ACCEPT [0:0]\n{accept}{last}")), [""; 0]);
         assert_eq!(useless_rules(&format!("{policy}{accept}")), [""; 0]);
+        for accept in [
+            "-A INPUT -p tcp -m state --state NEW -m tcp --dport 80 -j ACCEPT\n",
+            "-A INPUT -m addrtype --dst-type LOCAL -m conntrack --ctstate RELATED,NEW -j ACCEPT\n",
+        ] {
+            assert_eq!(useless_rules(&format!("{policy}{accept}")), [""; 0], "{accept}");
+        }
         let some = "-A INPUT -s 10.0.0.0/8 -p tcp -m tcp --dport 80 -j ACCEPT\n";
         assert_eq!(useless_rules(&format!("{policy}{some}")), ["policy drop of iptables -t filter INPUT"]);
         let called = ":web - [0:0]\n-A web -s 10.0.0.0/8 -j ACCEPT\n-A web -j DROP\n-A INPUT -p tcp -j web\n";

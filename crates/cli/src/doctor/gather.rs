@@ -75,7 +75,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
         Ok(status) => facts.real_server = status,
         Err(error) => facts.faults.push(Finding::warn("real server", "", error)),
     }
-    read_netfilter(&mut facts);
+    read_netfilter(&mut facts, geteuid().is_root());
     ask_the_kernel(&mut facts)?;
     ask_the_wire(&mut facts);
     facts.clocks = asked.directors.iter().map(|addr| clocks::ask(*addr)).collect();
@@ -190,11 +190,14 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
 }
 
 /// Reads netfilter's rules; without root they cannot be read.
-fn read_netfilter(facts: &mut Facts) {
-    if !geteuid().is_root() || facts.services.is_empty() {
+fn read_netfilter(facts: &mut Facts, is_root: bool) {
+    if facts.services.is_empty() {
         return;
     }
     let mut unread = |why: &str| facts.faults.push(Finding::warn(firewall::CHECK, "", why));
+    if !is_root {
+        return unread("netfilter's rules were not read: that needs root");
+    }
     match netfilter::read_all() {
         Ok(found) => {
             found.warnings.iter().for_each(|why| unread(why));
@@ -286,12 +289,13 @@ fn memory() -> Memory {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     };
+    let huge_page_bytes = of("Hugepagesize") << 10;
     Memory {
         may_lock: may_lock(&text("/proc/self/status")),
         lock_limit_bytes: getrlimit(Resource::Memlock).maximum,
         huge_pages: of("HugePages_Total"),
-        free_huge_pages: of("HugePages_Free"),
-        huge_page_bytes: of("Hugepagesize") << 10,
+        free_huge_pages: xvs_host::memory::free_huge_page_bytes() / huge_page_bytes.max(1),
+        huge_page_bytes,
         cgroup_limit: xvs_host::memory::cgroup_limit(),
     }
 }
@@ -321,7 +325,18 @@ const MOST_ADDRESSES: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use xvs_sched::ForwardingMethod;
+
+    use crate::doctor::facts::tests::{facts, serve, web};
     use crate::doctor::gather::*;
+
+    #[test]
+    fn without_root_the_rules_of_netfilter_are_reported_as_unread_and_not_as_harmless() {
+        let mut facts = serve(facts(), web(), ForwardingMethod::Nat);
+        read_netfilter(&mut facts, false);
+        assert_eq!(facts.faults[0].found, "netfilter's rules were not read: that needs root");
+        assert_eq!(firewall::firewall(&facts), []);
+    }
 
     #[test]
     fn capabilities_and_services_are_read_from_proc() {

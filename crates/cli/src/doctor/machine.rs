@@ -116,7 +116,8 @@ fn table(facts: &Facts) -> TableConfig {
     TableConfig { capacity: config.conn_table_size, workers: config.workers.unwrap_or(1), memory }
 }
 
-/// Whether the control group that xvsd would be started in has room for the connection table.
+/// Whether an xvsd that is started from this shell has room for the connection table: its control group would be the
+/// doctor's. A unit of systemd has another one, so this never fails.
 pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     let Some(limit) = facts.memory.cgroup_limit.as_ref().filter(|_| facts.daemon.is_none()) else {
         return Vec::new();
@@ -127,11 +128,22 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let finding = match Config::check_limit(&table, packet_bytes(facts).unwrap_or(0), limit) {
-        Ok(()) => Finding::ok("memory limit", "", format!("{} MiB, the table fits", limit.bytes >> 20)),
-        Err(over) if facts.config.conn_table_memory == TableMemory::Resident => {
-            Finding::fail("memory limit", "", over)
+        Ok(()) => {
+            let found =
+                format!("{} MiB if xvsd is started from this shell, the table fits", limit.bytes >> 20);
+            Finding::ok("memory limit", "", found)
         }
-        Err(over) => Finding::warn("memory limit", "", format!("once the table is full: {over}")),
+        Err(over) => {
+            let when = match facts.config.conn_table_memory {
+                TableMemory::Resident => "",
+                TableMemory::OnDemand => ", once the table is full",
+            };
+            let found = format!(
+                "if xvsd is started from this shell{when}: {over}. A service has its own limit: `systemctl show -p \
+                 MemoryMax xvsd`"
+            );
+            Finding::warn("memory limit", "", found)
+        }
     };
     vec![finding.seen(limit.file.display().to_string())]
 }
@@ -219,15 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn a_control_group_without_room_for_the_table_fails_if_it_is_resident_and_else_warns() {
+    fn the_shells_control_group_without_room_for_the_table_is_a_warning_that_says_whose_it_is() {
         let mut facts = facts();
         assert_eq!(memory_limit(&facts), []);
         facts.memory.cgroup_limit =
             Some(CgroupLimit { bytes: 128 << 20, file: "/sys/fs/cgroup/memory.max".into() });
-        assert_eq!(only(memory_limit(&facts)).level, Level::Warn);
+        assert!(only(memory_limit(&facts)).found.starts_with("if xvsd is started from this shell, once"));
         facts.config.conn_table_memory = TableMemory::Resident;
         let found = only(memory_limit(&facts));
-        assert_eq!(found.level, Level::Fail);
+        assert_eq!(found.level, Level::Warn);
         let wanted = "the full table takes 161 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
         assert!(found.found.contains(wanted), "{found}");
         (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 81);

@@ -51,13 +51,13 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
         );
         let attachment = facts.attachment();
         let is_network = |one: &&Link| one.id == link && one.resolves;
-        return match (attachment.towards(addr), facts.network.links.iter().find(is_network)) {
+        let network = || facts.network.links.iter().find(is_network);
+        return match attachment.towards(addr).or_else(network) {
             // The route works for the kernel: another one may not reach the real server.
-            (Some(link), _) => {
+            Some(link) => {
                 Finding::fail(ROUTE, addr, format!("{found}; {}", attachment.step(link))).seen(ROUTES)
             }
-            (None, Some(_)) => Finding::fail(ROUTE, addr, found).seen(ROUTES),
-            (None, None) => {
+            None => {
                 let mend = on_link().unwrap_or_else(|| format!("ip route replace {addr} via ROUTER"));
                 Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend)
             }

@@ -1,116 +1,23 @@
-//! Replies that are late: a notice on stderr after a second, and the end of the wait.
-//!
-//! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that reads ends after ten
-//! seconds with an error. One that changes something waits on: xvsd may still carry it out.
+//! Connections to the daemon whose late replies cause a notice on stderr.
 
-use std::fs;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use xvs_model::protocol::client::{Client, Failure};
+use xvs_model::protocol::late_reply;
 use xvs_model::protocol::request::Access;
 
 use crate::output::exit::complaint;
 
-/// Time until the notice.
-const NOTICE_AFTER: Duration = Duration::from_secs(1);
-/// Time after the notice until a request that reads ends.
-const THEN_AT_MOST: Duration = Duration::from_secs(9);
-
-/// Connects to the daemon that serves this socket; late replies cause a notice.
+/// Connects to the daemon that serves this socket.
 pub(crate) fn connect(socket: &Path) -> Result<Client, Failure> {
     Ok(Client::connect(socket)?.waiting_by(await_reply))
 }
 
 fn await_reply(stream: &UnixStream, access: Access) -> Result<(), Failure> {
-    let mut notify = |notice: &str| {
+    late_reply::wait(stream, access, &mut |notice| {
         // Whoever cannot read the notice still gets the reply.
         let _ = io::stderr().write_all(complaint(notice).as_bytes());
-    };
-    wait(stream, access, [NOTICE_AFTER, THEN_AT_MOST], &mut notify)
-}
-
-fn wait(
-    stream: &UnixStream,
-    access: Access,
-    [first, then]: [Duration; 2],
-    notify: &mut dyn FnMut(&str),
-) -> Result<(), Failure> {
-    if is_readable(stream, first) {
-        return Ok(());
-    }
-    let daemon = socket_peercred(stream).map(|peer| peer.pid.as_raw_nonzero().get()).ok();
-    let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
-    let why = daemon.map_or(RUNS.to_owned(), |pid| match is_stopped(pid) {
-        true => format!("it is stopped; `kill -CONT {pid}` lets it go on"),
-        false => RUNS.to_owned(),
-    });
-    let end = match access {
-        Access::Read => format!("waiting for {} more", humantime::format_duration(then)),
-        Access::Change => "waiting; it may still carry out the change".to_owned(),
-    };
-    notify(&format!("{name} does not answer yet: {why}; {end}"));
-    if access == Access::Change || is_readable(stream, then) {
-        return Ok(());
-    }
-    let waited = humantime::format_duration(first + then);
-    Err(Failure::Transport(format!("{name} has not answered for {waited}: {why}")))
-}
-
-/// What can be known of an xvsd that is not stopped, and the next step.
-const RUNS: &str = "it is busy or hangs; `xvs healthy` names what makes no progress";
-
-/// Whether a reply, or the end of the connection, arrives within this time.
-fn is_readable(stream: &UnixStream, within: Duration) -> bool {
-    let end = Instant::now() + within;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = left.try_into().expect("a few seconds fit into a timespec");
-        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)) {
-            Err(Errno::INTR) => {}
-            // If the wait fails, the reading of the reply reports it.
-            other => return other != Ok(0),
-        }
-    }
-}
-
-/// Whether a signal or a debugger has stopped a process. Source: proc_pid_stat(5).
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name before it may contain any character.
-    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-    matches!(state, Some('T' | 't'))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use crate::output::late_reply::*;
-
-    /// The notices and the result of a wait of some milliseconds.
-    fn waited(stream: &UnixStream, access: Access) -> (Vec<String>, Result<(), String>) {
-        let mut notices = Vec::new();
-        let times = [Duration::from_millis(1); 2];
-        let result = wait(stream, access, times, &mut |notice| notices.push(notice.to_owned()));
-        (notices, result.map_err(|failure| failure.to_string()))
-    }
-
-    #[test]
-    fn a_read_that_is_not_answered_ends_with_the_next_step_and_a_change_waits_on() {
-        let (mut daemon, client) = UnixStream::pair().unwrap();
-        let name = format!("xvsd (process {})", std::process::id());
-        let (notices, result) = waited(&client, Access::Read);
-        assert_eq!(notices, [format!("{name} does not answer yet: {RUNS}; waiting for 1ms more")]);
-        assert_eq!(result, Err(format!("{name} has not answered for 2ms: {RUNS}")));
-        let (notices, result) = waited(&client, Access::Change);
-        assert!(result.is_ok() && notices[0].ends_with("it may still carry out the change"), "{notices:?}");
-        daemon.write_all(b"x").unwrap();
-        assert_eq!(waited(&client, Access::Read), (Vec::new(), Ok(())));
-    }
+    })
 }

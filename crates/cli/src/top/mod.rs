@@ -5,6 +5,7 @@
 //! panic.
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,10 +22,11 @@ use signal_hook::flag;
 use view::{Rows, Sort, header, titles};
 use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{Access, Request};
 use xvs_model::report::traffic::Traffic;
 
 use crate::output::exit::{DONE, Done};
+use crate::output::late_reply;
 
 mod screen;
 mod view;
@@ -67,14 +69,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
             );
         }
     }
-    let mut client = Client::connect(&socket)?;
+    let mut client = late_reply::connect(&socket)?;
     let first = look(&mut client)?;
     if arguments.once {
         thread::sleep(interval);
         once(arguments, &first, &look(&mut client)?, out)?;
         return Ok(DONE);
     }
-    let looks = watch(client, socket, interval)?;
+    let looks = watch(client.waiting_by(await_silently), socket, interval)?;
     let told_to_end = Arc::new(AtomicUsize::new(0));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         flag::register_usize(signal, told_to_end.clone(), signal as usize)?;
@@ -151,9 +153,14 @@ fn watch(
 fn again(client: &mut Option<Client>, socket: &Path) -> Result<Traffic, Failure> {
     let client = match client {
         Some(client) => client,
-        none => none.insert(Client::connect(socket)?),
+        none => none.insert(Client::connect(socket)?.waiting_by(await_silently)),
     };
     look(client)
+}
+
+/// A notice would be written over the screen, which has the error of a reply that never begins.
+fn await_silently(stream: &UnixStream, access: Access) -> Result<(), Failure> {
+    xvs_model::protocol::late_reply::wait(stream, access, &mut |_| {})
 }
 
 fn look(client: &mut Client) -> Result<Traffic, Failure> {

@@ -7,15 +7,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Group;
-use rustix::net::sockopt::socket_peercred;
 use xvs_model::protocol::request::Access;
 use xvs_xdp::peer_groups;
 
 /// A client of the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process id.
+    /// Its process id; 0 for a process of another PID namespace.
     pub pid: i32,
     /// Its user id.
     pub uid: u32,
@@ -48,9 +48,8 @@ impl Rules {
     /// # Errors
     /// Those of `SO_PEERCRED` and `SO_PEERGROUPS`.
     pub(crate) fn peer(self, stream: &UnixStream) -> io::Result<Peer> {
-        let credentials = socket_peercred(stream)?;
-        let (uid, gid) = (credentials.uid.as_raw(), credentials.gid.as_raw());
-        let pid = credentials.pid.as_raw_nonzero().get();
+        let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+        let (pid, uid, gid) = (credentials.pid(), credentials.uid(), credentials.gid());
         let access = self.access(uid, gid, &peer_groups(stream.as_fd())?);
         Ok(Peer { pid, uid, access })
     }

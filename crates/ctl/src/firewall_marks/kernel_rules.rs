@@ -75,10 +75,10 @@ fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_repo
     }
     let reported = [
         ("-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j MARK --set-xmark 0x63/0xffffffff", "--tcp-flags"),
-        ("-m conntrack --ctstate NEW -j MARK --set-xmark 0x62/0xffffffff", "the match conntrack"),
+        ("-m conntrack --ctstate NEW -j MARK --set-xmark 0x62/0xffffffff", "--ctstate NEW"),
         (
             "-p icmp -m addrtype --dst-type LOCAL -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
-            "the match addrtype",
+            "connection marks",
         ),
         ("-s 203.0.113.66/32 -j DROP", "before netfilter"),
     ];
@@ -332,8 +332,8 @@ fn a_table_mangle_is_read_once_from_the_program_that_can_print_it() {
     );
     let ruleset =
         nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
-    assert_eq!(ruleset.registered_mangle(Family::V4, "p"), Some((3, 1)));
-    assert!(ruleset.has_mangle(Family::V4) && !ruleset.has_mangle(Family::V6));
+    assert_eq!(ruleset.registered_in((Family::V4, "mangle"), "p"), Some((3, 1)));
+    assert!(ruleset.has_table(Family::V4, "mangle") && !ruleset.has_table(Family::V6, "mangle"));
     assert_eq!(ruleset.tables(&[]).len(), 2);
-    assert_eq!(ruleset.tables(&[Family::V4]).len(), 1);
+    assert_eq!(ruleset.tables(&[(Family::V4, "mangle")]).len(), 1);
 }

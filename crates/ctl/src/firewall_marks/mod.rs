@@ -301,9 +301,17 @@ impl Compiler<'_> {
         if rule.obstacle.is_some() {
             return rule.obstacle.clone();
         }
+        let unknown = rule.criteria.iter().find_map(|criterion| match &criterion.matches {
+            Match::OfNew { obstacle, .. } => Some(obstacle.clone()),
+            Match::Packet(_) | Match::Interface(_) => None,
+        });
+        if unknown.is_some() {
+            return unknown;
+        }
         let entries = |criterion: &Criterion| match &criterion.matches {
             Match::Packet(test) => test.entries(),
             Match::Interface(names) => names.len(),
+            Match::OfNew { .. } => 0,
         };
         let more = self.entries + rule.criteria.iter().map(entries).sum::<usize>();
         if more > ENTRIES_MAX {
@@ -327,6 +335,7 @@ impl Compiler<'_> {
                 let fits = |link: &&Link| names.iter().any(|name| is_named(&link.name, name));
                 Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect())
             }
+            Match::OfNew { .. } => unreachable!("it is an obstacle"),
         };
         criteria.iter().map(|one| Condition { test: test(&one.matches), expected: one.expected }).collect()
     }

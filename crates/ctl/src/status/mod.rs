@@ -20,6 +20,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_ipvsadm::disabled_arguments;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{Drops, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus};
@@ -108,7 +109,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         services_without_destination: unusable.len() as u64,
         destinations: destinations as u64,
         health: health.map(HealthReport::counts),
-        disabled: facts.disabled.iter().map(|server| server.to_string()).collect(),
+        disabled: facts.disabled.iter().map(|server| disabled_arguments(&server)).collect(),
         workers: workers(shared, &facts, &busy_percent),
         table: TableStatus {
             size: size as u64,

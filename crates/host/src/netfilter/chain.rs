@@ -63,6 +63,29 @@ pub enum Match {
     Packet(Test),
     /// The packet was received on one of these interfaces; a name that ends in `*` is a prefix.
     Interface(Vec<String>),
+    /// Packets of new connections to an address of this machine match all, or none of them does: by the kernel's state
+    /// of the connection, or the type of the destination.
+    OfNew {
+        /// Whether they match.
+        matches: bool,
+        /// Why xvs cannot evaluate it for marks.
+        obstacle: String,
+    },
+}
+
+impl Match {
+    /// The match of one of these states of the kernel's connections.
+    pub(super) fn state<'a>(mut states: impl Iterator<Item = &'a str>, obstacle: String) -> Self {
+        Self::OfNew { matches: states.any(|state| state.eq_ignore_ascii_case("new")), obstacle }
+    }
+
+    /// The match of one of these types of destinations; `None`: it depends on the address.
+    pub(super) fn dest_type<'a>(types: impl Iterator<Item = &'a str>, obstacle: String) -> Option<Self> {
+        let types: Vec<_> = types.map(str::to_ascii_lowercase).collect();
+        let is_other = |one: &String| matches!(one.as_str(), "broadcast" | "multicast" | "anycast");
+        let matches = types.iter().any(|one| one == "local");
+        (matches || types.iter().all(is_other)).then_some(Self::OfNew { matches, obstacle })
+    }
 }
 
 /// The action of a rule.

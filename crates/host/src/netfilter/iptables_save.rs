@@ -16,7 +16,8 @@ use crate::netfilter::range;
 
 /// A table of iptables, with its base chains that the kernel calls before IPVS.
 pub struct Kind {
-    name: &'static str,
+    /// Its name.
+    pub name: &'static str,
     entries: &'static [(&'static str, Hook, i64)],
 }
 
@@ -148,6 +149,18 @@ impl RuleReader {
             "--ports" => ports(value).map(Test::EitherPort),
             "--src-range" => addresses(value).map(Test::Source),
             "--dst-range" => addresses(value).map(Test::Dest),
+            "--state" | "--ctstate" | "--dst-type" => {
+                let obstacle = format!("xvs does not know {option} {value}");
+                let names = value.split(',');
+                let matches = match option {
+                    "--dst-type" => Match::dest_type(names, obstacle.clone()),
+                    _ => Some(Match::state(names, obstacle.clone())),
+                };
+                return match matches {
+                    Some(matches) => self.criteria.push(Criterion { matches, expected }),
+                    None => self.set_obstacle(obstacle),
+                };
+            }
             "--mark" => masked(value).map(|(value, mask)| Test::Mark { value, mask }),
             "-m" | "--match" => return self.extension(value),
             "--comment" => return,
@@ -162,7 +175,7 @@ impl RuleReader {
     }
 
     fn extension(&mut self, name: &str) {
-        if !["tcp", "udp", "sctp", "multiport", "mark", "iprange", "comment"].contains(&name) {
+        if !EXTENSIONS.contains(&name) {
             self.set_obstacle(format!("xvs does not know the match {name}"));
         }
     }
@@ -252,8 +265,12 @@ fn masked(text: &str) -> Option<(u32, u32)> {
     }
 }
 
+/// The known matches.
+const EXTENSIONS: [&str; 10] =
+    ["tcp", "udp", "sctp", "multiport", "mark", "iprange", "comment", "state", "conntrack", "addrtype"];
+
 /// The known options, each with one value.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 24] = [
     "-s",
     "--source",
     "-d",
@@ -270,6 +287,9 @@ const KNOWN: [&str; 21] = [
     "--src-range",
     "--dst-range",
     "--mark",
+    "--state",
+    "--ctstate",
+    "--dst-type",
     "-m",
     "--match",
     "--comment",

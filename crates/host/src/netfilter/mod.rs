@@ -165,31 +165,35 @@ impl Reader {
         let listing = self.programs.output(&["nft", "-a", "list", "ruleset"]).unwrap_or_default();
         let ruleset = ruleset.and_then(|text| nft::Ruleset::parse(&text, &listing));
         let mut by_iptables = Vec::new();
+        let kinds = match self.scope {
+            Scope::Marking => &[iptables_save::MANGLE][..],
+            Scope::All => &iptables_save::TABLES,
+        };
         for (family, programs) in [
             (Family::V4, ["iptables-nft-save", "iptables-save"]),
             (Family::V6, ["ip6tables-nft-save", "ip6tables-save"]),
         ] {
-            if ruleset.as_ref().is_some_and(|ruleset| !ruleset.has_mangle(family)) {
+            let may_exist = |kind: &&iptables_save::Kind| {
+                ruleset.as_ref().is_none_or(|ruleset| ruleset.has_table(family, kind.name))
+            };
+            let kinds: Vec<_> = kinds.iter().filter(may_exist).collect();
+            if kinds.is_empty() {
                 continue;
             }
             let text = programs.iter().find_map(|program| {
                 let is_nft = self.programs.is_variant(program, "nf_tables");
                 is_nft.then(|| self.programs.output(&[program])).flatten()
             });
-            if ruleset.is_none() && self.scope == Scope::All {
-                let text = text.iter();
-                tables.extend(text.flat_map(|text| iptables_save::read_all(text, family)));
-                continue;
-            }
-            if let Some(mut table) =
-                text.and_then(|text| iptables_save::read(&text, family, &iptables_save::MANGLE))
-            {
+            let text = text.unwrap_or_default();
+            for kind in kinds {
+                let Some(mut table) = iptables_save::read(&text, family, kind) else { continue };
                 for base in &mut table.bases {
-                    let ruleset = ruleset.as_ref();
-                    base.registered = ruleset.and_then(|rules| rules.registered_mangle(family, &base.chain));
+                    let registered =
+                        |rules: &nft::Ruleset| rules.registered_in((family, kind.name), &base.chain);
+                    base.registered = ruleset.as_ref().and_then(registered);
                 }
                 tables.push(table);
-                by_iptables.push(family);
+                by_iptables.push((family, kind.name));
             }
         }
         let warnings = self.programs.failures.clone();

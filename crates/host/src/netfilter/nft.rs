@@ -58,11 +58,11 @@ impl Ruleset {
         Some(Self { objects, texts, dormant })
     }
 
-    /// Whether there is a table `mangle`, the name that iptables uses, and it is not dormant.
-    pub fn has_mangle(&self, family: Family) -> bool {
+    /// Whether there is a table of this family and name, and it is not dormant.
+    pub fn has_table(&self, family: Family, named: &str) -> bool {
         self.of("table").any(|table| {
             let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
-            is_mangle(&table["family"], &table["name"], family) && !self.dormant.contains(&name)
+            is_table(&table["family"], &table["name"], (family, named)) && !self.dormant.contains(&name)
         })
     }
 
@@ -70,22 +70,26 @@ impl Ruleset {
         self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    /// The tables that may mark packets, except `mangle` of these families, which iptables-nft has.
-    pub fn tables(&self, by_iptables: &[Family]) -> Vec<Table> {
+    /// The tables that may mark packets, except those of these families and names, which iptables-nft has.
+    pub fn tables(&self, by_iptables: &[(Family, &str)]) -> Vec<Table> {
         let marking = self.marking();
         self.tables_among(by_iptables, |table| marking.contains(table))
     }
 
-    /// All tables, except `mangle` of these families, which iptables-nft has.
-    pub fn all_tables(&self, by_iptables: &[Family]) -> Vec<Table> {
+    /// All tables, except those of these families and names, which iptables-nft has.
+    pub fn all_tables(&self, by_iptables: &[(Family, &str)]) -> Vec<Table> {
         self.tables_among(by_iptables, |_| true)
     }
 
-    fn tables_among(&self, by_iptables: &[Family], is_wanted: impl Fn(&TableName) -> bool) -> Vec<Table> {
+    fn tables_among(
+        &self,
+        by_iptables: &[(Family, &str)],
+        is_wanted: impl Fn(&TableName) -> bool,
+    ) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let room = Cell::new(ENTRIES_MAX);
         let skipped = |object: &Value| {
-            by_iptables.iter().any(|&family| is_mangle(&object["family"], &object["table"], family))
+            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table))
                 || self.dormant.contains(&table_name(object))
                 || !is_wanted(&table_name(object))
         };
@@ -177,10 +181,10 @@ impl Ruleset {
         self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
     }
 
-    /// The order of registration of a chain of iptables' table `mangle`; see [`Base::registered`].
-    pub fn registered_mangle(&self, family: Family, name: &str) -> Option<(u64, u64)> {
+    /// The order of registration of a chain of a table of iptables; see [`Base::registered`].
+    pub fn registered_in(&self, table: (Family, &str), name: &str) -> Option<(u64, u64)> {
         let is_it =
-            |chain: &&Value| is_mangle(&chain["family"], &chain["table"], family) && chain["name"] == name;
+            |chain: &&Value| is_table(&chain["family"], &chain["table"], table) && chain["name"] == name;
         self.registered(self.of("chain").find(is_it)?)
     }
 
@@ -192,8 +196,8 @@ impl Ruleset {
     }
 }
 
-fn is_mangle(of: &Value, name: &Value, family: Family) -> bool {
-    *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == "mangle"
+fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
+    *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == named
 }
 
 /// The set or map that a statement adds an element to or removes one from.
@@ -247,7 +251,7 @@ impl RuleReader<'_> {
             match kind.as_str() {
                 "match" => match self.criteria_of(content) {
                     Some(more) => self.criteria.extend(more),
-                    None => self.set_obstacle("xvs does not know one of its matches"),
+                    None => self.set_obstacle(UNKNOWN_MATCH),
                 },
                 "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
                 "vmap" => self.elements(content, verdict),
@@ -391,6 +395,9 @@ impl RuleReader<'_> {
             };
             return equal.then(|| vec![is(Test::Family(family)), compares(test)]);
         }
+        if let Some(matches) = of_new(left, &items) {
+            return matches!(op, "==" | "!=" | "in").then(|| vec![Criterion { matches, expected }]);
+        }
         let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
         let matches = match text(&left["meta"]["key"]) {
             "iifname" | "iif" => Match::Interface(names()?),
@@ -419,6 +426,22 @@ impl RuleReader<'_> {
             }
         }
         Some(items.iter().map(plain).cloned().collect())
+    }
+}
+
+/// The match of states of a connection, or of types of a destination.
+fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
+    // Several states are a list, and those of a set are elements.
+    let names =
+        items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
+    let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?;
+    let (names, fib) = (names.into_iter(), &left["fib"]);
+    if left["ct"] == json!({ "key": "state" }) {
+        Some(Match::state(names, UNKNOWN_MATCH.to_owned()))
+    } else if fib["result"] == "type" && (fib["flags"] == "daddr" || fib["flags"] == json!(["daddr"])) {
+        Match::dest_type(names, UNKNOWN_MATCH.to_owned())
+    } else {
+        None
     }
 }
 
@@ -532,6 +555,8 @@ fn text(value: &Value) -> &str {
 fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
+
+const UNKNOWN_MATCH: &str = "xvs does not know one of its matches";
 
 /// How a rule that iptables has added to a table other than `mangle`, or without iptables-nft-save on this machine, can
 /// be followed.

@@ -3,14 +3,16 @@
 //! Runs the command line on the daemon whose socket `XVS_SOCKET` names.
 
 use std::io::{BufWriter, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::{env, io};
 
 use xvs_ipvsadm::{Messages, NextStep, Streams, SystemResolver};
 use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
+use xvs_model::protocol::late_reply;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{Access, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 fn main() -> ExitCode {
@@ -42,9 +44,17 @@ impl Daemon {
     fn client(&mut self) -> Result<&mut Client, Failure> {
         match &mut self.client {
             Some(client) => Ok(client),
-            none => Ok(none.insert(Client::connect(&self.socket)?)),
+            none => Ok(none.insert(Client::connect(&self.socket)?.waiting_by(await_reply))),
         }
     }
+}
+
+/// Waits for a reply, with a notice on stderr if it is late.
+fn await_reply(stream: &UnixStream, access: Access) -> Result<(), Failure> {
+    late_reply::wait(stream, access, &mut |notice| {
+        // Whoever cannot read the notice still gets the reply.
+        let _ = writeln!(io::stderr(), "{notice}");
+    })
 }
 
 impl Director for Daemon {

@@ -60,6 +60,12 @@ impl FromStr for Server {
     }
 }
 
+impl From<Endpoint> for Server {
+    fn from(Endpoint { addr, port }: Endpoint) -> Self {
+        Self { addr, port: Some(port) }
+    }
+}
+
 impl TryFrom<String> for Server {
     type Error = ServerParseError;
 

@@ -103,7 +103,7 @@ impl Client {
         Ok(Self { stream, socket: socket.to_owned(), wait: None })
     }
 
-    /// Waits for replies by this function from now on, except for those of captures and events.
+    /// Waits for the begin of each reply by this function from now on.
     #[must_use]
     pub fn waiting_by(self, wait: Wait) -> Self {
         Self { wait: Some(wait), ..self }
@@ -118,7 +118,7 @@ impl Client {
         query: EventQuery,
         each: &mut dyn FnMut(EventBatch) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.send(Request::Events(query))?;
+        self.ask(Request::Events(query))?;
         loop {
             let (reply, more) = self.receive()?;
             let Reply::Events(heard) = reply else { return Err(Failure::unexpected(&reply)) };
@@ -141,7 +141,11 @@ impl Client {
 
     /// Sends a request, and waits until its reply begins.
     fn ask(&mut self, request: Request) -> Result<(), Failure> {
-        let access = request.access();
+        let access = match request {
+            // Without its client, a capture ends.
+            Request::Capture(_) => Access::Read,
+            _ => request.access(),
+        };
         self.send(request)?;
         self.wait.map_or(Ok(()), |wait| wait(&self.stream, access))
     }
@@ -193,7 +197,7 @@ impl Client {
         wanted: CaptureRequest,
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> io::Result<()>,
     ) -> Result<Missed, Failure> {
-        self.send(Request::Capture(wanted))?;
+        self.ask(Request::Capture(wanted))?;
         loop {
             match self.receive()? {
                 (Reply::Captured(packets), true) => each(packets).map_err(Failure::Printing)?,

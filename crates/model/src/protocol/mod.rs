@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod framing;
+pub mod late_reply;
 pub mod reply;
 pub mod request;

@@ -29,7 +29,7 @@ pub struct Event {
 pub struct Requester {
     /// Its user ID.
     pub uid: u32,
-    /// Its process ID.
+    /// Its process ID; 0: it is in another PID namespace.
     pub pid: i32,
     /// Its name in the kernel, which the process itself can set; empty if the process had ended.
     pub program: String,
@@ -37,7 +37,10 @@ pub struct Requester {
 
 impl fmt::Display for Requester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "uid {}, {} (process {})", self.uid, self.program, self.pid)
+        match self.pid {
+            0 => write!(f, "uid {}, a process of another PID namespace", self.uid),
+            pid => write!(f, "uid {}, {} (process {pid})", self.uid, self.program),
+        }
     }
 }
 

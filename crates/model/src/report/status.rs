@@ -33,7 +33,7 @@ pub struct StatusReport {
     pub destinations: u64,
     /// The numbers of real and virtual servers, and of those up or with a quorum; `None` without a keepalived.conf.
     pub health: Option<Counts>,
-    /// The disabled real servers, in words.
+    /// The disabled real servers, as arguments of `xvs enable`.
     pub disabled: Vec<String>,
     /// The attached interfaces.
     pub interfaces: Vec<InterfaceStatus>,

@@ -49,8 +49,7 @@ impl Client {
     /// client that reads slowly, as long as for the next request of an idle one; events that it misses meanwhile are
     /// lost for it alone.
     pub(super) fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
-        let timeout = if listener.follows() { EVENT_TIMEOUT } else { Duration::ZERO };
-        let mut until = None;
+        let (mut until, mut has_begun) = (None, false);
         loop {
             match wait_writable(&self.stream, EVENT_TIMEOUT)? {
                 Writable::Yes => until = None,
@@ -60,12 +59,15 @@ impl Client {
                 }
                 Writable::Gone => return Ok(()),
             }
+            let timeout = if has_begun && listener.follows() { EVENT_TIMEOUT } else { Duration::ZERO };
             let batch = listener.receive(timeout);
             match (batch.is_empty(), listener.follows()) {
-                (true, true) => {}
+                // The first part may be empty: it answers the request.
+                (true, true) if has_begun => {}
                 (true, false) => return self.send(Ok(Reply::Events(batch)), Part::Last),
-                (false, _) => self.send(Ok(Reply::Events(batch)), Part::MoreFollow)?,
+                _ => self.send(Ok(Reply::Events(batch)), Part::MoreFollow)?,
             }
+            has_begun = true;
         }
     }
 

@@ -1,0 +1,121 @@
+//! Replies that are late: a notice after a second, and the end of the wait.
+//!
+//! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that reads ends after ten
+//! seconds with an error. One that changes something waits on: xvsd may still carry it out.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::protocol::client::Failure;
+use crate::protocol::request::Access;
+
+/// Time until the notice.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
+/// Time after the notice until a request that reads ends.
+const THEN_AT_MOST: Duration = Duration::from_secs(9);
+
+/// Waits until the reply to a request that needs this access begins. `notify` gets the notice, a sentence for the
+/// operator.
+///
+/// # Errors
+/// [`Failure::Transport`]: a request that reads is not answered.
+pub fn wait(stream: &UnixStream, access: Access, notify: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    wait_for(stream, access, [NOTICE_AFTER, THEN_AT_MOST], notify)
+}
+
+fn wait_for(
+    stream: &UnixStream,
+    access: Access,
+    [first, then]: [Duration; 2],
+    notify: &mut dyn FnMut(&str),
+) -> Result<(), Failure> {
+    if is_readable(stream, first) {
+        return Ok(());
+    }
+    // The kernel reports 0 for a process of another PID namespace.
+    let daemon = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
+    let daemon = daemon.filter(|pid| *pid != 0);
+    let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
+    let why = daemon.map_or(RUNS.to_owned(), |pid| match is_stopped(pid) {
+        true => format!("it is stopped; `kill -CONT {pid}` lets it go on"),
+        false => RUNS.to_owned(),
+    });
+    let end = match access {
+        Access::Read => format!("waiting for {} more", humantime::format_duration(then)),
+        Access::Change => "waiting; it may still carry out the change".to_owned(),
+    };
+    notify(&format!("{name} does not answer yet: {why}; {end}"));
+    if access == Access::Change || is_readable(stream, then) {
+        return Ok(());
+    }
+    let waited = humantime::format_duration(first + then);
+    Err(Failure::Transport(format!("{name} has not answered for {waited}: {why}")))
+}
+
+/// What can be known of an xvsd that is not stopped, and the next step.
+const RUNS: &str = "it is busy or hangs; `xvs healthy` names what makes no progress";
+
+/// Whether a reply, or the end of the connection, arrives within this time.
+fn is_readable(stream: &UnixStream, within: Duration) -> bool {
+    let end = Instant::now() + within;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = left.try_into().expect("a few seconds fit into a timespec");
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => {}
+            // If the wait fails, the reading of the reply reports it.
+            other => return other != Ok(0),
+        }
+    }
+}
+
+/// Whether a signal has stopped a process; a debugger's stop is not ended by SIGCONT. Source: proc_pid_stat(5).
+fn is_stopped(pid: i32) -> bool {
+    has_stopped_state(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+}
+
+fn has_stopped_state(stat: &str) -> bool {
+    // The name before it may contain any character.
+    let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state == Some('T')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use crate::protocol::late_reply::*;
+
+    /// The notices and the result of a wait of some milliseconds.
+    fn waited(stream: &UnixStream, access: Access) -> (Vec<String>, Result<(), String>) {
+        let mut notices = Vec::new();
+        let times = [Duration::from_millis(1); 2];
+        let result = wait_for(stream, access, times, &mut |notice| notices.push(notice.to_owned()));
+        (notices, result.map_err(|failure| failure.to_string()))
+    }
+
+    #[test]
+    fn a_process_is_stopped_by_a_signal_and_not_by_a_debugger() {
+        for (state, is_stopped) in [('T', true), ('t', false), ('S', false)] {
+            assert_eq!(has_stopped_state(&format!("7 (a) T b) {state} 1 7 7")), is_stopped, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_read_that_is_not_answered_ends_with_the_next_step_and_a_change_waits_on() {
+        let (mut daemon, client) = UnixStream::pair().unwrap();
+        let name = format!("xvsd (process {})", std::process::id());
+        let (notices, result) = waited(&client, Access::Read);
+        assert_eq!(notices, [format!("{name} does not answer yet: {RUNS}; waiting for 1ms more")]);
+        assert_eq!(result, Err(format!("{name} has not answered for 2ms: {RUNS}")));
+        let (notices, result) = waited(&client, Access::Change);
+        assert!(result.is_ok() && notices[0].ends_with("it may still carry out the change"), "{notices:?}");
+        daemon.write_all(b"x").unwrap();
+        assert_eq!(waited(&client, Access::Read), (Vec::new(), Ok(())));
+    }
+}
