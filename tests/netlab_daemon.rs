@@ -249,7 +249,7 @@ fn a_second_daemon_on_the_socket_or_on_the_interface_is_refused_with_the_firsts_
     assert_eq!(status.code(), Some(1), "the first may end, so a retry is worthwhile: {log}");
     let process = director.process();
     let text =
-        format!("wan has an XDP program, that of another xvsd, held by process {process}; stop that process");
+        format!("wan has an XDP program, that of another xvsd, held by process {process}; stop that xvsd");
     assert!(log.contains(&text), "{log}");
     assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
 }

@@ -152,9 +152,8 @@ fn an_interface_with_another_program_is_refused_with_the_process_that_holds_it()
         let held = first.attach("d0").unwrap();
         let error = second.attach("d0").unwrap_err();
         let process = std::process::id();
-        let text = format!(
-            "d0 has an XDP program, that of another xvsd, held by process {process}; stop that process"
-        );
+        let text =
+            format!("d0 has an XDP program, that of another xvsd, held by process {process}; stop that xvsd");
         assert_eq!(error.to_string(), text);
         drop(held);
         second.attach("d0").expect("free again");
