@@ -31,21 +31,32 @@ impl FlowKey {
     /// protect it.
     #[inline]
     pub fn hash(&self, secret: &HashSecret) -> u64 {
-        let (a, b) = (word(self.source, secret), word(self.dest, secret));
-        let (low, high) = if a <= b { (a, b) } else { (b, a) };
-        let mixed = fold(low ^ secret.0[0], high ^ secret.0[1]);
-        fold(mixed ^ u64::from(self.protocol.0), secret.0[2])
+        secret.mix(secret.word(self.source), secret.word(self.dest), self.protocol)
     }
 }
 
-#[inline]
-fn word(endpoint: Endpoint, secret: &HashSecret) -> u64 {
-    match endpoint.addr {
-        IpAddr::V4(addr) => u64::from(u32::from(addr)) << 16 | u64::from(endpoint.port),
-        IpAddr::V6(addr) => {
-            let bits = u128::from(addr);
-            fold(bits as u64 ^ secret.0[0], (bits >> 64) as u64 ^ secret.0[1]) ^ u64::from(endpoint.port)
+impl HashSecret {
+    /// The hash of two endpoints in the form of [`Self::word`].
+    #[inline]
+    pub fn mix(&self, a: u64, b: u64, protocol: Protocol) -> u64 {
+        let (low, high) = if a <= b { (a, b) } else { (b, a) };
+        let mixed = fold(low ^ self.0[0], high ^ self.0[1]);
+        fold(mixed ^ u64::from(protocol.0), self.0[2])
+    }
+
+    /// An endpoint for [`Self::mix`].
+    #[inline]
+    pub fn word(&self, endpoint: Endpoint) -> u64 {
+        match endpoint.addr {
+            IpAddr::V4(addr) => u64::from(u32::from(addr)) << 16 | u64::from(endpoint.port),
+            IpAddr::V6(addr) => self.word_v6(u128::from(addr), endpoint.port),
         }
+    }
+
+    /// As [`Self::word`], for the bits of an IPv6 address.
+    #[inline]
+    pub fn word_v6(&self, bits: u128, port: u16) -> u64 {
+        fold(bits as u64 ^ self.0[0], (bits >> 64) as u64 ^ self.0[1]) ^ u64::from(port)
     }
 }
 

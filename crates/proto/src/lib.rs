@@ -28,6 +28,7 @@ pub mod udp;
 
 pub mod packet;
 pub mod partial_checksum;
+pub mod plain;
 
 pub mod mark;
 pub mod network;
@@ -37,3 +38,4 @@ pub use flow::{FlowKey, HashSecret};
 pub use malformed::Malformed;
 pub use network::LinkId;
 pub use packet::{Fragment, Packet, Parsed, parse, quoted};
+pub use plain::Plain;
