@@ -12,7 +12,7 @@ use std::slice;
 /// The layout of an area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLayout {
-    /// Bytes of one frame, headroom included.
+    /// Bytes of one frame, headroom included: a power of two, so that its number follows from an address by a shift.
     pub frame_size_bytes: u32,
     /// Where the packet of a fresh frame begins. Outer headers are written into the room before it.
     pub headroom_bytes: u32,
@@ -69,6 +69,12 @@ impl Frame {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The bytes before the packet, in which outer headers have room.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        self.start as usize
     }
 
     /// Makes room for `bytes` before the packet; their content is undefined. Returns `false`, and changes nothing, if
@@ -169,6 +175,7 @@ impl FramePool {
     /// lent to it.
     pub unsafe fn over(base: NonNull<u8>, layout: FrameLayout, owner: Box<dyn Any + Send>) -> Self {
         assert!(layout.headroom_bytes <= layout.frame_size_bytes, "headroom within the frame");
+        assert!(layout.frame_size_bytes.is_power_of_two(), "the size of frames is a power of two");
         Self {
             base,
             layout,
@@ -241,7 +248,7 @@ impl FramePool {
 
     #[inline]
     fn offset(&self, index: u32) -> usize {
-        index as usize * self.layout.frame_size_bytes as usize
+        (index as usize) << self.layout.frame_size_bytes.trailing_zeros()
     }
 
     #[inline]
@@ -253,9 +260,9 @@ impl FramePool {
     /// The frame in this place that has the byte at `offset`, and the byte's position in it.
     #[inline]
     fn slot_in(&self, place: Place, offset: usize) -> Option<(u32, u32)> {
-        let size = self.layout.frame_size_bytes as usize;
-        let index = offset / size;
-        (*self.places.get(index)? == place).then_some((index as u32, (offset % size) as u32))
+        let index = offset >> self.layout.frame_size_bytes.trailing_zeros();
+        let within = offset as u32 & (self.layout.frame_size_bytes - 1);
+        (*self.places.get(index)? == place).then_some((index as u32, within))
     }
 
     #[inline]

@@ -91,7 +91,7 @@ impl Reassembly {
     pub fn new(worker: usize, handoff: Arc<Handoff>, secret: HashSecret) -> Self {
         assert!(!handoff.has_frames(worker), "the queue of a new worker is empty");
         let layout = FrameLayout {
-            frame_size_bytes: (HEADROOM + ethernet::HEADER_LEN + LARGEST[1]) as u32,
+            frame_size_bytes: ((HEADROOM + ethernet::HEADER_LEN + LARGEST[1]) as u32).next_power_of_two(),
             headroom_bytes: HEADROOM as u32,
             frames: 1,
         };
