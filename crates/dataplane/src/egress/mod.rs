@@ -7,13 +7,14 @@
 //! resolving neighbours.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::HashMap;
 use xvs_proto::LinkId;
 use xvs_proto::{Family, MacAddr};
 
-use self::routes::{Action, Routes, Target, aligned};
+use self::routes::{Action, Gateway, Routes, Target, aligned};
 use xvs_proto::network::{Link, Neighbour, Network, PolicyRuleMark};
 
 mod path;
@@ -41,8 +42,21 @@ pub struct Egress {
 #[derive(Debug)]
 struct Known {
     neighbour: Neighbour,
-    /// Whether a packet was sent to it since [`Egress::take_used`]. Workers set it, the control thread clears it.
-    used: AtomicBool,
+    used: Used,
+}
+
+/// Whether a packet was sent to a neighbour since [`Egress::take_used`]. Workers set it, the control thread clears it.
+#[derive(Debug, Clone, Default)]
+struct Used(Arc<AtomicBool>);
+
+impl Used {
+    #[inline]
+    fn mark(&self) {
+        // Relaxed: it orders no other memory. The load keeps the cache line shared among workers.
+        if !self.0.load(Ordering::Relaxed) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The properties of an interface.
@@ -105,24 +119,25 @@ impl Egress {
             Some((vlan, link.id))
         });
         let vlans = vlans.collect();
-        let routes = Routes::build(&network.routes, &by_ifindex);
         let neighbours = network
             .neighbours
             .iter()
             .filter_map(|known| {
                 let link = *by_ifindex.get(&known.ifindex)?;
-                let found = Known { neighbour: *known, used: AtomicBool::new(false) };
+                let found = Known { neighbour: *known, used: Used::default() };
                 Some((neighbour_key(link, known.addr), found))
             })
             .collect();
-        Self {
-            links,
-            by_ifindex,
-            vlans,
-            routes,
-            neighbours,
-            policy_rule_marks: network.policy_rule_marks.clone(),
-        }
+        let policy_rule_marks = network.policy_rule_marks.clone();
+        let routes = Routes::build(&network.routes, &by_ifindex);
+        let mut egress = Self { links, by_ifindex, vlans, routes, neighbours, policy_rule_marks };
+        let mut routes = std::mem::take(&mut egress.routes);
+        routes.find_gateways(|target, link, gateway| match egress.resolve(target, link, gateway) {
+            (Path::To(hop), Some(used)) => Some(Gateway { hop, used: used.clone() }),
+            _ => None,
+        });
+        egress.routes = routes;
+        egress
     }
 
     /// The route of a packet to `dest`. Whether its link is up is in [`Self::link`].
@@ -153,20 +168,10 @@ impl Egress {
         self.neighbours.get(&neighbour_key(link, addr)).map(|known| known.neighbour.mac)
     }
 
-    /// The same, for a packet: the neighbour counts as used.
-    fn use_neighbour(&self, link: LinkId, addr: IpAddr) -> Option<MacAddr> {
-        let known = self.neighbours.get(&neighbour_key(link, addr))?;
-        // Relaxed: it orders no other memory. The load keeps the cache line shared among workers.
-        if !known.used.load(Ordering::Relaxed) {
-            known.used.store(true, Ordering::Relaxed);
-        }
-        Some(known.neighbour.mac)
-    }
-
     /// The neighbours, by interface index and address, that packets were sent to since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
         // Relaxed: a worker that sets it at this moment sets it again with its next packet.
-        let used = self.neighbours.values().filter(|known| known.used.swap(false, Ordering::Relaxed));
+        let used = self.neighbours.values().filter(|known| known.used.0.swap(false, Ordering::Relaxed));
         used.map(|known| (known.neighbour.ifindex, known.neighbour.addr))
     }
 
@@ -201,7 +206,7 @@ impl Egress {
     /// not included.
     pub fn mtu(&self, dest: IpAddr, link: LinkId) -> Option<u32> {
         let most = self.link(link)?.mtu;
-        Some(self.target(dest).and_then(|target| target.mtu).map_or(most, |mtu| mtu.min(most)))
+        Some(self.target(dest).map_or(most, |target| target.mtu_by(most)))
     }
 
     /// Whether the kernel would deliver a packet to `addr` to this machine.
@@ -262,6 +267,17 @@ impl Egress {
         self.source_for(dest, link).into_iter().chain(on_link).find(fits)
     }
 
+    /// The path to a neighbour by a link, and whether the neighbour is used.
+    fn resolve(&self, target: &Target, link: LinkId, next_hop: IpAddr) -> (Path, Option<&Used>) {
+        let Some(info) = self.link(link).filter(|info| info.up) else { return (Path::NoRoute, None) };
+        let hop = |dest_mac| Hop { link, source_mac: info.mac, dest_mac, mtu: target.mtu_by(info.mtu) };
+        match self.neighbours.get(&neighbour_key(link, next_hop)) {
+            None => (Path::NoNeighbour { hop: hop(MacAddr::default()), next_hop }, None),
+            Some(known) => (Path::To(hop(known.neighbour.mac)), Some(&known.used)),
+        }
+    }
+
+    #[inline]
     fn target(&self, dest: IpAddr) -> Option<&Target> {
         let (family, bits) = aligned(dest);
         self.routes.find(family, bits)

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::LinkId;
-use xvs_proto::MacAddr;
+use xvs_proto::plain::LinkAddresses;
+use xvs_proto::{LinkId, MacAddr, ethernet};
 
-use super::{Egress, RouteTo};
+use super::Egress;
+use super::routes::{Action, Gateway};
 
 /// The path to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,20 +39,36 @@ pub struct Hop {
     pub mtu: u32,
 }
 
+impl Hop {
+    /// The addresses of a frame that leaves by it.
+    #[inline]
+    pub(crate) fn addresses(&self) -> LinkAddresses {
+        let mut addresses = LinkAddresses::default();
+        ethernet::set_addresses(&mut addresses, self.source_mac, self.dest_mac);
+        addresses
+    }
+}
+
 impl Path {
     /// The path to `dest` for a flow with this hash.
+    #[inline]
     pub fn find(egress: &Egress, dest: IpAddr, flow_hash: u64) -> Self {
-        let (link, next_hop) = match egress.route(dest, flow_hash) {
-            RouteTo::Local => return Self::Local,
-            RouteTo::Unreachable | RouteTo::NoRoute => return Self::NoRoute,
-            RouteTo::Via { link, next_hop } => (link, next_hop),
+        let Some(target) = egress.target(dest) else { return Self::NoRoute };
+        let next = match &target.action {
+            Action::Local | Action::Broadcast => return Self::Local,
+            Action::Unreachable => return Self::NoRoute,
+            Action::Send(hops) => hops.pick(flow_hash),
         };
-        let Some(info) = egress.link(link).filter(|info| info.up) else { return Self::NoRoute };
-        let mtu = egress.mtu(dest, link).unwrap_or(info.mtu);
-        let hop = |dest_mac| Hop { link, source_mac: info.mac, dest_mac, mtu };
-        match egress.use_neighbour(link, next_hop) {
-            None => Self::NoNeighbour { hop: hop(MacAddr::default()), next_hop },
-            Some(dest_mac) => Self::To(hop(dest_mac)),
+        match &next.gateway {
+            Some(Gateway { hop, used }) => {
+                used.mark();
+                Self::To(*hop)
+            }
+            None => {
+                let (path, used) = egress.resolve(target, next.link, next.via.unwrap_or(dest));
+                used.inspect(|used| used.mark());
+                path
+            }
         }
     }
 

@@ -15,6 +15,8 @@ use xvs_proto::LinkId;
 
 use xvs_proto::network::{Route, RouteAction};
 
+use super::{Hop, Used};
+
 /// The routes of all tables.
 #[derive(Debug)]
 pub(super) struct Routes {
@@ -50,8 +52,17 @@ pub(super) struct NextHops {
 pub(super) struct NextHop {
     pub(super) link: LinkId,
     pub(super) via: Option<IpAddr>,
+    /// The resolved `via`, so that a packet costs no other look-up.
+    pub(super) gateway: Option<Gateway>,
     /// The sum of the weights up to and including this one.
     weight_up_to: u64,
+}
+
+/// A resolved gateway.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) hop: Hop,
+    pub(super) used: Used,
 }
 
 impl Routes {
@@ -74,6 +85,18 @@ impl Routes {
         built
     }
 
+    /// Sets the gateways that `resolve` gives for a route's next hop, by link and address.
+    pub(super) fn find_gateways(&mut self, resolve: impl Fn(&Target, LinkId, IpAddr) -> Option<Gateway>) {
+        for target in &mut self.targets {
+            let Action::Send(hops) = &target.action else { continue };
+            let gateway = |hop: &NextHop| resolve(target, hop.link, hop.via?);
+            let gateways: Vec<_> = hops.hops.iter().map(gateway).collect();
+            let Action::Send(hops) = &mut target.action else { continue };
+            hops.hops.iter_mut().zip(gateways).for_each(|(hop, gateway)| hop.gateway = gateway);
+        }
+    }
+
+    #[inline]
     pub(super) fn find(&self, family: Family, bits: u128) -> Option<&Target> {
         let leaf = match family {
             Family::V4 => self.v4.find(bits),
@@ -101,6 +124,7 @@ impl Trie {
         Self { nodes: vec![[0; 256]] }
     }
 
+    #[inline]
     fn find(&self, bits: u128) -> u32 {
         let mut entry = CHILD;
         let mut rest = bits;
@@ -133,6 +157,11 @@ impl Trie {
 }
 
 impl Target {
+    /// The largest packet, in bytes, by a link with this MTU.
+    pub(super) fn mtu_by(&self, link: u32) -> u32 {
+        self.mtu.map_or(link, |mtu| mtu.min(link))
+    }
+
     /// The gateway of the first next hop on `link`, if it has one.
     pub(super) fn gateway_on(&self, link: LinkId) -> Option<IpAddr> {
         match &self.action {
@@ -154,7 +183,7 @@ impl Action {
         for hop in nexthops {
             let Some(&link) = by_ifindex.get(&hop.ifindex) else { continue };
             total += u64::from(hop.weight.max(1));
-            hops.push(NextHop { link, via: hop.via, weight_up_to: total });
+            hops.push(NextHop { link, via: hop.via, gateway: None, weight_up_to: total });
         }
         (!hops.is_empty()).then_some(Self::Send(NextHops { hops, total }))
     }
@@ -162,6 +191,7 @@ impl Action {
 
 impl NextHops {
     /// The next hop that the upper half of a flow's hash chooses.
+    #[inline]
     pub(super) fn pick(&self, flow_hash: u64) -> &NextHop {
         if let [only] = self.hops.as_slice() {
             return only;
