@@ -71,7 +71,8 @@ fn rules() -> SteeringRules {
 
 /// A loaded program with [`rules`].
 fn steering() -> Steering {
-    let mut steering = Steering::load().expect("run as root: the kernel must take BPF programs");
+    let mut steering =
+        Steering::load_for_test_runs().expect("run as root: the kernel must take BPF programs");
     steering.update(&rules()).unwrap();
     steering
 }

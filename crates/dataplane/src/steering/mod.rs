@@ -23,6 +23,8 @@ pub use self::rules::SteeringRules;
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 /// The program for interfaces.
 const PROGRAM: &CStr = c"redirect";
+/// The same for test runs, in which frames have no interface.
+const VERDICT: &CStr = c"verdict";
 const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];
 
 /// The return value of the program for a redirected frame (linux/bpf.h).
@@ -61,12 +63,25 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Loads the program; it steers nothing yet.
+    /// Makes the maps; nothing is steered yet. The program is verified for each interface, which takes most of the time
+    /// of a start.
     ///
     /// # Errors
     /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
     /// stderr.
     pub fn load() -> io::Result<Self> {
+        let mut object = Object::open(OBJECT)?;
+        object.leave_out(PROGRAM)?;
+        object.leave_out(VERDICT)?;
+        object.load()?;
+        Ok(Self { object, installed: Image::default() })
+    }
+
+    /// The same, and loads the program for [`Self::test_run`].
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_for_test_runs() -> io::Result<Self> {
         let mut object = Object::open(OBJECT)?;
         object.leave_out(PROGRAM)?;
         object.load()?;
@@ -133,16 +148,16 @@ impl Steering {
     /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
     /// # Errors
-    /// The kernel's error. It does not run frames below 14 bytes or above a page.
+    /// The kernel's error; an invalid argument unless it was loaded for test runs. It does not run frames below 14 bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
-        let (returned, _) = test_run(self.object.program(c"verdict")?, frame)?;
+        let (returned, _) = test_run(self.object.program(VERDICT)?, frame)?;
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
     }
 
     fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {
         let mut object = Object::open(OBJECT)?;
         object.set_constants(marker)?;
-        object.leave_out(c"verdict")?;
+        object.leave_out(VERDICT)?;
         for map in SHARED {
             object.share(map, &self.object)?;
         }
