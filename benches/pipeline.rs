@@ -169,7 +169,7 @@ impl Bench {
         worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
         rig::forward(&mut worker);
         let live = worker.pipeline.flows.table().table().live();
-        assert_eq!(live, connections as usize, "each flow has a connection of its own");
+        assert_eq!(live, connections as usize, "{variant}: each flow has a connection of its own");
         Self { variant, memory, connections, worker }
     }
 
