@@ -16,9 +16,9 @@ use std::{fs, panic};
 
 use pending::Pending;
 use serde_json::{Value, json};
+use xvs::BothWays;
 use xvs::recording::{self, strings};
 use xvs::setup::{self, Action};
-use xvs_cli::lab::Lab;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
@@ -31,7 +31,7 @@ const AT_ONCE: [(&str, usize, u16); 2] = [("icmp-tun", 21, 1280 - 20), ("icmp-tu
 /// A director in the lab, with the recording's network around it.
 struct Player {
     topology: Value,
-    lab: Lab,
+    lab: BothWays,
     now: f64,
     vips: Vec<String>,
 }
@@ -39,7 +39,7 @@ struct Player {
 impl Player {
     fn new(topology: &Value) -> Self {
         let vips = strings(&topology["vips"]);
-        let mut player = Self { topology: topology.clone(), lab: Lab::new(), now: 0.0, vips };
+        let mut player = Self { topology: topology.clone(), lab: BothWays::new(), now: 0.0, vips };
         for request in recording::network(topology) {
             player.ok(request);
         }
@@ -47,8 +47,7 @@ impl Player {
     }
 
     fn ask(&mut self, request: Value) -> Value {
-        let answer = self.lab.answer(&request.to_string());
-        serde_json::from_str(&answer).expect("the lab answers JSON")
+        self.lab.ask(&request)
     }
 
     fn ok(&mut self, request: Value) {

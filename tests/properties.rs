@@ -407,7 +407,7 @@ fn inject(
     frame: &[u8],
 ) -> Result<Judged, TestCaseError> {
     // The kernel runs no program on less than an Ethernet header.
-    let steering = (frame.len() >= 14).then(|| steered.verdict(cluster.lab(), frame));
+    let steering = (frame.len() >= 14).then(|| steered.verdict_by(cluster.steering_rules(), frame));
     let judged = cluster.inject(link, frame);
     // The director holds fragments of any connection, while the program steers them by their addresses.
     let refused = judged.verdict.strip_prefix("drop ");

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::BothWays;
 use serde_json::{Value, json};
-use xvs_cli::lab::Lab;
 
 use crate::frames::{hex, resum, unhex};
 use crate::recording;
@@ -51,16 +51,15 @@ pub fn run(plan: Plan) -> (u64, Value) {
 }
 
 /// A burst from each side, then perhaps a command, a setting or some time.
-fn one_burst(lab: &mut Lab, burst: &[(&'static str, Vec<u8>)], random: &mut Random) {
+fn one_burst(lab: &mut BothWays, burst: &[(&'static str, Vec<u8>)], random: &mut Random) {
     for side in LINKS {
         let frames = burst.iter().filter(|(link, _)| *link == side).map(|(_, frame)| frame.as_slice());
-        lab.director.burst(side, frames).expect("the link is there, and a frame holds what a seed is");
-        assert_eq!(
-            lab.director.unaccounted_frames(),
-            0,
-            "received + originated = transmitted + passed + consumed + dropped"
-        );
-        assert_eq!(lab.director.frames_missing(), 0, "every frame is in its place");
+        lab.burst(side, &frames.collect::<Vec<_>>());
+        for director in lab.directors() {
+            let balance = director.unaccounted_frames();
+            assert_eq!(balance, 0, "received + originated = transmitted + passed + consumed + dropped");
+            assert_eq!(director.frames_missing(), 0, "every frame is in its place");
+        }
     }
     match random.below(400) {
         0..10 => command(lab, random),
@@ -109,7 +108,7 @@ const LOCAL_PORTS: std::ops::Range<u16> = 1024..1032;
 const SCHEDULERS: [&str; 6] = ["rr", "wrr", "wlc", "sh", "mh", "sed"];
 
 /// Adds, changes or removes something; the command may be refused.
-fn command(lab: &mut Lab, random: &mut Random) {
+fn command(lab: &mut BothWays, random: &mut Random) {
     let (protocol, addr) = (*random.of(&PROTOCOLS), *random.of(&VIRTUAL));
     let service = format!("{addr}:{}", random.of(&PORTS));
     let number = 11 + random.below(METHODS.len() as u64);
@@ -129,8 +128,8 @@ fn command(lab: &mut Lab, random: &mut Random) {
 
 /// A lab with the recordings' network, a VLAN on each side, and a service of each protocol, port and method; some of
 /// them on the director itself, some for single datagrams.
-fn lab(topology: &Value) -> Lab {
-    let mut lab = Lab::new();
+fn lab(topology: &Value) -> BothWays {
+    let mut lab = BothWays::new();
     recording::network(topology).into_iter().for_each(|request| drop(ask(&mut lab, request)));
     for link in LINKS {
         ask(&mut lab, json!({ "link": format!("{link}.5"), "vlan": 5, "over": link }));
@@ -175,8 +174,8 @@ fn lab(topology: &Value) -> Lab {
     lab
 }
 
-fn ask(lab: &mut Lab, request: Value) -> Value {
-    serde_json::from_str(&lab.answer(&request.to_string())).expect("the lab answers JSON")
+fn ask(lab: &mut BothWays, request: Value) -> Value {
+    lab.ask(&request)
 }
 
 /// The frames that are changed at random.
@@ -217,7 +216,7 @@ pub fn recorded() -> Seeds {
 
 impl Seeds {
     /// A director in their network, with services of every kind.
-    pub fn lab(&self) -> Lab {
+    pub fn lab(&self) -> BothWays {
         lab(&self.topology)
     }
 

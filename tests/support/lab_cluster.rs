@@ -9,6 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde_json::{Value, json};
 use xvs_cli::lab::Lab;
+use xvs_dataplane::steering::SteeringRules;
+
+use crate::BothWays;
 
 use crate::frames::{Datagram, Mac, hex, unhex};
 
@@ -63,7 +66,7 @@ pub fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
 
 /// A director in the lab with its network.
 pub struct LabCluster {
-    lab: Lab,
+    lab: BothWays,
 }
 
 /// The result of an injected frame.
@@ -91,7 +94,7 @@ impl LabCluster {
 
     /// As [`Self::new`], with this MTU on `lan`, in bytes.
     pub fn with_mtu(lan: u32) -> Self {
-        let mut cluster = Self { lab: Lab::new() };
+        let mut cluster = Self { lab: BothWays::new() };
         let colons = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
         let (outside, inside) = (
             [format!("{OUTSIDE}/25"), format!("{OUTSIDE6}/64")],
@@ -115,13 +118,23 @@ impl LabCluster {
     }
 
     /// A cluster of a lab that has its network and services already.
-    pub fn around(lab: Lab) -> Self {
+    pub fn around(lab: BothWays) -> Self {
         Self { lab }
     }
 
-    /// The lab itself.
+    /// The lab itself, from now on without a double.
     pub fn lab(&mut self) -> &mut Lab {
-        &mut self.lab
+        self.lab.alone()
+    }
+
+    /// The number of frames of the last burst that could not go the short way.
+    pub fn general_way(&self) -> usize {
+        self.lab.general_way()
+    }
+
+    /// What the XDP program would steer now.
+    pub fn steering_rules(&mut self) -> &SteeringRules {
+        self.lab.steering_rules()
     }
 
     /// Sends a request to the lab.
@@ -129,7 +142,7 @@ impl LabCluster {
     /// # Panics
     /// If the answer is not JSON.
     pub fn ask(&mut self, request: Value) -> Value {
-        serde_json::from_str(&self.lab.answer(&request.to_string())).expect("the lab answers JSON")
+        self.lab.ask(&request)
     }
 
     /// Sends a request whose answer has no content.

@@ -20,7 +20,8 @@ impl Steered {
     /// Without the right to.
     #[expect(clippy::new_without_default, reason = "loading a program is no default")]
     pub fn new() -> Self {
-        let program = Steering::load().expect("CAP_BPF and CAP_NET_ADMIN: run the tests as root");
+        let program =
+            Steering::load_for_test_runs().expect("CAP_BPF and CAP_NET_ADMIN: run the tests as root");
         Self { program, rules_loaded: SteeringRules::default() }
     }
 
@@ -29,7 +30,14 @@ impl Steered {
     /// # Panics
     /// If the kernel refuses the rules or the frame.
     pub fn verdict(&mut self, lab: &mut Lab, frame: &[u8]) -> Verdict {
-        let rules = lab.director.steering_rules();
+        self.verdict_by(lab.director.steering_rules(), frame)
+    }
+
+    /// The program's verdict on a frame, with these rules.
+    ///
+    /// # Panics
+    /// As for [`Self::verdict`].
+    pub fn verdict_by(&mut self, rules: &SteeringRules, frame: &[u8]) -> Verdict {
         if self.rules_loaded != *rules {
             self.program.update(rules).expect("the maps have room");
             self.rules_loaded.clone_from(rules);

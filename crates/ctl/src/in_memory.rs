@@ -115,12 +115,13 @@ impl InMemory {
     /// If the machine has no memory for the table.
     pub fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
-        let table = Table::create(config).expect("the machine has memory for a small table");
+        // Fixed, so that the same script gives the same bytes.
+        let secret = HashSecret([3, 5, 7]);
+        let table = Table::keyed(config, secret).expect("the machine has memory for a small table");
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(MemoryDatapath::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
-        // Fixed, so that the same script gives the same bytes.
-        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
+        let ids = |number| Identification::numbered(secret, number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("the table has one worker, whose handle is free"),
@@ -136,6 +137,16 @@ impl InMemory {
         let (network, now) = (loopback(), Millis(0));
         let port = MemoryPort::with_links(0);
         Self { control, sweeper, counters, reader, network, now, port, pipeline }
+    }
+
+    /// Whether packets of steady connections go the short way, as they do at first.
+    pub fn set_short_way(&mut self, allowed: bool) {
+        self.pipeline.set_short_way(allowed);
+    }
+
+    /// The number of frames of the last burst that went the general way.
+    pub fn general_way(&self) -> usize {
+        self.pipeline.general_way()
     }
 
     /// What the XDP program would steer now.

@@ -3,6 +3,7 @@
 //! The balance of a worker after each burst: received + originated = transmitted + passed + consumed + dropped + held.
 
 use std::array;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -209,9 +210,9 @@ pub struct Stats {
     pub out_bytes: Counter,
 }
 
-/// The [`Stats`] of every worker, each on its own cache line.
-#[derive(Debug)]
-pub struct SharedStats(Box<[CachePadded<Stats>]>);
+/// The [`Stats`] of every worker, each on its own cache line. A clone is another handle to the same counters.
+#[derive(Debug, Clone)]
+pub struct SharedStats(Arc<[CachePadded<Stats>]>);
 
 /// Values of [`Stats`] at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -235,6 +236,7 @@ impl SharedStats {
     }
 
     /// The counters that this worker writes.
+    #[inline]
     pub fn of_worker(&self, worker: usize) -> &Stats {
         &self.0[worker]
     }
@@ -242,7 +244,7 @@ impl SharedStats {
     /// The sums over all workers.
     pub fn sum(&self) -> StatsValues {
         let mut sum = StatsValues::default();
-        for stats in &self.0 {
+        for stats in &*self.0 {
             sum.connections += stats.connections.value();
             sum.in_packets += stats.in_packets.value();
             sum.out_packets += stats.out_packets.value();
@@ -255,12 +257,14 @@ impl SharedStats {
 
 impl Stats {
     /// Counts a packet from a client.
+    #[inline]
     pub fn count_in(&self, bytes: usize) {
         self.in_packets.add(1);
         self.in_bytes.add(bytes as u64);
     }
 
     /// Counts a packet to a client.
+    #[inline]
     pub fn count_out(&self, bytes: usize) {
         self.out_packets.add(1);
         self.out_bytes.add(bytes as u64);

@@ -16,7 +16,7 @@ use crate::burst::classify::Class;
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, FramedPacket, Step, forward, proof, state, unanswered};
+use crate::burst::{Context, Decided, FramedPacket, Step, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
@@ -34,12 +34,20 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     port.arrived(burst.frames(), copies, flows);
     let frames = burst.frames().len();
     transmitter.count_received(frames - copies, copies);
-    burst.classify(flows, at.snapshot);
-    burst.prefetch(flows);
-    burst.decide(|packet| process(flows, packet, at));
+    burst.read(flows, at.snapshot);
+    burst.seek(flows);
+    burst.compare(flows, at.snapshot);
+    burst.forward(flows, at, process);
     let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
     dispatch.drop_overdue(port);
-    for (received, Step { class, hash, verdict }) in burst.drain() {
+    for (received, decided) in burst.drain() {
+        let Step { class, hash, verdict } = match decided {
+            Decided::General(step) => step,
+            Decided::Forwarded(link) => {
+                dispatch.forwarded(received, link, port);
+                continue;
+            }
+        };
         match class {
             Class::Decided(verdict) => dispatch.decided(received, *verdict, port),
             Class::Flow(packet) => dispatch.packet(received, packet, *hash, *verdict, port),

@@ -4,7 +4,7 @@
 //! fragments (`slow_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
 //! counting (`transmit.rs`).
 
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, Packet};
 
 use super::context::Context;
 use super::flows::Flows;
@@ -32,6 +32,12 @@ impl Dispatch<'_> {
     /// Carries out a verdict from classification. The sender gets no ICMP error.
     pub(crate) fn decided(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
         self.transmitter.carry_out(received, verdict, port);
+    }
+
+    /// Sends a packet that went the short way.
+    #[inline]
+    pub(crate) fn forwarded(&mut self, received: Received, link: LinkId, port: &mut impl Port) {
+        self.transmitter.forward(received, link, port);
     }
 
     /// Carries out the verdict on a packet. The sender of a dropped one may get an ICMP error.

@@ -11,7 +11,7 @@ use xvs_xdp::BURST;
 use super::replaced::Replaced;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction, TableWorker};
-use crate::counters::{Stats, WorkerCounters};
+use crate::counters::{Stats, StatsValues, WorkerCounters};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
@@ -148,6 +148,15 @@ impl Flows {
         for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
             count(stats.of_worker(self.worker));
         }
+    }
+
+    /// Counts packets over all services that were counted at their destinations and services already.
+    pub(crate) fn count_total(&self, counted: &StatsValues) {
+        let total = self.total.stats.of_worker(self.worker);
+        total.in_packets.add(counted.in_packets);
+        total.in_bytes.add(counted.in_bytes);
+        total.out_packets.add(counted.out_packets);
+        total.out_bytes.add(counted.out_bytes);
     }
 
     /// When [`Self::expire`] is due next. `None`: not before a packet arrives.

@@ -2,6 +2,7 @@
 
 pub(crate) mod context;
 mod record;
+mod steady;
 
 pub mod classify;
 pub(crate) mod forward;
@@ -20,4 +21,5 @@ mod replaced;
 
 pub use self::context::Context;
 pub(crate) use self::framed_packet::FramedPacket;
+pub(crate) use self::record::Decided;
 pub use self::record::{Burst, Step};

@@ -1,25 +1,60 @@
 //! The frames of a burst, each with the results of the stages so far.
 //!
-//! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Nothing allocates
-//! after [`Burst::new`].
+//! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Most packets are
+//! plain ([`Plain`]), belong to a connection and do not change its state: they go the short way, for which a few words
+//! in an array suffice (`burst/steady.rs`). All others are classified and go the general way, which can do everything
+//! that the short one does. Nothing allocates after [`Burst::new`].
 
+use xvs_proto::plain::AddressesV6;
+use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol};
 use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
+use super::context::Context;
 use super::flows::Flows;
 use super::framed_packet::FramedPacket;
+use super::steady::{PlainPacket, Steady};
+use crate::conn::{ConnId, Direction};
 use crate::port::{Port, Received};
 use crate::slow_path::reassembly::Reassembly;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DestinationId, Snapshot};
 use crate::verdict::Verdict;
 
 /// The frames of the present burst.
 pub struct Burst {
     frames: Vec<Received>,
+    /// One for each frame.
+    records: Box<[Record; BURST]>,
+    /// Those of the general way, in the order in which they were classified.
     steps: Vec<Step>,
+    /// Whether packets may go the short way. Tests turn it off and expect the same results.
+    pub(crate) short_way: bool,
 }
 
-/// The results for one frame so far.
+/// What the short way knows of a frame.
+#[derive(Clone, Copy)]
+struct Record {
+    plain: Plain,
+    hash: u64,
+    way: Way,
+}
+
+/// The way of a frame, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// A plain packet that may belong to this connection.
+    Candidate(ConnId),
+    /// A plain packet of this connection.
+    Of(ConnId, Direction),
+    /// A plain packet whose connection, if it has one, is looked up on the general way.
+    Unknown,
+    /// It went the short way and leaves by this link.
+    Short(LinkId),
+    /// The general way, with the step of this number.
+    General(u8),
+}
+
+/// The results for one frame on the general way so far.
 pub struct Step {
     /// Its class.
     pub class: Class,
@@ -29,10 +64,24 @@ pub struct Step {
     pub verdict: Verdict,
 }
 
+/// What is to be done with a frame.
+pub(crate) enum Decided<'a> {
+    /// It is sent by this link.
+    Forwarded(LinkId),
+    /// Its step is carried out.
+    General(&'a Step),
+}
+
 impl Burst {
     /// Room for one burst.
     pub fn new() -> Self {
-        Self { frames: Vec::with_capacity(BURST), steps: Vec::with_capacity(BURST) }
+        let record = Record { plain: Plain::default(), hash: 0, way: Way::Unknown };
+        Self {
+            frames: Vec::with_capacity(BURST),
+            records: Box::new([record; BURST]),
+            steps: Vec::with_capacity(BURST),
+            short_way: true,
+        }
     }
 
     /// Receives frames that other workers have handed over, and then frames from the port. Returns the number of copies
@@ -48,40 +97,152 @@ impl Burst {
         &self.frames
     }
 
-    /// Classifies each frame and computes the hash of its connection's key.
-    pub fn classify(&mut self, flows: &Flows, snapshot: &Snapshot) {
+    /// The number of frames of the last burst that went the general way.
+    pub(crate) fn general(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Reads plain packets, classifies all others, and prefetches the buckets of both.
+    pub(crate) fn read(&mut self, flows: &Flows, snapshot: &Snapshot) {
         self.steps.clear();
-        for Received { link, frame } in &mut self.frames {
-            let class = classify(frame, *link, snapshot, &flows.counters);
-            let (hash, verdict) = match class {
-                Class::Flow(packet) => (flows.hash(&packet.connection_key()), Verdict::PassToKernel),
-                Class::Decided(verdict) => (0, verdict),
-                Class::Fragment(_) | Class::Error(_) => (0, Verdict::Held),
-            };
-            self.steps.push(Step { class, hash, verdict });
+        let secret = *flows.table.table().secret();
+        let serves = [Family::V4, Family::V6].map(|family| snapshot.services.any_of(family));
+        let (mut link, mut addressed) = (LinkId(u16::MAX), None);
+        for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
+            if received.link != link {
+                link = received.link;
+                addressed = self.short_way.then(|| plain_address(link, snapshot)).flatten();
+            }
+            let is_plain = addressed.is_some_and(|to| record.plain.read(received.frame.bytes(), to))
+                && serves[record.plain.family as usize];
+            if is_plain {
+                record.hash = hash(&record.plain, received.frame.bytes(), &secret);
+                record.way = Way::Unknown;
+            } else {
+                let step = Step::of(received, flows, snapshot);
+                record.hash = step.hash;
+                record.way = Way::General(self.steps.len() as u8);
+                self.steps.push(step);
+            }
+            flows.prefetch_buckets(record.hash);
         }
     }
 
-    /// Prefetches the buckets of all packets, and then the entries that these point to.
-    pub fn prefetch(&self, flows: &Flows) {
-        let packets = || self.steps.iter().filter(|step| matches!(step.class, Class::Flow(_)));
-        packets().for_each(|step| flows.prefetch_buckets(step.hash));
-        packets().for_each(|step| flows.prefetch_entries(step.hash));
-    }
-
-    /// Runs `decide` for each packet of a flow and stores its verdict.
-    pub(crate) fn decide(&mut self, mut decide: impl FnMut(FramedPacket<'_>) -> Verdict) {
-        for (Received { link, frame }, step) in self.frames.iter_mut().zip(&mut self.steps) {
-            if let Class::Flow(packet) = &step.class {
-                step.verdict = decide(FramedPacket { frame, link: *link, packet, hash: step.hash });
+    /// Finds the candidates of plain packets by their tags, and prefetches their entries and those of other packets.
+    pub(crate) fn seek(&mut self, flows: &Flows) {
+        let records = &mut self.records[..self.frames.len()];
+        for record in &mut *records {
+            match record.way {
+                Way::Unknown => {
+                    if let Some(id) = flows.table.candidate(record.hash) {
+                        record.way = Way::Candidate(id);
+                    }
+                }
+                _ => flows.prefetch_entries(record.hash),
+            }
+        }
+        for record in records {
+            if record.way == Way::Unknown
+                && let Some(id) = flows.table.second_candidate(record.hash)
+            {
+                record.way = Way::Candidate(id);
             }
         }
     }
 
-    /// Removes the frames, in their order.
-    pub fn drain(&mut self) -> impl Iterator<Item = (Received, &Step)> {
-        self.frames.drain(..).zip(&self.steps)
+    /// Compares plain packets with their candidates, and prefetches the routes of those that match.
+    pub(crate) fn compare(&mut self, flows: &Flows, snapshot: &Snapshot) {
+        for (received, record) in self.frames.iter().zip(&mut *self.records) {
+            let Way::Candidate(id) = record.way else { continue };
+            let connection = flows.table.connection(id);
+            record.way = match connection.direction_of(&record.plain, received.frame.bytes()) {
+                Some(direction) => {
+                    snapshot.destinations.prefetch_route(DestinationId(connection.dest_ref()));
+                    Way::Of(id, direction)
+                }
+                None => Way::Unknown,
+            };
+        }
     }
+
+    /// Forwards each packet by the short way if its connection is steady, else by `process`.
+    pub(crate) fn forward(
+        &mut self,
+        flows: &mut Flows,
+        at: Context<'_>,
+        process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
+    ) {
+        let mut steady = Steady::begin(at);
+        for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
+            if let Way::Of(id, direction) = record.way {
+                let p = PlainPacket { plain: &record.plain, frame: &mut received.frame, hash: record.hash };
+                if let Some(link) = steady.forward(flows, p, id, direction) {
+                    record.way = Way::Short(link);
+                    continue;
+                }
+            }
+            let number = match record.way {
+                Way::General(number) => number,
+                _ => {
+                    self.steps.push(Step::of(received, flows, at.snapshot));
+                    (self.steps.len() - 1) as u8
+                }
+            };
+            record.way = Way::General(number);
+            let Step { class, hash, verdict } = &mut self.steps[usize::from(number)];
+            if let Class::Flow(packet) = class {
+                let Received { link, frame } = received;
+                *verdict = process(flows, FramedPacket { frame, link: *link, packet, hash: *hash }, at);
+            }
+        }
+        steady.end(flows);
+    }
+
+    /// Removes the frames, in their order.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Received, Decided<'_>)> {
+        let steps = &self.steps;
+        self.frames.drain(..).zip(&*self.records).map(|(received, record)| {
+            let decided = match record.way {
+                Way::Short(link) => Decided::Forwarded(link),
+                Way::General(number) => Decided::General(&steps[usize::from(number)]),
+                _ => unreachable!("every frame has been forwarded one way or the other"),
+            };
+            (received, decided)
+        })
+    }
+}
+
+impl Step {
+    /// Classifies a frame and computes the hash of its connection's key.
+    fn of(Received { link, frame }: &mut Received, flows: &Flows, snapshot: &Snapshot) -> Self {
+        let class = classify(frame, *link, snapshot, &flows.counters);
+        let (hash, verdict) = match class {
+            Class::Flow(packet) => (flows.hash(&packet.connection_key()), Verdict::PassToKernel),
+            Class::Decided(verdict) => (0, verdict),
+            Class::Fragment(_) | Class::Error(_) => (0, Verdict::Held),
+        };
+        Self { class, hash, verdict }
+    }
+}
+
+/// The link address of frames that may be plain. `None`: all frames of the link are classified.
+fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<MacAddr> {
+    let info = snapshot.egress.link(link)?;
+    (!info.partial_checksums).then_some(info.mac)
+}
+
+/// The hash of a plain packet's connection key.
+#[inline]
+fn hash(plain: &Plain, frame: &[u8], secret: &HashSecret) -> u64 {
+    let port = |word: u64| (word >> 16) as u16;
+    let (source, dest) = match plain.family {
+        Family::V4 => (plain.source >> 16, plain.dest >> 16),
+        Family::V6 => {
+            let AddressesV6 { source, dest } = Plain::addresses_v6(frame);
+            (secret.word_v6(source, port(plain.source)), secret.word_v6(dest, port(plain.dest)))
+        }
+    };
+    secret.mix(source, dest, Protocol(plain.protocol))
 }
 
 impl Default for Burst {

@@ -3,7 +3,7 @@
 //! Runs once for each packet of a connection. The state changes by compare-and-swap, so exactly one worker makes each
 //! change of the counts. Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
 
-use xvs_proto::{Packet, Protocol};
+use xvs_proto::{Packet, Plain, Protocol, sctp, tcp::Flags as Control};
 
 use super::context::Context;
 use super::flows::Flows;
@@ -12,6 +12,25 @@ use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{ConnId, Connection, Direction, Flags, Seen};
 use crate::snapshot::{Activity, DestinationLive};
 
+/// What a packet says about the state of its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event {
+    tcp: Control,
+    sctp: Option<sctp::Event>,
+}
+
+impl From<&Packet> for Event {
+    fn from(packet: &Packet) -> Self {
+        Self { tcp: packet.tcp_flags, sctp: packet.sctp_event }
+    }
+}
+
+impl From<&Plain> for Event {
+    fn from(plain: &Plain) -> Self {
+        Self { tcp: plain.flags, sctp: None }
+    }
+}
+
 /// Advances the state and deadline of a connection on a packet, and moves the connection between active and inactive in
 /// its destination's counts. The state alone determines which of the two it is, so the worker that made the transition
 /// moves it.
@@ -19,11 +38,12 @@ use crate::snapshot::{Activity, DestinationLive};
 pub(crate) fn advance(
     flows: &mut Flows,
     id: ConnId,
-    packet: &Packet,
+    event: impl Into<Event>,
     direction: Direction,
     live: Option<&DestinationLive>,
     at: Context<'_>,
 ) {
+    let event = event.into();
     let (table, settings, now) = (&mut flows.table, &at.snapshot.settings, at.now);
     let connection = table.connection(id);
     let protocol = connection.protocol();
@@ -32,7 +52,7 @@ pub(crate) fn advance(
         Protocol::SCTP => {
             let seen = seen(&connection, direction);
             table.transition(id, |state| {
-                let after = SctpState::of(state).after(packet.sctp_event, seen);
+                let after = SctpState::of(state).after(event.sctp, seen);
                 (after as u8, now + after.timeout())
             })
         }
@@ -40,7 +60,7 @@ pub(crate) fn advance(
             let seen = seen(&connection, direction);
             let judgement = if settings.secure_tcp { Judgement::Secure } else { Judgement::Ordinary };
             table.transition(id, |state| {
-                let after = TcpState::of(state).after(packet.tcp_flags, seen, judgement);
+                let after = TcpState::of(state).after(event.tcp, seen, judgement);
                 let timeout = tcp::timeout(after, settings.tcp_established, settings.tcp_fin_wait);
                 (after as u8, now + timeout)
             })

@@ -146,7 +146,20 @@ impl Transmitter {
         self.record(verdict, port);
     }
 
+    /// Sends a frame of the burst, counts and records it.
+    #[inline]
+    pub fn forward(&mut self, received: Received, link: LinkId, port: &mut impl Port) {
+        let Received { link: from, frame } = received;
+        if let Err(frame) = port.transmit(link, frame) {
+            let refused = Verdict::Drop(DropReason::TransmitRefused);
+            return self.carry_out(Received { link: from, frame }, refused, port);
+        }
+        self.counters.transmitted.add(1);
+        self.record(Verdict::Transmit(link), port);
+    }
+
     /// Records the verdict on a frame of the burst that was already disposed of.
+    #[inline]
     pub fn record(&mut self, verdict: Verdict, port: &mut impl Port) {
         self.verdicts.push(verdict);
         port.settled(verdict);

@@ -24,7 +24,7 @@
 
 use crate::shm::atomic::{AtomicU64, Ordering, fence};
 use crate::shm::layout::{Bucket, SLOTS};
-use crate::shm::{Cells, prefetch};
+use crate::shm::{Cells, matching, prefetch};
 
 /// The result of entering a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +120,37 @@ impl Buckets {
             fetch(word as u32, word & WIDE != 0);
             hits &= hits - 1;
         }
+    }
+
+    /// The first entry with the tag of this hash in its primary bucket, unless it is shadowed: most likely the one that
+    /// a look-up finds. If there is none, prefetches the alternative bucket.
+    #[inline(always)]
+    pub(super) fn candidate(&self, hash: u64) -> Option<Claim> {
+        let primary = self.primary(hash);
+        let found = self.first(primary, tag(hash));
+        if found.is_none() {
+            prefetch(&self.cells[self.alternative(hash, primary)]);
+        }
+        found
+    }
+
+    /// The same in the alternative bucket.
+    #[inline]
+    pub(super) fn second_candidate(&self, hash: u64) -> Option<Claim> {
+        self.first(self.alternative(hash, self.primary(hash)), tag(hash))
+    }
+
+    #[inline(always)]
+    fn first(&self, bucket: usize, tag: u64) -> Option<Claim> {
+        let slots = &self.cells[bucket].slots;
+        let hits = hits(slots, tag);
+        if hits == 0 {
+            return None;
+        }
+        // Acquire: the entry is read afterwards.
+        let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
+        let usable = is_final(word, tag) && word & SHADOWED == 0;
+        usable.then_some(Claim { index: word as u32, wide: word & WIDE != 0 })
     }
 
     /// The result of `test` for the first entry with this hash for which it gives one. An entry that is shadowed by a
@@ -312,11 +343,9 @@ impl Place {
 }
 
 /// A bit for each slot that is final and has the tag.
-#[inline]
+#[inline(always)]
 fn hits(slots: &[AtomicU64; SLOTS], tag: u64) -> u32 {
-    // Relaxed: code that reads the entry of a hit reads the slot again.
-    let hit = |position: usize| u32::from(is_final(slots[position].load(Ordering::Relaxed), tag)) << position;
-    (0..SLOTS).fold(0, |hits, position| hits | hit(position))
+    matching(slots, TAG | FINAL, tag | FINAL)
 }
 
 /// The tag of a hash, at its place in a slot: the lowest bits of the hash, which choose no bucket.

@@ -7,7 +7,9 @@
 //! change the phase, and when (`handle.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
+use xvs_proto::plain::{AddressesV6, Plain};
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod;
 
@@ -61,7 +63,7 @@ pub(super) enum Phase {
 
 /// The word `life`: phase in bits 62 and 63, state in 48 to 55, deadline in milliseconds in 0 to 47.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Life(pub(super) u64);
+pub(crate) struct Life(pub(super) u64);
 
 impl Life {
     pub(super) fn new(phase: Phase, state: u8, deadline: Millis) -> Self {
@@ -73,7 +75,8 @@ impl Life {
         Self((Phase::Removed as u64) << 62 | u64::from(next))
     }
 
-    pub(super) fn is_live(self) -> bool {
+    #[inline]
+    pub(crate) fn is_live(self) -> bool {
         self.0 >> 62 == Phase::Live as u64
     }
 
@@ -82,12 +85,22 @@ impl Life {
         self.0 >> 62 & 1 == 1
     }
 
-    pub(super) fn state(self) -> u8 {
+    #[inline]
+    pub(crate) fn state(self) -> u8 {
         if self.is_current() { (self.0 >> 48) as u8 } else { 0 }
     }
 
-    pub(super) fn deadline(self) -> Millis {
+    #[inline]
+    pub(crate) fn deadline(self) -> Millis {
         if self.is_current() { Millis(self.0 & DEADLINE_MAX) } else { Millis(0) }
+    }
+
+    /// Whether the deadline stays for a packet after which the connection would expire at this time: stored deadlines
+    /// are up to a second later (see `TableWorker::transition`).
+    #[inline]
+    pub(crate) fn keeps(self, expires: Millis) -> bool {
+        let deadline = self.deadline();
+        deadline >= expires && deadline < expires + SECOND
     }
 
     /// The index plus one of the next entry in the chain of removed entries; 0: none.
@@ -161,6 +174,90 @@ impl Record<'_> {
             _ => self.has_replies(flow.flow),
         };
         replies.then_some(Direction::Outbound)
+    }
+
+    /// As [`Self::direction`], for an IPv4 packet with these packed endpoints. `None` also if only a look-up by the
+    /// whole flow can say it.
+    #[inline]
+    pub(super) fn direction_v4(self, source: u64, dest: u64, protocol: u8) -> Option<Direction> {
+        let (client, service) = (self.entry.client_word(), self.entry.virtual_word());
+        if client & !ENDPOINT != u64::from(protocol) << 8 | Kind::Connection as u64 {
+            return None;
+        }
+        if client & ENDPOINT == source && service & ENDPOINT == dest {
+            return Some(Direction::Inbound);
+        }
+        let is_reply = match service & (EXTENDED | DEST_IPV6 | LOCAL) {
+            0 => client & ENDPOINT == dest && self.entry.replier() == source,
+            _ => {
+                let (local, replier) = self.towards_dest_v4()?;
+                replier == source && local == dest
+            }
+        };
+        is_reply.then_some(Direction::Outbound)
+    }
+
+    /// The packed endpoints of a client's packet that is sent to the destination, for a masqueraded connection whose
+    /// addresses are all of IPv4.
+    #[inline]
+    pub(super) fn towards_dest_v4(self) -> Option<(u64, u64)> {
+        let service = self.entry.virtual_word();
+        match service & (EXTENDED | DEST_IPV6 | LOCAL) {
+            0 => Some((self.entry.client_word() & ENDPOINT, self.entry.packed_dest())),
+            flags if flags == EXTENDED | LOCAL => {
+                let addr = |words: &[AtomicU64; 2]| words[0].load(Ordering::Relaxed) << 32;
+                let local_port = u64::from(self.entry.dest_addr.load(Ordering::Relaxed)) << 16;
+                let port = u64::from(self.entry.dest_port.load(Ordering::Relaxed)) << 16;
+                let Extension { local, dest, .. } = self.extension;
+                Some((addr(local) | local_port, addr(dest) | port))
+            }
+            _ => None,
+        }
+    }
+
+    /// The packed endpoints of a reply that is sent to the client, for a connection whose addresses are all of IPv4.
+    #[inline]
+    pub(super) fn towards_client_v4(self) -> (u64, u64) {
+        (self.entry.virtual_word() & ENDPOINT, self.entry.client_word() & ENDPOINT)
+    }
+
+    /// As [`Self::direction_v4`], for an IPv6 packet: the words hold the ports alone.
+    #[inline]
+    pub(super) fn direction_v6(self, plain: &Plain, addresses: AddressesV6) -> Option<Direction> {
+        let client = self.entry.client_word();
+        if client & !ENDPOINT != u64::from(plain.protocol) << 8 | IPV6 | Kind::Connection as u64 {
+            return None;
+        }
+        let (source, dest) = ((addresses.source, plain.source), (addresses.dest, plain.dest));
+        let ((to_client, client), (virtual_addr, service)) = self.towards_client_v6();
+        if (to_client, client) == source && (virtual_addr, service) == dest {
+            return Some(Direction::Inbound);
+        }
+        (self.towards_dest_v6()? == (dest, source)).then_some(Direction::Outbound)
+    }
+
+    /// As [`Self::towards_dest_v4`], if the connection's addresses are all of IPv6: address, and the port in a word.
+    #[inline]
+    pub(super) fn towards_dest_v6(self) -> Option<((u128, u64), (u128, u64))> {
+        let service = self.entry.virtual_word();
+        if service & DEST_IPV6 == 0 || !self.method().masquerades() {
+            return None;
+        }
+        let Extension { client, local, dest, .. } = self.extension;
+        let source = match service & LOCAL {
+            0 => (bits(client), self.entry.client_word() & ENDPOINT),
+            _ => (bits(local), u64::from(self.entry.dest_addr.load(Ordering::Relaxed)) << 16),
+        };
+        let port = u64::from(self.entry.dest_port.load(Ordering::Relaxed)) << 16;
+        Some((source, (bits(dest), port)))
+    }
+
+    /// The client and the virtual endpoint of a connection of IPv6: address, and the port in a word.
+    #[inline]
+    pub(super) fn towards_client_v6(self) -> ((u128, u64), (u128, u64)) {
+        let Extension { client, virtual_addr, .. } = self.extension;
+        let client = (bits(client), self.entry.client_word() & ENDPOINT);
+        (client, (bits(virtual_addr), self.entry.virtual_word() & ENDPOINT))
     }
 
     /// Whether both have reply keys of their own that are equal, and different virtual endpoints. With equal ones they
@@ -348,6 +445,13 @@ fn endpoint(words: &[AtomicU64; 2], family: u64, port: u64) -> Endpoint {
     Endpoint::new(addr, port as u16)
 }
 
+/// The bits of an IPv6 address of an extension.
+#[inline]
+fn bits(words: &[AtomicU64; 2]) -> u128 {
+    let [low, high] = words.each_ref().map(|word| word.load(Ordering::Relaxed));
+    u128::from(high) << 64 | u128::from(low)
+}
+
 fn store(words: &[AtomicU64; 2], addr: IpAddr) {
     let bits = match addr {
         IpAddr::V4(addr) => u32::from(addr).into(),
@@ -369,6 +473,7 @@ const EXTENDED: u64 = 1 << 8;
 const DEST_IPV6: u64 = 1 << 9;
 /// In an extended entry: there is a local endpoint.
 const LOCAL: u64 = 1 << 10;
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const DEADLINE_MAX: u64 = (1 << 48) - 1;
 
 #[cfg(test)]

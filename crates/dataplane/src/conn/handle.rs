@@ -13,14 +13,13 @@ use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use xvs_proto::FlowKey;
 
 use super::buckets::{Claim, Entered, Key};
 use super::connection::Connection;
 use super::direction::Direction;
-use super::entry::{self, Life, Packed};
+use super::entry::{self, Life, Packed, SECOND};
 use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::lookup::Sought;
@@ -276,7 +275,7 @@ impl TableWorker {
             let (state, expires) = next(old.state());
             let deadline = match old.deadline() {
                 _ if old.state() != state => expires,
-                now if now >= expires && now < expires + SECOND => return Some((state, state)),
+                _ if old.keeps(expires) => return Some((state, state)),
                 now if now < expires && expires < now + SECOND => whole_second(expires),
                 _ => expires,
             };
@@ -547,7 +546,6 @@ fn whole_second(time: Millis) -> Millis {
     Millis(time.0.div_ceil(1000).saturating_mul(1000))
 }
 
-const SECOND: Duration = Duration::from_secs(1);
 /// The number of links that one call of `advance_timers` processes: four times the connections of a burst.
 const TIMERS_A_CALL: usize = 256;
 /// The number of surplus batches that a quiescent point returns: more than a burst and its timers can remove.

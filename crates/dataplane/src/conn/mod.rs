@@ -19,6 +19,7 @@ mod quiescence;
 mod slab;
 mod wheel;
 
+mod candidate;
 mod handle;
 mod reader;
 

@@ -114,8 +114,11 @@ impl Table {
         Self::keyed(config, random_secret()?)
     }
 
-    /// As [`Self::create`], with the secret of another table, so that hashes are equal.
-    pub(crate) fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
+    /// As [`Self::create`], with this secret, so that hashes equal those of another table.
+    ///
+    /// # Errors
+    /// As for [`Self::create`].
+    pub fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
         let handles = config.workers + READERS;
         let entries = config.entries();
         if config.capacity == 0 || entries > ENTRIES_MAX {

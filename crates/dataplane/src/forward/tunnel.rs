@@ -10,13 +10,14 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
-use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
+use xvs_proto::{Endpoint, Family, Packet, Plain, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::admission::{check_size, check_ttl, decrement_ttl, strip};
 use super::ends::Ends;
 use super::identification::Identification;
+use super::next_hop::link_header;
 use crate::clock::Millis;
 use crate::egress::Hop;
 use crate::egress::path_mtu::PathMtu;
@@ -59,12 +60,8 @@ pub(super) fn send(
         // The director has no address of the destination's family.
         return Err(DropReason::NoRoute);
     };
-    let (network_len, least_mtu) = match dest {
-        IpAddr::V4(_) => (ipv4::HEADER_LEN, LEAST_MTU_V4),
-        IpAddr::V6(_) => (ipv6::HEADER_LEN, ipv6::MIN_MTU),
-    };
-    let encapsulation = outer.tunnel.encapsulation;
-    let overhead = header_len(ends.dest, encapsulation);
+    let least_mtu = if dest.is_ipv4() { LEAST_MTU_V4 } else { ipv6::MIN_MTU };
+    let overhead = header_len(ends.dest, outer.tunnel.encapsulation);
     let path_mtu = outer.path_mtu.at(outer.now);
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
@@ -78,11 +75,65 @@ pub(super) fn send(
     }
     let mtu = hop.mtu.min(path_mtu);
     strip(frame, packet);
+    let carried = Carried {
+        family: packet.family(),
+        tos: packet.tos,
+        ttl: packet.ttl - 1,
+        dont_fragment: packet.dont_fragment,
+    };
+    encapsulate(frame, carried, (source, dest), overhead, outer)?;
+    Ok(Hop { mtu, ..hop })
+}
+
+/// Sends a plain packet through a tunnel, with its link header. Returns `false`, and changes nothing, unless it fits
+/// the path whole: then it has to go the general way.
+#[inline]
+pub fn send_plain(frame: &mut Frame, plain: &Plain, dest: Endpoint, hop: Hop, outer: Outer<'_>) -> bool {
+    let Some(source) = outer.tunnel.source.filter(|source| source.is_ipv4() == dest.addr.is_ipv4()) else {
+        return false;
+    };
+    let overhead = header_len(dest, outer.tunnel.encapsulation);
+    let least = if dest.addr.is_ipv4() { LEAST_MTU_V4 } else { ipv6::MIN_MTU };
+    let fits = u32::from(plain.len) + overhead as u32
+        <= hop.mtu.min(outer.path_mtu.at(outer.now)).min(u16::MAX.into());
+    if !fits || hop.mtu < least + overhead as u32 || frame.headroom() < overhead {
+        return false;
+    }
+    plain.decrement_ttl(frame.bytes_mut());
+    let (tos, ttl) = plain.tos_and_ttl(frame.bytes());
+    let carried = Carried { family: plain.family, tos, ttl, dont_fragment: plain.dont_fragment };
+    frame.shrink_front(ethernet::HEADER_LEN);
+    let sent = encapsulate(frame, carried, (source, dest.addr), overhead, outer);
+    let sent = sent.and_then(|()| link_header(frame, hop));
+    debug_assert!(sent.is_ok(), "there is room");
+    true
+}
+
+/// What the outer headers copy from the packet in the tunnel.
+#[derive(Clone, Copy)]
+struct Carried {
+    family: Family,
+    tos: u8,
+    /// The time to live with which it enters the tunnel.
+    ttl: u8,
+    dont_fragment: bool,
+}
+
+/// Puts the outer headers, of `overhead` bytes, before a packet without link header.
+#[inline]
+fn encapsulate(
+    frame: &mut Frame,
+    carried: Carried,
+    (source, dest): (IpAddr, IpAddr),
+    overhead: usize,
+    outer: Outer<'_>,
+) -> Result<(), DropReason> {
     if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::NoHeadroom);
     }
-    let inner = Inner::of(packet.family());
-    let (network, payload) = frame.bytes_mut().split_at_mut(network_len);
+    let encapsulation = outer.tunnel.encapsulation;
+    let inner = Inner::of(carried.family);
+    let (network, payload) = frame.bytes_mut().split_at_mut(overhead - encapsulation.header_len());
     match encapsulation {
         Encapsulation::Ip => {}
         Encapsulation::Gre(coverage) => gre::emit(payload, inner.ethertype, coverage),
@@ -95,8 +146,8 @@ pub(super) fn send(
             }
         }
     }
-    emit_network(network, payload.len() as u16, packet, (source, dest), outer);
-    Ok(Hop { mtu, ..hop })
+    emit_network(network, payload.len() as u16, carried, (source, dest), outer);
+    Ok(())
 }
 
 /// The largest packet of a family that fits into a connection's tunnel. `link_mtu` and `path_mtu` in bytes.
@@ -128,21 +179,21 @@ fn header_len(dest: Endpoint, encapsulation: Encapsulation) -> usize {
     network_len + encapsulation.header_len()
 }
 
-/// Writes the outer network header for `packet`, before this number of payload bytes.
+/// Writes the outer network header for a packet, before this number of payload bytes.
 fn emit_network(
     network: &mut [u8],
     payload_len: u16,
-    packet: &Packet,
+    carried: Carried,
     ends: (IpAddr, IpAddr),
     outer: Outer<'_>,
 ) {
     let encapsulation = outer.tunnel.encapsulation;
-    let protocol = encapsulation.protocol().unwrap_or(Inner::of(packet.family()).protocol);
-    let (tos, ttl) = (outer_tos(packet.tos), packet.ttl - 1);
+    let protocol = encapsulation.protocol().unwrap_or(Inner::of(carried.family).protocol);
+    let (tos, ttl) = (outer_tos(carried.tos), carried.ttl);
     match ends {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
             // The don't-fragment rule of IPv6 does not apply to the routers of an IPv4 path.
-            let dont_fragment = outer.pmtu_disc && packet.dont_fragment && packet.family() == Family::V4;
+            let dont_fragment = outer.pmtu_disc && carried.dont_fragment && carried.family == Family::V4;
             let id = if dont_fragment { 0 } else { outer.ids.take() };
             ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
         }

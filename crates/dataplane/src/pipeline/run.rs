@@ -29,6 +29,16 @@ impl Pipeline {
         Self { flows, transmitter, reassembly, burst: Burst::new() }
     }
 
+    /// Whether packets of steady connections go the short way, as they do at first. The results are the same.
+    pub fn set_short_way(&mut self, allowed: bool) {
+        self.burst.short_way = allowed;
+    }
+
+    /// The number of frames of the last burst that went the general way.
+    pub fn general_way(&self) -> usize {
+        self.burst.general()
+    }
+
     /// Receives a burst and runs it through all stages. Returns its number of frames. [`Flows::quiescent`] is due when
     /// the snapshot is no longer used.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {

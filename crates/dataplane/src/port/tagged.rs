@@ -29,6 +29,7 @@ impl<'a, P: Port> Tagged<'a, P> {
 
     /// Adds the tag of this link, and returns the interface by which the frame leaves. Returns the unchanged frame if
     /// it has no room for a tag.
+    #[inline]
     fn tag(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
         let Some((over, vlan)) = self.egress.tag(link) else { return Ok((link, frame)) };
         if !frame.grow_front(TAG_LEN) {
@@ -40,6 +41,7 @@ impl<'a, P: Port> Tagged<'a, P> {
 }
 
 /// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
+#[inline]
 fn untag(received: &mut Received, egress: &Egress) {
     let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
     if let Some(link) = egress.untagged(received.link, vlan) {
@@ -56,6 +58,7 @@ impl<P: Port> Port for Tagged<'_, P> {
         burst[before..].iter_mut().for_each(|received| untag(received, self.egress));
     }
 
+    #[inline]
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         let (link, frame) = self.tag(link, frame)?;
         self.port.transmit(link, frame)

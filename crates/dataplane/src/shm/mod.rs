@@ -9,6 +9,8 @@
 pub(crate) mod atomic;
 pub(crate) mod layout;
 mod mapping;
+mod tags;
 
 pub(crate) use mapping::{Cells, Mapping, prefetch};
 pub use mapping::{Memory, Pages};
+pub(crate) use tags::matching;

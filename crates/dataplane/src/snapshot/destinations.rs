@@ -1,5 +1,6 @@
 //! Destinations by number, with the data that packets of their connections need.
 
+use std::array;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,9 +9,11 @@ use xvs_proto::checksum::Coverage;
 use xvs_sched::{ForwardingMethod, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
+use super::route::Route;
 use crate::conn::Connection;
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Egress, Path, RouteTo};
+use crate::shm::prefetch;
 
 /// The number of a destination in connections. It is reused only when no connection contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,7 +83,22 @@ const PAGE: usize = 64;
 /// Destinations by number, in pages: changing one destination copies one page.
 #[derive(Clone, Default)]
 pub struct Destinations {
-    pages: Vec<Arc<Vec<Option<Destination>>>>,
+    pages: Vec<Arc<Page>>,
+}
+
+/// Destinations with consecutive numbers.
+#[derive(Clone)]
+struct Page {
+    /// Side by side, because most packets need nothing else.
+    routes: [Option<Route>; PAGE],
+    destinations: Vec<Option<Destination>>,
+}
+
+impl Page {
+    fn new(destinations: Vec<Option<Destination>>) -> Self {
+        let routes = array::from_fn(|place| Route::to(destinations[place].as_ref()?));
+        Self { routes, destinations }
+    }
 }
 
 impl Destinations {
@@ -88,7 +106,23 @@ impl Destinations {
     #[inline]
     pub fn find(&self, id: DestinationId) -> Option<&Destination> {
         let id = id.0 as usize;
-        self.pages.get(id / PAGE)?.get(id % PAGE)?.as_ref()
+        self.pages.get(id / PAGE)?.destinations.get(id % PAGE)?.as_ref()
+    }
+
+    /// The route to the destination with this number, if it is available and its next hop is resolved.
+    #[inline]
+    pub fn route(&self, id: DestinationId) -> Option<&Route> {
+        let id = id.0 as usize;
+        self.pages.get(id / PAGE)?.routes[id % PAGE].as_ref()
+    }
+
+    /// Prefetches [`Self::route`].
+    #[inline]
+    pub(crate) fn prefetch_route(&self, id: DestinationId) {
+        let id = id.0 as usize;
+        if let Some(page) = self.pages.get(id / PAGE) {
+            prefetch(&page.routes[id % PAGE]);
+        }
     }
 
     /// The destination of a connection, even if it is no longer configured.
@@ -105,13 +139,14 @@ impl Destinations {
 
     /// All destinations that have a number.
     pub fn iter(&self) -> impl Iterator<Item = &Destination> {
-        self.pages.iter().flat_map(|page| page.iter()).flatten()
+        self.pages.iter().flat_map(|page| &page.destinations).flatten()
     }
 
     /// Applies a function to each destination; the numbers stay.
     pub(super) fn map(&self, one: impl Fn(&Destination) -> Destination) -> Self {
-        let page = |page: &Arc<Vec<Option<Destination>>>| {
-            Arc::new(page.iter().map(|destination| destination.as_ref().map(&one)).collect())
+        let page = |page: &Arc<Page>| {
+            let each = page.destinations.iter().map(|destination| destination.as_ref().map(&one));
+            Arc::new(Page::new(each.collect()))
         };
         Self { pages: self.pages.iter().map(page).collect() }
     }
@@ -120,8 +155,10 @@ impl Destinations {
     pub fn set(&mut self, id: DestinationId, destination: Option<Destination>) {
         let id = id.0 as usize;
         while self.pages.len() <= id / PAGE {
-            self.pages.push(Arc::new(vec![None; PAGE]));
+            self.pages.push(Arc::new(Page::new(vec![None; PAGE])));
         }
-        Arc::make_mut(&mut self.pages[id / PAGE])[id % PAGE] = destination;
+        let page = Arc::make_mut(&mut self.pages[id / PAGE]);
+        page.routes[id % PAGE] = destination.as_ref().and_then(Route::to);
+        page.destinations[id % PAGE] = destination;
     }
 }

@@ -12,6 +12,7 @@ pub mod marks;
 mod persistence;
 
 mod destinations;
+mod route;
 mod services;
 
 mod live;
@@ -37,6 +38,7 @@ pub use self::destinations::{Destination, DestinationId, Destinations, Encapsula
 pub use self::live::{DestinationLive, ServiceLive};
 pub use self::load::Activity;
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
+pub use self::route::Route;
 pub(crate) use self::services::{FTP, FTP_DATA};
 pub use self::services::{Member, Service, Services};
 pub use self::settings::{ConnReuse, MssClamp, Settings};

@@ -1,0 +1,183 @@
+//! The short way: plain packets of connections whose state stays as it is.
+//!
+//! Runs for most packets. A connection is steady if the packet changes nothing of it but its deadline and its counts:
+//! an established TCP connection and a segment that only acknowledges, or any UDP datagram. Every condition that is not
+//! met sends the packet to the general way (`pipeline.rs`), which decides everything anew, so nothing is changed here
+//! before all conditions are met. Cost: the lines of the entry, the route and the counters of destination and service;
+//! the first two are prefetched. The counters over all services are added up and written once a burst.
+//!
+//! Not here: what begins or ends a connection.
+
+use xvs_proto::ipv4::Ipv4;
+use xvs_proto::{LinkId, Plain, ethernet, tcp};
+use xvs_sched::ForwardingMethod;
+use xvs_xdp::Frame;
+
+use super::context::Context;
+use super::flows::Flows;
+use super::forward;
+use super::state;
+use crate::clock::Millis;
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, Direction, Flags};
+use crate::counters::StatsValues;
+use crate::egress::Path;
+use crate::forward::{Identification, send_plain};
+use crate::snapshot::{DestinationId, Route};
+
+/// The control bits that a segment of a steady connection may have, beside others that mean nothing here.
+const DECISIVE: u8 = tcp::Flags::SYN.0 | tcp::Flags::FIN.0 | tcp::Flags::RST.0 | tcp::Flags::ACK.0;
+/// Flags of connections whose packets always go the general way.
+const UNUSUAL: Flags = Flags(Flags::RESET.0 | Flags::PROXY.0 | Flags::TOA.0 | Flags::ONE_PACKET.0);
+
+/// A plain packet in its frame, and the hash of its connection's key.
+pub(super) struct PlainPacket<'a> {
+    pub(super) plain: &'a Plain,
+    pub(super) frame: &'a mut Frame,
+    pub(super) hash: u64,
+}
+
+/// The short way of one burst.
+pub(super) struct Steady<'a> {
+    at: Context<'a>,
+    /// The deadlines that packets of this moment give to connections.
+    tcp_expires: Millis,
+    udp_expires: Millis,
+    total: StatsValues,
+}
+
+impl<'a> Steady<'a> {
+    pub(super) fn begin(at: Context<'a>) -> Self {
+        let settings = &at.snapshot.settings;
+        Self {
+            at,
+            tcp_expires: at.now + settings.tcp_established,
+            udp_expires: at.now + settings.udp,
+            total: StatsValues::default(),
+        }
+    }
+
+    /// Forwards a packet of a connection. Returns the link to leave by; `None`, with nothing changed but the link
+    /// padding, if the packet has to go the general way.
+    #[inline]
+    pub(super) fn forward(
+        &mut self,
+        flows: &mut Flows,
+        p: PlainPacket<'_>,
+        id: ConnId,
+        direction: Direction,
+    ) -> Option<LinkId> {
+        let (plain, connection) = (p.plain, flows.table.connection(id));
+        let life = connection.life();
+        let route = self.at.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
+        let is_steady = life.is_live()
+            && !connection.flags().intersects(UNUSUAL)
+            && (!plain.is_tcp()
+                || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
+                    && life.state() == TcpState::Established as u8);
+        if !is_steady {
+            return None;
+        }
+        let link = match direction {
+            Direction::Inbound => self.request(&mut flows.ids, p, &connection, route)?,
+            Direction::Outbound => self.reply(p, &connection)?,
+        };
+        let (stats, service) = (route.stats.of_worker(flows.worker), route.service.of_worker(flows.worker));
+        let bytes = u64::from(plain.len);
+        match direction {
+            Direction::Inbound => {
+                connection.count_in_packet();
+                stats.count_in(bytes as usize);
+                service.count_in(bytes as usize);
+                self.total.in_packets += 1;
+                self.total.in_bytes += bytes;
+            }
+            Direction::Outbound => {
+                stats.count_out(bytes as usize);
+                service.count_out(bytes as usize);
+                self.total.out_packets += 1;
+                self.total.out_bytes += bytes;
+            }
+        }
+        let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
+        if !life.keeps(expires) {
+            let destination = self.at.snapshot.destinations.of(&flows.table.connection(id));
+            let live = destination.map(|destination| &*destination.live);
+            state::advance(flows, id, plain, direction, live, self.at);
+        }
+        Some(link)
+    }
+
+    /// Rewrites a client's packet.
+    #[inline]
+    fn request(
+        &self,
+        ids: &mut Identification,
+        p: PlainPacket<'_>,
+        connection: &Connection<'_>,
+        route: &Route,
+    ) -> Option<LinkId> {
+        let PlainPacket { plain, frame, hash } = p;
+        if self.at.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
+            return None;
+        }
+        fit(frame, plain);
+        let is_done = match connection.method() {
+            ForwardingMethod::DirectRouting => {
+                plain.readdress(frame.bytes_mut(), &route.addresses);
+                true
+            }
+            ForwardingMethod::Tunnel => {
+                let destination = self.at.snapshot.destinations.of(connection)?;
+                let outer = forward::outer(ids, hash, destination, self.at);
+                send_plain(frame, plain, connection.dest(), destination.path.hop()?, outer)
+            }
+            ForwardingMethod::Local => false,
+            // Before the proof, each packet of TCP may be it.
+            _ if plain.is_tcp() && !connection.flags().contains(Flags::PROVEN) => false,
+            method => {
+                let is_done =
+                    connection.masquerade(plain, frame.bytes_mut(), Direction::Inbound, &route.addresses);
+                if is_done && method == ForwardingMethod::FullNat && !plain.dont_fragment {
+                    // As `forward/fullnat.rs` says; IPv6 has no such packets.
+                    Ipv4::edit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..]).set_id(ids.take());
+                }
+                is_done
+            }
+        };
+        is_done.then_some(route.link)
+    }
+
+    /// Rewrites a reply.
+    #[inline]
+    fn reply(&self, p: PlainPacket<'_>, connection: &Connection<'_>) -> Option<LinkId> {
+        let PlainPacket { plain, frame, hash } = p;
+        // The first reply is noted in the flag, and a UDP reply at the template.
+        let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
+            && (plain.is_tcp() || connection.controller().is_none());
+        if !is_noted || !connection.method().masquerades() {
+            return None;
+        }
+        let Path::To(hop) = Path::find(&self.at.snapshot.egress, connection.client().addr, hash) else {
+            return None;
+        };
+        if u32::from(plain.len) > hop.mtu {
+            return None;
+        }
+        fit(frame, plain);
+        let is_done = connection.masquerade(plain, frame.bytes_mut(), Direction::Outbound, &hop.addresses());
+        is_done.then_some(hop.link)
+    }
+
+    /// Writes what was added up.
+    pub(super) fn end(self, flows: &Flows) {
+        flows.count_total(&self.total);
+    }
+}
+
+/// Removes link padding.
+#[inline]
+fn fit(frame: &mut Frame, plain: &Plain) {
+    let shorter = frame.resize(ethernet::HEADER_LEN + usize::from(plain.len));
+    debug_assert!(shorter, "the packet was read inside the frame");
+}

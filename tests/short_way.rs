@@ -1,0 +1,150 @@
+//! Which packets go the short way: those of connections whose state stays as it is.
+//!
+//! Not here: that both ways have the same results, which every test with a lab shows (`support/both_ways.rs`).
+
+use std::net::SocketAddr;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use serde_json::json;
+use xvs::frames::{ACK, FIN, RST, SYN};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    server6,
+};
+use xvs::{Datagram, LabCluster, Transport};
+
+const DIRECT: [&str; 4] = ["-g", "-i", "-i --tun-type gre", "-i --tun-type gue --tun-port 6181 --tun-nocsum"];
+const MASQUERADING: [&str; 2] = ["-m", "--fullnat"];
+
+/// The sequence number of all segments of the tests.
+const SEQUENCE: u32 = 1000;
+
+/// A client and a service with one server.
+struct Play {
+    cluster: LabCluster,
+    client: SocketAddr,
+    vip: SocketAddr,
+    method: &'static str,
+    /// Both ends of the last request behind the director.
+    behind: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Play {
+    fn new(ipv6: bool, method: &'static str) -> Self {
+        let [client, vip, server, inside] = match ipv6 {
+            false => [at(CLIENT, 4000), at(VIP, 80), at(server(1), 8080), at(INSIDE, 0)],
+            true => [at(CLIENT6, 4000), at(VIP6, 80), at(server6(1), 8080), at(INSIDE6, 0)],
+        };
+        let server = if DIRECT.contains(&method) { SocketAddr::new(server.ip(), vip.port()) } else { server };
+        let mut cluster = LabCluster::new();
+        let local = inside.ip().to_string();
+        let added = cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", "5000-5999"] }));
+        assert_eq!(added["exit"], 0, "{added}");
+        for protocol in ["-t", "-u"] {
+            cluster.adm(&format!("-A {protocol} {vip} -s rr"));
+            cluster.adm(&format!("-a {protocol} {vip} -r {server} {method}"));
+        }
+        Self { cluster, client, vip, method, behind: None }
+    }
+
+    /// A client's packet that is forwarded. Returns whether it went the short way. A TCP segment acknowledges
+    /// the server's SYN.
+    fn request(&mut self, transport: Transport) -> bool {
+        let mut frame = Datagram::new(transport, self.client, self.vip).frame(GATEWAY_MAC, WAN_MAC);
+        if let Transport::Tcp(_) = transport {
+            let acknowledgement = self.transport() + 8;
+            frame[acknowledgement..acknowledgement + 4].copy_from_slice(&(SEQUENCE + 1).to_be_bytes());
+        }
+        let judged = self.cluster.inject("wan", &frame);
+        assert_eq!(judged.verdict, "transmit");
+        self.behind = (!DIRECT.contains(&self.method)).then(|| ends(&judged.sent[0].1));
+        self.cluster.general_way() == 0
+    }
+
+    /// The reply to the last request. Returns whether it went the short way.
+    fn reply(&mut self, transport: Transport) -> bool {
+        let (to, from) = self.behind.expect("a request came first");
+        let frame = Datagram::new(transport, from, to).frame(server_mac(1), LAN_MAC);
+        assert_eq!(self.cluster.inject("lan", &frame).verdict, "transmit");
+        self.cluster.general_way() == 0
+    }
+
+    /// Where the transport header of a frame begins.
+    fn transport(&self) -> usize {
+        14 + if self.vip.is_ipv4() { 20 } else { 40 }
+    }
+}
+
+/// Source and destination of a frame's packet.
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let packet = SlicedPacket::from_ethernet(frame).expect("a valid packet");
+    let (source, dest) = match packet.net.expect("a network header") {
+        NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Arp(_) => panic!("not ARP"),
+    };
+    let (from, to) = match packet.transport.expect("a transport header") {
+        TransportSlice::Tcp(tcp) => (tcp.source_port(), tcp.destination_port()),
+        TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port()),
+        other => panic!("{other:?}"),
+    };
+    (SocketAddr::new(source, from), SocketAddr::new(dest, to))
+}
+
+#[test]
+fn datagrams_go_the_short_way_from_the_second_one_on_by_every_method_and_family() {
+    for ipv6 in [false, true] {
+        for method in DIRECT.into_iter().chain(MASQUERADING) {
+            let mut play = Play::new(ipv6, method);
+            assert!(!play.request(Transport::Udp), "{method}: it begins the connection");
+            assert!(play.request(Transport::Udp), "{method}, IPv6 {ipv6}");
+            if MASQUERADING.contains(&method) {
+                assert!(play.reply(Transport::Udp), "{method}, IPv6 {ipv6}");
+            }
+        }
+    }
+}
+
+#[test]
+fn segments_go_the_short_way_while_their_connection_is_established_and_they_only_acknowledge() {
+    for ipv6 in [false, true] {
+        for method in DIRECT.into_iter().chain(MASQUERADING) {
+            let mut play = Play::new(ipv6, method);
+            let masquerades = MASQUERADING.contains(&method);
+            let segment = |flags| Transport::Tcp(flags);
+            assert!(!play.request(segment(SYN)));
+            if masquerades {
+                assert!(!play.reply(segment(SYN | ACK)), "{method}: it changes the state");
+            }
+            assert!(!play.request(segment(ACK)), "{method}: it establishes the connection");
+            assert!(play.request(segment(ACK)), "{method}, IPv6 {ipv6}");
+            if masquerades {
+                assert!(play.reply(segment(ACK)), "{method}, IPv6 {ipv6}");
+            }
+            assert!(!play.request(segment(FIN | ACK)), "{method}: it changes the state");
+            assert!(!play.request(segment(ACK)), "{method}: the connection is ending");
+            assert!(!play.request(segment(RST)), "{method}: it ends the connection");
+        }
+    }
+}
+
+#[test]
+fn a_packet_after_a_pause_goes_the_short_way_and_keeps_its_connection() {
+    let mut play = Play::new(false, "-m");
+    play.request(Transport::Udp);
+    for _ in 0..4 {
+        // More than half of the timeout of UDP.
+        play.cluster.advance(200.0);
+        assert!(play.request(Transport::Udp), "the connection lives");
+    }
+}
+
+#[test]
+fn packets_of_a_removed_server_go_the_general_way() {
+    let mut play = Play::new(false, "-g");
+    assert!(!play.request(Transport::Udp) && play.request(Transport::Udp));
+    let vip = play.vip;
+    play.cluster.adm(&format!("-d -u {vip} -r {}", at(server(1), vip.port())));
+    play.cluster.from_client(&Datagram::new(Transport::Udp, play.client, vip));
+    assert_eq!(play.cluster.general_way(), 1);
+}
