@@ -300,11 +300,18 @@ impl Header {
         bytes[field::FLAGS_OFFSET].copy_from_slice(&flags.to_be_bytes());
         bytes[field::TTL] = self.ttl;
         bytes[field::PROTOCOL] = self.protocol.0;
-        bytes[field::CHECKSUM].fill(0);
         bytes[field::SOURCE].copy_from_slice(&self.source.octets());
         bytes[field::DEST].copy_from_slice(&self.dest.octets());
-        let checksum = Sum::default().bytes(&bytes[..HEADER_LEN]).checksum();
-        bytes[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+        // Not of the bytes: to read in words what was just written in bytes stalls the processor.
+        let sum = Sum::default()
+            .word(u16::from_be_bytes([0x45, self.tos]))
+            .word(total_len)
+            .word(self.id)
+            .word(flags)
+            .word(u16::from_be_bytes([self.ttl, self.protocol.0]))
+            .ipv4(self.source)
+            .ipv4(self.dest);
+        bytes[field::CHECKSUM].copy_from_slice(&sum.checksum().to_be_bytes());
     }
 }
 
