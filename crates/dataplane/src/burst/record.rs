@@ -119,7 +119,7 @@ impl Burst {
                 record.hash = hash(&record.plain, received.frame.bytes(), &secret);
                 record.way = Way::Unknown;
             } else {
-                let step = Step::of(received, flows, snapshot);
+                let step = Step::of(received, None, flows, snapshot);
                 record.hash = step.hash;
                 record.way = Way::General(self.steps.len() as u8);
                 self.steps.push(step);
@@ -184,7 +184,7 @@ impl Burst {
             let number = match record.way {
                 Way::General(number) => number,
                 _ => {
-                    self.steps.push(Step::of(received, flows, at.snapshot));
+                    self.steps.push(Step::of(received, Some(record.hash), flows, at.snapshot));
                     (self.steps.len() - 1) as u8
                 }
             };
@@ -213,11 +213,18 @@ impl Burst {
 }
 
 impl Step {
-    /// Classifies a frame and computes the hash of its connection's key.
-    fn of(Received { link, frame }: &mut Received, flows: &Flows, snapshot: &Snapshot) -> Self {
+    /// Classifies a frame, and computes the hash of its connection's key if it is not known.
+    fn of(
+        Received { link, frame }: &mut Received,
+        hash: Option<u64>,
+        flows: &Flows,
+        snapshot: &Snapshot,
+    ) -> Self {
         let class = classify(frame, *link, snapshot, &flows.counters);
         let (hash, verdict) = match class {
-            Class::Flow(packet) => (flows.hash(&packet.connection_key()), Verdict::PassToKernel),
+            Class::Flow(packet) => {
+                (hash.unwrap_or_else(|| flows.hash(&packet.connection_key())), Verdict::PassToKernel)
+            }
             Class::Decided(verdict) => (0, verdict),
             Class::Fragment(_) | Class::Error(_) => (0, Verdict::Held),
         };

@@ -29,7 +29,6 @@ impl<'a, P: Port> Tagged<'a, P> {
 
     /// Adds the tag of this link, and returns the interface by which the frame leaves. Returns the unchanged frame if
     /// it has no room for a tag.
-    #[inline]
     fn tag(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
         let Some((over, vlan)) = self.egress.tag(link) else { return Ok((link, frame)) };
         if !frame.grow_front(TAG_LEN) {
@@ -60,8 +59,14 @@ impl<P: Port> Port for Tagged<'_, P> {
 
     #[inline]
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let (link, frame) = self.tag(link, frame)?;
-        self.port.transmit(link, frame)
+        // Apart, so that a frame without a tag is not moved.
+        match self.egress.tag(link) {
+            None => self.port.transmit(link, frame),
+            Some(_) => {
+                let (link, frame) = self.tag(link, frame)?;
+                self.port.transmit(link, frame)
+            }
+        }
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
