@@ -7,22 +7,23 @@
 //! resolving neighbours.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use hashbrown::HashMap;
 use xvs_proto::LinkId;
 use xvs_proto::{Family, MacAddr};
 
-use self::routes::{Action, Gateway, Routes, Target, aligned};
+use self::next_hop::{Gateway, Used};
+use self::routes::{Action, Routes, Target, aligned};
 use xvs_proto::network::{Link, Neighbour, Network, PolicyRuleMark};
 
+mod next_hop;
 mod path;
 pub mod path_mtu;
 mod routes;
 mod unresolved;
 
-pub use self::path::{Hop, Path};
+pub use self::next_hop::Hop;
+pub use self::path::Path;
 pub use self::unresolved::{Unresolved, UnresolvedHop};
 
 /// The look-up tables of one [`Network`].
@@ -43,20 +44,6 @@ pub struct Egress {
 struct Known {
     neighbour: Neighbour,
     used: Used,
-}
-
-/// Whether a packet was sent to a neighbour since [`Egress::take_used`]. Workers set it, the control thread clears it.
-#[derive(Debug, Clone, Default)]
-struct Used(Arc<AtomicBool>);
-
-impl Used {
-    #[inline]
-    fn mark(&self) {
-        // Relaxed: it orders no other memory. The load keeps the cache line shared among workers.
-        if !self.0.load(Ordering::Relaxed) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The properties of an interface.
@@ -170,8 +157,7 @@ impl Egress {
 
     /// The neighbours, by interface index and address, that packets were sent to since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
-        // Relaxed: a worker that sets it at this moment sets it again with its next packet.
-        let used = self.neighbours.values().filter(|known| known.used.0.swap(false, Ordering::Relaxed));
+        let used = self.neighbours.values().filter(|known| known.used.take());
         used.map(|known| (known.neighbour.ifindex, known.neighbour.addr))
     }
 

@@ -2,11 +2,9 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::plain::LinkAddresses;
-use xvs_proto::{LinkId, MacAddr, ethernet};
-
 use super::Egress;
-use super::routes::{Action, Gateway};
+use super::next_hop::{Gateway, Hop};
+use super::routes::Action;
 
 /// The path to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,29 +22,6 @@ pub enum Path {
     Local,
     /// There is no route, or its link is down.
     NoRoute,
-}
-
-/// A next hop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hop {
-    /// The link to leave by.
-    pub link: LinkId,
-    /// The link's own address.
-    pub source_mac: MacAddr,
-    /// The neighbour's link address.
-    pub dest_mac: MacAddr,
-    /// The largest packet on this path, in bytes without link header.
-    pub mtu: u32,
-}
-
-impl Hop {
-    /// The addresses of a frame that leaves by it.
-    #[inline]
-    pub(crate) fn addresses(&self) -> LinkAddresses {
-        let mut addresses = LinkAddresses::default();
-        ethernet::set_addresses(&mut addresses, self.source_mac, self.dest_mac);
-        addresses
-    }
 }
 
 impl Path {

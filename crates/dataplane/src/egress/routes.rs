@@ -15,7 +15,7 @@ use xvs_proto::LinkId;
 
 use xvs_proto::network::{Route, RouteAction};
 
-use super::{Hop, Used};
+use super::next_hop::Gateway;
 
 /// The routes of all tables.
 #[derive(Debug)]
@@ -56,13 +56,6 @@ pub(super) struct NextHop {
     pub(super) gateway: Option<Gateway>,
     /// The sum of the weights up to and including this one.
     weight_up_to: u64,
-}
-
-/// A resolved gateway.
-#[derive(Debug)]
-pub(super) struct Gateway {
-    pub(super) hop: Hop,
-    pub(super) used: Used,
 }
 
 impl Routes {

@@ -42,6 +42,14 @@ pub struct Destination {
     pub service: Arc<ServiceLive>,
 }
 
+impl Destination {
+    /// The route to it. `None`: it is not available, or its next hop is not resolved.
+    fn route(&self) -> Option<Route> {
+        let Path::To(hop) = self.path else { return None };
+        self.available.then(|| Route::by(&hop, self.live.stats.clone(), self.service.stats.clone()))
+    }
+}
+
 /// The outer headers of tunnels to a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
@@ -96,7 +104,7 @@ struct Page {
 
 impl Page {
     fn new(destinations: Vec<Option<Destination>>) -> Self {
-        let routes = array::from_fn(|place| Route::to(destinations[place].as_ref()?));
+        let routes = array::from_fn(|place| destinations[place].as_ref()?.route());
         Self { routes, destinations }
     }
 }
@@ -158,7 +166,7 @@ impl Destinations {
             self.pages.push(Arc::new(Page::new(vec![None; PAGE])));
         }
         let page = Arc::make_mut(&mut self.pages[id / PAGE]);
-        page.routes[id % PAGE] = destination.as_ref().and_then(Route::to);
+        page.routes[id % PAGE] = destination.as_ref().and_then(Destination::route);
         page.destinations[id % PAGE] = destination;
     }
 }

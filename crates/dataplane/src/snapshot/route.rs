@@ -5,9 +5,8 @@
 
 use xvs_proto::{LinkId, plain::LinkAddresses};
 
-use super::destinations::Destination;
 use crate::counters::SharedStats;
-use crate::egress::Path;
+use crate::egress::Hop;
 
 /// The next hop and the counters of an available destination.
 #[derive(Clone)]
@@ -28,15 +27,8 @@ pub struct Route {
 const _: () = assert!(size_of::<Option<Route>>() == 64);
 
 impl Route {
-    /// The route to a destination. `None`: it is not available, or its next hop is not resolved.
-    pub(super) fn to(destination: &Destination) -> Option<Self> {
-        let Path::To(hop) = destination.path else { return None };
-        destination.available.then(|| Self {
-            stats: destination.live.stats.clone(),
-            service: destination.service.stats.clone(),
-            addresses: hop.addresses(),
-            link: hop.link,
-            mtu: hop.mtu,
-        })
+    /// The route by a next hop.
+    pub(super) fn by(hop: &Hop, stats: SharedStats, service: SharedStats) -> Self {
+        Self { stats, service, addresses: hop.addresses(), link: hop.link, mtu: hop.mtu }
     }
 }
