@@ -499,7 +499,7 @@ fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
 
 /// Source address and encapsulation of tunnels to a destination.
 fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
-    snapshot::Tunnel::towards(dest.endpoint.addr, dest.encapsulation, &snapshot.egress)
+    snapshot.egress.tunnel_to(dest.endpoint.addr, dest.encapsulation)
 }
 
 fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {

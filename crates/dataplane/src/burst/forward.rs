@@ -7,7 +7,7 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
-use crate::forward::{self, Ends, Identification, Outer};
+use crate::forward::{self, Ends, Outer};
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::Verdict;
 
@@ -21,28 +21,28 @@ pub(crate) fn request(
     destination: &Destination,
     at: Context<'_>,
 ) -> Verdict {
+    let outer = outer(flows, packet, destination, at);
+    forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer)
+}
+
+/// The parameters of the headers that a tunnel to a destination adds.
+#[inline]
+fn outer<'a>(
+    flows: &'a mut Flows,
+    packet: &Packet,
+    destination: &'a Destination,
+    at: Context<'_>,
+) -> Outer<'a> {
     let flow_hash = match destination.tunnel.encapsulation {
         Encapsulation::Gue { .. } => flows.table.hash(&packet.flow),
         Encapsulation::Ip | Encapsulation::Gre(_) => 0,
     };
-    let outer = outer(&mut flows.ids, flow_hash, destination, at);
-    forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer)
-}
-
-/// The parameters of the headers that a tunnel to a destination adds. `flow_hash` is that of the packet's flow.
-#[inline]
-pub(super) fn outer<'a>(
-    ids: &'a mut Identification,
-    flow_hash: u64,
-    destination: &'a Destination,
-    at: Context<'_>,
-) -> Outer<'a> {
     Outer {
         tunnel: destination.tunnel,
         pmtu_disc: at.snapshot.settings.pmtu_disc,
         path_mtu: &destination.path_mtu,
         now: at.now,
         flow_hash,
-        ids,
+        ids: &mut flows.ids,
     }
 }

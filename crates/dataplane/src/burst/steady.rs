@@ -15,14 +15,13 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
-use super::forward;
 use super::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags};
 use crate::counters::StatsValues;
 use crate::egress::Path;
-use crate::forward::{Identification, send_plain};
+use crate::forward::Identification;
 use crate::snapshot::{DestinationId, Route};
 
 /// The control bits that a segment of a steady connection may have, beside others that mean nothing here.
@@ -128,9 +127,9 @@ impl<'a> Steady<'a> {
                 true
             }
             ForwardingMethod::Tunnel => {
-                let destination = self.at.snapshot.destinations.of(connection)?;
-                let outer = forward::outer(ids, hash, destination, self.at);
-                send_plain(frame, plain, connection.dest(), destination.path.hop()?, outer)
+                let template = &route.tunnel.as_deref()?[plain.family as usize];
+                let at = (self.at.snapshot.settings.pmtu_disc, self.at.now);
+                template.send(frame, plain, hash, at, ids)
             }
             ForwardingMethod::Local => false,
             // Before the proof, each packet of TCP may be it.

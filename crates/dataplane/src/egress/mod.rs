@@ -20,10 +20,12 @@ mod next_hop;
 mod path;
 pub mod path_mtu;
 mod routes;
+mod tunnel;
 mod unresolved;
 
 pub use self::next_hop::Hop;
 pub use self::path::Path;
+pub use self::tunnel::{Encapsulation, Tunnel};
 pub use self::unresolved::{Unresolved, UnresolvedHop};
 
 /// The look-up tables of one [`Network`].
@@ -234,6 +236,15 @@ impl Egress {
             }
             IpAddr::V6(_) => best_v6(on_link.iter(), dest).or_else(|| best_v6(elsewhere, dest)),
         }
+    }
+
+    /// The outer headers of tunnels to this address.
+    pub fn tunnel_to(&self, dest: IpAddr, encapsulation: Encapsulation) -> Tunnel {
+        let source = match self.route(dest, 0) {
+            RouteTo::Via { link, .. } => self.source_for(dest, link),
+            _ => None,
+        };
+        Tunnel { source, encapsulation }
     }
 
     /// An address of this family on the link that the route to `dest` uses, other than those that are `excluded`: that

@@ -6,23 +6,25 @@
 //! about its size reports the path MTU minus the tunnel's own headers. Otherwise the outer packet may have any length
 //! and leaves in fragments.
 
+mod template;
+
 use std::net::IpAddr;
 use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
-use xvs_proto::{Endpoint, Family, Packet, Plain, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
+use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::admission::{check_size, check_ttl, decrement_ttl, strip};
 use super::ends::Ends;
 use super::identification::Identification;
-use super::next_hop::link_header;
 use crate::clock::Millis;
-use crate::egress::Hop;
 use crate::egress::path_mtu::PathMtu;
-use crate::snapshot::{Encapsulation, Tunnel};
+use crate::egress::{Encapsulation, Hop, Tunnel};
 use crate::verdict::DropReason;
+
+pub use self::template::Template;
 
 /// The least usable path MTU over IPv4, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
 const LEAST_MTU_V4: u32 = 68;
@@ -81,32 +83,11 @@ pub(super) fn send(
         ttl: packet.ttl - 1,
         dont_fragment: packet.dont_fragment,
     };
-    encapsulate(frame, carried, (source, dest), overhead, outer)?;
-    Ok(Hop { mtu, ..hop })
-}
-
-/// Sends a plain packet through a tunnel, with its link header. Returns `false`, and changes nothing, unless it fits
-/// the path whole: then it has to go the general way.
-#[inline]
-pub fn send_plain(frame: &mut Frame, plain: &Plain, dest: Endpoint, hop: Hop, outer: Outer<'_>) -> bool {
-    let Some(source) = outer.tunnel.source.filter(|source| source.is_ipv4() == dest.addr.is_ipv4()) else {
-        return false;
-    };
-    let overhead = header_len(dest, outer.tunnel.encapsulation);
-    let least = if dest.addr.is_ipv4() { LEAST_MTU_V4 } else { ipv6::MIN_MTU };
-    let fits = u32::from(plain.len) + overhead as u32
-        <= hop.mtu.min(outer.path_mtu.at(outer.now)).min(u16::MAX.into());
-    if !fits || hop.mtu < least + overhead as u32 || frame.headroom() < overhead {
-        return false;
+    if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
+        return Err(DropReason::NoHeadroom);
     }
-    plain.decrement_ttl(frame.bytes_mut());
-    let (tos, ttl) = plain.tos_and_ttl(frame.bytes());
-    let carried = Carried { family: plain.family, tos, ttl, dont_fragment: plain.dont_fragment };
-    frame.shrink_front(ethernet::HEADER_LEN);
-    let sent = encapsulate(frame, carried, (source, dest.addr), overhead, outer);
-    let sent = sent.and_then(|()| link_header(frame, hop));
-    debug_assert!(sent.is_ok(), "there is room");
-    true
+    encapsulate(frame.bytes_mut(), carried, (source, dest), overhead, outer);
+    Ok(Hop { mtu, ..hop })
 }
 
 /// What the outer headers copy from the packet in the tunnel.
@@ -119,21 +100,17 @@ struct Carried {
     dont_fragment: bool,
 }
 
-/// Puts the outer headers, of `overhead` bytes, before a packet without link header.
-#[inline]
+/// Writes the outer headers, of `overhead` bytes, before a packet.
 fn encapsulate(
-    frame: &mut Frame,
+    bytes: &mut [u8],
     carried: Carried,
     (source, dest): (IpAddr, IpAddr),
     overhead: usize,
     outer: Outer<'_>,
-) -> Result<(), DropReason> {
-    if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
-        return Err(DropReason::NoHeadroom);
-    }
+) {
     let encapsulation = outer.tunnel.encapsulation;
     let inner = Inner::of(carried.family);
-    let (network, payload) = frame.bytes_mut().split_at_mut(overhead - encapsulation.header_len());
+    let (network, payload) = bytes.split_at_mut(overhead - encapsulation.header_len());
     match encapsulation {
         Encapsulation::Ip => {}
         Encapsulation::Gre(coverage) => gre::emit(payload, inner.ethertype, coverage),
@@ -147,7 +124,6 @@ fn encapsulate(
         }
     }
     emit_network(network, payload.len() as u16, carried, (source, dest), outer);
-    Ok(())
 }
 
 /// The largest packet of a family that fits into a connection's tunnel. `link_mtu` and `path_mtu` in bytes.

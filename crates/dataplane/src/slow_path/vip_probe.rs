@@ -21,7 +21,6 @@ use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
 use crate::forward::{self, Ends, Outer};
 use crate::port::Port;
-use crate::snapshot::Tunnel;
 use crate::snapshot::vip_probes::{VipPath, VipProbe, VipProbes, VipStage};
 use crate::verdict::{DropReason, Verdict};
 
@@ -154,7 +153,7 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>
         return Verdict::Drop(DropReason::DestinationLocal);
     }
     let outer = Outer {
-        tunnel: Tunnel::towards(path.server.addr, path.encapsulation, egress),
+        tunnel: egress.tunnel_to(path.server.addr, path.encapsulation),
         pmtu_disc: at.snapshot.settings.pmtu_disc,
         // A SYN fits any path.
         path_mtu: &PathMtu::default(),

@@ -1,18 +1,17 @@
 //! Destinations by number, with the data that packets of their connections need.
 
 use std::array;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::Endpoint;
-use xvs_proto::checksum::Coverage;
 use xvs_sched::{ForwardingMethod, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use super::route::Route;
 use crate::conn::Connection;
 use crate::egress::path_mtu::PathMtu;
-use crate::egress::{Egress, Path, RouteTo};
+use crate::egress::{Path, Tunnel};
+use crate::forward::Template;
 use crate::shm::prefetch;
 
 /// The number of a destination in connections. It is reused only when no connection contains it.
@@ -46,44 +45,12 @@ impl Destination {
     /// The route to it. `None`: it is not available, or its next hop is not resolved.
     fn route(&self) -> Option<Route> {
         let Path::To(hop) = self.path else { return None };
-        self.available.then(|| Route::by(&hop, self.live.stats.clone(), self.service.stats.clone()))
-    }
-}
-
-/// The outer headers of tunnels to a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tunnel {
-    /// The source address of the outer header: the director's own, of the destination's family.
-    pub source: Option<IpAddr>,
-    /// The headers between the outer network header and the packet.
-    pub encapsulation: Encapsulation,
-}
-
-impl Tunnel {
-    /// The outer headers of tunnels to this address.
-    pub fn towards(dest: IpAddr, encapsulation: Encapsulation, egress: &Egress) -> Self {
-        let source = match egress.route(dest, 0) {
-            RouteTo::Via { link, .. } => egress.source_for(dest, link),
+        let tunnel = match self.method {
+            ForwardingMethod::Tunnel => Template::pair(self.tunnel, self.endpoint, hop, &self.path_mtu),
             _ => None,
         };
-        Self { source, encapsulation }
+        self.available.then(|| Route::by(&hop, tunnel, self.live.stats.clone(), self.service.stats.clone()))
     }
-}
-
-/// The headers between the outer network header and the packet in a tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encapsulation {
-    /// None: IP in IP (RFC 2003, RFC 2473, RFC 4213).
-    Ip,
-    /// A GRE header (RFC 2784).
-    Gre(Coverage),
-    /// UDP and GUE headers (draft-ietf-intarea-gue).
-    Gue {
-        /// The destination UDP port.
-        port: u16,
-        /// The coverage of the UDP checksum.
-        coverage: Coverage,
-    },
 }
 
 const PAGE: usize = 64;

@@ -33,8 +33,9 @@ use self::vip_probes::VipProbes;
 use crate::capture::Captures;
 use crate::conn::CallIds;
 use crate::egress::Egress;
+pub use crate::egress::{Encapsulation, Tunnel};
 
-pub use self::destinations::{Destination, DestinationId, Destinations, Encapsulation, Tunnel};
+pub use self::destinations::{Destination, DestinationId, Destinations};
 pub use self::live::{DestinationLive, ServiceLive};
 pub use self::load::Activity;
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};

@@ -3,10 +3,13 @@
 //! Made from the destination whenever that changes, so it never says anything else. Not here: what packets of another
 //! kind need (`destinations.rs`).
 
+use std::sync::Arc;
+
 use xvs_proto::{LinkId, plain::LinkAddresses};
 
 use crate::counters::SharedStats;
 use crate::egress::Hop;
+use crate::forward::Template;
 
 /// The next hop and the counters of an available destination.
 #[derive(Clone)]
@@ -16,6 +19,8 @@ pub struct Route {
     pub(crate) stats: SharedStats,
     /// The counters of its service.
     pub(crate) service: SharedStats,
+    /// The headers of a tunnel, by the packet's family; `None` also if they cannot be prepared.
+    pub(crate) tunnel: Option<Arc<[Template; 2]>>,
     /// The addresses for the link.
     pub(crate) addresses: LinkAddresses,
     /// The link to leave by.
@@ -28,7 +33,12 @@ const _: () = assert!(size_of::<Option<Route>>() == 64);
 
 impl Route {
     /// The route by a next hop.
-    pub(super) fn by(hop: &Hop, stats: SharedStats, service: SharedStats) -> Self {
-        Self { stats, service, addresses: hop.addresses(), link: hop.link, mtu: hop.mtu }
+    pub(super) fn by(
+        hop: &Hop,
+        tunnel: Option<Arc<[Template; 2]>>,
+        stats: SharedStats,
+        service: SharedStats,
+    ) -> Self {
+        Self { stats, service, tunnel, addresses: hop.addresses(), link: hop.link, mtu: hop.mtu }
     }
 }

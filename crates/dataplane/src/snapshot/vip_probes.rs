@@ -16,7 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use xvs_proto::Endpoint;
 use xvs_sched::ForwardingMethod;
 
-use super::destinations::Encapsulation;
+use crate::egress::Encapsulation;
 use crate::verdict::DropReason;
 
 /// The most probes in flight.

@@ -14,9 +14,9 @@ use xvs_xdp::{FrameLayout, FramePool};
 
 use super::*;
 use crate::clock::Millis;
+use crate::egress::Tunnel;
 use crate::egress::path_mtu::PathMtu;
 use crate::forward::Identification;
-use crate::snapshot::Tunnel;
 
 const SOURCE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);

@@ -1,0 +1,152 @@
+//! Prepared outer headers, for plain packets that fit a tunnel whole.
+//!
+//! Made with the snapshot, by the function that writes the headers of any packet. A packet then costs one copy, and the
+//! few fields that differ from packet to packet. Not here: checksums over the packet, which no prepared header can
+//! have; packets that are too large.
+
+use std::sync::Arc;
+
+use xvs_proto::checksum::{Coverage, Sum};
+use xvs_proto::{Endpoint, Family, HashSecret, Plain, ethernet, ipv4, ipv6, udp};
+use xvs_xdp::Frame;
+
+use super::{
+    Carried, Encapsulation, Hop, Identification, LEAST_MTU_V4, Outer, PathMtu, Tunnel, encapsulate,
+    header_len, outer_tos, source_port,
+};
+use crate::clock::Millis;
+
+/// The most bytes of a link header and outer headers: IPv6, UDP and GUE.
+const MOST: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + udp::HEADER_LEN + xvs_proto::gue::HEADER_LEN;
+
+/// The link header and outer headers of packets of one family to one destination.
+#[derive(Debug)]
+pub struct Template {
+    bytes: [u8; MOST],
+    len: usize,
+    /// The family of the outer header.
+    family: Family,
+    /// The sum of an outer IPv4 header's constant fields.
+    sum: u16,
+    has_udp: bool,
+    /// The largest outer packet that the link takes, in bytes.
+    largest: u32,
+    path_mtu: Arc<PathMtu>,
+}
+
+impl Template {
+    /// The templates for packets of IPv4 and of IPv6. `None`: there is no valid source, the headers have a checksum
+    /// over the packet, or the link takes too small packets.
+    pub fn pair(tunnel: Tunnel, dest: Endpoint, hop: Hop, path_mtu: &Arc<PathMtu>) -> Option<Arc<[Self; 2]>> {
+        let source = tunnel.source.filter(|source| source.is_ipv4() == dest.addr.is_ipv4())?;
+        let covers_packet = match tunnel.encapsulation {
+            Encapsulation::Ip => false,
+            Encapsulation::Gre(coverage) | Encapsulation::Gue { coverage, .. } => coverage == Coverage::Whole,
+        };
+        let overhead = header_len(dest, tunnel.encapsulation);
+        let (ethertype, least) = match dest.family() {
+            Family::V4 => (ethernet::TYPE_IPV4, LEAST_MTU_V4),
+            Family::V6 => (ethernet::TYPE_IPV6, ipv6::MIN_MTU),
+        };
+        if covers_packet || hop.mtu < least + overhead as u32 {
+            return None;
+        }
+        let of = |family| {
+            let mut bytes = [0; MOST];
+            ethernet::emit(&mut bytes, hop.source_mac, hop.dest_mac, ethertype);
+            let len = ethernet::HEADER_LEN + overhead;
+            let headers = &mut bytes[ethernet::HEADER_LEN..len];
+            let carried = Carried { family, tos: 0, ttl: 0, dont_fragment: false };
+            let mut ids = Identification::numbered(HashSecret([0; 3]), 0);
+            let (now, flow_hash, pmtu_disc) = (Millis(0), 0, false);
+            let outer = Outer { tunnel, pmtu_disc, path_mtu, now, flow_hash, ids: &mut ids };
+            encapsulate(headers, carried, (source, dest.addr), overhead, outer);
+            if dest.family() == Family::V4 {
+                for field in [ipv4::field::TOTAL_LEN, ipv4::field::ID, ipv4::field::CHECKSUM] {
+                    headers[field].fill(0);
+                }
+            }
+            Self {
+                sum: !Sum::default().bytes(&headers[..ipv4::HEADER_LEN]).checksum(),
+                bytes,
+                len,
+                family: dest.family(),
+                has_udp: matches!(tunnel.encapsulation, Encapsulation::Gue { .. }),
+                largest: hop.mtu.min(u16::MAX.into()),
+                path_mtu: path_mtu.clone(),
+            }
+        };
+        Some(Arc::new([of(Family::V4), of(Family::V6)]))
+    }
+
+    /// Puts the headers before a plain packet. Returns `false`, and changes nothing, unless it fits the path whole.
+    #[inline]
+    pub fn send(
+        &self,
+        frame: &mut Frame,
+        plain: &Plain,
+        flow_hash: u64,
+        (pmtu_disc, now): (bool, Millis),
+        ids: &mut Identification,
+    ) -> bool {
+        let overhead = self.len - ethernet::HEADER_LEN;
+        let total = usize::from(plain.len) + overhead;
+        if total > self.largest.min(self.path_mtu.at(now)) as usize || frame.headroom() < overhead {
+            return false;
+        }
+        plain.decrement_ttl(frame.bytes_mut());
+        let (tos, ttl) = plain.tos_and_ttl(frame.bytes());
+        let tos = outer_tos(tos);
+        let grown = frame.grow_front(overhead);
+        debug_assert!(grown, "there is room");
+        let bytes = frame.bytes_mut();
+        self.copy(bytes);
+        let header = &mut bytes[ethernet::HEADER_LEN..];
+        let network_len = match self.family {
+            Family::V4 => {
+                // As `emit_network` decides.
+                let dont_fragment = pmtu_disc && plain.dont_fragment && plain.family == Family::V4;
+                let (id, flags) = if dont_fragment { (0, ipv4::DONT_FRAGMENT) } else { (ids.take(), 0) };
+                let times = u16::from(ttl) << 8;
+                let sum = [u16::from(tos), total as u16, id, flags, times, self.sum].map(u32::from);
+                let sum: u32 = sum.iter().sum();
+                let sum = (sum & 0xffff) + (sum >> 16);
+                let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                header[ipv4::field::TOS] = tos;
+                header[ipv4::field::TOTAL_LEN].copy_from_slice(&(total as u16).to_be_bytes());
+                header[ipv4::field::ID].copy_from_slice(&id.to_be_bytes());
+                header[ipv4::field::FLAGS_OFFSET].copy_from_slice(&flags.to_be_bytes());
+                header[ipv4::field::TTL] = ttl;
+                header[ipv4::field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+                ipv4::HEADER_LEN
+            }
+            Family::V6 => {
+                header[0] |= tos >> 4;
+                header[1] |= tos << 4;
+                let payload = (total - ipv6::HEADER_LEN) as u16;
+                header[ipv6::field::PAYLOAD_LEN].copy_from_slice(&payload.to_be_bytes());
+                header[ipv6::field::HOP_LIMIT] = ttl;
+                ipv6::HEADER_LEN
+            }
+        };
+        if self.has_udp {
+            let datagram = &mut header[network_len..];
+            datagram[udp::field::SOURCE].copy_from_slice(&source_port(flow_hash).to_be_bytes());
+            let len = (total - network_len) as u16;
+            datagram[udp::field::LENGTH].copy_from_slice(&len.to_be_bytes());
+        }
+        true
+    }
+
+    /// Copies the headers. Of a constant length, so that it is no call.
+    #[inline]
+    fn copy(&self, bytes: &mut [u8]) {
+        const V4: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+        const V6: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
+        match self.len {
+            V4 => bytes[..V4].copy_from_slice(&self.bytes[..V4]),
+            V6 => bytes[..V6].copy_from_slice(&self.bytes[..V6]),
+            len => bytes[..len].copy_from_slice(&self.bytes[..len]),
+        }
+    }
+}
