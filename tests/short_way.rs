@@ -148,3 +148,53 @@ fn packets_of_a_removed_server_go_the_general_way() {
     play.cluster.from_client(&Datagram::new(Transport::Udp, play.client, vip));
     assert_eq!(play.cluster.general_way(), 1);
 }
+
+#[test]
+fn a_datagram_without_a_checksum_goes_the_general_way_where_it_gets_one() {
+    for (method, goes_short) in [("-g", true), ("-m", false), ("--fullnat", false)] {
+        let mut play = Play::new(false, method);
+        play.request(Transport::Udp);
+        assert_eq!(play.request(Transport::UdpUnsummed), goes_short, "{method}");
+    }
+}
+
+/// The frame of a client's segment.
+fn segment(play: &Play, flags: u8) -> Vec<u8> {
+    Datagram::new(Transport::Tcp(flags), play.client, play.vip).frame(GATEWAY_MAC, WAN_MAC)
+}
+
+#[test]
+fn packets_of_one_burst_have_the_results_of_packets_one_after_the_other() {
+    let bursts: [&[u8]; 6] = [
+        &[SYN, ACK, ACK],
+        &[ACK, FIN | ACK, ACK],
+        &[ACK, RST, ACK],
+        &[FIN | ACK, SYN, ACK],
+        &[RST, SYN, ACK],
+        &[ACK],
+    ];
+    for method in DIRECT.into_iter().chain(MASQUERADING) {
+        let mut play = Play::new(false, method);
+        for burst in bursts {
+            let frames: Vec<_> = burst.iter().map(|flags| segment(&play, *flags)).collect();
+            // The double goes the general way.
+            play.cluster.burst("wan", &frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            play.cluster.adm("-L -n -c");
+            play.cluster.adm("-L -n --stats");
+        }
+    }
+}
+
+#[test]
+fn a_reply_follows_the_connection_that_an_earlier_packet_of_its_burst_has_begun() {
+    let mut play = Play::new(false, "-m");
+    let (other, server) = (at(VIP, 81), at(server(1), 8080));
+    play.cluster.adm(&format!("-A -u {other} -s rr"));
+    play.cluster.adm(&format!("-a -u {other} -r {server} -m"));
+    play.request(Transport::Udp);
+    let reply = Datagram::new(Transport::Udp, server, play.client).frame(server_mac(1), LAN_MAC);
+    // The same client by another virtual endpoint to the same server: the reply could be of either.
+    let begins = Datagram::new(Transport::Udp, play.client, other).frame(GATEWAY_MAC, LAN_MAC);
+    play.cluster.burst("lan", &[&begins, &reply, &reply]);
+    assert_eq!(play.cluster.general_way(), 3);
+}

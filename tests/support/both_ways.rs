@@ -52,11 +52,11 @@ impl BothWays {
     /// Injects frames as one burst.
     ///
     /// # Panics
-    /// If the link does not exist, or if the two send other frames or in another order.
+    /// If the link does not exist, or if the verdicts or the sent frames of the two differ.
     pub fn burst(&mut self, link: &str, frames: &[&[u8]]) {
         let send = |lab: &mut Lab| {
             lab.director.burst(link, frames.iter().copied()).expect("the link is there, and the frames fit");
-            lab.director.transmitted()
+            (lab.director.verdicts().to_vec(), lab.director.transmitted())
         };
         let sent = send(&mut self.lab);
         if let Some(general) = &mut self.general {

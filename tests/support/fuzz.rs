@@ -67,6 +67,10 @@ fn one_burst(lab: &mut BothWays, burst: &[(&'static str, Vec<u8>)], random: &mut
             let (key, value) = (random.of(&SETTINGS), random.below(2));
             ask(lab, json!({ "set": { *key: value } }));
         }
+        24 if random.below(20) == 0 => {
+            ask(lab, json!({ "adm": ["-L", "-n", "-c"] }));
+            ask(lab, json!({ "counters": true }));
+        }
         14..24 => {
             ask(lab, json!({ "advance": random.below(700) as f64 / 10.0 }));
         }
@@ -91,12 +95,14 @@ const SETTINGS: [&str; 8] = [
 const VIRTUAL: [&str; 3] = ["10.1.0.100", "10.1.0.101", "[fd00:1::100]"];
 const PROTOCOLS: [&str; 3] = ["-t", "-u", "--sctp-service"];
 const PORTS: [u16; 5] = [80, 53, 443, 500, 3868];
-const METHODS: [&[&str]; 6] = [
+const METHODS: [&[&str]; 8] = [
     &["-m"],
     &["-g"],
     &["-i"],
     &["--fullnat"],
+    &["-i", "--tun-type", "gre"],
     &["-i", "--tun-type", "gre", "--tun-csum"],
+    &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-nocsum"],
     &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-csum"],
 ];
 /// Options of services: client address by PROXY or TOA, persistence, one-packet scheduling.

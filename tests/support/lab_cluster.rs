@@ -212,6 +212,15 @@ impl LabCluster {
         self.inject("lan", &datagram.frame(server_mac(1), LAN_MAC))
     }
 
+    /// Injects frames as one burst.
+    ///
+    /// # Panics
+    /// If the counters do not balance afterwards.
+    pub fn burst(&mut self, link: &str, frames: &[&[u8]]) {
+        self.lab.burst(link, frames);
+        assert_balance(&self.counters());
+    }
+
     /// Injects a frame.
     ///
     /// # Panics

@@ -108,6 +108,9 @@ impl Datapath for MemoryDatapath {
     }
 }
 
+/// The secret of the table's hash.
+const SECRET: HashSecret = HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
+
 impl InMemory {
     /// A director without interfaces, at time 0.
     ///
@@ -116,12 +119,11 @@ impl InMemory {
     pub fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
         let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
         // Fixed, so that the same script gives the same bytes.
-        let secret = HashSecret([3, 5, 7]);
-        let table = Table::keyed(config, secret).expect("the machine has memory for a small table");
+        let table = Table::keyed(config, SECRET).expect("the machine has memory for a small table");
         let counters = Arc::new(WorkerCounters::default());
         let control = Control::new(MemoryDatapath::default(), 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
-        let ids = |number| Identification::numbered(secret, number);
+        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("the table has one worker, whose handle is free"),
@@ -233,7 +235,12 @@ impl InMemory {
 
     /// The verdict on the first frame of the last burst.
     pub fn verdict(&self) -> Option<Verdict> {
-        self.pipeline.transmitter.verdicts().first().copied()
+        self.verdicts().first().copied()
+    }
+
+    /// The verdicts on the last burst, in its order.
+    pub fn verdicts(&self) -> &[Verdict] {
+        self.pipeline.transmitter.verdicts()
     }
 
     /// The frames transmitted since the last call or burst, each with the name of its link.

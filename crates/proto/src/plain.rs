@@ -408,7 +408,8 @@ mod tests {
 
         #[test]
         fn a_masqueraded_packet_equals_one_that_was_edited_field_by_field(
-            frame in frame(), new in [ends(), ends()], both: bool, link: LinkAddresses, checksum: u16,
+            frame in frame(), new in [ends(), ends()], both: bool, link: LinkAddresses,
+            checksum in prop_oneof![Just(0), Just(0xffff), any::<u16>()],
         ) {
             let mut frame = frame;
             let mut plain = Plain::default();

@@ -6,7 +6,7 @@
 //! that the short one does. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
-use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol};
+use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol, tcp};
 use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
@@ -14,7 +14,7 @@ use super::context::Context;
 use super::flows::Flows;
 use super::framed_packet::FramedPacket;
 use super::steady::{PlainPacket, Steady};
-use crate::conn::{ConnId, Direction};
+use crate::conn::{Candidate, ConnId, Direction};
 use crate::port::{Port, Received};
 use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::{DestinationId, Snapshot};
@@ -46,12 +46,25 @@ enum Way {
     Candidate(ConnId),
     /// A plain packet of this connection.
     Of(ConnId, Direction),
+    /// A plain packet whose candidate may be in the alternative bucket.
+    Elsewhere,
     /// A plain packet whose connection, if it has one, is looked up on the general way.
     Unknown,
     /// It went the short way and leaves by this link.
     Short(LinkId),
     /// The general way, with the step of this number.
     General(u8),
+}
+
+impl Way {
+    #[inline(always)]
+    fn of(candidate: Candidate<ConnId>) -> Self {
+        match candidate {
+            Candidate::Found(id) => Self::Candidate(id),
+            Candidate::Elsewhere => Self::Elsewhere,
+            Candidate::Unsure => Self::Unknown,
+        }
+    }
 }
 
 /// The results for one frame on the general way so far.
@@ -114,7 +127,8 @@ impl Burst {
                 addressed = self.short_way.then(|| plain_address(link, snapshot)).flatten();
             }
             let is_plain = addressed.is_some_and(|to| record.plain.read(received.frame.bytes(), to))
-                && serves[record.plain.family as usize];
+                && serves[record.plain.family as usize]
+                && !record.plain.flags.has(tcp::Flags::SYN);
             if is_plain {
                 record.hash = hash(&record.plain, received.frame.bytes(), &secret);
                 record.way = Way::Unknown;
@@ -133,20 +147,12 @@ impl Burst {
         let records = &mut self.records[..self.frames.len()];
         for record in &mut *records {
             match record.way {
-                Way::Unknown => {
-                    if let Some(id) = flows.table.candidate(record.hash) {
-                        record.way = Way::Candidate(id);
-                    }
-                }
+                Way::Unknown => record.way = Way::of(flows.table.candidate(record.hash)),
                 _ => flows.prefetch_entries(record.hash),
             }
         }
-        for record in records {
-            if record.way == Way::Unknown
-                && let Some(id) = flows.table.second_candidate(record.hash)
-            {
-                record.way = Way::Candidate(id);
-            }
+        for record in records.iter_mut().filter(|record| record.way == Way::Elsewhere) {
+            record.way = Way::of(flows.table.second_candidate(record.hash));
         }
     }
 
@@ -173,8 +179,14 @@ impl Burst {
         process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
     ) {
         let mut steady = Steady::begin(at);
+        let insertions = flows.table.insertions();
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
-            if let Way::Of(id, direction) = record.way {
+            // A connection that an earlier packet of the burst has begun takes over the replies of an older one.
+            let is_older =
+                |direction| direction == Direction::Outbound && flows.table.insertions() != insertions;
+            if let Way::Of(id, direction) = record.way
+                && !is_older(direction)
+            {
                 let p = PlainPacket { plain: &record.plain, frame: &mut received.frame, hash: record.hash };
                 if let Some(link) = steady.forward(flows, p, id, direction) {
                     record.way = Way::Short(link);

@@ -3,8 +3,9 @@
 //! Runs for most packets. A connection is steady if the packet changes nothing of it but its deadline and its counts:
 //! an established TCP connection and a segment that only acknowledges, or any UDP datagram. Every condition that is not
 //! met sends the packet to the general way (`pipeline.rs`), which decides everything anew, so nothing is changed here
-//! before all conditions are met. Cost: the lines of the entry, the route and the counters of destination and service;
-//! the first two are prefetched. The counters over all services are added up and written once a burst.
+//! before all conditions are met. Cost: the lines of the entry, the route and the counters of destination and service,
+//! with tunnels also those of the prepared headers; the first two are prefetched. The counters over all services are
+//! added up and written once a burst.
 //!
 //! Not here: what begins or ends a connection.
 
@@ -120,21 +121,22 @@ impl<'a> Steady<'a> {
         if self.at.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
             return None;
         }
-        fit(frame, plain);
         let is_done = match connection.method() {
             ForwardingMethod::DirectRouting => {
+                fit(frame, plain);
                 plain.readdress(frame.bytes_mut(), &route.addresses);
                 true
             }
             ForwardingMethod::Tunnel => {
                 let template = &route.tunnel.as_deref()?[plain.family as usize];
                 let at = (self.at.snapshot.settings.pmtu_disc, self.at.now);
+                fit(frame, plain);
                 template.send(frame, plain, hash, at, ids)
             }
             ForwardingMethod::Local => false,
-            // Before the proof, each packet of TCP may be it.
-            _ if plain.is_tcp() && !connection.flags().contains(Flags::PROVEN) => false,
+            _ if plain.is_tcp() && may_be_proven(connection) => false,
             method => {
+                fit(frame, plain);
                 let is_done =
                     connection.masquerade(plain, frame.bytes_mut(), Direction::Inbound, &route.addresses);
                 if is_done && method == ForwardingMethod::FullNat && !plain.dont_fragment {
@@ -172,6 +174,12 @@ impl<'a> Steady<'a> {
     pub(super) fn end(self, flows: &Flows) {
         flows.count_total(&self.total);
     }
+}
+
+/// Whether a packet of the client may be the proof that `burst/proof.rs` waits for.
+#[inline]
+fn may_be_proven(connection: &Connection<'_>) -> bool {
+    !connection.flags().contains(Flags::PROVEN) && connection.destination_sequence() != 0
 }
 
 /// Removes link padding.

@@ -60,6 +60,17 @@ impl Claim {
     }
 }
 
+/// What the tags of a bucket say about a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Candidate<T> {
+    /// It may be the key of this entry.
+    Found(T),
+    /// It is not in this bucket.
+    Elsewhere,
+    /// Only a look-up can say it.
+    Unsure,
+}
+
 /// All buckets.
 #[derive(Debug)]
 pub(super) struct Buckets {
@@ -122,13 +133,13 @@ impl Buckets {
         }
     }
 
-    /// The first entry with the tag of this hash in its primary bucket, unless it is shadowed: most likely the one that
-    /// a look-up finds. If there is none, prefetches the alternative bucket.
+    /// The first entry with the tag of this hash in its primary bucket that is not shadowed: most likely the one that a
+    /// look-up finds. If the bucket has no entry with the tag, prefetches the alternative one.
     #[inline(always)]
-    pub(super) fn candidate(&self, hash: u64) -> Option<Claim> {
+    pub(super) fn candidate(&self, hash: u64) -> Candidate<Claim> {
         let primary = self.primary(hash);
         let found = self.first(primary, tag(hash));
-        if found.is_none() {
+        if matches!(found, Candidate::Elsewhere) {
             prefetch(&self.cells[self.alternative(hash, primary)]);
         }
         found
@@ -136,21 +147,26 @@ impl Buckets {
 
     /// The same in the alternative bucket.
     #[inline]
-    pub(super) fn second_candidate(&self, hash: u64) -> Option<Claim> {
+    pub(super) fn second_candidate(&self, hash: u64) -> Candidate<Claim> {
         self.first(self.alternative(hash, self.primary(hash)), tag(hash))
     }
 
     #[inline(always)]
-    fn first(&self, bucket: usize, tag: u64) -> Option<Claim> {
+    fn first(&self, bucket: usize, tag: u64) -> Candidate<Claim> {
         let slots = &self.cells[bucket].slots;
-        let hits = hits(slots, tag);
+        let mut hits = hits(slots, tag);
         if hits == 0 {
-            return None;
+            return Candidate::Elsewhere;
         }
-        // Acquire: the entry is read afterwards.
-        let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
-        let usable = is_final(word, tag) && word & SHADOWED == 0;
-        usable.then_some(Claim { index: word as u32, wide: word & WIDE != 0 })
+        while hits != 0 {
+            // Acquire: the entry is read afterwards.
+            let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
+            if is_final(word, tag) && word & SHADOWED == 0 {
+                return Candidate::Found(Claim { index: word as u32, wide: word & WIDE != 0 });
+            }
+            hits &= hits - 1;
+        }
+        Candidate::Unsure
     }
 
     /// The result of `test` for the first entry with this hash for which it gives one. An entry that is shadowed by a

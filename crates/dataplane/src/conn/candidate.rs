@@ -1,12 +1,13 @@
 //! Look-ups of a burst in steps, so that the memory for the next step is fetched meanwhile: the candidate by its tag,
 //! then its comparison with the packet.
 //!
-//! A packet whose candidate is another connection, or that has none, needs [`TableWorker::find`]: the steps here find
-//! a connection or nothing, never a wrong one.
+//! A packet whose candidate is another connection, or that has none, needs [`TableWorker::find`]. Until this worker
+//! inserts a connection, the steps here find what that look-up finds, or nothing.
 
 use xvs_proto::Family;
 use xvs_proto::plain::{LinkAddresses, Plain};
 
+use super::buckets::{Candidate, Claim};
 use super::connection::Connection;
 use super::direction::Direction;
 use super::entry::Life;
@@ -16,24 +17,32 @@ use crate::shm::prefetch;
 
 impl TableWorker {
     /// The connection that a look-up by this hash most likely finds; its entry is prefetched. The bucket should be in
-    /// the cache already. `None`: it may be in the alternative bucket, which is prefetched.
+    /// the cache already. [`Candidate::Elsewhere`]: the alternative bucket is prefetched.
     #[inline(always)]
-    pub(crate) fn candidate(&self, hash: u64) -> Option<ConnId> {
-        let claim = self.handle.table.buckets.candidate(hash)?;
-        self.prefetch_entry(claim.index, claim.wide);
-        Some(ConnId(claim.index))
+    pub(crate) fn candidate(&self, hash: u64) -> Candidate<ConnId> {
+        self.fetched(self.handle.table.buckets.candidate(hash))
     }
 
     /// As [`Self::candidate`], in the alternative bucket.
     #[inline]
-    pub(crate) fn second_candidate(&self, hash: u64) -> Option<ConnId> {
-        let claim = self.handle.table.buckets.second_candidate(hash)?;
-        self.prefetch_entry(claim.index, claim.wide);
-        Some(ConnId(claim.index))
+    pub(crate) fn second_candidate(&self, hash: u64) -> Candidate<ConnId> {
+        self.fetched(self.handle.table.buckets.second_candidate(hash))
     }
 
     #[inline(always)]
-    fn prefetch_entry(&self, index: u32, wide: bool) {
+    fn fetched(&self, found: Candidate<Claim>) -> Candidate<ConnId> {
+        match found {
+            Candidate::Found(Claim { index, wide }) => {
+                self.prefetch_entry(index, wide);
+                Candidate::Found(ConnId(index))
+            }
+            Candidate::Elsewhere => Candidate::Elsewhere,
+            Candidate::Unsure => Candidate::Unsure,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch_entry(&self, index: u32, wide: bool) {
         let record = self.handle.table.slab.record(index);
         prefetch(record.entry);
         if wide {
@@ -86,5 +95,81 @@ impl Connection<'_> {
     #[inline]
     pub(crate) fn life(&self) -> Life {
         self.record.entry.life()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::clock::Millis;
+    use crate::conn::{Flags, Inserted, NewConnection, Table, TableConfig};
+    use crate::shm::Memory;
+    use std::net::Ipv4Addr;
+    use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    const SECRET: HashSecret =
+        HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
+
+    /// UDP from a client to one of four virtual endpoints, by NAT to one server.
+    fn connection(number: u16) -> NewConnection {
+        NewConnection {
+            protocol: Protocol::UDP,
+            client: Endpoint::new(Ipv4Addr::new(192, 0, 2, 1), number / 4),
+            virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, (number % 4) as u8), 80),
+            dest: Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), 80),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::NONE,
+            state: 0,
+            expires: Millis(1000),
+            timeout_seconds: 0,
+            dest_ref: 0,
+            mark: 0,
+            controller: None,
+        }
+    }
+
+    fn plain(flow: &FlowKey) -> Plain {
+        let word = |end: Endpoint| match end.addr {
+            std::net::IpAddr::V4(addr) => u64::from(u32::from(addr)) << 32 | u64::from(end.port) << 16,
+            std::net::IpAddr::V6(_) => unreachable!("IPv4 alone"),
+        };
+        let protocol = flow.protocol.0;
+        Plain { source: word(flow.source), dest: word(flow.dest), protocol, ..Plain::default() }
+    }
+
+    #[test]
+    fn a_matching_candidate_is_what_a_look_up_finds_also_among_shadowed_keys_and_full_buckets() {
+        let config = TableConfig { capacity: 4096, workers: 1, memory: Memory::OnDemand };
+        let table = Table::keyed(config, SECRET).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let mut all: Vec<_> = (0..4000).map(connection).collect();
+        // Keys that are equal fill two buckets early.
+        all.retain(|new| matches!(worker.insert(new), Inserted::New(_)));
+        let (mut first, mut second) = (0, 0);
+        for new in &all {
+            let request = new.request_flow();
+            let reply = FlowKey { source: new.dest, dest: new.client, ..request };
+            for flow in [request, reply] {
+                let hash = worker.hash(&flow);
+                let candidate = match worker.candidate(hash) {
+                    Candidate::Elsewhere => {
+                        second += 1;
+                        worker.second_candidate(hash)
+                    }
+                    found => {
+                        first += 1;
+                        found
+                    }
+                };
+                let Candidate::Found(id) = candidate else { continue };
+                if let Some(direction) = worker.connection(id).direction_of(&plain(&flow), &[]) {
+                    assert_eq!(worker.find(&flow, hash), Some((id, direction)), "{flow:?}");
+                }
+            }
+        }
+        assert!(first > 5000 && second > 100, "both buckets are used: {first}, {second}");
     }
 }

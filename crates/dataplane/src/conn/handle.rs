@@ -29,7 +29,6 @@ use super::wheel::{Link, Wheel, tick_at_or_after};
 use crate::clock::Millis;
 use crate::shm::atomic::{Ordering, fence};
 use crate::shm::layout::Entry;
-use crate::shm::prefetch;
 
 /// Whether a worker's timers are up to date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,14 +73,7 @@ impl TableWorker {
     /// Prefetches the entries that a look-up by this hash compares. The buckets should be in the cache already.
     #[inline]
     pub fn prefetch_entries(&self, hash: u64) {
-        let table = &self.handle.table;
-        table.buckets.prefetch_entries(hash, |index, wide| {
-            let record = table.slab.record(index);
-            prefetch(record.entry);
-            if wide {
-                prefetch(record.extension);
-            }
-        });
+        self.handle.table.buckets.prefetch_entries(hash, |index, wide| self.prefetch_entry(index, wide));
     }
 
     /// The connection of a packet, and the packet's direction. Never a template.
@@ -122,6 +114,12 @@ impl TableWorker {
         if let Some(missed) = &self.missed {
             missed.borrow_mut().push(sought(*flow));
         }
+    }
+
+    /// The number of connections and templates that this worker has inserted.
+    #[inline]
+    pub(crate) fn insertions(&self) -> u64 {
+        self.handle.counts().inserted.load(Relaxed)
     }
 
     /// Inserts a connection or template, unless it exists. All workers find it from then on.

@@ -32,6 +32,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
+pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;
 pub use self::copy::Copied;

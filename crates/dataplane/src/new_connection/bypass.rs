@@ -21,8 +21,8 @@ use crate::verdict::{DropReason, Verdict};
 /// Inserts a connection without a destination, if `verdict` is that no destination takes the packet and the packet may
 /// bypass the service.
 ///
-/// # Errors The verdict on a packet that begins no connection: `verdict`, unless it goes to the kernel or the table is
-/// full.
+/// # Errors
+/// The verdict on a packet that begins no connection: `verdict`, unless it goes to the kernel or the table is full.
 pub(crate) fn begin(
     flows: &mut Flows,
     packet: &Packet,

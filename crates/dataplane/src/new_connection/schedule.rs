@@ -33,7 +33,8 @@ pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
 /// Chooses a destination, and the endpoint there, for a new connection of a service without persistence. Such a service
 /// takes packets to its own port only.
 ///
-/// # Errors The verdict on a packet that no destination takes.
+/// # Errors
+/// The verdict on a packet that no destination takes.
 pub(crate) fn choose<'s>(
     packet: &Packet,
     service: &'s Service,

@@ -34,8 +34,9 @@ pub struct XdpPort {
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order.
     ///
-    /// # Errors [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets;
-    /// the kernel's error if it has no more descriptors.
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets; the
+    /// kernel's error if it has no more descriptors.
     pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {

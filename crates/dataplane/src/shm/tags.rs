@@ -29,8 +29,9 @@ fn by_vectors(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
     let mut pairs = [_mm_setzero_si128(); SLOTS / 2];
     for (pair, slots) in pairs.iter_mut().zip(slots.chunks_exact(2)) {
         let from: *const AtomicU64 = slots.as_ptr();
-        // SAFETY: it reads two slots, which lie within `slots`. Other threads may write them meanwhile, with atomic
-        // stores of eight bytes; the processor reads each aligned half of the register whole.
+        // SAFETY: it reads two slots, which lie within `slots`. Other threads may write them meanwhile; if the
+        // processor reads a slot half old and half new, the result is a wrong hit or miss. Callers read the slot of a
+        // hit again, and a miss leads to a look-up for the insertion, which reads every slot whole.
         unsafe {
             asm!("movdqu {to}, [{from}]", to = out(xmm_reg) *pair, from = in(reg) from,
                  options(nostack, readonly, preserves_flags));

@@ -147,8 +147,9 @@ impl Steering {
 
     /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
-    /// # Errors The kernel's error; an invalid argument unless it was loaded for test runs. It does not run frames
-    /// below 14 bytes or above a page.
+    /// # Errors
+    /// The kernel's error; an invalid argument unless it was loaded for test runs. It does not run frames below 14
+    /// bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
         let (returned, _) = test_run(self.object.program(VERDICT)?, frame)?;
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })

@@ -62,8 +62,8 @@ pub(super) fn write<'h>(
 
 /// Whether a datagram met congestion: whether any of its fragments did. `seen` is the set of their ECN fields.
 ///
-/// # Errors Some fragments were capable of ECN and others not: a sender writes one field into all of them (RFC 3168
-/// §5.3).
+/// # Errors
+/// Some fragments were capable of ECN and others not: a sender writes one field into all of them (RFC 3168 §5.3).
 fn congestion(seen: u8) -> Result<bool, DropReason> {
     const NOT_CAPABLE: u8 = 1;
     const CONGESTED: u8 = 1 << ipv4::CONGESTION_EXPERIENCED;
