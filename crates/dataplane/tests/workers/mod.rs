@@ -1,5 +1,7 @@
 //! Workers on one table, each with a port in memory and a clock, and services with and without persistence.
 
+pub(crate) mod flood;
+
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
