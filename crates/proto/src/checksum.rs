@@ -58,12 +58,17 @@ impl Sum {
 
     /// The sum in one word.
     pub(crate) fn folded(self) -> u16 {
-        let mut sum = self.0;
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
+        folded(self.0)
     }
+}
+
+/// A sum in one word, with its carries added. Without branches, because carries cannot be predicted.
+#[inline]
+pub(crate) fn folded(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// What a rewrite changes in the sum of a packet: the old words removed, the new words added.

@@ -6,6 +6,7 @@
 //! [`udp`]: tests compare them.
 
 use crate::addr::{Family, MacAddr, Protocol};
+use crate::checksum::folded;
 use crate::{ethernet, ipv4, ipv6, tcp, udp};
 
 /// Bytes up to the end of the network header.
@@ -277,14 +278,6 @@ fn update(bytes: &mut [u8], at: usize, delta: u64) {
     let field = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     let new = !folded(u64::from(!field) + delta);
     bytes[at..at + 2].copy_from_slice(&new.to_be_bytes());
-}
-
-/// A sum of less than 2^48 in one word, with its carries added.
-#[inline]
-fn folded(sum: u64) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]
