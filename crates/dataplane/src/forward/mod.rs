@@ -30,7 +30,8 @@ pub use self::admission::decrement_ttl;
 pub use self::ends::Ends;
 pub use self::identification::Identification;
 pub use self::next_hop::{leave, link_header};
-pub use self::tunnel::{Outer, Template, overhead, room};
+pub(crate) use self::tunnel::Template;
+pub use self::tunnel::{Outer, overhead, room};
 
 /// Sends a client's packet to the connection's destination.
 pub fn request(

@@ -24,7 +24,7 @@ use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Encapsulation, Hop, Tunnel};
 use crate::verdict::DropReason;
 
-pub use self::template::Template;
+pub(crate) use self::template::Template;
 
 /// The least usable path MTU over IPv4, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
 const LEAST_MTU_V4: u32 = 68;
@@ -100,6 +100,16 @@ struct Carried {
     dont_fragment: bool,
 }
 
+impl Carried {
+    /// Identification and don't-fragment bit of an outer IPv4 header.
+    #[inline]
+    fn identified(self, pmtu_disc: bool, ids: &mut Identification) -> (u16, bool) {
+        // The don't-fragment rule of IPv6 does not apply to the routers of an IPv4 path.
+        let dont_fragment = pmtu_disc && self.dont_fragment && self.family == Family::V4;
+        (if dont_fragment { 0 } else { ids.take() }, dont_fragment)
+    }
+}
+
 /// Writes the outer headers, of `overhead` bytes, before a packet.
 fn encapsulate(
     bytes: &mut [u8],
@@ -168,9 +178,7 @@ fn emit_network(
     let (tos, ttl) = (outer_tos(carried.tos), carried.ttl);
     match ends {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
-            // The don't-fragment rule of IPv6 does not apply to the routers of an IPv4 path.
-            let dont_fragment = outer.pmtu_disc && carried.dont_fragment && carried.family == Family::V4;
-            let id = if dont_fragment { 0 } else { outer.ids.take() };
+            let (id, dont_fragment) = carried.identified(outer.pmtu_disc, outer.ids);
             ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
         }
         (IpAddr::V6(source), IpAddr::V6(dest)) => {

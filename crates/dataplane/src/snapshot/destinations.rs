@@ -86,7 +86,7 @@ impl Destinations {
 
     /// The route to the destination with this number, if it is available and its next hop is resolved.
     #[inline]
-    pub fn route(&self, id: DestinationId) -> Option<&Route> {
+    pub(crate) fn route(&self, id: DestinationId) -> Option<&Route> {
         let id = id.0 as usize;
         self.pages.get(id / PAGE)?.routes[id % PAGE].as_ref()
     }

@@ -39,7 +39,7 @@ pub use self::destinations::{Destination, DestinationId, Destinations};
 pub use self::live::{DestinationLive, ServiceLive};
 pub use self::load::Activity;
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
-pub use self::route::Route;
+pub(crate) use self::route::Route;
 pub(crate) use self::services::{FTP, FTP_DATA};
 pub use self::services::{Member, Service, Services};
 pub use self::settings::{ConnReuse, MssClamp, Settings};

@@ -14,7 +14,7 @@ use crate::forward::Template;
 /// The next hop and the counters of an available destination.
 #[derive(Clone)]
 #[repr(align(64))]
-pub struct Route {
+pub(crate) struct Route {
     /// The counters of the destination.
     pub(crate) stats: SharedStats,
     /// The counters of its service.

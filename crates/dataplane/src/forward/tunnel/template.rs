@@ -21,13 +21,13 @@ const MOST: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + udp::HEADER_LEN + 
 
 /// The link header and outer headers of packets of one family to one destination.
 #[derive(Debug)]
-pub struct Template {
+pub(crate) struct Template {
     bytes: [u8; MOST],
     len: usize,
     /// The family of the outer header.
     family: Family,
     /// The sum of an outer IPv4 header's constant fields.
-    sum: u16,
+    sum: Sum,
     has_udp: bool,
     /// The largest outer packet that the link takes, in bytes.
     largest: u32,
@@ -37,7 +37,12 @@ pub struct Template {
 impl Template {
     /// The templates for packets of IPv4 and of IPv6. `None`: there is no valid source, the headers have a checksum
     /// over the packet, or the link takes too small packets.
-    pub fn pair(tunnel: Tunnel, dest: Endpoint, hop: Hop, path_mtu: &Arc<PathMtu>) -> Option<Arc<[Self; 2]>> {
+    pub(crate) fn pair(
+        tunnel: Tunnel,
+        dest: Endpoint,
+        hop: Hop,
+        path_mtu: &Arc<PathMtu>,
+    ) -> Option<Arc<[Self; 2]>> {
         let source = tunnel.source.filter(|source| source.is_ipv4() == dest.addr.is_ipv4())?;
         let covers_packet = match tunnel.encapsulation {
             Encapsulation::Ip => false,
@@ -67,7 +72,7 @@ impl Template {
                 }
             }
             Self {
-                sum: !Sum::default().bytes(&headers[..ipv4::HEADER_LEN]).checksum(),
+                sum: Sum::default().bytes(&headers[..ipv4::HEADER_LEN]),
                 bytes,
                 len,
                 family: dest.family(),
@@ -81,7 +86,7 @@ impl Template {
 
     /// Puts the headers before a plain packet. Returns `false`, and changes nothing, unless it fits the path whole.
     #[inline]
-    pub fn send(
+    pub(crate) fn send(
         &self,
         frame: &mut Frame,
         plain: &Plain,
@@ -104,14 +109,11 @@ impl Template {
         let header = &mut bytes[ethernet::HEADER_LEN..];
         let network_len = match self.family {
             Family::V4 => {
-                // As `emit_network` decides.
-                let dont_fragment = pmtu_disc && plain.dont_fragment && plain.family == Family::V4;
-                let (id, flags) = if dont_fragment { (0, ipv4::DONT_FRAGMENT) } else { (ids.take(), 0) };
-                let times = u16::from(ttl) << 8;
-                let sum = [u16::from(tos), total as u16, id, flags, times, self.sum].map(u32::from);
-                let sum: u32 = sum.iter().sum();
-                let sum = (sum & 0xffff) + (sum >> 16);
-                let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                let carried = Carried { family: plain.family, tos, ttl, dont_fragment: plain.dont_fragment };
+                let (id, dont_fragment) = carried.identified(pmtu_disc, ids);
+                let flags = if dont_fragment { ipv4::DONT_FRAGMENT } else { 0 };
+                let fields = [tos.into(), total as u16, id, flags, u16::from(ttl) << 8];
+                let checksum = fields.into_iter().fold(self.sum, Sum::word).checksum();
                 header[ipv4::field::TOS] = tos;
                 header[ipv4::field::TOTAL_LEN].copy_from_slice(&(total as u16).to_be_bytes());
                 header[ipv4::field::ID].copy_from_slice(&id.to_be_bytes());
