@@ -35,8 +35,16 @@ pub struct Burst {
 #[derive(Clone, Copy)]
 struct Record {
     plain: Plain,
+    /// The hash of its connection's key; 0 where it has none.
     hash: u64,
     way: Way,
+}
+
+impl Record {
+    /// Whether a connection is looked up by its hash.
+    fn is_sought(&self) -> bool {
+        self.hash != 0
+    }
 }
 
 /// The way of a frame, as far as it is known.
@@ -138,7 +146,9 @@ impl Burst {
                 record.way = Way::General(self.steps.len() as u8);
                 self.steps.push(step);
             }
-            flows.prefetch_buckets(record.hash);
+            if record.is_sought() {
+                flows.prefetch_buckets(record.hash);
+            }
         }
     }
 
@@ -148,7 +158,8 @@ impl Burst {
         for record in &mut *records {
             match record.way {
                 Way::Unknown => record.way = Way::of(flows.table.candidate(record.hash)),
-                _ => flows.prefetch_entries(record.hash),
+                _ if record.is_sought() => flows.prefetch_entries(record.hash),
+                _ => {}
             }
         }
         for record in records.iter_mut().filter(|record| record.way == Way::Elsewhere) {
