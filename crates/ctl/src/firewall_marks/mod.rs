@@ -330,14 +330,17 @@ impl Compiler<'_> {
 
     fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
         let test = |matches: &Match| match matches {
-            Match::Packet(test) => test.clone(),
+            Match::Packet(test) => Some(test.clone()),
             Match::Interface(names) => {
                 let fits = |link: &&Link| names.iter().any(|name| is_named(&link.name, name));
-                Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect())
+                Some(Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect()))
             }
-            Match::OfNew { .. } => unreachable!("it is an obstacle"),
+            // A rule with it has an obstacle, and is not followed.
+            Match::OfNew { .. } => None,
         };
-        criteria.iter().map(|one| Condition { test: test(&one.matches), expected: one.expected }).collect()
+        let condition =
+            |one: &Criterion| Some(Condition { test: test(&one.matches)?, expected: one.expected });
+        criteria.iter().filter_map(condition).collect()
     }
 
     fn label(&mut self) -> Label {
