@@ -2,8 +2,8 @@
 //!
 //! Plain data for the daemon, `xvsadm`, `xvs`, the parser of keepalived.conf and the health checks. A command changes
 //! the [`desired_state`](config::desired_state); a [`request`](protocol::request) gets a [`reply`](protocol::reply),
-//! over a socket with [`framing`](protocol::framing) and a [`client`](protocol::client). Nothing here runs a thread,
-//! opens a file or knows the data plane.
+//! over a socket with [`framing`](protocol::framing) and a [`client`](protocol::client). Nothing here runs a thread
+//! or knows the data plane; files are read only to tell why a reply is late.
 
 pub mod config;
 pub mod health_checks;
