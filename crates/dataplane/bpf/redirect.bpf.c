@@ -24,6 +24,8 @@
 #define MAX_TAGS 2
 /* The most extension headers that are skipped before the transport or fragment header, as in proto/src/ipv6.rs. */
 #define MAX_EXTENSIONS 6
+/* All offsets behind two IP headers, each with so many extensions of at most 2 KiB. The verifier needs a limit. */
+#define OFFSETS 0x7fff
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -92,85 +94,118 @@ struct extension {
 #define IP4_OFFSET_AND_MORE 0x3fff
 #define IP6_OFFSET_AND_MORE 0xfff9
 
-static __always_inline int is_tag(__be16 type)
+/* So many bytes of the frame at this offset; NULL if it ends before. */
+static __always_inline void *bytes_at(struct xdp_md *ctx, __u32 offset, __u32 len)
 {
-	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+	void *at = (void *)(long)ctx->data + (offset & OFFSETS);
+	return at + len > (void *)(long)ctx->data_end ? NULL : at;
 }
 
-/* Moves `*at` behind the Ethernet header and its tags. Returns the payload's EtherType; 0 if the frame is too short. */
-static __always_inline __be16 link_header(void **at, void *end)
+/* The payload of the Ethernet frame behind its tags: its offset and, in the lower half, its EtherType; 0 if the frame
+ * is too short.
+ */
+static __always_inline __u32 link_payload(struct xdp_md *ctx)
 {
-	struct ethhdr *eth = *at;
-	if ((void *)(eth + 1) > end)
+	__u32 offset = sizeof(struct ethhdr);
+	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth));
+	if (!eth)
 		return 0;
 	__be16 type = eth->h_proto;
-	*at = eth + 1;
-#pragma unroll
 	for (int i = 0; i < MAX_TAGS; i++) {
-		if (!is_tag(type))
+		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
 			break;
-		__be16 *tag = *at;
-		if ((void *)(tag + 2) > end)
+		__be16 *tag = bytes_at(ctx, offset, 4);
+		if (!tag)
 			return 0;
 		type = tag[1];
-		*at = tag + 2;
+		offset += 4;
 	}
-	return type;
+	return offset << 16 | type;
 }
 
-static __always_inline int ip4_header(struct packet *packet, void **at, void *end)
+/* The verifier walks a function that is not static once, and takes its result for any number. So the paths through this
+ * one and `is_icmp_error` do not multiply with those of their callers.
+ *
+ * The payload of the IPv6 packet at this offset behind its extension headers: its offset, whether the packet is a
+ * fragment and, in the lowest byte, the protocol. 0 if the packet is too short.
+ */
+__noinline __u32 ip6_payload(struct xdp_md *ctx, __u32 offset)
 {
-	struct iphdr *ip = *at;
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+	struct ipv6hdr *ip = bytes_at(ctx, offset, sizeof(*ip));
+	if (!ip)
+		return 0;
+	__u32 next = ip->nexthdr, fragment = 0;
+	offset += sizeof(*ip);
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		int fragment_header = next == IPPROTO_FRAGMENT;
+		if (!fragment_header && next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
+			break;
+		struct extension *extension = bytes_at(ctx, offset, 8);
+		if (!extension)
+			return 0;
+		next = extension->next;
+		if (fragment_header && (extension->offset_and_flags & bpf_htons(IP6_OFFSET_AND_MORE))) {
+			fragment = 1;
+			break;
+		}
+		/* A fragment header has no length; the others count units of 8 bytes beyond the first (RFC 8200 4). */
+		offset += fragment_header ? 8 : 8 + extension->len * 8;
+	}
+	return offset << 16 | fragment << 8 | next;
+}
+
+static __always_inline int is_icmp(const struct packet *packet)
+{
+	return packet->protocol == (packet->family == XVS_V4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+}
+
+/* Whether the ICMP message at this offset is an error (RFC 792; RFC 4443 2.1: types below 128). */
+__noinline int is_icmp_error(struct xdp_md *ctx, __u32 offset, __u32 family)
+{
+	__u8 *type = bytes_at(ctx, offset, 8);
+	if (!type)
+		return 0;
+	return family == XVS_V4 ? *type == 3 || *type == 4 || *type == 11 : *type < 128;
+}
+
+/* Reads the IPv4 header at this offset. Returns the offset of its payload; 0 if it is none. */
+static __always_inline __u32 ip4_header(struct packet *packet, struct xdp_md *ctx, __u32 offset)
+{
+	struct iphdr *ip = bytes_at(ctx, offset, sizeof(*ip));
+	if (!ip || ip->version != 4 || ip->ihl < 5)
 		return 0;
 	__builtin_memcpy(packet->source, &ip->saddr, 4);
 	__builtin_memcpy(packet->dest, &ip->daddr, 4);
 	packet->family = XVS_V4;
 	packet->protocol = ip->protocol;
 	packet->fragment = (ip->frag_off & bpf_htons(IP4_OFFSET_AND_MORE)) != 0;
-	*at += ip->ihl * 4;
-	return 1;
+	return offset + ip->ihl * 4;
 }
 
-static __always_inline int ip6_header(struct packet *packet, void **at, void *end)
+/* The same for IPv6. */
+static __always_inline __u32 ip6_header(struct packet *packet, struct xdp_md *ctx, __u32 offset)
 {
-	struct ipv6hdr *ip = *at;
-	if ((void *)(ip + 1) > end || ip->version != 6)
+	struct ipv6hdr *ip = bytes_at(ctx, offset, sizeof(*ip));
+	if (!ip || ip->version != 6)
 		return 0;
 	__builtin_memcpy(packet->source, &ip->saddr, 16);
 	__builtin_memcpy(packet->dest, &ip->daddr, 16);
 	packet->family = XVS_V6;
-	*at = ip + 1;
-	__u8 next = ip->nexthdr;
-#pragma unroll
-	for (int i = 0; i < MAX_EXTENSIONS; i++) {
-		struct extension *extension = *at;
-		int fragment = next == IPPROTO_FRAGMENT;
-		if (!fragment && next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
-			break;
-		if ((void *)extension + 8 > end)
-			return 0;
-		next = extension->next;
-		if (fragment && (extension->offset_and_flags & bpf_htons(IP6_OFFSET_AND_MORE))) {
-			packet->fragment = 1;
-			break;
-		}
-		/* A fragment header has no length; the others count units of 8 bytes beyond the first (RFC 8200 4). */
-		*at += fragment ? 8 : 8 + extension->len * 8;
-	}
-	packet->protocol = next;
-	return 1;
+	__u32 payload = ip6_payload(ctx, offset);
+	packet->protocol = payload;
+	packet->fragment = payload >> 8;
+	return payload >> 16;
 }
 
 /* Reads the ports; 0 if the protocol has no services, or the packet is too short. */
-static __always_inline int transport_header(struct packet *packet, void *at, void *end)
+static __always_inline int transport_header(struct packet *packet, struct xdp_md *ctx, __u32 offset)
 {
 	switch (packet->protocol) {
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP: {
-		struct ports *ports = at;
-		if ((void *)(ports + 1) > end)
+		struct ports *ports = bytes_at(ctx, offset, sizeof(*ports));
+		if (!ports)
 			return 0;
 		packet->source_port = ports->source;
 		packet->dest_port = ports->dest;
@@ -261,17 +296,6 @@ static __always_inline void reverse(struct packet *packet)
 	packet->dest_port = port;
 }
 
-/* Whether `at` is an ICMP error of the packet's family (RFC 792; RFC 4443 2.1: types below 128). */
-static __always_inline int is_icmp_error(const struct packet *packet, void *at, void *end)
-{
-	__u8 *type = at;
-	if (at + 8 > end)
-		return 0;
-	if (packet->family == XVS_V4)
-		return packet->protocol == IPPROTO_ICMP && (*type == 3 || *type == 4 || *type == 11);
-	return packet->protocol == IPPROTO_ICMPV6 && *type < 128;
-}
-
 /* Whether a packet may be tunnelled: it contains IPv4, IPv6 or GRE, or UDP with GUE. */
 static __always_inline int is_tunnel(const struct packet *packet)
 {
@@ -279,16 +303,16 @@ static __always_inline int is_tunnel(const struct packet *packet)
 	       packet->protocol == IPPROTO_UDP;
 }
 
-/* Whether an ICMP error quotes a steered packet, of either direction. `at` is behind the ICMP header. */
-static __always_inline int quotes_steered(const struct packet *packet, void *at, void *end)
+/* Whether an ICMP error quotes a steered packet, of either direction. `offset` is behind the ICMP header. */
+static __always_inline int quotes_steered(const struct packet *packet, struct xdp_md *ctx, __u32 offset)
 {
 	struct packet quoted = {};
-	int parsed = packet->family == XVS_V4 ? ip4_header(&quoted, &at, end) : ip6_header(&quoted, &at, end);
-	if (!parsed)
+	offset = packet->family == XVS_V4 ? ip4_header(&quoted, ctx, offset) : ip6_header(&quoted, ctx, offset);
+	if (!offset)
 		return 0;
 	if (is_tunnel(&quoted) && address_roles(quoted.dest, quoted.family) & XVS_TUNNEL)
 		return 1;
-	if (!quoted.fragment && !transport_header(&quoted, at, end))
+	if (!quoted.fragment && !transport_header(&quoted, ctx, offset))
 		return 0;
 	if (matches(&quoted))
 		return 1;
@@ -298,27 +322,28 @@ static __always_inline int quotes_steered(const struct packet *packet, void *at,
 
 static __always_inline int is_steered(struct xdp_md *ctx)
 {
-	void *at = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
 	struct packet packet = {};
+	__u32 link = link_payload(ctx), offset = link >> 16;
 
-	__be16 type = link_header(&at, end);
-	if (type == bpf_htons(ETH_P_IP)) {
-		if (!ip4_header(&packet, &at, end))
-			return 0;
-	} else if (type == bpf_htons(ETH_P_IPV6)) {
-		if (!ip6_header(&packet, &at, end))
-			return 0;
-	} else {
+	switch ((__u16)link) {
+	case bpf_htons(ETH_P_IP):
+		offset = ip4_header(&packet, ctx, offset);
+		break;
+	case bpf_htons(ETH_P_IPV6):
+		offset = ip6_header(&packet, ctx, offset);
+		break;
+	default:
 		return 0;
 	}
+	if (!offset)
+		return 0;
 	if (packet.fragment)
 		return matches(&packet);
-	if (is_icmp_error(&packet, at, end)) {
+	if (is_icmp(&packet) && is_icmp_error(ctx, offset, packet.family)) {
 		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
-		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, at + 8, end);
+		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, ctx, offset + 8);
 	}
-	return transport_header(&packet, at, end) && matches(&packet);
+	return transport_header(&packet, ctx, offset) && matches(&packet);
 }
 
 /* Set before the program is loaded. */

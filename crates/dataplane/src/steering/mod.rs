@@ -63,8 +63,7 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Makes the maps; nothing is steered yet. The program is verified for each interface, which takes most of the time
-    /// of a start.
+    /// Makes the maps; nothing is steered yet. The kernel verifies the program for each interface.
     ///
     /// # Errors
     /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
