@@ -2,9 +2,9 @@
 //!
 //! Built with the snapshot, read for each packet. The precedence of routes is resolved when the trie is built: routes
 //! are written over the addresses that they match, from the least to the most preferred, so the last one written
-//! remains. Cost: one load for each step, and as many steps as the longest prefix nearby has bytes (one for most
-//! addresses where only a default route matches; at most four or sixteen); no allocation. Memory: a node of 1 KiB for
-//! each beginning of an address that longer prefixes continue.
+//! remains. Cost: two loads for each step, and as many steps as there are places on the way where the longer prefixes
+//! differ from each other (one for most addresses where only a default route matches; at most four or sixteen); no
+//! allocation. Memory: a node of 1 KiB for each beginning of an address that longer prefixes continue.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -75,6 +75,8 @@ impl Routes {
                 Family::V6 => built.v6.paint(bits, route.dest.len(), leaf),
             }
         }
+        built.v4.shorten();
+        built.v6.shorten();
         built
     }
 
@@ -105,47 +107,105 @@ impl Default for Routes {
     }
 }
 
-/// Entries are 0 (no route), the index of a target plus one, or [`CHILD`] with the index of a node.
 #[derive(Debug)]
 struct Trie {
-    /// The first one is the root.
-    nodes: Vec<[u32; 256]>,
+    /// Parents come before their children; the first one is the root.
+    nodes: Vec<Node>,
+    /// An entry as those of a node.
+    root: u32,
+}
+
+/// All addresses with the same beginning, by their next byte.
+#[derive(Debug, Clone)]
+struct Node {
+    /// The beginning.
+    prefix: u128,
+    /// Its length in bits.
+    depth: u8,
+    /// Its bits that the way to this node has not compared, because it leaves out nodes: see [`Trie::shorten`].
+    unread: u128,
+    /// The entry of addresses that differ in one of these.
+    other: u32,
+    /// 0 (no route), the index of a target plus one, or [`CHILD`] with the index of a node.
+    entries: [u32; 256],
 }
 
 impl Trie {
     fn new() -> Self {
-        Self { nodes: vec![[0; 256]] }
+        let root = Node { prefix: 0, depth: 0, unread: 0, other: 0, entries: [0; 256] };
+        Self { nodes: vec![root], root: CHILD }
     }
 
     #[inline]
     fn find(&self, bits: u128) -> u32 {
-        let mut entry = CHILD;
-        let mut rest = bits;
+        let mut entry = self.root;
         while entry & CHILD != 0 {
-            entry = self.nodes[(entry & !CHILD) as usize][(rest >> 120) as usize];
-            rest <<= 8;
+            let node = &self.nodes[(entry & !CHILD) as usize];
+            if (bits ^ node.prefix) & node.unread != 0 {
+                return node.other;
+            }
+            entry = node.entries[(bits << node.depth >> 120) as usize];
         }
         entry
     }
 
     /// Sets the entry of every address that begins with the first `len` of `bits`.
     fn paint(&mut self, bits: u128, len: u8, leaf: u32) {
-        let (mut node, mut rest, mut left) = (0, bits, len);
-        while left > 8 {
-            let byte = (rest >> 120) as usize;
-            let entry = self.nodes[node][byte];
-            node = if entry & CHILD != 0 {
+        let mut at = 0;
+        while len > self.nodes[at].depth + 8 {
+            let depth = self.nodes[at].depth;
+            let byte = (bits << depth >> 120) as usize;
+            let entry = self.nodes[at].entries[byte];
+            at = if entry & CHILD != 0 {
                 (entry & !CHILD) as usize
             } else {
                 let child = self.nodes.len();
-                self.nodes.push([entry; 256]);
-                self.nodes[node][byte] = CHILD | child as u32;
+                let depth = depth + 8;
+                let prefix = bits & !(u128::MAX >> depth);
+                self.nodes.push(Node { prefix, depth, unread: 0, other: 0, entries: [entry; 256] });
+                self.nodes[at].entries[byte] = CHILD | child as u32;
                 child
             };
-            (rest, left) = (rest << 8, left - 8);
         }
-        let first = (rest >> 120) as usize;
-        self.nodes[node][first..first + (256 >> left)].fill(leaf);
+        let Node { depth, entries, .. } = &mut self.nodes[at];
+        let first = (bits << *depth >> 120) as usize;
+        entries[first..first + (256 >> (len - *depth))].fill(leaf);
+    }
+
+    /// Leads past nodes in which all addresses but those of one child have the same entry.
+    fn shorten(&mut self) {
+        self.root = self.past(self.root);
+        for at in 0..self.nodes.len() {
+            for byte in 0..256 {
+                self.nodes[at].entries[byte] = self.past(self.nodes[at].entries[byte]);
+            }
+        }
+    }
+
+    fn past(&mut self, entry: u32) -> u32 {
+        let (mut to, mut other) = (entry, None);
+        while to & CHILD != 0
+            && let Some((child, leaf)) = self.nodes[(to & !CHILD) as usize].only_child()
+            && other.is_none_or(|other| other == leaf)
+        {
+            (to, other) = (child, Some(leaf));
+        }
+        if let Some(other) = other {
+            let node = &mut self.nodes[(to & !CHILD) as usize];
+            (node.unread, node.other) = (!(u128::MAX >> node.depth), other);
+        }
+        to
+    }
+}
+
+impl Node {
+    /// The only entry with a child, and the entry of all other addresses.
+    fn only_child(&self) -> Option<(u32, u32)> {
+        let mut children = self.entries.iter().filter(|entry| **entry & CHILD != 0);
+        let child = *children.next()?;
+        let other = self.entries[usize::from(self.entries[0] == child)];
+        let is_only = self.entries.iter().filter(|entry| **entry != other).count() == 1;
+        (is_only && other & CHILD == 0).then_some((child, other))
     }
 }
 
