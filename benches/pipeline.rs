@@ -1,4 +1,4 @@
-//! Cost of a packet without a network: the pipeline at 1,000 to 1,000,000 connections, with every method and family,
+//! Cost of a packet without a network: the pipeline at 1,000 to 10,000,000 connections, with every method and family,
 //! and its parts alone.
 //!
 //! `cargo bench --bench pipeline [-- NAME]`, where NAME selects the rows that contain it; `benches/README.md` explains
@@ -10,8 +10,8 @@
 mod rig;
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
@@ -23,13 +23,16 @@ use xvs_dataplane::port::Port;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::worker::Worker;
-use xvs_proto::{MacAddr, ethernet, parse};
+use xvs_proto::{Family, MacAddr, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use xvs_xdp::BURST;
 
+use rig::floor::Floor;
 use rig::{Loop, Order, Side, Variant};
 
-const SIZES: [u32; 3] = [1_000, 100_000, 1_000_000];
+const SIZES: [u32; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
+/// More connections have only the rows of [`few`].
+const MANY: u32 = 1_000_000;
 /// Slots of a capture's queue, as in the daemon.
 const SLOTS: usize = 1024;
 const ROUNDS: usize = 11;
@@ -43,12 +46,18 @@ const AGES: Duration = Duration::from_secs(3600);
 enum Part {
     /// The port and new Ethernet addresses, the same work as that of `forward_raw`.
     Bare,
+    /// [`Bare`](Self::Bare), with the connection found in a table as lean as can be.
+    Floor,
+    /// A frame is taken from the pool and put back.
+    Pool,
     /// [`Bare`](Self::Bare), with every frame parsed.
     Parse,
     /// Hash, find, count and refresh, without frames.
     Table,
     /// Packets of existing connections.
     Hits(Side),
+    /// [`Hits`](Self::Hits) of requests by two workers at once; the slower one's time.
+    Beside,
     /// [`Hits`](Self::Hits) of requests while packets are captured.
     Captured(Watcher),
     /// First packets, each of which creates a connection.
@@ -74,6 +83,9 @@ struct Bench {
     memory: Memory,
     connections: u32,
     worker: Worker<Loop>,
+    /// The second worker, if there are two.
+    second: Option<Worker<Loop>>,
+    floor: Option<Floor>,
 }
 
 /// A line of the report.
@@ -91,16 +103,19 @@ fn main() {
     let mut tables: Vec<(u32, Vec<Row>)> = Vec::new();
     for connections in SIZES {
         let before = resident_bytes();
-        let base = bench(&mut benches, DirectRouting.into(), Memory::OnDemand, connections);
+        let base = bench(&mut benches, DirectRouting.into(), Memory::OnDemand, connections, 1);
         let bytes = resident_bytes().saturating_sub(before) / connections as usize;
         if connections == SIZES[SIZES.len() - 1] {
             println!("a DR connection of {connections}: {bytes} bytes of memory, table, index and timer");
         }
         println!("{connections} connections: {}", benches[base].pages());
-        let rows =
-            parts().into_iter().filter(|(name, _, _, part)| *part == Part::Bare || name.contains(&wanted));
+        let rows = parts().into_iter().filter(|(name, variant, _, part)| {
+            let fits = connections <= MANY || few(*variant, *part);
+            fits && (*part == Part::Bare || name.contains(&wanted))
+        });
         let rows = rows.map(|(name, variant, memory, part)| {
-            let bench = bench(&mut benches, variant, memory, connections);
+            let workers = if part == Part::Beside { 2 } else { 1 };
+            let bench = bench(&mut benches, variant, memory, connections, workers);
             Row { name, bench, part, samples: Vec::new() }
         });
         tables.push((connections, rows.collect()));
@@ -115,17 +130,33 @@ fn main() {
     }
 }
 
+/// Whether the row is for any number of connections.
+fn few(variant: Variant, part: Part) -> bool {
+    let is_plain = variant.family == Family::V4 && matches!(variant.method, DirectRouting | Nat);
+    is_plain && matches!(part, Part::Bare | Part::Floor | Part::Hits(Side::Requests))
+}
+
 /// The rows: name, variant, memory and part.
 fn parts() -> Vec<(String, Variant, Memory, Part)> {
     let (direct, requests) = (Variant::from(DirectRouting), Part::Hits(Side::Requests));
     let mut parts = Vec::new();
-    for (name, part) in [("port and MAC addresses (base)", Part::Bare), ("base and parse", Part::Parse)] {
+    for (name, part) in [
+        ("port and MAC addresses (base)", Part::Bare),
+        ("base and a lean table", Part::Floor),
+        ("base and parse", Part::Parse),
+        ("frame pool alone", Part::Pool),
+    ] {
         parts.push((name.to_owned(), direct, Memory::OnDemand, part));
     }
     for (memory, suffix) in [(Memory::OnDemand, ""), (Memory::Resident, ", memory resident")] {
         parts.push((format!("table alone{suffix}"), direct, memory, Part::Table));
         parts.push((format!("DR{suffix}"), direct, memory, requests));
     }
+    let tcp = |variant| Variant { protocol: Protocol::TCP, ..variant };
+    for variant in [tcp(direct), tcp(Nat.into()), Variant { services: 10_000, ..direct }] {
+        parts.push((variant.to_string(), variant, Memory::OnDemand, requests));
+    }
+    parts.push(("DR, two workers at once".to_owned(), direct, Memory::OnDemand, Part::Beside));
     for variant in Variant::all() {
         let mut add =
             |suffix, part| parts.push((format!("{variant}{suffix}"), variant, Memory::OnDemand, part));
@@ -153,25 +184,38 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
 }
 
 /// The index of a bench, which is made if it does not exist.
-fn bench(benches: &mut Vec<Bench>, variant: Variant, memory: Memory, connections: u32) -> usize {
-    let is_it =
-        |bench: &Bench| (bench.variant, bench.memory, bench.connections) == (variant, memory, connections);
+fn bench(
+    benches: &mut Vec<Bench>,
+    variant: Variant,
+    memory: Memory,
+    connections: u32,
+    workers: usize,
+) -> usize {
+    let is_it = |bench: &Bench| {
+        let Bench { second, .. } = bench;
+        (bench.variant, bench.memory, bench.connections) == (variant, memory, connections)
+            && second.is_some() == (workers == 2)
+    };
     benches.iter().position(is_it).unwrap_or_else(|| {
-        benches.push(Bench::new(variant, memory, connections));
+        benches.push(Bench::new(variant, memory, connections, workers));
         benches.len() - 1
     })
 }
 
 impl Bench {
     /// Makes all the connections, in their order.
-    fn new(variant: Variant, memory: Memory, connections: u32) -> Self {
+    fn new(variant: Variant, memory: Memory, connections: u32, workers: usize) -> Self {
         // With room to spare: in a table that is full to the last entry, two keys of a connection may find no slot.
-        let mut worker = rig::worker(variant, (connections + connections / 8) as usize, memory);
-        worker.port.offer(Side::Requests, Order::Turns, connections, connections.into());
-        rig::forward(&mut worker);
+        let mut workers = rig::workers(variant, (connections + connections / 8) as usize, memory, workers);
+        let (mut worker, second) = (workers.remove(0), workers.pop());
+        // The second packet of a connection over TCP establishes it.
+        for side in [Side::First, Side::Requests] {
+            worker.port.offer(side, Order::Turns, connections, connections.into());
+            rig::forward(&mut worker);
+        }
         let live = worker.pipeline.flows.table().table().live();
         assert_eq!(live, connections as usize, "{variant}: each flow has a connection of its own");
-        Self { variant, memory, connections, worker }
+        Self { variant, memory, connections, worker, second, floor: None }
     }
 
     /// The kind of its table's memory pages.
@@ -182,10 +226,19 @@ impl Bench {
     /// CPU time for one packet or connection.
     fn nanoseconds(&mut self, part: Part) -> f64 {
         let side = if let Part::Hits(side) = part { side } else { Side::Requests };
+        if part == Part::Floor && self.floor.is_none() {
+            self.floor = Some(Floor::new(self.variant, self.connections));
+        }
         let sent = self.worker.port.sent();
         self.worker.port.offer(side, Order::Drawn, self.connections, PACKETS);
         let (count, nanoseconds) = match part {
             Part::Bare => (PACKETS, timed(|| self.bare(|_| ()))),
+            Part::Floor => {
+                let floor = self.floor.as_ref().expect("made above");
+                (PACKETS, timed(|| floor.forward(&mut self.worker.port)))
+            }
+            Part::Pool => return timed(|| self.pool()) / PACKETS as f64,
+            Part::Beside => (PACKETS, self.beside()),
             Part::Parse => (PACKETS, timed(|| self.bare(parsed))),
             Part::Table => return timed(|| self.look_up()) / PACKETS as f64,
             Part::Hits(_) => (PACKETS, timed(|| rig::forward(&mut self.worker))),
@@ -221,6 +274,34 @@ impl Bench {
             }
             port.flush();
         }
+    }
+
+    /// Takes a burst of frames from the pool and puts it back, repeatedly.
+    fn pool(&mut self) {
+        let port = &mut self.worker.port;
+        let mut frames = Vec::with_capacity(BURST);
+        for _ in 0..PACKETS / BURST as u64 {
+            frames.extend((0..BURST).map(|_| port.allocate().expect("all frames are free")));
+            black_box(&mut frames).drain(..).for_each(|frame| port.recycle(frame));
+        }
+    }
+
+    /// Forwards while the second worker does. Returns the time of the slower one.
+    fn beside(&mut self) -> f64 {
+        let second = self.second.as_mut().expect("there are two workers");
+        second.pipeline.flows.table().unpark();
+        second.port.offer(Side::Requests, Order::Drawn, self.connections, PACKETS);
+        let start = Barrier::new(2);
+        let run = |worker: &mut Worker<Loop>| {
+            start.wait();
+            timed(|| rig::forward(worker))
+        };
+        let nanoseconds = thread::scope(|scope| {
+            let other = scope.spawn(|| run(&mut *second));
+            run(&mut self.worker).max(other.join().expect("no panic"))
+        });
+        second.pipeline.flows.table().park();
+        nanoseconds
     }
 
     /// Forwards while packets are captured, in slots as large as a frame.
@@ -276,7 +357,7 @@ impl Bench {
         for _ in 0..times {
             self.worker.clock.advance(AGES);
             let expiry = timed(|| self.expire());
-            self.worker.port.offer(Side::Requests, Order::Turns, self.connections, self.connections.into());
+            self.worker.port.offer(Side::First, Order::Turns, self.connections, self.connections.into());
             let first = timed(|| rig::forward(&mut self.worker));
             nanoseconds += if part == Part::First { first } else { expiry };
         }

@@ -1,10 +1,12 @@
-//! A worker without a kernel: one UDP service, eight real servers, any number of clients, with every method and family.
+//! Workers without a kernel: UDP or TCP services, real servers, any number of clients, with every method and family.
 //!
 //! For the benches and for `tests/allocation.rs`. The worker is that of the data plane; only its port is defined here,
 //! because `MemoryPort` keeps a copy of every frame. [`Loop`] writes each packet into a frame of its pool and takes
 //! the frame back when it is sent, so the measurement is that of the pipeline. Promise: all packets of a flow are
 //! equal; nothing here allocates after [`worker`]. Cost: that of the port, which the benches measure alone to
 //! subtract it.
+
+pub(crate) mod floor;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,14 +58,18 @@ pub(crate) const SERVERS: u8 = 8;
 /// Length of a UDP datagram with its header: over IPv4 an Ethernet frame of 64 bytes, frame check sequence included.
 const DATAGRAM_BYTES: usize = 26;
 
-/// A forwarding method with its encapsulation, and the address family.
+/// A forwarding method with its encapsulation, the address family, the protocol and the number of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) method: ForwardingMethod,
     /// In a tunnel.
-    encapsulation: Encapsulation,
+    pub(crate) encapsulation: Encapsulation,
     /// The family of all addresses.
     pub(crate) family: Family,
+    /// UDP or TCP.
+    pub(crate) protocol: Protocol,
+    /// The services, at one address; flow n belongs to number n modulo this.
+    pub(crate) services: u16,
 }
 
 impl Variant {
@@ -92,8 +98,18 @@ impl Variant {
         if self.family == Family::V4 { v4 } else { 96 + v4 }
     }
 
-    fn server(self, number: u8) -> Endpoint {
-        Endpoint::new(self.addr(Ipv4Addr::new(192, 0, 2, 11 + number)), VIRTUAL.1)
+    fn server(self, number: u8, service: u16) -> Endpoint {
+        Endpoint::new(self.addr(Ipv4Addr::new(192, 0, 2, 11 + number)), VIRTUAL.1 + service)
+    }
+
+    /// The number of real servers of each service.
+    fn servers(self) -> u8 {
+        if self.services == 1 { SERVERS } else { 5 }
+    }
+
+    /// The virtual port of a flow's service.
+    fn port(self, flow: u32) -> u16 {
+        VIRTUAL.1 + (flow % u32::from(self.services)) as u16
     }
 
     /// The client's end of a flow.
@@ -104,14 +120,15 @@ impl Variant {
 
     /// The key of a flow's requests.
     pub(crate) fn flow_key(self, flow: u32) -> FlowKey {
-        let dest = Endpoint::new(self.addr(VIRTUAL.0), VIRTUAL.1);
-        FlowKey { protocol: Protocol::UDP, source: self.client(flow), dest }
+        let dest = Endpoint::new(self.addr(VIRTUAL.0), self.port(flow));
+        FlowKey { protocol: self.protocol, source: self.client(flow), dest }
     }
 }
 
 impl From<ForwardingMethod> for Variant {
     fn from(method: ForwardingMethod) -> Self {
-        Self { method, encapsulation: Encapsulation::Ip, family: Family::V4 }
+        let (family, protocol) = (Family::V4, Protocol::UDP);
+        Self { method, encapsulation: Encapsulation::Ip, family, protocol, services: 1 }
     }
 }
 
@@ -126,7 +143,9 @@ impl fmt::Display for Variant {
             (ForwardingMethod::Tunnel, Encapsulation::Gre(_)) => "GRE",
             (ForwardingMethod::Tunnel, Encapsulation::Gue { .. }) => "GUE",
         })?;
-        f.write_str(if self.family == Family::V6 { " IPv6" } else { "" })
+        f.write_str(if self.family == Family::V6 { " IPv6" } else { "" })?;
+        f.write_str(if self.protocol == Protocol::TCP { " TCP" } else { "" })?;
+        if self.services > 1 { write!(f, ", {} services", self.services) } else { Ok(()) }
     }
 }
 
@@ -139,6 +158,8 @@ pub(crate) enum Side {
     Replies,
     /// Requests, each in two fragments that arrive in order.
     Fragments,
+    /// First packets of clients: a SYN over TCP.
+    First,
 }
 
 /// The order in which flows send.
@@ -152,30 +173,48 @@ pub(crate) enum Order {
     Listed,
 }
 
-/// Makes the worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a
+/// Makes the only worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a
 /// port without packets.
 ///
 /// # Panics
 /// If the machine has no memory for the table.
 pub(crate) fn worker(variant: impl Into<Variant>, connections: usize, memory: Memory) -> Worker<Loop> {
-    let variant = variant.into();
-    let config = TableConfig { capacity: connections, workers: 1, memory };
-    let table = Table::create(config).expect("memory for the table");
-    let counters = Arc::new(WorkerCounters::default());
-    let total = Arc::new(ServiceLive::new(1));
-    let handle = table.handle(0).expect("its only worker");
-    let unresolved = Arc::new(Unresolved::new(1));
-    let ids = |half| Identification::numbered(*table.secret(), half);
-    let flows = Flows::new(0, handle, counters.clone(), total, ids(0));
-    let reassembly = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
-    let stop = Arc::new(AtomicBool::new(false));
-    Worker {
-        pipeline: Pipeline::new(flows, Transmitter::new(counters, unresolved, ids(1)), reassembly),
-        port: Loop::new(variant, stop.clone()),
-        snapshot: Arc::new(Arc::new(snapshot(variant)).into()),
-        clock: Arc::new(Clock::by_hand()),
-        stop,
-    }
+    workers(variant.into(), connections, memory, 1).remove(0)
+}
+
+/// The same with so many workers. All but the first are parked.
+pub(crate) fn workers(
+    variant: Variant,
+    connections: usize,
+    memory: Memory,
+    count: usize,
+) -> Vec<Worker<Loop>> {
+    let table = Table::create(TableConfig { capacity: connections, workers: count, memory })
+        .expect("memory for the table");
+    let total = Arc::new(ServiceLive::new(count));
+    let handoff = Arc::new(Handoff::new(count));
+    let snapshot = Arc::new(Arc::new(snapshot(variant, count)).into());
+    let clock = Arc::new(Clock::by_hand());
+    let worker = |number| {
+        let mut handle = table.handle(number).expect("a handle for each worker");
+        if number > 0 {
+            handle.park();
+        }
+        let counters = Arc::new(WorkerCounters::default());
+        let unresolved = Arc::new(Unresolved::new(1));
+        let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
+        let flows = Flows::new(number, handle, counters.clone(), total.clone(), ids(0));
+        let reassembly = Reassembly::new(number, handoff.clone(), *table.secret());
+        let stop = Arc::new(AtomicBool::new(false));
+        Worker {
+            pipeline: Pipeline::new(flows, Transmitter::new(counters, unresolved, ids(1)), reassembly),
+            port: Loop::new(variant, stop.clone()),
+            snapshot: Arc::clone(&snapshot),
+            clock: clock.clone(),
+            stop,
+        }
+    };
+    (0..count).map(worker).collect()
 }
 
 /// Processes all offered packets, as [`Worker::run`] does, but without sleep, and loads the snapshot only once.
@@ -190,18 +229,26 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     }
 }
 
-fn snapshot(variant: Variant) -> Snapshot {
-    let Variant { method, encapsulation, .. } = variant;
+fn snapshot(variant: Variant, workers: usize) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     snapshot.egress = Arc::new(Egress::build(&network(variant)));
     // More ports than any bench has connections.
     let locals = (1..=8).map(|last| (variant.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
     snapshot.locals = Arc::new(LocalAddresses::new(locals));
-    let service = Arc::new(ServiceLive::new(1));
-    let members = (0..SERVERS).map(|number| {
-        let id = DestinationId(u32::from(number));
-        let live = Arc::new(DestinationLive::new(1));
-        let endpoint = variant.server(number);
+    for number in 0..variant.services {
+        add_service(&mut snapshot, variant, number, workers);
+    }
+    snapshot
+}
+
+fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: usize) {
+    let Variant { method, encapsulation, .. } = variant;
+    let service = Arc::new(ServiceLive::new(workers));
+    let first = u32::from(number) * u32::from(variant.servers());
+    let members = (0..variant.servers()).map(|server| {
+        let id = DestinationId(first + u32::from(server));
+        let live = Arc::new(DestinationLive::new(workers));
+        let endpoint = variant.server(server, number);
         let destination = Destination {
             available: true,
             endpoint,
@@ -227,8 +274,9 @@ fn snapshot(variant: Variant) -> Snapshot {
         })
         .collect();
     let setup = Setup { destinations: &destinations, ..Setup::default() };
+    let FlowKey { protocol, dest, .. } = variant.flow_key(number.into());
     snapshot.services.insert(Arc::new(Service {
-        key: ServiceKey::udp(variant.flow_key(0).dest),
+        key: if protocol == Protocol::TCP { ServiceKey::tcp(dest) } else { ServiceKey::udp(dest) },
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
@@ -237,7 +285,6 @@ fn snapshot(variant: Variant) -> Snapshot {
         place: Arc::default(),
         live: service,
     }));
-    snapshot
 }
 
 fn network(variant: Variant) -> Network {
@@ -252,24 +299,24 @@ fn network(variant: Variant) -> Network {
     network.add_neighbour(router, ROUTER.1, "wan").expect("wan is there");
     for number in 0..SERVERS {
         let mac = MacAddr([2, 0, 0, 0, 2, number]);
-        network.add_neighbour(variant.server(number).addr, mac, "lan").expect("lan is there");
+        network.add_neighbour(variant.server(number, 0).addr, mac, "lan").expect("lan is there");
     }
     network
 }
 
 /// Indexes of fragments among a port's templates.
 const FIRST: usize = Side::Fragments as usize;
-const LAST: usize = FIRST + 1;
+const LAST: usize = Side::First as usize + 1;
 
 /// A function that changes a burst.
-pub(crate) type Remake = Box<dyn FnMut(&mut [Received])>;
+pub(crate) type Remake = Box<dyn FnMut(&mut [Received]) + Send>;
 
 /// A port that generates packets and discards what is sent.
 pub(crate) struct Loop {
     variant: Variant,
     pool: FramePool,
-    /// Templates by [`Side`]; for fragments the first, then the last.
-    templates: [Vec<u8>; 4],
+    /// Templates by [`Side`], and the last fragment.
+    templates: [Vec<u8>; 5],
     side: Side,
     /// The flow whose last fragment is still to come.
     begun: Option<u32>,
@@ -285,19 +332,19 @@ pub(crate) struct Loop {
     /// Called for each burst with frames, before the worker receives it.
     pub(crate) received: Option<Remake>,
     /// Called while the worker sleeps.
-    pub(crate) sleeps: Option<Box<dyn FnMut()>>,
+    pub(crate) sleeps: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl Loop {
     fn new(variant: Variant, stop: Arc<AtomicBool>) -> Self {
         let layout = FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 2 * BURST as u32 };
-        let [requests, replies, fragments] =
-            [Side::Requests, Side::Replies, Side::Fragments].map(|side| template(variant, side));
+        let [requests, replies, fragments, opening] =
+            [Side::Requests, Side::Replies, Side::Fragments, Side::First].map(|side| template(variant, side));
         let [first, last] = parts(&fragments);
         Self {
             variant,
             pool: FramePool::in_memory(layout),
-            templates: [requests, replies, first, last],
+            templates: [requests, replies, first, opening, last],
             side: Side::Requests,
             begun: None,
             order: Order::Turns,
@@ -366,7 +413,7 @@ impl Loop {
         bytes.copy_from_slice(template);
         let client = self.variant.client(flow);
         let network = &mut bytes[ethernet::HEADER_LEN..];
-        let server = self.variant.server(flow as u8 % SERVERS);
+        let server = self.variant.server(flow as u8 % SERVERS, 0);
         match (self.side == Side::Replies, client.addr, server.addr) {
             (false, IpAddr::V4(client), _) => Ipv4::edit(network).set_source(client),
             (false, IpAddr::V6(client), _) => Ipv6::edit(network).set_source(client),
@@ -382,14 +429,19 @@ impl Loop {
             }
             _ => unreachable!("addresses are of one family"),
         }
-        let field = if self.side == Side::Replies { udp::field::DEST } else { udp::field::SOURCE };
         let mut transport = ethernet::HEADER_LEN + network_len(self.variant);
         match number {
             LAST => return,
             FIRST if self.variant.family == Family::V6 => transport += ipv6::FRAGMENT_HEADER_LEN,
             _ => {}
         }
-        bytes[transport..][field].copy_from_slice(&client.port.to_be_bytes());
+        // TCP has its ports where UDP has them.
+        let (own, other) = match self.side {
+            Side::Replies => (udp::field::DEST, udp::field::SOURCE),
+            _ => (udp::field::SOURCE, udp::field::DEST),
+        };
+        bytes[transport..][own].copy_from_slice(&client.port.to_be_bytes());
+        bytes[transport..][other].copy_from_slice(&self.variant.port(flow).to_be_bytes());
     }
 }
 
@@ -454,7 +506,7 @@ fn template(variant: Variant, side: Side) -> Vec<u8> {
         Side::Replies => (LAN_MAC, MacAddr([2, 0, 0, 0, 2, 0])),
         _ => (WAN_MAC, ROUTER.1),
     };
-    let (payload_len, protocol, dont_fragment) = (datagram as u16, Protocol::UDP, side != Side::Fragments);
+    let (payload_len, protocol, dont_fragment) = (datagram as u16, variant.protocol, side != Side::Fragments);
     let (link, network) = bytes.split_at_mut(ethernet::HEADER_LEN);
     match variant.addr(VIRTUAL.0) {
         IpAddr::V4(dest) => {
@@ -470,8 +522,15 @@ fn template(variant: Variant, side: Side) -> Vec<u8> {
         }
     }
     let segment = &mut network[network_len(variant)..];
-    udp::emit(segment, VIRTUAL.1, VIRTUAL.1);
-    segment[udp::field::CHECKSUM].copy_from_slice(&[0xa5, 0xa5]);
+    if protocol == Protocol::TCP {
+        // RFC 9293 3.1: five words of header; SYN or ACK; a checksum.
+        segment[12] = 5 << 4;
+        segment[13] = if side == Side::First { 0x02 } else { 0x10 };
+        segment[16..18].copy_from_slice(&[0xa5, 0xa5]);
+    } else {
+        udp::emit(segment, VIRTUAL.1, VIRTUAL.1);
+        segment[udp::field::CHECKSUM].copy_from_slice(&[0xa5, 0xa5]);
+    }
     bytes
 }
 
