@@ -12,7 +12,7 @@ use std::{env, thread};
 
 use rustix::time::{ClockId, clock_gettime};
 use xvs_dataplane::random::Random;
-use xvs_dataplane::snapshot::{Activity, DestinationId, DestinationLive, Member, Service, ServiceLive};
+use xvs_dataplane::snapshot::{Activity, DestinationId, DestinationLive, Member, Service};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Flags, Setup};
 use xvs_sched::{Destination, ForwardingMethod, Request, ServiceKey, Weight};
@@ -75,7 +75,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         client_address: Default::default(),
         persistence: None,
         place: Arc::default(),
-        live: Arc::new(ServiceLive::new(1)),
+        live: Arc::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::{Table, TableConfig};
-use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
@@ -191,7 +191,7 @@ pub(crate) fn workers(
 ) -> Vec<Worker<Loop>> {
     let table = Table::create(TableConfig { capacity: connections, workers: count, memory })
         .expect("memory for the table");
-    let total = Arc::new(ServiceLive::new(count));
+    let total = SharedStats::new(count);
     let handoff = Arc::new(Handoff::new(count));
     let snapshot = Arc::new(Arc::new(snapshot(variant, count)).into());
     let clock = Arc::new(Clock::by_hand());
@@ -243,7 +243,7 @@ fn snapshot(variant: Variant, workers: usize) -> Snapshot {
 
 fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: usize) {
     let Variant { method, encapsulation, .. } = variant;
-    let service = Arc::new(ServiceLive::new(workers));
+    let service = Arc::<ServiceLive>::default();
     let first = u32::from(number) * u32::from(variant.servers());
     let members = (0..variant.servers()).map(|server| {
         let id = DestinationId(first + u32::from(server));

@@ -3,6 +3,7 @@
 //! The balance of a worker after each burst: received + originated = transmitted + passed + consumed + dropped + held.
 
 use std::array;
+use std::ops::{AddAssign, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 use xvs_xdp::BURST;
 
+use crate::shm::prefetch;
 use crate::verdict::DropReason;
 
 /// A counter that one thread writes and any thread may read.
@@ -229,6 +231,33 @@ pub struct StatsValues {
     pub out_bytes: u64,
 }
 
+impl StatsValues {
+    /// Combines each value with that of `other`.
+    fn with(self, other: Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            connections: combine(self.connections, other.connections),
+            in_packets: combine(self.in_packets, other.in_packets),
+            out_packets: combine(self.out_packets, other.out_packets),
+            in_bytes: combine(self.in_bytes, other.in_bytes),
+            out_bytes: combine(self.out_bytes, other.out_bytes),
+        }
+    }
+}
+
+impl AddAssign for StatsValues {
+    fn add_assign(&mut self, other: Self) {
+        *self = self.with(other, u64::wrapping_add);
+    }
+}
+
+impl Sub for StatsValues {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.with(other, u64::wrapping_sub)
+    }
+}
+
 impl SharedStats {
     /// Counters for so many workers.
     pub fn new(workers: usize) -> Self {
@@ -241,15 +270,23 @@ impl SharedStats {
         &self.0[worker]
     }
 
+    /// Prefetches the counters that this worker writes.
+    #[inline]
+    pub(crate) fn prefetch(&self, worker: usize) {
+        prefetch(&self.0[worker]);
+    }
+
     /// The sums over all workers.
     pub fn sum(&self) -> StatsValues {
         let mut sum = StatsValues::default();
         for stats in &*self.0 {
-            sum.connections += stats.connections.value();
-            sum.in_packets += stats.in_packets.value();
-            sum.out_packets += stats.out_packets.value();
-            sum.in_bytes += stats.in_bytes.value();
-            sum.out_bytes += stats.out_bytes.value();
+            sum += StatsValues {
+                connections: stats.connections.value(),
+                in_packets: stats.in_packets.value(),
+                out_packets: stats.out_packets.value(),
+                in_bytes: stats.in_bytes.value(),
+                out_bytes: stats.out_bytes.value(),
+            };
         }
         sum
     }

@@ -21,10 +21,11 @@ use steered::Steered;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
-use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::{State, supported};
@@ -127,7 +128,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Totals of all services.
-    pub fn total(&self) -> Arc<ServiceLive> {
+    pub fn total(&self) -> SharedStats {
         self.registry.total.clone()
     }
 

@@ -25,7 +25,7 @@ pub(super) fn text(
     let (mut text, facts) = (Text::default(), shared.facts());
     daemon(&mut text, shared, health);
     configuration(&mut text, snapshot, &facts, left_out);
-    all_services(&mut text, &shared.total.stats.sum());
+    all_services(&mut text, &shared.total.sum());
     interfaces(&mut text, &facts);
     workers(&mut text, shared, &facts);
     sockets(&mut text, &facts);

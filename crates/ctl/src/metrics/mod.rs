@@ -171,15 +171,17 @@ mod tests {
         let shared = daemon(&control);
         let snapshot = shared.published.load_full();
         for service in snapshot.services.iter() {
-            service.live.stats.of_worker(0).connections.add(3);
-            service.members.iter().for_each(|member| member.live.stats.of_worker(0).count_in(60));
+            for stats in service.members.iter().map(|member| member.live.stats.of_worker(0)) {
+                stats.connections.add(3);
+                stats.count_in(60);
+            }
         }
         let text = whole(&shared);
         let metrics = values(&text);
         let destination = "{service=\"TCP 192.0.2.1:80\",destination=\"192.0.2.11:80\"}";
         for (name, value) in [
             ("xvs_service_connections_total{service=\"TCP 192.0.2.1:80\"}".to_owned(), "3"),
-            ("xvs_service_connections_total{service=\"FWM 5 IPv6\"}".to_owned(), "3"),
+            ("xvs_service_connections_total{service=\"FWM 5 IPv6\"}".to_owned(), "0"),
             (format!("xvs_destination_incoming_packets_total{destination}"), "1"),
             (format!("xvs_destination_incoming_bytes_total{destination}"), "60"),
             (format!("xvs_destination_weight{destination}"), "7"),
@@ -244,7 +246,7 @@ mod tests {
                      -A -f 171 -6 -s rr\n-a -f 171 -6 -r 192.0.2.12 -i -w 3\n-a -f 171 -6 -r [2001:db8::c]:0 -i -w 5\n";
         change(&mut control, rules);
         let shared = daemon(&control);
-        shared.total.stats.of_worker(0).count_in(60);
+        shared.total.of_worker(0).count_in(60);
         let text = whole(&shared);
         let metrics = values(&text);
         let backends: Vec<_> = metrics

@@ -127,7 +127,7 @@ impl Display for Hex {
 }
 
 fn service_stats(service: &Service) -> StatsValues {
-    service.live.stats.sum()
+    service.live.stats()
 }
 
 fn stats(member: &Member) -> StatsValues {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
+use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot;
@@ -62,7 +63,7 @@ pub struct Registry {
     /// Settings that schedulers read while they run.
     pub tuning: Tuning,
     /// Totals of all services, including deleted ones.
-    pub total: Arc<ServiceLive>,
+    pub total: SharedStats,
     total_estimator: Estimator,
 }
 
@@ -159,7 +160,7 @@ impl Registry {
             next_id: 0,
             path_mtus: HashMap::new(),
             tuning: Tuning::default(),
-            total: Arc::new(ServiceLive::new(workers)),
+            total: SharedStats::new(workers),
             total_estimator: Estimator::default(),
         }
     }
@@ -216,7 +217,7 @@ impl Registry {
 
     fn add_service(&mut self, key: ServiceKey, scheduler: &str) {
         let entry = ServiceEntry {
-            live: Arc::new(ServiceLive::new(self.workers)),
+            live: Arc::default(),
             estimator: Estimator::default(),
             scheduler: scheduler.to_owned(),
             place: Arc::default(),
@@ -307,6 +308,7 @@ impl Registry {
         if let Some(Trashed { mut dest, service: before, .. }) = self.trash.remove(&(key, endpoint)) {
             if !Arc::ptr_eq(&before, service) {
                 dest.estimator = Estimator::from(dest.live.stats.sum());
+                service.add(&dest.live);
             }
             return dest;
         }
@@ -314,6 +316,8 @@ impl Registry {
             self.next_id += 1;
             DestinationId(self.next_id - 1)
         });
+        let live = Arc::new(DestinationLive::new(self.workers));
+        service.add(&live);
         DestinationEntry {
             endpoint,
             method: ForwardingMethod::DirectRouting,
@@ -325,7 +329,7 @@ impl Registry {
             last_weight: Weight(0),
             report: None,
             id,
-            live: Arc::new(DestinationLive::new(self.workers)),
+            live,
             estimator: Estimator::default(),
         }
     }
@@ -443,10 +447,10 @@ impl Registry {
 
     /// Samples every counter, and lets schedulers expire what they remember.
     pub fn sample_counters(&mut self, now: Millis) {
-        self.total_estimator.tick(self.total.stats.sum());
+        self.total_estimator.tick(self.total.sum());
         for entry in self.services.values_mut() {
             entry.memory.iter().for_each(|memory| memory.tend(now.0));
-            entry.estimator.tick(entry.live.stats.sum());
+            entry.estimator.tick(entry.live.stats());
             for dest in &mut entry.destinations {
                 dest.estimator.tick(dest.live.stats.sum());
             }

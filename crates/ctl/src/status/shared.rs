@@ -12,9 +12,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
-use xvs_dataplane::counters::{Histogram, WorkerCounters};
+use xvs_dataplane::counters::{Histogram, SharedStats, WorkerCounters};
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
-use xvs_dataplane::snapshot::{ServiceLive, Snapshot};
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::protocol::request::Access;
@@ -46,7 +46,7 @@ pub struct Shared {
     /// The waker of each worker.
     pub(crate) wakers: Vec<Waker>,
     /// The totals of all services, including deleted ones.
-    pub(crate) total: Arc<ServiceLive>,
+    pub(crate) total: SharedStats,
     pub(crate) request_durations: RequestDurations,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
@@ -232,7 +232,7 @@ impl Shared {
             published,
             counters: vec![Arc::default()],
             wakers: Vec::new(),
-            total: Arc::new(ServiceLive::new(1)),
+            total: SharedStats::new(1),
             request_durations: RequestDurations::default(),
             swept: Arc::default(),
             history: History::default(),

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::counters::{SharedStats, StatsValues};
+use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Member, Service};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{CheckState, VirtualServerHealth};
@@ -37,7 +37,7 @@ fn service(
     let destinations = destinations.map(row).collect();
     let servers = health.iter().flat_map(|health| &health.real_servers);
     let down = servers.filter(|server| !server.is_up).count();
-    ServiceTraffic { key: service.key, stats: stats(&service.live.stats), down, destinations }
+    ServiceTraffic { key: service.key, stats: stats(service.live.stats()), down, destinations }
 }
 
 fn destination(
@@ -56,12 +56,12 @@ fn destination(
         inactive: load.inactive,
         unanswered: member.live.recently_unanswered(now),
         trouble,
-        stats: stats(&member.live.stats),
+        stats: stats(member.live.stats.sum()),
     }
 }
 
-fn stats(counted: &SharedStats) -> Stats {
-    let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted.sum();
+fn stats(counted: StatsValues) -> Stats {
+    let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted;
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
 }
 

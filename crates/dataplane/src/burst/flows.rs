@@ -11,14 +11,14 @@ use xvs_xdp::BURST;
 use super::replaced::Replaced;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction, TableWorker};
-use crate::counters::{Stats, StatsValues, WorkerCounters};
+use crate::counters::{SharedStats, Stats, StatsValues, WorkerCounters};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
 use crate::random::Random;
 use crate::slow_path::reset::Reset;
 use crate::snapshot::local_addresses::LocalCursor;
-use crate::snapshot::{Destination, DestinationId, ServiceLive, Snapshot};
+use crate::snapshot::{Destination, DestinationId, Snapshot};
 
 /// One worker's connections and its state beside the table.
 pub struct Flows {
@@ -26,7 +26,7 @@ pub struct Flows {
     pub(crate) table: TableWorker,
     pub(crate) counters: Arc<WorkerCounters>,
     /// The totals over all services.
-    total: Arc<ServiceLive>,
+    total: SharedStats,
     pub(crate) ids: Identification,
     pub(crate) defence: Defence,
     pub(crate) eviction: Eviction,
@@ -43,7 +43,7 @@ impl Flows {
         worker: usize,
         table: TableWorker,
         counters: Arc<WorkerCounters>,
-        total: Arc<ServiceLive>,
+        total: SharedStats,
         ids: Identification,
     ) -> Self {
         // Real servers see local ports, so the random numbers do not derive from the key of the table.
@@ -142,17 +142,17 @@ impl Flows {
         template.inspect(|template| self.table.connection(*template).drop_controlled());
     }
 
-    /// Counts at a destination, at its service and over all services.
+    /// Counts at a destination and over all services.
     #[inline]
     pub(crate) fn count(&self, destination: &Destination, count: impl Fn(&Stats)) {
-        for stats in [&destination.live.stats, &destination.service.stats, &self.total.stats] {
+        for stats in [&destination.live.stats, &self.total] {
             count(stats.of_worker(self.worker));
         }
     }
 
-    /// Counts packets over all services that were counted at their destinations and services already.
+    /// Counts packets over all services that were counted at their destinations already.
     pub(crate) fn count_total(&self, counted: &StatsValues) {
-        let total = self.total.stats.of_worker(self.worker);
+        let total = self.total.of_worker(self.worker);
         total.in_packets.add(counted.in_packets);
         total.in_bytes.add(counted.in_bytes);
         total.out_packets.add(counted.out_packets);

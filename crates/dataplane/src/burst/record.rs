@@ -182,6 +182,18 @@ impl Burst {
         }
     }
 
+    /// Prefetches the counters of those that match.
+    pub(crate) fn prefetch_counters(&self, flows: &Flows, snapshot: &Snapshot) {
+        for record in &self.records[..self.frames.len()] {
+            if let Way::Of(id, _) = record.way {
+                let dest = DestinationId(flows.table.connection(id).dest_ref());
+                if let Some(route) = snapshot.destinations.route(dest) {
+                    route.stats.prefetch(flows.worker);
+                }
+            }
+        }
+    }
+
     /// Forwards each packet by the short way if its connection is steady, else by `process`.
     pub(crate) fn forward(
         &mut self,

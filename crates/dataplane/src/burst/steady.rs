@@ -3,9 +3,9 @@
 //! Runs for most packets. A connection is steady if the packet changes nothing of it but its deadline and its counts:
 //! an established TCP connection and a segment that only acknowledges, or any UDP datagram. Every condition that is not
 //! met sends the packet to the general way (`pipeline.rs`), which decides everything anew, so nothing is changed here
-//! before all conditions are met. Cost: the lines of the entry, the route and the counters of destination and service,
-//! with tunnels also those of the prepared headers; the first two are prefetched. The counters over all services are
-//! added up and written once a burst.
+//! before all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all
+//! prefetched, and with tunnels those of the prepared headers. The counters over all services are added up and written
+//! once a burst.
 //!
 //! Not here: what begins or ends a connection.
 
@@ -82,19 +82,17 @@ impl<'a> Steady<'a> {
             Direction::Inbound => self.request(&mut flows.ids, p, &connection, route)?,
             Direction::Outbound => self.reply(p, &connection)?,
         };
-        let (stats, service) = (route.stats.of_worker(flows.worker), route.service.of_worker(flows.worker));
+        let stats = route.stats.of_worker(flows.worker);
         let bytes = u64::from(plain.len);
         match direction {
             Direction::Inbound => {
                 connection.count_in_packet();
                 stats.count_in(bytes as usize);
-                service.count_in(bytes as usize);
                 self.total.in_packets += 1;
                 self.total.in_bytes += bytes;
             }
             Direction::Outbound => {
                 stats.count_out(bytes as usize);
-                service.count_out(bytes as usize);
                 self.total.out_packets += 1;
                 self.total.out_bytes += bytes;
             }

@@ -11,7 +11,7 @@ use crate::burst::classify::{Class, classify};
 use crate::burst::flows::Flows;
 use crate::burst::transmit::Transmitter;
 use crate::conn::{ConnId, Copied, Direction, Sought, Table, TableConfig};
-use crate::counters::WorkerCounters;
+use crate::counters::{SharedStats, WorkerCounters};
 use crate::egress::{Egress, Unresolved};
 use crate::forward::Identification;
 use crate::pipeline::Pipeline;
@@ -22,7 +22,7 @@ use crate::shm::Memory;
 use crate::slow_path::reassembly::Reassembly;
 use crate::slow_path::reassembly::handoff::Handoff;
 use crate::snapshot::copy::Decision;
-use crate::snapshot::{ServiceLive, Settings, Snapshot};
+use crate::snapshot::{Settings, Snapshot};
 use crate::verdict::Verdict;
 
 /// More entries than one packet finds or makes.
@@ -63,7 +63,7 @@ impl DryRun {
         let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
         // An explanation may show identifications, so they must not depend on the secret of the table.
         let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
-        let total = Arc::new(ServiceLive::new(1));
+        let total = SharedStats::new(1);
         handle.note_misses();
         let flows = Flows::new(0, handle, counters.clone(), total, ids(0));
         let transmitter = Transmitter::new(counters, unresolved, ids(1));

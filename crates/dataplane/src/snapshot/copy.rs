@@ -47,7 +47,7 @@ impl Snapshot {
     /// The copy, and the list to which its schedulers append their decisions.
     pub(crate) fn separate_copy(&self) -> (Self, Arc<Mutex<Vec<Decision>>>) {
         let decisions = Arc::default();
-        let stats = Arc::new(ServiceLive::new(1));
+        let stats = Arc::<ServiceLive>::default();
         let destinations = self.destinations.separate_copy(&stats);
         let services = self.services.separate_copy(&destinations, &stats, &decisions);
         let copy = Self {

@@ -37,7 +37,7 @@ pub struct Destination {
     pub tunnel: Tunnel,
     /// Its connections and counters.
     pub live: Arc<DestinationLive>,
-    /// The counters of its service.
+    /// Its service's numbers.
     pub service: Arc<ServiceLive>,
 }
 
@@ -49,7 +49,7 @@ impl Destination {
             ForwardingMethod::Tunnel => Template::pair(self.tunnel, self.endpoint, hop, &self.path_mtu),
             _ => None,
         };
-        self.available.then(|| Route::by(&hop, tunnel, self.live.stats.clone(), self.service.stats.clone()))
+        self.available.then(|| Route::by(&hop, tunnel, self.live.stats.clone()))
     }
 }
 

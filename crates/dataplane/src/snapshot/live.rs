@@ -1,24 +1,57 @@
 //! Numbers of services and destinations that outlive snapshots.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use xvs_sched::Load;
 
 use super::load::{Activity, LiveLoad};
 use crate::clock::Millis;
-use crate::counters::SharedStats;
+use crate::counters::{SharedStats, StatsValues};
 
-/// Numbers of a service that outlive snapshots.
+/// Numbers of a service that outlive snapshots: the sums of what its destinations count, so that a packet is counted
+/// once.
+#[derive(Default)]
 pub struct ServiceLive {
-    /// Its counters.
-    pub stats: SharedStats,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    /// The destinations, each with what it had counted before it came to this service.
+    destinations: Vec<(Arc<DestinationLive>, StatsValues)>,
+    /// What destinations counted that exist no more.
+    past: StatsValues,
 }
 
 impl ServiceLive {
-    /// Zeros for this many workers.
-    pub fn new(workers: usize) -> Self {
-        Self { stats: SharedStats::new(workers) }
+    /// Sums what this destination counts from now on, as long as it exists.
+    pub fn add(&self, destination: &Arc<DestinationLive>) {
+        let destinations = &mut self.counted().destinations;
+        if !destinations.iter().any(|(known, _)| Arc::ptr_eq(known, destination)) {
+            destinations.push((destination.clone(), destination.stats.sum()));
+        }
+    }
+
+    /// The sums, which never decrease.
+    pub fn stats(&self) -> StatsValues {
+        let Counted { destinations, past } = &mut *self.counted();
+        let mut sum = *past;
+        destinations.retain_mut(|(destination, before)| {
+            let is_gone = Arc::get_mut(destination).is_some();
+            let counted = destination.stats.sum() - *before;
+            sum += counted;
+            if is_gone {
+                *past += counted;
+            }
+            !is_gone
+        });
+        sum
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,5 +175,26 @@ impl DestinationLive {
     /// since. Source: ipvs-behaviour, section 7.
     pub fn is_overloaded(&self) -> bool {
         self.load.is_overloaded()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_sums_what_its_destinations_count_while_they_belong_to_it_also_when_they_are_gone() {
+        let (service, destination) = (ServiceLive::default(), Arc::new(DestinationLive::new(2)));
+        destination.stats.of_worker(0).count_in(1000);
+        service.add(&destination);
+        service.add(&destination);
+        destination.stats.of_worker(1).count_in(60);
+        destination.stats.of_worker(0).connections.add(1);
+        let counted = StatsValues { connections: 1, in_packets: 1, in_bytes: 60, ..Default::default() };
+        assert_eq!(service.stats(), counted);
+        drop(destination);
+        assert_eq!(service.stats(), counted);
+        assert!(service.counted().destinations.is_empty());
+        assert_eq!(service.stats(), counted);
     }
 }

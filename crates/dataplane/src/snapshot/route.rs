@@ -17,8 +17,6 @@ use crate::forward::Template;
 pub(crate) struct Route {
     /// The counters of the destination.
     pub(crate) stats: SharedStats,
-    /// The counters of its service.
-    pub(crate) service: SharedStats,
     /// The headers of a tunnel, by the packet's family; `None` also if they cannot be prepared.
     pub(crate) tunnel: Option<Arc<[Template; 2]>>,
     /// The addresses for the link.
@@ -33,12 +31,7 @@ const _: () = assert!(size_of::<Option<Route>>() == 64);
 
 impl Route {
     /// The route by a next hop.
-    pub(super) fn by(
-        hop: &Hop,
-        tunnel: Option<Arc<[Template; 2]>>,
-        stats: SharedStats,
-        service: SharedStats,
-    ) -> Self {
-        Self { stats, service, tunnel, addresses: hop.addresses(), link: hop.link, mtu: hop.mtu }
+    pub(super) fn by(hop: &Hop, tunnel: Option<Arc<[Template; 2]>>, stats: SharedStats) -> Self {
+        Self { stats, tunnel, addresses: hop.addresses(), link: hop.link, mtu: hop.mtu }
     }
 }

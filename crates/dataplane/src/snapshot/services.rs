@@ -185,7 +185,7 @@ mod tests {
             client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
-            live: Arc::new(ServiceLive::new(1)),
+            live: Arc::default(),
         })
     }
 
@@ -231,7 +231,7 @@ mod tests {
             client_address: ClientAddress::Hidden,
             persistence: None,
             place: Arc::default(),
-            live: Arc::new(ServiceLive::new(2)),
+            live: Arc::default(),
         };
         let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
         let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));

@@ -16,7 +16,7 @@ use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{
     CallIds, Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
 };
-use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
@@ -258,7 +258,7 @@ impl Workers {
         let table = Table::create(TableConfig { capacity, workers: count, memory: Memory::OnDemand });
         let table = table.expect("a small table");
         let snapshot = Arc::new(snapshot(count));
-        let total = Arc::new(ServiceLive::new(count));
+        let total = SharedStats::new(count);
         let handoff = Arc::new(Handoff::new(count));
         let worker = |number| {
             let counters = Arc::new(WorkerCounters::default());
@@ -433,7 +433,7 @@ fn snapshot(workers: usize) -> Snapshot {
         let port = name.1;
         let server =
             |number| if vip.is_ipv4() { IpAddr::from(server(number)) } else { server6(number).into() };
-        let service = Arc::new(ServiceLive::new(workers));
+        let service = Arc::<ServiceLive>::default();
         let first = snapshot.destinations.iter().count() as u32;
         let members = (0..SERVERS).map(|number| {
             let id = DestinationId(first + u32::from(number));
