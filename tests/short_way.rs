@@ -198,3 +198,51 @@ fn a_reply_follows_the_connection_that_an_earlier_packet_of_its_burst_has_begun(
     play.cluster.burst("lan", &[&begins, &reply, &reply]);
     assert_eq!(play.cluster.general_way(), 3);
 }
+
+/// Sends a burst of the frame cut to every length, each beside the whole frame. The whole ones are forwarded by the
+/// short way, and the others dropped.
+fn cut_everywhere(play: &mut Play, link: &str, whole: &[u8]) {
+    let lengths: Vec<usize> = (0..whole.len()).collect();
+    for lengths in lengths.chunks(32) {
+        let before = play.cluster.counters();
+        let frames: Vec<_> = lengths.iter().flat_map(|length| [&whole[..*length], whole]).collect();
+        play.cluster.burst(link, &frames);
+        assert_eq!(play.cluster.general_way(), lengths.len());
+        let after = play.cluster.counters();
+        let moved = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
+        assert_eq!(moved("tx_packets"), lengths.len() as u64, "{after:?}");
+        let dropped = after.keys().filter(|name| name.starts_with("drop_")).map(|name| moved(name));
+        assert_eq!(dropped.sum::<u64>(), lengths.len() as u64, "{after:?}");
+    }
+}
+
+#[test]
+fn frames_that_end_anywhere_are_dropped_and_others_of_their_burst_are_forwarded() {
+    for (ipv6, method) in [false, true]
+        .into_iter()
+        .flat_map(|ipv6| DIRECT.into_iter().chain(MASQUERADING).map(move |method| (ipv6, method)))
+    {
+        for transport in [Transport::Udp, Transport::Tcp(ACK)] {
+            let mut play = Play::new(ipv6, method);
+            if let Transport::Tcp(_) = transport {
+                play.request(Transport::Tcp(SYN));
+                if MASQUERADING.contains(&method) {
+                    play.reply(Transport::Tcp(SYN | ACK));
+                }
+            }
+            play.request(transport);
+            play.request(transport);
+            let mut frame = Datagram::new(transport, play.client, play.vip).frame(GATEWAY_MAC, WAN_MAC);
+            if let Transport::Tcp(_) = transport {
+                let acknowledgement = play.transport() + 8;
+                frame[acknowledgement..acknowledgement + 4].copy_from_slice(&(SEQUENCE + 1).to_be_bytes());
+            }
+            cut_everywhere(&mut play, "wan", &frame);
+            if let Some((to, from)) = play.behind {
+                play.reply(transport);
+                let frame = Datagram::new(transport, from, to).frame(server_mac(1), LAN_MAC);
+                cut_everywhere(&mut play, "lan", &frame);
+            }
+        }
+    }
+}
