@@ -1,42 +1,69 @@
-//! Source of small UDP packets, as fast as one thread can send: the load of `scripts/bench`.
+//! Source of small UDP packets: the load of `scripts/bench`.
 //!
 //! ```text
-//! udp_source 198.51.100.100:9 64 1000000 5      (destination, flows, packets, seconds)
+//! udp_source wire.bpf.o wan 02:00:00:00:00:d0 198.51.100.10:1024 198.51.100.100:9 64 5 360000
 //! ```
 //!
-//! Ends after this number of packets or seconds, whichever is first, and prints the number of sent packets. Each packet
-//! is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. A packet that the kernel
-//! refuses is not counted. Not here: replies.
+//! The object file of `wire.bpf.c`; the interface, and the link address behind it; the source with the first port, and
+//! the destination; the number of flows; seconds, which it exceeds by up to two; packets a second, without which there is
+//! no pause. Prints the number of packets that it has offered, those included that the interface had no room for, and
+//! the nanoseconds that it took.
+//! Each is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. The interface must be
+//! able to send frames of XDP, as a veth is while the other end has an XDP program or GRO. Needs root. Not here: replies.
 
 use std::error::Error;
-use std::net::{SocketAddr, UdpSocket};
+use std::fs;
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "usage: udp_source ADDRESS:PORT FLOWS PACKETS SECONDS";
+use etherparse::PacketBuilder;
+use xvs_proto::MacAddr;
+use xvs_xdp::bpf::{Object, run_live};
+use xvs_xdp::device::Device;
+
+const USAGE: &str = "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS SECONDS [RATE]";
 /// 64 bytes less Ethernet header, frame check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
-/// Packets between two readings of the clock.
-const BATCH: usize = 256;
+/// Runs of the program between two readings of the clock here: a second or two. The kernel pauses between two calls.
+const RUNS: u32 = 1 << 23;
+/// The same with a rate, where most runs only read the clock.
+const TIMED_RUNS: u32 = 1 << 24;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [dest, flows, packets, seconds] = &arguments[..] else { return Err(USAGE.into()) };
-    let (dest, packets) = (dest.parse::<SocketAddr>()?, packets.parse::<usize>()?);
-    let sockets: Vec<_> = (0..flows.parse()?).map(|_| source(dest)).collect::<Result<_, _>>()?;
-    let end = Instant::now() + Duration::from_secs(seconds.parse()?);
-    let mut sent = 0;
-    for (offered, socket) in sockets.iter().cycle().enumerate() {
-        if offered == packets || (offered % BATCH == 0 && Instant::now() >= end) {
-            break;
-        }
-        sent += u64::from(socket.send(&[0; PAYLOAD_BYTES]).is_ok());
+    let [object, interface, mac, source, dest, flows, seconds, rate @ ..] = &arguments[..] else {
+        return Err(USAGE.into());
+    };
+    let rate: Option<u64> = rate.first().map(|rate| rate.parse()).transpose()?;
+    let interval = rate.map_or(0, |rate| (1_000_000_000 << 10) / rate);
+    let source = source.parse::<SocketAddrV4>()?;
+    let frame = frame(mac.parse()?, source, dest.parse()?)?;
+
+    let mut object = Object::open(&fs::read(object)?)?;
+    object.leave_out(c"sink")?;
+    let words = [Device::look(interface)?.ifindex, flows.parse()?, source.port().into()];
+    let words = words.into_iter().flat_map(u32::to_ne_bytes);
+    let constants = interval.to_ne_bytes().into_iter().chain(words).chain(frame.iter().copied());
+    object.set_constants(&constants.collect::<Vec<u8>>())?;
+    object.load()?;
+
+    let (start, limit) = (Instant::now(), Duration::from_secs(seconds.parse()?));
+    while start.elapsed() < limit {
+        run_live(object.program(c"source")?, &frame, if rate.is_some() { TIMED_RUNS } else { RUNS })?;
     }
-    println!("{sent}");
+    let sent = object.map::<4>(c"sent")?.value(&0_u32.to_ne_bytes())?;
+    println!("{sent} {}", start.elapsed().as_nanos());
     Ok(())
 }
 
-fn source(dest: SocketAddr) -> Result<UdpSocket, std::io::Error> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(dest)?;
-    Ok(socket)
+/// A packet whose checksum is right for any port, because the first two bytes of the payload are its complement.
+fn frame(mac: MacAddr, source: SocketAddrV4, dest: SocketAddrV4) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut payload = [0; PAYLOAD_BYTES];
+    payload[..2].copy_from_slice(&(!source.port()).to_be_bytes());
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], mac.0)
+        .ipv4(source.ip().octets(), dest.ip().octets(), 64)
+        .udp(source.port(), dest.port());
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &payload)?;
+    Ok(frame)
 }

@@ -9,4 +9,4 @@ mod object;
 
 pub use self::hook::{Direction, attach_tc, attach_xdp, detach, prepare_tc, replace_xdp, set_xdp};
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
-pub use self::object::{Map, Object, test_run};
+pub use self::object::{Map, Object, run_live, test_run};

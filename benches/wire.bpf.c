@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/* Both ends of the bench of the wire: `source` turns copies of one frame into UDP packets of several flows and sends
+ * them by an interface, `sink` drops all that an interface receives.
+ *
+ * `source` runs as BPF_PROG_TEST_RUN with live frames (benches/udp_source.rs), so no packet costs a system call or a
+ * socket buffer. The flow is in the source port; its complement in the payload keeps the checksum. With a rate, a run
+ * that comes before the next packet is due drops its frame.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/udp.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* 64 bytes on the wire, less the frame check sequence. */
+#define FRAME_BYTES 60
+
+/* Set before the program is loaded: nanoseconds from packet to packet, times 1024 (0 means without a pause); the
+ * interface; the number of flows, and the source port of the first; the frame.
+ */
+const volatile __u64 interval = 0;
+const volatile __u32 interface = 0;
+const volatile __u32 flows = 1;
+const volatile __u32 first_port = 0;
+const volatile __u32 frame[FRAME_BYTES / 4] = {};
+
+/* Packets that are sent at once if the thread was late. */
+#define MOST_LATE 16
+
+struct packet {
+	struct ethhdr ethernet;
+	struct iphdr ip;
+	struct udphdr udp;
+	__be16 complement;
+	__u8 rest[16];
+} __attribute__((packed));
+
+_Static_assert(sizeof(struct packet) == FRAME_BYTES, "a packet is a frame");
+
+/* Packets offered; only one thread runs the program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sent SEC(".maps");
+
+static __u64 due;
+
+SEC("xdp")
+int source(struct xdp_md *ctx)
+{
+	struct packet *packet = (void *)(long)ctx->data;
+	__u32 zero = 0;
+	__u32 *number = bpf_map_lookup_elem(&sent, &zero);
+	if ((void *)(packet + 1) > (void *)(long)ctx->data_end || !number)
+		return XDP_DROP;
+	if (interval) {
+		__u64 now = bpf_ktime_get_ns() << 10;
+		if (now < due)
+			return XDP_DROP;
+		/* After a pause of this thread, it does not send all at once what was due meanwhile. */
+		if (now > due + MOST_LATE * interval)
+			due = now;
+		due += interval;
+	}
+	/* The copy may have been forwarded before, with changes. */
+#pragma unroll
+	for (int i = 0; i < FRAME_BYTES / 4; i++)
+		((__u32 *)packet)[i] = frame[i];
+	__be16 port = bpf_htons(first_port + (*number)++ % flows);
+	packet->udp.source = port;
+	packet->complement = ~port;
+	return bpf_redirect(interface, 0);
+}
+
+SEC("xdp")
+int sink(struct xdp_md *ctx __attribute__((unused)))
+{
+	return XDP_DROP;
+}
+
+char _license[] SEC("license") = "Dual MIT/GPL";
