@@ -20,7 +20,7 @@ use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
-use xvs_xdp::{BURST, Queues, RingSizes, Sockets};
+use xvs_xdp::{BURST, Queues, RingSizes, Sockets, precede_receive_threads};
 
 const USAGE: &str = "usage: forward_raw INTERFACE=OWN_MAC,NEXT_MAC INTERFACE=OWN_MAC,NEXT_MAC";
 
@@ -41,6 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{} {}, {} {}, {}", first, modes[0], second, modes[1], sockets.copy_mode());
     let reinjectors = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
     let port = XdpPort::open(sockets, reinjectors.into())?;
+    precede_receive_threads()?;
     println!("ready");
     std::io::stdout().flush()?;
     forward(port, &ends)

@@ -201,7 +201,23 @@ pub(super) enum Kick {
     Down,
 }
 
-/// Makes the kernel send what is in a socket's TX ring. In copy mode one call sends at most 32 frames.
+/// The most frames that one [`kick_transmit`] sends in copy mode, unless [`set_transmit_budget`] changed it
+/// (net/xdp/xsk.c, `TX_BATCH_SIZE`).
+pub(super) const TRANSMIT_BUDGET: u32 = 32;
+
+/// Sets the number of frames that one [`kick_transmit`] sends in copy mode, at most the slots of the TX ring. Returns the
+/// number that is in force: kernels before 6.18 refuse.
+pub(super) fn set_transmit_budget(socket: BorrowedFd<'_>, frames: u32) -> u32 {
+    /// `XDP_MAX_TX_SKB_BUDGET` of linux/if_xdp.h.
+    const OPTION: c_int = 9;
+    let (fd, value) = (socket.as_raw_fd(), (&raw const frames).cast());
+    let size = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads one 32-bit word from `frames`, and `size` is its length.
+    let set = check(unsafe { libc::setsockopt(fd, libc::SOL_XDP, OPTION, value, size) });
+    if set.is_ok() { frames } else { TRANSMIT_BUDGET }
+}
+
+/// Makes the kernel send what is in a socket's TX ring.
 pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
     // SAFETY: no buffer and no address are passed.
     let sent =
@@ -242,6 +258,19 @@ pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::x
     // SAFETY: the call fills `counts`, and `size` is its length.
     check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut counts).cast(), &mut size) })?;
     Ok(counts)
+}
+
+/// Makes this thread run before all threads of its core without a realtime class, whenever it has work. The kernel's
+/// receive threads (NAPI threads, ksoftirqd) are such threads: under overload they take in no more than this thread
+/// forwards, and the interface drops the rest at no cost. Source: sched(7), `SCHED_RR`.
+///
+/// # Errors
+/// The kernel's error, EPERM without CAP_SYS_NICE; nothing has changed.
+pub fn precede_receive_threads() -> io::Result<()> {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads one `sched_param`; 0 is the calling thread.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &lowest) })
+        .map(drop)
 }
 
 /// The supplementary groups of the process at the other end of a Unix socket, at the time of its connection.

@@ -25,7 +25,7 @@ use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
-use xvs_xdp::{Attached, Queues, RingSizes, Sockets, umem_bytes};
+use xvs_xdp::{Attached, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
@@ -151,6 +151,7 @@ impl Workers {
         let (ports, next) = bounded(1);
         let run = move || {
             pin(number, core);
+            prefer(number);
             run_worker(worker, &closed_tx, &next);
         };
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
@@ -272,6 +273,14 @@ fn pin(number: usize, core: Option<CoreId>) {
         && !core_affinity::set_for_current(core)
     {
         tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
+    }
+}
+
+fn prefer(number: usize) {
+    if let Err(error) = precede_receive_threads() {
+        tracing::warn!(
+            "worker {number} has no realtime priority ({error}), so it forwards less under overload; give xvsd CAP_SYS_NICE"
+        );
     }
 }
 

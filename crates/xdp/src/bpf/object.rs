@@ -124,18 +124,6 @@ impl<const K: usize> Map<'_, K> {
         self.limit
     }
 
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// The map has no such key.
-    pub fn value(&self, key: &[u8; K]) -> io::Result<u32> {
-        let (key, mut value) = (key.as_ptr().cast(), 0_u32);
-        let out = (&raw mut value).cast();
-        // SAFETY: as for `set`; the kernel writes the four bytes of a value to `out`.
-        check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, out) })?;
-        Ok(value)
-    }
-
     /// Enters or changes the value of a key.
     pub fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
         let (key, value) = (key.as_ptr().cast(), (&raw const value).cast::<c_void>());
@@ -173,21 +161,20 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u
 }
 
 /// Runs an XDP program on so many copies of a frame, as if a driver had received them: a copy that the program redirects
-/// leaves by that interface. The program finds the changes of earlier runs in a copy. Takes kernel 5.18 or newer.
-pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32) -> io::Result<()> {
+/// leaves by that interface. The program finds the changes of earlier runs in a copy. Other threads of the core run only
+/// after each `batch` copies, of which there can be 256. Needs kernel 5.18.
+pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) -> io::Result<()> {
     // SAFETY: as in `test_run`.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_test_run_opts, batch_size);
     options.data_in = frame.as_ptr().cast();
     options.data_size_in = frame.len() as u32;
     options.repeat = copies as c_int;
-    options.batch_size = LIVE_BATCH;
+    options.batch_size = batch;
     options.flags = sys::BPF_F_TEST_XDP_LIVE_FRAMES;
     // SAFETY: `options` has its own size; `frame` is readable for its length and copied. The call writes only `options`.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) }).map(drop)
 }
 
-/// The most copies that the kernel makes at a time (net/bpf/test_run.c, `TEST_XDP_MAX_BATCH`).
-const LIVE_BATCH: u32 = 256;
 /// A page: the kernel runs a program with no more.
 const TEST_FRAME_BYTES: usize = 4096;
