@@ -105,6 +105,36 @@ fn datagrams_go_the_short_way_from_the_second_one_on_by_every_method_and_family(
     }
 }
 
+/// Puts the sum of the pseudo-header into the checksum field of a datagram, whose checksum is right: the sum of the
+/// datagram is its complement (RFC 1071).
+fn make_partial(frame: &mut [u8], transport: usize) {
+    let sum: u32 = frame[transport..]
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    frame[transport + 6..transport + 8].copy_from_slice(&(!folded as u16).to_be_bytes());
+}
+
+#[test]
+fn datagrams_whose_checksum_is_left_to_a_device_go_the_general_way_and_are_completed() {
+    for ipv6 in [false, true] {
+        for method in ["-g", "-m"] {
+            let mut play = Play::new(ipv6, method);
+            play.cluster.leave_checksums();
+            assert!(!play.request(Transport::Udp), "it begins the connection");
+            let whole = Datagram::new(Transport::Udp, play.client, play.vip).frame(GATEWAY_MAC, WAN_MAC);
+            let mut partial = whole.clone();
+            make_partial(&mut partial, play.transport());
+            let expected = play.cluster.inject("wan", &whole);
+            assert_eq!((expected.verdict.as_str(), play.cluster.general_way()), ("transmit", 0), "{method}");
+            assert_eq!(play.cluster.inject("wan", &partial), expected, "{method}, IPv6 {ipv6}");
+            assert_eq!(play.cluster.general_way(), 1);
+        }
+    }
+}
+
 #[test]
 fn segments_go_the_short_way_while_their_connection_is_established_and_they_only_acknowledge() {
     for ipv6 in [false, true] {

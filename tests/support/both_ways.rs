@@ -76,6 +76,17 @@ impl BothWays {
         }
     }
 
+    /// Has the drivers of all interfaces leave checksums to a device, for both.
+    pub fn leave_checksums(&mut self) {
+        for lab in std::iter::once(&mut self.lab).chain(&mut self.general) {
+            let changed = lab.director.change_network(|network| {
+                network.links.iter_mut().for_each(|link| link.partial_checksums = true);
+                Ok(())
+            });
+            changed.expect("the network stays valid");
+        }
+    }
+
     /// The directors of both.
     pub fn directors(&self) -> impl Iterator<Item = &InMemory> {
         std::iter::once(&self.lab).chain(&self.general).map(|lab| &lab.director)

@@ -132,6 +132,11 @@ impl LabCluster {
         self.lab.general_way()
     }
 
+    /// Has the drivers of all interfaces leave checksums to a device.
+    pub fn leave_checksums(&mut self) {
+        self.lab.leave_checksums();
+    }
+
     /// What the XDP program would steer now.
     pub fn steering_rules(&mut self) -> &SteeringRules {
         self.lab.steering_rules()

@@ -130,6 +130,25 @@ impl Plain {
         AddressesV6 { source: long(SOURCE_V6), dest: long(SOURCE_V6 + 16) }
     }
 
+    /// Whether the checksum field has the sum of the pseudo-header, as that of a partial checksum
+    /// ([`partial_checksum`](crate::partial_checksum)).
+    ///
+    /// # Panics
+    /// If `self` was not read from the frame.
+    #[inline]
+    pub fn may_be_partial(&self, frame: &[u8]) -> bool {
+        let (transport, addresses) = match self.family {
+            Family::V4 => (TRANSPORT_V4, (self.source >> 32) + (self.dest >> 32)),
+            Family::V6 => {
+                let AddressesV6 { source, dest } = Self::addresses_v6(frame);
+                (TRANSPORT_V6, sum_of_words(source) + sum_of_words(dest))
+            }
+        };
+        let len = usize::from(self.len) + ethernet::HEADER_LEN - transport;
+        let sum = folded(addresses + u64::from(self.protocol) + len as u64);
+        self.checksum(frame, transport).is_some_and(|at| frame[at..at + 2] == sum.to_be_bytes())
+    }
+
     /// Whether it is a TCP segment.
     #[inline]
     pub fn is_tcp(&self) -> bool {
@@ -217,8 +236,7 @@ impl Plain {
         head[SOURCE_V6 + 16..TRANSPORT_V6].copy_from_slice(&dest.to_be_bytes());
         head[TRANSPORT_V6..TRANSPORT_V6 + 2].copy_from_slice(&((source_port >> 16) as u16).to_be_bytes());
         head[TRANSPORT_V6 + 2..TRANSPORT_V6 + 4].copy_from_slice(&((dest_port >> 16) as u16).to_be_bytes());
-        let words = |bits: u128| (0..4).map(|word| (bits >> (32 * word)) as u32 as u64).sum::<u64>();
-        let addresses = words(!old.source) + words(source) + words(!old.dest) + words(dest);
+        let addresses = [!old.source, source, !old.dest, dest].into_iter().map(sum_of_words).sum::<u64>();
         self.update_transport(frame, sum_at, addresses + self.ports_delta(source_port, dest_port));
         true
     }
@@ -252,6 +270,12 @@ impl Plain {
 const SOURCE_V4: usize = ethernet::HEADER_LEN + ipv4::field::SOURCE.start;
 const SOURCE_V6: usize = ethernet::HEADER_LEN + ipv6::field::SOURCE.start;
 
+/// The sum of an IPv6 address as words of 32 bits.
+#[inline]
+fn sum_of_words(bits: u128) -> u64 {
+    (0..4).map(|word| u64::from((bits >> (32 * word)) as u32)).sum()
+}
+
 /// What a decremented time to live adds to the sum of a header: the complement of the old word, and the new word.
 const TTL_DELTA: u64 = 0xffff - 0x100;
 
@@ -283,10 +307,10 @@ fn update(bytes: &mut [u8], at: usize, delta: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checksum::{Delta, Sum};
+    use crate::checksum::{Delta, Sum, pseudo_header};
     use crate::ipv4::Ipv4;
     use crate::ipv6::Ipv6;
-    use crate::{Endpoint, Fragment, Parsed, parse};
+    use crate::{Endpoint, Fragment, Parsed, parse, partial_checksum};
     use etherparse::PacketBuilder;
     use proptest::prelude::*;
     use std::net::IpAddr;
@@ -398,6 +422,24 @@ mod tests {
         ) {
             let mut plain = Plain::default();
             prop_assert_eq!(plain.read(&made(ends, is_tcp, data, ttl, flags), TO), ttl > 1);
+        }
+
+        #[test]
+        fn each_packet_whose_checksum_is_completed_may_be_partial(
+            ends in ends(), is_tcp: bool, data in 0..40usize, flags: u8, changed in prop_oneof![Just(0), any::<u16>()],
+        ) {
+            let mut frame = made(ends, is_tcp, data, 64, flags);
+            let mut plain = Plain::default();
+            prop_assert!(plain.read(&frame, TO));
+            let Ok(Parsed::Ip(packet)) = parse(&frame) else { panic!("not parsed") };
+            let sum = packet.transport
+                + if is_tcp { tcp::field::CHECKSUM.start } else { udp::field::CHECKSUM.start };
+            let len = packet.end - packet.transport;
+            let partial = pseudo_header(ends.0.addr, ends.1.addr, plain.protocol, len).folded();
+            frame[sum..sum + 2].copy_from_slice(&(partial ^ changed).to_be_bytes());
+            let may_be = plain.may_be_partial(&frame);
+            prop_assert_eq!(may_be, changed == 0);
+            prop_assert!(may_be || !partial_checksum::complete(&mut frame, &packet));
         }
 
         #[test]

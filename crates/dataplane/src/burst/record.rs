@@ -134,8 +134,10 @@ impl Burst {
                 link = received.link;
                 addressed = self.short_way.then(|| plain_address(link, snapshot)).flatten();
             }
-            let is_plain = addressed.is_some_and(|to| record.plain.read(received.frame.bytes(), to))
-                && serves[record.plain.family as usize]
+            let bytes = received.frame.bytes();
+            let is_plain = addressed.is_some_and(|(to, partial)| {
+                record.plain.read(bytes, to) && !(partial && record.plain.may_be_partial(bytes))
+            }) && serves[record.plain.family as usize]
                 && !record.plain.flags.has(tcp::Flags::SYN);
             if is_plain {
                 record.hash = hash(&record.plain, received.frame.bytes(), &secret);
@@ -267,10 +269,10 @@ impl Step {
     }
 }
 
-/// The link address of frames that may be plain. `None`: all frames of the link are classified.
-fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<MacAddr> {
-    let info = snapshot.egress.link(link)?;
-    (!info.partial_checksums).then_some(info.mac)
+/// The link address of frames that may be plain, and whether the driver leaves partial checksums. `None`: all frames of
+/// the link are classified.
+fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<(MacAddr, bool)> {
+    snapshot.egress.link(link).map(|info| (info.mac, info.partial_checksums))
 }
 
 /// The hash of a plain packet's connection key.
