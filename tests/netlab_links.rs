@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::SocketAddrV4;
+use std::thread;
 
 use xvs::clients::Asker;
 use xvs::cluster::{
@@ -120,6 +121,44 @@ fn queues_that_are_added_while_xvsd_runs_are_served_by_the_same_workers() {
     let text = "wan has 4 receive queues now, not 1; workers: 1\n";
     assert!(director.xvs("events --last 1024 --no-follow").contains(text));
     wait::until("the log says so too", || director.log().contains(text).then_some(()));
+}
+
+#[test]
+fn downloads_arrive_whole_while_an_interface_gets_queues_and_another_changes_its_mtu() {
+    let cluster = Cluster::up(Layout { queues: 4, ..Layout::default() });
+    Method::Nat.prepare(&cluster);
+    let channels = |host, words: &str| {
+        complete(cluster.command(host, "ethtool").args(["-L", "wan"]).args(words.split_whitespace()))
+    };
+    // A veth has no native XDP while its other end has more TX queues than it has RX queues.
+    assert!(channels(Host::Client, "tx 2").status.success());
+    assert!(channels(Host::Director, "rx 2").status.success());
+    let director = serving(&cluster, Workers::One);
+    let blob = cluster.blob();
+    thread::scope(|scope| {
+        let downloads = [1, 2].map(|_| {
+            scope.spawn(|| {
+                // Slow enough that all changes come meanwhile.
+                let mut curl = clients::curl(&cluster);
+                complete(curl.args(["--limit-rate", "6M"]).arg(format!("http://{VIP}/blob")))
+            })
+        });
+        ip(&cluster, Host::Director, "link set lan mtu 1300");
+        assert!(channels(Host::Director, "rx 4").status.success());
+        assert!(channels(Host::Client, "tx 4").status.success());
+        shows(&director, "interface  wan: up, native XDP, 4 queues\n");
+        ip(&cluster, Host::Director, "link set lan mtu 1500");
+        assert!(channels(Host::Client, "tx 2").status.success());
+        assert!(!channels(Host::Director, "rx 2").status.success(), "the kernel keeps queues with a socket");
+        let is_under_way = downloads.iter().all(|download| !download.is_finished());
+        for download in downloads {
+            let output = download.join().expect("no panic");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(output.stdout == blob, "{} bytes differ from the file", output.stdout.len());
+        }
+        assert!(is_under_way, "the downloads ended before the changes");
+    });
+    shows(&director, "interface  wan: up, native XDP, 4 queues\n");
 }
 
 #[test]
