@@ -27,7 +27,7 @@ const volatile __u32 first_port = 0;
 const volatile __u32 frame[FRAME_BYTES / 4] = {};
 
 /* Packets that are sent at once if the thread was late. */
-#define MOST_LATE 16
+#define MOST_LATE 128
 /* Of the clock, before a packet is sent although it is not due: enough for 20,000 packets a second. */
 #define MOST_READINGS 2000
 
