@@ -49,8 +49,6 @@ pub(super) struct Socket {
     pub(super) link: LinkId,
     pub(super) queue: u32,
     sizes: RingSizes,
-    /// The most frames that one call sends in copy mode.
-    budget: u32,
     rings: Rings,
     /// Frames for the TX ring at the next flush.
     pending: Vec<Span>,
@@ -85,12 +83,10 @@ impl Socket {
         let sizes = RingSizes { receive: config.rx_size, transmit: config.tx_size };
         // libxdp opens the socket so that child processes would inherit it and keep the queue.
         fcntl_setfd(rings.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-        let budget = sys::set_transmit_budget(rings.fd(), sizes.transmit);
         Ok(Self {
             link,
             queue,
             sizes,
-            budget,
             rings,
             pending: Vec::with_capacity(sizes.transmit as usize),
             in_flight: 0,
@@ -145,14 +141,14 @@ impl Socket {
         }
     }
 
-    /// Makes the kernel send. In copy mode one call sends a limited number of frames, so it is repeated as often as needed.
+    /// Makes the kernel send. In copy mode one call sends 32 frames, so it is repeated as often as needed.
     pub(super) fn kick(&mut self, copy: &CopyMode) {
         if self.state == LinkState::Down && self.pending.is_empty() {
             return;
         }
         let probing = self.state == LinkState::Retry;
         let calls = match copy {
-            CopyMode::Copy { .. } => self.unsent().div_ceil(self.budget) + 1,
+            CopyMode::Copy { .. } => self.unsent().div_ceil(32) + 1,
             CopyMode::ZeroCopy => u32::from(self.rings.transmit.needs_wakeup() && self.unsent() > 0),
         };
         for _ in 0..calls.max(u32::from(probing)) {

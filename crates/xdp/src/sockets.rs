@@ -5,8 +5,7 @@
 //! socket never has more frames in flight than its TX ring has slots, so the rings of a socket cannot overflow; a frame
 //! beyond that is returned to the caller. Nothing allocates after set-up.
 //!
-//! Cost for each burst: one `sendto` for each interface in copy mode (one for each 32 frames before kernel 6.18), none in
-//! zero-copy mode under load.
+//! Cost for each burst: one `sendto` for each 32 frames and interface in copy mode, none in zero-copy mode under load.
 
 use std::os::fd::BorrowedFd;
 use std::thread;

@@ -201,23 +201,8 @@ pub(super) enum Kick {
     Down,
 }
 
-/// The most frames that one [`kick_transmit`] sends in copy mode, unless [`set_transmit_budget`] changed it
-/// (net/xdp/xsk.c, `TX_BATCH_SIZE`).
-pub(super) const TRANSMIT_BUDGET: u32 = 32;
-
-/// Sets the number of frames that one [`kick_transmit`] sends in copy mode, at most the slots of the TX ring. Returns the
-/// number that is in force: kernels before 6.18 refuse.
-pub(super) fn set_transmit_budget(socket: BorrowedFd<'_>, frames: u32) -> u32 {
-    /// `XDP_MAX_TX_SKB_BUDGET` of linux/if_xdp.h.
-    const OPTION: c_int = 9;
-    let (fd, value) = (socket.as_raw_fd(), (&raw const frames).cast());
-    let size = size_of::<u32>() as libc::socklen_t;
-    // SAFETY: the kernel reads one 32-bit word from `frames`, and `size` is its length.
-    let set = check(unsafe { libc::setsockopt(fd, libc::SOL_XDP, OPTION, value, size) });
-    if set.is_ok() { frames } else { TRANSMIT_BUDGET }
-}
-
-/// Makes the kernel send what is in a socket's TX ring.
+/// Makes the kernel send what is in a socket's TX ring. In copy mode one call sends at most 32 frames; a higher limit
+/// (`XDP_MAX_TX_SKB_BUDGET`) saved nothing measurable (docs/performance.md).
 pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
     // SAFETY: no buffer and no address are passed.
     let sent =
@@ -350,4 +335,30 @@ fn or_unsupported(result: io::Result<()>) -> io::Result<()> {
 
 fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use super::*;
+
+    /// Realtime priority and policy of this thread: fields 40 and 41 of proc_pid_stat(5), of which two are before `) `.
+    fn scheduling() -> (u32, i32) {
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        (fields[37].parse().unwrap(), fields[38].parse().unwrap())
+    }
+
+    #[test]
+    fn a_thread_precedes_others_by_the_lowest_realtime_priority_and_those_that_it_starts_do_not() {
+        thread::spawn(|| {
+            precede_receive_threads().expect("run as root");
+            assert_eq!(scheduling(), (1, libc::SCHED_RR));
+            let started = thread::spawn(scheduling).join().unwrap();
+            assert_eq!(started, (0, libc::SCHED_OTHER));
+        })
+        .join()
+        .unwrap();
+    }
 }
