@@ -8,7 +8,8 @@
 //! the destination; the number of flows; the number of packets; packets a second, without which there is no pause.
 //! Prints the nanoseconds that it took. The interface may have no room for some of the packets, which are lost.
 //! Each is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. The interface must be
-//! able to send frames of XDP, as a veth is while the other end has an XDP program or GRO. Needs root. Not here: replies.
+//! able to send frames of XDP, as a veth is while the other end has an XDP program or GRO. Needs root. Not here:
+//! replies.
 
 use std::error::Error;
 use std::fs;

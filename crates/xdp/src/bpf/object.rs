@@ -160,9 +160,9 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u
     Ok((options.retval, after))
 }
 
-/// Runs an XDP program on so many copies of a frame, as if a driver had received them: a copy that the program redirects
-/// leaves by that interface. The program finds the changes of earlier runs in a copy. Other threads of the core run only
-/// after each `batch` copies, of which there can be 256. Needs kernel 5.18.
+/// Runs an XDP program on so many copies of a frame, as if a driver had received them: a copy that the program
+/// redirects leaves by that interface. The program finds the changes of earlier runs in a copy. Other threads of the
+/// core run only after each `batch` copies, of which there can be 256. Needs kernel 5.18.
 pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) -> io::Result<()> {
     // SAFETY: as in `test_run`.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
