@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     object.load()?;
 
     let start = Instant::now();
-    // While this thread waits for the time of a packet, the far end does not run on its core. It has room for 256 packets.
+    // While this thread waits until a packet is due, the far end does not run. It has room for 256 packets.
     let batch = if rate.is_some() { 64 } else { 256 };
     run_live(object.program(c"source")?, &frame, packets.parse()?, batch)?;
     println!("{}", start.elapsed().as_nanos());

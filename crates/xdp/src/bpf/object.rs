@@ -172,7 +172,7 @@ pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) 
     options.repeat = copies as c_int;
     options.batch_size = batch;
     options.flags = sys::BPF_F_TEST_XDP_LIVE_FRAMES;
-    // SAFETY: `options` has its own size; `frame` is readable for its length and copied. The call writes only `options`.
+    // SAFETY: `options` has its own size; `frame` is readable for its length and copied. Only `options` is written.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) }).map(drop)
 }
 
