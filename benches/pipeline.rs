@@ -56,7 +56,7 @@ enum Part {
     Table,
     /// Packets of existing connections.
     Hits(Side),
-    /// [`Hits`](Self::Hits) of requests by two workers at once; the slower one's time.
+    /// [`Hits`](Self::Hits) of requests by two workers at once, each of its half of the flows; the slower one's time.
     Beside,
     /// [`Hits`](Self::Hits) of requests while packets are captured.
     Captured(Watcher),
@@ -290,7 +290,11 @@ impl Bench {
     fn beside(&mut self) -> f64 {
         let second = self.second.as_mut().expect("there are two workers");
         second.pipeline.flows.table().unpark();
-        second.port.offer(Side::Requests, Order::Drawn, self.connections, PACKETS);
+        // As from the queues of an interface, each flow comes to one of them.
+        let half = self.connections / 2;
+        self.worker.port.offer(Side::Requests, Order::Drawn, half, PACKETS);
+        second.port.first = half;
+        second.port.offer(Side::Requests, Order::Drawn, half, PACKETS);
         let start = Barrier::new(2);
         let run = |worker: &mut Worker<Loop>| {
             start.wait();

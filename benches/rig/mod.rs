@@ -321,6 +321,8 @@ pub(crate) struct Loop {
     /// The flow whose last fragment is still to come.
     begun: Option<u32>,
     order: Order,
+    /// The number of the first flow, from which the others are counted.
+    pub(crate) first: u32,
     flows: u32,
     /// Packets still to come.
     left: u64,
@@ -348,6 +350,7 @@ impl Loop {
             side: Side::Requests,
             begun: None,
             order: Order::Turns,
+            first: 0,
             flows: 1,
             left: 0,
             turn: 0,
@@ -395,7 +398,7 @@ impl Loop {
                 self.random ^= self.random << 13;
                 self.random ^= self.random >> 7;
                 self.random ^= self.random << 17;
-                (((self.random >> 32) * u64::from(self.flows)) >> 32) as u32
+                self.first + (((self.random >> 32) * u64::from(self.flows)) >> 32) as u32
             }
         }
     }
