@@ -2,8 +2,8 @@
 //! link addresses. The measure of `benches/pipeline.rs` for the pipeline, which also checks headers, follows states and
 //! deadlines, and counts.
 //!
-//! A line of eight tags with entry numbers, then an entry of a line: two lines of memory a packet, as in the table of the
-//! data plane. IPv4 and UDP or TCP without options only.
+//! A line of eight tags with entry numbers, then an entry of a line: two lines of memory a packet, as in the table of
+//! the data plane. IPv4 and UDP or TCP without options only.
 
 use xvs_dataplane::port::Port;
 use xvs_proto::{MacAddr, ethernet};

@@ -173,8 +173,8 @@ pub(crate) enum Order {
     Listed,
 }
 
-/// Makes the only worker of a director with this method, a table for `connections`, a clock that is moved by hand, and a
-/// port without packets.
+/// Makes the only worker of a director with this method, a table for `connections`, a clock that is moved by hand, and
+/// a port without packets.
 ///
 /// # Panics
 /// If the machine has no memory for the table.
