@@ -1,10 +1,11 @@
 //! The state of this machine's kernel and its changes: links, addresses, routes, neighbours, netfilter's mark rules,
-//! reserved ports, memory, cores. Also lock files.
+//! reserved ports, memory, cores. Also lock files, and the names of directors.
 //!
 //! All functions work in the network namespace of the calling thread. They may block, so no worker calls this crate.
 //! [`network::neighbours`] and [`reserved_ports`] write to the kernel; their callers decide what.
 
 pub mod cores;
+pub mod instance;
 pub mod lock_file;
 pub mod memory;
 pub mod netfilter;

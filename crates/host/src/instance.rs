@@ -1,0 +1,24 @@
+//! The name of a director on this machine, which its socket determines: several directors keep their state and their
+//! pins apart by it.
+
+use std::path::Path;
+
+/// The name for a socket: its path, in which `-` stands for each `/`, and `--` for each `-`. Two sockets never have one
+/// name.
+pub fn name_of(socket: &Path) -> String {
+    let path = socket.to_string_lossy();
+    let path = path.trim_start_matches('/').replace('-', "--");
+    path.replace('/', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_socket_has_a_name_of_its_own_without_a_slash() {
+        let names = ["/run/xvs/xvsd.sock", "/run/xvs-xvsd.sock", "/run/xvs--xvsd.sock"]
+            .map(|path| name_of(path.as_ref()));
+        assert_eq!(names, ["run-xvs-xvsd.sock", "run-xvs--xvsd.sock", "run-xvs----xvsd.sock"]);
+    }
+}
