@@ -84,7 +84,8 @@ impl Daemon {
     /// # Errors
     /// The part that could not be started; then nothing stays attached.
     pub fn start(config: &Config, log: Losses) -> Result<Self, DaemonError> {
-        let clock = Arc::new(Clock::monotonic());
+        let clock = Arc::new(Clock::Monotonic);
+        let started = clock.now();
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let links = links().map_err(system("the kernel's links"))?;
         let attach = |name: &String| match Membership::of(name, &links) {
@@ -138,8 +139,9 @@ impl Daemon {
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
         let (total, request_durations) = (control.total(), RequestDurations::default());
-        let (history, events) = (History::default(), control.events());
+        let (history, events) = (History::since(started), control.events());
         let shared = Arc::new(Shared {
+            started,
             clock,
             table,
             reader,
