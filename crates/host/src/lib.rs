@@ -11,3 +11,4 @@ pub mod memory;
 pub mod netfilter;
 pub mod network;
 pub mod reserved_ports;
+pub mod state_directory;
