@@ -78,7 +78,10 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
     while runs() {
         if Instant::now() >= until {
             let seconds = LONGEST_WAIT.as_secs();
-            return Err(format!("xvsd has not ended for {seconds} s; see its log, or `kill -KILL` its process").into());
+            return Err(format!(
+                "xvsd has not ended for {seconds} s; see its log, or `kill -KILL` its process"
+            )
+            .into());
         }
         thread::sleep(INTERVAL);
     }
@@ -92,7 +95,8 @@ fn left_behind(socket: &Path, ended: bool) -> Result<Vec<String>, String> {
     let mut removed = Vec::new();
     if !ended && let Some(bpffs) = mounted() {
         let released = Pins::of(&bpffs, &director).release();
-        let released = released.map_err(|error| format!("pins of {} in {}: {error}", socket.display(), bpffs.display()))?;
+        let released = released
+            .map_err(|error| format!("pins of {} in {}: {error}", socket.display(), bpffs.display()))?;
         removed.extend(released.iter().map(|interface| format!("{interface}: the kernel has its packets")));
     }
     let state: PathBuf = [STATE, &director].iter().collect();

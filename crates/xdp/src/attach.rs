@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::bpf::{Object, attach_xdp, detach, replace_xdp};
 use super::device::Program;
-use super::pins::{Pinned, Pins};
 use super::mode::{Mode, Refusal, Settings, leaves_checksums, stacked};
+use super::pins::{Pinned, Pins};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
 

@@ -143,6 +143,8 @@ impl Pins {
             remove(&self.path(name))?;
         }
         fs::remove_dir(&self.folder)?;
+        // The folder of all directors, if this was the last one.
+        let _ = self.folder.parent().map(fs::remove_dir);
         Ok(names)
     }
 

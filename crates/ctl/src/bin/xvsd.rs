@@ -64,12 +64,10 @@ fn run(
     let (stop, stop_requests) = bounded(1);
     // A second SIGHUP waits while one is carried out; further ones are covered by the second.
     let (reload, reload_signal) = bounded(1);
-    thread::Builder::new()
-        .name("xvs-signals".to_owned())
-        .spawn({
-            let stop = stop.clone();
-            move || forward_signals(signals, &stop, &reload)
-        })?;
+    thread::Builder::new().name("xvs-signals".to_owned()).spawn({
+        let stop = stop.clone();
+        move || forward_signals(signals, &stop, &reload)
+    })?;
     let dispatch = Arc::new(Dispatch::new(stop));
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, dispatch.clone())?;

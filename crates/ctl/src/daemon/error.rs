@@ -60,7 +60,11 @@ impl DaemonError {
                 | AttachError::Kernel { .. },
             ) => false,
             Self::Attach(_) => true,
-            Self::Pinned { .. } | Self::Member(_) | Self::Socket(_) | Self::Program(_) | Self::System { .. } => false,
+            Self::Pinned { .. }
+            | Self::Member(_)
+            | Self::Socket(_)
+            | Self::Program(_)
+            | Self::System { .. } => false,
         }
     }
 }

@@ -146,8 +146,13 @@ impl Daemon {
         control.set_sip_calls(config.sip_calls);
         control.set_repair(config.keepalived.repair);
         let (notices, ended) = unbounded();
-        let mut parts =
-            WorkerParts { table: &table, clock: &clock, hold: &hold, unresolved: &unresolved, control: &mut control };
+        let mut parts = WorkerParts {
+            table: &table,
+            clock: &clock,
+            hold: &hold,
+            unresolved: &unresolved,
+            control: &mut control,
+        };
         let counters = parts.start_workers(ports, &notices)?;
         let wakers = control.datapath().workers().0.wakers();
         let sweep_reader = table.reader().expect("a new table has two reader handles free");

@@ -20,7 +20,9 @@ pub(crate) fn open(config: &Config) -> Result<Option<Pins>, String> {
         match mounted().map(|bpffs| Pins::of(&bpffs, &director).release()).transpose() {
             Ok(released) => {
                 let released = released.unwrap_or_default();
-                released.iter().for_each(|interface| tracing::info!("{interface}: the hold has ended, hold = 0"));
+                released
+                    .iter()
+                    .for_each(|interface| tracing::info!("{interface}: the hold has ended, hold = 0"));
             }
             Err(error) => tracing::warn!("pins of an earlier xvsd cannot be removed: {error}"),
         }

@@ -45,7 +45,8 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     let uptime = shared.started.until(shared.now()).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "Time since xvsd started.", uptime);
     if let Some(hold) = &shared.hold {
-        let help = "How long packets of services are kept from the kernel after xvsd has ended; 0: not at all.";
+        let help =
+            "How long packets of services are kept from the kernel after xvsd has ended; 0: not at all.";
         text.single("xvs_hold_seconds", Kind::Gauge, help, hold.length().as_secs_f64());
         let help = "Packets of services dropped because no xvsd served them.";
         text.single("xvs_held_packets_total", Kind::Counter, help, hold.dropped() as f64);

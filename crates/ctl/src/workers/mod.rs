@@ -99,9 +99,13 @@ impl Workers {
             }
             let name = attached.interface().to_owned();
             match steering.put_in_force(attached) {
-                Ok(()) => tracing::info!("{name}: this XDP program has replaced the pinned one of an earlier xvsd"),
+                Ok(()) => {
+                    tracing::info!("{name}: this XDP program has replaced the pinned one of an earlier xvsd")
+                }
                 Err(error) => {
-                    tracing::warn!("{name}: the pinned XDP program cannot be replaced ({error}); it is attached anew");
+                    tracing::warn!(
+                        "{name}: the pinned XDP program cannot be replaced ({error}); it is attached anew"
+                    );
                     steering
                         .attach_anew(attached)
                         .map_err(|source| AttachError::Kernel { interface: name, source })?;
@@ -112,7 +116,9 @@ impl Workers {
         if let Some(pins) = &self.pins {
             let names: Vec<_> = self.attached.iter().map(Attached::interface).collect();
             for gone in pins.keep_only(&names) {
-                tracing::info!("{gone}: the pin of an earlier xvsd is removed, because the interface is not attached");
+                tracing::info!(
+                    "{gone}: the pin of an earlier xvsd is removed, because the interface is not attached"
+                );
             }
         }
         Ok(())

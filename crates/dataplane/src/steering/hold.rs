@@ -88,8 +88,8 @@ impl Beats {
 
     /// Those for this hold: so often that one that is late does not end it.
     pub(crate) fn of(hold: Duration) -> Self {
-        let [interval, sleep] = [(100, 8), (500, 4)]
-            .map(|(at_most, share)| Duration::from_millis(at_most).min(hold / share));
+        let [interval, sleep] =
+            [(100, 8), (500, 4)].map(|(at_most, share)| Duration::from_millis(at_most).min(hold / share));
         Self { interval, sleep: Some(sleep) }
     }
 }

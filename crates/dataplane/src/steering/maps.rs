@@ -242,8 +242,7 @@ mod tests {
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
         }
         claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
-        for (field, word) in
-            [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
+        for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
         {
             claim(format!("offsetof(struct xvs_hold, {field}) == {}", 8 * word));
         }
