@@ -12,6 +12,7 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
+use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::reconcile::Repair;
@@ -21,6 +22,9 @@ use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
+use crate::journal::create_directory;
+use crate::journal::format::FileRecord;
+use crate::journal::start::{Beginning, Files, has_loaded};
 use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;
 use xvs_health::prepare::Prepared;
@@ -62,6 +66,9 @@ pub struct Config {
     pub metrics_destinations: usize,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
+    /// The directory, on tmpfs, in which each xvsd keeps its state for the next one, in a directory of its own that is
+    /// named after its socket. Empty: none is kept. Default: `/dev/shm/xvs`.
+    pub state_directory: PathBuf,
     /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
     pub log: String,
@@ -74,6 +81,9 @@ pub struct Config {
     /// The sources of the values that are no defaults, by the settings' keys.
     #[serde(skip)]
     pub(crate) sources: BTreeMap<String, Source>,
+    /// The file that this was read from.
+    #[serde(skip)]
+    toml: Option<FileRecord>,
 }
 
 /// The section `[keepalived]`: the use of a keepalived.conf.
@@ -123,11 +133,13 @@ impl Default for Config {
             metrics_address: None,
             metrics_destinations: 1000,
             rules: None,
+            state_directory: PathBuf::from("/dev/shm/xvs"),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
             keepalived: Keepalived::default(),
             sources: BTreeMap::new(),
+            toml: None,
         }
     }
 }
@@ -158,6 +170,17 @@ pub enum ConfigError {
         path: PathBuf,
         /// The error and its place.
         text: String,
+    },
+    /// The directory of the state cannot be created.
+    #[error(
+        "state_directory {path}: {error}; name a directory that root can create, or state_directory = \"\" to keep no state",
+        path = path.display()
+    )]
+    StateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The OS error.
+        error: std::io::Error,
     },
     /// The keepalived.conf cannot be used; the text names each error with its line.
     #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all faults", path = path.display())]
@@ -229,7 +252,8 @@ impl Config {
         let config: Self = toml::from_str(&text).map_err(syntax)?;
         let document: serde_json::Value = toml::from_str(&text).map_err(syntax)?;
         let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
-        Ok(Self { sources: given.collect(), ..config })
+        let toml = Some(FileRecord::of(path, text.as_bytes()));
+        Ok(Self { sources: given.collect(), toml, ..config })
     }
 
     /// The settings as they are at the start; `workers` is the number of workers that were started.
@@ -286,10 +310,50 @@ impl Config {
     /// [`ConfigError::Rules`].
     pub fn read_rules(&self) -> Result<Vec<RuleLine>, ConfigError> {
         let Some(path) = &self.rules else { return Ok(Vec::new()) };
-        let wrong = |text| ConfigError::Rules { path: path.clone(), text };
-        let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
-        read_rules(&String::from_utf8_lossy(&bytes), &SystemResolver::default()).map_err(wrong)
+        parse_rules(path, &read_bytes(path)?)
+    }
+
+    /// Reads the files that the desired state is loaded from. The rules may be unusable if the journal was loaded from
+    /// the same content: they are not needed then, and a name in them may not be resolvable now.
+    ///
+    /// # Errors
+    /// [`ConfigError::Rules`].
+    pub fn read_files(&self) -> Result<Files, ConfigError> {
+        let keys = self.sources.iter().filter(|(_, source)| **source == Source::Toml);
+        let mut files = Files {
+            toml: self.toml.clone(),
+            toml_keys: keys.map(|(key, _)| key.clone()).collect(),
+            ..Files::default()
+        };
+        if let Some(path) = &self.rules {
+            let bytes = read_bytes(path)?;
+            let record = FileRecord::of(path, &bytes);
+            let is_loaded = || self.state_path().is_some_and(|state| has_loaded(&state, &record));
+            files.rule_lines = parse_rules(path, &bytes).or_else(|error| match is_loaded() {
+                true => Ok(Vec::new()),
+                false => Err(error),
+            })?;
+            files.rules = Some(record);
+        }
+        Ok(files)
+    }
+
+    /// The directory of the state of the daemon with this socket; `None`: no state is kept.
+    pub fn state_path(&self) -> Option<PathBuf> {
+        let is_kept = !self.state_directory.as_os_str().is_empty();
+        is_kept.then(|| self.state_directory.join(name_of(&self.socket)))
+    }
+
+    /// What the daemon begins with. Creates the directory of the state.
+    ///
+    /// # Errors
+    /// [`ConfigError::StateDirectory`].
+    pub fn begin(&self, files: Files) -> Result<Beginning, ConfigError> {
+        let Some(path) = self.state_path() else { return Ok(Beginning::of_files(files)) };
+        match create_directory(&path) {
+            Ok(()) => Ok(Beginning::of_directory(&path, files)),
+            Err(error) => Err(ConfigError::StateDirectory { path, error }),
+        }
     }
 
     /// Reads the keepalived.conf; `None` if no file is given.
@@ -378,6 +442,16 @@ impl Config {
 
 /// Memory that xvsd has beside its connection table and its packet memory, with few services.
 const REST_BYTES: u64 = 16 << 20;
+
+fn read_bytes(rules: &Path) -> Result<Vec<u8>, ConfigError> {
+    fs::read(rules).map_err(|error| ConfigError::Rules { path: rules.to_owned(), text: error.to_string() })
+}
+
+fn parse_rules(path: &Path, bytes: &[u8]) -> Result<Vec<RuleLine>, ConfigError> {
+    // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
+    read_rules(&String::from_utf8_lossy(bytes), &SystemResolver::default())
+        .map_err(|text| ConfigError::Rules { path: path.to_owned(), text })
+}
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {

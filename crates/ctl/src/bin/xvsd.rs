@@ -12,17 +12,17 @@ use signal_hook::iterator::Signals;
 use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
-use xvs_ctl::config::Config;
+use xvs_ctl::config::{Config, ConfigError};
 use xvs_ctl::control::thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::error::DaemonError;
 use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::watchdog::Watchdog;
+use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
 use xvs_ctl::metrics;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_health::prepare::Prepared;
-use xvs_model::config::rules::RuleLine;
 
 fn main() -> ExitCode {
     let arguments: Arguments = match parsed() {
@@ -33,18 +33,18 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    let rules = match config.read_rules() {
-        Ok(rules) => rules,
+    let files = match config.read_files() {
+        Ok(files) => files,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
     let keepalived = match config.read_keepalived() {
         Ok(keepalived) => keepalived,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    match run(&config, rules, keepalived) {
+    match run(&config, files, keepalived) {
         Ok(code) => code,
         Err(error) => {
-            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
+            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting) || error.is::<ConfigError>();
             fail(&*error, if lasting { MISCONFIGURED } else { FAILED })
         }
     }
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 /// Runs the daemon until a signal or a fault ends it.
 fn run(
     config: &Config,
-    rules: Vec<RuleLine>,
+    files: Files,
     keepalived: Option<Prepared>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     rights::check()?;
@@ -70,8 +70,10 @@ fn run(
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
+    // Before anything is attached, and after the socket: no other daemon writes the journal now.
+    let beginning = config.begin(files)?;
     let mut daemon = Daemon::start(config, log.losses())?;
-    let started = daemon.load_rules(rules).map_err(|error| format!("rules: {error}").into());
+    let started = daemon.begin(beginning).map_err(|error| format!("rules: {error}").into());
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
     });

@@ -36,6 +36,9 @@ impl<D: Datapath> Control<D> {
         scope: ReconcileScope,
         now: Millis,
     ) -> Result<Reconciled, CommandError> {
+        wanted.iter().filter(|(_, service)| service.is_some()).for_each(|(key, _)| self.note_owned(*key));
+        // Their deletion from the journal must not wait for a change of them.
+        self.save();
         let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
         let before = owned.wanted.restricted_to(&named);

@@ -1,0 +1,177 @@
+//! The journal: the desired state in a file on tmpfs, from which the next xvsd begins.
+//!
+//! The control thread appends each accepted change with one `write` before the change is answered, so it outlives a
+//! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a temporary
+//! file, which takes the journal's place. A write that fails refuses no change: it becomes a warning, and the next change
+//! writes the whole journal anew. Cost: what the change is, as JSON. Services of a keepalived.conf are not in it. Not
+//! here: what is a change (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and what xvsd begins
+//! with (`start.rs`).
+
+pub mod format;
+pub mod replay;
+pub mod start;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::journal::format::{Entry, Header, line_of};
+use crate::journal::replay::TimeoutsBySource;
+
+/// The journal's name in the directory of the state.
+const NAME: &str = "journal";
+/// The name of the file that takes its place once it is complete.
+const NEW: &str = "journal.new";
+/// The name that a journal gets that cannot be used.
+const REFUSED: &str = "journal.refused";
+
+/// A journal with fewer lines is not written anew.
+const FEW_LINES: usize = 1000;
+
+/// The journal of a running daemon.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    /// Where changes are appended; `None`: the journal must be written anew first.
+    file: Option<File>,
+    /// The first line.
+    header: Vec<u8>,
+    /// The settings of `xvs set`, as they were typed.
+    settings: BTreeMap<String, String>,
+    /// The timeouts that were set, without those of a keepalived.conf.
+    timeouts: TimeoutsBySource,
+    /// The lines that are not written yet.
+    unwritten: Vec<u8>,
+    lines: usize,
+    /// From this number of lines on it is compared with the state.
+    lines_max: usize,
+    /// Why the last write failed.
+    failure: Option<io::Error>,
+}
+
+impl Journal {
+    /// A journal in this directory, which the first [`Self::save`] writes as a whole.
+    pub fn new(directory: &Path, header: &Header) -> Self {
+        Self {
+            path: directory.join(NAME),
+            file: None,
+            header: line_of(header),
+            settings: BTreeMap::new(),
+            timeouts: TimeoutsBySource::default(),
+            unwritten: Vec::new(),
+            lines: 0,
+            lines_max: FEW_LINES,
+            failure: None,
+        }
+    }
+
+    /// Notes a change, for the next [`Self::save`].
+    pub fn note(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Timeouts(timeouts, source) => self.timeouts.note(*timeouts, *source),
+            Entry::Set { key, value } => _ = self.settings.insert(key.clone(), value.clone()),
+            Entry::Change(_) | Entry::Unconfirmed(_) | Entry::Confirmed => {}
+        }
+        self.lines += 1;
+        self.unwritten.extend(line_of(entry));
+    }
+
+    /// Writes what was noted. `present` has the changes that give the present state from an empty one, without settings
+    /// and timeouts; `None`: the journal cannot be written anew now.
+    pub fn save(&mut self, present: impl Fn() -> Option<Vec<Entry>>) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        if self.lines > self.lines_max
+            && let Some(present) = present()
+        {
+            self.lines_max = FEW_LINES.max(2 * present.len());
+            if self.lines > self.lines_max {
+                return self.write_anew(&present);
+            }
+        }
+        match &mut self.file {
+            Some(file) => {
+                let written = file.write_all(&self.unwritten);
+                self.unwritten.clear();
+                self.note_result(written);
+            }
+            None => {
+                if let Some(present) = present() {
+                    self.write_anew(&present);
+                }
+            }
+        }
+    }
+
+    /// Writes the whole journal, with these changes, in place of the old one.
+    pub fn write_anew(&mut self, present: &[Entry]) {
+        let timeouts = self.timeouts.iter().map(|(timeouts, source)| Entry::Timeouts(timeouts, source));
+        let settings = self.settings.iter();
+        let settings = settings.map(|(key, value)| Entry::Set { key: key.clone(), value: value.clone() });
+        let more: Vec<_> = timeouts.chain(settings).collect();
+        let mut bytes = self.header.clone();
+        present.iter().chain(&more).for_each(|entry| bytes.extend(line_of(entry)));
+        self.lines = present.len() + more.len();
+        self.unwritten.clear();
+        let written = self.replace(&bytes);
+        self.note_result(written);
+    }
+
+    /// A sentence for the operator, if the last change could not be written.
+    pub fn warning(&self) -> Option<String> {
+        let (path, error) = (self.path.display(), self.failure.as_ref()?);
+        Some(format!(
+            "{path}: {error}; changes of the configuration run, but are lost if xvsd ends now; make room or correct the \
+             directory, and the next change writes all of them"
+        ))
+    }
+
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let new = self.path.with_file_name(NEW);
+        let written = write_file(&new, bytes).and_then(|file| fs::rename(&new, &self.path).map(|()| file));
+        match written {
+            Ok(file) => {
+                self.file = Some(file);
+                Ok(())
+            }
+            Err(error) => {
+                // It may not exist, or be all that is left to remove.
+                let _ = fs::remove_file(&new);
+                Err(error)
+            }
+        }
+    }
+
+    fn note_result(&mut self, written: io::Result<()>) {
+        self.failure = written.err();
+        if self.failure.is_some() {
+            // Part of a line may be in the file.
+            self.file = None;
+        }
+    }
+}
+
+/// Writes a new file that only its owner may read.
+///
+/// # Errors
+/// The file system's.
+pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let mut file = options.open(path)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// Creates the directory of the state, which only its owner may enter.
+///
+/// # Errors
+/// The file system's.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
