@@ -37,8 +37,6 @@ impl<D: Datapath> Control<D> {
         now: Millis,
     ) -> Result<Reconciled, CommandError> {
         wanted.iter().filter(|(_, service)| service.is_some()).for_each(|(key, _)| self.note_owned(*key));
-        // Their deletion from the journal must not wait for a change of them.
-        self.save();
         let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
         let before = owned.wanted.restricted_to(&named);
@@ -63,7 +61,10 @@ impl<D: Datapath> Control<D> {
         };
         owned.dirty.extend(&named);
         let commands = self.restoring_commands(&named, objects.as_ref());
-        Ok(self.carry_out(ORIGIN, commands, now))
+        let reconciled = self.carry_out(ORIGIN, commands, now);
+        // Services may be owned from now on without a change of them.
+        self.save();
+        Ok(reconciled)
     }
 
     /// Sets whether drift of owned services is undone.

@@ -18,6 +18,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use xvs_model::config::command::Command;
+use xvs_model::report::setting::Source;
 
 use crate::journal::format::{Entry, Header, line_of};
 use crate::journal::replay::TimeoutsBySource;
@@ -30,7 +32,7 @@ const NEW: &str = "journal.new";
 const REFUSED: &str = "journal.refused";
 
 /// A journal with fewer lines is not written anew.
-const FEW_LINES: usize = 1000;
+const FEW_LINES: usize = if cfg!(test) { 20 } else { 1000 };
 
 /// The journal of a running daemon.
 #[derive(Debug)]
@@ -74,7 +76,14 @@ impl Journal {
         match entry {
             Entry::Timeouts(timeouts, source) => self.timeouts.note(*timeouts, *source),
             Entry::Set { key, value } => _ = self.settings.insert(key.clone(), value.clone()),
-            Entry::Change(_) | Entry::Unconfirmed(_) | Entry::Confirmed => {}
+            Entry::Unconfirmed(commands) => {
+                for command in commands {
+                    if let Command::SetTimeouts(timeouts) = command {
+                        self.timeouts.note(*timeouts, Source::RulesFile);
+                    }
+                }
+            }
+            Entry::Change(_) | Entry::Confirmed => {}
         }
         self.lines += 1;
         self.unwritten.extend(line_of(entry));
@@ -129,6 +138,12 @@ impl Journal {
             "{path}: {error}; changes of the configuration run, but are lost if xvsd ends now; make room or correct the \
              directory, and the next change writes all of them"
         ))
+    }
+
+    /// Appends to this file from now on.
+    #[cfg(test)]
+    pub(crate) fn append_to(&mut self, file: File) {
+        self.file = Some(file);
     }
 
     fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
