@@ -22,7 +22,7 @@ use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
-use crate::journal::create_directory;
+use crate::journal::file::create_directory;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Beginning, Files, has_loaded};
 use crate::keepalived_conf::read_usable;

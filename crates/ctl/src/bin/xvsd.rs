@@ -75,7 +75,9 @@ fn run(
     let mut daemon = Daemon::start(config, log.losses())?;
     let started = daemon.begin(beginning).map_err(|error| format!("rules: {error}").into());
     let started = started.and_then(|()| {
-        daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
+        let state = config.state_path();
+        let started = daemon.start_health_checks(&config.keepalived, keepalived, state.as_deref());
+        started.map_err(Box::<dyn Error>::from)
     });
     if let Err(error) = started {
         daemon.stop();

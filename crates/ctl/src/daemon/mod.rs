@@ -6,6 +6,7 @@
 //! workers end with their last burst, sockets close. A start that fails drops what it has started.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -44,6 +45,7 @@ use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads::EndNotice;
 use crate::health_checks;
 use crate::health_checks::HealthError;
+use crate::health_view::KeptView;
 use crate::journal::start::Beginning;
 use crate::log::Losses;
 use crate::status::history::History;
@@ -219,7 +221,8 @@ impl Daemon {
         kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), Err))
     }
 
-    /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
+    /// Starts the health checks of a keepalived.conf. Returns when its services are in force. `state` is the directory of
+    /// the state.
     ///
     /// # Errors
     /// The reason why the checks cannot start.
@@ -227,9 +230,10 @@ impl Daemon {
         &mut self,
         keepalived: &Keepalived,
         read: Option<Prepared>,
+        state: Option<&Path>,
     ) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
-        self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);
+        self.health = Some(health_checks::start(keepalived, read, state.map(KeptView::new), &self.handle(), &self.notices)?);
         Ok(())
     }
 

@@ -4,18 +4,16 @@
 //! left out. Any other line that cannot be read refuses the journal as a whole. Not here: what the lines mean
 //! (`replay.rs`).
 
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use xvs_model::config::command::Command;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::report::setting::Source;
+
+use crate::journal::file;
 
 /// The version of the format. A journal of another one is refused.
 const VERSION: u32 = 1;
@@ -96,18 +94,7 @@ impl Contents {
     /// # Errors
     /// Why it cannot be used.
     pub fn read(path: &Path) -> Result<Option<Self>, String> {
-        let mut options = File::options();
-        options.read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        let mut file = match options.open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.to_string()),
-        };
-        let metadata = file.metadata().map_err(|error| error.to_string())?;
-        check_owner(&metadata)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        let saved_at = metadata.modified().map_err(|error| error.to_string())?;
+        let Some((bytes, saved_at)) = file::read(path)? else { return Ok(None) };
         Self::parse(&bytes, saved_at).map(Some)
     }
 
@@ -152,14 +139,4 @@ pub(super) fn line_of(value: &impl Serialize) -> Vec<u8> {
 
 fn is_whole(line: &[u8]) -> bool {
     line.ends_with(b"\n")
-}
-
-/// Refuses what xvsd has not written itself.
-fn check_owner(metadata: &Metadata) -> Result<(), String> {
-    let user = rustix::process::geteuid().as_raw();
-    match metadata.uid() {
-        _ if !metadata.is_file() => Err("it is not a regular file".to_owned()),
-        owner if owner != user => Err(format!("it belongs to user {owner}, and xvsd runs as user {user}")),
-        _ => Ok(()),
-    }
 }

@@ -7,17 +7,16 @@
 //! here: what is a change (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and what xvsd begins
 //! with (`start.rs`).
 
+pub mod file;
 pub mod format;
 pub mod replay;
 pub mod start;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use xvs_model::config::command::Command;
 use xvs_model::report::setting::Source;
 
@@ -26,8 +25,6 @@ use crate::journal::replay::TimeoutsBySource;
 
 /// The journal's name in the directory of the state.
 const NAME: &str = "journal";
-/// The name of the file that takes its place once it is complete.
-const NEW: &str = "journal.new";
 /// The name that a journal gets that cannot be used.
 const REFUSED: &str = "journal.refused";
 
@@ -127,7 +124,7 @@ impl Journal {
         present.iter().chain(&more).for_each(|entry| bytes.extend(line_of(entry)));
         self.lines = present.len() + more.len();
         self.unwritten.clear();
-        let written = self.replace(&bytes);
+        let written = file::replace(&self.path, &bytes).map(|file| self.file = Some(file));
         self.note_result(written);
     }
 
@@ -146,22 +143,6 @@ impl Journal {
         self.file = Some(file);
     }
 
-    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let new = self.path.with_file_name(NEW);
-        let written = write_file(&new, bytes).and_then(|file| fs::rename(&new, &self.path).map(|()| file));
-        match written {
-            Ok(file) => {
-                self.file = Some(file);
-                Ok(())
-            }
-            Err(error) => {
-                // It may not exist, or be all that is left to remove.
-                let _ = fs::remove_file(&new);
-                Err(error)
-            }
-        }
-    }
-
     fn note_result(&mut self, written: io::Result<()>) {
         self.failure = written.err();
         if self.failure.is_some() {
@@ -169,24 +150,4 @@ impl Journal {
             self.file = None;
         }
     }
-}
-
-/// Writes a new file that only its owner may read.
-///
-/// # Errors
-/// The file system's.
-pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-    let mut file = options.open(path)?;
-    file.write_all(bytes)?;
-    Ok(file)
-}
-
-/// Creates the directory of the state, which only its owner may enter.
-///
-/// # Errors
-/// The file system's.
-pub fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -106,7 +106,15 @@ impl Beginning {
             let commands = commands_for(&file_differences(&replayed.state, &old, &new));
             let shown = commands.iter().map(command_line).collect();
             bounded(&mut said, "the rules file has changed", shown);
-            commands.iter().for_each(|command| replayed.apply(command, Source::RulesFile));
+            for command in &commands {
+                match command {
+                    // The others keep their sources.
+                    Command::SetTimeouts(_) => {
+                        replayed.apply(&Command::SetTimeouts(new.timeouts()), Source::RulesFile);
+                    }
+                    command => replayed.apply(command, Source::RulesFile),
+                }
+            }
             bounded(&mut said, "the rules file has changed", std::mem::take(&mut replayed.refused));
             rules_commands = lines.into_iter().map(|line| line.command).collect();
         }
@@ -156,3 +164,156 @@ fn bounded(said: &mut Vec<String>, cause: &str, lines: Vec<String>) {
 
 /// The number of lines of one cause that are logged.
 const LINES_MAX: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::{env, process};
+
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::difference::commands_of;
+
+    use crate::journal::format::Entry;
+    use crate::journal::start::*;
+
+    fn lines(rules: &str) -> Vec<RuleLine> {
+        read_rules(rules, &SystemResolver::default()).unwrap()
+    }
+
+    fn commands(rules: &str) -> Vec<Command> {
+        lines(rules).into_iter().map(|line| line.command).collect()
+    }
+
+    fn files(path: &str, rules: &str, toml: &str) -> Files {
+        Files {
+            toml: Some(FileRecord::of(Path::new("/etc/xvs.toml"), toml.as_bytes())),
+            toml_keys: ["sloppy_tcp".to_owned(), "workers".to_owned()].into(),
+            rules: Some(FileRecord::of(Path::new(path), rules.as_bytes())),
+            rule_lines: lines(rules),
+        }
+    }
+
+    /// A journal that was loaded from `old`, and has these changes.
+    fn journal(old: &str, changes: &str) -> Contents {
+        let entries = commands(old).into_iter().chain(commands(changes)).map(|command| match command {
+            Command::SetTimeouts(timeouts) => Entry::Timeouts(timeouts, Source::XvsadmSet),
+            command => Entry::Change(command),
+        });
+        let set = |key: &str| Entry::Set { key: key.to_owned(), value: "1".to_owned() };
+        let entries = entries.chain([set("sloppy_tcp"), set("sloppy_sctp")]).collect();
+        let header = header_of(&files("r", old, "1"));
+        Contents { header, entries, is_cut: false, saved_at: SystemTime::UNIX_EPOCH }
+    }
+
+    /// What xvsd begins with, as rules without the first line about timeouts; and what it says.
+    fn begun(contents: Contents, files: Files) -> (String, Vec<String>) {
+        let (_, begin) = Beginning::of_journal(contents, files);
+        let lines = begin.commands.iter().map(|(_, command)| command_line(command)).collect::<Vec<_>>();
+        (lines.join("\n"), begin.said)
+    }
+
+    /// The lines that `xvsadm -S` prints for the state of these rules.
+    fn saved(rules: &str) -> String {
+        let (wanted, _) = state_of_lines(&mut lines(rules));
+        let all = commands_of(wanted.state());
+        let all = all.iter().filter(|command| !matches!(command, Command::SetTimeouts(_)));
+        all.map(command_line).collect::<Vec<_>>().join("\n")
+    }
+
+    const A: &str = "-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.1 -m\n";
+    const B: &str = "-A -t 192.0.2.101:80 -s rr\n";
+    const C: &str = "-A -t 192.0.2.102:80 -s rr\n";
+
+    #[test]
+    fn files_that_have_not_changed_are_not_loaded() {
+        let old = [A, B].concat();
+        let changes = ["-D -t 192.0.2.101:80\n-e -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n", C].concat();
+        let (state, said) = begun(journal(&old, &changes), files("r", &old, "1"));
+        assert_eq!(said, [""; 0]);
+        assert_eq!(state, saved(&["-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n", C].concat()));
+    }
+
+    #[test]
+    fn a_changed_rules_file_wins_for_what_it_defines_or_defined_and_what_only_commands_made_stays() {
+        let old = [A, B, "#xvs disable 192.0.2.9\n"].concat();
+        let changes = "-e -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n-a -t 192.0.2.100:80 -r 192.0.2.2 -m\n".to_owned()
+            + C
+            + "#xvs disable 192.0.2.8\n--set 100 0 0\n";
+        // B and a disabled server are gone, A has another scheduler, and there is a timeout.
+        let new = A.replace("rr", "wrr") + "--set 0 50 0\n";
+        let (_, begin) = Beginning::of_journal(journal(&old, &changes), files("r", &new, "1"));
+        let timeouts: Vec<_> = begin.timeouts.iter().map(|(_, source)| source).collect();
+        assert_eq!(timeouts, [Source::XvsadmSet, Source::RulesFile]);
+        let (state, said) = begun(journal(&old, &changes), files("r", &new, "1"));
+        let expected = "#xvs disable 192.0.2.8\n".to_owned()
+            + &A.replace("rr", "wrr")
+            + "-a -t 192.0.2.100:80 -r 192.0.2.2 -m\n"
+            + C;
+        assert_eq!(state, saved(&expected));
+        assert_eq!(said.len(), 5, "{said:#?}");
+        assert!(said.contains(&"the rules file has changed: xvsadm -D -t 192.0.2.101:80".to_owned()), "{said:#?}");
+        // Another path counts as another file.
+        let (state, said) = begun(journal(&old, &changes), files("other", &old, "1"));
+        assert!(state.contains("192.0.2.101") && state.contains("192.0.2.102"), "{state}");
+        assert_eq!(said.len(), 1, "the weight is that of the file: {said:?}");
+    }
+
+    #[test]
+    fn mark_rules_of_a_changed_file_are_in_its_order_and_those_of_commands_stay() {
+        let mark = |number: u32| format!("#xvs mark add -d 192.0.2.{number} --set-mark {number}\n");
+        let (old, by_hand) = (mark(1) + &mark(2) + &mark(3), mark(9));
+        let (state, _) = begun(journal(&old, &by_hand), files("r", &(mark(3) + &mark(1)), "1"));
+        assert_eq!(state, saved(&(mark(3) + &mark(9) + &mark(1))));
+    }
+
+    #[test]
+    fn lines_of_a_changed_file_that_are_refused_are_reported_and_the_others_are_in_force() {
+        let new = [A, A, C].concat();
+        let (state, said) = begun(journal(B, ""), files("r", &new, "1"));
+        assert_eq!(state, saved(&[A, C].concat()));
+        assert_eq!(said.iter().filter(|line| line.starts_with("rules: line ")).count(), 2, "{said:#?}");
+        let many: String = (0..60).map(|last| format!("-A -t 192.0.2.{last}:81\n")).collect();
+        let (_, said) = begun(journal("", ""), files("r", &many, "1"));
+        assert_eq!((said.len(), said[20].as_str()), (21, "the rules file has changed: and 40 more"));
+    }
+
+    #[test]
+    fn keys_that_a_changed_xvs_toml_sets_win_over_xvs_set() {
+        let settings = |toml: &str| {
+            let (_, begin) = Beginning::of_journal(journal("", ""), files("r", "", toml));
+            (begin.settings.into_keys().collect::<Vec<_>>(), begin.said)
+        };
+        assert_eq!(settings("1"), (vec!["sloppy_sctp".to_owned(), "sloppy_tcp".to_owned()], vec![]));
+        let undone = "xvs.toml has changed: `xvs set sloppy_tcp 1` is undone".to_owned();
+        assert_eq!(settings("2"), (vec!["sloppy_sctp".to_owned()], vec![undone]));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_used_is_kept_under_another_name_and_the_files_are_loaded() {
+        let directory: PathBuf = env::temp_dir().join(format!("xvs-start-{}", process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join(NAME);
+        let header = "{\"xvs_journal\":1,\"toml\":null,\"rules\":null,\"rules_commands\":[]}\n";
+        let bad = [
+            ("", "first line"),
+            ("{\"xvs_journal\":2,\"more\":0}\n", "version 2"),
+            (&format!("{header}{{\"change\":\"no\"}}\n"), "line 2"),
+            ("\u{0}\u{1}\n", "line 1"),
+        ];
+        for (content, why) in bad {
+            fs::write(&path, content).unwrap();
+            let begin = Beginning::of_directory(&directory, files("r", A, "1"));
+            assert!(begin.said.len() == 1 && begin.said[0].contains(why), "{:?}", begin.said);
+            assert_eq!((begin.commands.len(), begin.saved_at), (2, None));
+            assert_eq!(fs::read_to_string(directory.join(REFUSED)).unwrap(), content);
+            assert!(!path.exists());
+        }
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert_eq!(Beginning::of_directory(&directory, files("r", A, "1")).said.len(), 1);
+        fs::write(&path, header).unwrap();
+        let begin = Beginning::of_directory(&directory, files("r", A, "1"));
+        assert!(begin.saved_at.is_some() && begin.said.len() == 2, "the rules file is new: {:?}", begin.said);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
