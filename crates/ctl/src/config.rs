@@ -43,6 +43,10 @@ pub struct Config {
     /// The number of connections that the table can hold. Default: 1,048,576. Each uses 64 bytes of memory, 128 with
     /// IPv6.
     pub conn_table_size: usize,
+    /// The directory on a tmpfs where the state is that outlives xvsd, such as connections; each xvsd has a directory in
+    /// it. `""`: nothing outlives it. Default: `/dev/shm/xvs`; if that cannot be used, xvsd warns and goes on without.
+    #[serde(with = "empty_is_none")]
+    pub state_directory: Option<PathBuf>,
     /// When the table's memory is allocated: `"on-demand"`, as it is used; or `"resident"`, at the start, in huge pages
     /// if the kernel has them, for tables that are expected to fill. Default: on demand.
     pub conn_table_memory: TableMemory,
@@ -124,6 +128,7 @@ impl Default for Config {
             interfaces: Vec::new(),
             workers: None,
             conn_table_size: 1 << 20,
+            state_directory: Some(PathBuf::from("/dev/shm/xvs")),
             conn_table_memory: TableMemory::OnDemand,
             sip_calls: SIP_CALLS,
             receive_ring: RingSizes::default().receive,
@@ -254,6 +259,11 @@ impl Config {
         let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
         let toml = Some(FileRecord::of(path, text.as_bytes()));
         Ok(Self { sources: given.collect(), toml, ..config })
+    }
+
+    /// Whether xvs.toml or the command line has this key.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        self.sources.contains_key(key)
     }
 
     /// The settings as they are at the start; `workers` is the number of workers that were started.
@@ -437,6 +447,22 @@ impl Config {
                 why: "an octal text such as \"0660\"",
             }
         })
+    }
+}
+
+/// An optional path, of which the empty text is none.
+mod empty_is_none {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+        path.clone().unwrap_or_default().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+        let path = PathBuf::deserialize(from)?;
+        Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
     }
 }
 

@@ -1,14 +1,17 @@
-//! The clock of the data plane: milliseconds since the director's start.
+//! The clock of the data plane: milliseconds since the machine's start.
 //!
-//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. While the
-//! machine is suspended it stands still, and all timeouts with it. Each worker reads it once for each burst, never for
+//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. It is the same
+//! for all processes, so deadlines in memory that outlives a process stay right. While the machine is suspended it stands
+//! still, and all timeouts with it. Each worker reads it once for each burst, never for
 //! a packet. A reading costs one `clock_gettime`, which is no system call on Linux. If time jumps nevertheless (a
 //! virtual machine was restored), a connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the
 //! lab use a clock that is moved by hand, so they never wait.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// A point in time, in milliseconds since the start of the clock. A connection stores 48 bits of it: 8,900 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -42,18 +45,13 @@ impl Add<Duration> for Millis {
 /// A clock.
 #[derive(Debug)]
 pub enum Clock {
-    /// `CLOCK_MONOTONIC`, counted from this instant.
-    Monotonic(Instant),
+    /// `CLOCK_MONOTONIC`.
+    Monotonic,
     /// A clock that stands still unless it is moved. One thread moves it; its value orders no other memory.
     ByHand(AtomicU64),
 }
 
 impl Clock {
-    /// The machine's clock, starting now.
-    pub fn monotonic() -> Self {
-        Self::Monotonic(Instant::now())
-    }
-
     /// A clock at 0 that stands still.
     pub fn by_hand() -> Self {
         Self::ByHand(AtomicU64::new(0))
@@ -67,7 +65,11 @@ impl Clock {
     /// The time in nanoseconds, for measuring durations.
     pub fn elapsed(&self) -> Duration {
         match self {
-            Self::Monotonic(start) => start.elapsed(),
+            Self::Monotonic => {
+                let time = clock_gettime(ClockId::Monotonic);
+                // Neither is ever negative (clock_gettime(2)).
+                Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+            }
             Self::ByHand(millis) => Duration::from_millis(millis.load(Ordering::Relaxed)),
         }
     }

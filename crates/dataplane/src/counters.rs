@@ -264,6 +264,17 @@ impl SharedStats {
         Self((0..workers).map(|_| CachePadded::default()).collect())
     }
 
+    /// Adds what was counted before. Only while no worker counts.
+    pub fn resume(&self, counted: StatsValues) {
+        if let Some(stats) = self.0.first() {
+            stats.connections.add(counted.connections);
+            stats.in_packets.add(counted.in_packets);
+            stats.out_packets.add(counted.out_packets);
+            stats.in_bytes.add(counted.in_bytes);
+            stats.out_bytes.add(counted.out_bytes);
+        }
+    }
+
     /// The counters that this worker writes.
     #[inline]
     pub fn of_worker(&self, worker: usize) -> &Stats {

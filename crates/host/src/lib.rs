@@ -4,6 +4,7 @@
 //! All functions work in the network namespace of the calling thread. They may block, so no worker calls this crate.
 //! [`network::neighbours`] and [`reserved_ports`] write to the kernel; their callers decide what.
 
+pub mod boot;
 pub mod cores;
 pub mod instance;
 pub mod lock_file;
@@ -11,3 +12,4 @@ pub mod memory;
 pub mod netfilter;
 pub mod network;
 pub mod reserved_ports;
+pub mod state_directory;

@@ -39,6 +39,8 @@ pub(super) struct Schedule {
     review: Millis,
 }
 
+/// How late a sample of the counters is still taken.
+const MISSED_MAX: Duration = Duration::from_secs(600);
 /// Interval of emptying the trash.
 const TRASH_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of checking the memory left, for automatic defences.
@@ -58,9 +60,10 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// The next sample of the counters that is due. Missed samples are returned one by one.
+    /// The next sample of the counters that is due. Missed samples are returned one by one, unless there are so many that
+    /// no rate is left of what was counted before.
     pub(super) fn estimate(&mut self, now: Millis) -> Option<Millis> {
-        let due = self.estimate;
+        let due = if self.estimate.until(now) > MISSED_MAX { now } else { self.estimate };
         (due <= now).then(|| {
             self.estimate = due + estimator::INTERVAL;
             due

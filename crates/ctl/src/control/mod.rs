@@ -5,7 +5,7 @@
 //! thread and no socket, so the lab runs the same code as the daemon, where `thread.rs` runs it. Steering of the XDP
 //! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use steered::Steered;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::Counts;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::Snapshot;
@@ -43,6 +44,7 @@ use crate::events::Events;
 use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::registry::Registry;
+use crate::registry::kept::{Found, Kept};
 use crate::steering::{networks, rules_for};
 
 mod apply;
@@ -113,6 +115,15 @@ impl<D: Datapath> Control<D> {
         self.registry.sip_calls = calls;
     }
 
+    /// Keeps the numbers of services and destinations in these files from now on, and returns to what they had. Comes
+    /// before any change and any worker. See [`Registry::keep`].
+    pub fn keep(&mut self, kept: Kept, found: Found, counts: &BTreeMap<u32, Counts>, now: Millis) {
+        self.registry.keep(kept, found, counts, &mut self.publication.snapshot, now);
+        self.steered.set_all_due();
+        // Workers count the end of a connection at its destination.
+        self.publication.publish();
+    }
+
     /// Sets the settings of xvs.toml as they are at the start.
     pub fn set_start_settings(&mut self, settings: Vec<Setting>) {
         self.settings.set_start(settings);
@@ -139,7 +150,8 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Ends, and returns the datapath.
-    pub fn into_datapath(self) -> D {
+    pub fn into_datapath(mut self) -> D {
+        self.registry.record_all();
         self.datapath
     }
 

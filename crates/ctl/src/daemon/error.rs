@@ -3,6 +3,7 @@
 use std::io;
 
 use thiserror::Error;
+use xvs_host::state_directory::StateDirectoryError;
 use xvs_xdp::{AttachError, SocketError};
 
 use crate::config::ConfigError;
@@ -37,6 +38,8 @@ pub enum DaemonError {
     Program(io::Error),
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    #[error("state_directory: {0}")]
+    StateDirectory(#[from] StateDirectoryError),
     #[error("{what}: {error}")]
     System { what: &'static str, error: io::Error },
 }
@@ -54,7 +57,11 @@ impl DaemonError {
                 | AttachError::Kernel { .. },
             ) => false,
             Self::Attach(_) => true,
-            Self::Member(_) | Self::Socket(_) | Self::Program(_) | Self::System { .. } => false,
+            Self::Member(_)
+            | Self::Socket(_)
+            | Self::Program(_)
+            | Self::StateDirectory(_)
+            | Self::System { .. } => false,
         }
     }
 }

@@ -30,6 +30,7 @@ use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
+use xvs_host::state_directory::StateDirectory;
 use xvs_host::{memory, netfilter};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
@@ -42,6 +43,7 @@ use crate::config::{Config, Keepalived};
 use crate::control::Control;
 use crate::control::thread::{ControlThread, Handle, Input};
 use crate::daemon::error::{DaemonError, system};
+use crate::daemon::kept_state::KeptState;
 use crate::daemon::threads::EndNotice;
 use crate::health_checks;
 use crate::health_checks::HealthError;
@@ -56,6 +58,7 @@ use crate::workers::membership::Membership;
 use crate::workers::system::SystemDatapath;
 
 pub mod error;
+mod kept_state;
 pub(crate) mod liveness;
 pub mod rights;
 pub(crate) mod threads;
@@ -78,6 +81,8 @@ pub struct Daemon {
     shared: Arc<Shared>,
     notices: Sender<String>,
     ended: Receiver<String>,
+    /// Of this process until everything has ended.
+    _directory: Option<StateDirectory>,
 }
 
 impl Daemon {
@@ -87,7 +92,8 @@ impl Daemon {
     /// # Errors
     /// The part that could not be started; then nothing stays attached.
     pub fn start(config: &Config, log: Losses) -> Result<Self, DaemonError> {
-        let clock = Arc::new(Clock::monotonic());
+        let clock = Arc::new(Clock::Monotonic);
+        let started = clock.now();
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let links = links().map_err(system("the kernel's links"))?;
         let attach = |name: &String| match Membership::of(name, &links) {
@@ -105,7 +111,9 @@ impl Daemon {
         };
         Config::check_table(&table, machine_memory_bytes())?;
         let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
-        let of_reserved_pages = memory::free_huge_page_bytes() >= table.full_bytes() as u64;
+        // Not if its files are on a tmpfs.
+        let of_reserved_pages =
+            config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
         if let Some(limit) = memory::cgroup_limit().filter(|_| !of_reserved_pages)
             && let Err(over) = Config::check_limit(&table, workers.packet_bytes(), &limit)
         {
@@ -114,8 +122,10 @@ impl Daemon {
                 Memory::OnDemand => start_warnings.push(format!("once the table is full: {over}")),
             }
         }
+        let mut kept = KeptState::open(config, table, started)?;
+        start_warnings.append(&mut kept.warnings);
         start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let table = Table::create(table).map_err(system("the connection table"))?;
+        let table = kept.table.clone();
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
@@ -130,6 +140,7 @@ impl Daemon {
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
         control.set_repair(config.keepalived.repair);
+        let directory = kept.resume(&mut control, started);
         let (notices, ended) = unbounded();
         let mut parts =
             WorkerParts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
@@ -141,8 +152,9 @@ impl Daemon {
         let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
         let (total, request_durations) = (control.total(), RequestDurations::default());
-        let (history, events) = (History::default(), control.events());
+        let (history, events) = (History::since(started), control.events());
         let shared = Arc::new(Shared {
+            started,
             clock,
             table,
             reader,
@@ -174,7 +186,18 @@ impl Daemon {
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
         let health = None;
-        let daemon = Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended };
+        let daemon = Self {
+            inputs,
+            control,
+            network,
+            netfilter,
+            sweeping,
+            health,
+            shared,
+            notices,
+            ended,
+            _directory: directory,
+        };
         // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
         // read by external programs, so the wait for them is limited.
         let _ = first_view.recv();

@@ -1,7 +1,6 @@
 //! Metrics of the director itself: daemon, interfaces, workers, sockets, commands, and the totals of all services.
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::snapshot::Snapshot;
@@ -43,7 +42,7 @@ impl Text {
 fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     text.family("xvs_build_info", Kind::Gauge, "Always 1; the version of xvsd.");
     text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
-    let uptime = Duration::from_millis(shared.now().0).as_secs_f64();
+    let uptime = shared.started.until(shared.now()).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "Time since xvsd started.", uptime);
     let help = "Number of warnings in xvs status.";
     let warnings = status::warnings(shared, health).len();

@@ -26,11 +26,21 @@ impl Estimator {
         Self { seen: now, base: now, average: [0; 5] }
     }
 
+    /// An estimator of counters that had this value before, which it shows at once.
+    pub fn resumed(now: StatsValues) -> Self {
+        Self { seen: now, ..Self::default() }
+    }
+
+    /// What was counted since the last zeroing.
+    pub fn since_zero(&self, now: StatsValues) -> StatsValues {
+        now - self.base
+    }
+
     /// Takes a sample of the counters.
     pub fn tick(&mut self, now: StatsValues) {
-        let (new, old) = (fields(now), fields(self.seen));
+        let new = fields(now - self.seen);
         for (at, average) in self.average.iter_mut().enumerate() {
-            let delta = new[at].wrapping_sub(old[at]) as i64;
+            let delta = new[at] as i64;
             *average += ((delta << SCALE[at].delta_shift) - *average) >> 2;
         }
         self.seen = now;
@@ -44,9 +54,7 @@ impl Estimator {
 
     /// The totals to show.
     pub fn stats(&self) -> Stats {
-        let (seen, base) = (fields(self.seen), fields(self.base));
-        let [connections, in_packets, out_packets, in_bytes, out_bytes] =
-            std::array::from_fn(|at| seen[at].wrapping_sub(base[at]));
+        let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = self.seen - self.base;
         Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
     }
 

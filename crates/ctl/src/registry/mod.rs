@@ -33,13 +33,16 @@ use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
 
 use crate::registry::estimator::Estimator;
+use crate::registry::kept::{Kept, ServiceBefore};
 use crate::registry::load_feedback::Report;
 use crate::registry::tunnels::encapsulation;
 use crate::steering::{Item, of_destination, of_service};
 
 pub mod estimator;
+pub mod kept;
 pub mod load_feedback;
 mod load_reports;
+mod numbers;
 pub mod tunnels;
 
 /// How long a removed destination without connections is kept.
@@ -65,6 +68,10 @@ pub struct Registry {
     /// Totals of all services, including deleted ones.
     pub total: SharedStats,
     total_estimator: Estimator,
+    /// Files that outlive the process; `None` without a state directory.
+    kept: Option<Kept>,
+    /// Services from before the start that are not configured again yet.
+    before: BTreeMap<ServiceKey, ServiceBefore>,
 }
 
 struct ServiceEntry {
@@ -162,6 +169,8 @@ impl Registry {
             tuning: Tuning::default(),
             total: SharedStats::new(workers),
             total_estimator: Estimator::default(),
+            kept: None,
+            before: BTreeMap::new(),
         }
     }
 
@@ -216,14 +225,7 @@ impl Registry {
     }
 
     fn add_service(&mut self, key: ServiceKey, scheduler: &str) {
-        let entry = ServiceEntry {
-            live: Arc::default(),
-            estimator: Estimator::default(),
-            scheduler: scheduler.to_owned(),
-            place: Arc::default(),
-            memory: None,
-            destinations: Vec::new(),
-        };
+        let entry = self.service_before(key, scheduler);
         self.services.insert(key, entry);
         self.unbuilt.insert(key);
     }
@@ -243,6 +245,7 @@ impl Registry {
     fn remove_service(&mut self, key: ServiceKey, snapshot: &mut Snapshot, now: Millis) {
         let Some(entry) = self.services.remove(&key) else { return };
         self.unbuilt.remove(&key);
+        self.forget_service(key);
         snapshot.services.remove(&key);
         for dest in entry.destinations {
             self.move_to_trash(key, dest, &entry.live, snapshot, now);
@@ -281,7 +284,9 @@ impl Registry {
 
     /// Enters all changed services in the snapshot.
     pub fn build(&mut self, state: &State, snapshot: &mut Snapshot) {
-        for key in std::mem::take(&mut self.unbuilt) {
+        let changed = std::mem::take(&mut self.unbuilt);
+        self.record(changed.iter().copied());
+        for key in changed {
             let Some((entry, wanted)) = self.services.get_mut(&key).zip(state.service(&key)) else {
                 continue;
             };
@@ -361,7 +366,8 @@ impl Registry {
 
     /// Frees removed destinations that nothing has referred to for two minutes. Returns whether the trash had any.
     pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
-        let any = !self.trash.is_empty();
+        self.forget_before(now);
+        let (any, kept) = (!self.trash.is_empty(), &mut self.kept);
         self.trash.retain(|_, trashed| {
             if trashed.dest.has_connections() || trashed.dest.live.templates() > 0 {
                 trashed.since = now;
@@ -370,6 +376,7 @@ impl Registry {
             if !keep {
                 snapshot.destinations.set(trashed.dest.id, None);
                 self.free_ids.push(trashed.dest.id);
+                Self::forget_destination(kept, trashed.dest.id);
             }
             keep
         });
@@ -455,6 +462,7 @@ impl Registry {
                 dest.estimator.tick(dest.live.stats.sum());
             }
         }
+        self.record_all();
     }
 
     /// Zeroes the totals of a service and its destinations; `None`: of all services, and the total.

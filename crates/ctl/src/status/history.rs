@@ -92,6 +92,11 @@ impl Default for History {
 }
 
 impl History {
+    /// The history of a daemon that starts at this time.
+    pub fn since(at: Millis) -> Self {
+        Self(Mutex::new([Sample { at, ..Sample::default() }].into()))
+    }
+
     /// Records the sample of `take` if one is due.
     pub fn record(&self, now: Millis, take: impl FnOnce() -> Sample) {
         let mut samples = self.samples();

@@ -14,7 +14,6 @@ mod warnings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
@@ -103,7 +102,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
         warnings,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_seconds: Duration::from_millis(now.0).as_secs(),
+        uptime_seconds: shared.started.until(now).as_secs(),
         epoch: snapshot.epoch,
         services: services as u64,
         services_without_destination: unusable.len() as u64,

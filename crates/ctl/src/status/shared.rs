@@ -38,6 +38,8 @@ const FREE_INTERVAL: Duration = Duration::from_millis(10);
 /// The daemon's shared state.
 pub struct Shared {
     pub(crate) clock: Arc<Clock>,
+    /// When the daemon started.
+    pub(crate) started: Millis,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
     /// The snapshot that workers use.
@@ -229,7 +231,8 @@ impl Shared {
         let table =
             Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
         Self {
-            clock: Arc::new(Clock::monotonic()),
+            started: Clock::Monotonic.now(),
+            clock: Arc::new(Clock::Monotonic),
             reader: Mutex::new(table.reader().unwrap()),
             table,
             published,

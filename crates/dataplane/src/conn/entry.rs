@@ -14,6 +14,7 @@ use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use super::direction::Direction;
+use super::flags::Flags;
 use super::insertion::{Kind, NewConnection};
 use crate::clock::Millis;
 use crate::shm::atomic::{AtomicU64, Ordering};
@@ -260,6 +261,34 @@ impl Record<'_> {
         (client, (bits(virtual_addr), self.entry.virtual_word() & ENDPOINT))
     }
 
+    /// Whether its words can be those of a connection or template: a check of memory that another process has left.
+    pub(super) fn is_sound(self) -> bool {
+        let (client, service) = (self.entry.client_word(), self.entry.virtual_word());
+        let known = [
+            (client, IPV6 | PROTOCOL | Kind::Template as u64),
+            (service, METHOD | EXTENDED | DEST_IPV6 | LOCAL),
+        ];
+        let needs_extension = client & IPV6 | service & (DEST_IPV6 | LOCAL) != 0;
+        let (flags, local) = (self.entry.flags.load(Ordering::Relaxed), service & LOCAL != 0);
+        known.iter().all(|(word, bits)| word & !ENDPOINT & !bits == 0)
+            && service & METHOD <= ForwardingMethod::FullNat as u64
+            && (self.is_wide() || !needs_extension)
+            && Flags(flags).contains(Flags::TEMPLATE) == self.is_template()
+            && (local || self.is_template() || self.method() != ForwardingMethod::FullNat)
+    }
+
+    /// Whether it has an extension.
+    pub(super) fn is_wide(self) -> bool {
+        self.entry.virtual_word() & EXTENDED != 0
+    }
+
+    /// Whether both are one connection or template.
+    pub(super) fn is_same(self, other: Self) -> bool {
+        self.entry.client_word() == other.entry.client_word()
+            && self.virtual_endpoint() == other.virtual_endpoint()
+            && self.client() == other.client()
+    }
+
     /// Whether both have reply keys of their own that are equal, and different virtual endpoints. With equal ones they
     /// may be one identity: then one of them loses the insertion and must not shadow the other.
     pub(super) fn shares_reply_key(self, other: Self) -> bool {
@@ -345,7 +374,7 @@ impl Record<'_> {
         !self.is_template() && self.replies() == *flow
     }
 
-    fn is_template(self) -> bool {
+    pub(super) fn is_template(self) -> bool {
         self.entry.client_word() & Kind::Template as u64 != 0
     }
 
@@ -463,7 +492,9 @@ fn store(words: &[AtomicU64; 2], addr: IpAddr) {
 
 /// The bit of `client`, below the protocol and beside [`Kind`], for IPv6 addresses of client and virtual endpoint.
 const IPV6: u64 = 1 << 1;
-/// The bits of `virtual_endpoint` that hold address and port.
+/// The bits of `client` that hold the protocol.
+const PROTOCOL: u64 = 0xff << 8;
+/// The bits of `client` and of `virtual_endpoint` that hold address and port.
 const ENDPOINT: u64 = !0xffff;
 /// The bits of `virtual_endpoint` that hold the method.
 const METHOD: u64 = 0xff;
@@ -499,13 +530,15 @@ mod tests {
     fn this_layout_version_has_these_offsets_and_packs_a_wide_connection_like_this() {
         use crate::shm::layout::{Header, VERSION};
         use std::mem::offset_of;
-        assert_eq!(VERSION, 4);
+        assert_eq!(VERSION, 5);
         assert_eq!(
             [
                 offset_of!(Header, version),
                 offset_of!(Header, secret),
                 offset_of!(Header, extent),
                 offset_of!(Header, free),
+                offset_of!(Header, capacity),
+                offset_of!(Header, boot),
                 offset_of!(Entry, virtual_endpoint),
                 offset_of!(Entry, dest_addr),
                 offset_of!(Entry, dest_port),
@@ -523,7 +556,7 @@ mod tests {
                 offset_of!(Extension, dest),
                 offset_of!(Extension, local),
             ],
-            [8, 32, 56, 64, 8, 16, 20, 22, 24, 32, 36, 40, 44, 48, 52, 56, 60, 16, 32, 48]
+            [8, 32, 56, 64, 72, 80, 8, 16, 20, 22, 24, 32, 36, 40, 44, 48, 52, 56, 60, 16, 32, 48]
         );
         let six = |last: u16, port| Endpoint::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last), port);
         let (entry, extension) = (Entry::default(), Extension::default());

@@ -300,12 +300,26 @@ impl TableWorker {
         debug_assert!(!self.handle.parked);
         for _ in 0..TIMERS_A_CALL {
             let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
-            let Some(link) = wheel.pop(now) else { return Timers::Current };
+            let Some(link) = wheel.pop(now) else { return self.link_adopted() };
             if put_back(wheel, table.slab.entry(link.index), link) {
                 expired(self, ConnId(link.index));
             }
         }
         Timers::Behind
+    }
+
+    /// Links some of the connections that the table was taken over with.
+    fn link_adopted(&mut self) -> Timers {
+        let TableHandle { table, state: HandleState { wheel, unlinked, .. }, .. } = &mut self.handle;
+        for index in unlinked.by_ref().take(LINKS_A_CALL) {
+            let entry = table.slab.entry(index);
+            let life = entry.life();
+            if life.is_current() {
+                // Whichever tick it has: no worker may have linked it yet, and a second link does no harm.
+                link_anew(wheel, entry, index, entry.timer.load(Ordering::Relaxed), life.deadline());
+            }
+        }
+        if unlinked.start == unlinked.end { Timers::Current } else { Timers::Behind }
     }
 
     /// The time when the worker must advance its timers at the latest; `None`: it has no timers.
@@ -506,23 +520,25 @@ fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
         return false;
     }
     let has_come = tick_at_or_after(life.deadline()) <= due.tick;
-    let tick = wheel.tick_for(life.deadline());
+    // A connection that is being inserted cannot be removed yet. A live one stays readable during this burst.
+    link_anew(wheel, entry, due.index, due.tick, life.deadline()) && has_come && life.is_live()
+}
+
+/// Links an entry for its deadline, if its tick still is `old`.
+fn link_anew(wheel: &mut Wheel, entry: &Entry, index: u32, old: u32, deadline: Millis) -> bool {
+    let tick = wheel.tick_for(deadline);
     // Relaxed, as all accesses of `timer`: the fences here and in `transition` give the necessary order.
-    if entry.timer.compare_exchange(due.tick, tick, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+    if entry.timer.compare_exchange(old, tick, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return false;
     }
-    wheel.link(Link { tick, ..due });
-    if has_come {
-        // A connection that is being inserted cannot be removed yet. A live one stays readable during this burst.
-        return life.is_live();
-    }
-    // See `transition`. A deadline that was brought forward while the link was being put back is seen here.
+    wheel.link(Link { index, tick });
+    // See `transition`. A deadline that was brought forward while the entry was being linked is seen here.
     fence(Ordering::SeqCst);
     let life = entry.life();
     if life.is_current() {
-        bring_forward(wheel, due.index, entry, life.deadline());
+        bring_forward(wheel, index, entry, life.deadline());
     }
-    false
+    true
 }
 
 /// Links an entry in this wheel if its valid link is due too late.
@@ -546,5 +562,7 @@ fn whole_second(time: Millis) -> Millis {
 
 /// The number of links that one call of `advance_timers` processes: four times the connections of a burst.
 const TIMERS_A_CALL: usize = 256;
+/// The number of connections of a table taken over that one call of `advance_timers` links.
+const LINKS_A_CALL: usize = 1024;
 /// The number of surplus batches that a quiescent point returns: more than a burst and its timers can remove.
 const BATCHES_A_BURST: u32 = 8;

@@ -19,6 +19,7 @@ mod quiescence;
 mod slab;
 mod wheel;
 
+mod adopt;
 mod candidate;
 mod handle;
 mod reader;
@@ -32,6 +33,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
+pub use self::adopt::{AdoptError, Adopted, Counts, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;
@@ -43,6 +45,6 @@ pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
 pub use self::reader::TableReader;
-pub use self::table::{Epoch, Table, TableConfig, TableCounts, random_secret};
+pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::ASSURED;
 pub use self::wheel::TIMER_TICK;

@@ -141,6 +141,12 @@ impl Stock {
         self.open.push(slab, index);
     }
 
+    /// Takes an entry that no other thread can reach. Surplus entries go to the free list.
+    pub(super) fn give(&mut self, slab: &Slab, index: u32) {
+        self.free.push(slab, index);
+        self.share(slab, 1);
+    }
+
     /// Closes the chain of retired entries, unless the last closed one still waits. Must be called before the handle's
     /// quiescent point, so that this quiescent point counts.
     pub(super) fn close(&mut self, quiescence: &Quiescence) {
@@ -157,6 +163,11 @@ impl Stock {
             let closed = mem::take(&mut self.closed);
             self.free.append(slab, closed);
         }
+        self.share(slab, batches);
+    }
+
+    /// Gives up to `batches` batches of surplus to the free list.
+    fn share(&mut self, slab: &Slab, batches: u32) {
         for _ in 0..batches {
             if self.free.len < 2 * BATCH {
                 break;

@@ -1,7 +1,7 @@
 //! The connection table: one for all workers, of fixed size, without locks. The hash is `FlowKey::hash` of `proto`;
 //! the index is `buckets.rs`.
 //!
-//! It is made once. Each worker takes its [`TableWorker`](super::TableWorker), and each thread that lists or sweeps
+//! It is made once, or taken over from a process that has ended (`adopt.rs`). Each worker takes its [`TableWorker`](super::TableWorker), and each thread that lists or sweeps
 //! takes a [`TableReader`](super::TableReader). A worker finds, inserts, removes and times connections within a burst,
 //! and then calls [`quiescent`](super::TableWorker::quiescent). Before it sleeps it calls
 //! [`park`](super::TableWorker::park).
@@ -15,6 +15,7 @@
 //! full table.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -102,6 +103,8 @@ pub(super) struct HandleCounts {
 pub(super) struct HandleState {
     pub(super) stock: Stock,
     pub(super) wheel: Wheel,
+    /// The entries, by index, that the worker has yet to link in its wheel because it has taken the table over.
+    pub(super) unlinked: Range<u32>,
 }
 
 impl Table {
@@ -119,39 +122,56 @@ impl Table {
     /// # Errors
     /// As for [`Self::create`].
     pub fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
-        let handles = config.workers + READERS;
-        let entries = config.entries();
-        if config.capacity == 0 || entries > ENTRIES_MAX {
-            let text =
-                format!("a connection table of {} entries; 1 to {ENTRIES_MAX} are possible", config.capacity);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-        let buckets = Buckets::needed(config.capacity);
-        let entries_offset = HEADER_BYTES + buckets * size_of::<Bucket>();
-        let mapping = Mapping::create(entries_offset + entries * size_of::<Entry>(), config.memory)?;
+        let parts = Parts::of(&config)?;
+        let mapping = Mapping::create(parts.table_bytes(), config.memory)?;
         // A mapping of its own, so that a table with IPv4 alone needs no memory for extensions, nor reserved huge
         // pages.
-        let extensions = Mapping::create(entries * size_of::<Extension>(), Memory::OnDemand)?;
+        let extensions = Mapping::create(parts.extension_bytes(), Memory::OnDemand)?;
+        Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, Boot::default())))
+    }
+
+    /// An empty table over zeroed memory.
+    pub(super) fn fresh(
+        config: TableConfig,
+        parts: &Parts,
+        mapping: Arc<Mapping>,
+        extensions: &Arc<Mapping>,
+        secret: HashSecret,
+        boot: Boot,
+    ) -> Self {
+        let table = Self::over(config, parts, mapping, extensions, secret);
+        write_header(&table.slab.header[0], parts, &secret, boot);
+        table
+    }
+
+    /// The table over this memory, whose contents are those of such a table.
+    pub(super) fn over(
+        config: TableConfig,
+        parts: &Parts,
+        mapping: Arc<Mapping>,
+        extensions: &Arc<Mapping>,
+        secret: HashSecret,
+    ) -> Self {
+        let handles = config.workers + READERS;
         let slab = Slab {
             header: mapping.cells(0, 1),
-            entries: mapping.cells(entries_offset, entries),
-            extensions: extensions.cells(0, entries),
+            entries: mapping.cells(parts.entries_offset(), parts.entries),
+            extensions: extensions.cells(0, parts.entries),
         };
-        write_header(&slab.header[0], buckets, entries, &secret);
         let free_handles = (0..handles).map(|handle| {
-            let timed = if handle < config.workers { entries } else { 0 };
-            Mutex::new(Some(HandleState { stock: Stock::default(), wheel: Wheel::new(timed) }))
+            let timed = if handle < config.workers { parts.entries } else { 0 };
+            Mutex::new(Some(HandleState { wheel: Wheel::new(timed), ..HandleState::default() }))
         });
-        Ok(Arc::new(Self {
+        Self {
             config,
             secret,
-            buckets: Buckets::new(mapping.cells(HEADER_BYTES, buckets)),
+            buckets: Buckets::new(mapping.cells(HEADER_BYTES, parts.buckets)),
             slab,
             quiescence: Quiescence::new(handles),
             counts: (0..handles).map(|_| CachePadded::default()).collect(),
             free_handles: free_handles.collect(),
             mapping,
-        }))
+        }
     }
 
     /// The secret that keys the hash of flows.
@@ -214,11 +234,49 @@ impl Table {
     }
 }
 
-fn write_header(header: &Header, buckets: usize, entries: usize, secret: &HashSecret) {
+/// The numbers of cells of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parts {
+    pub(super) capacity: usize,
+    pub(super) buckets: usize,
+    pub(super) entries: usize,
+}
+
+impl Parts {
+    /// # Errors
+    /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not cover.
+    pub(super) fn of(config: &TableConfig) -> io::Result<Self> {
+        let (capacity, entries) = (config.capacity, config.entries());
+        if capacity == 0 || entries > ENTRIES_MAX {
+            let text = format!("a connection table of {capacity} entries; 1 to {ENTRIES_MAX} are possible");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(Self { capacity, buckets: Buckets::needed(capacity), entries })
+    }
+
+    fn entries_offset(&self) -> usize {
+        HEADER_BYTES + self.buckets * size_of::<Bucket>()
+    }
+
+    pub(super) fn table_bytes(&self) -> usize {
+        self.entries_offset() + self.entries * size_of::<Entry>()
+    }
+
+    pub(super) fn extension_bytes(&self) -> usize {
+        self.entries * size_of::<Extension>()
+    }
+}
+
+/// What distinguishes one start of the machine from all others (`/proc/sys/kernel/random/boot_id`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Boot(pub [u64; 2]);
+
+fn write_header(header: &Header, parts: &Parts, secret: &HashSecret, boot: Boot) {
     header.version.store(VERSION, Ordering::Relaxed);
-    header.buckets.store(buckets as u64, Ordering::Relaxed);
-    header.entries.store(entries as u64, Ordering::Relaxed);
-    for (word, value) in header.secret.iter().zip(secret.0) {
+    header.capacity.store(parts.capacity as u64, Ordering::Relaxed);
+    header.buckets.store(parts.buckets as u64, Ordering::Relaxed);
+    header.entries.store(parts.entries as u64, Ordering::Relaxed);
+    for (word, value) in header.secret.iter().zip(secret.0).chain(header.boot.iter().zip(boot.0)) {
         word.store(value, Ordering::Relaxed);
     }
     // Release: a reader that sees the magic number sees the rest.
@@ -248,4 +306,4 @@ pub fn random_secret() -> io::Result<HashSecret> {
 /// The number of handles for threads that are not workers.
 const READERS: usize = 2;
 /// An index plus one must fit into 31 bits.
-const ENTRIES_MAX: usize = i32::MAX as usize - 1;
+pub(super) const ENTRIES_MAX: usize = i32::MAX as usize - 1;

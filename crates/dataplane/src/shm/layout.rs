@@ -1,6 +1,6 @@
 //! The contents of the connection table's mappings, byte for byte.
 //!
-//! A later process may map the same memory, so this is a format: every change of it needs a new [`VERSION`]. Every
+//! A later process maps the same memory, so this is a format: every change of it needs a new [`VERSION`]. Every
 //! field is an atomic, all bytes zero are a valid value of each cell, and cells refer to each other by index only. The
 //! meaning and the writers of the fields are documented here; the code that changes them is in `conn/`.
 
@@ -10,7 +10,7 @@ use super::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"xvs-conn");
 
 /// The version of this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`, whose tests check it.
-pub(crate) const VERSION: u64 = 4;
+pub(crate) const VERSION: u64 = 5;
 
 /// The number of slots in a bucket, which is a cache line. Models have fewer, so that they end.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -38,6 +38,10 @@ pub(crate) struct Header {
     pub(crate) unused: AtomicU32,
     /// The first batch of free entries (`conn/slab.rs`).
     pub(crate) free: AtomicU64,
+    /// The number of connections that the table was made for; constant, like the next one.
+    pub(crate) capacity: AtomicU64,
+    /// The start of the machine that the times in the table count from.
+    pub(crate) boot: [AtomicU64; 2],
 }
 
 /// Slots that refer to entries (`conn/buckets.rs`).

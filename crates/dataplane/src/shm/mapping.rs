@@ -1,13 +1,14 @@
-//! One anonymous memory file, mapped once, and typed views of its parts.
+//! One memory file, mapped once, and typed views of its parts.
 //!
-//! Made when a table is made. Only [`prefetch`] and the indexing of [`Cells`], which is that of a slice, run for
-//! packets. Promise: mapped memory reads as zero until it is written, occupies memory only where it was touched (except
-//! with [`Memory::Resident`]), and stays mapped as long as any [`Cells`] of it exists. Not here: the meaning of the
+//! Made when a table is made. The file is anonymous, or one that outlives the process. Only [`prefetch`] and the indexing of [`Cells`], which is that of a slice, run for
+//! packets. Promise: anonymous memory reads as zero until it is written, occupies memory only where it was touched (except
+//! with [`Memory::Resident`]), and all memory stays mapped as long as any [`Cells`] of it exists. Not here: the meaning of the
 //! cells (`layout.rs`). In a loom model the same types are plain boxed slices.
 
 #[cfg(not(loom))]
 use std::{
     ffi::c_void,
+    fs::File,
     io,
     ops::Deref,
     ptr::{NonNull, null_mut},
@@ -16,6 +17,7 @@ use std::{
 
 #[cfg(not(loom))]
 use rustix::{
+    fd::AsFd,
     fs::{MemfdFlags, ftruncate, memfd_create},
     mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
@@ -98,12 +100,35 @@ impl Mapping {
     /// # Errors
     /// The error of `memfd_create`, `ftruncate` or `mmap` for small pages. A lack of huge pages is no error.
     pub(crate) fn create(size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
-        let size_bytes = size_bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES);
-        let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
-        if let Ok(mapping) = Self::map(size_bytes, huge, Pages::Reserved) {
+        let size_bytes = file_bytes(size_bytes);
+        let anonymous = |flags: MemfdFlags| -> io::Result<_> {
+            let file = memfd_create("xvs-connections", flags | MemfdFlags::CLOEXEC)?;
+            ftruncate(&file, size_bytes as u64)?;
+            Ok(file)
+        };
+        let huge = anonymous(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
+        if let Ok(mapping) = huge.and_then(|file| Self::of_huge_pages(&file, size_bytes)) {
             return Ok(Arc::new(mapping));
         }
-        let mut mapping = Self::map(size_bytes, MemfdFlags::empty(), Pages::Small)?;
+        Self::of_small_pages(anonymous(MemfdFlags::empty())?, size_bytes, memory)
+    }
+
+    /// Maps a file of [`file_bytes`] on a tmpfs, all of which is allocated. It must not become shorter while it is
+    /// mapped.
+    ///
+    /// # Errors
+    /// It has another length. Or the error of `mmap`.
+    pub(crate) fn of_file(file: &File, size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
+        let size_bytes = file_bytes(size_bytes);
+        let length = file.metadata()?.len();
+        if length != size_bytes as u64 {
+            return Err(io::Error::other(format!("the file has {length} bytes, not {size_bytes}")));
+        }
+        Self::of_small_pages(file, size_bytes, memory)
+    }
+
+    fn of_small_pages(file: impl AsFd, size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
+        let mut mapping = Self::map(file, size_bytes)?;
         if memory == Memory::Resident && mapping.collapse() {
             mapping.pages = Pages::Collapsed;
         }
@@ -129,24 +154,20 @@ impl Mapping {
         Cells { first, len, _mapping: Arc::clone(self) }
     }
 
-    fn map(size_bytes: usize, flags: MemfdFlags, pages: Pages) -> io::Result<Self> {
-        let file = memfd_create("xvs-connections", flags | MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, size_bytes as u64)?;
+    fn of_huge_pages(file: impl AsFd, size_bytes: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        if pages == Pages::Reserved {
-            // The kernel places files of huge pages at multiples of their size by itself. A fixed address would not do:
-            // without huge pages the call fails, and the kernel may already have unmapped the old range by then.
-            // SAFETY: the address is the kernel's choice, so no other mapping is replaced. Only this function has the
-            // file, and it is never truncated again.
-            let start = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, &file, 0) }?;
-            let base = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-            return Ok(Self {
-                base,
-                size_bytes,
-                pages,
-                _reservation: Reservation { start: base, size_bytes },
-            });
-        }
+        // The kernel places files of huge pages at multiples of their size by itself. A fixed address would not do:
+        // without huge pages the call fails, and the kernel may already have unmapped the old range by then.
+        // SAFETY: the address is the kernel's choice, so no other mapping is replaced. Only the caller has the file,
+        // and it is never truncated again.
+        let start = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, file, 0) }?;
+        let base = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let _reservation = Reservation { start: base, size_bytes };
+        Ok(Self { base, size_bytes, pages: Pages::Reserved, _reservation })
+    }
+
+    fn map(file: impl AsFd, size_bytes: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
         // A huge page of a file must also be at a multiple of its size in the address space, but the kernel places
         // ordinary files at any page. So a range that is larger by one huge page is reserved, and the file is mapped
         // into it.
@@ -158,10 +179,10 @@ impl Mapping {
         let reservation = Reservation { start, size_bytes: reserved_bytes };
         let aligned = start.as_ptr().wrapping_add(start.as_ptr().align_offset(HUGE_PAGE_BYTES));
         // SAFETY: `aligned` is less than one huge page after `start`, so the range lies in the reservation. No other
-        // code knows the reservation, and only that is replaced. Only this function has the file, and it is never
-        // truncated again, so no page of it can vanish under the mapping.
+        // code knows the reservation, and only that is replaced. The file is at least as long and is never truncated
+        // again, so no page of it can vanish under the mapping.
         let mapped =
-            unsafe { mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, &file, 0) };
+            unsafe { mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, file, 0) };
         let base = match mapped {
             Ok(base) => NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             Err(error) => {
@@ -171,7 +192,7 @@ impl Mapping {
                 return Err(error.into());
             }
         };
-        Ok(Self { base, size_bytes, pages, _reservation: reservation })
+        Ok(Self { base, size_bytes, pages: Pages::Small, _reservation: reservation })
     }
 
     /// Requests huge pages now. Returns whether the whole mapping has them.
@@ -248,8 +269,12 @@ pub(crate) fn prefetch<T>(cell: &T) {
     let _ = cell;
 }
 
+/// The length of a file for a mapping of at least so many bytes: whole huge pages.
+pub(crate) fn file_bytes(size_bytes: usize) -> usize {
+    size_bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES)
+}
+
 /// The size of a huge page on x86_64, and on aarch64 with 4 KiB base pages.
-#[cfg(not(loom))]
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 #[cfg(loom)]
@@ -258,6 +283,7 @@ pub(crate) use model::{Cells, Mapping};
 /// The same interface over boxed slices: loom's atomics have no fixed layout and must be constructed.
 #[cfg(loom)]
 mod model {
+    use std::fs::File;
     use std::io;
     use std::ops::Deref;
     use std::sync::Arc;
@@ -269,6 +295,10 @@ mod model {
 
     impl Mapping {
         pub(crate) fn create(_size_bytes: usize, _memory: Memory) -> io::Result<Arc<Self>> {
+            Ok(Arc::new(Self))
+        }
+
+        pub(crate) fn of_file(_file: &File, _size_bytes: usize, _memory: Memory) -> io::Result<Arc<Self>> {
             Ok(Arc::new(Self))
         }
 

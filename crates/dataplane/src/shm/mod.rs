@@ -11,6 +11,6 @@ pub(crate) mod layout;
 mod mapping;
 mod tags;
 
-pub(crate) use mapping::{Cells, Mapping, prefetch};
+pub(crate) use mapping::{Cells, Mapping, file_bytes, prefetch};
 pub use mapping::{Memory, Pages};
 pub(crate) use tags::matching;

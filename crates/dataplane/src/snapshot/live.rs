@@ -8,6 +8,7 @@ use xvs_sched::Load;
 
 use super::load::{Activity, LiveLoad};
 use crate::clock::Millis;
+use crate::conn::Counts;
 use crate::counters::{SharedStats, StatsValues};
 
 /// Numbers of a service that outlive snapshots: the sums of what its destinations count, so that a packet is counted
@@ -26,6 +27,11 @@ struct Counted {
 }
 
 impl ServiceLive {
+    /// The sums of a service whose destinations have counted this before.
+    pub fn resumed(past: StatsValues) -> Self {
+        Self { counted: Mutex::new(Counted { past, ..Counted::default() }) }
+    }
+
     /// Sums what this destination counts from now on, as long as it exists.
     pub fn add(&self, destination: &Arc<DestinationLive>) {
         let destinations = &mut self.counted().destinations;
@@ -73,6 +79,15 @@ impl DestinationLive {
     pub fn new(workers: usize) -> Self {
         let (load, templates, unanswered, last_unanswered) = Default::default();
         Self { load, templates, unanswered, last_unanswered, stats: SharedStats::new(workers) }
+    }
+
+    /// The numbers of a destination that has these already.
+    pub fn resumed(workers: usize, counts: Counts, overloaded: bool, counted: StatsValues) -> Self {
+        let live = Self::new(workers);
+        live.load.resume(counts.load, overloaded);
+        live.templates.store(counts.templates as i32, Ordering::Relaxed);
+        live.stats.resume(counted);
+        live
     }
 
     /// A copy that counts independently.

@@ -8,6 +8,7 @@
 //! Both counts and the overload flag are in one word, so they are consistent with each other at every moment.
 
 use xvs_proto::Protocol;
+use xvs_sched::Load;
 
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
@@ -56,6 +57,13 @@ impl LiveLoad {
         let [word, bounds] =
             [&self.word, &self.bounds].map(|word| AtomicU64::new(word.load(Ordering::Relaxed)));
         Self { word, bounds }
+    }
+
+    /// Sets the counts and the flag of a destination that no connection uses yet.
+    pub(crate) fn resume(&self, load: Load, overloaded: bool) {
+        let total = u64::from(load.active) + u64::from(load.inactive);
+        let counts = CONNECTION.wrapping_mul(total).wrapping_add(u64::from(load.active));
+        self.word.store(counts.wrapping_add(if overloaded { OVERLOADED } else { 0 }), Ordering::Relaxed);
     }
 
     /// The upper threshold; 0: none.

@@ -1,0 +1,276 @@
+//! What the registry knows in files that outlive the process, and its return after a start.
+//!
+//! At the start every recorded destination is in the trash, with its number, totals and connections. A destination that
+//! is then configured again is taken out of it, as any other that was removed and is added again. A service that is
+//! configured again within two minutes has its totals back, and its scheduler's position if it has the same scheduler.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::Counts;
+use xvs_dataplane::counters::StatsValues;
+use xvs_dataplane::snapshot::{
+    Destination, DestinationId, DestinationLive, Encapsulation, ServiceLive, Snapshot,
+};
+use xvs_proto::Endpoint;
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+
+use super::numbers::{NUMBERS, Record, Records};
+use super::{DestinationEntry, Registry, ServiceEntry, TRASH_TIME, Trashed, destination};
+use crate::registry::estimator::Estimator;
+
+/// The name of a destination's record.
+type DestinationName = (ServiceKey, Endpoint);
+/// The name of a service's record: its key (of the totals: none) and its scheduler.
+type ServiceName = (Option<ServiceKey>, String);
+
+/// The files of the registry.
+#[derive(Debug)]
+pub struct Kept {
+    destinations: Records,
+    services: Records,
+    /// The place of each service's record.
+    places: BTreeMap<Option<ServiceKey>, u32>,
+    free_places: Vec<u32>,
+    /// Why the last write failed.
+    failure: Option<String>,
+}
+
+/// What the files had at the start.
+#[derive(Debug, Default)]
+pub struct Found {
+    destinations: Vec<(u32, Record<DestinationName>)>,
+    services: Vec<Record<ServiceName>>,
+}
+
+/// A service that is not configured again yet.
+pub(super) struct ServiceBefore {
+    pub(super) live: Arc<ServiceLive>,
+    scheduler: String,
+    place: u64,
+    estimator: Estimator,
+    since: Millis,
+}
+
+impl Kept {
+    /// Opens the files of destinations and of services, and reads them.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn open(destinations: File, services: File) -> io::Result<(Self, Found)> {
+        let (destinations, found_destinations) = Records::read(destinations)?;
+        let (services, found_services) = Records::read::<ServiceName>(services)?;
+        let places = found_services.iter().map(|(place, record)| (record.name.0, *place)).collect();
+        let mut kept = Self { destinations, services, places, free_places: Vec::new(), failure: None };
+        let end = found_services.last().map_or(0, |(place, _)| place + 1);
+        let used = kept.places.values().copied().collect::<std::collections::BTreeSet<_>>();
+        kept.free_places = (0..end).rev().filter(|place| !used.contains(place)).collect();
+        let services = found_services.into_iter().map(|(_, record)| record).collect();
+        Ok((kept, Found { destinations: found_destinations, services }))
+    }
+
+    /// Why the files are not current; `None`: they are.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    fn set_destination(&mut self, key: ServiceKey, dest: &DestinationEntry) {
+        let DestinationId(place) = dest.id;
+        self.destinations.set(place, &Record { name: (key, dest.endpoint), numbers: dest.numbers() });
+    }
+
+    fn set_service(&mut self, key: Option<ServiceKey>, scheduler: &str, numbers: [u64; NUMBERS]) {
+        let next = self.places.len() as u32;
+        let Self { places, free_places, .. } = self;
+        let place = *places.entry(key).or_insert_with(|| free_places.pop().unwrap_or(next));
+        self.services.set(place, &Record { name: (key, scheduler.to_owned()), numbers });
+    }
+
+    fn clear_service(&mut self, key: ServiceKey) {
+        if let Some(place) = self.places.remove(&Some(key)) {
+            self.services.clear(place);
+            self.free_places.push(place);
+        }
+    }
+
+    fn write(&mut self) {
+        let written = self.destinations.write().and_then(|()| self.services.write());
+        let failure = written.err().map(|error| error.to_string());
+        if let Some(failure) = &failure
+            && self.failure.is_none()
+        {
+            tracing::warn!("the numbers of destinations cannot be saved: {failure}");
+        }
+        self.failure = failure;
+    }
+}
+
+impl Found {
+    /// The numbers of the recorded destinations.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        self.destinations.iter().map(|(number, _)| *number)
+    }
+}
+
+impl DestinationEntry {
+    fn numbers(&self) -> [u64; NUMBERS] {
+        let counted = self.estimator.since_zero(self.live.stats.sum());
+        let methods = self.methods.iter().fold(0, |bits, method| bits | 1 << *method as u64);
+        let rest = [u64::from(self.last_weight.0), methods, u64::from(self.live.is_overloaded())];
+        numbers(counted, &rest)
+    }
+}
+
+impl ServiceEntry {
+    fn numbers(&self) -> [u64; NUMBERS] {
+        numbers(self.estimator.since_zero(self.live.stats()), &[self.place.load(Ordering::Relaxed)])
+    }
+}
+
+impl Registry {
+    /// Keeps what the registry knows in these files from now on, and returns to what they had: `counts` are the
+    /// connections of each destination. For an empty registry, before there are workers.
+    pub fn keep(
+        &mut self,
+        kept: Kept,
+        found: Found,
+        counts: &BTreeMap<u32, Counts>,
+        snapshot: &mut Snapshot,
+        now: Millis,
+    ) {
+        self.kept = Some(kept);
+        for Record { name: (key, scheduler), numbers } in found.services {
+            let counted = counted(numbers);
+            let estimator = Estimator::resumed(counted);
+            let Some(key) = key else {
+                self.total.resume(counted);
+                self.total_estimator = estimator;
+                continue;
+            };
+            let live = Arc::new(ServiceLive::resumed(counted));
+            self.before
+                .insert(key, ServiceBefore { live, scheduler, place: numbers[5], estimator, since: now });
+        }
+        self.next_id = found.destinations.last().map_or(0, |(number, _)| number + 1);
+        let mut unused: std::collections::BTreeSet<_> = (0..self.next_id).collect();
+        for (number, Record { name: (key, endpoint), numbers }) in found.destinations {
+            unused.remove(&number);
+            let counts = counts.get(&number).copied().unwrap_or_default();
+            let counted = counted(numbers);
+            let live = Arc::new(DestinationLive::resumed(self.workers, counts, numbers[7] != 0, counted));
+            let service = self.before.get(&key).map(|before| before.live.clone()).unwrap_or_default();
+            service.add(&live);
+            let dest = DestinationEntry {
+                endpoint,
+                method: ForwardingMethod::DirectRouting,
+                methods: METHODS.into_iter().filter(|method| numbers[6] >> *method as u64 & 1 == 1).collect(),
+                weight: Weight(0),
+                disabled: false,
+                encapsulation: Encapsulation::Ip,
+                path_mtu: self.path_mtu(endpoint.addr),
+                last_weight: Weight(numbers[5] as u32),
+                report: None,
+                id: DestinationId(number),
+                live,
+                estimator: Estimator::resumed(counted),
+            };
+            let gone = Destination { available: false, ..destination(&dest, &service, snapshot) };
+            snapshot.destinations.set(dest.id, Some(gone));
+            // Of two with one name, the later one: the other has been in the trash.
+            self.trash.insert((key, endpoint), Trashed { dest, service, since: now });
+        }
+        self.free_ids.extend(unused.into_iter().rev().map(DestinationId));
+    }
+
+    /// The entry of a service that is added: as before the start, or new.
+    pub(super) fn service_before(&mut self, key: ServiceKey, scheduler: &str) -> ServiceEntry {
+        let new = |live, estimator, place| ServiceEntry {
+            live,
+            estimator,
+            scheduler: scheduler.to_owned(),
+            place: Arc::new(AtomicU64::new(place)),
+            memory: None,
+            destinations: Vec::new(),
+        };
+        match self.before.remove(&key) {
+            Some(before) => {
+                let place = if before.scheduler == scheduler { before.place } else { 0 };
+                new(before.live, before.estimator, place)
+            }
+            None => new(Arc::default(), Estimator::default(), 0),
+        }
+    }
+
+    /// Records the numbers of these services and of their destinations, before workers use them.
+    pub(super) fn record(&mut self, changed: impl IntoIterator<Item = ServiceKey>) {
+        let Some(kept) = &mut self.kept else { return };
+        for key in changed {
+            let Some(entry) = self.services.get(&key) else { continue };
+            kept.set_service(Some(key), &entry.scheduler, entry.numbers());
+            entry.destinations.iter().for_each(|dest| kept.set_destination(key, dest));
+        }
+        kept.write();
+    }
+
+    /// Records all numbers.
+    pub fn record_all(&mut self) {
+        let Some(kept) = &mut self.kept else { return };
+        for (key, entry) in &self.services {
+            kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
+            for dest in &entry.destinations {
+                kept.destinations.set_numbers(dest.id.0, dest.numbers());
+            }
+        }
+        for trashed in self.trash.values() {
+            kept.destinations.set_numbers(trashed.dest.id.0, trashed.dest.numbers());
+        }
+        let total = self.total_estimator.since_zero(self.total.sum());
+        kept.set_service(None, "", numbers(total, &[]));
+        kept.write();
+    }
+
+    /// Forgets the record of a destination whose number may serve another one.
+    pub(super) fn forget_destination(kept: &mut Option<Kept>, DestinationId(number): DestinationId) {
+        kept.iter_mut().for_each(|kept| kept.destinations.clear(number));
+    }
+
+    /// Forgets the record of a deleted service.
+    pub(super) fn forget_service(&mut self, key: ServiceKey) {
+        self.kept.iter_mut().for_each(|kept| kept.clear_service(key));
+    }
+
+    /// Forgets the services from before the start that nobody has configured again.
+    pub(super) fn forget_before(&mut self, now: Millis) {
+        self.before.retain(|_, before| before.since.until(now) < TRASH_TIME);
+    }
+
+    /// Why the files of [`Self::keep`] are not current; `None`: they are.
+    pub fn keep_failure(&self) -> Option<&str> {
+        self.kept.as_ref().and_then(Kept::failure)
+    }
+}
+
+const METHODS: [ForwardingMethod; 5] = [
+    ForwardingMethod::Nat,
+    ForwardingMethod::Local,
+    ForwardingMethod::Tunnel,
+    ForwardingMethod::DirectRouting,
+    ForwardingMethod::FullNat,
+];
+
+fn numbers(counted: StatsValues, rest: &[u64]) -> [u64; NUMBERS] {
+    let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted;
+    let mut all = [0; NUMBERS];
+    all[..5].copy_from_slice(&[connections, in_packets, out_packets, in_bytes, out_bytes]);
+    all[5..][..rest.len()].copy_from_slice(rest);
+    all
+}
+
+fn counted(numbers: [u64; NUMBERS]) -> StatsValues {
+    let [connections, in_packets, out_packets, in_bytes, out_bytes, ..] = numbers;
+    StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes }
+}

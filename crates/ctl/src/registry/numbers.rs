@@ -1,0 +1,178 @@
+//! The numbers of services and destinations in files that outlive the process: which destination has which number in
+//! connections, totals, and the positions of schedulers.
+//!
+//! A record has a fixed size: numbers, and the text of a name. A destination is recorded before workers can use its
+//! number; totals are recorded each time that the counters are sampled, and in full when the daemon stops. Only the
+//! control thread writes, from a copy in memory, and only what has changed. A write that fails (the tmpfs is full) is
+//! tried again with the next one. Not here: what is counted (`mod.rs`).
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The bytes of a record.
+const RECORD: usize = 512;
+/// The numbers of a record.
+pub(super) const NUMBERS: usize = 12;
+/// Where the text begins: its length, then the text.
+const TEXT: usize = 8 * NUMBERS;
+/// The first record: what the file is. A change of the records needs another version.
+const HEAD: &[u8] = b"xvs numbers, version 1\n";
+
+/// A file of records.
+#[derive(Debug)]
+pub(super) struct Records {
+    file: File,
+    /// The contents; the first record is [`HEAD`].
+    image: Vec<u8>,
+    /// The bytes that are not written yet.
+    changed: Range<usize>,
+}
+
+/// The contents of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record<N> {
+    pub(super) name: N,
+    pub(super) numbers: [u64; NUMBERS],
+}
+
+impl Records {
+    /// Reads the records of a file, each with its place. Those that cannot be read are left out. A file of another kind
+    /// has none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn read<N: DeserializeOwned>(file: File) -> io::Result<(Self, Vec<(u32, Record<N>)>)> {
+        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0) / RECORD * RECORD;
+        let mut image = vec![0; length];
+        file.read_exact_at(&mut image, 0)?;
+        if !image.starts_with(HEAD) {
+            image = vec![0; RECORD];
+            image[..HEAD.len()].copy_from_slice(HEAD);
+            file.set_len(0)?;
+        }
+        let records = (0..).zip(image[RECORD..].chunks_exact(RECORD));
+        let records = records.filter_map(|(place, bytes)| Some((place, read(bytes)?))).collect();
+        let changed = 0..image.len();
+        Ok((Self { file, image, changed }, records))
+    }
+
+    /// Enters a record, also in the place of another.
+    pub(super) fn set<N: Serialize>(&mut self, place: u32, record: &Record<N>) {
+        let mut bytes = [0; RECORD];
+        for (word, number) in bytes.chunks_exact_mut(8).zip(record.numbers) {
+            word.copy_from_slice(&number.to_le_bytes());
+        }
+        // Names are a service's key and an endpoint at the most; one that did not fit would not be kept.
+        if let Ok(text) = serde_json::to_vec(&record.name)
+            && text.len() <= RECORD - TEXT - 2
+        {
+            bytes[TEXT..TEXT + 2].copy_from_slice(&(text.len() as u16).to_le_bytes());
+            bytes[TEXT + 2..][..text.len()].copy_from_slice(&text);
+        }
+        self.put(place, 0, &bytes);
+    }
+
+    /// Changes the numbers of a record.
+    pub(super) fn set_numbers(&mut self, place: u32, numbers: [u64; NUMBERS]) {
+        let mut bytes = [0; TEXT];
+        for (word, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            word.copy_from_slice(&number.to_le_bytes());
+        }
+        self.put(place, 0, &bytes);
+    }
+
+    /// Removes a record.
+    pub(super) fn clear(&mut self, place: u32) {
+        self.put(place, 0, &[0; RECORD]);
+    }
+
+    /// Writes what has changed.
+    ///
+    /// # Errors
+    /// It cannot be written; the next call tries again.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        let Range { start, end } = self.changed;
+        self.file.write_all_at(&self.image[start..end], start as u64)?;
+        self.changed = end..end;
+        Ok(())
+    }
+
+    fn put(&mut self, place: u32, offset: usize, bytes: &[u8]) {
+        let start = (place as usize + 1) * RECORD + offset;
+        let end = start + bytes.len();
+        if self.image.len() < (place as usize + 2) * RECORD {
+            self.image.resize((place as usize + 2) * RECORD, 0);
+        }
+        if self.image[start..end] == *bytes {
+            return;
+        }
+        self.image[start..end].copy_from_slice(bytes);
+        let changed = &mut self.changed;
+        *changed = if changed.start == changed.end {
+            start..end
+        } else {
+            changed.start.min(start)..changed.end.max(end)
+        };
+    }
+}
+
+/// A record; `None` if there is none, or another program wrote it.
+fn read<N: DeserializeOwned>(bytes: &[u8]) -> Option<Record<N>> {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * at + byte]));
+    let length = usize::from(u16::from_le_bytes([bytes[TEXT], bytes[TEXT + 1]]));
+    let text = bytes[TEXT + 2..].get(..length).filter(|text| !text.is_empty())?;
+    Some(Record { name: serde_json::from_slice(text).ok()?, numbers: std::array::from_fn(word) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process;
+
+    use super::*;
+
+    fn file(name: &str) -> File {
+        let path = std::env::temp_dir().join(format!("xvs-numbers-{}-{name}", process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        file
+    }
+
+    fn record(name: &str, number: u64) -> Record<String> {
+        Record { name: name.to_owned(), numbers: [number; NUMBERS] }
+    }
+
+    #[test]
+    fn records_are_read_back_with_their_places_until_they_are_cleared() {
+        let file = file("back");
+        let (mut records, before) = Records::read::<String>(file.try_clone().unwrap()).unwrap();
+        assert_eq!(before, []);
+        records.set(3, &record("three", 3));
+        records.set(0, &record("zero", 0));
+        records.write().unwrap();
+        records.set_numbers(3, [u64::MAX; NUMBERS]);
+        records.clear(0);
+        records.set(1, &record("one", 1));
+        records.write().unwrap();
+        let (_, after) = Records::read::<String>(file).unwrap();
+        assert_eq!(after, [(1, record("one", 1)), (3, record("three", u64::MAX))]);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_and_damaged_records_are_left_out() {
+        let file = file("damaged");
+        file.write_all_at(&[0xff; 4 * RECORD], 0).unwrap();
+        let (mut records, before) = Records::read::<String>(file.try_clone().unwrap()).unwrap();
+        assert_eq!(before, []);
+        (0..3).for_each(|place| records.set(place, &record("x", 5)));
+        records.write().unwrap();
+        file.write_all_at(&[0xff; 2], (2 * RECORD + TEXT) as u64).unwrap();
+        file.write_all_at(b"?", (3 * RECORD + TEXT + 2) as u64).unwrap();
+        let (_, after) = Records::read::<String>(file).unwrap();
+        assert_eq!(after, [(0, record("x", 5))]);
+    }
+}

@@ -1,0 +1,271 @@
+//! Tables in files that outlive the process, and the taking over of one whose process has ended.
+//!
+//! The process may have been killed between any two stores. So only entries count, and of these only what identifies a
+//! connection and what it needs later: a table is taken over by checking each entry, and by building index, free list,
+//! counts and timers anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table of
+//! another version, size or start of the machine is refused as a whole. Runs once, before there are workers. Cost: three
+//! passes over the entries. Not here: which files these are, and who may open them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use xvs_proto::HashSecret;
+use xvs_sched::Load;
+
+use super::buckets::{Buckets, Claim, Entered, Key};
+use super::entry::Life;
+use super::flags::Flags;
+use super::slab::Slab;
+use super::table::{Boot, ENTRIES_MAX, Parts, Table, TableConfig};
+use crate::clock::Millis;
+use crate::shm::atomic::Ordering;
+use crate::shm::layout::{HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::shm::{Mapping, file_bytes};
+use crate::snapshot::Activity;
+
+/// The files of a table, on a tmpfs and entirely allocated.
+#[derive(Debug)]
+pub struct TableFiles {
+    /// Header, index and entries.
+    pub connections: File,
+    /// The second halves of entries.
+    pub extensions: File,
+}
+
+/// What was taken over.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The number of connections and templates in it.
+    pub kept: usize,
+    /// The number of those that had to be discarded.
+    pub discarded: usize,
+    /// The connections of each destination, by its number.
+    pub destinations: BTreeMap<u32, Counts>,
+}
+
+/// The connections of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Active and inactive ones.
+    pub load: Load,
+    /// Templates.
+    pub templates: u32,
+}
+
+/// Why a table is not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// It is no table that this program can continue with.
+    #[error("{0}")]
+    Refused(String),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] io::Error),
+}
+
+impl TableConfig {
+    /// The lengths of the files of a new table: connections, extensions.
+    ///
+    /// # Errors
+    /// As for [`Table::create`].
+    pub fn file_bytes(&self) -> io::Result<[u64; 2]> {
+        let parts = Parts::of(self)?;
+        Ok([parts.table_bytes(), parts.extension_bytes()].map(|bytes| file_bytes(bytes) as u64))
+    }
+}
+
+impl Table {
+    /// An empty table in files of zeros with the lengths of [`TableConfig::file_bytes`].
+    ///
+    /// # Errors
+    /// As for [`Self::create`].
+    pub fn create_in(
+        files: &TableFiles,
+        config: TableConfig,
+        secret: HashSecret,
+        boot: Boot,
+    ) -> io::Result<Arc<Self>> {
+        let parts = Parts::of(&config)?;
+        let [mapping, extensions] = map(files, &config, &parts)?;
+        Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, boot)))
+    }
+
+    /// The table of a process that has ended, and that no other process uses. `is_known` tells whether there is a
+    /// destination with a number.
+    ///
+    /// # Errors
+    /// It is refused; then the files are unchanged.
+    pub fn adopt(
+        files: &TableFiles,
+        config: TableConfig,
+        boot: Boot,
+        now: Millis,
+        is_known: impl Fn(u32) -> bool,
+    ) -> Result<Adopted, AdoptError> {
+        let (parts, secret) = header_of(&files.connections, &config, boot)?;
+        let [mapping, extensions] = map(files, &config, &parts)?;
+        let mut table = Self::over(config, &parts, mapping, &extensions, secret);
+        let (kept, discarded, destinations) = rebuild(&mut table, now, is_known);
+        Ok(Adopted { table: Arc::new(table), kept, discarded, destinations })
+    }
+}
+
+fn map(files: &TableFiles, config: &TableConfig, parts: &Parts) -> io::Result<[Arc<Mapping>; 2]> {
+    Ok([
+        Mapping::of_file(&files.connections, parts.table_bytes(), config.memory)?,
+        Mapping::of_file(&files.extensions, parts.extension_bytes(), config.memory)?,
+    ])
+}
+
+/// Checks the header of a table's file against what this program expects.
+fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, HashSecret), AdoptError> {
+    let mut bytes = [0; size_of::<Header>()];
+    let refused = |why: String| Err(AdoptError::Refused(why));
+    if file.metadata()?.len() < HEADER_BYTES as u64 {
+        return refused("it is no connection table of xvsd".to_owned());
+    }
+    file.read_exact_at(&mut bytes, 0)?;
+    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+    let [magic, version, capacity, buckets, entries] = [
+        std::mem::offset_of!(Header, magic),
+        std::mem::offset_of!(Header, version),
+        std::mem::offset_of!(Header, capacity),
+        std::mem::offset_of!(Header, buckets),
+        std::mem::offset_of!(Header, entries),
+    ]
+    .map(word);
+    let words = |at: usize| [word(at), word(at + 8)];
+    let secret = std::mem::offset_of!(Header, secret);
+    if magic != MAGIC {
+        return refused("it is no connection table of xvsd".to_owned());
+    }
+    if version != VERSION {
+        return refused(format!("its layout has version {version}, and this xvsd has version {VERSION}"));
+    }
+    if Boot(words(std::mem::offset_of!(Header, boot))) != boot {
+        return refused("it is from before the machine's last start, or from another machine".to_owned());
+    }
+    if capacity != config.capacity as u64 {
+        return refused(format!(
+            "it is for {capacity} connections, and conn_table_size is {}",
+            config.capacity
+        ));
+    }
+    let made = Parts::of(config)?;
+    // The number of entries depends also on the number of workers that it was made for.
+    let parts = Parts { entries: entries.min(ENTRIES_MAX as u64) as usize, ..made };
+    let length = file_bytes(parts.table_bytes()) as u64;
+    if buckets != made.buckets as u64 || entries < capacity || file.metadata()?.len() != length {
+        return refused("its header contradicts its length".to_owned());
+    }
+    Ok((parts, HashSecret([word(secret), word(secret + 8), word(secret + 16)])))
+}
+
+/// Builds everything but the entries anew. Returns the numbers of entries kept and discarded, and what remains of each
+/// destination.
+fn rebuild(
+    table: &mut Table,
+    now: Millis,
+    is_known: impl Fn(u32) -> bool,
+) -> (usize, usize, BTreeMap<u32, Counts>) {
+    let Table { slab, buckets, secret, free_handles, config, counts, .. } = table;
+    let header = &slab.header[0];
+    let extent = slab.extent().min(slab.entries.len() as u32);
+    // Relaxed, here and below: no other thread has the table yet.
+    header.extent.store(extent, Ordering::Relaxed);
+    header.free.store(0, Ordering::Relaxed);
+    buckets.clear();
+    let mut discarded = 0;
+    let mut discard = |index: u32| {
+        let entry = slab.entry(index);
+        let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
+        entry.generation.store(generation, Ordering::Relaxed);
+        entry.life.store(Life::removed(0).0, Ordering::Relaxed);
+        discarded += 1;
+    };
+    let is_live = |index: u32| slab.entry(index).life().is_live();
+    for index in 0..extent {
+        let record = slab.record(index);
+        let life = record.entry.life();
+        record.entry.controlled.store(0, Ordering::Relaxed);
+        let is_possible = life.is_live()
+            && record.is_sound()
+            && life.deadline() < now + FARTHEST_DEADLINE
+            && is_known(record.entry.dest.load(Ordering::Relaxed));
+        if life.is_current() && !is_possible {
+            discard(index);
+        }
+    }
+    for index in (0..extent).filter(|index| is_live(*index)) {
+        if !enter(slab, buckets, secret, index) {
+            discard(index);
+        }
+    }
+    let mut states: Vec<_> =
+        free_handles.iter_mut().filter_map(|state| state.get_mut().ok()?.as_mut()).collect();
+    let mut destinations = BTreeMap::<u32, Counts>::new();
+    let mut kept = 0;
+    for index in 0..extent {
+        let record = slab.record(index);
+        let life = record.entry.life();
+        if !life.is_live() {
+            states.iter_mut().take(1).for_each(|state| state.stock.give(slab, index));
+            continue;
+        }
+        kept += 1;
+        let of = destinations.entry(record.entry.dest.load(Ordering::Relaxed)).or_default();
+        match Activity::of(record.protocol(), life.state()) {
+            _ if record.is_template() => of.templates += 1,
+            Activity::Active => of.load.active += 1,
+            _ => of.load.inactive += 1,
+        }
+        let controller = record.entry.controller.load(Ordering::Relaxed).checked_sub(1);
+        let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
+        if !controller.filter(is_template).is_some_and(|template| slab.entry(template).add_controlled()) {
+            record.entry.controller.store(0, Ordering::Relaxed);
+        }
+    }
+    let workers = config.workers as u64;
+    let first_of = |worker: u64| (u64::from(extent) * worker / workers.max(1)) as u32;
+    for (worker, state) in (0..workers).zip(&mut states) {
+        state.unlinked = first_of(worker)..first_of(worker + 1);
+    }
+    counts[0].inserted.store(kept as u64, Relaxed);
+    (kept, discarded, destinations)
+}
+
+/// Enters the keys of an entry in the empty index, unless another entry has one of them.
+fn enter(slab: &Slab, buckets: &Buckets, secret: &HashSecret, index: u32) -> bool {
+    let record = slab.record(index);
+    if Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED) {
+        return true;
+    }
+    let claim = Claim { index, wide: record.is_wide() };
+    let reply = record.reply_flow().map(|flow| flow.hash(secret));
+    let replies = reply.map_or(Entered::Own, |hash| match record.local() {
+        Some(_) => {
+            let same = |other| slab.record(other).reply_flow() == record.reply_flow();
+            buckets.enter_alone(hash, claim, Key::Reply, same)
+        }
+        None => buckets.enter_beside(hash, claim, |other| slab.record(other).shares_reply_key(record)),
+    });
+    if replies != Entered::Own {
+        return false;
+    }
+    let same = |other| slab.record(other).is_same(record);
+    let entered = buckets.enter_alone(record.client_hash(secret), claim, Key::Request, same) == Entered::Own;
+    if !entered {
+        reply.inspect(|hash| buckets.unlink(*hash, index));
+    }
+    entered
+}
+
+/// No timeout is longer: a deadline after it is damaged.
+const FARTHEST_DEADLINE: Duration = Duration::from_secs(100 * 86_400);

@@ -1,0 +1,251 @@
+//! The directory of a director's state: on a tmpfs, of xvsd's user alone, used by one process at a time.
+//!
+//! On a tmpfs the state outlives the process and not the machine, and no write waits for a disk. The files contain
+//! secrets of the director, so no other user may read them or put others in their place. Not here: the contents.
+
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs, statfs};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+use thiserror::Error;
+
+use crate::lock_file::{Lock, LockAttempt, lock};
+
+/// The directory, which this process has for itself until this is dropped.
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
+pub enum StateDirectoryError {
+    #[error(
+        "{path} is not on a tmpfs; choose a directory on one for state_directory, such as /dev/shm/xvs, or set \
+         state_directory = \"\" (then a restart loses all connections)",
+        path = .0.display()
+    )]
+    NotTmpfs(PathBuf),
+    #[error("{path} belongs to user {owner}, and xvsd runs as user {user}; remove it, or choose another state_directory",
+        path = path.display())]
+    Owner { path: PathBuf, owner: u32, user: u32 },
+    #[error("{path} may be used by other users, too (mode {mode:04o}); `chmod 700 {path}`, or choose another state_directory",
+        path = path.display())]
+    Mode { path: PathBuf, mode: u32 },
+    #[error("{path} is not a directory; remove it, or choose another state_directory", path = .0.display())]
+    NotADirectory(PathBuf),
+    #[error("{path} is used by process {by}; give each xvsd a socket or a state_directory of its own", path = path.display())]
+    Held { path: PathBuf, by: String },
+    #[error(
+        "{path} needs {needed_mib} MiB, and its tmpfs has {free_mib} MiB left; make the tmpfs larger (`mount -o \
+         remount,size=...`), lower conn_table_size, or choose another state_directory",
+        path = path.display()
+    )]
+    Full { path: PathBuf, needed_mib: u64, free_mib: u64 },
+    #[error("{path}: {error}; let xvsd write there, or choose another state_directory", path = path.display())]
+    System { path: PathBuf, error: io::Error },
+}
+
+impl StateDirectory {
+    /// Opens the directory of a director with this name in `parent`, and makes both if they are missing.
+    ///
+    /// # Errors
+    /// See [`StateDirectoryError`].
+    pub fn open(parent: &Path, name: &str) -> Result<Self, StateDirectoryError> {
+        let path = parent.join(name);
+        for directory in [parent, &path] {
+            match DirBuilder::new().mode(0o700).create(directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(system(directory)(error));
+                }
+                _ => check(directory)?,
+            }
+        }
+        let lock_path = path.join("lock");
+        match lock(&lock_path).map_err(system(&lock_path))? {
+            LockAttempt::Locked(lock) => Ok(Self { path, _lock: lock }),
+            LockAttempt::Held(held) => {
+                let by = held.by.map_or_else(|| "another".to_owned(), |by| by.to_string());
+                Err(StateDirectoryError::Held { path, by })
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens a file for reading and writing, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// It belongs to another user, is a symbolic link, or the kernel refuses.
+    pub fn file(&self, name: &str) -> Result<File, StateDirectoryError> {
+        let path = self.path.join(name);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path).map_err(system(&path))?;
+        let about = file.metadata().map_err(system(&path))?;
+        check_owner(&path, &about)?;
+        Ok(file)
+    }
+
+    /// Makes a file anew, with this length, all of it zero and allocated: no write to it can fail.
+    ///
+    /// # Errors
+    /// [`StateDirectoryError::Full`], or as for [`Self::file`].
+    pub fn new_file(&self, name: &str, bytes: u64) -> Result<File, StateDirectoryError> {
+        let path = self.path.join(name);
+        self.remove(name)?;
+        let file = self.file(name)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                // What was allocated would take room for nothing.
+                let _ = self.remove(name);
+                let free = fstatvfs(&file).map_or(0, |about| about.f_bavail * about.f_frsize);
+                Err(match error {
+                    Errno::NOSPC => StateDirectoryError::Full {
+                        path,
+                        needed_mib: bytes.div_ceil(1 << 20),
+                        free_mib: free >> 20,
+                    },
+                    other => system(&path)(other.into()),
+                })
+            }
+        }
+    }
+
+    /// Removes a file, if it exists.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove(&self, name: &str) -> Result<(), StateDirectoryError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system(&path)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check(path: &Path) -> Result<(), StateDirectoryError> {
+    // Not followed: a symbolic link could be turned elsewhere by its owner.
+    let about = fs::symlink_metadata(path).map_err(system(path))?;
+    if !about.is_dir() {
+        return Err(StateDirectoryError::NotADirectory(path.to_owned()));
+    }
+    check_owner(path, &about)?;
+    if about.mode() & 0o022 != 0 {
+        return Err(StateDirectoryError::Mode { path: path.to_owned(), mode: about.mode() & 0o7777 });
+    }
+    let kind = statfs(path).map_err(|error| system(path)(error.into()))?.f_type;
+    if kind as u64 != TMPFS_MAGIC {
+        return Err(StateDirectoryError::NotTmpfs(path.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, about: &Metadata) -> Result<(), StateDirectoryError> {
+    let user = geteuid().as_raw();
+    if about.uid() != user {
+        return Err(StateDirectoryError::Owner { path: path.to_owned(), owner: about.uid(), user });
+    }
+    Ok(())
+}
+
+fn system(path: &Path) -> impl FnOnce(io::Error) -> StateDirectoryError {
+    let path = path.to_owned();
+    move |error| StateDirectoryError::System { path, error }
+}
+
+/// linux/magic.h.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A directory on the machine's tmpfs, removed on drop.
+    struct Parent(PathBuf);
+
+    impl Parent {
+        fn new(name: &str) -> Self {
+            let path = PathBuf::from(format!("/dev/shm/xvs-test-{}-{name}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Parent {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn refusal(parent: &Path) -> String {
+        StateDirectory::open(parent, "a").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_directory_and_its_files_are_made_for_one_user_and_one_process() {
+        let parent = Parent::new("made");
+        let directory = StateDirectory::open(&parent.0.join("below"), "a").unwrap();
+        let file = directory.new_file("one", 5000).unwrap();
+        let mode = |about: io::Result<Metadata>| about.unwrap().mode() & 0o777;
+        assert_eq!((mode(fs::metadata(directory.path())), mode(file.metadata())), (0o700, 0o600));
+        assert_eq!(file.metadata().unwrap().len(), 5000);
+        let error = refusal(&parent.0.join("below"));
+        assert!(error.contains(&format!("is used by process {}", std::process::id())), "{error}");
+        StateDirectory::open(&parent.0.join("below"), "b").unwrap();
+        drop(directory);
+        assert_eq!(
+            StateDirectory::open(&parent.0.join("below"), "a")
+                .unwrap()
+                .file("one")
+                .unwrap()
+                .metadata()
+                .unwrap()
+                .len(),
+            5000
+        );
+    }
+
+    #[test]
+    fn a_directory_that_is_no_tmpfs_or_open_to_others_or_none_is_refused_with_the_next_step() {
+        let error = refusal(Path::new(env!("CARGO_MANIFEST_DIR")));
+        assert!(error.contains("is not on a tmpfs") && error.contains("/dev/shm/xvs"), "{error}");
+        let parent = Parent::new("open");
+        fs::set_permissions(&parent.0, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = refusal(&parent.0);
+        assert!(error.contains("0777") && error.contains("chmod 700"), "{error}");
+        let parent = Parent::new("links");
+        fs::write(parent.0.join("file"), "").unwrap();
+        symlink(&parent.0, parent.0.join("link")).unwrap();
+        for name in ["file", "link"] {
+            assert!(refusal(&parent.0.join(name)).contains("is not a directory"), "{name}");
+        }
+        let directory = StateDirectory::open(&parent.0, "a").unwrap();
+        symlink("/etc/hostname", directory.path().join("one")).unwrap();
+        assert!(directory.file("one").is_err(), "a symbolic link in the place of a file");
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_is_refused_with_both_sizes_and_leaves_nothing() {
+        let parent = Parent::new("full");
+        let directory = StateDirectory::open(&parent.0, "a").unwrap();
+        let error = directory.new_file("one", 1 << 50).unwrap_err().to_string();
+        assert!(error.contains("needs 1073741824 MiB") && error.contains("conn_table_size"), "{error}");
+        assert!(!directory.path().join("one").exists());
+    }
+}
