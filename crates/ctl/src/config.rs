@@ -22,9 +22,8 @@ use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
-use crate::journal::file::create_directory;
 use crate::journal::format::FileRecord;
-use crate::journal::start::{Beginning, Files, has_loaded};
+use crate::journal::start::{Files, has_loaded};
 use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;
 use xvs_health::prepare::Prepared;
@@ -70,9 +69,6 @@ pub struct Config {
     pub metrics_destinations: usize,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
-    /// The directory, on tmpfs, in which each xvsd keeps its state for the next one, in a directory of its own that is
-    /// named after its socket. Empty: none is kept. Default: `/dev/shm/xvs`.
-    pub state_directory: PathBuf,
     /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
     pub log: String,
@@ -138,7 +134,6 @@ impl Default for Config {
             metrics_address: None,
             metrics_destinations: 1000,
             rules: None,
-            state_directory: PathBuf::from("/dev/shm/xvs"),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
@@ -175,17 +170,6 @@ pub enum ConfigError {
         path: PathBuf,
         /// The error and its place.
         text: String,
-    },
-    /// The directory of the state cannot be created.
-    #[error(
-        "state_directory {path}: {error}; name a directory that root can create, or state_directory = \"\" to keep no state",
-        path = path.display()
-    )]
-    StateDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// The OS error.
-        error: std::io::Error,
     },
     /// The keepalived.conf cannot be used; the text names each error with its line.
     #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all faults", path = path.display())]
@@ -338,7 +322,8 @@ impl Config {
         if let Some(path) = &self.rules {
             let bytes = read_bytes(path)?;
             let record = FileRecord::of(path, &bytes);
-            let is_loaded = || self.state_path().is_some_and(|state| has_loaded(&state, &record));
+            let state = self.state_directory.as_ref().map(|parent| parent.join(name_of(&self.socket)));
+            let is_loaded = || state.is_some_and(|state| has_loaded(&state, &record));
             files.rule_lines = parse_rules(path, &bytes).or_else(|error| match is_loaded() {
                 true => Ok(Vec::new()),
                 false => Err(error),
@@ -346,24 +331,6 @@ impl Config {
             files.rules = Some(record);
         }
         Ok(files)
-    }
-
-    /// The directory of the state of the daemon with this socket; `None`: no state is kept.
-    pub fn state_path(&self) -> Option<PathBuf> {
-        let is_kept = !self.state_directory.as_os_str().is_empty();
-        is_kept.then(|| self.state_directory.join(name_of(&self.socket)))
-    }
-
-    /// What the daemon begins with. Creates the directory of the state.
-    ///
-    /// # Errors
-    /// [`ConfigError::StateDirectory`].
-    pub fn begin(&self, files: Files) -> Result<Beginning, ConfigError> {
-        let Some(path) = self.state_path() else { return Ok(Beginning::of_files(files)) };
-        match create_directory(&path) {
-            Ok(()) => Ok(Beginning::of_directory(&path, files)),
-            Err(error) => Err(ConfigError::StateDirectory { path, error }),
-        }
     }
 
     /// Reads the keepalived.conf; `None` if no file is given.

@@ -35,12 +35,17 @@ impl KeptView {
     pub(crate) fn read(&self) -> View {
         let parsed = |bytes: &[u8]| match serde_json::from_slice(bytes) {
             Ok(Content { xvs_health: VERSION, view }) => Ok(view),
-            Ok(Content { xvs_health, .. }) => Err(format!("it has version {xvs_health} of the format, not {VERSION}")),
+            Ok(Content { xvs_health, .. }) => {
+                Err(format!("it has version {xvs_health} of the format, not {VERSION}"))
+            }
             Err(error) => Err(error.to_string()),
         };
         let view = file::read(&self.path).and_then(|read| read.map(|(bytes, _)| parsed(&bytes)).transpose());
         view.map(Option::unwrap_or_default).unwrap_or_else(|why| {
-            tracing::warn!("{}: {why}; the health checks begin as the keepalived.conf says", self.path.display());
+            tracing::warn!(
+                "{}: {why}; the health checks begin as the keepalived.conf says",
+                self.path.display()
+            );
             View::default()
         })
     }
@@ -51,7 +56,9 @@ impl KeptView {
         let written = content.map_err(Into::into).and_then(|bytes| file::replace(&self.path, &bytes));
         if let Err(error) = written {
             let path = self.path.display();
-            tracing::warn!("{path}: {error}; after a restart the health checks begin with an earlier state; make room");
+            tracing::warn!(
+                "{path}: {error}; after a restart the health checks begin with an earlier state; make room"
+            );
         }
     }
 }

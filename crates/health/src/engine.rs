@@ -57,7 +57,12 @@ impl Engine {
         let (manager, messages) = unbounded_channel();
         let results = Arc::new(SharedResults::default());
         results.lock().file = file;
-        let runner = Runner { environment, permits: Semaphore::new(concurrent_probes()), changed, view_changed: Notify::new() };
+        let runner = Runner {
+            environment,
+            permits: Semaphore::new(concurrent_probes()),
+            changed,
+            view_changed: Notify::new(),
+        };
         let task = Manager::new(results.clone(), Arc::new(runner), changes, messages, former).run();
         let handle = Handle { results, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {

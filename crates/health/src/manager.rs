@@ -376,7 +376,9 @@ impl<E: Environment> Manager<E> {
             None => {
                 let (virtual_server, disabled) = (virtual_server.clone(), self.disabled.clone());
                 let begun = match self.former.virtual_servers.get(&virtual_server.identity()) {
-                    Some(former) => VirtualServerState::resume(virtual_server, former, initial_notices, disabled),
+                    Some(former) => {
+                        VirtualServerState::resume(virtual_server, former, initial_notices, disabled)
+                    }
                     None => start(virtual_server, initial_notices, disabled),
                 };
                 (begun, Vec::new())

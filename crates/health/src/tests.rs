@@ -18,7 +18,6 @@ use xvs_model::health_checks::virtual_server::{Configuration, RealServer, Virtua
 use xvs_model::report::health::{CheckHealth, CheckState, HealthReport};
 use xvs_proto::Endpoint;
 
-use crate::view::View;
 use crate::blocking::run_blocking;
 use crate::check_ref::CheckRef;
 use crate::environment::{DesiredServices, Environment};
@@ -28,6 +27,7 @@ use crate::probes::probe_result::ProbeResult;
 use crate::probes::through_vip::VipProbe;
 use crate::results::SharedResults;
 use crate::runner::Runner;
+use crate::view::View;
 
 /// How a simulated server behaves when it is probed.
 #[derive(Clone, Copy, PartialEq)]
@@ -205,7 +205,12 @@ impl Health {
         let results = Arc::new(SharedResults::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
-        let runner = Runner { environment: world.clone(), permits: Semaphore::new(at_once), changed, view_changed: Notify::new() };
+        let runner = Runner {
+            environment: world.clone(),
+            permits: Semaphore::new(at_once),
+            changed,
+            view_changed: Notify::new(),
+        };
         tokio::spawn(Manager::new(results.clone(), Arc::new(runner), changes, messages, former).run());
         let health = Self { world, results, manager };
         health.load(text).await.unwrap();
@@ -403,7 +408,8 @@ async fn probes_without_a_port_are_prepared_again_and_hinder_nothing_else() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
     let third = "10.1.0.3";
-    let text = virtual_server("delay_loop 10\nretry 1\ndelay_before_retry 1\nwarmup 0\nquorum 2", [RS1, RS2, third]);
+    let text =
+        virtual_server("delay_loop 10\nretry 1\ndelay_before_retry 1\nwarmup 0\nquorum 2", [RS1, RS2, third]);
     let health = Health::start(&text, MANY).await;
     health.world.set(RS1, Server::Refuses);
     health.world.set(third, Server::Refuses);
@@ -413,17 +419,23 @@ async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
 
     // A new real server and an edited check are in the file that the next process reads.
     let edited = text.replace("TCP_CHECK { }", "TCP_CHECK { connect_port 81 }").replacen("81", "80", 2);
-    let more = edited.replacen("real_server", "real_server 10.1.0.4 80 { TCP_CHECK { alpha } }\nreal_server", 1);
+    let more =
+        edited.replacen("real_server", "real_server 10.1.0.4 80 { TCP_CHECK { alpha } }\nreal_server", 1);
     let next = Health::resume(&more, MANY, kept).await;
     let up = |health: &Health| {
         let report = health.report();
         let servers = &report.virtual_servers[0].real_servers;
         servers.iter().map(|server| (server.endpoint.clone(), server.is_up)).collect::<Vec<_>>()
     };
-    let expected = [("10.1.0.4:80", false), ("10.1.0.1:80", false), ("10.1.0.2:80", true), ("10.1.0.3:80", false)];
+    let expected =
+        [("10.1.0.4:80", false), ("10.1.0.1:80", false), ("10.1.0.2:80", true), ("10.1.0.3:80", false)];
     assert_eq!(up(&next), expected.map(|(server, is_up)| (server.to_owned(), is_up)));
     assert!(!before.virtual_servers[0].is_well && !next.report().virtual_servers[0].is_well);
-    let states = next.report().virtual_servers[0].real_servers.iter().map(|one| one.checks[0].state).collect::<Vec<_>>();
+    let states = next.report().virtual_servers[0]
+        .real_servers
+        .iter()
+        .map(|one| one.checks[0].state)
+        .collect::<Vec<_>>();
     assert_eq!(states, [CheckState::AssumedDown, CheckState::Down, CheckState::Up, CheckState::AssumedDown]);
     assert!(next.world.emitted.lock().unwrap().is_empty(), "{:?}", next.world.emitted.lock().unwrap());
     // One failure of a server that is up is not the first of a new check.

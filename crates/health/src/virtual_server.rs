@@ -224,7 +224,8 @@ impl VirtualServerState {
                 Origin::New(status) => Some(status.into()),
                 Origin::Kept { .. } => None,
             };
-            let mut now = Server { checks: from.iter().filter_map(result).collect(), is_reported_down: false };
+            let mut now =
+                Server { checks: from.iter().filter_map(result).collect(), is_reported_down: false };
             now.is_reported_down = !now.is_up() && old.is_some_and(|old| old.is_reported_down);
             let has_notice = match old {
                 Some(old) => now.is_up() && !old.is_up,

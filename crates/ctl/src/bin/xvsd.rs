@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
-use xvs_ctl::config::{Config, ConfigError};
+use xvs_ctl::config::Config;
 use xvs_ctl::control::thread::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::error::DaemonError;
@@ -44,18 +44,14 @@ fn main() -> ExitCode {
     match run(&config, files, keepalived) {
         Ok(code) => code,
         Err(error) => {
-            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting) || error.is::<ConfigError>();
+            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
             fail(&*error, if lasting { MISCONFIGURED } else { FAILED })
         }
     }
 }
 
 /// Runs the daemon until a signal or a fault ends it.
-fn run(
-    config: &Config,
-    files: Files,
-    keepalived: Option<Prepared>,
-) -> Result<ExitCode, Box<dyn Error>> {
+fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<ExitCode, Box<dyn Error>> {
     rights::check()?;
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
@@ -70,14 +66,10 @@ fn run(
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
-    // Before anything is attached, and after the socket: no other daemon writes the journal now.
-    let beginning = config.begin(files)?;
     let mut daemon = Daemon::start(config, log.losses())?;
-    let started = daemon.begin(beginning).map_err(|error| format!("rules: {error}").into());
+    let started = daemon.begin(files).map_err(|error| format!("rules: {error}").into());
     let started = started.and_then(|()| {
-        let state = config.state_path();
-        let started = daemon.start_health_checks(&config.keepalived, keepalived, state.as_deref());
-        started.map_err(Box::<dyn Error>::from)
+        daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
     });
     if let Err(error) = started {
         daemon.stop();

@@ -26,7 +26,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// As for [`Self::handle`]. A journal that cannot be written becomes a warning.
-    pub(crate) fn keep(
+    pub(crate) fn begin_journal(
         &mut self,
         timeouts: &TimeoutsBySource,
         settings: impl IntoIterator<Item = (String, String)>,
@@ -54,7 +54,11 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// As for [`Self::handle`].
-    pub(crate) fn change_for_keepalived(&mut self, command: &Command, now: Millis) -> Result<Reply, CommandError> {
+    pub(crate) fn change_for_keepalived(
+        &mut self,
+        command: &Command,
+        now: Millis,
+    ) -> Result<Reply, CommandError> {
         // The file sets its timeouts again at the next start, over those that were set before it.
         let journal = match command {
             Command::SetTimeouts(_) => self.journal.take(),
@@ -163,7 +167,7 @@ mod tests {
         fn control(&self) -> Control<Machine> {
             let mut control = control();
             let journal = Journal::new(&self.0, &Header::new(None, None, Vec::new()));
-            control.keep(&TimeoutsBySource::default(), [], Some(journal), Millis(0)).unwrap();
+            control.begin_journal(&TimeoutsBySource::default(), [], Some(journal), Millis(0)).unwrap();
             control
         }
     }
@@ -186,8 +190,11 @@ mod tests {
         let server = |text: &str| Disabled { server: text.parse().unwrap(), service: None };
         let servers = vec![server("192.0.2.1"), server("192.0.2.1:80"), server("192.0.2.2:0")];
         let timeouts = (select(vec![0, 60, 900]), select(vec![0, 5]), select(vec![0, 7]));
-        let timeouts = timeouts
-            .prop_map(|(tcp_seconds, tcp_fin_seconds, udp_seconds)| Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds });
+        let timeouts = timeouts.prop_map(|(tcp_seconds, tcp_fin_seconds, udp_seconds)| Timeouts {
+            tcp_seconds,
+            tcp_fin_seconds,
+            udp_seconds,
+        });
         prop_oneof![
             12 => any_change(),
             1 => select(servers.clone()).prop_map(Command::Disable),
@@ -198,7 +205,8 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let settings = vec![("sloppy_tcp", "1"), ("sloppy_tcp", "0"), ("feedback.services", "all"), ("no", "1")];
+        let settings =
+            vec![("sloppy_tcp", "1"), ("sloppy_tcp", "0"), ("feedback.services", "all"), ("no", "1")];
         let confirm = prop::option::weighted(0.5, Just(5_u32));
         let owned = prop::option::weighted(0.7, vec((endpoint(), options()), 0..2));
         prop_oneof![
@@ -320,12 +328,19 @@ mod tests {
             Request::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
         };
         // A device that is always full, in the place of the file.
-        control.journal.as_mut().unwrap().append_to(fs::File::options().write(true).open("/dev/full").unwrap());
+        control
+            .journal
+            .as_mut()
+            .unwrap()
+            .append_to(fs::File::options().write(true).open("/dev/full").unwrap());
         fs::create_dir(directory.0.join("journal.new")).unwrap();
         for last in [100, 101] {
             control.handle(&change(last), Millis(0)).unwrap();
             let warnings = control.warnings();
-            assert!(warnings.len() == 1 && warnings[0].starts_with(&directory.journal().display().to_string()), "{warnings:?}");
+            assert!(
+                warnings.len() == 1 && warnings[0].starts_with(&directory.journal().display().to_string()),
+                "{warnings:?}"
+            );
         }
         fs::remove_dir(directory.0.join("journal.new")).unwrap();
         control.handle(&change(102), Millis(0)).unwrap();
@@ -341,7 +356,8 @@ mod tests {
         control.handle(&Request::Change(timeouts(100)), Millis(0)).unwrap();
         let before = control.state().clone();
         let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let rules = vec![Command::AddService { key, options: ServiceOptions::of(key.family()) }, timeouts(200)];
+        let rules =
+            vec![Command::AddService { key, options: ServiceOptions::of(key.family()) }, timeouts(200)];
         control.handle(&Request::Apply { rules, confirm_within_seconds: Some(60) }, Millis(0)).unwrap();
         let replayed = Replayed::of(&read(&directory.journal()).entries);
         assert_eq!((&replayed.state, replayed.taken_back.len()), (&before, 2));

@@ -42,7 +42,7 @@ pub(crate) enum Input {
     /// A request, and the client that sent it; `None`: xvsd itself.
     Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
     /// The timeouts and settings of an earlier daemon, and the journal that is kept from now on.
-    Keep(TimeoutsBySource, Vec<(String, String)>, Option<Journal>, Sender<Result<(), CommandError>>),
+    Journal(TimeoutsBySource, Vec<(String, String)>, Option<Journal>, Sender<Result<(), CommandError>>),
     /// A new network view is in [`Latest`].
     Network,
     /// New mark rules are in [`Latest`].
@@ -171,8 +171,8 @@ impl ControlThread {
                     // The client may have disconnected.
                     let _ = reply.send(answer);
                 }
-                Ok(Input::Keep(timeouts, settings, journal, reply)) => {
-                    let kept = self.control.keep(&timeouts, settings, journal, self.shared.now());
+                Ok(Input::Journal(timeouts, settings, journal, reply)) => {
+                    let kept = self.control.begin_journal(&timeouts, settings, journal, self.shared.now());
                     // The start may have been given up.
                     let _ = reply.send(kept);
                 }
@@ -485,13 +485,13 @@ impl Handle {
     ///
     /// # Errors
     /// As [`Self::request`].
-    pub(crate) fn keep(
+    pub(crate) fn begin_journal(
         &self,
         timeouts: TimeoutsBySource,
         settings: Vec<(String, String)>,
         journal: Option<Journal>,
     ) -> Result<(), CommandError> {
-        self.send(|reply| Input::Keep(timeouts, settings, journal, reply))
+        self.send(|reply| Input::Journal(timeouts, settings, journal, reply))
     }
 
     /// Replaces the captures that are on, and waits until they are published.

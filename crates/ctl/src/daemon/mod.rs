@@ -6,7 +6,6 @@
 //! workers end with their last burst, sockets close. A start that fails drops what it has started.
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -48,7 +47,7 @@ use crate::daemon::threads::EndNotice;
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::health_view::KeptView;
-use crate::journal::start::Beginning;
+use crate::journal::start::{Beginning, Files};
 use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
@@ -82,7 +81,7 @@ pub struct Daemon {
     notices: Sender<String>,
     ended: Receiver<String>,
     /// Of this process until everything has ended.
-    _directory: Option<StateDirectory>,
+    directory: Option<StateDirectory>,
 }
 
 impl Daemon {
@@ -186,18 +185,8 @@ impl Daemon {
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
         let health = None;
-        let daemon = Self {
-            inputs,
-            control,
-            network,
-            netfilter,
-            sweeping,
-            health,
-            shared,
-            notices,
-            ended,
-            _directory: directory,
-        };
+        let daemon =
+            Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended, directory };
         // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
         // read by external programs, so the wait for them is limited.
         let _ = first_view.recv();
@@ -221,8 +210,12 @@ impl Daemon {
     ///
     /// # Errors
     /// The control thread refuses the whole request; then the journal stays as it was.
-    pub fn begin(&self, beginning: Beginning) -> Result<(), CommandError> {
-        let Beginning { commands, settings, timeouts, saved_at, journal, said } = beginning;
+    pub fn begin(&self, files: Files) -> Result<(), CommandError> {
+        let begin = match &self.directory {
+            Some(directory) => Beginning::of_directory(directory.path(), files),
+            None => Beginning::of_files(files),
+        };
+        let Beginning { commands, settings, timeouts, saved_at, journal, said } = begin;
         said.iter().for_each(|line| tracing::warn!("{line}"));
         let handle = self.handle();
         if !commands.is_empty() {
@@ -235,17 +228,18 @@ impl Daemon {
             let request = Request::Set { key: key.clone(), value: value.clone() };
             let answer = handle.request(request);
             let refusal = answer.as_ref().err().and_then(CommandError::refusal);
-            refusal.inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}")).is_none()
+            refusal
+                .inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}"))
+                .is_none()
         };
         let settings = settings.into_iter().filter(set).collect();
-        let kept = handle.keep(timeouts, settings, journal);
+        let kept = handle.begin_journal(timeouts, settings, journal);
         self.shared.facts_mut().journal_saved_at_millis = saved_at.map(millis_since_1970);
         // A late worker becomes a warning.
         kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), Err))
     }
 
-    /// Starts the health checks of a keepalived.conf. Returns when its services are in force. `state` is the directory of
-    /// the state.
+    /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
     ///
     /// # Errors
     /// The reason why the checks cannot start.
@@ -253,10 +247,10 @@ impl Daemon {
         &mut self,
         keepalived: &Keepalived,
         read: Option<Prepared>,
-        state: Option<&Path>,
     ) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
-        self.health = Some(health_checks::start(keepalived, read, state.map(KeptView::new), &self.handle(), &self.notices)?);
+        let kept = self.directory.as_ref().map(|directory| KeptView::new(directory.path()));
+        self.health = Some(health_checks::start(keepalived, read, kept, &self.handle(), &self.notices)?);
         Ok(())
     }
 

@@ -1,20 +1,12 @@
 //! Files of the state's directory: read only if they are xvsd's own, and replaced as a whole.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
-
-/// Creates the directory of the state, which only its owner may enter.
-///
-/// # Errors
-/// The file system's.
-pub fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
 
 /// The content of a file, and when it was last written; `None`: there is none.
 ///
@@ -33,7 +25,9 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, String> {
     let user = rustix::process::geteuid().as_raw();
     match metadata.uid() {
         _ if !metadata.is_file() => return Err("it is not a regular file".to_owned()),
-        owner if owner != user => return Err(format!("it belongs to user {owner}, and xvsd runs as user {user}")),
+        owner if owner != user => {
+            return Err(format!("it belongs to user {owner}, and xvsd runs as user {user}"));
+        }
         _ => {}
     }
     let mut bytes = Vec::new();

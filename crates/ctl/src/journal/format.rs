@@ -105,9 +105,12 @@ impl Contents {
     pub fn parse(bytes: &[u8], saved_at: SystemTime) -> Result<Self, String> {
         let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
         let header = lines.next().filter(|line| is_whole(line)).ok_or("its first line is not complete")?;
-        let Version { xvs_journal } = serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
+        let Version { xvs_journal } =
+            serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
         if xvs_journal != VERSION {
-            return Err(format!("it has version {xvs_journal} of the format, and this xvsd reads version {VERSION}"));
+            return Err(format!(
+                "it has version {xvs_journal} of the format, and this xvsd reads version {VERSION}"
+            ));
         }
         let header = serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
         let mut contents = Self { header, entries: Vec::new(), is_cut: false, saved_at };

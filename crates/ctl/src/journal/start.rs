@@ -92,9 +92,13 @@ impl Beginning {
         let taken_back = commands_for(&replayed.taken_back);
         bounded(&mut said, "not confirmed before xvsd ended", taken_back.iter().map(command_line).collect());
         if header.toml != files.toml {
-            let overridden: Vec<_> =
-                files.toml_keys.iter().filter_map(|key| Some((key, replayed.settings.remove(key)?))).collect();
-            let lines = overridden.into_iter().map(|(key, value)| format!("`xvs set {key} {value}` is undone"));
+            let overridden: Vec<_> = files
+                .toml_keys
+                .iter()
+                .filter_map(|key| Some((key, replayed.settings.remove(key)?)))
+                .collect();
+            let lines =
+                overridden.into_iter().map(|(key, value)| format!("`xvs set {key} {value}` is undone"));
             bounded(&mut said, "xvs.toml has changed", lines.collect());
         }
         let mut rules_commands = header.rules_commands;
@@ -230,13 +234,17 @@ mod tests {
         let changes = ["-D -t 192.0.2.101:80\n-e -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n", C].concat();
         let (state, said) = begun(journal(&old, &changes), files("r", &old, "1"));
         assert_eq!(said, [""; 0]);
-        assert_eq!(state, saved(&["-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n", C].concat()));
+        assert_eq!(
+            state,
+            saved(&["-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n", C].concat())
+        );
     }
 
     #[test]
     fn a_changed_rules_file_wins_for_what_it_defines_or_defined_and_what_only_commands_made_stays() {
         let old = [A, B, "#xvs disable 192.0.2.9\n"].concat();
-        let changes = "-e -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n-a -t 192.0.2.100:80 -r 192.0.2.2 -m\n".to_owned()
+        let changes = "-e -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n-a -t 192.0.2.100:80 -r 192.0.2.2 -m\n"
+            .to_owned()
             + C
             + "#xvs disable 192.0.2.8\n--set 100 0 0\n";
         // B and a disabled server are gone, A has another scheduler, and there is a timeout.
@@ -251,7 +259,10 @@ mod tests {
             + C;
         assert_eq!(state, saved(&expected));
         assert_eq!(said.len(), 5, "{said:#?}");
-        assert!(said.contains(&"the rules file has changed: xvsadm -D -t 192.0.2.101:80".to_owned()), "{said:#?}");
+        assert!(
+            said.contains(&"the rules file has changed: xvsadm -D -t 192.0.2.101:80".to_owned()),
+            "{said:#?}"
+        );
         // Another path counts as another file.
         let (state, said) = begun(journal(&old, &changes), files("other", &old, "1"));
         assert!(state.contains("192.0.2.101") && state.contains("192.0.2.102"), "{state}");
