@@ -12,6 +12,7 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
+use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_model::config::hold::HoldTime;
 use xvs_model::config::load_feedback::Feedback;
@@ -22,6 +23,8 @@ use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
+use crate::journal::format::FileRecord;
+use crate::journal::start::{Files, has_loaded};
 use crate::keepalived_conf::read_usable;
 use crate::registry::SIP_CALLS;
 use xvs_health::prepare::Prepared;
@@ -82,6 +85,9 @@ pub struct Config {
     /// The sources of the values that are no defaults, by the settings' keys.
     #[serde(skip)]
     pub(crate) sources: BTreeMap<String, Source>,
+    /// The file that this was read from.
+    #[serde(skip)]
+    toml: Option<FileRecord>,
 }
 
 /// The section `[keepalived]`: the use of a keepalived.conf.
@@ -138,6 +144,7 @@ impl Default for Config {
             feedback: Feedback::default(),
             keepalived: Keepalived::default(),
             sources: BTreeMap::new(),
+            toml: None,
         }
     }
 }
@@ -239,7 +246,8 @@ impl Config {
         let config: Self = toml::from_str(&text).map_err(syntax)?;
         let document: serde_json::Value = toml::from_str(&text).map_err(syntax)?;
         let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
-        Ok(Self { sources: given.collect(), ..config })
+        let toml = Some(FileRecord::of(path, text.as_bytes()));
+        Ok(Self { sources: given.collect(), toml, ..config })
     }
 
     /// Whether xvs.toml or the command line has this key.
@@ -301,10 +309,33 @@ impl Config {
     /// [`ConfigError::Rules`].
     pub fn read_rules(&self) -> Result<Vec<RuleLine>, ConfigError> {
         let Some(path) = &self.rules else { return Ok(Vec::new()) };
-        let wrong = |text| ConfigError::Rules { path: path.clone(), text };
-        let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
-        read_rules(&String::from_utf8_lossy(&bytes), &SystemResolver::default()).map_err(wrong)
+        parse_rules(path, &read_bytes(path)?)
+    }
+
+    /// Reads the files that the desired state is loaded from. The rules may be unusable if the journal was loaded from
+    /// the same content: they are not needed then, and a name in them may not be resolvable now.
+    ///
+    /// # Errors
+    /// [`ConfigError::Rules`].
+    pub fn read_files(&self) -> Result<Files, ConfigError> {
+        let keys = self.sources.iter().filter(|(_, source)| **source == Source::Toml);
+        let mut files = Files {
+            toml: self.toml.clone(),
+            toml_keys: keys.map(|(key, _)| key.clone()).collect(),
+            ..Files::default()
+        };
+        if let Some(path) = &self.rules {
+            let bytes = read_bytes(path)?;
+            let record = FileRecord::of(path, &bytes);
+            let state = self.state_directory.as_ref().map(|parent| parent.join(name_of(&self.socket)));
+            let is_loaded = || state.is_some_and(|state| has_loaded(&state, &record));
+            files.rule_lines = parse_rules(path, &bytes).or_else(|error| match is_loaded() {
+                true => Ok(Vec::new()),
+                false => Err(error),
+            })?;
+            files.rules = Some(record);
+        }
+        Ok(files)
     }
 
     /// Reads the keepalived.conf; `None` if no file is given.
@@ -409,6 +440,16 @@ mod empty_is_none {
 
 /// Memory that xvsd has beside its connection table and its packet memory, with few services.
 const REST_BYTES: u64 = 16 << 20;
+
+fn read_bytes(rules: &Path) -> Result<Vec<u8>, ConfigError> {
+    fs::read(rules).map_err(|error| ConfigError::Rules { path: rules.to_owned(), text: error.to_string() })
+}
+
+fn parse_rules(path: &Path, bytes: &[u8]) -> Result<Vec<RuleLine>, ConfigError> {
+    // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
+    read_rules(&String::from_utf8_lossy(bytes), &SystemResolver::default())
+        .map_err(|text| ConfigError::Rules { path: path.to_owned(), text })
+}
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {

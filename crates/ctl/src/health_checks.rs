@@ -22,11 +22,13 @@ use xvs_sched::ServiceKey;
 use crate::config::Keepalived;
 use crate::control::thread::Handle;
 use crate::daemon::threads;
+use crate::health_view::KeptView;
 use crate::keepalived_conf::read_usable;
 use crate::vip_probes::VipProber;
 use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
+use xvs_health::view::View;
 use xvs_health::{DesiredServices, Environment, VipProbe};
 
 /// Why health checks do not start.
@@ -40,20 +42,23 @@ pub enum HealthError {
     Refused(#[from] CommandError),
 }
 
-/// Starts the checks of a file that has been read; returns when its services are in force.
+/// Starts the checks of a file that has been read; returns when its services are in force. `kept` is the file of the
+/// view that outlives the process.
 ///
 /// # Errors
 /// [`HealthError`]; no check has run.
 pub(crate) fn start(
     keepalived: &Keepalived,
     read: Prepared,
+    kept: Option<KeptView>,
     daemon: &Handle,
     ended: &Sender<String>,
 ) -> Result<Engine, HealthError> {
     let file = keepalived.file.clone().unwrap_or_default();
     let spawn = |run: Box<dyn FnOnce() + Send>| threads::spawn("xvs-health", ended, run);
-    let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()) };
-    let engine = Engine::start(file.clone(), director, spawn)?;
+    let former = kept.as_ref().map(KeptView::read).unwrap_or_default();
+    let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()), kept };
+    let engine = Engine::start(file.clone(), director, former, spawn)?;
     let checks = engine.handle();
     let told = checks.clone();
     // A process has one health engine, so this cell and those below are still empty.
@@ -103,6 +108,8 @@ impl Reloading {
 struct Director {
     daemon: Handle,
     vip_prober: VipProber,
+    /// `None`: the view is not kept.
+    kept: Option<KeptView>,
 }
 
 impl Environment for Director {
@@ -141,6 +148,12 @@ impl Environment for Director {
 
     fn execute(&self, command: Command) -> Result<(), CommandError> {
         self.daemon.request(Request::Change(command)).map(|_| ())
+    }
+
+    fn keep(&self, view: &View) {
+        if let Some(kept) = &self.kept {
+            kept.write(view);
+        }
     }
 
     fn emit(&self, lines: Vec<String>) {

@@ -15,6 +15,8 @@ pub mod registry;
 
 pub mod firewall_marks;
 mod health_checks;
+mod health_view;
+pub mod journal;
 pub mod keepalived_conf;
 mod vip_probes;
 pub mod workers;

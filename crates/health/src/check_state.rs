@@ -11,6 +11,7 @@ use xvs_model::health_checks::check::{Check, Probe, Timing};
 use xvs_model::report::health::CheckState;
 
 use crate::probes::probe_result::ProbeResult;
+use crate::view::CheckView;
 use crate::virtual_server::{CheckResult, Status};
 
 /// The state machine of one check.
@@ -66,6 +67,18 @@ impl CheckStateMachine {
             url: 0,
             repeats_url: false,
         }
+    }
+
+    /// A check that continues as it was in an earlier process.
+    pub fn resume(check: &Check, view: CheckView) -> Self {
+        let CheckView { result, has_run, has_failed } = view;
+        Self { result, has_run, has_failed, ..Self::new(check, Status::Up) }
+    }
+
+    /// What a later process continues with.
+    pub fn view(&self) -> CheckView {
+        let Self { result, has_run, has_failed, .. } = *self;
+        CheckView { result, has_run, has_failed }
     }
 
     /// The same state with the timing of a new configuration.

@@ -12,7 +12,7 @@ use std::{fs, io};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::HealthReport;
@@ -24,6 +24,7 @@ use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
 use crate::results::SharedResults;
 use crate::runner::Runner;
+use crate::view::View;
 
 /// The running health engine. Dropping it ends the checks and the thread.
 pub struct Engine {
@@ -40,13 +41,15 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Starts the engine without a configuration. `file` is the file name in reports; `spawn` starts the thread.
+    /// Starts the engine without a configuration. `file` is the file name in reports; `former` is the view of an earlier
+    /// process, with which the first configuration begins; `spawn` starts the thread.
     ///
     /// # Errors
     /// The system cannot create a runtime or a thread.
     pub fn start(
         file: PathBuf,
         environment: impl Environment,
+        former: View,
         spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,
     ) -> io::Result<Self> {
         let runtime = blocking::runtime()?;
@@ -54,8 +57,13 @@ impl Engine {
         let (manager, messages) = unbounded_channel();
         let results = Arc::new(SharedResults::default());
         results.lock().file = file;
-        let runner = Runner { environment, permits: Semaphore::new(concurrent_probes()), changed };
-        let task = Manager::new(results.clone(), Arc::new(runner), changes, messages).run();
+        let runner = Runner {
+            environment,
+            permits: Semaphore::new(concurrent_probes()),
+            changed,
+            view_changed: Notify::new(),
+        };
+        let task = Manager::new(results.clone(), Arc::new(runner), changes, messages, former).run();
         let handle = Handle { results, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {
             runtime.block_on(task);

@@ -14,6 +14,7 @@ use xvs_sched::ServiceKey;
 use crate::check_ref::CheckRef;
 use crate::probes::probe_result::ProbeResult;
 use crate::probes::through_vip::VipProbe;
+use crate::view::View;
 
 /// The services that the checks want, by key; `None`: the service is removed.
 pub type DesiredServices = Vec<(ServiceKey, Option<OwnedService>)>;
@@ -72,6 +73,9 @@ pub trait Environment: Send + Sync + 'static {
     /// # Errors
     /// The command was refused.
     fn execute(&self, command: Command) -> Result<(), CommandError>;
+
+    /// Keeps the view for a later process. May wait for a file. Keeps nothing if there is no place for it.
+    fn keep(&self, _view: &View) {}
 
     /// Writes these lines to the event stream and to the log, as one group.
     fn emit(&self, lines: Vec<String>);

@@ -23,6 +23,7 @@ mod probes;
 
 // From probe results to the state of a virtual server.
 pub mod check_state;
+pub mod view;
 pub mod virtual_server;
 
 // Notices and commands.

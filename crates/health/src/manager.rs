@@ -33,6 +33,7 @@ use crate::prepare::{Prepared, PreparedCheck};
 use crate::probes::file::Files;
 use crate::results::{RealServerResults, SharedResults, VirtualServerResults};
 use crate::runner::{CheckRecord, Runner};
+use crate::view::View;
 use crate::virtual_server::{
     CheckResult, InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState,
 };
@@ -67,6 +68,10 @@ pub(super) struct Manager<E> {
     notifier: Option<Notifier>,
     /// The time of the next attempt after a request that failed.
     retry_at: Instant,
+    /// The view of an earlier process, until the first configuration has begun with it.
+    former: View,
+    /// When the view is kept; `None`: it has not changed.
+    keep_at: Option<Instant>,
 }
 
 impl<E: Environment> Manager<E> {
@@ -76,6 +81,7 @@ impl<E: Environment> Manager<E> {
         runner: Arc<Runner<E>>,
         changed: UnboundedReceiver<Arc<CheckRecord>>,
         messages: UnboundedReceiver<Message>,
+        former: View,
     ) -> Self {
         Self {
             results,
@@ -91,6 +97,8 @@ impl<E: Environment> Manager<E> {
             timeouts: FileTimeouts { configured: Timeouts::UNSET, before: Timeouts::UNSET },
             notifier: None,
             retry_at: Instant::now(),
+            former,
+            keep_at: None,
         }
     }
 
@@ -110,12 +118,39 @@ impl<E: Environment> Manager<E> {
                     Some(Message::Stop) | None => return self.stop().await,
                 },
                 Some(record) = self.changed.recv() => self.apply_results(record).await,
+                () = self.runner.view_changed.notified() => self.view_has_changed(),
+                () = sleep_until(self.keep_at.unwrap_or(self.retry_at)), if self.keep_at.is_some() => {
+                    self.keep_view(self.view()).await;
+                }
                 () = sleep_until(self.retry_at), if is_pending => {
                     // A failure is logged and repeated.
                     let _ = self.send_pending().await;
                 }
             }
         }
+    }
+
+    /// Notes that the view has to be kept.
+    fn view_has_changed(&mut self) {
+        self.keep_at = self.keep_at.or(Some(Instant::now() + KEEP_INTERVAL));
+    }
+
+    /// What a later process begins with.
+    fn view(&self) -> View {
+        let results = self.results.lock();
+        let view = |one: &VirtualServerResults| {
+            let check = |server: usize, check: usize| one.servers[server].checks[check].record.view();
+            (one.state.virtual_server().identity(), one.state.view(check))
+        };
+        View { virtual_servers: results.virtual_servers.iter().map(view).collect() }
+    }
+
+    /// Keeps a view for a later process.
+    async fn keep_view(&mut self, view: View) {
+        self.keep_at = None;
+        let runner = self.runner.clone();
+        // A panic was reported by its thread.
+        let _ = spawn_blocking(move || runner.environment.keep(&view)).await;
     }
 
     /// Applies the result of this check and of all others that are queued.
@@ -155,6 +190,7 @@ impl<E: Environment> Manager<E> {
                 notices.push((None, notice));
             }
         }
+        self.view_has_changed();
         if !self.pending.is_empty() {
             // A failure is logged and repeated.
             let _ = self.send_pending().await;
@@ -301,6 +337,8 @@ impl<E: Environment> Manager<E> {
             notices.extend(state.remove());
         }
         notices.extend(later_notices);
+        self.former = View::default();
+        self.view_has_changed();
         self.pending = (0..results.virtual_servers.len()).collect();
         self.scope = ReconcileScope::Everything;
         (summary, notices)
@@ -335,7 +373,16 @@ impl<E: Environment> Manager<E> {
                     servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
                 (state.reload(virtual_server.clone(), initial_notices), running)
             }
-            None => (start(virtual_server.clone(), initial_notices, self.disabled.clone()), Vec::new()),
+            None => {
+                let (virtual_server, disabled) = (virtual_server.clone(), self.disabled.clone());
+                let begun = match self.former.virtual_servers.get(&virtual_server.identity()) {
+                    Some(former) => {
+                        VirtualServerState::resume(virtual_server, former, initial_notices, disabled)
+                    }
+                    None => start(virtual_server, initial_notices, disabled),
+                };
+                (begun, Vec::new())
+            }
         };
         let Reloaded { state, notices, origins } = reloaded;
         let mut start_check = |server_index: usize, (check_index, origin): (usize, Origin)| {
@@ -350,18 +397,20 @@ impl<E: Environment> Manager<E> {
             };
             let kept = match origin {
                 Origin::Kept { server, check } => running[server][check].take(),
-                Origin::New(_) => None,
+                Origin::New(_) | Origin::Resumed(_) => None,
             };
             count.count(kept.is_some());
             if let Some(kept) = kept {
                 kept.record.reconfigure(check);
                 return kept;
             }
-            let assumed = match origin {
-                Origin::New(assumed) => assumed,
-                Origin::Kept { .. } => Status::at_first(&check.config().timing),
+            let machine = match origin {
+                Origin::New(assumed) => CheckStateMachine::new(check.config(), assumed),
+                Origin::Kept { .. } => {
+                    CheckStateMachine::new(check.config(), Status::at_first(&check.config().timing))
+                }
+                Origin::Resumed(view) => CheckStateMachine::resume(check.config(), view),
             };
-            let machine = CheckStateMachine::new(check.config(), assumed);
             self.runner.start(check, machine, &mut self.files)
         };
         let mut servers = Vec::new();
@@ -377,6 +426,14 @@ impl<E: Environment> Manager<E> {
     }
 
     async fn stop(mut self) {
+        let mut view = self.view();
+        for one in self.results.lock().virtual_servers.iter().map(|one| one.state.virtual_server()) {
+            // Its notices of the stop say that all of it is down, so it begins anew.
+            if one.omega {
+                view.virtual_servers.remove(&one.identity());
+            }
+        }
+        self.keep_view(view).await;
         let virtual_servers = mem::take(&mut self.results.lock().virtual_servers);
         let notices: Vec<_> = virtual_servers.into_iter().flat_map(|one| one.state.stop()).collect();
         self.notify(notices.into_iter().map(|notice| (None, notice)));
@@ -515,6 +572,9 @@ const FAULTS_LOGGED: usize = 100;
 
 /// The time that scripts have when xvsd stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// The longest time from a change of the view until it is kept.
+const KEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Delay before a request that the control thread could not execute is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -23,6 +23,7 @@ use crate::environment::Environment;
 use crate::probes::file;
 use crate::probes::file::Files;
 use crate::probes::probe_result::ProbeResult;
+use crate::view::CheckView;
 use crate::virtual_server::CheckResult;
 
 /// What all checks share.
@@ -32,6 +33,8 @@ pub(super) struct Runner<E> {
     pub(super) permits: Semaphore,
     /// Checks whose result has changed, for the manager.
     pub(super) changed: UnboundedSender<Arc<CheckRecord>>,
+    /// Notified when the view of a check has changed.
+    pub(super) view_changed: Notify,
 }
 
 /// A check that runs. When its last copy is dropped, its task ends, with a probe in progress.
@@ -82,7 +85,12 @@ impl<E: Environment> Runner<E> {
 
     /// Records the result of a probe that started at `began`, and sends the check to the manager if that needs it.
     fn record(&self, record: &Arc<CheckRecord>, result: ProbeResult, began: Option<Instant>) {
-        if record.apply(result, began) {
+        let before = record.view();
+        let is_sent = record.apply(result, began);
+        if record.view() != before {
+            self.view_changed.notify_one();
+        }
+        if is_sent {
             // The receiver is gone when the daemon stops.
             let _ = self.changed.send(record.clone());
         }
@@ -171,6 +179,11 @@ impl CheckRecord {
     /// The row for reports.
     pub(super) fn row(&self) -> CheckHealth {
         self.data().row.clone()
+    }
+
+    /// What a later process continues with.
+    pub(super) fn view(&self) -> CheckView {
+        self.data().machine.view()
     }
 
     /// The check.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use xvs_keepalived::read;
 use xvs_model::config::command::{Command, CommandError};
@@ -27,6 +27,7 @@ use crate::probes::probe_result::ProbeResult;
 use crate::probes::through_vip::VipProbe;
 use crate::results::SharedResults;
 use crate::runner::Runner;
+use crate::view::View;
 
 /// How a simulated server behaves when it is probed.
 #[derive(Clone, Copy, PartialEq)]
@@ -56,6 +57,7 @@ struct World {
     timeouts: Mutex<Timeouts>,
     reconciled: Mutex<Vec<DesiredServices>>,
     emitted: Mutex<Vec<(String, Instant)>>,
+    kept: Mutex<View>,
 }
 
 impl World {
@@ -163,6 +165,10 @@ impl Environment for Arc<World> {
         Ok(())
     }
 
+    fn keep(&self, view: &View) {
+        self.kept.lock().unwrap().clone_from(view);
+    }
+
     fn emit(&self, lines: Vec<String>) {
         self.emitted.lock().unwrap().extend(lines.into_iter().map(|line| (line, Instant::now())));
     }
@@ -177,6 +183,11 @@ struct Health {
 
 impl Health {
     async fn start(text: &str, at_once: usize) -> Self {
+        Self::resume(text, at_once, View::default()).await
+    }
+
+    /// Starts with the view of an earlier process.
+    async fn resume(text: &str, at_once: usize, former: View) -> Self {
         let world = Arc::new(World {
             servers: Mutex::default(),
             probed: Mutex::default(),
@@ -189,12 +200,18 @@ impl Health {
             timeouts: Mutex::default(),
             reconciled: Mutex::default(),
             emitted: Mutex::default(),
+            kept: Mutex::default(),
         });
         let results = Arc::new(SharedResults::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
-        let runner = Runner { environment: world.clone(), permits: Semaphore::new(at_once), changed };
-        tokio::spawn(Manager::new(results.clone(), Arc::new(runner), changes, messages).run());
+        let runner = Runner {
+            environment: world.clone(),
+            permits: Semaphore::new(at_once),
+            changed,
+            view_changed: Notify::new(),
+        };
+        tokio::spawn(Manager::new(results.clone(), Arc::new(runner), changes, messages, former).run());
         let health = Self { world, results, manager };
         health.load(text).await.unwrap();
         health
@@ -386,6 +403,53 @@ async fn probes_without_a_port_are_prepared_again_and_hinder_nothing_else() {
     health.world.has_no_port.store(false, Ordering::Relaxed);
     sleep(seconds(1.5)).await;
     assert!(health.world.expects_vip_probes.load(Ordering::Relaxed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
+    let third = "10.1.0.3";
+    let text =
+        virtual_server("delay_loop 10\nretry 1\ndelay_before_retry 1\nwarmup 0\nquorum 2", [RS1, RS2, third]);
+    let health = Health::start(&text, MANY).await;
+    health.world.set(RS1, Server::Refuses);
+    health.world.set(third, Server::Refuses);
+    sleep(seconds(15.0)).await;
+    health.world.emitted("192.0.2.1 80 has no quorum");
+    let (kept, before) = (health.world.kept.lock().unwrap().clone(), health.report());
+
+    // A new real server and an edited check are in the file that the next process reads.
+    let edited = text.replace("TCP_CHECK { }", "TCP_CHECK { connect_port 81 }").replacen("81", "80", 2);
+    let more =
+        edited.replacen("real_server", "real_server 10.1.0.4 80 { TCP_CHECK { alpha } }\nreal_server", 1);
+    let next = Health::resume(&more, MANY, kept).await;
+    let up = |health: &Health| {
+        let report = health.report();
+        let servers = &report.virtual_servers[0].real_servers;
+        servers.iter().map(|server| (server.endpoint.clone(), server.is_up)).collect::<Vec<_>>()
+    };
+    let expected =
+        [("10.1.0.4:80", false), ("10.1.0.1:80", false), ("10.1.0.2:80", true), ("10.1.0.3:80", false)];
+    assert_eq!(up(&next), expected.map(|(server, is_up)| (server.to_owned(), is_up)));
+    assert!(!before.virtual_servers[0].is_well && !next.report().virtual_servers[0].is_well);
+    let states = next.report().virtual_servers[0]
+        .real_servers
+        .iter()
+        .map(|one| one.checks[0].state)
+        .collect::<Vec<_>>();
+    assert_eq!(states, [CheckState::AssumedDown, CheckState::Down, CheckState::Up, CheckState::AssumedDown]);
+    assert!(next.world.emitted.lock().unwrap().is_empty(), "{:?}", next.world.emitted.lock().unwrap());
+    // One failure of a server that is up is not the first of a new check.
+    for server in [RS1, third, "10.1.0.4"] {
+        next.world.set(server, Server::Refuses);
+    }
+    next.world.set(RS2, Server::Slow(seconds(0.1)));
+    sleep(seconds(5.0)).await;
+    let emitted = next.world.emitted.lock().unwrap().clone();
+    assert!(emitted.iter().all(|(line, _)| line.starts_with("10.1.0.4:80")), "{emitted:?}");
+    next.world.set(RS1, Server::Passes);
+    sleep(seconds(11.0)).await;
+    next.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is up");
+    next.world.emitted("192.0.2.1 80 has its quorum");
 }
 
 #[tokio::test(start_paused = true)]

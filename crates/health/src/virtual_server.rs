@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
@@ -19,6 +20,8 @@ use xvs_model::health_checks::fault::Place;
 use xvs_model::health_checks::virtual_server::VirtualServer;
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+
+use crate::view::{CheckView, RealServerView, VirtualServerView, probe_id};
 
 /// A virtual server with the results of its checks.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +34,7 @@ pub struct VirtualServerState {
 }
 
 /// The result of a check after rise and fall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
     /// Whether the check is up.
     pub is_up: bool,
@@ -96,6 +99,8 @@ pub enum Origin {
     },
     /// The check is new and starts with this status.
     New(Status),
+    /// The check continues as it was in an earlier process.
+    Resumed(CheckView),
 }
 
 impl Server {
@@ -174,6 +179,7 @@ impl VirtualServerState {
             let result = |origin: &Origin| match *origin {
                 Origin::Kept { server, check } => self.servers[server].checks[check],
                 Origin::New(status) => status.into(),
+                Origin::Resumed(view) => view.result,
             };
             let mut now = Server { checks: from.iter().map(result).collect(), is_reported_down: false };
             let has_notice = match old {
@@ -189,6 +195,70 @@ impl VirtualServerState {
         }
         notices.extend(state.update_quorum());
         Reloaded { state, notices, origins }
+    }
+
+    /// The state after a restart, from the view of an earlier process. As with [`Self::reload`], a check that was there
+    /// keeps its state, and there are notices only of what the file has changed.
+    pub fn resume(
+        virtual_server: Arc<VirtualServer>,
+        former: &VirtualServerView,
+        initial_notices: InitialNotices,
+        disabled: Arc<DisabledServers>,
+    ) -> Reloaded {
+        let index: HashMap<_, _> = former.real_servers.iter().map(|one| (one.endpoint, one)).collect();
+        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum: former.has_quorum, disabled };
+        let (mut notices, mut origins) = (Vec::new(), Vec::new());
+        let file = Arc::clone(&state.virtual_server);
+        for (place, server) in file.real_servers.iter().enumerate() {
+            let old = index.get(&server.endpoint);
+            let mut known: HashMap<u64, CheckView> = HashMap::new();
+            known.extend(old.into_iter().flat_map(|old| old.checks.iter().copied()));
+            let origin = |check: &Check| match (known.get(&probe_id(&check.probe)), old) {
+                (Some(view), _) => Origin::Resumed(*view),
+                (None, Some(old)) => Origin::New(old.is_up.into()),
+                (None, None) => Origin::New(Status::at_first(&check.timing)),
+            };
+            let from: Vec<_> = server.checks.iter().map(origin).collect();
+            let result = |origin: &Origin| match *origin {
+                Origin::Resumed(view) => Some(view.result),
+                Origin::New(status) => Some(status.into()),
+                Origin::Kept { .. } => None,
+            };
+            let mut now =
+                Server { checks: from.iter().filter_map(result).collect(), is_reported_down: false };
+            now.is_reported_down = !now.is_up() && old.is_some_and(|old| old.is_reported_down);
+            let has_notice = match old {
+                Some(old) => now.is_up() && !old.is_up,
+                None => now.is_up() && initial_notices == InitialNotices::Sent,
+            };
+            state.servers.push(now);
+            origins.push(from);
+            if has_notice {
+                notices.push(state.notice(Some(place), Status::Up));
+            }
+        }
+        notices.extend(state.update_quorum());
+        Reloaded { state, notices, origins }
+    }
+
+    /// What a later process begins with. `check` is the view of a check, by the indices of its real server and of
+    /// itself.
+    pub fn view(&self, check: impl Fn(usize, usize) -> CheckView) -> VirtualServerView {
+        let servers = self.virtual_server.real_servers.iter().zip(&self.servers).enumerate();
+        let real_servers = servers.map(|(server, (file, now))| {
+            let checks = file.checks.iter().zip(&now.checks).enumerate();
+            RealServerView {
+                endpoint: file.endpoint,
+                is_up: now.is_up(),
+                is_reported_down: now.is_reported_down,
+                checks: checks
+                    .map(|(index, (file, result))| {
+                        (probe_id(&file.probe), CheckView { result: *result, ..check(server, index) })
+                    })
+                    .collect(),
+            }
+        });
+        VirtualServerView { has_quorum: self.has_quorum, real_servers: real_servers.collect() }
     }
 
     /// Replaces what operators keep from new connections. Returns a notice if the quorum is gained or lost by that.

@@ -72,6 +72,7 @@ pub fn status() -> StatusReport {
         held_packets: 8,
         log_lines_lost: 3,
         unconfirmed_seconds: Some(7),
+        journal_saved_at_millis: Some(1_700_000_000_000),
         recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
         rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),
         settings: settings(),

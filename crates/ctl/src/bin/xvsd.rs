@@ -19,11 +19,11 @@ use xvs_ctl::daemon::ending::{Ending, Stop};
 use xvs_ctl::daemon::error::DaemonError;
 use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::watchdog::Watchdog;
+use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
 use xvs_ctl::metrics;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_health::prepare::Prepared;
-use xvs_model::config::rules::RuleLine;
 
 fn main() -> ExitCode {
     let arguments: Arguments = match parsed() {
@@ -34,15 +34,15 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    let rules = match config.read_rules() {
-        Ok(rules) => rules,
+    let files = match config.read_files() {
+        Ok(files) => files,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
     let keepalived = match config.read_keepalived() {
         Ok(keepalived) => keepalived,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    match run(&config, rules, keepalived) {
+    match run(&config, files, keepalived) {
         Ok(code) => code,
         Err(error) => {
             let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
@@ -52,11 +52,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs the daemon until a signal or a fault ends it.
-fn run(
-    config: &Config,
-    rules: Vec<RuleLine>,
-    keepalived: Option<Prepared>,
-) -> Result<ExitCode, Box<dyn Error>> {
+fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<ExitCode, Box<dyn Error>> {
     rights::check()?;
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
@@ -73,7 +69,7 @@ fn run(
     let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
     let mut daemon = Daemon::start(config, log.losses())?;
-    let started = daemon.load_rules(rules).map_err(|error| format!("rules: {error}").into());
+    let started = daemon.begin(files).map_err(|error| format!("rules: {error}").into());
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
     });

@@ -22,6 +22,7 @@ use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
+use crate::journal::format::Entry;
 
 /// Pause before a refused withdrawal of rules is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -65,7 +66,10 @@ impl<D: Datapath> Control<D> {
         self.extend_steering(&commands)?;
         let (former, timeout_sources) = (self.state.clone(), self.settings.timeout_sources());
         commands.iter().try_for_each(|command| self.change(command, now))?;
-        commands.iter().for_each(|command| self.settings.note_timeouts(command, Source::RulesFile));
+        match confirm_within_seconds {
+            Some(_) => self.note_unconfirmed(&commands),
+            None => self.note(&commands, Source::RulesFile),
+        }
         self.unconfirmed = confirm_within_seconds.map(|seconds| {
             let until = now + Duration::from_secs(seconds.into());
             Unconfirmed { until, former, applied, timeout_sources }
@@ -83,7 +87,11 @@ impl<D: Datapath> Control<D> {
             return Err(CommandError::Failed { why });
         };
         match verdict {
-            Verdict::Keep => Ok(Reply::Done),
+            Verdict::Keep => {
+                self.note_entry(|| Entry::Confirmed);
+                self.save();
+                Ok(Reply::Done)
+            }
             Verdict::TakeBack => {
                 let taken_back = self.take_back(unconfirmed, now)?;
                 self.publish().map(|()| Reply::Applied(taken_back))
@@ -134,8 +142,12 @@ impl<D: Datapath> Control<D> {
                 refused.push(command);
             } else if matches!(command, Command::SetTimeouts(_)) {
                 self.settings.restore_timeout_sources(unconfirmed.timeout_sources);
+                self.note_timeout_sources();
+            } else {
+                self.note([&command], Source::Default);
             }
         }
+        self.note_entry(|| Entry::Confirmed);
         differences.retain(|difference| {
             !commands_for(std::slice::from_ref(difference)).iter().any(|done| refused.contains(done))
         });

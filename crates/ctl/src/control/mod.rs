@@ -41,6 +41,8 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::control::datapath::Datapath;
 use crate::events::Events;
+use crate::journal::Journal;
+use crate::journal::format::Entry;
 use crate::registry::Registry;
 use crate::registry::kept::{Found, Kept};
 use crate::steering::{networks, rules_for};
@@ -55,6 +57,7 @@ mod owned_services;
 mod publication;
 mod publish;
 mod reconcile;
+mod saving;
 mod settings;
 mod steered;
 pub mod thread;
@@ -78,6 +81,8 @@ pub struct Control<D> {
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
     owned: OwnedServices,
+    /// `None`: changes are not kept.
+    journal: Option<Journal>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -101,6 +106,7 @@ impl<D: Datapath> Control<D> {
             events: Arc::default(),
             unconfirmed: None,
             owned: OwnedServices::default(),
+            journal: None,
         }
     }
 
@@ -126,11 +132,6 @@ impl<D: Datapath> Control<D> {
     /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
     pub(crate) fn settings_in_force(&mut self) -> &Arc<[Setting]> {
         self.settings.list(self.state.timeouts())
-    }
-
-    /// Notes that the keepalived.conf has set the timeouts of a command.
-    pub(crate) fn note_keepalived_timeouts(&mut self, command: &Command) {
-        self.settings.note_timeouts(command, Source::KeepalivedConf);
     }
 
     /// The pointer that workers load snapshots from.
@@ -195,7 +196,7 @@ impl<D: Datapath> Control<D> {
                 self.admit(&self.state, command)?;
                 self.extend_steering(std::slice::from_ref(command))?;
                 self.change(command, now)?;
-                self.settings.note_timeouts(command, Source::XvsadmSet);
+                self.note([command], Source::XvsadmSet);
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
@@ -204,7 +205,7 @@ impl<D: Datapath> Control<D> {
                     |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
                 let mut results: Vec<_> = commands.iter().map(change).collect();
                 let done = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
-                done.for_each(|(command, _)| self.settings.note_timeouts(command, Source::RulesFile));
+                self.note(done.map(|(command, _)| command), Source::RulesFile);
                 if let Err(late) = self.publish() {
                     // A late worker must not hide which lines were refused.
                     if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
@@ -236,6 +237,7 @@ impl<D: Datapath> Control<D> {
             Request::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
             Request::Set { key, value } => {
                 self.settings.set(key, value)?;
+                self.note_entry(|| Entry::Set { key: key.clone(), value: value.clone() });
                 self.settings.tune(&self.registry.tuning);
                 let moved = self.registry.review_reports(&self.settings.feedback, now);
                 let published = self.publish();
@@ -350,14 +352,15 @@ impl<D: Datapath> Control<D> {
         &self.marks.compiled().unfollowed
     }
 
-    /// Sentences for the operator: the late worker, the refused commands and the drift of owned services.
+    /// Sentences for the operator: the late worker, a journal that cannot be written, the refused commands and the drift of owned services.
     pub fn warnings(&self) -> Vec<String> {
         let late = self.publication.late().map(|worker| {
             format!(
                 "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
             )
         });
-        late.into_iter().chain(self.owned.warnings()).collect()
+        let journal = self.journal.as_ref().and_then(Journal::warning);
+        late.into_iter().chain(journal).chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast

@@ -29,7 +29,7 @@ impl OwnedServices {
     /// Notes a command that was carried out.
     pub(super) fn note(&mut self, command: &Command) {
         match object_of(command).service() {
-            Some(key) if self.wanted.service(&key).is_some() => _ = self.dirty.insert(key),
+            Some(key) if self.owns(&key) => _ = self.dirty.insert(key),
             None if *command == Command::Flush => {
                 self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
             }
@@ -40,6 +40,11 @@ impl OwnedServices {
     /// Keys of all owned services, whether or not they exist in the desired state.
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
         self.wanted.services().map(|(key, _)| *key)
+    }
+
+    /// Whether health checks own this service.
+    pub(super) fn owns(&self, key: &ServiceKey) -> bool {
+        self.wanted.service(key).is_some()
     }
 
     /// Sentences for the operator: refused commands, and drift.

@@ -61,12 +61,13 @@ impl<D: Datapath> Control<D> {
             .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
     }
 
-    /// Publishes the working snapshot, and waits until every worker uses it.
+    /// Writes the journal, publishes the working snapshot, and waits until every worker uses it.
     ///
     /// # Errors
     /// Only [`CommandError::Late`]. The change is published all the same; [`Self::tick`] does what has to wait for
     /// the worker.
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
+        self.save();
         let snapshot = &mut self.publication.snapshot;
         self.registry.build(&self.state, snapshot);
         snapshot.settings = self.settings.settings(&self.state);

@@ -36,6 +36,7 @@ impl<D: Datapath> Control<D> {
         scope: ReconcileScope,
         now: Millis,
     ) -> Result<Reconciled, CommandError> {
+        wanted.iter().filter(|(_, service)| service.is_some()).for_each(|(key, _)| self.note_owned(*key));
         let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
         let before = owned.wanted.restricted_to(&named);
@@ -60,7 +61,10 @@ impl<D: Datapath> Control<D> {
         };
         owned.dirty.extend(&named);
         let commands = self.restoring_commands(&named, objects.as_ref());
-        Ok(self.carry_out(ORIGIN, commands, now))
+        let reconciled = self.carry_out(ORIGIN, commands, now);
+        // Services may be owned from now on without a change of them.
+        self.save();
+        Ok(reconciled)
     }
 
     /// Sets whether drift of owned services is undone.

@@ -66,6 +66,18 @@ impl ActiveSettings {
         self.list = None;
     }
 
+    /// Each timeout that does not come from the keepalived.conf, alone, with its source.
+    pub(super) fn sourced_timeouts(&self, timeouts: Timeouts) -> Vec<(Timeouts, Source)> {
+        let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
+        let each = [
+            Timeouts { tcp_seconds, ..Timeouts::UNSET },
+            Timeouts { tcp_fin_seconds, ..Timeouts::UNSET },
+            Timeouts { udp_seconds, ..Timeouts::UNSET },
+        ];
+        let sources = self.timeout_sources().0.map(Option::unwrap_or_default);
+        each.into_iter().zip(sources).filter(|(_, source)| *source != Source::KeepalivedConf).collect()
+    }
+
     /// Where the timeouts come from.
     pub(super) fn timeout_sources(&self) -> TimeoutSources {
         TimeoutSources(timeouts_by_key(Timeouts::UNSET).map(|(key, _)| self.changed.get(&key).copied()))

@@ -31,6 +31,8 @@ use xvs_sched::ServiceKey;
 use crate::control::Control;
 use crate::daemon::error::DaemonError;
 use crate::events::changes;
+use crate::journal::Journal;
+use crate::journal::replay::TimeoutsBySource;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
 use crate::workers::membership::Membership;
@@ -40,6 +42,8 @@ use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 pub(crate) enum Input {
     /// A request, and the client that sent it; `None`: xvsd itself.
     Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
+    /// The timeouts and settings of an earlier daemon, and the journal that is kept from now on.
+    Journal(TimeoutsBySource, Vec<(String, String)>, Option<Journal>, Sender<Result<(), CommandError>>),
     /// A new network view is in [`Latest`].
     Network,
     /// New mark rules are in [`Latest`].
@@ -156,11 +160,12 @@ impl ControlThread {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
                 Ok(Input::Request(request, requester, reply)) => {
-                    let answer = self.control.handle(&request, self.shared.now());
-                    // The timeouts of a keepalived.conf are xvsd's own change.
-                    if let (Request::Change(command), None, Ok(_)) = (&request, &requester, &answer) {
-                        self.control.note_keepalived_timeouts(command);
-                    }
+                    let now = self.shared.now();
+                    let answer = match (&request, &requester) {
+                        // xvsd's own changes are those of the keepalived.conf.
+                        (Request::Change(command), None) => self.control.change_for_keepalived(command, now),
+                        _ => self.control.handle(&request, now),
+                    };
                     let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
                     self.shared.events.record_all(Kind::Change, epoch, requester.as_ref(), changes);
                     if request.access() == Access::Change {
@@ -168,6 +173,11 @@ impl ControlThread {
                     }
                     // The client may have disconnected.
                     let _ = reply.send(answer);
+                }
+                Ok(Input::Journal(timeouts, settings, journal, reply)) => {
+                    let kept = self.control.begin_journal(&timeouts, settings, journal, self.shared.now());
+                    // The start may have been given up.
+                    let _ = reply.send(kept);
                 }
                 Ok(Input::Network) => {
                     if let Some(view) = self.network_views.take() {
@@ -489,6 +499,19 @@ impl Handle {
         let answer = self.send(|reply| Input::Request(request, requester, reply));
         self.shared.request_durations.count(access, sent.elapsed());
         answer
+    }
+
+    /// Takes over the timeouts and settings of an earlier daemon, and begins the journal.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub(crate) fn begin_journal(
+        &self,
+        timeouts: TimeoutsBySource,
+        settings: Vec<(String, String)>,
+        journal: Option<Journal>,
+    ) -> Result<(), CommandError> {
+        self.send(|reply| Input::Journal(timeouts, settings, journal, reply))
     }
 
     /// Replaces the captures that are on, and waits until they are published.

@@ -34,10 +34,10 @@ use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
 use xvs_host::state_directory::StateDirectory;
 use xvs_host::{memory, netfilter};
 use xvs_ipvsadm::command_line;
-use xvs_model::config::command::CommandError;
-use xvs_model::config::rules::RuleLine;
+use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
+use xvs_model::report::event::millis_since_1970;
 use xvs_xdp::RingSizes;
 
 use crate::config::{Config, Keepalived};
@@ -49,6 +49,8 @@ use crate::daemon::kept_state::KeptState;
 use crate::daemon::threads::EndNotice;
 use crate::health_checks;
 use crate::health_checks::HealthError;
+use crate::health_view::KeptView;
+use crate::journal::start::{Beginning, Files};
 use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
@@ -84,7 +86,7 @@ pub struct Daemon {
     notices: Sender<String>,
     ended: Receiver<String>,
     /// Of this process until everything has ended.
-    _directory: Option<StateDirectory>,
+    directory: Option<StateDirectory>,
 }
 
 impl Daemon {
@@ -206,18 +208,8 @@ impl Daemon {
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
         let health = None;
-        let daemon = Self {
-            inputs,
-            control,
-            network,
-            netfilter,
-            sweeping,
-            health,
-            shared,
-            notices,
-            ended,
-            _directory: directory,
-        };
+        let daemon =
+            Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended, directory };
         // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
         // read by external programs, so the wait for them is limited.
         let _ = first_view.recv();
@@ -236,28 +228,38 @@ impl Daemon {
         Handle::new(self.inputs.clone(), self.shared.clone())
     }
 
-    /// Carries out the initial rules as one snapshot. A refused line is logged, and the others are carried out.
+    /// Carries out the initial rules, or the journal, as one snapshot, and begins the journal. What is refused is
+    /// logged, and the rest is carried out.
     ///
     /// # Errors
-    /// The control thread refuses the whole request.
-    pub fn load_rules(&self, rules: Vec<RuleLine>) -> Result<(), CommandError> {
-        if rules.is_empty() {
-            return Ok(());
-        }
-        let commands = rules.iter().map(|rule| rule.command.clone()).collect();
-        let Reply::Restored(results) = self.handle().request(Request::Restore(commands))? else {
-            return Ok(());
+    /// The control thread refuses the whole request; then the journal stays as it was.
+    pub fn begin(&self, files: Files) -> Result<(), CommandError> {
+        let begin = match &self.directory {
+            Some(directory) => Beginning::of_directory(directory.path(), files),
+            None => Beginning::of_files(files),
         };
-        for (RuleLine { number, command }, result) in rules.iter().zip(&results) {
-            if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
-                tracing::error!("rules, line {number}: {}: refused: {error}", command_line(command));
+        let Beginning { commands, settings, timeouts, saved_at, journal, said } = begin;
+        said.iter().for_each(|line| tracing::warn!("{line}"));
+        let handle = self.handle();
+        if !commands.is_empty() {
+            let all = commands.iter().map(|(_, command)| command.clone()).collect();
+            if let Reply::Restored(results) = handle.request(Request::Restore(all))? {
+                log_begun(&commands, &results);
             }
         }
-        let is_in_force =
-            |result: &&Result<_, CommandError>| !matches!(result, Err(error) if error.refusal().is_some());
-        let in_force = results.iter().filter(is_in_force).count();
-        tracing::info!("rules: {in_force} of {} lines are in force", rules.len());
-        Ok(())
+        let set = |(key, value): &(String, String)| {
+            let request = Request::Set { key: key.clone(), value: value.clone() };
+            let answer = handle.request(request);
+            let refusal = answer.as_ref().err().and_then(CommandError::refusal);
+            refusal
+                .inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}"))
+                .is_none()
+        };
+        let settings = settings.into_iter().filter(set).collect();
+        let kept = handle.begin_journal(timeouts, settings, journal);
+        self.shared.facts_mut().journal_saved_at_millis = saved_at.map(millis_since_1970);
+        // A late worker becomes a warning.
+        kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), Err))
     }
 
     /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
@@ -270,7 +272,8 @@ impl Daemon {
         read: Option<Prepared>,
     ) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
-        self.health = Some(health_checks::start(keepalived, read, &self.handle(), &self.notices)?);
+        let kept = self.directory.as_ref().map(|directory| KeptView::new(directory.path()));
+        self.health = Some(health_checks::start(keepalived, read, kept, &self.handle(), &self.notices)?);
         Ok(())
     }
 
@@ -297,6 +300,23 @@ impl Daemon {
         if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {
             datapath.workers().0.release();
         }
+    }
+}
+
+/// Logs which of the first commands are refused, and how many are in force.
+fn log_begun(commands: &[(Option<usize>, Command)], results: &[Result<(), CommandError>]) {
+    let is_from_file = commands.iter().any(|(line, _)| line.is_some());
+    let mut in_force = commands.len();
+    for ((line, command), result) in commands.iter().zip(results) {
+        if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
+            in_force -= 1;
+            let place = line.map_or("journal".to_owned(), |number| format!("rules, line {number}"));
+            tracing::error!("{place}: {}: refused: {error}", command_line(command));
+        }
+    }
+    match is_from_file {
+        true => tracing::info!("rules: {in_force} of {} lines are in force", commands.len()),
+        false => tracing::info!("journal: {in_force} of {} objects are in force", commands.len()),
     }
 }
 

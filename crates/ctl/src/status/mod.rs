@@ -121,6 +121,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         held_packets: shared.hold.as_ref().map_or(0, |hold| hold.dropped()),
         log_lines_lost: shared.log_lines_lost(),
         unconfirmed_seconds: facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
+        journal_saved_at_millis: facts.journal_saved_at_millis,
         recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },
         interfaces: facts.interfaces,
         rules: None,

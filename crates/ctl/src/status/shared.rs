@@ -85,6 +85,9 @@ pub struct Facts {
     pub start_warnings: Vec<String>,
     /// The rules file that the daemon started with.
     pub rules: Option<PathBuf>,
+    /// When the journal that the daemon began with was last written, in milliseconds since 1970; `None`: it began with
+    /// its files.
+    pub journal_saved_at_millis: Option<u64>,
     /// Commands, as typed, that undo manual changes to owned services.
     pub drift: Arc<[String]>,
     /// The disabled real servers.

@@ -7,7 +7,7 @@
 //! mark rules is. Timeouts that a file does not set stay. Pure; cost: one pass over both states. Not here: reading
 //! files (`rules.rs` of `ipvsadm`), carrying out the commands (`control/apply.rs` of `ctl`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use xvs_sched::{ForwardingMethod, ServiceKey};
@@ -91,6 +91,20 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
             [running.timeouts(), timeouts].map(|timeouts| Some(Command::SetTimeouts(timeouts)));
         all.push(Difference { before, after });
     }
+    all
+}
+
+/// The differences between the running state and a file that has changed: `old` is what it defined, `new` what it
+/// defines now. What neither of them defines stays as it is.
+pub fn file_differences(running: &State, old: &State, new: &DesiredRules) -> Vec<Difference> {
+    let defined: HashSet<_> = rules(old).iter().map(object_of).collect();
+    let mut all = differences(running, new);
+    all.retain(|difference| match &difference.before {
+        _ if difference.after.is_some() => true,
+        // A rule that the file defines too is deleted only to get its place among them.
+        Some(Command::AddMark(rule)) => old.marks().contains(rule) || new.state.marks().contains(rule),
+        _ => defined.contains(&difference.object()),
+    });
     all
 }
 

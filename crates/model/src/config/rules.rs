@@ -68,6 +68,11 @@ impl DesiredRules {
         &self.state
     }
 
+    /// The timeouts that the rules set; 0: not set.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
     /// Wants these services as they run, so that they have no difference: rules do not apply to them.
     pub fn keep_running(&mut self, running: &State, services: impl IntoIterator<Item = ServiceKey>) {
         for key in services {

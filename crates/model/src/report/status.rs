@@ -51,6 +51,9 @@ pub struct StatusReport {
     pub log_lines_lost: u64,
     /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
+    /// When the journal that the daemon began with was last written, in milliseconds since 1970; `None`: it began with
+    /// its files.
+    pub journal_saved_at_millis: Option<u64>,
     /// Packets dropped recently.
     pub recent_drops: RecentDrops,
     /// The comparison of the rules file of xvs.toml with the running state; `None` without a rules file.

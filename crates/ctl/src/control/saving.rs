@@ -1,0 +1,383 @@
+//! What the journal keeps of each change.
+//!
+//! A change is noted once it is carried out, and written before it is published and answered. Services owned by health
+//! checks, and the timeouts of a keepalived.conf, are not noted: the file gives them again. A service that becomes owned
+//! leaves the journal. Not here: the file (`journal/`).
+
+use xvs_dataplane::clock::Millis;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_model::config::rules::object_of;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::setting::Source;
+use xvs_sched::ServiceKey;
+
+use crate::control::Control;
+use crate::control::datapath::Datapath;
+use crate::control::owned_services::OwnedServices;
+use crate::journal::Journal;
+use crate::journal::format::Entry;
+use crate::journal::replay::{TimeoutsBySource, commands_without_timeouts};
+
+impl<D: Datapath> Control<D> {
+    /// Takes the timeouts of an earlier daemon over, and begins a journal with the present state. `settings` are those
+    /// of `xvs set` that were carried out.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`]. A journal that cannot be written becomes a warning.
+    pub(crate) fn begin_journal(
+        &mut self,
+        timeouts: &TimeoutsBySource,
+        settings: impl IntoIterator<Item = (String, String)>,
+        journal: Option<Journal>,
+        now: Millis,
+    ) -> Result<(), CommandError> {
+        for (timeouts, source) in timeouts.iter() {
+            let command = Command::SetTimeouts(timeouts);
+            self.admit(&self.state, &command)?;
+            self.change(&command, now)?;
+            self.settings.note_timeouts(&command, source);
+        }
+        if let Some(mut journal) = journal {
+            let timeouts = self.settings.sourced_timeouts(self.state.timeouts());
+            let timeouts = timeouts.into_iter().filter(|(_, source)| *source != Source::Default);
+            timeouts.for_each(|(timeouts, source)| journal.note(&Entry::Timeouts(timeouts, source)));
+            settings.into_iter().for_each(|(key, value)| journal.note(&Entry::Set { key, value }));
+            journal.write_anew(&entries(&self.state, &self.owned));
+            self.journal = Some(journal);
+        }
+        self.publish()
+    }
+
+    /// Carries out a command of the keepalived.conf.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub(crate) fn change_for_keepalived(
+        &mut self,
+        command: &Command,
+        now: Millis,
+    ) -> Result<Reply, CommandError> {
+        // The file sets its timeouts again at the next start, over those that were set before it.
+        let journal = match command {
+            Command::SetTimeouts(_) => self.journal.take(),
+            _ => None,
+        };
+        let answer = self.handle(&Request::Change(command.clone()), now);
+        self.journal = journal.or(self.journal.take());
+        if answer.is_ok() {
+            self.settings.note_timeouts(command, Source::KeepalivedConf);
+        }
+        answer
+    }
+
+    /// Notes commands that were carried out, and where timeouts that they set come from.
+    pub(super) fn note<'a>(&mut self, commands: impl IntoIterator<Item = &'a Command>, source: Source) {
+        for command in commands {
+            self.settings.note_timeouts(command, source);
+            let Some(journal) = &mut self.journal else { continue };
+            match command {
+                Command::Zero(_) => {}
+                Command::SetTimeouts(timeouts) => journal.note(&Entry::Timeouts(*timeouts, source)),
+                _ if object_of(command).service().is_some_and(|key| self.owned.owns(&key)) => {}
+                _ => journal.note(&Entry::Change(command.clone())),
+            }
+        }
+    }
+
+    /// Notes rules that were applied and wait to be confirmed.
+    pub(super) fn note_unconfirmed(&mut self, commands: &[Command]) {
+        commands.iter().for_each(|command| self.settings.note_timeouts(command, Source::RulesFile));
+        self.note_entry(|| Entry::Unconfirmed(commands.to_vec()));
+    }
+
+    /// Notes that the sources of the timeouts are those in force.
+    pub(super) fn note_timeout_sources(&mut self) {
+        for (timeouts, source) in self.settings.sourced_timeouts(self.state.timeouts()) {
+            self.note_entry(|| Entry::Timeouts(timeouts, source));
+        }
+    }
+
+    /// Notes that a service is owned by health checks from now on.
+    pub(super) fn note_owned(&mut self, key: ServiceKey) {
+        if !self.owned.owns(&key) && self.state.service(&key).is_some() {
+            self.note_entry(|| Entry::Change(Command::DeleteService(key)));
+        }
+    }
+
+    /// Notes one line.
+    pub(super) fn note_entry(&mut self, entry: impl FnOnce() -> Entry) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(&entry());
+        }
+    }
+
+    /// Writes what was noted.
+    pub(super) fn save(&mut self) {
+        let Self { journal: Some(journal), state, owned, unconfirmed, .. } = self else { return };
+        // While rules wait to be confirmed, the journal must also have the state before them.
+        journal.save(|| unconfirmed.is_none().then(|| entries(state, owned)));
+    }
+}
+
+/// The changes that give a state from an empty one, without owned services.
+fn entries(state: &State, owned: &OwnedServices) -> Vec<Entry> {
+    let mut state = state.clone();
+    owned.services().for_each(|key| state.set_service(key, None));
+    commands_without_timeouts(&state).map(Entry::Change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::time::{Duration, SystemTime};
+    use std::{env, fs, process};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use xvs_model::config::maintenance::Disabled;
+    use xvs_model::config::reconcile::{OwnedService, ReconcileScope};
+    use xvs_model::config::service::ServiceOptions;
+    use xvs_model::config::timeouts::Timeouts;
+    use xvs_model::protocol::request::Verdict;
+
+    use crate::control::saving::*;
+    use crate::control::tests::{Machine, any_change, any_service, control, endpoint, options};
+    use crate::journal::format::{Contents, Header};
+    use crate::journal::replay::Replayed;
+
+    /// A directory that is removed when this is dropped.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = env::temp_dir().join(format!("xvs-journal-{}-{name}", process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn journal(&self) -> PathBuf {
+            self.0.join("journal")
+        }
+
+        /// A control plane without services that keeps its state here.
+        fn control(&self) -> Control<Machine> {
+            let mut control = control();
+            let journal = Journal::new(&self.0, &Header::new(None, None, Vec::new()));
+            control.begin_journal(&TimeoutsBySource::default(), [], Some(journal), Millis(0)).unwrap();
+            control
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    /// A step of a director's life.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Request(Request),
+        Reconcile(ServiceKey, Option<OwnedService>),
+        Time,
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let server = |text: &str| Disabled { server: text.parse().unwrap(), service: None };
+        let servers = vec![server("192.0.2.1"), server("192.0.2.1:80"), server("192.0.2.2:0")];
+        let timeouts = (select(vec![0, 60, 900]), select(vec![0, 5]), select(vec![0, 7]));
+        let timeouts = timeouts.prop_map(|(tcp_seconds, tcp_fin_seconds, udp_seconds)| Timeouts {
+            tcp_seconds,
+            tcp_fin_seconds,
+            udp_seconds,
+        });
+        prop_oneof![
+            12 => any_change(),
+            1 => select(servers.clone()).prop_map(Command::Disable),
+            1 => select(servers).prop_map(Command::Enable),
+            1 => timeouts.prop_map(Command::SetTimeouts),
+            1 => Just(Command::Zero(None)),
+        ]
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let settings =
+            vec![("sloppy_tcp", "1"), ("sloppy_tcp", "0"), ("feedback.services", "all"), ("no", "1")];
+        let confirm = prop::option::weighted(0.5, Just(5_u32));
+        let owned = prop::option::weighted(0.7, vec((endpoint(), options()), 0..2));
+        prop_oneof![
+            8 => command().prop_map(|command| Step::Request(Request::Change(command))),
+            4 => vec(command(), 2..8).prop_map(|commands| Step::Request(Request::Restore(commands))),
+            2 => (vec(command(), 0..6), confirm).prop_map(|(rules, confirm_within_seconds)| {
+                Step::Request(Request::Apply { rules, confirm_within_seconds })
+            }),
+            1 => select(vec![Verdict::Keep, Verdict::TakeBack]).prop_map(|verdict| Step::Request(Request::Confirm(verdict))),
+            1 => select(settings).prop_map(|(key, value)| {
+                Step::Request(Request::Set { key: key.to_owned(), value: value.to_owned() })
+            }),
+            2 => (any_service(), owned).prop_map(|(key, destinations)| {
+                let options = ServiceOptions::of(key.family());
+                Step::Reconcile(key, destinations.map(|destinations| OwnedService { options, destinations }))
+            }),
+            1 => Just(Step::Time),
+        ]
+    }
+
+    fn read(journal: &Path) -> Contents {
+        Contents::read(journal).unwrap().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn after_any_steps_the_journal_gives_the_state_without_owned_services(steps in vec(step(), 1..60)) {
+            let directory = Directory::new("steps");
+            let mut control = directory.control();
+            let mut now = Millis(0);
+            for step in steps {
+                match &step {
+                    Step::Request(request) => _ = control.handle(request, now),
+                    Step::Reconcile(key, wanted) => {
+                        control.reconcile(vec![(*key, wanted.clone())], ReconcileScope::Changes, now).unwrap();
+                    }
+                    Step::Time => now = now + Duration::from_secs(2),
+                }
+                control.tick(now).unwrap();
+                let contents = read(&directory.journal());
+                let replayed = Replayed::of(&contents.entries);
+                prop_assert_eq!(&replayed.refused, &[""; 0], "after {:?}", step);
+                prop_assert!(!contents.is_cut && contents.entries.len() <= 500);
+                if control.unconfirmed_until().is_some() {
+                    continue;
+                }
+                let entries_of_journal: Vec<_> =
+                    commands_without_timeouts(&replayed.state).map(Entry::Change).collect();
+                prop_assert_eq!(entries(control.state(), &control.owned), entries_of_journal, "after {:?}", step);
+                prop_assert_eq!(control.state().timeouts(), replayed.state.timeouts());
+                let sources = control.settings.sourced_timeouts(control.state().timeouts());
+                for (timeouts, source) in sources {
+                    let has = |(mut set, of): (Timeouts, Source)| {
+                        let before = set;
+                        set.update(timeouts);
+                        of == source && set == before
+                    };
+                    prop_assert!(source == Source::Default || replayed.timeouts.iter().any(has));
+                }
+                let set = control.settings_in_force().iter().filter(|setting| setting.source == Source::XvsSet).count();
+                prop_assert_eq!(set, replayed.settings.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_cut_anywhere_gives_a_prefix_of_its_changes() {
+        let directory = Directory::new("cut");
+        let mut control = directory.control();
+        let add = |key: &str| {
+            let key: ServiceKey = key.parse().unwrap();
+            Request::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
+        };
+        for service in ["TCP 192.0.2.100:80", "UDP [2001:db8::1]:53", "FWM 7"] {
+            control.handle(&add(service), Millis(0)).unwrap();
+        }
+        let set = Request::Set { key: "sloppy_tcp".to_owned(), value: "1".to_owned() };
+        control.handle(&set, Millis(0)).unwrap();
+        let bytes = fs::read(directory.journal()).unwrap();
+        let whole = Contents::parse(&bytes, SystemTime::now()).unwrap();
+        assert_eq!((whole.entries.len(), whole.is_cut), (4, false));
+        let header = bytes.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for end in 0..bytes.len() {
+            let cut = Contents::parse(&bytes[..end], SystemTime::now());
+            match cut {
+                Ok(cut) => {
+                    assert!(end >= header && whole.entries.starts_with(&cut.entries), "{end}");
+                    assert_eq!(cut.is_cut, bytes[end - 1] != b'\n', "{end}");
+                }
+                Err(why) => assert!(end < header && why.contains("first line"), "{end}: {why}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_of_outdated_lines_is_written_anew_and_holds_the_same() {
+        let directory = Directory::new("anew");
+        let mut control = directory.control();
+        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
+        let add = Command::AddService { key, options: ServiceOptions::of(key.family()) };
+        let mut longest = 0;
+        for round in 0..200 {
+            let command = if round % 2 == 0 { add.clone() } else { Command::DeleteService(key) };
+            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            longest = longest.max(read(&directory.journal()).entries.len());
+        }
+        control.handle(&Request::Change(add), Millis(0)).unwrap();
+        assert!((10..=100).contains(&longest), "{longest} lines");
+        assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_refuses_no_change_and_has_all_of_them_later() {
+        let directory = Directory::new("unwritable");
+        let mut control = directory.control();
+        let change = |last: u8| {
+            let key: ServiceKey = format!("TCP 192.0.2.{last}:80").parse().unwrap();
+            Request::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
+        };
+        // A device that is always full, in the place of the file.
+        control
+            .journal
+            .as_mut()
+            .unwrap()
+            .append_to(fs::File::options().write(true).open("/dev/full").unwrap());
+        fs::create_dir(directory.0.join("journal.new")).unwrap();
+        for last in [100, 101] {
+            control.handle(&change(last), Millis(0)).unwrap();
+            let warnings = control.warnings();
+            assert!(
+                warnings.len() == 1 && warnings[0].starts_with(&directory.journal().display().to_string()),
+                "{warnings:?}"
+            );
+        }
+        fs::remove_dir(directory.0.join("journal.new")).unwrap();
+        control.handle(&change(102), Millis(0)).unwrap();
+        assert_eq!(control.warnings(), [""; 0]);
+        assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
+    }
+
+    #[test]
+    fn rules_that_wait_to_be_confirmed_are_taken_back_at_a_restart_and_confirmed_ones_stay() {
+        let directory = Directory::new("unconfirmed");
+        let mut control = directory.control();
+        let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
+        control.handle(&Request::Change(timeouts(100)), Millis(0)).unwrap();
+        let before = control.state().clone();
+        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
+        let rules =
+            vec![Command::AddService { key, options: ServiceOptions::of(key.family()) }, timeouts(200)];
+        control.handle(&Request::Apply { rules, confirm_within_seconds: Some(60) }, Millis(0)).unwrap();
+        let replayed = Replayed::of(&read(&directory.journal()).entries);
+        assert_eq!((&replayed.state, replayed.taken_back.len()), (&before, 2));
+        assert!(replayed.timeouts.iter().all(|(_, source)| source == Source::XvsadmSet));
+        control.handle(&Request::Confirm(Verdict::Keep), Millis(0)).unwrap();
+        let replayed = Replayed::of(&read(&directory.journal()).entries);
+        assert_eq!((&replayed.state, replayed.taken_back.len()), (control.state(), 0));
+        assert!(replayed.timeouts.iter().all(|(_, source)| source == Source::RulesFile));
+    }
+
+    #[test]
+    fn timeouts_of_the_keepalived_conf_are_not_kept_and_the_former_ones_are() {
+        let directory = Directory::new("keepalived");
+        let mut control = directory.control();
+        let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
+        control.handle(&Request::Change(timeouts(100)), Millis(0)).unwrap();
+        control.change_for_keepalived(&timeouts(200), Millis(0)).unwrap();
+        assert_eq!(control.state().timeouts().tcp_seconds, 200);
+        assert_eq!(Replayed::of(&read(&directory.journal()).entries).state.timeouts().tcp_seconds, 100);
+        control.change_for_keepalived(&Command::Flush, Millis(0)).unwrap();
+        assert_eq!(read(&directory.journal()).entries.last(), Some(&Entry::Change(Command::Flush)));
+    }
+}

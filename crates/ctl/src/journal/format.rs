@@ -1,0 +1,145 @@
+//! The lines of a journal: a header, then one line of JSON for each change; and how they are read.
+//!
+//! Reading is pure but for the file. A last line without its line feed was being written when xvsd was killed; it is
+//! left out. Any other line that cannot be read refuses the journal as a whole. Not here: what the lines mean
+//! (`replay.rs`).
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use xvs_model::config::command::Command;
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::report::setting::Source;
+
+use crate::journal::file;
+
+/// The version of the format. A journal of another one is refused.
+const VERSION: u32 = 1;
+
+/// The first line: the files that the state was loaded from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The version of the format.
+    xvs_journal: u32,
+    /// The file xvs.toml; `None`: there was none.
+    pub toml: Option<FileRecord>,
+    /// The rules file; `None`: there was none.
+    pub rules: Option<FileRecord>,
+    /// The commands of the rules file.
+    pub rules_commands: Vec<Command>,
+}
+
+/// A file, and the content that it had when it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// The file.
+    pub path: PathBuf,
+    /// The SHA-256 of its content, in hexadecimal digits.
+    sha256: String,
+}
+
+/// A change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// A command that was carried out; not one for timeouts.
+    Change(Command),
+    /// Timeouts that were set, and where they come from.
+    Timeouts(Timeouts, Source),
+    /// A setting of `xvs set`.
+    Set {
+        /// Its key.
+        key: String,
+        /// Its value, as it was typed.
+        value: String,
+    },
+    /// Rules that were applied and wait to be confirmed, as the commands that were carried out.
+    Unconfirmed(Vec<Command>),
+    /// The rules that waited were confirmed, or the changes before this one took them back.
+    Confirmed,
+}
+
+/// A journal that was read.
+#[derive(Debug)]
+pub struct Contents {
+    /// Its first line.
+    pub header: Header,
+    /// Its other lines, without one that is cut off.
+    pub entries: Vec<Entry>,
+    /// Whether the last line is cut off.
+    pub is_cut: bool,
+    /// When it was last written.
+    pub saved_at: SystemTime,
+}
+
+impl Header {
+    /// The header of a state that was loaded from these files.
+    pub fn new(toml: Option<FileRecord>, rules: Option<FileRecord>, rules_commands: Vec<Command>) -> Self {
+        Self { xvs_journal: VERSION, toml, rules, rules_commands }
+    }
+}
+
+impl FileRecord {
+    /// The record of a file with this content.
+    pub fn of(path: &Path, content: &[u8]) -> Self {
+        Self { path: path.to_owned(), sha256: format!("{:x}", Sha256::digest(content)) }
+    }
+}
+
+impl Contents {
+    /// Reads a journal; `None`: there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn read(path: &Path) -> Result<Option<Self>, String> {
+        let Some((bytes, saved_at)) = file::read(path)? else { return Ok(None) };
+        Self::parse(&bytes, saved_at).map(Some)
+    }
+
+    /// The journal with this content.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn parse(bytes: &[u8], saved_at: SystemTime) -> Result<Self, String> {
+        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let header = lines.next().filter(|line| is_whole(line)).ok_or("its first line is not complete")?;
+        let Version { xvs_journal } =
+            serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
+        if xvs_journal != VERSION {
+            return Err(format!(
+                "it has version {xvs_journal} of the format, and this xvsd reads version {VERSION}"
+            ));
+        }
+        let header = serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
+        let mut contents = Self { header, entries: Vec::new(), is_cut: false, saved_at };
+        for (number, line) in (2..).zip(lines) {
+            if !is_whole(line) {
+                contents.is_cut = true;
+                break;
+            }
+            let entry = serde_json::from_slice(line).map_err(|error| format!("line {number}: {error}"))?;
+            contents.entries.push(entry);
+        }
+        Ok(contents)
+    }
+}
+
+/// The part of the first line that every version has.
+#[derive(Deserialize)]
+struct Version {
+    xvs_journal: u32,
+}
+
+/// The bytes of a line of the journal.
+pub(super) fn line_of(value: &impl Serialize) -> Vec<u8> {
+    // No value of these types is refused: they have no map with keys other than text.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn is_whole(line: &[u8]) -> bool {
+    line.ends_with(b"\n")
+}

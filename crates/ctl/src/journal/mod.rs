@@ -1,0 +1,153 @@
+//! The journal: the desired state in a file on tmpfs, from which the next xvsd begins.
+//!
+//! The control thread appends each accepted change with one `write` before the change is answered, so it outlives a
+//! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a temporary
+//! file, which takes the journal's place. A write that fails refuses no change: it becomes a warning, and the next change
+//! writes the whole journal anew. Cost: what the change is, as JSON. Services of a keepalived.conf are not in it. Not
+//! here: what is a change (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and what xvsd begins
+//! with (`start.rs`).
+
+pub mod file;
+pub mod format;
+pub mod replay;
+pub mod start;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use xvs_model::config::command::Command;
+use xvs_model::report::setting::Source;
+
+use crate::journal::format::{Entry, Header, line_of};
+use crate::journal::replay::TimeoutsBySource;
+
+/// The journal's name in the directory of the state.
+const NAME: &str = "journal";
+/// The name that a journal gets that cannot be used.
+const REFUSED: &str = "journal.refused";
+
+/// A journal with fewer lines is not written anew.
+const FEW_LINES: usize = if cfg!(test) { 20 } else { 1000 };
+
+/// The journal of a running daemon.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    /// Where changes are appended; `None`: the journal must be written anew first.
+    file: Option<File>,
+    /// The first line.
+    header: Vec<u8>,
+    /// The settings of `xvs set`, as they were typed.
+    settings: BTreeMap<String, String>,
+    /// The timeouts that were set, without those of a keepalived.conf.
+    timeouts: TimeoutsBySource,
+    /// The lines that are not written yet.
+    unwritten: Vec<u8>,
+    lines: usize,
+    /// From this number of lines on it is compared with the state.
+    lines_max: usize,
+    /// Why the last write failed.
+    failure: Option<io::Error>,
+}
+
+impl Journal {
+    /// A journal in this directory, which the first [`Self::save`] writes as a whole.
+    pub fn new(directory: &Path, header: &Header) -> Self {
+        Self {
+            path: directory.join(NAME),
+            file: None,
+            header: line_of(header),
+            settings: BTreeMap::new(),
+            timeouts: TimeoutsBySource::default(),
+            unwritten: Vec::new(),
+            lines: 0,
+            lines_max: FEW_LINES,
+            failure: None,
+        }
+    }
+
+    /// Notes a change, for the next [`Self::save`].
+    pub fn note(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Timeouts(timeouts, source) => self.timeouts.note(*timeouts, *source),
+            Entry::Set { key, value } => _ = self.settings.insert(key.clone(), value.clone()),
+            Entry::Unconfirmed(commands) => {
+                for command in commands {
+                    if let Command::SetTimeouts(timeouts) = command {
+                        self.timeouts.note(*timeouts, Source::RulesFile);
+                    }
+                }
+            }
+            Entry::Change(_) | Entry::Confirmed => {}
+        }
+        self.lines += 1;
+        self.unwritten.extend(line_of(entry));
+    }
+
+    /// Writes what was noted. `present` has the changes that give the present state from an empty one, without settings
+    /// and timeouts; `None`: the journal cannot be written anew now.
+    pub fn save(&mut self, present: impl Fn() -> Option<Vec<Entry>>) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        if self.lines > self.lines_max
+            && let Some(present) = present()
+        {
+            self.lines_max = FEW_LINES.max(2 * present.len());
+            if self.lines > self.lines_max {
+                return self.write_anew(&present);
+            }
+        }
+        match &mut self.file {
+            Some(file) => {
+                let written = file.write_all(&self.unwritten);
+                self.unwritten.clear();
+                self.note_result(written);
+            }
+            None => {
+                if let Some(present) = present() {
+                    self.write_anew(&present);
+                }
+            }
+        }
+    }
+
+    /// Writes the whole journal, with these changes, in place of the old one.
+    pub fn write_anew(&mut self, present: &[Entry]) {
+        let timeouts = self.timeouts.iter().map(|(timeouts, source)| Entry::Timeouts(timeouts, source));
+        let settings = self.settings.iter();
+        let settings = settings.map(|(key, value)| Entry::Set { key: key.clone(), value: value.clone() });
+        let more: Vec<_> = timeouts.chain(settings).collect();
+        let mut bytes = self.header.clone();
+        present.iter().chain(&more).for_each(|entry| bytes.extend(line_of(entry)));
+        self.lines = present.len() + more.len();
+        self.unwritten.clear();
+        let written = file::replace(&self.path, &bytes).map(|file| self.file = Some(file));
+        self.note_result(written);
+    }
+
+    /// A sentence for the operator, if the last change could not be written.
+    pub fn warning(&self) -> Option<String> {
+        let (path, error) = (self.path.display(), self.failure.as_ref()?);
+        Some(format!(
+            "{path}: {error}; changes of the configuration run, but are lost if xvsd ends now; make room or correct the \
+             directory, and the next change writes all of them"
+        ))
+    }
+
+    /// Appends to this file from now on.
+    #[cfg(test)]
+    pub(crate) fn append_to(&mut self, file: File) {
+        self.file = Some(file);
+    }
+
+    fn note_result(&mut self, written: io::Result<()>) {
+        self.failure = written.err();
+        if self.failure.is_some() {
+            // Part of a line may be in the file.
+            self.file = None;
+        }
+    }
+}

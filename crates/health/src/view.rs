@@ -1,0 +1,54 @@
+//! The view of the checks, which outlives the process: what each check, real server and virtual server was last.
+//!
+//! A virtual server that a new process reads begins with it, as with its own state after a reload. Plain data. Not here:
+//! the file that it is in (`ctl`).
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use serde::{Deserialize, Serialize};
+use xvs_model::health_checks::check::Probe;
+use xvs_proto::Endpoint;
+
+use crate::virtual_server::CheckResult;
+
+/// The view of all checks of a keepalived.conf.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct View {
+    /// The virtual servers, by their identities.
+    pub(crate) virtual_servers: BTreeMap<String, VirtualServerView>,
+}
+
+/// A virtual server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualServerView {
+    pub(crate) has_quorum: bool,
+    pub(crate) real_servers: Vec<RealServerView>,
+}
+
+/// A real server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealServerView {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) is_up: bool,
+    /// Whether the last notice of it said that it is down.
+    pub(crate) is_reported_down: bool,
+    /// Its checks, by [`probe_id`].
+    pub(crate) checks: Vec<(u64, CheckView)>,
+}
+
+/// A check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    pub(crate) result: CheckResult,
+    /// Whether any probe has passed or failed.
+    pub(crate) has_run: bool,
+    pub(crate) has_failed: bool,
+}
+
+/// The [identity](Probe::identity) of a probe as a number.
+pub(crate) fn probe_id(probe: &Probe) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    probe.identity().hash(&mut hasher);
+    hasher.finish()
+}
