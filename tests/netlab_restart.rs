@@ -14,12 +14,16 @@ use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 /// The port of the service and of the servers behind it.
 const PORT: u16 = 9000;
 
+/// Packets are held while no xvsd runs, as they are by default.
+const HELD: [&str; 2] = ["--hold", "10s"];
+
 const BYTES: &[u8] = b"half of an upload, ";
 
 /// Connections of the client whose first bytes have arrived.
 fn half_uploads(cluster: &Cluster, count: usize) -> Vec<TcpStream> {
     let open = || {
-        let mut stream = cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
+        let mut stream =
+            cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
         stream.write_all(BYTES).expect("first half");
         stream
     };
@@ -35,24 +39,19 @@ fn finish(streams: Vec<TcpStream>) {
     }
 }
 
-fn serve(director: &Director<'_>, method: Method) {
+fn goes_on_after_a_kill(method: Method) {
+    let cluster = traffic::prepared(method, Workers::Two);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let mut director = Director::start_with(&cluster, Workers::Two, &HELD);
     if method == Method::FullNat {
         director.xvs("laddr add 192.0.2.1 --ports 5000-5999");
     }
     director.add_service(Protocol::Tcp, PORT, method);
-}
-
-fn goes_on_after_a_kill(method: Method) {
-    let cluster = traffic::prepared(method, Workers::Two);
-    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
-    let mut director = Director::start(&cluster, Workers::Two);
-    serve(&director, method);
     let streams = half_uploads(&cluster, 20);
     let (listed, entries) = (director.adm("-Ln"), director.adm("-Lnc").lines().count());
     director.kill();
 
-    let director = Director::start(&cluster, Workers::Two);
-    serve(&director, method);
+    let director = Director::start_with(&cluster, Workers::Two, &HELD);
     assert_eq!(director.adm("-Ln"), listed);
     assert_eq!(director.adm("-Lnc").lines().count(), entries);
     finish(streams);

@@ -49,12 +49,21 @@ pub struct Arguments {
     /// How long packets of services are kept from the kernel after xvsd has ended, such as 10s; 0: not at all
     #[arg(long, value_name = "TIME")]
     hold: Option<HoldTime>,
+    /// Take over from the running xvsd of this socket without losing a packet, and return once the new one forwards; it
+    /// runs on in the background
+    #[arg(long)]
+    take_over: bool,
     /// Log level: error, warn, info or debug
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
 }
 
 impl Arguments {
+    /// Whether it takes over from a running xvsd.
+    pub fn takes_over(&self) -> bool {
+        self.take_over
+    }
+
     /// The configuration: that of the file, if one is given, overridden by the other options.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //! Not here: when the defences are on (`control/settings.rs`), eviction from a full table (`new_connection/eviction.rs`
 //! of `dataplane`).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -58,6 +58,7 @@ pub struct Sweeper {
     next_orphans: Millis,
     /// Connections of removed real servers that the last walk could not end because they control others.
     stuck: u64,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Sweeper {
@@ -73,7 +74,13 @@ impl Sweeper {
             next_worthless: Millis(0) + WORTHLESS_INTERVAL,
             next_orphans: Millis(0),
             stuck: 0,
+            turn: Arc::default(),
         }
+    }
+
+    /// While another thread holds this, nothing is swept.
+    pub fn turn(&self) -> Arc<Mutex<()>> {
+        self.turn.clone()
     }
 
     /// Its counters.
@@ -83,6 +90,8 @@ impl Sweeper {
 
     /// Runs the sweeps that are due. Returns the time of the next one.
     pub fn run(&mut self, now: Millis) -> Millis {
+        let turn = self.turn.clone();
+        let _turn = turn.lock();
         let settings = self.published.load().settings;
         if self.next_worthless <= now {
             self.next_worthless = now + WORTHLESS_INTERVAL;

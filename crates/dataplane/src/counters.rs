@@ -264,7 +264,7 @@ impl SharedStats {
         Self((0..workers).map(|_| CachePadded::default()).collect())
     }
 
-    /// Adds what was counted before. Only while no worker counts.
+    /// Adds what was counted before. Only while no worker counts, and once.
     pub fn resume(&self, counted: StatsValues) {
         if let Some(stats) = self.0.first() {
             stats.connections.add(counted.connections);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Adopted, Boot, Direction, Flags, Inserted, NewConnection, Removal, TIMER_TICK, Table,
+    AdoptError, Adopted, Boot, Direction, Flags, Inserted, Left, NewConnection, Removal, TIMER_TICK, Table,
     TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
@@ -42,8 +42,10 @@ fn table(files: &TableFiles) -> Arc<Table> {
     Table::create_in(files, CONFIG, HashSecret([5, 6, 7]), BOOT).unwrap()
 }
 
-fn adopt(files: &TableFiles) -> Adopted {
-    Table::adopt(files, CONFIG, BOOT, NOW, |number| number < 8).unwrap()
+fn adopt(files: &TableFiles) -> (Arc<Table>, Adopted) {
+    let table = Table::map(files, CONFIG, BOOT).unwrap();
+    let adopted = table.take_over(Left::Killed, NOW, |number| number < 8);
+    (table, adopted)
 }
 
 fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
@@ -128,7 +130,7 @@ fn change(worker: &mut TableWorker) {
 
 /// Checks a table that was taken over at some moment of [`change`].
 fn is_whole(files: &TableFiles) {
-    let Adopted { table, kept, destinations, .. } = adopt(files);
+    let (table, Adopted { kept, destinations, .. }) = adopt(files);
     let mut worker = table.handle(0).unwrap();
     changing().for_each(|new| _ = is_found(&worker, &new));
     assert!(staying().all(|new| is_found(&worker, &new)), "connections that stay");
@@ -209,7 +211,7 @@ fn timers_run_on_after_a_table_is_taken_over() {
         let expires = Millis(NOW.0 + 1000 * number);
         insert(&mut worker, &NewConnection { expires, ..new });
     }
-    let Adopted { table, kept, .. } = adopt(&shared);
+    let (table, Adopted { kept, .. }) = adopt(&shared);
     assert_eq!((kept, table.live()), (24, 24));
     let mut worker = table.handle(0).unwrap();
     for second in 0..24 {
@@ -224,7 +226,7 @@ fn timers_run_on_after_a_table_is_taken_over() {
 
 #[test]
 fn tables_of_another_version_size_or_start_of_the_machine_are_refused_with_the_difference() {
-    let refusal = |files: &TableFiles, config, boot| match Table::adopt(files, config, boot, NOW, |_| true) {
+    let refusal = |files: &TableFiles, config, boot| match Table::map(files, config, boot) {
         Err(AdoptError::Refused(why)) => why,
         other => panic!("{other:?}"),
     };
@@ -254,7 +256,8 @@ fn a_table_is_taken_over_with_another_number_of_workers() {
     let mut worker = old.handle(0).unwrap();
     staying().for_each(|new| _ = insert(&mut worker, &new));
     let config = TableConfig { workers: 3, ..CONFIG };
-    let Adopted { table, .. } = Table::adopt(&shared, config, BOOT, NOW, |_| true).unwrap();
+    let table = Table::map(&shared, config, BOOT).unwrap();
+    table.take_over(Left::InOrder, NOW, |_| true);
     let mut workers: Vec<_> = (0..3).map(|number| table.handle(number).unwrap()).collect();
     assert!(staying().all(|new| workers.iter().all(|worker| is_found(worker, &new))));
     // Each worker times its share.
@@ -286,7 +289,7 @@ proptest::proptest! {
             let file = if at % 2 == 0 { &shared.connections } else { &shared.extensions };
             file.write_all_at(&value.to_ne_bytes(), (at as u64 + 96) / 8 * 8).unwrap();
         }
-        let Adopted { table, kept, .. } = adopt(&shared);
+        let (table, Adopted { kept, .. }) = adopt(&shared);
         let mut worker = table.handle(0).unwrap();
         for new in staying().chain(changing()) {
             for flow in flows(&new) {

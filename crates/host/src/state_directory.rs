@@ -7,6 +7,8 @@ use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs, statfs};
 use rustix::io::Errno;
@@ -19,7 +21,8 @@ use crate::lock_file::{Lock, LockAttempt, lock};
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
-    _lock: Lock,
+    /// `None`: another process has the directory, from which this one takes over.
+    lock: Option<Lock>,
 }
 
 /// Why a directory cannot be used.
@@ -58,6 +61,16 @@ impl StateDirectory {
     /// # Errors
     /// See [`StateDirectoryError`].
     pub fn open(parent: &Path, name: &str) -> Result<Self, StateDirectoryError> {
+        let mut directory = Self::of_another(parent, name)?;
+        directory.take(Instant::now())?;
+        Ok(directory)
+    }
+
+    /// Opens the directory that another process uses until [`Self::take`].
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn of_another(parent: &Path, name: &str) -> Result<Self, StateDirectoryError> {
         let path = parent.join(name);
         for directory in [parent, &path] {
             match DirBuilder::new().mode(0o700).create(directory) {
@@ -67,14 +80,33 @@ impl StateDirectory {
                 _ => check(directory)?,
             }
         }
-        let lock_path = path.join("lock");
-        match lock(&lock_path).map_err(system(&lock_path))? {
-            LockAttempt::Locked(lock) => Ok(Self { path, _lock: lock }),
-            LockAttempt::Held(held) => {
-                let by = held.by.map_or_else(|| "another".to_owned(), |by| by.to_string());
-                Err(StateDirectoryError::Held { path, by })
+        Ok(Self { path, lock: None })
+    }
+
+    /// Takes the directory for this process, until this time.
+    ///
+    /// # Errors
+    /// [`StateDirectoryError::Held`], or the kernel refuses.
+    pub fn take(&mut self, until: Instant) -> Result<(), StateDirectoryError> {
+        let path = self.path.join("lock");
+        loop {
+            match lock(&path).map_err(system(&path))? {
+                LockAttempt::Locked(lock) => {
+                    self.lock = Some(lock);
+                    return Ok(());
+                }
+                LockAttempt::Held(held) if Instant::now() >= until => {
+                    let by = held.by.map_or_else(|| "another".to_owned(), |by| by.to_string());
+                    return Err(StateDirectoryError::Held { path: self.path.clone(), by });
+                }
+                LockAttempt::Held(_) => thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+
+    /// Whether this process has it.
+    pub fn is_taken(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Where it is.

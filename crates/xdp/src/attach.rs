@@ -142,6 +142,14 @@ impl Attached {
         Ok(())
     }
 
+    /// Puts this program in force again, after another process has replaced it.
+    ///
+    /// # Errors
+    /// The kernel refuses; the other program stays in force.
+    pub fn restore(&mut self, program: &CStr) -> io::Result<()> {
+        replace_xdp(self.link.as_fd(), self.object.program(program)?)
+    }
+
     /// Detaches the program of an earlier process and attaches this one.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::Sender;
@@ -27,7 +28,7 @@ use crate::api::capture::ActiveCaptures;
 use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::server::{Handler, Peer};
 use crate::api::{explain, local_addresses};
-use crate::control::thread::Handle;
+use crate::control::thread::{Handle, Step};
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::events::{Listener, changes};
@@ -43,12 +44,19 @@ pub struct Dispatch {
     daemon: OnceLock<Handle>,
     captures: ActiveCaptures,
     stop: Sender<Stop>,
+    /// Where the steps of a process go that takes over.
+    successor: Mutex<Option<Sender<Step>>>,
 }
 
 impl Dispatch {
     /// Refuses requests until [`Self::open`]. Requests to end the daemon go to `stop`.
     pub fn new(stop: Sender<Stop>) -> Self {
-        Self { daemon: OnceLock::new(), captures: ActiveCaptures::default(), stop }
+        Self {
+            daemon: OnceLock::new(),
+            captures: ActiveCaptures::default(),
+            stop,
+            successor: Mutex::default(),
+        }
     }
 
     /// Dispatches to this daemon from now on.
@@ -128,6 +136,11 @@ impl Handler for Dispatch {
                 let epoch = shared.published.load().epoch;
                 shared.events.record_all(Kind::Change, epoch, Some(&requester), changes);
                 answer
+            }
+            Request::TakeOver(step) => {
+                let process = u32::try_from(peer.pid).unwrap_or(0);
+                let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+                daemon.take_over(&mut successor, step, process).map(|()| Reply::Done)
             }
             Request::Stop { release } => {
                 let (request, requester) = (Request::Stop { release }, requester(peer));

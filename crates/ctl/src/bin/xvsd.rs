@@ -18,6 +18,8 @@ use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::ending::{Ending, Stop};
 use xvs_ctl::daemon::error::DaemonError;
 use xvs_ctl::daemon::rights;
+use xvs_ctl::daemon::successor;
+use xvs_ctl::daemon::take_over::TakeOver;
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
@@ -30,6 +32,10 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    let takes_over = arguments.takes_over();
+    if takes_over && !successor::is_one() {
+        return successor::start();
+    }
     let config = match arguments.config() {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
@@ -42,7 +48,7 @@ fn main() -> ExitCode {
         Ok(keepalived) => keepalived,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    match run(&config, files, keepalived) {
+    match run(&config, files, keepalived, takes_over) {
         Ok(code) => code,
         Err(error) => {
             let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
@@ -52,7 +58,12 @@ fn main() -> ExitCode {
 }
 
 /// Runs the daemon until a signal or a fault ends it.
-fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<ExitCode, Box<dyn Error>> {
+fn run(
+    config: &Config,
+    files: Files,
+    keepalived: Option<Prepared>,
+    takes_over: bool,
+) -> Result<ExitCode, Box<dyn Error>> {
     rights::check()?;
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
@@ -66,18 +77,24 @@ fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<Ex
     })?;
     let dispatch = Arc::new(Dispatch::new(stop));
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
-    let server = Server::start(settings, dispatch.clone())?;
-    let listener = config.metrics_address.map(Listener::bind).transpose()?;
-    let mut daemon = Daemon::start(config, log.losses())?;
+    let take_over = takes_over.then(|| TakeOver::begin(&config.socket)).transpose()?;
+    // The socket and the address of a running xvsd are free when that has ended.
+    let listen = || -> Result<_, Box<dyn Error>> {
+        let server = Server::start(settings.clone(), dispatch.clone())?;
+        Ok((server, config.metrics_address.map(Listener::bind).transpose()?))
+    };
+    let listening = if takes_over { None } else { Some(listen()?) };
+    let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
     let started = daemon.begin(files).map_err(|error| format!("rules: {error}").into());
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
     });
-    let started = started.and_then(|()| daemon.serve().map_err(Box::from));
+    let started = started.and_then(|()| daemon.serve(take_over).map_err(Box::from));
     if let Err(error) = started {
         daemon.stop(Ending::Hold);
         return Err(error);
     }
+    let (server, listener) = listening.map_or_else(listen, Ok)?;
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()
@@ -90,6 +107,9 @@ fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<Ex
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd could not be notified: {error}");
+    }
+    if takes_over {
+        successor::is_ready();
     }
     let watchdog = Watchdog::start(daemon.handle())?;
     let (code, ending) = select! {

@@ -115,13 +115,25 @@ impl<D: Datapath> Control<D> {
         self.registry.sip_calls = calls;
     }
 
-    /// Keeps the numbers of services and destinations in these files from now on, and returns to what they had. Comes
-    /// before any change and any worker. See [`Registry::keep`].
-    pub fn keep(&mut self, kept: Kept, found: Found, counts: &BTreeMap<u32, Counts>, now: Millis) {
-        self.registry.keep(kept, found, counts, &mut self.publication.snapshot, now);
+    /// Returns to the names and numbers of services and destinations in these files. Comes before any change and any
+    /// worker. See [`Registry::return_to`].
+    pub fn return_to(&mut self, found: &Found, now: Millis) {
+        self.registry.return_to(found, &mut self.publication.snapshot, now);
         self.steered.set_all_due();
         // Workers count the end of a connection at its destination.
         self.publication.publish();
+    }
+
+    /// Continues with what these files have counted, and keeps them from now on. Comes before any worker. See
+    /// [`Registry::resume`].
+    pub fn resume(&mut self, kept: Kept, found: Found, counts: &BTreeMap<u32, Counts>) {
+        self.registry.resume(kept, found, counts);
+        self.steered.set_all_due();
+    }
+
+    /// Saves what the registry keeps in files.
+    pub(crate) fn save_numbers(&mut self) {
+        self.registry.record_all();
     }
 
     /// Sets the settings of xvs.toml as they are at the start.
@@ -264,6 +276,7 @@ impl<D: Datapath> Control<D> {
             | Request::Capture(_)
             | Request::Examine
             | Request::Reload
+            | Request::TakeOver(_)
             | Request::Stop { .. } => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })

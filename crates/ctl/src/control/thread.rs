@@ -21,7 +21,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::state_of;
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Access, Request};
+use xvs_model::protocol::request::{Access, Request, TakeOverStep};
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
@@ -30,6 +30,9 @@ use xvs_sched::ServiceKey;
 
 use crate::control::Control;
 use crate::daemon::error::DaemonError;
+use crate::daemon::kept_state::TakenTable;
+use crate::daemon::take_over::TakeOver;
+use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
 use crate::journal::Journal;
 use crate::journal::replay::TimeoutsBySource;
@@ -37,6 +40,8 @@ use crate::status::shared::Shared;
 use crate::status::shared::link_state;
 use crate::workers::membership::Membership;
 use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
+
+mod hand_over;
 
 /// Inputs of the control thread.
 pub(crate) enum Input {
@@ -59,9 +64,14 @@ pub(crate) enum Input {
     /// Probes of real servers through their virtual address; `None`: no check is of this kind.
     VipProbes(Option<Arc<VipProbes>>, Sender<Result<(), CommandError>>),
     /// The services of the start are in force: the XDP programs replace those of an earlier process.
-    Serve(Sender<Result<(), DaemonError>>),
+    Serve(Option<TakeOver>, Sender<Result<Option<TakeOver>, DaemonError>>),
+    /// A process that takes over, and its steps.
+    HandOver(u32, Receiver<Step>, Sender<Result<(), CommandError>>),
     Stop,
 }
+
+/// A step of a process that takes over, and where its result goes.
+pub(crate) type Step = (TakeOverStep, Sender<Result<(), CommandError>>);
 
 /// Interval of resolving next hops that packets wait for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
@@ -84,7 +94,7 @@ const RULES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The control thread.
 pub(crate) struct ControlThread {
-    control: Control<SystemDatapath>,
+    pub(super) control: Control<SystemDatapath>,
     queue: Receiver<Input>,
     network_views: Latest,
     mark_rules: Latest<KernelMarkRules>,
@@ -103,8 +113,10 @@ pub(crate) struct ControlThread {
     attach_after: Instant,
     /// Earliest time of the next comparison of the interfaces' settings.
     settings_after: Instant,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     warnings: Warnings,
+    /// Before the workers are started.
+    start: Option<(WorkerStart, Option<TakenTable>)>,
 }
 
 /// Sentences for the operator, by source.
@@ -152,6 +164,7 @@ impl ControlThread {
             settings_after,
             shared,
             warnings,
+            start: None,
         }
     }
 
@@ -206,9 +219,13 @@ impl ControlThread {
                     // The health checks may have ended.
                     let _ = reply.send(self.control.set_vip_probes(probes));
                 }
-                Ok(Input::Serve(reply)) => {
+                Ok(Input::Serve(take_over, reply)) => {
                     // The start waits for it.
-                    let _ = reply.send(self.serve());
+                    let _ = reply.send(self.serve(take_over));
+                }
+                Ok(Input::HandOver(successor, steps, reply)) => {
+                    let _ = reply.send(Ok(()));
+                    self.hand_over(successor, &steps);
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -236,16 +253,36 @@ impl ControlThread {
         }
     }
 
-    fn serve(&mut self) -> Result<(), DaemonError> {
+    /// What [`Input::Serve`] needs: the workers' parts, and the table that an earlier process has left.
+    pub(crate) fn set_start(&mut self, workers: WorkerStart, table: Option<TakenTable>) {
+        self.start = Some((workers, table));
+    }
+
+    /// Begins to forward. Everything that the kernel may refuse comes before the table is taken from a running xvsd.
+    fn serve(&mut self, mut take_over: Option<TakeOver>) -> Result<Option<TakeOver>, DaemonError> {
+        let Some((start, table)) = self.start.take() else { return Ok(take_over) };
+        if let Some(take_over) = &mut take_over {
+            take_over.pause()?;
+        }
         let (workers, steering) = self.control.datapath().workers();
-        let served = workers.serve(steering);
+        let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
+        workers.serve(steering)?;
+        if let Some(take_over) = &mut take_over {
+            take_over.take_table()?;
+        }
+        if let Some(table) = table {
+            table.take(&mut self.control, self.shared.now())?;
+        }
+        let (workers, _) = self.control.datapath().workers();
+        start.start(ports, workers)?;
         let mut facts = self.shared.facts_mut();
+        facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
             interface.pinned = workers.is_pinned(index);
         }
         drop(facts);
         self.update_warnings();
-        served
+        Ok(take_over)
     }
 
     fn update_network(&mut self) {
@@ -499,6 +536,30 @@ impl Handle {
         let answer = self.send(|reply| Input::Request(request, requester, reply));
         self.shared.request_durations.count(access, sent.elapsed());
         answer
+    }
+
+    /// Carries out a step of a process that takes over. `successor` is where its steps go.
+    ///
+    /// # Errors
+    /// The step does not fit, or none is taking over.
+    pub(crate) fn take_over(
+        &self,
+        successor: &mut Option<Sender<Step>>,
+        step: TakeOverStep,
+        process: u32,
+    ) -> Result<(), CommandError> {
+        if step == TakeOverStep::Begin {
+            let (steps, receiver) = bounded(1);
+            *successor = Some(steps);
+            return self.send(|reply| Input::HandOver(process, receiver, reply));
+        }
+        let failed = || CommandError::Failed {
+            why: "xvs: the take-over was given up; see the log of xvsd".to_owned(),
+        };
+        let steps = successor.as_ref().ok_or_else(failed)?;
+        let (reply, done) = bounded(1);
+        steps.send((step, reply)).map_err(|_| failed())?;
+        done.recv().map_err(|_| failed())?
     }
 
     /// Takes over the timeouts and settings of an earlier daemon, and begins the journal.

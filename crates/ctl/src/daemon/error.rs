@@ -8,6 +8,7 @@ use xvs_host::state_directory::StateDirectoryError;
 use xvs_xdp::{AttachError, SocketError};
 
 use crate::config::ConfigError;
+use crate::daemon::take_over::TakeOverError;
 use crate::workers::membership::Membership;
 use crate::workers::placement::PlacementError;
 
@@ -44,6 +45,10 @@ pub enum DaemonError {
     Program(io::Error),
     #[error(transparent)]
     Placement(#[from] PlacementError),
+    #[error("the running xvsd cannot be taken over: {0}; restart it instead (`systemctl restart xvsd`)")]
+    TakeOver(String),
+    #[error(transparent)]
+    Successor(#[from] TakeOverError),
     #[error("state_directory: {0}")]
     StateDirectory(#[from] StateDirectoryError),
     #[error("{what}: {error}")]
@@ -68,6 +73,8 @@ impl DaemonError {
             | Self::Socket(_)
             | Self::Program(_)
             | Self::StateDirectory(_)
+            | Self::TakeOver(_)
+            | Self::Successor(_)
             | Self::System { .. } => false,
         }
     }

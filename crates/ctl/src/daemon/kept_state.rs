@@ -3,11 +3,14 @@
 //! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
 //! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{AdoptError, Adopted, Boot, Counts, Table, TableConfig, TableFiles, random_secret};
+use xvs_dataplane::conn::{AdoptError, Adopted, Boot, Left, Table, TableConfig, TableFiles, random_secret};
 use xvs_host::state_directory::{StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
 
@@ -21,71 +24,75 @@ use crate::registry::kept::{Found, Kept};
 pub(super) struct KeptState {
     /// The connection table.
     pub(super) table: Arc<Table>,
-    /// Held until the daemon ends: no other process uses the directory.
+    /// The directory; `None`: nothing outlives the process.
     pub(super) directory: Option<StateDirectory>,
     /// Sentences for the operator.
     pub(super) warnings: Vec<String>,
-    numbers: Option<(Kept, Found)>,
-    counts: BTreeMap<u32, Counts>,
+    /// What another process has left in the table, before [`Self::take_table`].
+    left: Option<Left>,
 }
 
 impl KeptState {
-    /// Opens the directory, and takes over what an earlier process has left there.
+    /// Opens the directory, and maps the table that an earlier process has left there, or makes one. With `others`, that
+    /// process still runs.
     ///
     /// # Errors
-    /// The configured directory cannot be used. Or there is no memory for the table.
-    pub(super) fn open(config: &Config, table: TableConfig, now: Millis) -> Result<Self, DaemonError> {
+    /// The configured directory, or that of the running process, cannot be used. Or there is no memory for the table.
+    pub(super) fn open(config: &Config, table: TableConfig, others: Others) -> Result<Self, DaemonError> {
         let in_memory = |warnings| -> Result<Self, DaemonError> {
             let table = Table::create(table).map_err(system("the connection table"))?;
-            Ok(Self { table, directory: None, warnings, numbers: None, counts: BTreeMap::new() })
+            Ok(Self { table, directory: None, warnings, left: None })
         };
-        let Some(parent) = &config.state_directory else { return in_memory(Vec::new()) };
-        let opened = StateDirectory::open(parent, &instance::name_of(&config.socket));
-        match opened.and_then(|directory| Self::in_directory(directory, table, now)) {
-            Ok(state) => Ok(state),
-            Err(error) if config.is_given("state_directory") => Err(error.into()),
-            Err(error) => in_memory(vec![format!(
-                "a restart of xvsd will lose all connections: state_directory: {error}"
-            )]),
+        let name = instance::name_of(&config.socket);
+        let opened = match (&config.state_directory, others) {
+            (None, Others::Ended) => return in_memory(Vec::new()),
+            (None, Others::Run) => return Err(DaemonError::TakeOver("state_directory is \"\"".to_owned())),
+            (Some(parent), Others::Ended) => StateDirectory::open(parent, &name),
+            (Some(parent), Others::Run) => StateDirectory::of_another(parent, &name),
+        };
+        let state = opened.map_err(DaemonError::from);
+        match state.and_then(|directory| Self::in_directory(directory, table, others)) {
+            Err(DaemonError::StateDirectory(error))
+                if others == Others::Ended && !config.is_given("state_directory") =>
+            {
+                in_memory(vec![format!(
+                    "a restart of xvsd will lose all connections: state_directory: {error}"
+                )])
+            }
+            state => state,
         }
     }
 
     fn in_directory(
         directory: StateDirectory,
         config: TableConfig,
-        now: Millis,
-    ) -> Result<Self, StateDirectoryError> {
-        let failed = |error| StateDirectoryError::System { path: directory.path().to_owned(), error };
-        let (kept, found) =
-            Kept::open(directory.file(DESTINATIONS)?, directory.file(SERVICES)?).map_err(failed)?;
-        let known: BTreeSet<u32> = found.numbers().collect();
+        others: Others,
+    ) -> Result<Self, DaemonError> {
+        let failed = |error| failed(&directory, error);
         let boot = Boot(boot::id().map_err(failed)?);
         let mut warnings = Vec::new();
         let files =
             TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
         let is_new = files.connections.metadata().map_err(failed)?.len() == 0;
-        let adopted = match is_new {
-            true => None,
-            false => match Table::adopt(&files, config, boot, now, |number| known.contains(&number)) {
-                Ok(adopted) => Some(adopted),
-                Err(AdoptError::Refused(why)) => {
-                    let path = directory.path().join(CONNECTIONS);
-                    warnings.push(format!(
-                        "xvsd has begun with an empty connection table, because that of {} is refused: {why}",
-                        path.display()
-                    ));
-                    None
-                }
-                Err(AdoptError::Kernel(error)) => return Err(failed(error)),
-            },
-        };
-        let (table, counts) = match adopted {
-            Some(Adopted { table, kept, discarded, destinations }) => {
-                tracing::info!(
-                    "connections: {kept} are taken over, {discarded} incomplete ones are discarded"
-                );
-                (table, destinations)
+        let mapped = match (Table::map(&files, config, boot), others) {
+            (Ok(table), Others::Ended) => Some((table, Some(Left::Killed))),
+            (Ok(table), Others::Run) => Some((table, Some(Left::InOrder))),
+            (Err(AdoptError::Refused(why)), Others::Run) => {
+                return Err(DaemonError::TakeOver(format!("its connection table is refused: {why}")));
             }
+            (Err(AdoptError::Refused(_)), Others::Ended) if is_new => None,
+            (Err(AdoptError::Refused(why)), Others::Ended) => {
+                let path = directory.path().join(CONNECTIONS);
+                warnings.push(format!(
+                    "xvsd has begun with an empty connection table, because that of {} is refused: {why}",
+                    path.display()
+                ));
+                None
+            }
+            (Err(AdoptError::Kernel(error)), _) => return Err(failed(error).into()),
+        };
+        let (table, left) = match mapped {
+            Some(mapped) => mapped,
             None => {
                 let [connections, extensions] = config.file_bytes().map_err(failed)?;
                 let files = TableFiles {
@@ -93,19 +100,78 @@ impl KeptState {
                     extensions: directory.new_file(EXTENSIONS, extensions)?,
                 };
                 let secret = random_secret().map_err(failed)?;
-                (Table::create_in(&files, config, secret, boot).map_err(failed)?, BTreeMap::new())
+                (Table::create_in(&files, config, secret, boot).map_err(failed)?, None)
             }
         };
-        Ok(Self { table, directory: Some(directory), warnings, numbers: Some((kept, found)), counts })
+        Ok(Self { table, directory: Some(directory), warnings, left })
     }
 
-    /// Lets the control plane continue with the numbers of destinations, and keep them. Returns the directory.
-    pub(super) fn resume<D: Datapath>(self, control: &mut Control<D>, now: Millis) -> Option<StateDirectory> {
-        if let Some((kept, found)) = self.numbers {
-            control.keep(kept, found, &self.counts, now);
-        }
-        self.directory
+    /// Lets the control plane return to the names and numbers of destinations.
+    ///
+    /// # Errors
+    /// Their files cannot be read.
+    pub(super) fn return_to<D: Datapath>(
+        &self,
+        control: &mut Control<D>,
+        now: Millis,
+    ) -> Result<(), DaemonError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let (_, found) = open_numbers(directory)?;
+        control.return_to(&found, now);
+        Ok(())
     }
+
+    /// What [`TakenTable::take`] needs.
+    pub(super) fn table_to_take(&self) -> Result<Option<TakenTable>, DaemonError> {
+        let Some(directory) = &self.directory else { return Ok(None) };
+        let files = (directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
+        let (table, path) = (self.table.clone(), directory.path().to_owned());
+        Ok(Some(TakenTable { table, left: self.left, files, path }))
+    }
+}
+
+/// The table and the numbers that an earlier process has left.
+pub(crate) struct TakenTable {
+    table: Arc<Table>,
+    left: Option<Left>,
+    files: (File, File),
+    path: PathBuf,
+}
+
+impl TakenTable {
+    /// Takes the table over, and lets the control plane continue with the numbers of destinations. Nobody uses them any
+    /// more, and there are no workers yet.
+    ///
+    /// # Errors
+    /// The numbers cannot be read.
+    pub(crate) fn take<D: Datapath>(self, control: &mut Control<D>, now: Millis) -> Result<(), DaemonError> {
+        let Self { table, left, files: (destinations, services), path } = self;
+        let error = |error| StateDirectoryError::System { path, error };
+        let (kept, found) = Kept::open(destinations, services).map_err(error)?;
+        let known: BTreeSet<u32> = found.numbers().collect();
+        let taken = left.map(|left| table.take_over(left, now, |number| known.contains(&number)));
+        if let Some(Adopted { kept, discarded, .. }) = &taken {
+            tracing::info!("connections: {kept} are taken over, {discarded} incomplete ones are discarded");
+        }
+        control.resume(kept, found, &taken.map(|taken| taken.destinations).unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// Whether another xvsd still uses the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    Ended,
+    Run,
+}
+
+fn open_numbers(directory: &StateDirectory) -> Result<(Kept, Found), StateDirectoryError> {
+    let files = (directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
+    Kept::open(files.0, files.1).map_err(|error| failed(directory, error))
+}
+
+fn failed(directory: &StateDirectory, error: io::Error) -> StateDirectoryError {
+    StateDirectoryError::System { path: directory.path().to_owned(), error }
 }
 
 /// The files of the directory.

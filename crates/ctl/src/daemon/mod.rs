@@ -9,24 +9,15 @@
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use xvs_dataplane::burst::flows::Flows;
-use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::conn::{Table, TableConfig, random_secret};
+use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
-use xvs_dataplane::forward::Identification;
-use xvs_dataplane::pipeline::Pipeline;
-use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Reassembly;
-use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::steering::Steering;
-use xvs_dataplane::steering::hold::Hold;
-use xvs_dataplane::worker::Worker;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_host::network::neighbours::Neighbours;
@@ -45,11 +36,15 @@ use crate::control::Control;
 use crate::control::thread::{ControlThread, Handle, Input};
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
-use crate::daemon::kept_state::KeptState;
+use crate::daemon::kept_state::{KeptState, Others};
+use crate::daemon::take_over::TakeOver;
 use crate::daemon::threads::EndNotice;
+use crate::daemon::worker_start::WorkerStart;
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::health_view::KeptView;
+use crate::journal::Journal;
+use crate::journal::replay::TimeoutsBySource;
 use crate::journal::start::{Beginning, Files};
 use crate::log::Losses;
 use crate::status::history::History;
@@ -61,15 +56,21 @@ use crate::workers::system::SystemDatapath;
 
 pub mod ending;
 pub mod error;
-mod kept_state;
+pub(crate) mod kept_state;
 pub(crate) mod liveness;
 mod pins;
 pub mod rights;
+pub mod successor;
+pub mod take_over;
 pub(crate) mod threads;
 pub mod watchdog;
+pub(crate) mod worker_start;
 
 /// Inputs that may wait for the control thread.
 const QUEUE: usize = 1024;
+
+/// How long the successor waits for the end of the former xvsd.
+const FORMER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the start waits for the kernel's mark rules.
 const FIRST_RULES: Duration = Duration::from_secs(3);
@@ -85,6 +86,8 @@ pub struct Daemon {
     shared: Arc<Shared>,
     notices: Sender<String>,
     ended: Receiver<String>,
+    /// The settings of `xvs set` and the journal, which begins when the former xvsd has ended.
+    begun: Option<(Vec<(String, String)>, Journal)>,
     /// Of this process until everything has ended.
     directory: Option<StateDirectory>,
 }
@@ -95,7 +98,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The part that could not be started; then nothing stays attached.
-    pub fn start(config: &Config, log: Losses) -> Result<Self, DaemonError> {
+    pub fn start(config: &Config, log: Losses, take_over: Option<&TakeOver>) -> Result<Self, DaemonError> {
         let clock = Arc::new(Clock::Monotonic);
         let started = clock.now();
         let steering = Steering::load().map_err(DaemonError::Program)?;
@@ -137,7 +140,11 @@ impl Daemon {
                 Memory::OnDemand => start_warnings.push(format!("once the table is full: {over}")),
             }
         }
-        let mut kept = KeptState::open(config, table, started)?;
+        let others = if take_over.is_some() { Others::Run } else { Others::Ended };
+        if let Some(why) = start_warnings.last().filter(|_| take_over.is_some() && length.is_zero()) {
+            return Err(DaemonError::TakeOver(why.clone()));
+        }
+        let mut kept = KeptState::open(config, table, others)?;
         start_warnings.append(&mut kept.warnings);
         start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let table = kept.table.clone();
@@ -145,32 +152,35 @@ impl Daemon {
         let links = workers.links();
         let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
         let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
-        let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
         let rules = config.rules.clone();
-        let facts = Facts { interfaces, workers: worker_facts, rules, start_warnings, ..Facts::default() };
+        let facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
         let hold = steering.hold().clone();
+        let wakers = workers.wakers().to_vec();
         let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
         control.set_repair(config.keepalived.repair);
-        let directory = kept.resume(&mut control, started);
+        kept.return_to(&mut control, started)?;
+        let to_take = kept.table_to_take()?;
+        let directory = kept.directory;
         let (notices, ended) = unbounded();
-        let mut parts = WorkerParts {
-            table: &table,
-            clock: &clock,
-            hold: &hold,
-            unresolved: &unresolved,
-            control: &mut control,
+        let counters: Vec<Arc<WorkerCounters>> = (0..worker_count).map(|_| Arc::default()).collect();
+        let worker_start = WorkerStart {
+            table: table.clone(),
+            clock: clock.clone(),
+            hold: hold.clone(),
+            unresolved: unresolved.clone(),
+            published: control.published(),
+            total: control.total(),
+            counters: counters.clone(),
+            notices: notices.clone(),
         };
-        let counters = parts.start_workers(ports, &notices)?;
-        let wakers = control.datapath().workers().0.wakers();
         let sweep_reader = table.reader().expect("a new table has two reader handles free");
         let sweeper = Sweeper::new(sweep_reader, control.published(), table.secret().0[1]);
         let swept = sweeper.counters();
-        let sweeping = Some(Sweeping::start(sweeper, clock.clone()).map_err(no_thread())?);
         let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
         let (total, request_durations) = (control.total(), RequestDurations::default());
         let (history, events) = (History::since(started), control.events());
@@ -180,6 +190,7 @@ impl Daemon {
             hold: Some(hold),
             table,
             reader,
+            sweeping: sweeper.turn(),
             published,
             counters,
             wakers,
@@ -195,10 +206,12 @@ impl Daemon {
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
         });
+        let sweeping = Some(Sweeping::start(sweeper, shared.clock.clone()).map_err(no_thread())?);
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());
-        let thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
+        let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
+        thread.set_start(worker_start, to_take);
         let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
         let (report, first_view) =
             follower_callback("xvs-network", latest, || Input::Network, &inputs, &notices);
@@ -208,8 +221,19 @@ impl Daemon {
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
         let health = None;
-        let daemon =
-            Self { inputs, control, network, netfilter, sweeping, health, shared, notices, ended, directory };
+        let daemon = Self {
+            inputs,
+            control,
+            network,
+            netfilter,
+            sweeping,
+            health,
+            shared,
+            notices,
+            ended,
+            directory,
+            begun: None,
+        };
         // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
         // read by external programs, so the wait for them is limited.
         let _ = first_view.recv();
@@ -233,7 +257,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The control thread refuses the whole request; then the journal stays as it was.
-    pub fn begin(&self, files: Files) -> Result<(), CommandError> {
+    pub fn begin(&mut self, files: Files) -> Result<(), CommandError> {
         let begin = match &self.directory {
             Some(directory) => Beginning::of_directory(directory.path(), files),
             None => Beginning::of_files(files),
@@ -255,8 +279,11 @@ impl Daemon {
                 .inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}"))
                 .is_none()
         };
-        let settings = settings.into_iter().filter(set).collect();
-        let kept = handle.begin_journal(timeouts, settings, journal);
+        let settings: Vec<_> = settings.into_iter().filter(set).collect();
+        let is_taken = self.directory.as_ref().is_none_or(StateDirectory::is_taken);
+        let (now, later) = if is_taken { (journal, None) } else { (None, journal) };
+        self.begun = later.map(|journal| (settings.clone(), journal));
+        let kept = handle.begin_journal(timeouts, settings, now);
         self.shared.facts_mut().journal_saved_at_millis = saved_at.map(millis_since_1970);
         // A late worker becomes a warning.
         kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), Err))
@@ -277,16 +304,31 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts the XDP programs in the place of those that an earlier process has pinned, and pins them. Called when all
-    /// services of the start are in force: then no frame of a service reaches the kernel meanwhile.
+    /// Opens the sockets, takes the connection table over, starts the workers, and puts the XDP programs in the place of
+    /// those that an earlier process has pinned. Called when all services of the start are in force: then no frame of a
+    /// service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors
-    /// An interface that cannot be attached.
-    pub fn serve(&self) -> Result<(), DaemonError> {
+    /// An interface or a socket that the kernel refuses; a running xvsd then continues.
+    pub fn serve(&mut self, take_over: Option<TakeOver>) -> Result<(), DaemonError> {
         let (reply, done) = bounded(1);
-        let _ = self.inputs.send(Input::Serve(reply));
-        // The control thread has ended by a bug, which `ended` reports.
-        done.recv().unwrap_or(Ok(()))
+        let _ = self.inputs.send(Input::Serve(take_over, reply));
+        // Without a reply the control thread has ended by a bug, which `ended` reports.
+        let Ok(served) = done.recv() else { return Ok(()) };
+        let Some(take_over) = served? else { return Ok(()) };
+        tracing::info!("the former xvsd is taken over; nobody forwarded for {:?}", take_over.pause_time());
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(std::process::id())]) {
+            tracing::warn!("systemd could not be notified: {error}");
+        }
+        take_over.end_former();
+        if let Some(directory) = &mut self.directory {
+            directory.take(Instant::now() + FORMER_PATIENCE)?;
+        }
+        if let Some((settings, journal)) = self.begun.take() {
+            let begun = self.handle().begin_journal(TimeoutsBySource::default(), settings, Some(journal));
+            begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
+        }
+        Ok(())
     }
 
     /// Ends every thread. The kernel has the packets of the interfaces at once, or after the hold.
@@ -325,50 +367,6 @@ fn machine_memory_bytes() -> u64 {
     let machine = rustix::system::sysinfo();
     // Its fields have the machine's word size.
     u64::from(machine.mem_unit) * machine.totalram as u64
-}
-
-/// The shared parts of every worker.
-struct WorkerParts<'a> {
-    table: &'a Arc<Table>,
-    clock: &'a Arc<Clock>,
-    hold: &'a Arc<Hold>,
-    unresolved: &'a Arc<Unresolved>,
-    control: &'a mut Control<SystemDatapath>,
-}
-
-impl WorkerParts<'_> {
-    /// Starts a worker for each port. Returns the counters of each.
-    fn start_workers(
-        &mut self,
-        ports: Vec<XdpPort>,
-        notices: &Sender<String>,
-    ) -> Result<Vec<Arc<WorkerCounters>>, DaemonError> {
-        let (table, control) = (self.table, &mut *self.control);
-        // Other hosts see Identifications, so their secret is not that of the table.
-        let secret = random_secret().map_err(system("random numbers"))?;
-        let handoff = Arc::new(Handoff::new(ports.len()));
-        let mut counters = Vec::new();
-        for (number, port) in ports.into_iter().enumerate() {
-            let counted = Arc::new(WorkerCounters::default());
-            counters.push(counted.clone());
-            let handle = table.handle(number).expect("the table has a free handle for each worker");
-            let ids = |half| Identification::numbered(secret, 2 * number + half);
-            let ids = (ids(0), ids(1));
-            let flows = Flows::new(number, handle, counted.clone(), control.total(), ids.0);
-            let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
-            let transmitter = Transmitter::new(counted, self.unresolved.clone(), ids.1);
-            let worker = Worker {
-                pipeline: Pipeline::new(flows, transmitter, fragments),
-                port,
-                snapshot: control.published(),
-                clock: self.clock.clone(),
-                hold: Some(self.hold.clone()),
-                stop: Arc::default(),
-            };
-            control.datapath().workers().0.start(worker, notices)?;
-        }
-        Ok(counters)
-    }
 }
 
 /// A callback for a follower's thread of this name. It puts each view into `latest` and sends `input` to the control

@@ -4,7 +4,7 @@
 //! is then configured again is taken out of it, as any other that was removed and is added again. A service that is
 //! configured again within two minutes has its totals back, and its scheduler's position if it has the same scheduler.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Kept {
         let places = found_services.iter().map(|(place, record)| (record.name.0, *place)).collect();
         let mut kept = Self { destinations, services, places, free_places: Vec::new(), failure: None };
         let end = found_services.last().map_or(0, |(place, _)| place + 1);
-        let used = kept.places.values().copied().collect::<std::collections::BTreeSet<_>>();
+        let used = kept.places.values().copied().collect::<BTreeSet<_>>();
         kept.free_places = (0..end).rev().filter(|place| !used.contains(place)).collect();
         let services = found_services.into_iter().map(|(_, record)| record).collect();
         Ok((kept, Found { destinations: found_destinations, services }))
@@ -132,58 +132,79 @@ impl ServiceEntry {
 }
 
 impl Registry {
-    /// Keeps what the registry knows in these files from now on, and returns to what they had: `counts` are the
-    /// connections of each destination. For an empty registry, before there are workers.
-    pub fn keep(
-        &mut self,
-        kept: Kept,
-        found: Found,
-        counts: &BTreeMap<u32, Counts>,
-        snapshot: &mut Snapshot,
-        now: Millis,
-    ) {
-        self.kept = Some(kept);
-        for Record { name: (key, scheduler), numbers } in found.services {
-            let counted = counted(numbers);
-            let estimator = Estimator::resumed(counted);
-            let Some(key) = key else {
-                self.total.resume(counted);
-                self.total_estimator = estimator;
-                continue;
-            };
-            let live = Arc::new(ServiceLive::resumed(counted));
-            self.before
-                .insert(key, ServiceBefore { live, scheduler, place: numbers[5], estimator, since: now });
+    /// Returns to the names and numbers that these files have, without what was counted. For an empty registry, before
+    /// there are workers.
+    pub fn return_to(&mut self, found: &Found, snapshot: &mut Snapshot, now: Millis) {
+        for Record { name: (key, scheduler), .. } in &found.services {
+            let Some(key) = key else { continue };
+            let (live, estimator) = (Arc::default(), Estimator::default());
+            let before =
+                ServiceBefore { live, scheduler: scheduler.clone(), place: 0, estimator, since: now };
+            self.before.insert(*key, before);
         }
         self.next_id = found.destinations.last().map_or(0, |(number, _)| number + 1);
-        let mut unused: std::collections::BTreeSet<_> = (0..self.next_id).collect();
-        for (number, Record { name: (key, endpoint), numbers }) in found.destinations {
-            unused.remove(&number);
-            let counts = counts.get(&number).copied().unwrap_or_default();
-            let counted = counted(numbers);
-            let live = Arc::new(DestinationLive::resumed(self.workers, counts, numbers[7] != 0, counted));
-            let service = self.before.get(&key).map(|before| before.live.clone()).unwrap_or_default();
+        let mut unused: BTreeSet<_> = (0..self.next_id).collect();
+        for (number, Record { name: (key, endpoint), numbers }) in &found.destinations {
+            unused.remove(number);
+            let live = Arc::new(DestinationLive::new(self.workers));
+            let service = self.before.get(key).map(|before| before.live.clone()).unwrap_or_default();
             service.add(&live);
+            let methods = METHODS.into_iter().filter(|method| numbers[METHODS_AT] >> *method as u64 & 1 == 1);
             let dest = DestinationEntry {
-                endpoint,
+                endpoint: *endpoint,
                 method: ForwardingMethod::DirectRouting,
-                methods: METHODS.into_iter().filter(|method| numbers[6] >> *method as u64 & 1 == 1).collect(),
+                methods: methods.collect(),
                 weight: Weight(0),
                 disabled: false,
                 encapsulation: Encapsulation::Ip,
                 path_mtu: self.path_mtu(endpoint.addr),
-                last_weight: Weight(numbers[5] as u32),
+                last_weight: Weight(numbers[WEIGHT_AT] as u32),
                 report: None,
-                id: DestinationId(number),
+                id: DestinationId(*number),
                 live,
-                estimator: Estimator::resumed(counted),
+                estimator: Estimator::default(),
             };
             let gone = Destination { available: false, ..destination(&dest, &service, snapshot) };
             snapshot.destinations.set(dest.id, Some(gone));
             // Of two with one name, the later one: the other has been in the trash.
-            self.trash.insert((key, endpoint), Trashed { dest, service, since: now });
+            self.trash.insert((*key, *endpoint), Trashed { dest, service, since: now });
         }
         self.free_ids.extend(unused.into_iter().rev().map(DestinationId));
+    }
+
+    /// Continues with what the files have counted, and keeps them from now on. `counts` are the connections of each
+    /// destination. Follows [`Self::return_to`], before there are workers.
+    pub fn resume(&mut self, kept: Kept, found: Found, counts: &BTreeMap<u32, Counts>) {
+        let numbers: BTreeMap<_, _> =
+            found.destinations.into_iter().map(|(number, record)| (number, record.numbers)).collect();
+        let live = self.services.values_mut().flat_map(|entry| &mut entry.destinations);
+        for dest in live.chain(self.trash.values_mut().map(|trashed| &mut trashed.dest)) {
+            let Some(numbers) = numbers.get(&dest.id.0) else { continue };
+            let (counts, counted) = (counts.get(&dest.id.0).copied().unwrap_or_default(), counted(*numbers));
+            dest.live.resume(counts, numbers[OVERLOADED_AT] != 0, counted);
+            dest.estimator = Estimator::resumed(counted);
+        }
+        for Record { name: (key, scheduler), numbers } in found.services {
+            let (counted, place) = (counted(numbers), numbers[PLACE_AT]);
+            let Some(key) = key else {
+                self.total.resume(counted);
+                self.total_estimator = Estimator::resumed(counted);
+                continue;
+            };
+            if let Some(before) = self.before.get_mut(&key) {
+                before.live.resume(counted);
+                (before.estimator, before.place) = (Estimator::resumed(counted), place);
+            } else if let Some(entry) = self.services.get_mut(&key) {
+                entry.live.resume(counted);
+                entry.estimator = Estimator::resumed(counted);
+                if entry.scheduler == scheduler {
+                    entry.place.store(place, Ordering::Relaxed);
+                }
+            }
+        }
+        self.kept = Some(kept);
+        let configured: Vec<_> = self.services.keys().copied().collect();
+        self.record(configured);
     }
 
     /// The entry of a service that is added: as before the start, or new.
@@ -253,6 +274,13 @@ impl Registry {
         self.kept.as_ref().and_then(Kept::failure)
     }
 }
+
+/// The places of numbers behind what was counted, of a destination.
+const WEIGHT_AT: usize = 5;
+const METHODS_AT: usize = 6;
+const OVERLOADED_AT: usize = 7;
+/// The same of a service.
+const PLACE_AT: usize = 5;
 
 const METHODS: [ForwardingMethod; 5] = [
     ForwardingMethod::Nat,

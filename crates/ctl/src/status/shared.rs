@@ -45,6 +45,8 @@ pub struct Shared {
     pub(crate) hold: Option<Arc<Hold>>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
+    /// While a thread holds this, no connections are swept.
+    pub(crate) sweeping: Arc<Mutex<()>>,
     /// The snapshot that workers use.
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
@@ -245,6 +247,7 @@ impl Shared {
             total: SharedStats::new(1),
             request_durations: RequestDurations::default(),
             swept: Arc::default(),
+            sweeping: Arc::default(),
             history: History::default(),
             events: Arc::default(),
             facts: Mutex::default(),

@@ -12,6 +12,7 @@ pub mod placement;
 mod settings;
 pub(crate) mod system;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -44,6 +45,8 @@ pub(crate) struct Workers {
     reinjectors: Vec<Arc<Reinjector>>,
     rings: RingSizes,
     shares: Shares,
+    /// Of each worker, also of those not started yet.
+    wakers: Vec<Waker>,
     threads: Vec<WorkerThread>,
     /// Whether the workers have no sockets.
     paused: bool,
@@ -84,7 +87,20 @@ impl Workers {
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
         let (threads, not_pinned) = (Vec::new(), Vec::new());
-        Ok(Self { attached, reinjectors, rings, shares, threads, paused: false, unfit, pins, not_pinned })
+        let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
+        let wakers = wakers.map_err(system("a worker's waker"))?;
+        Ok(Self {
+            attached,
+            reinjectors,
+            rings,
+            shares,
+            wakers,
+            threads,
+            paused: false,
+            unfit,
+            pins,
+            not_pinned,
+        })
     }
 
     /// Puts the programs in force on interfaces that have the pinned one of an earlier process, and pins all of them.
@@ -122,6 +138,18 @@ impl Workers {
             }
         }
         Ok(())
+    }
+
+    /// Puts the programs of this process in force again, after a successor has replaced them and failed.
+    pub(crate) fn restore_programs(&mut self, steering: &Steering) {
+        for attached in &mut self.attached {
+            if let Err(error) = steering.restore(attached) {
+                tracing::error!(
+                    "{}: the XDP program cannot be put in force again: {error}",
+                    attached.interface()
+                );
+            }
+        }
     }
 
     /// Pins the program of the interface with this index.
@@ -176,9 +204,9 @@ impl Workers {
         self.shares.iter().map(of_worker).sum()
     }
 
-    /// The waker of each started worker.
-    pub(crate) fn wakers(&self) -> Vec<Waker> {
-        self.threads.iter().map(|thread| thread.waker.clone()).collect()
+    /// The waker of each worker.
+    pub(crate) fn wakers(&self) -> &[Waker] {
+        &self.wakers
     }
 
     /// The kernel's indices of the interfaces, in their order.
@@ -217,12 +245,13 @@ impl Workers {
     /// The OS error if the thread cannot be created.
     pub(crate) fn start(
         &mut self,
-        worker: Worker<XdpPort>,
+        mut worker: Worker<XdpPort>,
         notices: &Sender<String>,
     ) -> Result<(), DaemonError> {
         let number = self.threads.len();
         let core = placement::cores(self.shares.len()).get(number).copied().flatten();
-        let (stop, waker) = (worker.stop.clone(), worker.port.waker());
+        let (stop, waker) = (worker.stop.clone(), self.wakers[number].clone());
+        worker.port.set_waker(waker.clone());
         let (closed_tx, closed) = bounded(1);
         let (ports, next) = bounded(1);
         let run = move || {
@@ -278,7 +307,7 @@ impl Workers {
     }
 
     /// Makes every worker close its sockets.
-    fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         for thread in &self.threads {
             thread.interrupt();
         }

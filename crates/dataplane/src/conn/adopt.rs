@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xvs_proto::HashSecret;
@@ -37,11 +37,18 @@ pub struct TableFiles {
     pub extensions: File,
 }
 
+/// How a process has left a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// It may have been killed at any moment.
+    Killed,
+    /// No operation was under way, so the index is right.
+    InOrder,
+}
+
 /// What was taken over.
 #[derive(Debug)]
 pub struct Adopted {
-    /// The table.
-    pub table: Arc<Table>,
     /// The number of connections and templates in it.
     pub kept: usize,
     /// The number of those that had to be discarded.
@@ -97,23 +104,20 @@ impl Table {
         Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, boot)))
     }
 
-    /// The table of a process that has ended, and that no other process uses. `is_known` tells whether there is a
-    /// destination with a number.
+    /// The table of another process, which may still use it: [`Self::take_over`] makes it this one's.
     ///
     /// # Errors
-    /// It is refused; then the files are unchanged.
-    pub fn adopt(
-        files: &TableFiles,
-        config: TableConfig,
-        boot: Boot,
-        now: Millis,
-        is_known: impl Fn(u32) -> bool,
-    ) -> Result<Adopted, AdoptError> {
+    /// It is refused.
+    pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Arc<Self>, AdoptError> {
         let (parts, secret) = header_of(&files.connections, &config, boot)?;
         let [mapping, extensions] = map(files, &config, &parts)?;
-        let mut table = Self::over(config, &parts, mapping, &extensions, secret);
-        let (kept, discarded, destinations) = rebuild(&mut table, now, is_known);
-        Ok(Adopted { table: Arc::new(table), kept, discarded, destinations })
+        Ok(Arc::new(Self::over(config, &parts, mapping, &extensions, secret)))
+    }
+
+    /// Takes over what a process has left that does not use the table any more. Before any handle of a worker is taken.
+    /// `is_known` tells whether there is a destination with a number.
+    pub fn take_over(&self, left: Left, now: Millis, is_known: impl Fn(u32) -> bool) -> Adopted {
+        rebuild(self, left, now, is_known)
     }
 }
 
@@ -168,20 +172,14 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     Ok((parts, HashSecret([word(secret), word(secret + 8), word(secret + 16)])))
 }
 
-/// Builds everything but the entries anew. Returns the numbers of entries kept and discarded, and what remains of each
-/// destination.
-fn rebuild(
-    table: &mut Table,
-    now: Millis,
-    is_known: impl Fn(u32) -> bool,
-) -> (usize, usize, BTreeMap<u32, Counts>) {
+/// Builds everything but the entries anew; of a table that was left in order all but the index, too.
+fn rebuild(table: &Table, left: Left, now: Millis, is_known: impl Fn(u32) -> bool) -> Adopted {
     let Table { slab, buckets, secret, free_handles, config, counts, .. } = table;
     let header = &slab.header[0];
     let extent = slab.extent().min(slab.entries.len() as u32);
-    // Relaxed, here and below: no other thread has the table yet.
+    // Relaxed, here and below: no other thread uses the table yet.
     header.extent.store(extent, Ordering::Relaxed);
     header.free.store(0, Ordering::Relaxed);
-    buckets.clear();
     let mut discarded = 0;
     let mut discard = |index: u32| {
         let entry = slab.entry(index);
@@ -191,6 +189,9 @@ fn rebuild(
         discarded += 1;
     };
     let is_live = |index: u32| slab.entry(index).life().is_live();
+    if left == Left::Killed {
+        buckets.clear();
+    }
     for index in 0..extent {
         let record = slab.record(index);
         let life = record.entry.life();
@@ -204,19 +205,24 @@ fn rebuild(
         }
     }
     for index in (0..extent).filter(|index| is_live(*index)) {
-        if !enter(slab, buckets, secret, index) {
+        if left == Left::Killed && !enter(slab, buckets, secret, index) {
             discard(index);
         }
     }
+    let workers = free_handles.iter().take(config.workers);
     let mut states: Vec<_> =
-        free_handles.iter_mut().filter_map(|state| state.get_mut().ok()?.as_mut()).collect();
+        workers.map(|state| state.lock().unwrap_or_else(PoisonError::into_inner)).collect();
     let mut destinations = BTreeMap::<u32, Counts>::new();
     let mut kept = 0;
     for index in 0..extent {
         let record = slab.record(index);
         let life = record.entry.life();
         if !life.is_live() {
-            states.iter_mut().take(1).for_each(|state| state.stock.give(slab, index));
+            states
+                .iter_mut()
+                .flat_map(|state| state.as_mut())
+                .take(1)
+                .for_each(|state| state.stock.give(slab, index));
             continue;
         }
         kept += 1;
@@ -235,10 +241,10 @@ fn rebuild(
     let workers = config.workers as u64;
     let first_of = |worker: u64| (u64::from(extent) * worker / workers.max(1)) as u32;
     for (worker, state) in (0..workers).zip(&mut states) {
-        state.unlinked = first_of(worker)..first_of(worker + 1);
+        state.iter_mut().for_each(|state| state.unlinked = first_of(worker)..first_of(worker + 1));
     }
     counts[0].inserted.store(kept as u64, Relaxed);
-    (kept, discarded, destinations)
+    Adopted { kept, discarded, destinations }
 }
 
 /// Enters the keys of an entry in the empty index, unless another entry has one of them.

@@ -42,10 +42,10 @@ impl XdpPort {
         if !fits {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        let waker = Waker::new()?;
         let counters =
             sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
-        Ok(Self { sockets, to_kernel, waker: Waker(Arc::new(event)), unsent: Unsent::Nothing, counters })
+        Ok(Self { sockets, to_kernel, waker, unsent: Unsent::Nothing, counters })
     }
 
     /// The counters of each socket, for any thread.
@@ -224,6 +224,14 @@ impl SocketCounters {
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
+    /// A waker for a port that takes it by [`XdpPort::set_waker`].
+    ///
+    /// # Errors
+    /// The kernel has no more descriptors.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)))
+    }
+
     /// Ends the current wait, or the next one.
     pub fn wake(&self) {
         // It fails only when the counter is at its limit: then the wait ends anyway.

@@ -27,9 +27,11 @@ struct Counted {
 }
 
 impl ServiceLive {
-    /// The sums of a service whose destinations have counted this before.
-    pub fn resumed(past: StatsValues) -> Self {
-        Self { counted: Mutex::new(Counted { past, ..Counted::default() }) }
+    /// Continues with these sums: what the destinations have counted is part of them.
+    pub fn resume(&self, counted: StatsValues) {
+        let mut sums = self.counted();
+        sums.past = counted;
+        sums.destinations.iter_mut().for_each(|(destination, before)| *before = destination.stats.sum());
     }
 
     /// Sums what this destination counts from now on, as long as it exists.
@@ -81,13 +83,11 @@ impl DestinationLive {
         Self { load, templates, unanswered, last_unanswered, stats: SharedStats::new(workers) }
     }
 
-    /// The numbers of a destination that has these already.
-    pub fn resumed(workers: usize, counts: Counts, overloaded: bool, counted: StatsValues) -> Self {
-        let live = Self::new(workers);
-        live.load.resume(counts.load, overloaded);
-        live.templates.store(counts.templates as i32, Ordering::Relaxed);
-        live.stats.resume(counted);
-        live
+    /// Continues with these numbers. Only while no worker counts.
+    pub fn resume(&self, counts: Counts, overloaded: bool, counted: StatsValues) {
+        self.load.resume(counts.load, overloaded);
+        self.templates.store(counts.templates as i32, Ordering::Relaxed);
+        self.stats.resume(counted);
     }
 
     /// A copy that counts independently.

@@ -64,6 +64,7 @@ impl LiveLoad {
         let total = u64::from(load.active) + u64::from(load.inactive);
         let counts = CONNECTION.wrapping_mul(total).wrapping_add(u64::from(load.active));
         self.word.store(counts.wrapping_add(if overloaded { OVERLOADED } else { 0 }), Ordering::Relaxed);
+        self.check_limit();
     }
 
     /// The upper threshold; 0: none.

@@ -136,6 +136,14 @@ impl Steering {
         Ok(())
     }
 
+    /// Puts this program in force again, after another process has replaced it.
+    ///
+    /// # Errors
+    /// The kernel refuses; the other program stays in force.
+    pub fn restore(&self, attached: &mut Attached) -> io::Result<()> {
+        attached.restore(PROGRAM)
+    }
+
     /// Detaches the program of an earlier process and attaches this one, with a gap.
     ///
     /// # Errors

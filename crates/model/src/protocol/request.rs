@@ -103,11 +103,27 @@ pub enum Request {
     Examine,
     /// Reads keepalived.conf again; answered by `Reply::Reloaded`.
     Reload,
+    /// A step of a successor that takes over from the daemon; answered by `Reply::Done`.
+    TakeOver(TakeOverStep),
     /// Ends the daemon; answered by `Reply::Done` before it ends.
     Stop {
         /// Whether the kernel gets all packets at once, and not after the hold.
         release: bool,
     },
+}
+
+/// The steps of a take-over, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TakeOverStep {
+    /// The client is a successor that prepares itself. Until it has taken over or failed, nothing is changed.
+    Begin,
+    /// The daemon closes its sockets.
+    Pause,
+    /// The successor takes the connection table.
+    TakeTable,
+    /// The successor forwards: the daemon ends.
+    Done,
 }
 
 impl Request {
@@ -123,6 +139,7 @@ impl Request {
             | Self::Set { .. }
             | Self::ReportLoad { .. }
             | Self::Reload
+            | Self::TakeOver(_)
             | Self::Stop { .. } => Access::Change,
             // Packets contain the data of clients and servers.
             Self::Capture(_) => Access::Change,

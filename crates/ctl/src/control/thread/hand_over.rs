@@ -1,0 +1,117 @@
+//! The hand-over to a successor (`xvsd --take-over`), as the running xvsd sees it.
+//!
+//! Runs on the control thread, which does nothing else meanwhile: no change of the configuration, no result of a health
+//! check is carried out until the successor has it, or until it has failed. First the successor prepares; the workers
+//! forward. Then the workers close their sockets and nothing uses the table. If the successor ends before the last step,
+//! or a step takes too long, the workers forward again. If it has already taken the table, this process begins anew, as
+//! after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
+
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process;
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::request::TakeOverStep;
+
+use crate::control::thread::{ControlThread, Step};
+use crate::daemon::successor;
+
+/// How long a successor may prepare, and how long it may take for each later step.
+const PREPARATION: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_secs(10);
+/// Interval of looking whether the successor still runs.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Preparing,
+    Paused,
+    Taken,
+}
+
+impl ControlThread {
+    /// Hands over to the process with this id, which sends its further steps by `steps`. Returns if it fails.
+    pub(super) fn hand_over(&mut self, successor: u32, steps: &Receiver<Step>) {
+        tracing::info!("process {successor} prepares to take over; changes wait until then");
+        let shared = self.shared.clone();
+        // They have their own reasons to end connections; while these are held, they do not.
+        let mut quiet = None;
+        let (mut stage, mut until) = (Stage::Preparing, Instant::now() + PREPARATION);
+        let process = open(successor);
+        let why = loop {
+            match steps.recv_timeout(LOOK) {
+                Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
+                    quiet = Some((shared.reader(), shared.sweeping.lock()));
+                    self.control.datapath().workers().0.pause();
+                    self.control.save_numbers();
+                    (stage, until) = (Stage::Paused, Instant::now() + STEP);
+                    let _ = reply.send(Ok(()));
+                }
+                Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
+                    stage = Stage::Taken;
+                    let _ = reply.send(Ok(()));
+                }
+                Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
+                    let _ = reply.send(Ok(()));
+                    tracing::info!("process {successor} has taken over: ending");
+                    // For the reply and the log. No destructor runs: it would take from the successor what it has.
+                    thread::sleep(LOOK);
+                    process::exit(0);
+                }
+                Ok((step, reply)) => {
+                    let why = format!("xvs: the step {step:?} does not follow {stage:?}");
+                    let _ = reply.send(Err(CommandError::Failed { why }));
+                }
+                Err(RecvTimeoutError::Timeout) if has_ended(process.as_ref()) => break "it has ended",
+                Err(RecvTimeoutError::Timeout) if Instant::now() > until => break "it takes too long",
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break "it has given up",
+            }
+        };
+        tracing::warn!("process {successor} does not take over: {why}; this process continues");
+        if stage == Stage::Taken {
+            tracing::warn!("it had the connection table already, so this process begins anew");
+            begin_anew();
+        }
+        drop(quiet);
+        if stage == Stage::Paused {
+            self.resume_workers();
+        }
+    }
+
+    /// Lets the workers forward again, with this process's programs on the interfaces.
+    fn resume_workers(&mut self) {
+        let (workers, steering) = self.control.datapath().workers();
+        workers.restore_programs(steering);
+        match workers.resume() {
+            Ok(facts) => self.shared.facts_mut().workers = facts,
+            // The control thread tries again every second.
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
+/// A descriptor that becomes readable when the process ends.
+fn open(process: u32) -> io::Result<OwnedFd> {
+    let id = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(id, PidfdFlags::empty())?)
+}
+
+fn has_ended(process: Result<&OwnedFd, &io::Error>) -> bool {
+    let Ok(process) = process else { return true };
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
+}
+
+/// Replaces this process by a fresh one of the same command line, which finds everything as after a kill.
+fn begin_anew() -> ! {
+    let error = successor::command().args(env::args_os().skip(1).filter(|one| one != "--take-over")).exec();
+    tracing::error!("xvsd cannot begin anew: {error}");
+    process::exit(1)
+}

@@ -1,0 +1,92 @@
+//! `xvsd --take-over`: the successor's side. It prepares everything while the running xvsd forwards; then that one
+//! closes its sockets, and this one continues with the same connection table.
+//!
+//! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends before
+//! the last one. Not here: the side of the running xvsd (`control/hand_over.rs`).
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use xvs_model::protocol::client::{Client, Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::{Request, TakeOverStep};
+
+/// How long the former xvsd may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// A take-over that is under way.
+pub struct TakeOver {
+    client: Client,
+    socket: std::path::PathBuf,
+    /// When the running xvsd stopped forwarding.
+    paused_at: Option<Instant>,
+}
+
+/// Why a take-over fails. The running xvsd continues.
+#[derive(Debug, Error)]
+#[error(
+    "{socket}: xvsd cannot be taken over: {why}; if none runs, start it without --take-over",
+    socket = socket.display()
+)]
+pub struct TakeOverError {
+    socket: std::path::PathBuf,
+    why: Failure,
+}
+
+impl TakeOver {
+    /// Announces the successor. From now on the running xvsd changes nothing but connections.
+    ///
+    /// # Errors
+    /// None runs, or it refuses.
+    pub fn begin(socket: &Path) -> Result<Self, TakeOverError> {
+        let failed = |why| TakeOverError { socket: socket.to_owned(), why };
+        let client = Client::connect(socket).map_err(failed)?;
+        let mut this = Self { client, socket: socket.to_owned(), paused_at: None };
+        this.step(TakeOverStep::Begin)?;
+        Ok(this)
+    }
+
+    /// Lets the running xvsd close its sockets.
+    ///
+    /// # Errors
+    /// It does not answer, or has given up.
+    pub fn pause(&mut self) -> Result<(), TakeOverError> {
+        self.step(TakeOverStep::Pause)?;
+        self.paused_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Takes the connection table: the running xvsd cannot simply continue any more.
+    ///
+    /// # Errors
+    /// As for [`Self::pause`].
+    pub fn take_table(&mut self) -> Result<(), TakeOverError> {
+        self.step(TakeOverStep::TakeTable)
+    }
+
+    /// For how long nobody has forwarded.
+    pub fn pause_time(&self) -> Duration {
+        self.paused_at.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// Ends the former xvsd, and returns when it has ended.
+    pub fn end_former(mut self) {
+        // Without a reply it has ended already.
+        let _ = self.step(TakeOverStep::Done);
+        let until = Instant::now() + PATIENCE;
+        while Client::connect(&self.socket).is_ok() && Instant::now() < until {
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    fn step(&mut self, step: TakeOverStep) -> Result<(), TakeOverError> {
+        let failed = |why| TakeOverError { socket: self.socket.clone(), why };
+        match self.client.call(Request::TakeOver(step)).map_err(failed)? {
+            Reply::Done => Ok(()),
+            other => Err(failed(Failure::unexpected(&other))),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The start of the workers' threads, once there are ports for them.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
+use xvs_dataplane::burst::flows::Flows;
+use xvs_dataplane::burst::transmit::Transmitter;
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::{Table, random_secret};
+use xvs_dataplane::counters::{SharedStats, WorkerCounters};
+use xvs_dataplane::egress::Unresolved;
+use xvs_dataplane::forward::Identification;
+use xvs_dataplane::pipeline::Pipeline;
+use xvs_dataplane::port::xdp::XdpPort;
+use xvs_dataplane::slow_path::reassembly::Reassembly;
+use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::steering::hold::Hold;
+use xvs_dataplane::worker::Worker;
+
+use crate::daemon::error::{DaemonError, system};
+use crate::workers::Workers;
+
+/// What all workers share.
+pub(crate) struct WorkerStart {
+    pub(super) table: Arc<Table>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) hold: Arc<Hold>,
+    pub(super) unresolved: Arc<Unresolved>,
+    pub(super) published: Arc<ArcSwap<Snapshot>>,
+    pub(super) total: SharedStats,
+    /// Those of each worker.
+    pub(super) counters: Vec<Arc<WorkerCounters>>,
+    pub(super) notices: Sender<String>,
+}
+
+impl WorkerStart {
+    /// Starts a worker for each port.
+    ///
+    /// # Errors
+    /// The kernel has no thread or no random numbers.
+    pub(crate) fn start(self, ports: Vec<XdpPort>, workers: &mut Workers) -> Result<(), DaemonError> {
+        // Other hosts see Identifications, so their secret is not that of the table.
+        let secret = random_secret().map_err(system("random numbers"))?;
+        let handoff = Arc::new(Handoff::new(ports.len()));
+        for (number, (port, counters)) in ports.into_iter().zip(self.counters).enumerate() {
+            let handle = self.table.handle(number).expect("the table has a free handle for each worker");
+            let ids = |half| Identification::numbered(secret, 2 * number + half);
+            let ids = (ids(0), ids(1));
+            let flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids.0);
+            let fragments = Reassembly::new(number, handoff.clone(), *self.table.secret());
+            let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids.1);
+            let worker = Worker {
+                pipeline: Pipeline::new(flows, transmitter, fragments),
+                port,
+                snapshot: self.published.clone(),
+                clock: self.clock.clone(),
+                hold: Some(self.hold.clone()),
+                stop: Arc::default(),
+            };
+            workers.start(worker, &self.notices)?;
+        }
+        Ok(())
+    }
+}
