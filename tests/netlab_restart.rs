@@ -58,6 +58,61 @@ fn goes_on_after_a_kill(method: Method) {
     assert!(director.log().contains("connections: 20 are taken over"), "{}", director.log());
 }
 
+/// A successor takes over while uploads are under way.
+fn goes_on_with_a_successor(method: Method) {
+    let cluster = traffic::prepared(method, Workers::Two);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let mut former = Director::start_with(&cluster, Workers::Two, &HELD);
+    if method == Method::FullNat {
+        former.xvs("laddr add 192.0.2.1 --ports 5000-5999");
+    }
+    former.add_service(Protocol::Tcp, PORT, method);
+    let streams = half_uploads(&cluster, 20);
+    let (rules, entries) = (former.adm("-Sn"), former.adm("-Lnc").lines().count());
+
+    let director = Director::take_over(&cluster, Workers::Two, &HELD).unwrap_or_else(|log| panic!("{log}"));
+    assert!(former.has_ended().success(), "{}", former.log());
+    assert_eq!((director.adm("-Sn"), director.adm("-Lnc").lines().count()), (rules, entries));
+    let listed = director.adm("-Ln --stats");
+    assert!(listed.contains(&format!("{PORT}               20 ")) || listed.contains(" 20 "), "{listed}");
+    finish(streams);
+    // The table can be changed, and taken over again.
+    finish(half_uploads(&cluster, 4));
+    let again = Director::take_over(&cluster, Workers::Two, &HELD).unwrap_or_else(|log| panic!("{log}"));
+    finish(half_uploads(&cluster, 4));
+    drop((director, again));
+}
+
+#[test]
+fn nat_connections_go_on_when_a_successor_takes_over() {
+    goes_on_with_a_successor(Method::Nat);
+}
+
+#[test]
+fn full_nat_connections_go_on_when_a_successor_takes_over() {
+    goes_on_with_a_successor(Method::FullNat);
+}
+
+#[test]
+fn a_successor_that_fails_leaves_the_running_xvsd_forwarding() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let director = Director::start_with(&cluster, Workers::Two, &HELD);
+    director.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let streams = half_uploads(&cluster, 8);
+    for (wrong, why) in [
+        (&["--hold", "10s", "--conn-table-size", "5000"][..], "its connection table is refused"),
+        (&["--hold", "0"][..], "hold"),
+        (&["--hold", "10s", "--interface", "none"][..], "none"),
+    ] {
+        let log = Director::take_over(&cluster, Workers::Two, wrong).err().unwrap_or_default();
+        assert!(log.contains(why), "{wrong:?}: {log}");
+    }
+    finish(streams);
+    finish(half_uploads(&cluster, 4));
+    director.adm("-A -u 198.51.100.100:53");
+}
+
 #[test]
 fn nat_connections_go_on_after_a_kill_and_a_start() {
     goes_on_after_a_kill(Method::Nat);

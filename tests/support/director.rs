@@ -42,6 +42,8 @@ pub struct Director<'a> {
     host: Host,
     process: Child,
     log: PathBuf,
+    /// Whether `process` has only started the daemon.
+    is_successor: bool,
 }
 
 impl<'a> Director<'a> {
@@ -126,6 +128,19 @@ impl<'a> Director<'a> {
         (status, this.log())
     }
 
+    /// Lets a successor with these arguments take over from the running daemon of the director's host, as
+    /// [`Self::start_with`] starts one.
+    ///
+    /// # Errors
+    /// The log of a successor that has failed.
+    pub fn take_over(cluster: &'a Cluster, workers: Workers, more: &[&str]) -> Result<Self, String> {
+        let workers = workers.count().to_string();
+        let arguments = ["--take-over", "--interface", "wan", "--interface", "lan", "--workers", &workers];
+        let mut this = Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[]);
+        this.is_successor = this.wait().success();
+        if this.is_successor { Ok(this) } else { Err(this.log()) }
+    }
+
     fn launch(cluster: &'a Cluster, host: Host, arguments: &[&str], variables: &[&str]) -> Self {
         // A second daemon in one cluster has a log of its own.
         let log = (0..)
@@ -152,12 +167,17 @@ impl<'a> Director<'a> {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
-        Self { cluster, host, process, log }
+        Self { cluster, host, process, log, is_successor: false }
     }
 
     /// Waits for the daemon's end.
     fn wait(&mut self) -> ExitStatus {
         wait::until("xvsd ends", || self.process.try_wait().expect("xvsd is a child of this process"))
+    }
+
+    /// Waits for the end of a daemon that ends by itself.
+    pub fn has_ended(&mut self) -> ExitStatus {
+        self.wait()
     }
 
     /// Kills the daemon so that it can't clean up.
@@ -246,6 +266,10 @@ impl<'a> Director<'a> {
 
 impl Drop for Director<'_> {
     fn drop(&mut self) {
+        if self.is_successor {
+            // It fails if another successor or the test has ended this one.
+            let _ = self.cluster.command(self.host, program("xvs")).args(["stop", "--release"]).output();
+        }
         // Neither call fails for a daemon that has ended already; another failure cannot be handled here.
         let _ = self.process.kill();
         let _ = self.process.wait();

@@ -103,8 +103,14 @@ impl Daemon {
         let started = clock.now();
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let links = links().map_err(system("the kernel's links"))?;
+        if take_over.is_some() && config.hold.duration().is_zero() {
+            return Err(DaemonError::TakeOver(
+                "without a hold (hold = \"0\") no XDP program is pinned".to_owned(),
+            ));
+        }
         let (pins, no_hold) = match pins::open(config) {
             Ok(pins) => (pins, None),
+            Err(warning) if take_over.is_some() => return Err(DaemonError::TakeOver(warning)),
             Err(warning) => (None, Some(warning)),
         };
         let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
@@ -141,9 +147,6 @@ impl Daemon {
             }
         }
         let others = if take_over.is_some() { Others::Run } else { Others::Ended };
-        if let Some(why) = start_warnings.last().filter(|_| take_over.is_some() && length.is_zero()) {
-            return Err(DaemonError::TakeOver(why.clone()));
-        }
         let mut kept = KeptState::open(config, table, others)?;
         start_warnings.append(&mut kept.warnings);
         start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
