@@ -52,7 +52,6 @@ fn goes_on_after_a_kill(method: Method) {
     director.kill();
 
     let director = Director::start(&cluster, Workers::Two);
-    serve(&director, method);
     assert_eq!(director.adm("-Ln"), listed);
     assert_eq!(director.adm("-Lnc").lines().count(), entries);
     finish(streams);

@@ -106,7 +106,7 @@ impl Beginning {
             let old = state_of_lines(&mut numbered(&rules_commands)).0.state().clone();
             let mut lines = files.rule_lines;
             let (new, faults) = state_of_lines(&mut lines);
-            bounded(&mut said, "rules", faults);
+            bounded(&mut said, "rules: refused", faults);
             let commands = commands_for(&file_differences(&replayed.state, &old, &new));
             let shown = commands.iter().map(command_line).collect();
             bounded(&mut said, "the rules file has changed", shown);
@@ -282,7 +282,11 @@ mod tests {
         let new = [A, A, C].concat();
         let (state, said) = begun(journal(B, ""), files("r", &new, "1"));
         assert_eq!(state, saved(&[A, C].concat()));
-        assert_eq!(said.iter().filter(|line| line.starts_with("rules: line ")).count(), 2, "{said:#?}");
+        assert_eq!(
+            said.iter().filter(|line| line.starts_with("rules: refused: line ")).count(),
+            2,
+            "{said:#?}"
+        );
         let many: String = (0..60).map(|last| format!("-A -t 192.0.2.{last}:81\n")).collect();
         let (_, said) = begun(journal("", ""), files("r", &many, "1"));
         assert_eq!((said.len(), said[20].as_str()), (21, "the rules file has changed: and 40 more"));
