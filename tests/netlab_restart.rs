@@ -3,7 +3,7 @@
 //! Each test has a cluster of its own. Needs root. Not here: packets that arrive while no xvsd runs
 //! (`netlab_hold.rs`), the rules (`netlab_journal.rs`).
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
 use xvs::cluster::virtual_endpoint;
@@ -19,8 +19,8 @@ const BYTES: &[u8] = b"half of an upload, ";
 /// Connections of the client whose first bytes have arrived.
 fn half_uploads(cluster: &Cluster, count: usize) -> Vec<TcpStream> {
     let open = || {
-        let mut stream = cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).unwrap();
-        stream.write_all(BYTES).unwrap();
+        let mut stream = cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
+        stream.write_all(BYTES).expect("first half");
         stream
     };
     (0..count).map(|_| open()).collect()
@@ -29,7 +29,7 @@ fn half_uploads(cluster: &Cluster, count: usize) -> Vec<TcpStream> {
 /// Sends the rest; the receipts show which server got all of it.
 fn finish(streams: Vec<TcpStream>) {
     for stream in streams {
-        let receipt = clients::upload(stream, BYTES).unwrap();
+        let receipt = clients::upload(stream, BYTES).expect("second half");
         let all = [BYTES, BYTES].concat();
         assert_eq!(receipt, clients::receipt(&receipt.host, &all));
     }

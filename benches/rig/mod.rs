@@ -211,6 +211,7 @@ pub(crate) fn workers(
             port: Loop::new(variant, stop.clone()),
             snapshot: Arc::clone(&snapshot),
             clock: clock.clone(),
+            hold: None,
             stop,
         }
     };

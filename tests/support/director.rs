@@ -146,6 +146,10 @@ impl<'a> Director<'a> {
     ) -> Self {
         let mut command = cluster.command(host, "env");
         command.args(variables).arg(program("xvsd")).args(arguments);
+        // A test that drops a director expects the kernel to have its packets.
+        if !arguments.contains(&"--hold") {
+            command.args(["--hold", "0"]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let process = command.spawn().unwrap_or_else(|error| panic!("{command:?} can't be started: {error}"));
         Self { cluster, host, process, log }

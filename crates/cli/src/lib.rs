@@ -40,6 +40,7 @@ mod reload;
 mod rules_file;
 mod set;
 mod status;
+mod stop;
 mod top;
 
 /// Inspect and test a running director, check configurations, and change what ipvsadm has no options for.
@@ -62,6 +63,8 @@ enum Command {
     Events(events::Arguments),
     /// Take a real server out of scheduling, and wait until it has no connections
     Drain(drain::Arguments),
+    /// End xvsd; interfaces hold the packets of services meanwhile, unless --release is given
+    Stop(stop::Arguments),
     /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),
     /// Find what is wrong with this machine, with or without xvsd, and the commands that correct it
@@ -107,6 +110,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Completion(arguments) => completion::run(&arguments, Cli::command(), &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Manual(arguments) => manual::run(&arguments, Cli::command()),
+        Command::Stop(arguments) => stop::run(&arguments, &mut out),
         Command::Drain(arguments) => {
             connected().and_then(|mut client| drain::run(&arguments, &mut client, &mut out))
         }

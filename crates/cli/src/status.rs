@@ -71,12 +71,13 @@ fn screen(report: &StatusReport) -> String {
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
+    lines.extend(hold(report));
     lines.extend(drops(&report.recent_drops));
     lines.concat()
 }
 
 fn interface(interface: &InterfaceStatus) -> String {
-    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again } = interface;
+    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again, pinned } = interface;
     let why = why_not_native.as_ref().map(|why| format!(" (native refused: {why})")).unwrap_or_default();
     let queues = counted((*queues).into(), "queue", "queues");
     let again = match attached_again {
@@ -84,7 +85,8 @@ fn interface(interface: &InterfaceStatus) -> String {
         1 => ", attached again once".to_owned(),
         times => format!(", attached again {times} times"),
     };
-    line("interface", &format!("{name}: {state}, {mode} XDP{why}, {queues}{again}"))
+    let pinned = if *pinned { ", pinned" } else { "" };
+    line("interface", &format!("{name}: {state}, {mode} XDP{why}, {queues}{pinned}{again}"))
 }
 
 fn worker((number, worker): (usize, &WorkerStatus)) -> String {
@@ -118,6 +120,14 @@ fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<S
     let waits = unconfirmed_seconds
         .map(|left| format!("applied rules are reverted in {left} s unless `xvs confirm` is run"));
     drift.iter().chain(&waits).map(|text| line("rules", text)).collect()
+}
+
+/// The hold, unless there is none.
+fn hold(report: &StatusReport) -> Option<String> {
+    let length = Duration::try_from_secs_f64(report.hold_seconds).ok().filter(|length| !length.is_zero())?;
+    let length = humantime::format_duration(length);
+    let held = counted(report.held_packets, "packet", "packets");
+    Some(line("hold", &format!("{length} after the end of xvsd; {held} dropped while none served them")))
 }
 
 /// Packets dropped recently.
@@ -162,6 +172,7 @@ mod tests {
             queues: 1,
             state: LinkState::Up,
             attached_again: 0,
+            pinned: false,
         };
         let mut worker = sample::worker();
         worker.queues.insert("lan".to_owned(), vec![0]);
@@ -177,7 +188,7 @@ mod tests {
         let expected = "warning    xvsd 1.2.3, up 59 s, configuration 4; 1 warning:\n\
             warning    wan is gone; it is attached again when it is back and up\n\
             interface  lan: up, native XDP, 1 queue\n\
-            interface  wan: gone, generic XDP (native refused: busy), 2 queues\n\
+            interface  wan: gone, generic XDP (native refused: busy), 2 queues, pinned\n\
             worker 0   core 1, 12.5 % busy, lan queue 0, wan queues 0,1, zero-copy; received\n           \
             9, sent 0, passed to the kernel 0\n\
             services   1 virtual service, 2 real servers\n\
@@ -185,6 +196,7 @@ mod tests {
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             journal    restored at the start, as of 2023-11-14T22:13:20Z\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
+            hold       10s after the end of xvsd; 8 packets dropped while none served them\n\
             drops      in the last minute:\n\
             drops      7 kernel_ring_full: a worker was not fast enough for its RX ring\n";
         assert_eq!(screen(&report), expected);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use xvs_model::config::hold::HoldTime;
 use xvs_model::report::setting::Source;
 
 use crate::config::{Config, ConfigError};
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// Address and port at which Prometheus scrapes /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
+    /// How long packets of services are kept from the kernel after xvsd has ended, such as 10s; 0: not at all
+    #[arg(long, value_name = "TIME")]
+    hold: Option<HoldTime>,
     /// Log level: error, warn, info or debug
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
@@ -66,6 +70,7 @@ impl Arguments {
             ("keepalived.file", self.keepalived.is_some()),
             ("keepalived.config_id", self.config_id.is_some()),
             ("metrics_address", self.metrics.is_some()),
+            ("hold", self.hold.is_some()),
             ("log", self.log.is_some()),
         ];
         let given = given.into_iter().filter(|(_, is_given)| *is_given);
@@ -80,6 +85,7 @@ impl Arguments {
         config.keepalived.file = self.keepalived.or(config.keepalived.file);
         config.keepalived.config_id = self.config_id.or(config.keepalived.config_id);
         config.metrics_address = self.metrics.or(config.metrics_address);
+        config.hold = self.hold.unwrap_or(config.hold);
         config.log = self.log.unwrap_or(config.log);
         config.check()?;
         Ok(config)

@@ -14,6 +14,7 @@ use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
+use xvs_model::config::hold::HoldTime;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::reconcile::Repair;
 use xvs_model::config::rules::RuleLine;
@@ -69,6 +70,9 @@ pub struct Config {
     pub metrics_destinations: usize,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
+    /// How long the packets of services are kept from the kernel after xvsd has ended, so that it resets no connection: a
+    /// text such as `"10s"` or `"500ms"`, at most `"1h"`; `"0"`: not at all. Default: `"10s"`.
+    pub hold: HoldTime,
     /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
     pub log: String,
@@ -134,6 +138,7 @@ impl Default for Config {
             metrics_address: None,
             metrics_destinations: 1000,
             rules: None,
+            hold: HoldTime::default(),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
@@ -523,6 +528,8 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("1 to 1000"), "{error}");
         let error = error_of("[feedback]\nservices = \"TCP 80\"\n");
         assert!(error.contains("line 2") && error.contains("FWM 7"), "{error}");
+        let error = error_of("workers = 2\nhold = \"2 days\"\n");
+        assert!(error.contains("line 2") && error.contains("100ms to 1h"), "{error}");
     }
 
     #[test]

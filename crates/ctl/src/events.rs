@@ -160,6 +160,10 @@ pub fn changes<'a>(
             Box::new(iter::once((escape_control(&format!("xvs set {key} {value}")), refused)))
         }
         (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
+        (Request::Stop { release }, _) => {
+            let line = if *release { "xvs stop --release" } else { "xvs stop" };
+            Box::new(iter::once((line.to_owned(), refused)))
+        }
         (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
         (Request::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
         (Request::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {

@@ -50,6 +50,15 @@ struct xvs_prefix {
 #define XVS_FIRST_PORT(ports) ((ports) >> 16)
 #define XVS_LAST_PORT(ports) ((ports) & 0xffff)
 
+/* The value of the map `hold`, which has one entry, and which xvsd maps into its memory. While `hold_ns` is not 0, frames
+ * that are steered and find no socket are dropped, until the last beat is `hold_ns` old.
+ */
+struct xvs_hold {
+	__u64 beat_ns; /* CLOCK_MONOTONIC; written by the workers */
+	__u64 hold_ns; /* written by the control thread */
+	__u64 dropped; /* counted by the program */
+};
+
 /* The length of the marker before a frame that goes back to the kernel of an interface in generic mode: secret random
  * bytes.
  */

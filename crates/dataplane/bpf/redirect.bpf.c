@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Steering: frames for the director go to the AF_XDP socket of their queue, all others to the kernel.
  *
- * Runs for each frame, before the kernel processes it. It never drops a frame, and edits nothing but the marker of
- * reinjected frames. A frame that it cannot parse goes to the kernel, and so does every frame on a queue without a
- * socket. It may steer too many frames, which the pipeline passes back, but never too few. Cost of a frame that is not
- * steered: three look-ups. Not here: any decision on a steered frame.
+ * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
+ * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
+ * few. Cost of a frame that is not steered: three look-ups. Not here: any decision on a steered frame.
+ *
+ * The hold: the link of this program may be pinned, so that the program outlives xvsd. Then it drops the frames of
+ * services that find no socket, because the kernel would answer them with resets, until the last beat of a worker is too
+ * old; from then on the kernel has them. Without a hold, the kernel has the frames of a queue without a socket.
  */
 #include "maps.h"
 
@@ -58,6 +61,14 @@ struct {
 	__type(key, struct xvs_address);
 	__type(value, __u32);
 } translated SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_hold);
+} hold SEC(".maps");
 
 /* Each interface has its own; all interfaces share the other maps. */
 struct {
@@ -361,16 +372,30 @@ static __always_inline int is_reinjected(struct xdp_md *ctx)
 	return bpf_xdp_adjust_head(ctx, XVS_MARKER_SIZE) == 0;
 }
 
+/* Gives a steered frame to the socket of its queue. Without one, the hold decides. */
+static __always_inline int to_socket(struct xdp_md *ctx)
+{
+	__u32 first = 0;
+	struct xvs_hold *state = bpf_map_lookup_elem(&hold, &first);
+	if (!state || !state->hold_ns)
+		return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+	__u64 beat = *(volatile __u64 *)&state->beat_ns, now = bpf_ktime_get_ns();
+	/* A worker may have written the beat after this program was entered. */
+	if (now > beat && now - beat >= state->hold_ns)
+		return XDP_PASS;
+	int action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+	if (action == XDP_DROP)
+		__sync_fetch_and_add(&state->dropped, 1);
+	return action;
+}
+
 SEC("xdp")
 int redirect(struct xdp_md *ctx)
 {
-	if (is_reinjected(ctx))
-		return XDP_PASS;
-	/* Frames of a queue without a socket go to the kernel. */
-	return is_steered(ctx) ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS) : XDP_PASS;
+	return !is_reinjected(ctx) && is_steered(ctx) ? to_socket(ctx) : XDP_PASS;
 }
 
-/* The same decision without a socket, for tests and for explaining packets to operators. */
+/* The same decision without a socket and without a hold, for tests and for explaining packets to operators. */
 SEC("xdp")
 int verdict(struct xdp_md *ctx)
 {

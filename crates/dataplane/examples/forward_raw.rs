@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut steering = Steering::load()?;
     let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?].into();
     steering.update(&SteeringRules { wide: everything, ..Default::default() })?;
-    let links = [steering.attach(ends[0].interface)?, steering.attach(ends[1].interface)?];
+    let links = [steering.attach(ends[0].interface, None)?, steering.attach(ends[1].interface, None)?];
     let queues: Vec<Vec<u32>> = links.iter().map(|link| (0..link.receive_queues()).collect()).collect();
     let owned: Vec<_> =
         links.iter().zip(&queues).map(|(attached, queues)| Queues { attached, queues }).collect();

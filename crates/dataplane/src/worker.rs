@@ -4,7 +4,8 @@
 //! it parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot again. It
 //! sleeps until a frame arrives, its next timer is due, or it is woken. About once a second while packets arrive, it
 //! copies the kernel's drop counters into its own and checks the balance of its frames. Measuring its load costs two
-//! additions for each burst: an iteration with work ends when the next begins, which reads the clock anyway.
+//! additions for each burst: an iteration with work ends when the next begins, which reads the clock anyway. With a
+//! hold, it beats, and sleeps for half a second at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use crate::counters::{Counter, WorkerCounters};
 use crate::pipeline::Pipeline;
 use crate::port::{KernelDrops, Port};
 use crate::snapshot::Snapshot;
+use crate::steering::hold::{Beats, Hold};
 
 /// A worker, which runs on its own thread.
 pub struct Worker<P> {
@@ -30,6 +32,8 @@ pub struct Worker<P> {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The clock of all workers.
     pub clock: Arc<Clock>,
+    /// The hold that it keeps up; `None`: the port has no XDP program.
+    pub hold: Option<Arc<Hold>>,
     /// The worker ends when this is set and it is woken.
     pub stop: Arc<AtomicBool>,
 }
@@ -47,11 +51,18 @@ impl<P: Port> Worker<P> {
         let mut drops = DropCopy::default();
         let mut last = LAST_BURSTS;
         let mut busy_since: Option<Duration> = None;
+        let hold = self.hold.clone().filter(|hold| !hold.length().is_zero());
+        let beats = hold.as_ref().map_or(Beats::NONE, |hold| Beats::of(hold.length()));
+        let mut next_beat = Duration::ZERO;
         loop {
             let stopping = self.stop.load(Ordering::Relaxed);
             let begun = self.clock.elapsed();
             if let Some(since) = busy_since {
                 self.pipeline.transmitter.counters().count_busy(begun.saturating_sub(since));
+            }
+            if begun >= next_beat {
+                hold.as_ref().inspect(|hold| hold.beat(begun));
+                next_beat = begun + beats.interval;
             }
             let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
@@ -74,13 +85,13 @@ impl<P: Port> Worker<P> {
                     return;
                 }
                 (true, _) => last -= 1,
-                (false, true) => self.sleep(now, drops.due),
+                (false, true) => self.sleep(now, drops.due, beats.sleep),
                 (false, false) => {}
             }
         }
     }
 
-    fn sleep(&mut self, now: Millis, drops_due: Option<Millis>) {
+    fn sleep(&mut self, now: Millis, drops_due: Option<Millis>, longest: Option<Duration>) {
         let Pipeline { flows, reassembly, transmitter, .. } = &self.pipeline;
         let due = [flows.next_due(), reassembly.next_due(now), transmitter.next_due(now), drops_due];
         let due = due.into_iter().flatten().min();
@@ -90,6 +101,7 @@ impl<P: Port> Worker<P> {
             0 => until_timer,
             _ => Some(until_timer.map_or(LIMBO_WAIT, |until| until.min(LIMBO_WAIT))),
         };
+        let at_most = [at_most, longest].into_iter().flatten().min();
         table.park();
         self.port.wait(at_most);
         self.pipeline.flows.table().unpark();

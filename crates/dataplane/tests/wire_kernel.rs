@@ -32,7 +32,7 @@ fn steering() -> Steering {
 fn connect_with_everything_passed(testbed: &Testbed, expected: Mode) -> (io::Result<TcpStream>, usize) {
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0").unwrap();
+        let attached = steering.attach("d0", None).unwrap();
         assert_eq!(attached.mode(), expected, "{:?}", attached.native_refused());
         let mut port = open_port(&[&attached]);
         let total = port.census().home + port.census().lent;
@@ -122,7 +122,7 @@ fn the_tap_sends_no_arp_and_has_no_address() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0").unwrap();
+        let attached = steering.attach("d0", None).unwrap();
         let _port = open_port(&[&attached]);
         let tap = testbed.on(Host::Director, "ip -s addr show xvs0");
         assert!(tap.contains("NOARP") && tap.contains(",UP"), "{tap}");
@@ -135,7 +135,7 @@ fn an_interface_that_does_not_exist_is_refused_by_name() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         for name in ["d7", "a-name-longer-than-interfaces-have"] {
-            let error = steering().attach(name).unwrap_err();
+            let error = steering().attach(name, None).unwrap_err();
             assert!(
                 matches!(&error, AttachError::NoSuchInterface { interface } if interface == name),
                 "{error}"
@@ -149,14 +149,14 @@ fn an_interface_with_another_program_is_refused_with_the_process_that_holds_it()
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let (first, second) = (steering(), steering());
-        let held = first.attach("d0").unwrap();
-        let error = second.attach("d0").unwrap_err();
+        let held = first.attach("d0", None).unwrap();
+        let error = second.attach("d0", None).unwrap_err();
         let process = std::process::id();
         let text =
             format!("d0 has an XDP program, that of another xvsd, held by process {process}; stop that xvsd");
         assert_eq!(error.to_string(), text);
         drop(held);
-        second.attach("d0").expect("free again");
+        second.attach("d0", None).expect("free again");
     });
 }
 
@@ -168,12 +168,12 @@ fn generic_mode_is_refused_while_packets_are_merged_or_tags_stripped() {
         let steering = steering();
         for (feature, remedy) in [("gro", "ethtool -K d0 gro off"), ("rxvlan", "ethtool -K d0 rxvlan off")] {
             testbed.on(Host::Director, &format!("ethtool -K d0 {feature} on"));
-            let error = steering.attach("d0").unwrap_err();
+            let error = steering.attach("d0", None).unwrap_err();
             assert!(matches!(error, AttachError::Refused { .. }), "{error}");
             assert!(error.to_string().contains(remedy), "{error}");
             testbed.on(Host::Director, remedy);
         }
-        assert_eq!(steering.attach("d0").unwrap().mode(), Mode::Generic);
+        assert_eq!(steering.attach("d0", None).unwrap().mode(), Mode::Generic);
     });
 }
 
@@ -182,10 +182,10 @@ fn an_mtu_above_the_size_of_a_frame_is_refused_in_every_mode() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         testbed.on(Host::Director, "ip link set dev d0 mtu 9000");
-        let error = steering().attach("d0").unwrap_err();
+        let error = steering().attach("d0", None).unwrap_err();
         assert!(error.to_string().contains("`ip link set dev d0 mtu 3498`"), "{error}");
         testbed.on(Host::Director, "ip link set dev d0 mtu 3498");
-        let attached = steering().attach("d0").unwrap();
+        let attached = steering().attach("d0", None).unwrap();
         assert_eq!((attached.mode(), attached.mtu(), attached.receive_queues()), (Mode::Native, 3498, 1));
     });
 }

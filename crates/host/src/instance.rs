@@ -1,7 +1,7 @@
 //! The name of a director on this machine, which its socket determines: several directors keep their state and their
 //! pins apart by it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The name for a socket: its path, in which `-` stands for each `/`, and `--` for each `-`. Two sockets never have one
 /// name.
@@ -9,6 +9,12 @@ pub fn name_of(socket: &Path) -> String {
     let path = socket.to_string_lossy();
     let path = path.trim_start_matches('/').replace('-', "--");
     path.replace('/', "-")
+}
+
+/// The socket for a name, if its path begins at the root.
+pub fn socket_of(name: &str) -> PathBuf {
+    let parts: Vec<_> = name.split("--").map(|part| part.replace('-', "/")).collect();
+    PathBuf::from(format!("/{}", parts.join("-")))
 }
 
 #[cfg(test)]
@@ -20,5 +26,12 @@ mod tests {
         let names = ["/run/xvs/xvsd.sock", "/run/xvs-xvsd.sock", "/run/xvs--xvsd.sock"]
             .map(|path| name_of(path.as_ref()));
         assert_eq!(names, ["run-xvs-xvsd.sock", "run-xvs--xvsd.sock", "run-xvs----xvsd.sock"]);
+    }
+
+    #[test]
+    fn the_name_of_a_socket_names_its_path() {
+        for path in ["/run/xvs/xvsd.sock", "/run/xvs-2/xvsd.sock", "/run/a--b/c-.sock"] {
+            assert_eq!(socket_of(&name_of(path.as_ref())), PathBuf::from(path));
+        }
     }
 }

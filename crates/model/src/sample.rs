@@ -68,6 +68,8 @@ pub fn status() -> StatusReport {
         workers: vec![worker()],
         table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
         drops: vec![drops.clone()],
+        hold_seconds: 10.0,
+        held_packets: 8,
         log_lines_lost: 3,
         unconfirmed_seconds: Some(7),
         journal_saved_at_millis: Some(1_700_000_000_000),
@@ -86,6 +88,7 @@ pub fn interface() -> InterfaceStatus {
         queues: 2,
         state: LinkState::Gone,
         attached_again: 1,
+        pinned: true,
     }
 }
 

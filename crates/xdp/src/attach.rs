@@ -1,7 +1,8 @@
 //! An interface with an XDP program: in native mode, or in generic mode if the driver refuses native mode.
 //!
-//! Runs on the control thread. The program is detached when the [`Attached`] is dropped, and by the kernel when the
-//! process dies. Not here: what the program does.
+//! Runs on the control thread. Unless it is pinned, the program is detached when the [`Attached`] is dropped, and by the
+//! kernel when the process dies. A pinned program stays; a later process takes its link over, and its own program
+//! replaces the old one there without a gap. Not here: what the program does.
 
 use std::ffi::CStr;
 use std::io;
@@ -10,10 +11,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::bpf::{Object, attach_xdp, detach, replace_xdp};
 use super::device::Program;
 use super::mode::{Mode, Refusal, Settings, leaves_checksums, stacked};
+use super::pins::{Pinned, Pins};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
 
-/// An interface with an XDP program. The program is detached on drop.
+/// An interface with an XDP program. The program is detached on drop, unless it is pinned.
 pub struct Attached {
     link: OwnedFd,
     object: Object,
@@ -23,6 +25,10 @@ pub struct Attached {
     leaves_checksums: bool,
     native_refused: Option<io::Error>,
     constants: Vec<u8>,
+    /// Whether the link stays when this value is dropped.
+    is_pinned: bool,
+    /// The program of an earlier process on the link, until [`Self::put_in_force`].
+    former_program: Option<u32>,
 }
 
 impl Attached {
@@ -104,12 +110,66 @@ impl Attached {
         load: impl FnOnce(&[u8]) -> io::Result<Object>,
     ) -> Result<(), AttachError> {
         let replaced = load(&self.constants).and_then(|object| {
-            replace_xdp(self.link.as_fd(), object.program(program)?)?;
+            if self.former_program.is_none() {
+                replace_xdp(self.link.as_fd(), object.program(program)?)?;
+            }
             Ok(object)
         });
         self.object =
             replaced.map_err(|source| AttachError::Kernel { interface: self.interface.clone(), source })?;
         Ok(())
+    }
+
+    /// The program of an earlier process that is still in force on the interface.
+    pub fn former_program(&self) -> Option<u32> {
+        self.former_program
+    }
+
+    /// Whether the program stays when the process ends.
+    pub fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+
+    /// Replaces the program of an earlier process by this one, without a gap, if there is one.
+    ///
+    /// # Errors
+    /// The kernel refuses; the earlier program stays in force.
+    pub fn put_in_force(&mut self, program: &CStr) -> io::Result<()> {
+        if self.former_program.is_some() {
+            replace_xdp(self.link.as_fd(), self.object.program(program)?)?;
+            self.former_program = None;
+        }
+        Ok(())
+    }
+
+    /// Detaches the program of an earlier process and attaches this one.
+    ///
+    /// # Errors
+    /// The kernel refuses; no program is attached.
+    pub fn attach_anew(&mut self, program: &CStr) -> io::Result<()> {
+        detach(self.link.as_fd());
+        self.is_pinned = false;
+        self.link = attach_xdp(self.object.program(program)?, self.index, self.mode())?;
+        self.former_program = None;
+        Ok(())
+    }
+
+    /// Pins the program, if it is not yet: from now on it stays when the process ends.
+    ///
+    /// # Errors
+    /// The kernel refuses; the program ends with the process.
+    pub fn pin(&mut self, pins: &Pins) -> io::Result<()> {
+        // A link that was taken over may be pinned by the interface's former name.
+        if !(self.is_pinned && pins.has(&self.interface, self.index)) {
+            pins.pin(&self.interface, self.link.as_fd())?;
+        }
+        self.is_pinned = true;
+        Ok(())
+    }
+
+    /// Lets the program be detached on drop, although it is pinned. The pin stays, without effect.
+    pub fn release(&mut self) {
+        self.is_pinned = false;
     }
 
     /// Lets the program steer a queue to a socket until the socket is closed. The program's map of sockets is named
@@ -121,7 +181,9 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        detach(self.link.as_fd());
+        if !self.is_pinned {
+            detach(self.link.as_fd());
+        }
     }
 }
 
@@ -133,14 +195,16 @@ impl std::fmt::Debug for Attached {
 
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
 /// driver refuses native mode. `load` loads an object into the kernel with these constants; the object has the program
-/// of this name.
+/// of this name. If an earlier process has pinned a program of the interface in `pins`, its link is taken over: the
+/// earlier program is in force until [`Attached::put_in_force`].
 ///
 /// # Errors
-/// See [`AttachError`]; nothing stays attached.
+/// See [`AttachError`]; nothing that was not attached before stays attached.
 pub fn attach(
     interface: &str,
     program: &CStr,
     constants: &[u8],
+    pins: Option<&Pins>,
     load: impl FnOnce(&[u8]) -> io::Result<Object>,
 ) -> Result<Attached, AttachError> {
     let failed = |source| AttachError::Kernel { interface: interface.to_owned(), source };
@@ -166,7 +230,24 @@ pub fn attach(
     };
     refuse(Mode::Native)?;
 
+    let attached = |object, link, native_refused, former_program: Option<u32>| Attached {
+        link,
+        object,
+        interface: interface.to_owned(),
+        index,
+        settings,
+        leaves_checksums,
+        native_refused,
+        constants: constants.to_vec(),
+        is_pinned: former_program.is_some(),
+        former_program,
+    };
     let object = load(constants).map_err(failed)?;
+    if let Some(Pinned { link, program, mode }) = pins.and_then(|pins| pins.find(index)) {
+        refuse(mode)?;
+        let refused = || io::Error::other("the program that was taken over is generic");
+        return Ok(attached(object, link, (mode == Mode::Generic).then(refused), Some(program)));
+    }
     let program = object.program(program).map_err(failed)?;
     let occupied = |error: io::Error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => match Program::on(index) {
@@ -186,8 +267,7 @@ pub fn attach(
             other => return Err(other),
         },
     };
-    let (interface, constants) = (interface.to_owned(), constants.to_vec());
-    Ok(Attached { link, object, interface, index, settings, leaves_checksums, native_refused, constants })
+    Ok(attached(object, link, native_refused, None))
 }
 
 /// Why an interface could not be attached.

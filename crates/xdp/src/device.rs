@@ -137,7 +137,12 @@ impl Program {
     pub fn remedy(&self, interface: &str) -> String {
         match (self.detach_command(interface), &self.owner) {
             (Some(command), _) => format!("`{command}` removes it"),
-            (None, Some(Owner::Director)) => "stop that xvsd".to_owned(),
+            (None, Some(Owner::Director)) if self.process.is_some() => "stop that xvsd".to_owned(),
+            // This process may not see the other one, or the program is pinned.
+            (None, Some(Owner::Director)) => {
+                "stop that xvsd; if it has ended, `xvs stop --release` with its socket in XVS_SOCKET removes the program"
+                    .to_owned()
+            }
             (None, _) => "stop that process".to_owned(),
         }
     }

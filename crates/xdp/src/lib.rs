@@ -14,6 +14,7 @@ pub mod device;
 mod mode;
 
 mod attach;
+pub mod pins;
 
 mod burst;
 mod frame;

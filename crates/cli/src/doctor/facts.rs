@@ -258,6 +258,7 @@ pub(super) mod tests {
             queues: 1,
             state: LinkState::Up,
             attached_again: 0,
+            pinned: false,
         };
         let daemon = DaemonFacts {
             interfaces: vec![attached("wan"), attached("lan")],

@@ -344,7 +344,10 @@ mod tests {
         // Another xvsd's process is not seen without root.
         assert_eq!(of(Some(Mode::Native), Some(Owner::Director)), ["fail xdp wan: "]);
         let remedy = program(Some(Mode::Native), Some(Owner::Director), None).remedy("wan");
-        assert_eq!(remedy, "stop that xvsd");
+        assert_eq!(
+            remedy,
+            "stop that xvsd; if it has ended, `xvs stop --release` with its socket in XVS_SOCKET removes the program"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use crossbeam::channel::Sender;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
@@ -27,6 +28,7 @@ use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::server::{Handler, Peer};
 use crate::api::{explain, local_addresses};
 use crate::control::thread::Handle;
+use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::events::{Listener, changes};
 use crate::status;
@@ -37,13 +39,18 @@ use crate::status::traffic::traffic;
 const LIVENESS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Dispatch of the requests to the daemon.
-#[derive(Default)]
 pub struct Dispatch {
     daemon: OnceLock<Handle>,
     captures: ActiveCaptures,
+    stop: Sender<Stop>,
 }
 
 impl Dispatch {
+    /// Refuses requests until [`Self::open`]. Requests to end the daemon go to `stop`.
+    pub fn new(stop: Sender<Stop>) -> Self {
+        Self { daemon: OnceLock::new(), captures: ActiveCaptures::default(), stop }
+    }
+
     /// Dispatches to this daemon from now on.
     pub fn open(&self, daemon: Handle) {
         // A process has one daemon, so this is the first call.
@@ -121,6 +128,14 @@ impl Handler for Dispatch {
                 let epoch = shared.published.load().epoch;
                 shared.events.record_all(Kind::Change, epoch, Some(&requester), changes);
                 answer
+            }
+            Request::Stop { release } => {
+                let (request, requester) = (Request::Stop { release }, requester(peer));
+                log(&request, &Ok(Reply::Done), &requester);
+                let ending = if release { Ending::Release } else { Ending::Hold };
+                // A full channel: it is ending already.
+                let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
+                Ok(Reply::Done)
             }
             Request::Change(_)
             | Request::Restore(_)

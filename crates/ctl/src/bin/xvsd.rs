@@ -15,6 +15,7 @@ use xvs_ctl::arguments::{Arguments, parsed};
 use xvs_ctl::config::Config;
 use xvs_ctl::control::thread::Handle;
 use xvs_ctl::daemon::Daemon;
+use xvs_ctl::daemon::ending::{Ending, Stop};
 use xvs_ctl::daemon::error::DaemonError;
 use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::watchdog::Watchdog;
@@ -56,13 +57,14 @@ fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<Ex
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (stop, stop_signal) = bounded(1);
+    let (stop, stop_requests) = bounded(1);
     // A second SIGHUP waits while one is carried out; further ones are covered by the second.
     let (reload, reload_signal) = bounded(1);
-    thread::Builder::new()
-        .name("xvs-signals".to_owned())
-        .spawn(move || forward_signals(signals, &stop, &reload))?;
-    let dispatch = Arc::new(Dispatch::default());
+    thread::Builder::new().name("xvs-signals".to_owned()).spawn({
+        let stop = stop.clone();
+        move || forward_signals(signals, &stop, &reload)
+    })?;
+    let dispatch = Arc::new(Dispatch::new(stop));
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let server = Server::start(settings, dispatch.clone())?;
     let listener = config.metrics_address.map(Listener::bind).transpose()?;
@@ -71,8 +73,9 @@ fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<Ex
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
     });
+    let started = started.and_then(|()| daemon.serve().map_err(Box::from));
     if let Err(error) = started {
-        daemon.stop();
+        daemon.stop(Ending::Hold);
         return Err(error);
     }
     dispatch.open(daemon.handle());
@@ -89,26 +92,27 @@ fn run(config: &Config, files: Files, keepalived: Option<Prepared>) -> Result<Ex
         tracing::warn!("systemd could not be notified: {error}");
     }
     let watchdog = Watchdog::start(daemon.handle())?;
-    let code = select! {
-        recv(stop_signal) -> signal => {
-            tracing::info!("signal {}: stopping", signal.unwrap_or_default());
-            ExitCode::SUCCESS
+    let (code, ending) = select! {
+        recv(stop_requests) -> request => {
+            let Stop { why, ending } = request?;
+            tracing::info!("{why}: stopping");
+            (ExitCode::SUCCESS, ending)
         }
         recv(daemon.ended()) -> thread => {
             tracing::error!("the thread {} has ended unexpectedly, by a bug of xvsd; stopping", thread.unwrap_or_default());
-            ExitCode::from(FAILED)
+            (ExitCode::from(FAILED), Ending::Hold)
         }
     };
     drop(watchdog);
     drop(server);
     drop(exporter);
-    daemon.stop();
+    daemon.stop(ending);
     tracing::info!("stopped");
     Ok(code)
 }
 
 /// Forwards signals. A second signal to stop ends the process at once.
-fn forward_signals(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>) {
+fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()>) {
     let mut stopping = false;
     for signal in signals.forever() {
         match signal {
@@ -121,7 +125,7 @@ fn forward_signals(mut signals: Signals, stop: &Sender<i32>, reload: &Sender<()>
             _ => {
                 stopping = true;
                 // Received by `run`, unless it is stopping already.
-                let _ = stop.send(signal);
+                let _ = stop.send(Stop { why: format!("signal {signal}"), ending: Ending::Hold });
             }
         }
     }

@@ -263,7 +263,8 @@ impl<D: Datapath> Control<D> {
             | Request::Explain(_)
             | Request::Capture(_)
             | Request::Examine
-            | Request::Reload => {
+            | Request::Reload
+            | Request::Stop { .. } => {
                 let why = "the control thread does not answer this request".to_owned();
                 Err(CommandError::Failed { why })
             }

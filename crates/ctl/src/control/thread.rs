@@ -29,6 +29,7 @@ use xvs_proto::network::Network;
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
+use crate::daemon::error::DaemonError;
 use crate::events::changes;
 use crate::journal::Journal;
 use crate::journal::replay::TimeoutsBySource;
@@ -57,6 +58,8 @@ pub(crate) enum Input {
     Captures(Captures, Sender<Result<(), CommandError>>),
     /// Probes of real servers through their virtual address; `None`: no check is of this kind.
     VipProbes(Option<Arc<VipProbes>>, Sender<Result<(), CommandError>>),
+    /// The services of the start are in force: the XDP programs replace those of an earlier process.
+    Serve(Sender<Result<(), DaemonError>>),
     Stop,
 }
 
@@ -203,6 +206,10 @@ impl ControlThread {
                     // The health checks may have ended.
                     let _ = reply.send(self.control.set_vip_probes(probes));
                 }
+                Ok(Input::Serve(reply)) => {
+                    // The start waits for it.
+                    let _ = reply.send(self.serve());
+                }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -227,6 +234,18 @@ impl ControlThread {
             self.confirm_neighbours();
             self.control.datapath().retry_neighbours();
         }
+    }
+
+    fn serve(&mut self) -> Result<(), DaemonError> {
+        let (workers, steering) = self.control.datapath().workers();
+        let served = workers.serve(steering);
+        let mut facts = self.shared.facts_mut();
+        for (index, interface) in facts.interfaces.iter_mut().enumerate() {
+            interface.pinned = workers.is_pinned(index);
+        }
+        drop(facts);
+        self.update_warnings();
+        served
     }
 
     fn update_network(&mut self) {
@@ -287,6 +306,7 @@ impl ControlThread {
         let mut warnings =
             [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
         warnings.extend(self.control.datapath().not_reserved().cloned());
+        warnings.extend_from_slice(self.control.datapath().workers().0.not_pinned());
         let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));

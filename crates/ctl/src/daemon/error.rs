@@ -1,6 +1,7 @@
 //! Errors that keep the daemon from starting.
 
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 use xvs_host::state_directory::StateDirectoryError;
@@ -18,6 +19,11 @@ pub enum DaemonError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(
+        "{interface} has the XDP program of the director with the socket {socket}, which does not run; `XVS_SOCKET={socket} \
+         xvs stop --release` removes it", socket = socket.display()
+    )]
+    Pinned { interface: String, socket: PathBuf },
     #[error("{0}")]
     Member(Membership),
     #[error(transparent)]
@@ -57,7 +63,8 @@ impl DaemonError {
                 | AttachError::Kernel { .. },
             ) => false,
             Self::Attach(_) => true,
-            Self::Member(_)
+            Self::Pinned { .. }
+            | Self::Member(_)
             | Self::Socket(_)
             | Self::Program(_)
             | Self::StateDirectory(_)

@@ -2,8 +2,9 @@
 //!
 //! Start: the socket (so that a second daemon changes nothing), the XDP program on each interface, the connection
 //! table, a worker for each share of the queues, the control thread, the network and mark rules, health checks,
-//! readiness. Shutdown, in reverse: requests end, the XDP program is detached (the kernel has its packets back), the
-//! workers end with their last burst, sockets close. A start that fails drops what it has started.
+//! the XDP programs take the place of those that an earlier process has pinned, readiness. Shutdown, in reverse:
+//! requests end, the XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end with
+//! their last burst, sockets close. A start that fails drops what it has started.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -24,6 +25,7 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::hold::Hold;
 use xvs_dataplane::worker::Worker;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
@@ -41,6 +43,7 @@ use xvs_xdp::RingSizes;
 use crate::config::{Config, Keepalived};
 use crate::control::Control;
 use crate::control::thread::{ControlThread, Handle, Input};
+use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::kept_state::KeptState;
 use crate::daemon::threads::EndNotice;
@@ -56,9 +59,11 @@ use crate::workers::Workers;
 use crate::workers::membership::Membership;
 use crate::workers::system::SystemDatapath;
 
+pub mod ending;
 pub mod error;
 mod kept_state;
 pub(crate) mod liveness;
+mod pins;
 pub mod rights;
 pub(crate) mod threads;
 pub mod watchdog;
@@ -95,13 +100,23 @@ impl Daemon {
         let started = clock.now();
         let steering = Steering::load().map_err(DaemonError::Program)?;
         let links = links().map_err(system("the kernel's links"))?;
+        let (pins, no_hold) = match pins::open(config) {
+            Ok(pins) => (pins, None),
+            Err(warning) => (None, Some(warning)),
+        };
+        let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
+        steering.hold().set(length, clock.elapsed());
+        let ifindex = |name: &str| links.iter().find(|link| link.name == *name).map(|link| link.ifindex);
         let attach = |name: &String| match Membership::of(name, &links) {
             Some(membership) => Err(DaemonError::Member(membership)),
-            None => Ok(steering.attach(name)?),
+            None => {
+                let attached = steering.attach(name, pins.as_ref());
+                attached.map_err(|error| pins::explained(error, ifindex(name)))
+            }
         };
         let attached = config.interfaces.iter().map(attach).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let workers = Workers::new(attached, config.workers, rings)?;
+        let workers = Workers::new(attached, config.workers, rings, pins)?;
         let worker_count = workers.count();
         let table = TableConfig {
             capacity: config.conn_table_size,
@@ -110,6 +125,7 @@ impl Daemon {
         };
         Config::check_table(&table, machine_memory_bytes())?;
         let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
+        start_warnings.extend(no_hold);
         // Not if its files are on a tmpfs.
         let of_reserved_pages =
             config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
@@ -134,6 +150,7 @@ impl Daemon {
         let facts = Facts { interfaces, workers: worker_facts, rules, start_warnings, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
+        let hold = steering.hold().clone();
         let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
@@ -141,8 +158,13 @@ impl Daemon {
         control.set_repair(config.keepalived.repair);
         let directory = kept.resume(&mut control, started);
         let (notices, ended) = unbounded();
-        let mut parts =
-            WorkerParts { table: &table, clock: &clock, unresolved: &unresolved, control: &mut control };
+        let mut parts = WorkerParts {
+            table: &table,
+            clock: &clock,
+            hold: &hold,
+            unresolved: &unresolved,
+            control: &mut control,
+        };
         let counters = parts.start_workers(ports, &notices)?;
         let wakers = control.datapath().workers().0.wakers();
         let sweep_reader = table.reader().expect("a new table has two reader handles free");
@@ -155,6 +177,7 @@ impl Daemon {
         let shared = Arc::new(Shared {
             started,
             clock,
+            hold: Some(hold),
             table,
             reader,
             published,
@@ -254,15 +277,29 @@ impl Daemon {
         Ok(())
     }
 
-    /// Gives the interfaces back to the kernel, and ends every thread.
-    pub fn stop(mut self) {
+    /// Puts the XDP programs in the place of those that an earlier process has pinned, and pins them. Called when all
+    /// services of the start are in force: then no frame of a service reaches the kernel meanwhile.
+    ///
+    /// # Errors
+    /// An interface that cannot be attached.
+    pub fn serve(&self) -> Result<(), DaemonError> {
+        let (reply, done) = bounded(1);
+        let _ = self.inputs.send(Input::Serve(reply));
+        // The control thread has ended by a bug, which `ended` reports.
+        done.recv().unwrap_or(Ok(()))
+    }
+
+    /// Ends every thread. The kernel has the packets of the interfaces at once, or after the hold.
+    pub fn stop(mut self, ending: Ending) {
         drop(self.health.take());
         drop(self.network.take());
         drop(self.netfilter.take());
         drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let datapath = self.control.take().map(JoinHandle::join);
-        drop(datapath);
+        if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {
+            datapath.workers().0.release();
+        }
     }
 }
 
@@ -294,6 +331,7 @@ fn machine_memory_bytes() -> u64 {
 struct WorkerParts<'a> {
     table: &'a Arc<Table>,
     clock: &'a Arc<Clock>,
+    hold: &'a Arc<Hold>,
     unresolved: &'a Arc<Unresolved>,
     control: &'a mut Control<SystemDatapath>,
 }
@@ -324,6 +362,7 @@ impl WorkerParts<'_> {
                 port,
                 snapshot: control.published(),
                 clock: self.clock.clone(),
+                hold: Some(self.hold.clone()),
                 stop: Arc::default(),
             };
             control.datapath().workers().0.start(worker, notices)?;

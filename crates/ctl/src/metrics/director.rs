@@ -44,6 +44,13 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     text.sample("xvs_build_info", &[("version", &env!("CARGO_PKG_VERSION"))], 1);
     let uptime = shared.started.until(shared.now()).as_secs_f64();
     text.single("xvs_uptime_seconds", Kind::Gauge, "Time since xvsd started.", uptime);
+    if let Some(hold) = &shared.hold {
+        let help =
+            "How long packets of services are kept from the kernel after xvsd has ended; 0: not at all.";
+        text.single("xvs_hold_seconds", Kind::Gauge, help, hold.length().as_secs_f64());
+        let help = "Packets of services dropped because no xvsd served them.";
+        text.single("xvs_held_packets_total", Kind::Counter, help, hold.dropped() as f64);
+    }
     let help = "Number of warnings in xvs status.";
     let warnings = status::warnings(shared, health).len();
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
@@ -112,6 +119,11 @@ fn interfaces(text: &mut Text, facts: &Facts) {
     for interface in &facts.interfaces {
         let up = u8::from(interface.state == LinkState::Up);
         text.sample("xvs_interface_up", &[("interface", &interface.name)], up);
+    }
+    let name = "xvs_interface_pinned";
+    text.family(name, Kind::Gauge, "Whether the XDP program of an interface stays when xvsd ends (1).");
+    for interface in &facts.interfaces {
+        text.sample(name, &[("interface", &interface.name)], u8::from(interface.pinned));
     }
     let name = "xvs_interface_attached_again_total";
     text.family(name, Kind::Counter, "How often an interface disappeared, came back and was attached again.");

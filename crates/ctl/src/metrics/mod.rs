@@ -138,6 +138,7 @@ mod tests {
             queues: 1,
             state: LinkState::Down,
             attached_again: 2,
+            pinned: true,
         };
         let (copy_mode, queues, sockets) = ("copy".to_owned(), vec![vec![0]], Arc::default());
         let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };
@@ -215,6 +216,7 @@ mod tests {
             (format!("xvs_interface_info{{interface=\"wan\",mode=\"generic\",{why}}}"), "1"),
             ("xvs_interface_up{interface=\"wan\"}".to_owned(), "0"),
             ("xvs_interface_attached_again_total{interface=\"wan\"}".to_owned(), "2"),
+            ("xvs_interface_pinned{interface=\"wan\"}".to_owned(), "1"),
             ("xvs_worker_dropped_packets_total{worker=\"0\",reason=\"transmit_refused\"}".to_owned(), "4"),
             ("xvs_worker_kernel_dropped_packets_total{worker=\"0\",reason=\"ring_full\"}".to_owned(), "5"),
             ("xvs_worker_busy_seconds_total{worker=\"0\"}".to_owned(), "2.5"),

@@ -19,7 +19,7 @@ use xvs_dataplane::snapshot::{
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
-use super::numbers::{NUMBERS, Record, Records};
+use super::numbers::{NUMBERS, Placed, Record, Records};
 use super::{DestinationEntry, Registry, ServiceEntry, TRASH_TIME, Trashed, destination};
 use crate::registry::estimator::Estimator;
 
@@ -43,7 +43,7 @@ pub struct Kept {
 /// What the files had at the start.
 #[derive(Debug, Default)]
 pub struct Found {
-    destinations: Vec<(u32, Record<DestinationName>)>,
+    destinations: Placed<DestinationName>,
     services: Vec<Record<ServiceName>>,
 }
 

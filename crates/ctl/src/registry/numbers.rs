@@ -33,6 +33,9 @@ pub(super) struct Records {
     changed: Range<usize>,
 }
 
+/// Records with their places.
+pub(super) type Placed<N> = Vec<(u32, Record<N>)>;
+
 /// The contents of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record<N> {
@@ -46,7 +49,7 @@ impl Records {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) fn read<N: DeserializeOwned>(file: File) -> io::Result<(Self, Vec<(u32, Record<N>)>)> {
+    pub(super) fn read<N: DeserializeOwned>(file: File) -> io::Result<(Self, Placed<N>)> {
         let length = usize::try_from(file.metadata()?.len()).unwrap_or(0) / RECORD * RECORD;
         let mut image = vec![0; length];
         file.read_exact_at(&mut image, 0)?;

@@ -117,6 +117,8 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
             pages: shared.table().pages().to_string(),
         },
         drops: drops(&sample.drops),
+        hold_seconds: shared.hold.as_ref().map_or(0.0, |hold| hold.length().as_secs_f64()),
+        held_packets: shared.hold.as_ref().map_or(0, |hold| hold.dropped()),
         log_lines_lost: shared.log_lines_lost(),
         unconfirmed_seconds: facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
         journal_saved_at_millis: facts.journal_saved_at_millis,
@@ -273,6 +275,7 @@ mod tests {
             queues: 1,
             state,
             attached_again: 0,
+            pinned: false,
         }
     }
 

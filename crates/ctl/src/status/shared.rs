@@ -15,6 +15,7 @@ use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::{Histogram, SharedStats, WorkerCounters};
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::steering::hold::Hold;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::protocol::request::Access;
@@ -40,6 +41,8 @@ pub struct Shared {
     pub(crate) clock: Arc<Clock>,
     /// When the daemon started.
     pub(crate) started: Millis,
+    /// The hold; `None`: there are no interfaces.
+    pub(crate) hold: Option<Arc<Hold>>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
     /// The snapshot that workers use.
@@ -233,6 +236,7 @@ impl Shared {
         Self {
             started: Clock::Monotonic.now(),
             clock: Arc::new(Clock::Monotonic),
+            hold: None,
             reader: Mutex::new(table.reader().unwrap()),
             table,
             published,

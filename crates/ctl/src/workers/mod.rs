@@ -3,7 +3,7 @@
 //! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
 //! attached again: every worker closes its sockets, whose packet memory all interfaces share, and continues with new
 //! ones. The connection table, the timers and the counters stay. Meanwhile, for some tens of milliseconds, packets of
-//! services go to the kernel. Packets in a transmit ring are counted as abandoned. The same happens when an interface
+//! services go to the kernel, or are held. Packets in a transmit ring are counted as abandoned. The same happens when an interface
 //! has other queues or a larger MTU (`settings.rs`). On drop the interfaces are detached first, then the workers end.
 //! Not here: detecting that an interface came back (`control/thread.rs`).
 
@@ -25,7 +25,8 @@ use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
-use xvs_xdp::{Attached, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes};
+use xvs_xdp::pins::Pins;
+use xvs_xdp::{AttachError, Attached, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
@@ -48,6 +49,10 @@ pub(crate) struct Workers {
     paused: bool,
     /// Changed settings that the workers have no sockets for, by interface.
     unfit: Vec<Option<Unfit>>,
+    /// Where the XDP programs are pinned; `None`: they end with this process.
+    pins: Option<Pins>,
+    /// Why an XDP program could not be pinned.
+    not_pinned: Vec<String>,
 }
 
 /// The thread of a worker, and the means to interrupt it.
@@ -71,13 +76,84 @@ impl Workers {
         attached: Vec<Attached>,
         workers: Option<usize>,
         rings: RingSizes,
+        pins: Option<Pins>,
     ) -> Result<Self, DaemonError> {
         let queues = attached.iter().map(|attached| attached.receive_queues() as usize);
         let workers = workers.map(|workers| workers.min(queues.min().unwrap_or(workers)));
         let shares = shares(&attached, workers)?;
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
-        Ok(Self { attached, reinjectors, rings, shares, threads: Vec::new(), paused: false, unfit })
+        let (threads, not_pinned) = (Vec::new(), Vec::new());
+        Ok(Self { attached, reinjectors, rings, shares, threads, paused: false, unfit, pins, not_pinned })
+    }
+
+    /// Puts the programs in force on interfaces that have the pinned one of an earlier process, and pins all of them.
+    /// Removes the pins of other interfaces. Called when the sockets are entered and the first services are in force.
+    ///
+    /// # Errors
+    /// An interface that cannot be attached.
+    pub(crate) fn serve(&mut self, steering: &mut Steering) -> Result<(), DaemonError> {
+        for attached in &mut self.attached {
+            if attached.former_program().is_none() {
+                continue;
+            }
+            let name = attached.interface().to_owned();
+            match steering.put_in_force(attached) {
+                Ok(()) => {
+                    tracing::info!("{name}: this XDP program has replaced the pinned one of an earlier xvsd")
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        "{name}: the pinned XDP program cannot be replaced ({error}); it is attached anew"
+                    );
+                    steering
+                        .attach_anew(attached)
+                        .map_err(|source| AttachError::Kernel { interface: name, source })?;
+                }
+            }
+        }
+        (0..self.attached.len()).for_each(|index| self.pin(index));
+        if let Some(pins) = &self.pins {
+            let names: Vec<_> = self.attached.iter().map(Attached::interface).collect();
+            for gone in pins.keep_only(&names) {
+                tracing::info!(
+                    "{gone}: the pin of an earlier xvsd is removed, because the interface is not attached"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins the program of the interface with this index.
+    fn pin(&mut self, index: usize) {
+        let attached = &mut self.attached[index];
+        let Some(pins) = &self.pins else { return };
+        self.not_pinned.retain(|warning| !warning.starts_with(&format!("{}: ", attached.interface())));
+        if let Err(error) = attached.pin(pins) {
+            self.not_pinned.push(format!(
+                "{}: the XDP program cannot be pinned ({error}), so the kernel resets connections when xvsd ends; see \
+                 whether /sys/fs/bpf is a bpffs, then restart xvsd",
+                attached.interface()
+            ));
+        }
+    }
+
+    /// Whether the program of the interface with this index stays when the process ends.
+    pub(crate) fn is_pinned(&self, index: usize) -> bool {
+        self.attached[index].is_pinned()
+    }
+
+    /// The warnings about programs that could not be pinned.
+    pub(crate) fn not_pinned(&self) -> &[String] {
+        &self.not_pinned
+    }
+
+    /// Removes the pins: the kernel has all packets when this value is dropped.
+    pub(crate) fn release(&mut self) {
+        self.attached.iter_mut().for_each(Attached::release);
+        if let Some(Err(error)) = self.pins.as_ref().map(Pins::release) {
+            tracing::error!("a pin cannot be removed: {error}; `xvs stop --release` tries it again");
+        }
     }
 
     /// The number of workers, including those not started yet.
@@ -176,7 +252,7 @@ impl Workers {
         index: usize,
         steering: &Steering,
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
-        let attached = steering.attach(self.attached[index].interface())?;
+        let attached = steering.attach(self.attached[index].interface(), None)?;
         let reinjector = open_reinjector(&attached)?;
         // The new one replaces the old one; if the queues cannot be shared out, the old one is restored.
         let old = std::mem::replace(&mut self.attached[index], attached);
@@ -188,6 +264,7 @@ impl Workers {
             }
         }
         self.reinjectors[index] = reinjector;
+        self.pin(index);
         self.unfit[index] = None;
         if !self.paused {
             self.pause();
@@ -259,12 +336,12 @@ impl Drop for Workers {
 fn run_worker(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
     loop {
         worker.run();
-        let Worker { pipeline, port, snapshot, clock, stop } = worker;
+        let Worker { pipeline, port, snapshot, clock, hold, stop } = worker;
         pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
         drop(port);
         let _ = closed.send(());
         let Ok(port) = next.recv() else { return };
-        worker = Worker { pipeline, port, snapshot, clock, stop };
+        worker = Worker { pipeline, port, snapshot, clock, hold, stop };
     }
 }
 
@@ -312,6 +389,7 @@ fn interface_facts(attached: &Attached) -> InterfaceStatus {
         queues: attached.receive_queues(),
         state: LinkState::Up,
         attached_again: 0,
+        pinned: attached.is_pinned(),
     };
     match &facts.why_not_native {
         Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),

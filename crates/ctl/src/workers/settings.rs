@@ -113,7 +113,7 @@ fn unfit_warning(
         );
     }
     format!(
-        "{name} has {now} receive queues, and xvsd serves {had}, so packets on the others go to the kernel ({error}); \
+        "{name} has {now} receive queues, and xvsd serves {had}, so packets on the others are not forwarded ({error}); \
          `ethtool -L {name} {word} {had}`, or correct the cause and restart xvsd"
     )
 }

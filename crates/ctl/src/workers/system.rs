@@ -58,8 +58,8 @@ impl SystemDatapath {
     }
 
     /// The workers with their interfaces, and the steering.
-    pub(crate) fn workers(&mut self) -> (&mut Workers, &Steering) {
-        (&mut self.workers, &self.steering)
+    pub(crate) fn workers(&mut self) -> (&mut Workers, &mut Steering) {
+        (&mut self.workers, &mut self.steering)
     }
 
     /// The kernel's neighbours.

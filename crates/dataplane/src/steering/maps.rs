@@ -216,6 +216,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::steering::hold::word as hold;
 
     #[test]
     fn keys_and_roles_are_laid_out_as_the_program_reads_them() {
@@ -239,6 +240,11 @@ mod tests {
         ] {
             claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
+        }
+        claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
+        for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
+        {
+            claim(format!("offsetof(struct xvs_hold, {field}) == {}", 8 * word));
         }
         claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
         for (name, value) in [

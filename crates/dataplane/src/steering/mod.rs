@@ -2,18 +2,24 @@
 //! interface, and updated at every change of the steered traffic.
 //!
 //! Runs on the control thread. All interfaces share the maps of steered traffic; each interface has its own map of
-//! sockets. Dropping an [`Attached`] detaches the program from its interface; the kernel does so when the process ends.
+//! sockets. Dropping an [`Attached`] detaches the program from its interface, and the kernel does so when the process
+//! ends, unless the program is pinned: then it holds the frames of services for some time ([`hold`]).
 //! A full map refuses further entries with an error that names its limit; its entries stay in force.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::io;
+use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use xvs_xdp::bpf::{Map, Object, test_run};
+use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached, Mode, attach};
 
+use self::hold::Hold;
 use self::maps::{Image, Marker, Roles};
 
+pub mod hold;
 mod maps;
 pub mod reinject;
 mod rules;
@@ -25,9 +31,10 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")
 const PROGRAM: &CStr = c"redirect";
 /// The same for test runs, in which frames have no interface.
 const VERDICT: &CStr = c"verdict";
-const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"prefixes", c"translated"];
+const SHARED: [&CStr; 5] = [c"endpoints", c"addresses", c"prefixes", c"translated", c"hold"];
 
-/// The return value of the program for a redirected frame (linux/bpf.h).
+/// The return values of the program for a dropped and for a redirected frame (linux/bpf.h).
+const DROP: u32 = 1;
 const REDIRECT: u32 = 4;
 
 /// The decision of the steering program on a frame.
@@ -35,6 +42,8 @@ const REDIRECT: u32 = 4;
 pub enum Verdict {
     /// It goes to the director.
     Steered,
+    /// It is dropped, because it is the director's and nobody serves it.
+    Held,
     /// It goes to the kernel.
     Kernel,
 }
@@ -60,6 +69,9 @@ pub struct Steering {
     object: Object,
     /// The contents of the maps, which only this value writes.
     installed: Image,
+    hold: Arc<Hold>,
+    /// The maps of earlier processes whose held frames are counted here already.
+    counted: BTreeSet<u32>,
 }
 
 impl Steering {
@@ -72,31 +84,64 @@ impl Steering {
         let mut object = Object::open(OBJECT)?;
         object.leave_out(PROGRAM)?;
         object.leave_out(VERDICT)?;
-        object.load()?;
-        Ok(Self { object, installed: Image::default() })
+        Self::of(object)
     }
 
-    /// The same, and loads the program for [`Self::test_run`].
+    /// The same, and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
     ///
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_for_test_runs() -> io::Result<Self> {
-        let mut object = Object::open(OBJECT)?;
-        object.leave_out(PROGRAM)?;
+        Self::of(Object::open(OBJECT)?)
+    }
+
+    fn of(mut object: Object) -> io::Result<Self> {
         object.load()?;
-        Ok(Self { object, installed: Image::default() })
+        let (hold, installed) = (Arc::new(Hold::of(&object)?), Image::default());
+        Ok(Self { object, installed, hold, counted: BTreeSet::new() })
+    }
+
+    /// The hold, for workers and reports. No frames are held until it is set.
+    pub fn hold(&self) -> &Arc<Hold> {
+        &self.hold
     }
 
     /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
-    /// the driver refuses that.
+    /// the driver refuses that. If an earlier process has pinned its program of the interface in `pins`, that one stays in
+    /// force until [`Self::put_in_force`].
     ///
     /// # Errors
     /// See [`AttachError`]; the program then stays detached.
-    pub fn attach(&self, interface: &str) -> Result<Attached, AttachError> {
+    pub fn attach(&self, interface: &str, pins: Option<&Pins>) -> Result<Attached, AttachError> {
         let mut marker = Marker::default();
         getrandom(&mut marker, GetRandomFlags::empty())
             .map_err(|error| AttachError::Kernel { interface: interface.to_owned(), source: error.into() })?;
-        attach(interface, PROGRAM, &marker, |marker| self.object_for_an_interface(marker))
+        attach(interface, PROGRAM, &marker, pins, |marker| self.object_for_an_interface(marker))
+    }
+
+    /// Replaces the pinned program of an earlier process, if there is one, by this one, without a gap. Called when the
+    /// steered traffic and the sockets are entered. Counts the frames that the earlier program has held.
+    ///
+    /// # Errors
+    /// The kernel refuses; the earlier program stays in force.
+    pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
+        let former = attached.former_program().and_then(hold::map_of);
+        attached.put_in_force(PROGRAM)?;
+        if let Some((id, map)) = former
+            && self.counted.insert(id)
+        {
+            let words = map.words::<{ hold::word::COUNT }>(0).unwrap_or_default();
+            self.hold.add_dropped(words[hold::word::DROPPED]);
+        }
+        Ok(())
+    }
+
+    /// Detaches the program of an earlier process and attaches this one, with a gap.
+    ///
+    /// # Errors
+    /// The kernel refuses; no program is attached.
+    pub fn attach_anew(&self, attached: &mut Attached) -> io::Result<()> {
+        attached.attach_anew(PROGRAM)
     }
 
     /// Attaches the program of an interface anew, because veth does not run it on queues that were added since. Sockets
@@ -152,6 +197,15 @@ impl Steering {
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
         let (returned, _) = test_run(self.object.program(VERDICT)?, frame)?;
         Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
+    }
+
+    /// What the program does with a frame from a queue without a socket.
+    ///
+    /// # Errors
+    /// As for [`Self::test_run`].
+    pub fn test_run_without_sockets(&self, frame: &[u8]) -> io::Result<Verdict> {
+        let (returned, _) = test_run(self.object.program(PROGRAM)?, frame)?;
+        Ok(if returned == DROP { Verdict::Held } else { Verdict::Kernel })
     }
 
     fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {

@@ -166,7 +166,7 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
 
 /// Attaches the director's two interfaces.
 pub(crate) fn attach_both(steering: &Steering) -> [Attached; 2] {
-    ["d0", "d1"].map(|interface| steering.attach(interface).unwrap())
+    ["d0", "d1"].map(|interface| steering.attach(interface, None).unwrap())
 }
 
 /// Asserts that the pool and the sockets agree on the place of every frame, and that the test holds none.

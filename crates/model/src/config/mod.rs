@@ -2,6 +2,7 @@
 
 pub mod destination;
 pub mod firewall_mark;
+pub mod hold;
 pub mod load_feedback;
 pub mod load_report;
 pub mod local_address;

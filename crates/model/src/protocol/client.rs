@@ -8,6 +8,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use thiserror::Error;
 
 use crate::config::command::CommandError;
@@ -101,6 +102,13 @@ impl Client {
             })
         })?;
         Ok(Self { stream, socket: socket.to_owned(), wait: None })
+    }
+
+    /// The process of the daemon; `None`: it is of another PID namespace.
+    pub fn process(&self) -> Option<u32> {
+        // The kernel reports 0 for a process of another PID namespace.
+        let peer = getsockopt(&self.stream, sockopt::PeerCredentials).ok()?;
+        u32::try_from(peer.pid()).ok().filter(|process| *process != 0)
     }
 
     /// Waits for the begin of each reply by this function from now on.

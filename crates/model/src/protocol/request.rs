@@ -103,6 +103,11 @@ pub enum Request {
     Examine,
     /// Reads keepalived.conf again; answered by `Reply::Reloaded`.
     Reload,
+    /// Ends the daemon; answered by `Reply::Done` before it ends.
+    Stop {
+        /// Whether the kernel gets all packets at once, and not after the hold.
+        release: bool,
+    },
 }
 
 impl Request {
@@ -117,7 +122,8 @@ impl Request {
             | Self::ResetConnections(_)
             | Self::Set { .. }
             | Self::ReportLoad { .. }
-            | Self::Reload => Access::Change,
+            | Self::Reload
+            | Self::Stop { .. } => Access::Change,
             // Packets contain the data of clients and servers.
             Self::Capture(_) => Access::Change,
             Self::ListServices

@@ -43,6 +43,10 @@ pub struct StatusReport {
     pub table: TableStatus,
     /// Packets dropped since the daemon started, by reason.
     pub drops: Vec<Drops>,
+    /// How long packets of services are kept from the kernel after the daemon has ended; 0: not at all.
+    pub hold_seconds: f64,
+    /// Packets of services dropped because no daemon served them, before this one started or while it opened sockets.
+    pub held_packets: u64,
     /// Lines of xvsd's log that could not be written since it started.
     pub log_lines_lost: u64,
     /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
@@ -83,6 +87,8 @@ pub struct InterfaceStatus {
     pub state: LinkState,
     /// How often it disappeared, came back and was attached again.
     pub attached_again: u32,
+    /// Whether its XDP program stays when the daemon ends.
+    pub pinned: bool,
 }
 
 /// Whether an interface can be used.

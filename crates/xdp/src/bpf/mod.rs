@@ -5,8 +5,12 @@
 mod call;
 mod hook;
 mod info;
+mod link;
 mod object;
+mod words;
 
 pub use self::hook::{Direction, attach_tc, attach_xdp, detach, prepare_tc, replace_xdp, set_xdp};
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
+pub use self::link::{LinkInfo, open_link, pin_link};
 pub use self::object::{Map, Object, run_live, test_run};
+pub use self::words::Words;

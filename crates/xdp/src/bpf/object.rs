@@ -12,6 +12,7 @@ use std::ptr::{self, NonNull};
 use libxdp_sys as sys;
 
 use super::call::{check, size_to};
+use super::words::Words;
 
 /// An object file, opened or loaded.
 pub struct Object(NonNull<sys::bpf_object>);
@@ -82,6 +83,22 @@ impl Object {
             return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {value} bytes")));
         }
         Ok(Map { fd: self.map_fd(map)?, limit, key: PhantomData })
+    }
+
+    /// Maps the only entry of an array with `BPF_F_MMAPABLE`, whose value is so many words, into this process's memory.
+    ///
+    /// # Errors
+    /// There is no such map, its layout is another one, or the kernel refuses.
+    pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
+        let map = self.find_map(name)?;
+        // SAFETY: `map` belongs to this object.
+        let value = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
+        // SAFETY: as above.
+        let entries = unsafe { sys::bpf_map__max_entries(map.as_ptr()) };
+        if (value as usize, entries) != (N * size_of::<u64>(), 1) {
+            return Err(io::Error::other(format!("map {name:?} has {entries} values of {value} bytes")));
+        }
+        Words::map(self.map_fd(map)?)
     }
 
     fn map_fd(&self, map: NonNull<sys::bpf_map>) -> io::Result<BorrowedFd<'_>> {

@@ -1,0 +1,109 @@
+//! `xvs stop`: ends xvsd, or releases what one that has ended has left.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use clap::Args;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use xvs_host::instance::name_of;
+use xvs_model::protocol::client::{Director, Failure, default_socket};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_xdp::pins::{Pins, mounted};
+
+use crate::connected;
+use crate::output::exit::{DONE, Done};
+
+/// The longest wait for the end of xvsd. Its scripts and its last bursts are given less.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The time between two looks.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// Where directors keep their state.
+const STATE: &str = "/dev/shm/xvs";
+
+/// The arguments of `xvs stop`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Give the kernel all packets at once, and forget the connections; also after xvsd has ended
+    #[arg(long)]
+    release: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let (socket, release) = (default_socket(), arguments.release);
+    let ended = match listens(&socket) {
+        false if release => false,
+        _ => {
+            end(&socket, release)?;
+            true
+        }
+    };
+    if release {
+        let left = left_behind(&socket, ended)?;
+        if !ended && left.is_empty() {
+            writeln!(out, "no xvsd listens on {}, and none has left anything", socket.display())?;
+        }
+        for what in left {
+            writeln!(out, "{what}")?;
+        }
+    }
+    Ok(DONE)
+}
+
+/// Whether a process accepts connections on the socket, as far as that can be known.
+fn listens(socket: &Path) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    !UnixStream::connect(socket).is_err_and(|error| matches!(error.kind(), NotFound | ConnectionRefused))
+}
+
+/// Ends xvsd, and waits for its end.
+fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let mut client = connected()?;
+    // Opened before its end, when no other process can have its number. Readable when it has ended (pidfd_open(2)).
+    let process = client.process().and_then(|number| Pid::from_raw(number as i32));
+    let process = process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok());
+    match client.call(Request::Stop { release })? {
+        Reply::Done => {}
+        other => return Err(Failure::unexpected(&other).into()),
+    }
+    let until = Instant::now() + LONGEST_WAIT;
+    let now = Some(&Timespec::default());
+    let has_ended = |process| poll(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], now) == Ok(1);
+    let runs = || listens(socket) || process.as_ref().is_some_and(|process| !has_ended(process.as_fd()));
+    while runs() {
+        if Instant::now() >= until {
+            let seconds = LONGEST_WAIT.as_secs();
+            return Err(format!(
+                "xvsd has not ended for {seconds} s; see its log, or `kill -KILL` its process"
+            )
+            .into());
+        }
+        thread::sleep(INTERVAL);
+    }
+    Ok(())
+}
+
+/// Removes what an xvsd with this socket has left; returns a line for each removed thing. One that has `ended` by a
+/// request has removed its pins.
+fn left_behind(socket: &Path, ended: bool) -> Result<Vec<String>, String> {
+    let director = name_of(socket);
+    let mut removed = Vec::new();
+    if !ended && let Some(bpffs) = mounted() {
+        let released = Pins::of(&bpffs, &director).release();
+        let released = released
+            .map_err(|error| format!("pins of {} in {}: {error}", socket.display(), bpffs.display()))?;
+        removed.extend(released.iter().map(|interface| format!("{interface}: the kernel has its packets")));
+    }
+    let state: PathBuf = [STATE, &director].iter().collect();
+    match fs::remove_dir_all(&state) {
+        Ok(()) => removed.push(format!("{}: removed", state.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("{}: {error}; run it as root", state.display())),
+    }
+    Ok(removed)
+}

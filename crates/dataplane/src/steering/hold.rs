@@ -1,0 +1,111 @@
+//! The hold: for how long the XDP program keeps the frames of services from the kernel while nobody serves them.
+//!
+//! Workers store a beat into memory that the program reads, without a system call. While the last beat is younger than
+//! the hold, the program drops steered frames that find no socket; then the kernel has them. Cost for a worker: a
+//! comparison for each burst, and a store ten times a second. Not here: the program (`bpf/redirect.bpf.c`).
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use xvs_xdp::bpf::{KernelMap, Object, Words, program_info};
+
+/// The name of the map.
+const MAP: &std::ffi::CStr = c"hold";
+
+/// The shared state of the hold: one for all interfaces of the director.
+#[derive(Debug)]
+pub struct Hold(Words<{ word::COUNT }>);
+
+/// The places of the words of `struct xvs_hold`.
+pub(super) mod word {
+    pub(in crate::steering) const BEAT: usize = 0;
+    pub(in crate::steering) const LENGTH: usize = 1;
+    pub(in crate::steering) const DROPPED: usize = 2;
+    pub(in crate::steering) const COUNT: usize = 3;
+}
+
+impl Hold {
+    pub(super) fn of(object: &Object) -> io::Result<Self> {
+        Ok(Self(object.words(MAP)?))
+    }
+
+    /// Sets for how long frames are held after the last beat, and `now` as its time. Zero: frames are never held.
+    pub fn set(&self, length: Duration, now: Duration) {
+        self.beat(now);
+        self.word(word::LENGTH).store(nanos(length), Ordering::Relaxed);
+    }
+
+    /// For how long frames are held after the last beat.
+    pub fn length(&self) -> Duration {
+        Duration::from_nanos(self.word(word::LENGTH).load(Ordering::Relaxed))
+    }
+
+    /// Notes that frames are served at this time of `CLOCK_MONOTONIC`.
+    pub fn beat(&self, now: Duration) {
+        // Relaxed, here and above: the words order no other memory, and a late one costs the program microseconds.
+        self.word(word::BEAT).store(nanos(now), Ordering::Relaxed);
+    }
+
+    /// Frames that were held: dropped, because nobody served them.
+    pub fn dropped(&self) -> u64 {
+        self.word(word::DROPPED).load(Ordering::Relaxed)
+    }
+
+    /// Adds the frames that the program of an earlier process has held.
+    pub(super) fn add_dropped(&self, frames: u64) {
+        self.word(word::DROPPED).fetch_add(frames, Ordering::Relaxed);
+    }
+
+    fn word(&self, place: usize) -> &AtomicU64 {
+        &self.0[place]
+    }
+}
+
+/// The map of the hold of a loaded program of any process, with its id.
+pub(super) fn map_of(program: u32) -> Option<(u32, KernelMap)> {
+    let maps = program_info(program).ok()?.maps.into_iter();
+    let mut maps = maps.filter_map(|id| Some((id, KernelMap::open(id).ok()?)));
+    maps.find(|(_, map)| map.name.as_bytes() == MAP.to_bytes())
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// When a worker beats.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Beats {
+    /// The time between two beats of a worker that is awake.
+    pub(crate) interval: Duration,
+    /// The longest sleep; `None`: no limit.
+    pub(crate) sleep: Option<Duration>,
+}
+
+impl Beats {
+    /// Those without a hold.
+    pub(crate) const NONE: Self = Self { interval: Duration::from_secs(1), sleep: None };
+
+    /// Those for this hold: so often that one that is late does not end it.
+    pub(crate) fn of(hold: Duration) -> Self {
+        let [interval, sleep] =
+            [(100, 8), (500, 4)].map(|(at_most, share)| Duration::from_millis(at_most).min(hold / share));
+        Self { interval, sleep: Some(sleep) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_beats_at_least_once_a_second_and_several_times_in_a_short_hold() {
+        for millis in [100, 500, 2000, 10_000, 3_600_000] {
+            let hold = Duration::from_millis(millis);
+            let Beats { interval, sleep } = Beats::of(hold);
+            let sleep = sleep.unwrap();
+            assert!(interval + sleep <= Duration::from_secs(1).min(hold / 2), "{millis}");
+            assert!(sleep >= Duration::from_millis(25), "{millis}: an idle worker wakes too often");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The value of a BPF array in this process's memory: words that programs and threads share without system calls.
+
+use std::io;
+use std::ops::Deref;
+use std::os::fd::BorrowedFd;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicU64;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::param::page_size;
+
+/// So many words of a map, which stays in the kernel as long as they are mapped.
+#[derive(Debug)]
+pub struct Words<const N: usize>(NonNull<[AtomicU64; N]>);
+
+// SAFETY: the mapping is memory of the whole process, and every byte of it that is read belongs to an atomic.
+unsafe impl<const N: usize> Send for Words<N> {}
+// SAFETY: as for `Send`.
+unsafe impl<const N: usize> Sync for Words<N> {}
+
+impl<const N: usize> Words<N> {
+    /// Maps the beginning of an array that allows it (`BPF_F_MMAPABLE`), and whose values are this long.
+    pub(super) fn map(array: BorrowedFd<'_>) -> io::Result<Self> {
+        let (access, length) = (ProtFlags::READ | ProtFlags::WRITE, Self::length());
+        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses more than the array has.
+        let base = unsafe { mmap(null_mut(), length, access, MapFlags::SHARED, array, 0) }?;
+        NonNull::new(base.cast()).map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Whole pages, as the kernel has the array.
+    fn length() -> usize {
+        size_of::<[AtomicU64; N]>().next_multiple_of(page_size())
+    }
+}
+
+impl<const N: usize> Deref for Words<N> {
+    type Target = [AtomicU64; N];
+
+    fn deref(&self) -> &Self::Target {
+        // SAFETY: the mapping is at least this long, page-aligned, and stays until `self` is dropped. Programs and
+        // other processes change the words, which atomics allow.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl<const N: usize> Drop for Words<N> {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping of `map`, and no reference to it outlives `self`.
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), Self::length()) };
+    }
+}

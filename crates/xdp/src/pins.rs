@@ -1,0 +1,178 @@
+//! Pins: links of the director's XDP programs in a bpffs, by which the programs stay attached when the process ends.
+//!
+//! Used at the start, when an interface is attached again, and for a release. The pins of a director are in
+//! `BPFFS/xvs/DIRECTOR/INTERFACE`, in which `:` stands for each `.`, because a bpffs refuses that. Not here: what the
+//! programs do without a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io, thread};
+
+use rustix::fs::statfs;
+use rustix::mount::{MountFlags, mount};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use super::bpf::{LinkInfo, detach, open_link, pin_link, query_xdp};
+use super::mode::Mode;
+
+/// Where administrators and systemd mount a bpffs.
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+/// The same of the host, for a process with a `/sys` of its own, as `ip netns exec` gives it.
+const MOUNT_POINT_OF_HOST: &str = "/proc/1/root/sys/fs/bpf";
+/// The folder of all directors.
+const FOLDER: &str = "xvs";
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const MAGIC: u64 = 0xcafe_4a11;
+
+/// The host's bpffs, if one is mounted.
+pub fn mounted() -> Option<PathBuf> {
+    let is_bpffs = |path: &&str| statfs(*path).is_ok_and(|stat| stat.f_type as u64 & 0xffff_ffff == MAGIC);
+    [MOUNT_POINT, MOUNT_POINT_OF_HOST].iter().find(|path| is_bpffs(path)).map(PathBuf::from)
+}
+
+/// The host's bpffs, which is mounted if there is none.
+///
+/// # Errors
+/// It cannot be mounted, or only where it would end with this process.
+pub fn mounted_or_mount() -> io::Result<PathBuf> {
+    if let Some(found) = mounted() {
+        return Ok(found);
+    }
+    // A mount in a namespace of this process's own would end with it, and the pins too.
+    let [own, host] = ["self", "1"].map(|process| fs::metadata(format!("/proc/{process}/ns/mnt")));
+    match own?.ino() == host?.ino() {
+        true => mount_bpffs()?,
+        false => mount_on_host()?,
+    }
+    mounted().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn mount_bpffs() -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("bpf", MOUNT_POINT, "bpf", flags, Some(c"mode=0700"))?)
+}
+
+/// Mounts it from the host's mount namespace, on a thread of its own that then ends.
+fn mount_on_host() -> io::Result<()> {
+    let host = fs::File::open("/proc/1/ns/mnt")?;
+    let mounting = move || {
+        // SAFETY: descriptors stay shared; only the root and working directory become the thread's own.
+        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+        move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        mount_bpffs()
+    };
+    let mounted = thread::Builder::new().name("xvs-mount".to_owned()).spawn(mounting)?.join();
+    mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
+}
+
+/// The name of the director that has pinned this program on the interface with this index.
+pub fn director_of(bpffs: &Path, program: u32, interface: u32) -> Option<String> {
+    let directors = names(&bpffs.join(FOLDER)).ok()?;
+    let pinned = LinkInfo { program, interface };
+    let has_pinned = |director: &String| {
+        let mut links = Pins::of(bpffs, director).links().into_iter();
+        links.any(|(_, _, info)| info == pinned)
+    };
+    directors.into_iter().find(has_pinned)
+}
+
+/// The pins of one director.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    folder: PathBuf,
+}
+
+/// A link that was taken over from its pin.
+pub(super) struct Pinned {
+    pub(super) link: OwnedFd,
+    pub(super) program: u32,
+    pub(super) mode: Mode,
+}
+
+impl Pins {
+    /// Those of the director of this name, which has no `/`.
+    pub fn of(bpffs: &Path, director: &str) -> Self {
+        Self { folder: bpffs.join(FOLDER).join(director.replace('.', ":")) }
+    }
+
+    /// The link that is pinned for the interface with this index, and is attached to it.
+    pub(super) fn find(&self, interface: u32) -> Option<Pinned> {
+        let (program, mode) = query_xdp(interface).ok()?.program?;
+        let mut links = self.links().into_iter();
+        // In another network namespace the index may be that of another interface, with another program.
+        let (_, link, _) = links.find(|(.., info)| *info == LinkInfo { program, interface })?;
+        Some(Pinned { link, program, mode: mode? })
+    }
+
+    /// Pins a link for an interface, in the place of any other one.
+    pub(super) fn pin(&self, interface: &str, link: BorrowedFd<'_>) -> io::Result<()> {
+        let path = self.path(interface);
+        fs::create_dir_all(&self.folder)?;
+        remove(&path)?;
+        pin_link(link, &path)
+    }
+
+    /// Whether a link is pinned for an interface of this name and index.
+    pub(super) fn has(&self, interface: &str, index: u32) -> bool {
+        open_link(&self.path(interface)).is_ok_and(|(_, info)| info.interface == index)
+    }
+
+    /// Removes the pins of all interfaces but these, which detaches their programs. Returns the interfaces' names.
+    pub fn keep_only(&self, interfaces: &[&str]) -> Vec<String> {
+        let mut others = names(&self.folder).unwrap_or_default();
+        others.retain(|name| !interfaces.contains(&name.as_str()));
+        others.retain(|name| remove(&self.path(name)).is_ok());
+        others
+    }
+
+    /// Detaches the programs of all pins, and removes the pins. Returns the interfaces' names.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn release(&self) -> io::Result<Vec<String>> {
+        for (_, link, _) in self.links() {
+            detach(link.as_fd());
+        }
+        let names = match names(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            names => names?,
+        };
+        for name in &names {
+            remove(&self.path(name))?;
+        }
+        fs::remove_dir(&self.folder)?;
+        // The folder of all directors, if this was the last one.
+        let _ = self.folder.parent().map(fs::remove_dir);
+        Ok(names)
+    }
+
+    fn path(&self, interface: &str) -> PathBuf {
+        self.folder.join(interface.replace('.', ":"))
+    }
+
+    /// The pinned links, each with the name of its interface.
+    fn links(&self) -> Vec<(String, OwnedFd, LinkInfo)> {
+        let open = |name: String| {
+            let (link, info) = open_link(&self.path(&name)).ok()?;
+            Some((name, link, info))
+        };
+        names(&self.folder).unwrap_or_default().into_iter().filter_map(open).collect()
+    }
+}
+
+/// The names in a folder, as they were before a bpffs took them.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name());
+    let names = fs::read_dir(folder)?.map(name).collect::<io::Result<Vec<OsString>>>()?;
+    Ok(names.iter().map(|name| name.to_string_lossy().replace(':', ".")).collect())
+}
+
+/// Removes a pin. A missing one is not an error.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
