@@ -19,7 +19,8 @@ const BYTES: &[u8] = b"half of an upload, ";
 /// Connections of the client whose first bytes have arrived.
 fn half_uploads(cluster: &Cluster, count: usize) -> Vec<TcpStream> {
     let open = || {
-        let mut stream = cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
+        let mut stream =
+            cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
         stream.write_all(BYTES).expect("first half");
         stream
     };
