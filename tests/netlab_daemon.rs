@@ -92,6 +92,7 @@ fn a_log_that_cannot_be_written_ends_and_delays_nothing_and_is_shown_until_it_ca
     ];
     for (stderr, why) in sinks {
         let mut director = Director::start_logging_to(&cluster, stderr);
+        director.adm("-C");
         director.add_service(Protocol::Tcp, 80, Method::Nat);
         director.signal(Signal::HUP);
         assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)), "{why}");

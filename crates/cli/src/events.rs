@@ -79,7 +79,12 @@ fn show(heard: &EventBatch, form: &Form, out: &mut dyn Write) -> io::Result<()> 
 }
 
 fn time(event: &Event) -> String {
-    format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(event.at_millis)).to_string()
+    rfc_3339(event.at_millis)
+}
+
+/// A time in milliseconds since 1970 as text.
+pub(super) fn rfc_3339(at_millis: u64) -> String {
+    format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(at_millis)).to_string()
 }
 
 /// An event as a line of text.

@@ -1,10 +1,9 @@
 //! `xvs status`: the status of the director on one screen.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
-use humantime::format_rfc3339_seconds;
 use xvs_model::duration;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
@@ -13,6 +12,7 @@ use xvs_model::report::status::{
     InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, TableStatus, WorkerStatus,
 };
 
+use crate::events::rfc_3339;
 use crate::health;
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{counted, line, print_json};
@@ -64,10 +64,11 @@ fn screen(report: &StatusReport) -> String {
         lines.push(line("disabled", &format!("{servers}; `xvs enable` ends that")));
     }
     lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
-    lines.extend(report.journal_saved_at_millis.map(|millis| {
-        let saved_at = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
-        line("journal", &format!("restored at the start, as of {}", format_rfc3339_seconds(saved_at)))
-    }));
+    lines.extend(
+        report
+            .journal_saved_at_millis
+            .map(|millis| line("journal", &format!("restored at the start, as of {}", rfc_3339(millis)))),
+    );
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
@@ -194,7 +195,7 @@ mod tests {
             services   1 virtual service, 2 real servers\n\
             disabled   192.0.2.11; `xvs enable` ends that\n\
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
-            journal    restored at the start, as of 2023-11-14T22:13:20Z\n\
+            journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             hold       10s after the end of xvsd; 8 packets dropped while none served them\n\
             drops      in the last minute:\n\

@@ -1,7 +1,7 @@
 //! The view of the checks, which outlives the process: what each check, real server and virtual server was last.
 //!
-//! A virtual server that a new process reads begins with it, as with its own state after a reload. Plain data. Not here:
-//! the file that it is in (`ctl`).
+//! A virtual server that a new process reads begins with it, as with its own state after a reload. Plain data. Not
+//! here: the file that it is in (`ctl`).
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,8 +9,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde::{Deserialize, Serialize};
 use xvs_model::health_checks::check::Probe;
 use xvs_proto::Endpoint;
-
-use crate::virtual_server::CheckResult;
 
 /// The view of all checks of a keepalived.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -40,7 +38,9 @@ pub struct RealServerView {
 /// A check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckView {
-    pub(crate) result: CheckResult,
+    pub(crate) is_up: bool,
+    /// The number that it adds to the real server's weight.
+    pub(crate) weight_change: i64,
     /// Whether any probe has passed or failed.
     pub(crate) has_run: bool,
     pub(crate) has_failed: bool,

@@ -11,7 +11,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
@@ -34,7 +33,7 @@ pub struct VirtualServerState {
 }
 
 /// The result of a check after rise and fall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckResult {
     /// Whether the check is up.
     pub is_up: bool,
@@ -179,7 +178,7 @@ impl VirtualServerState {
             let result = |origin: &Origin| match *origin {
                 Origin::Kept { server, check } => self.servers[server].checks[check],
                 Origin::New(status) => status.into(),
-                Origin::Resumed(view) => view.result,
+                Origin::Resumed(view) => view.into(),
             };
             let mut now = Server { checks: from.iter().map(result).collect(), is_reported_down: false };
             let has_notice = match old {
@@ -220,7 +219,7 @@ impl VirtualServerState {
             };
             let from: Vec<_> = server.checks.iter().map(origin).collect();
             let result = |origin: &Origin| match *origin {
-                Origin::Resumed(view) => Some(view.result),
+                Origin::Resumed(view) => Some(view.into()),
                 Origin::New(status) => Some(status.into()),
                 Origin::Kept { .. } => None,
             };
@@ -252,8 +251,9 @@ impl VirtualServerState {
                 is_up: now.is_up(),
                 is_reported_down: now.is_reported_down,
                 checks: checks
-                    .map(|(index, (file, result))| {
-                        (probe_id(&file.probe), CheckView { result: *result, ..check(server, index) })
+                    .map(|(index, (file, now))| {
+                        let CheckResult { is_up, weight_change } = *now;
+                        (probe_id(&file.probe), CheckView { is_up, weight_change, ..check(server, index) })
                     })
                     .collect(),
             }
@@ -404,6 +404,12 @@ impl VirtualServerState {
 impl From<bool> for Status {
     fn from(is_up: bool) -> Self {
         if is_up { Self::Up } else { Self::Down }
+    }
+}
+
+impl From<CheckView> for CheckResult {
+    fn from(CheckView { is_up, weight_change, .. }: CheckView) -> Self {
+        Self { is_up, weight_change }
     }
 }
 

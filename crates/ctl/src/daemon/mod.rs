@@ -28,7 +28,6 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
-use xvs_model::report::event::millis_since_1970;
 use xvs_xdp::RingSizes;
 
 use crate::config::{Config, Keepalived};
@@ -265,7 +264,7 @@ impl Daemon {
             Some(directory) => Beginning::of_directory(directory.path(), files),
             None => Beginning::of_files(files),
         };
-        let Beginning { commands, settings, timeouts, saved_at, journal, said } = begin;
+        let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = begin;
         said.iter().for_each(|line| tracing::warn!("{line}"));
         let handle = self.handle();
         if !commands.is_empty() {
@@ -287,7 +286,7 @@ impl Daemon {
         let (now, later) = if is_taken { (journal, None) } else { (None, journal) };
         self.begun = later.map(|journal| (settings.clone(), journal));
         let kept = handle.begin_journal(timeouts, settings, now);
-        self.shared.facts_mut().journal_saved_at_millis = saved_at.map(millis_since_1970);
+        self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
         // A late worker becomes a warning.
         kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), Err))
     }

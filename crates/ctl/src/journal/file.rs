@@ -4,15 +4,14 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
-/// The content of a file, and when it was last written; `None`: there is none.
+/// The content of a file, and when it was last written, in milliseconds since 1970; `None`: there is none.
 ///
 /// # Errors
 /// The file system's, or the file was not written by the user of xvsd.
-pub fn read(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, String> {
+pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, String> {
     let mut options = File::options();
     // A FIFO must not stop xvsd.
     options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
@@ -32,7 +31,9 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, SystemTime)>, String> {
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(Some((bytes, metadata.modified().map_err(|error| error.to_string())?)))
+    let millis = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
+    // No file is older than 1970.
+    Ok(Some((bytes, millis.try_into().unwrap_or(0))))
 }
 
 /// Replaces a file by one with this content, which only its owner may read. A process that is killed meanwhile leaves the

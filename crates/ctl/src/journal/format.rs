@@ -5,7 +5,6 @@
 //! (`replay.rs`).
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -70,8 +69,8 @@ pub struct Contents {
     pub entries: Vec<Entry>,
     /// Whether the last line is cut off.
     pub is_cut: bool,
-    /// When it was last written.
-    pub saved_at: SystemTime,
+    /// When it was last written, in milliseconds since 1970.
+    pub saved_at_millis: u64,
 }
 
 impl Header {
@@ -94,15 +93,15 @@ impl Contents {
     /// # Errors
     /// Why it cannot be used.
     pub fn read(path: &Path) -> Result<Option<Self>, String> {
-        let Some((bytes, saved_at)) = file::read(path)? else { return Ok(None) };
-        Self::parse(&bytes, saved_at).map(Some)
+        let Some((bytes, saved_at_millis)) = file::read(path)? else { return Ok(None) };
+        Self::parse(&bytes, saved_at_millis).map(Some)
     }
 
     /// The journal with this content.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn parse(bytes: &[u8], saved_at: SystemTime) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8], saved_at_millis: u64) -> Result<Self, String> {
         let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
         let header = lines.next().filter(|line| is_whole(line)).ok_or("its first line is not complete")?;
         let Version { xvs_journal } =
@@ -113,7 +112,7 @@ impl Contents {
             ));
         }
         let header = serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
-        let mut contents = Self { header, entries: Vec::new(), is_cut: false, saved_at };
+        let mut contents = Self { header, entries: Vec::new(), is_cut: false, saved_at_millis };
         for (number, line) in (2..).zip(lines) {
             if !is_whole(line) {
                 contents.is_cut = true;

@@ -1,14 +1,13 @@
 //! What xvsd begins with: the journal of the xvsd before it, the files that have changed since, or the files alone.
 //!
 //! A file that has not changed is not loaded: the journal has later changes. If the rules file has changed, it wins for
-//! what it defines; what it defined before and does not any more is deleted; what only commands made stays. The keys that
-//! a changed xvs.toml sets win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd begins
-//! with its files. Not here: carrying it out (`daemon/mod.rs`).
+//! what it defines; what it defined before and does not any more is deleted; what only commands made stays. The keys
+//! that a changed xvs.toml sets win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd
+//! begins with its files. Not here: carrying it out (`daemon/mod.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
 
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
@@ -43,8 +42,8 @@ pub struct Beginning {
     pub settings: BTreeMap<String, String>,
     /// The timeouts of the journal.
     pub timeouts: TimeoutsBySource,
-    /// When the journal was last written; `None`: xvsd begins with its files.
-    pub saved_at: Option<SystemTime>,
+    /// When the journal was last written, in milliseconds since 1970; `None`: xvsd begins with its files.
+    pub saved_at_millis: Option<u64>,
     /// The journal to continue; `None`: no state is kept.
     pub journal: Option<Journal>,
     /// Lines for the log.
@@ -82,7 +81,7 @@ impl Beginning {
 
     /// With a journal that was read, and with the files that have changed since.
     fn of_journal(contents: Contents, files: Files) -> (Header, Self) {
-        let Contents { header, entries, is_cut, saved_at } = contents;
+        let Contents { header, entries, is_cut, saved_at_millis } = contents;
         let mut replayed = Replayed::of(&entries);
         let mut said = Vec::new();
         if is_cut {
@@ -106,7 +105,7 @@ impl Beginning {
             let old = state_of_lines(&mut numbered(&rules_commands)).0.state().clone();
             let mut lines = files.rule_lines;
             let (new, faults) = state_of_lines(&mut lines);
-            bounded(&mut said, "rules", faults);
+            bounded(&mut said, "rules: refused", faults);
             let commands = commands_for(&file_differences(&replayed.state, &old, &new));
             let shown = commands.iter().map(command_line).collect();
             bounded(&mut said, "the rules file has changed", shown);
@@ -125,7 +124,17 @@ impl Beginning {
         let header = Header::new(files.toml, files.rules, rules_commands);
         let Replayed { state, timeouts, settings, .. } = replayed;
         let commands = commands_without_timeouts(&state).map(|command| (None, command)).collect();
-        (header, Self { commands, settings, timeouts, saved_at: Some(saved_at), journal: None, said })
+        (
+            header,
+            Self {
+                commands,
+                settings,
+                timeouts,
+                saved_at_millis: Some(saved_at_millis),
+                journal: None,
+                said,
+            },
+        )
     }
 }
 
@@ -206,7 +215,7 @@ mod tests {
         let set = |key: &str| Entry::Set { key: key.to_owned(), value: "1".to_owned() };
         let entries = entries.chain([set("sloppy_tcp"), set("sloppy_sctp")]).collect();
         let header = header_of(&files("r", old, "1"));
-        Contents { header, entries, is_cut: false, saved_at: SystemTime::UNIX_EPOCH }
+        Contents { header, entries, is_cut: false, saved_at_millis: 0 }
     }
 
     /// What xvsd begins with, as rules without the first line about timeouts; and what it says.
@@ -282,7 +291,11 @@ mod tests {
         let new = [A, A, C].concat();
         let (state, said) = begun(journal(B, ""), files("r", &new, "1"));
         assert_eq!(state, saved(&[A, C].concat()));
-        assert_eq!(said.iter().filter(|line| line.starts_with("rules: line ")).count(), 2, "{said:#?}");
+        assert_eq!(
+            said.iter().filter(|line| line.starts_with("rules: refused: line ")).count(),
+            2,
+            "{said:#?}"
+        );
         let many: String = (0..60).map(|last| format!("-A -t 192.0.2.{last}:81\n")).collect();
         let (_, said) = begun(journal("", ""), files("r", &many, "1"));
         assert_eq!((said.len(), said[20].as_str()), (21, "the rules file has changed: and 40 more"));
@@ -316,7 +329,7 @@ mod tests {
             fs::write(&path, content).unwrap();
             let begin = Beginning::of_directory(&directory, files("r", A, "1"));
             assert!(begin.said.len() == 1 && begin.said[0].contains(why), "{:?}", begin.said);
-            assert_eq!((begin.commands.len(), begin.saved_at), (2, None));
+            assert_eq!((begin.commands.len(), begin.saved_at_millis), (2, None));
             assert_eq!(fs::read_to_string(directory.join(REFUSED)).unwrap(), content);
             assert!(!path.exists());
         }
@@ -324,7 +337,11 @@ mod tests {
         assert_eq!(Beginning::of_directory(&directory, files("r", A, "1")).said.len(), 1);
         fs::write(&path, header).unwrap();
         let begin = Beginning::of_directory(&directory, files("r", A, "1"));
-        assert!(begin.saved_at.is_some() && begin.said.len() == 2, "the rules file is new: {:?}", begin.said);
+        assert!(
+            begin.saved_at_millis.is_some() && begin.said.len() == 2,
+            "the rules file is new: {:?}",
+            begin.said
+        );
         fs::remove_dir_all(&directory).unwrap();
     }
 }
