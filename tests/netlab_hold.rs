@@ -135,7 +135,7 @@ fn the_program_of_an_ended_director_is_refused_by_its_socket_and_removed_by_the_
     assert!(log.contains(&refused), "{log}");
     let mut release = cluster.command(Host::Director, "env");
     succeed(release.arg(format!("XVS_SOCKET={socket}")).arg(program("xvs")).args(["stop", "--release"]));
-    served(&cluster, &LONG);
+    let _director = served(&cluster, &LONG);
     assert_served(&cluster);
 }
 
