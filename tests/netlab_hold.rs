@@ -11,6 +11,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use xvs::cluster::{VIP, complete, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
@@ -38,6 +39,29 @@ fn packets_of_services_are_held_after_a_kill_and_the_kernel_has_them_when_the_ho
     let held = status.split("hold       5s after the end of xvsd; ").nth(1).expect("status shows the hold");
     let held: u64 = held.split(' ').next().and_then(|packets| packets.parse().ok()).expect("a number");
     assert!(held >= 1, "{status}");
+}
+
+#[test]
+fn an_xvsd_that_was_idle_for_longer_than_the_hold_serves_the_next_packet() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _director = served(&cluster, &["--hold", "1s"]);
+    assert_served(&cluster);
+    // Only beats of the sleeping worker keep the hold from ending.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(attempt(&cluster), Ok(()));
+}
+
+#[test]
+fn an_xvsd_that_hangs_loses_its_packets_to_the_kernel_after_the_hold_and_has_them_back_when_it_goes_on() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let mut director = served(&cluster, &["--hold", "1s"]);
+    director.signal(Signal::STOP);
+    wait::until("the kernel has the packets", || {
+        (attempt(&cluster) == Err(ErrorKind::ConnectionRefused)).then_some(())
+    });
+    director.signal(Signal::CONT);
+    wait::until("xvsd serves again", || attempt(&cluster).is_ok().then_some(()));
+    assert!(director.stop().success());
 }
 
 #[test]
