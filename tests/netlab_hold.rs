@@ -217,6 +217,36 @@ fn pins_are_in_the_hosts_bpffs_also_from_a_process_with_a_sys_of_its_own() {
 }
 
 #[test]
+fn a_bpffs_is_mounted_on_the_host_if_there_is_none() {
+    // Process 1 of a PID namespace stands for the host's; it has no bpffs.
+    let hidden = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; \"$@\"; wait";
+    for mounts in [&["env"][..], &["unshare", "--mount"]] {
+        let cluster = traffic::prepared(Method::Nat, Workers::One);
+        let mut command = cluster.command(Host::Director, "unshare");
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            hidden,
+            "sh",
+        ]);
+        command.args(mounts).arg(program("xvsd")).args(["--interface", "wan", LONG[0], LONG[1]]);
+        let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let process = Ended(spawned.expect("unshare starts"));
+        let children = format!("/proc/{0}/task/{0}/children", process.0.id());
+        wait::until("the program is pinned on the host", || {
+            let first = fs::read_to_string(&children).ok()?;
+            let root = format!("/proc/{}/root/sys/fs/{PINS}/wan", first.trim());
+            fs::metadata(root).is_ok().then_some(())
+        });
+    }
+}
+
+#[test]
 fn without_a_bpffs_xvsd_serves_without_hold_and_says_how_to_have_one() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut command = cluster.command(Host::Director, "sh");
