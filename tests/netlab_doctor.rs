@@ -239,7 +239,7 @@ fn queues_added_after_the_start_that_cannot_be_served_are_found_and_removed_by_t
     succeed(&mut shell(&cluster, DR, "ethtool -L lan rx 63"));
     wait::until("xvs status names the queues and the step", || {
         let status = director.status();
-        let named = "warning    lan has 63 receive queues, and xvsd serves 1, so packets on the others go to the kernel";
+        let named = "warning    lan has 63 receive queues, and xvsd serves 1, so packets on the others are not forwarded";
         (status.contains(named) && status.contains("`ethtool -L lan rx 1`")).then_some(())
     });
     let diagnosis = Diagnosis::of(&cluster, &[]);

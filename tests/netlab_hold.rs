@@ -11,6 +11,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use xvs::cluster::{VIP, complete, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
@@ -38,6 +39,29 @@ fn packets_of_services_are_held_after_a_kill_and_the_kernel_has_them_when_the_ho
     let held = status.split("hold       5s after the end of xvsd; ").nth(1).expect("status shows the hold");
     let held: u64 = held.split(' ').next().and_then(|packets| packets.parse().ok()).expect("a number");
     assert!(held >= 1, "{status}");
+}
+
+#[test]
+fn an_xvsd_that_was_idle_for_longer_than_the_hold_serves_the_next_packet() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _director = served(&cluster, &["--hold", "1s"]);
+    assert_served(&cluster);
+    // Only beats of the sleeping worker keep the hold from ending.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(attempt(&cluster), Ok(()));
+}
+
+#[test]
+fn an_xvsd_that_hangs_loses_its_packets_to_the_kernel_after_the_hold_and_has_them_back_when_it_goes_on() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let mut director = served(&cluster, &["--hold", "1s"]);
+    director.signal(Signal::STOP);
+    wait::until("the kernel has the packets", || {
+        (attempt(&cluster) == Err(ErrorKind::ConnectionRefused)).then_some(())
+    });
+    director.signal(Signal::CONT);
+    wait::until("xvsd serves again", || attempt(&cluster).is_ok().then_some(()));
+    assert!(director.stop().success());
 }
 
 #[test]
@@ -135,7 +159,7 @@ fn the_program_of_an_ended_director_is_refused_by_its_socket_and_removed_by_the_
     assert!(log.contains(&refused), "{log}");
     let mut release = cluster.command(Host::Director, "env");
     succeed(release.arg(format!("XVS_SOCKET={socket}")).arg(program("xvs")).args(["stop", "--release"]));
-    served(&cluster, &LONG);
+    let _director = served(&cluster, &LONG);
     assert_served(&cluster);
 }
 
@@ -190,6 +214,36 @@ fn pins_are_in_the_hosts_bpffs_also_from_a_process_with_a_sys_of_its_own() {
     // Without its process, the pins alone keep the programs.
     let mut show = cluster.command(Host::Director, "ip");
     assert!(succeed(show.args(["-details", "link", "show", "dev", "wan"])).contains("xdp"));
+}
+
+#[test]
+fn a_bpffs_is_mounted_on_the_host_if_there_is_none() {
+    // Process 1 of a PID namespace stands for the host's; it has no bpffs.
+    let hidden = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; \"$@\"; wait";
+    for mounts in [&["env"][..], &["unshare", "--mount"]] {
+        let cluster = traffic::prepared(Method::Nat, Workers::One);
+        let mut command = cluster.command(Host::Director, "unshare");
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            hidden,
+            "sh",
+        ]);
+        command.args(mounts).arg(program("xvsd")).args(["--interface", "wan", LONG[0], LONG[1]]);
+        let spawned = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let process = Ended(spawned.expect("unshare starts"));
+        let children = format!("/proc/{0}/task/{0}/children", process.0.id());
+        wait::until("the program is pinned on the host", || {
+            let first = fs::read_to_string(&children).ok()?;
+            let root = format!("/proc/{}/root/sys/fs/{PINS}/wan", first.trim());
+            fs::metadata(root).is_ok().then_some(())
+        });
+    }
 }
 
 #[test]

@@ -91,6 +91,12 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
 /// Removes what an xvsd with this socket has left; returns a line for each removed thing. One that has `ended` by a
 /// request has removed its pins.
 fn left_behind(socket: &Path, ended: bool) -> Result<Vec<String>, String> {
+    if socket.file_name().is_none() {
+        return Err(format!(
+            "{} is no path of a socket; set XVS_SOCKET to that of the director",
+            socket.display()
+        ));
+    }
     let director = name_of(socket);
     let mut removed = Vec::new();
     if !ended && let Some(bpffs) = mounted() {

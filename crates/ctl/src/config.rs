@@ -70,8 +70,8 @@ pub struct Config {
     pub metrics_destinations: usize,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
-    /// How long the packets of services are kept from the kernel after xvsd has ended, so that it resets no connection: a
-    /// text such as `"10s"` or `"500ms"`, at most `"1h"`; `"0"`: not at all. Default: `"10s"`.
+    /// How long the packets of services are kept from the kernel after xvsd has ended, so that it resets no
+    /// connection: a text such as `"10s"` or `"500ms"`, at most `"1h"`; `"0"`: not at all. Default: `"10s"`.
     pub hold: HoldTime,
     /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.

@@ -7,10 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
-use xvs_dataplane::clock::Clock;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules, Verdict};
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
@@ -585,39 +583,4 @@ fn packets_to_local_ports_of_fullnat_are_steered_and_to_other_ports_of_the_addre
     }
     assert_eq!(verdict(&tcp6((CLIENT6, 80), (LOCAL6, 22))), Verdict::Steered);
     assert_eq!(verdict(&tcp((LOCAL, 5500), (OTHER, 80))), Verdict::Kernel);
-}
-
-/// The machine's time, which the program compares beats with.
-fn now() -> Duration {
-    Clock::Monotonic.elapsed()
-}
-
-#[test]
-fn a_frame_that_finds_no_socket_is_held_and_counted_until_the_last_beat_is_as_old_as_the_hold() {
-    let steering = steering();
-    let (hold, ours) = (steering.hold(), tcp((CLIENT, 1), (VIP, 80)));
-    let verdict = |frame: &[u8]| steering.test_run_without_sockets(frame).unwrap();
-    hold.set(Duration::from_secs(3600), now());
-    assert_eq!((verdict(&ours), verdict(&ours), hold.dropped()), (Verdict::Held, Verdict::Held, 2));
-    let reply = tcp((REAL, 8080), (CLIENT, 1));
-    assert_eq!((verdict(&reply), hold.dropped()), (Verdict::Held, 3), "a reply to translate");
-    let other = tcp((CLIENT, 1), (VIP, 81));
-    assert_eq!((verdict(&other), hold.dropped()), (Verdict::Kernel, 3), "other traffic");
-    // A beat that a worker stored after the program read the clock.
-    hold.beat(now() + Duration::from_secs(1));
-    assert_eq!((verdict(&ours), hold.dropped()), (Verdict::Held, 4));
-    let length = Duration::from_millis(1);
-    hold.set(length, now().saturating_sub(length));
-    assert_eq!((verdict(&ours), hold.dropped()), (Verdict::Kernel, 4), "the hold is over");
-    hold.set(Duration::from_secs(3600), now());
-    assert_eq!((verdict(&ours), hold.dropped()), (Verdict::Held, 5), "a worker beats again");
-}
-
-#[test]
-fn without_a_hold_a_frame_that_finds_no_socket_goes_to_the_kernel() {
-    let (steering, ours) = (steering(), tcp((CLIENT, 1), (VIP, 80)));
-    assert_eq!(steering.test_run_without_sockets(&ours).unwrap(), Verdict::Kernel);
-    steering.hold().set(Duration::ZERO, now());
-    assert_eq!(steering.test_run_without_sockets(&ours).unwrap(), Verdict::Kernel);
-    assert_eq!(steering.hold().dropped(), 0);
 }

@@ -119,7 +119,7 @@ pub fn install(dev: &str, ifindex: u32, tunnels: &Tunnels) -> Result<Mode, Decap
 
 /// The error about another program with this id.
 fn occupied(dev: &str, ifindex: u32, id: u32) -> DecapError {
-    let unknown = Program { id, mode: None, owner: None, process: None };
+    let unknown = Program { id, mode: None, owner: None, process: None, pinned_by: None };
     let program = Program::on(ifindex).ok().flatten().unwrap_or(unknown);
     DecapError::Occupied { dev: dev.to_owned(), program }
 }

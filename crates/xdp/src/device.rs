@@ -8,6 +8,7 @@ use std::{fmt, fs, io};
 
 use super::bpf::{XdpState, program_info, query_xdp};
 use super::mode::{Mode, stacked};
+use super::pins;
 use super::sys::{Request, index_of};
 
 /// An interface of this thread's network namespace.
@@ -60,6 +61,8 @@ pub struct Program {
     /// The process that holds it by a BPF link, which `ip link` cannot remove. `None`: none does, or this process may
     /// not read which.
     pub process: Option<u32>,
+    /// The name of the director that has pinned it. `None`: none has, or this process may not read that.
+    pub pinned_by: Option<String>,
 }
 
 /// The owner of an XDP program, by the program's name.
@@ -137,12 +140,7 @@ impl Program {
     pub fn remedy(&self, interface: &str) -> String {
         match (self.detach_command(interface), &self.owner) {
             (Some(command), _) => format!("`{command}` removes it"),
-            (None, Some(Owner::Director)) if self.process.is_some() => "stop that xvsd".to_owned(),
-            // This process may not see the other one, or the program is pinned.
-            (None, Some(Owner::Director)) => {
-                "stop that xvsd; if it has ended, `xvs stop --release` with its socket in XVS_SOCKET removes the program"
-                    .to_owned()
-            }
+            (None, Some(Owner::Director)) => "stop that xvsd".to_owned(),
             (None, _) => "stop that process".to_owned(),
         }
     }
@@ -154,7 +152,8 @@ impl Program {
             REAL_SERVER_PROGRAM => Owner::RealServer,
             _ => Owner::Other(info.name),
         });
-        Some(Self { id, mode, owner, process: holder(ifindex, id) })
+        let pinned_by = pins::mounted().and_then(|bpffs| pins::director_of(&bpffs, id, ifindex));
+        Some(Self { id, mode, owner, process: holder(ifindex, id), pinned_by })
     }
 }
 

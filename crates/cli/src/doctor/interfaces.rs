@@ -2,6 +2,8 @@
 
 use xvs_ctl::workers::membership::Membership;
 use xvs_ctl::workers::placement::{PlacementError, shares};
+use xvs_host::instance::socket_of;
+use xvs_model::protocol::client::default_socket;
 use xvs_xdp::device::{Device, Owner, Program};
 use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{MAX_MTU, Mode, leaves_checksums};
@@ -203,6 +205,18 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         Some(Program { owner: Some(Owner::Director) | None, .. }) if ours => {
             Finding::ok("xdp", name, "the program is xvsd's")
         }
+        Some(Program { process: None, pinned_by: Some(director), .. }) => {
+            let socket = socket_of(director);
+            if facts.daemon.is_none() && socket == default_socket() {
+                let found = "it has the program of an xvsd that has ended, which the next one takes over";
+                return Some(Finding::ok("xdp", name, found).seen("bpftool net"));
+            }
+            let socket = socket.display();
+            let found =
+                format!("it has the program of the director with the socket {socket}, which does not run");
+            let command = format!("XVS_SOCKET={socket} xvs stop --release");
+            Finding { mend: Some(Mend { command, on: None }), ..Finding::fail("xdp", name, found) }
+        }
         Some(program) => {
             let mend = program.detach_command(name);
             let end = if mend.is_none() { format!("; {}", program.remedy(name)) } else { String::new() };
@@ -224,6 +238,7 @@ mod tests {
     use crate::doctor::facts::tests::{device, facts, with_daemon};
     use crate::doctor::finding::Level;
     use crate::doctor::interfaces::*;
+    use xvs_host::instance::name_of;
 
     /// The findings that are not ok, of `wan` changed by `change`, as «level check: command».
     fn wrong(change: impl Fn(&mut Interface, &mut Device)) -> Vec<String> {
@@ -253,8 +268,13 @@ mod tests {
         assert_eq!(complaints(&with_daemon()), ["fail xdp wan: ", "fail xdp lan: "]);
         let mut facts = with_daemon();
         for interface in &mut facts.interfaces {
-            let program =
-                Program { id: 7, mode: Some(Mode::Native), owner: Some(Owner::Director), process: None };
+            let program = Program {
+                id: 7,
+                mode: Some(Mode::Native),
+                owner: Some(Owner::Director),
+                process: None,
+                pinned_by: None,
+            };
             interface.device.as_mut().unwrap().program = Some(program);
         }
         assert_eq!(complaints(&facts), [""; 0]);
@@ -330,7 +350,7 @@ mod tests {
 
     #[test]
     fn another_program_on_the_interface_is_reported_with_the_command_that_detaches_it() {
-        let program = |mode, owner, process| Program { id: 7, mode, owner, process };
+        let program = |mode, owner, process| Program { id: 7, mode, owner, process, pinned_by: None };
         let held = |mode, owner: Option<Owner>, process| {
             wrong(|_, device| device.program = Some(program(mode, owner.clone(), process)))
         };
@@ -343,11 +363,17 @@ mod tests {
         assert_eq!(held(Some(Mode::Native), other(), Some(4711)), ["fail xdp wan: "]);
         // Another xvsd's process is not seen without root.
         assert_eq!(of(Some(Mode::Native), Some(Owner::Director)), ["fail xdp wan: "]);
+        let pinned = |director: &str| {
+            wrong(|_, device| {
+                let program = program(Some(Mode::Native), Some(Owner::Director), None);
+                device.program = Some(Program { pinned_by: Some(director.to_owned()), ..program });
+            })
+        };
+        let release = "fail xdp wan: XVS_SOCKET=/run/other.sock xvs stop --release";
+        assert_eq!(pinned("run-other.sock"), [release]);
+        assert_eq!(pinned(&name_of(&default_socket())), [""; 0], "the next xvsd takes it over");
         let remedy = program(Some(Mode::Native), Some(Owner::Director), None).remedy("wan");
-        assert_eq!(
-            remedy,
-            "stop that xvsd; if it has ended, `xvs stop --release` with its socket in XVS_SOCKET removes the program"
-        );
+        assert_eq!(remedy, "stop that xvsd");
     }
 
     #[test]

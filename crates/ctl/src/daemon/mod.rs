@@ -114,13 +114,9 @@ impl Daemon {
         };
         let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
         steering.hold().set(length, clock.elapsed());
-        let ifindex = |name: &str| links.iter().find(|link| link.name == *name).map(|link| link.ifindex);
         let attach = |name: &String| match Membership::of(name, &links) {
             Some(membership) => Err(DaemonError::Member(membership)),
-            None => {
-                let attached = steering.attach(name, pins.as_ref());
-                attached.map_err(|error| pins::explained(error, ifindex(name)))
-            }
+            None => steering.attach(name, pins.as_ref()).map_err(pins::explained),
         };
         let attached = config.interfaces.iter().map(attach).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use xvs_host::instance::{name_of, socket_of};
 use xvs_xdp::AttachError;
-use xvs_xdp::pins::{Pins, director_of, mounted, mounted_or_mount};
+use xvs_xdp::device::Program;
+use xvs_xdp::pins::{Pins, mounted, mounted_or_mount};
 
 use crate::config::Config;
 use crate::daemon::error::DaemonError;
@@ -38,13 +39,12 @@ pub(crate) fn open(config: &Config) -> Result<Option<Pins>, String> {
 }
 
 /// The error of an interface that cannot be attached: it names the director whose program is pinned there.
-pub(crate) fn explained(error: AttachError, ifindex: Option<u32>) -> DaemonError {
-    let AttachError::Occupied { interface, program } = &error else { return error.into() };
-    let pinned = |ifindex| director_of(&mounted()?, program.id, ifindex);
-    match (program.process, ifindex.and_then(pinned)) {
-        (None, Some(director)) => {
-            DaemonError::Pinned { interface: interface.clone(), socket: socket_of(&director) }
-        }
-        _ => error.into(),
+pub(crate) fn explained(error: AttachError) -> DaemonError {
+    match error {
+        AttachError::Occupied {
+            interface,
+            program: Program { process: None, pinned_by: Some(director), .. },
+        } => DaemonError::Pinned { interface, socket: socket_of(&director) },
+        error => error.into(),
     }
 }
