@@ -15,10 +15,11 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Adopted, Boot, Direction, Flags, Inserted, Left, NewConnection, Removal, TIMER_TICK, Table,
-    TableConfig, TableFiles, TableWorker,
+    AdoptError, Adopted, Boot, Connection, Direction, Flags, Inserted, Left, NewConnection, Removal,
+    TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::Counts;
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod;
 
@@ -42,10 +43,17 @@ fn table(files: &TableFiles) -> Arc<Table> {
     Table::create_in(files, CONFIG, HashSecret([5, 6, 7]), BOOT).unwrap()
 }
 
-fn adopt(files: &TableFiles) -> (Arc<Table>, Adopted) {
+/// The table, with the numbers of connections and templates of destination 3.
+fn adopt(files: &TableFiles) -> (Arc<Table>, Adopted, Counts) {
     let table = Table::map(files, CONFIG, BOOT).unwrap();
-    let adopted = table.take_over(Left::Killed, NOW, |number| number < 8);
-    (table, adopted)
+    let mut counts = Counts::default();
+    let count = |connection: &Connection<'_>| {
+        if connection.dest_ref() == 3 {
+            counts.count(connection);
+        }
+    };
+    let adopted = table.take_over(Left::Killed, NOW, |number| number < 8, count);
+    (table, adopted, counts)
 }
 
 fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
@@ -130,11 +138,10 @@ fn change(worker: &mut TableWorker) {
 
 /// Checks a table that was taken over at some moment of [`change`].
 fn is_whole(files: &TableFiles) {
-    let (table, Adopted { kept, destinations, .. }) = adopt(files);
+    let (table, Adopted { kept, .. }, counts) = adopt(files);
     let mut worker = table.handle(0).unwrap();
     changing().for_each(|new| _ = is_found(&worker, &new));
     assert!(staying().all(|new| is_found(&worker, &new)), "connections that stay");
-    let counts = destinations[&3];
     let flow = flows(&template(10))[0];
     let id = worker.find_template(&flow, worker.hash(&flow)).expect("the template that stays");
     assert_eq!(worker.connection(id).controlled(), 24);
@@ -211,7 +218,7 @@ fn timers_run_on_after_a_table_is_taken_over() {
         let expires = Millis(NOW.0 + 1000 * number);
         insert(&mut worker, &NewConnection { expires, ..new });
     }
-    let (table, Adopted { kept, .. }) = adopt(&shared);
+    let (table, Adopted { kept, .. }, _) = adopt(&shared);
     assert_eq!((kept, table.live()), (24, 24));
     let mut worker = table.handle(0).unwrap();
     for second in 0..24 {
@@ -257,7 +264,7 @@ fn a_table_is_taken_over_with_another_number_of_workers() {
     staying().for_each(|new| _ = insert(&mut worker, &new));
     let config = TableConfig { workers: 3, ..CONFIG };
     let table = Table::map(&shared, config, BOOT).unwrap();
-    table.take_over(Left::InOrder, NOW, |_| true);
+    table.take_over(Left::InOrder, NOW, |_| true, |_| ());
     let mut workers: Vec<_> = (0..3).map(|number| table.handle(number).unwrap()).collect();
     assert!(staying().all(|new| workers.iter().all(|worker| is_found(worker, &new))));
     // Each worker times its share.
@@ -289,7 +296,7 @@ proptest::proptest! {
             let file = if at % 2 == 0 { &shared.connections } else { &shared.extensions };
             file.write_all_at(&value.to_ne_bytes(), (at as u64 + 96) / 8 * 8).unwrap();
         }
-        let (table, Adopted { kept, .. }) = adopt(&shared);
+        let (table, Adopted { kept, .. }, _) = adopt(&shared);
         let mut worker = table.handle(0).unwrap();
         for new in staying().chain(changing()) {
             for flow in flows(&new) {

@@ -3,14 +3,17 @@
 //! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
 //! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{AdoptError, Adopted, Boot, Left, Table, TableConfig, TableFiles, random_secret};
+use xvs_dataplane::conn::{
+    AdoptError, Adopted, Boot, Connection, Left, Table, TableConfig, TableFiles, random_secret,
+};
+use xvs_dataplane::snapshot::Counts;
 use xvs_host::state_directory::{StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
 
@@ -149,11 +152,16 @@ impl TakenTable {
         let error = |error| StateDirectoryError::System { path, error };
         let (kept, found) = Kept::open(destinations, services).map_err(error)?;
         let known: BTreeSet<u32> = found.numbers().collect();
-        let taken = left.map(|left| table.take_over(left, now, |number| known.contains(&number)));
-        if let Some(Adopted { kept, discarded, .. }) = &taken {
+        let mut counts = BTreeMap::<u32, Counts>::new();
+        if let Some(left) = left {
+            let mut count = |connection: &Connection<'_>| {
+                counts.entry(connection.dest_ref()).or_default().count(connection)
+            };
+            let adopted = table.take_over(left, now, |number| known.contains(&number), &mut count);
+            let Adopted { kept, discarded } = adopted;
             tracing::info!("connections: {kept} are taken over, {discarded} incomplete ones are discarded");
         }
-        control.resume(kept, found, &taken.map(|taken| taken.destinations).unwrap_or_default());
+        control.resume(kept, found, &counts);
         Ok(())
     }
 }

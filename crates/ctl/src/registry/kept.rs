@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::Counts;
 use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, ServiceLive, Snapshot,
+    Counts, Destination, DestinationId, DestinationLive, Encapsulation, ServiceLive, Snapshot,
 };
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};

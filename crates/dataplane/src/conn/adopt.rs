@@ -6,7 +6,6 @@
 //! another version, size or start of the machine is refused as a whole. Runs once, before there are workers. Cost: three
 //! passes over the entries. Not here: which files these are, and who may open them.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,18 +14,18 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use xvs_proto::HashSecret;
-use xvs_sched::Load;
 
 use super::buckets::{Buckets, Claim, Entered, Key};
+use super::connection::Connection;
 use super::entry::Life;
 use super::flags::Flags;
+use super::id::ConnId;
 use super::slab::Slab;
 use super::table::{Boot, ENTRIES_MAX, Parts, Table, TableConfig};
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::{HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::shm::{Mapping, file_bytes};
-use crate::snapshot::Activity;
 
 /// The files of a table, on a tmpfs and entirely allocated.
 #[derive(Debug)]
@@ -53,17 +52,6 @@ pub struct Adopted {
     pub kept: usize,
     /// The number of those that had to be discarded.
     pub discarded: usize,
-    /// The connections of each destination, by its number.
-    pub destinations: BTreeMap<u32, Counts>,
-}
-
-/// The connections of a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Active and inactive ones.
-    pub load: Load,
-    /// Templates.
-    pub templates: u32,
 }
 
 /// Why a table is not taken over.
@@ -115,9 +103,15 @@ impl Table {
     }
 
     /// Takes over what a process has left that does not use the table any more. Before any handle of a worker is taken.
-    /// `is_known` tells whether there is a destination with a number.
-    pub fn take_over(&self, left: Left, now: Millis, is_known: impl Fn(u32) -> bool) -> Adopted {
-        rebuild(self, left, now, is_known)
+    /// `is_known` tells whether there is a destination with a number; `kept` sees each connection that is taken over.
+    pub fn take_over(
+        &self,
+        left: Left,
+        now: Millis,
+        is_known: impl Fn(u32) -> bool,
+        kept: impl FnMut(&Connection<'_>),
+    ) -> Adopted {
+        rebuild(self, left, now, is_known, kept)
     }
 }
 
@@ -173,7 +167,13 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
 }
 
 /// Builds everything but the entries anew; of a table that was left in order all but the index, too.
-fn rebuild(table: &Table, left: Left, now: Millis, is_known: impl Fn(u32) -> bool) -> Adopted {
+fn rebuild(
+    table: &Table,
+    left: Left,
+    now: Millis,
+    is_known: impl Fn(u32) -> bool,
+    mut keep: impl FnMut(&Connection<'_>),
+) -> Adopted {
     let Table { slab, buckets, secret, free_handles, config, counts, .. } = table;
     let header = &slab.header[0];
     let extent = slab.extent().min(slab.entries.len() as u32);
@@ -212,7 +212,6 @@ fn rebuild(table: &Table, left: Left, now: Millis, is_known: impl Fn(u32) -> boo
     let workers = free_handles.iter().take(config.workers);
     let mut states: Vec<_> =
         workers.map(|state| state.lock().unwrap_or_else(PoisonError::into_inner)).collect();
-    let mut destinations = BTreeMap::<u32, Counts>::new();
     let mut kept = 0;
     for index in 0..extent {
         let record = slab.record(index);
@@ -226,12 +225,7 @@ fn rebuild(table: &Table, left: Left, now: Millis, is_known: impl Fn(u32) -> boo
             continue;
         }
         kept += 1;
-        let of = destinations.entry(record.entry.dest.load(Ordering::Relaxed)).or_default();
-        match Activity::of(record.protocol(), life.state()) {
-            _ if record.is_template() => of.templates += 1,
-            Activity::Active => of.load.active += 1,
-            _ => of.load.inactive += 1,
-        }
+        keep(&Connection { id: ConnId(index), record });
         let controller = record.entry.controller.load(Ordering::Relaxed).checked_sub(1);
         let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
         if !controller.filter(is_template).is_some_and(|template| slab.entry(template).add_controlled()) {
@@ -244,7 +238,7 @@ fn rebuild(table: &Table, left: Left, now: Millis, is_known: impl Fn(u32) -> boo
         state.iter_mut().for_each(|state| state.unlinked = first_of(worker)..first_of(worker + 1));
     }
     counts[0].inserted.store(kept as u64, Relaxed);
-    Adopted { kept, discarded, destinations }
+    Adopted { kept, discarded }
 }
 
 /// Enters the keys of an entry in the empty index, unless another entry has one of them.

@@ -8,7 +8,7 @@ use xvs_sched::Load;
 
 use super::load::{Activity, LiveLoad};
 use crate::clock::Millis;
-use crate::conn::Counts;
+use crate::conn::Connection;
 use crate::counters::{SharedStats, StatsValues};
 
 /// Numbers of a service that outlive snapshots: the sums of what its destinations count, so that a packet is counted
@@ -65,6 +65,26 @@ impl ServiceLive {
 
 /// The time after which unanswered connections say nothing any more.
 const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// The connections of a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Active and inactive ones.
+    pub load: Load,
+    /// Templates.
+    pub templates: u32,
+}
+
+impl Counts {
+    /// Counts a connection or template.
+    pub fn count(&mut self, connection: &Connection<'_>) {
+        match Activity::of(connection.protocol(), connection.state()) {
+            _ if connection.is_template() => self.templates += 1,
+            Activity::Active => self.load.active += 1,
+            _ => self.load.inactive += 1,
+        }
+    }
+}
 
 /// Numbers of a destination that outlive snapshots.
 pub struct DestinationLive {

@@ -36,7 +36,7 @@ use crate::egress::Egress;
 pub use crate::egress::{Encapsulation, Tunnel};
 
 pub use self::destinations::{Destination, DestinationId, Destinations};
-pub use self::live::{DestinationLive, ServiceLive};
+pub use self::live::{Counts, DestinationLive, ServiceLive};
 pub use self::load::Activity;
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
 pub(crate) use self::route::Route;
