@@ -5,6 +5,7 @@
 //! a ratio holds on a noisy machine. Each part runs in a process of its own, so its memory can be measured. Not here:
 //! the whole pipeline (`benches/pipeline.rs`).
 
+use std::fs::File;
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
@@ -15,19 +16,21 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use hashbrown::HashMap;
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::time::{ClockId, clock_gettime};
 use xvs_ctl::api::connections::rows;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    CallIds, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker, Timers,
+    Boot, CallIds, Flags, Inserted, Left, NewConnection, Removal, Table, TableConfig, TableFiles,
+    TableWorker, Timers,
 };
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::{Activity, DestinationLive};
-use xvs_proto::{Endpoint, FlowKey, Protocol};
+use xvs_dataplane::snapshot::{Activity, Counts, DestinationLive};
+use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat};
 
 /// Name of a part, and its function.
-const PARTS: [(&str, fn()); 8] = [
+const PARTS: [(&str, fn()); 9] = [
     ("lookup-1k", || lookups(1_000)),
     ("lookup-100k", || lookups(100_000)),
     ("lookup-1M", || lookups(1_000_000)),
@@ -36,6 +39,7 @@ const PARTS: [(&str, fn()); 8] = [
     ("two-workers", two_workers),
     ("bytes", bytes_a_connection),
     ("listing-20M", || listing(20_000_000)),
+    ("take-over", || take_over(1_000_000)),
 ];
 /// Packets in a worker's burst.
 const BURST: usize = 64;
@@ -292,6 +296,29 @@ fn two_workers() {
         alone.0 / together.0,
         alone.1 / together.1
     );
+}
+
+/// A table of NAT connections in files, taken over from a process that was killed or has ended in order.
+fn take_over(connections: u32) {
+    let config = TableConfig { capacity: connections as usize, workers: 1, memory: Memory::OnDemand };
+    let file = |bytes| {
+        let file = File::from(memfd_create("table", MemfdFlags::CLOEXEC).expect("a memory file"));
+        file.set_len(bytes).expect("its length");
+        file
+    };
+    let [connections_file, extensions] = config.file_bytes().expect("the lengths").map(file);
+    let files = TableFiles { connections: connections_file, extensions };
+    let table = Table::create_in(&files, config, HashSecret([1, 2, 3]), Boot::default()).expect("a table");
+    let mut worker = table.handle(0).expect("a handle");
+    fill(&mut worker, 0..connections, Nat, Millis(900_000));
+    drop((worker, table));
+    for (left, name) in [(Left::Killed, "killed"), (Left::InOrder, "in order"), (Left::Killed, "killed")] {
+        let begun = Instant::now();
+        let table = Table::map(&files, config, Boot::default()).expect("the table");
+        let mut counts = Counts::default();
+        let adopted = table.take_over(left, Millis(1), |_| true, |connection| counts.count(connection));
+        println!("take over {} connections, {name}: {:.0?}", adopted.kept, begun.elapsed());
+    }
 }
 
 fn bytes_a_connection() {

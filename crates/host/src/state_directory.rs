@@ -154,6 +154,14 @@ impl StateDirectory {
         }
     }
 
+    /// Removes the directory with all its files.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_all(&self) -> Result<(), StateDirectoryError> {
+        fs::remove_dir_all(&self.path).map_err(system(&self.path))
+    }
+
     /// Removes a file, if it exists.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::difference::differences;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{Request, TakeOverStep};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
 use xvs_model::report::event::{EventQuery, Kind, Requester, millis_since_1970};
@@ -140,7 +140,14 @@ impl Handler for Dispatch {
             Request::TakeOver(step) => {
                 let process = u32::try_from(peer.pid).unwrap_or(0);
                 let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
-                daemon.take_over(&mut successor, step, process).map(|()| Reply::Done)
+                daemon.take_over(&mut successor, step, process)?;
+                let watchdog = daemon.shared().watchdog.get();
+                let watchdog_millis = watchdog.and_then(|time| u64::try_from(time.as_millis()).ok());
+                Ok(if step == TakeOverStep::Begin {
+                    Reply::Prepares { watchdog_millis }
+                } else {
+                    Reply::Done
+                })
             }
             Request::Stop { release } => {
                 let (request, requester) = (Request::Stop { release }, requester(peer));

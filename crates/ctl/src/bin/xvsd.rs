@@ -78,6 +78,7 @@ fn run(
     let dispatch = Arc::new(Dispatch::new(stop));
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let take_over = takes_over.then(|| TakeOver::begin(&config.socket)).transpose()?;
+    let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
     // The socket and the address of a running xvsd are free when that has ended.
     let listen = || -> Result<_, Box<dyn Error>> {
         let server = Server::start(settings.clone(), dispatch.clone())?;
@@ -111,7 +112,7 @@ fn run(
     if takes_over {
         successor::is_ready();
     }
-    let watchdog = Watchdog::start(daemon.handle())?;
+    let watchdog = Watchdog::start(daemon.handle(), inherited)?;
     let (code, ending) = select! {
         recv(stop_requests) -> request => {
             let Stop { why, ending } = request?;

@@ -372,7 +372,12 @@ impl<D: Datapath> Control<D> {
             )
         });
         let journal = self.journal.as_ref().and_then(Journal::warning);
-        late.into_iter().chain(journal).chain(self.owned.warnings()).collect()
+        let numbers = self.registry.keep_failure().map(|error| {
+            format!(
+                "totals and numbers of real servers are not saved ({error}); make room in state_directory"
+            )
+        });
+        late.into_iter().chain(journal).chain(numbers).chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast

@@ -7,6 +7,7 @@
 //! their last burst, sockets close. A start that fails drops what it has started.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -189,6 +190,8 @@ impl Daemon {
             table,
             reader,
             sweeping: sweeper.turn(),
+            watchdog: OnceLock::new(),
+            hands_over: AtomicBool::new(false),
             published,
             counters,
             wakers,
@@ -339,6 +342,11 @@ impl Daemon {
         let datapath = self.control.take().map(JoinHandle::join);
         if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {
             datapath.workers().0.release();
+            // The mapped table stays until the process has ended.
+            let removed = self.directory.as_ref().map(StateDirectory::remove_all);
+            if let Some(Err(error)) = removed {
+                tracing::error!("state_directory: {error}");
+            }
         }
     }
 }

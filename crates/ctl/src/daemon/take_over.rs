@@ -23,6 +23,7 @@ pub struct TakeOver {
     socket: std::path::PathBuf,
     /// When the running xvsd stopped forwarding.
     paused_at: Option<Instant>,
+    watchdog: Option<Duration>,
 }
 
 /// Why a take-over fails. The running xvsd continues.
@@ -44,9 +45,14 @@ impl TakeOver {
     pub fn begin(socket: &Path) -> Result<Self, TakeOverError> {
         let failed = |why| TakeOverError { socket: socket.to_owned(), why };
         let client = Client::connect(socket).map_err(failed)?;
-        let mut this = Self { client, socket: socket.to_owned(), paused_at: None };
+        let mut this = Self { client, socket: socket.to_owned(), paused_at: None, watchdog: None };
         this.step(TakeOverStep::Begin)?;
         Ok(this)
+    }
+
+    /// The time of systemd's watchdog, which the running xvsd notifies.
+    pub fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
     }
 
     /// Lets the running xvsd close its sockets.
@@ -54,9 +60,8 @@ impl TakeOver {
     /// # Errors
     /// It does not answer, or has given up.
     pub fn pause(&mut self) -> Result<(), TakeOverError> {
-        self.step(TakeOverStep::Pause)?;
         self.paused_at = Some(Instant::now());
-        Ok(())
+        self.step(TakeOverStep::Pause)
     }
 
     /// Takes the connection table: the running xvsd cannot simply continue any more.
@@ -86,6 +91,10 @@ impl TakeOver {
         let failed = |why| TakeOverError { socket: self.socket.clone(), why };
         match self.client.call(Request::TakeOver(step)).map_err(failed)? {
             Reply::Done => Ok(()),
+            Reply::Prepares { watchdog_millis } => {
+                self.watchdog = watchdog_millis.map(Duration::from_millis);
+                Ok(())
+            }
             other => Err(failed(Failure::unexpected(&other))),
         }
     }

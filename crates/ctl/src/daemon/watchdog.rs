@@ -19,14 +19,14 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts the thread if systemd has set `WATCHDOG_USEC`.
+    /// Starts the thread if systemd has set `WATCHDOG_USEC`, or the process before this one had this time.
     ///
     /// # Errors
     /// The system has no room for another thread.
-    pub fn start(daemon: Handle) -> io::Result<Option<Self>> {
-        let Some(time) = sd_notify::watchdog_enabled().filter(|time| !time.is_zero()) else {
-            return Ok(None);
-        };
+    pub fn start(daemon: Handle, inherited: Option<Duration>) -> io::Result<Option<Self>> {
+        let time = sd_notify::watchdog_enabled().or(inherited).filter(|time| !time.is_zero());
+        let Some(time) = time else { return Ok(None) };
+        let _ = daemon.shared().watchdog.set(time);
         let (end, ended) = bounded(0);
         let check = move |patience| liveness::check(&daemon, patience);
         let notify = || {

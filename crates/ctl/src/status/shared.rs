@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +46,10 @@ pub struct Shared {
     pub(crate) hold: Option<Arc<Hold>>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
+    /// The time of systemd's watchdog, if it is notified.
+    pub(crate) watchdog: OnceLock<Duration>,
+    /// Whether the control thread hands over to a successor, and so answers nothing else.
+    pub(crate) hands_over: AtomicBool,
     /// While a thread holds this, no connections are swept.
     pub(crate) sweeping: Arc<Mutex<()>>,
     /// The snapshot that workers use.
@@ -248,6 +253,8 @@ impl Shared {
             request_durations: RequestDurations::default(),
             swept: Arc::default(),
             sweeping: Arc::default(),
+            watchdog: OnceLock::new(),
+            hands_over: AtomicBool::new(false),
             history: History::default(),
             events: Arc::default(),
             facts: Mutex::default(),

@@ -30,6 +30,11 @@ use crate::report::traffic::Traffic;
 pub enum Reply {
     /// The change is in force for every packet from now on.
     Done,
+    /// The running daemon has noted its successor.
+    Prepares {
+        /// The time of systemd's watchdog, which the successor has to notify from then on.
+        watchdog_millis: Option<u64>,
+    },
     /// The result of each command of a batch, in the batch's order.
     Restored(Vec<Result<(), CommandError>>),
     /// The differences between the running and the wanted state that were removed; empty if there were none.

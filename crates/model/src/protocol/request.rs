@@ -103,7 +103,7 @@ pub enum Request {
     Examine,
     /// Reads keepalived.conf again; answered by `Reply::Reloaded`.
     Reload,
-    /// A step of a successor that takes over from the daemon; answered by `Reply::Done`.
+    /// A step of a successor that takes over from the daemon; answered by `Reply::Prepares`, and then by `Reply::Done`.
     TakeOver(TakeOverStep),
     /// Ends the daemon; answered by `Reply::Done` before it ends.
     Stop {

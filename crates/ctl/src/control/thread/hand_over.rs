@@ -9,12 +9,13 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
@@ -38,6 +39,13 @@ enum Stage {
 impl ControlThread {
     /// Hands over to the process with this id, which sends its further steps by `steps`. Returns if it fails.
     pub(super) fn hand_over(&mut self, successor: u32, steps: &Receiver<Step>) {
+        // Relaxed: it orders nothing.
+        self.shared.hands_over.store(true, Ordering::Relaxed);
+        self.hand_over_steps(successor, steps);
+        self.shared.hands_over.store(false, Ordering::Relaxed);
+    }
+
+    fn hand_over_steps(&mut self, successor: u32, steps: &Receiver<Step>) {
         tracing::info!("process {successor} prepares to take over; changes wait until then");
         let shared = self.shared.clone();
         // They have their own reasons to end connections; while these are held, they do not.
@@ -75,6 +83,8 @@ impl ControlThread {
             }
         };
         tracing::warn!("process {successor} does not take over: {why}; this process continues");
+        // It must not take anything from now on.
+        process.iter().for_each(end);
         if stage == Stage::Taken {
             tracing::warn!("it had the connection table already, so this process begins anew");
             begin_anew();
@@ -101,6 +111,13 @@ impl ControlThread {
 fn open(process: u32) -> io::Result<OwnedFd> {
     let id = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(pidfd_open(id, PidfdFlags::empty())?)
+}
+
+/// Kills a process, and waits for its end.
+fn end(process: &OwnedFd) {
+    // An error: it has ended already.
+    let _ = pidfd_send_signal(process, Signal::KILL);
+    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
 }
 
 fn has_ended(process: Result<&OwnedFd, &io::Error>) -> bool {
