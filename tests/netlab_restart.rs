@@ -5,9 +5,11 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 use xvs::cluster::virtual_endpoint;
-use xvs::director::Protocol;
+use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 
@@ -91,6 +93,33 @@ fn nat_connections_go_on_when_a_successor_takes_over() {
 #[test]
 fn full_nat_connections_go_on_when_a_successor_takes_over() {
     goes_on_with_a_successor(Method::FullNat);
+}
+
+#[test]
+fn a_successor_that_is_killed_at_any_moment_loses_no_connection() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let director = Director::start_with(&cluster, Workers::Two, &HELD);
+    director.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let mut streams = half_uploads(&cluster, 12);
+    let mut all = vec![director];
+    for millis in (10..300).step_by(25) {
+        let mut successor = Director::begin_take_over(&cluster, Workers::Two, &HELD);
+        thread::sleep(Duration::from_millis(millis));
+        successor.kill_successor();
+        // The former one goes on or begins anew, unless it had ended already.
+        let is_healthy = |_| {
+            thread::sleep(Duration::from_millis(100));
+            let healthy = cluster.command(Host::Director, program("xvs")).args(["healthy"]).output();
+            healthy.is_ok_and(|output| output.status.success())
+        };
+        if !(0..30).any(is_healthy) {
+            all.push(Director::start_with(&cluster, Workers::Two, &HELD));
+        }
+        finish(streams.drain(..2).collect());
+        streams.extend(half_uploads(&cluster, 2));
+    }
+    finish(streams);
 }
 
 #[test]

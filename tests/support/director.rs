@@ -134,11 +134,29 @@ impl<'a> Director<'a> {
     /// # Errors
     /// The log of a successor that has failed.
     pub fn take_over(cluster: &'a Cluster, workers: Workers, more: &[&str]) -> Result<Self, String> {
-        let workers = workers.count().to_string();
-        let arguments = ["--take-over", "--interface", "wan", "--interface", "lan", "--workers", &workers];
-        let mut this = Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[]);
+        let mut this = Self::begin_take_over(cluster, workers, more);
         this.is_successor = this.wait().success();
         if this.is_successor { Ok(this) } else { Err(this.log()) }
+    }
+
+    /// The same, and returns at once.
+    pub fn begin_take_over(cluster: &'a Cluster, workers: Workers, more: &[&str]) -> Self {
+        let workers = workers.count().to_string();
+        let arguments = ["--take-over", "--interface", "wan", "--interface", "lan", "--workers", &workers];
+        Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[])
+    }
+
+    /// Kills the process that [`Self::begin_take_over`] has put in the background, if there is one yet, and waits for
+    /// the one that has started it.
+    pub fn kill_successor(&mut self) {
+        let found = Command::new("pgrep").args(["-P", &self.process().to_string()]).output();
+        let found = found.expect("pgrep can be started").stdout;
+        for process in String::from_utf8_lossy(&found).split_whitespace() {
+            let process = process.parse().ok().and_then(Pid::from_raw).expect("pgrep prints process ids");
+            // It may have ended.
+            let _ = kill_process(process, Signal::KILL);
+        }
+        self.wait();
     }
 
     fn launch(cluster: &'a Cluster, host: Host, arguments: &[&str], variables: &[&str]) -> Self {
