@@ -136,8 +136,8 @@ fn change(worker: &mut TableWorker) {
     worker.quiescent();
 }
 
-/// Checks a table that was taken over at some moment of [`change`].
-fn is_whole(files: &TableFiles) {
+/// Checks a table that was taken over at some moment of [`change`]; and fills it, if `filled`.
+fn is_whole(files: &TableFiles, filled: bool) {
     let (table, Adopted { kept, .. }, counts) = adopt(files);
     let mut worker = table.handle(0).unwrap();
     changing().for_each(|new| _ = is_found(&worker, &new));
@@ -146,6 +146,9 @@ fn is_whole(files: &TableFiles) {
     let id = worker.find_template(&flow, worker.hash(&flow)).expect("the template that stays");
     assert_eq!(worker.connection(id).controlled(), 24);
     assert_eq!((counts.load.active + counts.load.inactive + counts.templates) as usize, kept);
+    if !filled {
+        return;
+    }
     // Nothing is lost: every entry is in use or can be taken.
     let all = CONFIG.capacity + 3 * 192;
     let mut taken = 0;
@@ -197,7 +200,7 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
         shared.connections.read_exact_at(&mut now[0], 0).unwrap();
         shared.extensions.read_exact_at(&mut now[1], 0).unwrap();
         if now != before {
-            is_whole(&files([&now[0], &now[1]]));
+            is_whole(&files([&now[0], &now[1]]), states % 8 == 0);
             states += 1;
             before.clone_from(&now);
         }

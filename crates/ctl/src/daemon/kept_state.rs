@@ -53,25 +53,30 @@ impl KeptState {
             (Some(parent), Others::Ended) => StateDirectory::open(parent, &name),
             (Some(parent), Others::Run) => StateDirectory::of_another(parent, &name),
         };
-        let state = opened.map_err(DaemonError::from);
-        match state.and_then(|directory| Self::in_directory(directory, table, others)) {
-            Err(DaemonError::StateDirectory(error))
-                if others == Others::Ended && !config.is_given("state_directory") =>
-            {
-                in_memory(vec![format!(
-                    "a restart of xvsd will lose all connections: state_directory: {error}"
-                )])
+        let may_do_without = others == Others::Ended && !config.is_given("state_directory");
+        let directory = match opened {
+            Err(error) if may_do_without => return in_memory(vec![without(&error)]),
+            directory => directory?,
+        };
+        match Self::table_in(&directory, table, others) {
+            // There may still be room for the rest.
+            Err(DaemonError::StateDirectory(error)) if may_do_without => {
+                Ok(Self { directory: Some(directory), ..in_memory(vec![without(&error)])? })
             }
-            state => state,
+            table => {
+                let (table, left, warnings) = table?;
+                Ok(Self { table, directory: Some(directory), warnings, left })
+            }
         }
     }
 
-    fn in_directory(
-        directory: StateDirectory,
+    /// The table in this directory, how an earlier process has left it, and sentences for the operator.
+    fn table_in(
+        directory: &StateDirectory,
         config: TableConfig,
         others: Others,
-    ) -> Result<Self, DaemonError> {
-        let failed = |error| failed(&directory, error);
+    ) -> Result<(Arc<Table>, Option<Left>, Vec<String>), DaemonError> {
+        let failed = |error| failed(directory, error);
         let boot = Boot(boot::id().map_err(failed)?);
         let mut warnings = Vec::new();
         let files =
@@ -98,15 +103,17 @@ impl KeptState {
             Some(mapped) => mapped,
             None => {
                 let [connections, extensions] = config.file_bytes().map_err(failed)?;
-                let files = TableFiles {
-                    connections: directory.new_file(CONNECTIONS, connections)?,
-                    extensions: directory.new_file(EXTENSIONS, extensions)?,
-                };
+                let connections = directory.new_file(CONNECTIONS, connections)?;
+                // Half of a table would take room for nothing.
+                let extensions = directory.new_file(EXTENSIONS, extensions).inspect_err(|_| {
+                    let _ = directory.remove(CONNECTIONS);
+                });
+                let files = TableFiles { connections, extensions: extensions? };
                 let secret = random_secret().map_err(failed)?;
                 (Table::create_in(&files, config, secret, boot).map_err(failed)?, None)
             }
         };
-        Ok(Self { table, directory: Some(directory), warnings, left })
+        Ok((table, left, warnings))
     }
 
     /// Lets the control plane return to the names and numbers of destinations.
@@ -171,6 +178,10 @@ impl TakenTable {
 pub(super) enum Others {
     Ended,
     Run,
+}
+
+fn without(error: &StateDirectoryError) -> String {
+    format!("a restart of xvsd will lose all connections: state_directory: {error}")
 }
 
 fn open_numbers(directory: &StateDirectory) -> Result<(Kept, Found), StateDirectoryError> {

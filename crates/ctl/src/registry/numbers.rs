@@ -31,6 +31,8 @@ pub(super) struct Records {
     image: Vec<u8>,
     /// The bytes that are not written yet.
     changed: Range<usize>,
+    /// Whether the file may have something else, which the first write removes.
+    is_new: bool,
 }
 
 /// Records with their places.
@@ -56,12 +58,11 @@ impl Records {
         if !image.starts_with(HEAD) {
             image = vec![0; RECORD];
             image[..HEAD.len()].copy_from_slice(HEAD);
-            file.set_len(0)?;
         }
         let records = (0..).zip(image[RECORD..].chunks_exact(RECORD));
         let records = records.filter_map(|(place, bytes)| Some((place, read(bytes)?))).collect();
-        let changed = 0..image.len();
-        Ok((Self { file, image, changed }, records))
+        let (changed, is_new) = (0..image.len(), image.len() == RECORD);
+        Ok((Self { file, image, changed, is_new }, records))
     }
 
     /// Enters a record, also in the place of another.
@@ -100,6 +101,10 @@ impl Records {
     /// It cannot be written; the next call tries again.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let Range { start, end } = self.changed;
+        if self.is_new {
+            self.file.set_len(0)?;
+            self.is_new = false;
+        }
         self.file.write_all_at(&self.image[start..end], start as u64)?;
         self.changed = end..end;
         Ok(())
