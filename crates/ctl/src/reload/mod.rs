@@ -140,6 +140,9 @@ impl Reloader {
             lines.push(checks.replace(read).inspect_err(|_| _ = set_mode(&new, old))?);
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
         }
+        if new == *old {
+            return Ok(said(&lines));
+        }
         // Nothing below fails, unless xvsd ends.
         let undone = self.daemon.reload_settings(Reloaded {
             changed: changes.iter().filter_map(Difference::setting).map(str::to_owned).collect(),
@@ -174,7 +177,7 @@ impl Reloader {
             }
             self.note(line);
         }
-        Ok(if lines.is_empty() { "no key of xvs.toml has changed".to_owned() } else { lines.join("\n") })
+        Ok(said(&lines))
     }
 
     /// Lets a successor begin with the file. This process ends when it has taken over.
@@ -259,6 +262,11 @@ impl Reloader {
         let epoch = shared.published.load().epoch;
         shared.events.record(Kind::Change, epoch, line);
     }
+}
+
+/// The answer of these lines.
+fn said(lines: &[String]) -> String {
+    if lines.is_empty() { "no key of xvs.toml has changed".to_owned() } else { lines.join("\n") }
 }
 
 /// The lines that bring a journal back to these settings.
