@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use xvs::cluster::{complete, succeed, virtual_endpoint};
+use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Layout, Method, Workers, clients, traffic, wait};
@@ -189,6 +189,50 @@ fn workers_and_interfaces_change_by_a_successor_and_connections_and_settings_go_
     assert_eq!(setting(&director, "sloppy_tcp"), "sloppy_tcp 1 xvs set");
     streams.into_iter().for_each(finish);
     finish(half_upload(&cluster));
+}
+
+/// A keepalived.conf of one service at this port, without checks.
+fn keepalived(cluster: &Cluster, port: u16) -> PathBuf {
+    let path = cluster.state().join(format!("keepalived-{port}.conf"));
+    let server = format!("real_server {} {port} {{\nweight 1\n}}", real_server(1));
+    let text =
+        format!("virtual_server {VIP} {port} {{\nlb_algo rr\nlb_kind NAT\nprotocol TCP\n{server}\n}}\n");
+    fs::write(&path, text).expect("the cluster's folder takes files");
+    path
+}
+
+#[test]
+fn a_keepalived_conf_begins_and_ends_by_a_successor_and_another_one_takes_its_place_at_once() {
+    let cluster = Cluster::up(Layout::default());
+    let file = File::new(&cluster, &both(1, HELD));
+    let with = |port| both(1, &format!("{HELD}[keepalived]\nfile = {:?}\n", keepalived(&cluster, port)));
+    let mut director = file.start(&cluster);
+    director.adm(&format!("-A -t {VIP}:82 -s rr"));
+    let services = |port: &str| {
+        wait::until(&format!("services {port} and 82"), || {
+            let saved = complete(cluster.command(Host::Director, program("xvsadm")).arg("-Sn")).stdout;
+            let saved = String::from_utf8_lossy(&saved).into_owned();
+            let of_file = saved.contains(&format!("-A -t {VIP}:{port} -s rr"));
+            let has = of_file || port.is_empty() && saved.matches("-A ").count() == 1;
+            (has && saved.contains(&format!("-A -t {VIP}:82 -s rr"))).then_some(())
+        });
+    };
+    file.write(&with(80));
+    assert!(director.xvs("reload").contains("keepalived.file: not set -> "));
+    director.is_taken_over();
+    services("80");
+    file.write(&with(81));
+    let reply = director.xvs("reload");
+    assert!(
+        reply.contains("keepalived-80.conf -> ") && reply.contains("virtual servers: 1 (1 new, 1 gone)"),
+        "{reply}"
+    );
+    services("81");
+    assert!(!director.adm("-Sn").contains(":80 "));
+    assert!(director.xvs("health").contains("keepalived-81.conf"), "{}", director.xvs("health"));
+    file.write(&both(1, HELD));
+    assert!(director.xvs("reload").contains("-> not set, by a successor"));
+    services("");
 }
 
 #[test]

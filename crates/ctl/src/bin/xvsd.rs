@@ -82,7 +82,15 @@ fn run(
     // The socket and the address of a running xvsd are free when that has ended.
     let listen = || -> Result<_, Box<dyn Error>> {
         let server = Server::start(settings.clone(), dispatch.clone())?;
-        Ok((server, config.metrics_address.map(Listener::bind).transpose()?))
+        let listener = match config.metrics_address.map(Listener::bind).transpose() {
+            // The former xvsd has ended, so that this one must go on.
+            Err(error) if takes_over => {
+                tracing::error!("{error}; no metrics are served until `xvs reload`");
+                None
+            }
+            bound => bound?,
+        };
+        Ok((server, listener))
     };
     let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;

@@ -125,12 +125,11 @@ impl Reloader {
         changes: &[Difference],
     ) -> Result<String, CommandError> {
         let old = &running.config;
-        let exporter = match new.metrics_address != old.metrics_address {
-            true => {
-                listener(old, &new)?.map(|listener| self.serve(listener)).transpose().map_err(unchanged)?
-            }
-            false => None,
-        };
+        // A successor whose address was in use has no exporter.
+        let is_served = new.metrics_address.is_some() == running.exporter.is_some();
+        let serves_anew = new.metrics_address != old.metrics_address || !is_served;
+        let listener = if serves_anew { listener(old, &new)? } else { None };
+        let exporter = listener.map(|listener| self.serve(listener)).transpose().map_err(unchanged)?;
         let filter = new.log_filter().map_err(unchanged)?;
         let checks = self.checks.as_ref();
         let checks = checks.map(|checks| Ok((checks, read_again(&new.keepalived, checks)?))).transpose()?;
@@ -140,7 +139,7 @@ impl Reloader {
             lines.push(checks.replace(read).inspect_err(|_| _ = set_mode(&new, old))?);
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
         }
-        if new == *old {
+        if new == *old && is_served {
             return Ok(said(&lines));
         }
         // Nothing below fails, unless xvsd ends.
@@ -157,7 +156,7 @@ impl Reloader {
         {
             tracing::error!("log: {error}");
         }
-        if new.metrics_address != old.metrics_address {
+        if serves_anew {
             running.exporter = exporter;
         }
         self.destinations.store(new.metrics_destinations, Ordering::Relaxed);
