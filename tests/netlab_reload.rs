@@ -281,6 +281,27 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
 }
 
 #[test]
+fn a_successor_whose_metrics_address_is_in_use_forwards_and_says_so() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let mut former = Director::start_with(&cluster, Workers::One, &["--hold", "10s"]);
+    former.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let stream = half_upload(&cluster);
+    let taken = cluster.run(Host::Director, || TcpListener::bind(METRICS)).expect("a free port");
+    let with_metrics = ["--hold", "10s", "--metrics", METRICS];
+    let take_over =
+        || Director::take_over(&cluster, Workers::One, &with_metrics).unwrap_or_else(|log| panic!("{log}"));
+    let mut director = take_over();
+    assert!(former.has_ended().success(), "{}", former.log());
+    assert!(director.log().contains("no metrics are served"), "{}", director.log());
+    finish(stream);
+    drop(taken);
+    let _again = take_over();
+    assert!(director.has_ended().success() && metrics(&cluster).is_some());
+    finish(half_upload(&cluster));
+}
+
+#[test]
 fn without_a_hold_a_key_that_needs_a_successor_is_refused_and_others_change() {
     let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
     let file = File::new(&cluster, &both(1, "hold = \"0\"\n"));

@@ -85,7 +85,7 @@ fn run(
         let listener = match config.metrics_address.map(Listener::bind).transpose() {
             // The former xvsd has ended, so that this one must go on.
             Err(error) if takes_over => {
-                tracing::error!("{error}; no metrics are served until `xvs reload`");
+                tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
                 None
             }
             bound => bound?,
