@@ -180,7 +180,8 @@ impl<'a> Director<'a> {
         let mut command = cluster.command(host, "env");
         command.args(variables).arg(program("xvsd")).args(arguments);
         // A test that drops a director expects the kernel to have its packets.
-        if !arguments.contains(&"--hold") {
+        let in_file = |name: &&str| fs::read_to_string(name).is_ok_and(|text| text.contains("hold = "));
+        if !arguments.contains(&"--hold") && !arguments.iter().any(in_file) {
             command.args(["--hold", "0"]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
@@ -196,6 +197,13 @@ impl<'a> Director<'a> {
     /// Waits for the end of a daemon that ends by itself.
     pub fn has_ended(&mut self) -> ExitStatus {
         self.wait()
+    }
+
+    /// Waits for the end of a daemon whose reload has started a successor, which has the same log and is ended on drop.
+    pub fn is_taken_over(&mut self) {
+        let status = self.wait();
+        assert!(status.success(), "{status}: {}", self.log());
+        self.is_successor = true;
     }
 
     /// Kills the daemon so that it can't clean up.

@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Apply(apply::Arguments),
     /// Keep the changes of `apply --confirm-within`
     Confirm(confirm::Arguments),
-    /// Reload the keepalived.conf of xvsd; unchanged services continue, a file with errors is refused
+    /// Reload xvs.toml and the keepalived.conf of xvsd: all that differs, or nothing if a file has an error
     Reload(reload::Arguments),
     /// Show the settings in force, and where each comes from
     Get(get::Arguments),

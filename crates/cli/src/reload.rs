@@ -1,4 +1,4 @@
-//! `xvs reload`: reloads the keepalived.conf of xvsd.
+//! `xvs reload`: reloads xvs.toml and the keepalived.conf of xvsd.
 
 use std::io::Write;
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -16,7 +16,7 @@ use crate::config::{Config, ConfigError};
 /// Runs in the foreground until SIGTERM or SIGINT; a second signal ends it at once. Services are configured with
 /// xvsadm. Exit code: 0 after a signal, 2 for a wrong command line or configuration or missing rights, which a
 /// retry does not change, 1 for another failed start or an internal fault.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "xvsd", version)]
 pub struct Arguments {
     /// The file xvs.toml; other options override its values
@@ -62,6 +62,11 @@ impl Arguments {
     /// Whether it takes over from a running xvsd.
     pub fn takes_over(&self) -> bool {
         self.take_over
+    }
+
+    /// The file xvs.toml.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// The configuration: that of the file, if one is given, overridden by the other options.

@@ -1,6 +1,6 @@
 //! The configuration file `xvs.toml`: its keys, their defaults and units. An empty file is valid.
 //!
-//! Read once, at the start. Not here: services, which come from commands and from the file of `rules`.
+//! Read at the start and at each reload. Not here: services, which come from commands and from the file of `rules`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -87,7 +87,7 @@ pub struct Config {
     pub(crate) sources: BTreeMap<String, Source>,
     /// The file that this was read from.
     #[serde(skip)]
-    toml: Option<FileRecord>,
+    pub(crate) toml: Option<FileRecord>,
 }
 
 /// The section `[keepalived]`: the use of a keepalived.conf.

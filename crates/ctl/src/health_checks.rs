@@ -4,8 +4,8 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 use thiserror::Error;
@@ -69,39 +69,28 @@ pub(crate) fn start(
     let reported = checks.clone();
     let _ = shared.health.set(Arc::new(move || reported.report()));
     let _ = shared.health_thread.set(checks.runtime().clone());
-    let reloading =
-        Reloading { file, config_id: keepalived.config_id.clone(), checks, reading: Mutex::default() };
-    let _ = shared.reload.set(Arc::new(move || reloading.reload()));
     Ok(engine)
 }
 
-/// Reloads of the file.
-struct Reloading {
-    file: PathBuf,
-    config_id: Option<String>,
-    checks: engine::Handle,
-    /// Held from the start of reading until the new content is in force: one reload at a time.
-    reading: Mutex<()>,
-}
-
-impl Reloading {
-    fn reload(&self) -> Result<String, CommandError> {
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = read_usable(&self.file, self.config_id.as_deref()).and_then(|read| {
-            // Such a file is more likely half written than intended.
-            let is_empty = read.configuration.virtual_servers.is_empty() && self.checks.has_virtual_servers();
-            let (file, next) = (self.file.display(), "restart xvsd to remove those that run");
-            if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
-        });
-        match read {
-            Ok(read) => self.checks.replace(read),
-            Err(text) => {
-                self.checks.refuse(&text);
-                let why = format!("xvs: nothing has changed because the file cannot be used:\n{text}");
-                Err(CommandError::Failed { why })
-            }
+/// Reads a file to replace what runs, and records a refusal of the file that runs.
+///
+/// # Errors
+/// The errors in the file, a line each; or it has no virtual servers while some run.
+pub(crate) fn read_again(keepalived: &Keepalived, checks: &engine::Handle) -> Result<Prepared, CommandError> {
+    let file = keepalived.file.clone().unwrap_or_default();
+    let read = read_usable(&file, keepalived.config_id.as_deref()).and_then(|read| {
+        // Such a file is more likely half written than intended.
+        let is_empty = read.configuration.virtual_servers.is_empty() && checks.has_virtual_servers();
+        let (file, next) = (file.display(), "restart xvsd to remove those that run");
+        if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
+    });
+    read.map_err(|text| {
+        if Path::new(&checks.report().file) == file {
+            checks.refuse(&text);
         }
-    }
+        let why = format!("xvs: nothing has changed because the file cannot be used:\n{text}");
+        CommandError::Failed { why }
+    })
 }
 
 /// The director, as the environment of the health checks.

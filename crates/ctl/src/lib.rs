@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod api;
 pub mod control;
 pub mod registry;
+pub mod reload;
 
 pub mod firewall_marks;
 mod health_checks;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// Lines that may wait, a few megabytes.
 const WAITING: usize = 16_384;
@@ -22,8 +22,12 @@ const STALLED: Duration = Duration::from_secs(1);
 /// The log, for as long as it is written. Dropping it writes the lines that wait, for a second at most.
 pub struct Log {
     losses: Losses,
+    filter: SetFilter,
     writer: Option<WorkerGuard>,
 }
+
+/// Replaces the filter of the log. Its error is a bug: the log has ended.
+pub type SetFilter = Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 /// The lines that the log has lost.
 #[derive(Clone)]
@@ -45,7 +49,10 @@ impl Log {
         let builder = NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("xvs-log");
         let (lines, writer) = builder.finish(sink);
         let losses = Losses { writing, overflowed: lines.error_counter() };
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(lines).init();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(lines);
+        let log = log.with_filter_reloading();
+        let handle = log.reload_handle();
+        log.init();
         panic::set_hook(Box::new(|panic| {
             let backtrace = Backtrace::capture();
             match backtrace.status() {
@@ -53,7 +60,13 @@ impl Log {
                 _ => tracing::error!("{panic}"),
             }
         }));
-        Ok(Self { losses, writer: Some(writer) })
+        let filter: SetFilter = Arc::new(move |filter| handle.reload(filter));
+        Ok(Self { losses, filter, writer: Some(writer) })
+    }
+
+    /// Replaces its filter.
+    pub fn filter(&self) -> SetFilter {
+        self.filter.clone()
     }
 
     /// The lines that it has lost.

@@ -52,7 +52,7 @@ impl<P: Port> Worker<P> {
         let mut last = LAST_BURSTS;
         let mut busy_since: Option<Duration> = None;
         let hold = self.hold.clone().filter(|hold| !hold.length().is_zero());
-        let beats = hold.as_ref().map_or(Beats::NONE, |hold| Beats::of(hold.length()));
+        let mut beats = Beats::NONE;
         let mut next_beat = Duration::ZERO;
         loop {
             let stopping = self.stop.load(Ordering::Relaxed);
@@ -61,7 +61,10 @@ impl<P: Port> Worker<P> {
                 self.pipeline.transmitter.counters().count_busy(begun.saturating_sub(since));
             }
             if begun >= next_beat {
-                hold.as_ref().inspect(|hold| hold.beat(begun));
+                if let Some(hold) = &hold {
+                    hold.beat(begun);
+                    beats = Beats::of(hold.length());
+                }
                 next_beat = begun + beats.interval;
             }
             let now = Millis::from(begun);

@@ -110,6 +110,11 @@ impl Handle {
         let _ = self.manager.send(Message::Disabled(Arc::new(disabled)));
     }
 
+    /// Sets the file name in reports.
+    pub fn set_file(&self, file: PathBuf) {
+        self.results.lock().file = file;
+    }
+
     /// Records in the report that the file was read and refused.
     pub fn refuse(&self, why: &str) {
         self.results.lock().refuse(why);

@@ -23,8 +23,8 @@ use xvs_ctl::daemon::take_over::TakeOver;
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
-use xvs_ctl::metrics;
 use xvs_ctl::metrics::exporter::Listener;
+use xvs_ctl::reload::Reloader;
 use xvs_health::prepare::Prepared;
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     if takes_over && !successor::is_one() {
         return successor::start();
     }
-    let config = match arguments.config() {
+    let config = match arguments.clone().config() {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(keepalived) => keepalived,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    match run(&config, files, keepalived, takes_over) {
+    match run(arguments, &config, files, keepalived) {
         Ok(code) => code,
         Err(error) => {
             let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
@@ -59,11 +59,12 @@ fn main() -> ExitCode {
 
 /// Runs the daemon until a signal or a fault ends it.
 fn run(
+    arguments: Arguments,
     config: &Config,
     files: Files,
     keepalived: Option<Prepared>,
-    takes_over: bool,
 ) -> Result<ExitCode, Box<dyn Error>> {
+    let takes_over = arguments.takes_over();
     rights::check()?;
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
@@ -82,7 +83,15 @@ fn run(
     // The socket and the address of a running xvsd are free when that has ended.
     let listen = || -> Result<_, Box<dyn Error>> {
         let server = Server::start(settings.clone(), dispatch.clone())?;
-        Ok((server, config.metrics_address.map(Listener::bind).transpose()?))
+        let listener = match config.metrics_address.map(Listener::bind).transpose() {
+            // The former xvsd has ended, so that this one must go on.
+            Err(error) if takes_over => {
+                tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
+                None
+            }
+            bound => bound?,
+        };
+        Ok((server, listener))
     };
     let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
@@ -96,15 +105,13 @@ fn run(
         return Err(error);
     }
     let (server, listener) = listening.map_or_else(listen, Ok)?;
+    let reloader = (arguments, config.clone());
+    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.filter(), listener)?;
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()
         .name("xvs-reload".to_owned())
         .spawn(move || reload_on_signal(&reload_signal, &handle))?;
-    let handle = daemon.handle();
-    let destinations = config.metrics_destinations;
-    let serve = |listener: Listener| listener.serve(move || metrics::page(handle.shared(), destinations));
-    let exporter = listener.map(serve).transpose()?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd could not be notified: {error}");
@@ -126,7 +133,7 @@ fn run(
     };
     drop(watchdog);
     drop(server);
-    drop(exporter);
+    reloader.stop();
     daemon.stop(ending);
     tracing::info!("stopped");
     Ok(code)
@@ -152,11 +159,11 @@ fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()
     }
 }
 
-/// Reads the keepalived.conf again at each SIGHUP; xvs.toml is read only at the start.
+/// Reads the files again at each SIGHUP.
 fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
     for () in signals {
         match daemon.reload() {
-            Ok(changes) => tracing::info!("SIGHUP: {changes}"),
+            Ok(changes) => changes.lines().for_each(|line| tracing::info!("SIGHUP: {line}")),
             Err(error) => tracing::error!("SIGHUP: {error}"),
         }
     }
@@ -166,6 +173,9 @@ fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
     // Where nobody can read it, the exit code is left.
     let _ = writeln!(io::stderr(), "xvsd: {error}");
+    if successor::is_one() {
+        successor::has_failed(error);
+    }
     ExitCode::from(code)
 }
 

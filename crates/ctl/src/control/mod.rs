@@ -56,6 +56,7 @@ mod owned_services;
 mod publication;
 mod publish;
 mod reconcile;
+pub(crate) mod reload;
 mod saving;
 mod settings;
 mod steered;

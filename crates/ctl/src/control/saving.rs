@@ -138,14 +138,15 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
     use xvs_model::config::maintenance::Disabled;
-    use xvs_model::config::reconcile::{OwnedService, ReconcileScope};
+    use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Repair};
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::timeouts::Timeouts;
     use xvs_model::protocol::request::Verdict;
 
+    use crate::control::reload::Reloaded;
     use crate::control::saving::*;
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, options};
-    use crate::journal::format::{Contents, Header};
+    use crate::journal::format::{Contents, FileRecord, Header};
     use crate::journal::replay::Replayed;
 
     /// A directory that is removed when this is dropped.
@@ -317,6 +318,36 @@ mod tests {
         control.handle(&Request::Change(add), Millis(0)).unwrap();
         assert!((10..=100).contains(&longest), "{longest} lines");
         assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
+    }
+
+    #[test]
+    fn the_journal_has_the_file_of_the_last_reload_and_the_settings_that_it_left() {
+        let directory = Directory::new("reload");
+        let mut control = directory.control();
+        for key in ["sloppy_tcp", "sloppy_sctp"] {
+            let set = Request::Set { key: key.to_owned(), value: "1".to_owned() };
+            control.handle(&set, Millis(0)).unwrap();
+        }
+        let toml = Some(FileRecord::of(Path::new("/etc/xvs.toml"), b"[ipvs]"));
+        let new = Reloaded {
+            changed: vec!["sloppy_tcp".to_owned()],
+            ipvs: control.ipvs(),
+            feedback: control.feedback().clone(),
+            repair: Repair::Never,
+            settings: Vec::new(),
+            toml: toml.clone(),
+        };
+        assert_eq!(control.reload(new, Millis(0)).unwrap(), ["sloppy_tcp"]);
+        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
+        let add = Command::AddService { key, options: ServiceOptions::of(key.family()) };
+        // At the end the journal was written anew.
+        for round in 0..200 {
+            let Contents { header, entries, .. } = read(&directory.journal());
+            let settings: Vec<_> = Replayed::of(&entries).settings.into_keys().collect();
+            assert_eq!((header.toml, settings), (toml.clone(), vec!["sloppy_sctp".to_owned()]), "{round}");
+            let command = if round % 2 == 0 { add.clone() } else { Command::DeleteService(key) };
+            control.handle(&Request::Change(command), Millis(0)).unwrap();
+        }
     }
 
     #[test]

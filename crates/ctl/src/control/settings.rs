@@ -52,6 +52,12 @@ impl ActiveSettings {
         Ok(())
     }
 
+    /// Forgets that `xvs set` has set this; returns whether it had.
+    pub(super) fn unset(&mut self, key: &str) -> bool {
+        self.list = None;
+        self.changed.get(key) == Some(&Source::XvsSet) && self.changed.remove(key).is_some()
+    }
+
     /// Replaces the settings of the start.
     pub(super) fn set_start(&mut self, start: Vec<Setting>) {
         self.start = start;

@@ -29,12 +29,14 @@ use xvs_proto::network::Network;
 use xvs_sched::ServiceKey;
 
 use crate::control::Control;
+use crate::control::reload::Reloaded;
 use crate::daemon::error::DaemonError;
 use crate::daemon::kept_state::TakenTable;
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
 use crate::journal::Journal;
+use crate::journal::format::Entry;
 use crate::journal::replay::TimeoutsBySource;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
@@ -63,6 +65,10 @@ pub(crate) enum Input {
     Captures(Captures, Sender<Result<(), CommandError>>),
     /// Probes of real servers through their virtual address; `None`: no check is of this kind.
     VipProbes(Option<Arc<VipProbes>>, Sender<Result<(), CommandError>>),
+    /// The settings of an xvs.toml that was read again. The reply has the settings of `xvs set` that it undoes.
+    Reload(Box<Reloaded>, Sender<Result<Vec<String>, CommandError>>),
+    /// Lines for the journal.
+    Note(Vec<Entry>, Sender<Result<(), CommandError>>),
     /// The services of the start are in force: the XDP programs replace those of an earlier process.
     Serve(Option<TakeOver>, Sender<Result<Option<TakeOver>, DaemonError>>),
     /// A process that takes over, and its steps.
@@ -218,6 +224,16 @@ impl ControlThread {
                 Ok(Input::VipProbes(probes, reply)) => {
                     // The health checks may have ended.
                     let _ = reply.send(self.control.set_vip_probes(probes));
+                }
+                Ok(Input::Reload(new, reply)) => {
+                    let undone = self.control.reload(*new, self.shared.now());
+                    self.update_warnings();
+                    // The client may have disconnected.
+                    let _ = reply.send(undone);
+                }
+                Ok(Input::Note(entries, reply)) => {
+                    self.control.write_entries(entries);
+                    let _ = reply.send(Ok(()));
                 }
                 Ok(Input::Serve(take_over, reply)) => {
                     // The start waits for it.
@@ -575,6 +591,22 @@ impl Handle {
         self.send(|reply| Input::Journal(timeouts, settings, journal, reply))
     }
 
+    /// Puts the settings of an xvs.toml in force that was read again. Returns the settings of `xvs set` that it undoes.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub(crate) fn reload_settings(&self, new: Reloaded) -> Result<Vec<String>, CommandError> {
+        self.send(|reply| Input::Reload(Box::new(new), reply))
+    }
+
+    /// Writes these lines to the journal.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    pub(crate) fn note(&self, entries: Vec<Entry>) -> Result<(), CommandError> {
+        self.send(|reply| Input::Note(entries, reply))
+    }
+
     /// Replaces the captures that are on, and waits until they are published.
     ///
     /// # Errors
@@ -635,15 +667,13 @@ impl Handle {
         }
     }
 
-    /// Reads the keepalived.conf again, and returns a line about the changes once they are in force.
+    /// Reads xvs.toml and the keepalived.conf again, and returns the changes, a line each, once they are in force.
     ///
     /// # Errors
-    /// xvsd has no keepalived.conf, or the errors in it, a line each; then nothing has changed.
+    /// Why nothing has changed: xvsd has no such file, or the errors in it.
     pub fn reload(&self) -> Result<String, CommandError> {
-        let none = || CommandError::Failed {
-            why: "xvs: xvsd has no keepalived.conf; start it with `--keepalived FILE`".to_owned(),
-        };
-        self.shared.reload.get().ok_or_else(none)?()
+        let starting = || CommandError::Failed { why: "xvs: the daemon is starting; try again".to_owned() };
+        self.shared.reload.get().ok_or_else(starting)?()
     }
 
     /// State that is read without the control thread.

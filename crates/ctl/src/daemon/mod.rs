@@ -19,7 +19,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::steering::Steering;
-use xvs_health::engine::Engine;
+use xvs_health::engine::{self, Engine};
 use xvs_health::prepare::Prepared;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
@@ -206,6 +206,7 @@ impl Daemon {
             health_thread: OnceLock::new(),
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
+            taken_over: Mutex::default(),
         });
         let sweeping = Some(Sweeping::start(sweeper, shared.clock.clone()).map_err(no_thread())?);
         let (inputs, queue) = bounded(QUEUE);
@@ -246,6 +247,11 @@ impl Daemon {
     /// Receives the name of a thread that has ended without being stopped.
     pub fn ended(&self) -> &Receiver<String> {
         &self.ended
+    }
+
+    /// The health checks; `None` without a keepalived.conf.
+    pub fn checks(&self) -> Option<engine::Handle> {
+        self.health.as_ref().map(Engine::handle)
     }
 
     /// A handle for requests, for the server of the socket.

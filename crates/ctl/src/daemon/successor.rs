@@ -2,15 +2,22 @@
 //!
 //! So systemd's ExecReload ends when the take-over has succeeded or failed, and an operator sees the error.
 
+use std::error::Error;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
-use std::{env, fs};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::{env, fs, thread};
+
+use crossbeam::channel::Sender;
 
 /// The variable of a successor's environment.
 const VARIABLE: &str = "XVSD_SUCCESSOR";
 /// What the successor prints when it forwards.
 const READY: &[u8] = b"ready\n";
+/// The option of a successor.
+const TAKE_OVER: &str = "--take-over";
+/// Enough for every error.
+const SAID_MAX: u64 = 64 << 10;
 
 /// Whether this process is a successor in the background.
 pub fn is_one() -> bool {
@@ -43,6 +50,37 @@ pub fn start() -> ExitCode {
         let _ = writeln!(io::stderr(), "xvsd: the process that takes over cannot be started: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Starts a successor with this process's command line, for a reload. If it ends, the channel gets its error.
+///
+/// # Errors
+/// The process cannot be started.
+pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result<Child> {
+    let mut command = command();
+    command.args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).arg(TAKE_OVER);
+    // systemd's watchdog is that of the service, not of this process.
+    command.env(VARIABLE, "1").env_remove("WATCHDOG_PID").process_group(0);
+    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let out = process.stdout.take();
+    thread::Builder::new().name("xvs-successor".to_owned()).spawn(move || {
+        let mut said = Vec::new();
+        let read = out.map(|out| out.take(SAID_MAX).read_to_end(&mut said));
+        let said = String::from_utf8_lossy(&said).trim_end().to_owned();
+        let why = match said.is_empty() || read.is_none_or(|read| read.is_err()) {
+            true => "it has ended; see the log of xvsd".to_owned(),
+            false => said,
+        };
+        // Nobody may wait any more.
+        let _ = result.send(Err(why));
+    })?;
+    Ok(process)
+}
+
+/// Tells the process that waits for this successor why it fails.
+pub fn has_failed(error: &dyn Error) {
+    // Nobody may wait any more.
+    let _ = writeln!(io::stdout(), "{error}");
 }
 
 /// Tells the process that waits for this successor that it forwards.

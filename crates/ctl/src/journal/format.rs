@@ -54,6 +54,8 @@ pub enum Entry {
         /// Its value, as it was typed.
         value: String,
     },
+    /// An xvs.toml that was read again, and the settings of `xvs set` that it undid, by their keys.
+    Toml(Option<FileRecord>, Vec<String>),
     /// Rules that were applied and wait to be confirmed, as the commands that were carried out.
     Unconfirmed(Vec<Command>),
     /// The rules that waited were confirmed, or the changes before this one took them back.
@@ -119,6 +121,9 @@ impl Contents {
                 break;
             }
             let entry = serde_json::from_slice(line).map_err(|error| format!("line {number}: {error}"))?;
+            if let Entry::Toml(toml, _) = &entry {
+                contents.header.toml.clone_from(toml);
+            }
             contents.entries.push(entry);
         }
         Ok(contents)

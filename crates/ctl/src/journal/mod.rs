@@ -38,7 +38,7 @@ pub struct Journal {
     /// Where changes are appended; `None`: the journal must be written anew first.
     file: Option<File>,
     /// The first line.
-    header: Vec<u8>,
+    header: Header,
     /// The settings of `xvs set`, as they were typed.
     settings: BTreeMap<String, String>,
     /// The timeouts that were set, without those of a keepalived.conf.
@@ -58,7 +58,7 @@ impl Journal {
         Self {
             path: directory.join(NAME),
             file: None,
-            header: line_of(header),
+            header: header.clone(),
             settings: BTreeMap::new(),
             timeouts: TimeoutsBySource::default(),
             unwritten: Vec::new(),
@@ -73,6 +73,10 @@ impl Journal {
         match entry {
             Entry::Timeouts(timeouts, source) => self.timeouts.note(*timeouts, *source),
             Entry::Set { key, value } => _ = self.settings.insert(key.clone(), value.clone()),
+            Entry::Toml(toml, undone) => {
+                self.header.toml.clone_from(toml);
+                undone.iter().for_each(|key| _ = self.settings.remove(key));
+            }
             Entry::Unconfirmed(commands) => {
                 for command in commands {
                     if let Command::SetTimeouts(timeouts) = command {
@@ -120,7 +124,7 @@ impl Journal {
         let settings = self.settings.iter();
         let settings = settings.map(|(key, value)| Entry::Set { key: key.clone(), value: value.clone() });
         let more: Vec<_> = timeouts.chain(settings).collect();
-        let mut bytes = self.header.clone();
+        let mut bytes = line_of(&self.header);
         present.iter().chain(&more).for_each(|entry| bytes.extend(line_of(entry)));
         self.lines = present.len() + more.len();
         self.unwritten.clear();

@@ -45,6 +45,7 @@ impl Replayed {
                     replayed.apply(&Command::SetTimeouts(*timeouts), *source);
                 }
                 Entry::Set { key, value } => _ = replayed.settings.insert(key.clone(), value.clone()),
+                Entry::Toml(_, undone) => undone.iter().for_each(|key| _ = replayed.settings.remove(key)),
                 Entry::Unconfirmed(commands) => {
                     let former = (replayed.state.clone(), replayed.timeouts.clone());
                     commands.iter().for_each(|command| replayed.apply(command, Source::RulesFile));

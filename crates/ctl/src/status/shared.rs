@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::{Histogram, SharedStats, WorkerCounters};
@@ -73,8 +74,10 @@ pub struct Shared {
     pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
     /// Tells the health checks what operators have disabled.
     pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
-    /// Reads keepalived.conf again; returns a summary of the changes in one line, or why the file is refused.
+    /// Reads the files again; returns the changes, a line each, or why a file is refused.
     pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
+    /// Where a reload waits for its successor to take over.
+    pub(crate) taken_over: Mutex<Option<Sender<Result<(), String>>>>,
 }
 
 /// The facts of `xvs status` that no counter has.
@@ -263,6 +266,7 @@ impl Shared {
             health_thread: OnceLock::new(),
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
+            taken_over: Mutex::default(),
         }
     }
 }

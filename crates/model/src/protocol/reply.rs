@@ -89,6 +89,6 @@ pub enum Reply {
     Counters(BTreeMap<String, u64>),
     /// The daemon's own view of the machine.
     Examined(DaemonFacts),
-    /// keepalived.conf was read and accepted: a summary of the changes, in one line.
+    /// xvs.toml and the keepalived.conf were read and accepted: the changes, a line each.
     Reloaded(String),
 }

@@ -101,7 +101,7 @@ pub enum Request {
     Capture(CaptureRequest),
     /// The daemon's view of the machine, for `xvs doctor`; answered by `Reply::Examined`.
     Examine,
-    /// Reads keepalived.conf again; answered by `Reply::Reloaded`.
+    /// Reads xvs.toml and the keepalived.conf again; answered by `Reply::Reloaded`.
     Reload,
     /// A step of a successor that takes over from the daemon; answered by `Reply::Prepares`, and then by `Reply::Done`.
     TakeOver(TakeOverStep),

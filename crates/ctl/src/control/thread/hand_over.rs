@@ -9,6 +9,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
@@ -25,6 +26,8 @@ use crate::daemon::successor;
 /// How long a successor may prepare, and how long it may take for each later step.
 const PREPARATION: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(10);
+/// How long the reply to `xvs reload` may take. The successor forwards already.
+const REPLY: Duration = Duration::from_millis(200);
 /// Interval of looking whether the successor still runs.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -68,8 +71,11 @@ impl ControlThread {
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
                     let _ = reply.send(Ok(()));
                     tracing::info!("process {successor} has taken over: ending");
+                    let reload = shared.taken_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let wait =
+                        if reload.is_some_and(|reload| reload.send(Ok(())).is_ok()) { REPLY } else { LOOK };
                     // For the reply and the log. No destructor runs: it would take from the successor what it has.
-                    thread::sleep(LOOK);
+                    thread::sleep(wait);
                     process::exit(0);
                 }
                 Ok((step, reply)) => {

@@ -1,0 +1,98 @@
+//! Settings of an xvs.toml that was read again, put in force while packets flow.
+//!
+//! A setting that `xvs set` has set stays unless its value in the file has changed. Not here: what cannot change in a
+//! running process, and the files (`crate::reload`).
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use xvs_dataplane::clock::Millis;
+use xvs_model::config::command::CommandError;
+use xvs_model::config::load_feedback::{Feedback, PREFIX};
+use xvs_model::config::reconcile::Repair;
+use xvs_model::config::settings::Ipvs;
+use xvs_model::report::setting::Setting;
+
+use crate::control::Control;
+use crate::control::datapath::Datapath;
+use crate::journal::format::{Entry, FileRecord};
+
+/// The settings of an xvs.toml that was read again.
+pub(crate) struct Reloaded {
+    /// The keys of `ipvs` and `feedback` whose values have changed, as `xvs set` names them.
+    pub(crate) changed: Vec<String>,
+    pub(crate) ipvs: Ipvs,
+    pub(crate) feedback: Feedback,
+    pub(crate) repair: Repair,
+    /// All settings with their sources.
+    pub(crate) settings: Vec<Setting>,
+    /// The file.
+    pub(crate) toml: Option<FileRecord>,
+}
+
+impl<D: Datapath> Control<D> {
+    /// Puts these settings in force. Returns the keys of `xvs set` that the file undoes.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`], but for a late worker, which becomes a warning.
+    pub(crate) fn reload(&mut self, new: Reloaded, now: Millis) -> Result<Vec<String>, CommandError> {
+        let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
+        let of_feedback = |key: &str| key.strip_prefix(PREFIX).map(str::to_owned);
+        let feedback_keys: Vec<_> = changed.iter().filter_map(|key| of_feedback(key)).collect();
+        let ipvs_keys: Vec<_> = changed.iter().filter(|key| of_feedback(key).is_none()).cloned().collect();
+        self.settings.ipvs = with_keys(&self.settings.ipvs, &ipvs, &ipvs_keys);
+        self.settings.feedback = with_keys(&self.settings.feedback, &feedback, &feedback_keys);
+        self.settings.set_start(settings);
+        let undone: Vec<_> = changed.into_iter().filter(|key| self.settings.unset(key)).collect();
+        self.set_repair(repair);
+        self.settings.tune(&self.registry.tuning);
+        self.note_entry(|| Entry::Toml(toml, undone.clone()));
+        let moved = self.registry.review_reports(&self.settings.feedback, now);
+        let published = self.publish();
+        self.record_weights(&moved);
+        match published {
+            Err(error) if error.refusal().is_some() => Err(error),
+            _ => Ok(undone),
+        }
+    }
+
+    /// Writes these lines to the journal.
+    pub(crate) fn write_entries(&mut self, entries: Vec<Entry>) {
+        entries.into_iter().for_each(|entry| self.note_entry(|| entry));
+        self.save();
+    }
+}
+
+/// `live` with the values that `new` has for these keys.
+fn with_keys<T: Serialize + DeserializeOwned + Clone>(live: &T, new: &T, keys: &[String]) -> T {
+    let documents = (serde_json::to_value(live), serde_json::to_value(new));
+    let (Ok(mut document), Ok(values)) = documents else { return new.clone() };
+    keys.iter().for_each(|key| document[key] = values[key].clone());
+    // Each value is one of the same type, so that nothing is refused.
+    serde_json::from_value(document).unwrap_or_else(|_| new.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::reload::*;
+
+    #[test]
+    fn keys_that_the_file_has_changed_win_and_others_stay_as_they_were_set() {
+        let (mut live, mut new) = (Ipvs::default(), Ipvs::default());
+        for (key, value) in [("sloppy_tcp", "1"), ("mss_clamp", "all"), ("drop_entry", "2")] {
+            live.set(key, value).unwrap();
+        }
+        for (key, value) in [("sloppy_sctp", "1"), ("mss_clamp", "off")] {
+            new.set(key, value).unwrap();
+        }
+        let all = with_keys(&live, &new, &["sloppy_sctp".to_owned(), "mss_clamp".to_owned()]);
+        live.set("sloppy_sctp", "1").unwrap();
+        live.set("mss_clamp", "off").unwrap();
+        assert_eq!(all, live);
+        let (mut live, mut new) = (Feedback::default(), Feedback::default());
+        live.set("step", "7").unwrap();
+        new.set("services", "FWM 7").unwrap();
+        let all = with_keys(&live, &new, &["services".to_owned()]);
+        live.set("services", "FWM 7").unwrap();
+        assert_eq!(all, live);
+    }
+}
