@@ -1,7 +1,8 @@
 //! The hold: while no xvsd runs, its pinned XDP programs keep the packets of services from the kernel, for some time.
 //!
-//! The director has the VIP, so a packet that reaches its kernel draws a reset. Each test has a cluster of its own, with
-//! a bpffs of its own. Needs root. Not here: the decision of the program on a frame (`steering.rs` of `dataplane`).
+//! The director has the VIP, so a packet that reaches its kernel draws a reset. Each test has a cluster of its own,
+//! with a bpffs of its own. Needs root. Not here: the decision of the program on a frame (`steering.rs` of
+//! `dataplane`).
 
 use std::fs;
 use std::io::ErrorKind;

@@ -43,8 +43,9 @@ pub struct Config {
     /// The number of connections that the table can hold. Default: 1,048,576. Each uses 64 bytes of memory, 128 with
     /// IPv6.
     pub conn_table_size: usize,
-    /// The directory on a tmpfs where the state is that outlives xvsd, such as connections; each xvsd has a directory in
-    /// it. `""`: nothing outlives it. Default: `/dev/shm/xvs`; if that cannot be used, xvsd warns and goes on without.
+    /// The directory on a tmpfs where the state is that outlives xvsd, such as connections; each xvsd has a directory
+    /// in it. `""`: nothing outlives it. Default: `/dev/shm/xvs`; if that cannot be used, xvsd warns and goes on
+    /// without.
     #[serde(with = "empty_is_none")]
     pub state_directory: Option<PathBuf>,
     /// When the table's memory is allocated: `"on-demand"`, as it is used; or `"resident"`, at the start, in huge pages

@@ -20,7 +20,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;
-use crate::control::thread::Handle;
+use crate::control::handle::Handle;
 use crate::daemon::threads;
 use crate::health_view::KeptView;
 use crate::keepalived_conf::read_usable;

@@ -24,7 +24,7 @@ use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::ServiceKey;
 
-use crate::control::thread::Handle;
+use crate::control::handle::Handle;
 use crate::registry::tunnels::encapsulation;
 
 /// The time after which a SYN without reply is sent again (RFC 6298 §2).

@@ -1,5 +1,5 @@
-//! The hold of the steering program, run by the kernel on frames that find no socket (BPF_PROG_TEST_RUN). Needs root, or
-//! CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; fails without them.
+//! The hold of the steering program, run by the kernel on frames that find no socket (BPF_PROG_TEST_RUN). Needs root,
+//! or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; fails without them.
 
 // Shared code of tests may unwrap as tests do.
 #![allow(clippy::unwrap_used)]

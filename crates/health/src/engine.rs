@@ -41,8 +41,8 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Starts the engine without a configuration. `file` is the file name in reports; `former` is the view of an earlier
-    /// process, with which the first configuration begins; `spawn` starts the thread.
+    /// Starts the engine without a configuration. `file` is the file name in reports; `former` is the view of an
+    /// earlier process, with which the first configuration begins; `spawn` starts the thread.
     ///
     /// # Errors
     /// The system cannot create a runtime or a thread.

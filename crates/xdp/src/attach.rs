@@ -1,7 +1,7 @@
 //! An interface with an XDP program: in native mode, or in generic mode if the driver refuses native mode.
 //!
-//! Runs on the control thread. Unless it is pinned, the program is detached when the [`Attached`] is dropped, and by the
-//! kernel when the process dies. A pinned program stays; a later process takes its link over, and its own program
+//! Runs on the control thread. Unless it is pinned, the program is detached when the [`Attached`] is dropped, and by
+//! the kernel when the process dies. A pinned program stays; a later process takes its link over, and its own program
 //! replaces the old one there without a gap. Not here: what the program does.
 
 use std::ffi::CStr;

@@ -18,7 +18,7 @@ use xvs_model::report::capture::{
 };
 use xvs_proto::LinkId;
 
-use crate::control::thread::Handle;
+use crate::control::handle::Handle;
 
 /// Slots of each worker: packets that may wait to be read.
 const SLOTS: usize = 1024;

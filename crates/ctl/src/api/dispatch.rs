@@ -28,7 +28,7 @@ use crate::api::capture::ActiveCaptures;
 use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::server::{Handler, Peer};
 use crate::api::{explain, local_addresses};
-use crate::control::thread::{Handle, Step};
+use crate::control::handle::{Handle, Step};
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::events::{Listener, changes};

@@ -13,7 +13,7 @@ use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
 use xvs_ctl::config::Config;
-use xvs_ctl::control::thread::Handle;
+use xvs_ctl::control::handle::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::ending::{Ending, Stop};
 use xvs_ctl::daemon::error::DaemonError;

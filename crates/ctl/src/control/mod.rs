@@ -49,6 +49,7 @@ use crate::steering::{networks, rules_for};
 mod apply;
 pub mod datapath;
 mod due;
+pub mod handle;
 mod load_weights;
 mod mark_rules;
 mod next_hops;
@@ -365,7 +366,8 @@ impl<D: Datapath> Control<D> {
         &self.marks.compiled().unfollowed
     }
 
-    /// Sentences for the operator: the late worker, a journal that cannot be written, the refused commands and the drift of owned services.
+    /// Sentences for the operator: the late worker, a journal that cannot be written, the refused commands and the
+    /// drift of owned services.
     pub fn warnings(&self) -> Vec<String> {
         let late = self.publication.late().map(|worker| {
             format!(

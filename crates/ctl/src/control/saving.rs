@@ -1,8 +1,8 @@
 //! What the journal keeps of each change.
 //!
 //! A change is noted once it is carried out, and written before it is published and answered. Services owned by health
-//! checks, and the timeouts of a keepalived.conf, are not noted: the file gives them again. A service that becomes owned
-//! leaves the journal. Not here: the file (`journal/`).
+//! checks, and the timeouts of a keepalived.conf, are not noted: the file gives them again. A service that becomes
+//! owned leaves the journal. Not here: the file (`journal/`).
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::{Command, CommandError};

@@ -36,8 +36,8 @@ pub(super) struct KeptState {
 }
 
 impl KeptState {
-    /// Opens the directory, and maps the table that an earlier process has left there, or makes one. With `others`, that
-    /// process still runs.
+    /// Opens the directory, and maps the table that an earlier process has left there, or makes one. With `others`,
+    /// that process still runs.
     ///
     /// # Errors
     /// The configured directory, or that of the running process, cannot be used. Or there is no memory for the table.

@@ -22,7 +22,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// A sentence that names the threads without progress within `patience`.
-pub(crate) fn check(daemon: &crate::control::thread::Handle, patience: Duration) -> Result<(), String> {
+pub(crate) fn check(daemon: &crate::control::handle::Handle, patience: Duration) -> Result<(), String> {
     let until = Instant::now() + patience;
     let shared = daemon.shared();
     let before: Vec<_> = shared.workers().iter().map(|worker| worker.turns()).collect();

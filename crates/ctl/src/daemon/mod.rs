@@ -3,8 +3,8 @@
 //! Start: the socket (so that a second daemon changes nothing), the XDP program on each interface, the connection
 //! table, a worker for each share of the queues, the control thread, the network and mark rules, health checks,
 //! the XDP programs take the place of those that an earlier process has pinned, readiness. Shutdown, in reverse:
-//! requests end, the XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end with
-//! their last burst, sockets close. A start that fails drops what it has started.
+//! requests end, the XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end
+//! with their last burst, sockets close. A start that fails drops what it has started.
 
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -33,7 +33,8 @@ use xvs_xdp::RingSizes;
 
 use crate::config::{Config, Keepalived};
 use crate::control::Control;
-use crate::control::thread::{ControlThread, Handle, Input};
+use crate::control::handle::{Handle, Input};
+use crate::control::thread::ControlThread;
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::kept_state::{KeptState, Others};
@@ -311,9 +312,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// Opens the sockets, takes the connection table over, starts the workers, and puts the XDP programs in the place of
-    /// those that an earlier process has pinned. Called when all services of the start are in force: then no frame of a
-    /// service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
+    /// Opens the sockets, takes the connection table over, starts the workers, and puts the XDP programs in the place
+    /// of those that an earlier process has pinned. Called when all services of the start are in force: then no frame
+    /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors
     /// An interface or a socket that the kernel refuses; a running xvsd then continues.

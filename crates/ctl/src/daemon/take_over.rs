@@ -1,8 +1,8 @@
 //! `xvsd --take-over`: the successor's side. It prepares everything while the running xvsd forwards; then that one
 //! closes its sockets, and this one continues with the same connection table.
 //!
-//! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends before
-//! the last one. Not here: the side of the running xvsd (`control/hand_over.rs`).
+//! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
+//! before the last one. Not here: the side of the running xvsd (`control/hand_over.rs`).
 
 use std::path::Path;
 use std::thread;

@@ -10,7 +10,7 @@ use std::{io, thread};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sd_notify::NotifyState;
 
-use crate::control::thread::Handle;
+use crate::control::handle::Handle;
 use crate::daemon::liveness;
 
 /// Notifies systemd's watchdog until it is dropped.

@@ -36,8 +36,8 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, String> {
     Ok(Some((bytes, millis.try_into().unwrap_or(0))))
 }
 
-/// Replaces a file by one with this content, which only its owner may read. A process that is killed meanwhile leaves the
-/// old one. Returns the new one, for more content.
+/// Replaces a file by one with this content, which only its owner may read. A process that is killed meanwhile leaves
+/// the old one. Returns the new one, for more content.
 ///
 /// # Errors
 /// The file system's; the old file stays.

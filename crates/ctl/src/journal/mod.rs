@@ -1,11 +1,11 @@
 //! The journal: the desired state in a file on tmpfs, from which the next xvsd begins.
 //!
 //! The control thread appends each accepted change with one `write` before the change is answered, so it outlives a
-//! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a temporary
-//! file, which takes the journal's place. A write that fails refuses no change: it becomes a warning, and the next change
-//! writes the whole journal anew. Cost: what the change is, as JSON. Services of a keepalived.conf are not in it. Not
-//! here: what is a change (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and what xvsd begins
-//! with (`start.rs`).
+//! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a
+//! temporary file, which takes the journal's place. A write that fails refuses no change: it becomes a warning, and the
+//! next change writes the whole journal anew. Cost: what the change is, as JSON. Services of a keepalived.conf are not
+//! in it. Not here: what is a change (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and what
+//! xvsd begins with (`start.rs`).
 
 pub mod file;
 pub mod format;

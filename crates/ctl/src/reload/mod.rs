@@ -22,8 +22,8 @@ use xvs_model::report::setting::{Setting, Source};
 
 use crate::arguments::Arguments;
 use crate::config::Config;
+use crate::control::handle::Handle;
 use crate::control::reload::Reloaded;
-use crate::control::thread::Handle;
 use crate::daemon::successor;
 use crate::health_checks::read_again;
 use crate::journal::format::{Entry, FileRecord};

@@ -3,9 +3,9 @@
 //! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
 //! attached again: every worker closes its sockets, whose packet memory all interfaces share, and continues with new
 //! ones. The connection table, the timers and the counters stay. Meanwhile, for some tens of milliseconds, packets of
-//! services go to the kernel, or are held. Packets in a transmit ring are counted as abandoned. The same happens when an interface
-//! has other queues or a larger MTU (`settings.rs`). On drop the interfaces are detached first, then the workers end.
-//! Not here: detecting that an interface came back (`control/thread.rs`).
+//! services go to the kernel, or are held. Packets in a transmit ring are counted as abandoned. The same happens when
+//! an interface has other queues or a larger MTU (`settings.rs`). On drop the interfaces are detached first, then the
+//! workers end. Not here: detecting that an interface came back (`control/thread.rs`).
 
 pub mod membership;
 pub mod placement;

@@ -2,9 +2,9 @@
 //!
 //! The process may have been killed between any two stores. So only entries count, and of these only what identifies a
 //! connection and what it needs later: a table is taken over by checking each entry, and by building index, free list,
-//! counts and timers anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table of
-//! another version, size or start of the machine is refused as a whole. Runs once, before there are workers. Cost: three
-//! passes over the entries. Not here: which files these are, and who may open them.
+//! counts and timers anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table
+//! of another version, size or start of the machine is refused as a whole. Runs once, before there are workers. Cost:
+//! three passes over the entries. Not here: which files these are, and who may open them.
 
 use std::fs::File;
 use std::io;

@@ -1,10 +1,10 @@
 //! The connection table: one for all workers, of fixed size, without locks. The hash is `FlowKey::hash` of `proto`;
 //! the index is `buckets.rs`.
 //!
-//! It is made once, or taken over from a process that has ended (`adopt.rs`). Each worker takes its [`TableWorker`](super::TableWorker), and each thread that lists or sweeps
-//! takes a [`TableReader`](super::TableReader). A worker finds, inserts, removes and times connections within a burst,
-//! and then calls [`quiescent`](super::TableWorker::quiescent). Before it sleeps it calls
-//! [`park`](super::TableWorker::park).
+//! It is made once, or taken over from a process that has ended (`adopt.rs`). Each worker takes its
+//! [`TableWorker`](super::TableWorker), and each thread that lists or sweeps takes a
+//! [`TableReader`](super::TableReader). A worker finds, inserts, removes and times connections within a burst, and then
+//! calls [`quiescent`](super::TableWorker::quiescent). Before it sleeps it calls [`park`](super::TableWorker::park).
 //!
 //! Promises: no thread waits for another. Nothing is allocated after the start. Two workers that insert one connection
 //! at the same time get one entry. A live entry never moves. An entry that a worker has found stays readable until the

@@ -1,9 +1,10 @@
 //! One memory file, mapped once, and typed views of its parts.
 //!
-//! Made when a table is made. The file is anonymous, or one that outlives the process. Only [`prefetch`] and the indexing of [`Cells`], which is that of a slice, run for
-//! packets. Promise: anonymous memory reads as zero until it is written, occupies memory only where it was touched (except
-//! with [`Memory::Resident`]), and all memory stays mapped as long as any [`Cells`] of it exists. Not here: the meaning of the
-//! cells (`layout.rs`). In a loom model the same types are plain boxed slices.
+//! Made when a table is made. The file is anonymous, or one that outlives the process. Only [`prefetch`] and the
+//! indexing of [`Cells`], which is that of a slice, run for packets. Promise: anonymous memory reads as zero until it
+//! is written, occupies memory only where it was touched (except with [`Memory::Resident`]), and all memory stays
+//! mapped as long as any [`Cells`] of it exists. Not here: the meaning of the cells (`layout.rs`). In a loom model the
+//! same types are plain boxed slices.
 
 #[cfg(not(loom))]
 use std::{

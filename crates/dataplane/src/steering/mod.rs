@@ -107,8 +107,8 @@ impl Steering {
     }
 
     /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
-    /// the driver refuses that. If an earlier process has pinned its program of the interface in `pins`, that one stays in
-    /// force until [`Self::put_in_force`].
+    /// the driver refuses that. If an earlier process has pinned its program of the interface in `pins`, that one stays
+    /// in force until [`Self::put_in_force`].
     ///
     /// # Errors
     /// See [`AttachError`]; the program then stays detached.

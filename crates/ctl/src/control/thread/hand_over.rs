@@ -2,9 +2,9 @@
 //!
 //! Runs on the control thread, which does nothing else meanwhile: no change of the configuration, no result of a health
 //! check is carried out until the successor has it, or until it has failed. First the successor prepares; the workers
-//! forward. Then the workers close their sockets and nothing uses the table. If the successor ends before the last step,
-//! or a step takes too long, the workers forward again. If it has already taken the table, this process begins anew, as
-//! after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
+//! forward. Then the workers close their sockets and nothing uses the table. If the successor ends before the last
+//! step, or a step takes too long, the workers forward again. If it has already taken the table, this process begins
+//! anew, as after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -20,7 +20,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
-use crate::control::thread::{ControlThread, Step};
+use crate::control::handle::Step;
+use crate::control::thread::ControlThread;
 use crate::daemon::successor;
 
 /// How long a successor may prepare, and how long it may take for each later step.
