@@ -268,7 +268,7 @@ fn a_killed_director_restarts_without_remains_and_its_checks_continue() {
     director.kill();
     let director = watched(&cluster, &file);
     await_servers(&director, &[(1, 1)]);
-    assert_eq!(director.adm("-S -n").matches("-A ").count(), 1, "a service that no file has is gone");
+    assert_eq!(director.adm("-S -n").matches("-A ").count(), 2, "a service that a command made is kept");
     let _second = Sink::start(&cluster, Host::RealServer(2), LIFE);
     await_servers(&director, &[(1, 1), (2, 1)]);
     drop(first);

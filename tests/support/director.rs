@@ -269,9 +269,12 @@ impl<'a> Director<'a> {
         succeed(command.args(arguments.split_whitespace()))
     }
 
-    /// Adds a round-robin service of the VIP with both real servers.
+    /// Adds a round-robin service of the VIP with both real servers, unless an earlier daemon has left it.
     pub fn add_service(&self, protocol: Protocol, port: u16, method: Method) {
         let service = format!("{} {}", protocol.option(), virtual_endpoint(port));
+        if self.adm("-Sn").contains(&format!("-A {service} ")) {
+            return;
+        }
         self.adm(&format!("-A {service} -s rr"));
         for number in 1..=REAL_SERVERS.len() as u8 {
             self.adm(&format!("-a {service} -r {}:{port} {}", real_server(number), method.option()));
