@@ -150,7 +150,7 @@ impl<'a> Soak<'a> {
         self.stream.begin();
         let said = act(self);
         self.recover();
-        let (window, after) = (self.stream.window(), self.client.tally());
+        let (window, after) = (self.stream.end(), self.client.tally());
         let new = after.served.iter().sum::<usize>() - before.served.iter().sum::<usize>();
         println!(
             "{name:<24} {:>5} {:>7} {new:>6} {:>8} {:>8} {:>8} {:>8} {:>8.3}%  {said}",

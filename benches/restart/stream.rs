@@ -21,10 +21,13 @@ pub(crate) const PACKETS_PER_SECOND: u64 = 10_000;
 /// What happened to the stream since [`Stream::begin`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
-    /// First and last sequence number that arrived.
-    sequence: Option<(u64, u64)>,
+    /// The first sequence number, and after the end the one that no longer counts.
+    first: u64,
+    end: Option<u64>,
+    /// The next sequence number.
+    next: u64,
     /// Datagrams that arrived.
-    pub(crate) arrived: u64,
+    arrived: u64,
     /// Longest time without one.
     pub(crate) longest_gap: Duration,
     /// Longest time in which the sender sent none.
@@ -33,14 +36,19 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Datagrams that were sent between the first and the last one that arrived, and did not arrive.
+    /// Datagrams that were sent and did not arrive.
     pub(crate) fn lost(&self) -> u64 {
-        self.sequence.map_or(0, |(first, last)| (last + 1 - first).saturating_sub(self.arrived))
+        (self.end.unwrap_or(self.next) - self.first).saturating_sub(self.arrived)
     }
 
     /// The same as a part of all.
     pub(crate) fn lost_percent(&self) -> f64 {
         100.0 * self.lost() as f64 / (self.arrived + self.lost()).max(1) as f64
+    }
+
+    /// A gap that ends now, or has not ended.
+    fn gap(&mut self, now: Instant) {
+        self.longest_gap = self.longest_gap.max(self.arrived_at.map_or(Duration::ZERO, |at| now - at));
     }
 }
 
@@ -67,12 +75,21 @@ impl Stream {
 
     /// Begins anew to count.
     pub(crate) fn begin(&self) {
-        *self.window.lock().expect("no thread panics") = Window::default();
+        let mut window = self.window.lock().expect("no thread panics");
+        let next = window.next;
+        *window = Window { first: next, next, arrived_at: Some(Instant::now()), ..Window::default() };
     }
 
-    /// What was counted.
-    pub(crate) fn window(&self) -> Window {
-        *self.window.lock().expect("no thread panics")
+    /// Stops counting, and returns what was counted.
+    pub(crate) fn end(&self) -> Window {
+        let mut window = self.window.lock().expect("no thread panics");
+        window.end = Some(window.next);
+        drop(window);
+        // What is under way arrives.
+        thread::sleep(Duration::from_millis(200));
+        let mut window = *self.window.lock().expect("no thread panics");
+        window.gap(Instant::now());
+        window
     }
 }
 
@@ -107,15 +124,13 @@ fn receive(socket: &UdpSocket, running: &AtomicBool, window: &Mutex<Window>) {
         let Some(sequence) = datagram[..count].first_chunk().map(|bytes| u64::from_ne_bytes(*bytes)) else {
             continue;
         };
-        let now = Instant::now();
         let mut window = window.lock().expect("no thread panics");
-        let first = window.sequence.map_or(sequence, |(first, _)| first);
-        let last = window.sequence.map_or(sequence, |(_, last)| last.max(sequence));
-        window.sequence = Some((first, last));
-        window.arrived += 1;
-        let gap = window.arrived_at.map_or(Duration::ZERO, |at| now - at);
-        window.longest_gap = window.longest_gap.max(gap);
+        let now = Instant::now();
+        window.gap(now);
         window.arrived_at = Some(now);
+        if sequence >= window.first && window.end.is_none_or(|end| sequence < end) {
+            window.arrived += 1;
+        }
     }
 }
 
@@ -128,6 +143,7 @@ fn send(socket: &UdpSocket, running: &AtomicBool, window: &Mutex<Window>) {
             let pause = sent_at.elapsed();
             let mut window = window.lock().expect("no thread panics");
             window.longest_pause_of_sender = window.longest_pause_of_sender.max(pause);
+            window.next = due;
             drop(window);
             sent_at = Instant::now();
         }
