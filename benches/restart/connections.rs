@@ -154,7 +154,8 @@ impl Load {
             ticked = Instant::now();
             for _ in 0..10 {
                 if self.begun < count * METHODS.len() {
-                    let request = if self.begun / METHODS.len() % 10 == 0 { DOWNLOAD } else { KEEP_ALIVE };
+                    let downloads = (self.begun / METHODS.len()).is_multiple_of(10);
+                    let request = if downloads { DOWNLOAD } else { KEEP_ALIVE };
                     self.open(self.begun % METHODS.len(), Some(request));
                     self.begun += 1;
                 }

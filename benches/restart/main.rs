@@ -272,8 +272,9 @@ impl<'a> Soak<'a> {
     /// The line with these words in the log of the running xvsd.
     fn said(&self, words: &str) -> String {
         let log = self.directors.last().map(Director::log).unwrap_or_default();
-        let line = log.lines().rfind(|line| line.contains(words));
-        line.map_or(String::new(), |line| format!("; {}", line.split("INFO").last().unwrap_or(line).trim()))
+        let line = log.lines().rfind(|line| line.contains(words)).unwrap_or_default();
+        // Time, level and module are in front.
+        line.split_once(": ").map_or(String::new(), |(_, said)| format!("; {said}"))
     }
 
     /// The process that listens on the socket.
