@@ -9,7 +9,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libxdp_sys as xdp;
 
@@ -51,16 +51,6 @@ impl Sockets {
     /// # Errors
     /// See [`SocketError`].
     pub fn open(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
-        for _ in 0..50 {
-            match Self::open_once(links, sizes) {
-                Err(SocketError::Occupied { .. }) => thread::sleep(Duration::from_millis(20)),
-                result => return result,
-            }
-        }
-        Self::open_once(links, sizes)
-    }
-
-    fn open_once(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
         let generic = links.iter().find(|link| link.attached.mode() == Mode::Generic);
         if let Some(link) = generic {
             return Self::bind(links, sizes, xdp::XDP_COPY, Some(link.attached));
@@ -111,7 +101,8 @@ impl Sockets {
             }
             senders.push(sockets.len());
             for &queue in link.queues {
-                sockets.push(Socket::open(LinkId(id as u16), link.attached, queue, &config, &umem)?);
+                let open = || Socket::open(LinkId(id as u16), link.attached, queue, &config, &umem);
+                sockets.push(when_free(open)?);
             }
         }
         let copied = sockets.iter().find(|socket| !sys::is_zero_copy(socket.fd()).unwrap_or(false));
@@ -197,6 +188,22 @@ impl Sockets {
         unsent
     }
 }
+
+/// Makes a socket once its queue is free. The UMEM and the sockets of other queues stay, because to make them again
+/// takes far longer, and the kernel would have to free those queues, too.
+fn when_free(open: impl Fn() -> Result<Socket, SocketError>) -> Result<Socket, SocketError> {
+    let until = Instant::now() + OCCUPIED;
+    loop {
+        match open() {
+            Err(SocketError::Occupied { .. }) if Instant::now() < until => thread::sleep(POLL_INTERVAL),
+            result => return result,
+        }
+    }
+}
+
+/// How long the kernel may take to free the queue of a closed socket, and the interval of looking.
+const OCCUPIED: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Whether frames wait for the kernel to send them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,345 @@
+//! The suite `scripts/soak restart`: connections and a stream while xvsd is killed, replaced and stopped.
+//!
+//! ```text
+//! restart_soak [CONNECTIONS [REPEATS [TABLE]]]
+//! ```
+//!
+//! Lasting connections by each forwarding method (1,000), kills and take-overs in a row (20), connections in the table
+//! for the last two phases (1,000,000; 0: none of them). Prints a row for each phase, and fails if a connection is
+//! lost, refused or has wrong bytes, or if something grows. Times and the loss of the stream are printed only: they
+//! depend on the machine. Needs root and `cargo build --workspace --bins` of the same profile.
+
+mod connections;
+mod stream;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, Signal, kill_process};
+use xvs::cluster::{REAL_SERVERS, complete, succeed, virtual_endpoint};
+use xvs::director::{Protocol, program};
+use xvs::{Cluster, Director, Host, Layout, Method, Workers};
+
+use connections::{Client, METHODS, Servers};
+use stream::Stream;
+
+/// How long the stream is watched in a phase with one take-over.
+const WATCHED: Duration = Duration::from_secs(60);
+/// How long nothing runs after a kill.
+const NOTHING: Duration = Duration::from_secs(1);
+/// How long xvsd is stopped.
+const STOPPED: Duration = Duration::from_secs(4);
+/// How long connections may take to recover: longer than their own patience.
+const RECOVERY: Duration = Duration::from_secs(45);
+/// The port of the datagrams that fill the table, and how many of them come from an address.
+const FILL: u16 = 5301;
+const FILL_PORTS: usize = 60_000;
+/// Memory may grow by so much in all phases: the allocator's slack.
+const SLACK_KB: u64 = 8 << 10;
+
+const ARGUMENTS: [&str; 4] = ["--hold", "10s", "--conn-table-size", "2097152"];
+
+fn main() -> ExitCode {
+    let numbers: Option<Vec<usize>> = std::env::args().skip(1).map(|word| word.parse().ok()).collect();
+    let Some(numbers) = numbers.filter(|numbers| numbers.len() <= 3) else {
+        eprintln!("usage: restart_soak [CONNECTIONS [REPEATS [TABLE]]], all of them numbers");
+        return ExitCode::from(2);
+    };
+    let number = |at: usize, default| numbers.get(at).copied().unwrap_or(default);
+    if run(number(0, 1000), number(1, 20), number(2, 1_000_000)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run(count: usize, repeats: usize, table: usize) -> bool {
+    let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
+    // It has the VIP and suppresses ARP for it, so direct routing needs no more.
+    Method::Tunnel.prepare(&cluster);
+    let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
+    let director = Director::start_with(&cluster, Workers::Two, &ARGUMENTS);
+    director.xvs("laddr add 192.0.2.1 --ports 10000-29999");
+    for (method, _, port) in METHODS {
+        director.add_service(Protocol::Tcp, port, method);
+    }
+    let stream_service = format!("-u {}", virtual_endpoint(stream::PORT));
+    director.adm(&format!("-A {stream_service}"));
+    director.adm(&format!("-a {stream_service} -r 192.0.2.11:{} -m", stream::PORT));
+
+    let client = Client::start(&cluster, count);
+    let stream = Stream::start(&cluster);
+    let mut soak = Soak { cluster: &cluster, directors: vec![director], client, stream, good: true };
+    println!(
+        "{count} connections by each method, 50 new ones a second, {} datagrams a second",
+        stream::PACKETS_PER_SECOND
+    );
+    println!(
+        "{:<24} {:>5} {:>7} {:>6} {:>8} {:>8} {:>8} {:>8} {:>9}  xvsd",
+        "phase", "lost", "refused", "new", "slowest", "gap", "sender", "stream", "lost"
+    );
+    soak.wait_until_open(count);
+    soak.phase("quiet", |_| {
+        thread::sleep(WATCHED / 6);
+        String::new()
+    });
+    let first = soak.size();
+    soak.phase("kill, 1 s, start", Soak::kill_and_start);
+    soak.phase("stopped for 4 s", Soak::stop_and_continue);
+    soak.phase("take-over", Soak::watched_take_over);
+    soak.phase(&format!("{repeats} kills"), |soak| soak.repeat(repeats, Soak::kill_and_start));
+    soak.phase(&format!("{repeats} take-overs"), |soak| soak.repeat(repeats, Soak::take_over));
+    let last = soak.size();
+    if table > 0 {
+        soak.phase("table is filled", |soak| soak.fill(table));
+        soak.phase("take-over, full", Soak::watched_take_over);
+        soak.phase("kill, full", Soak::kill_and_start);
+    }
+    soak.phase("quiet", |_| {
+        thread::sleep(WATCHED / 6);
+        String::new()
+    });
+
+    println!("\nxvsd            before  after {repeats} kills and take-overs");
+    for ((name, before), (_, after)) in first.rows().into_iter().zip(last.rows()) {
+        println!("{name:<15} {before:>6}  {after:>6}");
+    }
+    let tally = soak.client.tally();
+    println!("\nmethod      open  lost  new  refused");
+    for (at, (_, name, _)) in METHODS.iter().enumerate() {
+        let of = |those: &[(usize, String)]| those.iter().filter(|(method, _)| *method == at).count();
+        let (lost, failed) = (of(&tally.lost), of(&tally.failed));
+        println!("{name:<8} {:>7} {lost:>5} {:>5} {failed:>8}", tally.open[at], tally.served[at]);
+    }
+    for (method, why) in tally.lost.iter().chain(&tally.failed).take(20) {
+        println!("{}: {why}", METHODS[*method].1);
+    }
+    println!(
+        "{} MB compared; servers have {} connections",
+        tally.bytes >> 20,
+        servers.iter().map(Servers::open).sum::<usize>()
+    );
+    let grown = last.grown(&first);
+    for what in &grown {
+        println!("{what} has grown");
+    }
+    let all_open = tally.open == [count; METHODS.len()];
+    soak.good && all_open && tally.lost.is_empty() && tally.failed.is_empty() && grown.is_empty()
+}
+
+struct Soak<'a> {
+    cluster: &'a Cluster,
+    /// The last one runs. The others are kept, because a successor that is dropped ends the one that runs.
+    directors: Vec<Director<'a>>,
+    client: Client,
+    stream: Stream,
+    good: bool,
+}
+
+impl<'a> Soak<'a> {
+    /// Does something, waits until every connection was answered after it, and prints what it has cost.
+    fn phase(&mut self, name: &str, act: impl FnOnce(&mut Self) -> String) {
+        let before = self.client.tally();
+        self.client.take_longest_answer();
+        self.stream.begin();
+        let said = act(self);
+        self.recover();
+        let (window, after) = (self.stream.end(), self.client.tally());
+        let new = after.served.iter().sum::<usize>() - before.served.iter().sum::<usize>();
+        println!(
+            "{name:<24} {:>5} {:>7} {new:>6} {:>8} {:>8} {:>8} {:>8} {:>8.3}%  {said}",
+            after.lost.len() - before.lost.len(),
+            after.failed.len() - before.failed.len(),
+            milliseconds(self.client.take_longest_answer()),
+            milliseconds(window.longest_gap),
+            milliseconds(window.longest_pause_of_sender),
+            window.lost(),
+            window.lost_percent(),
+        );
+    }
+
+    fn wait_until_open(&self, count: usize) {
+        let start = Instant::now();
+        let is_open = || self.client.tally().open.iter().all(|&open| open == count);
+        while !is_open() && start.elapsed() < RECOVERY {
+            thread::sleep(Duration::from_millis(50));
+        }
+        println!("{:?} are open after {:.1} s", self.client.tally().open, start.elapsed().as_secs_f64());
+    }
+
+    /// `kill -9`, a second without xvsd, a start.
+    fn kill_and_start(&mut self) -> String {
+        kill_process(self.process(), Signal::KILL).expect("xvsd runs");
+        thread::sleep(NOTHING);
+        let start = Instant::now();
+        self.directors.push(Director::start_with(self.cluster, Workers::Two, &ARGUMENTS));
+        format!("ready {} after its start{}", milliseconds(start.elapsed()), self.said("are taken over"))
+    }
+
+    fn take_over(&mut self) -> String {
+        let start = Instant::now();
+        match Director::take_over(self.cluster, Workers::Two, &ARGUMENTS) {
+            Ok(director) => {
+                self.directors.push(director);
+                format!("took {}{}", milliseconds(start.elapsed()), self.said("nobody forwarded for"))
+            }
+            Err(log) => {
+                self.good = false;
+                format!("failed: {log}")
+            }
+        }
+    }
+
+    fn watched_take_over(&mut self) -> String {
+        let start = Instant::now();
+        thread::sleep(WATCHED / 6);
+        let said = self.take_over();
+        thread::sleep(WATCHED.saturating_sub(start.elapsed()));
+        said
+    }
+
+    fn stop_and_continue(&mut self) -> String {
+        let process = self.process();
+        kill_process(process, Signal::STOP).expect("xvsd runs");
+        let start = Instant::now();
+        let output = complete(self.cluster.command(Host::Director, program("xvs")).args([
+            "healthy",
+            "--timeout",
+            "1",
+        ]));
+        thread::sleep(STOPPED.saturating_sub(start.elapsed()));
+        kill_process(process, Signal::CONT).expect("xvsd runs");
+        self.good &= output.status.code() == Some(1);
+        format!("xvs healthy: {}", String::from_utf8_lossy(&output.stderr).trim())
+    }
+
+    fn repeat(&mut self, times: usize, mut act: impl FnMut(&mut Self) -> String) -> String {
+        let mut said = String::new();
+        for _ in 0..times {
+            said += &format!("\n    {}", act(self));
+            self.recover();
+        }
+        said
+    }
+
+    /// Waits until every lasting connection has been answered once more.
+    fn recover(&self) {
+        let start = Instant::now();
+        while self.client.tally().answered < start && start.elapsed() < RECOVERY {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Lets `table` clients send a datagram each.
+    fn fill(&mut self, table: usize) -> String {
+        let director = self.directors.last().expect("one runs");
+        director.adm("--set 0 0 86400");
+        let service = format!("-u {}", virtual_endpoint(FILL));
+        director.adm(&format!("-A {service}"));
+        director.adm(&format!("-a {service} -r 192.0.2.11:{FILL} -m"));
+        let bind = || UdpSocket::bind(("0.0.0.0", FILL)).expect("the port is free");
+        // It is never read, so datagrams that it has no room for are dropped, without an ICMP error.
+        let _sink = self.cluster.run(Host::RealServer(1), bind);
+        let addresses = (0..table.div_ceil(FILL_PORTS)).map(|at| Ipv4Addr::new(198, 51, 100, 101 + at as u8));
+        let clients =
+            addresses.flat_map(|ip| (2000..).take(FILL_PORTS).map(move |port| SocketAddrV4::new(ip, port)));
+        for number in 0..table.div_ceil(FILL_PORTS) {
+            let mut ip = self.cluster.command(Host::Client, "ip");
+            succeed(ip.args(["address", "add", &format!("198.51.100.{}/32", 101 + number), "dev", "wan"]));
+        }
+        self.cluster.run(Host::Client, || {
+            let start = Instant::now();
+            for (sent, client) in clients.take(table).enumerate() {
+                let socket = UdpSocket::bind(client).expect("the address is there and the port free");
+                // One that is lost leaves the table with one entry less.
+                let _ = socket.send_to(&[0], virtual_endpoint(FILL));
+                // 25,000 a second.
+                if sent % 100 == 0 {
+                    thread::sleep(Duration::from_micros(sent as u64 * 40).saturating_sub(start.elapsed()));
+                }
+            }
+        });
+        let status = director.status();
+        status.lines().find(|line| line.starts_with("connections")).unwrap_or_default().to_owned()
+    }
+
+    /// The line with these words in the log of the running xvsd.
+    fn said(&self, words: &str) -> String {
+        let log = self.directors.last().map(Director::log).unwrap_or_default();
+        let line = log.lines().rfind(|line| line.contains(words)).unwrap_or_default();
+        // Time, level and module are in front.
+        line.split_once(": ").map_or(String::new(), |(_, said)| format!("; {said}"))
+    }
+
+    /// The process that listens on the socket.
+    fn process(&self) -> Pid {
+        let stream = UnixStream::connect(self.state("run/xvsd.sock")).expect("xvsd listens");
+        socket_peercred(stream).expect("a Unix socket has credentials").pid
+    }
+
+    fn state(&self, path: &str) -> PathBuf {
+        self.cluster.state().join("dr").join(path)
+    }
+
+    fn size(&self) -> Size {
+        let process = self.process().as_raw_nonzero();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).expect("xvsd runs");
+        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let kilobytes = anonymous.and_then(|value| value.split_whitespace().next()?.parse().ok());
+        // The connections of commands and of this suite come and go.
+        let descriptors = || {
+            thread::sleep(Duration::from_millis(100));
+            files(Path::new(&format!("/proc/{process}/fd")))
+        };
+        Size {
+            memory_kb: kilobytes.expect("/proc says so"),
+            descriptors: (0..10).map(|_| descriptors()).min().unwrap_or_default(),
+            pins: files(&self.state("bpf")),
+            files: files(&self.state("shm")),
+        }
+    }
+}
+
+/// What an xvsd occupies.
+struct Size {
+    /// Without the files that it maps, which are the connection table.
+    memory_kb: u64,
+    descriptors: u64,
+    pins: u64,
+    files: u64,
+}
+
+impl Size {
+    fn rows(&self) -> [(&'static str, u64); 4] {
+        let Self { memory_kb, descriptors, pins, files } = *self;
+        [("memory, kB", memory_kb), ("descriptors", descriptors), ("pins", pins), ("files", files)]
+    }
+
+    /// What is more than before.
+    fn grown(&self, before: &Self) -> Vec<&'static str> {
+        let slack = |name: &str| if name == "memory, kB" { SLACK_KB } else { 0 };
+        let pairs = self.rows().into_iter().zip(before.rows());
+        pairs
+            .filter(|((name, now), (_, before))| *now > before + slack(name))
+            .map(|((name, _), _)| name)
+            .collect()
+    }
+}
+
+/// Files below a folder.
+fn files(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| if entry.file_type().is_ok_and(|kind| kind.is_dir()) { files(&entry.path()) } else { 1 })
+        .sum()
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.0} ms", time.as_secs_f64() * 1e3)
+}
