@@ -99,12 +99,14 @@ fn full_nat_connections_go_on_when_a_successor_takes_over() {
 fn a_successor_that_is_killed_at_any_moment_loses_no_connection() {
     let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
-    let director = Director::start_with(&cluster, Workers::Two, &HELD);
+    // Nobody may have the packets for as long as a busy machine takes to find that out.
+    let held = ["--hold", "2min"];
+    let director = Director::start_with(&cluster, Workers::Two, &held);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     let mut streams = half_uploads(&cluster, 12);
     let mut all = vec![director];
     for millis in (10..300).step_by(25) {
-        let mut successor = Director::begin_take_over(&cluster, Workers::Two, &HELD);
+        let mut successor = Director::begin_take_over(&cluster, Workers::Two, &held);
         thread::sleep(Duration::from_millis(millis));
         successor.kill_successor();
         // The former one goes on or begins anew, unless it had ended already.
@@ -114,7 +116,7 @@ fn a_successor_that_is_killed_at_any_moment_loses_no_connection() {
             healthy.is_ok_and(|output| output.status.success())
         };
         if !(0..30).any(is_healthy) {
-            all.push(Director::start_with(&cluster, Workers::Two, &HELD));
+            all.push(Director::start_with(&cluster, Workers::Two, &held));
         }
         finish(streams.drain(..2).collect());
         streams.extend(half_uploads(&cluster, 2));
