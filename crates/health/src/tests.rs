@@ -29,6 +29,8 @@ use crate::results::SharedResults;
 use crate::runner::Runner;
 use crate::view::View;
 
+mod view;
+
 /// How a simulated server behaves when it is probed.
 #[derive(Clone, Copy, PartialEq)]
 enum Server {
@@ -406,53 +408,6 @@ async fn probes_without_a_port_are_prepared_again_and_hinder_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
-    let third = "10.1.0.3";
-    let text =
-        virtual_server("delay_loop 10\nretry 1\ndelay_before_retry 1\nwarmup 0\nquorum 2", [RS1, RS2, third]);
-    let health = Health::start(&text, MANY).await;
-    health.world.set(RS1, Server::Refuses);
-    health.world.set(third, Server::Refuses);
-    sleep(seconds(15.0)).await;
-    health.world.emitted("192.0.2.1 80 has no quorum");
-    let (kept, before) = (health.world.kept.lock().unwrap().clone(), health.report());
-
-    // A new real server and an edited check are in the file that the next process reads.
-    let edited = text.replace("TCP_CHECK { }", "TCP_CHECK { connect_port 81 }").replacen("81", "80", 2);
-    let more =
-        edited.replacen("real_server", "real_server 10.1.0.4 80 { TCP_CHECK { alpha } }\nreal_server", 1);
-    let next = Health::resume(&more, MANY, kept).await;
-    let up = |health: &Health| {
-        let report = health.report();
-        let servers = &report.virtual_servers[0].real_servers;
-        servers.iter().map(|server| (server.endpoint.clone(), server.is_up)).collect::<Vec<_>>()
-    };
-    let expected =
-        [("10.1.0.4:80", false), ("10.1.0.1:80", false), ("10.1.0.2:80", true), ("10.1.0.3:80", false)];
-    assert_eq!(up(&next), expected.map(|(server, is_up)| (server.to_owned(), is_up)));
-    assert!(!before.virtual_servers[0].is_well && !next.report().virtual_servers[0].is_well);
-    let states = next.report().virtual_servers[0]
-        .real_servers
-        .iter()
-        .map(|one| one.checks[0].state)
-        .collect::<Vec<_>>();
-    assert_eq!(states, [CheckState::AssumedDown, CheckState::Down, CheckState::Up, CheckState::AssumedDown]);
-    assert!(next.world.emitted.lock().unwrap().is_empty(), "{:?}", next.world.emitted.lock().unwrap());
-    // One failure of a server that is up is not the first of a new check.
-    for server in [RS1, third, "10.1.0.4"] {
-        next.world.set(server, Server::Refuses);
-    }
-    next.world.set(RS2, Server::Slow(seconds(0.1)));
-    sleep(seconds(5.0)).await;
-    let emitted = next.world.emitted.lock().unwrap().clone();
-    assert!(emitted.iter().all(|(line, _)| line.starts_with("10.1.0.4:80")), "{emitted:?}");
-    next.world.set(RS1, Server::Passes);
-    sleep(seconds(11.0)).await;
-    next.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is up");
-    next.world.emitted("192.0.2.1 80 has its quorum");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_reload_changes_neither_states_nor_the_times_of_probes() {
     let text = virtual_server("delay_loop 60\nwarmup 0", [RS1, RS2]);
     let health = Health::start(&text, MANY).await;
@@ -623,19 +578,6 @@ async fn a_failure_seen_late_by_xvsd_counts_as_not_run() {
     health.world.set(RS1, Server::Late(seconds(0.9)));
     sleep(seconds(60.0)).await;
     assert_eq!(health.check().state, CheckState::Down);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_sends_notices_with_omega_and_ends_all_probes() {
-    let health = Health::start(&virtual_server("delay_loop 5\nomega", [RS1]), MANY).await;
-    sleep(seconds(10.0)).await;
-    health.manager.send(Message::Stop).ok().unwrap();
-    sleep(seconds(0.1)).await;
-    health.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is down");
-    health.world.emitted("192.0.2.1 80 has no quorum");
-    health.world.probed(RS1);
-    sleep(seconds(60.0)).await;
-    assert_eq!(health.world.probed(RS1).len(), 0);
 }
 
 #[tokio::test]

@@ -31,9 +31,9 @@ pub(crate) enum Input {
     Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
     /// The timeouts and settings of an earlier daemon, and the journal that is kept from now on.
     Journal(TimeoutsBySource, Vec<(String, String)>, Option<Journal>, Sender<Result<(), CommandError>>),
-    /// A new network view is in [`Latest`].
+    /// A new network view is in [`Latest`](xvs_host::network::Latest).
     Network,
-    /// New mark rules are in [`Latest`].
+    /// New mark rules are in [`Latest`](xvs_host::network::Latest).
     Marks,
     /// The wanted state of owned services.
     Reconcile(
@@ -162,7 +162,8 @@ impl Handle {
         self.send(|reply| Input::VipProbes(probes, reply))
     }
 
-    /// Sets the wanted state of services as [`Control::reconcile`] does, and waits until it is published.
+    /// Sets the wanted state of services as [`Control::reconcile`](crate::control::Control::reconcile) does, and waits
+    /// until it is published.
     ///
     /// # Errors
     /// The daemon is ending.

@@ -31,9 +31,12 @@ pub(super) struct KeptState {
     pub(super) directory: Option<StateDirectory>,
     /// Sentences for the operator.
     pub(super) warnings: Vec<String>,
-    /// What another process has left in the table, before [`Self::take_table`].
+    /// What another process has left in the table, before [`TakenTable::take`].
     left: Option<Left>,
 }
+
+/// A table, how an earlier process has left it, and sentences for the operator.
+type FoundTable = (Arc<Table>, Option<Left>, Vec<String>);
 
 impl KeptState {
     /// Opens the directory, and maps the table that an earlier process has left there, or makes one. With `others`,
@@ -75,7 +78,7 @@ impl KeptState {
         directory: &StateDirectory,
         config: TableConfig,
         others: Others,
-    ) -> Result<(Arc<Table>, Option<Left>, Vec<String>), DaemonError> {
+    ) -> Result<FoundTable, DaemonError> {
         let failed = |error| failed(directory, error);
         let boot = Boot(boot::id().map_err(failed)?);
         let mut warnings = Vec::new();
