@@ -268,7 +268,7 @@ impl Registry {
         self.before.retain(|_, before| before.since.until(now) < TRASH_TIME);
     }
 
-    /// Why the files of [`Self::keep`] are not current; `None`: they are.
+    /// Why the files of [`Self::resume`] are not current; `None`: they are.
     pub fn keep_failure(&self) -> Option<&str> {
         self.kept.as_ref().and_then(Kept::failure)
     }
