@@ -122,7 +122,10 @@ impl Daemon {
         };
         let attached = config.interfaces.iter().map(attach).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let workers = Workers::new(attached, config.workers, rings, pins)?;
+        let mut workers = Workers::new(attached, config.workers, rings, pins)?;
+        if take_over.is_some() {
+            workers.prepare_memory();
+        }
         let worker_count = workers.count();
         let table = TableConfig {
             capacity: config.conn_table_size,

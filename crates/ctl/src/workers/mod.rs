@@ -27,7 +27,9 @@ use xvs_host::cores::cores_available;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::pins::Pins;
-use xvs_xdp::{AttachError, Attached, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes};
+use xvs_xdp::{
+    AttachError, Attached, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes,
+};
 
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
@@ -47,6 +49,8 @@ pub(crate) struct Workers {
     shares: Shares,
     /// Of each worker, also of those not started yet.
     wakers: Vec<Waker>,
+    /// Packet memory for ports that are opened later.
+    memory: Vec<PacketMemory>,
     threads: Vec<WorkerThread>,
     /// Whether the workers have no sockets.
     paused: bool,
@@ -86,7 +90,7 @@ impl Workers {
         let shares = shares(&attached, workers)?;
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
-        let (threads, not_pinned) = (Vec::new(), Vec::new());
+        let (threads, not_pinned, memory) = (Vec::new(), Vec::new(), Vec::new());
         let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
         let wakers = wakers.map_err(system("a worker's waker"))?;
         Ok(Self {
@@ -95,6 +99,7 @@ impl Workers {
             rings,
             shares,
             wakers,
+            memory,
             threads,
             paused: false,
             unfit,
@@ -220,16 +225,27 @@ impl Workers {
         leaving.map(Attached::index).collect()
     }
 
+    /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
+    pub(crate) fn prepare_memory(&mut self) {
+        let prepare = |share: &Vec<Vec<u32>>| {
+            let links = self.attached.iter().zip(share);
+            let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
+            PacketMemory::create(&links, self.rings).ok()
+        };
+        self.memory = self.shares.iter().map_while(prepare).collect();
+    }
+
     /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
     ///
     /// # Errors
     /// The kernel refuses a socket or a descriptor; none stays open.
-    pub(crate) fn open_ports(&self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
+    pub(crate) fn open_ports(&mut self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
+        let mut memory = std::mem::take(&mut self.memory).into_iter();
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(placement::cores(self.shares.len())) {
             let links = self.attached.iter().zip(share);
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
-            let sockets = Sockets::open(&links, self.rings)?;
+            let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
             let copy_mode = sockets.copy_mode().to_string();
             let port = XdpPort::open(sockets, self.reinjectors.clone()).map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());

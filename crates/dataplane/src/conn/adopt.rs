@@ -41,7 +41,7 @@ pub struct TableFiles {
 pub enum Left {
     /// It may have been killed at any moment.
     Killed,
-    /// No operation was under way, so the index is right.
+    /// No operation was under way, so the index and all entries are right.
     InOrder,
 }
 
@@ -99,6 +99,8 @@ impl Table {
     pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Arc<Self>, AdoptError> {
         let (parts, secret) = header_of(&files.connections, &config, boot)?;
         let [mapping, extensions] = map(files, &config, &parts)?;
+        // The process reads all entries soon, when nobody forwards.
+        mapping.touch();
         Ok(Arc::new(Self::over(config, &parts, mapping, &extensions, secret)))
     }
 
@@ -166,7 +168,8 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     Ok((parts, HashSecret([word(secret), word(secret + 8), word(secret + 16)])))
 }
 
-/// Builds everything but the entries anew; of a table that was left in order all but the index, too.
+/// Builds everything but the entries anew; of a table that was left in order only what its process had for itself: free
+/// entries, counts and timers.
 fn rebuild(
     table: &Table,
     left: Left,
@@ -192,7 +195,8 @@ fn rebuild(
     if left == Left::Killed {
         buckets.clear();
     }
-    for index in 0..extent {
+    let unchecked = if left == Left::Killed { 0..extent } else { 0..0 };
+    for index in unchecked.clone() {
         let record = slab.record(index);
         let life = record.entry.life();
         record.entry.controlled.store(0, Ordering::Relaxed);
@@ -204,8 +208,8 @@ fn rebuild(
             discard(index);
         }
     }
-    for index in (0..extent).filter(|index| is_live(*index)) {
-        if left == Left::Killed && !enter(slab, buckets, secret, index) {
+    for index in unchecked.filter(|index| is_live(*index)) {
+        if !enter(slab, buckets, secret, index) {
             discard(index);
         }
     }
@@ -226,6 +230,9 @@ fn rebuild(
         }
         kept += 1;
         keep(&Connection { id: ConnId(index), record });
+        if left == Left::InOrder {
+            continue;
+        }
         let controller = record.entry.controller.load(Ordering::Relaxed).checked_sub(1);
         let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
         if !controller.filter(is_template).is_some_and(|template| slab.entry(template).add_controlled()) {

@@ -14,6 +14,7 @@ use std::{
     ops::Deref,
     ptr::{NonNull, null_mut},
     sync::Arc,
+    sync::atomic::{AtomicU8, Ordering},
 };
 
 #[cfg(not(loom))]
@@ -196,15 +197,24 @@ impl Mapping {
         Ok(Self { base, size_bytes, pages: Pages::Small, _reservation: reservation })
     }
 
+    /// Enters all pages in this process's page tables, so that later accesses do not wait for the kernel.
+    pub(crate) fn touch(&self) {
+        self.touch_each(SMALL_PAGE_BYTES);
+    }
+
+    fn touch_each(&self, bytes: usize) {
+        for offset in (0..self.size_bytes).step_by(bytes) {
+            // SAFETY: `offset` is below the size of the mapping that `base` points to.
+            let byte = unsafe { self.base.add(offset) }.cast::<AtomicU8>();
+            // SAFETY: the byte is mapped, and all that have the memory access it by atomics.
+            let _ = unsafe { byte.as_ref() }.load(Ordering::Relaxed);
+        }
+    }
+
     /// Requests huge pages now. Returns whether the whole mapping has them.
     fn collapse(&self) -> bool {
         // The kernel (6.18) refuses a range of which no page was ever touched, with EINVAL.
-        for offset in (0..self.size_bytes).step_by(HUGE_PAGE_BYTES) {
-            // SAFETY: `offset` is below the size of the mapping that `base` points to.
-            let byte = unsafe { self.base.add(offset) };
-            // SAFETY: the byte is mapped, and no other code has the mapping yet.
-            let _ = unsafe { byte.read_volatile() };
-        }
+        self.touch_each(HUGE_PAGE_BYTES);
         let start = self.base.as_ptr().cast::<c_void>();
         // SAFETY: the range is exactly this mapping. Collapsing changes the pages that hold it and no byte.
         unsafe { libc::madvise(start, self.size_bytes, libc::MADV_COLLAPSE) == 0 }
@@ -277,6 +287,9 @@ pub(crate) fn file_bytes(size_bytes: usize) -> usize {
 
 /// The size of a huge page on x86_64, and on aarch64 with 4 KiB base pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// The smallest page of any machine.
+#[cfg(not(loom))]
+const SMALL_PAGE_BYTES: usize = 4096;
 
 #[cfg(loom)]
 pub(crate) use model::{Cells, Mapping};
@@ -302,6 +315,8 @@ mod model {
         pub(crate) fn of_file(_file: &File, _size_bytes: usize, _memory: Memory) -> io::Result<Arc<Self>> {
             Ok(Arc::new(Self))
         }
+
+        pub(crate) fn touch(&self) {}
 
         pub(crate) fn pages(&self) -> Pages {
             Pages::Small
