@@ -67,9 +67,11 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
     // Opened before its end, when no other process can have its number. Readable when it has ended (pidfd_open(2)).
     let process = client.process().and_then(|number| Pid::from_raw(number as i32));
     let process = process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok());
-    match client.call(Request::Stop { release })? {
-        Reply::Done => {}
-        other => return Err(Failure::unexpected(&other).into()),
+    match client.call(Request::Stop { release }) {
+        // It may end before it has sent the reply; then the wait below succeeds.
+        Ok(Reply::Done) | Err(Failure::Transport(_)) => {}
+        Ok(other) => return Err(Failure::unexpected(&other).into()),
+        Err(error) => return Err(error.into()),
     }
     let until = Instant::now() + LONGEST_WAIT;
     let now = Some(&Timespec::default());
