@@ -5,10 +5,12 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libxdp_sys as sys;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -134,7 +136,14 @@ impl Umem {
             unsafe { sys::xsk_umem__create(&mut umem, start, size, fill_ring, completion_ring, &config) };
         check(result)?;
         let umem = NonNull::new(umem).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { state: Mutex::new(State { umem, first: Some((fill, completion)) }), area })
+        let this = Self { state: Mutex::new(State { umem, first: Some((fill, completion)) }), area };
+        // SAFETY: the UMEM is alive, and the call returns its descriptor.
+        let fd = unsafe { sys::xsk_umem__fd(umem.as_ptr()) };
+        // SAFETY: the descriptor stays open as long as the UMEM.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // A script that inherited it would keep the first queue occupied.
+        fcntl_setfd(fd, FdFlags::CLOEXEC)?;
+        Ok(this)
     }
 
     /// Makes a socket with these rings and binds it. Returns it with its fill and completion rings, which are unset if
