@@ -251,7 +251,7 @@ fn managed_neighbours_are_resolved_without_traffic_and_removed_when_no_longer_wa
     director.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
         let lan = follower.view().network.link_named("lan").unwrap().ifindex;
-        let mut neighbours = Neighbours::open(&[lan]).unwrap();
+        let mut neighbours = Neighbours::open().unwrap();
         let wanted = ["10.1.0.2", "fd00::2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
         let mut wanted: BTreeSet<_> = wanted.into();
         let manage = |neighbours: &mut Neighbours, wanted: &BTreeSet<_>| {
@@ -302,14 +302,15 @@ fn managed_neighbours_of_a_killed_director_are_taken_over_and_removed_by_the_nex
     netns.run(|| {
         let view = NetworkFollower::open().unwrap().view().clone();
         let [lan, other] = ["lan", "other"].map(|dev| view.network.link_named(dev).unwrap().ifindex);
-        let mut killed = Neighbours::open(&[lan, other]).unwrap();
+        let mut killed = Neighbours::open().unwrap();
         let wanted = ["10.1.0.2", "10.1.0.3"].map(|addr| (lan, ip(addr)));
         killed.manage(&[wanted[0], wanted[1], (other, ip("10.2.0.2"))].into()).unwrap();
         // As after SIGKILL: the neighbours are not removed.
         mem::forget(killed);
         netns.ip("neigh add 10.1.0.4 dev lan managed");
 
-        let mut next = Neighbours::open(&[lan]).unwrap();
+        let mut next = Neighbours::open().unwrap();
+        next.adopt(&[lan]).unwrap();
         next.manage(&[wanted[0]].into()).unwrap();
         assert!(listing().contains("10.1.0.2 ") && !listing().contains("10.1.0.3 "), "{}", listing());
         drop(next);

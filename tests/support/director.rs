@@ -199,6 +199,17 @@ impl<'a> Director<'a> {
         self.wait()
     }
 
+    /// Waits until the daemon is healthy, or has ended; returns which.
+    pub fn forwards_or_has_ended(&mut self) -> bool {
+        wait::until("xvsd is healthy or has ended", || {
+            if self.process.try_wait().expect("xvsd is a child of this process").is_some() {
+                return Some(false);
+            }
+            let healthy = self.cluster.command(Host::Director, program("xvs")).arg("healthy").output();
+            healthy.expect("xvs can be started").status.success().then_some(true)
+        })
+    }
+
     /// Waits for the end of a daemon whose reload has started a successor, which has the same log and is ended on drop.
     pub fn is_taken_over(&mut self) {
         let status = self.wait();

@@ -1,16 +1,14 @@
 //! `xvs stop`: ends xvsd, or releases what one that has ended has left.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use xvs_host::instance::name_of;
+use xvs_host::process::Process;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -64,9 +62,8 @@ fn listens(socket: &Path) -> bool {
 /// Ends xvsd, and waits for its end.
 fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
     let mut client = connected()?;
-    // Opened before its end, when no other process can have its number. Readable when it has ended (pidfd_open(2)).
-    let process = client.process().and_then(|number| Pid::from_raw(number as i32));
-    let process = process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok());
+    // Opened before its end, when no other process can have its number.
+    let process = client.process().and_then(|number| Process::open(number).ok());
     match client.call(Request::Stop { release }) {
         // It may end before it has sent the reply; then the wait below succeeds.
         Ok(Reply::Done) | Err(Failure::Transport(_)) => {}
@@ -74,9 +71,7 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
         Err(error) => return Err(error.into()),
     }
     let until = Instant::now() + LONGEST_WAIT;
-    let now = Some(&Timespec::default());
-    let has_ended = |process| poll(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], now) == Ok(1);
-    let runs = || listens(socket) || process.as_ref().is_some_and(|process| !has_ended(process.as_fd()));
+    let runs = || listens(socket) || process.as_ref().is_some_and(|process| !process.has_ended());
     while runs() {
         if Instant::now() >= until {
             let seconds = LONGEST_WAIT.as_secs();

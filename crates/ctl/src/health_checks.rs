@@ -21,6 +21,7 @@ use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;
 use crate::control::handle::Handle;
+use crate::daemon::kept_state::Others;
 use crate::daemon::threads;
 use crate::health_view::KeptView;
 use crate::keepalived_conf::read_usable;
@@ -43,7 +44,8 @@ pub enum HealthError {
 }
 
 /// Starts the checks of a file that has been read; returns when its services are in force. `kept` is the file of the
-/// view that outlives the process.
+/// view that outlives the process. While another process runs the checks, these wait for
+/// [`begin`](engine::Handle::begin).
 ///
 /// # Errors
 /// [`HealthError`]; no check has run.
@@ -51,6 +53,7 @@ pub(crate) fn start(
     keepalived: &Keepalived,
     read: Prepared,
     kept: Option<KeptView>,
+    others: Others,
     daemon: &Handle,
     ended: &Sender<String>,
 ) -> Result<Engine, HealthError> {
@@ -63,6 +66,9 @@ pub(crate) fn start(
     let told = checks.clone();
     // A process has one health engine, so this cell and those below are still empty.
     let _ = daemon.shared().on_disabled.set(Arc::new(move |disabled| told.set_disabled(disabled)));
+    if others == Others::Ended {
+        checks.begin();
+    }
     checks.set_disabled(daemon.shared().facts().disabled);
     tracing::info!("{}: {}", file.display(), checks.replace(read)?);
     let shared = daemon.shared();

@@ -4,14 +4,20 @@
 //! Not here: files that are damaged otherwise (`conn/adopt.rs`), and their directory.
 
 #![cfg(not(loom))]
-#![allow(unsafe_code, reason = "fork and ptrace")]
 #![allow(clippy::unwrap_used)]
 
+use std::env;
 use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::process::{self, Command, Stdio};
 use std::sync::Arc;
 
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
@@ -166,8 +172,36 @@ fn is_whole(files: &TableFiles, filled: bool) {
     assert_eq!(ids.len(), taken + kept);
 }
 
+/// The files of the table, for the child.
+const FILES: &str = "XVS_TEST_TABLE";
+
+/// The child: takes the table over and changes it, stopped before and after.
+fn change_and_stop(paths: &str) {
+    let (connections, extensions) = paths.split_once(':').unwrap();
+    let open = |path| File::options().read(true).write(true).open(path).unwrap();
+    let (table, _, _) = adopt(&TableFiles { connections: open(connections), extensions: open(extensions) });
+    let mut worker = table.handle(0).unwrap();
+    ptrace::traceme().unwrap();
+    raise(Signal::SIGSTOP).unwrap();
+    change(&mut worker);
+    raise(Signal::SIGSTOP).unwrap();
+}
+
+/// Waits for the next stop of a child of this thread. Returns which of its threads has stopped, and by what.
+fn next_stop() -> (Pid, Signal) {
+    // The test harness of the child runs the test in a thread of its own.
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    match waitpid(None, Some(flags)).unwrap() {
+        WaitStatus::Stopped(thread, signal) => (thread, signal),
+        other => panic!("the child: {other:?}"),
+    }
+}
+
 #[test]
 fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
+    if let Ok(paths) = env::var(FILES) {
+        return change_and_stop(&paths);
+    }
     let shared = files([&[], &[]]);
     let table = table(&shared);
     let mut worker = table.handle(0).unwrap();
@@ -179,24 +213,17 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
     let length = |file: &File| file.metadata().unwrap().len().min(128 << 10) as usize;
     let mut now = [&shared.connections, &shared.extensions].map(|file| vec![0; length(file)]);
     let mut before = now.clone();
-    // SAFETY: the child calls only what a burst calls, which neither allocates nor locks, and then ends.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        // SAFETY: no pointer is passed.
-        unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
-        // SAFETY: as above.
-        unsafe { libc::raise(libc::SIGSTOP) };
-        change(&mut worker);
-        // SAFETY: the child ends without running destructors of its parent's values.
-        unsafe { libc::_exit(0) };
-    }
-    let (mut states, mut status) = (0, 0);
-    loop {
-        // SAFETY: `status` is writable; the child is this process's.
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        if !libc::WIFSTOPPED(status) {
-            break;
-        }
+    drop((worker, table));
+    let open = |file: &File| format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd());
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "a_table_whose_process_was_killed_at_any_store_is_taken_over_whole"]);
+    command.env(FILES, [open(&shared.connections), open(&shared.extensions)].join(":"));
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    let mut states = 0;
+    // It stops itself before and after the change, and after each instruction between.
+    let (thread, _) = next_stop();
+    ptrace::step(thread, None).unwrap();
+    while next_stop() == (thread, Signal::SIGTRAP) {
         shared.connections.read_exact_at(&mut now[0], 0).unwrap();
         shared.extensions.read_exact_at(&mut now[1], 0).unwrap();
         if now != before {
@@ -204,10 +231,10 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
             states += 1;
             before.clone_from(&now);
         }
-        // SAFETY: the child is stopped, and no pointer is passed.
-        assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) }, 0);
+        ptrace::step(thread, None).unwrap();
     }
-    assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child's end: {status:x}");
+    ptrace::detach(thread, None).unwrap();
+    assert!(child.wait().unwrap().success());
     assert!(states > 100, "{states} states of memory");
 }
 
@@ -272,8 +299,8 @@ fn a_table_is_taken_over_with_another_number_of_workers() {
     assert!(staying().all(|new| workers.iter().all(|worker| is_found(worker, &new))));
     // Each worker times its share.
     for worker in &mut workers {
-        for now in [NOW, NOW + TIMER_TICK] {
-            worker.advance_timers(now, |table, id| assert!(matches!(table.remove(id), Removal::Done(_))));
+        for tick in [NOW, NOW + TIMER_TICK] {
+            worker.advance_timers(tick, |table, id| assert!(matches!(table.remove(id), Removal::Done(_))));
         }
     }
     assert_eq!(table.live(), 0);

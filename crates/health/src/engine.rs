@@ -42,7 +42,8 @@ pub struct Handle {
 
 impl Engine {
     /// Starts the engine without a configuration. `file` is the file name in reports; `former` is the view of an
-    /// earlier process, with which the first configuration begins; `spawn` starts the thread.
+    /// earlier process, with which the first configuration begins; `spawn` starts the thread. Until [`Handle::begin`] no
+    /// check runs, no notice is sent and no view is kept: the earlier process may still do that.
     ///
     /// # Errors
     /// The system cannot create a runtime or a thread.
@@ -57,12 +58,7 @@ impl Engine {
         let (manager, messages) = unbounded_channel();
         let results = Arc::new(SharedResults::default());
         results.lock().file = file;
-        let runner = Runner {
-            environment,
-            permits: Semaphore::new(concurrent_probes()),
-            changed,
-            view_changed: Notify::new(),
-        };
+        let runner = Runner { environment, permits: Semaphore::new(0), changed, view_changed: Notify::new() };
         let task = Manager::new(results.clone(), Arc::new(runner), changes, messages, former).run();
         let handle = Handle { results, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {
@@ -102,6 +98,12 @@ impl Handle {
         let (reply, replied) = oneshot::channel();
         self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| ending())?;
         replied.blocking_recv().map_err(|_| ending())?
+    }
+
+    /// Begins with the checks, and sends the notices that have waited. Called once.
+    pub fn begin(&self) {
+        // The daemon may be stopping.
+        let _ = self.manager.send(Message::Begin { probes: concurrent_probes() });
     }
 
     /// Replaces what operators keep from new connections: it does not count for a quorum. Does not wait.

@@ -75,7 +75,7 @@ pub trait Environment: Send + Sync + 'static {
     fn execute(&self, command: Command) -> Result<(), CommandError>;
 
     /// Keeps the view for a later process. May wait for a file. Keeps nothing if there is no place for it.
-    fn keep(&self, _view: &View) {}
+    fn keep(&self, view: &View);
 
     /// Writes these lines to the event stream and to the log, as one group.
     fn emit(&self, lines: Vec<String>);

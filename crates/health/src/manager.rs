@@ -44,6 +44,8 @@ pub(super) enum Message {
     Load(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
     /// Replace what operators keep from new connections.
     Disabled(Arc<DisabledServers>),
+    /// Let so many probes run at once, send notices, and keep the view.
+    Begin { probes: usize },
     /// End every check, and send the notices of the stop.
     Stop,
 }
@@ -72,6 +74,8 @@ pub(super) struct Manager<E> {
     former: View,
     /// When the view is kept; `None`: it has not changed.
     keep_at: Option<Instant>,
+    /// Notices that wait for [`Message::Begin`]; `None` afterwards.
+    waiting: Option<Vec<(Option<String>, Notice)>>,
 }
 
 impl<E: Environment> Manager<E> {
@@ -99,6 +103,7 @@ impl<E: Environment> Manager<E> {
             retry_at: Instant::now(),
             former,
             keep_at: None,
+            waiting: Some(Vec::new()),
         }
     }
 
@@ -115,6 +120,7 @@ impl<E: Environment> Manager<E> {
                         let _ = reply.send(done);
                     }
                     Some(Message::Disabled(disabled)) => self.set_disabled(disabled).await,
+                    Some(Message::Begin { probes }) => self.begin(probes),
                     Some(Message::Stop) | None => return self.stop().await,
                 },
                 Some(record) = self.changed.recv() => self.apply_results(record).await,
@@ -130,9 +136,19 @@ impl<E: Environment> Manager<E> {
         }
     }
 
+    /// Carries out [`Message::Begin`].
+    fn begin(&mut self, probes: usize) {
+        self.runner.permits.add_permits(probes);
+        let notices = self.waiting.take();
+        self.notify(notices.into_iter().flatten());
+        self.view_has_changed();
+    }
+
     /// Notes that the view has to be kept.
     fn view_has_changed(&mut self) {
-        self.keep_at = self.keep_at.or(Some(Instant::now() + KEEP_INTERVAL));
+        if self.waiting.is_none() {
+            self.keep_at = self.keep_at.or(Some(Instant::now() + KEEP_INTERVAL));
+        }
     }
 
     /// What a later process begins with.
@@ -228,6 +244,9 @@ impl<E: Environment> Manager<E> {
 
     /// Sends notices to FIFOs, scripts, the event stream and the log, each with its reason if there is one.
     fn notify(&mut self, notices: impl IntoIterator<Item = (Option<String>, Notice)>) {
+        if let Some(waiting) = &mut self.waiting {
+            return waiting.extend(notices);
+        }
         let mut lines = Vec::new();
         for (reason, notice) in notices {
             if let Some(notifier) = &mut self.notifier {
@@ -426,6 +445,9 @@ impl<E: Environment> Manager<E> {
     }
 
     async fn stop(mut self) {
+        if self.waiting.is_some() {
+            return;
+        }
         let mut view = self.view();
         for one in self.results.lock().virtual_servers.iter().map(|one| one.state.virtual_server()) {
             // Its notices of the stop say that all of it is down, so it begins anew.

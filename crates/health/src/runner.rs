@@ -76,6 +76,8 @@ impl<E: Environment> Runner<E> {
 
     /// A `FILE_CHECK` has no interval: each change of the file is a result.
     async fn run_file_check(self: Arc<Self>, record: Arc<CheckRecord>, mut file: file::Watch) {
+        // As for a probe; the semaphore is never closed.
+        drop(self.permits.acquire().await);
         loop {
             record.start_probe();
             let result = file.changed().await;

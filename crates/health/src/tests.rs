@@ -47,6 +47,7 @@ enum Server {
 }
 
 /// The simulated environment; servers by the address of a real server.
+#[derive(Default)]
 struct World {
     servers: Mutex<HashMap<String, Server>>,
     probed: Mutex<Vec<(String, Instant)>>,
@@ -190,33 +191,30 @@ impl Health {
 
     /// Starts with the view of an earlier process.
     async fn resume(text: &str, at_once: usize, former: View) -> Self {
-        let world = Arc::new(World {
-            servers: Mutex::default(),
-            probed: Mutex::default(),
-            probing: AtomicUsize::new(0),
-            most_probing: AtomicUsize::new(0),
-            is_here: AtomicBool::new(true),
-            is_stuck: AtomicBool::new(false),
-            has_no_port: AtomicBool::new(false),
-            expects_vip_probes: AtomicBool::new(false),
-            timeouts: Mutex::default(),
-            reconciled: Mutex::default(),
-            emitted: Mutex::default(),
-            kept: Mutex::default(),
-        });
+        let health = Self::waiting(former);
+        health.begin(at_once);
+        health.load(text).await.unwrap();
+        health
+    }
+
+    /// The engine while an earlier process still runs.
+    fn waiting(former: View) -> Self {
+        let world = Arc::new(World { is_here: AtomicBool::new(true), ..World::default() });
         let results = Arc::new(SharedResults::default());
         let (changed, changes) = unbounded_channel();
         let (manager, messages) = unbounded_channel();
         let runner = Runner {
             environment: world.clone(),
-            permits: Semaphore::new(at_once),
+            permits: Semaphore::new(0),
             changed,
             view_changed: Notify::new(),
         };
         tokio::spawn(Manager::new(results.clone(), Arc::new(runner), changes, messages, former).run());
-        let health = Self { world, results, manager };
-        health.load(text).await.unwrap();
-        health
+        Self { world, results, manager }
+    }
+
+    fn begin(&self, probes: usize) {
+        self.manager.send(Message::Begin { probes }).ok().unwrap();
     }
 
     async fn load(&self, text: &str) -> Result<String, CommandError> {

@@ -4,9 +4,10 @@
 //! here: the file that it is in (`ctl`).
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 use xvs_model::health_checks::check::Probe;
 use xvs_proto::Endpoint;
 
@@ -46,9 +47,9 @@ pub struct CheckView {
     pub(crate) has_failed: bool,
 }
 
-/// The [identity](Probe::identity) of a probe as a number.
+/// The [identity](Probe::identity) of a probe as a number, the same in every process.
 pub(crate) fn probe_id(probe: &Probe) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = SipHasher13::new();
     probe.identity().hash(&mut hasher);
     hasher.finish()
 }

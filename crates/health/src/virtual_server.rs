@@ -16,7 +16,7 @@ use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
 use xvs_model::health_checks::check::{Check, Probe, Script, Timing};
 use xvs_model::health_checks::fault::Place;
-use xvs_model::health_checks::virtual_server::VirtualServer;
+use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
@@ -102,6 +102,25 @@ pub enum Origin {
     Resumed(CheckView),
 }
 
+/// A real server as it was before a reload or a restart, with the checks that it has now.
+struct KnownServer {
+    is_up: bool,
+    is_reported_down: bool,
+    checks: Vec<(Origin, CheckResult)>,
+}
+
+impl KnownServer {
+    /// One that was not there.
+    fn new(server: &RealServer) -> Self {
+        let at_first = |check: &Check| {
+            let status = Status::at_first(&check.timing);
+            (Origin::New(status), status.into())
+        };
+        let checks = server.checks.iter().map(at_first).collect();
+        Self { is_up: false, is_reported_down: false, checks }
+    }
+}
+
 impl Server {
     fn is_up(&self) -> bool {
         self.checks.iter().all(|result| result.is_up)
@@ -163,41 +182,21 @@ impl VirtualServerState {
             (0..before.len()).filter(|old| !known.contains(&before[*old].endpoint) && self.is_up(*old));
         let mut notices: Vec<_> = gone.map(|old| self.notice(Some(old), Status::Down)).collect();
         let index: HashMap<_, _> = before.iter().enumerate().map(|(old, one)| (one.endpoint, old)).collect();
+        let known = |server: &RealServer| {
+            let old = *index.get(&server.endpoint)?;
+            let checks = self.origins(old, &server.checks);
+            let is_reported_down = self.servers[old].is_reported_down;
+            Some(KnownServer { is_up: self.is_up(old), is_reported_down, checks })
+        };
         let (has_quorum, disabled) = (self.has_quorum, self.disabled.clone());
-        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum, disabled };
-        let mut origins = Vec::new();
-        let after = Arc::clone(&state.virtual_server);
-        for (new, server) in after.real_servers.iter().enumerate() {
-            let old = index.get(&server.endpoint).copied();
-            let from = match old {
-                Some(old) => self.origins(old, &server.checks),
-                None => {
-                    server.checks.iter().map(|check| Origin::New(Status::at_first(&check.timing))).collect()
-                }
-            };
-            let result = |origin: &Origin| match *origin {
-                Origin::Kept { server, check } => self.servers[server].checks[check],
-                Origin::New(status) => status.into(),
-                Origin::Resumed(view) => view.into(),
-            };
-            let mut now = Server { checks: from.iter().map(result).collect(), is_reported_down: false };
-            let has_notice = match old {
-                Some(old) => now.is_up() && !self.is_up(old),
-                None => now.is_up() && initial_notices == InitialNotices::Sent,
-            };
-            now.is_reported_down = !now.is_up() && old.is_some_and(|old| self.servers[old].is_reported_down);
-            state.servers.push(now);
-            origins.push(from);
-            if has_notice {
-                notices.push(state.notice(Some(new), Status::Up));
-            }
-        }
-        notices.extend(state.update_quorum());
-        Reloaded { state, notices, origins }
+        let mut reloaded = Self::continued(virtual_server, has_quorum, disabled, initial_notices, known);
+        notices.append(&mut reloaded.notices);
+        Reloaded { notices, ..reloaded }
     }
 
     /// The state after a restart, from the view of an earlier process. As with [`Self::reload`], a check that was there
-    /// keeps its state, and there are notices only of what the file has changed.
+    /// keeps its state, and there are notices only of what the file has changed; but none of real servers that it does
+    /// not have any more, as after a restart without a view.
     pub fn resume(
         virtual_server: Arc<VirtualServer>,
         former: &VirtualServerView,
@@ -205,36 +204,44 @@ impl VirtualServerState {
         disabled: Arc<DisabledServers>,
     ) -> Reloaded {
         let index: HashMap<_, _> = former.real_servers.iter().map(|one| (one.endpoint, one)).collect();
-        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum: former.has_quorum, disabled };
+        let known = |server: &RealServer| {
+            let old = *index.get(&server.endpoint)?;
+            let views: HashMap<u64, CheckView> = old.checks.iter().copied().collect();
+            let continued = |check: &Check| match views.get(&probe_id(&check.probe)) {
+                Some(view) => (Origin::Resumed(*view), (*view).into()),
+                None => (Origin::New(old.is_up.into()), Status::from(old.is_up).into()),
+            };
+            let checks = server.checks.iter().map(continued).collect();
+            Some(KnownServer { is_up: old.is_up, is_reported_down: old.is_reported_down, checks })
+        };
+        Self::continued(virtual_server, former.has_quorum, disabled, initial_notices, known)
+    }
+
+    /// The state of a file whose real servers may be known from before.
+    fn continued(
+        virtual_server: Arc<VirtualServer>,
+        has_quorum: bool,
+        disabled: Arc<DisabledServers>,
+        initial_notices: InitialNotices,
+        known: impl Fn(&RealServer) -> Option<KnownServer>,
+    ) -> Reloaded {
+        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum, disabled };
         let (mut notices, mut origins) = (Vec::new(), Vec::new());
         let file = Arc::clone(&state.virtual_server);
         for (place, server) in file.real_servers.iter().enumerate() {
-            let old = index.get(&server.endpoint);
-            let mut known: HashMap<u64, CheckView> = HashMap::new();
-            known.extend(old.into_iter().flat_map(|old| old.checks.iter().copied()));
-            let origin = |check: &Check| match (known.get(&probe_id(&check.probe)), old) {
-                (Some(view), _) => Origin::Resumed(*view),
-                (None, Some(old)) => Origin::New(old.is_up.into()),
-                (None, None) => Origin::New(Status::at_first(&check.timing)),
+            let (is_new, old) = match known(server) {
+                Some(old) => (false, old),
+                None => (true, KnownServer::new(server)),
             };
-            let from: Vec<_> = server.checks.iter().map(origin).collect();
-            let result = |origin: &Origin| match *origin {
-                Origin::Resumed(view) => Some(view.into()),
-                Origin::New(status) => Some(status.into()),
-                Origin::Kept { .. } => None,
-            };
-            let mut now =
-                Server { checks: from.iter().filter_map(result).collect(), is_reported_down: false };
-            now.is_reported_down = !now.is_up() && old.is_some_and(|old| old.is_reported_down);
-            let has_notice = match old {
-                Some(old) => now.is_up() && !old.is_up,
-                None => now.is_up() && initial_notices == InitialNotices::Sent,
-            };
-            state.servers.push(now);
-            origins.push(from);
-            if has_notice {
+            let (from, checks) = old.checks.into_iter().unzip();
+            let mut now = Server { checks, is_reported_down: false };
+            now.is_reported_down = !now.is_up() && old.is_reported_down;
+            let has_notice = if is_new { initial_notices == InitialNotices::Sent } else { !old.is_up };
+            if now.is_up() && has_notice {
                 notices.push(state.notice(Some(place), Status::Up));
             }
+            state.servers.push(now);
+            origins.push(from);
         }
         notices.extend(state.update_quorum());
         Reloaded { state, notices, origins }
@@ -366,15 +373,18 @@ impl VirtualServerState {
     }
 
     /// The origins of `checks`, the new checks of the real server whose old index is `server`.
-    fn origins(&self, server: usize, checks: &[Check]) -> Vec<Origin> {
+    fn origins(&self, server: usize, checks: &[Check]) -> Vec<(Origin, CheckResult)> {
         let before = self.virtual_server.real_servers[server].checks.iter().enumerate();
         let mut known: HashMap<Probe, Vec<usize>> = HashMap::new();
         for (index, check) in before.rev() {
             known.entry(check.probe.identity()).or_default().push(index);
         }
         let origin = |check: &Check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
-            Some(check) => Origin::Kept { server, check },
-            None => Origin::New(self.is_up(server).into()),
+            Some(check) => (Origin::Kept { server, check }, self.servers[server].checks[check]),
+            None => {
+                let status = Status::from(self.is_up(server));
+                (Origin::New(status), status.into())
+            }
         };
         checks.iter().map(origin).collect()
     }

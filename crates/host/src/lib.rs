@@ -1,5 +1,5 @@
 //! The state of this machine's kernel and its changes: links, addresses, routes, neighbours, netfilter's mark rules,
-//! reserved ports, memory, cores. Also lock files, and the names of directors.
+//! reserved ports, memory, cores. Also processes, lock files, and the names of directors.
 //!
 //! All functions work in the network namespace of the calling thread. They may block, so no worker calls this crate.
 //! [`network::neighbours`] and [`reserved_ports`] write to the kernel; their callers decide what.
@@ -11,5 +11,6 @@ pub mod lock_file;
 pub mod memory;
 pub mod netfilter;
 pub mod network;
+pub mod process;
 pub mod reserved_ports;
 pub mod state_directory;

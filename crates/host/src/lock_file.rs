@@ -8,14 +8,17 @@ use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::process;
+use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use crate::process::Process;
+
 /// A lock; dropping it releases it.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "held to be dropped")] File);
+pub struct Lock(File);
 
 /// The result of [`lock`].
 #[derive(Debug)]
@@ -55,6 +58,31 @@ pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     }
 }
 
+/// The same, and waits for [`END`] if another process has the lock: one that was killed has it, and all else that it had
+/// open, until the kernel has closed everything.
+///
+/// # Errors
+/// As for [`lock`].
+pub fn lock_after_end(path: &Path) -> io::Result<LockAttempt> {
+    let until = Instant::now() + END;
+    loop {
+        match lock(path)? {
+            LockAttempt::Held(held) if Instant::now() < until => {
+                match held.by.and_then(|by| Process::open(by).ok()) {
+                    Some(holder) => _ = holder.ends_within(INTERVAL),
+                    None => thread::sleep(INTERVAL),
+                }
+            }
+            result => return Ok(result),
+        }
+    }
+}
+
+/// How long a killed process may take to end.
+pub const END: Duration = Duration::from_secs(3);
+/// The time between two attempts.
+const INTERVAL: Duration = Duration::from_millis(5);
+
 impl Held {
     /// Waits until the lock is free, and takes it.
     ///
@@ -76,6 +104,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is being started has a copy of the descriptor until it
+        // executes its program.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -94,6 +130,16 @@ mod tests {
         for path in [path, target] {
             fs::remove_file(path).unwrap();
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_dropped_is_free_even_if_a_copy_of_its_descriptor_is_open() {
+        let path = env::temp_dir().join(format!("xvs-lock-copy-{}", process::id()));
+        let LockAttempt::Locked(held) = lock(&path).unwrap() else { panic!("the lock is free") };
+        let _copy = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(matches!(lock(&path).unwrap(), LockAttempt::Locked(_)));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

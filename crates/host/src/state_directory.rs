@@ -7,15 +7,13 @@ use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs, statfs};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use thiserror::Error;
 
-use crate::lock_file::{Lock, LockAttempt, lock};
+use crate::lock_file::{Lock, LockAttempt, lock_after_end};
 
 /// The directory, which this process has for itself until this is dropped.
 #[derive(Debug)]
@@ -56,13 +54,14 @@ pub enum StateDirectoryError {
 }
 
 impl StateDirectory {
-    /// Opens the directory of a director with this name in `parent`, and makes both if they are missing.
+    /// Opens the directory of a director with this name in `parent`, and makes both if they are missing. Waits for a
+    /// while if another process has it: that may have been killed.
     ///
     /// # Errors
     /// See [`StateDirectoryError`].
     pub fn open(parent: &Path, name: &str) -> Result<Self, StateDirectoryError> {
         let mut directory = Self::of_another(parent, name)?;
-        directory.take(Instant::now())?;
+        directory.take()?;
         Ok(directory)
     }
 
@@ -83,23 +82,20 @@ impl StateDirectory {
         Ok(Self { path, lock: None })
     }
 
-    /// Takes the directory for this process, until this time.
+    /// Takes the directory for this process. Waits for a while if another one has it.
     ///
     /// # Errors
     /// [`StateDirectoryError::Held`], or the kernel refuses.
-    pub fn take(&mut self, until: Instant) -> Result<(), StateDirectoryError> {
+    pub fn take(&mut self) -> Result<(), StateDirectoryError> {
         let path = self.path.join("lock");
-        loop {
-            match lock(&path).map_err(system(&path))? {
-                LockAttempt::Locked(lock) => {
-                    self.lock = Some(lock);
-                    return Ok(());
-                }
-                LockAttempt::Held(held) if Instant::now() >= until => {
-                    let by = held.by.map_or_else(|| "another".to_owned(), |by| by.to_string());
-                    return Err(StateDirectoryError::Held { path: self.path.clone(), by });
-                }
-                LockAttempt::Held(_) => thread::sleep(Duration::from_millis(2)),
+        match lock_after_end(&path).map_err(system(&path))? {
+            LockAttempt::Locked(lock) => {
+                self.lock = Some(lock);
+                Ok(())
+            }
+            LockAttempt::Held(held) => {
+                let by = held.by.map_or_else(|| "another".to_owned(), |by| by.to_string());
+                Err(StateDirectoryError::Held { path: self.path.clone(), by })
             }
         }
     }

@@ -214,7 +214,7 @@ fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
     let unknown: BTreeSet<_> = next_hops(facts).into_iter().filter(|hop| !known.contains(hop)).collect();
     if !unknown.is_empty() && geteuid().is_root() {
         // A next hop that the kernel refuses stays unresolved, and the check of neighbours reports it.
-        Neighbours::open(&[])?.resolve(&unknown)?;
+        Neighbours::open()?.resolve(&unknown)?;
     }
     let mut netlink = Netlink::open()?;
     let servers: BTreeSet<_> = facts.servers().map(|(_, server)| server.endpoint.addr).collect();

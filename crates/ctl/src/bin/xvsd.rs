@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{process, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
@@ -80,11 +81,18 @@ fn run(
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
     let take_over = takes_over.then(|| TakeOver::begin(&config.socket)).transpose()?;
     let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
-    // The socket and the address of a running xvsd are free when that has ended.
+    // The socket and the address of a running xvsd are free when that has ended; then this one must go on in any case.
     let listen = || -> Result<_, Box<dyn Error>> {
-        let server = Server::start(settings.clone(), dispatch.clone())?;
+        let server = loop {
+            match Server::start(settings.clone(), dispatch.clone()) {
+                Err(error) if takes_over && stop_requests.is_empty() => {
+                    tracing::error!("{error}; tried again every second");
+                    thread::sleep(Duration::from_secs(1));
+                }
+                started => break started?,
+            }
+        };
         let listener = match config.metrics_address.map(Listener::bind).transpose() {
-            // The former xvsd has ended, so that this one must go on.
             Err(error) if takes_over => {
                 tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
                 None
@@ -95,7 +103,7 @@ fn run(
     };
     let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
-    let started = daemon.begin(files).map_err(|error| format!("rules: {error}").into());
+    let started = daemon.begin(files).map_err(Box::<dyn Error>::from);
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
     });

@@ -23,7 +23,7 @@ use xvs_proto::network::Network;
 use crate::control::Control;
 use crate::control::handle::Input;
 use crate::daemon::error::DaemonError;
-use crate::daemon::kept_state::TakenTable;
+use crate::daemon::kept_state::{Others, TakenTable};
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
@@ -232,9 +232,10 @@ impl ControlThread {
         if let Some(take_over) = &mut take_over {
             take_over.pause()?;
         }
+        let former = if take_over.is_some() { Others::Run } else { Others::Ended };
         let (workers, steering) = self.control.datapath().workers();
         let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
-        workers.serve(steering)?;
+        workers.put_in_force(steering, former)?;
         if let Some(take_over) = &mut take_over {
             take_over.take_table()?;
         }
@@ -243,12 +244,14 @@ impl ControlThread {
         }
         let (workers, _) = self.control.datapath().workers();
         start.start(ports, workers)?;
+        workers.pin_all();
         let mut facts = self.shared.facts_mut();
         facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
             interface.pinned = workers.is_pinned(index);
         }
         drop(facts);
+        self.control.datapath().adopt_neighbours();
         self.update_warnings();
         Ok(take_over)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 use xvs_host::state_directory::StateDirectoryError;
+use xvs_model::config::command::CommandError;
 use xvs_xdp::{AttachError, SocketError};
 
 use crate::config::ConfigError;
@@ -49,6 +50,8 @@ pub enum DaemonError {
     TakeOver(String),
     #[error(transparent)]
     Successor(#[from] TakeOverError),
+    #[error("rules: {0}")]
+    Begin(CommandError),
     #[error("state_directory: {0}")]
     StateDirectory(#[from] StateDirectoryError),
     #[error("{what}: {error}")]
@@ -74,6 +77,7 @@ impl DaemonError {
             | Self::Program(_)
             | Self::StateDirectory(_)
             | Self::TakeOver(_)
+            | Self::Begin(_)
             | Self::Successor(_)
             | Self::System { .. } => false,
         }

@@ -87,7 +87,11 @@ impl KeptState {
         let is_new = files.connections.metadata().map_err(failed)?.len() == 0;
         let mapped = match (Table::map(&files, config, boot), others) {
             (Ok(table), Others::Ended) => Some((table, Some(Left::Killed))),
-            (Ok(table), Others::Run) => Some((table, Some(Left::InOrder))),
+            (Ok(table), Others::Run) => {
+                // Now, when the other process still forwards.
+                table.touch();
+                Some((table, Some(Left::InOrder)))
+            }
             (Err(AdoptError::Refused(why)), Others::Run) => {
                 return Err(DaemonError::TakeOver(format!("its connection table is refused: {why}")));
             }
@@ -178,7 +182,7 @@ impl TakenTable {
 
 /// Whether another xvsd still uses the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Others {
+pub(crate) enum Others {
     Ended,
     Run,
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xvs_dataplane::clock::Clock;
@@ -46,7 +46,7 @@ use crate::health_checks::HealthError;
 use crate::health_view::KeptView;
 use crate::journal::Journal;
 use crate::journal::replay::TimeoutsBySource;
-use crate::journal::start::{Beginning, Files};
+use crate::journal::start::{Beginning, Files, check_journal};
 use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
@@ -69,9 +69,6 @@ pub(crate) mod worker_start;
 
 /// Inputs that may wait for the control thread.
 const QUEUE: usize = 1024;
-
-/// How long the successor waits for the end of the former xvsd.
-const FORMER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the start waits for the kernel's mark rules.
 const FIRST_RULES: Duration = Duration::from_secs(3);
@@ -153,7 +150,7 @@ impl Daemon {
         let table = kept.table.clone();
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
-        let neighbours = Neighbours::open(&links).map_err(system("netlink"))?;
+        let neighbours = Neighbours::open().map_err(system("netlink"))?;
         let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
         let rules = config.rules.clone();
         let facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
@@ -267,8 +264,14 @@ impl Daemon {
     /// logged, and the rest is carried out.
     ///
     /// # Errors
-    /// The control thread refuses the whole request; then the journal stays as it was.
-    pub fn begin(&mut self, files: Files) -> Result<(), CommandError> {
+    /// The control thread refuses the whole request, or the journal of a running xvsd cannot be used. Then the journal
+    /// stays as it was.
+    pub fn begin(&mut self, files: Files) -> Result<(), DaemonError> {
+        let others = self.others();
+        if let Some(directory) = self.directory.as_ref().filter(|_| others == Others::Run) {
+            check_journal(directory.path())
+                .map_err(|why| DaemonError::TakeOver(format!("its journal is refused: {why}")))?;
+        }
         let begin = match &self.directory {
             Some(directory) => Beginning::of_directory(directory.path(), files),
             None => Beginning::of_files(files),
@@ -278,7 +281,9 @@ impl Daemon {
         let handle = self.handle();
         if !commands.is_empty() {
             let all = commands.iter().map(|(_, command)| command.clone()).collect();
-            if let Reply::Restored(results) = handle.request(Request::Restore(all))? {
+            if let Reply::Restored(results) =
+                handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
+            {
                 log_begun(&commands, &results);
             }
         }
@@ -291,13 +296,12 @@ impl Daemon {
                 .is_none()
         };
         let settings: Vec<_> = settings.into_iter().filter(set).collect();
-        let is_taken = self.directory.as_ref().is_none_or(StateDirectory::is_taken);
-        let (now, later) = if is_taken { (journal, None) } else { (None, journal) };
+        let (now, later) = if others == Others::Ended { (journal, None) } else { (None, journal) };
         self.begun = later.map(|journal| (settings.clone(), journal));
         let kept = handle.begin_journal(timeouts, settings, now);
         self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
         // A late worker becomes a warning.
-        kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), Err))
+        kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), |error| Err(DaemonError::Begin(error))))
     }
 
     /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
@@ -311,8 +315,15 @@ impl Daemon {
     ) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
         let kept = self.directory.as_ref().map(|directory| KeptView::new(directory.path()));
-        self.health = Some(health_checks::start(keepalived, read, kept, &self.handle(), &self.notices)?);
+        let (others, handle) = (self.others(), self.handle());
+        self.health = Some(health_checks::start(keepalived, read, kept, others, &handle, &self.notices)?);
         Ok(())
+    }
+
+    /// Whether another xvsd runs, from which this one takes over.
+    fn others(&self) -> Others {
+        let is_taken = self.directory.as_ref().is_none_or(StateDirectory::is_taken);
+        if is_taken { Others::Ended } else { Others::Run }
     }
 
     /// Opens the sockets, takes the connection table over, starts the workers, and puts the XDP programs in the place
@@ -332,12 +343,16 @@ impl Daemon {
             tracing::warn!("systemd could not be notified: {error}");
         }
         take_over.end_former();
-        if let Some(directory) = &mut self.directory {
-            directory.take(Instant::now() + FORMER_PATIENCE)?;
+        // The former xvsd has ended, so this one must go on in any case.
+        if let Some(Err(error)) = self.directory.as_mut().map(StateDirectory::take) {
+            tracing::error!("state_directory: {error}");
         }
         if let Some((settings, journal)) = self.begun.take() {
             let begun = self.handle().begin_journal(TimeoutsBySource::default(), settings, Some(journal));
             begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
+        }
+        if let Some(checks) = self.checks() {
+            checks.begin();
         }
         Ok(())
     }

@@ -24,19 +24,24 @@ pub fn is_one() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// This program, for a process that is no successor.
+/// This program with this process's command line, for a process that is no successor.
 pub(crate) fn command() -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.env_remove(VARIABLE);
+    command.args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).env_remove(VARIABLE);
     command
+}
+
+/// Starts a successor with this process's command line, which prints to a pipe.
+fn launch() -> io::Result<Child> {
+    let mut command = command();
+    // systemd's watchdog is that of the service, not of this process.
+    command.arg(TAKE_OVER).env(VARIABLE, "1").env_remove("WATCHDOG_PID").process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
 }
 
 /// Starts a successor with this process's command line, and waits until it forwards or has failed.
 pub fn start() -> ExitCode {
-    let mut command = command();
-    command.args(env::args_os().skip(1)).env(VARIABLE, "1").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let started = command.spawn().and_then(|mut process| {
+    let started = launch().and_then(|mut process| {
         let mut said = vec![0; READY.len()];
         let is_ready = process.stdout.take().is_some_and(|mut out| out.read_exact(&mut said).is_ok());
         if is_ready && said == READY {
@@ -57,11 +62,7 @@ pub fn start() -> ExitCode {
 /// # Errors
 /// The process cannot be started.
 pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result<Child> {
-    let mut command = command();
-    command.args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).arg(TAKE_OVER);
-    // systemd's watchdog is that of the service, not of this process.
-    command.env(VARIABLE, "1").env_remove("WATCHDOG_PID").process_group(0);
-    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut process = launch()?;
     let out = process.stdout.take();
     thread::Builder::new().name("xvs-successor".to_owned()).spawn(move || {
         let mut said = Vec::new();

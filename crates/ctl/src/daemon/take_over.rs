@@ -5,17 +5,14 @@
 //! before the last one. Not here: the side of the running xvsd (`control/hand_over.rs`).
 
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use xvs_host::lock_file::END;
+use xvs_host::process::Process;
 use xvs_model::protocol::client::{Client, Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Request, TakeOverStep};
-
-/// How long the former xvsd may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
-const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A take-over that is under way.
 pub struct TakeOver {
@@ -79,11 +76,14 @@ impl TakeOver {
 
     /// Ends the former xvsd, and returns when it has ended.
     pub fn end_former(mut self) {
+        // Opened before its end, when no other process can have its number.
+        let former = self.client.process().and_then(|number| Process::open(number).ok());
         // Without a reply it has ended already.
         let _ = self.step(TakeOverStep::Done);
-        let until = Instant::now() + PATIENCE;
-        while Client::connect(&self.socket).is_ok() && Instant::now() < until {
-            thread::sleep(POLL_INTERVAL);
+        if let Some(former) = former.filter(|former| !former.ends_within(END)) {
+            tracing::warn!("the former xvsd does not end: it is killed");
+            former.kill();
+            former.ends_within(END);
         }
     }
 

@@ -138,6 +138,14 @@ impl Beginning {
     }
 }
 
+/// Why the journal in this directory, which another process continues, cannot be used.
+///
+/// # Errors
+/// The reason.
+pub fn check_journal(directory: &Path) -> Result<(), String> {
+    Contents::read(&directory.join(NAME)).map(drop)
+}
+
 /// Whether the journal in this directory was loaded from this rules file, so that its lines are not needed.
 pub fn has_loaded(directory: &Path, rules: &FileRecord) -> bool {
     let contents = Contents::read(&directory.join(NAME)).ok().flatten();

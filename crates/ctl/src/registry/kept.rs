@@ -89,6 +89,11 @@ impl Kept {
         self.services.set(place, &Record { name: (key, scheduler.to_owned()), numbers });
     }
 
+    /// Forgets the record of a destination whose number may serve another one.
+    pub(super) fn clear_destination(&mut self, DestinationId(number): DestinationId) {
+        self.destinations.clear(number);
+    }
+
     fn clear_service(&mut self, key: ServiceKey) {
         if let Some(place) = self.places.remove(&Some(key)) {
             self.services.clear(place);
@@ -251,11 +256,6 @@ impl Registry {
         let total = self.total_estimator.since_zero(self.total.sum());
         kept.set_service(None, "", numbers(total, &[]));
         kept.write();
-    }
-
-    /// Forgets the record of a destination whose number may serve another one.
-    pub(super) fn forget_destination(kept: &mut Option<Kept>, DestinationId(number): DestinationId) {
-        kept.iter_mut().for_each(|kept| kept.destinations.clear(number));
     }
 
     /// Forgets the record of a deleted service.

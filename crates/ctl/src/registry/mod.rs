@@ -376,7 +376,7 @@ impl Registry {
             if !keep {
                 snapshot.destinations.set(trashed.dest.id, None);
                 self.free_ids.push(trashed.dest.id);
-                Self::forget_destination(kept, trashed.dest.id);
+                kept.iter_mut().for_each(|kept| kept.clear_destination(trashed.dest.id));
             }
             keep
         });

@@ -32,6 +32,7 @@ use xvs_xdp::{
 };
 
 use crate::daemon::error::{DaemonError, system};
+use crate::daemon::kept_state::Others;
 use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
 use crate::workers::settings::Unfit;
@@ -65,7 +66,6 @@ pub(crate) struct Workers {
 /// The thread of a worker, and the means to interrupt it.
 struct WorkerThread {
     stop: Arc<AtomicBool>,
-    waker: Waker,
     /// Signals that the worker has closed its sockets.
     closed: Receiver<()>,
     /// Sends the next port to the worker; dropping it ends the worker.
@@ -108,12 +108,16 @@ impl Workers {
         })
     }
 
-    /// Puts the programs in force on interfaces that have the pinned one of an earlier process, and pins all of them.
-    /// Removes the pins of other interfaces. Called when the sockets are entered and the first services are in force.
+    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the sockets are
+    /// entered and the first services are in force.
     ///
     /// # Errors
-    /// An interface that cannot be attached.
-    pub(crate) fn serve(&mut self, steering: &mut Steering) -> Result<(), DaemonError> {
+    /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.
+    pub(crate) fn put_in_force(
+        &mut self,
+        steering: &mut Steering,
+        others: Others,
+    ) -> Result<(), DaemonError> {
         for attached in &mut self.attached {
             if attached.former_program().is_none() {
                 continue;
@@ -122,6 +126,9 @@ impl Workers {
             match steering.put_in_force(attached) {
                 Ok(()) => {
                     tracing::info!("{name}: this XDP program has replaced the pinned one of an earlier xvsd")
+                }
+                Err(source) if others == Others::Run => {
+                    return Err(AttachError::Kernel { interface: name, source }.into());
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -133,6 +140,11 @@ impl Workers {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Pins all programs, and removes the pins of other interfaces. Called when no other process needs them.
+    pub(crate) fn pin_all(&mut self) {
         (0..self.attached.len()).for_each(|index| self.pin(index));
         if let Some(pins) = &self.pins {
             let names: Vec<_> = self.attached.iter().map(Attached::interface).collect();
@@ -142,7 +154,6 @@ impl Workers {
                 );
             }
         }
-        Ok(())
     }
 
     /// Puts the programs of this process in force again, after a successor has replaced them and failed.
@@ -247,7 +258,9 @@ impl Workers {
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
             let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
             let copy_mode = sockets.copy_mode().to_string();
-            let port = XdpPort::open(sockets, self.reinjectors.clone()).map_err(system("a worker's port"))?;
+            let waker = self.wakers[ports.len()].clone();
+            let port =
+                XdpPort::open(sockets, self.reinjectors.clone(), waker).map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
             let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
             ports.push((port, facts));
@@ -261,13 +274,12 @@ impl Workers {
     /// The OS error if the thread cannot be created.
     pub(crate) fn start(
         &mut self,
-        mut worker: Worker<XdpPort>,
+        worker: Worker<XdpPort>,
         notices: &Sender<String>,
     ) -> Result<(), DaemonError> {
         let number = self.threads.len();
         let core = placement::cores(self.shares.len()).get(number).copied().flatten();
-        let (stop, waker) = (worker.stop.clone(), self.wakers[number].clone());
-        worker.port.set_waker(waker.clone());
+        let stop = worker.stop.clone();
         let (closed_tx, closed) = bounded(1);
         let (ports, next) = bounded(1);
         let run = move || {
@@ -277,7 +289,7 @@ impl Workers {
         };
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
         let handle = Some(thread.map_err(system("a thread"))?);
-        self.threads.push(WorkerThread { stop, waker, closed, ports: Some(ports), handle });
+        self.threads.push(WorkerThread { stop, closed, ports: Some(ports), handle });
         Ok(())
     }
 
@@ -317,6 +329,14 @@ impl Workers {
         self.resume()
     }
 
+    fn interrupt(&self) {
+        for (thread, waker) in self.threads.iter().zip(&self.wakers) {
+            // Relaxed: the worker sees it at the latest after the wake-up call.
+            thread.stop.store(true, Ordering::Relaxed);
+            waker.wake();
+        }
+    }
+
     /// Whether the workers wait for new sockets.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused
@@ -324,9 +344,7 @@ impl Workers {
 
     /// Makes every worker close its sockets.
     pub(crate) fn pause(&mut self) {
-        for thread in &self.threads {
-            thread.interrupt();
-        }
+        self.interrupt();
         for thread in &self.threads {
             // A worker that has panicked sends nothing; the daemon is about to end.
             let _ = thread.closed.recv();
@@ -340,9 +358,8 @@ impl Workers {
     /// As [`Self::reattach`].
     pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
         let (ports, mut all_facts) = (self.open_ports()?, Vec::new());
-        for (thread, (mut port, facts)) in self.threads.iter_mut().zip(ports) {
+        for (thread, (port, facts)) in self.threads.iter_mut().zip(ports) {
             all_facts.push(facts);
-            port.set_waker(thread.waker.clone());
             // Relaxed: sending on the channel orders it before the worker's next load.
             thread.stop.store(false, Ordering::Relaxed);
             if let Some(ports) = &thread.ports {
@@ -354,21 +371,11 @@ impl Workers {
     }
 }
 
-impl WorkerThread {
-    fn interrupt(&self) {
-        // Relaxed: the worker sees it at the latest after the wake-up call.
-        self.stop.store(true, Ordering::Relaxed);
-        self.waker.wake();
-    }
-}
-
 impl Drop for Workers {
     fn drop(&mut self) {
         self.attached.clear();
-        for thread in &mut self.threads {
-            thread.ports = None;
-            thread.interrupt();
-        }
+        self.threads.iter_mut().for_each(|thread| thread.ports = None);
+        self.interrupt();
         for thread in self.threads.iter_mut().filter_map(|thread| thread.handle.take()) {
             if thread.join().is_err() {
                 tracing::error!("a worker had panicked");

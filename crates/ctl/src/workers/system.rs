@@ -141,6 +141,14 @@ impl SystemDatapath {
         self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
     }
 
+    /// Makes the neighbours that an earlier process has left this one's.
+    pub(crate) fn adopt_neighbours(&mut self) {
+        match self.neighbours.adopt(&self.workers.links()) {
+            Ok(()) => self.manage_neighbours(),
+            Err(error) => tracing::warn!("neighbours of an earlier xvsd stay: {error}"),
+        }
+    }
+
     /// Tries refused neighbours again if that is due.
     pub(crate) fn retry_neighbours(&mut self) {
         if self.retry.is_some_and(|due| due <= Instant::now()) {

@@ -7,20 +7,21 @@
 //! three passes over the entries. Not here: which files these are, and who may open them.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use std::{io, mem};
 
 use xvs_proto::HashSecret;
 
-use super::buckets::{Buckets, Claim, Entered, Key};
+use super::buckets::{Buckets, Claim};
 use super::connection::Connection;
 use super::entry::Life;
 use super::flags::Flags;
 use super::id::ConnId;
-use super::slab::Slab;
+use super::insertion::{Keys, Kind};
+use super::slab::{Slab, Stock};
 use super::table::{Boot, ENTRIES_MAX, Parts, Table, TableConfig};
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
@@ -99,21 +100,96 @@ impl Table {
     pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Arc<Self>, AdoptError> {
         let (parts, secret) = header_of(&files.connections, &config, boot)?;
         let [mapping, extensions] = map(files, &config, &parts)?;
-        // The process reads all entries soon, when nobody forwards.
-        mapping.touch();
         Ok(Arc::new(Self::over(config, &parts, mapping, &extensions, secret)))
     }
 
+    /// Enters all pages in this process's page tables, which would otherwise cost the time of [`Self::take_over`].
+    pub fn touch(&self) {
+        self.mapping.touch();
+    }
+
     /// Takes over what a process has left that does not use the table any more. Before any handle of a worker is taken.
-    /// `is_known` tells whether there is a destination with a number; `kept` sees each connection that is taken over.
+    /// `is_known` tells whether there is a destination with a number; `keep` sees each connection that is taken over.
     pub fn take_over(
         &self,
         left: Left,
         now: Millis,
         is_known: impl Fn(u32) -> bool,
-        kept: impl FnMut(&Connection<'_>),
+        mut keep: impl FnMut(&Connection<'_>),
     ) -> Adopted {
-        rebuild(self, left, now, is_known, kept)
+        let Self { slab, free_handles, config, counts, .. } = self;
+        let header = &slab.header[0];
+        let extent = slab.extent().min(slab.entries.len() as u32);
+        // Relaxed, here and below: no other thread uses the table yet.
+        header.extent.store(extent, Ordering::Relaxed);
+        header.free.store(0, Ordering::Relaxed);
+        let discarded = match left {
+            Left::Killed => self.rebuild(extent, now, is_known),
+            Left::InOrder => 0,
+        };
+        let (mut stock, mut kept) = (Stock::default(), 0);
+        for index in 0..extent {
+            let record = slab.record(index);
+            if record.entry.life().is_live() {
+                kept += 1;
+                keep(&Connection { id: ConnId(index), record });
+            } else {
+                stock.give(slab, index);
+            }
+        }
+        let first_of = |worker: usize| (u64::from(extent) * worker as u64 / config.workers as u64) as u32;
+        for (worker, state) in free_handles.iter().take(config.workers).enumerate() {
+            if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
+                state.unlinked = first_of(worker)..first_of(worker + 1);
+                // All to the first one, which gives the surplus to the others.
+                state.stock = mem::take(&mut stock);
+            }
+        }
+        counts[0].inserted.store(kept as u64, Relaxed);
+        Adopted { kept, discarded }
+    }
+
+    /// Checks the entries up to this one, and builds the index and the counts of templates anew. Returns the number of
+    /// discarded entries.
+    fn rebuild(&self, extent: u32, now: Millis, is_known: impl Fn(u32) -> bool) -> usize {
+        let Self { slab, buckets, secret, .. } = self;
+        let mut discarded = 0;
+        let mut discard = |index: u32| {
+            let entry = slab.entry(index);
+            let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
+            entry.generation.store(generation, Ordering::Relaxed);
+            entry.life.store(Life::removed(0).0, Ordering::Relaxed);
+            discarded += 1;
+        };
+        let is_live = |index: u32| slab.entry(index).life().is_live();
+        buckets.clear();
+        for index in 0..extent {
+            let record = slab.record(index);
+            let life = record.entry.life();
+            record.entry.controlled.store(0, Ordering::Relaxed);
+            let is_possible = life.is_live()
+                && record.is_sound()
+                && life.deadline() < now + FARTHEST_DEADLINE
+                && is_known(record.entry.dest.load(Ordering::Relaxed));
+            if life.is_current() && !is_possible {
+                discard(index);
+            }
+        }
+        for index in (0..extent).filter(|index| is_live(*index)) {
+            if !enter(slab, buckets, secret, index) {
+                discard(index);
+            }
+        }
+        for index in (0..extent).filter(|index| is_live(*index)) {
+            let record = slab.record(index);
+            let controller = record.entry.controller.load(Ordering::Relaxed).checked_sub(1);
+            let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
+            let is_counted = |template| slab.entry(template).add_controlled();
+            if !controller.filter(is_template).is_some_and(is_counted) {
+                record.entry.controller.store(0, Ordering::Relaxed);
+            }
+        }
+        discarded
     }
 }
 
@@ -168,110 +244,16 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     Ok((parts, HashSecret([word(secret), word(secret + 8), word(secret + 16)])))
 }
 
-/// Builds everything but the entries anew; of a table that was left in order only what its process had for itself: free
-/// entries, counts and timers.
-fn rebuild(
-    table: &Table,
-    left: Left,
-    now: Millis,
-    is_known: impl Fn(u32) -> bool,
-    mut keep: impl FnMut(&Connection<'_>),
-) -> Adopted {
-    let Table { slab, buckets, secret, free_handles, config, counts, .. } = table;
-    let header = &slab.header[0];
-    let extent = slab.extent().min(slab.entries.len() as u32);
-    // Relaxed, here and below: no other thread uses the table yet.
-    header.extent.store(extent, Ordering::Relaxed);
-    header.free.store(0, Ordering::Relaxed);
-    let mut discarded = 0;
-    let mut discard = |index: u32| {
-        let entry = slab.entry(index);
-        let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
-        entry.generation.store(generation, Ordering::Relaxed);
-        entry.life.store(Life::removed(0).0, Ordering::Relaxed);
-        discarded += 1;
-    };
-    let is_live = |index: u32| slab.entry(index).life().is_live();
-    if left == Left::Killed {
-        buckets.clear();
-    }
-    let unchecked = if left == Left::Killed { 0..extent } else { 0..0 };
-    for index in unchecked.clone() {
-        let record = slab.record(index);
-        let life = record.entry.life();
-        record.entry.controlled.store(0, Ordering::Relaxed);
-        let is_possible = life.is_live()
-            && record.is_sound()
-            && life.deadline() < now + FARTHEST_DEADLINE
-            && is_known(record.entry.dest.load(Ordering::Relaxed));
-        if life.is_current() && !is_possible {
-            discard(index);
-        }
-    }
-    for index in unchecked.filter(|index| is_live(*index)) {
-        if !enter(slab, buckets, secret, index) {
-            discard(index);
-        }
-    }
-    let workers = free_handles.iter().take(config.workers);
-    let mut states: Vec<_> =
-        workers.map(|state| state.lock().unwrap_or_else(PoisonError::into_inner)).collect();
-    let mut kept = 0;
-    for index in 0..extent {
-        let record = slab.record(index);
-        let life = record.entry.life();
-        if !life.is_live() {
-            states
-                .iter_mut()
-                .flat_map(|state| state.as_mut())
-                .take(1)
-                .for_each(|state| state.stock.give(slab, index));
-            continue;
-        }
-        kept += 1;
-        keep(&Connection { id: ConnId(index), record });
-        if left == Left::InOrder {
-            continue;
-        }
-        let controller = record.entry.controller.load(Ordering::Relaxed).checked_sub(1);
-        let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
-        if !controller.filter(is_template).is_some_and(|template| slab.entry(template).add_controlled()) {
-            record.entry.controller.store(0, Ordering::Relaxed);
-        }
-    }
-    let workers = config.workers as u64;
-    let first_of = |worker: u64| (u64::from(extent) * worker / workers.max(1)) as u32;
-    for (worker, state) in (0..workers).zip(&mut states) {
-        state.iter_mut().for_each(|state| state.unlinked = first_of(worker)..first_of(worker + 1));
-    }
-    counts[0].inserted.store(kept as u64, Relaxed);
-    Adopted { kept, discarded }
-}
-
-/// Enters the keys of an entry in the empty index, unless another entry has one of them.
+/// Enters the keys of an entry in the index, unless another entry has one of them.
 fn enter(slab: &Slab, buckets: &Buckets, secret: &HashSecret, index: u32) -> bool {
     let record = slab.record(index);
     if Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED) {
         return true;
     }
-    let claim = Claim { index, wide: record.is_wide() };
-    let reply = record.reply_flow().map(|flow| flow.hash(secret));
-    let replies = reply.map_or(Entered::Own, |hash| match record.local() {
-        Some(_) => {
-            let same = |other| slab.record(other).reply_flow() == record.reply_flow();
-            buckets.enter_alone(hash, claim, Key::Reply, same)
-        }
-        None => buckets.enter_beside(hash, claim, |other| slab.record(other).shares_reply_key(record)),
-    });
-    if replies != Entered::Own {
-        return false;
-    }
-    let same = |other| slab.record(other).is_same(record);
-    let entered = buckets.enter_alone(record.client_hash(secret), claim, Key::Request, same) == Entered::Own;
-    if !entered {
-        reply.inspect(|hash| buckets.unlink(*hash, index));
-    }
-    entered
+    let kind = if record.is_template() { Kind::Template } else { Kind::Connection };
+    let request = record.request_flow();
+    let keys = Keys::of(&request, kind, record.reply_flow(), record.local().is_some(), secret);
+    keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
 }
 
 /// No timeout is longer: a deadline after it is damaged.

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use xvs_proto::plain::{AddressesV6, Plain};
-use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
+use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use super::direction::Direction;
@@ -282,13 +282,6 @@ impl Record<'_> {
         self.entry.virtual_word() & EXTENDED != 0
     }
 
-    /// Whether both are one connection or template.
-    pub(super) fn is_same(self, other: Self) -> bool {
-        self.entry.client_word() == other.entry.client_word()
-            && self.virtual_endpoint() == other.virtual_endpoint()
-            && self.client() == other.client()
-    }
-
     /// Whether both have reply keys of their own that are equal, and different virtual endpoints. With equal ones they
     /// may be one identity: then one of them loses the insertion and must not shadow the other.
     pub(super) fn shares_reply_key(self, other: Self) -> bool {
@@ -296,10 +289,9 @@ impl Record<'_> {
             && self.reply_flow().is_some_and(|flow| other.reply_flow() == Some(flow))
     }
 
-    /// The hash of the client's packets.
-    pub(super) fn client_hash(self, secret: &HashSecret) -> u64 {
-        let (source, dest) = (self.client(), self.virtual_endpoint());
-        FlowKey { protocol: self.protocol(), source, dest }.hash(secret)
+    /// The flow of the client's packets.
+    pub(super) fn request_flow(self) -> FlowKey {
+        FlowKey { protocol: self.protocol(), source: self.client(), dest: self.virtual_endpoint() }
     }
 
     /// The flow of replies, if they have a key of their own. Templates have none, and neither have connections whose

@@ -21,7 +21,7 @@ use super::connection::Connection;
 use super::direction::Direction;
 use super::entry::{self, Life, Packed, SECOND};
 use super::id::ConnId;
-use super::insertion::{Inserted, Kind, NewConnection, Removal};
+use super::insertion::{Inserted, Keys, Kind, NewConnection, Removal};
 use super::lookup::Sought;
 use super::slab::STRANDED_MAX;
 use super::table::{HandleCounts, HandleState, Table};
@@ -126,12 +126,11 @@ impl TableWorker {
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
         debug_assert!(!self.handle.parked);
         let request = new.request_flow();
-        let (packed, hash) = (Packed::of(&request), request.hash(&self.handle.table.secret));
         let handle = &mut self.handle;
         let table = &*handle.table;
         // The reply key was not known before, so its lines are prefetched while the entry is filled.
-        let reply = new.reply_flow().map(|flow| flow.hash(&table.secret));
-        reply.inspect(|&hash| table.buckets.prefetch_both(hash));
+        let keys = Keys::of(&request, new.kind(), new.reply_flow(), new.local.is_some(), &table.secret);
+        keys.reply.inspect(|(_, hash)| table.buckets.prefetch_both(*hash));
         let Some(index) = handle.state.stock.take(&table.slab) else {
             add(&handle.counts().full, 1);
             return Inserted::Full;
@@ -140,39 +139,20 @@ impl TableWorker {
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
         let claim = Claim { index, wide: new.is_wide() };
-        // The reply key first: another worker that finds the connection by the client's key may send a packet to the
-        // destination, and the reply must find the connection.
-        let replies = reply.map_or(Entered::Own, |hash| match new.local {
-            Some(_) => {
-                let same = |other| table.slab.record(other).reply_flow() == new.reply_flow();
-                table.buckets.enter_alone(hash, claim, Key::Reply, same)
-            }
-            None => {
-                let beside = |other| table.slab.record(other).shares_reply_key(record);
-                table.buckets.enter_beside(hash, claim, beside)
-            }
-        });
-        let (entered, reply) = match replies {
-            Entered::Own => {
-                let same = |other| table.slab.record(other).is(&packed, new.kind());
-                (table.buckets.enter_alone(hash, claim, Key::Request, same), reply)
-            }
-            refused => (refused, None),
-        };
-        if entered == Entered::Own {
+        let Err((key, refused)) = keys.enter(&table.buckets, &table.slab, claim) else {
             record.entry.publish();
             add(&handle.counts().inserted, 1);
             handle.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
-        }
-        handle.discard(index, reply);
-        match entered {
+        };
+        handle.discard(index, None);
+        match refused {
             Entered::Existing(index) => {
                 // The owner of the reply key may be this very connection. One that is not live yet may still be
                 // discarded.
                 let other = self.handle.table.slab.record(index);
-                let is_it = || other.is(&packed, new.kind()) && other.entry.life().is_live();
-                let taken = replies != Entered::Own && !is_it();
+                let is_it = || other.is(&keys.request, keys.kind) && other.entry.life().is_live();
+                let taken = key == Key::Reply && !is_it();
                 if taken { Inserted::LocalTaken } else { Inserted::Existing(ConnId(index)) }
             }
             _ => {
@@ -454,7 +434,7 @@ impl TableHandle {
     fn withdraw(&mut self, id: ConnId) -> u8 {
         let table = &*self.table;
         let record = table.slab.record(id.0);
-        table.buckets.unlink(record.client_hash(&table.secret), id.0);
+        table.buckets.unlink(record.request_flow().hash(&table.secret), id.0);
         let reply = record.reply_flow().map(|flow| flow.hash(&table.secret));
         add(&self.counts().removed, 1);
         let state = self.discard(id.0, reply);

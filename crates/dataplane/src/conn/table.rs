@@ -80,7 +80,7 @@ pub struct TableCounts {
 pub struct Table {
     pub(super) config: TableConfig,
     pub(super) secret: HashSecret,
-    mapping: Arc<Mapping>,
+    pub(super) mapping: Arc<Mapping>,
     pub(super) buckets: Buckets,
     pub(super) slab: Slab,
     pub(super) quiescence: Quiescence,

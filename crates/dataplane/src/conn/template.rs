@@ -22,7 +22,7 @@ impl TableWorker {
         // The flag first: a thread that finds the template meanwhile sees that it is being detached.
         let _ = connection.set_flags(Flags::DETACHED);
         let table = &self.handle.table;
-        table.buckets.unlink(table.slab.record(id.0).client_hash(&table.secret), id.index());
+        table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
     }
 
     /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays.

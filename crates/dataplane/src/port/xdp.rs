@@ -32,17 +32,16 @@ pub struct XdpPort {
 }
 
 impl XdpPort {
-    /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order.
+    /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker` ends
+    /// its waits.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets; the
-    /// kernel's error if it has no more descriptors.
-    pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>) -> io::Result<Self> {
+    /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.
+    pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>, waker: Waker) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let waker = Waker::new()?;
         let counters =
             sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
         Ok(Self { sockets, to_kernel, waker, unsent: Unsent::Nothing, counters })
@@ -56,11 +55,6 @@ impl XdpPort {
     /// A waker that ends this port's wait.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
-    }
-
-    /// Replaces the waker by another port's, so that its holders can wake the new port too.
-    pub fn set_waker(&mut self, waker: Waker) {
-        self.waker = waker;
     }
 
     /// The number of frames in TX rings that are not known to be sent.
@@ -224,7 +218,7 @@ impl SocketCounters {
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// A waker for a port that takes it by [`XdpPort::set_waker`].
+    /// A waker for one port after the other.
     ///
     /// # Errors
     /// The kernel has no more descriptors.

@@ -42,11 +42,36 @@ async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
     next.world.set(RS2, Server::Slow(seconds(0.1)));
     sleep(seconds(5.0)).await;
     let emitted = next.world.emitted.lock().unwrap().clone();
-    assert!(emitted.iter().all(|(line, _)| line.starts_with("10.1.0.4:80")), "{emitted:?}");
+    assert!(
+        !emitted.is_empty() && emitted.iter().all(|(line, _)| line.starts_with("10.1.0.4:80")),
+        "{emitted:?}"
+    );
     next.world.set(RS1, Server::Passes);
     sleep(seconds(11.0)).await;
     next.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is up");
     next.world.emitted("192.0.2.1 80 has its quorum");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_an_earlier_process_runs_no_check_runs_no_notice_is_sent_and_no_view_is_kept() {
+    for begins in [true, false] {
+        let health = Health::waiting(View::default());
+        health.load(&virtual_server("delay_loop 5\nomega\nalpha\nwarmup 0", [RS1])).await.unwrap();
+        sleep(seconds(60.0)).await;
+        if begins {
+            health.begin(MANY);
+            sleep(seconds(1.0)).await;
+            health.world.emitted("10.1.0.1:80 of 192.0.2.1 80 is up");
+            assert!(!health.world.probed(RS1).is_empty());
+            assert!(!health.world.kept.lock().unwrap().virtual_servers.is_empty());
+        } else {
+            health.manager.send(Message::Stop).ok().unwrap();
+            sleep(seconds(1.0)).await;
+            assert!(health.world.probed(RS1).is_empty());
+            assert!(health.world.emitted.lock().unwrap().is_empty());
+            assert!(health.world.kept.lock().unwrap().virtual_servers.is_empty());
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

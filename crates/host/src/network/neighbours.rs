@@ -66,16 +66,21 @@ fn is_table_full(error: &io::Error) -> bool {
 
 impl Neighbours {
     /// Opens a socket in the network namespace of the calling thread.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::open()?, added: BTreeSet::new() })
+    }
+
+    /// Treats the entries on these interfaces, given by index, that another director has left as added by this process.
+    /// Cost: one dump of the neighbours.
     ///
-    /// Entries on these interfaces, given by index, that a killed director has left are treated as added by this
-    /// process. Cost: one dump of the neighbours.
-    pub fn open(links: &[u32]) -> io::Result<Self> {
-        let mut netlink = Netlink::open()?;
-        let present = tables::neighbours(&mut netlink)?;
+    /// # Errors
+    /// The dump failed.
+    pub fn adopt(&mut self, links: &[u32]) -> io::Result<()> {
+        let present = tables::neighbours(&mut self.netlink)?;
         let left =
             present.iter().filter(|entry| entry.protocol == PROTOCOL && links.contains(&entry.ifindex));
-        let added = left.map(|entry| (entry.ifindex, entry.addr)).collect();
-        Ok(Self { netlink, added })
+        self.added.extend(left.map(|entry| (entry.ifindex, entry.addr)));
+        Ok(())
     }
 
     /// Adds and removes entries so that exactly these neighbours, by interface index and address, are managed for xvs.

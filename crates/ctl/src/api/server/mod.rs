@@ -324,12 +324,13 @@ impl Drop for Server {
     }
 }
 
-/// Takes the lock file beside the socket.
+/// Takes the lock file beside the socket. Waits for the end of a holder that accepts no connections any more.
 fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    match lock_file::lock(&path) {
+    let runs = UnixStream::connect(socket).is_ok();
+    match if runs { lock_file::lock(&path) } else { lock_file::lock_after_end(&path) } {
         Ok(LockAttempt::Locked(lock)) => Ok(lock),
         Ok(LockAttempt::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
         Err(error) => Err(StartError::System { call: "lock", path, error }),

@@ -6,17 +6,16 @@
 //! step, or a step takes too long, the workers forward again. If it has already taken the table, this process begins
 //! anew, as after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
 
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, io, thread};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use xvs_host::lock_file::END;
+use xvs_host::process::Process;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
@@ -55,7 +54,7 @@ impl ControlThread {
         // They have their own reasons to end connections; while these are held, they do not.
         let mut quiet = None;
         let (mut stage, mut until) = (Stage::Preparing, Instant::now() + PREPARATION);
-        let process = open(successor);
+        let process = Process::open(successor);
         let why = loop {
             match steps.recv_timeout(LOOK) {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
@@ -83,7 +82,9 @@ impl ControlThread {
                     let why = format!("xvs: the step {step:?} does not follow {stage:?}");
                     let _ = reply.send(Err(CommandError::Failed { why }));
                 }
-                Err(RecvTimeoutError::Timeout) if has_ended(process.as_ref()) => break "it has ended",
+                Err(RecvTimeoutError::Timeout) if process.as_ref().map_or(true, Process::has_ended) => {
+                    break "it has ended";
+                }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > until => break "it takes too long",
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break "it has given up",
@@ -91,7 +92,10 @@ impl ControlThread {
         };
         tracing::warn!("process {successor} does not take over: {why}; this process continues");
         // It must not take anything from now on.
-        process.iter().for_each(end);
+        if let Ok(process) = process {
+            process.kill();
+            process.ends_within(END);
+        }
         if stage == Stage::Taken {
             tracing::warn!("it had the connection table already, so this process begins anew");
             begin_anew();
@@ -114,28 +118,9 @@ impl ControlThread {
     }
 }
 
-/// A descriptor that becomes readable when the process ends.
-fn open(process: u32) -> io::Result<OwnedFd> {
-    let id = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(pidfd_open(id, PidfdFlags::empty())?)
-}
-
-/// Kills a process, and waits for its end.
-fn end(process: &OwnedFd) {
-    // An error: it has ended already.
-    let _ = pidfd_send_signal(process, Signal::KILL);
-    let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
-}
-
-fn has_ended(process: Result<&OwnedFd, &io::Error>) -> bool {
-    let Ok(process) = process else { return true };
-    let mut fds = [PollFd::new(process, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ended| ended > 0)
-}
-
 /// Replaces this process by a fresh one of the same command line, which finds everything as after a kill.
 fn begin_anew() -> ! {
-    let error = successor::command().args(env::args_os().skip(1).filter(|one| one != "--take-over")).exec();
+    let error = successor::command().exec();
     tracing::error!("xvsd cannot begin anew: {error}");
     process::exit(1)
 }

@@ -1,0 +1,60 @@
+//! Other processes, by descriptors: no later process with the same number is taken for one of them (pidfd_open(2)).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A process, also after its end.
+#[derive(Debug)]
+pub struct Process(OwnedFd);
+
+impl Process {
+    /// The process with this number.
+    ///
+    /// # Errors
+    /// There is none, or the kernel refuses.
+    pub fn open(number: u32) -> io::Result<Self> {
+        let number = i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self(pidfd_open(number, PidfdFlags::empty())?))
+    }
+
+    /// Waits for its end, at most for this time. Returns whether it has ended; then all that it had open is closed.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+        poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&time)) == Ok(1)
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        // An error: it has ended already.
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_seen_to_run_and_after_a_kill_to_have_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::open(child.id()).unwrap();
+        assert!(!process.has_ended());
+        assert!(!process.ends_within(Duration::from_millis(10)));
+        process.kill();
+        assert!(process.ends_within(Duration::from_secs(10)));
+        child.wait().unwrap();
+        assert!(process.has_ended());
+        assert!(Process::open(0).is_err());
+    }
+}
