@@ -210,9 +210,12 @@ fn the_view_of_the_health_checks_continues_after_a_kill_without_notices() {
     });
     let (before, announced) = (states(), noted());
     let listed = director.adm("-Sn");
-    let view = "grep -q has_run /dev/shm/xvs/*/health && sleep 1";
-    wait::until("the view is kept", || {
-        complete(cluster.command(Host::Director, "sh").args(["-c", view])).status.success().then_some(())
+    wait::until("the view of both is kept", || {
+        let mut view = cluster.command(Host::Director, "cat");
+        let view = complete(view.arg("/dev/shm/xvs/run-xvs-xvsd.sock/health")).stdout;
+        let view = String::from_utf8_lossy(&view).into_owned();
+        let is_announced = view.contains("\"is_reported_down\":true");
+        (is_announced && view.matches("\"has_run\":true").count() == 2).then_some(())
     });
     director.kill();
 

@@ -138,7 +138,7 @@ fn settings_the_log_metrics_the_sockets_permissions_and_the_hold_change_in_the_r
     wait::until("SIGHUP is carried out", || {
         (setting(&director, "hold") == "hold 10s xvs.toml").then_some(())
     });
-    assert_eq!(metrics(&cluster), None);
+    wait::until("there are no metrics", || metrics(&cluster).is_none().then_some(()));
     // The journal has the file as it was read last.
     director.kill();
     let director = file.start(&cluster);
@@ -242,7 +242,7 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
     let broken = cluster.state().join("broken");
     fs::write(&broken, "}\n-A -t nonsense\n").expect("the cluster's folder takes files");
     let file = File::new(&cluster, &both(1, HELD));
-    let director = file.start(&cluster);
+    let mut director = file.start(&cluster);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     director.xvs("set sloppy_tcp 1");
     let (before, stream) = (director.xvs("get"), half_upload(&cluster));
@@ -275,7 +275,6 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
     // The journal too is that of before.
     file.write(&both(1, HELD));
     assert_eq!(director.xvs("reload"), "no key of xvs.toml has changed\n");
-    let mut director = director;
     director.kill();
     assert_eq!(file.start(&cluster).xvs("get"), before);
 }

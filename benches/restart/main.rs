@@ -266,7 +266,7 @@ impl<'a> Soak<'a> {
             }
         });
         let status = director.status();
-        status.lines().find(|line| line.starts_with("connections")).unwrap_or_default().to_owned()
+        status.lines().find(|line| line.starts_with("table")).unwrap_or_default().to_owned()
     }
 
     /// The line with these words in the log of the running xvsd.

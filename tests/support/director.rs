@@ -7,9 +7,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 use std::{env, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
+use xvs_host::process::Process;
 
 use crate::cluster::{Cluster, Host, REAL_SERVERS, real_server, succeed, virtual_endpoint};
 use crate::log_texts;
@@ -146,16 +148,19 @@ impl<'a> Director<'a> {
         Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[])
     }
 
-    /// Kills the process that [`Self::begin_take_over`] has put in the background, if there is one yet, and waits for
-    /// the one that has started it.
-    pub fn kill_successor(&mut self) {
-        let found = Command::new("pgrep").args(["-P", &self.process().to_string()]).output();
-        let found = found.expect("pgrep can be started").stdout;
-        for process in String::from_utf8_lossy(&found).split_whitespace() {
-            let process = process.parse().ok().and_then(Pid::from_raw).expect("pgrep prints process ids");
-            // It may have ended.
-            let _ = kill_process(process, Signal::KILL);
-        }
+    /// Kills the process that [`Self::begin_take_over`] puts in the background, this time after its start.
+    pub fn kill_successor_after(&mut self, time: Duration) {
+        let successor = wait::until("the successor has been started", || {
+            // What starts it was a shell before.
+            let launcher = fs::read_link(format!("/proc/{}/exe", self.process())).ok()?;
+            let found = Command::new("pgrep").args(["-P", &self.process().to_string()]).output();
+            let found = String::from_utf8(found.expect("pgrep can be started").stdout).expect("numbers");
+            let process = found.trim().parse().ok().filter(|_| launcher.ends_with("xvsd"))?;
+            Some(Process::open(process).expect("it runs for longer"))
+        });
+        thread::sleep(time);
+        successor.kill();
+        assert!(successor.ends_within(wait::DEADLINE));
         self.wait();
     }
 
@@ -219,6 +224,7 @@ impl<'a> Director<'a> {
 
     /// Kills the daemon so that it can't clean up.
     pub fn kill(&mut self) {
+        assert!(!self.is_successor, "the process that has started it has ended");
         self.process.kill().expect("xvsd runs");
         self.wait();
     }

@@ -50,7 +50,7 @@ impl Sink {
 }
 
 fn take(mut connection: TcpStream, name: &str) -> io::Result<()> {
-    connection.set_read_timeout(Some(DEADLINE))?;
+    connection.set_read_timeout(Some(IDLE))?;
     let mut hasher = DefaultHasher::new();
     let mut length = 0_u64;
     let mut buffer = vec![0; 65536];
@@ -64,6 +64,9 @@ fn take(mut connection: TcpStream, name: &str) -> io::Result<()> {
     }
     writeln!(connection, "{name} {length} {}", hasher.finish())
 }
+
+/// How long a client may be silent between two parts of an upload, while it waits for something else.
+const IDLE: Duration = Duration::from_secs(300);
 
 /// Sends each datagram back with the host's name in front: `rs1 hello`.
 #[derive(Debug)]

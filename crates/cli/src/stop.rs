@@ -8,6 +8,7 @@ use std::{fs, thread};
 
 use clap::Args;
 use xvs_host::instance::name_of;
+use xvs_host::lock_file::{END, Held, LockAttempt, lock_within};
 use xvs_host::process::Process;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
@@ -27,28 +28,23 @@ const STATE: &str = "/dev/shm/xvs";
 /// The arguments of `xvs stop`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Give the kernel all packets at once, and forget the connections; also after xvsd has ended
+    /// Give the kernel all packets at once, and forget connections, services and settings; also after xvsd has ended
     #[arg(long)]
     release: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let (socket, release) = (default_socket(), arguments.release);
-    let ended = match listens(&socket) {
-        false if release => false,
-        _ => {
-            end(&socket, release)?;
-            true
-        }
-    };
-    if release {
-        let left = left_behind(&socket, ended)?;
-        if !ended && left.is_empty() {
-            writeln!(out, "no xvsd listens on {}, and none has left anything", socket.display())?;
-        }
-        for what in left {
-            writeln!(out, "{what}")?;
-        }
+    if listens(&socket) || !release {
+        end(&socket, release)?;
+        return Ok(DONE);
+    }
+    let left = left_behind(&socket)?;
+    if left.is_empty() {
+        writeln!(out, "no xvsd listens on {}, and none has left anything", socket.display())?;
+    }
+    for what in left {
+        writeln!(out, "{what}")?;
     }
     Ok(DONE)
 }
@@ -71,7 +67,7 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
         Err(error) => return Err(error.into()),
     }
     let until = Instant::now() + LONGEST_WAIT;
-    let runs = || listens(socket) || process.as_ref().is_some_and(|process| !process.has_ended());
+    let runs = || process.as_ref().map_or_else(|| listens(socket), |process| !process.has_ended());
     while runs() {
         if Instant::now() >= until {
             let seconds = LONGEST_WAIT.as_secs();
@@ -85,9 +81,8 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Removes what an xvsd with this socket has left; returns a line for each removed thing. One that has `ended` by a
-/// request has removed its pins.
-fn left_behind(socket: &Path, ended: bool) -> Result<Vec<String>, String> {
+/// Removes what an xvsd with this socket has left; returns a line for each removed thing.
+fn left_behind(socket: &Path) -> Result<Vec<String>, String> {
     if socket.file_name().is_none() {
         return Err(format!(
             "{} is no path of a socket; set XVS_SOCKET to that of the director",
@@ -95,18 +90,29 @@ fn left_behind(socket: &Path, ended: bool) -> Result<Vec<String>, String> {
         ));
     }
     let director = name_of(socket);
+    let state: PathBuf = [STATE, &director].iter().collect();
+    let failed = |error: io::Error| format!("{}: {error}; run it as root", state.display());
+    // It forwards also while it has no socket, as for a moment after a take-over.
+    let _lock = match lock_within(&state.join("lock"), END) {
+        Ok(LockAttempt::Locked(lock)) => Some(lock),
+        Ok(LockAttempt::Held(Held { by, .. })) => {
+            let by = by.map_or_else(|| "another process".to_owned(), |by| format!("process {by}"));
+            return Err(format!("{} is used by {by}; try again, or end that first", state.display()));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
+    };
     let mut removed = Vec::new();
-    if !ended && let Some(bpffs) = mounted() {
+    if let Some(bpffs) = mounted() {
         let released = Pins::of(&bpffs, &director).release();
         let released = released
             .map_err(|error| format!("pins of {} in {}: {error}", socket.display(), bpffs.display()))?;
         removed.extend(released.iter().map(|interface| format!("{interface}: the kernel has its packets")));
     }
-    let state: PathBuf = [STATE, &director].iter().collect();
     match fs::remove_dir_all(&state) {
         Ok(()) => removed.push(format!("{}: removed", state.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(format!("{}: {error}; run it as root", state.display())),
+        Err(error) => return Err(failed(error)),
     }
     Ok(removed)
 }

@@ -48,8 +48,8 @@ pub struct Config {
     /// without.
     #[serde(with = "empty_is_none")]
     pub state_directory: Option<PathBuf>,
-    /// When the table's memory is allocated: `"on-demand"`, as it is used; or `"resident"`, at the start, in huge pages
-    /// if the kernel has them, for tables that are expected to fill. Default: on demand.
+    /// `"on-demand"`, or `"resident"`: in huge pages if the kernel has them, for tables that are expected to fill. Both
+    /// are allocated at the start; without a state directory, the first one as it is used. Default: on demand.
     pub conn_table_memory: TableMemory,
     /// The number of concurrent SIP calls of all services with `--pe sip`, shared out among the workers. Default:
     /// 65,536. Each uses 264 bytes, allocated when the first such service is added.

@@ -58,13 +58,13 @@ pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     }
 }
 
-/// The same, and waits for [`END`] if another process has the lock: one that was killed has it, and all else that it had
-/// open, until the kernel has closed everything.
+/// The same, and waits for at most this time if another process has the lock: one that was killed has it, and all else
+/// that it had open, until the kernel has closed everything.
 ///
 /// # Errors
 /// As for [`lock`].
-pub fn lock_after_end(path: &Path) -> io::Result<LockAttempt> {
-    let until = Instant::now() + END;
+pub fn lock_within(path: &Path, time: Duration) -> io::Result<LockAttempt> {
+    let until = Instant::now() + time;
     loop {
         match lock(path)? {
             LockAttempt::Held(held) if Instant::now() < until => {

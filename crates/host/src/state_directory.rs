@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 use thiserror::Error;
 
-use crate::lock_file::{Lock, LockAttempt, lock_after_end};
+use crate::lock_file::{END, Lock, LockAttempt, lock_within};
 
 /// The directory, which this process has for itself until this is dropped.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl StateDirectory {
     /// [`StateDirectoryError::Held`], or the kernel refuses.
     pub fn take(&mut self) -> Result<(), StateDirectoryError> {
         let path = self.path.join("lock");
-        match lock_after_end(&path).map_err(system(&path))? {
+        match lock_within(&path, END).map_err(system(&path))? {
             LockAttempt::Locked(lock) => {
                 self.lock = Some(lock);
                 Ok(())

@@ -69,6 +69,20 @@ pub struct Sockets {
     turn: usize,
 }
 
+impl Drop for Sockets {
+    /// The kernel waits for a grace period at the end of each socket: one for all of them, if they end at once.
+    fn drop(&mut self) {
+        let last: Vec<_> = self.fds().flat_map(|fd| fd.try_clone_to_owned()).collect();
+        self.sockets.clear();
+        thread::scope(|scope| {
+            for fd in last {
+                // Without a thread the descriptor is closed here.
+                let _ = thread::Builder::new().spawn_scoped(scope, || drop(fd));
+            }
+        });
+    }
+}
+
 impl Sockets {
     /// Opens one socket for each queue, over one UMEM, and lets the programs of the interfaces steer to them. The
     /// position of an interface in `links` is its [`LinkId`]. Blocks for up to a second if a queue is occupied, because

@@ -5,7 +5,7 @@
 //! thread and no socket, so the lab runs the same code as the daemon, where `thread.rs` runs it. Steering of the XDP
 //! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -127,7 +127,7 @@ impl<D: Datapath> Control<D> {
 
     /// Continues with what these files have counted, and keeps them from now on. Comes before any worker. See
     /// [`Registry::resume`].
-    pub fn resume(&mut self, kept: Kept, found: Found, counts: &BTreeMap<u32, Counts>) {
+    pub fn resume(&mut self, kept: Kept, found: Found, counts: &[Counts]) {
         self.registry.resume(kept, found, counts);
         self.steered.set_all_due();
     }

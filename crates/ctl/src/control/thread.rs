@@ -232,10 +232,21 @@ impl ControlThread {
         if let Some(take_over) = &mut take_over {
             take_over.pause()?;
         }
-        let former = if take_over.is_some() { Others::Run } else { Others::Ended };
         let (workers, steering) = self.control.datapath().workers();
-        let (ports, worker_facts) = workers.open_ports()?.into_iter().unzip();
-        workers.put_in_force(steering, former)?;
+        let ports = match &take_over {
+            // While the kernel frees the queues. If this one fails, the running xvsd restores its programs.
+            Some(_) => {
+                workers.put_in_force(steering, Others::Run)?;
+                workers.open_ports()?
+            }
+            // One that fails at each start must not prolong the hold.
+            None => {
+                let ports = workers.open_ports()?;
+                workers.put_in_force(steering, Others::Ended)?;
+                ports
+            }
+        };
+        let (ports, worker_facts) = ports.into_iter().unzip();
         if let Some(take_over) = &mut take_over {
             take_over.take_table()?;
         }

@@ -3,7 +3,7 @@
 //! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
 //! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -166,10 +166,13 @@ impl TakenTable {
         let error = |error| StateDirectoryError::System { path, error };
         let (kept, found) = Kept::open(destinations, services).map_err(error)?;
         let known: BTreeSet<u32> = found.numbers().collect();
-        let mut counts = BTreeMap::<u32, Counts>::new();
+        // By number.
+        let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
         if let Some(left) = left {
             let mut count = |connection: &Connection<'_>| {
-                counts.entry(connection.dest_ref()).or_default().count(connection)
+                if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
+                    counts.count(connection);
+                }
             };
             let adopted = table.take_over(left, now, |number| known.contains(&number), &mut count);
             let Adopted { kept, discarded } = adopted;

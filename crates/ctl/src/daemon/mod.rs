@@ -132,15 +132,25 @@ impl Daemon {
         Config::check_table(&table, machine_memory_bytes())?;
         let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
         start_warnings.extend(no_hold);
+        let in_memory;
+        let mut config = config;
         // Not if its files are on a tmpfs.
         let of_reserved_pages =
             config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
         if let Some(limit) = memory::cgroup_limit().filter(|_| !of_reserved_pages)
             && let Err(over) = Config::check_limit(&table, workers.packet_bytes(), &limit)
         {
-            match table.memory {
-                Memory::Resident => return Err(over.into()),
-                Memory::OnDemand => start_warnings.push(format!("once the table is full: {over}")),
+            match (table.memory, &config.state_directory) {
+                (Memory::OnDemand, None) => start_warnings.push(format!("once the table is full: {over}")),
+                // There all of it would be allocated now.
+                (Memory::OnDemand, Some(_)) if take_over.is_none() && !config.is_given("state_directory") => {
+                    start_warnings.push(format!(
+                        "a restart of xvsd will lose all connections: state_directory: {over}"
+                    ));
+                    in_memory = Config { state_directory: None, ..config.clone() };
+                    config = &in_memory;
+                }
+                _ => return Err(over.into()),
             }
         }
         let others = if take_over.is_some() { Others::Run } else { Others::Ended };

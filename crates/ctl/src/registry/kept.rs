@@ -177,14 +177,15 @@ impl Registry {
     }
 
     /// Continues with what the files have counted, and keeps them from now on. `counts` are the connections of each
-    /// destination. Follows [`Self::return_to`], before there are workers.
-    pub fn resume(&mut self, kept: Kept, found: Found, counts: &BTreeMap<u32, Counts>) {
+    /// destination, by number. Follows [`Self::return_to`], before there are workers.
+    pub fn resume(&mut self, kept: Kept, found: Found, counts: &[Counts]) {
         let numbers: BTreeMap<_, _> =
             found.destinations.into_iter().map(|(number, record)| (number, record.numbers)).collect();
         let live = self.services.values_mut().flat_map(|entry| &mut entry.destinations);
         for dest in live.chain(self.trash.values_mut().map(|trashed| &mut trashed.dest)) {
             let Some(numbers) = numbers.get(&dest.id.0) else { continue };
-            let (counts, counted) = (counts.get(&dest.id.0).copied().unwrap_or_default(), counted(*numbers));
+            let (counts, counted) =
+                (counts.get(dest.id.0 as usize).copied().unwrap_or_default(), counted(*numbers));
             dest.live.resume(counts, numbers[OVERLOADED_AT] != 0, counted);
             dest.estimator = Estimator::resumed(counted);
         }

@@ -1,6 +1,6 @@
 //! `xvs reload`: takes every key of xvs.toml over that has changed, and the keepalived.conf, or nothing.
 //!
-//! A key changes in the running process, or by a successor that takes over without losing a packet; then the successor
+//! A key changes in the running process, or by a successor that takes over without losing a connection; then the successor
 //! takes all keys. What needs a restart refuses the reload. Everything that can fail comes before the first change. One
 //! reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes how (`difference.rs`).
 
@@ -188,6 +188,8 @@ impl Reloader {
     ) -> Result<String, CommandError> {
         let no_successor = if new.hold.duration().is_zero() {
             Some("with hold = \"0\" no successor can take over, so this")
+        } else if new.state_directory.is_none() {
+            Some("without a state directory no successor can take over, so this")
         } else if process::id() == 1 {
             Some("xvsd is the first process of its container, which would end with it, so this")
         } else {

@@ -66,7 +66,7 @@ pub(crate) struct Workers {
 /// The thread of a worker, and the means to interrupt it.
 struct WorkerThread {
     stop: Arc<AtomicBool>,
-    /// Signals that the worker has closed its sockets.
+    /// Signals that the worker forwards no more, and closes its sockets.
     closed: Receiver<()>,
     /// Sends the next port to the worker; dropping it ends the worker.
     ports: Option<Sender<XdpPort>>,
@@ -342,7 +342,7 @@ impl Workers {
         self.paused
     }
 
-    /// Makes every worker close its sockets.
+    /// Makes every worker close its sockets. Returns when none uses the table.
     pub(crate) fn pause(&mut self) {
         self.interrupt();
         for thread in &self.threads {
@@ -390,8 +390,9 @@ fn run_worker(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<
         worker.run();
         let Worker { pipeline, port, snapshot, clock, hold, stop } = worker;
         pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
-        drop(port);
+        // The kernel may take tens of milliseconds to close them, and whoever opens the queues again waits for that.
         let _ = closed.send(());
+        drop(port);
         let Ok(port) = next.recv() else { return };
         worker = Worker { pipeline, port, snapshot, clock, hold, stop };
     }

@@ -7,11 +7,13 @@
 //! three passes over the entries. Not here: which files these are, and who may open them.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use std::{io, mem};
+use std::{io, mem, thread};
 
 use xvs_proto::HashSecret;
 
@@ -114,7 +116,7 @@ impl Table {
         &self,
         left: Left,
         now: Millis,
-        is_known: impl Fn(u32) -> bool,
+        is_known: impl Fn(u32) -> bool + Sync,
         mut keep: impl FnMut(&Connection<'_>),
     ) -> Adopted {
         let Self { slab, free_handles, config, counts, .. } = self;
@@ -149,49 +151,81 @@ impl Table {
         Adopted { kept, discarded }
     }
 
-    /// Checks the entries up to this one, and builds the index and the counts of templates anew. Returns the number of
-    /// discarded entries.
-    fn rebuild(&self, extent: u32, now: Millis, is_known: impl Fn(u32) -> bool) -> usize {
+    /// Checks the entries up to this one, and builds the index and the counts of templates anew, on all cores. Returns
+    /// the number of discarded entries.
+    fn rebuild(&self, extent: u32, now: Millis, is_known: impl Fn(u32) -> bool + Sync) -> usize {
         let Self { slab, buckets, secret, .. } = self;
-        let mut discarded = 0;
-        let mut discard = |index: u32| {
-            let entry = slab.entry(index);
-            let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
-            entry.generation.store(generation, Ordering::Relaxed);
-            entry.life.store(Life::removed(0).0, Ordering::Relaxed);
-            discarded += 1;
-        };
-        let is_live = |index: u32| slab.entry(index).life().is_live();
-        buckets.clear();
-        for index in 0..extent {
+        let is_possible = |index: u32| {
             let record = slab.record(index);
             let life = record.entry.life();
-            record.entry.controlled.store(0, Ordering::Relaxed);
-            let is_possible = life.is_live()
+            life.is_live()
                 && record.is_sound()
                 && life.deadline() < now + FARTHEST_DEADLINE
-                && is_known(record.entry.dest.load(Ordering::Relaxed));
-            if life.is_current() && !is_possible {
-                discard(index);
+                && is_known(record.entry.dest.load(Ordering::Relaxed))
+        };
+        let is_live = |index: u32| slab.entry(index).life().is_live();
+        let discarded = AtomicUsize::new(0);
+        buckets.clear();
+        for_each_window(extent, |window| {
+            // The buckets of a window are fetched together.
+            for index in window.clone() {
+                slab.entry(index).controlled.store(0, Ordering::Relaxed);
+                if is_possible(index) {
+                    let record = slab.record(index);
+                    let flows = [Some(record.request_flow()), record.reply_flow()];
+                    flows.iter().flatten().for_each(|flow| buckets.prefetch_both(flow.hash(secret)));
+                }
             }
-        }
-        for index in (0..extent).filter(|index| is_live(*index)) {
-            if !enter(slab, buckets, secret, index) {
-                discard(index);
+            for index in window {
+                let entry = slab.entry(index);
+                if entry.life().is_current() && !(is_possible(index) && enter(slab, buckets, secret, index)) {
+                    let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
+                    entry.generation.store(generation, Ordering::Relaxed);
+                    entry.life.store(Life::removed(0).0, Ordering::Relaxed);
+                    discarded.fetch_add(1, Relaxed);
+                }
             }
-        }
-        for index in (0..extent).filter(|index| is_live(*index)) {
-            let record = slab.record(index);
-            let controller = record.entry.controller.load(Ordering::Relaxed).checked_sub(1);
-            let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
-            let is_counted = |template| slab.entry(template).add_controlled();
-            if !controller.filter(is_template).is_some_and(is_counted) {
-                record.entry.controller.store(0, Ordering::Relaxed);
+        });
+        for_each_window(extent, |window| {
+            for index in window.filter(|index| is_live(*index)) {
+                let controller = &slab.entry(index).controller;
+                let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
+                let template = controller.load(Ordering::Relaxed).checked_sub(1).filter(is_template);
+                if !template.is_some_and(|template| slab.entry(template).add_controlled()) {
+                    controller.store(0, Ordering::Relaxed);
+                }
             }
-        }
-        discarded
+        });
+        discarded.into_inner()
     }
 }
+
+/// Passes each window of the indices up to this one to `each`, on all cores.
+fn for_each_window(extent: u32, each: impl Fn(Range<u32>) + Sync) {
+    let next = AtomicU32::new(0);
+    let run = || {
+        // Relaxed: it orders nothing; the end of the scope does.
+        while let start = next.fetch_add(SHARE, Relaxed)
+            && start < extent
+        {
+            let end = (start + SHARE).min(extent);
+            (start..end).step_by(WINDOW as usize).for_each(|at| each(at..(at + WINDOW).min(end)));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..thread::available_parallelism().map_or(1, usize::from).min((extent / SHARE) as usize + 1)
+        {
+            // Without a thread the others do its part.
+            let _ = thread::Builder::new().spawn_scoped(scope, run);
+        }
+        run();
+    });
+}
+
+/// Entries whose buckets are fetched together.
+const WINDOW: u32 = 16;
+/// Entries that a thread takes at a time.
+const SHARE: u32 = 1 << 14;
 
 fn map(files: &TableFiles, config: &TableConfig, parts: &Parts) -> io::Result<[Arc<Mapping>; 2]> {
     Ok([

@@ -15,7 +15,8 @@ async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
     let (kept, before) = (health.world.kept.lock().unwrap().clone(), health.report());
 
     // A new real server and an edited check are in the file that the next process reads.
-    let edited = text.replace("TCP_CHECK { }", "TCP_CHECK { connect_port 81 }").replacen("81", "80", 2);
+    let (first_two, last) = text.rsplit_once("TCP_CHECK { }").unwrap();
+    let edited = format!("{first_two}TCP_CHECK {{ connect_port 81 }}{last}");
     let more =
         edited.replacen("real_server", "real_server 10.1.0.4 80 { TCP_CHECK { alpha } }\nreal_server", 1);
     let next = Health::resume(&more, MANY, kept).await;

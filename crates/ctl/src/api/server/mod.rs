@@ -42,7 +42,7 @@ use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;
 use crate::events::{Listener, changes};
 use xvs_host::lock_file;
-use xvs_host::lock_file::{Held, Lock, LockAttempt};
+use xvs_host::lock_file::{END, Held, Lock, LockAttempt};
 
 pub use crate::api::peer::Peer;
 /// Answers requests. Called from many threads at once, each of which serves one client.
@@ -329,8 +329,9 @@ fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let runs = UnixStream::connect(socket).is_ok();
-    match if runs { lock_file::lock(&path) } else { lock_file::lock_after_end(&path) } {
+    // A killed process may accept connections for some milliseconds more.
+    let accepts = UnixStream::connect(socket).is_ok();
+    match lock_file::lock_within(&path, if accepts { END / 10 } else { END }) {
         Ok(LockAttempt::Locked(lock)) => Ok(lock),
         Ok(LockAttempt::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
         Err(error) => Err(StartError::System { call: "lock", path, error }),
