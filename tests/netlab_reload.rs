@@ -9,14 +9,14 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
+use xvs::clients::HalfUpload;
+use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Layout, Method, Workers, clients, traffic, wait};
+use xvs::{Cluster, Director, Host, Layout, Method, Workers, traffic, wait};
 
 const PORT: u16 = 9000;
 const METRICS: &str = "127.0.0.1:9112";
-const BYTES: &[u8] = b"half of an upload, ";
 /// The keys before the first section, but for `interfaces` and `workers`.
 const HELD: &str = "hold = \"10s\"\n";
 
@@ -75,20 +75,6 @@ fn metrics(cluster: &Cluster) -> Option<String> {
         let mut page = String::new();
         stream.read_to_string(&mut page).ok().map(|_| page)
     })
-}
-
-/// A connection of the client whose first bytes have arrived.
-fn half_upload(cluster: &Cluster) -> TcpStream {
-    let mut stream =
-        cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
-    stream.write_all(BYTES).expect("first half");
-    stream
-}
-
-/// Sends the rest; the receipt shows that one server got all of it.
-fn finish(stream: TcpStream) {
-    let receipt = clients::upload(stream, BYTES).expect("second half");
-    assert_eq!(receipt, clients::receipt(&receipt.host, &[BYTES, BYTES].concat()));
 }
 
 #[test]
@@ -155,7 +141,7 @@ fn workers_and_interfaces_change_by_a_successor_and_connections_and_settings_go_
     let mut director = file.start(&cluster);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     director.xvs("set sloppy_tcp 1");
-    let (rules, streams) = (director.adm("-Sn"), [(); 8].map(|()| half_upload(&cluster)));
+    let (rules, streams) = (director.adm("-Sn"), [(); 8].map(|()| HalfUpload::begin(&cluster, PORT)));
 
     file.write(&both(2, &format!("{HELD}log = \"debug\"\n[ipvs]\nsloppy_tcp = 0\n")));
     let reply = director.xvs("reload");
@@ -187,8 +173,8 @@ fn workers_and_interfaces_change_by_a_successor_and_connections_and_settings_go_
     });
     // The last file does not have the key any more.
     assert_eq!(setting(&director, "sloppy_tcp"), "sloppy_tcp 1 xvs set");
-    streams.into_iter().for_each(finish);
-    finish(half_upload(&cluster));
+    streams.into_iter().for_each(HalfUpload::finish);
+    HalfUpload::begin(&cluster, PORT).finish();
 }
 
 /// A keepalived.conf of one service at this port, without checks.
@@ -245,7 +231,7 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
     let mut director = file.start(&cluster);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     director.xvs("set sloppy_tcp 1");
-    let (before, stream) = (director.xvs("get"), half_upload(&cluster));
+    let (before, stream) = (director.xvs("get"), HalfUpload::begin(&cluster, PORT));
     let taken = cluster.run(Host::Director, || TcpListener::bind(METRICS)).expect("a free port");
 
     let changed = "log = \"debug\"\n";
@@ -270,8 +256,8 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
         assert_eq!(director.xvs("get"), before, "{text}");
     }
     drop(taken);
-    finish(stream);
-    finish(half_upload(&cluster));
+    stream.finish();
+    HalfUpload::begin(&cluster, PORT).finish();
     // The journal too is that of before.
     file.write(&both(1, HELD));
     assert_eq!(director.xvs("reload"), "no key of xvs.toml has changed\n");
@@ -285,7 +271,7 @@ fn a_successor_whose_metrics_address_is_in_use_forwards_and_says_so() {
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
     let mut former = Director::start_with(&cluster, Workers::One, &["--hold", "10s"]);
     former.add_service(Protocol::Tcp, PORT, Method::Nat);
-    let stream = half_upload(&cluster);
+    let stream = HalfUpload::begin(&cluster, PORT);
     let taken = cluster.run(Host::Director, || TcpListener::bind(METRICS)).expect("a free port");
     let with_metrics = ["--hold", "10s", "--metrics", METRICS];
     let take_over =
@@ -293,11 +279,11 @@ fn a_successor_whose_metrics_address_is_in_use_forwards_and_says_so() {
     let mut director = take_over();
     assert!(former.has_ended().success(), "{}", former.log());
     assert!(director.log().contains("no metrics are served"), "{}", director.log());
-    finish(stream);
+    stream.finish();
     drop(taken);
     let _again = take_over();
     assert!(director.has_ended().success() && metrics(&cluster).is_some());
-    finish(half_upload(&cluster));
+    HalfUpload::begin(&cluster, PORT).finish();
 }
 
 #[test]

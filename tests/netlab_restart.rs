@@ -3,14 +3,12 @@
 //! Each test has a cluster of its own. Needs root. Not here: packets that arrive while no xvsd runs
 //! (`netlab_hold.rs`), the rules (`netlab_journal.rs`).
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::time::Duration;
 
-use xvs::cluster::virtual_endpoint;
+use xvs::clients::HalfUpload;
 use xvs::director::Protocol;
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic};
 
 /// The port of the service and of the servers behind it.
 const PORT: u16 = 9000;
@@ -18,26 +16,12 @@ const PORT: u16 = 9000;
 /// Packets are held while no xvsd runs, as they are by default.
 const HELD: [&str; 2] = ["--hold", "10s"];
 
-const BYTES: &[u8] = b"half of an upload, ";
-
-/// Connections of the client whose first bytes have arrived.
-fn half_uploads(cluster: &Cluster, count: usize) -> Vec<TcpStream> {
-    let open = || {
-        let mut stream =
-            cluster.run(Host::Client, || clients::connect(virtual_endpoint(PORT))).expect("connection");
-        stream.write_all(BYTES).expect("first half");
-        stream
-    };
-    (0..count).map(|_| open()).collect()
+fn half_uploads(cluster: &Cluster, count: usize) -> Vec<HalfUpload> {
+    (0..count).map(|_| HalfUpload::begin(cluster, PORT)).collect()
 }
 
-/// Sends the rest; the receipts show which server got all of it.
-fn finish(streams: Vec<TcpStream>) {
-    for stream in streams {
-        let receipt = clients::upload(stream, BYTES).expect("second half");
-        let all = [BYTES, BYTES].concat();
-        assert_eq!(receipt, clients::receipt(&receipt.host, &all));
-    }
+fn finish(uploads: Vec<HalfUpload>) {
+    uploads.into_iter().for_each(HalfUpload::finish);
 }
 
 fn goes_on_after_a_kill(method: Method) {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Host, complete};
+use crate::cluster::{Cluster, Host, complete, virtual_endpoint};
 use crate::servers::{Receipt, checksum};
 use crate::wait::{self, DEADLINE};
 
@@ -63,6 +63,35 @@ pub fn upload(mut stream: TcpStream, bytes: &[u8]) -> io::Result<Receipt> {
         length_bytes: length.parse().map_err(|_| malformed())?,
         checksum: checksum.parse().map_err(|_| malformed())?,
     })
+}
+
+/// An upload of the client to the VIP, of which one half is sent.
+#[derive(Debug)]
+pub struct HalfUpload(TcpStream);
+
+const HALF: &[u8] = b"half of an upload, ";
+
+impl HalfUpload {
+    /// Opens a connection, and sends the first half.
+    ///
+    /// # Panics
+    ///
+    /// If that fails.
+    pub fn begin(cluster: &Cluster, port: u16) -> Self {
+        let mut stream = cluster.run(Host::Client, || connect(virtual_endpoint(port))).expect("connection");
+        stream.write_all(HALF).expect("first half");
+        Self(stream)
+    }
+
+    /// Sends the rest; the receipt shows that one server got all of it.
+    ///
+    /// # Panics
+    ///
+    /// If it did not.
+    pub fn finish(self) {
+        let got = upload(self.0, HALF).expect("second half");
+        assert_eq!(got, receipt(&got.host, &[HALF, HALF].concat()));
+    }
 }
 
 /// The receipt that `host` has to return for `bytes`.

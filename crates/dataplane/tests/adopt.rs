@@ -21,8 +21,8 @@ use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Adopted, Boot, Connection, Direction, Flags, Inserted, Left, NewConnection, Removal,
-    TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
+    AdoptError, Boot, Connection, Direction, Flags, Inserted, NewConnection, Removal, TIMER_TICK, Table,
+    TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Counts;
@@ -49,8 +49,8 @@ fn table(files: &TableFiles) -> Arc<Table> {
     Table::create_in(files, CONFIG, HashSecret([5, 6, 7]), BOOT).unwrap()
 }
 
-/// The table, with the numbers of connections and templates of destination 3.
-fn adopt(files: &TableFiles) -> (Arc<Table>, Adopted, Counts) {
+/// The table, with the number of connections and templates in it, and of those of destination 3.
+fn adopt(files: &TableFiles) -> (Arc<Table>, usize, Counts) {
     let table = Table::map(files, CONFIG, BOOT).unwrap();
     let mut counts = Counts::default();
     let count = |connection: &Connection<'_>| {
@@ -58,8 +58,10 @@ fn adopt(files: &TableFiles) -> (Arc<Table>, Adopted, Counts) {
             counts.count(connection);
         }
     };
-    let adopted = table.take_over(Left::Killed, NOW, |number| number < 8, count);
-    (table, adopted, counts)
+    table.repair(NOW, |number| number < 8);
+    let survey = table.survey(count);
+    table.take_over(&survey);
+    (table, survey.live, counts)
 }
 
 fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
@@ -144,7 +146,7 @@ fn change(worker: &mut TableWorker) {
 
 /// Checks a table that was taken over at some moment of [`change`]; and fills it, if `filled`.
 fn is_whole(files: &TableFiles, filled: bool) {
-    let (table, Adopted { kept, .. }, counts) = adopt(files);
+    let (table, kept, counts) = adopt(files);
     let mut worker = table.handle(0).unwrap();
     changing().for_each(|new| _ = is_found(&worker, &new));
     assert!(staying().all(|new| is_found(&worker, &new)), "connections that stay");
@@ -248,7 +250,7 @@ fn timers_run_on_after_a_table_is_taken_over() {
         let expires = Millis(NOW.0 + 1000 * number);
         insert(&mut worker, &NewConnection { expires, ..new });
     }
-    let (table, Adopted { kept, .. }, _) = adopt(&shared);
+    let (table, kept, _) = adopt(&shared);
     assert_eq!((kept, table.live()), (24, 24));
     let mut worker = table.handle(0).unwrap();
     for second in 0..24 {
@@ -294,7 +296,7 @@ fn a_table_is_taken_over_with_another_number_of_workers() {
     staying().for_each(|new| _ = insert(&mut worker, &new));
     let config = TableConfig { workers: 3, ..CONFIG };
     let table = Table::map(&shared, config, BOOT).unwrap();
-    table.take_over(Left::InOrder, NOW, |_| true, |_| ());
+    table.take_over(&table.survey(|_| ()));
     let mut workers: Vec<_> = (0..3).map(|number| table.handle(number).unwrap()).collect();
     assert!(staying().all(|new| workers.iter().all(|worker| is_found(worker, &new))));
     // Each worker times its share.
@@ -326,7 +328,7 @@ proptest::proptest! {
             let file = if at % 2 == 0 { &shared.connections } else { &shared.extensions };
             file.write_all_at(&value.to_ne_bytes(), (at as u64 + 96) / 8 * 8).unwrap();
         }
-        let (table, Adopted { kept, .. }, _) = adopt(&shared);
+        let (table, kept, _) = adopt(&shared);
         let mut worker = table.handle(0).unwrap();
         for new in staying().chain(changing()) {
             for flow in flows(&new) {

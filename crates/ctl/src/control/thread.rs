@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{panic, thread};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use xvs_dataplane::egress::Unresolved;
@@ -22,7 +23,7 @@ use xvs_proto::network::Network;
 
 use crate::control::Control;
 use crate::control::handle::Input;
-use crate::daemon::error::DaemonError;
+use crate::daemon::error::{DaemonError, system};
 use crate::daemon::kept_state::{Others, TakenTable};
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::worker_start::WorkerStart;
@@ -232,18 +233,24 @@ impl ControlThread {
         if let Some(take_over) = &mut take_over {
             take_over.pause()?;
         }
-        let (workers, steering) = self.control.datapath().workers();
-        let ports = match &take_over {
-            // While the kernel frees the queues. If this one fails, the running xvsd restores its programs.
-            Some(_) => {
+        let (now, (workers, steering)) = (self.shared.now(), self.control.datapath().workers());
+        let survey = || table.map(|table| table.survey(now)).transpose();
+        let (ports, table) = match &take_over {
+            // All this at the time in which the kernel frees the queues. If it fails, the running xvsd restores its
+            // programs.
+            Some(_) => thread::scope(|scope| {
+                let survey =
+                    thread::Builder::new().spawn_scoped(scope, survey).map_err(system("a thread"))?;
                 workers.put_in_force(steering, Others::Run)?;
-                workers.open_ports()?
-            }
+                let ports = workers.open_ports()?;
+                let table = survey.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+                Ok::<_, DaemonError>((ports, table))
+            })?,
             // One that fails at each start must not prolong the hold.
             None => {
                 let ports = workers.open_ports()?;
                 workers.put_in_force(steering, Others::Ended)?;
-                ports
+                (ports, survey()?)
             }
         };
         let (ports, worker_facts) = ports.into_iter().unzip();
@@ -251,7 +258,7 @@ impl ControlThread {
             take_over.take_table()?;
         }
         if let Some(table) = table {
-            table.take(&mut self.control, self.shared.now())?;
+            table.take(&mut self.control);
         }
         let (workers, _) = self.control.datapath().workers();
         start.start(ports, workers)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Adopted, Boot, Connection, Left, Table, TableConfig, TableFiles, random_secret,
+    AdoptError, Boot, Connection, Survey, Table, TableConfig, TableFiles, random_secret,
 };
 use xvs_dataplane::snapshot::Counts;
 use xvs_host::state_directory::{StateDirectory, StateDirectoryError};
@@ -31,12 +31,12 @@ pub(super) struct KeptState {
     pub(super) directory: Option<StateDirectory>,
     /// Sentences for the operator.
     pub(super) warnings: Vec<String>,
-    /// What another process has left in the table, before [`TakenTable::take`].
-    left: Option<Left>,
+    /// Whether the process that has left something in the table still runs; `None`: the table is new.
+    left: Option<Others>,
 }
 
-/// A table, how an earlier process has left it, and sentences for the operator.
-type FoundTable = (Arc<Table>, Option<Left>, Vec<String>);
+/// A table, whether the process that has left it still runs, and sentences for the operator.
+type FoundTable = (Arc<Table>, Option<Others>, Vec<String>);
 
 impl KeptState {
     /// Opens the directory, and maps the table that an earlier process has left there, or makes one. With `others`,
@@ -73,7 +73,7 @@ impl KeptState {
         }
     }
 
-    /// The table in this directory, how an earlier process has left it, and sentences for the operator.
+    /// The table in this directory.
     fn table_in(
         directory: &StateDirectory,
         config: TableConfig,
@@ -86,11 +86,11 @@ impl KeptState {
             TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
         let is_new = files.connections.metadata().map_err(failed)?.len() == 0;
         let mapped = match (Table::map(&files, config, boot), others) {
-            (Ok(table), Others::Ended) => Some((table, Some(Left::Killed))),
+            (Ok(table), Others::Ended) => Some((table, Some(others))),
             (Ok(table), Others::Run) => {
                 // Now, when the other process still forwards.
                 table.touch();
-                Some((table, Some(Left::InOrder)))
+                Some((table, Some(others)))
             }
             (Err(AdoptError::Refused(why)), Others::Run) => {
                 return Err(DaemonError::TakeOver(format!("its connection table is refused: {why}")));
@@ -138,7 +138,7 @@ impl KeptState {
         Ok(())
     }
 
-    /// What [`TakenTable::take`] needs.
+    /// What an earlier process has left, to be surveyed.
     pub(super) fn table_to_take(&self) -> Result<Option<TakenTable>, DaemonError> {
         let Some(directory) = &self.directory else { return Ok(None) };
         let files = (directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
@@ -150,36 +150,58 @@ impl KeptState {
 /// The table and the numbers that an earlier process has left.
 pub(crate) struct TakenTable {
     table: Arc<Table>,
-    left: Option<Left>,
+    left: Option<Others>,
     files: (File, File),
     path: PathBuf,
 }
 
+/// The same, read.
+pub(crate) struct SurveyedTable {
+    table: Arc<Table>,
+    /// `None`: it is new.
+    survey: Option<Survey>,
+    kept: Kept,
+    found: Found,
+    /// The connections of each destination, by number.
+    counts: Vec<Counts>,
+}
+
 impl TakenTable {
-    /// Takes the table over, and lets the control plane continue with the numbers of destinations. Nobody uses them any
-    /// more, and there are no workers yet.
+    /// Reads what is there, and repairs what a process has left that has ended. Nobody changes it meanwhile.
     ///
     /// # Errors
     /// The numbers cannot be read.
-    pub(crate) fn take<D: Datapath>(self, control: &mut Control<D>, now: Millis) -> Result<(), DaemonError> {
+    pub(crate) fn survey(self, now: Millis) -> Result<SurveyedTable, DaemonError> {
         let Self { table, left, files: (destinations, services), path } = self;
         let error = |error| StateDirectoryError::System { path, error };
         let (kept, found) = Kept::open(destinations, services).map_err(error)?;
         let known: BTreeSet<u32> = found.numbers().collect();
-        // By number.
-        let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
-        if let Some(left) = left {
-            let mut count = |connection: &Connection<'_>| {
-                if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
-                    counts.count(connection);
-                }
-            };
-            let adopted = table.take_over(left, now, |number| known.contains(&number), &mut count);
-            let Adopted { kept, discarded } = adopted;
-            tracing::info!("connections: {kept} are taken over, {discarded} incomplete ones are discarded");
+        if left == Some(Others::Ended) {
+            let discarded = table.repair(now, |number| known.contains(&number));
+            if discarded > 0 {
+                tracing::warn!("connections: {discarded} incomplete ones are discarded");
+            }
         }
-        control.resume(kept, found, &counts);
-        Ok(())
+        let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
+        let count = |connection: &Connection<'_>| {
+            if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
+                counts.count(connection);
+            }
+        };
+        let survey = left.map(|_| table.survey(count));
+        Ok(SurveyedTable { table, survey, kept, found, counts })
+    }
+}
+
+impl SurveyedTable {
+    /// Takes the table over, and lets the control plane continue with the numbers of destinations. Nobody uses them any
+    /// more, and there are no workers yet.
+    pub(crate) fn take<D: Datapath>(self, control: &mut Control<D>) {
+        if let Some(survey) = self.survey {
+            self.table.take_over(&survey);
+            tracing::info!("connections: {} are taken over", survey.live);
+        }
+        control.resume(self.kept, self.found, &self.counts);
     }
 }
 

@@ -39,22 +39,14 @@ pub struct TableFiles {
     pub extensions: File,
 }
 
-/// How a process has left a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// It may have been killed at any moment.
-    Killed,
-    /// No operation was under way, so the index and all entries are right.
-    InOrder,
-}
-
-/// What was taken over.
+/// What a table has.
 #[derive(Debug)]
-pub struct Adopted {
-    /// The number of connections and templates in it.
-    pub kept: usize,
-    /// The number of those that had to be discarded.
-    pub discarded: usize,
+pub struct Survey {
+    /// The number of connections and templates.
+    pub live: usize,
+    extent: u32,
+    /// The entries below `extent` without one.
+    free: Vec<u32>,
 }
 
 /// Why a table is not taken over.
@@ -105,40 +97,37 @@ impl Table {
         Ok(Arc::new(Self::over(config, &parts, mapping, &extensions, secret)))
     }
 
-    /// Enters all pages in this process's page tables, which would otherwise cost the time of [`Self::take_over`].
+    /// Enters all pages in this process's page tables, which would otherwise cost the time of [`Self::survey`].
     pub fn touch(&self) {
         self.mapping.touch();
     }
 
-    /// Takes over what a process has left that does not use the table any more. Before any handle of a worker is taken.
-    /// `is_known` tells whether there is a destination with a number; `keep` sees each connection that is taken over.
-    pub fn take_over(
-        &self,
-        left: Left,
-        now: Millis,
-        is_known: impl Fn(u32) -> bool + Sync,
-        mut keep: impl FnMut(&Connection<'_>),
-    ) -> Adopted {
-        let Self { slab, free_handles, config, counts, .. } = self;
-        let header = &slab.header[0];
-        let extent = slab.extent().min(slab.entries.len() as u32);
-        // Relaxed, here and below: no other thread uses the table yet.
-        header.extent.store(extent, Ordering::Relaxed);
-        header.free.store(0, Ordering::Relaxed);
-        let discarded = match left {
-            Left::Killed => self.rebuild(extent, now, is_known),
-            Left::InOrder => 0,
-        };
-        let (mut stock, mut kept) = (Stock::default(), 0);
+    /// Walks a table that nobody changes meanwhile, and that was left in order or [repaired](Self::repair). Changes
+    /// nothing. `each` sees each connection and template.
+    pub fn survey(&self, mut each: impl FnMut(&Connection<'_>)) -> Survey {
+        let extent = self.extent_of_files();
+        let mut survey = Survey { extent, live: 0, free: Vec::new() };
         for index in 0..extent {
-            let record = slab.record(index);
+            let record = self.slab.record(index);
             if record.entry.life().is_live() {
-                kept += 1;
-                keep(&Connection { id: ConnId(index), record });
+                survey.live += 1;
+                each(&Connection { id: ConnId(index), record });
             } else {
-                stock.give(slab, index);
+                survey.free.push(index);
             }
         }
+        survey
+    }
+
+    /// Takes over what a process has left that does not use the table any more. Before any handle of a worker is taken.
+    pub fn take_over(&self, survey: &Survey) {
+        let Self { slab, free_handles, config, counts, .. } = self;
+        let (header, extent) = (&slab.header[0], survey.extent);
+        // Relaxed: no other thread uses the table yet.
+        header.extent.store(extent, Ordering::Relaxed);
+        header.free.store(0, Ordering::Relaxed);
+        let mut stock = Stock::default();
+        survey.free.iter().for_each(|index| stock.give(slab, *index));
         let first_of = |worker: usize| (u64::from(extent) * worker as u64 / config.workers as u64) as u32;
         for (worker, state) in free_handles.iter().take(config.workers).enumerate() {
             if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -147,13 +136,19 @@ impl Table {
                 state.stock = mem::take(&mut stock);
             }
         }
-        counts[0].inserted.store(kept as u64, Relaxed);
-        Adopted { kept, discarded }
+        counts[0].inserted.store(survey.live as u64, Relaxed);
     }
 
-    /// Checks the entries up to this one, and builds the index and the counts of templates anew, on all cores. Returns
-    /// the number of discarded entries.
-    fn rebuild(&self, extent: u32, now: Millis, is_known: impl Fn(u32) -> bool + Sync) -> usize {
+    /// The number of entries that were ever used, as far as the files have so many.
+    fn extent_of_files(&self) -> u32 {
+        self.slab.extent().min(self.slab.entries.len() as u32)
+    }
+
+    /// Repairs a table whose process was killed at any moment: checks each entry, and builds the index and the counts of
+    /// templates anew, on all cores. `is_known` tells whether there is a destination with a number. Returns the number
+    /// of entries that had to be discarded.
+    pub fn repair(&self, now: Millis, is_known: impl Fn(u32) -> bool + Sync) -> usize {
+        let extent = self.extent_of_files();
         let Self { slab, buckets, secret, .. } = self;
         let is_possible = |index: u32| {
             let record = slab.record(index);
@@ -165,6 +160,7 @@ impl Table {
         };
         let is_live = |index: u32| slab.entry(index).life().is_live();
         let discarded = AtomicUsize::new(0);
+        // Relaxed, here and below: no other thread uses the table yet.
         buckets.clear();
         for_each_window(extent, |window| {
             // The buckets of a window are fetched together.
