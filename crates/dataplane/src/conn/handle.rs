@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use xvs_proto::FlowKey;
 
@@ -280,7 +281,10 @@ impl TableWorker {
         debug_assert!(!self.handle.parked);
         for _ in 0..TIMERS_A_CALL {
             let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
-            let Some(link) = wheel.pop(now) else { return self.link_adopted() };
+            let Some(link) = wheel.pop(now) else {
+                self.link_adopted(now);
+                return Timers::Current;
+            };
             if put_back(wheel, table.slab.entry(link.index), link) {
                 expired(self, ConnId(link.index));
             }
@@ -288,9 +292,15 @@ impl TableWorker {
         Timers::Behind
     }
 
-    /// Links some of the connections that the table was taken over with.
-    fn link_adopted(&mut self) -> Timers {
-        let TableHandle { table, state: HandleState { wheel, unlinked, .. }, .. } = &mut self.handle;
+    /// Links some of the connections that the table was taken over with, once in a millisecond: a worker that did
+    /// nothing else would keep its core from receiving.
+    fn link_adopted(&mut self, now: Millis) {
+        let TableHandle { table, state: HandleState { wheel, unlinked, linked_at, .. }, .. } =
+            &mut self.handle;
+        if unlinked.start == unlinked.end || now <= *linked_at {
+            return;
+        }
+        *linked_at = now;
         for index in unlinked.by_ref().take(LINKS_A_CALL) {
             let entry = table.slab.entry(index);
             let life = entry.life();
@@ -299,12 +309,13 @@ impl TableWorker {
                 link_anew(wheel, entry, index, entry.timer.load(Ordering::Relaxed), life.deadline());
             }
         }
-        if unlinked.start == unlinked.end { Timers::Current } else { Timers::Behind }
     }
 
     /// The time when the worker must advance its timers at the latest; `None`: it has no timers.
     pub fn next_timer(&self) -> Option<Millis> {
-        self.handle.state.wheel.next_due()
+        let HandleState { wheel, unlinked, linked_at, .. } = &self.handle.state;
+        let next_links = (unlinked.start < unlinked.end).then(|| *linked_at + Duration::from_millis(1));
+        wheel.next_due().into_iter().chain(next_links).min()
     }
 
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).

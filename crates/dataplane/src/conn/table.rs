@@ -29,6 +29,7 @@ use super::id::ConnId;
 use super::quiescence::Quiescence;
 use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
+use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
@@ -105,6 +106,8 @@ pub(super) struct HandleState {
     pub(super) wheel: Wheel,
     /// The entries, by index, that the worker has yet to link in its wheel because it has taken the table over.
     pub(super) unlinked: Range<u32>,
+    /// When it last did so.
+    pub(super) linked_at: Millis,
 }
 
 impl Table {
