@@ -151,12 +151,15 @@ impl<'a> Director<'a> {
     /// Kills the process that [`Self::begin_take_over`] puts in the background, this time after its start.
     pub fn kill_successor_after(&mut self, time: Duration) {
         let successor = wait::until("the successor has been started", || {
-            // What starts it was a shell before.
-            let launcher = fs::read_link(format!("/proc/{}/exe", self.process())).ok()?;
-            let found = Command::new("pgrep").args(["-P", &self.process().to_string()]).output();
-            let found = String::from_utf8(found.expect("pgrep can be started").stdout).expect("numbers");
-            let process = found.trim().parse().ok().filter(|_| launcher.ends_with("xvsd"))?;
-            Some(Process::open(process).expect("it runs for longer"))
+            let namespace = self.cluster.namespace(self.host);
+            let found = succeed(Command::new("ip").args(["netns", "pids", &namespace]));
+            let is_successor = |process: &&str| {
+                let environment = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+                environment.split(|byte| *byte == 0).any(|one| one == b"XVSD_SUCCESSOR=takes over")
+            };
+            // One that was killed may still be ending.
+            let mut found = found.lines().filter(is_successor).filter_map(|one| one.parse().ok());
+            found.find_map(|process| Process::open(process).ok().filter(|one| !one.has_ended()))
         });
         thread::sleep(time);
         successor.kill();

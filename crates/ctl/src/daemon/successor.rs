@@ -1,17 +1,24 @@
 //! The process that takes over: started in the background by `xvsd --take-over`, which returns when it forwards.
 //!
-//! So systemd's ExecReload ends when the take-over has succeeded or failed, and an operator sees the error.
+//! So systemd's ExecReload ends when the take-over has succeeded or failed, and an operator sees the error. A process
+//! between the two ends at once. So the successor is a child of process 1 when it tells systemd that it is the main
+//! process: systemd does not wait for the end of a process that is not its child, but kills it.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{ChildStdout, Command, ExitCode, Stdio};
 use std::{env, fs, thread};
 
 use crossbeam::channel::Sender;
+use xvs_host::process::Process;
 
-/// The variable of a successor's environment.
+/// The variable of the environment with the part of a process in this.
 const VARIABLE: &str = "XVSD_SUCCESSOR";
+/// It starts the successor.
+const STARTS: &str = "starts";
+/// It is the successor.
+const TAKES_OVER: &str = "takes over";
 /// What the successor prints when it forwards.
 const READY: &[u8] = b"ready\n";
 /// The option of a successor.
@@ -21,7 +28,7 @@ const SAID_MAX: u64 = 64 << 10;
 
 /// Whether this process is a successor in the background.
 pub fn is_one() -> bool {
-    env::var_os(VARIABLE).is_some()
+    env::var(VARIABLE).is_ok_and(|part| part == TAKES_OVER)
 }
 
 /// This program with this process's command line, for a process that is no successor.
@@ -31,44 +38,61 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// Starts a successor with this process's command line, which prints to a pipe.
-fn launch() -> io::Result<Child> {
+/// Starts a successor with this process's command line. Returns it, and what it prints.
+fn launch() -> io::Result<(Process, ChildStdout)> {
     let mut command = command();
     // systemd's watchdog is that of the service, not of this process.
-    command.arg(TAKE_OVER).env(VARIABLE, "1").env_remove("WATCHDOG_PID").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+    command.arg(TAKE_OVER).env(VARIABLE, STARTS).env_remove("WATCHDOG_PID").process_group(0);
+    let mut between = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut out = between.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    let mut number = [0; size_of::<u32>()];
+    let read = out.read_exact(&mut number);
+    between.wait()?;
+    read?;
+    Ok((Process::open(u32::from_ne_bytes(number))?, out))
 }
 
-/// Starts a successor with this process's command line, and waits until it forwards or has failed.
+/// Carries out `xvsd --take-over` in a process that is not the successor itself: starts that one, and waits until it
+/// forwards or has failed.
 pub fn start() -> ExitCode {
-    let started = launch().and_then(|mut process| {
-        let mut said = vec![0; READY.len()];
-        let is_ready = process.stdout.take().is_some_and(|mut out| out.read_exact(&mut said).is_ok());
-        if is_ready && said == READY {
-            return Ok(ExitCode::SUCCESS);
-        }
-        // It has printed why.
-        let code = process.wait()?.code().and_then(|code| u8::try_from(code).ok());
-        Ok(ExitCode::from(code.filter(|code| *code != 0).unwrap_or(1)))
-    });
+    let started = match env::var(VARIABLE).is_ok_and(|part| part == STARTS) {
+        true => start_and_end(),
+        false => start_and_wait(),
+    };
     started.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "xvsd: the process that takes over cannot be started: {error}");
         ExitCode::FAILURE
     })
 }
 
+/// The process between the two: prints the number of the successor.
+fn start_and_end() -> io::Result<ExitCode> {
+    let successor = command().arg(TAKE_OVER).env(VARIABLE, TAKES_OVER).spawn()?;
+    let mut out = io::stdout();
+    out.write_all(&successor.id().to_ne_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_and_wait() -> io::Result<ExitCode> {
+    let (_, mut out) = launch()?;
+    let mut said = vec![0; READY.len()];
+    // A successor that fails has printed why.
+    let is_ready = out.read_exact(&mut said).is_ok() && said == READY;
+    Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Starts a successor with this process's command line, for a reload. If it ends, the channel gets its error.
 ///
 /// # Errors
 /// The process cannot be started.
-pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result<Child> {
-    let mut process = launch()?;
-    let out = process.stdout.take();
+pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result<Process> {
+    let (process, out) = launch()?;
     thread::Builder::new().name("xvs-successor".to_owned()).spawn(move || {
         let mut said = Vec::new();
-        let read = out.map(|out| out.take(SAID_MAX).read_to_end(&mut said));
+        let read = out.take(SAID_MAX).read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said).trim_end().to_owned();
-        let why = match said.is_empty() || read.is_none_or(|read| read.is_err()) {
+        let why = match said.is_empty() || read.is_err() {
             true => "it has ended; see the log of xvsd".to_owned(),
             false => said,
         };

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use xvs_health::engine;
+use xvs_host::lock_file::END;
 use xvs_model::config::command::CommandError;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
@@ -224,12 +225,11 @@ impl Reloader {
         let taken_over = &self.daemon.shared().taken_over;
         *taken_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
         let started = successor::start_for_reload(result);
-        let mut process = started.map_err(|error| format!("its process cannot be started: {error}"))?;
+        let process = started.map_err(|error| format!("its process cannot be started: {error}"))?;
         let result = results.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it takes too long".to_owned()));
         if result.is_err() {
-            // It may have ended already.
-            let _ = process.kill();
-            let _ = process.wait();
+            process.kill();
+            process.ends_within(END);
         }
         result
     }
