@@ -63,7 +63,7 @@ enum Command {
     Events(events::Arguments),
     /// Take a real server out of scheduling, and wait until it has no connections
     Drain(drain::Arguments),
-    /// End xvsd; packets of services are dropped for `hold`, so that the kernel resets no connection, unless --release is given
+    /// End xvsd; packets of services are dropped for `hold`, unless --release is given
     Stop(stop::Arguments),
     /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),

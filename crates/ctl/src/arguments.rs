@@ -49,8 +49,8 @@ pub struct Arguments {
     /// How long packets of services are kept from the kernel after xvsd has ended, such as 10s; 0: not at all
     #[arg(long, value_name = "TIME")]
     hold: Option<HoldTime>,
-    /// Take over from the running xvsd of this socket without losing a connection, and return once the new one forwards; it
-    /// runs on in the background
+    /// Take over from the running xvsd of this socket without losing a connection, and return once the new one
+    /// forwards; it runs on in the background
     #[arg(long)]
     take_over: bool,
     /// Log level: error, warn, info or debug

@@ -128,10 +128,8 @@ impl<E: Environment> Manager<E> {
                 () = sleep_until(self.keep_at.unwrap_or(self.retry_at)), if self.keep_at.is_some() => {
                     self.keep_view(self.view()).await;
                 }
-                () = sleep_until(self.retry_at), if is_pending => {
-                    // A failure is logged and repeated.
-                    let _ = self.send_pending().await;
-                }
+                // A failure is logged and repeated.
+                () = sleep_until(self.retry_at), if is_pending => drop(self.send_pending().await),
             }
         }
     }
@@ -139,8 +137,8 @@ impl<E: Environment> Manager<E> {
     /// Carries out [`Message::Begin`].
     fn begin(&mut self, probes: usize) {
         self.runner.permits.add_permits(probes);
-        let notices = self.waiting.take();
-        self.notify(notices.into_iter().flatten());
+        let waiting = self.waiting.take();
+        self.notify(waiting.into_iter().flatten());
         self.view_has_changed();
     }
 

@@ -14,6 +14,7 @@ mod table;
 
 mod buckets;
 mod entry;
+mod keys;
 mod lookup;
 mod quiescence;
 mod slab;

@@ -1,0 +1,70 @@
+//! The keys of an entry, and their entering in the index: by a worker that inserts a connection, and when a table is
+//! repaired.
+
+use xvs_proto::{FlowKey, HashSecret};
+
+use super::buckets::{Buckets, Claim, Entered, Key};
+use super::entry::Packed;
+use super::insertion::Kind;
+use super::slab::Slab;
+
+/// The keys by which packets find an entry.
+pub(super) struct Keys<'a> {
+    pub(super) request: Packed<'a>,
+    pub(super) kind: Kind,
+    request_hash: u64,
+    /// The flow of replies with its hash, if they have a key of their own.
+    pub(super) reply: Option<(FlowKey, u64)>,
+    /// Whether no other connection may have the same flow of replies, because they go to an endpoint of the director.
+    alone: bool,
+}
+
+impl<'a> Keys<'a> {
+    #[inline]
+    pub(super) fn of(
+        request: &'a FlowKey,
+        kind: Kind,
+        reply: Option<FlowKey>,
+        has_local: bool,
+        secret: &HashSecret,
+    ) -> Self {
+        let reply = reply.map(|flow| (flow, flow.hash(secret)));
+        Self {
+            request: Packed::of(request),
+            kind,
+            request_hash: request.hash(secret),
+            reply,
+            alone: has_local,
+        }
+    }
+
+    /// Enters the keys of an entry that is filled. The reply key first: another worker that finds the connection by the
+    /// client's key may send a packet to the destination, and the reply must find the connection.
+    ///
+    /// # Errors
+    /// The key that cannot be entered, and why; then none is.
+    #[inline]
+    pub(super) fn enter(&self, buckets: &Buckets, slab: &Slab, claim: Claim) -> Result<(), (Key, Entered)> {
+        if let Some((flow, hash)) = self.reply {
+            let entered = if self.alone {
+                let same = |other| slab.record(other).reply_flow() == Some(flow);
+                buckets.enter_alone(hash, claim, Key::Reply, same)
+            } else {
+                let record = slab.record(claim.index);
+                buckets.enter_beside(hash, claim, |other| slab.record(other).shares_reply_key(record))
+            };
+            if entered != Entered::Own {
+                return Err((Key::Reply, entered));
+            }
+        }
+        let same = |other| slab.record(other).is(&self.request, self.kind);
+        let entered = buckets.enter_alone(self.request_hash, claim, Key::Request, same);
+        if entered == Entered::Own {
+            return Ok(());
+        }
+        if let Some((_, hash)) = self.reply {
+            buckets.unlink(hash, claim.index);
+        }
+        Err((Key::Request, entered))
+    }
+}
