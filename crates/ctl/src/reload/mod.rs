@@ -1,8 +1,9 @@
 //! `xvs reload`: takes every key of xvs.toml over that has changed, and the keepalived.conf, or nothing.
 //!
-//! A key changes in the running process, or by a successor that takes over without losing a connection; then the successor
-//! takes all keys. What needs a restart refuses the reload. Everything that can fail comes before the first change. One
-//! reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes how (`difference.rs`).
+//! A key changes in the running process, or by a successor that takes over without losing a connection; then the
+//! successor takes all keys. What needs a restart refuses the reload. Everything that can fail comes before the first
+//! change. One reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes how
+//! (`difference.rs`).
 
 mod difference;
 

@@ -108,8 +108,8 @@ impl Workers {
         })
     }
 
-    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the sockets are
-    /// entered and the first services are in force.
+    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the sockets
+    /// are entered and the first services are in force.
     ///
     /// # Errors
     /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.

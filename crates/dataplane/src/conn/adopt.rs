@@ -145,9 +145,9 @@ impl Table {
         self.slab.extent().min(self.slab.entries.len() as u32)
     }
 
-    /// Repairs a table whose process was killed at any moment: checks each entry, and builds the index and the counts of
-    /// templates anew, on all cores. `is_known` tells whether there is a destination with a number. Returns the number
-    /// of entries that had to be discarded.
+    /// Repairs a table whose process was killed at any moment: checks each entry, and builds the index and the counts
+    /// of templates anew, on all cores. `is_known` tells whether there is a destination with a number. Returns the
+    /// number of entries that had to be discarded.
     pub fn repair(&self, now: Millis, is_known: impl Fn(u32) -> bool + Sync) -> usize {
         let extent = self.extent_of_files();
         let Self { slab, buckets, secret, .. } = self;

@@ -32,8 +32,8 @@ pub struct XdpPort {
 }
 
 impl XdpPort {
-    /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker` ends
-    /// its waits.
+    /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
+    /// ends its waits.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.
