@@ -19,6 +19,9 @@ use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// Far longer than a test.
 const LONG: [&str; 2] = ["--hold", "1h"];
+/// Options of unshare(1) for mounts of a process's own, also below a root that is no mount, as in a chroot. The host's
+/// mounts pass nothing on (`scripts/netlab`).
+const MOUNTS: [&str; 3] = ["--mount", "--propagation", "unchanged"];
 /// Where xvsd pins its programs.
 const PINS: &str = "bpf/xvs/run-xvs-xvsd:sock";
 
@@ -207,8 +210,8 @@ fn pins_are_in_the_hosts_bpffs_also_from_a_process_with_a_sys_of_its_own() {
     // Process 1 of a PID namespace stands for the host's. The inner shell has a /sys as `ip netns exec` gives it.
     let own_sys = "umount -l /sys && mount -t sysfs sysfs /sys && exec \"$@\"";
     let mut command = cluster.command(Host::Director, "unshare");
-    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
-    command.args(["\"$@\"; wait", "sh", "unshare", "--mount", "sh", "-c", own_sys, "sh"]);
+    command.args(MOUNTS).args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]);
+    command.args(["\"$@\"; wait", "sh", "unshare"]).args(MOUNTS).args(["sh", "-c", own_sys, "sh"]);
     command.arg(program("xvsd")).args(["--interface", "wan", "--interface", "lan", LONG[0], LONG[1]]);
     let mut process =
         Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("unshare starts"));
@@ -224,11 +227,10 @@ fn pins_are_in_the_hosts_bpffs_also_from_a_process_with_a_sys_of_its_own() {
 fn a_bpffs_is_mounted_on_the_host_if_there_is_none() {
     // Process 1 of a PID namespace stands for the host's; it has no bpffs.
     let hidden = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; \"$@\"; wait";
-    for mounts in [&["env"][..], &["unshare", "--mount"]] {
+    for mounts in [&["env"][..], &["unshare", MOUNTS[0], MOUNTS[1], MOUNTS[2]]] {
         let cluster = traffic::prepared(Method::Nat, Workers::One);
         let mut command = cluster.command(Host::Director, "unshare");
-        command.args([
-            "--mount",
+        command.args(MOUNTS).args([
             "--pid",
             "--fork",
             "--kill-child",
