@@ -12,6 +12,7 @@ use std::{fs, io, thread};
 
 use rustix::fs::statfs;
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{chroot, fchdir};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::bpf::{LinkInfo, detach, open_link, pin_link, query_xdp};
@@ -56,11 +57,15 @@ fn mount_bpffs() -> io::Result<()> {
 
 /// Mounts it from the host's mount namespace, on a thread of its own that then ends.
 fn mount_on_host() -> io::Result<()> {
-    let host = fs::File::open("/proc/1/ns/mnt")?;
+    let [host, root] = ["/proc/1/ns/mnt", "/proc/1/root"].map(fs::File::open);
+    let (host, root) = (host?, root?);
     let mounting = move || {
         // SAFETY: descriptors stay shared; only the root and working directory become the thread's own.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        // The namespace has a root of its own, which need not be that of process 1.
+        fchdir(&root)?;
+        chroot(".")?;
         mount_bpffs()
     };
     let mounted = thread::Builder::new().name("xvs-mount".to_owned()).spawn(mounting)?.join();
