@@ -8,8 +8,8 @@ use std::{fs, thread};
 
 use clap::Args;
 use xvs_host::instance::name_of;
-use xvs_host::lock_file::{END, Held, LockAttempt, lock_within};
-use xvs_host::process::Process;
+use xvs_host::lock_file::{Held, LockAttempt, lock_within};
+use xvs_host::process::{END, Process};
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;

@@ -78,8 +78,6 @@ pub fn lock_within(path: &Path, time: Duration) -> io::Result<LockAttempt> {
     }
 }
 
-/// How long a killed process may take to end.
-pub const END: Duration = Duration::from_secs(3);
 /// The time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(5);
 

@@ -32,12 +32,16 @@ impl Process {
         self.ends_within(Duration::ZERO)
     }
 
-    /// Kills it.
+    /// Kills it, and waits for its end, at most for [`END`].
     pub fn kill(&self) {
         // An error: it has ended already.
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
+        self.ends_within(END);
     }
 }
+
+/// How long a process that ends may take until the kernel has closed all that it had open.
+pub const END: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -52,7 +56,7 @@ mod tests {
         assert!(!process.has_ended());
         assert!(!process.ends_within(Duration::from_millis(10)));
         process.kill();
-        assert!(process.ends_within(Duration::from_secs(10)));
+        assert!(process.has_ended());
         child.wait().unwrap();
         assert!(process.has_ended());
         assert!(Process::open(0).is_err());

@@ -2,14 +2,13 @@
 //! closes its sockets, and this one continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
-//! before the last one. Not here: the side of the running xvsd (`control/hand_over.rs`).
+//! before the last one. Not here: the side of the running xvsd (`control/thread/hand_over.rs`).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use xvs_host::lock_file::END;
-use xvs_host::process::Process;
+use xvs_host::process::{END, Process};
 use xvs_model::protocol::client::{Client, Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Request, TakeOverStep};
@@ -83,7 +82,6 @@ impl TakeOver {
         if let Some(former) = former.filter(|former| !former.ends_within(END)) {
             tracing::warn!("the former xvsd does not end: it is killed");
             former.kill();
-            former.ends_within(END);
         }
     }
 

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use crossbeam::channel::bounded;
 use xvs_health::engine;
-use xvs_host::lock_file::END;
 use xvs_model::config::command::CommandError;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
@@ -230,7 +229,6 @@ impl Reloader {
         let result = results.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it takes too long".to_owned()));
         if result.is_err() {
             process.kill();
-            process.ends_within(END);
         }
         result
     }

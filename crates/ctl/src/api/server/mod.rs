@@ -42,7 +42,8 @@ use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;
 use crate::events::{Listener, changes};
 use xvs_host::lock_file;
-use xvs_host::lock_file::{END, Held, Lock, LockAttempt};
+use xvs_host::lock_file::{Held, Lock, LockAttempt};
+use xvs_host::process::END;
 
 pub use crate::api::peer::Peer;
 /// Answers requests. Called from many threads at once, each of which serves one client.

@@ -14,7 +14,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use xvs_host::lock_file::END;
 use xvs_host::process::Process;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
@@ -94,7 +93,6 @@ impl ControlThread {
         // It must not take anything from now on.
         if let Ok(process) = process {
             process.kill();
-            process.ends_within(END);
         }
         if stage == Stage::Taken {
             tracing::warn!("it had the connection table already, so this process begins anew");
