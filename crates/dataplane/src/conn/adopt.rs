@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use std::{io, mem, thread};
+use std::{array, io, mem, thread};
 
 use xvs_proto::HashSecret;
 
@@ -164,18 +164,17 @@ impl Table {
         // Relaxed, here and below: no other thread uses the table yet.
         buckets.clear();
         for_each_window(extent, |window| {
-            // The buckets of a window are fetched together.
-            for index in window.clone() {
-                slab.entry(index).controlled.store(0, Ordering::Relaxed);
-                if is_possible(index) {
-                    let record = slab.record(index);
-                    let flows = [Some(record.request_flow()), record.reply_flow()];
-                    flows.iter().flatten().for_each(|flow| buckets.prefetch_both(flow.hash(secret)));
-                }
-            }
-            for index in window {
+            // All of a window before the first one is entered: their buckets are fetched together.
+            let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
+                let index = window.start + at as u32;
+                let keys = (index < window.end && is_possible(index)).then(|| keys_of(slab, secret, index));
+                keys.inspect(|keys| keys.prefetch(buckets))
+            });
+            for (index, keys) in window.zip(keys) {
                 let entry = slab.entry(index);
-                if entry.life().is_current() && !(is_possible(index) && enter(slab, buckets, secret, index)) {
+                entry.controlled.store(0, Ordering::Relaxed);
+                let is_entered = keys.is_some_and(|keys| enter(slab, buckets, &keys, index));
+                if entry.life().is_current() && !is_entered {
                     let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
                     entry.generation.store(generation, Ordering::Relaxed);
                     entry.life.store(Life::removed(0).0, Ordering::Relaxed);
@@ -206,7 +205,7 @@ fn for_each_window(extent: u32, each: impl Fn(Range<u32>) + Sync) {
             && start < extent
         {
             let end = (start + SHARE).min(extent);
-            (start..end).step_by(WINDOW as usize).for_each(|at| each(at..(at + WINDOW).min(end)));
+            (start..end).step_by(WINDOW).for_each(|at| each(at..(at + WINDOW as u32).min(end)));
         }
     };
     thread::scope(|scope| {
@@ -220,7 +219,7 @@ fn for_each_window(extent: u32, each: impl Fn(Range<u32>) + Sync) {
 }
 
 /// Entries whose buckets are fetched together.
-const WINDOW: u32 = 16;
+const WINDOW: usize = 16;
 /// Entries that a thread takes at a time.
 const SHARE: u32 = 1 << 14;
 
@@ -239,7 +238,7 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
         return refused("it is no connection table of xvsd".to_owned());
     }
     file.read_exact_at(&mut bytes, 0)?;
-    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+    let word = |at: usize| u64::from_ne_bytes(array::from_fn(|byte| bytes[at + byte]));
     let [magic, version, capacity, buckets, entries] = [
         std::mem::offset_of!(Header, magic),
         std::mem::offset_of!(Header, version),
@@ -275,16 +274,17 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     Ok((parts, HashSecret([word(secret), word(secret + 8), word(secret + 16)])))
 }
 
-/// Enters the keys of an entry in the index, unless another entry has one of them.
-fn enter(slab: &Slab, buckets: &Buckets, secret: &HashSecret, index: u32) -> bool {
+fn keys_of(slab: &Slab, secret: &HashSecret, index: u32) -> Keys {
     let record = slab.record(index);
-    if Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED) {
-        return true;
-    }
     let kind = if record.is_template() { Kind::Template } else { Kind::Connection };
-    let request = record.request_flow();
-    let keys = Keys::of(&request, kind, record.reply_flow(), record.local().is_some(), secret);
-    keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
+    Keys::of(record.request_flow(), kind, record.reply_flow(), record.local().is_some(), secret)
+}
+
+/// Enters the keys of an entry in the index, unless it is detached. Returns whether no other entry has one of them.
+fn enter(slab: &Slab, buckets: &Buckets, keys: &Keys, index: u32) -> bool {
+    let record = slab.record(index);
+    let is_detached = Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED);
+    is_detached || keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
 }
 
 /// No timeout is longer: a deadline after it is damaged.

@@ -127,12 +127,12 @@ impl TableWorker {
     /// Inserts a connection or template, unless it exists. All workers find it from then on.
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
         debug_assert!(!self.handle.parked);
-        let request = new.request_flow();
         let handle = &mut self.handle;
         let table = &*handle.table;
         // The reply key was not known before, so its lines are prefetched while the entry is filled.
-        let keys = Keys::of(&request, new.kind(), new.reply_flow(), new.local.is_some(), &table.secret);
-        keys.reply.inspect(|(_, hash)| table.buckets.prefetch_both(*hash));
+        let (request, reply) = (new.request_flow(), new.reply_flow());
+        let keys = Keys::of(request, new.kind(), reply, new.local.is_some(), &table.secret);
+        keys.prefetch_reply(&table.buckets);
         let Some(index) = handle.state.stock.take(&table.slab) else {
             add(&handle.counts().full, 1);
             return Inserted::Full;
@@ -147,13 +147,13 @@ impl TableWorker {
             handle.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
         };
-        handle.discard(index, None);
+        handle.discard(index);
         match refused {
             Entered::Existing(index) => {
                 // The owner of the reply key may be this very connection. One that is not live yet may still be
                 // discarded.
                 let other = self.handle.table.slab.record(index);
-                let is_it = || other.is(&keys.request, keys.kind) && other.entry.life().is_live();
+                let is_it = || keys.are_of(other) && other.entry.life().is_live();
                 let taken = key == Key::Reply && !is_it();
                 if taken { Inserted::LocalTaken } else { Inserted::Existing(ConnId(index)) }
             }
@@ -447,23 +447,21 @@ impl TableHandle {
         let table = &*self.table;
         let record = table.slab.record(id.0);
         table.buckets.unlink(record.request_flow().hash(&table.secret), id.0);
-        let reply = record.reply_flow().map(|flow| flow.hash(&table.secret));
+        if let Some(reply) = record.reply_flow() {
+            table.buckets.unlink(reply.hash(&table.secret), id.0);
+        }
         add(&self.counts().removed, 1);
-        let state = self.discard(id.0, reply);
+        let state = self.discard(id.0);
         if let Some(controller) = self.connection(id).controller() {
             self.connection(controller).drop_controlled();
         }
         state
     }
 
-    /// Retires an entry whose client key is not in the index, and unlinks its reply key, if there is one. Returns the
-    /// last state of the entry: no transition follows.
-    fn discard(&mut self, index: u32, reply: Option<u64>) -> u8 {
+    /// Retires an entry whose keys are not in the index. Returns its last state: no transition follows.
+    fn discard(&mut self, index: u32) -> u8 {
         let table = &*self.table;
         let entry = table.slab.entry(index);
-        if let Some(hash) = reply {
-            table.buckets.unlink(hash, index);
-        }
         // A swap, not a store: a concurrent exchange by a worker that refreshes the entry either fails or comes before.
         // Release, as for the generation: both come before the closing of the epoch, which other threads acquire.
         let last = Life(entry.life.swap(Life::removed(0).0, Ordering::Release));

@@ -4,38 +4,50 @@
 use xvs_proto::{FlowKey, HashSecret};
 
 use super::buckets::{Buckets, Claim, Entered, Key};
-use super::entry::Packed;
+use super::entry::{Packed, Record};
 use super::insertion::Kind;
 use super::slab::Slab;
 
 /// The keys by which packets find an entry.
-pub(super) struct Keys<'a> {
-    pub(super) request: Packed<'a>,
-    pub(super) kind: Kind,
+pub(super) struct Keys {
+    request: FlowKey,
+    kind: Kind,
     request_hash: u64,
     /// The flow of replies with its hash, if they have a key of their own.
-    pub(super) reply: Option<(FlowKey, u64)>,
+    reply: Option<(FlowKey, u64)>,
     /// Whether no other connection may have the same flow of replies, because they go to an endpoint of the director.
     alone: bool,
 }
 
-impl<'a> Keys<'a> {
+impl Keys {
     #[inline]
     pub(super) fn of(
-        request: &'a FlowKey,
+        request: FlowKey,
         kind: Kind,
         reply: Option<FlowKey>,
         has_local: bool,
         secret: &HashSecret,
     ) -> Self {
         let reply = reply.map(|flow| (flow, flow.hash(secret)));
-        Self {
-            request: Packed::of(request),
-            kind,
-            request_hash: request.hash(secret),
-            reply,
-            alone: has_local,
-        }
+        Self { request, kind, request_hash: request.hash(secret), reply, alone: has_local }
+    }
+
+    /// Whether a record has this identity.
+    #[inline]
+    pub(super) fn are_of(&self, record: Record<'_>) -> bool {
+        record.is(&Packed::of(&self.request), self.kind)
+    }
+
+    /// Fetches the buckets of the reply key.
+    #[inline]
+    pub(super) fn prefetch_reply(&self, buckets: &Buckets) {
+        self.reply.inspect(|(_, hash)| buckets.prefetch_both(*hash));
+    }
+
+    /// Fetches the buckets of all keys.
+    pub(super) fn prefetch(&self, buckets: &Buckets) {
+        buckets.prefetch_both(self.request_hash);
+        self.prefetch_reply(buckets);
     }
 
     /// Enters the keys of an entry that is filled. The reply key first: another worker that finds the connection by the
@@ -57,7 +69,8 @@ impl<'a> Keys<'a> {
                 return Err((Key::Reply, entered));
             }
         }
-        let same = |other| slab.record(other).is(&self.request, self.kind);
+        let request = Packed::of(&self.request);
+        let same = |other| slab.record(other).is(&request, self.kind);
         let entered = buckets.enter_alone(self.request_hash, claim, Key::Request, same);
         if entered == Entered::Own {
             return Ok(());
