@@ -40,6 +40,13 @@ fn memory(contents: &[u8], length: u64) -> File {
     file
 }
 
+/// The length of a file without the zeros at its end.
+fn used(file: &File) -> usize {
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 fn files(contents: [&[u8]; 2]) -> TableFiles {
     let [connections, extensions] = CONFIG.file_bytes().unwrap();
     TableFiles { connections: memory(contents[0], connections), extensions: memory(contents[1], extensions) }
@@ -212,10 +219,10 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
         assert!(worker.connection(controller).add_controlled());
         insert(&mut worker, &NewConnection { controller: Some(controller), ..new });
     }
-    let length = |file: &File| file.metadata().unwrap().len().min(128 << 10) as usize;
-    let mut now = [&shared.connections, &shared.extensions].map(|file| vec![0; length(file)]);
-    let mut before = now.clone();
     drop((worker, table));
+    // What is used, and room for what the child adds.
+    let mut now = [&shared.connections, &shared.extensions].map(|file| vec![0; used(file) + (4 << 10)]);
+    let mut before = now.clone();
     let open = |file: &File| format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd());
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "a_table_whose_process_was_killed_at_any_store_is_taken_over_whole"]);
@@ -237,6 +244,7 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
     }
     ptrace::detach(thread, None).unwrap();
     assert!(child.wait().unwrap().success());
+    assert!(used(&shared.connections) <= now[0].len() && used(&shared.extensions) <= now[1].len());
     assert!(states > 100, "{states} states of memory");
 }
 
