@@ -21,7 +21,6 @@ use xvs_sched::ServiceKey;
 
 use crate::config::Keepalived;
 use crate::control::handle::Handle;
-use crate::daemon::kept_state::Others;
 use crate::daemon::threads;
 use crate::health_view::KeptView;
 use crate::keepalived_conf::read_usable;
@@ -31,6 +30,7 @@ use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_health::view::View;
 use xvs_health::{DesiredServices, Environment, VipProbe};
+use xvs_host::state_directory::Others;
 
 /// Why health checks do not start.
 #[derive(Debug, Error)]

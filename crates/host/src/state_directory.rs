@@ -13,7 +13,8 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 use thiserror::Error;
 
-use crate::lock_file::{END, Lock, LockAttempt, lock_within};
+use crate::lock_file::{Lock, LockAttempt, lock_within};
+use crate::process::END;
 
 /// The directory, which this process has for itself until this is dropped.
 #[derive(Debug)]
@@ -53,23 +54,22 @@ pub enum StateDirectoryError {
     System { path: PathBuf, error: io::Error },
 }
 
+/// Whether another xvsd uses the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// Those that used it have ended.
+    Ended,
+    /// One runs, from which this process takes over.
+    Run,
+}
+
 impl StateDirectory {
-    /// Opens the directory of a director with this name in `parent`, and makes both if they are missing. Waits for a
-    /// while if another process has it: that may have been killed.
+    /// Opens the directory of a director with this name in `parent`, and makes both if they are missing. Takes it if no
+    /// other xvsd runs, and waits for a while for one that has been killed.
     ///
     /// # Errors
     /// See [`StateDirectoryError`].
-    pub fn open(parent: &Path, name: &str) -> Result<Self, StateDirectoryError> {
-        let mut directory = Self::of_another(parent, name)?;
-        directory.take()?;
-        Ok(directory)
-    }
-
-    /// Opens the directory that another process uses until [`Self::take`].
-    ///
-    /// # Errors
-    /// As for [`Self::open`].
-    pub fn of_another(parent: &Path, name: &str) -> Result<Self, StateDirectoryError> {
+    pub fn open(parent: &Path, name: &str, others: Others) -> Result<Self, StateDirectoryError> {
         let path = parent.join(name);
         for directory in [parent, &path] {
             match DirBuilder::new().mode(0o700).create(directory) {
@@ -79,7 +79,11 @@ impl StateDirectory {
                 _ => check(directory)?,
             }
         }
-        Ok(Self { path, lock: None })
+        let mut directory = Self { path, lock: None };
+        if others == Others::Ended {
+            directory.take()?;
+        }
+        Ok(directory)
     }
 
     /// Takes the directory for this process. Waits for a while if another one has it.
@@ -100,9 +104,9 @@ impl StateDirectory {
         }
     }
 
-    /// Whether this process has it.
-    pub fn is_taken(&self) -> bool {
-        self.lock.is_some()
+    /// Whether another xvsd uses it still.
+    pub fn others(&self) -> Others {
+        if self.lock.is_some() { Others::Ended } else { Others::Run }
     }
 
     /// Where it is.
@@ -230,23 +234,23 @@ mod tests {
     }
 
     fn refusal(parent: &Path) -> String {
-        StateDirectory::open(parent, "a").unwrap_err().to_string()
+        StateDirectory::open(parent, "a", Others::Ended).unwrap_err().to_string()
     }
 
     #[test]
     fn a_directory_and_its_files_are_made_for_one_user_and_one_process() {
         let parent = Parent::new("made");
-        let directory = StateDirectory::open(&parent.0.join("below"), "a").unwrap();
+        let directory = StateDirectory::open(&parent.0.join("below"), "a", Others::Ended).unwrap();
         let file = directory.new_file("one", 5000).unwrap();
         let mode = |about: io::Result<Metadata>| about.unwrap().mode() & 0o777;
         assert_eq!((mode(fs::metadata(directory.path())), mode(file.metadata())), (0o700, 0o600));
         assert_eq!(file.metadata().unwrap().len(), 5000);
         let error = refusal(&parent.0.join("below"));
         assert!(error.contains(&format!("is used by process {}", std::process::id())), "{error}");
-        StateDirectory::open(&parent.0.join("below"), "b").unwrap();
+        StateDirectory::open(&parent.0.join("below"), "b", Others::Ended).unwrap();
         drop(directory);
         assert_eq!(
-            StateDirectory::open(&parent.0.join("below"), "a")
+            StateDirectory::open(&parent.0.join("below"), "a", Others::Ended)
                 .unwrap()
                 .file("one")
                 .unwrap()
@@ -271,7 +275,7 @@ mod tests {
         for name in ["file", "link"] {
             assert!(refusal(&parent.0.join(name)).contains("is not a directory"), "{name}");
         }
-        let directory = StateDirectory::open(&parent.0, "a").unwrap();
+        let directory = StateDirectory::open(&parent.0, "a", Others::Ended).unwrap();
         symlink("/etc/hostname", directory.path().join("one")).unwrap();
         assert!(directory.file("one").is_err(), "a symbolic link in the place of a file");
     }
@@ -279,7 +283,7 @@ mod tests {
     #[test]
     fn a_file_that_does_not_fit_is_refused_with_both_sizes_and_leaves_nothing() {
         let parent = Parent::new("full");
-        let directory = StateDirectory::open(&parent.0, "a").unwrap();
+        let directory = StateDirectory::open(&parent.0, "a", Others::Ended).unwrap();
         let error = directory.new_file("one", 1 << 50).unwrap_err().to_string();
         assert!(error.contains("needs 1073741824 MiB") && error.contains("conn_table_size"), "{error}");
         assert!(!directory.path().join("one").exists());

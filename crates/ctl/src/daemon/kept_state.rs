@@ -4,6 +4,7 @@
 //! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`).
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -13,11 +14,12 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
     AdoptError, Boot, Connection, Survey, Table, TableConfig, TableFiles, random_secret,
 };
+use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Counts;
-use xvs_host::state_directory::{StateDirectory, StateDirectoryError};
+use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::daemon::error::{DaemonError, system};
@@ -39,25 +41,38 @@ pub(super) struct KeptState {
 type FoundTable = (Arc<Table>, Option<Others>, Vec<String>);
 
 impl KeptState {
-    /// Opens the directory, and maps the table that an earlier process has left there, or makes one. With `others`,
-    /// that process still runs.
+    /// Opens the directory, and maps the table that an earlier process has left there, or makes one. `over` is the
+    /// limit of a control group that the full table exceeds.
     ///
     /// # Errors
     /// The configured directory, or that of the running process, cannot be used. Or there is no memory for the table.
-    pub(super) fn open(config: &Config, table: TableConfig, others: Others) -> Result<Self, DaemonError> {
+    pub(super) fn open(
+        config: &Config,
+        table: TableConfig,
+        over: Option<ConfigError>,
+        others: Others,
+    ) -> Result<Self, DaemonError> {
         let in_memory = |warnings| -> Result<Self, DaemonError> {
             let table = Table::create(table).map_err(system("the connection table"))?;
             Ok(Self { table, directory: None, warnings, left: None })
         };
-        let name = instance::name_of(&config.socket);
-        let opened = match (&config.state_directory, others) {
-            (None, Others::Ended) => return in_memory(Vec::new()),
-            (None, Others::Run) => return Err(DaemonError::TakeOver("state_directory is \"\"".to_owned())),
-            (Some(parent), Others::Ended) => StateDirectory::open(parent, &name),
-            (Some(parent), Others::Run) => StateDirectory::of_another(parent, &name),
-        };
         let may_do_without = others == Others::Ended && !config.is_given("state_directory");
-        let directory = match opened {
+        let parent = match (&config.state_directory, over) {
+            (None, _) if others == Others::Run => {
+                return Err(DaemonError::TakeOver("state_directory is \"\"".to_owned()));
+            }
+            (None, None) => return in_memory(Vec::new()),
+            (None, Some(over)) if table.memory == Memory::OnDemand => {
+                return in_memory(vec![format!("once the table is full: {over}")]);
+            }
+            // In files all of it is allocated at once.
+            (Some(_), Some(over)) if table.memory == Memory::OnDemand && may_do_without => {
+                return in_memory(vec![without(&over)]);
+            }
+            (_, Some(over)) => return Err(over.into()),
+            (Some(parent), None) => parent,
+        };
+        let directory = match StateDirectory::open(parent, &instance::name_of(&config.socket), others) {
             Err(error) if may_do_without => return in_memory(vec![without(&error)]),
             directory => directory?,
         };
@@ -205,14 +220,8 @@ impl SurveyedTable {
     }
 }
 
-/// Whether another xvsd still uses the directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Others {
-    Ended,
-    Run,
-}
-
-fn without(error: &StateDirectoryError) -> String {
+/// The warning that goes with a table in memory.
+fn without(error: &dyn Display) -> String {
     format!("a restart of xvsd will lose all connections: state_directory: {error}")
 }
 
@@ -230,3 +239,58 @@ const CONNECTIONS: &str = "connections";
 const EXTENSIONS: &str = "extensions";
 const DESTINATIONS: &str = "destinations";
 const SERVICES: &str = "services";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use xvs_model::report::setting::Source;
+
+    use crate::daemon::kept_state::*;
+
+    const OVER: &str = "a limit";
+
+    /// Opens with a table beyond the limit of a control group. Returns the warnings, or the error.
+    fn open(
+        directory: Option<&Path>,
+        is_given: bool,
+        memory: Memory,
+        others: Others,
+    ) -> Result<Vec<String>, String> {
+        let key = ("state_directory".to_owned(), Source::Toml);
+        let config = Config {
+            state_directory: directory.map(Path::to_owned),
+            sources: is_given.then_some(key).into_iter().collect(),
+            ..Config::default()
+        };
+        let over = ConfigError::Value { key: OVER, value: String::new(), why: "" };
+        let table = TableConfig { capacity: 1024, workers: 1, memory };
+        let kept = KeptState::open(&config, table, Some(over), others).map_err(|error| error.to_string())?;
+        assert!(kept.directory.is_none());
+        Ok(kept.warnings)
+    }
+
+    #[test]
+    fn a_table_beyond_the_limit_is_in_memory_if_nobody_asked_for_files_and_is_refused_otherwise() {
+        let default = Some(Path::new("/dev/shm/xvs"));
+        let (on_demand, ended) = (Memory::OnDemand, Others::Ended);
+        let begins = |directory, start: &str| {
+            let warnings = open(directory, false, on_demand, ended).unwrap();
+            assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
+            assert!(warnings[0].contains(OVER), "{warnings:?}");
+        };
+        begins(default, "a restart of xvsd will lose all connections: ");
+        begins(None, "once the table is full: ");
+        for (directory, is_given, memory, others) in [
+            (default, true, on_demand, ended),
+            (default, false, Memory::Resident, ended),
+            (None, false, Memory::Resident, ended),
+            (default, false, on_demand, Others::Run),
+        ] {
+            let error = open(directory, is_given, memory, others).unwrap_err();
+            assert!(error.starts_with(OVER), "{error}");
+        }
+        let error = open(None, false, on_demand, Others::Run).unwrap_err();
+        assert!(error.contains("cannot be taken over"), "{error}");
+    }
+}

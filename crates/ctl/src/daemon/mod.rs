@@ -17,13 +17,12 @@ use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
-use xvs_dataplane::shm::Memory;
 use xvs_dataplane::steering::Steering;
 use xvs_health::engine::{self, Engine};
 use xvs_health::prepare::Prepared;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
-use xvs_host::state_directory::StateDirectory;
+use xvs_host::state_directory::{Others, StateDirectory};
 use xvs_host::{memory, netfilter};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
@@ -37,7 +36,7 @@ use crate::control::handle::{Handle, Input};
 use crate::control::thread::ControlThread;
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
-use crate::daemon::kept_state::{KeptState, Others};
+use crate::daemon::kept_state::KeptState;
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::threads::EndNotice;
 use crate::daemon::worker_start::WorkerStart;
@@ -46,7 +45,7 @@ use crate::health_checks::HealthError;
 use crate::health_view::KeptView;
 use crate::journal::Journal;
 use crate::journal::replay::TimeoutsBySource;
-use crate::journal::start::{Beginning, Files, check_journal};
+use crate::journal::start::{Beginning, Files};
 use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
@@ -132,29 +131,13 @@ impl Daemon {
         Config::check_table(&table, machine_memory_bytes())?;
         let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
         start_warnings.extend(no_hold);
-        let in_memory;
-        let mut config = config;
         // Not if its files are on a tmpfs.
         let of_reserved_pages =
             config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
-        if let Some(limit) = memory::cgroup_limit().filter(|_| !of_reserved_pages)
-            && let Err(over) = Config::check_limit(&table, workers.packet_bytes(), &limit)
-        {
-            match (table.memory, &config.state_directory) {
-                (Memory::OnDemand, None) => start_warnings.push(format!("once the table is full: {over}")),
-                // There all of it would be allocated now.
-                (Memory::OnDemand, Some(_)) if take_over.is_none() && !config.is_given("state_directory") => {
-                    start_warnings.push(format!(
-                        "a restart of xvsd will lose all connections: state_directory: {over}"
-                    ));
-                    in_memory = Config { state_directory: None, ..config.clone() };
-                    config = &in_memory;
-                }
-                _ => return Err(over.into()),
-            }
-        }
+        let limit = memory::cgroup_limit().filter(|_| !of_reserved_pages);
+        let over = limit.and_then(|limit| Config::check_limit(&table, workers.packet_bytes(), &limit).err());
         let others = if take_over.is_some() { Others::Run } else { Others::Ended };
-        let mut kept = KeptState::open(config, table, others)?;
+        let mut kept = KeptState::open(config, table, over, others)?;
         start_warnings.append(&mut kept.warnings);
         start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let table = kept.table.clone();
@@ -278,12 +261,9 @@ impl Daemon {
     /// stays as it was.
     pub fn begin(&mut self, files: Files) -> Result<(), DaemonError> {
         let others = self.others();
-        if let Some(directory) = self.directory.as_ref().filter(|_| others == Others::Run) {
-            check_journal(directory.path())
-                .map_err(|why| DaemonError::TakeOver(format!("its journal is refused: {why}")))?;
-        }
         let begin = match &self.directory {
-            Some(directory) => Beginning::of_directory(directory.path(), files),
+            Some(directory) => Beginning::of_directory(directory.path(), files, others)
+                .map_err(|why| DaemonError::TakeOver(format!("its journal is refused: {why}")))?,
             None => Beginning::of_files(files),
         };
         let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = begin;
@@ -332,8 +312,7 @@ impl Daemon {
 
     /// Whether another xvsd runs, from which this one takes over.
     fn others(&self) -> Others {
-        let is_taken = self.directory.as_ref().is_none_or(StateDirectory::is_taken);
-        if is_taken { Others::Ended } else { Others::Run }
+        self.directory.as_ref().map_or(Others::Ended, StateDirectory::others)
     }
 
     /// Opens the sockets, takes the connection table over, starts the workers, and puts the XDP programs in the place

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use xvs_host::state_directory::Others;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
@@ -58,11 +59,15 @@ impl Beginning {
     }
 
     /// With the journal in this directory, if there is one. A journal that cannot be used gets another name.
-    pub fn of_directory(directory: &Path, files: Files) -> Self {
+    ///
+    /// # Errors
+    /// The journal cannot be used, and another xvsd continues it.
+    pub fn of_directory(directory: &Path, files: Files, others: Others) -> Result<Self, String> {
         let path = directory.join(NAME);
         let (header, begin) = match Contents::read(&path) {
             Ok(Some(contents)) => Self::of_journal(contents, files),
             Ok(None) => (header_of(&files), Self::of_files(files)),
+            Err(why) if others == Others::Run => return Err(why),
             Err(why) => {
                 let kept = directory.join(REFUSED);
                 let renamed = match fs::rename(&path, &kept) {
@@ -76,7 +81,7 @@ impl Beginning {
                 (header_of(&files), Self { said: vec![said], ..Self::of_files(files) })
             }
         };
-        Self { journal: Some(Journal::new(directory, &header)), ..begin }
+        Ok(Self { journal: Some(Journal::new(directory, &header)), ..begin })
     }
 
     /// With a journal that was read, and with the files that have changed since.
@@ -136,14 +141,6 @@ impl Beginning {
             },
         )
     }
-}
-
-/// Why the journal in this directory, which another process continues, cannot be used.
-///
-/// # Errors
-/// The reason.
-pub fn check_journal(directory: &Path) -> Result<(), String> {
-    Contents::read(&directory.join(NAME)).map(drop)
 }
 
 /// Whether the journal in this directory was loaded from this rules file, so that its lines are not needed.
@@ -335,16 +332,20 @@ mod tests {
         ];
         for (content, why) in bad {
             fs::write(&path, content).unwrap();
-            let begin = Beginning::of_directory(&directory, files("r", A, "1"));
+            let files = || files("r", A, "1");
+            let refused = Beginning::of_directory(&directory, files(), Others::Run).unwrap_err();
+            assert!(refused.contains(why) && path.exists(), "{refused}");
+            let begin = Beginning::of_directory(&directory, files(), Others::Ended).unwrap();
             assert!(begin.said.len() == 1 && begin.said[0].contains(why), "{:?}", begin.said);
             assert_eq!((begin.commands.len(), begin.saved_at_millis), (2, None));
             assert_eq!(fs::read_to_string(directory.join(REFUSED)).unwrap(), content);
             assert!(!path.exists());
         }
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert_eq!(Beginning::of_directory(&directory, files("r", A, "1")).said.len(), 1);
+        let begin = || Beginning::of_directory(&directory, files("r", A, "1"), Others::Ended).unwrap();
+        assert_eq!(begin().said.len(), 1);
         fs::write(&path, header).unwrap();
-        let begin = Beginning::of_directory(&directory, files("r", A, "1"));
+        let begin = begin();
         assert!(
             begin.saved_at_millis.is_some() && begin.said.len() == 2,
             "the rules file is new: {:?}",

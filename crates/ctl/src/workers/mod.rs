@@ -24,6 +24,7 @@ use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
+use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::pins::Pins;
@@ -32,7 +33,6 @@ use xvs_xdp::{
 };
 
 use crate::daemon::error::{DaemonError, system};
-use crate::daemon::kept_state::Others;
 use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
 use crate::workers::settings::Unfit;
@@ -108,8 +108,8 @@ impl Workers {
         })
     }
 
-    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the sockets
-    /// are entered and the first services are in force.
+    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the
+    /// first services are in force; frames that come before a queue has its socket are held.
     ///
     /// # Errors
     /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.
