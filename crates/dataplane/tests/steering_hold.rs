@@ -58,7 +58,7 @@ fn a_frame_that_finds_no_socket_is_held_and_counted_until_the_last_beat_is_as_ol
     hold.beat(now() + Duration::from_secs(1));
     assert_eq!((verdict(&ours), hold.dropped()), (Verdict::Held, 4));
     let length = Duration::from_millis(1);
-    hold.set(length, now().saturating_sub(length));
+    hold.set(length, now().saturating_sub(Duration::from_secs(1)));
     assert_eq!((verdict(&ours), hold.dropped()), (Verdict::Kernel, 4), "the hold is over");
     hold.set(Duration::from_secs(3600), now());
     assert_eq!((verdict(&ours), hold.dropped()), (Verdict::Held, 5), "a worker beats again");

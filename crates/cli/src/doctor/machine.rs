@@ -12,9 +12,9 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
     let finding = match version(release) {
         None => Finding::warn("kernel", "", format!("{release:?} is not a known kernel version")),
-        Some(version) if version < LINKS => {
+        Some(version) if version < COARSE_CLOCK => {
             let found = format!(
-                "Linux {release} has no BPF links for XDP, which xvsd uses to attach; boot 5.9 or later"
+                "Linux {release} lacks what the XDP program of xvsd needs (bpf_ktime_get_coarse_ns); boot 5.11 or later"
             );
             Finding::fail("kernel", "", found)
         }
@@ -36,8 +36,8 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The first kernels with `BPF_LINK_TYPE_XDP` and `NTF_EXT_MANAGED`.
-const LINKS: (u32, u32) = (5, 9);
+/// The first kernels with `bpf_ktime_get_coarse_ns` and `NTF_EXT_MANAGED`.
+const COARSE_CLOCK: (u32, u32) = (5, 11);
 const MANAGED: (u32, u32) = (5, 16);
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {
@@ -191,7 +191,8 @@ mod tests {
         let level = |release: &str| only(kernel(&Facts { kernel: release.to_owned(), ..facts() })).level;
         assert_eq!(level("6.18.5"), Level::Ok);
         assert_eq!(level("5.16-rc1"), Level::Ok);
-        assert_eq!(level("5.10.0-28-amd64"), Level::Warn);
+        assert_eq!(level("5.15.0-91-generic"), Level::Warn);
+        assert_eq!(level("5.10.0-28-amd64"), Level::Fail);
         assert_eq!(level("4.19.0"), Level::Fail);
         assert_eq!(level("next"), Level::Warn);
     }
