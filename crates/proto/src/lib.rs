@@ -23,6 +23,7 @@ pub mod ipv6;
 pub mod proxy;
 pub mod sctp;
 pub mod sip;
+pub mod sync;
 pub mod tcp;
 pub mod udp;
 

@@ -1,0 +1,371 @@
+//! Reading of messages. They come from the network, unauthenticated.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::entry::{ClientAddress, Entry, SIP, Version, flag, option};
+use crate::addr::{Endpoint, Protocol};
+
+/// A message whose header is right.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// Its version.
+    pub version: Version,
+    /// The sender's id.
+    pub sync_id: u8,
+    count: u8,
+    bytes: &'a [u8],
+}
+
+/// Why a message is refused as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageError {
+    /// It is shorter than a header.
+    TooShort,
+    /// Its header gives another length.
+    Length,
+}
+
+/// Why an entry is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skipped {
+    /// The message ends inside it, or it contradicts itself: the rest of the message is left out, too.
+    Malformed,
+    /// It has a mandatory option that is not known.
+    UnknownOption,
+    /// It has data of a persistence engine without its name, or the name of another engine than SIP.
+    UnknownEngine,
+}
+
+impl<'a> Message<'a> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// See [`MessageError`].
+    pub fn read(bytes: &'a [u8]) -> Result<Self, MessageError> {
+        let (&[first, sync_id, high, low], _) = bytes.split_first_chunk().ok_or(MessageError::TooShort)?;
+        if usize::from(u16::from_be_bytes([high, low])) != bytes.len() {
+            return Err(MessageError::Length);
+        }
+        let (version, count) = match bytes.get(4..8) {
+            Some(&[count, 1, 0, 0]) if first == 0 => (Version::V1, count),
+            _ => (Version::V0, first),
+        };
+        Ok(Self { version, sync_id, count, bytes })
+    }
+
+    /// Its entries. If it has fewer than its header says, those that it has.
+    pub fn entries(self) -> Entries<'a> {
+        Entries { version: self.version, left: self.count, at: self.version.header_len(), bytes: self.bytes }
+    }
+}
+
+/// The entries of a message, in their order.
+#[derive(Debug, Clone)]
+pub struct Entries<'a> {
+    version: Version,
+    left: u8,
+    at: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, Skipped>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let entry = match self.version {
+            Version::V0 => self.take_v0(),
+            Version::V1 => self.take_v1(),
+        };
+        if entry == Err(Skipped::Malformed) {
+            self.left = 0;
+        }
+        Some(entry)
+    }
+}
+
+impl<'a> Entries<'a> {
+    fn take_v0(&mut self) -> Result<Entry<'a>, Skipped> {
+        let mut fields = Fields(self.bytes.get(self.at..).ok_or(Skipped::Malformed)?);
+        let _ = fields.byte()?;
+        let protocol = Protocol(fields.byte()?);
+        let ports = [fields.half()?, fields.half()?, fields.half()?];
+        let [client, virtual_endpoint, dest] = fields.endpoints(ports, false)?;
+        let (flags, state) = (u32::from(fields.half()?), fields.half()?);
+        if flags & SEQUENCES != 0 {
+            fields.take(SEQUENCES_LEN)?;
+        }
+        self.at = self.bytes.len() - fields.0.len();
+        Ok(Entry {
+            protocol,
+            flags,
+            state: u8::try_from(state).unwrap_or(u8::MAX),
+            client,
+            virtual_endpoint,
+            dest,
+            mark: 0,
+            timeout_seconds: 0,
+            call_id: None,
+            local: None,
+            client_address: None,
+        })
+    }
+
+    fn take_v1(&mut self) -> Result<Entry<'a>, Skipped> {
+        let start = self.at.next_multiple_of(4);
+        let mut fields = Fields(self.bytes.get(start..).ok_or(Skipped::Malformed)?);
+        let is_ipv6 = fields.byte()? & 1 != 0;
+        let protocol = Protocol(fields.byte()?);
+        let about = fields.half()?;
+        let len = usize::from(about & 0x0fff);
+        let bytes = self.bytes.get(start + 4..start + len).filter(|_| about >> 12 == 0);
+        let mut fields = Fields(bytes.ok_or(Skipped::Malformed)?);
+        self.at = start + len;
+        let (flags, state) = (fields.word()?, fields.half()?);
+        let ports = [fields.half()?, fields.half()?, fields.half()?];
+        let (mark, timeout_seconds) = (fields.word()?, fields.word()?);
+        let [client, virtual_endpoint, dest] = fields.endpoints(ports, is_ipv6)?;
+        let mut entry = Entry {
+            protocol,
+            flags,
+            state: u8::try_from(state).unwrap_or(u8::MAX),
+            client,
+            virtual_endpoint,
+            dest,
+            mark,
+            timeout_seconds,
+            call_id: None,
+            local: None,
+            client_address: None,
+        };
+        fields.options(&mut entry)?;
+        Ok(entry)
+    }
+}
+
+/// The bytes that are still to be read.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Skipped> {
+        let (taken, rest) = self.0.split_at_checked(len).ok_or(Skipped::Malformed)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Skipped> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(Skipped::Malformed)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, Skipped> {
+        self.array().map(u8::from_be_bytes)
+    }
+
+    fn half(&mut self) -> Result<u16, Skipped> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn word(&mut self) -> Result<u32, Skipped> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn addr(&mut self, is_ipv6: bool) -> Result<IpAddr, Skipped> {
+        match is_ipv6 {
+            true => self.array::<16>().map(|octets| Ipv6Addr::from(octets).into()),
+            false => self.array::<4>().map(|octets| Ipv4Addr::from(octets).into()),
+        }
+    }
+
+    /// The addresses of endpoints with these ports.
+    fn endpoints(&mut self, ports: [u16; 3], is_ipv6: bool) -> Result<[Endpoint; 3], Skipped> {
+        let [client, service, dest] = ports;
+        let mut next = |port| Ok(Endpoint { addr: self.addr(is_ipv6)?, port });
+        Ok([next(client)?, next(service)?, next(dest)?])
+    }
+
+    /// Reads the options into an entry. The order is free, each may be there once.
+    fn options(&mut self, entry: &mut Entry<'a>) -> Result<(), Skipped> {
+        let (mut seen, mut engine, mut skipped) = (0_u64, None, None);
+        while !self.0.is_empty() {
+            let [kind, len] = self.array()?;
+            let data = self.take(len.into())?;
+            let number = kind & !option::OPTIONAL;
+            let is_again = number < 64 && seen >> number & 1 != 0;
+            if data.is_empty() || is_again {
+                return Err(Skipped::Malformed);
+            }
+            seen |= if number < 64 { 1 << number } else { 0 };
+            match (number, data) {
+                (option::SEQUENCES, data) if data.len() == SEQUENCES_LEN => {}
+                (option::ENGINE_DATA, data) => entry.call_id = Some(data),
+                (option::ENGINE, data) if data.len() <= ENGINE_MAX => engine = Some(data),
+                (option::LOCAL, data) if matches!(data.len(), 6 | 18) => {
+                    let mut data = Fields(data);
+                    let port = data.half()?;
+                    entry.local = Some(Endpoint { port, addr: data.addr(data.0.len() == 16)? });
+                }
+                (option::CLIENT_ADDRESS, &[kind @ (0 | 1), acknowledged, a, b, c, d]) => {
+                    entry.client_address = Some(ClientAddress {
+                        in_header: kind == 1,
+                        is_acknowledged: acknowledged != 0,
+                        first_sequence: u32::from_be_bytes([a, b, c, d]),
+                    });
+                }
+                (option::SEQUENCES | option::ENGINE | option::LOCAL | option::CLIENT_ADDRESS, _) => {
+                    return Err(Skipped::Malformed);
+                }
+                _ if kind & option::OPTIONAL != 0 => {}
+                _ => skipped = Some(Skipped::UnknownOption),
+            }
+        }
+        let is_known = match (entry.call_id, engine) {
+            (None, None) => true,
+            (Some(_), Some(engine)) => engine == SIP,
+            _ => false,
+        };
+        match skipped {
+            Some(skipped) => Err(skipped),
+            None if !is_known => Err(Skipped::UnknownEngine),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bits of flags: sequence numbers follow.
+const SEQUENCES: u32 = flag::SEQUENCES;
+/// The bytes of sequence numbers.
+const SEQUENCES_LEN: usize = 24;
+/// The longest name of an engine.
+const ENGINE_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sync::method;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn entries(hex: &str) -> Vec<Result<String, Skipped>> {
+        let bytes = bytes(hex);
+        let entries = Message::read(&bytes).unwrap().entries();
+        entries.map(|entry| entry.map(|entry| format!("{} {}", entry.client, entry.state))).collect()
+    }
+
+    const CONNECTION: &str = "0006002400000083000103e8005000500000000000000384c000020a0a0100640a02000c";
+
+    /// A message of version 1 with these entries.
+    fn message(entries: &[&str]) -> String {
+        let body = entries.concat();
+        format!("0007{:04x}{:02x}010000{body}", 8 + body.len() / 2, entries.len())
+    }
+
+    #[test]
+    fn the_kernels_messages_are_read_in_both_versions() {
+        let v1 = bytes(&message(&[CONNECTION]));
+        let read = Message::read(&v1).unwrap();
+        assert_eq!((read.version, read.sync_id), (Version::V1, 7));
+        let entry = read.entries().next().unwrap().unwrap();
+        assert_eq!(entry.encode(Version::V1).unwrap().bytes(), &v1[8..]);
+        assert_eq!(entry.flags, method::ROUTE | flag::NO_OUTPUT);
+        // A kernel's message of two entries; the first has sequence numbers, in the sender's byte order.
+        let v0 = "02070050000603eb00500050c000020a0a0100640a02000b06000001000000010000000200000003000000040000000500000006\
+                  000603e900500050c000020a0a0100640a02000b01030001";
+        let expected = ["192.0.2.10:1003 1", "192.0.2.10:1001 1"].map(|entry| Ok(entry.to_owned()));
+        assert_eq!(entries(&v0.replace("02070050", "0207004c")), expected);
+    }
+
+    #[test]
+    fn a_message_of_another_length_is_refused_and_one_with_fewer_entries_than_it_says_has_those() {
+        assert_eq!(Message::read(&[0, 7, 0]).unwrap_err(), MessageError::TooShort);
+        assert_eq!(Message::read(&bytes("0107001c00")).unwrap_err(), MessageError::Length);
+        let cut = message(&[CONNECTION]).replace("0007002c01", "0007002c02");
+        assert_eq!(entries(&cut), [Ok("192.0.2.10:1000 1".to_owned()), Err(Skipped::Malformed)]);
+    }
+
+    #[test]
+    fn an_unknown_mandatory_option_skips_its_entry_alone_and_a_malformed_one_the_rest_of_the_message() {
+        let with = |len: &str, options: &str| CONNECTION.replacen("0024", len, 1) + options;
+        let good = Ok("192.0.2.10:1000 1".to_owned());
+        let skipped = |reason| vec![Err(reason), good.clone()];
+        for (option, expected) in [
+            // An optional one that is not known.
+            (with("0028", "46020000"), vec![good.clone(), good.clone()]),
+            (with("0028", "06020000"), skipped(Skipped::UnknownOption)),
+            // Data without a name, and the name of another engine.
+            (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
+            (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
+            // Without data, beyond the entry, twice, of a wrong length; another version of the entry.
+            (with("0028", "46004601"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "46030000"), vec![Err(Skipped::Malformed)]),
+            (with("002c", "4602000046020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
+            (with("1028", "46020000"), vec![Err(Skipped::Malformed)]),
+        ] {
+            assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
+        }
+    }
+
+    fn endpoint(is_ipv6: bool) -> impl Strategy<Value = Endpoint> {
+        (any::<[u8; 16]>(), any::<u16>()).prop_map(move |(octets, port)| match is_ipv6 {
+            true => Endpoint { addr: Ipv6Addr::from(octets).into(), port },
+            false => {
+                Endpoint { addr: Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]).into(), port }
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            (client, virtual_endpoint, dest, local) in any::<bool>().prop_flat_map(|is_ipv6| {
+                let one = || endpoint(is_ipv6);
+                (one(), one(), one(), proptest::option::of(one()))
+            }),
+            numbers in any::<(u8, u32, u8, u32, u32)>(),
+            call_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=255)),
+            client_address in proptest::option::of(any::<(bool, bool, u32)>()),
+        ) {
+            let (protocol, flags, state, mark, timeout_seconds) = numbers;
+            let entry = Entry {
+                protocol: Protocol(protocol),
+                flags: flags & !SEQUENCES,
+                state,
+                client,
+                virtual_endpoint,
+                dest,
+                mark,
+                timeout_seconds,
+                call_id: call_id.as_deref(),
+                local,
+                client_address: client_address.map(|(in_header, is_acknowledged, first_sequence)| {
+                    ClientAddress { in_header, is_acknowledged, first_sequence }
+                }),
+            };
+            let encoded = entry.encode(Version::V1).unwrap();
+            let len = 8 + encoded.bytes().len();
+            let mut message = Version::V1.header(9, 1, len as u16).0.to_vec();
+            message.extend_from_slice(encoded.bytes());
+            let read: Vec<_> = Message::read(&message).unwrap().entries().collect();
+            prop_assert_eq!(read, [Ok(entry)]);
+        }
+
+        #[test]
+        fn no_message_is_read_beyond_its_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = bytes;
+            let len = (bytes.len() as u16).to_be_bytes();
+            if bytes.len() >= 4 {
+                bytes[2..4].copy_from_slice(&len);
+            }
+            if let Ok(message) = Message::read(&bytes) {
+                prop_assert!(message.entries().count() <= 255);
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What a message says of a connection.
+
+use crate::addr::{Endpoint, Protocol};
+
+/// The version of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// IPv4 alone, without timeouts and marks.
+    V0,
+    /// The version of all kernels since 2.6.39.
+    V1,
+}
+
+impl Version {
+    /// The length of the header of a message.
+    pub const fn header_len(self) -> usize {
+        match self {
+            Self::V0 => 4,
+            Self::V1 => 8,
+        }
+    }
+
+    /// The zero bytes before an entry that follows `len` bytes of a message.
+    pub const fn padding(self, len: usize) -> usize {
+        match self {
+            Self::V0 => 0,
+            Self::V1 => len.next_multiple_of(4) - len,
+        }
+    }
+
+    /// The header of a message with this number of entries and this length, header included.
+    pub fn header(self, sync_id: u8, entries: u8, len: u16) -> ([u8; 8], usize) {
+        let [high, low] = len.to_be_bytes();
+        match self {
+            Self::V0 => ([entries, sync_id, high, low, 0, 0, 0, 0], 4),
+            Self::V1 => ([0, sync_id, high, low, entries, 1, 0, 0], 8),
+        }
+    }
+}
+
+/// Bits of [`Entry::flags`].
+pub mod flag {
+    /// The forwarding method, as [`super::method`] numbers it.
+    pub const METHOD: u32 = 0x0007;
+    /// The sender has it from another director.
+    pub const SYNC: u32 = 0x0020;
+    /// No reply has been seen, and none is expected.
+    pub const NO_OUTPUT: u32 = 0x0080;
+    /// Counted among the inactive connections.
+    pub const INACTIVE: u32 = 0x0100;
+    /// Sequence numbers are shifted by a helper; the entry says how.
+    pub const SEQUENCES: u32 = 0x0600;
+    /// A persistence template.
+    pub const TEMPLATE: u32 = 0x1000;
+}
+
+/// Values of [`flag::METHOD`].
+pub mod method {
+    /// NAT and FULLNAT.
+    pub const MASQUERADING: u32 = 0;
+    /// The director itself.
+    pub const LOCAL: u32 = 1;
+    /// A tunnel.
+    pub const TUNNEL: u32 = 2;
+    /// Direct routing.
+    pub const ROUTE: u32 = 3;
+    /// The client's original destination.
+    pub const BYPASS: u32 = 4;
+}
+
+/// Types of an entry's options. Without [`OPTIONAL`](option::OPTIONAL) an option is mandatory: a receiver that does not
+/// know it skips the entry.
+pub(super) mod option {
+    /// The bit of options that a receiver may ignore.
+    pub(in crate::sync) const OPTIONAL: u8 = 0x40;
+    /// Shifts of sequence numbers by a helper: three numbers for each direction.
+    pub(in crate::sync) const SEQUENCES: u8 = 1;
+    /// Data of a persistence engine.
+    pub(in crate::sync) const ENGINE_DATA: u8 = 2;
+    /// The name of that engine.
+    pub(in crate::sync) const ENGINE: u8 = 3;
+    /// The local endpoint of FULLNAT: port and address. As NAT the connection would be wrong.
+    pub(in crate::sync) const LOCAL: u8 = 4;
+    /// How the destination receives the client's address: kind, whether it has acknowledged it, and the sequence number
+    /// of the client's first byte.
+    pub(in crate::sync) const CLIENT_ADDRESS: u8 = 5;
+}
+
+/// The persistence engine of SIP, the only one.
+pub(super) const SIP: &[u8] = b"sip";
+
+/// A connection or template in a message. All its addresses are of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The transport protocol; [`Protocol::IP`] in the template of a mark.
+    pub protocol: Protocol,
+    /// See [`flag`].
+    pub flags: u32,
+    /// The protocol's state; of a template whether it is assured.
+    pub state: u8,
+    /// The client.
+    pub client: Endpoint,
+    /// The virtual endpoint.
+    pub virtual_endpoint: Endpoint,
+    /// The real server.
+    pub dest: Endpoint,
+    /// The mark of its service; 0: none.
+    pub mark: u32,
+    /// The timeout of its state, in seconds.
+    pub timeout_seconds: u32,
+    /// The Call-ID of a SIP template, at most 255 bytes.
+    pub call_id: Option<&'a [u8]>,
+    /// The local endpoint of FULLNAT.
+    pub local: Option<Endpoint>,
+    /// How the destination receives the client's address; `None`: it does not.
+    pub client_address: Option<ClientAddress>,
+}
+
+/// How the destination of a FULLNAT connection receives the client's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress {
+    /// In a PROXY header; otherwise in a TCP option.
+    pub in_header: bool,
+    /// The destination has acknowledged the header.
+    pub is_acknowledged: bool,
+    /// The sequence number of the client's first byte; 0: unknown.
+    pub first_sequence: u32,
+}
