@@ -28,6 +28,8 @@ pub mod forward;
 
 pub mod slow_path;
 
+pub mod sync;
+
 pub mod verdict;
 
 pub mod capture;

@@ -25,6 +25,7 @@ use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, one_packet, persistence, schedule};
 use crate::slow_path::{client_address, mss, no_destination, reset, vip_probe};
+use crate::sync::announce::Announcer;
 use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
@@ -114,7 +115,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
         return no_destination::request(flows, p, id, at);
     };
     let ends = Ends::of(&connection);
-    connection.count_in_packet();
+    let packets = connection.count_in_packet();
     flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
     unanswered::count(&p, &connection, destination, at);
@@ -124,7 +125,12 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     mss::clamp_request(p.frame, packet, &ends, destination, at);
     let connection = flows.table.connection(id);
     let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
-    forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at)
+    let verdict =
+        forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at);
+    if let Some(announcer) = Announcer::of(at.snapshot, flows.worker, at.now) {
+        announcer.packet(&flows.table, id, packets);
+    }
+    verdict
 }
 
 /// Processes a packet of a connection towards the client.
@@ -138,9 +144,13 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
     mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
     client_address::remove(p.frame, packet, &connection);
     let verdict = crate::forward::reply(p.frame, packet, &ends, path);
-    if let Some(destination) = destination.filter(|_| !is_refused(verdict)) {
-        flows.count_reply(destination, packet);
-        state::advance(flows, id, packet, Direction::Outbound, Some(&destination.live), at);
+    match destination {
+        _ if is_refused(verdict) => {}
+        Some(destination) => {
+            flows.count_reply(destination, packet);
+            state::advance(flows, id, packet, Direction::Outbound, Some(&destination.live), at);
+        }
+        None => state::advance(flows, id, packet, Direction::Outbound, None, at),
     }
     verdict
 }

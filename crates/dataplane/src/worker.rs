@@ -70,13 +70,14 @@ impl<P: Port> Worker<P> {
             let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
             let timers = self.pipeline.flows.expire(&snapshot, now);
+            let more = self.pipeline.flows.receive_synchronized(&snapshot, now);
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
             // In this order: a thread that waits for this quiescent point frees the snapshot.
             drop(snapshot);
             self.pipeline.flows.quiescent();
             drops.look(frames, now, || self.port.kernel_drops(), self.pipeline.transmitter.counters());
             self.pipeline.transmitter.counters().count_poll(frames);
-            let idle = frames == 0 && timers == Timers::Current;
+            let idle = frames == 0 && timers == Timers::Current && !more;
             busy_since = (!idle).then_some(begun);
             match (stopping, idle) {
                 (true, idle) if idle || last == 0 => {

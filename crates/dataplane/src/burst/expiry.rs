@@ -10,20 +10,30 @@ use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::WorkerCounters;
 use crate::new_connection::eviction::count_out;
 use crate::snapshot::Snapshot;
+use crate::sync::announce::Announcer;
 
 impl Flows {
     /// Ends the connections whose deadline has passed.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
         self.replaced.expire(now);
         let counters = &self.counters;
-        self.table.advance_timers(now, |table, id| expire(table, id, snapshot, counters, now))
+        let announcer = Announcer::of(snapshot, self.worker, now);
+        self.table
+            .advance_timers(now, |table, id| expire(table, id, snapshot, counters, announcer.as_ref(), now))
     }
 }
 
 /// Ends a connection whose deadline has passed. A template that controls connections continues for a minute instead.
 /// Connections that began with the template may be due in the same tick, in any order and on any worker, so the
 /// template continues for one more tick first.
-fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &WorkerCounters, now: Millis) {
+fn expire(
+    table: &mut TableWorker,
+    id: ConnId,
+    snapshot: &Snapshot,
+    counters: &WorkerCounters,
+    announcer: Option<&Announcer<'_>>,
+    now: Millis,
+) {
     // A packet on another worker may have refreshed it since its timer was read: then it stays.
     match table.remove_if(id, |_, expires| expires <= now) {
         Removal::Done(state) => {
@@ -35,6 +45,7 @@ fn expire(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, counters: &W
             table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
+            announcer.inspect(|announcer| announcer.outlives(table, id));
         }
         Removal::Controls | Removal::NotLive | Removal::Kept => {}
     }
@@ -61,10 +72,12 @@ mod tests {
         one.advance_timers(Millis(60_000), |one, due| {
             assert_eq!(due, id);
             other.refresh(id, 0, Millis(120_000));
-            expire(one, id, &snapshot, &counters, Millis(60_000));
+            expire(one, id, &snapshot, &counters, None, Millis(60_000));
         });
         assert_eq!((table.live(), counters.expired.value()), (1, 0));
-        one.advance_timers(Millis(120_000), |one, id| expire(one, id, &snapshot, &counters, Millis(120_000)));
+        one.advance_timers(Millis(120_000), |one, id| {
+            expire(one, id, &snapshot, &counters, None, Millis(120_000))
+        });
         assert_eq!((table.live(), counters.expired.value()), (0, 1));
     }
 }

@@ -7,6 +7,8 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
+use crate::egress::Path;
+use crate::egress::path_mtu::PathMtu;
 use crate::forward::{self, Ends, Outer};
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::Verdict;
@@ -23,6 +25,26 @@ pub(crate) fn request(
 ) -> Verdict {
     let outer = outer(flows, packet, destination, at);
     forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer)
+}
+
+/// Forwards a client's packet to a real server that is not configured here. A tunnel is then IP in IP.
+pub(crate) fn unbound(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    ends: &Ends,
+    at: Context<'_>,
+) -> Verdict {
+    let path = Path::find(&at.snapshot.egress, ends.dest.addr, flows.table.hash(&packet.flow));
+    let outer = Outer {
+        tunnel: at.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip),
+        pmtu_disc: at.snapshot.settings.pmtu_disc,
+        path_mtu: &PathMtu::default(),
+        now: at.now,
+        flow_hash: 0,
+        ids: &mut flows.ids,
+    };
+    forward::request(frame, packet, ends, path, &at.snapshot.egress, outer)
 }
 
 /// The parameters of the headers that a tunnel to a destination adds.

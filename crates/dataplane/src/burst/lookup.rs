@@ -82,7 +82,7 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
     let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
     match destination {
         Some(_) => Standing::Keep,
-        None if connection.is_bypass() => Standing::Keep,
+        None if connection.is_bypass() || connection.is_unbound() => Standing::Keep,
         None if connection.flags().contains(Flags::RESET) => Standing::NoDestination,
         None if settings.expire_nodest_conn || moves_on => Standing::Replace,
         None => Standing::NoDestination,
@@ -113,8 +113,7 @@ fn replace(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
     if let Removal::Done(state) = removal {
         let connection = flows.table.connection(id);
         if let Some(destination) = at.snapshot.destinations.of(&connection) {
-            let activity = Activity::of(connection.protocol(), state);
-            flows.replaced.keep(&destination.live, activity, at.now);
+            flows.replaced.keep(&destination.live, Activity::counted(&connection, state), at.now);
         }
     }
     removal != Removal::Controls

@@ -203,7 +203,7 @@ impl Burst {
         at: Context<'_>,
         process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
     ) {
-        let mut steady = Steady::begin(at);
+        let mut steady = Steady::begin(flows, at);
         let insertions = flows.table.insertions();
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
             // A connection that an earlier packet of the burst has begun takes over the replies of an older one.

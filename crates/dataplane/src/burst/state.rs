@@ -76,13 +76,26 @@ pub(crate) fn advance(
         table.assure(template);
     }
     let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
+    let has_moved = match table.connection(id).flags().contains(Flags::SYNC) {
+        false => from != to,
+        true => before != after && counts_as(&table.connection(id), to),
+    };
     if let Some(live) = live {
-        if from != to {
+        if has_moved {
             live.move_to(to);
         }
         if proven && protocol == Protocol::TCP {
             live.answered();
         }
+    }
+}
+
+/// Has a connection of another director count as active or inactive from now on. Returns `true` to the one caller that
+/// has changed it.
+pub(crate) fn counts_as(connection: &Connection<'_>, activity: Activity) -> bool {
+    match activity {
+        Activity::Inactive => connection.set_flags(Flags::INACTIVE),
+        _ => connection.clear_flags(Flags::INACTIVE),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Identification;
 use crate::snapshot::{DestinationId, Route};
+use crate::sync::announce::Announcer;
 
 /// The control bits that a segment of a steady connection may have, beside others that mean nothing here.
 const DECISIVE: u8 = tcp::Flags::SYN.0 | tcp::Flags::FIN.0 | tcp::Flags::RST.0 | tcp::Flags::ACK.0;
@@ -44,16 +45,18 @@ pub(super) struct Steady<'a> {
     tcp_expires: Millis,
     udp_expires: Millis,
     total: StatsValues,
+    announcer: Option<Announcer<'a>>,
 }
 
 impl<'a> Steady<'a> {
-    pub(super) fn begin(at: Context<'a>) -> Self {
+    pub(super) fn begin(flows: &Flows, at: Context<'a>) -> Self {
         let settings = &at.snapshot.settings;
         Self {
             at,
             tcp_expires: at.now + settings.tcp_established,
             udp_expires: at.now + settings.udp,
             total: StatsValues::default(),
+            announcer: Announcer::of(at.snapshot, flows.worker, at.now),
         }
     }
 
@@ -84,9 +87,12 @@ impl<'a> Steady<'a> {
         };
         let stats = route.stats.of_worker(flows.worker);
         let bytes = u64::from(plain.len);
+        let mut announcer = None;
         match direction {
             Direction::Inbound => {
-                connection.count_in_packet();
+                let packets = connection.count_in_packet();
+                let concerned = self.announcer.as_ref().filter(|one| one.concerns(&connection, packets));
+                announcer = concerned.map(|announcer| (announcer, packets));
                 stats.count_in(bytes as usize);
                 self.total.in_packets += 1;
                 self.total.in_bytes += bytes;
@@ -102,6 +108,9 @@ impl<'a> Steady<'a> {
             let destination = self.at.snapshot.destinations.of(&flows.table.connection(id));
             let live = destination.map(|destination| &*destination.live);
             state::advance(flows, id, plain, direction, live, self.at);
+        }
+        if let Some((announcer, packets)) = announcer {
+            announcer.packet(&flows.table, id, packets);
         }
         Some(link)
     }

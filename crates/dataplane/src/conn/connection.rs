@@ -13,6 +13,9 @@ use super::id::ConnId;
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 
+/// The number that no destination has (`DestinationId::NONE`).
+const NO_DESTINATION: u32 = u32::MAX;
+
 /// A view of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection<'a> {
@@ -56,6 +59,12 @@ impl Connection<'_> {
     #[inline]
     pub fn is_bypass(&self) -> bool {
         self.dest().addr.is_unspecified()
+    }
+
+    /// Whether it was received from another director, and its real server is not configured here.
+    #[inline]
+    pub fn is_unbound(&self) -> bool {
+        self.dest_ref() == NO_DESTINATION && !self.is_bypass()
     }
 
     /// The director's own endpoint, which the real server sees as the source of the client's packets (FULLNAT).
@@ -164,6 +173,11 @@ impl Connection<'_> {
     /// The number of packets from the client so far.
     pub fn in_packets(&self) -> u32 {
         self.record.entry.in_packets.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number of packets from the client.
+    pub fn set_in_packets(&self, packets: u32) {
+        self.record.entry.in_packets.store(packets, Ordering::Relaxed);
     }
 
     /// Counts one more packet from the client and returns the new count. It wraps, as the kernel's count does. Of two

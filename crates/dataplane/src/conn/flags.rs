@@ -21,7 +21,8 @@ impl Flags {
     pub const TOA: Self = Self(0x0010);
     /// Both ends are reset at its next packet. Not in sync messages.
     pub const RESET: Self = Self(0x0008);
-    /// Counted among the inactive connections of its destination.
+    /// Counted among the inactive connections of its destination. Only of connections with [`Self::SYNC`]: others are
+    /// counted by their state.
     pub const INACTIVE: Self = Self(0x0100);
     /// Its destination receives the client's address in a PROXY header, so the client's sequence numbers are shifted.
     pub const PROXY: Self = Self(0x0400);

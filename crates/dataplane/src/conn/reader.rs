@@ -62,6 +62,22 @@ impl TableReader {
         }
     }
 
+    /// Calls `view` for each of these connections that still exists: id, generation, and what belongs to it.
+    pub fn recall_each<T>(
+        &mut self,
+        all: impl Iterator<Item = (ConnId, u32, T)>,
+        mut view: impl FnMut(Connection<'_>, T),
+    ) {
+        self.handle.unpark();
+        let walk = Parked(self);
+        for (id, generation, with) in all {
+            let connection = walk.0.connection(id);
+            if connection.life().is_live() && connection.generation() == generation {
+                view(connection, with);
+            }
+        }
+    }
+
     /// A copy of the connection or template that a look-up finds, with its controller. Costs what the look-up costs.
     pub(crate) fn copy(&mut self, sought: &Sought, call_ids: &CallIds) -> Option<Copied> {
         self.handle.unpark();
@@ -97,8 +113,8 @@ impl TableReader {
 }
 
 impl Table {
-    /// A parked handle for listings or sweeps; `None` if all are taken. There are two: one for listings, one for
-    /// sweeps.
+    /// A parked handle for a thread that is no worker; `None` if all are taken. There are three: for listings, for
+    /// sweeps, and for synchronization.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
         let mut handles = self.config.workers..self.free_handles.len();
         handles.find_map(|handle| TableHandle::acquire(self, handle)).map(TableReader::new)

@@ -225,6 +225,11 @@ impl Table {
         self.slab.extent()
     }
 
+    /// The number of entries: the indices of connections are below it.
+    pub fn entries(&self) -> usize {
+        self.slab.entries.len()
+    }
+
     #[inline]
     pub(super) fn entry(&self, id: ConnId) -> &Entry {
         self.slab.entry(id.0)
@@ -307,6 +312,6 @@ pub fn random_secret() -> io::Result<HashSecret> {
 }
 
 /// The number of handles for threads that are not workers.
-const READERS: usize = 2;
+const READERS: usize = 3;
 /// An index plus one must fit into 31 bits.
 pub(super) const ENTRIES_MAX: usize = i32::MAX as usize - 1;

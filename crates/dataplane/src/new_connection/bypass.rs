@@ -15,7 +15,7 @@ use super::service::Marked;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::{Flags, Inserted, NewConnection};
-use crate::snapshot::{Service, Snapshot};
+use crate::snapshot::{DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// Inserts a connection without a destination, if `verdict` is that no destination takes the packet and the packet may
@@ -51,7 +51,7 @@ pub(crate) fn begin(
         state: 0,
         expires: at.now + FIRST_TIMEOUT,
         timeout_seconds: 0,
-        dest_ref: NO_DESTINATION,
+        dest_ref: DestinationId::NONE.0,
         mark: marked.mark,
         controller: None,
         local: None,
@@ -71,6 +71,3 @@ fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
         && is_host(to)
         && !snapshot.egress.is_local(to)
 }
-
-/// A number that no destination has.
-const NO_DESTINATION: u32 = u32::MAX;

@@ -33,7 +33,7 @@ use xvs_proto::Protocol;
 use crate::burst::context::Context;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
-use crate::conn::tcp::{self, TcpState};
+use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Flags, Inserted, NewConnection, Removal, TableWorker};
 use crate::counters::WorkerCounters;
 use crate::snapshot::{Activity, Snapshot};
@@ -196,7 +196,7 @@ impl Candidate {
         let lasts = if connection.is_template() {
             Duration::from_secs(connection.timeout_seconds().into())
         } else {
-            timeout(protocol, state, at)
+            at.snapshot.settings.timeout(protocol, state)
         };
         let last_used = deadline.0.saturating_sub(lasts.as_millis() as u64);
         let is_fresh = last_used + PROOF_MILLIS > at.now.0;
@@ -262,16 +262,6 @@ pub(crate) fn evict_call(
     true
 }
 
-/// The time that a connection lasts after a packet in this state.
-fn timeout(protocol: Protocol, state: u8, at: Context<'_>) -> Duration {
-    let settings = &at.snapshot.settings;
-    match protocol {
-        Protocol::UDP => settings.udp,
-        Protocol::SCTP => SctpState::of(state).timeout(),
-        _ => tcp::timeout(TcpState::of(state), settings.tcp_established, settings.tcp_fin_wait),
-    }
-}
-
 /// Whether a handshake was begun and nothing proves yet that the client exists. Only UDP is judged by its packets.
 fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
     match protocol {
@@ -296,18 +286,14 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
 /// caller that can count it out.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.is_bypass()
+        || connection.is_unbound()
         || snapshot.destinations.of(connection).map(|destination| &destination.live).is_some()
 }
 
 /// Removes a connection from its destination's counts. The caller has removed it from the table in this state.
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
-        let template = connection.is_template();
-        live.decrement(if template {
-            Activity::Template
-        } else {
-            Activity::of(connection.protocol(), state)
-        });
+        live.decrement(Activity::counted(connection, state));
     }
 }
 

@@ -9,11 +9,15 @@ use crate::burst::flows::Flows;
 use crate::burst::forward;
 use crate::forward::Ends;
 use crate::snapshot::DestinationId;
+use crate::sync::announce::Announcer;
 use crate::verdict::{DropReason, Verdict};
 
 /// Counts a connection of one packet. Returns its endpoints.
 pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at: Context<'_>) -> Ends {
     let Chosen { id, dest, method, live, template } = *chosen;
+    if let (Some(template), Some(announcer)) = (template, Announcer::of(at.snapshot, flows.worker, at.now)) {
+        announcer.template(&flows.table, template);
+    }
     flows.release_template(template);
     flows.count_connection(id, at.snapshot);
     live.count_one_packet();

@@ -77,6 +77,17 @@ pub(crate) fn choose<'s>(
     }
 }
 
+/// The template of this identity or, with a Call-ID, that of the client's call; without one, the identity for a new
+/// one.
+pub(crate) fn find_template(
+    flows: &mut Flows,
+    client: FlowKey,
+    call_id: Option<&[u8]>,
+    at: Context<'_>,
+) -> Result<(FlowKey, Option<ConnId>), Verdict> {
+    Templates { flows, at }.find(client, call_id)
+}
+
 /// The search for templates, and the making of new ones.
 struct Templates<'a, 's> {
     flows: &'a mut Flows,

@@ -1,4 +1,5 @@
-//! Packets of connections without a destination: it was removed, or there never was one (`cache_bypass`).
+//! Packets of connections without a destination: it was removed, or there never was one here (`cache_bypass`, and
+//! connections of another director).
 //!
 //! Not here: the packets that begin a connection without a destination (`new_connection/bypass.rs`).
 
@@ -10,10 +11,10 @@ use super::reset;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
-use crate::burst::state;
+use crate::burst::{self, state};
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
-use crate::forward;
+use crate::forward::{self, Ends};
 use crate::verdict::{DropReason, Verdict};
 
 /// Drops a client's packet whose connection has lost its destination.
@@ -22,16 +23,21 @@ pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verd
     Verdict::Drop(DropReason::DestinationUnavailable)
 }
 
-/// Forwards a client's packet of a `cache_bypass` connection to its original address. Drops the packet if the
-/// connection's destination was removed.
+/// Forwards a client's packet of a `cache_bypass` connection to its original address, and one of another director's
+/// connection to the real server that is not configured here. Drops the packet if the connection's destination was
+/// removed.
 pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
-    if !connection.is_bypass() {
+    if !connection.is_bypass() && !connection.is_unbound() {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     }
+    let unbound = connection.is_unbound().then(|| Ends::of(&connection));
     connection.count_in_packet();
     state::advance(flows, id, p.packet, Direction::Inbound, None, at);
-    send(flows, p.frame, p.packet, at)
+    match unbound {
+        Some(ends) => burst::forward::unbound(flows, p.frame, p.packet, &ends, at),
+        None => send(flows, p.frame, p.packet, at),
+    }
 }
 
 /// Forwards a packet unchanged to its original address.

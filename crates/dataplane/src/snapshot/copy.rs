@@ -61,6 +61,9 @@ impl Snapshot {
             locals: self.locals.clone(),
             // A dry run must not appear in captures.
             captures: Arc::default(),
+            // Nor announce connections to backups.
+            sync_master: None,
+            sync_backup: None,
             // Nor send the packets of health checks, or take their replies.
             vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
             settings: self.settings,

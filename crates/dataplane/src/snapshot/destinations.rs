@@ -18,6 +18,11 @@ use crate::shm::prefetch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DestinationId(pub u32);
 
+impl DestinationId {
+    /// A number that no destination has.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// A destination, with the data that packets of its connections need.
 #[derive(Clone)]
 pub struct Destination {

@@ -78,10 +78,10 @@ pub struct Counts {
 impl Counts {
     /// Counts a connection or template.
     pub fn count(&mut self, connection: &Connection<'_>) {
-        match Activity::of(connection.protocol(), connection.state()) {
-            _ if connection.is_template() => self.templates += 1,
+        match Activity::counted(connection, connection.state()) {
+            Activity::Template => self.templates += 1,
             Activity::Active => self.load.active += 1,
-            _ => self.load.inactive += 1,
+            Activity::Inactive => self.load.inactive += 1,
         }
     }
 }

@@ -12,6 +12,7 @@ use xvs_sched::Load;
 
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
+use crate::conn::{Connection, Flags};
 use crate::shm::atomic::{AtomicU64, Ordering};
 
 /// The count of a destination to which a connection belongs.
@@ -33,6 +34,20 @@ impl Activity {
             Protocol::TCP if TcpState::of(state).is_active() => Self::Active,
             Protocol::SCTP if SctpState::of(state).is_active() => Self::Active,
             _ => Self::Inactive,
+        }
+    }
+}
+
+impl Activity {
+    /// How a connection or template in this state is counted.
+    #[inline]
+    pub fn counted(connection: &Connection<'_>, state: u8) -> Self {
+        let flags = connection.flags();
+        match (flags.contains(Flags::SYNC), flags.contains(Flags::INACTIVE)) {
+            _ if flags.contains(Flags::TEMPLATE) => Self::Template,
+            (false, _) => Self::of(connection.protocol(), state),
+            (true, true) => Self::Inactive,
+            (true, false) => Self::Active,
         }
     }
 }

@@ -17,6 +17,8 @@ mod services;
 
 mod live;
 mod load;
+pub mod sync_backup;
+pub mod sync_master;
 pub mod vip_probes;
 
 pub(crate) mod copy;
@@ -29,6 +31,8 @@ use xvs_proto::{Endpoint, Packet, Protocol};
 
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;
+use self::sync_backup::SyncBackup;
+use self::sync_master::SyncMaster;
 use self::vip_probes::VipProbes;
 use crate::capture::Captures;
 use crate::conn::CallIds;
@@ -65,6 +69,10 @@ pub struct Snapshot {
     pub locals: Arc<LocalAddresses>,
     /// Active captures, usually none.
     pub captures: Captures,
+    /// The master daemon of connection synchronization; `None`: none runs.
+    pub sync_master: Option<Arc<SyncMaster>>,
+    /// The backup daemon of connection synchronization; `None`: none runs.
+    pub sync_backup: Option<Arc<SyncBackup>>,
     /// Probes of real servers through their virtual address; `None`: no health check is of this kind.
     pub vip_probes: Option<Arc<VipProbes>>,
     /// Timeouts and settings.
@@ -84,6 +92,8 @@ impl Snapshot {
             call_ids: Arc::default(),
             locals: Arc::default(),
             captures: Arc::default(),
+            sync_master: None,
+            sync_backup: None,
             vip_probes: None,
             settings: Settings::default(),
         }

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use xvs_proto::{Packet, tcp};
+use xvs_proto::{Packet, Protocol, tcp};
 use xvs_sched::ForwardingMethod;
+
+use crate::conn;
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::TcpState;
 
 /// The settings of `xvsadm --set` and of the `[ipvs]` keys of `xvs.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +66,17 @@ impl ConnReuse {
     /// Whether connections in FIN_WAIT whose replies are not seen are replaced.
     pub fn half_seen(self) -> bool {
         self.0 & 2 != 0
+    }
+}
+
+impl Settings {
+    /// The time that a connection lasts after a packet in this state.
+    pub fn timeout(&self, protocol: Protocol, state: u8) -> Duration {
+        match protocol {
+            Protocol::UDP => self.udp,
+            Protocol::SCTP => SctpState::of(state).timeout(),
+            _ => conn::tcp::timeout(TcpState::of(state), self.tcp_established, self.tcp_fin_wait),
+        }
     }
 }
 

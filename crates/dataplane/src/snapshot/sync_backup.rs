@@ -1,0 +1,93 @@
+//! What workers need to store connections of another director: a queue for each, and the number of packets that such a
+//! connection begins with.
+//!
+//! The snapshot has it while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
+//! worker enters a few connections between two bursts. Not here: how they are entered (`sync/apply.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use xvs_proto::sync::Entry;
+
+/// A connection as another director has sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// All but the Call-ID.
+    pub entry: Entry<'static>,
+    /// The Call-ID of a SIP template.
+    pub call_id: Option<Box<[u8]>>,
+}
+
+impl Received {
+    /// A copy of an entry of a message.
+    pub fn of(entry: &Entry<'_>) -> Self {
+        Self { entry: Entry { call_id: None, ..*entry }, call_id: entry.call_id.map(Box::from) }
+    }
+}
+
+/// The backup daemon as workers see it.
+#[derive(Debug)]
+pub struct SyncBackup {
+    /// The number of packets that a received connection has had (`sync_threshold`).
+    pub packets: u32,
+    /// The queues. Kept while the settings change.
+    pub inbox: Arc<Inbox>,
+}
+
+/// Received connections that are to be entered, and what became of the others.
+#[derive(Debug)]
+pub struct Inbox {
+    queues: Box<[ArrayQueue<Received>]>,
+    /// What became of all that was received.
+    pub counters: BackupCounters,
+}
+
+/// What a backup daemon has received since it was started.
+#[derive(Debug, Default)]
+pub struct BackupCounters {
+    /// Messages that were read.
+    pub messages: AtomicU64,
+    /// Messages that were refused as a whole.
+    pub refused: AtomicU64,
+    /// Entries of the others that are malformed, or that only another sender could use.
+    pub skipped: AtomicU64,
+    /// Connections that were entered or refreshed.
+    pub entered: AtomicU64,
+    /// Connections that could not be entered: their protocol or state is unknown, or there was no room.
+    pub left_out: AtomicU64,
+    /// Connections that found no room in the queue of a worker.
+    pub lost: AtomicU64,
+}
+
+impl Inbox {
+    /// Empty queues for this many workers.
+    pub fn new(workers: usize) -> Self {
+        let queues = (0..workers).map(|_| ArrayQueue::new(QUEUE)).collect();
+        Self { queues, counters: BackupCounters::default() }
+    }
+
+    /// Appends a connection to the queue of a worker, the same for each hash. Returns that worker, which may have to be
+    /// woken; `None`: its queue is full, and the connection is lost.
+    pub fn put(&self, received: Received, hash: u64) -> Option<usize> {
+        let worker = (hash % self.queues.len().max(1) as u64) as usize;
+        let queue = self.queues.get(worker)?;
+        if queue.push(received).is_err() {
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(worker)
+    }
+
+    pub(crate) fn take(&self, worker: usize) -> Option<Received> {
+        self.queues.get(worker)?.pop()
+    }
+
+    pub(crate) fn count(&self, is_entered: bool) {
+        let counter = if is_entered { &self.counters.entered } else { &self.counters.left_out };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The connections that may wait for each worker.
+const QUEUE: usize = 1 << 14;

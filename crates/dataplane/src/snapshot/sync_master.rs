@@ -1,0 +1,231 @@
+//! What workers need to announce connections to backup directors: the rules, what was announced, and the queues.
+//!
+//! The snapshot has it while a master daemon runs. Workers only append to a queue of their own; the daemon's thread
+//! takes from all. Cost for a packet: a multiplication; for an announced one also an entry of the queue, and one word
+//! of memory. Not here: which packets are announced (`sync/announce.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam::queue::ArrayQueue;
+use xvs_proto::sync::Version;
+
+use crate::clock::Millis;
+use crate::conn::ConnId;
+
+/// The settings `sync_*` that decide which packets announce their connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncRules {
+    /// A connection is announced at this packet of its client, and again each [`Self::period`] packets.
+    pub threshold: u32,
+    /// 0: at the packet `threshold` alone.
+    pub period: u32,
+    /// The time between two announcements of a connection; zero: packets are counted instead.
+    pub refresh: Duration,
+    /// How often an announcement is repeated before [`Self::refresh`] is over.
+    pub retries: u8,
+    /// Of connections with a template, the template alone is announced.
+    pub templates_alone: bool,
+    /// The version of messages.
+    pub version: Version,
+    /// Complete messages that may wait to be sent.
+    pub queue_max: usize,
+}
+
+/// The master daemon as workers see it.
+#[derive(Debug)]
+pub struct SyncMaster {
+    /// The rules.
+    pub rules: SyncRules,
+    /// What has been announced, and the queues. Kept while the rules change.
+    pub shared: Arc<Announcements>,
+    /// A number by which a remainder of a division by `period` is computed; 0 without a period.
+    reciprocal: u64,
+}
+
+impl SyncMaster {
+    /// A master daemon with these rules.
+    pub fn new(rules: SyncRules, shared: Arc<Announcements>) -> Self {
+        let reciprocal =
+            (u64::MAX).checked_div(rules.period.into()).map_or(0, |quotient| quotient.wrapping_add(1));
+        Self { rules, shared, reciprocal }
+    }
+
+    /// Whether this packet of a connection that stays as it is can announce it: most cannot.
+    #[inline]
+    pub(crate) fn may_announce(&self, packets: u32) -> bool {
+        !self.rules.refresh.is_zero() || self.is_counted(packets)
+    }
+
+    /// Whether a connection is announced at this packet, by its number.
+    #[inline]
+    pub(crate) fn is_counted(&self, packets: u32) -> bool {
+        match self.rules.period {
+            0 => packets == self.rules.threshold,
+            // The remainder of the division by the period, without a division (Lemire, Kaser and Kurz 2019).
+            period => {
+                let fraction = self.reciprocal.wrapping_mul(packets.into());
+                (u128::from(fraction) * u128::from(period)) >> 64 == u128::from(self.rules.threshold)
+            }
+        }
+    }
+}
+
+/// A connection that a worker announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// Its place in the table.
+    pub id: ConnId,
+    /// Its generation there.
+    pub generation: u32,
+    /// Its state.
+    pub state: u8,
+}
+
+/// What has been announced, and what is to be announced.
+#[derive(Debug)]
+pub struct Announcements {
+    /// For each entry of the table, what was announced last.
+    last: Box<[AtomicU64]>,
+    /// One for each worker.
+    queues: Box<[ArrayQueue<Announced>]>,
+    /// What became of them.
+    pub counters: MasterCounters,
+}
+
+/// What a master daemon has done since it was started.
+#[derive(Debug, Default)]
+pub struct MasterCounters {
+    /// Messages sent.
+    pub messages: AtomicU64,
+    /// Messages that the kernel did not take.
+    pub failed: AtomicU64,
+    /// Announcements that are in no message: the queue of a worker, or that of messages, was full.
+    pub lost: AtomicU64,
+}
+
+/// What was announced last of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Last {
+    /// Its state.
+    pub(crate) state: u8,
+    /// How often it has been repeated early.
+    pub(crate) retries: u8,
+    /// When it would have expired.
+    pub(crate) end: Millis,
+}
+
+impl Announcements {
+    /// Nothing announced yet, for a table with this number of entries.
+    pub fn new(entries: usize, workers: usize) -> Self {
+        Self {
+            last: (0..entries).map(|_| AtomicU64::new(0)).collect(),
+            queues: (0..workers).map(|_| ArrayQueue::new(QUEUE)).collect(),
+            counters: MasterCounters::default(),
+        }
+    }
+
+    /// Takes what workers have announced so far, in their order.
+    pub fn take(&self, mut each: impl FnMut(Announced)) {
+        for queue in &self.queues {
+            // Not without an end, if workers are faster.
+            for _ in 0..QUEUE {
+                let Some(announced) = queue.pop() else { break };
+                each(announced);
+            }
+        }
+    }
+
+    pub(crate) fn last(&self, id: ConnId, generation: u32) -> Last {
+        // Relaxed: one word, which orders nothing; the packets of a connection come by one worker.
+        let word = self.last.get(id.index() as usize).map_or(0, |word| word.load(Ordering::Relaxed));
+        match word >> 48 == u64::from(generation as u16) && word != 0 {
+            true => Last {
+                state: (word >> 42) as u8 & 0x0f,
+                retries: (word >> 40) as u8 & 3,
+                end: Millis(word & END_MAX),
+            },
+            false => Last { state: 0, retries: 0, end: Millis(0) },
+        }
+    }
+
+    pub(crate) fn announce(&self, worker: usize, announced: Announced, retries: u8, end: Millis) {
+        let Announced { id, generation, state } = announced;
+        let word = u64::from(generation as u16) << 48
+            | u64::from(state & 0x0f) << 42
+            | u64::from(retries & 3) << 40
+            | end.0.min(END_MAX);
+        if let Some(last) = self.last.get(id.index() as usize) {
+            last.store(word, Ordering::Relaxed);
+        }
+        let is_queued = self.queues.get(worker).is_some_and(|queue| queue.push(announced).is_ok());
+        if !is_queued {
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The announcements that may wait for the daemon's thread, of each worker: those of 10 ms if each of its packets is
+/// one.
+const QUEUE: usize = 1 << 14;
+/// The greatest end: 34 years after the machine's start.
+const END_MAX: u64 = (1 << 40) - 1;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn master(threshold: u32, period: u32) -> SyncMaster {
+        let rules = SyncRules {
+            threshold,
+            period,
+            refresh: Duration::ZERO,
+            retries: 0,
+            templates_alone: false,
+            version: Version::V1,
+            queue_max: 8,
+        };
+        SyncMaster::new(rules, Arc::new(Announcements::new(4, 2)))
+    }
+
+    #[test]
+    fn the_remainder_is_that_of_a_division_for_every_period() {
+        for period in [1, 2, 3, 7, 50, 641, 65_537, u32::MAX] {
+            let counts = (0..300).chain((0..300).map(|below| u32::MAX - below)).chain([period, period - 1]);
+            for packets in counts {
+                for threshold in [0, 3, packets % period] {
+                    let expected = packets % period == threshold;
+                    assert_eq!(master(threshold, period).is_counted(packets), expected, "{packets} {period}");
+                }
+            }
+        }
+        assert!(master(3, 0).is_counted(3) && !master(3, 0).is_counted(53));
+    }
+
+    #[test]
+    fn what_was_announced_is_known_until_the_entry_has_another_connection() {
+        let announcements = Announcements::new(4, 2);
+        let announced = |number, generation| Announced { id: ConnId(number), generation, state: 7 };
+        assert_eq!(announcements.last(ConnId(3), 0), Last { state: 0, retries: 0, end: Millis(0) });
+        announcements.announce(1, announced(3, 9), 2, Millis(1_234_567));
+        assert_eq!(announcements.last(ConnId(3), 9), Last { state: 7, retries: 2, end: Millis(1_234_567) });
+        assert_eq!(announcements.last(ConnId(3), 10).state, 0);
+        announcements.announce(0, announced(1, 1), 0, Millis(5));
+        let mut taken = Vec::new();
+        announcements.take(|announced| taken.push(announced.id));
+        assert_eq!(
+            (taken, announcements.counters.lost.load(Ordering::Relaxed)),
+            (vec![ConnId(1), ConnId(3)], 0)
+        );
+    }
+
+    #[test]
+    fn announcements_without_room_are_counted_and_the_worker_goes_on() {
+        let announcements = Announcements::new(4, 2);
+        for _ in 0..QUEUE + 5 {
+            announcements.announce(0, Announced { id: ConnId(0), generation: 0, state: 1 }, 0, Millis(1));
+        }
+        assert_eq!(announcements.counters.lost.load(Ordering::Relaxed), 5);
+    }
+}

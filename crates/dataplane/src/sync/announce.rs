@@ -1,0 +1,156 @@
+//! Which packets announce their connection to backups.
+//!
+//! Runs for each packet of a client while a master daemon runs, and when a template outlives its timeout. The rules are
+//! the kernel's, so a backup sees the same connections from xvs as from a kernel. Cost: see `snapshot/sync_master.rs`.
+//!
+//! Source: ipvs-behaviour, section 12.4.
+
+use std::time::Duration;
+
+use xvs_proto::Protocol;
+use xvs_proto::sync::Version;
+
+use crate::clock::Millis;
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, TableWorker};
+use crate::snapshot::sync_master::{Announced, Last, SyncMaster};
+use crate::snapshot::{Settings, Snapshot};
+
+/// A worker that announces.
+pub(crate) struct Announcer<'s> {
+    master: &'s SyncMaster,
+    settings: &'s Settings,
+    worker: usize,
+    now: Millis,
+}
+
+impl<'s> Announcer<'s> {
+    /// `None`: no master daemon runs.
+    #[inline]
+    pub(crate) fn of(snapshot: &'s Snapshot, worker: usize, now: Millis) -> Option<Self> {
+        let master = snapshot.sync_master.as_deref()?;
+        Some(Self { master, settings: &snapshot.settings, worker, now })
+    }
+
+    /// Whether a packet with this number can announce its connection, whose state stays as it is.
+    #[inline]
+    pub(crate) fn concerns(&self, connection: &Connection<'_>, packets: u32) -> bool {
+        self.master.may_announce(packets) || connection.controller().is_some()
+    }
+
+    /// A client's packet has passed, with this number: announces its connection and then its template, if it is time.
+    pub(crate) fn packet(&self, table: &TableWorker, id: ConnId, packets: u32) {
+        let connection = table.connection(id);
+        let template = connection.controller();
+        let is_alone = self.master.rules.templates_alone && template.is_some();
+        let is_announced = !is_alone && self.announce(&connection, packets);
+        // Version 0 announces a template with its connection only.
+        if let Some(template) = template
+            && (is_announced || self.master.rules.version == Version::V1)
+        {
+            self.template(table, template);
+        }
+    }
+
+    /// A packet of a connection that this template controls has passed.
+    pub(crate) fn template(&self, table: &TableWorker, id: ConnId) {
+        let template = table.connection(id);
+        self.announce(&template, template.count_in_packet());
+    }
+
+    /// A template outlives its timeout, because it controls connections.
+    pub(crate) fn outlives(&self, table: &TableWorker, id: ConnId) {
+        self.announce(&table.connection(id), self.master.rules.threshold);
+    }
+
+    /// Announces one connection or template, if it is time.
+    fn announce(&self, connection: &Connection<'_>, packets: u32) -> bool {
+        let (id, generation, state) = (connection.id(), connection.generation(), connection.state());
+        let shared = &self.master.shared;
+        let last = shared.last(id, generation);
+        let is_template = connection.is_template();
+        let news = if is_template { News::Same } else { news(connection.protocol(), state, last.state) };
+        let timeout = timeout(connection, self.settings);
+        let retries = match news {
+            News::Unfit => return false,
+            News::Ends => 0,
+            News::Same => match self.is_time(is_template, packets, timeout, last) {
+                Some(retries) => retries,
+                None => return false,
+            },
+        };
+        shared.announce(self.worker, Announced { id, generation, state }, retries, self.now + timeout);
+        true
+    }
+
+    /// Whether a connection is announced whose state is no news, and which repetition that is.
+    fn is_time(&self, is_template: bool, packets: u32, timeout: Duration, last: Last) -> Option<u8> {
+        let rules = &self.master.rules;
+        let end = self.now + timeout;
+        let mut retries = 0;
+        if !rules.refresh.is_zero() {
+            let difference = Duration::from_millis(end.0.abs_diff(last.end.0));
+            let since = Duration::from_millis((self.now + timeout).0.saturating_sub(last.end.0));
+            if difference < rules.refresh.min((timeout / 2).max(SHORT_TIMEOUT)) {
+                if last.retries >= rules.retries || since < rules.refresh / RETRY_PART {
+                    return None;
+                }
+                retries = last.retries + 1;
+            }
+        }
+        let is_counted = match (rules.period, rules.refresh.is_zero()) {
+            (0, false) => true,
+            (0, true) => self.master.is_counted(packets),
+            _ => is_template || self.master.is_counted(packets),
+        };
+        is_counted.then_some(retries)
+    }
+}
+
+/// What the state of a connection is to a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// Connections in this state are not announced.
+    Unfit,
+    /// The connection comes to its end, which has not been announced: it is, at once.
+    Ends,
+    /// No reason of its own.
+    Same,
+}
+
+fn news(protocol: Protocol, state: u8, announced: u8) -> News {
+    let (is_fit, is_established) = match protocol {
+        Protocol::TCP => {
+            use TcpState::{Close, CloseWait, Established, FinWait, TimeWait};
+            let state = TcpState::of(state);
+            let fit = [Established, FinWait, Close, CloseWait, TimeWait].contains(&state);
+            (fit, state == Established)
+        }
+        Protocol::SCTP => {
+            use SctpState::{Closed, Established, ShutdownAckSent, ShutdownReceived, ShutdownSent};
+            let state = SctpState::of(state);
+            let fit = [Established, ShutdownSent, ShutdownReceived, ShutdownAckSent, Closed].contains(&state);
+            (fit, state == Established)
+        }
+        _ => return News::Same,
+    };
+    match is_fit {
+        false => News::Unfit,
+        true if state != announced && !is_established => News::Ends,
+        true => News::Same,
+    }
+}
+
+/// The timeout of a connection's state, or of a template.
+pub(super) fn timeout(connection: &Connection<'_>, settings: &Settings) -> Duration {
+    match connection.is_template() {
+        true => Duration::from_secs(connection.timeout_seconds().into()),
+        false => settings.timeout(connection.protocol(), connection.state()),
+    }
+}
+
+/// The least part of a timeout that makes an announcement a new one.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A repetition comes this part of the refresh period after the announcement, at the earliest.
+const RETRY_PART: u32 = 8;

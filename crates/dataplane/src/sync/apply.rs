@@ -1,0 +1,303 @@
+//! Enters connections that another director has sent, or refreshes those that are known.
+//!
+//! A worker does so between two bursts, a bounded number at a time. It follows the kernel's backup daemon: the
+//! connection belongs to the real server that is configured here; without one it is kept, and forwarded by the method
+//! of the message. It has the state of the message, and its whole timeout. Templates and connections arrive
+//! independently, so a connection has no template here. What a kernel cannot send is entered as it was there: FULLNAT's
+//! local endpoint, and how the destination receives the client's address. Cost: a look-up, and for a new connection the
+//! cost of any new one.
+//!
+//! Source: ipvs-behaviour, section 12.5.
+
+use std::time::Duration;
+
+use xvs_proto::sync::{ClientAddress, Entry, flag, method};
+use xvs_proto::{Endpoint, FlowKey, Protocol};
+use xvs_sched::ForwardingMethod;
+
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::state::counts_as;
+use crate::clock::Millis;
+use crate::conn::{ASSURED, ConnId, Direction, Flags, Inserted, NewConnection, Removal};
+use crate::new_connection::eviction::{count_out, evict_call};
+use crate::new_connection::{insert, persistence};
+use crate::snapshot::sync_backup::{Received, SyncBackup};
+use crate::snapshot::{Activity, Destination, DestinationId, Snapshot};
+
+impl Flows {
+    /// Enters some of the connections that this worker has received. Returns whether there may be more.
+    pub fn receive_synchronized(&mut self, snapshot: &Snapshot, now: Millis) -> bool {
+        let Some(backup) = &snapshot.sync_backup else { return false };
+        for _ in 0..AT_A_TIME {
+            let Some(received) = backup.inbox.take(self.worker) else { return false };
+            let is_entered = enter(self, backup, &received, Context { snapshot, now });
+            backup.inbox.count(is_entered);
+        }
+        true
+    }
+}
+
+/// Enters or refreshes a connection. Returns `false` if it is left out.
+fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Context<'_>) -> bool {
+    let Received { entry, call_id } = received;
+    let is_template = entry.flags & flag::TEMPLATE != 0;
+    let Some(state) = state(entry, is_template) else { return false };
+    let timeout = timeout(entry, state, is_template, at);
+    let wanted = Wanted { entry, is_template, state, expires: at.now + timeout };
+    // Without a service with `--pe sip` a call is stored by the client's address and port.
+    let call_id = call_id.as_deref().filter(|_| is_template && !at.snapshot.call_ids.is_empty());
+    let (key, found) = match call_id {
+        Some(_) => match persistence::find_template(flows, wanted.key(), call_id, at) {
+            Ok(found) => found,
+            Err(_) => return false,
+        },
+        None => (wanted.key(), wanted.find(flows)),
+    };
+    if let Some(id) = found {
+        match wanted.compare(flows, id, at) {
+            Found::Same => {
+                wanted.refresh(flows, id, backup.packets, timeout, at);
+                return true;
+            }
+            Found::Ended => return true,
+            Found::Other if !remove(flows, id, at) => return false,
+            Found::Other => {}
+        }
+    }
+    let new = wanted.connection(key, timeout, at);
+    insert(flows, new, call_id, backup.packets, at)
+}
+
+/// A received connection, and what follows from it.
+struct Wanted<'a> {
+    entry: &'a Entry<'static>,
+    is_template: bool,
+    state: u8,
+    expires: Millis,
+}
+
+/// What a connection of the same identity is.
+enum Found {
+    /// The same connection.
+    Same,
+    /// Another one, towards another real server.
+    Other,
+    /// The one that was received has ended at the sender, and another has begun here.
+    Ended,
+}
+
+impl Wanted<'_> {
+    /// The flow of the client's packets, or the identity of the template.
+    fn key(&self) -> FlowKey {
+        let Entry { protocol, client, virtual_endpoint, .. } = *self.entry;
+        FlowKey { protocol, source: client, dest: virtual_endpoint }
+    }
+
+    fn is_inactive(&self) -> bool {
+        self.entry.flags & flag::INACTIVE != 0
+    }
+
+    fn find(&self, flows: &Flows) -> Option<ConnId> {
+        let key = self.key();
+        let hash = flows.table.hash(&key);
+        match self.is_template {
+            true => flows.table.find_template(&key, hash),
+            false => {
+                let found = flows.table.find(&key, hash);
+                found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
+            }
+        }
+    }
+
+    fn compare(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> Found {
+        let connection = flows.table.connection(id);
+        let is_towards = connection.dest() == self.entry.dest && connection.local() == self.entry.local;
+        match is_towards {
+            false if self.is_template => Found::Same,
+            false if self.is_inactive() => Found::Ended,
+            // A real server that is configured meanwhile takes it.
+            true if connection.is_unbound() && self.destination(at).is_some() => Found::Other,
+            true => Found::Same,
+            false => Found::Other,
+        }
+    }
+
+    fn refresh(&self, flows: &mut Flows, id: ConnId, packets: u32, timeout: Duration, at: Context<'_>) {
+        let connection = flows.table.connection(id);
+        if self.is_template {
+            connection.set_timeout_seconds(timeout.as_secs() as u32);
+        } else if let Some(address) = self.entry.client_address {
+            connection.set_first_sequence(address.first_sequence);
+            let _ = connection.set_flags(flags_of(address));
+        }
+        let live = at.snapshot.destinations.of(&connection).map(|destination| &destination.live);
+        let is_received = connection.flags().contains(Flags::SYNC);
+        connection.set_in_packets(packets);
+        let moved = flows.table.transition(id, |_| (self.state, self.expires));
+        let (Some((before, after)), false) = (moved, self.is_template) else { return };
+        let connection = flows.table.connection(id);
+        let to = if self.is_inactive() { Activity::Inactive } else { Activity::Active };
+        let (has_moved, to) = match is_received {
+            true => (counts_as(&connection, to), to),
+            // One that began here is counted by its state.
+            false => {
+                let [from, to] = [before, after].map(|state| Activity::of(self.entry.protocol, state));
+                (from != to, to)
+            }
+        };
+        if has_moved {
+            live.inspect(|live| live.move_to(to));
+        }
+    }
+
+    /// The real server that is configured here for it.
+    fn destination<'s>(&self, at: Context<'s>) -> Option<(DestinationId, &'s Destination)> {
+        let Entry { protocol, virtual_endpoint, dest, mark, flags, .. } = *self.entry;
+        let service = at.snapshot.services.for_packet(mark, protocol, virtual_endpoint)?;
+        let is_masquerading = flags & flag::METHOD == method::MASQUERADING;
+        let any_port = Endpoint { port: 0, ..dest };
+        let endpoints = match mark != 0 && !is_masquerading {
+            true => [any_port, dest],
+            false => [dest, any_port],
+        };
+        endpoints.into_iter().find_map(|endpoint| {
+            service.members.iter().find_map(|member| {
+                let destination = at.snapshot.destinations.find(member.id)?;
+                let is_it = destination.available && destination.endpoint == endpoint;
+                is_it.then_some((member.id, destination))
+            })
+        })
+    }
+
+    /// The connection to be inserted, with this identity.
+    fn connection(&self, key: FlowKey, timeout: Duration, at: Context<'_>) -> NewConnection {
+        let Entry { dest, local, mark, client_address, .. } = *self.entry;
+        let bound = self.destination(at);
+        let method = match (bound, local) {
+            (_, Some(_)) => ForwardingMethod::FullNat,
+            (Some((_, destination)), None) if destination.method != ForwardingMethod::FullNat => {
+                destination.method
+            }
+            _ => method_of(self.entry.flags),
+        };
+        let first_sequence = client_address.map_or(0, |address| address.first_sequence);
+        let is_unanswered = match bound {
+            Some(_) => !method.masquerades(),
+            None => self.entry.flags & flag::NO_OUTPUT != 0,
+        };
+        let set = |flag: Flags, is_set: bool| if is_set { flag } else { Flags::NONE };
+        NewConnection {
+            protocol: key.protocol,
+            client: key.source,
+            virtual_endpoint: key.dest,
+            dest,
+            local,
+            method,
+            flags: Flags::SYNC
+                | set(Flags::TEMPLATE, self.is_template)
+                | set(Flags::NO_OUTPUT, is_unanswered)
+                | set(Flags::INACTIVE, self.is_inactive())
+                | client_address.map_or(Flags::NONE, flags_of),
+            state: self.state,
+            expires: self.expires,
+            timeout_seconds: if self.is_template { timeout.as_secs() as u32 } else { first_sequence },
+            dest_ref: bound.map_or(DestinationId::NONE, |(id, _)| id).0,
+            mark: if self.is_template { 0 } else { mark },
+            controller: None,
+        }
+    }
+}
+
+/// Inserts a connection, or a template with its Call-ID, and counts it at its real server.
+fn insert(
+    flows: &mut Flows,
+    mut new: NewConnection,
+    call_id: Option<&[u8]>,
+    packets: u32,
+    at: Context<'_>,
+) -> bool {
+    let call_ids = &at.snapshot.call_ids;
+    if let Some(call_id) = call_id {
+        let Flows { worker, table, counters, .. } = &mut *flows;
+        let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
+        let Some(mark) = call_ids.write(*worker, call_id, table, evict) else { return false };
+        new.mark = mark;
+    }
+    let is_template = new.flags.contains(Flags::TEMPLATE);
+    let activity = match (is_template, new.flags.contains(Flags::INACTIVE)) {
+        (true, _) => Activity::Template,
+        (false, true) => Activity::Inactive,
+        (false, false) => Activity::Active,
+    };
+    let live =
+        at.snapshot.destinations.find(DestinationId(new.dest_ref)).map(|destination| &destination.live);
+    live.inspect(|live| live.increment(activity));
+    match insert::insert(flows, &new, at) {
+        Inserted::New(id) => {
+            let connection = flows.table.connection(id);
+            connection.set_in_packets(packets);
+            if call_id.is_some() {
+                call_ids.settle(new.mark, &connection);
+            }
+            live.inspect(|live| live.check_limit());
+            true
+        }
+        Inserted::Existing(_) | Inserted::Full | Inserted::LocalTaken => {
+            live.inspect(|live| live.decrement(activity));
+            false
+        }
+    }
+}
+
+/// The state here; `None`: the protocol is unknown, or has no such state.
+fn state(entry: &Entry<'_>, is_template: bool) -> Option<u8> {
+    let states = match entry.protocol {
+        _ if is_template => return Some(if entry.state == ASSURED { ASSURED } else { 0 }),
+        Protocol::TCP => 11,
+        Protocol::UDP => 1,
+        Protocol::SCTP => 14,
+        _ => return None,
+    };
+    (entry.state < states).then_some(entry.state)
+}
+
+/// The timeout of the message, or what it is here: version 0 carries none.
+fn timeout(entry: &Entry<'_>, state: u8, is_template: bool, at: Context<'_>) -> Duration {
+    match entry.timeout_seconds {
+        0 if is_template => TEMPLATE_TIMEOUT,
+        0 => at.snapshot.settings.timeout(entry.protocol, state),
+        seconds => Duration::from_secs(seconds.into()).min(LONGEST),
+    }
+}
+
+fn method_of(flags: u32) -> ForwardingMethod {
+    match flags & flag::METHOD {
+        method::LOCAL => ForwardingMethod::Local,
+        method::TUNNEL => ForwardingMethod::Tunnel,
+        method::ROUTE | method::BYPASS => ForwardingMethod::DirectRouting,
+        _ => ForwardingMethod::Nat,
+    }
+}
+
+fn flags_of(address: ClientAddress) -> Flags {
+    match (address.in_header, address.is_acknowledged) {
+        (true, true) => Flags::PROXY | Flags::PROXY_ACKNOWLEDGED,
+        (true, false) => Flags::PROXY,
+        (false, _) => Flags::TOA,
+    }
+}
+
+/// Ends a connection that another one replaces.
+fn remove(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
+    let Removal::Done(state) = flows.table.remove(id) else { return false };
+    count_out(&flows.table.connection(id), state, at.snapshot);
+    true
+}
+
+/// The connections that a worker enters between two bursts.
+const AT_A_TIME: usize = 64;
+/// The timeout of a template whose message has none.
+const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(180);
+/// No timeout of a message is longer.
+const LONGEST: Duration = Duration::from_secs(31 * 86_400);

@@ -1,0 +1,99 @@
+//! Reads announced connections from the table.
+//!
+//! Runs in the thread of the master daemon. A connection that ended after its announcement is left out. All but the
+//! state is read now; that does not change, or only in what a backup does not depend on. Cost: a look at each entry.
+
+use std::net::IpAddr;
+
+use xvs_proto::sync::{ClientAddress, Entry, flag, method};
+use xvs_proto::{Endpoint, FlowKey, Protocol};
+use xvs_sched::ForwardingMethod;
+
+use super::announce::timeout;
+use crate::conn::{Connection, Flags, TableReader};
+use crate::snapshot::sync_master::{Announced, Announcements};
+use crate::snapshot::{Activity, Settings, Snapshot};
+
+/// Passes each announced connection to `each`, with a hash that is the same for all announcements of a connection.
+pub fn collect(
+    announcements: &Announcements,
+    reader: &mut TableReader,
+    snapshot: &Snapshot,
+    mut each: impl FnMut(&Entry<'_>, u64),
+) {
+    let mut announced = Vec::new();
+    announcements.take(|one| announced.push((one.id, one.generation, one)));
+    let secret = *reader.table().secret();
+    reader.recall_each(announced.into_iter(), |connection, Announced { state, .. }| {
+        let entry = entry(&connection, state, &snapshot.settings);
+        let Entry { protocol, client, virtual_endpoint, .. } = entry;
+        let hash = FlowKey { protocol, source: client, dest: virtual_endpoint }.hash(&secret);
+        match connection.is_template().then(|| snapshot.call_ids.read(&connection)).flatten() {
+            // The port distinguishes the templates of a client's calls here, and nowhere else.
+            Some(call_id) => {
+                let client = Endpoint { port: 0, ..client };
+                each(&Entry { client, mark: 0, call_id: Some(&call_id), ..entry }, hash);
+            }
+            None => each(&entry, hash),
+        }
+    });
+}
+
+/// What a message says of a connection in this state.
+fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'static> {
+    let protocol = connection.protocol();
+    let is_template = connection.is_template();
+    let method = connection.method();
+    let set = |flag: u32, is_set: bool| if is_set { flag } else { 0 };
+    let is_unanswered = match is_template {
+        true => !method.masquerades(),
+        false => connection.flags().contains(Flags::NO_OUTPUT),
+    };
+    let is_inactive = Activity::counted(connection, state) != Activity::Active;
+    let flags = match method {
+        _ if connection.is_bypass() => method::BYPASS,
+        ForwardingMethod::Nat | ForwardingMethod::FullNat => method::MASQUERADING,
+        ForwardingMethod::Local => method::LOCAL,
+        ForwardingMethod::Tunnel => method::TUNNEL,
+        ForwardingMethod::DirectRouting => method::ROUTE,
+    };
+    let timeout = match is_template {
+        true => timeout(connection, settings),
+        false => settings.timeout(protocol, state),
+    };
+    Entry {
+        protocol,
+        flags: flags
+            | set(flag::SYNC, connection.flags().contains(Flags::SYNC))
+            | set(flag::NO_OUTPUT, is_unanswered)
+            | set(flag::INACTIVE, is_inactive)
+            | set(flag::TEMPLATE, is_template),
+        state,
+        client: connection.client(),
+        virtual_endpoint: connection.virtual_endpoint(),
+        dest: connection.dest(),
+        mark: if is_template { mark_of_template(connection) } else { connection.mark() },
+        timeout_seconds: timeout.as_secs() as u32,
+        call_id: None,
+        local: connection.local(),
+        client_address: client_address(connection),
+    }
+}
+
+fn client_address(connection: &Connection<'_>) -> Option<ClientAddress> {
+    let flags = connection.flags();
+    flags.intersects(Flags::TOA | Flags::PROXY).then(|| ClientAddress {
+        in_header: flags.contains(Flags::PROXY),
+        is_acknowledged: flags.contains(Flags::PROXY_ACKNOWLEDGED),
+        first_sequence: connection.first_sequence(),
+    })
+}
+
+/// The mark of a template's service, which is its virtual address; 0: its service has none.
+fn mark_of_template(template: &Connection<'_>) -> u32 {
+    match template.virtual_endpoint().addr {
+        _ if template.protocol() != Protocol::IP => 0,
+        IpAddr::V4(addr) => addr.into(),
+        IpAddr::V6(addr) => (u128::from(addr) >> 96) as u32,
+    }
+}

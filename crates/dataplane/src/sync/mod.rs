@@ -1,0 +1,10 @@
+//! Connection synchronization: what a master daemon tells backup directors, and what a backup daemon makes of it.
+//!
+//! Workers decide which packets announce their connection (`announce`). The daemon's thread reads the announced
+//! connections ([`collect`]), and puts them into messages ([`outbox`]). Workers enter the connections that a backup
+//! daemon has received ([`apply`]). Not here: sockets and the daemons' threads.
+
+pub(crate) mod announce;
+pub mod apply;
+pub mod collect;
+pub mod outbox;

@@ -1,0 +1,202 @@
+//! The messages of a master daemon: which entries share one, and when it is sent.
+//!
+//! An entry goes into the present message. A message is complete when the next entry does not fit or is of the other
+//! version; complete messages are sent after a short time, or at once if there are many. An incomplete one is sent when
+//! it is two seconds old, which is checked once a second. So a backup that reads slowly is not flooded, and few
+//! entries make few packets. The caller has the clock.
+//!
+//! Source: ipvs-behaviour, section 12.4.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use xvs_proto::sync::{Entry, Version};
+
+use crate::clock::Millis;
+
+/// The messages of one thread and port.
+#[derive(Debug)]
+pub struct Outbox {
+    sync_id: u8,
+    max_len: usize,
+    current: Option<Message>,
+    complete: VecDeque<Vec<u8>>,
+    /// When the complete ones are sent, unless the check comes first.
+    due: Option<Millis>,
+    next_check: Millis,
+}
+
+#[derive(Debug)]
+struct Message {
+    version: Version,
+    begun: Millis,
+    entries: u8,
+    /// Room for the header, and the entries.
+    bytes: Vec<u8>,
+}
+
+impl Outbox {
+    /// For messages of at most this many bytes of UDP payload.
+    pub fn new(sync_id: u8, max_len: usize, now: Millis) -> Self {
+        let (current, complete, due) = (None, VecDeque::new(), None);
+        Self { sync_id, max_len, current, complete, due, next_check: now + CHECK }
+    }
+
+    /// Adds an entry. Up to `queue_max` complete messages wait; a further one is discarded. What the version cannot
+    /// carry is left out. Returns the number of entries that were discarded.
+    pub fn add(&mut self, entry: &Entry<'_>, version: Version, queue_max: usize, now: Millis) -> u64 {
+        let Some(encoded) = entry.encode(version) else { return 0 };
+        let bytes = encoded.bytes();
+        let max_len = self.max_len;
+        let is_full = |message: &Message| !message.has_room(bytes, version, max_len);
+        let discarded =
+            if self.current.as_ref().is_some_and(is_full) { self.complete(queue_max, now) } else { 0 };
+        let message = self.current.get_or_insert_with(|| Message {
+            version,
+            begun: now,
+            entries: 0,
+            bytes: vec![0; version.header_len()],
+        });
+        message.bytes.resize(message.bytes.len() + version.padding(message.bytes.len()), 0);
+        message.bytes.extend_from_slice(bytes);
+        message.entries += 1;
+        discarded
+    }
+
+    fn complete(&mut self, queue_max: usize, now: Millis) -> u64 {
+        let Some(message) = self.current.take() else { return 0 };
+        if self.complete.len() >= queue_max {
+            return message.entries.into();
+        }
+        self.complete.push_back(message.finish(self.sync_id));
+        match self.complete.len() {
+            1 => self.due = Some(now + DELAY),
+            MANY => self.due = Some(now),
+            _ => {}
+        }
+        0
+    }
+
+    /// Takes the messages that were to be sent until now. A caller that comes late gets those of each moment.
+    pub fn take_due(&mut self, now: Millis) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let mut taken = VecDeque::new();
+        while let at = self.due.map_or(self.next_check, |due| due.min(self.next_check))
+            && at <= now
+        {
+            taken.append(&mut self.complete);
+            self.due = None;
+            self.next_check = at + CHECK;
+            if let Some(message) = self.current.take_if(|message| at >= message.begun + AGE) {
+                taken.push_back(message.finish(self.sync_id));
+            }
+        }
+        taken.into_iter()
+    }
+}
+
+impl Message {
+    /// Whether an entry fits. Any fits into an empty message.
+    fn has_room(&self, entry: &[u8], version: Version, max_len: usize) -> bool {
+        let len = self.bytes.len();
+        version == self.version
+            && self.entries < u8::MAX
+            && len + version.padding(len) + entry.len() <= max_len
+    }
+
+    fn finish(mut self, sync_id: u8) -> Vec<u8> {
+        let (header, len) = self.version.header(sync_id, self.entries, self.bytes.len() as u16);
+        self.bytes[..len].copy_from_slice(&header[..len]);
+        self.bytes
+    }
+}
+
+/// The time between two checks.
+const CHECK: Duration = Duration::from_secs(1);
+/// The age of an incomplete message that is sent.
+const AGE: Duration = Duration::from_secs(2);
+/// How long complete messages wait for more of them. Source: a kernel with ticks of 4 ms sends them 24 to 28 ms later.
+const DELAY: Duration = Duration::from_millis(25);
+/// So many complete messages do not wait.
+const MANY: usize = 8;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use xvs_proto::{Endpoint, Protocol};
+
+    use super::*;
+
+    fn entry(port: u16) -> Entry<'static> {
+        let endpoint = |last, port| Endpoint::new(Ipv4Addr::new(192, 0, 2, last), port);
+        Entry {
+            protocol: Protocol::TCP,
+            flags: 0,
+            state: 1,
+            client: endpoint(1, port),
+            virtual_endpoint: endpoint(2, 80),
+            dest: endpoint(3, 80),
+            mark: 0,
+            timeout_seconds: 900,
+            call_id: None,
+            local: None,
+            client_address: None,
+        }
+    }
+
+    fn sent(outbox: &mut Outbox, now: u64) -> Vec<(usize, u8)> {
+        outbox.take_due(Millis(now)).map(|message| (message.len(), message[4])).collect()
+    }
+
+    #[test]
+    fn an_incomplete_message_is_sent_at_the_first_check_after_two_seconds() {
+        let mut outbox = Outbox::new(7, 1472, Millis(0));
+        outbox.add(&entry(1), Version::V1, 8, Millis(4));
+        assert_eq!(sent(&mut outbox, 1000), []);
+        outbox.add(&entry(2), Version::V1, 8, Millis(1500));
+        assert_eq!(sent(&mut outbox, 2000), []);
+        assert_eq!(sent(&mut outbox, 2999), []);
+        // The caller is late; the check is not.
+        let messages: Vec<_> = outbox.take_due(Millis(3999)).collect();
+        assert_eq!(messages.len(), 1);
+        assert_eq!(messages[0][..8], [0, 7, 0, 80, 2, 1, 0, 0]);
+        assert_eq!(sent(&mut outbox, 9000), []);
+    }
+
+    #[test]
+    fn a_full_message_is_sent_a_moment_later_and_eight_of_them_at_once() {
+        let mut outbox = Outbox::new(7, 200, Millis(0));
+        let add = |outbox: &mut Outbox, count: u16, now| {
+            (0..count).for_each(|port| _ = outbox.add(&entry(port), Version::V1, 100, Millis(now)));
+        };
+        add(&mut outbox, 6, 100);
+        assert_eq!(sent(&mut outbox, 124), []);
+        assert_eq!(sent(&mut outbox, 125), [(188, 5)]);
+        add(&mut outbox, 39, 200);
+        assert_eq!(sent(&mut outbox, 200), []);
+        add(&mut outbox, 1, 201);
+        assert_eq!(sent(&mut outbox, 201).len(), 8);
+    }
+
+    #[test]
+    fn a_message_has_room_for_one_entry_and_not_for_those_of_another_version_or_more_than_255() {
+        let mut outbox = Outbox::new(0, 1, Millis(0));
+        outbox.add(&entry(1), Version::V1, 8, Millis(0));
+        outbox.add(&entry(2), Version::V1, 8, Millis(0));
+        assert_eq!(sent(&mut outbox, 25), [(44, 1)]);
+        let mut outbox = Outbox::new(0, 60_000, Millis(0));
+        outbox.add(&entry(1), Version::V1, 8, Millis(0));
+        outbox.add(&entry(2), Version::V0, 8, Millis(0));
+        assert_eq!(sent(&mut outbox, 25), [(44, 1)]);
+        (0..255).for_each(|port| _ = outbox.add(&entry(port), Version::V0, 8, Millis(30)));
+        let messages: Vec<_> = outbox.take_due(Millis(55)).collect();
+        assert_eq!((messages.len(), &messages[0][..4]), (1, &[255, 0, 0x17, 0xec][..]));
+    }
+
+    #[test]
+    fn beyond_the_longest_queue_the_entries_are_discarded_and_counted() {
+        let mut outbox = Outbox::new(0, 200, Millis(0));
+        let discarded: u64 = (0..21).map(|port| outbox.add(&entry(port), Version::V1, 3, Millis(0))).sum();
+        assert_eq!((discarded, sent(&mut outbox, 25).len()), (5, 3));
+    }
+}
