@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use xvs_model::config::command::Command;
-use xvs_model::config::desired_state::{State, supported};
+use xvs_model::config::desired_state::State;
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 
@@ -21,7 +21,7 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     }
     let (mut refused, mut places) = (Vec::new(), HashSet::new());
     let mut make = |place: &Place, command: Command| {
-        let made = supported(&command).and_then(|()| state.apply(&command));
+        let made = state.apply(&command);
         if let Err(error) = &made
             && places.insert(place.clone())
         {

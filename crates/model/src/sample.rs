@@ -29,7 +29,7 @@ use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth,
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
-    Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport,
+    Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncStatus,
     TableStatus, WorkerStatus,
 };
 
@@ -70,6 +70,15 @@ pub fn status() -> StatusReport {
         drops: vec![drops.clone()],
         hold_seconds: 10.0,
         held_packets: 8,
+        sync: vec![SyncStatus {
+            role: SyncRole::Master,
+            interface: "eth1".to_owned(),
+            sync_id: 5,
+            messages: 1200,
+            failed_messages: 3,
+            connections: 70_000,
+            lost_connections: 9,
+        }],
         log_lines_lost: 3,
         unconfirmed_seconds: Some(7),
         journal_saved_at_millis: Some(1_700_000_000_000),

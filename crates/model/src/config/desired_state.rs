@@ -4,7 +4,7 @@
 //! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane owns.
 //! Services are shared: a clone costs a reference count for each service, a change copies one service.
 //!
-//! It covers the whole model of IPVS; [`supported`] refuses what the data plane does not implement yet.
+//! It covers the whole model of IPVS.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -459,21 +459,6 @@ const DISABLED_MAX: usize = 1024;
 /// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
 const LOCALS_MAX: usize = 1024;
 
-/// Checks whether a command's change is implemented.
-///
-/// # Errors
-/// [`CommandError::NotSupported`] with the object, the missing feature and the next step.
-pub fn supported(command: &Command) -> Result<(), CommandError> {
-    match command {
-        Command::StartDaemon(daemon) => Err(CommandError::NotSupported {
-            object: format!("{} daemon", daemon.role.name()),
-            what: "connection synchronization is".to_owned(),
-            next: "run without it; after a failover clients connect again".to_owned(),
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::config::desired_state::*;
@@ -739,15 +724,5 @@ mod tests {
         let many = [ports, vec![14..=14]].concat();
         assert!(check(rule(&many, None)).unwrap_err().contains("add two rules"));
         assert!(check(rule(&[], Some(""))).unwrap_err().contains("leave -i out"));
-    }
-
-    #[test]
-    fn a_refusal_names_the_object_the_missing_feature_and_the_next_step() {
-        let refused = supported(&Command::StartDaemon(backup_daemon()));
-        let text = refused.unwrap_err().to_string();
-        assert!(
-            text.starts_with("xvs: backup daemon: connection synchronization is not supported yet; run"),
-            "{text}"
-        );
     }
 }

@@ -4,8 +4,9 @@
 //! compared object by object: services, destinations, local addresses, disabled real servers, the mark rules, the
 //! timeouts. No command touches an object that is equal in both, so its connections, counters and scheduler state stay;
 //! an object that differs is edited. The order of destinations and of local addresses is not compared; the order of
-//! mark rules is. Timeouts that a file does not set stay. Pure; cost: one pass over both states. Not here: reading
-//! files (`rules.rs` of `ipvsadm`), carrying out the commands (`control/apply.rs` of `ctl`).
+//! mark rules is. Timeouts that a file does not set stay, and so do synchronization daemons that it does not start.
+//! Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
+//! (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,6 +19,7 @@ use crate::config::destination::{DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::rules::{DesiredRules, Object, object_of};
 use crate::config::service::{Netmask, ServiceOptions};
+use crate::config::sync_daemon::SyncDaemon;
 
 /// The state that these commands create from an empty one.
 ///
@@ -62,6 +64,7 @@ impl Difference {
             (Some(Command::AddLocal(local)), _) => Some(Command::DeleteLocal(local.addr)),
             (Some(Command::AddMark(rule)), _) => Some(Command::DeleteMark(rule.clone())),
             (Some(Command::Disable(server)), None) => Some(Command::Enable(*server)),
+            (Some(Command::StartDaemon(daemon)), _) => Some(Command::StopDaemon(daemon.role)),
             _ => None,
         };
         gone.into_iter().chain(self.after.clone())
@@ -84,6 +87,11 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     all.extend(added.map(|rule| Difference { before: None, after: Some(rule) }));
     all.sort_by_key(|difference| difference.object().service());
     all.extend(marks(running.marks(), wanted.state.marks()));
+    all.extend(wanted.state.daemons().iter().filter_map(|daemon| {
+        let before = running.daemons().iter().find(|one| one.role == daemon.role);
+        let [before, after] = [before, Some(daemon)].map(|one| one.cloned().map(Command::StartDaemon));
+        (before != after).then_some(Difference { before, after })
+    }));
     let mut timeouts = running.timeouts();
     timeouts.update(wanted.timeouts);
     if timeouts != running.timeouts() {
@@ -128,6 +136,14 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
 pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
     let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
     let mut differences = differences(applied, &wanted);
+    let has_started = |daemon: &&SyncDaemon| former.daemons().iter().all(|one| one.role != daemon.role);
+    differences.extend(
+        applied
+            .daemons()
+            .iter()
+            .filter(has_started)
+            .map(|daemon| Difference { before: Some(Command::StartDaemon(daemon.clone())), after: None }),
+    );
     let all = differences.len();
     let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
     let destinations = |state: &State, key: ServiceKey| {

@@ -8,7 +8,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::config::command::{Command, CommandError};
-use crate::config::desired_state::{State, supported};
+use crate::config::desired_state::State;
 use crate::config::maintenance::Disabled;
 use crate::config::timeouts::Timeouts;
 
@@ -85,7 +85,6 @@ impl DesiredRules {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();
             return Err(CommandError::InvalidOperation { why });
         }
-        supported(command)?;
         self.state.apply(command)?;
         if let Command::SetTimeouts(timeouts) = command {
             self.timeouts.update(*timeouts);

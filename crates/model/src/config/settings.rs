@@ -65,6 +65,99 @@ pub struct Ipvs {
     /// 1: packets that came out of a tunnel are not scheduled again. Without effect in xvs, which never schedules them:
     /// they come from an interface without AF_XDP. Default: 0.
     pub ignore_tunneled: Switch,
+    /// The master daemon announces a connection at this packet of its client and then each so many packets: two
+    /// numbers. Default: "3 50".
+    pub sync_threshold: SyncThreshold,
+    /// Seconds between two announcements of a connection; 0: packets alone are counted. Default: 0.
+    pub sync_refresh_period: u32,
+    /// How often an announcement is repeated before `sync_refresh_period` is over: 0 to 3. Default: 0.
+    pub sync_retries: SyncRetries,
+    /// Messages that wait to be sent, at most. Default: 4,096.
+    pub sync_qlen_max: u32,
+    /// Bytes of the socket buffer of a daemon; 0: the system's default. Read when a daemon starts. Default: 0.
+    pub sync_sock_size: u32,
+    /// UDP ports of a daemon, from its first on: a power of 2, of which at most 64 are used. Read when a daemon starts.
+    /// Default: 1.
+    pub sync_ports: SyncPorts,
+    /// 1: connections with a persistence template are not announced, only the template is. Default: 0.
+    pub sync_persist_mode: Switch,
+    /// The version of messages that the master daemon sends: 0 or 1. Default: 1.
+    pub sync_version: Switch,
+}
+
+/// When the master daemon announces a connection, by the number of a packet: the kernel's `sync_threshold`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SyncThreshold {
+    /// The first packet that does.
+    pub first: u32,
+    /// The number of packets between two that do; 0: only the first does.
+    pub period: u32,
+}
+
+impl TryFrom<String> for SyncThreshold {
+    type Error = &'static str;
+
+    fn try_from(value: String) -> Result<Self, Self::Error> {
+        let numbers: Option<Vec<u32>> = value.split_whitespace().map(|number| number.parse().ok()).collect();
+        match numbers.as_deref() {
+            Some(&[first, period]) if period == 0 || first < period => Ok(Self { first, period }),
+            _ => Err(SYNC_THRESHOLD),
+        }
+    }
+}
+
+impl From<SyncThreshold> for String {
+    fn from(SyncThreshold { first, period }: SyncThreshold) -> Self {
+        format!("{first} {period}")
+    }
+}
+
+const SYNC_THRESHOLD: &str = "two numbers, the first below the second, or the second 0";
+
+/// The number of repetitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct SyncRetries(pub u8);
+
+impl TryFrom<u8> for SyncRetries {
+    type Error = &'static str;
+
+    fn try_from(value: u8) -> Result<Self, Self::Error> {
+        if value <= 3 { Ok(Self(value)) } else { Err("0 to 3 is needed") }
+    }
+}
+
+impl From<SyncRetries> for u8 {
+    fn from(retries: SyncRetries) -> Self {
+        retries.0
+    }
+}
+
+/// The number of a daemon's ports as it was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct SyncPorts(u32);
+
+impl SyncPorts {
+    /// The number of ports that are used.
+    pub fn used(self) -> u16 {
+        self.0.min(64) as u16
+    }
+}
+
+impl TryFrom<u32> for SyncPorts {
+    type Error = &'static str;
+
+    fn try_from(value: u32) -> Result<Self, Self::Error> {
+        if value.is_power_of_two() { Ok(Self(value)) } else { Err("a power of 2 is needed") }
+    }
+}
+
+impl From<SyncPorts> for u32 {
+    fn from(ports: SyncPorts) -> Self {
+        ports.0
+    }
 }
 
 /// The connections whose maximum segment size is lowered.
@@ -196,6 +289,14 @@ impl Default for Ipvs {
             pmtu_disc: Switch(true),
             backup_only: off,
             ignore_tunneled: off,
+            sync_threshold: SyncThreshold { first: 3, period: 50 },
+            sync_refresh_period: 0,
+            sync_retries: SyncRetries(0),
+            sync_qlen_max: 4096,
+            sync_sock_size: 0,
+            sync_ports: SyncPorts(1),
+            sync_persist_mode: off,
+            sync_version: Switch(true),
         }
     }
 }
@@ -245,6 +346,23 @@ impl Ipvs {
             "pmtu_disc" => self.pmtu_disc = switch()?,
             "backup_only" => self.backup_only = switch()?,
             "ignore_tunneled" => self.ignore_tunneled = switch()?,
+            "sync_threshold" => {
+                let threshold = SyncThreshold::try_from(value.to_owned());
+                self.sync_threshold = threshold.map_err(|_| bad(SYNC_THRESHOLD))?;
+            }
+            "sync_refresh_period" => self.sync_refresh_period = number()?,
+            "sync_retries" => {
+                let retries = small().and_then(|value| SyncRetries::try_from(value).ok());
+                self.sync_retries = retries.ok_or_else(|| bad("0 to 3"))?;
+            }
+            "sync_qlen_max" => self.sync_qlen_max = number()?,
+            "sync_sock_size" => self.sync_sock_size = number()?,
+            "sync_ports" => {
+                let ports = value.parse().ok().and_then(|value: u32| SyncPorts::try_from(value).ok());
+                self.sync_ports = ports.ok_or_else(|| bad("a power of 2"))?;
+            }
+            "sync_persist_mode" => self.sync_persist_mode = switch()?,
+            "sync_version" => self.sync_version = switch()?,
             _ => {
                 let known = KEYS.map(str::to_owned).to_vec();
                 return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
@@ -277,7 +395,7 @@ impl Ipvs {
 }
 
 /// The names of the settings of [`Ipvs::set`].
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 29] = [
     "am_droprate",
     "amemthresh",
     "backup_only",
@@ -298,6 +416,14 @@ const KEYS: [&str; 21] = [
     "secure_tcp",
     "sloppy_sctp",
     "sloppy_tcp",
+    "sync_persist_mode",
+    "sync_ports",
+    "sync_qlen_max",
+    "sync_refresh_period",
+    "sync_retries",
+    "sync_sock_size",
+    "sync_threshold",
+    "sync_version",
     "udp_nodest_reschedule",
 ];
 
@@ -327,9 +453,20 @@ mod tests {
     #[test]
     fn values_that_the_kernel_refuses_are_refused_and_change_nothing() {
         let mut ipvs = Ipvs::default();
-        for (key, value) in
-            [("drop_entry", "4"), ("secure_tcp", "-1"), ("sloppy_tcp", "2"), ("am_droprate", "x")]
-        {
+        for (key, value) in [
+            ("drop_entry", "4"),
+            ("secure_tcp", "-1"),
+            ("sloppy_tcp", "2"),
+            ("am_droprate", "x"),
+            ("sync_threshold", "3"),
+            ("sync_threshold", "3 3"),
+            ("sync_threshold", "3 -1"),
+            ("sync_threshold", "1 2 3"),
+            ("sync_ports", "3"),
+            ("sync_ports", "0"),
+            ("sync_retries", "4"),
+            ("sync_version", "2"),
+        ] {
             assert!(matches!(ipvs.set(key, value), Err(CommandError::BadSetting { .. })), "{key} {value}");
         }
         assert_eq!(ipvs, Ipvs::default());
@@ -341,7 +478,12 @@ mod tests {
         let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
         for key in KEYS {
             assert!(unknown.contains(key), "{key}: {unknown}");
-            ipvs.set(key, if key == "mss_clamp" { "all" } else { "1" }).unwrap();
+            let value = match key {
+                "mss_clamp" => "all",
+                "sync_threshold" => "1 3",
+                _ => "1",
+            };
+            ipvs.set(key, value).unwrap();
         }
         let bad = ipvs.set("drop_entry", "4").unwrap_err().to_string();
         assert_eq!(bad, "drop_entry cannot be \"4\"; it takes 0 to 3");

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::sync_daemon::SyncRole;
 use crate::report::health::Counts;
 use crate::report::setting::Setting;
 
@@ -47,6 +48,8 @@ pub struct StatusReport {
     pub hold_seconds: f64,
     /// Packets of services dropped because no daemon served them, before this one started or while it opened sockets.
     pub held_packets: u64,
+    /// The running daemons of connection synchronization, the master first.
+    pub sync: Vec<SyncStatus>,
     /// Lines of xvsd's log that could not be written since it started.
     pub log_lines_lost: u64,
     /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
@@ -117,6 +120,25 @@ pub struct WorkerStatus {
     pub busy_percent: Option<f64>,
     /// Its counters by name, without those that are 0.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// A daemon of connection synchronization.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncStatus {
+    /// Its role.
+    pub role: SyncRole,
+    /// The interface that it multicasts on.
+    pub interface: String,
+    /// Its sync id; 0 of a backup: it accepts every one.
+    pub sync_id: u8,
+    /// Messages sent or read since it was started.
+    pub messages: u64,
+    /// Messages that the kernel did not take, or that were refused as a whole.
+    pub failed_messages: u64,
+    /// Received connections that were entered or refreshed; of a master 0.
+    pub connections: u64,
+    /// Connections that are in no message, or could not be used.
+    pub lost_connections: u64,
 }
 
 /// The connection table.
