@@ -5,12 +5,13 @@
 //! other code is that of the daemon. The same input gives the same output.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use std::{io, mem};
 
+use arc_swap::ArcSwap;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Millis;
@@ -25,12 +26,16 @@ use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
+use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -43,9 +48,11 @@ use crate::api::capture::Listener;
 use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
-use crate::control::datapath::Datapath;
+use crate::control::datapath::{Datapath, SyncSockets};
 use crate::status::unattached::Attachment;
 use crate::sweep::Sweeper;
+use crate::sync::backup::Receiver;
+use crate::sync::messages::Messages;
 
 /// Capacity of the connection table.
 const TABLE_SIZE: usize = 1 << 16;
@@ -62,6 +69,19 @@ pub struct InMemory {
     now: Millis,
     port: MemoryPort,
     pipeline: Pipeline,
+    /// The messages of the master daemon that nobody has taken yet.
+    sync_messages: Vec<SyncMessage>,
+}
+
+/// A message of the master daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncMessage {
+    /// The interface by which it leaves.
+    pub link: String,
+    /// The UDP port to which it is sent.
+    pub port: u16,
+    /// Its UDP payload.
+    pub payload: Vec<u8>,
 }
 
 /// The datapath of a director in memory: it records the steering, and has no workers to wait for.
@@ -70,9 +90,45 @@ pub(crate) struct MemoryDatapath {
     rules: SteeringRules,
     /// How many publications waited for workers.
     publications: u64,
+    /// The connection table, if there is one.
+    table: Option<Arc<Table>>,
+    /// The master daemon and its messages, while one runs.
+    master: Option<(SyncDaemon, Messages)>,
+    /// The backup daemon, while one runs.
+    backup: Option<Receiver>,
 }
 
 impl Datapath for MemoryDatapath {
+    fn start_master(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        _: Arc<ArcSwap<Snapshot>>,
+        now: Millis,
+    ) -> Result<Arc<Announcements>, CommandError> {
+        let entries = self.table.as_ref().map_or(0, |table| table.entries());
+        let announcements = Arc::new(Announcements::new(entries, 1));
+        let reader = self.table.as_ref().and_then(Table::reader);
+        self.master = reader.map(|reader| {
+            (daemon.clone(), Messages::new(daemon, sockets.ports, announcements.clone(), reader, now))
+        });
+        Ok(announcements)
+    }
+
+    fn stop_master(&mut self) {
+        self.master = None;
+    }
+
+    fn start_backup(&mut self, daemon: &SyncDaemon, _: SyncSockets) -> Result<Arc<Inbox>, CommandError> {
+        let inbox = Arc::new(Inbox::new(1));
+        self.backup = Some(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: SECRET });
+        Ok(inbox)
+    }
+
+    fn stop_backup(&mut self) {
+        self.backup = None;
+    }
+
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.add(rules);
         Ok(())
@@ -121,7 +177,8 @@ impl InMemory {
         // Fixed, so that the same script gives the same bytes.
         let table = Table::keyed(config, SECRET).expect("the machine has memory for a small table");
         let counters = Arc::new(WorkerCounters::default());
-        let control = Control::new(MemoryDatapath::default(), 1, ipvs, feedback);
+        let datapath = MemoryDatapath { table: Some(table.clone()), ..MemoryDatapath::default() };
+        let control = Control::new(datapath, 1, ipvs, feedback);
         let unresolved = Arc::new(Unresolved::new(1));
         let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
@@ -138,7 +195,8 @@ impl InMemory {
         let (reader, sweeper) = (Mutex::new(reader()), Sweeper::new(reader(), control.published(), 0));
         let (network, now) = (loopback(), Millis(0));
         let port = MemoryPort::with_links(0);
-        Self { control, sweeper, counters, reader, network, now, port, pipeline }
+        let sync_messages = Vec::new();
+        Self { control, sweeper, counters, reader, network, now, port, pipeline, sync_messages }
     }
 
     /// Whether packets of steady connections go the short way, as they do at first.
@@ -230,7 +288,37 @@ impl InMemory {
         self.pipeline.run(&snapshot, &mut self.port, self.now);
         self.pipeline.flows.quiescent();
         self.port.take_passed();
+        self.synchronize(&snapshot);
         Ok(())
+    }
+
+    /// Lets the master daemon send what is due.
+    fn synchronize(&mut self, snapshot: &Snapshot) {
+        let Some((daemon, messages)) = &mut self.control.datapath().master else { return };
+        messages.run(snapshot, self.now, |number, payload| {
+            let (link, port) = (daemon.interface.clone(), daemon.port.saturating_add(number));
+            self.sync_messages.push(SyncMessage { link, port, payload: payload.to_vec() });
+        });
+    }
+
+    /// Passes a message of another director's master daemon to the backup daemon of an interface. Returns why it is
+    /// refused as a whole.
+    pub fn receive_sync(&mut self, link: &str, payload: &[u8]) -> Option<String> {
+        let backup = self.control.datapath().backup.as_ref();
+        let Some(backup) = backup.filter(|backup| backup.daemon.interface == link) else {
+            return Some(format!("{link} has no backup daemon"));
+        };
+        let refused = backup.receive(payload, |_| ()).err().map(|refused| refused.to_string());
+        let snapshot = self.control.published().load_full();
+        while self.pipeline.flows.receive_synchronized(&snapshot, self.now) {}
+        self.pipeline.flows.quiescent();
+        refused
+    }
+
+    /// The messages that the master daemon has sent since the last call; `None`: none runs, and none has.
+    pub fn sync_messages(&mut self) -> Option<Vec<SyncMessage>> {
+        let runs = self.control.datapath().master.is_some();
+        (runs || !self.sync_messages.is_empty()).then(|| mem::take(&mut self.sync_messages))
     }
 
     /// The verdict on the first frame of the last burst.
@@ -278,6 +366,7 @@ impl InMemory {
             // Without a frame, the pipeline still expires fragments that wait for reassembly.
             self.pipeline.run(&snapshot, &mut self.port, self.now);
             self.pipeline.flows.quiescent();
+            self.synchronize(&snapshot);
         }
         Ok(())
     }

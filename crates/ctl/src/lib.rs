@@ -26,6 +26,7 @@ pub mod events;
 pub mod log;
 mod steering;
 pub mod sweep;
+mod sync;
 
 pub mod metrics;
 pub mod status;

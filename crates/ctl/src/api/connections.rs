@@ -153,7 +153,8 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
     };
     // The client port of a template only separates templates of SIP calls; listings do not show it.
     let client = connection.client();
-    let client = if connection.is_template() { Endpoint { port: 0, ..client } } else { client };
+    let is_call = connection.is_template() && connection.mark() != 0;
+    let client = if is_call { Endpoint { port: 0, ..client } } else { client };
     ConnectionRow {
         protocol: connection.protocol(),
         expires_seconds: u32::try_from(left.as_secs()).unwrap_or(u32::MAX),

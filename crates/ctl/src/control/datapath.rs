@@ -2,9 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
+use xvs_model::config::command::CommandError;
+use xvs_model::config::sync_daemon::SyncDaemon;
+
+/// The sockets of a daemon of connection synchronization.
+#[derive(Debug, Clone, Copy)]
+pub struct SyncSockets {
+    /// The number of UDP ports, from the daemon's first on.
+    pub ports: u16,
+    /// The size of socket buffers; 0: the system's default.
+    pub buffer_bytes: u32,
+}
 
 /// What the control plane acts on, apart from the published snapshot.
 pub trait Datapath {
@@ -25,6 +42,32 @@ pub trait Datapath {
     /// # Errors
     /// As for [`Self::add_steering`].
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Starts the master daemon of connection synchronization, which sends what is announced from now on. It reads
+    /// settings and Call-IDs in what is published there.
+    ///
+    /// # Errors
+    /// Its sockets cannot be opened.
+    fn start_master(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        published: Arc<ArcSwap<Snapshot>>,
+        now: Millis,
+    ) -> Result<Arc<Announcements>, CommandError>;
+
+    /// Stops it.
+    fn stop_master(&mut self);
+
+    /// Starts the backup daemon, which receives connections of other directors.
+    ///
+    /// # Errors
+    /// Its sockets cannot be opened.
+    fn start_backup(&mut self, daemon: &SyncDaemon, sockets: SyncSockets)
+    -> Result<Arc<Inbox>, CommandError>;
+
+    /// Stops it.
+    fn stop_backup(&mut self);
 
     /// Waits until every worker uses what was published before the call.
     ///

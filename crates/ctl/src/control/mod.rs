@@ -24,11 +24,13 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
+use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_dataplane::snapshot::{Counts, Snapshot};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::command::{Command, CommandError};
-use xvs_model::config::desired_state::{State, supported};
+use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::commands_of;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
@@ -61,6 +63,7 @@ pub(crate) mod reload;
 mod saving;
 mod settings;
 mod steered;
+mod synchronization;
 pub mod thread;
 mod unconfirmed;
 
@@ -82,6 +85,10 @@ pub struct Control<D> {
     events: Arc<Events>,
     unconfirmed: Option<Unconfirmed>,
     owned: OwnedServices,
+    /// What workers announce to backups; `None`: no master daemon runs.
+    announcements: Option<Arc<Announcements>>,
+    /// What other directors have sent; `None`: no backup daemon runs.
+    inbox: Option<Arc<Inbox>>,
     /// `None`: changes are not kept.
     journal: Option<Journal>,
 }
@@ -107,6 +114,8 @@ impl<D: Datapath> Control<D> {
             events: Arc::default(),
             unconfirmed: None,
             owned: OwnedServices::default(),
+            announcements: None,
+            inbox: None,
             journal: None,
         }
     }
@@ -294,14 +303,17 @@ impl<D: Datapath> Control<D> {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
         }
         self.refuse_broadcast(command)?;
-        supported(command)?;
         self.refuse_local_nat(state, command)
     }
 
     /// Enters an admitted command in the desired state. [`Self::publish`] publishes the snapshot.
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
+        self.start_daemon(command, now)?;
         self.steered.note(command, &self.state);
         self.state.apply(command)?;
+        if let Command::StopDaemon(role) = command {
+            self.stop_daemon(*role);
+        }
         if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
@@ -506,6 +518,7 @@ mod tests {
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ForwardingMethod, Weight};
 
+    use crate::control::datapath::SyncSockets;
     use crate::control::*;
     use xvs_model::config::destination::DestinationOptions;
     use xvs_model::config::firewall_mark::MarkRule;
@@ -523,6 +536,10 @@ mod tests {
         pub(super) late: Option<String>,
         /// Addresses whose services the steering table has no room for.
         pub(super) full: BTreeSet<IpAddr>,
+        /// The synchronization daemons that run.
+        daemons: Vec<SyncRole>,
+        /// Whether the kernel refuses the sockets of a backup daemon.
+        no_backup: bool,
     }
 
     impl Datapath for Machine {
@@ -553,6 +570,33 @@ mod tests {
         }
 
         fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
+
+        fn start_master(
+            &mut self,
+            daemon: &SyncDaemon,
+            _: SyncSockets,
+            _: Arc<ArcSwap<Snapshot>>,
+            _: Millis,
+        ) -> Result<Arc<Announcements>, CommandError> {
+            self.daemons.push(daemon.role);
+            Ok(Arc::new(Announcements::new(1, 1)))
+        }
+
+        fn stop_master(&mut self) {
+            self.daemons.retain(|role| *role != SyncRole::Master);
+        }
+
+        fn start_backup(&mut self, daemon: &SyncDaemon, _: SyncSockets) -> Result<Arc<Inbox>, CommandError> {
+            if self.no_backup {
+                return Err(CommandError::Failed { why: "no socket".to_owned() });
+            }
+            self.daemons.push(daemon.role);
+            Ok(Arc::new(Inbox::new(1)))
+        }
+
+        fn stop_backup(&mut self) {
+            self.daemons.retain(|role| *role != SyncRole::Backup);
+        }
 
         fn available_pages(&mut self) -> Option<u32> {
             self.available_pages

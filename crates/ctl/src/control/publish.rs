@@ -68,9 +68,11 @@ impl<D: Datapath> Control<D> {
     /// the worker.
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
         self.save();
+        let synchronized = (self.sync_master(), self.sync_backup());
         let snapshot = &mut self.publication.snapshot;
         self.registry.build(&self.state, snapshot);
         snapshot.settings = self.settings.settings(&self.state);
+        (snapshot.sync_master, snapshot.sync_backup) = synchronized;
         snapshot.nat_destinations = match snapshot.settings.nat_icmp_send {
             true => Arc::new(masqueraded(&self.state).collect()),
             false => Arc::default(),

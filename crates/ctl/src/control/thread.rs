@@ -346,6 +346,7 @@ impl ControlThread {
         facts.warnings = warnings;
         facts.drift.clone_from(self.control.drift_lines());
         facts.settings.clone_from(self.control.settings_in_force());
+        facts.daemons = self.control.state().daemons().to_vec();
         if facts.disabled != *self.control.state().disabled() {
             facts.disabled.clone_from(self.control.state().disabled());
             if let Some(tell) = self.shared.on_disabled.get() {

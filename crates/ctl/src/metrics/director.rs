@@ -7,7 +7,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
-use xvs_model::report::status::LinkState;
+use xvs_model::report::status::{LinkState, SyncStatus};
 use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};
@@ -26,6 +26,7 @@ pub(super) fn text(
     configuration(&mut text, snapshot, &facts, left_out);
     all_services(&mut text, &shared.total.sum());
     interfaces(&mut text, &facts);
+    synchronization(&mut text, &status::sync(&facts.daemons, snapshot));
     workers(&mut text, shared, &facts);
     sockets(&mut text, &facts);
     text
@@ -91,6 +92,41 @@ fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: 
     let help = "Disabled real servers, each as xvs disable named it.";
     text.single("xvs_disabled_real_servers", Kind::Gauge, help, facts.disabled.iter().len() as f64);
 }
+
+/// The daemons of connection synchronization.
+fn synchronization(text: &mut Text, daemons: &[SyncStatus]) {
+    for (name, help, value) in SYNC {
+        text.family(name, Kind::Counter, help);
+        for daemon in daemons {
+            text.sample(name, &[("role", &daemon.role.name())], value(daemon));
+        }
+    }
+}
+
+/// Reads a counter.
+type SyncCounter = fn(&SyncStatus) -> u64;
+
+/// The counters of each daemon of synchronization.
+const SYNC: [(&str, &str, SyncCounter); 4] = [
+    ("xvs_sync_messages_total", "Messages of connection synchronization sent or read.", |daemon| {
+        daemon.messages
+    }),
+    (
+        "xvs_sync_failed_messages_total",
+        "Messages that could not be sent, or were refused as a whole.",
+        |daemon| daemon.failed_messages,
+    ),
+    (
+        "xvs_sync_connections_total",
+        "Connections of another director that were entered or refreshed.",
+        |daemon| daemon.connections,
+    ),
+    (
+        "xvs_sync_lost_connections_total",
+        "Connections that are in no message, or could not be used.",
+        |daemon| daemon.lost_connections,
+    ),
+];
 
 /// The totals of node_exporter's collector `ipvs`.
 fn all_services(text: &mut Text, sum: &StatsValues) {

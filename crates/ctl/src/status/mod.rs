@@ -14,6 +14,7 @@ mod warnings;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
@@ -21,8 +22,11 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_ipvsadm::disabled_arguments;
 use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::report::health::HealthReport;
-use xvs_model::report::status::{Drops, Level, RecentDrops, StatusReport, TableStatus, WorkerStatus};
+use xvs_model::report::status::{
+    Drops, Level, RecentDrops, StatusReport, SyncStatus, TableStatus, WorkerStatus,
+};
 use xvs_sched::ServiceKey;
 
 use crate::log::Losses;
@@ -117,6 +121,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
             pages: shared.table().pages().to_string(),
         },
         drops: drops(&sample.drops),
+        sync: sync(&facts.daemons, &snapshot),
         hold_seconds: shared.hold.as_ref().map_or(0.0, |hold| hold.length().as_secs_f64()),
         held_packets: shared.hold.as_ref().map_or(0, |hold| hold.dropped()),
         log_lines_lost: shared.log_lines_lost(),
@@ -132,6 +137,37 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
 /// The warnings of the [`report`] alone.
 pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
     Readings::take(shared, health).warnings()
+}
+
+/// The daemons of connection synchronization.
+pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot) -> Vec<SyncStatus> {
+    let count = |counters: &[&AtomicU64]| counters.iter().map(|one| one.load(Ordering::Relaxed)).sum();
+    let status = |SyncDaemon { role, interface, sync_id, .. }: &SyncDaemon| {
+        let [messages, failed_messages, connections, lost_connections] = match role {
+            SyncRole::Master => {
+                let counters = &snapshot.sync_master.as_ref()?.shared.counters;
+                [count(&[&counters.messages]), count(&[&counters.failed]), 0, count(&[&counters.lost])]
+            }
+            SyncRole::Backup => {
+                let counters = &snapshot.sync_backup.as_ref()?.inbox.counters;
+                let lost = [&counters.skipped, &counters.left_out, &counters.lost];
+                let [read, refused, entered] =
+                    [&counters.messages, &counters.refused, &counters.entered].map(|one| count(&[one]));
+                [read, refused, entered, count(&lost)]
+            }
+        };
+        let (role, interface, sync_id) = (*role, interface.clone(), *sync_id);
+        Some(SyncStatus {
+            role,
+            interface,
+            sync_id,
+            messages,
+            failed_messages,
+            connections,
+            lost_connections,
+        })
+    };
+    daemons.iter().filter_map(status).collect()
 }
 
 fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {

@@ -20,6 +20,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::steering::hold::Hold;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::setting::Setting;
@@ -102,6 +103,8 @@ pub struct Facts {
     pub drift: Arc<[String]>,
     /// The disabled real servers.
     pub disabled: DisabledServers,
+    /// The running daemons of connection synchronization.
+    pub daemons: Vec<SyncDaemon>,
     /// The settings in force.
     pub settings: Arc<[Setting]>,
     /// Time until which applied rules can be confirmed; `None`: none wait.

@@ -10,10 +10,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::Table;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
+use xvs_model::config::command::CommandError;
+use xvs_model::config::sync_daemon::SyncDaemon;
 
-use crate::control::datapath::Datapath;
+use crate::control::datapath::{Datapath, SyncSockets};
+use crate::sync::backup::Backup;
+use crate::sync::master::Master;
 use crate::workers::Workers;
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
@@ -36,6 +45,10 @@ pub(crate) struct SystemDatapath {
     reserved: ReservedPorts,
     /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
+    /// The master daemon of connection synchronization, if one runs.
+    master: Option<Master>,
+    /// The backup daemon, if one runs.
+    backup: Option<Backup>,
 }
 
 impl SystemDatapath {
@@ -54,6 +67,8 @@ impl SystemDatapath {
             table,
             reserved: ReservedPorts::default(),
             not_reserved: None,
+            master: None,
+            backup: None,
         }
     }
 
@@ -80,6 +95,41 @@ impl SystemDatapath {
 }
 
 impl Datapath for SystemDatapath {
+    fn start_master(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        published: Arc<ArcSwap<Snapshot>>,
+        _: Millis,
+    ) -> Result<Arc<Announcements>, CommandError> {
+        let started = Master::start(daemon, sockets, &self.table, Clock::Monotonic, published);
+        let failed = |why| CommandError::Failed { why: format!("xvs: master daemon: {why}") };
+        let (master, announcements) = started.map_err(failed)?;
+        self.master = Some(master);
+        Ok(announcements)
+    }
+
+    fn stop_master(&mut self) {
+        self.master = None;
+    }
+
+    fn start_backup(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+    ) -> Result<Arc<Inbox>, CommandError> {
+        let wakers = self.workers.wakers().to_vec();
+        let started = Backup::start(daemon, sockets, &self.table, wakers);
+        let failed = |why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") };
+        let (backup, inbox) = started.map_err(failed)?;
+        self.backup = Some(backup);
+        Ok(inbox)
+    }
+
+    fn stop_backup(&mut self) {
+        self.backup = None;
+    }
+
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.steering.add(rules)
     }

@@ -1,0 +1,75 @@
+//! The thread of a master daemon: it sends what workers announce, by UDP multicast.
+//!
+//! It looks for announcements fifty times a second while the daemon runs; nothing waits for it. A message that cannot
+//! be sent is counted and lost, as one on the wire would be: the next announcement of a connection repeats it. Not
+//! here: the messages (`messages.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::Table;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_master::{Announcements, MasterCounters};
+use xvs_model::config::sync_daemon::SyncDaemon;
+
+use super::messages::Messages;
+use super::sockets;
+use crate::control::datapath::SyncSockets;
+
+/// A running master daemon. It ends when this is dropped.
+pub(crate) struct Master {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Master {
+    /// Opens the sockets, and starts the thread.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(crate) fn start(
+        daemon: &SyncDaemon,
+        wanted: SyncSockets,
+        table: &Arc<Table>,
+        clock: Clock,
+        published: Arc<ArcSwap<Snapshot>>,
+    ) -> Result<(Self, Arc<Announcements>), String> {
+        let sockets = sockets::to_group(daemon, wanted)?;
+        let reader = table.reader().ok_or("another master daemon is still ending; try again")?;
+        let announcements = Arc::new(Announcements::new(table.entries(), table.config().workers));
+        let mut messages = Messages::new(daemon, wanted.ports, announcements.clone(), reader, clock.now());
+        let stop = Arc::<AtomicBool>::default();
+        let thread = thread::Builder::new().name("xvs-sync".to_owned()).spawn({
+            let (stop, announcements) = (stop.clone(), announcements.clone());
+            move || {
+                let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
+                // Relaxed: the flag orders nothing.
+                while !stop.load(Ordering::Relaxed) {
+                    thread::sleep(INTERVAL);
+                    messages.run(&published.load(), clock.now(), |port, message| {
+                        let is_sent = sockets[usize::from(port)].send(message).is_ok();
+                        (if is_sent { sent } else { failed }).fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            }
+        });
+        let thread = thread.map_err(|error| format!("its thread cannot be started: {error}"))?;
+        Ok((Self { stop, thread: Some(thread) }, announcements))
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How often the thread looks for announcements and for messages that are due.
+const INTERVAL: Duration = Duration::from_millis(20);
