@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use xvs_ctl::in_memory::InMemory;
+use xvs_ctl::in_memory::{InMemory, SyncMessage};
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_ipvsadm::resolver::FixedNames as Names;
 use xvs_model::config::load_feedback::Feedback;
@@ -39,7 +39,7 @@ pub struct Lab {
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance` and `counters` are"
+    expecting = "not a request of the lab; `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `sync`, `inject`, `explain`, `advance` and `counters` are"
 )]
 enum Line {
     /// An interface of the director that is a VLAN over another one, whose link address and MTU it has.
@@ -73,6 +73,8 @@ enum Line {
     },
     /// A command line of `xvs`, without the program's name.
     Xvs { xvs: Vec<String> },
+    /// A message of another director's master daemon.
+    Sync { sync: String, link: String },
     /// A frame that a link receives.
     Inject { inject: String, frame: String },
     /// What the director would do with a packet, and why; changes nothing. The answer is the document of `xvs explain
@@ -156,6 +158,7 @@ impl Lab {
                 let output = crate::ask::output(&xvs, &mut self.director);
                 Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
             }
+            Line::Sync { sync, link } => self.receive_sync(&sync, &link),
             Line::Inject { inject, frame } => self.inject(&inject, &frame),
             Line::Explain { explain } => self.explain(explain),
             Line::ExplainFrame { explain: link, frame } => {
@@ -227,7 +230,17 @@ impl Lab {
             Verdict::Waiting(_) => ("consumed", Some(DropReason::NoNeighbour.name())),
             Verdict::Drop(reason) => ("drop", Some(reason.name())),
         };
-        Ok(json!({ "verdict": name, "tx": self.transmitted(), "reason": reason }))
+        let answer = json!({ "verdict": name, "tx": self.transmitted(), "reason": reason });
+        Ok(self.with_sync(answer))
+    }
+
+    fn receive_sync(&mut self, payload: &str, link: &str) -> Result<Value, String> {
+        let payload =
+            hexadecimal::decode(payload).ok_or("sync: an even number of hexadecimal digits is needed")?;
+        Ok(match self.director.receive_sync(link, &payload) {
+            Some(refused) => json!({ "ok": true, "refused": refused }),
+            None => json!({ "ok": true }),
+        })
     }
 
     fn explain(&mut self, question: Question) -> Result<Value, String> {
@@ -243,7 +256,19 @@ impl Lab {
             return Err(format!("advance: {seconds} is not a number of seconds that can pass"));
         }
         self.director.advance(Duration::from_secs_f64(seconds)).map_err(|error| error.to_string())?;
-        Ok(json!({ "ok": true, "tx": self.transmitted() }))
+        let answer = json!({ "ok": true, "tx": self.transmitted() });
+        Ok(self.with_sync(answer))
+    }
+
+    /// Adds the messages that the master daemon has sent, while one runs.
+    fn with_sync(&mut self, mut answer: Value) -> Value {
+        if let Some(messages) = self.director.sync_messages() {
+            let shown = messages.iter().map(|SyncMessage { link, port, payload }| {
+                json!({ "link": link, "port": port, "payload": hexadecimal::encode(payload) })
+            });
+            answer["sync"] = shown.collect();
+        }
+        answer
     }
 
     fn transmitted(&mut self) -> Value {
