@@ -14,6 +14,7 @@ use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 use std::{fs, panic};
 
+use compare::sync::Messages;
 use pending::Pending;
 use serde_json::{Value, json};
 use xvs::BothWays;
@@ -34,12 +35,17 @@ struct Player {
     lab: BothWays,
     now: f64,
     vips: Vec<String>,
+    /// The messages of the master daemon.
+    messages: Messages,
+    /// The number of the present step.
+    at: usize,
 }
 
 impl Player {
     fn new(topology: &Value) -> Self {
         let vips = strings(&topology["vips"]);
-        let mut player = Self { topology: topology.clone(), lab: BothWays::new(), now: 0.0, vips };
+        let (lab, messages) = (BothWays::new(), Messages::default());
+        let mut player = Self { topology: topology.clone(), lab, now: 0.0, vips, messages, at: 0 };
         for request in recording::network(topology) {
             player.ok(request);
         }
@@ -63,6 +69,7 @@ impl Player {
         }
         self.now = to;
         let answer = self.ask(json!({ "advance": by }));
+        self.messages.note_ours(self.at, self.now, &answer);
         Ok(answer["tx"].clone())
     }
 
@@ -129,6 +136,7 @@ impl Player {
         if let Some(error) = answer.get("error") {
             return Err(format!("inject: {error}"));
         }
+        self.messages.note_ours(self.at, self.now, &answer);
         let want = match answer["verdict"] == "pass" {
             true => compare::without_the_kernels_own(
                 &step["out"],
@@ -192,6 +200,9 @@ fn play(path: &Path) -> Played {
     let steps = truth["steps"].as_array().expect("steps").iter().enumerate();
     for (number, step) in steps.filter(|(_, step)| is_carried_out(step)) {
         let mut step = step.clone();
+        player.at = number;
+        let seconds = step["t"].as_f64().unwrap_or(player.now);
+        step["out"] = player.messages.note_kernel(number, seconds, &step["out"]);
         if let Some((.., mtu)) = AT_ONCE.iter().find(|(of, at, _)| name == *of && number == *at) {
             compare::set_path_mtu(&mut step["out"], *mtu);
         }
@@ -201,7 +212,10 @@ fn play(path: &Path) -> Played {
             let what = format!("at {:.3} s, {} {note}: {difference}", player.now, step["op"]);
             played.differences.push(Difference { step: number, what });
         }
+        let difference = player.messages.difference(player.now);
+        played.differences.extend(difference.map(|(step, what)| Difference { step, what }));
     }
+    played.differences.sort_by_key(|difference| difference.step);
     played
 }
 

@@ -7,14 +7,14 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::thread;
+use std::path::PathBuf;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use xvs::cluster::{REAL_SERVERS, real_server, succeed};
 use xvs::director::program;
+use xvs::keepalived::Keepalived;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Layout, clients, wait};
 
@@ -108,43 +108,6 @@ fn virtual_server(service: SocketAddrV4, scheduler: &str) -> String {
         server(1),
         server(2)
     )
-}
-
-/// A keepalived on a director, as operators run it; ended when dropped.
-struct Keepalived {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Keepalived {
-    fn start(cluster: &Cluster, host: Host, conf: &Path) -> Self {
-        let file = |ending| cluster.state().join(format!("{}-keepalived.{ending}", host.name()));
-        let log = file("log");
-        let out = File::create_new(&log).expect("the cluster's folder takes a new file");
-        let err = out.try_clone().expect("a file can be cloned");
-        let mut command = cluster.command(host, "keepalived");
-        command.args(["--vrrp", "--dont-fork", "--log-console", "--no-syslog", "--log-detail"]);
-        command.arg("--use-file").arg(conf);
-        command.arg("--pid").arg(file("pid")).arg("--vrrp_pid").arg(file("vrrp.pid"));
-        let process = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
-        Self { process: process.expect("scripts/netlab can be started"), log }
-    }
-
-    /// Ends it as systemd does.
-    fn stop(&self) {
-        kill_process(Pid::from_child(&self.process), Signal::TERM).expect("it was not waited for yet");
-    }
-}
-
-impl Drop for Keepalived {
-    fn drop(&mut self) {
-        self.stop();
-        // It is a child of this process.
-        let _ = self.process.wait();
-        if thread::panicking() {
-            eprintln!("---- {}\n{}", self.log.display(), fs::read_to_string(&self.log).unwrap_or_default());
-        }
-    }
 }
 
 /// A tcpdump of the client's ARP packets about the VIP.

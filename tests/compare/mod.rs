@@ -5,6 +5,8 @@
 //! multicast groups are left out. Listings are exact below a service; the order of services, which is that of a hash
 //! table in the kernel, and the table's size are free. Times left may differ by what the kernel's timers are late.
 
+pub(crate) mod sync;
+
 use serde_json::Value;
 
 /// The difference between two lists of frames, in words.

@@ -14,6 +14,7 @@ pub mod director;
 pub mod exposition;
 pub mod frames;
 pub mod fuzz;
+pub mod keepalived;
 pub mod lab_cluster;
 pub mod log_texts;
 pub mod method;

@@ -1,0 +1,94 @@
+//! When the messages of the master daemon count as the kernel's: the same ones, in the same order and at about the same
+//! moment. The kernel sends from a thread of its own, whose timers are some milliseconds late.
+
+use std::collections::VecDeque;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use serde_json::{Value, json};
+
+use super::unhex;
+
+/// The messages of both that have no counterpart yet.
+#[derive(Default)]
+pub(crate) struct Messages {
+    kernel: VecDeque<Message>,
+    ours: VecDeque<Message>,
+}
+
+struct Message {
+    /// The number of the step in which it was sent, and its time.
+    step: usize,
+    seconds: f64,
+    port: u16,
+    payload: String,
+}
+
+impl Messages {
+    /// Notes what the kernel sent in a step, and returns its other frames.
+    pub(crate) fn note_kernel(&mut self, step: usize, seconds: f64, frames: &Value) -> Value {
+        let (messages, others): (Vec<_>, Vec<_>) =
+            super::list(frames).iter().cloned().partition(|frame| message(frame).is_some());
+        let messages = messages.iter().filter_map(message);
+        self.kernel.extend(messages.map(|(port, payload)| Message { step, seconds, port, payload }));
+        json!(others)
+    }
+
+    /// Notes what the lab answered in a step.
+    pub(crate) fn note_ours(&mut self, step: usize, seconds: f64, answer: &Value) {
+        self.ours.extend(super::list(&answer["sync"]).iter().map(|message| Message {
+            step,
+            seconds,
+            port: message["port"].as_u64().unwrap_or_default() as u16,
+            payload: message["payload"].as_str().unwrap_or_default().to_owned(),
+        }));
+    }
+
+    /// Compares those that both have sent. Returns the first step that differs, and how.
+    pub(crate) fn difference(&mut self, seconds: f64) -> Option<(usize, String)> {
+        while let (Some(kernel), Some(ours)) = (self.kernel.front(), self.ours.front()) {
+            let is_same = kernel.port == ours.port && kernel.payload == ours.payload;
+            let is_near = kernel.step == ours.step || (kernel.seconds - ours.seconds).abs() < NEAR_SECONDS;
+            let step = kernel.step.min(ours.step);
+            let what = format!("sync message\n  want {}\n  got  {}", kernel.text(), ours.text());
+            self.kernel.pop_front();
+            self.ours.pop_front();
+            if !(is_same && is_near) {
+                return Some((step, what));
+            }
+        }
+        let is_late = |message: &&Message| seconds - message.seconds > NEAR_SECONDS;
+        let missing = self.kernel.front().filter(is_late).map(|one| (one.step, format!("no {}", one.text())));
+        let surplus =
+            || self.ours.front().filter(is_late).map(|one| (one.step, format!("too much: {}", one.text())));
+        let late = missing.or_else(surplus)?;
+        self.kernel.clear();
+        self.ours.clear();
+        Some(late)
+    }
+}
+
+impl Message {
+    fn text(&self) -> String {
+        format!("message at {:.3} s to port {}: {}", self.seconds, self.port, self.payload)
+    }
+}
+
+/// Port and payload of a frame that the master daemon sends to its group.
+fn message(frame: &Value) -> Option<(u16, String)> {
+    if frame["port"] != "sy0" {
+        return None;
+    }
+    let bytes = unhex(frame["hex"].as_str()?);
+    let packet = SlicedPacket::from_ethernet(&bytes).ok()?;
+    let is_multicast = match packet.net? {
+        NetSlice::Ipv4(ip) => ip.header().destination_addr().is_multicast(),
+        NetSlice::Ipv6(ip) => ip.header().destination_addr().is_multicast(),
+        NetSlice::Arp(_) => false,
+    };
+    let TransportSlice::Udp(udp) = packet.transport? else { return None };
+    let payload = udp.payload().iter().map(|byte| format!("{byte:02x}")).collect();
+    is_multicast.then(|| (udp.destination_port(), payload))
+}
+
+/// How much earlier or later a message may be, if it is in another step.
+const NEAR_SECONDS: f64 = 0.005;

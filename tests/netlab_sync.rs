@@ -1,0 +1,228 @@
+//! Connection synchronization between two directors: real keepalived moves the VIP, the local address of FULLNAT and
+//! the gateway of NAT, and connections go on.
+//!
+//! Both directors run xvsd with a master and a backup daemon, one-armed on the segment of client and real servers. Each
+//! test has a cluster of its own. Needs root.
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use xvs::cluster::{REAL_SERVERS, real_server, succeed};
+use xvs::director::program;
+use xvs::keepalived::Keepalived;
+use xvs::servers::Sink;
+use xvs::{Cluster, Director, Host, Layout, clients, wait};
+
+/// What keepalived moves: the VIP, FULLNAT's local address, and the gateway of real servers towards the client.
+const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 60);
+
+/// The client's address on the segment.
+const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+
+/// The port of the sinks.
+const SINK: u16 = 9000;
+
+/// The services: port, forwarding method, and options of the service.
+const SERVICES: [(u16, &str, &str); 4] = [
+    (SINK, "-g", ""),
+    (9001, "-m", ""),
+    (9002, "--fullnat", ""),
+    (9003, "--fullnat", "--client-address toa"),
+];
+
+/// More segments than lie between two announcements of a connection.
+const SEGMENTS: usize = 60;
+
+const DIRECTORS: [Host; 2] = [Host::Director, Host::Backup];
+
+fn prepared() -> Cluster {
+    let cluster = Cluster::up(Layout::default());
+    cluster.add_backup();
+    for server in REAL_SERVERS {
+        let mut command = cluster.command(server, program("xvs"));
+        let vip = VIP.to_string();
+        succeed(command.args(["realserver", "up", "--vip", &vip, "--method", "dr", "--dev", "lan"]));
+    }
+    cluster
+}
+
+/// Starts xvsd and keepalived on both directors; the first has the addresses.
+fn served(cluster: &Cluster) -> [(Director<'_>, Keepalived); 2] {
+    let both = DIRECTORS.map(|host| {
+        let director = Director::start_on(cluster, host, &["--interface", "lan", "--workers", "1"]);
+        director.xvs(&format!("laddr add {LOCAL}"));
+        for (port, method, options) in SERVICES {
+            director.adm(&format!("-A -t {VIP}:{port} -s rr {options}"));
+            for server in [1, 2] {
+                director.adm(&format!("-a -t {VIP}:{port} -r {}:{SINK} {method}", real_server(server)));
+            }
+        }
+        for role in ["master", "backup"] {
+            director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
+        }
+        let conf = conf(cluster, host);
+        fs::write(&conf, vrrp(host)).expect("the cluster's folder takes a new file");
+        (director, Keepalived::start(cluster, host, &conf))
+    });
+    await_addresses(cluster, Host::Director);
+    both
+}
+
+/// The keepalived.conf of a director.
+fn conf(cluster: &Cluster, host: Host) -> PathBuf {
+    cluster.state().join(format!("{}-keepalived.conf", host.name()))
+}
+
+fn vrrp(host: Host) -> String {
+    let priority = if host == Host::Director { 150 } else { 100 };
+    let name = host.name();
+    format!(
+        "global_defs {{
+            router_id {name}
+        }}
+        vrrp_instance service {{
+            state BACKUP
+            interface lan
+            virtual_router_id 51
+            priority {priority}
+            advert_int 1
+            virtual_ipaddress {{
+                {VIP}/32 dev lan
+                {LOCAL}/32 dev lan
+                {GATEWAY}/32 dev lan
+            }}
+        }}\n"
+    )
+}
+
+fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
+    succeed(cluster.command(host, "ip").args(words.split_whitespace()))
+}
+
+/// Waits until this director alone has the addresses, and the others send to it.
+fn await_addresses(cluster: &Cluster, host: Host) {
+    wait::until(&format!("{} has the addresses, alone", host.name()), || {
+        let has = |host| {
+            let shown = ip(cluster, host, "address show dev lan");
+            [VIP, LOCAL, GATEWAY].iter().all(|addr| shown.contains(&format!("{addr}/32")))
+        };
+        DIRECTORS.into_iter().all(|other| has(other) == (other == host)).then_some(())
+    });
+    for (machine, device) in [(Host::Client, "back"), (REAL_SERVERS[0], "lan"), (REAL_SERVERS[1], "lan")] {
+        ip(cluster, machine, &format!("neighbour flush dev {device}"));
+    }
+}
+
+/// Uploads through each service, some bytes of which are sent.
+fn begun(cluster: &Cluster) -> Vec<TcpStream> {
+    let begin = |(port, ..): (u16, &str, &str)| {
+        let target = SocketAddrV4::new(VIP, port);
+        let connected = cluster.run(Host::Client, || clients::connect(target));
+        let mut stream = connected.unwrap_or_else(|error| panic!("{target}: {error}"));
+        stream.write_all(b"before, ").expect("upload");
+        stream
+    };
+    SERVICES.into_iter().map(begin).collect()
+}
+
+/// Waits until a director lists as many connections.
+fn await_connections(director: &Director<'_>, count: usize) {
+    wait::until(&format!("{count} connections are known"), || {
+        let listing = director.adm("-L -n -c");
+        (listing.matches("ESTABLISHED").count() == count).then_some(())
+    });
+}
+
+#[test]
+fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_back() {
+    let cluster = prepared();
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK));
+    // Replies of NAT go by the director; those of direct routing have the VIP as source.
+    for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
+        ip(&cluster, host, &format!("route add {CLIENT}/32 via {GATEWAY} table 200"));
+        ip(&cluster, host, &format!("rule add from {} lookup 200", real_server(number)));
+    }
+    let [(mut first, keepalived), (second, _kept)] = served(&cluster);
+    let mut uploads = begun(&cluster);
+    await_connections(&first, SERVICES.len());
+    await_connections(&second, SERVICES.len());
+    assert!(second.adm("-L --daemon").contains("backup sync daemon (mcast=lan, syncid=7"));
+
+    // The director dies with its machine.
+    keepalived.stop();
+    first.kill();
+    await_addresses(&cluster, Host::Backup);
+    for stream in &mut uploads {
+        stream.write_all(b"meanwhile, ").expect("upload");
+    }
+    // New ones are served, too.
+    uploads.extend(begun(&cluster));
+    await_connections(&second, uploads.len());
+
+    // It comes back, and learns of those that began without it.
+    let first = Director::start_on(&cluster, Host::Director, &["--interface", "lan", "--workers", "1"]);
+    assert_eq!(first.adm("-L --daemon").lines().count(), 2, "the daemons were journalled");
+    for stream in &mut uploads[SERVICES.len()..] {
+        for _ in 0..SEGMENTS {
+            stream.write_all(b"more, ").expect("upload");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    await_connections(&first, uploads.len());
+    let _keepalived = Keepalived::start(&cluster, Host::Director, &conf(&cluster, Host::Director));
+    await_addresses(&cluster, Host::Director);
+    for (number, stream) in uploads.into_iter().enumerate() {
+        let sent = match number < SERVICES.len() {
+            true => "before, meanwhile, after".to_owned(),
+            false => format!("before, {}after", "more, ".repeat(SEGMENTS)),
+        };
+        let receipt = clients::upload(stream, b"after").expect("the connection is still there");
+        assert_eq!(receipt, clients::receipt(&receipt.host, sent.as_bytes()), "upload {number}");
+    }
+    let status = first.status();
+    assert!(status.contains("sync       backup on lan, sync id 7; "), "{status}");
+}
+
+#[test]
+fn forged_and_broken_messages_do_no_harm_and_are_counted() {
+    let cluster = prepared();
+    let director = Director::start_on(&cluster, Host::Backup, &["--interface", "lan", "--workers", "1"]);
+    director.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
+    director.adm("--start-daemon backup --mcast-interface lan --syncid 7");
+    let send = |message: &[u8]| {
+        cluster.run(Host::Client, || {
+            let socket = UdpSocket::bind((CLIENT, 0)).expect("a socket");
+            let group = Ipv4Addr::new(224, 0, 0, 81);
+            rustix::net::sockopt::set_ip_multicast_if(&socket, &CLIENT).expect("an option");
+            socket.send_to(message, (group, 8848)).expect("sent");
+        });
+    };
+    // A connection of direct routing, in version 1.
+    let entry = [
+        0, 6, 0, 36, 0, 0, 0, 0x83, 0, 1, 0x03, 0xe8, 0x23, 0x28, 0x23, 0x28, 0, 0, 0, 0, 0, 0, 3, 0x84, 192,
+        0, 2, 10, 192, 0, 2, 100, 192, 0, 2, 11,
+    ];
+    let message =
+        |sync_id, len: u8, count| [vec![0, sync_id, 0, len, count, 1, 0, 0], entry.to_vec()].concat();
+    send(&message(8, 44, 1));
+    send(&message(7, 45, 1));
+    send(b"x");
+    send(&[0, 7, 0, 8, 200, 1, 0, 0]);
+    let mut unknown = message(7, 44, 1);
+    unknown[9] = 99;
+    send(&unknown);
+    // Of two entries that are announced, the one that is there counts.
+    send(&message(7, 44, 2));
+    wait::until("the connection is there", || director.adm("-L -n -c").contains("ESTABLISHED").then_some(()));
+    let status: serde_json::Value = serde_json::from_str(&director.xvs("status --json")).expect("JSON");
+    let sync = &status["sync"][0];
+    let counts =
+        ["messages", "failed_messages", "connections", "lost_connections"].map(|key| sync[key].as_u64());
+    assert_eq!(counts, [Some(3), Some(3), Some(1), Some(3)], "{sync}");
+}
