@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Connection synchronization with the kernel's IPVS: connections that one director has announced go on when the VIP and
+# the gateway of NAT move to the other, in both directions.
+#
+# Namespaces on one bridge: cl 10.1.0.10, rs 10.1.0.20 (with the VIP), k (the kernel's IPVS) 10.1.0.1, x (xvs) 10.1.0.2.
+# The VIP 10.1.0.100 and the real server's gateway 10.1.0.60 move.
+set -euo pipefail
+
+at() { ip netns exec "$@"; }
+say() { echo "-- $*"; }
+fail() {
+    echo "sync: $*" >&2
+    cat /tmp/xvsd.log >&2
+    at k ipvsadm -Lnc >&2 || true
+    at x xvsadm -Lnc >&2 || true
+    at x xvs status >&2 || true
+    cat /tmp/client >&2 || true
+    exit 1
+}
+# Waits until a command's output has a text.
+until_shown() {
+    local text=$1 try
+    shift
+    for ((try = 0; try < 60; try++)); do
+        if "$@" 2>/dev/null | grep -q "$text"; then return; fi
+        sleep 0.5
+    done
+    fail "no $text in $*"
+}
+
+modprobe -a ip_vs tun
+ip netns add sw
+at sw ip link add bridge type bridge
+at sw ip link set bridge up
+number=0
+for host in cl:10 rs:20 k:1 x:2; do
+    name=${host%:*}
+    ip netns add "$name"
+    ip link add lan netns "$name" type veth peer name "$name" netns sw
+    at sw ip link set "$name" master bridge up
+    at "$name" ip link set lan up
+    at "$name" ip link set lo up
+    at "$name" ip address add "10.1.0.${host#*:}/24" dev lan
+    at "$name" ethtool -K lan rx off tx off >/dev/null
+    number=$((number + 1))
+done
+at rs sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2 net.ipv4.conf.lan.arp_ignore=1
+at rs ip address add 10.1.0.100/32 dev lo
+at rs ip route add 10.1.0.10/32 via 10.1.0.60 table 200
+at rs ip rule add from 10.1.0.20 lookup 200
+at k sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.lan.send_redirects=0
+at x sysctl -qw net.ipv4.ip_forward=1
+at rs python3 /vm-bin/peer.py serve 80 &
+
+cat >/tmp/xvs.toml <<TOML
+interfaces = ["lan"]
+workers = 1
+conn_table_size = 4096
+TOML
+at x xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
+until_shown "up .* configuration" at x xvs status
+for adm in "k ipvsadm" "x xvsadm"; do
+    for rule in "-A -t 10.1.0.100:80 -s rr" "-a -t 10.1.0.100:80 -r 10.1.0.20:80 -g" \
+        "-A -t 10.1.0.100:81 -s rr" "-a -t 10.1.0.100:81 -r 10.1.0.20:80 -m"; do
+        # shellcheck disable=SC2086
+        at $adm $rule
+    done
+done
+
+# Gives the addresses to a director.
+addresses_to() {
+    local other=k
+    [[ $1 == x ]] || other=x
+    for address in 100 60; do
+        at "$other" ip address del "10.1.0.$address/32" dev lan 2>/dev/null || true
+        at "$1" ip address replace "10.1.0.$address/32" dev lan
+    done
+    for host in cl rs; do at "$host" ip neighbour flush dev lan; done
+}
+
+# One round: the connections begin at `master` and go on at `backup`.
+round() {
+    local master=$1 backup=$2 master_adm=$3 backup_adm=$4
+    say "$master announces, $backup takes over"
+    at "$master" "$master_adm" --start-daemon master --mcast-interface lan --syncid 7
+    at "$backup" "$backup_adm" --start-daemon backup --mcast-interface lan --syncid 7
+    addresses_to "$master"
+    rm -f /tmp/lines /tmp/client
+    mkfifo /tmp/lines
+    at cl python3 /vm-bin/peer.py client /tmp/lines 10.1.0.100 80 81 >/tmp/client 2>&1 &
+    local client=$!
+    exec 3>/tmp/lines
+    for word in one two three; do echo "$word" >&3; done
+    until_shown "81 vm three" cat /tmp/client
+    for port in 80 81; do
+        own=$(sed -n "s/^$port from //p" /tmp/client)
+        until_shown "ESTABLISHED 10.1.0.10:$own *10.1.0.100:$port" at "$backup" "$backup_adm" -Lnc
+    done
+    addresses_to "$backup"
+    echo "after" >&3
+    until_shown "80 vm after" cat /tmp/client
+    until_shown "81 vm after" cat /tmp/client
+    exec 3>&-
+    wait "$client"
+    at "$master" "$master_adm" --stop-daemon master
+    at "$backup" "$backup_adm" --stop-daemon backup
+    cat /tmp/client
+}
+
+round k x ipvsadm xvsadm
+round x k xvsadm ipvsadm
+say "both ways"
