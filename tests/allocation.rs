@@ -20,8 +20,10 @@ use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::Received;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_master::{Announcements, SyncMaster, SyncRules};
 use xvs_dataplane::snapshot::vip_probes::{VipPath, VipProbes, VipStage};
 use xvs_dataplane::worker::Worker;
+use xvs_proto::sync::Version;
 use xvs_proto::{Endpoint, Prefix, ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use xvs_xdp::Frame;
@@ -58,6 +60,31 @@ fn packets_of_existing_connections_cost_no_allocation() {
     for variant in Variant::all() {
         let worker = worker_after(FLOWS, variant);
         assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{variant}");
+    }
+}
+
+#[test]
+fn packets_that_announce_their_connection_to_backups_cost_no_allocation() {
+    // Each packet; the queue is full after some.
+    let rules = SyncRules {
+        threshold: 0,
+        period: 1,
+        refresh: Duration::ZERO,
+        retries: 0,
+        templates_alone: false,
+        version: Version::V1,
+        queue_max: 8,
+    };
+    for variant in Variant::all() {
+        let worker = worker_after(FLOWS, variant);
+        let announcements = Arc::new(Announcements::new(2 * FLOWS as usize, 1));
+        let snapshot = Snapshot::clone(&worker.snapshot.load());
+        let master = Some(Arc::new(SyncMaster::new(rules, announcements.clone())));
+        worker.snapshot.store(Arc::new(Snapshot { sync_master: master, ..snapshot }));
+        assert_eq!(run(worker, Side::Requests, PACKETS), (0, u64::from(FLOWS) + PACKETS), "{variant}");
+        let mut announced = 0;
+        announcements.take(|_| announced += 1);
+        assert_eq!(announced + announcements.counters.lost.load(Ordering::Relaxed), PACKETS, "{variant}");
     }
 }
 

@@ -233,6 +233,27 @@ fn rules_change_nothing_if_one_is_refused() {
 }
 
 #[test]
+fn daemons_that_a_file_starts_are_started_changed_or_taken_back_and_others_stay() {
+    let mut cluster = director(&["--start-daemon backup --mcast-interface lan --syncid 3".to_owned()]);
+    let file = |id: u8| read(&format!("--start-daemon master --mcast-interface lan --syncid {id}\n")).0;
+    let ids = |cluster: &mut LabCluster| {
+        let listing = cluster.adm("-L --daemon");
+        let id = |line: &str| Some(line.split("syncid=").nth(1)?.split(',').next()?.to_owned());
+        listing.lines().filter_map(id).collect::<Vec<_>>()
+    };
+    assert_eq!((apply(&mut cluster, file(5), None), ids(&mut cluster)), (1, vec!["5".into(), "3".into()]));
+    assert_eq!((apply(&mut cluster, file(5), None), ids(&mut cluster)), (0, vec!["5".into(), "3".into()]));
+    assert_eq!((apply(&mut cluster, vec![], None), ids(&mut cluster)), (0, vec!["5".into(), "3".into()]));
+    assert_eq!((apply(&mut cluster, file(6), Some(9)), ids(&mut cluster)), (1, vec!["6".into(), "3".into()]));
+    cluster.advance(10.0);
+    assert_eq!(ids(&mut cluster), ["5", "3"]);
+    cluster.adm("--stop-daemon master");
+    assert_eq!(apply(&mut cluster, file(7), Some(9)), 1);
+    cluster.advance(10.0);
+    assert_eq!(ids(&mut cluster), ["3"]);
+}
+
+#[test]
 fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
     let mut cluster = director(&[]);
     apply(&mut cluster, read(&three("rr")).0, None);

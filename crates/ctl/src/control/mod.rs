@@ -797,6 +797,34 @@ mod tests {
     }
 
     #[test]
+    fn daemons_run_while_they_are_wanted_and_one_whose_sockets_are_refused_is_not() {
+        let mut control = control();
+        control.devices.insert("wan".to_owned());
+        let start = |role| {
+            let (interface, group) = ("wan".to_owned(), "224.0.0.81".parse().unwrap());
+            let (sync_id, max_len_bytes, port, ttl) = (7, 1472, 8848, 1);
+            Command::StartDaemon(SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl })
+        };
+        let published = control.published();
+        let mut run = |command: Command, no_backup: bool| {
+            control.datapath.no_backup = no_backup;
+            let answer = control.handle(&Request::Change(command), Millis(0));
+            let snapshot = published.load();
+            let seen = (snapshot.sync_master.is_some(), snapshot.sync_backup.is_some());
+            let wanted: Vec<_> = control.state.daemons().iter().map(|daemon| daemon.role).collect();
+            assert_eq!(wanted.len(), control.datapath.daemons.len());
+            (answer.is_ok(), seen, wanted)
+        };
+        let (master, backup) = (SyncRole::Master, SyncRole::Backup);
+        assert_eq!(run(start(master), false), (true, (true, false), vec![master]));
+        assert_eq!(run(start(backup), true), (false, (true, false), vec![master]));
+        assert_eq!(run(start(backup), false), (true, (true, true), vec![master, backup]));
+        assert_eq!(run(start(backup), false), (false, (true, true), vec![master, backup]));
+        assert_eq!(run(Command::StopDaemon(master), false), (true, (false, true), vec![backup]));
+        assert_eq!(run(Command::StopDaemon(backup), false), (true, (false, false), vec![]));
+    }
+
+    #[test]
     fn automatic_defences_follow_the_memory_and_the_table_entries_left_within_a_second() {
         let mut ipvs = Ipvs::default();
         for key in ["drop_entry", "drop_packet", "secure_tcp"] {
