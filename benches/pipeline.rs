@@ -22,7 +22,9 @@ use xvs_dataplane::conn::Timers;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_master::{Announcements, SyncMaster, SyncRules};
 use xvs_dataplane::worker::Worker;
+use xvs_proto::sync::Version;
 use xvs_proto::{Family, MacAddr, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
 use xvs_xdp::BURST;
@@ -60,6 +62,8 @@ enum Part {
     Beside,
     /// [`Hits`](Self::Hits) of requests while packets are captured.
     Captured(Watcher),
+    /// [`Hits`](Self::Hits) of requests while a master daemon announces connections, by the default rules.
+    Announced,
     /// First packets, each of which creates a connection.
     First,
     /// The expiry of these connections.
@@ -86,6 +90,7 @@ struct Bench {
     /// The second worker, if there are two.
     second: Option<Worker<Loop>>,
     floor: Option<Floor>,
+    announcements: Option<Arc<Announcements>>,
 }
 
 /// A line of the report.
@@ -179,6 +184,7 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
     ] {
         parts.push((name.to_owned(), direct, Memory::OnDemand, Part::Captured(watcher)));
     }
+    parts.push(("DR, announced".to_owned(), direct, Memory::OnDemand, Part::Announced));
     parts.push(("DR, expiry".to_owned(), direct, Memory::OnDemand, Part::Expiry));
     parts
 }
@@ -215,7 +221,8 @@ impl Bench {
         }
         let live = worker.pipeline.flows.table().table().live();
         assert_eq!(live, connections as usize, "{variant}: each flow has a connection of its own");
-        Self { variant, memory, connections, worker, second, floor: None }
+        let (floor, announcements) = (None, None);
+        Self { variant, memory, connections, worker, second, floor, announcements }
     }
 
     /// The kind of its table's memory pages.
@@ -243,6 +250,7 @@ impl Bench {
             Part::Table => return timed(|| self.look_up()) / PACKETS as f64,
             Part::Hits(_) => (PACKETS, timed(|| rig::forward(&mut self.worker))),
             Part::Captured(watcher) => (PACKETS, self.captured(watcher)),
+            Part::Announced => (PACKETS, self.announced()),
             Part::First => self.repeated(Part::First),
             Part::Expiry => self.repeated(Part::Expiry),
         };
@@ -328,6 +336,34 @@ impl Bench {
             nanoseconds
         });
         self.worker.snapshot.store(before);
+        nanoseconds
+    }
+
+    /// Forwards while a master daemon runs, whose queue has room for all announcements.
+    fn announced(&mut self) -> f64 {
+        let rules = SyncRules {
+            threshold: 3,
+            period: 50,
+            refresh: Duration::ZERO,
+            retries: 0,
+            templates_alone: false,
+            version: Version::V1,
+            queue_max: 4096,
+        };
+        let entries = self.worker.pipeline.flows.table().table().entries();
+        let announcements =
+            self.announcements.get_or_insert_with(|| Arc::new(Announcements::new(entries, 1)));
+        let announcements = announcements.clone();
+        let before = self.worker.snapshot.load_full();
+        let master = Some(Arc::new(SyncMaster::new(rules, announcements.clone())));
+        let snapshot = Snapshot { sync_master: master, ..Snapshot::clone(&before) };
+        self.worker.snapshot.store(Arc::new(snapshot));
+        let nanoseconds = timed(|| rig::forward(&mut self.worker));
+        self.worker.snapshot.store(before);
+        let mut announced = 0;
+        announcements.take(|_| announced += 1);
+        let is_enough = self.connections > 1000 || announced > PACKETS / 100;
+        assert!(is_enough, "{announced} of {PACKETS} packets announced their connection");
         nanoseconds
     }
 

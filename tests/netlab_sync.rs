@@ -224,5 +224,6 @@ fn forged_and_broken_messages_do_no_harm_and_are_counted() {
     let sync = &status["sync"][0];
     let counts =
         ["messages", "failed_messages", "connections", "lost_connections"].map(|key| sync[key].as_u64());
-    assert_eq!(counts, [Some(3), Some(3), Some(1), Some(3)], "{sync}");
+    // One is of another sync id.
+    assert_eq!(counts, [Some(3), Some(2), Some(1), Some(3)], "{sync}");
 }

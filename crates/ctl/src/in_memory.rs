@@ -52,7 +52,7 @@ use crate::control::datapath::{Datapath, SyncSockets};
 use crate::status::unattached::Attachment;
 use crate::sweep::Sweeper;
 use crate::sync::backup::Receiver;
-use crate::sync::messages::Messages;
+use crate::sync::messages::{Messages, Sent};
 
 /// Capacity of the connection table.
 const TABLE_SIZE: usize = 1 << 16;
@@ -298,6 +298,7 @@ impl InMemory {
         messages.run(snapshot, self.now, |number, payload| {
             let (link, port) = (daemon.interface.clone(), daemon.port.saturating_add(number));
             self.sync_messages.push(SyncMessage { link, port, payload: payload.to_vec() });
+            Sent::Done
         });
     }
 

@@ -150,7 +150,10 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
             flows.count_reply(destination, packet);
             state::advance(flows, id, packet, Direction::Outbound, Some(&destination.live), at);
         }
-        None => state::advance(flows, id, packet, Direction::Outbound, None, at),
+        None if connection.is_unbound() => {
+            state::advance(flows, id, packet, Direction::Outbound, None, at);
+        }
+        None => {}
     }
     verdict
 }

@@ -104,7 +104,7 @@ const COMMANDS: &[OptionEntry] = {
         entry("", "set", Absent, Command(C::Set), None,
             "Set the timeouts of TCP, of TCP after a FIN, and of UDP, in seconds; 0 keeps the present one"),
         entry("", "start-daemon", Required("ROLE"), Command(C::StartDaemon), None,
-            "Start a synchronization daemon; xvs refuses this, because it has none yet"),
+            "Start a synchronization daemon: master tells other directors of connections, backup enters theirs"),
         entry("", "stop-daemon", Required("ROLE"), Command(C::StopDaemon), None,
             "Stop a synchronization daemon"),
         entry("R", "restore", Absent, Command(C::Restore), None,

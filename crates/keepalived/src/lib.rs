@@ -175,7 +175,7 @@ fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, fa
                     statement.arguments().get(1).is_some_and(|word| !own.contains(&word.as_str()));
                 let why = match with_instance {
                     true => "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it",
-                    false => "xvs does not synchronize connections yet",
+                    false => "start the daemons of xvs by `xvsadm --start-daemon`",
                 };
                 faults.warn(&statement.place, format!("`lvs_sync_daemon`: {why}"));
             }

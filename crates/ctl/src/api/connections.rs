@@ -216,7 +216,8 @@ impl<'a> Services<'a> {
 }
 
 /// Words for the flags of a connection.
-const FLAGS: [(Flags, &str); 7] = [
+const FLAGS: [(Flags, &str); 8] = [
+    (Flags::SYNC, "received"),
     (Flags::NO_OUTPUT, "no-replies"),
     (Flags::ONE_PACKET, "one-packet"),
     (Flags::PROXY, "proxy"),

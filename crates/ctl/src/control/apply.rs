@@ -20,6 +20,7 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
+use crate::control::synchronization::is_about_a_daemon;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 use crate::journal::format::Entry;
@@ -63,9 +64,12 @@ impl<D: Datapath> Control<D> {
         if commands.is_empty() {
             return Ok(Reply::Applied(differences));
         }
-        self.extend_steering(&commands)?;
         let (former, timeout_sources) = (self.state.clone(), self.settings.timeout_sources());
-        commands.iter().try_for_each(|command| self.change(command, now))?;
+        // All else that can fail comes before a change.
+        self.extend_steering(&commands)?;
+        self.change_daemons(&commands, now)?;
+        let mut others = commands.iter().filter(|command| !is_about_a_daemon(command));
+        others.try_for_each(|command| self.change(command, now))?;
         match confirm_within_seconds {
             Some(_) => self.note_unconfirmed(&commands),
             None => self.note(&commands, Source::RulesFile),

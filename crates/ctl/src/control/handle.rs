@@ -12,6 +12,7 @@ use xvs_model::config::command::CommandError;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::state_of;
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
+use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Request, TakeOverStep};
 use xvs_model::report::event::Requester;
@@ -25,12 +26,25 @@ use crate::journal::format::Entry;
 use crate::journal::replay::TimeoutsBySource;
 use crate::status::shared::Shared;
 
+/// What xvsd begins with, beside rules.
+#[derive(Default)]
+pub(crate) struct Begun {
+    /// The timeouts of an earlier xvsd.
+    pub(crate) timeouts: TimeoutsBySource,
+    /// The settings of `xvs set` that were carried out.
+    pub(crate) settings: Vec<(String, String)>,
+    /// Daemons of synchronization that could not be started.
+    pub(crate) refused: Vec<(SyncDaemon, CommandError)>,
+    /// The journal that is kept from now on.
+    pub(crate) journal: Option<Journal>,
+}
+
 /// Inputs of the control thread.
 pub(crate) enum Input {
     /// A request, and the client that sent it; `None`: xvsd itself.
     Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
-    /// The timeouts and settings of an earlier daemon, and the journal that is kept from now on.
-    Journal(TimeoutsBySource, Vec<(String, String)>, Option<Journal>, Sender<Result<(), CommandError>>),
+    /// What xvsd begins with beside rules.
+    Journal(Begun, Sender<Result<(), CommandError>>),
     /// A new network view is in [`Latest`](xvs_host::network::Latest).
     Network,
     /// New mark rules are in [`Latest`](xvs_host::network::Latest).
@@ -121,13 +135,8 @@ impl Handle {
     ///
     /// # Errors
     /// As [`Self::request`].
-    pub(crate) fn begin_journal(
-        &self,
-        timeouts: TimeoutsBySource,
-        settings: Vec<(String, String)>,
-        journal: Option<Journal>,
-    ) -> Result<(), CommandError> {
-        self.send(|reply| Input::Journal(timeouts, settings, journal, reply))
+    pub(crate) fn begin_journal(&self, begun: Begun) -> Result<(), CommandError> {
+        self.send(|reply| Input::Journal(begun, reply))
     }
 
     /// Puts the settings of an xvs.toml in force that was read again. Returns the settings of `xvs set` that it undoes.

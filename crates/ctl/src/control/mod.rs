@@ -5,7 +5,7 @@
 //! thread and no socket, so the lab runs the same code as the daemon, where `thread.rs` runs it. Steering of the XDP
 //! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -34,6 +34,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::commands_of;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
+use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::setting::{Setting, Source};
@@ -89,6 +90,10 @@ pub struct Control<D> {
     announcements: Option<Arc<Announcements>>,
     /// What other directors have sent; `None`: no backup daemon runs.
     inbox: Option<Arc<Inbox>>,
+    /// The number of ports of the daemons that run.
+    sync_ports: u16,
+    /// Daemons that are wanted and cannot run, each with the reason.
+    waiting: BTreeMap<SyncRole, String>,
     /// `None`: changes are not kept.
     journal: Option<Journal>,
 }
@@ -116,6 +121,8 @@ impl<D: Datapath> Control<D> {
             owned: OwnedServices::default(),
             announcements: None,
             inbox: None,
+            sync_ports: 1,
+            waiting: BTreeMap::new(),
             journal: None,
         }
     }
@@ -308,7 +315,9 @@ impl<D: Datapath> Control<D> {
 
     /// Enters an admitted command in the desired state. [`Self::publish`] publishes the snapshot.
     fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
-        self.start_daemon(command, now)?;
+        if let Command::StartDaemon(daemon) = command {
+            self.start_daemon(daemon, now)?;
+        }
         self.steered.note(command, &self.state);
         self.state.apply(command)?;
         if let Command::StopDaemon(role) = command {
@@ -392,7 +401,8 @@ impl<D: Datapath> Control<D> {
                 "totals and numbers of real servers are not saved ({error}); make room in state_directory"
             )
         });
-        late.into_iter().chain(journal).chain(numbers).chain(self.owned.warnings()).collect()
+        let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
+        own.chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
@@ -478,6 +488,7 @@ impl<D: Datapath> Control<D> {
         }
         if self.schedule.memory(now) {
             self.update_defences();
+            self.retry_daemons(now);
         }
         if self.schedule.review(now) {
             let moved = self.registry.review_reports(&self.settings.feedback, now);
@@ -523,7 +534,7 @@ mod tests {
     use xvs_model::config::destination::DestinationOptions;
     use xvs_model::config::firewall_mark::MarkRule;
     use xvs_model::config::service::ServiceOptions;
-    use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
+    use xvs_model::config::sync_daemon::SyncDaemon;
 
     /// A datapath of a test: a steering table, resolved neighbours, and a given amount of free memory.
     #[derive(Default)]
@@ -800,11 +811,7 @@ mod tests {
     fn daemons_run_while_they_are_wanted_and_one_whose_sockets_are_refused_is_not() {
         let mut control = control();
         control.devices.insert("wan".to_owned());
-        let start = |role| {
-            let (interface, group) = ("wan".to_owned(), "224.0.0.81".parse().unwrap());
-            let (sync_id, max_len_bytes, port, ttl) = (7, 1472, 8848, 1);
-            Command::StartDaemon(SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl })
-        };
+        let start = |role| daemon(role, 7);
         let published = control.published();
         let mut run = |command: Command, no_backup: bool| {
             control.datapath.no_backup = no_backup;
@@ -822,6 +829,47 @@ mod tests {
         assert_eq!(run(start(backup), false), (false, (true, true), vec![master, backup]));
         assert_eq!(run(Command::StopDaemon(master), false), (true, (false, true), vec![backup]));
         assert_eq!(run(Command::StopDaemon(backup), false), (true, (false, false), vec![]));
+    }
+
+    fn daemon(role: SyncRole, sync_id: u8) -> Command {
+        let (interface, group) = ("wan".to_owned(), "224.0.0.81".parse().unwrap());
+        let (max_len_bytes, port, ttl) = (1472, 8848, 1);
+        Command::StartDaemon(SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl })
+    }
+
+    #[test]
+    fn rules_with_a_daemon_that_cannot_run_change_nothing_and_the_former_daemons_run() {
+        let mut control = control();
+        control.devices.insert("wan".to_owned());
+        control.handle(&Request::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
+        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
+        let former = control.state.clone();
+        control.datapath.no_backup = true;
+        let rules = vec![daemon(SyncRole::Master, 2), daemon(SyncRole::Backup, 2)];
+        let apply = Request::Apply { rules, confirm_within_seconds: None };
+        assert!(control.handle(&apply, Millis(0)).is_err());
+        assert_eq!(control.state, former);
+        assert_eq!(control.datapath.daemons, [SyncRole::Master]);
+        assert!(control.published().load().sync_master.is_some());
+    }
+
+    #[test]
+    fn a_daemon_that_cannot_run_at_the_start_is_tried_again_and_stays_in_the_journal() {
+        let mut control = control();
+        let refused = CommandError::NoSuchDevice("wan".to_owned());
+        let Command::StartDaemon(wanted) = daemon(SyncRole::Backup, 3) else { unreachable!() };
+        let timeouts = crate::journal::replay::TimeoutsBySource::default();
+        control.begin_journal(&timeouts, [], vec![(wanted, refused)], None, Millis(0)).unwrap();
+        let warned =
+            |control: &Control<Machine>| control.warnings().iter().any(|line| line.contains("backup daemon"));
+        control.tick(Millis(1000)).unwrap();
+        assert!(warned(&control) && control.datapath.daemons.is_empty());
+        assert_eq!(control.state.daemons().len(), 1);
+        control.devices.insert("wan".to_owned());
+        control.tick(Millis(2000)).unwrap();
+        assert!(!warned(&control));
+        assert_eq!(control.datapath.daemons, [SyncRole::Backup]);
+        assert!(control.published().load().sync_backup.is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::rules::object_of;
+use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::setting::Source;
@@ -22,7 +23,7 @@ use crate::journal::replay::{TimeoutsBySource, commands_without_timeouts};
 
 impl<D: Datapath> Control<D> {
     /// Takes the timeouts of an earlier daemon over, and begins a journal with the present state. `settings` are those
-    /// of `xvs set` that were carried out.
+    /// of `xvs set` that were carried out; `refused` are daemons that could not be started, which are tried again.
     ///
     /// # Errors
     /// As for [`Self::handle`]. A journal that cannot be written becomes a warning.
@@ -30,6 +31,7 @@ impl<D: Datapath> Control<D> {
         &mut self,
         timeouts: &TimeoutsBySource,
         settings: impl IntoIterator<Item = (String, String)>,
+        refused: Vec<(SyncDaemon, CommandError)>,
         journal: Option<Journal>,
         now: Millis,
     ) -> Result<(), CommandError> {
@@ -39,6 +41,7 @@ impl<D: Datapath> Control<D> {
             self.change(&command, now)?;
             self.settings.note_timeouts(&command, source);
         }
+        refused.into_iter().for_each(|(daemon, why)| self.await_daemon(daemon, &why));
         if let Some(mut journal) = journal {
             let timeouts = self.settings.sourced_timeouts(self.state.timeouts());
             let timeouts = timeouts.into_iter().filter(|(_, source)| *source != Source::Default);
@@ -168,7 +171,9 @@ mod tests {
         fn control(&self) -> Control<Machine> {
             let mut control = control();
             let journal = Journal::new(&self.0, &Header::new(None, None, Vec::new()));
-            control.begin_journal(&TimeoutsBySource::default(), [], Some(journal), Millis(0)).unwrap();
+            control
+                .begin_journal(&TimeoutsBySource::default(), [], vec![], Some(journal), Millis(0))
+                .unwrap();
             control
         }
     }

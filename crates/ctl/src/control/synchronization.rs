@@ -11,7 +11,7 @@ use xvs_dataplane::snapshot::sync_backup::SyncBackup;
 use xvs_dataplane::snapshot::sync_master::{SyncMaster, SyncRules};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::settings::Ipvs;
-use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_proto::sync::Version;
 
 use crate::control::Control;
@@ -22,10 +22,14 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// Its sockets cannot be opened; then nothing has changed.
-    pub(super) fn start_daemon(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
-        let Command::StartDaemon(daemon) = command else { return Ok(()) };
+    pub(super) fn start_daemon(&mut self, daemon: &SyncDaemon, now: Millis) -> Result<(), CommandError> {
         let Ipvs { sync_ports, sync_sock_size, .. } = self.settings.ipvs;
-        let sockets = SyncSockets { ports: sync_ports.used(), buffer_bytes: sync_sock_size };
+        // Both have as many as the one that was started first.
+        let ports = match (&self.announcements, &self.inbox) {
+            (None, None) => sync_ports.used(),
+            _ => self.sync_ports,
+        };
+        let sockets = SyncSockets { ports, buffer_bytes: sync_sock_size };
         match daemon.role {
             SyncRole::Master => {
                 let published = self.publication.pointer();
@@ -33,12 +37,85 @@ impl<D: Datapath> Control<D> {
             }
             SyncRole::Backup => self.inbox = Some(self.datapath.start_backup(daemon, sockets)?),
         }
+        self.sync_ports = ports;
         Ok(())
     }
 
-    /// Stops the daemon of this role. What workers announce until the publication is lost, and
-    /// connections that wait for workers are, too.
+    /// Carries out the commands about daemons among these, or none of them.
+    ///
+    /// # Errors
+    /// Sockets cannot be opened; then the former daemons run again.
+    pub(super) fn change_daemons(&mut self, commands: &[Command], now: Millis) -> Result<(), CommandError> {
+        let former = self.state.daemons().to_vec();
+        let changed = commands
+            .iter()
+            .filter(|command| is_about_a_daemon(command))
+            .try_for_each(|command| self.change(command, now));
+        if changed.is_err() {
+            for role in [SyncRole::Master, SyncRole::Backup] {
+                let of = |all: &[SyncDaemon]| all.iter().find(|daemon| daemon.role == role).cloned();
+                let (before, after) = (of(&former), of(self.state.daemons()));
+                if before == after {
+                    continue;
+                }
+                if after.is_some() {
+                    // It is in the state.
+                    let _ = self.change(&Command::StopDaemon(role), now);
+                }
+                if let Some(daemon) = before
+                    && let Err(error) = self.change(&Command::StartDaemon(daemon.clone()), now)
+                {
+                    self.await_daemon(daemon, &error);
+                }
+            }
+            let _ = self.publish();
+        }
+        changed
+    }
+
+    /// Wants a daemon that cannot run now. It is tried again each second.
+    pub(super) fn await_daemon(&mut self, daemon: SyncDaemon, why: &CommandError) {
+        let role = daemon.role;
+        if self.state.apply(&Command::StartDaemon(daemon)).is_ok() {
+            self.waiting.insert(role, why.to_string());
+        }
+    }
+
+    /// Tries daemons again that could not run.
+    pub(super) fn retry_daemons(&mut self, now: Millis) {
+        let mut has_started = false;
+        for role in self.waiting.keys().copied().collect::<Vec<_>>() {
+            let daemon = self.state.daemons().iter().find(|daemon| daemon.role == role).cloned();
+            let Some(daemon) = daemon else { continue };
+            let started = match self.devices.contains(&daemon.interface) {
+                true => self.start_daemon(&daemon, now),
+                false => Err(CommandError::NoSuchDevice(daemon.interface)),
+            };
+            match started {
+                Ok(()) => {
+                    tracing::info!("the {} daemon runs", role.name());
+                    self.waiting.remove(&role);
+                    has_started = true;
+                }
+                Err(error) => _ = self.waiting.insert(role, error.to_string()),
+            }
+        }
+        if has_started {
+            let _ = self.publish();
+        }
+    }
+
+    /// A sentence for each daemon that cannot run.
+    pub(super) fn waiting_daemons(&self) -> impl Iterator<Item = String> {
+        self.waiting.iter().map(|(role, why)| {
+            format!("the {} daemon does not run, and is tried again each second: {why}", role.name())
+        })
+    }
+
+    /// Stops the daemon of this role. What workers announce until the publication is lost, and connections that wait
+    /// for workers are, too.
     pub(super) fn stop_daemon(&mut self, role: SyncRole) {
+        self.waiting.remove(&role);
         match role {
             SyncRole::Master => {
                 self.announcements = None;
@@ -66,6 +143,11 @@ impl<D: Datapath> Control<D> {
         let packets = self.settings.ipvs.sync_threshold.first;
         self.inbox.clone().map(|inbox| Arc::new(SyncBackup { packets, inbox }))
     }
+}
+
+/// Whether a command starts or stops a daemon.
+pub(super) fn is_about_a_daemon(command: &Command) -> bool {
+    matches!(command, Command::StartDaemon(_) | Command::StopDaemon(_))
 }
 
 fn rules(ipvs: &Ipvs) -> SyncRules {

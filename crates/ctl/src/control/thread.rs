@@ -23,7 +23,7 @@ use xvs_proto::LinkId;
 use xvs_proto::network::Network;
 
 use crate::control::Control;
-use crate::control::handle::Input;
+use crate::control::handle::{Begun, Input};
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::kept_state::TakenTable;
 use crate::daemon::take_over::TakeOver;
@@ -147,8 +147,10 @@ impl ControlThread {
                     // The client may have disconnected.
                     let _ = reply.send(answer);
                 }
-                Ok(Input::Journal(timeouts, settings, journal, reply)) => {
-                    let kept = self.control.begin_journal(&timeouts, settings, journal, self.shared.now());
+                Ok(Input::Journal(begun, reply)) => {
+                    let Begun { timeouts, settings, refused, journal } = begun;
+                    let now = self.shared.now();
+                    let kept = self.control.begin_journal(&timeouts, settings, refused, journal, now);
                     // The start may have been given up.
                     let _ = reply.send(kept);
                 }

@@ -15,7 +15,7 @@ use xvs_dataplane::conn::{
     AdoptError, Boot, Connection, Survey, Table, TableConfig, TableFiles, random_secret,
 };
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::Counts;
+use xvs_dataplane::snapshot::{Counts, DestinationId};
 use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
 
@@ -192,7 +192,9 @@ impl TakenTable {
         let (kept, found) = Kept::open(destinations, services).map_err(error)?;
         let known: BTreeSet<u32> = found.numbers().collect();
         if left == Some(Others::Ended) {
-            let discarded = table.repair(now, |number| known.contains(&number));
+            let discarded = table.repair(now, |number| {
+                known.contains(&number) || DestinationId(number) == DestinationId::NONE
+            });
             if discarded > 0 {
                 tracing::warn!("connections: {discarded} incomplete ones are discarded");
             }

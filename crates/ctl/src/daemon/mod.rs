@@ -32,7 +32,7 @@ use xvs_xdp::RingSizes;
 
 use crate::config::{Config, Keepalived};
 use crate::control::Control;
-use crate::control::handle::{Handle, Input};
+use crate::control::handle::{Begun, Handle, Input};
 use crate::control::thread::ControlThread;
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
@@ -44,7 +44,6 @@ use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::health_view::KeptView;
 use crate::journal::Journal;
-use crate::journal::replay::TimeoutsBySource;
 use crate::journal::start::{Beginning, Files};
 use crate::log::Losses;
 use crate::status::history::History;
@@ -269,14 +268,6 @@ impl Daemon {
         let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = begin;
         said.iter().for_each(|line| tracing::warn!("{line}"));
         let handle = self.handle();
-        if !commands.is_empty() {
-            let all = commands.iter().map(|(_, command)| command.clone()).collect();
-            if let Reply::Restored(results) =
-                handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
-            {
-                log_begun(&commands, &results);
-            }
-        }
         let set = |(key, value): &(String, String)| {
             let request = Request::Set { key: key.clone(), value: value.clone() };
             let answer = handle.request(request);
@@ -285,10 +276,26 @@ impl Daemon {
                 .inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}"))
                 .is_none()
         };
+        // Before the rules: a daemon of synchronization reads some when it starts.
         let settings: Vec<_> = settings.into_iter().filter(set).collect();
+        let mut refused = Vec::new();
+        if !commands.is_empty() {
+            let all = commands.iter().map(|(_, command)| command.clone()).collect();
+            if let Reply::Restored(results) =
+                handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
+            {
+                log_begun(&commands, &results);
+                refused.extend(commands.into_iter().zip(results).filter_map(
+                    |(command, result)| match command {
+                        (_, Command::StartDaemon(daemon)) => Some((daemon, result.err()?.refusal()?.clone())),
+                        _ => None,
+                    },
+                ));
+            }
+        }
         let (now, later) = if others == Others::Ended { (journal, None) } else { (None, journal) };
         self.begun = later.map(|journal| (settings.clone(), journal));
-        let kept = handle.begin_journal(timeouts, settings, now);
+        let kept = handle.begin_journal(Begun { timeouts, settings, refused, journal: now });
         self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
         // A late worker becomes a warning.
         kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), |error| Err(DaemonError::Begin(error))))
@@ -337,7 +344,8 @@ impl Daemon {
             tracing::error!("state_directory: {error}");
         }
         if let Some((settings, journal)) = self.begun.take() {
-            let begun = self.handle().begin_journal(TimeoutsBySource::default(), settings, Some(journal));
+            let begun = Begun { settings, journal: Some(journal), ..Begun::default() };
+            let begun = self.handle().begin_journal(begun);
             begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
         }
         if let Some(checks) = self.checks() {

@@ -111,7 +111,13 @@ impl Receiver {
     pub(crate) fn receive(&self, bytes: &[u8], mut wake: impl FnMut(usize)) -> Result<(), Refused> {
         let BackupCounters { messages, refused, skipped, .. } = &self.inbox.counters;
         let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
-        let message = self.read(bytes).inspect_err(|_| count(refused))?;
+        // Other clusters may share the group.
+        let is_foreign = |error: &Refused| matches!(error, Refused::SyncId(_));
+        let message = self.read(bytes).inspect_err(|error| {
+            if !is_foreign(error) {
+                count(refused);
+            }
+        })?;
         count(messages);
         for entry in message.entries() {
             let Ok(entry) = entry else {
@@ -126,7 +132,9 @@ impl Receiver {
     }
 
     fn read<'a>(&self, bytes: &'a [u8]) -> Result<Message<'a>, Refused> {
-        if bytes.len() > usize::from(self.daemon.max_len_bytes.max(SHORTEST_MAX)) {
+        // The default is no limit: the kernel's depends on the MTU.
+        let limit = self.daemon.max_len_bytes.max(SHORTEST_MAX);
+        if limit < DEFAULT_MAX && bytes.len() > usize::from(limit) {
             return Err(Refused::TooLong);
         }
         let message = Message::read(bytes).map_err(|error| match error {
@@ -142,6 +150,8 @@ impl Receiver {
 
 /// The longest datagram.
 const MESSAGE_MAX: usize = 1 << 16;
+/// The default of `--sync-maxlen`, that of IPv6.
+const DEFAULT_MAX: u16 = 1452;
 /// The least limit of a backup daemon, in bytes.
 const SHORTEST_MAX: u16 = 1024;
 /// How long the thread waits before it looks whether it is to stop.

@@ -1,9 +1,10 @@
 //! The thread of a master daemon: it sends what workers announce, by UDP multicast.
 //!
-//! It looks for announcements fifty times a second while the daemon runs; nothing waits for it. A message that cannot
-//! be sent is counted and lost, as one on the wire would be: the next announcement of a connection repeats it. Not
-//! here: the messages (`messages.rs`).
+//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for which
+//! the socket has no room waits; one that the kernel refuses is counted and lost, as one on the wire would be. At its end
+//! the thread sends what is left. Not here: the messages (`messages.rs`).
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -16,7 +17,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_master::{Announcements, MasterCounters};
 use xvs_model::config::sync_daemon::SyncDaemon;
 
-use super::messages::Messages;
+use super::messages::{Messages, Sent};
 use super::sockets;
 use crate::control::datapath::SyncSockets;
 
@@ -47,14 +48,21 @@ impl Master {
             let (stop, announcements) = (stop.clone(), announcements.clone());
             move || {
                 let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
+                let send = |port: u16, message: &[u8]| {
+                    let counter = match sockets[usize::from(port)].send(message) {
+                        Ok(_) => sent,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
+                        Err(_) => failed,
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    Sent::Done
+                };
                 // Relaxed: the flag orders nothing.
                 while !stop.load(Ordering::Relaxed) {
                     thread::sleep(INTERVAL);
-                    messages.run(&published.load(), clock.now(), |port, message| {
-                        let is_sent = sockets[usize::from(port)].send(message).is_ok();
-                        (if is_sent { sent } else { failed }).fetch_add(1, Ordering::Relaxed);
-                    });
+                    messages.run(&published.load(), clock.now(), send);
                 }
+                messages.finish(&published.load(), clock.now(), send);
             }
         });
         let thread = thread.map_err(|error| format!("its thread cannot be started: {error}"))?;
@@ -72,4 +80,4 @@ impl Drop for Master {
 }
 
 /// How often the thread looks for announcements and for messages that are due.
-const INTERVAL: Duration = Duration::from_millis(20);
+const INTERVAL: Duration = Duration::from_millis(10);

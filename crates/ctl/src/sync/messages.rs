@@ -11,6 +11,15 @@ use xvs_dataplane::sync::collect::collect;
 use xvs_dataplane::sync::outbox::Outbox;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It was sent, or never will be.
+    Done,
+    /// There is no room for it now.
+    Later,
+}
+
 /// What workers have announced, and the messages about it: an outbox for each port.
 pub(crate) struct Messages {
     announcements: Arc<Announcements>,
@@ -31,8 +40,36 @@ impl Messages {
         Self { announcements, reader, outboxes: (0..ports.max(1)).map(outbox).collect() }
     }
 
-    /// Collects what was announced, and passes each message that is due to `send`, with the number of its port.
-    pub(crate) fn run(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8])) {
+    /// Collects what was announced, and passes each message that is due to `send`, with the number of its port. One for
+    /// which `send` returns [`Sent::Later`] is passed to it again the next time.
+    pub(crate) fn run(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8]) -> Sent) {
+        self.collect(snapshot, now);
+        for (port, outbox) in (0..).zip(&mut self.outboxes) {
+            let mut due = outbox.take_due(now);
+            while let Some(message) = due.front() {
+                if send(port, message) == Sent::Later {
+                    outbox.put_back(due, now);
+                    break;
+                }
+                due.pop_front();
+            }
+        }
+    }
+
+    /// Passes all messages to `send` at once, also incomplete ones.
+    pub(crate) fn finish(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Millis,
+        mut send: impl FnMut(u16, &[u8]) -> Sent,
+    ) {
+        self.collect(snapshot, now);
+        for (port, outbox) in (0..).zip(&mut self.outboxes) {
+            outbox.take_all().iter().for_each(|message| _ = send(port, message));
+        }
+    }
+
+    fn collect(&mut self, snapshot: &Snapshot, now: Millis) {
         let Self { announcements, reader, outboxes } = self;
         if let Some(master) = &snapshot.sync_master {
             let rules = &master.rules;
@@ -42,9 +79,6 @@ impl Messages {
                     outboxes[hash as usize & last].add(entry, rules.version, rules.queue_max, now);
                 announcements.counters.lost.fetch_add(discarded, Ordering::Relaxed);
             });
-        }
-        for (port, outbox) in (0..).zip(outboxes) {
-            outbox.take_due(now).for_each(|message| send(port, &message));
         }
     }
 }

@@ -14,8 +14,9 @@ use super::framed_packet::FramedPacket;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
+use crate::new_connection::eviction::ended;
 use crate::new_connection::service::is_first;
-use crate::snapshot::{Activity, ConnReuse, Snapshot};
+use crate::snapshot::{ConnReuse, Snapshot};
 
 /// The result of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +83,9 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
     let moves_on = packet.flow.protocol == Protocol::UDP && settings.udp_nodest_reschedule;
     match destination {
         Some(_) => Standing::Keep,
-        None if connection.is_bypass() || connection.is_unbound() => Standing::Keep,
+        None if connection.is_bypass() => Standing::Keep,
         None if connection.flags().contains(Flags::RESET) => Standing::NoDestination,
+        None if connection.is_unbound() => Standing::Keep,
         None if settings.expire_nodest_conn || moves_on => Standing::Replace,
         None => Standing::NoDestination,
     }
@@ -113,7 +115,7 @@ fn replace(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
     if let Removal::Done(state) = removal {
         let connection = flows.table.connection(id);
         if let Some(destination) = at.snapshot.destinations.of(&connection) {
-            flows.replaced.keep(&destination.live, Activity::counted(&connection, state), at.now);
+            flows.replaced.keep(&destination.live, ended(&connection, state), at.now);
         }
     }
     removal != Removal::Controls

@@ -78,7 +78,7 @@ pub(crate) fn advance(
     let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
     let has_moved = match table.connection(id).flags().contains(Flags::SYNC) {
         false => from != to,
-        true => before != after && counts_as(&table.connection(id), to),
+        true => before != after && table.connection(id).count_as(to == Activity::Inactive),
     };
     if let Some(live) = live {
         if has_moved {
@@ -87,15 +87,6 @@ pub(crate) fn advance(
         if proven && protocol == Protocol::TCP {
             live.answered();
         }
-    }
-}
-
-/// Has a connection of another director count as active or inactive from now on. Returns `true` to the one caller that
-/// has changed it.
-pub(crate) fn counts_as(connection: &Connection<'_>, activity: Activity) -> bool {
-    match activity {
-        Activity::Inactive => connection.set_flags(Flags::INACTIVE),
-        _ => connection.clear_flags(Flags::INACTIVE),
     }
 }
 

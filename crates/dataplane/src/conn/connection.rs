@@ -170,6 +170,27 @@ impl Connection<'_> {
         self.record.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
     }
 
+    /// Has a received connection count as active or inactive. Returns `true` to the one caller that has changed it;
+    /// `false` also if it is counted no more.
+    #[must_use]
+    pub fn count_as(&self, inactive: bool) -> bool {
+        let changed = |flags: u16| {
+            let flags = Flags(flags);
+            let is_due = !flags.contains(Flags::COUNTED_OUT) && flags.contains(Flags::INACTIVE) != inactive;
+            is_due.then_some(flags.0 ^ Flags::INACTIVE.0)
+        };
+        // Relaxed: as in `set_flags`.
+        self.record.entry.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed).is_ok()
+    }
+
+    /// Ends the counting of a received connection. Returns whether it counted as inactive.
+    #[must_use]
+    pub fn count_out(&self) -> bool {
+        // Relaxed: as in `set_flags`.
+        let before = self.record.entry.flags.fetch_or(Flags::COUNTED_OUT.0, Ordering::Relaxed);
+        Flags(before).contains(Flags::INACTIVE)
+    }
+
     /// The number of packets from the client so far.
     pub fn in_packets(&self) -> u32 {
         self.record.entry.in_packets.load(Ordering::Relaxed)

@@ -15,6 +15,8 @@ impl Flags {
     pub const PROVEN: Self = Self(0x0001);
     /// Received by state synchronisation.
     pub const SYNC: Self = Self(0x0020);
+    /// Of a connection with [`Self::SYNC`]: it is in no count of its destination any more. Not in sync messages.
+    pub const COUNTED_OUT: Self = Self(0x0040);
     /// No reply has passed the director, and none is expected.
     pub const NO_OUTPUT: Self = Self(0x0080);
     /// Its destination receives the client's address in a TCP option. Not in sync messages.

@@ -293,7 +293,17 @@ pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
 /// Removes a connection from its destination's counts. The caller has removed it from the table in this state.
 pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
-        live.decrement(Activity::counted(connection, state));
+        live.decrement(ended(connection, state));
+    }
+}
+
+/// How a connection was counted that has been removed from the table in this state.
+pub(crate) fn ended(connection: &Connection<'_>, state: u8) -> Activity {
+    match connection.flags() {
+        flags if flags.contains(Flags::TEMPLATE) => Activity::Template,
+        flags if !flags.contains(Flags::SYNC) => Activity::of(connection.protocol(), state),
+        _ if connection.count_out() => Activity::Inactive,
+        _ => Activity::Active,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::verdict::{DropReason, Verdict};
 pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at: Context<'_>) -> Ends {
     let Chosen { id, dest, method, live, template } = *chosen;
     if let (Some(template), Some(announcer)) = (template, Announcer::of(at.snapshot, flows.worker, at.now)) {
-        announcer.template(&flows.table, template);
+        announcer.one_packet(&flows.table, template);
     }
     flows.release_template(template);
     flows.count_connection(id, at.snapshot);

@@ -34,6 +34,16 @@ impl LocalAddresses {
         locals
     }
 
+    /// Whether this is one of them. Costs a look at each address of the family.
+    pub fn has(&self, endpoint: Endpoint) -> bool {
+        let mut before = 0;
+        self.pools[endpoint.family() as usize].ends.iter().any(|(end, last)| {
+            let first = last.port - (end - before - 1) as u16;
+            before = *end;
+            last.addr == endpoint.addr && (first..=last.port).contains(&endpoint.port)
+        })
+    }
+
     /// The next endpoint of a family; `None` if the family has no local address.
     pub fn next(&self, family: Family, cursor: &mut LocalCursor) -> Option<Endpoint> {
         let pool = &self.pools[family as usize];
@@ -98,6 +108,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_endpoint_is_one_of_them_by_address_and_port() {
+        let [one, two] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        let locals = LocalAddresses::new([(one, 5000..=5009), (two, 7000..=7000)]);
+        let has = |addr, port| locals.has(Endpoint { addr, port });
+        assert_eq!([4999, 5000, 5009, 5010].map(|port| has(one, port)), [false, true, true, false]);
+        assert_eq!([5000, 6999, 7000, 7001].map(|port| has(two, port)), [false, false, true, false]);
+        assert!(!has(IpAddr::from([192, 0, 2, 3]), 5000));
+    }
 
     proptest! {
         #[test]

@@ -156,12 +156,11 @@ impl Announcements {
             | u64::from(state & 0x0f) << 42
             | u64::from(retries & 3) << 40
             | end.0.min(END_MAX);
-        if let Some(last) = self.last.get(id.index() as usize) {
-            last.store(word, Ordering::Relaxed);
-        }
-        let is_queued = self.queues.get(worker).is_some_and(|queue| queue.push(announced).is_ok());
-        if !is_queued {
+        if self.queues.get(worker).is_none_or(|queue| queue.push(announced).is_err()) {
+            // The next packet tries again, if the state is news.
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(last) = self.last.get(id.index() as usize) {
+            last.store(word, Ordering::Relaxed);
         }
     }
 }

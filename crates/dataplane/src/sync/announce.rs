@@ -53,8 +53,15 @@ impl<'s> Announcer<'s> {
         }
     }
 
-    /// A packet of a connection that this template controls has passed.
-    pub(crate) fn template(&self, table: &TableWorker, id: ConnId) {
+    /// A packet without a connection has passed (`--ops`), for which there is this template.
+    pub(crate) fn one_packet(&self, table: &TableWorker, id: ConnId) {
+        // Its connection would not be announced.
+        if self.master.rules.version == Version::V1 {
+            self.template(table, id);
+        }
+    }
+
+    fn template(&self, table: &TableWorker, id: ConnId) {
         let template = table.connection(id);
         self.announce(&template, template.count_in_packet());
     }

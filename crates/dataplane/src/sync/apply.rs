@@ -17,10 +17,10 @@ use xvs_sched::ForwardingMethod;
 
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::burst::state::counts_as;
 use crate::clock::Millis;
+use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Direction, Flags, Inserted, NewConnection, Removal};
-use crate::new_connection::eviction::{count_out, evict_call};
+use crate::new_connection::eviction::{count_out, evict_call, is_known};
 use crate::new_connection::{insert, persistence};
 use crate::snapshot::sync_backup::{Received, SyncBackup};
 use crate::snapshot::{Activity, Destination, DestinationId, Snapshot};
@@ -65,8 +65,10 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Contex
             Found::Other => {}
         }
     }
-    let new = wanted.connection(key, timeout, at);
-    insert(flows, new, call_id, backup.packets, at)
+    match wanted.connection(key, timeout, at) {
+        Some(new) => insert(flows, new, call_id, backup.packets, at),
+        None => false,
+    }
 }
 
 /// A received connection, and what follows from it.
@@ -127,7 +129,9 @@ impl Wanted<'_> {
         let connection = flows.table.connection(id);
         if self.is_template {
             connection.set_timeout_seconds(timeout.as_secs() as u32);
-        } else if let Some(address) = self.entry.client_address {
+        } else if let Some(address) = self.entry.client_address
+            && connection.flags().intersects(flags_of(address))
+        {
             connection.set_first_sequence(address.first_sequence);
             let _ = connection.set_flags(flags_of(address));
         }
@@ -139,7 +143,7 @@ impl Wanted<'_> {
         let connection = flows.table.connection(id);
         let to = if self.is_inactive() { Activity::Inactive } else { Activity::Active };
         let (has_moved, to) = match is_received {
-            true => (counts_as(&connection, to), to),
+            true => (connection.count_as(to == Activity::Inactive), to),
             // One that began here is counted by its state.
             false => {
                 let [from, to] = [before, after].map(|state| Activity::of(self.entry.protocol, state));
@@ -170,10 +174,15 @@ impl Wanted<'_> {
         })
     }
 
-    /// The connection to be inserted, with this identity.
-    fn connection(&self, key: FlowKey, timeout: Duration, at: Context<'_>) -> NewConnection {
+    /// The connection to be inserted, with this identity. `None`: its packets could not be forwarded here, because the
+    /// local endpoint is not one of this director, or the real server that receives the client's address is not known.
+    fn connection(&self, key: FlowKey, timeout: Duration, at: Context<'_>) -> Option<NewConnection> {
         let Entry { dest, local, mark, client_address, .. } = *self.entry;
         let bound = self.destination(at);
+        let is_foreign = local.is_some_and(|local| !at.snapshot.locals.has(local));
+        if is_foreign || client_address.is_some() && bound.is_none() {
+            return None;
+        }
         let method = match (bound, local) {
             (_, Some(_)) => ForwardingMethod::FullNat,
             (Some((_, destination)), None) if destination.method != ForwardingMethod::FullNat => {
@@ -187,7 +196,11 @@ impl Wanted<'_> {
             None => self.entry.flags & flag::NO_OUTPUT != 0,
         };
         let set = |flag: Flags, is_set: bool| if is_set { flag } else { Flags::NONE };
-        NewConnection {
+        // Its handshake was seen elsewhere.
+        let is_proven = method.masquerades()
+            && key.protocol == Protocol::TCP
+            && self.state == TcpState::Established as u8;
+        Some(NewConnection {
             protocol: key.protocol,
             client: key.source,
             virtual_endpoint: key.dest,
@@ -197,6 +210,7 @@ impl Wanted<'_> {
             flags: Flags::SYNC
                 | set(Flags::TEMPLATE, self.is_template)
                 | set(Flags::NO_OUTPUT, is_unanswered)
+                | set(Flags::PROVEN, is_proven && !self.is_template)
                 | set(Flags::INACTIVE, self.is_inactive())
                 | client_address.map_or(Flags::NONE, flags_of),
             state: self.state,
@@ -205,7 +219,7 @@ impl Wanted<'_> {
             dest_ref: bound.map_or(DestinationId::NONE, |(id, _)| id).0,
             mark: if self.is_template { 0 } else { mark },
             controller: None,
-        }
+        })
     }
 }
 
@@ -290,6 +304,9 @@ fn flags_of(address: ClientAddress) -> Flags {
 
 /// Ends a connection that another one replaces.
 fn remove(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
+    if !is_known(&flows.table.connection(id), at.snapshot) {
+        return false;
+    }
     let Removal::Done(state) = flows.table.remove(id) else { return false };
     count_out(&flows.table.connection(id), state, at.snapshot);
     true

@@ -43,9 +43,9 @@ impl Outbox {
     }
 
     /// Adds an entry. Up to `queue_max` complete messages wait; a further one is discarded. What the version cannot
-    /// carry is left out. Returns the number of entries that were discarded.
+    /// carry is discarded, too. Returns the number of entries that were discarded.
     pub fn add(&mut self, entry: &Entry<'_>, version: Version, queue_max: usize, now: Millis) -> u64 {
-        let Some(encoded) = entry.encode(version) else { return 0 };
+        let Some(encoded) = entry.encode(version) else { return 1 };
         let bytes = encoded.bytes();
         let max_len = self.max_len;
         let is_full = |message: &Message| !message.has_room(bytes, version, max_len);
@@ -78,7 +78,7 @@ impl Outbox {
     }
 
     /// Takes the messages that were to be sent until now. A caller that comes late gets those of each moment.
-    pub fn take_due(&mut self, now: Millis) -> impl Iterator<Item = Vec<u8>> + use<> {
+    pub fn take_due(&mut self, now: Millis) -> VecDeque<Vec<u8>> {
         let mut taken = VecDeque::new();
         while let at = self.due.map_or(self.next_check, |due| due.min(self.next_check))
             && at <= now
@@ -90,7 +90,21 @@ impl Outbox {
                 taken.push_back(message.finish(self.sync_id));
             }
         }
-        taken.into_iter()
+        taken
+    }
+
+    /// Takes all messages, also an incomplete one.
+    pub fn take_all(&mut self) -> VecDeque<Vec<u8>> {
+        let mut taken = std::mem::take(&mut self.complete);
+        taken.extend(self.current.take().map(|message| message.finish(self.sync_id)));
+        taken
+    }
+
+    /// Takes messages back that could not be sent yet. They are due again at once.
+    pub fn put_back(&mut self, mut unsent: VecDeque<Vec<u8>>, now: Millis) {
+        unsent.append(&mut self.complete);
+        self.complete = unsent;
+        self.due = Some(now);
     }
 }
 
@@ -145,7 +159,7 @@ mod tests {
     }
 
     fn sent(outbox: &mut Outbox, now: u64) -> Vec<(usize, u8)> {
-        outbox.take_due(Millis(now)).map(|message| (message.len(), message[4])).collect()
+        outbox.take_due(Millis(now)).iter().map(|message| (message.len(), message[4])).collect()
     }
 
     #[test]
@@ -157,7 +171,7 @@ mod tests {
         assert_eq!(sent(&mut outbox, 2000), []);
         assert_eq!(sent(&mut outbox, 2999), []);
         // The caller is late; the check is not.
-        let messages: Vec<_> = outbox.take_due(Millis(3999)).collect();
+        let messages = outbox.take_due(Millis(3999));
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0][..8], [0, 7, 0, 80, 2, 1, 0, 0]);
         assert_eq!(sent(&mut outbox, 9000), []);
@@ -189,8 +203,22 @@ mod tests {
         outbox.add(&entry(2), Version::V0, 8, Millis(0));
         assert_eq!(sent(&mut outbox, 25), [(44, 1)]);
         (0..255).for_each(|port| _ = outbox.add(&entry(port), Version::V0, 8, Millis(30)));
-        let messages: Vec<_> = outbox.take_due(Millis(55)).collect();
+        let messages = outbox.take_due(Millis(55));
         assert_eq!((messages.len(), &messages[0][..4]), (1, &[255, 0, 0x17, 0xec][..]));
+    }
+
+    #[test]
+    fn messages_that_could_not_be_sent_are_sent_before_later_ones() {
+        let mut outbox = Outbox::new(0, 1, Millis(0));
+        (1..4).for_each(|port| _ = outbox.add(&entry(port), Version::V1, 8, Millis(0)));
+        let mut unsent = outbox.take_due(Millis(25));
+        assert_eq!(unsent.len(), 2);
+        unsent.pop_front();
+        outbox.put_back(unsent, Millis(25));
+        outbox.add(&entry(4), Version::V1, 8, Millis(30));
+        let ports = |messages: VecDeque<Vec<u8>>| messages.iter().map(|bytes| bytes[19]).collect::<Vec<_>>();
+        assert_eq!(ports(outbox.take_due(Millis(30))), [2, 3]);
+        assert_eq!(ports(outbox.take_all()), [4]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::config::destination::{DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::rules::{DesiredRules, Object, object_of};
 use crate::config::service::{Netmask, ServiceOptions};
-use crate::config::sync_daemon::SyncDaemon;
+use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 
 /// The state that these commands create from an empty one.
 ///
@@ -88,7 +88,7 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     all.sort_by_key(|difference| difference.object().service());
     all.extend(marks(running.marks(), wanted.state.marks()));
     all.extend(wanted.state.daemons().iter().filter_map(|daemon| {
-        let before = running.daemons().iter().find(|one| one.role == daemon.role);
+        let before = daemon_of(running, daemon.role);
         let [before, after] = [before, Some(daemon)].map(|one| one.cloned().map(Command::StartDaemon));
         (before != after).then_some(Difference { before, after })
     }));
@@ -113,6 +113,12 @@ pub fn file_differences(running: &State, old: &State, new: &DesiredRules) -> Vec
         Some(Command::AddMark(rule)) => old.marks().contains(rule) || new.state.marks().contains(rule),
         _ => defined.contains(&difference.object()),
     });
+    // Those that the file started, as they still run, and does not start any more.
+    let gone = daemons_without(old, &new.state);
+    all.extend(gone.filter(|gone| match gone.object() {
+        Object::Daemon(role) => daemon_of(running, role) == daemon_of(old, role),
+        _ => false,
+    }));
     all
 }
 
@@ -136,14 +142,7 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
 pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
     let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
     let mut differences = differences(applied, &wanted);
-    let has_started = |daemon: &&SyncDaemon| former.daemons().iter().all(|one| one.role != daemon.role);
-    differences.extend(
-        applied
-            .daemons()
-            .iter()
-            .filter(has_started)
-            .map(|daemon| Difference { before: Some(Command::StartDaemon(daemon.clone())), after: None }),
-    );
+    differences.extend(daemons_without(applied, former));
     let all = differences.len();
     let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
     let destinations = |state: &State, key: ServiceKey| {
@@ -153,6 +152,7 @@ pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Differ
     differences.retain(|difference| match difference.object() {
         Object::Marks => running.marks() == applied.marks(),
         Object::Timeouts => running.timeouts() == applied.timeouts(),
+        Object::Daemon(role) => daemon_of(running, role) == daemon_of(applied, role),
         // Its deletion would also delete destinations that were added since.
         Object::Service(key)
             if difference.after.is_none() && destinations(running, key) != destinations(applied, key) =>
@@ -167,6 +167,16 @@ pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Differ
     });
     let left = all - differences.len();
     (differences, left)
+}
+
+/// The end of each daemon of a state whose role another state has no daemon of.
+fn daemons_without<'a>(state: &'a State, other: &'a State) -> impl Iterator<Item = Difference> + use<'a> {
+    let gone = state.daemons().iter().filter(|daemon| daemon_of(other, daemon.role).is_none());
+    gone.map(|daemon| Difference { before: Some(Command::StartDaemon(daemon.clone())), after: None })
+}
+
+fn daemon_of(state: &State, role: SyncRole) -> Option<&SyncDaemon> {
+    state.daemons().iter().find(|daemon| daemon.role == role)
 }
 
 fn by_object(rules: &[Command]) -> HashMap<Object, Command> {

@@ -10,6 +10,7 @@ use xvs_sched::ServiceKey;
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::maintenance::Disabled;
+use crate::config::sync_daemon::SyncRole;
 use crate::config::timeouts::Timeouts;
 
 /// The state that rules want.
@@ -147,7 +148,9 @@ pub enum Object {
     Disabled(Disabled),
     /// The timeouts.
     Timeouts,
-    /// Daemons, counters, all services: they are not compared.
+    /// The synchronization daemon of a role.
+    Daemon(SyncRole),
+    /// Counters, all services: they are not compared.
     Other,
 }
 
@@ -175,6 +178,8 @@ pub fn object_of(command: &Command) -> Object {
         Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
         Command::Disable(server) | Command::Enable(server) => Object::Disabled(*server),
         Command::SetTimeouts(_) => Object::Timeouts,
-        Command::Flush | Command::Zero(_) | Command::StartDaemon(_) | Command::StopDaemon(_) => Object::Other,
+        Command::StartDaemon(daemon) => Object::Daemon(daemon.role),
+        Command::StopDaemon(role) => Object::Daemon(*role),
+        Command::Flush | Command::Zero(_) => Object::Other,
     }
 }

@@ -139,6 +139,12 @@ impl<'a> Entries<'a> {
             client_address: None,
         };
         fields.options(&mut entry)?;
+        // The local endpoint sends to the destination, and only FULLNAT of TCP passes the client's address.
+        let is_other = |local: Endpoint| local.addr.is_ipv6() != is_ipv6;
+        let passes = entry.protocol == Protocol::TCP && entry.local.is_some();
+        if entry.local.is_some_and(is_other) || entry.client_address.is_some() && !passes {
+            return Err(Skipped::Malformed);
+        }
         Ok(entry)
     }
 }
@@ -306,6 +312,9 @@ mod tests {
             (with("002c", "4602000046020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
+            // A local endpoint of the other family, and a client's address without one.
+            (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
+            (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
             (with("1028", "46020000"), vec![Err(Skipped::Malformed)]),
         ] {
             assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
@@ -333,6 +342,8 @@ mod tests {
             client_address in proptest::option::of(any::<(bool, bool, u32)>()),
         ) {
             let (protocol, flags, state, mark, timeout_seconds) = numbers;
+            let protocol = if client_address.is_some() && local.is_some() { 6 } else { protocol };
+            let client_address = client_address.filter(|_| local.is_some());
             let entry = Entry {
                 protocol: Protocol(protocol),
                 flags: flags & !SEQUENCES,

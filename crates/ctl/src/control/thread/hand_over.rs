@@ -18,6 +18,7 @@ use xvs_host::process::Process;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
+use crate::control::datapath::Datapath as _;
 use crate::control::handle::Step;
 use crate::control::thread::ControlThread;
 use crate::daemon::successor;
@@ -69,6 +70,8 @@ impl ControlThread {
                 }
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
                     let _ = reply.send(Ok(()));
+                    // It sends what was announced here.
+                    self.control.datapath().stop_master();
                     tracing::info!("process {successor} has taken over: ending");
                     let reload = shared.taken_over.lock().unwrap_or_else(PoisonError::into_inner).take();
                     let wait =
