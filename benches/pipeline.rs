@@ -157,6 +157,7 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
         parts.push((format!("table alone{suffix}"), direct, memory, Part::Table));
         parts.push((format!("DR{suffix}"), direct, memory, requests));
     }
+    parts.push(("DR, announced".to_owned(), direct, Memory::OnDemand, Part::Announced));
     let tcp = |variant| Variant { protocol: Protocol::TCP, ..variant };
     for variant in [tcp(direct), tcp(Nat.into()), Variant { services: 10_000, ..direct }] {
         parts.push((variant.to_string(), variant, Memory::OnDemand, requests));
@@ -184,7 +185,6 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
     ] {
         parts.push((name.to_owned(), direct, Memory::OnDemand, Part::Captured(watcher)));
     }
-    parts.push(("DR, announced".to_owned(), direct, Memory::OnDemand, Part::Announced));
     parts.push(("DR, expiry".to_owned(), direct, Memory::OnDemand, Part::Expiry));
     parts
 }

@@ -208,7 +208,8 @@ impl ControlThread {
             {
                 tracing::error!("{refusal}");
             }
-            let warnings = self.control.warnings();
+            let mut warnings = self.control.warnings();
+            warnings.extend(self.control.datapath().failed_daemons());
             let is_current = self.warnings.control == warnings
                 && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
                 && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());

@@ -50,6 +50,13 @@ impl Backup {
     }
 }
 
+impl Backup {
+    /// Whether its thread has ended by a fault.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+}
+
 impl Drop for Backup {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);

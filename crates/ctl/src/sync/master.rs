@@ -1,8 +1,8 @@
 //! The thread of a master daemon: it sends what workers announce, by UDP multicast.
 //!
-//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for which
-//! the socket has no room waits; one that the kernel refuses is counted and lost, as one on the wire would be. At its end
-//! the thread sends what is left. Not here: the messages (`messages.rs`).
+//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for
+//! which the socket has no room waits; one that the kernel refuses is counted and lost, as one on the wire would be.
+//! At its end the thread sends what is left. Not here: the messages (`messages.rs`).
 
 use std::io;
 use std::sync::Arc;
@@ -67,6 +67,13 @@ impl Master {
         });
         let thread = thread.map_err(|error| format!("its thread cannot be started: {error}"))?;
         Ok((Self { stop, thread: Some(thread) }, announcements))
+    }
+}
+
+impl Master {
+    /// Whether its thread has ended by a fault.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 }
 

@@ -87,6 +87,15 @@ impl SystemDatapath {
         self.not_reserved.as_ref()
     }
 
+    /// A sentence for each daemon of synchronization whose thread has ended by a fault.
+    pub(crate) fn failed_daemons(&self) -> impl Iterator<Item = String> + use<> {
+        let master = self.master.as_ref().is_some_and(Master::has_failed).then_some("master");
+        let backup = self.backup.as_ref().is_some_and(Backup::has_failed).then_some("backup");
+        master.into_iter().chain(backup).map(|role| {
+            format!("the {role} daemon has failed; run `xvsadm --stop-daemon {role}` and start it again")
+        })
+    }
+
     /// The name of the thread with this number at the table: workers first, then readers.
     fn thread_name(&self, slot: usize) -> String {
         let workers = self.table.config().workers;
