@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use xvs::clients::HalfUpload;
 use xvs::cluster::{REAL_SERVERS, real_server, succeed};
-use xvs::director::program;
+use xvs::director::{Protocol, program};
 use xvs::keepalived::Keepalived;
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Layout, clients, wait};
+use xvs::{Cluster, Director, Host, Layout, Method, Workers, clients, traffic, wait};
 
 /// What keepalived moves: the VIP, FULLNAT's local address, and the gateway of real servers towards the client.
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -187,6 +188,40 @@ fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_bac
     }
     let status = first.status();
     assert!(status.contains("sync       backup on lan, sync id 7; "), "{status}");
+}
+
+#[test]
+fn take_overs_keep_the_daemons_announcing() {
+    const SINK_WAN: u16 = 9100;
+    const HELD: [&str; 2] = ["--hold", "10s"];
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    cluster.add_backup();
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK_WAN));
+    let other = Director::start_on(&cluster, Host::Backup, &["--interface", "lan", "--workers", "1"]);
+    let mut former = Director::start_with(&cluster, Workers::One, &HELD);
+    former.add_service(Protocol::Tcp, SINK_WAN, Method::Nat);
+    for director in [&former, &other] {
+        for role in ["master", "backup"] {
+            director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 9"));
+        }
+    }
+    let listed = |director: &Director<'_>, count| {
+        wait::until(&format!("{count} connections are known"), || {
+            (director.adm("-L -n -c").matches("ESTABLISHED").count() == count).then_some(())
+        });
+    };
+    let first = HalfUpload::begin(&cluster, SINK_WAN);
+    listed(&other, 1);
+    let successor = Director::take_over(&cluster, Workers::One, &HELD).unwrap_or_else(|log| panic!("{log}"));
+    assert!(former.has_ended().success(), "{}", former.log());
+    let second = HalfUpload::begin(&cluster, SINK_WAN);
+    listed(&other, 2);
+    let again = Director::take_over(&cluster, Workers::One, &HELD).unwrap_or_else(|log| panic!("{log}"));
+    let third = HalfUpload::begin(&cluster, SINK_WAN);
+    listed(&other, 3);
+    assert_eq!(again.adm("-L --daemon").lines().count(), 2);
+    [first, second, third].into_iter().for_each(|upload| upload.finish());
+    drop((successor, again));
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //! time. Everything else is that of xvsd: control plane, pipeline and connection table. The same input gives the same
 //! output. The answer to a line that cannot be carried out is `{"error":…}`, and nothing has changed.
 //!
-//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `inject`, `explain`, `advance`, `counters`; the types
-//! below define their fields.
+//! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `sync`, `inject`, `explain`, `advance`, `counters`; the
+//! types below define their fields.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
