@@ -12,11 +12,10 @@ use xvs_proto::Packet;
 use xvs_xdp::Frame;
 
 pub use self::run::Pipeline;
-use crate::burst::classify::Class;
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, Decided, FramedPacket, Step, forward, proof, state, unanswered};
+use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
@@ -25,7 +24,6 @@ use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, one_packet, persistence, schedule};
 use crate::slow_path::{client_address, mss, no_destination, reset, vip_probe};
-use crate::sync::announce::Announcer;
 use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
@@ -43,19 +41,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
     dispatch.drop_overdue(port);
     for (received, decided) in burst.drain() {
-        let Step { class, hash, verdict } = match decided {
-            Decided::General(step) => step,
-            Decided::Forwarded(link) => {
-                dispatch.forwarded(received, link, port);
-                continue;
-            }
-        };
-        match class {
-            Class::Decided(verdict) => dispatch.decided(received, *verdict, port),
-            Class::Flow(packet) => dispatch.packet(received, packet, *hash, *verdict, port),
-            Class::Fragment(packet) => dispatch.fragment(received, packet, process, port),
-            Class::Error(packet) => dispatch.error(received, packet, connect, port),
-        }
+        dispatch.frame(received, decided, process, connect, port);
     }
     dispatch.reset(port);
     dispatch.probe(port);
@@ -115,7 +101,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
         return no_destination::request(flows, p, id, at);
     };
     let ends = Ends::of(&connection);
-    let packets = connection.count_in_packet();
+    connection.count_in_packet();
     flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
     unanswered::count(&p, &connection, destination, at);
@@ -125,12 +111,8 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     mss::clamp_request(p.frame, packet, &ends, destination, at);
     let connection = flows.table.connection(id);
     let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
-    let verdict =
-        forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at);
-    if let Some(announcer) = Announcer::of(at.snapshot, flows.worker, at.now) {
-        announcer.packet(&flows.table, id, packets);
-    }
-    verdict
+    flows.announce(id, at);
+    forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at)
 }
 
 /// Processes a packet of a connection towards the client.
@@ -144,16 +126,8 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
     mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
     client_address::remove(p.frame, packet, &connection);
     let verdict = crate::forward::reply(p.frame, packet, &ends, path);
-    match destination {
-        _ if is_refused(verdict) => {}
-        Some(destination) => {
-            flows.count_reply(destination, packet);
-            state::advance(flows, id, packet, Direction::Outbound, Some(&destination.live), at);
-        }
-        None if connection.is_unbound() => {
-            state::advance(flows, id, packet, Direction::Outbound, None, at);
-        }
-        None => {}
+    if !is_refused(verdict) {
+        state::advance_on_reply(flows, id, packet, destination, at);
     }
     verdict
 }

@@ -4,10 +4,13 @@
 //! fragments (`slow_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
 //! counting (`transmit.rs`).
 
-use xvs_proto::{LinkId, Packet};
+use xvs_proto::Packet;
 
+use super::classify::Class;
 use super::context::Context;
 use super::flows::Flows;
+use super::framed_packet::FramedPacket;
+use super::record::{Decided, Step};
 use super::transmit::Transmitter;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
@@ -15,6 +18,9 @@ use crate::slow_path::icmp_originate::IcmpError;
 use crate::slow_path::reassembly::Reassembly;
 use crate::slow_path::{no_destination, vip_probe};
 use crate::verdict::{DropReason, Verdict};
+
+/// The stages of a packet from its look-up to its verdict.
+pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
 
 /// The stages that dispatch uses.
 pub(crate) struct Dispatch<'a> {
@@ -29,19 +35,31 @@ pub(crate) struct Dispatch<'a> {
 }
 
 impl Dispatch<'_> {
-    /// Carries out a verdict from classification. The sender gets no ICMP error.
-    pub(crate) fn decided(&mut self, received: Received, verdict: Verdict, port: &mut impl Port) {
-        self.transmitter.carry_out(received, verdict, port);
-    }
-
-    /// Sends a packet that went the short way.
+    /// Carries out what was decided of a frame. Fragments and ICMP errors are processed by these stages.
     #[inline]
-    pub(crate) fn forwarded(&mut self, received: Received, link: LinkId, port: &mut impl Port) {
-        self.transmitter.forward(received, link, port);
+    pub(crate) fn frame(
+        &mut self,
+        received: Received,
+        decided: Decided<'_>,
+        process: Process,
+        connect: Connect,
+        port: &mut impl Port,
+    ) {
+        let Step { class, hash, verdict } = match decided {
+            Decided::Forwarded(link) => return self.transmitter.forward(received, link, port),
+            Decided::General(step) => step,
+        };
+        match class {
+            // The sender gets no ICMP error.
+            Class::Decided(verdict) => self.transmitter.carry_out(received, *verdict, port),
+            Class::Flow(packet) => self.packet(received, packet, *hash, *verdict, port),
+            Class::Fragment(packet) => self.fragment(received, packet, process, port),
+            Class::Error(packet) => self.error(received, packet, connect, port),
+        }
     }
 
     /// Carries out the verdict on a packet. The sender of a dropped one may get an ICMP error.
-    pub(crate) fn packet(
+    fn packet(
         &mut self,
         received: Received,
         packet: &Packet,
@@ -56,13 +74,7 @@ impl Dispatch<'_> {
     }
 
     /// Processes an ICMP error about another packet.
-    pub(crate) fn error(
-        &mut self,
-        mut received: Received,
-        packet: &Packet,
-        connect: Connect,
-        port: &mut impl Port,
-    ) {
+    fn error(&mut self, mut received: Received, packet: &Packet, connect: Connect, port: &mut impl Port) {
         let Received { link, frame } = &mut received;
         let verdict = match icmp_error::process(self.flows, frame, *link, packet, connect, self.at) {
             ErrorAction::Verdict(verdict) => verdict,

@@ -21,5 +21,4 @@ mod replaced;
 
 pub use self::context::Context;
 pub(crate) use self::framed_packet::FramedPacket;
-pub(crate) use self::record::Decided;
 pub use self::record::{Burst, Step};

@@ -10,7 +10,7 @@ use super::flows::Flows;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{ConnId, Connection, Direction, Flags, Seen};
-use crate::snapshot::{Activity, DestinationLive};
+use crate::snapshot::{Activity, Destination, DestinationLive};
 
 /// What a packet says about the state of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +88,23 @@ pub(crate) fn advance(
             live.answered();
         }
     }
+}
+
+/// Counts a reply at its destination, and advances its connection. That of a removed destination stays as it is.
+pub(crate) fn advance_on_reply(
+    flows: &mut Flows,
+    id: ConnId,
+    packet: &Packet,
+    destination: Option<&Destination>,
+    at: Context<'_>,
+) {
+    match destination {
+        Some(destination) => flows.count_reply(destination, packet),
+        None if flows.table.connection(id).is_unbound() => {}
+        None => return,
+    }
+    let live = destination.map(|destination| &*destination.live);
+    advance(flows, id, packet, Direction::Outbound, live, at);
 }
 
 /// The direction of a packet, as far as the director sees both. A reply shows that it does.

@@ -90,9 +90,8 @@ impl<'a> Steady<'a> {
         let mut announcer = None;
         match direction {
             Direction::Inbound => {
-                let packets = connection.count_in_packet();
-                let concerned = self.announcer.as_ref().filter(|one| one.concerns(&connection, packets));
-                announcer = concerned.map(|announcer| (announcer, packets));
+                connection.count_in_packet();
+                announcer = self.announcer.as_ref().filter(|announcer| announcer.concerns(&connection));
                 stats.count_in(bytes as usize);
                 self.total.in_packets += 1;
                 self.total.in_bytes += bytes;
@@ -109,8 +108,8 @@ impl<'a> Steady<'a> {
             let live = destination.map(|destination| &*destination.live);
             state::advance(flows, id, plain, direction, live, self.at);
         }
-        if let Some((announcer, packets)) = announcer {
-            announcer.packet(&flows.table, id, packets);
+        if let Some(announcer) = announcer {
+            announcer.packet(&flows.table, id);
         }
         Some(link)
     }

@@ -14,7 +14,7 @@ use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 
 /// The number that no destination has (`DestinationId::NONE`).
-const NO_DESTINATION: u32 = u32::MAX;
+pub(crate) const NO_DESTINATION: u32 = u32::MAX;
 
 /// A view of one connection.
 #[derive(Debug, Clone, Copy)]

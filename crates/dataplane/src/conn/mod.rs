@@ -38,6 +38,7 @@ pub use self::adopt::{AdoptError, Survey, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;
+pub(crate) use self::connection::NO_DESTINATION;
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub use self::flags::Flags;

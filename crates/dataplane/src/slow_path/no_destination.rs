@@ -15,7 +15,6 @@ use crate::burst::{self, state};
 use crate::conn::{ConnId, Direction};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
-use crate::sync::announce::Announcer;
 use crate::verdict::{DropReason, Verdict};
 
 /// Drops a client's packet whose connection has lost its destination.
@@ -33,16 +32,13 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Co
         return Verdict::Drop(DropReason::DestinationUnavailable);
     }
     let unbound = connection.is_unbound().then(|| Ends::of(&connection));
-    let packets = connection.count_in_packet();
+    connection.count_in_packet();
     state::advance(flows, id, p.packet, Direction::Inbound, None, at);
-    let verdict = match unbound {
+    flows.announce(id, at);
+    match unbound {
         Some(ends) => burst::forward::unbound(flows, p.frame, p.packet, &ends, at),
         None => send(flows, p.frame, p.packet, at),
-    };
-    if let Some(announcer) = Announcer::of(at.snapshot, flows.worker, at.now) {
-        announcer.packet(&flows.table, id, packets);
     }
-    verdict
 }
 
 /// Forwards a packet unchanged to its original address.

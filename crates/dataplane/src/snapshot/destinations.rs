@@ -8,7 +8,7 @@ use xvs_sched::{ForwardingMethod, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use super::route::Route;
-use crate::conn::Connection;
+use crate::conn::{Connection, NO_DESTINATION};
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Path, Tunnel};
 use crate::forward::Template;
@@ -20,7 +20,7 @@ pub struct DestinationId(pub u32);
 
 impl DestinationId {
     /// A number that no destination has.
-    pub const NONE: Self = Self(u32::MAX);
+    pub const NONE: Self = Self(NO_DESTINATION);
 }
 
 /// A destination, with the data that packets of its connections need.

@@ -140,10 +140,10 @@ impl Announcements {
     pub(crate) fn last(&self, id: ConnId, generation: u32) -> Last {
         // Relaxed: one word, which orders nothing; the packets of a connection come by one worker.
         let word = self.last.get(id.index() as usize).map_or(0, |word| word.load(Ordering::Relaxed));
-        match word >> 48 == u64::from(generation as u16) && word != 0 {
+        match word >> GENERATION_AT == u64::from(generation as u16) && word != 0 {
             true => Last {
-                state: (word >> 42) as u8 & 0x0f,
-                retries: (word >> 40) as u8 & 3,
+                state: (word >> STATE_AT) as u8 & STATE_MAX,
+                retries: (word >> RETRIES_AT) as u8 & RETRIES_MAX,
                 end: Millis(word & END_MAX),
             },
             false => Last { state: 0, retries: 0, end: Millis(0) },
@@ -152,9 +152,9 @@ impl Announcements {
 
     pub(crate) fn announce(&self, worker: usize, announced: Announced, retries: u8, end: Millis) {
         let Announced { id, generation, state } = announced;
-        let word = u64::from(generation as u16) << 48
-            | u64::from(state & 0x0f) << 42
-            | u64::from(retries & 3) << 40
+        let word = u64::from(generation as u16) << GENERATION_AT
+            | u64::from(state & STATE_MAX) << STATE_AT
+            | u64::from(retries & RETRIES_MAX) << RETRIES_AT
             | end.0.min(END_MAX);
         if self.queues.get(worker).is_none_or(|queue| queue.push(announced).is_err()) {
             // The next packet tries again, if the state is news.
@@ -168,8 +168,13 @@ impl Announcements {
 /// The announcements that may wait for the daemon's thread, of each worker: those of 10 ms if each of its packets is
 /// one.
 const QUEUE: usize = 1 << 14;
-/// The greatest end: 34 years after the machine's start.
-const END_MAX: u64 = (1 << 40) - 1;
+/// The greatest end, which is in the lowest bits of the word: 34 years after the machine's start.
+const END_MAX: u64 = (1 << RETRIES_AT) - 1;
+const RETRIES_AT: u32 = 40;
+const RETRIES_MAX: u8 = 3;
+const STATE_AT: u32 = 42;
+const STATE_MAX: u8 = 0x0f;
+const GENERATION_AT: u32 = 48;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

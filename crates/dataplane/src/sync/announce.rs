@@ -10,6 +10,8 @@ use std::time::Duration;
 use xvs_proto::Protocol;
 use xvs_proto::sync::Version;
 
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
@@ -25,6 +27,16 @@ pub(crate) struct Announcer<'s> {
     now: Millis,
 }
 
+impl Flows {
+    /// A client's packet has passed, and was counted: announces its connection, if it is time.
+    #[inline]
+    pub(crate) fn announce(&self, id: ConnId, at: Context<'_>) {
+        if let Some(announcer) = Announcer::of(at.snapshot, self.worker, at.now) {
+            announcer.packet(&self.table, id);
+        }
+    }
+}
+
 impl<'s> Announcer<'s> {
     /// `None`: no master daemon runs.
     #[inline]
@@ -33,18 +45,18 @@ impl<'s> Announcer<'s> {
         Some(Self { master, settings: &snapshot.settings, worker, now })
     }
 
-    /// Whether a packet with this number can announce its connection, whose state stays as it is.
+    /// Whether a packet, which was counted, can announce its connection, whose state stays as it is.
     #[inline]
-    pub(crate) fn concerns(&self, connection: &Connection<'_>, packets: u32) -> bool {
-        self.master.may_announce(packets) || connection.controller().is_some()
+    pub(crate) fn concerns(&self, connection: &Connection<'_>) -> bool {
+        self.master.may_announce(connection.in_packets()) || connection.controller().is_some()
     }
 
-    /// A client's packet has passed, with this number: announces its connection and then its template, if it is time.
-    pub(crate) fn packet(&self, table: &TableWorker, id: ConnId, packets: u32) {
+    /// A client's packet has passed, and was counted: announces its connection and then its template, if it is time.
+    pub(crate) fn packet(&self, table: &TableWorker, id: ConnId) {
         let connection = table.connection(id);
         let template = connection.controller();
         let is_alone = self.master.rules.templates_alone && template.is_some();
-        let is_announced = !is_alone && self.announce(&connection, packets);
+        let is_announced = !is_alone && self.announce(&connection, connection.in_packets());
         // Version 0 announces a template with its connection only.
         if let Some(template) = template
             && (is_announced || self.master.rules.version == Version::V1)
@@ -78,7 +90,7 @@ impl<'s> Announcer<'s> {
         let last = shared.last(id, generation);
         let is_template = connection.is_template();
         let news = if is_template { News::Same } else { news(connection.protocol(), state, last.state) };
-        let timeout = timeout(connection, self.settings);
+        let timeout = timeout(connection, state, self.settings);
         let retries = match news {
             News::Unfit => return false,
             News::Ends => 0,
@@ -98,7 +110,7 @@ impl<'s> Announcer<'s> {
         let mut retries = 0;
         if !rules.refresh.is_zero() {
             let difference = Duration::from_millis(end.0.abs_diff(last.end.0));
-            let since = Duration::from_millis((self.now + timeout).0.saturating_sub(last.end.0));
+            let since = Duration::from_millis(end.0.saturating_sub(last.end.0));
             if difference < rules.refresh.min((timeout / 2).max(SHORT_TIMEOUT)) {
                 if last.retries >= rules.retries || since < rules.refresh / RETRY_PART {
                     return None;
@@ -149,11 +161,11 @@ fn news(protocol: Protocol, state: u8, announced: u8) -> News {
     }
 }
 
-/// The timeout of a connection's state, or of a template.
-pub(super) fn timeout(connection: &Connection<'_>, settings: &Settings) -> Duration {
+/// The timeout of a connection in this state, or of a template.
+pub(super) fn timeout(connection: &Connection<'_>, state: u8, settings: &Settings) -> Duration {
     match connection.is_template() {
         true => Duration::from_secs(connection.timeout_seconds().into()),
-        false => settings.timeout(connection.protocol(), connection.state()),
+        false => settings.timeout(connection.protocol(), state),
     }
 }
 

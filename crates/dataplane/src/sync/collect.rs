@@ -22,9 +22,9 @@ pub fn collect(
     mut each: impl FnMut(&Entry<'_>, u64),
 ) {
     let mut announced = Vec::new();
-    announcements.take(|one| announced.push((one.id, one.generation, one)));
+    announcements.take(|Announced { id, generation, state }| announced.push((id, generation, state)));
     let secret = *reader.table().secret();
-    reader.recall_each(announced.into_iter(), |connection, Announced { state, .. }| {
+    reader.recall_each(announced.into_iter(), |connection, state| {
         let entry = entry(&connection, state, &snapshot.settings);
         let Entry { protocol, client, virtual_endpoint, .. } = entry;
         let hash = FlowKey { protocol, source: client, dest: virtual_endpoint }.hash(&secret);
@@ -57,10 +57,6 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         ForwardingMethod::Tunnel => method::TUNNEL,
         ForwardingMethod::DirectRouting => method::ROUTE,
     };
-    let timeout = match is_template {
-        true => timeout(connection, settings),
-        false => settings.timeout(protocol, state),
-    };
     Entry {
         protocol,
         flags: flags
@@ -73,7 +69,7 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         virtual_endpoint: connection.virtual_endpoint(),
         dest: connection.dest(),
         mark: if is_template { mark_of_template(connection) } else { connection.mark() },
-        timeout_seconds: timeout.as_secs() as u32,
+        timeout_seconds: timeout(connection, state, settings).as_secs() as u32,
         call_id: None,
         local: connection.local(),
         client_address: client_address(connection),

@@ -9,16 +9,11 @@ use xvs_proto::LinkId;
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
 use super::{Datagram, Gathered};
-use crate::burst::context::Context;
-use crate::burst::dispatch::Dispatch;
-use crate::burst::flows::Flows;
+use crate::burst::dispatch::{Dispatch, Process};
 use crate::burst::framed_packet::FramedPacket;
 use crate::port::{Port, Received};
 use crate::slow_path::icmp_originate::IcmpError;
 use crate::verdict::{DropReason, Verdict};
-
-/// The stages of a packet from its look-up to its verdict.
-pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
 
 impl Dispatch<'_> {
     /// Processes a fragment. The recorded verdict is that of its datagram, if this fragment completes it.
