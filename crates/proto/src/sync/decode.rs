@@ -84,31 +84,37 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
+/// What both versions contain; the rest is as in version 0, which has no more.
+fn entry(protocol: Protocol, flags: u32, state: u16, endpoints: [Endpoint; 3]) -> Entry<'static> {
+    let [client, virtual_endpoint, dest] = endpoints;
+    Entry {
+        protocol,
+        flags,
+        state: u8::try_from(state).unwrap_or(u8::MAX),
+        client,
+        virtual_endpoint,
+        dest,
+        mark: 0,
+        timeout_seconds: 0,
+        call_id: None,
+        local: None,
+        client_address: None,
+    }
+}
+
 impl<'a> Entries<'a> {
     fn take_v0(&mut self) -> Result<Entry<'a>, Skipped> {
         let mut fields = Fields(self.bytes.get(self.at..).ok_or(Skipped::Malformed)?);
         let _ = fields.byte()?;
         let protocol = Protocol(fields.byte()?);
         let ports = [fields.half()?, fields.half()?, fields.half()?];
-        let [client, virtual_endpoint, dest] = fields.endpoints(ports, false)?;
+        let endpoints = fields.endpoints(ports, false)?;
         let (flags, state) = (u32::from(fields.half()?), fields.half()?);
         if flags & SEQUENCES != 0 {
             fields.take(SEQUENCES_LEN)?;
         }
         self.at = self.bytes.len() - fields.0.len();
-        Ok(Entry {
-            protocol,
-            flags,
-            state: u8::try_from(state).unwrap_or(u8::MAX),
-            client,
-            virtual_endpoint,
-            dest,
-            mark: 0,
-            timeout_seconds: 0,
-            call_id: None,
-            local: None,
-            client_address: None,
-        })
+        Ok(entry(protocol, flags, state, endpoints))
     }
 
     fn take_v1(&mut self) -> Result<Entry<'a>, Skipped> {
@@ -124,20 +130,8 @@ impl<'a> Entries<'a> {
         let (flags, state) = (fields.word()?, fields.half()?);
         let ports = [fields.half()?, fields.half()?, fields.half()?];
         let (mark, timeout_seconds) = (fields.word()?, fields.word()?);
-        let [client, virtual_endpoint, dest] = fields.endpoints(ports, is_ipv6)?;
-        let mut entry = Entry {
-            protocol,
-            flags,
-            state: u8::try_from(state).unwrap_or(u8::MAX),
-            client,
-            virtual_endpoint,
-            dest,
-            mark,
-            timeout_seconds,
-            call_id: None,
-            local: None,
-            client_address: None,
-        };
+        let endpoints = fields.endpoints(ports, is_ipv6)?;
+        let mut entry = Entry { mark, timeout_seconds, ..entry(protocol, flags, state, endpoints) };
         fields.options(&mut entry)?;
         // The local endpoint sends to the destination, and only FULLNAT of TCP passes the client's address.
         let is_other = |local: Endpoint| local.addr.is_ipv6() != is_ipv6;
