@@ -7,7 +7,6 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xvs_dataplane::conn::Table;
@@ -18,58 +17,29 @@ use xvs_proto::sync::{Entry, Message, MessageError};
 use xvs_proto::{FlowKey, HashSecret};
 
 use super::sockets;
+use super::thread::DaemonThread;
 use crate::control::datapath::SyncSockets;
 
-/// A running backup daemon. It ends when this is dropped.
-pub(crate) struct Backup {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Backup {
-    /// Opens the sockets, and starts the thread.
-    ///
-    /// # Errors
-    /// A sentence that names what the kernel refuses.
-    pub(crate) fn start(
-        daemon: &SyncDaemon,
-        wanted: SyncSockets,
-        table: &Table,
-        wakers: Vec<Waker>,
-    ) -> Result<(Self, Arc<Inbox>), String> {
-        let sockets = sockets::of_group(daemon, wanted)?;
-        let inbox = Arc::new(Inbox::new(table.config().workers));
-        let stop = Arc::<AtomicBool>::default();
-        let receiver = Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: *table.secret() };
-        let thread = thread::Builder::new().name("xvs-sync-backup".to_owned()).spawn({
-            let stop = stop.clone();
-            move || run(&sockets, &receiver, &wakers, &stop)
-        });
-        let thread = thread.map_err(|error| format!("its thread cannot be started: {error}"))?;
-        Ok((Self { stop, thread: Some(thread) }, inbox))
-    }
-}
-
-impl Backup {
-    /// Whether its thread has ended by a fault.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Backup {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Opens the sockets, and starts the thread.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(crate) fn start(
+    daemon: &SyncDaemon,
+    wanted: SyncSockets,
+    table: &Table,
+    wakers: Vec<Waker>,
+) -> Result<(DaemonThread, Arc<Inbox>), String> {
+    let sockets = sockets::of_group(daemon, wanted)?;
+    let inbox = Arc::new(Inbox::new(table.config().workers));
+    let receiver = Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: *table.secret() };
+    let run = move |stop: &AtomicBool| run(&sockets, &receiver, &wakers, stop);
+    Ok((DaemonThread::start("xvs-sync-backup", run)?, inbox))
 }
 
 fn run(sockets: &[UdpSocket], receiver: &Receiver, wakers: &[Waker], stop: &AtomicBool) {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut woken = vec![false; wakers.len()];
-    // Relaxed: the flag orders nothing.
     while !stop.load(Ordering::Relaxed) {
         let mut waiting: Vec<_> =
             sockets.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)).collect();

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,71 +19,45 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 
 use super::messages::{Messages, Sent};
 use super::sockets;
+use super::thread::DaemonThread;
 use crate::control::datapath::SyncSockets;
 
-/// A running master daemon. It ends when this is dropped.
-pub(crate) struct Master {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Master {
-    /// Opens the sockets, and starts the thread.
-    ///
-    /// # Errors
-    /// A sentence that names what the kernel refuses.
-    pub(crate) fn start(
-        daemon: &SyncDaemon,
-        wanted: SyncSockets,
-        table: &Arc<Table>,
-        clock: Clock,
-        published: Arc<ArcSwap<Snapshot>>,
-    ) -> Result<(Self, Arc<Announcements>), String> {
-        let sockets = sockets::to_group(daemon, wanted)?;
-        let reader = table.reader().ok_or("another master daemon is still ending; try again")?;
-        let announcements = Arc::new(Announcements::new(table.entries(), table.config().workers));
-        let mut messages = Messages::new(daemon, wanted.ports, announcements.clone(), reader, clock.now());
-        let stop = Arc::<AtomicBool>::default();
-        let thread = thread::Builder::new().name("xvs-sync".to_owned()).spawn({
-            let (stop, announcements) = (stop.clone(), announcements.clone());
-            move || {
-                let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
-                let send = |port: u16, message: &[u8]| {
-                    let counter = match sockets[usize::from(port)].send(message) {
-                        Ok(_) => sent,
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
-                        Err(_) => failed,
-                    };
-                    counter.fetch_add(1, Ordering::Relaxed);
-                    Sent::Done
+/// Opens the sockets, and starts the thread.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(crate) fn start(
+    daemon: &SyncDaemon,
+    wanted: SyncSockets,
+    table: &Arc<Table>,
+    clock: Clock,
+    published: Arc<ArcSwap<Snapshot>>,
+) -> Result<(DaemonThread, Arc<Announcements>), String> {
+    let sockets = sockets::to_group(daemon, wanted)?;
+    let reader = table.reader().ok_or("another master daemon is still ending; try again")?;
+    let announcements = Arc::new(Announcements::new(table.entries(), table.config().workers));
+    let mut messages = Messages::new(daemon, wanted.ports, announcements.clone(), reader, clock.now());
+    let run = {
+        let announcements = announcements.clone();
+        move |stop: &AtomicBool| {
+            let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
+            let send = |port: u16, message: &[u8]| {
+                let counter = match sockets[usize::from(port)].send(message) {
+                    Ok(_) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
+                    Err(_) => failed,
                 };
-                // Relaxed: the flag orders nothing.
-                while !stop.load(Ordering::Relaxed) {
-                    thread::sleep(INTERVAL);
-                    messages.run(&published.load(), clock.now(), send);
-                }
-                messages.finish(&published.load(), clock.now(), send);
+                counter.fetch_add(1, Ordering::Relaxed);
+                Sent::Done
+            };
+            while !stop.load(Ordering::Relaxed) {
+                thread::sleep(INTERVAL);
+                messages.run(&published.load(), clock.now(), send);
             }
-        });
-        let thread = thread.map_err(|error| format!("its thread cannot be started: {error}"))?;
-        Ok((Self { stop, thread: Some(thread) }, announcements))
-    }
-}
-
-impl Master {
-    /// Whether its thread has ended by a fault.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-}
-
-impl Drop for Master {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            messages.finish(&published.load(), clock.now(), send);
         }
-    }
+    };
+    Ok((DaemonThread::start("xvs-sync", run)?, announcements))
 }
 
 /// How often the thread looks for announcements and for messages that are due.

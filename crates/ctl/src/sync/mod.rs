@@ -4,3 +4,4 @@ pub(crate) mod backup;
 pub(crate) mod master;
 pub(crate) mod messages;
 mod sockets;
+pub(crate) mod thread;

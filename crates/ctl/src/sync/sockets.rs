@@ -61,7 +61,7 @@ fn socket(daemon: &SyncDaemon, sockets: SyncSockets, source: Source, number: u16
     if sockets.buffer_bytes != 0 {
         sockopt::set_socket_send_buffer_size(&socket, sockets.buffer_bytes as usize)?;
     }
-    // A message that the interface cannot take now is lost, as on the wire.
+    // The thread keeps a message for which there is no room, and tries again.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

@@ -108,8 +108,8 @@ impl Workers {
         })
     }
 
-    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the
-    /// first services are in force; frames that come before a queue has its socket are held.
+    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the first
+    /// services are in force; frames that come before a queue has its socket are held.
     ///
     /// # Errors
     /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.

@@ -21,8 +21,8 @@ use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use crate::control::datapath::{Datapath, SyncSockets};
-use crate::sync::backup::Backup;
-use crate::sync::master::Master;
+use crate::sync::thread::DaemonThread;
+use crate::sync::{backup, master};
 use crate::workers::Workers;
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
@@ -46,9 +46,9 @@ pub(crate) struct SystemDatapath {
     /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
     /// The master daemon of connection synchronization, if one runs.
-    master: Option<Master>,
+    master: Option<DaemonThread>,
     /// The backup daemon, if one runs.
-    backup: Option<Backup>,
+    backup: Option<DaemonThread>,
 }
 
 impl SystemDatapath {
@@ -89,8 +89,8 @@ impl SystemDatapath {
 
     /// A sentence for each daemon of synchronization whose thread has ended by a fault.
     pub(crate) fn failed_daemons(&self) -> impl Iterator<Item = String> + use<> {
-        let master = self.master.as_ref().is_some_and(Master::has_failed).then_some("master");
-        let backup = self.backup.as_ref().is_some_and(Backup::has_failed).then_some("backup");
+        let master = self.master.as_ref().is_some_and(DaemonThread::has_failed).then_some("master");
+        let backup = self.backup.as_ref().is_some_and(DaemonThread::has_failed).then_some("backup");
         master.into_iter().chain(backup).map(|role| {
             format!("the {role} daemon has failed; run `xvsadm --stop-daemon {role}` and start it again")
         })
@@ -111,7 +111,7 @@ impl Datapath for SystemDatapath {
         published: Arc<ArcSwap<Snapshot>>,
         _: Millis,
     ) -> Result<Arc<Announcements>, CommandError> {
-        let started = Master::start(daemon, sockets, &self.table, Clock::Monotonic, published);
+        let started = master::start(daemon, sockets, &self.table, Clock::Monotonic, published);
         let failed = |why| CommandError::Failed { why: format!("xvs: master daemon: {why}") };
         let (master, announcements) = started.map_err(failed)?;
         self.master = Some(master);
@@ -128,7 +128,7 @@ impl Datapath for SystemDatapath {
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
         let wakers = self.workers.wakers().to_vec();
-        let started = Backup::start(daemon, sockets, &self.table, wakers);
+        let started = backup::start(daemon, sockets, &self.table, wakers);
         let failed = |why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") };
         let (backup, inbox) = started.map_err(failed)?;
         self.backup = Some(backup);
