@@ -12,11 +12,11 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use xvs::cluster::{REAL_SERVERS, real_server, succeed};
+use xvs::cluster::{REAL_SERVERS, real_server};
 use xvs::director::program;
-use xvs::keepalived::Keepalived;
+use xvs::keepalived::{self, DIRECTORS, Keepalived};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Layout, clients, wait};
+use xvs::{Cluster, Director, Host, clients, wait};
 
 /// Services of the VIP on the segment of all; the client reaches it through `back`.
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -24,37 +24,15 @@ const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const WEB: SocketAddrV4 = SocketAddrV4::new(VIP, 80);
 const UPLOADS: SocketAddrV4 = SocketAddrV4::new(VIP, 9000);
 
-const DIRECTORS: [Host; 2] = [Host::Director, Host::Backup];
-
-/// A cluster whose real servers have the VIP, and a second director.
-fn prepared() -> Cluster {
-    let cluster = Cluster::up(Layout::default());
-    cluster.add_backup();
-    for server in REAL_SERVERS {
-        let mut command = cluster.command(server, program("xvs"));
-        succeed(command.args([
-            "realserver",
-            "up",
-            "--vip",
-            &VIP.to_string(),
-            "--method",
-            "dr",
-            "--dev",
-            "lan",
-        ]));
-    }
-    cluster
-}
-
 /// Starts xvsd and keepalived on both directors, both programs with the same file, services with this scheduler; the
 /// first director has the VIP.
 fn served<'a>(cluster: &'a Cluster, scheduler: &str) -> [(Director<'a>, Keepalived); 2] {
     let both = DIRECTORS.map(|host| {
-        let conf = cluster.state().join(format!("{}-keepalived.conf", host.name()));
+        let conf = keepalived::conf(cluster, host);
         let text = [vrrp(host), virtual_server(WEB, scheduler), virtual_server(UPLOADS, scheduler)].concat();
         fs::write(&conf, text).expect("the cluster's folder takes a new file");
         let words = ["--interface", "lan", "--workers", "1", "--keepalived", &conf.to_string_lossy()];
-        (Director::start_on(cluster, host, &words), Keepalived::start(cluster, host, &conf))
+        (Director::start_on(cluster, host, &words), Keepalived::start(cluster, host))
     });
     await_master(cluster, Host::Director);
     both
@@ -62,35 +40,18 @@ fn served<'a>(cluster: &'a Cluster, scheduler: &str) -> [(Director<'a>, Keepaliv
 
 /// The part of a keepalived.conf for keepalived.
 fn vrrp(host: Host) -> String {
-    let (name, healthy) = (host.name(), program("xvs"));
-    let priority = if host == Host::Director { 150 } else { 100 };
-    format!(
-        "global_defs {{
-            router_id {name}
-            script_user root
-        }}
-        vrrp_script xvsd {{
+    let script = format!(
+        "vrrp_script xvsd {{
             script \"{} healthy\"
             interval 1
             timeout 2
             fall 2
             rise 2
-        }}
-        vrrp_instance service {{
-            state BACKUP
-            interface lan
-            virtual_router_id 51
-            priority {priority}
-            advert_int 1
-            virtual_ipaddress {{
-                {VIP}/32 dev lan
-            }}
-            track_script {{
-                xvsd
-            }}
         }}\n",
-        healthy.display()
-    )
+        program("xvs").display()
+    );
+    let instance = keepalived::vrrp_instance(host, &[VIP], "track_script {\nxvsd\n}");
+    ["global_defs {\nscript_user root\n}\n", &script, &instance].concat()
 }
 
 /// The part of a keepalived.conf for xvs.
@@ -152,26 +113,19 @@ impl Drop for Arp {
 }
 
 fn link_address(cluster: &Cluster, host: Host) -> String {
-    let shown = ip(cluster, host, "link show dev lan");
+    let shown = cluster.ip(host, "link show dev lan");
     let address = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
     address.expect("a veth has a link address").to_owned()
 }
 
-fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
-    succeed(cluster.command(host, "ip").args(words.split_whitespace()))
-}
-
 /// Waits until this director alone has the VIP and the client sends to it.
 fn await_master(cluster: &Cluster, host: Host) {
-    wait::until(&format!("{} has the VIP, alone", host.name()), || {
-        let has = |host| ip(cluster, host, "address show dev lan").contains(&format!("{VIP}/32"));
-        DIRECTORS.into_iter().all(|other| has(other) == (other == host)).then_some(())
-    });
+    keepalived::await_addresses(cluster, host, &[VIP]);
     let mac = link_address(cluster, host);
     wait::until(&format!("the client sends to {}", host.name()), || {
         // A request also makes the client resolve the VIP, in case it missed the announcement.
         page(cluster).ok()?;
-        ip(cluster, Host::Client, &format!("neighbour show {VIP} dev back")).contains(&mac).then_some(())
+        cluster.ip(Host::Client, &format!("neighbour show {VIP} dev back")).contains(&mac).then_some(())
     });
 }
 
@@ -223,12 +177,12 @@ fn begun_upload(cluster: &Cluster) -> TcpStream {
 
 #[test]
 fn when_keepalived_ends_the_backup_announces_and_serves_the_vip() {
-    let cluster = prepared();
+    let cluster = Cluster::with_backup(VIP);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let [(first, keepalived), (second, _kept)] = served(&cluster, "rr");
     let arp = Arp::listen(&cluster);
     // All machines resolve the VIP anew: the backup does not answer.
-    ip(&cluster, Host::Client, "neighbour flush dev back");
+    cluster.ip(Host::Client, "neighbour flush dev back");
     await_master(&cluster, Host::Director);
     assert!(clients::take_turns(&[page(&cluster).expect("a page"), page(&cluster).expect("a page")]));
     assert!(!arp.was_said_by(&cluster, Host::Backup));
@@ -248,7 +202,7 @@ fn when_keepalived_ends_the_backup_announces_and_serves_the_vip() {
 
 #[test]
 fn a_director_with_a_stopped_xvsd_loses_the_vip_and_regains_it_when_xvsd_continues() {
-    let cluster = prepared();
+    let cluster = Cluster::with_backup(VIP);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let [(first, _keepalived), (second, _kept)] = served(&cluster, "mh");
     for director in [&first, &second] {
@@ -274,11 +228,11 @@ fn a_director_with_a_stopped_xvsd_loses_the_vip_and_regains_it_when_xvsd_continu
 
 #[test]
 fn a_disconnected_director_loses_the_vip_and_regains_it_when_it_is_connected_again() {
-    let cluster = prepared();
+    let cluster = Cluster::with_backup(VIP);
     let [(first, _keepalived), (second, _kept)] = served(&cluster, "rr");
-    ip(&cluster, Host::Switch, "link set dr down");
+    cluster.ip(Host::Switch, "link set dr down");
     request_until_taken_over(&cluster, &second, "a cable is pulled");
-    ip(&cluster, Host::Switch, "link set dr up");
+    cluster.ip(Host::Switch, "link set dr up");
     request_until_taken_over(&cluster, &first, "the cable is back");
     await_master(&cluster, Host::Director);
 }

@@ -15,11 +15,6 @@ use xvs::director::{Protocol, program};
 use xvs::servers::{Echo, Sink};
 use xvs::{Director, Method, Workers, clients, traffic, wait};
 
-/// Runs `ip` with these arguments on a host.
-fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
-    succeed(cluster.command(host, "ip").args(words.split_whitespace()))
-}
-
 /// A director with a NAT web service.
 fn serving(cluster: &Cluster, workers: Workers) -> Director<'_> {
     let director = Director::start(cluster, workers);
@@ -43,19 +38,19 @@ fn shows(director: &Director<'_>, text: &str) {
 
 /// Removes the director's interface towards the client and makes another of its name.
 fn wan_comes_back(cluster: &Cluster, queues: u8, mtu: u32) {
-    ip(cluster, Host::Director, "link del wan");
+    cluster.ip(Host::Director, "link del wan");
     let there = cluster.namespace(Host::Client);
     let queues = format!("numrxqueues {queues} numtxqueues {queues}");
     let words = format!("link add wan {queues} type veth peer name wan netns {there} {queues}");
-    ip(cluster, Host::Director, &words);
+    cluster.ip(Host::Director, &words);
     // Native XDP also requires that the other end's MTU is not larger.
     for (host, mtu) in [(Host::Director, mtu), (Host::Client, 1500)] {
         succeed(cluster.command(host, "ethtool").args(["-K", "wan", "tx", "off", "gro", "off"]));
-        ip(cluster, host, &format!("link set wan mtu {mtu} up"));
+        cluster.ip(host, &format!("link set wan mtu {mtu} up"));
     }
-    ip(cluster, Host::Client, "address add 198.51.100.10/24 dev wan");
+    cluster.ip(Host::Client, "address add 198.51.100.10/24 dev wan");
     for address in [format!("{DIRECTOR}/24"), format!("{VIP}/32")] {
-        ip(cluster, Host::Director, &format!("address add {address} dev wan"));
+        cluster.ip(Host::Director, &format!("address add {address} dev wan"));
     }
 }
 
@@ -64,9 +59,9 @@ fn an_interface_serves_again_after_it_went_down_and_up() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
     for name in ["lan", "wan"] {
-        ip(&cluster, Host::Director, &format!("link set {name} down"));
+        cluster.ip(Host::Director, &format!("link set {name} down"));
         shows(&director, &format!("warning    {name} is down; "));
-        ip(&cluster, Host::Director, &format!("link set {name} up"));
+        cluster.ip(Host::Director, &format!("link set {name} up"));
         shows(&director, &format!("interface  {name}: up"));
         serves(&cluster);
     }
@@ -77,7 +72,7 @@ fn a_real_servers_new_link_address_is_used_once_it_is_announced() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _director = serving(&cluster, Workers::One);
     for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
-        ip(&cluster, host, &format!("link set lan address 02:00:00:00:aa:0{number}"));
+        cluster.ip(host, &format!("link set lan address 02:00:00:00:aa:0{number}"));
         // A packet of the changed server to the director shows its new link address.
         succeed(cluster.command(host, "ping").args(["-c1", "-W5", "192.0.2.1"]));
         serves(&cluster);
@@ -90,14 +85,14 @@ fn a_smaller_mtu_applies_from_the_next_packet_on() {
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
     let director = serving(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 9000, Method::Nat);
-    ip(&cluster, Host::Director, "link set lan mtu 1300");
+    cluster.ip(Host::Director, "link set lan mtu 1300");
     // The client receives errors that its packets are too big, and sends smaller ones.
     let bytes = &cluster.blob()[..200_000];
     let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(9000), 2, bytes);
     for host in REAL_SERVERS {
         assert!(receipts.contains(&clients::receipt(&host.name(), bytes)), "{receipts:?}");
     }
-    let cached = ip(&cluster, Host::Client, &format!("route get {VIP}"));
+    let cached = cluster.ip(Host::Client, &format!("route get {VIP}"));
     assert!(cached.contains("mtu 1300"), "{cached}");
 }
 
@@ -138,7 +133,7 @@ fn downloads_arrive_whole_while_the_mtu_changes_and_the_kernel_keeps_the_queues_
             })
         });
         for mtu in [1300, 1500, 1400, 1500] {
-            ip(&cluster, Host::Director, &format!("link set lan mtu {mtu}"));
+            cluster.ip(Host::Director, &format!("link set lan mtu {mtu}"));
         }
         // A veth has no native XDP while its other end has more TX queues than it has RX queues.
         succeed(cluster.command(Host::Client, "ethtool").args(["-L", "wan", "tx", "1"]));
@@ -164,15 +159,15 @@ fn packets_of_an_mtu_that_was_raised_are_received_and_one_that_is_too_large_is_a
     let director = serving(&cluster, Workers::One);
     director.add_service(Protocol::Udp, 5300, Method::Nat);
     for host in [Host::Director, Host::Client] {
-        ip(&cluster, host, "link set wan mtu 3000");
+        cluster.ip(host, "link set wan mtu 3000");
     }
     // The first datagram is a packet of 2928 bytes; the director's error names the smaller MTU of `lan`.
     Asker::new(&cluster, virtual_endpoint(5300)).ask(&[7; 2900]);
     assert!(director.xvs("counters").contains("drop_too_big"), "{}", director.xvs("counters"));
-    ip(&cluster, Host::Director, "link set wan mtu 4000");
+    cluster.ip(Host::Director, "link set wan mtu 4000");
     shows(&director, "`ip link set dev wan mtu 3498` fixes it\n");
     serves(&cluster);
-    ip(&cluster, Host::Director, "link set dev wan mtu 3498");
+    cluster.ip(Host::Director, "link set dev wan mtu 3498");
     wait::until("the warning is over", || (!director.status().contains("fixes it")).then_some(()));
 }
 
@@ -204,7 +199,7 @@ fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_th
     let director = serving(&cluster, Workers::One);
     wan_comes_back(&cluster, 1, 4000);
     shows(&director, "`ip link set dev wan mtu 3498` fixes it\n");
-    ip(&cluster, Host::Director, "link set wan mtu 1500");
+    cluster.ip(Host::Director, "link set wan mtu 1500");
     shows(&director, "interface  wan: up, native XDP, 1 queue, attached again once\n");
     serves(&cluster);
     assert!(!director.status().contains("fixes it"), "{}", director.status());
@@ -258,7 +253,7 @@ fn an_interface_that_was_forgotten_is_named_by_status_doctor_and_explain() {
 #[test]
 fn a_member_of_a_bridge_and_a_tap_of_xvsd_are_refused_and_one_that_becomes_a_member_is_a_warning() {
     let cluster = Cluster::up(Layout::default());
-    ip(&cluster, Host::Director, "link add br0 type bridge");
+    cluster.ip(Host::Director, "link add br0 type bridge");
     let director = Director::start(&cluster, Workers::One);
     let other = cluster.state().join("other.sock").display().to_string();
     let refused = |interface| {
@@ -267,20 +262,20 @@ fn a_member_of_a_bridge_and_a_tap_of_xvsd_are_refused_and_one_that_becomes_a_mem
         log
     };
     assert!(refused("xvs0").contains("xvs0 is a TAP of xvsd"));
-    ip(&cluster, Host::Director, "link set lan master br0");
+    cluster.ip(Host::Director, "link set lan master br0");
     let why = "lan is a member of the bridge br0, which has its addresses";
     shows(&director, &format!("warning    {why}"));
     wait::until("the log says so too", || director.log().contains(why).then_some(()));
     let log = refused("lan");
     assert!(log.contains(why) && log.contains("`ip link set dev lan nomaster`"), "{log}");
-    ip(&cluster, Host::Director, "link set dev lan nomaster");
+    cluster.ip(Host::Director, "link set dev lan nomaster");
     wait::until("the warning is over", || (!director.status().contains(why)).then_some(()));
 }
 
 #[test]
 fn bonds_and_bridges_are_refused_and_the_error_names_the_interface_to_attach() {
     let cluster = Cluster::up(Layout::default());
-    ip(&cluster, Host::Director, "link add br0 type bridge");
+    cluster.ip(Host::Director, "link add br0 type bridge");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "br0"]);
     assert!(!status.success(), "{log}");
     for part in ["br0", "is a bridge", "nomaster", "--interface"] {
@@ -316,7 +311,7 @@ fn a_reply_to_a_client_whose_link_address_was_forgotten_waits_and_arrives() {
     };
     let before: Option<u64> = count("waited");
     wait::until("a reply has waited", || {
-        ip(&cluster, Host::Director, "neigh flush dev wan");
+        cluster.ip(Host::Director, "neigh flush dev wan");
         asker.ask(b"and now?");
         (count("waited") > before).then_some(())
     });
@@ -333,12 +328,12 @@ fn the_kernel_confirms_a_neighbour_that_only_workers_send_to() {
             .command(Host::Director, "sysctl")
             .args(["-qw", "net.ipv4.neigh.wan.delay_first_probe_time=1"]),
     );
-    let known = ip(&cluster, Host::Director, &format!("neigh show {client}"));
+    let known = cluster.ip(Host::Director, &format!("neigh show {client}"));
     let mac = known.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).expect("a link address");
-    ip(&cluster, Host::Director, &format!("neigh replace {client} lladdr {mac} nud stale"));
+    cluster.ip(Host::Director, &format!("neigh replace {client} lladdr {mac} nud stale"));
     wait::until("the kernel confirms the client", || {
         asker.ask(b"still there?");
-        let now = ip(&cluster, Host::Director, &format!("neigh show {client}"));
+        let now = cluster.ip(Host::Director, &format!("neigh show {client}"));
         now.contains("REACHABLE").then_some(())
     });
 }

@@ -7,21 +7,21 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use xvs::clients::HalfUpload;
-use xvs::cluster::{REAL_SERVERS, real_server, succeed};
-use xvs::director::{Protocol, program};
-use xvs::keepalived::Keepalived;
+use xvs::cluster::{REAL_SERVERS, real_server};
+use xvs::director::Protocol;
+use xvs::keepalived::{self, DIRECTORS, Keepalived};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Layout, Method, Workers, clients, traffic, wait};
+use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// What keepalived moves: the VIP, FULLNAT's local address, and the gateway of real servers towards the client.
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 60);
+const ADDRESSES: [Ipv4Addr; 3] = [VIP, LOCAL, GATEWAY];
 
 /// The client's address on the segment.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
@@ -40,19 +40,6 @@ const SERVICES: [(u16, &str, &str); 4] = [
 /// More segments than lie between two announcements of a connection.
 const SEGMENTS: usize = 60;
 
-const DIRECTORS: [Host; 2] = [Host::Director, Host::Backup];
-
-fn prepared() -> Cluster {
-    let cluster = Cluster::up(Layout::default());
-    cluster.add_backup();
-    for server in REAL_SERVERS {
-        let mut command = cluster.command(server, program("xvs"));
-        let vip = VIP.to_string();
-        succeed(command.args(["realserver", "up", "--vip", &vip, "--method", "dr", "--dev", "lan"]));
-    }
-    cluster
-}
-
 /// Starts xvsd and keepalived on both directors; the first has the addresses.
 fn served(cluster: &Cluster) -> [(Director<'_>, Keepalived); 2] {
     let both = DIRECTORS.map(|host| {
@@ -67,56 +54,19 @@ fn served(cluster: &Cluster) -> [(Director<'_>, Keepalived); 2] {
         for role in ["master", "backup"] {
             director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
         }
-        let conf = conf(cluster, host);
-        fs::write(&conf, vrrp(host)).expect("the cluster's folder takes a new file");
-        (director, Keepalived::start(cluster, host, &conf))
+        let conf = keepalived::vrrp_instance(host, &ADDRESSES, "");
+        fs::write(keepalived::conf(cluster, host), conf).expect("the cluster's folder takes a new file");
+        (director, Keepalived::start(cluster, host))
     });
     await_addresses(cluster, Host::Director);
     both
 }
 
-/// The keepalived.conf of a director.
-fn conf(cluster: &Cluster, host: Host) -> PathBuf {
-    cluster.state().join(format!("{}-keepalived.conf", host.name()))
-}
-
-fn vrrp(host: Host) -> String {
-    let priority = if host == Host::Director { 150 } else { 100 };
-    let name = host.name();
-    format!(
-        "global_defs {{
-            router_id {name}
-        }}
-        vrrp_instance service {{
-            state BACKUP
-            interface lan
-            virtual_router_id 51
-            priority {priority}
-            advert_int 1
-            virtual_ipaddress {{
-                {VIP}/32 dev lan
-                {LOCAL}/32 dev lan
-                {GATEWAY}/32 dev lan
-            }}
-        }}\n"
-    )
-}
-
-fn ip(cluster: &Cluster, host: Host, words: &str) -> String {
-    succeed(cluster.command(host, "ip").args(words.split_whitespace()))
-}
-
 /// Waits until this director alone has the addresses, and the others send to it.
 fn await_addresses(cluster: &Cluster, host: Host) {
-    wait::until(&format!("{} has the addresses, alone", host.name()), || {
-        let has = |host| {
-            let shown = ip(cluster, host, "address show dev lan");
-            [VIP, LOCAL, GATEWAY].iter().all(|addr| shown.contains(&format!("{addr}/32")))
-        };
-        DIRECTORS.into_iter().all(|other| has(other) == (other == host)).then_some(())
-    });
+    keepalived::await_addresses(cluster, host, &ADDRESSES);
     for (machine, device) in [(Host::Client, "back"), (REAL_SERVERS[0], "lan"), (REAL_SERVERS[1], "lan")] {
-        ip(cluster, machine, &format!("neighbour flush dev {device}"));
+        cluster.ip(machine, &format!("neighbour flush dev {device}"));
     }
 }
 
@@ -142,12 +92,12 @@ fn await_connections(director: &Director<'_>, count: usize) {
 
 #[test]
 fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_back() {
-    let cluster = prepared();
+    let cluster = Cluster::with_backup(VIP);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK));
     // Replies of NAT go by the director; those of direct routing have the VIP as source.
     for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
-        ip(&cluster, host, &format!("route add {CLIENT}/32 via {GATEWAY} table 200"));
-        ip(&cluster, host, &format!("rule add from {} lookup 200", real_server(number)));
+        cluster.ip(host, &format!("route add {CLIENT}/32 via {GATEWAY} table 200"));
+        cluster.ip(host, &format!("rule add from {} lookup 200", real_server(number)));
     }
     let [(mut first, keepalived), (second, _kept)] = served(&cluster);
     let mut uploads = begun(&cluster);
@@ -176,7 +126,7 @@ fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_bac
         }
     }
     await_connections(&first, uploads.len());
-    let _keepalived = Keepalived::start(&cluster, Host::Director, &conf(&cluster, Host::Director));
+    let _keepalived = Keepalived::start(&cluster, Host::Director);
     await_addresses(&cluster, Host::Director);
     for (number, stream) in uploads.into_iter().enumerate() {
         let sent = match number < SERVICES.len() {
@@ -226,7 +176,7 @@ fn take_overs_keep_the_daemons_announcing() {
 
 #[test]
 fn forged_and_broken_messages_do_no_harm_and_are_counted() {
-    let cluster = prepared();
+    let cluster = Cluster::with_backup(VIP);
     let director = Director::start_on(&cluster, Host::Backup, &["--interface", "lan", "--workers", "1"]);
     director.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
     director.adm("--start-daemon backup --mcast-interface lan --syncid 7");

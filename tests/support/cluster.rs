@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::director::program;
 use crate::namespace;
 
 /// The virtual address; the director's kernel has it on `wan`, as IPVS operators do.
@@ -119,6 +120,31 @@ impl Cluster {
     /// With netlab's message if it fails.
     pub fn add_backup(&self) {
         succeed(&mut netlab("backup", &self.name));
+    }
+
+    /// Makes a cluster with two directors; the real servers have a virtual address and reply themselves.
+    ///
+    /// # Panics
+    ///
+    /// With the message of netlab or of `xvs realserver` if it fails.
+    pub fn with_backup(vip: Ipv4Addr) -> Self {
+        let cluster = Self::up(Layout::default());
+        cluster.add_backup();
+        let vip = vip.to_string();
+        for server in REAL_SERVERS {
+            let mut command = cluster.command(server, program("xvs"));
+            succeed(command.args(["realserver", "up", "--vip", &vip, "--method", "dr", "--dev", "lan"]));
+        }
+        cluster
+    }
+
+    /// Runs `ip` with these arguments on a host and returns what it prints.
+    ///
+    /// # Panics
+    ///
+    /// With its message if it fails.
+    pub fn ip(&self, host: Host, words: &str) -> String {
+        succeed(self.command(host, "ip").args(words.split_whitespace()))
     }
 
     /// A program for one of the hosts; the cluster ends it if it still runs then.

@@ -1,13 +1,53 @@
 //! The real keepalived on a director, for VRRP alone.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, Host};
+use crate::wait;
+
+/// The two directors of [`Cluster::with_backup`]; the first is preferred.
+pub const DIRECTORS: [Host; 2] = [Host::Director, Host::Backup];
+
+/// The file of a director's keepalived.
+pub fn conf(cluster: &Cluster, host: Host) -> PathBuf {
+    cluster.state().join(format!("{}-keepalived.conf", host.name()))
+}
+
+/// The part of a director's file for VRRP: the addresses that move, and more of the instance.
+pub fn vrrp_instance(host: Host, addresses: &[Ipv4Addr], more: &str) -> String {
+    let priority = if host == Host::Director { 150 } else { 100 };
+    let addresses: String = addresses.iter().map(|addr| format!("{addr}/32 dev lan\n")).collect();
+    format!(
+        "vrrp_instance service {{
+            state BACKUP
+            interface lan
+            virtual_router_id 51
+            priority {priority}
+            advert_int 1
+            virtual_ipaddress {{
+                {addresses}
+            }}
+            {more}
+        }}\n"
+    )
+}
+
+/// Waits until a director alone has these addresses on `lan`.
+pub fn await_addresses(cluster: &Cluster, host: Host, addresses: &[Ipv4Addr]) {
+    wait::until(&format!("{} has the addresses, alone", host.name()), || {
+        let has = |host| {
+            let shown = cluster.ip(host, "address show dev lan");
+            addresses.iter().all(|addr| shown.contains(&format!("{addr}/32")))
+        };
+        DIRECTORS.into_iter().all(|other| has(other) == (other == host)).then_some(())
+    });
+}
 
 /// A keepalived on a director, as operators run it; ended when dropped.
 #[derive(Debug)]
@@ -17,12 +57,12 @@ pub struct Keepalived {
 }
 
 impl Keepalived {
-    /// Starts it with this file, for VRRP alone.
+    /// Starts it with the file of [`conf`], for VRRP alone.
     ///
     /// # Panics
     ///
     /// If it cannot be started.
-    pub fn start(cluster: &Cluster, host: Host, conf: &Path) -> Self {
+    pub fn start(cluster: &Cluster, host: Host) -> Self {
         let file = |ending| cluster.state().join(format!("{}-keepalived.{ending}", host.name()));
         let log = file("log");
         // One that was started before has ended.
@@ -30,7 +70,7 @@ impl Keepalived {
         let err = out.try_clone().expect("a file can be cloned");
         let mut command = cluster.command(host, "keepalived");
         command.args(["--vrrp", "--dont-fork", "--log-console", "--no-syslog", "--log-detail"]);
-        command.arg("--use-file").arg(conf);
+        command.arg("--use-file").arg(conf(cluster, host));
         command.arg("--pid").arg(file("pid")).arg("--vrrp_pid").arg(file("vrrp.pid"));
         let process = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         Self { process: process.expect("scripts/netlab can be started"), log }
