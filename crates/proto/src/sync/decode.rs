@@ -96,6 +96,7 @@ fn entry(protocol: Protocol, flags: u32, state: u16, endpoints: [Endpoint; 3]) -
         dest,
         mark: 0,
         timeout_seconds: 0,
+        remaining_millis: None,
         call_id: None,
         local: None,
         client_address: None,
@@ -213,7 +214,10 @@ impl<'a> Fields<'a> {
                         first_sequence: u32::from_be_bytes([a, b, c, d]),
                     });
                 }
-                (option::SEQUENCES | option::ENGINE | option::LOCAL | option::CLIENT_ADDRESS, _) => {
+                (option::REMAINING, &[a, b, c, d]) => {
+                    entry.remaining_millis = Some(u32::from_be_bytes([a, b, c, d]));
+                }
+                (option::SEQUENCES | option::ENGINE..=option::REMAINING, _) => {
                     return Err(Skipped::Malformed);
                 }
                 _ if kind & option::OPTIONAL != 0 => {}
@@ -295,21 +299,22 @@ mod tests {
         let skipped = |reason| vec![Err(reason), good.clone()];
         for (option, expected) in [
             // An optional one that is not known.
-            (with("0028", "46020000"), vec![good.clone(), good.clone()]),
-            (with("0028", "06020000"), skipped(Skipped::UnknownOption)),
+            (with("0028", "47020000"), vec![good.clone(), good.clone()]),
+            (with("0028", "07020000"), skipped(Skipped::UnknownOption)),
             // Data without a name, and the name of another engine.
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
             // Without data, beyond the entry, twice, of a wrong length; another version of the entry.
-            (with("0028", "46004601"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "46030000"), vec![Err(Skipped::Malformed)]),
-            (with("002c", "4602000046020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "47004701"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "47030000"), vec![Err(Skipped::Malformed)]),
+            (with("002c", "4702000047020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "46020000"), vec![Err(Skipped::Malformed)]),
             // A local endpoint of the other family, and a client's address without one.
             (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
             (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
-            (with("1028", "46020000"), vec![Err(Skipped::Malformed)]),
+            (with("1028", "47020000"), vec![Err(Skipped::Malformed)]),
         ] {
             assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
         }
@@ -331,11 +336,11 @@ mod tests {
                 let one = || endpoint(is_ipv6);
                 (one(), one(), one(), proptest::option::of(one()))
             }),
-            numbers in any::<(u8, u32, u8, u32, u32)>(),
+            numbers in any::<(u8, u32, u8, u32, u32, Option<u32>)>(),
             call_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=255)),
             client_address in proptest::option::of(any::<(bool, bool, u32)>()),
         ) {
-            let (protocol, flags, state, mark, timeout_seconds) = numbers;
+            let (protocol, flags, state, mark, timeout_seconds, remaining_millis) = numbers;
             let protocol = if client_address.is_some() && local.is_some() { 6 } else { protocol };
             let client_address = client_address.filter(|_| local.is_some());
             let entry = Entry {
@@ -347,6 +352,7 @@ mod tests {
                 dest,
                 mark,
                 timeout_seconds,
+                remaining_millis,
                 call_id: call_id.as_deref(),
                 local,
                 client_address: client_address.map(|(in_header, is_acknowledged, first_sequence)| {

@@ -61,6 +61,10 @@ impl Entry<'_> {
             out.put(&[option::CLIENT_ADDRESS, 6, in_header.into(), is_acknowledged.into()]);
             out.put(&first_sequence.to_be_bytes());
         }
+        if let Some(millis) = self.remaining_millis {
+            out.put(&[option::OPTIONAL | option::REMAINING, 4]);
+            out.put(&millis.to_be_bytes());
+        }
         let len = (out.len as u16).to_be_bytes();
         out.bytes[2..4].copy_from_slice(&len);
         Some(())
@@ -93,7 +97,7 @@ impl Encoded {
 }
 
 /// The longest entry: IPv6, with all options.
-const ENTRY_MAX: usize = 72 + 2 + 255 + 2 + SIP.len() + 2 + 18 + 2 + 6;
+const ENTRY_MAX: usize = 72 + 2 + 255 + 2 + SIP.len() + 2 + 18 + 2 + 6 + 2 + 4;
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +117,7 @@ mod tests {
             dest: Endpoint::new(Ipv4Addr::new(10, 2, 0, 12), 80),
             mark: 0,
             timeout_seconds: 900,
+            remaining_millis: None,
             call_id: None,
             local: None,
             client_address: None,
@@ -189,7 +194,9 @@ mod tests {
         let all = Entry { client, virtual_endpoint, dest, local, client_address, ..entry() };
         let bytes = encoded(&Entry { local: None, ..all }, Version::V1);
         assert_eq!(&bytes[144..], "0506010001020304");
-        let longest = Entry { call_id: Some(&[7; 255]), ..all };
+        let bytes = encoded(&Entry { remaining_millis: Some(0x0102), ..entry() }, Version::V1);
+        assert_eq!((&bytes[4..8], &bytes[72..]), ("002a", "460400000102"));
+        let longest = Entry { call_id: Some(&[7; 255]), remaining_millis: Some(1), ..all };
         assert_eq!(longest.encode(Version::V1).unwrap().bytes().len(), ENTRY_MAX);
         let too_long = Entry { call_id: Some(&[7; 256]), ..entry() };
         assert!(too_long.encode(Version::V1).is_none());

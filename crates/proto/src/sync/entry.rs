@@ -84,6 +84,8 @@ pub(super) mod option {
     /// How the destination receives the client's address: kind, whether it has acknowledged it, and the sequence number
     /// of the client's first byte.
     pub(in crate::sync) const CLIENT_ADDRESS: u8 = 5;
+    /// The time until a connection ends, in milliseconds. It may be ignored: the timeout is longer.
+    pub(in crate::sync) const REMAINING: u8 = 6;
 }
 
 /// The persistence engine of SIP, the only one.
@@ -108,6 +110,8 @@ pub struct Entry<'a> {
     pub mark: u32,
     /// The timeout of its state, in seconds.
     pub timeout_seconds: u32,
+    /// The time until it ends without a packet, in milliseconds; `None`: its whole timeout. In tables alone.
+    pub remaining_millis: Option<u32>,
     /// The Call-ID of a SIP template, at most 255 bytes.
     pub call_id: Option<&'a [u8]>,
     /// The local endpoint of FULLNAT.
