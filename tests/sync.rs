@@ -167,6 +167,43 @@ fn a_daemon_that_was_stopped_announces_and_enters_nothing() {
     assert_eq!(answer["refused"], "lan has no backup daemon");
 }
 
+#[test]
+fn a_connection_of_a_table_has_its_remaining_time_and_the_state_of_the_later_packet() {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT: u8 = 4;
+    let service = at(VIP, 80);
+    let services = [format!("-A -t {service} -s rr"), format!("-a -t {service} -r {} -g", server(1))];
+    let mut backup = with_daemon("backup", &services);
+    let mut enter = |state, seconds, remaining_millis: Option<u32>, wait: f64| {
+        let of_message = Told {
+            protocol: 6,
+            flags: 0x83,
+            state,
+            client: 1000,
+            port: 80,
+            server: 1,
+            seconds,
+            remaining_millis,
+            local: None,
+        };
+        backup.ask(json!({ "sync": hex(&message(&[of_message], None)), "link": "lan" }));
+        backup.wait(wait);
+        let listed = backup.connections();
+        listed
+            .iter()
+            .map(|line| line.split_whitespace().skip(1).take(2).collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    };
+    // 30 of its 900 seconds are left.
+    assert_eq!(enter(ESTABLISHED, 900, Some(30_000), 0.0), ["00:30 ESTABLISHED"]);
+    assert_eq!(enter(ESTABLISHED, 900, Some(60_000), 31.0), ["00:29 ESTABLISHED"]);
+    // A message is about a packet that has just passed.
+    assert_eq!(enter(ESTABLISHED, 900, None, 100.0), ["13:20 ESTABLISHED"]);
+    // The packet of this table was 110 seconds ago, and then 60.
+    assert_eq!(enter(FIN_WAIT, 120, Some(10_000), 0.0), ["13:20 ESTABLISHED"]);
+    assert_eq!(enter(FIN_WAIT, 120, Some(60_000), 0.0), ["01:00 FIN_WAIT"]);
+}
+
 /// What may happen to a backup.
 #[derive(Clone, Debug)]
 enum Step {
@@ -190,6 +227,7 @@ struct Told {
     port: u16,
     server: u8,
     seconds: u32,
+    remaining_millis: Option<u32>,
     local: Option<u16>,
 }
 
@@ -197,8 +235,10 @@ fn told() -> impl Strategy<Value = Told> {
     let flags = prop_oneof![Just(0), Just(0x100), Just(0x1000), Just(0x1100), Just(0x83), Just(0x183)];
     let protocol = prop_oneof![8 => Just(6), 2 => Just(17), 1 => Just(0), 1 => Just(132)];
     let local = proptest::option::weighted(0.2, 5000..5003_u16);
-    (protocol, flags, 0..13_u8, 1000..1004_u16, 79..82_u16, 1..4_u8, 0..300_u32, local).prop_map(
-        |(protocol, flags, state, client, port, server, seconds, local)| Told {
+    let remaining = proptest::option::weighted(0.3, 0..400_000_u32);
+    let times = (0..300_u32, remaining);
+    (protocol, flags, 0..13_u8, 1000..1004_u16, 79..82_u16, 1..4_u8, times, local).prop_map(
+        |(protocol, flags, state, client, port, server, (seconds, remaining_millis), local)| Told {
             protocol,
             flags,
             state,
@@ -206,6 +246,7 @@ fn told() -> impl Strategy<Value = Told> {
             port,
             server,
             seconds,
+            remaining_millis,
             local,
         },
     )
@@ -236,6 +277,7 @@ fn message(told: &[Told], damage: Option<(usize, u8)>) -> Vec<u8> {
             dest: endpoint(server(one.server), 80),
             mark: 0,
             timeout_seconds: one.seconds,
+            remaining_millis: one.remaining_millis,
             call_id: None,
             local: one.local.map(|port| endpoint(INSIDE, port)),
             client_address: None,

@@ -312,6 +312,6 @@ pub fn random_secret() -> io::Result<HashSecret> {
 }
 
 /// The number of handles for threads that are not workers.
-const READERS: usize = 3;
+const READERS: usize = 4;
 /// An index plus one must fit into 31 bits.
 pub(super) const ENTRIES_MAX: usize = i32::MAX as usize - 1;

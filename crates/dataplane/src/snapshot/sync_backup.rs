@@ -58,6 +58,8 @@ pub struct BackupCounters {
     pub left_out: AtomicU64,
     /// Connections that found no room in the queue of a worker.
     pub lost: AtomicU64,
+    /// Messages that the kernel has discarded, because they came faster than they were read.
+    pub discarded: AtomicU64,
 }
 
 impl Inbox {
@@ -70,7 +72,7 @@ impl Inbox {
     /// Appends a connection to the queue of a worker, the same for each hash. Returns that worker, which may have to be
     /// woken; `None`: its queue is full, and the connection is lost.
     pub fn put(&self, received: Received, hash: u64) -> Option<usize> {
-        let worker = (hash % self.queues.len().max(1) as u64) as usize;
+        let worker = self.worker(hash);
         let queue = self.queues.get(worker)?;
         if queue.push(received).is_err() {
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +81,17 @@ impl Inbox {
         Some(worker)
     }
 
-    pub(crate) fn take(&self, worker: usize) -> Option<Received> {
+    /// Whether so many connections wait for the worker of this hash that those of a table should be put in later.
+    pub fn is_busy(&self, hash: u64) -> bool {
+        self.queues.get(self.worker(hash)).is_some_and(|queue| queue.len() >= QUEUE / 2)
+    }
+
+    fn worker(&self, hash: u64) -> usize {
+        (hash % self.queues.len().max(1) as u64) as usize
+    }
+
+    /// Takes the oldest connection from the queue of a worker.
+    pub fn take(&self, worker: usize) -> Option<Received> {
         self.queues.get(worker)?.pop()
     }
 

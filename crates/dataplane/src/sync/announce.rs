@@ -161,6 +161,11 @@ fn news(protocol: Protocol, state: u8, announced: u8) -> News {
     }
 }
 
+/// Whether a backup is told of a connection in this state: a TCP or SCTP connection is established, or was.
+pub(super) fn is_told(connection: &Connection<'_>, state: u8) -> bool {
+    connection.is_template() || news(connection.protocol(), state, state) != News::Unfit
+}
+
 /// The timeout of a connection in this state, or of a template.
 pub(super) fn timeout(connection: &Connection<'_>, state: u8, settings: &Settings) -> Duration {
     match connection.is_template() {

@@ -4,8 +4,9 @@
 //! connection belongs to the real server that is configured here; without one it is kept, and forwarded by the method
 //! of the message. It has the state of the message, and its whole timeout. Templates and connections arrive
 //! independently, so a connection has no template here. What a kernel cannot send is entered as it was there: FULLNAT's
-//! local endpoint, and how the destination receives the client's address. Cost: a look-up, and for a new connection the
-//! cost of any new one.
+//! local endpoint, how the destination receives the client's address, and, from a table, the remaining time. What is
+//! known here of a connection of a table may be newer: the later packet decides. Cost: a look-up, and for a new
+//! connection the cost of any new one.
 //!
 //! Source: ipvs-behaviour, section 12.5.
 
@@ -15,6 +16,7 @@ use xvs_proto::sync::{ClientAddress, Entry, flag, method};
 use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
+use super::announce;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
@@ -44,7 +46,14 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Contex
     let is_template = entry.flags & flag::TEMPLATE != 0;
     let Some(state) = state(entry, is_template) else { return false };
     let timeout = timeout(entry, state, is_template, at);
-    let wanted = Wanted { entry, is_template, state, expires: at.now + timeout };
+    let remaining = entry.remaining_millis.map(|millis| Duration::from_millis(millis.into()).min(timeout));
+    let wanted = Wanted {
+        entry,
+        is_template,
+        state,
+        expires: at.now + remaining.unwrap_or(timeout),
+        idle: remaining.map(|remaining| timeout - remaining),
+    };
     // Without a service with `--pe sip` a call is stored by the client's address and port.
     let call_id = call_id.as_deref().filter(|_| is_template && !at.snapshot.call_ids.is_empty());
     let (key, found) = match call_id {
@@ -55,6 +64,9 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Contex
         None => (wanted.key(), wanted.find(flows)),
     };
     if let Some(id) = found {
+        if wanted.is_older(flows, id, at) {
+            return true;
+        }
         match wanted.compare(flows, id, at) {
             Found::Same => {
                 wanted.refresh(flows, id, backup.packets, timeout, at);
@@ -77,6 +89,8 @@ struct Wanted<'a> {
     is_template: bool,
     state: u8,
     expires: Millis,
+    /// The time since its last packet; `None`: it is in a message about that packet.
+    idle: Option<Duration>,
 }
 
 /// What a connection of the same identity is.
@@ -110,6 +124,14 @@ impl Wanted<'_> {
                 found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
             }
         }
+    }
+
+    /// Whether the last packet of the known connection came later.
+    fn is_older(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> bool {
+        let connection = flows.table.connection(id);
+        let timeout = announce::timeout(&connection, connection.state(), &at.snapshot.settings);
+        let idle = timeout.saturating_sub(at.now.until(connection.expires()));
+        self.idle.is_some_and(|received| idle <= received)
     }
 
     fn compare(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> Found {

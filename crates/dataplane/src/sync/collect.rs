@@ -1,15 +1,17 @@
-//! Reads announced connections from the table.
+//! Reads announced connections, or all, from the table.
 //!
-//! Runs in the thread of the master daemon. A connection that ended after its announcement is left out. All but the
+//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. All but the
 //! state is read now; that does not change, or only in what a backup does not depend on. Cost: a look at each entry.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use xvs_proto::sync::{ClientAddress, Entry, flag, method};
 use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use super::announce::timeout;
+use super::announce::{is_told, timeout};
+use crate::clock::Millis;
 use crate::conn::{Connection, Flags, TableReader};
 use crate::snapshot::sync_master::{Announced, Announcements};
 use crate::snapshot::{Activity, Settings, Snapshot};
@@ -28,15 +30,46 @@ pub fn collect(
         let entry = entry(&connection, state, &snapshot.settings);
         let Entry { protocol, client, virtual_endpoint, .. } = entry;
         let hash = FlowKey { protocol, source: client, dest: virtual_endpoint }.hash(&secret);
-        match connection.is_template().then(|| snapshot.call_ids.read(&connection)).flatten() {
-            // The port distinguishes the templates of a client's calls here, and nowhere else.
-            Some(call_id) => {
-                let client = Endpoint { port: 0, ..client };
-                each(&Entry { client, mark: 0, call_id: Some(&call_id), ..entry }, hash);
-            }
-            None => each(&entry, hash),
+        with_call_id(&connection, entry, snapshot, |entry| each(entry, hash));
+    });
+}
+
+/// Passes each connection and template whose index in the table is in `range` to `each`, with its remaining time, but
+/// those that expire now or begin, which are not announced either.
+pub fn collect_all(
+    range: Range<u32>,
+    reader: &mut TableReader,
+    snapshot: &Snapshot,
+    now: Millis,
+    mut each: impl FnMut(&Entry<'_>),
+) {
+    reader.for_each(range, |connection| {
+        let (state, remaining) = (connection.state(), now.until(connection.expires()).as_millis());
+        if remaining > 0 && is_told(&connection, state) {
+            let entry = Entry {
+                remaining_millis: Some(remaining.try_into().unwrap_or(u32::MAX)),
+                ..entry(&connection, state, &snapshot.settings)
+            };
+            with_call_id(&connection, entry, snapshot, &mut each);
         }
     });
+}
+
+/// Passes the entry of a connection to `then`, with the Call-ID of a SIP template.
+fn with_call_id(
+    connection: &Connection<'_>,
+    entry: Entry<'_>,
+    snapshot: &Snapshot,
+    then: impl FnOnce(&Entry<'_>),
+) {
+    match connection.is_template().then(|| snapshot.call_ids.read(connection)).flatten() {
+        // The port distinguishes the templates of a client's calls here, and nowhere else.
+        Some(call_id) => {
+            let client = Endpoint { port: 0, ..entry.client };
+            then(&Entry { client, mark: 0, call_id: Some(&call_id), ..entry });
+        }
+        None => then(&entry),
+    }
 }
 
 /// What a message says of a connection in this state.
@@ -70,6 +103,7 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         dest: connection.dest(),
         mark: if is_template { mark_of_template(connection) } else { connection.mark() },
         timeout_seconds: timeout(connection, state, settings).as_secs() as u32,
+        remaining_millis: None,
         call_id: None,
         local: connection.local(),
         client_address: client_address(connection),

@@ -152,6 +152,7 @@ mod tests {
             dest: endpoint(3, 80),
             mark: 0,
             timeout_seconds: 900,
+            remaining_millis: None,
             call_id: None,
             local: None,
             client_address: None,
