@@ -4,9 +4,11 @@
 //! Both directors run xvsd with a master and a backup daemon, one-armed on the segment of client and real servers. Each
 //! test has a cluster of its own. Needs root.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -40,24 +42,50 @@ const SERVICES: [(u16, &str, &str); 4] = [
 /// More segments than lie between two announcements of a connection.
 const SEGMENTS: usize = 60;
 
+/// Replies of NAT go by the director; those of direct routing have the VIP as source.
+fn gateway_of_replies(cluster: &Cluster) {
+    for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
+        cluster.ip(host, &format!("route add {CLIENT}/32 via {GATEWAY} table 200"));
+        cluster.ip(host, &format!("rule add from {} lookup 200", real_server(number)));
+    }
+}
+
+/// The xvs.toml of a director, if it has one.
+fn config_of(cluster: &Cluster, host: Host) -> PathBuf {
+    cluster.state().join(format!("{}-xvs.toml", host.name()))
+}
+
+/// Starts xvsd, which restores its services and daemons, if it had some.
+fn started(cluster: &Cluster, host: Host) -> Director<'_> {
+    let config = config_of(cluster, host).to_string_lossy().into_owned();
+    let mut words = vec!["--interface", "lan", "--workers", "1"];
+    if Path::new(&config).exists() {
+        words.extend(["--config", &config]);
+    }
+    Director::start_on(cluster, host, &words)
+}
+
+/// Starts xvsd with all services and both daemons, and writes the keepalived.conf.
+fn configured(cluster: &Cluster, host: Host) -> Director<'_> {
+    let director = started(cluster, host);
+    director.xvs(&format!("laddr add {LOCAL}"));
+    for (port, method, options) in SERVICES {
+        director.adm(&format!("-A -t {VIP}:{port} -s rr {options}"));
+        for server in [1, 2] {
+            director.adm(&format!("-a -t {VIP}:{port} -r {}:{SINK} {method}", real_server(server)));
+        }
+    }
+    for role in ["master", "backup"] {
+        director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
+    }
+    let conf = keepalived::vrrp_instance(host, &ADDRESSES, "");
+    fs::write(keepalived::conf(cluster, host), conf).expect("the cluster's folder takes a new file");
+    director
+}
+
 /// Starts xvsd and keepalived on both directors; the first has the addresses.
 fn served(cluster: &Cluster) -> [(Director<'_>, Keepalived); 2] {
-    let both = DIRECTORS.map(|host| {
-        let director = Director::start_on(cluster, host, &["--interface", "lan", "--workers", "1"]);
-        director.xvs(&format!("laddr add {LOCAL}"));
-        for (port, method, options) in SERVICES {
-            director.adm(&format!("-A -t {VIP}:{port} -s rr {options}"));
-            for server in [1, 2] {
-                director.adm(&format!("-a -t {VIP}:{port} -r {}:{SINK} {method}", real_server(server)));
-            }
-        }
-        for role in ["master", "backup"] {
-            director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
-        }
-        let conf = keepalived::vrrp_instance(host, &ADDRESSES, "");
-        fs::write(keepalived::conf(cluster, host), conf).expect("the cluster's folder takes a new file");
-        (director, Keepalived::start(cluster, host))
-    });
+    let both = DIRECTORS.map(|host| (configured(cluster, host), Keepalived::start(cluster, host)));
     await_addresses(cluster, Host::Director);
     both
 }
@@ -94,11 +122,7 @@ fn await_connections(director: &Director<'_>, count: usize) {
 fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_back() {
     let cluster = Cluster::with_backup(VIP);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK));
-    // Replies of NAT go by the director; those of direct routing have the VIP as source.
-    for (host, number) in REAL_SERVERS.into_iter().zip(1..) {
-        cluster.ip(host, &format!("route add {CLIENT}/32 via {GATEWAY} table 200"));
-        cluster.ip(host, &format!("rule add from {} lookup 200", real_server(number)));
-    }
+    gateway_of_replies(&cluster);
     let [(mut first, keepalived), (second, _kept)] = served(&cluster);
     let mut uploads = begun(&cluster);
     await_connections(&first, SERVICES.len());
@@ -117,7 +141,7 @@ fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_bac
     await_connections(&second, uploads.len());
 
     // It comes back, and learns of those that began without it.
-    let first = Director::start_on(&cluster, Host::Director, &["--interface", "lan", "--workers", "1"]);
+    let first = started(&cluster, Host::Director);
     assert_eq!(first.adm("-L --daemon").lines().count(), 2, "the daemons were journalled");
     for stream in &mut uploads[SERVICES.len()..] {
         for _ in 0..SEGMENTS {
@@ -138,6 +162,55 @@ fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_bac
     }
     let status = first.status();
     assert!(status.contains("sync       backup on lan, sync id 7; "), "{status}");
+}
+
+#[test]
+fn a_director_that_joins_has_all_connections_also_those_without_traffic() {
+    let cluster = Cluster::with_backup(VIP);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK));
+    gateway_of_replies(&cluster);
+    let key = |host: Host| cluster.state().join(format!("{}.key", host.name()));
+    for host in DIRECTORS {
+        fs::write(key(host), "5e".repeat(32)).expect("the cluster's folder takes a new file");
+        fs::set_permissions(key(host), Permissions::from_mode(0o640)).expect("the file is there");
+        let config = format!("sync_key_file = {:?}\n", key(host));
+        fs::write(config_of(&cluster, host), config).expect("the cluster's folder takes a new file");
+    }
+    let mut first = configured(&cluster, Host::Director);
+    let kept = Keepalived::start(&cluster, Host::Director);
+    keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
+    let mut uploads = begun(&cluster);
+    await_connections(&first, SERVICES.len());
+
+    let second = configured(&cluster, Host::Backup);
+    await_connections(&second, SERVICES.len());
+    shows(&second, "in sync with 192.0.2.1, whose table had 4 connections");
+    shows(&first, "table sent to 192.0.2.2, 4 connections");
+    let _kept = Keepalived::start(&cluster, Host::Backup);
+    kept.stop();
+    first.kill();
+    await_addresses(&cluster, Host::Backup);
+    for stream in &mut uploads {
+        stream.write_all(b"meanwhile, ").expect("upload");
+    }
+    for (number, stream) in uploads.into_iter().enumerate() {
+        let receipt = clients::upload(stream, b"after").expect("the connection is still there");
+        assert_eq!(receipt, clients::receipt(&receipt.host, b"before, meanwhile, after"), "upload {number}");
+    }
+
+    // A director with another key gets no table, and both say so.
+    fs::write(key(Host::Director), "e5".repeat(32)).expect("the file can be written");
+    let first = started(&cluster, Host::Director);
+    shows(&first, "without the table of 192.0.2.2: it has another sync key");
+    shows(&second, "table not sent to 192.0.2.1: it has another sync key");
+}
+
+/// Waits until the status has a text, in whatever lines.
+fn shows(director: &Director<'_>, text: &str) {
+    wait::until(text, || {
+        let status = director.status().split_whitespace().collect::<Vec<_>>().join(" ");
+        status.contains(text).then_some(())
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `xvs status`: the status of the director on one screen.
 
 use std::io::Write;
+use std::iter;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,8 +11,8 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::status::{
-    InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncStatus, TableStatus,
-    WorkerStatus,
+    InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
+    TableStatus, WorkerStatus,
 };
 
 use crate::events::rfc_3339;
@@ -74,7 +75,7 @@ fn screen(report: &StatusReport) -> String {
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
-    lines.extend(report.sync.iter().map(sync));
+    lines.extend(report.sync.iter().flat_map(|daemon| iter::once(sync(daemon)).chain(peers(daemon))));
     lines.extend(hold(report));
     lines.extend(drops(&report.recent_drops));
     lines.concat()
@@ -128,11 +129,14 @@ fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<S
 
 /// A daemon of connection synchronization.
 fn sync(daemon: &SyncStatus) -> String {
-    let SyncStatus { role, interface, sync_id, messages, failed_messages, connections, lost_connections } =
-        daemon;
+    let SyncStatus {
+        role, interface, sync_id, messages, failed_messages, connections, lost_connections, ..
+    } = daemon;
     let (handled, failed) = match role {
         SyncRole::Master => (format!("{messages} messages sent"), "not sent"),
-        SyncRole::Backup => (format!("{connections} connections from {messages} messages"), "refused"),
+        SyncRole::Backup => {
+            (format!("{connections} connections from {messages} messages"), "refused or discarded")
+        }
     };
     let lost = counted(*lost_connections, "connection", "connections");
     let text = format!(
@@ -141,6 +145,37 @@ fn sync(daemon: &SyncStatus) -> String {
     );
     line("sync", &text)
 }
+
+/// How it stands with the tables that a daemon sends or receives.
+fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
+    daemon.peers.iter().map(|peer| {
+        let SyncPeer { address, silent_seconds, table, connections, of, why } = peer;
+        let why = why.as_deref().unwrap_or("it needs a sync_key_file");
+        let moved = format!("{connections} of {of} connections");
+        let mut text = match (daemon.role, table) {
+            (SyncRole::Master, SyncTable::Whole | SyncTable::Stale) => {
+                format!("table sent to {address}, {connections} connections")
+            }
+            (SyncRole::Master, SyncTable::Moving) => format!("sending the table to {address}, {moved}"),
+            (SyncRole::Master, SyncTable::None) => format!("table not sent to {address}: {why}"),
+            (SyncRole::Backup, SyncTable::Whole) => {
+                format!("in sync with {address}, whose table had {connections} connections")
+            }
+            (SyncRole::Backup, SyncTable::Moving) => format!("fetching the table of {address}, {moved}"),
+            (SyncRole::Backup, SyncTable::Stale) => {
+                format!("behind {address}: {why}; its table is fetched again soon")
+            }
+            (SyncRole::Backup, SyncTable::None) => format!("without the table of {address}: {why}"),
+        };
+        if let Some(silent) = silent_seconds.filter(|silent| *silent >= SILENT) {
+            text += &format!("; silent for {silent} s");
+        }
+        line("sync", &text)
+    })
+}
+
+/// The seconds without a message that are shown.
+const SILENT: u64 = 3;
 
 /// The hold, unless there is none.
 fn hold(report: &StatusReport) -> Option<String> {
@@ -217,6 +252,7 @@ mod tests {
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             sync       master on eth1, sync id 5; 1200 messages sent, 3 not sent, 9\n           connections lost\n\
+            sync       sending the table to 192.0.2.2, 350000 of 1000000 connections; silent\n           for 12 s\n\
             hold       10s after the end of xvsd; 8 packets dropped while none served them\n\
             drops      in the last minute:\n\
             drops      7 kernel_ring_full: a worker was not fast enough for its RX ring\n";

@@ -71,6 +71,9 @@ pub struct Config {
     pub metrics_destinations: usize,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
+    /// The file of the key that directors share, 64 hexadecimal digits: who has it may fetch the connection table of
+    /// another one. Read when a daemon of synchronization starts. Default: none, so that no table is fetched or sent.
+    pub sync_key_file: Option<PathBuf>,
     /// How long the packets of services are kept from the kernel after xvsd has ended, so that it resets no
     /// connection: a text such as `"10s"` or `"500ms"`, at most `"1h"`; `"0"`: not at all. Default: `"10s"`.
     pub hold: HoldTime,
@@ -139,6 +142,7 @@ impl Default for Config {
             metrics_address: None,
             metrics_destinations: 1000,
             rules: None,
+            sync_key_file: None,
             hold: HoldTime::default(),
             log: "info".to_owned(),
             ipvs: Ipvs::default(),

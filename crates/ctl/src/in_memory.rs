@@ -51,8 +51,8 @@ use crate::control::Control;
 use crate::control::datapath::{Datapath, SyncSockets};
 use crate::status::unattached::Attachment;
 use crate::sweep::Sweeper;
-use crate::sync::backup::Receiver;
 use crate::sync::messages::{Messages, Sent};
+use crate::sync::receiver::Receiver;
 
 /// Capacity of the connection table.
 const TABLE_SIZE: usize = 1 << 16;

@@ -29,8 +29,8 @@ use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth,
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
-    Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncStatus,
-    TableStatus, WorkerStatus,
+    Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer,
+    SyncStatus, SyncTable, TableStatus, WorkerStatus,
 };
 
 /// A setting of xvs.toml, and one that has no value.
@@ -78,6 +78,14 @@ pub fn status() -> StatusReport {
             failed_messages: 3,
             connections: 70_000,
             lost_connections: 9,
+            peers: vec![SyncPeer {
+                address: IpAddr::from([192, 0, 2, 2]),
+                silent_seconds: Some(12),
+                table: SyncTable::Moving,
+                connections: 350_000,
+                of: 1_000_000,
+                why: Some("messages were lost here".to_owned()),
+            }],
         }],
         log_lines_lost: 3,
         unconfirmed_seconds: Some(7),

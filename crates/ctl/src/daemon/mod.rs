@@ -49,6 +49,7 @@ use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
 use crate::sweep::{Sweeper, Sweeping};
+use crate::sync::peers::SyncPeers;
 use crate::workers::Workers;
 use crate::workers::membership::Membership;
 use crate::workers::system::SystemDatapath;
@@ -150,7 +151,10 @@ impl Daemon {
         let unresolved = Arc::new(Unresolved::new(64));
         let hold = steering.hold().clone();
         let wakers = workers.wakers().to_vec();
-        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone());
+        let peers = Arc::<SyncPeers>::default();
+        let key_file = config.sync_key_file.clone();
+        let datapath =
+            SystemDatapath::new(workers, steering, neighbours, table.clone(), key_file, peers.clone());
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
@@ -193,6 +197,7 @@ impl Daemon {
             swept,
             history,
             events,
+            peers,
             facts,
             log: Some(log),
             health: OnceLock::new(),

@@ -5,9 +5,10 @@ use std::fmt::Display;
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
+use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
-use xvs_model::report::status::{LinkState, SyncStatus};
+use xvs_model::report::status::{LinkState, SyncStatus, SyncTable};
 use xvs_xdp::Statistics;
 
 use super::text::{Kind, Text};
@@ -26,7 +27,7 @@ pub(super) fn text(
     configuration(&mut text, snapshot, &facts, left_out);
     all_services(&mut text, &shared.total.sum());
     interfaces(&mut text, &facts);
-    synchronization(&mut text, &status::sync(&facts.daemons, snapshot));
+    synchronization(&mut text, &status::sync(&facts.daemons, snapshot, &shared.peers));
     workers(&mut text, shared, &facts);
     sockets(&mut text, &facts);
     text
@@ -100,6 +101,16 @@ fn synchronization(text: &mut Text, daemons: &[SyncStatus]) {
         for daemon in daemons {
             text.sample(name, &[("role", &daemon.role.name())], value(daemon));
         }
+    }
+    let name = "xvs_sync_in_sync";
+    text.family(
+        name,
+        Kind::Gauge,
+        "1 if the table of this director is here and no message was missed since.",
+    );
+    let backups = daemons.iter().filter(|daemon| daemon.role == SyncRole::Backup);
+    for peer in backups.flat_map(|daemon| &daemon.peers) {
+        text.sample(name, &[("peer", &peer.address)], u8::from(peer.table == SyncTable::Whole));
     }
 }
 

@@ -15,6 +15,7 @@ mod warnings;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
@@ -32,6 +33,7 @@ use xvs_sched::ServiceKey;
 use crate::log::Losses;
 use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::status::shared::{Facts, Shared, WorkerFacts};
+use crate::sync::peers::SyncPeers;
 
 /// The readings that a report is built from.
 struct Readings<'a> {
@@ -121,7 +123,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
             pages: shared.table().pages().to_string(),
         },
         drops: drops(&sample.drops),
-        sync: sync(&facts.daemons, &snapshot),
+        sync: sync(&facts.daemons, &snapshot, &shared.peers),
         hold_seconds: shared.hold.as_ref().map_or(0.0, |hold| hold.length().as_secs_f64()),
         held_packets: shared.hold.as_ref().map_or(0, |hold| hold.dropped()),
         log_lines_lost: shared.log_lines_lost(),
@@ -140,7 +142,7 @@ pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
 }
 
 /// The daemons of connection synchronization.
-pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot) -> Vec<SyncStatus> {
+pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeers) -> Vec<SyncStatus> {
     let count = |counters: &[&AtomicU64]| counters.iter().map(|one| one.load(Ordering::Relaxed)).sum();
     let status = |SyncDaemon { role, interface, sync_id, .. }: &SyncDaemon| {
         let [messages, failed_messages, connections, lost_connections] = match role {
@@ -151,12 +153,12 @@ pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot) -> Vec<SyncStatu
             SyncRole::Backup => {
                 let counters = &snapshot.sync_backup.as_ref()?.inbox.counters;
                 let lost = [&counters.skipped, &counters.left_out, &counters.lost];
-                let [read, refused, entered] =
-                    [&counters.messages, &counters.refused, &counters.entered].map(|one| count(&[one]));
-                [read, refused, entered, count(&lost)]
+                let failed = [&counters.refused, &counters.discarded];
+                [count(&[&counters.messages]), count(&failed), count(&[&counters.entered]), count(&lost)]
             }
         };
         let (role, interface, sync_id) = (*role, interface.clone(), *sync_id);
+        let peers = if role == SyncRole::Master { &peers.master } else { &peers.backup };
         Some(SyncStatus {
             role,
             interface,
@@ -165,6 +167,7 @@ pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot) -> Vec<SyncStatu
             failed_messages,
             connections,
             lost_connections,
+            peers: peers.report(Instant::now()),
         })
     };
     daemons.iter().filter_map(status).collect()

@@ -33,6 +33,7 @@ use crate::status::health;
 use crate::status::history::{History, Sample};
 use crate::status::unattached::Attachment;
 use crate::sweep::SweepCounters;
+use crate::sync::peers::SyncPeers;
 
 /// The largest number of attempts to free ended connections that workers may still use.
 const FREE_TRIES: u32 = 100;
@@ -65,6 +66,8 @@ pub struct Shared {
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     pub(crate) events: Arc<Events>,
+    /// Other directors, as the daemons of synchronization know them.
+    pub(crate) peers: Arc<SyncPeers>,
     /// Facts that no counter has: interfaces, workers, warnings.
     pub(crate) facts: Mutex<Facts>,
     /// The lines that the log has lost; `None` without a log.
@@ -263,6 +266,7 @@ impl Shared {
             hands_over: AtomicBool::new(false),
             history: History::default(),
             events: Arc::default(),
+            peers: Arc::default(),
             facts: Mutex::default(),
             log: None,
             health: OnceLock::new(),

@@ -1,26 +1,29 @@
-//! The thread of a backup daemon: it reads messages of another director, and passes their connections to the workers.
+//! The main thread of a backup daemon, which receives the messages of other directors.
 //!
-//! It is awake only while messages come. What it cannot use is counted, by reason; nothing that a message contains ends
-//! it. Not here: what workers make of a connection (`xvs_dataplane::sync::apply`).
+//! It is awake only while messages come. Not here: what is in a message (`receiver.rs`), and what workers make of a
+//! connection (`xvs_dataplane::sync::apply`).
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::port::xdp::Waker;
-use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox, Received};
+use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox};
 use xvs_model::config::sync_daemon::SyncDaemon;
-use xvs_proto::sync::{Entry, Message, MessageError};
-use xvs_proto::{FlowKey, HashSecret};
 
+use super::fetch_table::TableFetcher;
+use super::key::SyncKey;
+use super::peers::Peers;
+use super::receiver::Receiver;
 use super::sockets;
 use super::thread::DaemonThread;
 use crate::control::datapath::SyncSockets;
 
-/// Opens the sockets, and starts the thread.
+/// Opens the sockets, and starts the threads: one that reads messages and, with a key, one that fetches tables.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
@@ -29,26 +32,43 @@ pub(crate) fn start(
     wanted: SyncSockets,
     table: &Table,
     wakers: Vec<Waker>,
-) -> Result<(DaemonThread, Arc<Inbox>), String> {
+    key: Option<SyncKey>,
+    peers: &Arc<Peers>,
+) -> Result<(Vec<DaemonThread>, Arc<Inbox>), String> {
     let sockets = sockets::of_group(daemon, wanted)?;
     let inbox = Arc::new(Inbox::new(table.config().workers));
-    let receiver = Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: *table.secret() };
-    let run = move |stop: &AtomicBool| run(&sockets, &receiver, &wakers, stop);
-    Ok((DaemonThread::start("xvs-sync-backup", run)?, inbox))
+    let receiver =
+        Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: *table.secret() });
+    let mut threads = Vec::new();
+    if let Some(key) = key {
+        let (receiver, peers, wakers) = (receiver.clone(), peers.clone(), wakers.clone());
+        let fetcher = TableFetcher { receiver, key, peers, wakers };
+        threads.push(DaemonThread::start("xvs-sync-fetch", move |stop| fetcher.run(stop))?);
+    }
+    let peers = peers.clone();
+    let run = move |stop: &AtomicBool| run(&sockets, &receiver, &wakers, &peers, stop);
+    threads.push(DaemonThread::start("xvs-sync-backup", run)?);
+    Ok((threads, inbox))
 }
 
-fn run(sockets: &[UdpSocket], receiver: &Receiver, wakers: &[Waker], stop: &AtomicBool) {
+fn run(sockets: &[UdpSocket], receiver: &Receiver, wakers: &[Waker], peers: &Peers, stop: &AtomicBool) {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut woken = vec![false; wakers.len()];
+    let mut losses = Losses::default();
     while !stop.load(Ordering::Relaxed) {
         let mut waiting: Vec<_> =
             sockets.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)).collect();
         let _ = poll(&mut waiting, Some(&TURN));
         for socket in sockets {
             for _ in 0..AT_A_TIME {
-                let Ok(len) = socket.recv(&mut bytes) else { break };
-                let _ = receiver.receive(&bytes[..len], |worker| woken[worker] = true);
+                let Ok((len, from)) = socket.recv_from(&mut bytes) else { break };
+                if receiver.receive(&bytes[..len], |worker| woken[worker] = true).is_ok() {
+                    peers.heard(with_port(from, receiver.daemon.port), Instant::now());
+                }
             }
+        }
+        if losses.have_grown(sockets, &receiver.inbox.counters) {
+            peers.lost();
         }
         for (waker, woken) in wakers.iter().zip(&mut woken).filter(|(_, woken)| **woken) {
             waker.wake();
@@ -57,81 +77,42 @@ fn run(sockets: &[UdpSocket], receiver: &Receiver, wakers: &[Waker], stop: &Atom
     }
 }
 
-/// Reads messages for the workers.
-pub(crate) struct Receiver {
-    /// The daemon.
-    pub(crate) daemon: SyncDaemon,
-    /// The workers' queues.
-    pub(crate) inbox: Arc<Inbox>,
-    /// By which connections are assigned to workers.
-    pub(crate) secret: HashSecret,
+/// The address of a peer's table. IPv6's link-local addresses keep their interface.
+fn with_port(mut from: SocketAddr, port: u16) -> SocketAddr {
+    from.set_port(port);
+    from
 }
 
-/// Why a message is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("it is shorter than a header")]
-    TooShort,
-    #[error("its header gives another length")]
-    Length,
-    #[error("it is longer than the daemon's --sync-maxlen")]
-    TooLong,
-    #[error("it is of sync id {0}")]
-    SyncId(u8),
+/// What was lost here: messages that the kernel has discarded, and connections that no worker had room for.
+#[derive(Default)]
+struct Losses {
+    looked: Option<Instant>,
+    messages: u64,
+    connections: u64,
 }
 
-impl Receiver {
-    /// Passes the connections of a message to the workers, and the number of each such worker to `wake`.
-    ///
-    /// # Errors
-    /// The message is refused as a whole.
-    pub(crate) fn receive(&self, bytes: &[u8], mut wake: impl FnMut(usize)) -> Result<(), Refused> {
-        let BackupCounters { messages, refused, skipped, .. } = &self.inbox.counters;
-        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
-        // Other clusters may share the group.
-        let is_foreign = |error: &Refused| matches!(error, Refused::SyncId(_));
-        let message = self.read(bytes).inspect_err(|error| {
-            if !is_foreign(error) {
-                count(refused);
-            }
-        })?;
-        count(messages);
-        for entry in message.entries() {
-            let Ok(entry) = entry else {
-                count(skipped);
-                continue;
-            };
-            let Entry { protocol, client, virtual_endpoint, .. } = entry;
-            let hash = FlowKey { protocol, source: client, dest: virtual_endpoint }.hash(&self.secret);
-            self.inbox.put(Received::of(&entry), hash).into_iter().for_each(&mut wake);
+impl Losses {
+    /// Whether there are more than before. It looks each second.
+    fn have_grown(&mut self, sockets: &[UdpSocket], counters: &BackupCounters) -> bool {
+        let now = Instant::now();
+        if self.looked.is_some_and(|looked| now.duration_since(looked) < LOOK) {
+            return false;
         }
-        Ok(())
-    }
-
-    fn read<'a>(&self, bytes: &'a [u8]) -> Result<Message<'a>, Refused> {
-        // The default is no limit: the kernel's depends on the MTU.
-        let limit = self.daemon.max_len_bytes.max(SHORTEST_MAX);
-        if limit < DEFAULT_MAX && bytes.len() > usize::from(limit) {
-            return Err(Refused::TooLong);
-        }
-        let message = Message::read(bytes).map_err(|error| match error {
-            MessageError::TooShort => Refused::TooShort,
-            MessageError::Length => Refused::Length,
-        })?;
-        match self.daemon.sync_id {
-            own if own != 0 && own != message.sync_id => Err(Refused::SyncId(message.sync_id)),
-            _ => Ok(message),
-        }
+        self.looked = Some(now);
+        let messages = sockets.iter().map(|socket| sockets::discarded(socket).unwrap_or(0)).sum();
+        let connections = counters.lost.load(Ordering::Relaxed);
+        let has_grown = messages > self.messages || connections > self.connections;
+        counters.discarded.store(messages, Ordering::Relaxed);
+        (self.messages, self.connections) = (messages, connections);
+        has_grown
     }
 }
 
 /// The longest datagram.
 const MESSAGE_MAX: usize = 1 << 16;
-/// The default of `--sync-maxlen`, that of IPv6.
-const DEFAULT_MAX: u16 = 1452;
-/// The least limit of a backup daemon, in bytes.
-const SHORTEST_MAX: u16 = 1024;
 /// How long the thread waits before it looks whether it is to stop.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// The time between two looks at what was lost.
+const LOOK: Duration = Duration::from_secs(1);
 /// The messages that are read before workers are woken.
 const AT_A_TIME: usize = 64;

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Clock;
@@ -16,13 +16,17 @@ use xvs_dataplane::conn::Table;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_master::{Announcements, MasterCounters};
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_proto::sync::Version;
 
+use super::key::SyncKey;
 use super::messages::{Messages, Sent};
+use super::peers::Peers;
+use super::send_table::TableSender;
 use super::sockets;
 use super::thread::DaemonThread;
 use crate::control::datapath::SyncSockets;
 
-/// Opens the sockets, and starts the thread.
+/// Opens the sockets, and starts the threads: one that sends messages and, with a key, one that sends the table.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
@@ -30,16 +34,29 @@ pub(crate) fn start(
     daemon: &SyncDaemon,
     wanted: SyncSockets,
     table: &Arc<Table>,
-    clock: Clock,
     published: Arc<ArcSwap<Snapshot>>,
-) -> Result<(DaemonThread, Arc<Announcements>), String> {
+    key: Option<SyncKey>,
+    peers: &Arc<Peers>,
+) -> Result<(Vec<DaemonThread>, Arc<Announcements>), String> {
     let sockets = sockets::to_group(daemon, wanted)?;
-    let reader = table.reader().ok_or("another master daemon is still ending; try again")?;
+    let reader = || table.reader().ok_or("another master daemon is still ending; try again");
+    let mut threads = Vec::new();
+    let has_key = key.is_some();
+    if let Some(key) = key {
+        let (sync_id, published, peers) = (daemon.sync_id, published.clone(), peers.clone());
+        let sender = TableSender { sync_id, key, reader: reader()?, published, peers };
+        let listener = sockets::for_table(daemon)?;
+        threads.push(DaemonThread::start("xvs-sync-table", move |stop| sender.run(&listener, stop))?);
+    }
+    let reader = reader()?;
     let announcements = Arc::new(Announcements::new(table.entries(), table.config().workers));
-    let mut messages = Messages::new(daemon, wanted.ports, announcements.clone(), reader, clock.now());
+    let mut messages =
+        Messages::new(daemon, wanted.ports, announcements.clone(), reader, Clock::Monotonic.now());
+    let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
     let run = {
         let announcements = announcements.clone();
         move |stop: &AtomicBool| {
+            let mut heard = Instant::now();
             let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
             let send = |port: u16, message: &[u8]| {
                 let counter = match sockets[usize::from(port)].send(message) {
@@ -52,13 +69,21 @@ pub(crate) fn start(
             };
             while !stop.load(Ordering::Relaxed) {
                 thread::sleep(INTERVAL);
-                messages.run(&published.load(), clock.now(), send);
+                messages.run(&published.load(), Clock::Monotonic.now(), send);
+                // Directors that join hear that this one is there.
+                if has_key && heard.elapsed() >= HEARD {
+                    send(0, &empty[..len]);
+                    heard = Instant::now();
+                }
             }
-            messages.finish(&published.load(), clock.now(), send);
+            messages.finish(&published.load(), Clock::Monotonic.now(), send);
         }
     };
-    Ok((DaemonThread::start("xvs-sync", run)?, announcements))
+    threads.push(DaemonThread::start("xvs-sync", run)?);
+    Ok((threads, announcements))
 }
 
+/// How often an empty message is sent, with a key. A kernel ignores it.
+const HEARD: Duration = Duration::from_secs(1);
 /// How often the thread looks for announcements and for messages that are due.
 const INTERVAL: Duration = Duration::from_millis(10);

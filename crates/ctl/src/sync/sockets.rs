@@ -1,16 +1,19 @@
-//! The multicast sockets of the daemons.
+//! The sockets of the daemons: multicast for messages, TCP for tables.
 //!
 //! Source: ipvs-behaviour, section 12.1.
 
 use std::ffi::OsString;
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+use std::{fs, io};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::BindToDevice;
+use rustix::fs::fstat;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use socket2::{Domain, Socket, Type};
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use crate::control::datapath::SyncSockets;
@@ -101,6 +104,58 @@ fn receiving(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Resu
     }
     Ok(socket)
 }
+
+/// The listener for directors that fetch the table: the daemon's port in TCP, on its interface alone.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(super) fn for_table(daemon: &SyncDaemon) -> Result<TcpListener, String> {
+    let SyncDaemon { interface, group, port, .. } = daemon;
+    let open = || -> io::Result<TcpListener> {
+        let any =
+            if group.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = tcp(any, interface)?;
+        socket.set_reuse_address(true)?;
+        // While xvsd takes over, its predecessor has the port, too.
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddr::new(any, *port).into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| format!("{interface}: TCP port {port}, for the connection table: {error}"))
+}
+
+/// A connection to the port of another director for its table, by this interface.
+pub(super) fn connect(to: SocketAddr, interface: &str, patience: Duration) -> io::Result<TcpStream> {
+    let socket = tcp(to.ip(), interface)?;
+    socket.connect_timeout(&to.into(), patience)?;
+    Ok(socket.into())
+}
+
+fn tcp(family: IpAddr, interface: &str) -> io::Result<Socket> {
+    let domain = if family.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    Ok(socket)
+}
+
+/// The messages for this socket that the kernel has discarded, because they came faster than they were read.
+pub(super) fn discarded(socket: &UdpSocket) -> io::Result<u64> {
+    let inode = fstat(socket)?.st_ino.to_string();
+    let is_ipv4 = socket.local_addr()?.is_ipv4();
+    let sockets =
+        fs::read_to_string(if is_ipv4 { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" })?;
+    let its_line = sockets.lines().find(|line| line.split_whitespace().nth(INODE) == Some(&inode));
+    let discarded = its_line.and_then(|line| line.split_whitespace().nth(DISCARDED)?.parse().ok());
+    discarded.ok_or_else(|| io::Error::other("the kernel does not list the socket"))
+}
+
+/// The fields of a line of `/proc/net/udp`.
+const INODE: usize = 9;
+const DISCARDED: usize = 12;
+/// The directors that may wait for the table.
+const BACKLOG: i32 = 16;
 
 /// The source of messages.
 #[derive(Clone, Copy)]

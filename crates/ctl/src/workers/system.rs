@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use xvs_dataplane::clock::{Clock, Millis};
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
@@ -21,6 +22,8 @@ use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use crate::control::datapath::{Datapath, SyncSockets};
+use crate::sync::key::SyncKey;
+use crate::sync::peers::SyncPeers;
 use crate::sync::thread::DaemonThread;
 use crate::sync::{backup, master};
 use crate::workers::Workers;
@@ -45,10 +48,13 @@ pub(crate) struct SystemDatapath {
     reserved: ReservedPorts,
     /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
-    /// The master daemon of connection synchronization, if one runs.
-    master: Option<DaemonThread>,
-    /// The backup daemon, if one runs.
-    backup: Option<DaemonThread>,
+    /// The file of the key for connection tables, if there is one.
+    sync_key_file: Option<PathBuf>,
+    /// The threads of the master daemon of connection synchronization, if one runs.
+    master: Vec<DaemonThread>,
+    /// Those of the backup daemon.
+    backup: Vec<DaemonThread>,
+    peers: Arc<SyncPeers>,
 }
 
 impl SystemDatapath {
@@ -57,6 +63,8 @@ impl SystemDatapath {
         steering: Steering,
         neighbours: Neighbours,
         table: Arc<Table>,
+        sync_key_file: Option<PathBuf>,
+        peers: Arc<SyncPeers>,
     ) -> Self {
         Self {
             workers,
@@ -67,8 +75,10 @@ impl SystemDatapath {
             table,
             reserved: ReservedPorts::default(),
             not_reserved: None,
-            master: None,
-            backup: None,
+            sync_key_file,
+            master: Vec::new(),
+            backup: Vec::new(),
+            peers,
         }
     }
 
@@ -89,11 +99,16 @@ impl SystemDatapath {
 
     /// A sentence for each daemon of synchronization whose thread has ended by a fault.
     pub(crate) fn failed_daemons(&self) -> impl Iterator<Item = String> + use<> {
-        let master = self.master.as_ref().is_some_and(DaemonThread::has_failed).then_some("master");
-        let backup = self.backup.as_ref().is_some_and(DaemonThread::has_failed).then_some("backup");
+        let has_failed = |threads: &[DaemonThread]| threads.iter().any(DaemonThread::has_failed);
+        let master = has_failed(&self.master).then_some("master");
+        let backup = has_failed(&self.backup).then_some("backup");
         master.into_iter().chain(backup).map(|role| {
             format!("the {role} daemon has failed; run `xvsadm --stop-daemon {role}` and start it again")
         })
+    }
+
+    fn sync_key(&self) -> Result<Option<SyncKey>, String> {
+        self.sync_key_file.as_deref().map(SyncKey::read).transpose()
     }
 
     /// The name of the thread with this number at the table: workers first, then readers.
@@ -111,15 +126,17 @@ impl Datapath for SystemDatapath {
         published: Arc<ArcSwap<Snapshot>>,
         _: Millis,
     ) -> Result<Arc<Announcements>, CommandError> {
-        let started = master::start(daemon, sockets, &self.table, Clock::Monotonic, published);
+        let peers = &self.peers.master;
+        let start = |key| master::start(daemon, sockets, &self.table, published, key, peers);
         let failed = |why| CommandError::Failed { why: format!("xvs: master daemon: {why}") };
-        let (master, announcements) = started.map_err(failed)?;
-        self.master = Some(master);
+        let (master, announcements) = self.sync_key().and_then(start).map_err(failed)?;
+        self.master = master;
         Ok(announcements)
     }
 
     fn stop_master(&mut self) {
-        self.master = None;
+        self.master.clear();
+        self.peers.master.forget();
     }
 
     fn start_backup(
@@ -128,15 +145,17 @@ impl Datapath for SystemDatapath {
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
         let wakers = self.workers.wakers().to_vec();
-        let started = backup::start(daemon, sockets, &self.table, wakers);
+        let peers = &self.peers.backup;
+        let start = |key| backup::start(daemon, sockets, &self.table, wakers, key, peers);
         let failed = |why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") };
-        let (backup, inbox) = started.map_err(failed)?;
-        self.backup = Some(backup);
+        let (backup, inbox) = self.sync_key().and_then(start).map_err(failed)?;
+        self.backup = backup;
         Ok(inbox)
     }
 
     fn stop_backup(&mut self) {
-        self.backup = None;
+        self.backup.clear();
+        self.peers.backup.forget();
     }
 
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -133,12 +134,45 @@ pub struct SyncStatus {
     pub sync_id: u8,
     /// Messages sent or read since it was started.
     pub messages: u64,
-    /// Messages that the kernel did not take, or that were refused as a whole.
+    /// Messages that the kernel did not take or has discarded, or that were refused as a whole.
     pub failed_messages: u64,
     /// Received connections that were entered or refreshed; of a master 0.
     pub connections: u64,
     /// Connections that are in no message, or could not be used.
     pub lost_connections: u64,
+    /// Of a backup the directors that it hears; of a master those that have asked for its connection table.
+    pub peers: Vec<SyncPeer>,
+}
+
+/// Another director, as a daemon of connection synchronization knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncPeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Seconds since its last message; `None` of a master.
+    pub silent_seconds: Option<u64>,
+    /// How it stands with the whole table, which a backup fetches and a master sends.
+    pub table: SyncTable,
+    /// The table's connections that were sent or received.
+    pub connections: u64,
+    /// The connections that the table had when it was asked for.
+    pub of: u64,
+    /// Why the table is not there, or is not up to date.
+    pub why: Option<String>,
+}
+
+/// How it stands with the connection table of another director, or with one's own there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncTable {
+    /// It was not sent or received.
+    None,
+    /// It is being sent or received.
+    Moving,
+    /// It was sent or received, and a backup has missed nothing since then.
+    Whole,
+    /// It was received, and messages may have been missed since then.
+    Stale,
 }
 
 /// The connection table.

@@ -1,0 +1,193 @@
+//! An encrypted TCP connection between two directors that have the same key.
+//!
+//! Noise (noiseprotocol.org) with the pattern NNpsk0: each side proves that it has the key before the other sends
+//! anything else. A message on the wire is its length in two bytes, and the ciphertext. No call waits longer than a few
+//! seconds for the peer, nor after the daemon's thread is to stop.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use snow::{Builder, HandshakeState, TransportState};
+
+use super::key::SyncKey;
+
+/// A connection to a director that has the same key.
+pub(super) struct Channel<'a> {
+    stream: Stream<'a>,
+    noise: TransportState,
+    /// The last message that was received.
+    plain: Vec<u8>,
+}
+
+/// Why a connection has ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// The first message was not encrypted with this key.
+    #[error("it has another sync key; give both directors the same sync_key_file")]
+    OtherKey,
+    /// A later message was changed.
+    #[error("a message was changed on its way")]
+    Changed,
+    /// The peer has closed it.
+    #[error("the other director has closed the connection")]
+    Closed,
+    /// Nothing came, or nothing could be sent.
+    #[error("the other director did not answer for {} s", PATIENCE.as_secs())]
+    Silent,
+    /// The daemon's thread is to stop.
+    #[error("the daemon was stopped")]
+    Stopped,
+    /// The kernel refuses.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+impl<'a> Channel<'a> {
+    /// Begins as the side that has connected.
+    ///
+    /// # Errors
+    /// See [`Broken`]. A peer with another key closes the connection without an answer.
+    pub(super) fn connect(stream: TcpStream, key: &SyncKey, stop: &'a AtomicBool) -> Result<Self, Broken> {
+        let mut stream = Stream::new(stream, stop)?;
+        let mut noise = builder(key).build_initiator().expect("the pattern needs the key alone");
+        stream.write_handshake(&mut noise)?;
+        stream.read_handshake(&mut noise).map_err(|error| match error {
+            Broken::Closed => Broken::OtherKey,
+            error => error,
+        })?;
+        Ok(Self::over(stream, noise))
+    }
+
+    /// Begins as the side that has accepted the connection.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub(super) fn accept(stream: TcpStream, key: &SyncKey, stop: &'a AtomicBool) -> Result<Self, Broken> {
+        let mut stream = Stream::new(stream, stop)?;
+        let mut noise = builder(key).build_responder().expect("the pattern needs the key alone");
+        stream.read_handshake(&mut noise)?;
+        stream.write_handshake(&mut noise)?;
+        Ok(Self::over(stream, noise))
+    }
+
+    fn over(stream: Stream<'a>, noise: HandshakeState) -> Self {
+        let noise = noise.into_transport_mode().expect("the handshake has two messages");
+        Self { stream, noise, plain: vec![0; CIPHER_MAX] }
+    }
+
+    /// Sends a message of at most [`MESSAGE_MAX`] bytes.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub(super) fn send(&mut self, message: &[u8]) -> Result<(), Broken> {
+        let mut cipher = vec![0; message.len() + TAG];
+        let len = self.noise.write_message(message, &mut cipher).map_err(|_| Broken::Changed)?;
+        self.stream.write_frame(&cipher[..len])
+    }
+
+    /// Waits for a message.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    pub(super) fn receive(&mut self) -> Result<&[u8], Broken> {
+        let cipher = self.stream.read_frame()?;
+        let len = self.noise.read_message(&cipher, &mut self.plain).map_err(|_| Broken::Changed)?;
+        Ok(&self.plain[..len])
+    }
+}
+
+fn builder(key: &SyncKey) -> Builder<'_> {
+    let pattern = PATTERN.parse().expect("the pattern is known");
+    let builder = Builder::new(pattern).prologue(PROLOGUE).and_then(|builder| builder.psk(0, &key.0));
+    builder.expect("neither was set before")
+}
+
+/// The frames of a connection.
+struct Stream<'a> {
+    stream: TcpStream,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Stream<'a> {
+    fn new(stream: TcpStream, stop: &'a AtomicBool) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(TURN))?;
+        stream.set_write_timeout(Some(TURN))?;
+        Ok(Self { stream, stop })
+    }
+
+    fn write_handshake(&mut self, noise: &mut HandshakeState) -> Result<(), Broken> {
+        let mut message = [0; HANDSHAKE_MAX];
+        let len = noise.write_message(&[], &mut message).expect("it is this side's turn");
+        self.write_frame(&message[..len])
+    }
+
+    fn read_handshake(&mut self, noise: &mut HandshakeState) -> Result<(), Broken> {
+        let message = self.read_frame()?;
+        noise.read_message(&message, &mut [0; HANDSHAKE_MAX]).map_err(|_| Broken::OtherKey)?;
+        Ok(())
+    }
+
+    fn read_frame(&mut self) -> Result<Vec<u8>, Broken> {
+        let mut len = [0; 2];
+        let until = Instant::now() + PATIENCE;
+        self.read(&mut len, until)?;
+        let mut frame = vec![0; u16::from_be_bytes(len).into()];
+        self.read(&mut frame, until)?;
+        Ok(frame)
+    }
+
+    fn write_frame(&mut self, frame: &[u8]) -> Result<(), Broken> {
+        let len = (frame.len() as u16).to_be_bytes();
+        let frame = [&len, frame].concat();
+        let (mut at, until) = (0, Instant::now() + PATIENCE);
+        while at < frame.len() {
+            let written = self.stream.write(&frame[at..]);
+            at += self.done(written, until)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, bytes: &mut [u8], until: Instant) -> Result<(), Broken> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let read = self.stream.read(&mut bytes[at..]);
+            if let Ok(0) = read {
+                return Err(Broken::Closed);
+            }
+            at += self.done(read, until)?;
+        }
+        Ok(())
+    }
+
+    /// The number of bytes that a call has read or written; it may be made again.
+    fn done(&self, result: io::Result<usize>, until: Instant) -> Result<usize, Broken> {
+        use ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, TimedOut, WouldBlock};
+        match result {
+            Ok(bytes) => Ok(bytes),
+            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Err(Broken::Closed),
+            Err(error) if !matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => Err(error.into()),
+            Err(_) if self.stop.load(Ordering::Relaxed) => Err(Broken::Stopped),
+            Err(_) if Instant::now() >= until => Err(Broken::Silent),
+            Err(_) => Ok(0),
+        }
+    }
+}
+
+/// The longest message, in bytes.
+pub(super) const MESSAGE_MAX: usize = CIPHER_MAX - TAG;
+/// The longest ciphertext: the greatest length in two bytes.
+const CIPHER_MAX: usize = u16::MAX as usize;
+/// The bytes by which a ciphertext is longer.
+const TAG: usize = 16;
+/// The longest message of the handshake: a public key, and the tag of an empty payload.
+const HANDSHAKE_MAX: usize = 32 + TAG;
+const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
+/// What both sides must agree on: the messages on the connection.
+const PROLOGUE: &[u8] = b"xvs connection table 1";
+/// How long a frame may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits before it looks whether it is to stop.
+const TURN: Duration = Duration::from_millis(100);

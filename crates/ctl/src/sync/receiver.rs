@@ -1,0 +1,118 @@
+//! Reading of messages and tables of other directors into the queues of workers.
+//!
+//! What cannot be used is counted, by reason; nothing that a message contains does harm. Not here: sockets
+//! (`backup.rs`, `fetch_table.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox, Received};
+use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_proto::sync::{Entry, Message, MessageError, Skipped};
+use xvs_proto::{FlowKey, HashSecret};
+
+/// Reads messages for the workers.
+pub(crate) struct Receiver {
+    /// The daemon.
+    pub(crate) daemon: SyncDaemon,
+    /// The workers' queues.
+    pub(crate) inbox: Arc<Inbox>,
+    /// By which connections are assigned to workers.
+    pub(crate) secret: HashSecret,
+}
+
+/// Why a message is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("it is shorter than a header")]
+    TooShort,
+    #[error("its header gives another length")]
+    Length,
+    #[error("it is longer than the daemon's --sync-maxlen")]
+    TooLong,
+    #[error("it is of sync id {0}")]
+    SyncId(u8),
+    /// Of a table alone.
+    #[error("one of its connections cannot be read ({0:?})")]
+    Entry(Skipped),
+}
+
+impl Receiver {
+    /// Passes the connections of a message to the workers, and the number of each such worker to `wake`.
+    ///
+    /// # Errors
+    /// The message is refused as a whole.
+    pub(crate) fn receive(&self, bytes: &[u8], mut wake: impl FnMut(usize)) -> Result<(), Refused> {
+        let BackupCounters { messages, refused, skipped, .. } = &self.inbox.counters;
+        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
+        // Other clusters may share the group.
+        let is_foreign = |error: &Refused| matches!(error, Refused::SyncId(_));
+        // The default is no limit: the kernel's depends on the MTU.
+        let limit = self.daemon.max_len_bytes.max(SHORTEST_MAX);
+        let message = match limit < DEFAULT_MAX && bytes.len() > usize::from(limit) {
+            true => Err(Refused::TooLong),
+            false => self.read(bytes),
+        };
+        let message = message.inspect_err(|error| {
+            if !is_foreign(error) {
+                count(refused);
+            }
+        })?;
+        count(messages);
+        for entry in message.entries() {
+            match entry {
+                Ok(entry) => self.put(&entry, self.hash(&entry)).into_iter().for_each(&mut wake),
+                Err(_) => count(skipped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes the connections of a message of a table to the workers; `wait` waits while the worker of a hash is busy.
+    /// Returns their number.
+    ///
+    /// # Errors
+    /// The message is refused as a whole.
+    pub(super) fn receive_of_table(
+        &self,
+        bytes: &[u8],
+        mut wait: impl FnMut(&Inbox, u64),
+    ) -> Result<u64, Refused> {
+        let mut count = 0;
+        for entry in self.read(bytes)?.entries() {
+            let entry = entry.map_err(Refused::Entry)?;
+            let hash = self.hash(&entry);
+            if self.inbox.is_busy(hash) {
+                wait(&self.inbox, hash);
+            }
+            self.put(&entry, hash);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn hash(&self, entry: &Entry<'_>) -> u64 {
+        let Entry { protocol, client, virtual_endpoint, .. } = *entry;
+        FlowKey { protocol, source: client, dest: virtual_endpoint }.hash(&self.secret)
+    }
+
+    fn put(&self, entry: &Entry<'_>, hash: u64) -> Option<usize> {
+        self.inbox.put(Received::of(entry), hash)
+    }
+
+    fn read<'a>(&self, bytes: &'a [u8]) -> Result<Message<'a>, Refused> {
+        let message = Message::read(bytes).map_err(|error| match error {
+            MessageError::TooShort => Refused::TooShort,
+            MessageError::Length => Refused::Length,
+        })?;
+        match self.daemon.sync_id {
+            own if own != 0 && own != message.sync_id => Err(Refused::SyncId(message.sync_id)),
+            _ => Ok(message),
+        }
+    }
+}
+
+/// The default of `--sync-maxlen`, that of IPv6.
+const DEFAULT_MAX: u16 = 1452;
+/// The least limit of a backup daemon, in bytes.
+const SHORTEST_MAX: u16 = 1024;

@@ -1,0 +1,86 @@
+//! The thread of a master daemon that sends the whole connection table to directors that join.
+//!
+//! It listens on the TCP port with the number of the daemon's UDP port, serves one director at a time, and reads the
+//! table in slices, so that it delays no worker. On the encrypted connection follow: the number of connections, 8
+//! bytes; messages of version 1 with their entries; an empty message, after which the table is complete.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::TableReader;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::sync::collect::collect_all;
+use xvs_dataplane::sync::outbox::Outbox;
+use xvs_proto::sync::Version;
+
+use super::channel::{Broken, Channel, MESSAGE_MAX};
+use super::key::SyncKey;
+use super::peers::Peers;
+
+/// What is needed to send the table.
+pub(super) struct TableSender {
+    pub(super) sync_id: u8,
+    pub(super) key: SyncKey,
+    pub(super) reader: TableReader,
+    pub(super) published: Arc<ArcSwap<Snapshot>>,
+    pub(super) peers: Arc<Peers>,
+}
+
+impl TableSender {
+    /// Serves directors until it is to stop.
+    pub(super) fn run(mut self, listener: &TcpListener, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let _ = poll(&mut [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)], Some(&TURN));
+            let Ok((stream, from)) = listener.accept() else { continue };
+            let begun = Instant::now();
+            let peer = SocketAddr::new(from.ip(), 0);
+            match self.send(stream, peer, stop) {
+                Ok(connections) => {
+                    let seconds = begun.elapsed().as_secs_f32();
+                    tracing::info!("{connections} connections sent to {} in {seconds:.1} s", from.ip());
+                    self.peers.has_whole(peer, Instant::now());
+                }
+                Err(error) => self.peers.has_none(peer, error.to_string(), Instant::now()),
+            }
+        }
+    }
+
+    /// Sends the table. Returns the number of connections that were sent.
+    fn send(&mut self, stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) -> Result<u64, Broken> {
+        let mut channel = Channel::accept(stream, &self.key, stop)?;
+        let of = self.reader.table().live() as u64;
+        channel.send(&of.to_be_bytes())?;
+        let (mut sent, mut at) = (0, 0);
+        while at < self.reader.table().extent() {
+            let now = Clock::Monotonic.now();
+            let (mut outbox, mut count) = (Outbox::new(self.sync_id, MESSAGE_MAX, now), 0);
+            collect_all(at..at + SLICE, &mut self.reader, &self.published.load(), now, |entry| {
+                let discarded = outbox.add(entry, Version::V1, usize::MAX, now);
+                count += 1 - discarded;
+            });
+            for message in outbox.take_all() {
+                channel.send(&message)?;
+            }
+            at += SLICE;
+            sent += count;
+            self.peers.moves(peer, sent, of);
+            thread::sleep(PACE * count as u32);
+        }
+        channel.send(&[])?;
+        Ok(sent)
+    }
+}
+
+/// How long the thread waits before it looks whether it is to stop.
+const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// The entries of the table that are read at a time.
+const SLICE: u32 = 4096;
+/// The least time for a connection: at most 250,000 are sent in a second, so that neither side's workers are delayed.
+const PACE: Duration = Duration::from_micros(4);
