@@ -294,8 +294,13 @@ fn message(told: &[Told], damage: Option<(usize, u8)>) -> Vec<u8> {
     bytes
 }
 
+/// A few cases; `scripts/fuzz messages` tries many.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     /// Each message, packet and removal keeps the counts of servers equal to the connections that there are: at the end
     /// of all timeouts both are zero.

@@ -6,6 +6,7 @@
 //! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -78,8 +79,8 @@ pub struct Control<D> {
     steered: Steered,
     next_hops: NextHops,
     marks: MarkRules,
-    /// Names of all interfaces of the machine, also of those that packets of services do not use.
-    devices: BTreeSet<String>,
+    /// Names and indices of all interfaces of the machine, also of those that packets of services do not use.
+    devices: BTreeMap<String, u32>,
     /// Ranges of local ports that the kernel does not use for its own connections.
     reserved: Vec<(u16, u16)>,
     schedule: Schedule,
@@ -113,7 +114,7 @@ impl<D: Datapath> Control<D> {
             steered: Steered::default(),
             next_hops: NextHops::default(),
             marks: MarkRules::default(),
-            devices: BTreeSet::new(),
+            devices: BTreeMap::new(),
             reserved: Vec::new(),
             schedule: Schedule::default(),
             events: Arc::default(),
@@ -305,7 +306,7 @@ impl<D: Datapath> Control<D> {
     fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         state.check(command)?;
         if let Command::StartDaemon(daemon) = command
-            && !self.devices.contains(&daemon.interface)
+            && !self.devices.contains_key(&daemon.interface)
         {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
         }
@@ -446,9 +447,12 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// Replaces the names of the machine's interfaces.
+    /// Replaces the machine's interfaces. The daemons of one that is gone, or was made anew, wait for it. The next
+    /// publication tells the workers.
     pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
-        self.devices = links.into_iter().map(|link| link.name.clone()).collect();
+        let devices = links.into_iter().map(|link| (link.name.clone(), link.ifindex)).collect();
+        let former = mem::replace(&mut self.devices, devices);
+        self.stop_daemons_of_changed(&former);
     }
 
     /// Replaces the network: the attached interfaces and the VLANs over them.
@@ -810,7 +814,7 @@ mod tests {
     #[test]
     fn daemons_run_while_they_are_wanted_and_one_whose_sockets_are_refused_is_not() {
         let mut control = control();
-        control.devices.insert("wan".to_owned());
+        control.devices.insert("wan".to_owned(), 1);
         let start = |role| daemon(role, 7);
         let published = control.published();
         let mut run = |command: Command, no_backup: bool| {
@@ -840,7 +844,7 @@ mod tests {
     #[test]
     fn rules_with_a_daemon_that_cannot_run_change_nothing_and_the_former_daemons_run() {
         let mut control = control();
-        control.devices.insert("wan".to_owned());
+        control.devices.insert("wan".to_owned(), 1);
         control.handle(&Request::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
         control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
         let former = control.state.clone();
@@ -865,11 +869,33 @@ mod tests {
         control.tick(Millis(1000)).unwrap();
         assert!(warned(&control) && control.datapath.daemons.is_empty());
         assert_eq!(control.state.daemons().len(), 1);
-        control.devices.insert("wan".to_owned());
+        control.devices.insert("wan".to_owned(), 1);
         control.tick(Millis(2000)).unwrap();
         assert!(!warned(&control));
         assert_eq!(control.datapath.daemons, [SyncRole::Backup]);
         assert!(control.published().load().sync_backup.is_some());
+    }
+
+    #[test]
+    fn a_daemon_whose_interface_was_made_anew_gets_new_sockets() {
+        let mut control = control();
+        let mut link = Network::default();
+        link.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        control.set_devices(&link.links);
+        control.handle(&Request::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
+        control.set_devices(&link.links);
+        assert_eq!(control.datapath.daemons, [SyncRole::Master]);
+        link.links[0].ifindex += 1;
+        control.set_devices(&link.links);
+        control.publish().unwrap();
+        assert!(control.datapath.daemons.is_empty() && control.published().load().sync_master.is_none());
+        assert!(control.warnings().iter().any(|line| line.contains("master daemon")));
+        control.tick(Millis(1000)).unwrap();
+        assert_eq!(control.datapath.daemons, [SyncRole::Master]);
+        assert!(control.published().load().sync_master.is_some() && control.warnings().is_empty());
+        control.set_devices([]);
+        control.tick(Millis(2000)).unwrap();
+        assert!(control.datapath.daemons.is_empty() && control.state.daemons().len() == 1);
     }
 
     #[test]

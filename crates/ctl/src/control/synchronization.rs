@@ -3,6 +3,7 @@
 //! The datapath runs them; workers learn of a master by the snapshot. Not here: what is announced, and the messages
 //! (`xvs_dataplane::sync`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,13 +82,25 @@ impl<D: Datapath> Control<D> {
         }
     }
 
+    /// Stops the daemons whose interface has another index than before, to which their sockets are bound. They are
+    /// tried again each second.
+    pub(super) fn stop_daemons_of_changed(&mut self, former: &BTreeMap<String, u32>) {
+        for SyncDaemon { role, interface, .. } in self.state.daemons().to_vec() {
+            let [before, after] = [former, &self.devices].map(|devices| devices.get(&interface));
+            if before.is_some() && before != after && !self.waiting.contains_key(&role) {
+                self.stop_daemon(role);
+                self.waiting.insert(role, CommandError::NoSuchDevice(interface).to_string());
+            }
+        }
+    }
+
     /// Tries daemons again that could not run.
     pub(super) fn retry_daemons(&mut self, now: Millis) {
         let mut has_started = false;
         for role in self.waiting.keys().copied().collect::<Vec<_>>() {
             let daemon = self.state.daemons().iter().find(|daemon| daemon.role == role).cloned();
             let Some(daemon) = daemon else { continue };
-            let started = match self.devices.contains(&daemon.interface) {
+            let started = match self.devices.contains_key(&daemon.interface) {
                 true => self.start_daemon(&daemon, now),
                 false => Err(CommandError::NoSuchDevice(daemon.interface)),
             };
