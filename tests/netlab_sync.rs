@@ -169,13 +169,8 @@ fn a_director_that_joins_has_all_connections_also_those_without_traffic() {
     let cluster = Cluster::with_backup(VIP);
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK));
     gateway_of_replies(&cluster);
-    let key = |host: Host| cluster.state().join(format!("{}.key", host.name()));
-    for host in DIRECTORS {
-        fs::write(key(host), "5e".repeat(32)).expect("the cluster's folder takes a new file");
-        fs::set_permissions(key(host), Permissions::from_mode(0o640)).expect("the file is there");
-        let config = format!("sync_key_file = {:?}\n", key(host));
-        fs::write(config_of(&cluster, host), config).expect("the cluster's folder takes a new file");
-    }
+    give_keys(&cluster);
+    let key = |host| key_of(&cluster, host);
     let mut first = configured(&cluster, Host::Director);
     let kept = Keepalived::start(&cluster, Host::Director);
     keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
@@ -198,11 +193,34 @@ fn a_director_that_joins_has_all_connections_also_those_without_traffic() {
         assert_eq!(receipt, clients::receipt(&receipt.host, b"before, meanwhile, after"), "upload {number}");
     }
 
-    // A director with another key gets no table, and both say so.
+    // A director with another key gets no table.
     fs::write(key(Host::Director), "e5".repeat(32)).expect("the file can be written");
     let first = started(&cluster, Host::Director);
-    shows(&first, "without the table of 192.0.2.2: it has another sync key");
-    shows(&second, "table not sent to 192.0.2.1: it has another sync key");
+    shows(
+        &first,
+        "without the table of 192.0.2.2: it has refused the handshake; perhaps the other director has",
+    );
+    // Without a key that can be used, messages alone go on.
+    fs::set_permissions(key(Host::Director), Permissions::from_mode(0o644)).expect("the file is there");
+    first.adm("--stop-daemon backup");
+    first.adm("--start-daemon backup --mcast-interface lan --syncid 7");
+    shows(&first, "the backup daemon does without connection tables: sync_key_file");
+    assert_eq!(first.adm("-L --daemon").lines().count(), 2);
+}
+
+fn key_of(cluster: &Cluster, host: Host) -> PathBuf {
+    cluster.state().join(format!("{}.key", host.name()))
+}
+
+/// Both directors have an xvs.toml with the same key.
+fn give_keys(cluster: &Cluster) {
+    for host in DIRECTORS {
+        let key = key_of(cluster, host);
+        fs::write(&key, "5e".repeat(32)).expect("the cluster's folder takes a new file");
+        fs::set_permissions(&key, Permissions::from_mode(0o640)).expect("the file is there");
+        let config = format!("sync_key_file = {key:?}\n");
+        fs::write(config_of(cluster, host), config).expect("the cluster's folder takes a new file");
+    }
 }
 
 /// Waits until the status has a text, in whatever lines.
@@ -216,12 +234,14 @@ fn shows(director: &Director<'_>, text: &str) {
 #[test]
 fn take_overs_keep_the_daemons_announcing() {
     const SINK_WAN: u16 = 9100;
-    const HELD: [&str; 2] = ["--hold", "10s"];
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     cluster.add_backup();
     let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK_WAN));
-    let other = Director::start_on(&cluster, Host::Backup, &["--interface", "lan", "--workers", "1"]);
-    let mut former = Director::start_with(&cluster, Workers::One, &HELD);
+    give_keys(&cluster);
+    let config = config_of(&cluster, Host::Director).to_string_lossy().into_owned();
+    let held = ["--hold", "10s", "--config", &config];
+    let other = started(&cluster, Host::Backup);
+    let mut former = Director::start_with(&cluster, Workers::One, &held);
     former.add_service(Protocol::Tcp, SINK_WAN, Method::Nat);
     for director in [&former, &other] {
         for role in ["master", "backup"] {
@@ -235,14 +255,20 @@ fn take_overs_keep_the_daemons_announcing() {
     };
     let first = HalfUpload::begin(&cluster, SINK_WAN);
     listed(&other, 1);
-    let successor = Director::take_over(&cluster, Workers::One, &HELD).unwrap_or_else(|log| panic!("{log}"));
+    let successor = Director::take_over(&cluster, Workers::One, &held).unwrap_or_else(|log| panic!("{log}"));
     assert!(former.has_ended().success(), "{}", former.log());
     let second = HalfUpload::begin(&cluster, SINK_WAN);
     listed(&other, 2);
-    let again = Director::take_over(&cluster, Workers::One, &HELD).unwrap_or_else(|log| panic!("{log}"));
+    let again = Director::take_over(&cluster, Workers::One, &held).unwrap_or_else(|log| panic!("{log}"));
     let third = HalfUpload::begin(&cluster, SINK_WAN);
     listed(&other, 3);
     assert_eq!(again.adm("-L --daemon").lines().count(), 2);
+    // Each process has the sockets of its predecessor's daemons, and so its port for tables.
+    shows(&again, "in sync with 192.0.2.2");
+    other.adm("--stop-daemon backup");
+    other.adm("--start-daemon backup --mcast-interface lan --syncid 9");
+    shows(&other, "in sync with 192.0.2.1");
+    shows(&again, "table sent to 192.0.2.2, 3 connections");
     [first, second, third].into_iter().for_each(|upload| upload.finish());
     drop((successor, again));
 }

@@ -199,8 +199,9 @@ fn a_connection_of_a_table_has_its_remaining_time_and_the_state_of_the_later_pac
     assert_eq!(enter(ESTABLISHED, 900, Some(60_000), 31.0), ["00:29 ESTABLISHED"]);
     // A message is about a packet that has just passed.
     assert_eq!(enter(ESTABLISHED, 900, None, 100.0), ["13:20 ESTABLISHED"]);
-    // The packet of this table was 110 seconds ago, and then 60.
+    // The packet of this table was 110 seconds ago, then 98 (the message may have taken as long), and then 60.
     assert_eq!(enter(FIN_WAIT, 120, Some(10_000), 0.0), ["13:20 ESTABLISHED"]);
+    assert_eq!(enter(FIN_WAIT, 120, Some(22_000), 0.0), ["13:20 ESTABLISHED"]);
     assert_eq!(enter(FIN_WAIT, 120, Some(60_000), 0.0), ["01:00 FIN_WAIT"]);
 }
 

@@ -56,7 +56,11 @@ cat >/tmp/xvs.toml <<TOML
 interfaces = ["lan"]
 workers = 1
 conn_table_size = 4096
+sync_key_file = "/tmp/xvs.key"
 TOML
+# With a key, xvs also sends empty messages, and asks the kernel for its table.
+printf '5e%.0s' {1..32} >/tmp/xvs.key
+chmod 600 /tmp/xvs.key
 at x xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
 until_shown "up .* configuration" at x xvs status
 for adm in "k ipvsadm" "x xvsadm"; do
@@ -108,5 +112,6 @@ round() {
 }
 
 round k x ipvsadm xvsadm
+grep -q "the connection table of 10.1.0.1 was not fetched: it refuses the connection" /tmp/xvsd.log || fail "xvs has not asked for the table"
 round x k xvsadm ipvsadm
 say "both ways"

@@ -150,7 +150,7 @@ fn sync(daemon: &SyncStatus) -> String {
 fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
     daemon.peers.iter().map(|peer| {
         let SyncPeer { address, silent_seconds, table, connections, of, why } = peer;
-        let why = why.as_deref().unwrap_or("it needs a sync_key_file");
+        let why = why.as_deref().unwrap_or_default();
         let moved = format!("{connections} of {of} connections");
         let mut text = match (daemon.role, table) {
             (SyncRole::Master, SyncTable::Whole | SyncTable::Stale) => {
@@ -163,7 +163,7 @@ fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
             }
             (SyncRole::Backup, SyncTable::Moving) => format!("fetching the table of {address}, {moved}"),
             (SyncRole::Backup, SyncTable::Stale) => {
-                format!("behind {address}: {why}; its table is fetched again soon")
+                format!("behind {address}: {why}")
             }
             (SyncRole::Backup, SyncTable::None) => format!("without the table of {address}: {why}"),
         };

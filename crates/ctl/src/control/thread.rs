@@ -209,7 +209,7 @@ impl ControlThread {
                 tracing::error!("{refusal}");
             }
             let mut warnings = self.control.warnings();
-            warnings.extend(self.control.datapath().failed_daemons());
+            warnings.extend(self.control.datapath().daemons().faults());
             let is_current = self.warnings.control == warnings
                 && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
                 && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
@@ -274,6 +274,7 @@ impl ControlThread {
         }
         drop(facts);
         self.control.datapath().adopt_neighbours();
+        self.control.datapath().daemons().may_send(true);
         self.update_warnings();
         Ok(take_over)
     }

@@ -49,6 +49,7 @@ use crate::log::Losses;
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
 use crate::sweep::{Sweeper, Sweeping};
+use crate::sync::daemons::Daemons;
 use crate::sync::peers::SyncPeers;
 use crate::workers::Workers;
 use crate::workers::membership::Membership;
@@ -152,9 +153,8 @@ impl Daemon {
         let hold = steering.hold().clone();
         let wakers = workers.wakers().to_vec();
         let peers = Arc::<SyncPeers>::default();
-        let key_file = config.sync_key_file.clone();
-        let datapath =
-            SystemDatapath::new(workers, steering, neighbours, table.clone(), key_file, peers.clone());
+        let daemons = Daemons::new(config.sync_key_file.clone(), peers.clone());
+        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone(), daemons);
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);

@@ -103,11 +103,7 @@ fn synchronization(text: &mut Text, daemons: &[SyncStatus]) {
         }
     }
     let name = "xvs_sync_in_sync";
-    text.family(
-        name,
-        Kind::Gauge,
-        "1 if the table of this director is here and no message was missed since.",
-    );
+    text.family(name, Kind::Gauge, "1 if the table of this director is here, and no loss was noticed since.");
     let backups = daemons.iter().filter(|daemon| daemon.role == SyncRole::Backup);
     for peer in backups.flat_map(|daemon| &daemon.peers) {
         text.sample(name, &[("peer", &peer.address)], u8::from(peer.table == SyncTable::Whole));
@@ -124,7 +120,7 @@ const SYNC: [(&str, &str, SyncCounter); 4] = [
     }),
     (
         "xvs_sync_failed_messages_total",
-        "Messages that could not be sent, or were refused as a whole.",
+        "Messages that could not be sent, were discarded by the kernel, or were refused as a whole.",
         |daemon| daemon.failed_messages,
     ),
     (

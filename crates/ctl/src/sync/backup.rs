@@ -3,7 +3,8 @@
 //! It is awake only while messages come. Not here: what is in a message (`receiver.rs`), and what workers make of a
 //! connection (`xvs_dataplane::sync::apply`).
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io;
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +21,7 @@ use super::key::SyncKey;
 use super::peers::Peers;
 use super::receiver::Receiver;
 use super::sockets;
-use super::thread::DaemonThread;
+use super::thread::Daemon;
 use crate::control::datapath::SyncSockets;
 
 /// Opens the sockets, and starts the threads: one that reads messages and, with a key, one that fetches tables.
@@ -34,53 +35,62 @@ pub(crate) fn start(
     wakers: Vec<Waker>,
     key: Option<SyncKey>,
     peers: &Arc<Peers>,
-) -> Result<(Vec<DaemonThread>, Arc<Inbox>), String> {
+) -> Result<(Daemon, Arc<Inbox>), String> {
     let sockets = sockets::of_group(daemon, wanted)?;
     let inbox = Arc::new(Inbox::new(table.config().workers));
     let receiver =
         Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: *table.secret() });
-    let mut threads = Vec::new();
+    let (mut threads, has_key) = (Daemon::default(), key.is_some());
     if let Some(key) = key {
         let (receiver, peers, wakers) = (receiver.clone(), peers.clone(), wakers.clone());
         let fetcher = TableFetcher { receiver, key, peers, wakers };
-        threads.push(DaemonThread::start("xvs-sync-fetch", move |stop| fetcher.run(stop))?);
+        threads.start("xvs-sync-fetch", move |stop| fetcher.run(stop))?;
     }
-    let peers = peers.clone();
-    let run = move |stop: &AtomicBool| run(&sockets, &receiver, &wakers, &peers, stop);
-    threads.push(DaemonThread::start("xvs-sync-backup", run)?);
+    let reader = MessageReader { sockets, receiver, wakers, peers: peers.clone(), has_key };
+    threads.start("xvs-sync-backup", move |stop| reader.run(stop))?;
     Ok((threads, inbox))
 }
 
-fn run(sockets: &[UdpSocket], receiver: &Receiver, wakers: &[Waker], peers: &Peers, stop: &AtomicBool) {
-    let mut bytes = vec![0; MESSAGE_MAX];
-    let mut woken = vec![false; wakers.len()];
-    let mut losses = Losses::default();
-    while !stop.load(Ordering::Relaxed) {
-        let mut waiting: Vec<_> =
-            sockets.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)).collect();
-        let _ = poll(&mut waiting, Some(&TURN));
-        for socket in sockets {
-            for _ in 0..AT_A_TIME {
-                let Ok((len, from)) = socket.recv_from(&mut bytes) else { break };
-                if receiver.receive(&bytes[..len], |worker| woken[worker] = true).is_ok() {
-                    peers.heard(with_port(from, receiver.daemon.port), Instant::now());
-                }
-            }
-        }
-        if losses.have_grown(sockets, &receiver.inbox.counters) {
-            peers.lost();
-        }
-        for (waker, woken) in wakers.iter().zip(&mut woken).filter(|(_, woken)| **woken) {
-            waker.wake();
-            *woken = false;
-        }
-    }
+/// What is needed to read messages.
+struct MessageReader {
+    sockets: Vec<UdpSocket>,
+    receiver: Arc<Receiver>,
+    wakers: Vec<Waker>,
+    peers: Arc<Peers>,
+    has_key: bool,
 }
 
-/// The address of a peer's table. IPv6's link-local addresses keep their interface.
-fn with_port(mut from: SocketAddr, port: u16) -> SocketAddr {
-    from.set_port(port);
-    from
+impl MessageReader {
+    fn run(&self, stop: &AtomicBool) {
+        let Self { sockets, receiver, wakers, peers, has_key } = self;
+        let mut bytes = vec![0; MESSAGE_MAX];
+        let mut woken = vec![false; wakers.len()];
+        let mut losses = Losses::default();
+        while !stop.load(Ordering::Relaxed) {
+            let mut waiting: Vec<_> = sockets
+                .iter()
+                .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
+                .collect();
+            let _ = poll(&mut waiting, Some(&TURN));
+            for socket in sockets {
+                for _ in 0..AT_A_TIME {
+                    let Ok((len, mut from)) = socket.recv_from(&mut bytes) else { break };
+                    if receiver.receive(&bytes[..len], |worker| woken[worker] = true).is_ok() {
+                        // The port of its table. A link-local address keeps its interface.
+                        from.set_port(receiver.daemon.port);
+                        peers.heard(from, *has_key, Instant::now());
+                    }
+                }
+            }
+            if losses.have_grown(sockets, &receiver.inbox.counters) {
+                peers.lost();
+            }
+            for (waker, woken) in wakers.iter().zip(&mut woken).filter(|(_, woken)| **woken) {
+                waker.wake();
+                *woken = false;
+            }
+        }
+    }
 }
 
 /// What was lost here: messages that the kernel has discarded, and connections that no worker had room for.
@@ -99,7 +109,8 @@ impl Losses {
             return false;
         }
         self.looked = Some(now);
-        let messages = sockets.iter().map(|socket| sockets::discarded(socket).unwrap_or(0)).sum();
+        let messages: io::Result<u64> = sockets.iter().map(sockets::discarded).sum();
+        let messages = messages.unwrap_or(self.messages);
         let connections = counters.lost.load(Ordering::Relaxed);
         let has_grown = messages > self.messages || connections > self.connections;
         counters.discarded.store(messages, Ordering::Relaxed);

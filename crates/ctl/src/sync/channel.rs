@@ -1,8 +1,9 @@
 //! An encrypted TCP connection between two directors that have the same key.
 //!
-//! Noise (noiseprotocol.org) with the pattern NNpsk0: each side proves that it has the key before the other sends
-//! anything else. A message on the wire is its length in two bytes, and the ciphertext. No call waits longer than a few
-//! seconds for the peer, nor after the daemon's thread is to stop.
+//! Noise (noiseprotocol.org) with the pattern NNpsk0, and an empty message of the side that has connected, because its
+//! first one could be a copy: so each side proves that it has the key before the other sends anything else. A message
+//! on the wire is its length in two bytes, and the ciphertext. It may take a few seconds, and no longer than until the
+//! daemon is to stop.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -24,17 +25,20 @@ pub(super) struct Channel<'a> {
 /// Why a connection has ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
-    /// The first message was not encrypted with this key.
+    /// A message of the handshake was not encrypted with this key.
     #[error("it has another sync key; give both directors the same sync_key_file")]
     OtherKey,
+    /// The peer has closed the connection during the handshake.
+    #[error("it has refused the handshake; perhaps the other director has another sync_key_file")]
+    NoHandshake,
     /// A later message was changed.
     #[error("a message was changed on its way")]
     Changed,
     /// The peer has closed it.
-    #[error("the other director has closed the connection")]
+    #[error("the connection was closed")]
     Closed,
     /// Nothing came, or nothing could be sent.
-    #[error("the other director did not answer for {} s", PATIENCE.as_secs())]
+    #[error("the other director needed more than {} s for a message", PATIENCE.as_secs())]
     Silent,
     /// The daemon's thread is to stop.
     #[error("the daemon was stopped")]
@@ -54,10 +58,12 @@ impl<'a> Channel<'a> {
         let mut noise = builder(key).build_initiator().expect("the pattern needs the key alone");
         stream.write_handshake(&mut noise)?;
         stream.read_handshake(&mut noise).map_err(|error| match error {
-            Broken::Closed => Broken::OtherKey,
+            Broken::Closed => Broken::NoHandshake,
             error => error,
         })?;
-        Ok(Self::over(stream, noise))
+        let mut channel = Self::over(stream, noise);
+        channel.send(&[])?;
+        Ok(channel)
     }
 
     /// Begins as the side that has accepted the connection.
@@ -69,7 +75,9 @@ impl<'a> Channel<'a> {
         let mut noise = builder(key).build_responder().expect("the pattern needs the key alone");
         stream.read_handshake(&mut noise)?;
         stream.write_handshake(&mut noise)?;
-        Ok(Self::over(stream, noise))
+        let mut channel = Self::over(stream, noise);
+        channel.receive()?;
+        Ok(channel)
     }
 
     fn over(stream: Stream<'a>, noise: HandshakeState) -> Self {
@@ -83,7 +91,7 @@ impl<'a> Channel<'a> {
     /// See [`Broken`].
     pub(super) fn send(&mut self, message: &[u8]) -> Result<(), Broken> {
         let mut cipher = vec![0; message.len() + TAG];
-        let len = self.noise.write_message(message, &mut cipher).map_err(|_| Broken::Changed)?;
+        let len = self.noise.write_message(message, &mut cipher).expect("the message is not too long");
         self.stream.write_frame(&cipher[..len])
     }
 
@@ -92,7 +100,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// See [`Broken`].
     pub(super) fn receive(&mut self) -> Result<&[u8], Broken> {
-        let cipher = self.stream.read_frame()?;
+        let cipher = self.stream.read_frame(CIPHER_MAX)?;
         let len = self.noise.read_message(&cipher, &mut self.plain).map_err(|_| Broken::Changed)?;
         Ok(&self.plain[..len])
     }
@@ -125,16 +133,20 @@ impl<'a> Stream<'a> {
     }
 
     fn read_handshake(&mut self, noise: &mut HandshakeState) -> Result<(), Broken> {
-        let message = self.read_frame()?;
+        let message = self.read_frame(HANDSHAKE_MAX)?;
         noise.read_message(&message, &mut [0; HANDSHAKE_MAX]).map_err(|_| Broken::OtherKey)?;
         Ok(())
     }
 
-    fn read_frame(&mut self) -> Result<Vec<u8>, Broken> {
+    fn read_frame(&mut self, longest: usize) -> Result<Vec<u8>, Broken> {
         let mut len = [0; 2];
         let until = Instant::now() + PATIENCE;
         self.read(&mut len, until)?;
-        let mut frame = vec![0; u16::from_be_bytes(len).into()];
+        let len = usize::from(u16::from_be_bytes(len));
+        if len > longest {
+            return Err(Broken::OtherKey);
+        }
+        let mut frame = vec![0; len];
         self.read(&mut frame, until)?;
         Ok(frame)
     }
@@ -165,13 +177,18 @@ impl<'a> Stream<'a> {
     /// The number of bytes that a call has read or written; it may be made again.
     fn done(&self, result: io::Result<usize>, until: Instant) -> Result<usize, Broken> {
         use ErrorKind::{BrokenPipe, ConnectionReset, Interrupted, TimedOut, WouldBlock};
-        match result {
-            Ok(bytes) => Ok(bytes),
-            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Err(Broken::Closed),
-            Err(error) if !matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => Err(error.into()),
-            Err(_) if self.stop.load(Ordering::Relaxed) => Err(Broken::Stopped),
-            Err(_) if Instant::now() >= until => Err(Broken::Silent),
-            Err(_) => Ok(0),
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(error) => match error.kind() {
+                BrokenPipe | ConnectionReset => return Err(Broken::Closed),
+                WouldBlock | TimedOut | Interrupted => 0,
+                _ => return Err(error.into()),
+            },
+        };
+        match Instant::now() < until {
+            _ if self.stop.load(Ordering::Relaxed) => Err(Broken::Stopped),
+            true => Ok(bytes),
+            false => Err(Broken::Silent),
         }
     }
 }
@@ -187,7 +204,7 @@ const HANDSHAKE_MAX: usize = 32 + TAG;
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 /// What both sides must agree on: the messages on the connection.
 const PROLOGUE: &[u8] = b"xvs connection table 1";
-/// How long a frame may take.
+/// How long a message may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a call waits before it looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(100);

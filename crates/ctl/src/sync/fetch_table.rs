@@ -4,7 +4,7 @@
 //! connections as those of messages; the thread waits while they are busy. Not here: the side of the master
 //! (`send_table.rs`), which describes what is sent.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,9 @@ pub(super) struct TableFetcher {
 /// Why a table was not fetched.
 #[derive(Debug, thiserror::Error)]
 enum NotFetched {
-    #[error("{0}; it has no sync_key_file, or is a kernel")]
+    #[error("it refuses the connection: it has no sync_key_file, or is a kernel")]
+    NoServer,
+    #[error("no connection: {0}")]
     NotConnected(io::Error),
     #[error(transparent)]
     Broken(#[from] Broken),
@@ -55,7 +57,12 @@ impl TableFetcher {
                     tracing::info!("{connections} connections fetched from {} in {seconds:.1} s", peer.ip());
                     self.peers.has_whole(peer, Instant::now());
                 }
-                Err(error) => self.peers.has_none(peer, error.to_string(), Instant::now()),
+                Err(NotFetched::Broken(Broken::Stopped)) => {}
+                Err(error) => {
+                    if self.peers.has_none(peer, &error.to_string(), Instant::now()) {
+                        tracing::warn!("the connection table of {} was not fetched: {error}", peer.ip());
+                    }
+                }
             }
         }
     }
@@ -63,7 +70,10 @@ impl TableFetcher {
     /// Fetches a table. Returns the number of its connections.
     fn fetch(&self, peer: SocketAddr, stop: &AtomicBool) -> Result<u64, NotFetched> {
         let interface = &self.receiver.daemon.interface;
-        let stream = sockets::connect(peer, interface, CONNECT).map_err(NotFetched::NotConnected)?;
+        let stream = sockets::connect(peer, interface, CONNECT).map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused => NotFetched::NoServer,
+            _ => NotFetched::NotConnected(error),
+        })?;
         self.receive(stream, peer, stop)
     }
 
@@ -97,6 +107,7 @@ const BUSY: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
 
     use arc_swap::ArcSwap;
@@ -149,6 +160,7 @@ mod tests {
             reader: table.reader().unwrap(),
             published: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             peers: Arc::default(),
+            may_send: Arc::new(AtomicBool::new(true)),
         }
     }
 
@@ -176,11 +188,14 @@ mod tests {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let senders = sender.peers.clone();
+        fetcher.peers.heard(PEER, true, Instant::now());
         let outcome = thread::scope(|scope| {
             scope.spawn(|| sender.run(&listener, &stop));
             let stream = TcpStream::connect(address).unwrap();
             let outcome = fetcher.receive(stream, PEER, &stop).map_err(|error| error.to_string());
-            while senders.report(Instant::now()).first().is_none_or(|peer| peer.table == SyncTable::Moving) {
+            let is_sending =
+                || senders.report(Instant::now()).iter().any(|peer| peer.table == SyncTable::Moving);
+            while is_sending() {
                 thread::sleep(BUSY);
             }
             stop.store(true, Ordering::Relaxed);
@@ -214,14 +229,19 @@ mod tests {
         let inbox = fetcher.receiver.inbox.clone();
         let (outcome, ..) = thread::scope(|scope| {
             scope.spawn(|| {
-                let mut left = 19_999;
-                while left > 0 {
+                while !inbox.is_busy(0) {
+                    thread::sleep(BUSY);
+                }
+                // Without a pause of the fetcher the queue would be full by now.
+                thread::sleep(20 * TURN);
+                let mut left = 39_999;
+                while left > 0 && inbox.counters.lost.load(Ordering::Relaxed) == 0 {
                     left -= u32::from(inbox.take(0).is_some());
                 }
             });
-            fetched(sender(&table(20_000), 1), &fetcher)
+            fetched(sender(&table(40_000), 1), &fetcher)
         });
-        assert_eq!(outcome, Ok(19_999));
+        assert_eq!(outcome, Ok(39_999));
         assert_eq!(inbox.counters.lost.load(Ordering::Relaxed), 0);
     }
 
@@ -229,9 +249,9 @@ mod tests {
     fn neither_side_tells_a_director_with_another_key_anything() {
         let fetcher = fetcher(1, 7);
         let (outcome, theirs, _) = fetched(sender(&table(10), 2), &fetcher);
-        let why = "it has another sync key; give both directors the same sync_key_file";
+        let why = "it has refused the handshake; perhaps the other director has another sync_key_file";
         assert_eq!(outcome.unwrap_err(), why);
-        assert_eq!(theirs.unwrap().why.as_deref(), Some(why));
+        assert_eq!(theirs, None);
         assert!(fetcher.receiver.inbox.take(0).is_none());
     }
 
@@ -255,5 +275,54 @@ mod tests {
             fetcher.receive(TcpStream::connect(address).unwrap(), PEER, &stop)
         });
         assert!(matches!(outcome, Err(NotFetched::Broken(Broken::Closed))), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_copy_of_a_handshake_gets_no_table() {
+        let (listener, stop) = (TcpListener::bind(PEER).unwrap(), AtomicBool::new(false));
+        let address = listener.local_addr().unwrap();
+        let first = thread::scope(|scope| {
+            let heard = scope.spawn(|| {
+                let mut first = vec![0; 50];
+                listener.accept().unwrap().0.read_exact(&mut first).unwrap();
+                first
+            });
+            let stream = TcpStream::connect(address).unwrap();
+            assert!(Channel::connect(stream, &SyncKey([1; 32]), &stop).is_err());
+            heard.join().unwrap()
+        });
+        let (sender, mut answer) = (sender(&table(10), 1), Vec::new());
+        let peers = sender.peers.clone();
+        listener.set_nonblocking(true).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| sender.run(&listener, &stop));
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&first).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            stream.read_to_end(&mut answer).unwrap();
+            stop.store(true, Ordering::Relaxed);
+        });
+        // The second message of the handshake, which says nothing without the key.
+        assert_eq!(answer.len(), 50);
+        assert!(peers.report(Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_sends_a_byte_now_and_then_does_not_delay_the_end_of_the_daemon() {
+        let (listener, stop) = (TcpListener::bind(PEER).unwrap(), AtomicBool::new(false));
+        let mut drip = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let outcome = thread::scope(|scope| {
+            let accepting = scope.spawn(|| Channel::accept(stream, &SyncKey([1; 32]), &stop).map(|_| ()));
+            drip.write_all(&[0, 48]).unwrap();
+            for at in 0..40 {
+                thread::sleep(BUSY);
+                let _ = drip.write_all(&[at]);
+                stop.store(at > 10, Ordering::Relaxed);
+            }
+            accepting.join().unwrap()
+        });
+        assert!(matches!(outcome, Err(Broken::Stopped)), "{outcome:?}");
+        assert!(drip.write_all(&[0]).is_err() || drip.read(&mut [0]).is_ok_and(|len| len == 0));
     }
 }

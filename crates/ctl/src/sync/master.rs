@@ -5,6 +5,7 @@
 //! At its end the thread sends what is left. Not here: the messages (`messages.rs`).
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,15 +19,13 @@ use xvs_dataplane::snapshot::sync_master::{Announcements, MasterCounters};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_proto::sync::Version;
 
-use super::key::SyncKey;
 use super::messages::{Messages, Sent};
-use super::peers::Peers;
 use super::send_table::TableSender;
 use super::sockets;
-use super::thread::DaemonThread;
+use super::thread::Daemon;
 use crate::control::datapath::SyncSockets;
 
-/// Opens the sockets, and starts the threads: one that sends messages and, with a key, one that sends the table.
+/// Opens the sockets, and starts the threads: one that sends messages and, with a sender, one that sends the table.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
@@ -35,24 +34,15 @@ pub(crate) fn start(
     wanted: SyncSockets,
     table: &Arc<Table>,
     published: Arc<ArcSwap<Snapshot>>,
-    key: Option<SyncKey>,
-    peers: &Arc<Peers>,
-) -> Result<(Vec<DaemonThread>, Arc<Announcements>), String> {
+    sender: Option<(TableSender, TcpListener)>,
+) -> Result<(Daemon, Arc<Announcements>), String> {
     let sockets = sockets::to_group(daemon, wanted)?;
-    let reader = || table.reader().ok_or("another master daemon is still ending; try again");
-    let mut threads = Vec::new();
-    let has_key = key.is_some();
-    if let Some(key) = key {
-        let (sync_id, published, peers) = (daemon.sync_id, published.clone(), peers.clone());
-        let sender = TableSender { sync_id, key, reader: reader()?, published, peers };
-        let listener = sockets::for_table(daemon)?;
-        threads.push(DaemonThread::start("xvs-sync-table", move |stop| sender.run(&listener, stop))?);
-    }
-    let reader = reader()?;
+    let reader = table.reader().ok_or(STILL_ENDING)?;
     let announcements = Arc::new(Announcements::new(table.entries(), table.config().workers));
     let mut messages =
         Messages::new(daemon, wanted.ports, announcements.clone(), reader, Clock::Monotonic.now());
     let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
+    let sends_table = sender.is_some();
     let run = {
         let announcements = announcements.clone();
         move |stop: &AtomicBool| {
@@ -71,7 +61,7 @@ pub(crate) fn start(
                 thread::sleep(INTERVAL);
                 messages.run(&published.load(), Clock::Monotonic.now(), send);
                 // Directors that join hear that this one is there.
-                if has_key && heard.elapsed() >= HEARD {
+                if sends_table && heard.elapsed() >= HEARD {
                     send(0, &empty[..len]);
                     heard = Instant::now();
                 }
@@ -79,10 +69,16 @@ pub(crate) fn start(
             messages.finish(&published.load(), Clock::Monotonic.now(), send);
         }
     };
-    threads.push(DaemonThread::start("xvs-sync", run)?);
+    let mut threads = Daemon::default();
+    threads.start("xvs-sync", run)?;
+    if let Some((sender, listener)) = sender {
+        threads.start("xvs-sync-table", move |stop| sender.run(&listener, stop))?;
+    }
     Ok((threads, announcements))
 }
 
+/// Why there is no reader for the table.
+pub(super) const STILL_ENDING: &str = "another master daemon is still ending; try again";
 /// How often an empty message is sent, with a key. A kernel ignores it.
 const HEARD: Duration = Duration::from_secs(1);
 /// How often the thread looks for announcements and for messages that are due.

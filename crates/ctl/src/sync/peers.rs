@@ -27,8 +27,8 @@ pub(crate) struct Peers(Mutex<BTreeMap<SocketAddr, Peer>>);
 struct Peer {
     /// When its last message came.
     heard: Option<Instant>,
-    /// Whether its table is wanted, and when it may be asked for it.
-    wanted: bool,
+    /// Why its table is wanted, and when it may be asked for it.
+    wanted: Option<&'static str>,
     not_before: Instant,
     table: SyncTable,
     /// Connections that were sent or received, of so many.
@@ -39,17 +39,19 @@ struct Peer {
 }
 
 impl Peers {
-    /// A message of a peer has come. Not one of many forged addresses makes this grow without end.
-    pub(super) fn heard(&self, from: SocketAddr, now: Instant) {
+    /// A message of a peer has come. Without a key its table is not fetched.
+    pub(super) fn heard(&self, from: SocketAddr, has_key: bool, now: Instant) {
         let mut all = self.all();
         if let Some(peer) = all.get_mut(&from) {
             // A director is heard each second.
             if peer.heard.is_none_or(|heard| now.duration_since(heard) >= GAP) {
-                peer.miss("it was not heard for some seconds");
+                peer.miss("it was silent for some seconds");
             }
             peer.heard = Some(now);
         } else if make_room(&mut all, now) {
-            all.insert(from, Peer { heard: Some(now), wanted: true, ..Peer::new(now) });
+            let why = if has_key { HEARD } else { KEYLESS };
+            let why = Some(why.to_owned());
+            all.insert(from, Peer { heard: Some(now), wanted: Some(HEARD), why, ..Peer::new(now) });
         }
     }
 
@@ -58,15 +60,16 @@ impl Peers {
         self.all().values_mut().for_each(|peer| peer.miss("messages were lost here"));
     }
 
-    /// Takes a peer whose table is wanted now.
+    /// Takes the peer whose table is wanted now and waits longest.
     pub(super) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
         let mut all = self.all();
-        let (address, peer) = all.iter_mut().find(|(_, peer)| peer.wanted && peer.not_before <= now)?;
-        (peer.wanted, peer.table, peer.connections, peer.of) = (false, SyncTable::Moving, 0, 0);
+        let wanted = all.iter_mut().filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now);
+        let (address, peer) = wanted.min_by_key(|(_, peer)| peer.not_before)?;
+        (peer.wanted, peer.table, peer.connections, peer.of) = (None, SyncTable::Moving, 0, 0);
         Some(*address)
     }
 
-    /// So many connections of a table were sent or received.
+    /// So many connections of a table were sent or received. The peer has the key.
     pub(super) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
         let mut all = self.all();
         if !all.contains_key(&peer) && make_room(&mut all, Instant::now()) {
@@ -80,23 +83,21 @@ impl Peers {
     /// All of a table was sent or received.
     pub(super) fn has_whole(&self, peer: SocketAddr, now: Instant) {
         if let Some(peer) = self.all().get_mut(&peer) {
-            peer.table = if peer.wanted { SyncTable::Stale } else { SyncTable::Whole };
+            // Messages may have been missed meanwhile.
+            peer.table = if peer.wanted.is_some() { SyncTable::Stale } else { SyncTable::Whole };
+            peer.why = peer.wanted.map(str::to_owned);
             (peer.of, peer.not_before) = (peer.connections, now + AFTER_ALL);
         }
     }
 
-    /// A table was not sent or received.
-    pub(super) fn has_none(&self, address: SocketAddr, why: String, now: Instant) {
+    /// A table was not sent or received. Says whether that is news. One without a key that asks is no peer.
+    pub(super) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
         let mut all = self.all();
-        if !all.contains_key(&address) && !make_room(&mut all, now) {
-            return;
-        }
-        let peer = all.entry(address).or_insert_with(|| Peer::new(now));
-        if peer.why.as_ref() != Some(&why) {
-            tracing::warn!("connection table, {}: {why}", address.ip());
-        }
-        (peer.table, peer.why) = (SyncTable::None, Some(why));
-        (peer.wanted, peer.not_before) = (peer.heard.is_some(), now + AFTER_FAILURE);
+        let Some(peer) = all.get_mut(&address) else { return false };
+        let is_news = peer.why.as_deref() != Some(why);
+        (peer.table, peer.why) = (SyncTable::None, Some(why.to_owned()));
+        (peer.wanted, peer.not_before) = (peer.heard.map(|_| HEARD), now + AFTER_FAILURE);
+        is_news
     }
 
     /// The daemon has ended.
@@ -106,13 +107,17 @@ impl Peers {
 
     /// What `xvs status` shows.
     pub(crate) fn report(&self, now: Instant) -> Vec<SyncPeer> {
-        let report = |(address, peer): (&SocketAddr, &Peer)| SyncPeer {
-            address: address.ip(),
-            silent_seconds: peer.heard.map(|heard| now.duration_since(heard).as_secs()),
-            table: peer.table,
-            connections: peer.connections,
-            of: peer.of,
-            why: peer.why.clone(),
+        let report = |(address, peer): (&SocketAddr, &Peer)| {
+            let silence = peer.heard.map(|heard| now.saturating_duration_since(heard));
+            let is_lost = peer.table == SyncTable::Whole && silence.is_some_and(|silence| silence >= GAP);
+            SyncPeer {
+                address: address.ip(),
+                silent_seconds: silence.map(|silence| silence.as_secs()),
+                table: if is_lost { SyncTable::Stale } else { peer.table },
+                connections: peer.connections,
+                of: peer.of,
+                why: if is_lost { Some("it is not heard".to_owned()) } else { peer.why.clone() },
+            }
         };
         self.all().iter().map(report).collect()
     }
@@ -126,7 +131,7 @@ impl Peer {
     fn new(now: Instant) -> Self {
         Self {
             heard: None,
-            wanted: false,
+            wanted: None,
             not_before: now,
             table: SyncTable::None,
             connections: 0,
@@ -135,8 +140,8 @@ impl Peer {
         }
     }
 
-    fn miss(&mut self, why: &str) {
-        self.wanted = true;
+    fn miss(&mut self, why: &'static str) {
+        self.wanted = Some(why);
         if self.table == SyncTable::Whole {
             (self.table, self.why) = (SyncTable::Stale, Some(why.to_owned()));
         }
@@ -153,6 +158,9 @@ fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, now: Instant) -> bool {
     all.len() < MOST
 }
 
+/// Why a table is wanted, or is not fetched.
+const HEARD: &str = "it was heard just now";
+const KEYLESS: &str = "this director has no sync_key_file";
 /// More peers are not followed.
 const MOST: usize = 16;
 /// A peer that was not heard for so long may be forgotten.
@@ -187,13 +195,15 @@ mod tests {
             peers.has_whole(peer(1), now);
         };
         assert_eq!(peers.take_wanted(at(0)), None);
-        peers.heard(peer(1), at(0));
+        peers.heard(peer(1), true, at(0));
         fetch(at(0));
         assert_eq!(table(&peers, at(0)), SyncTable::Whole);
-        (1..40).for_each(|second| peers.heard(peer(1), at(second)));
+        (1..40).for_each(|second| peers.heard(peer(1), true, at(second)));
         assert_eq!((peers.take_wanted(at(40)), table(&peers, at(40))), (None, SyncTable::Whole));
 
-        peers.heard(peer(1), at(43));
+        // Without any further message it is not in sync either.
+        assert_eq!(table(&peers, at(43)), SyncTable::Stale);
+        peers.heard(peer(1), true, at(43));
         assert_eq!(table(&peers, at(43)), SyncTable::Stale);
         fetch(at(43));
         // Not again at once.
@@ -205,9 +215,12 @@ mod tests {
         peers.lost();
         peers.has_whole(peer(1), at(74));
         assert_eq!(table(&peers, at(74)), SyncTable::Stale);
+        assert_eq!(peers.report(at(74))[0].why.as_deref(), Some("messages were lost here"));
 
         assert_eq!(peers.take_wanted(at(104)), Some(peer(1)));
-        peers.has_none(peer(1), "it is a kernel".to_owned(), at(105));
+        assert!(peers.has_none(peer(1), "it is a kernel", at(105)));
+        assert!(!peers.has_none(peer(1), "it is a kernel", at(105)));
+        assert!(!peers.has_none(peer(2), "it has no key", at(105)));
         assert_eq!(peers.report(at(105))[0].why.as_deref(), Some("it is a kernel"));
         assert_eq!((peers.take_wanted(at(106)), peers.take_wanted(at(115))), (None, Some(peer(1))));
     }
@@ -217,11 +230,12 @@ mod tests {
         let (peers, begun) = (Peers::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
         for second in 0..200 {
-            peers.heard(peer(1), at(second));
-            peers.heard(peer(2 + second as u8), at(second));
+            peers.heard(peer(1), true, at(second));
+            peers.heard(peer(2 + second as u8), false, at(second));
         }
         let report = peers.report(at(200));
         assert_eq!(report.len(), MOST);
         assert_eq!(report[0].address, peer(1).ip());
+        assert_eq!(report[1].why.as_deref(), Some(KEYLESS));
     }
 }

@@ -33,8 +33,8 @@ pub(crate) enum Refused {
     #[error("it is of sync id {0}")]
     SyncId(u8),
     /// Of a table alone.
-    #[error("one of its connections cannot be read ({0:?})")]
-    Entry(Skipped),
+    #[error("one of its connections is cut or contradicts itself")]
+    Malformed,
 }
 
 impl Receiver {
@@ -80,7 +80,15 @@ impl Receiver {
     ) -> Result<u64, Refused> {
         let mut count = 0;
         for entry in self.read(bytes)?.entries() {
-            let entry = entry.map_err(Refused::Entry)?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(Skipped::Malformed) => return Err(Refused::Malformed),
+                // The other director may be of a later version.
+                Err(Skipped::UnknownOption | Skipped::UnknownEngine) => {
+                    self.inbox.counters.skipped.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            };
             let hash = self.hash(&entry);
             if self.inbox.is_busy(hash) {
                 wait(&self.inbox, hash);

@@ -31,6 +31,8 @@ pub(super) struct TableSender {
     pub(super) reader: TableReader,
     pub(super) published: Arc<ArcSwap<Snapshot>>,
     pub(super) peers: Arc<Peers>,
+    /// Whether the table is this process's: not before it was taken over, and not after.
+    pub(super) may_send: Arc<AtomicBool>,
 }
 
 impl TableSender {
@@ -38,7 +40,11 @@ impl TableSender {
     pub(super) fn run(mut self, listener: &TcpListener, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let _ = poll(&mut [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)], Some(&TURN));
-            let Ok((stream, from)) = listener.accept() else { continue };
+            let may_send = self.may_send.load(Ordering::Relaxed);
+            let Some((stream, from)) = may_send.then(|| listener.accept().ok()).flatten() else {
+                thread::sleep(PAUSE);
+                continue;
+            };
             let begun = Instant::now();
             let peer = SocketAddr::new(from.ip(), 0);
             match self.send(stream, peer, stop) {
@@ -47,7 +53,12 @@ impl TableSender {
                     tracing::info!("{connections} connections sent to {} in {seconds:.1} s", from.ip());
                     self.peers.has_whole(peer, Instant::now());
                 }
-                Err(error) => self.peers.has_none(peer, error.to_string(), Instant::now()),
+                Err(Broken::Stopped) => {}
+                Err(error) => {
+                    if self.peers.has_none(peer, &error.to_string(), Instant::now()) {
+                        tracing::warn!("the connection table was not sent to {}: {error}", from.ip());
+                    }
+                }
             }
         }
     }
@@ -57,8 +68,12 @@ impl TableSender {
         let mut channel = Channel::accept(stream, &self.key, stop)?;
         let of = self.reader.table().live() as u64;
         channel.send(&of.to_be_bytes())?;
+        self.peers.moves(peer, 0, of);
         let (mut sent, mut at) = (0, 0);
         while at < self.reader.table().extent() {
+            if !self.may_send.load(Ordering::Relaxed) {
+                return Err(Broken::Stopped);
+            }
             let now = Clock::Monotonic.now();
             let (mut outbox, mut count) = (Outbox::new(self.sync_id, MESSAGE_MAX, now), 0);
             collect_all(at..at + SLICE, &mut self.reader, &self.published.load(), now, |entry| {
@@ -80,6 +95,8 @@ impl TableSender {
 
 /// How long the thread waits before it looks whether it is to stop.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// How long the thread waits after a connection that was none.
+const PAUSE: Duration = Duration::from_millis(10);
 /// The entries of the table that are read at a time.
 const SLICE: u32 = 4096;
 /// The least time for a connection: at most 250,000 are sent in a second, so that neither side's workers are delayed.

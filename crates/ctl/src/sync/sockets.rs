@@ -2,18 +2,15 @@
 //!
 //! Source: ipvs-behaviour, section 12.1.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 use std::{fs, io};
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::BindToDevice;
 use rustix::fs::fstat;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use crate::control::datapath::SyncSockets;
@@ -87,7 +84,7 @@ fn receiving(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Resu
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = UdpSocket::from(socket_with(family, SocketType::DGRAM, flags, None)?);
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    setsockopt(&socket, BindToDevice, &OsString::from(interface))?;
+    SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
     let index = name_to_index(&socket, interface)?;
     match group {
         IpAddr::V4(group) => {
@@ -123,7 +120,9 @@ pub(super) fn for_table(daemon: &SyncDaemon) -> Result<TcpListener, String> {
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
-    open().map_err(|error| format!("{interface}: TCP port {port}, for the connection table: {error}"))
+    open().map_err(|error| {
+        format!("{interface}: TCP port {port}: {error}; end what has it, or choose another --mcast-port")
+    })
 }
 
 /// A connection to the port of another director for its table, by this interface.
@@ -177,4 +176,27 @@ fn source(interface: &str, group: IpAddr) -> io::Result<Option<Source>> {
     });
     let mut fitting = addresses.filter(|address| address.is_ipv4() == group.is_ipv4());
     Ok(fitting.next().map(|address| Source { address, index }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_a_full_socket_discards_are_counted() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 0).unwrap();
+        assert_eq!(discarded(&socket).unwrap(), 0);
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..1000 {
+            sender.send_to(&[0; 1000], socket.local_addr().unwrap()).unwrap();
+        }
+        socket.set_nonblocking(true).unwrap();
+        let mut read = 0;
+        while socket.recv(&mut [0; 1000]).is_ok() {
+            read += 1;
+        }
+        assert!(read > 0);
+        assert_eq!(discarded(&socket).unwrap(), 1000 - read);
+    }
 }

@@ -1,40 +1,43 @@
-//! The thread of a daemon: it runs until it is dropped, and whoever holds it sees a fault.
+//! The threads of a daemon: they run until it is dropped, and whoever holds it sees a fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// A daemon's running thread. It ends when this is dropped.
-pub(crate) struct DaemonThread {
+/// A running daemon. Its threads end when this is dropped.
+#[derive(Default)]
+pub(crate) struct Daemon {
+    /// Relaxed: the flag orders nothing.
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl DaemonThread {
-    /// Starts a thread, which is to end soon after its flag is set. Relaxed: the flag orders nothing.
+impl Daemon {
+    /// Starts a thread, which is to end soon after its flag is set.
     ///
     /// # Errors
     /// The machine allows no more threads.
-    pub(super) fn start(name: &str, run: impl FnOnce(&AtomicBool) + Send + 'static) -> Result<Self, String> {
-        let stop = Arc::<AtomicBool>::default();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn({
-            let stop = stop.clone();
-            move || run(&stop)
-        });
-        let thread = thread.map_err(|error| format!("its thread cannot be started: {error}"))?;
-        Ok(Self { stop, thread: Some(thread) })
+    pub(super) fn start(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(&AtomicBool) + Send + 'static,
+    ) -> Result<(), String> {
+        let stop = self.stop.clone();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&stop));
+        self.threads.push(thread.map_err(|error| format!("its thread cannot be started: {error}"))?);
+        Ok(())
     }
 
-    /// Whether it has ended by a fault.
+    /// Whether a thread has ended by a fault.
     pub(crate) fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 }
 
-impl Drop for DaemonThread {
+impl Drop for Daemon {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,10 +21,7 @@ use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use crate::control::datapath::{Datapath, SyncSockets};
-use crate::sync::key::SyncKey;
-use crate::sync::peers::SyncPeers;
-use crate::sync::thread::DaemonThread;
-use crate::sync::{backup, master};
+use crate::sync::daemons::Daemons;
 use crate::workers::Workers;
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
@@ -48,13 +44,7 @@ pub(crate) struct SystemDatapath {
     reserved: ReservedPorts,
     /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
-    /// The file of the key for connection tables, if there is one.
-    sync_key_file: Option<PathBuf>,
-    /// The threads of the master daemon of connection synchronization, if one runs.
-    master: Vec<DaemonThread>,
-    /// Those of the backup daemon.
-    backup: Vec<DaemonThread>,
-    peers: Arc<SyncPeers>,
+    daemons: Daemons,
 }
 
 impl SystemDatapath {
@@ -63,8 +53,7 @@ impl SystemDatapath {
         steering: Steering,
         neighbours: Neighbours,
         table: Arc<Table>,
-        sync_key_file: Option<PathBuf>,
-        peers: Arc<SyncPeers>,
+        daemons: Daemons,
     ) -> Self {
         Self {
             workers,
@@ -75,10 +64,7 @@ impl SystemDatapath {
             table,
             reserved: ReservedPorts::default(),
             not_reserved: None,
-            sync_key_file,
-            master: Vec::new(),
-            backup: Vec::new(),
-            peers,
+            daemons,
         }
     }
 
@@ -97,18 +83,9 @@ impl SystemDatapath {
         self.not_reserved.as_ref()
     }
 
-    /// A sentence for each daemon of synchronization whose thread has ended by a fault.
-    pub(crate) fn failed_daemons(&self) -> impl Iterator<Item = String> + use<> {
-        let has_failed = |threads: &[DaemonThread]| threads.iter().any(DaemonThread::has_failed);
-        let master = has_failed(&self.master).then_some("master");
-        let backup = has_failed(&self.backup).then_some("backup");
-        master.into_iter().chain(backup).map(|role| {
-            format!("the {role} daemon has failed; run `xvsadm --stop-daemon {role}` and start it again")
-        })
-    }
-
-    fn sync_key(&self) -> Result<Option<SyncKey>, String> {
-        self.sync_key_file.as_deref().map(SyncKey::read).transpose()
+    /// The daemons of connection synchronization.
+    pub(crate) fn daemons(&self) -> &Daemons {
+        &self.daemons
     }
 
     /// The name of the thread with this number at the table: workers first, then readers.
@@ -126,17 +103,12 @@ impl Datapath for SystemDatapath {
         published: Arc<ArcSwap<Snapshot>>,
         _: Millis,
     ) -> Result<Arc<Announcements>, CommandError> {
-        let peers = &self.peers.master;
-        let start = |key| master::start(daemon, sockets, &self.table, published, key, peers);
-        let failed = |why| CommandError::Failed { why: format!("xvs: master daemon: {why}") };
-        let (master, announcements) = self.sync_key().and_then(start).map_err(failed)?;
-        self.master = master;
-        Ok(announcements)
+        let started = self.daemons.start_master(daemon, sockets, &self.table, published);
+        started.map_err(|why| CommandError::Failed { why: format!("xvs: master daemon: {why}") })
     }
 
     fn stop_master(&mut self) {
-        self.master.clear();
-        self.peers.master.forget();
+        self.daemons.stop_master();
     }
 
     fn start_backup(
@@ -145,17 +117,12 @@ impl Datapath for SystemDatapath {
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
         let wakers = self.workers.wakers().to_vec();
-        let peers = &self.peers.backup;
-        let start = |key| backup::start(daemon, sockets, &self.table, wakers, key, peers);
-        let failed = |why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") };
-        let (backup, inbox) = self.sync_key().and_then(start).map_err(failed)?;
-        self.backup = backup;
-        Ok(inbox)
+        let started = self.daemons.start_backup(daemon, sockets, &self.table, wakers);
+        started.map_err(|why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") })
     }
 
     fn stop_backup(&mut self) {
-        self.backup.clear();
-        self.peers.backup.forget();
+        self.daemons.stop_backup();
     }
 
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {

@@ -5,8 +5,8 @@
 //! of the message. It has the state of the message, and its whole timeout. Templates and connections arrive
 //! independently, so a connection has no template here. What a kernel cannot send is entered as it was there: FULLNAT's
 //! local endpoint, how the destination receives the client's address, and, from a table, the remaining time. What is
-//! known here of a connection of a table may be newer: the later packet decides. Cost: a look-up, and for a new
-//! connection the cost of any new one.
+//! known here of a connection of a table may be newer: it stays, unless the sender has seen a packet later by more than
+//! messages take. Cost: a look-up, and for a new connection the cost of any new one.
 //!
 //! Source: ipvs-behaviour, section 12.5.
 
@@ -64,7 +64,7 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Contex
         None => (wanted.key(), wanted.find(flows)),
     };
     if let Some(id) = found {
-        if wanted.is_older(flows, id, at) {
+        if !wanted.is_later(flows, id, at) {
             return true;
         }
         match wanted.compare(flows, id, at) {
@@ -126,12 +126,13 @@ impl Wanted<'_> {
         }
     }
 
-    /// Whether the last packet of the known connection came later.
-    fn is_older(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> bool {
+    /// Whether it tells more than what is known: of a later packet, or of a real server that is configured meanwhile.
+    fn is_later(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> bool {
+        let Some(received) = self.idle else { return true };
         let connection = flows.table.connection(id);
         let timeout = announce::timeout(&connection, connection.state(), &at.snapshot.settings);
         let idle = timeout.saturating_sub(at.now.until(connection.expires()));
-        self.idle.is_some_and(|received| idle <= received)
+        idle > received + DELAY || connection.is_unbound() && self.destination(at).is_some()
     }
 
     fn compare(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> Found {
@@ -334,6 +335,8 @@ fn remove(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
     true
 }
 
+/// The time that a message takes at most: a copy made by one seems to be of a packet that came so much later.
+const DELAY: Duration = Duration::from_secs(4);
 /// The connections that a worker enters between two bursts.
 const AT_A_TIME: usize = 64;
 /// The timeout of a template whose message has none.

@@ -46,10 +46,11 @@ pub fn collect_all(
     reader.for_each(range, |connection| {
         let (state, remaining) = (connection.state(), now.until(connection.expires()).as_millis());
         if remaining > 0 && is_told(&connection, state) {
-            let entry = Entry {
-                remaining_millis: Some(remaining.try_into().unwrap_or(u32::MAX)),
-                ..entry(&connection, state, &snapshot.settings)
-            };
+            let entry = entry(&connection, state, &snapshot.settings);
+            // A connection of another director may have a longer timeout than it would have here.
+            let timeout_seconds = entry.timeout_seconds.max(remaining.div_ceil(1000) as u32);
+            let remaining_millis = Some(remaining.try_into().unwrap_or(u32::MAX));
+            let entry = Entry { timeout_seconds, remaining_millis, ..entry };
             with_call_id(&connection, entry, snapshot, &mut each);
         }
     });

@@ -169,9 +169,9 @@ pub enum SyncTable {
     None,
     /// It is being sent or received.
     Moving,
-    /// It was sent or received, and a backup has missed nothing since then.
+    /// It was sent or received, and a backup has noticed no loss since then.
     Whole,
-    /// It was received, and messages may have been missed since then.
+    /// It was received, and then messages were lost here, or the director is not heard.
     Stale,
 }
 

@@ -60,6 +60,7 @@ impl ControlThread {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
                     quiet = Some((shared.reader(), shared.sweeping.lock()));
                     self.control.datapath().workers().0.pause();
+                    self.control.datapath().daemons().may_send(false);
                     self.control.save_numbers();
                     (stage, until) = (Stage::Paused, Instant::now() + STEP);
                     let _ = reply.send(Ok(()));
@@ -109,6 +110,7 @@ impl ControlThread {
 
     /// Lets the workers forward again, with this process's programs on the interfaces.
     fn resume_workers(&mut self) {
+        self.control.datapath().daemons().may_send(true);
         let (workers, steering) = self.control.datapath().workers();
         workers.restore_programs(steering);
         match workers.resume() {

@@ -1,0 +1,143 @@
+//! The daemons that run, and why one does not send or fetch tables.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use xvs_dataplane::conn::Table;
+use xvs_dataplane::port::xdp::Waker;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_master::Announcements;
+use xvs_model::config::sync_daemon::SyncDaemon;
+
+use super::key::SyncKey;
+use super::peers::SyncPeers;
+use super::send_table::TableSender;
+use super::thread::Daemon;
+use super::{backup, master, sockets};
+use crate::control::datapath::SyncSockets;
+
+/// The daemons. They end when this is dropped.
+pub(crate) struct Daemons {
+    key_file: Option<PathBuf>,
+    peers: Arc<SyncPeers>,
+    may_send: Arc<AtomicBool>,
+    master: Running,
+    backup: Running,
+}
+
+/// One daemon; the default is none.
+#[derive(Default)]
+struct Running {
+    daemon: Option<Daemon>,
+    /// Why it sends or fetches no tables, though it has a key.
+    no_table: Option<String>,
+}
+
+impl Daemons {
+    /// None yet. Without a key they send and fetch no tables.
+    pub(crate) fn new(key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
+        let (master, backup) = Default::default();
+        Self { key_file, peers, may_send: Arc::default(), master, backup }
+    }
+
+    /// Sets whether the table is this process's, so that it may be sent.
+    pub(crate) fn may_send(&self, may_send: bool) {
+        // Relaxed: the table orders its own memory.
+        self.may_send.store(may_send, Ordering::Relaxed);
+    }
+
+    /// Starts the master daemon. Without a key that can be read, or without the port, it sends messages alone.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(crate) fn start_master(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        table: &Arc<Table>,
+        published: Arc<ArcSwap<Snapshot>>,
+    ) -> Result<Arc<Announcements>, String> {
+        let (sender, no_table) = optional(self.sender(daemon, table, &published));
+        let (threads, announcements) = master::start(daemon, sockets, table, published, sender)?;
+        self.master = Running { daemon: Some(threads), no_table };
+        Ok(announcements)
+    }
+
+    fn sender(
+        &self,
+        daemon: &SyncDaemon,
+        table: &Arc<Table>,
+        published: &Arc<ArcSwap<Snapshot>>,
+    ) -> Result<Option<(TableSender, TcpListener)>, String> {
+        let Some(key) = self.key()? else { return Ok(None) };
+        let sender = TableSender {
+            sync_id: daemon.sync_id,
+            key,
+            reader: table.reader().ok_or(master::STILL_ENDING)?,
+            published: published.clone(),
+            peers: self.peers.master.clone(),
+            may_send: self.may_send.clone(),
+        };
+        Ok(Some((sender, sockets::for_table(daemon)?)))
+    }
+
+    /// Starts the backup daemon. Without a key that can be read, it reads messages alone.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(crate) fn start_backup(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        table: &Table,
+        wakers: Vec<Waker>,
+    ) -> Result<Arc<Inbox>, String> {
+        let (key, no_table) = optional(self.key());
+        let (threads, inbox) = backup::start(daemon, sockets, table, wakers, key, &self.peers.backup)?;
+        self.backup = Running { daemon: Some(threads), no_table };
+        Ok(inbox)
+    }
+
+    fn key(&self) -> Result<Option<SyncKey>, String> {
+        self.key_file.as_deref().map(SyncKey::read).transpose()
+    }
+
+    /// Stops the master daemon, after it has sent what was announced.
+    pub(crate) fn stop_master(&mut self) {
+        self.master = Running::default();
+        self.peers.master.forget();
+    }
+
+    /// Stops the backup daemon.
+    pub(crate) fn stop_backup(&mut self) {
+        self.backup = Running::default();
+        self.peers.backup.forget();
+    }
+
+    /// A sentence for each daemon that has failed, or does without tables.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (role, Running { daemon, no_table }) in [("master", &self.master), ("backup", &self.backup)] {
+            let again = format!("run `xvsadm --stop-daemon {role}` and start it again");
+            if daemon.as_ref().is_some_and(Daemon::has_failed) {
+                faults.push(format!("the {role} daemon has failed; {again}"));
+            }
+            if let Some(why) = no_table {
+                faults.push(format!("the {role} daemon does without connection tables: {why}; then {again}"));
+            }
+        }
+        faults
+    }
+}
+
+/// What there is, or why it is missing.
+fn optional<T>(result: Result<Option<T>, String>) -> (Option<T>, Option<String>) {
+    match result {
+        Ok(there) => (there, None),
+        Err(why) => (None, Some(why)),
+    }
+}
