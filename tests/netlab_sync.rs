@@ -269,6 +269,17 @@ fn take_overs_keep_the_daemons_announcing() {
     other.adm("--start-daemon backup --mcast-interface lan --syncid 9");
     shows(&other, "in sync with 192.0.2.1");
     shows(&again, "table sent to 192.0.2.2, 3 connections");
+    // By IPv6, from link-local addresses, the only ones.
+    cluster.ip(Host::Director, "address del 2001:db8:2::1/64 dev lan");
+    for director in [&again, &other] {
+        for role in ["master", "backup"] {
+            director.adm(&format!("--stop-daemon {role}"));
+            let options = "--mcast-interface lan --syncid 9 --mcast-group ff02::81";
+            director.adm(&format!("--start-daemon {role} {options}"));
+        }
+    }
+    shows(&other, "in sync with fe80::");
+    shows(&again, "in sync with fe80::");
     [first, second, third].into_iter().for_each(|upload| upload.finish());
     drop((successor, again));
 }
