@@ -15,7 +15,7 @@
 mod connections;
 
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::thread;
@@ -39,9 +39,6 @@ const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
 const AWAY: Duration = Duration::from_secs(10);
 /// How long a table may take, and how long connections may take to recover: longer than their own patience.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The port of the datagrams that fill the table, and how many of them come from an address.
-const FILL: u16 = 5301;
-const FILL_PORTS: usize = 60_000;
 
 fn main() -> ExitCode {
     let numbers: Option<Vec<usize>> = std::env::args().skip(1).map(|word| word.parse().ok()).collect();
@@ -59,7 +56,11 @@ fn run(count: usize, table: usize) -> bool {
     let first = started(&cluster, Host::Director);
     keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
     if table > 0 {
-        fill(&cluster, table);
+        // The director answers ARP for an address of its own segment alone.
+        let greet = || UdpSocket::bind((CLIENT, 0))?.send_to(&[0], virtual_endpoint(9));
+        cluster.run(Host::Client, greet).expect("the address is there");
+        thread::sleep(Duration::from_millis(200));
+        connections::fill(&cluster, table);
     }
     println!("first director: {}", line(&first.0, "table"));
     let second = started(&cluster, Host::Backup);
@@ -108,18 +109,8 @@ fn run(count: usize, table: usize) -> bool {
     soak.phase("quiet", |_| thread::sleep(AWAY));
 
     let tally = soak.client.tally();
-    println!("\nmethod      open  lost  new  refused");
-    for (at, (_, name, _)) in METHODS.iter().enumerate() {
-        let of = |those: &[(usize, String)]| those.iter().filter(|(method, _)| *method == at).count();
-        let (lost, failed) = (of(&tally.lost), of(&tally.failed));
-        println!("{name:<8} {:>7} {lost:>5} {:>5} {failed:>8}", tally.open[at], tally.served[at]);
-    }
-    for (method, why) in tally.lost.iter().chain(&tally.failed).take(20) {
-        println!("{}: {why}", METHODS[*method].1);
-    }
-    let open = servers.iter().map(Servers::open).sum::<usize>();
+    tally.print(&servers);
     println!("second director: {}", line(&soak.second.0, "table"));
-    println!("{} MB compared; servers have {open} connections", tally.bytes >> 20);
     let opened = tally.open.iter().sum::<usize>();
     soak.is_joined && opened == count * METHODS.len() && tally.lost.len() * 100 < opened
 }
@@ -165,9 +156,7 @@ fn started(cluster: &Cluster, host: Host) -> (Director<'_>, Keepalived) {
                 director.adm(&format!("-a {service} -r {}:{port} {}", real_server(server), method.option()));
             }
         }
-        director.adm("--set 0 0 86400");
-        director.adm(&format!("-A -u {VIP}:{FILL}"));
-        director.adm(&format!("-a -u {VIP}:{FILL} -r {}:{FILL} -m", real_server(1)));
+        connections::add_fill_service(&director);
         for role in ["master", "backup"] {
             director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
         }
@@ -249,35 +238,6 @@ fn await_table(director: &Director<'_>) -> bool {
     }
     println!("the table was not fetched: {}", line(director, "sync"));
     false
-}
-
-/// Lets `table` clients send a datagram each.
-fn fill(cluster: &Cluster, table: usize) {
-    // It is never read, so datagrams that it has no room for are dropped, without an ICMP error.
-    let bind = || UdpSocket::bind(("0.0.0.0", FILL)).expect("the port is free");
-    let _sink = cluster.run(Host::RealServer(1), bind);
-    let addresses = (0..table.div_ceil(FILL_PORTS)).map(|at| Ipv4Addr::new(198, 51, 100, 101 + at as u8));
-    for address in addresses.clone() {
-        cluster.ip(Host::Client, &format!("address add {address}/32 dev wan"));
-    }
-    let clients =
-        addresses.flat_map(|ip| (2000..).take(FILL_PORTS).map(move |port| SocketAddrV4::new(ip, port)));
-    cluster.run(Host::Client, || {
-        // The director answers ARP for an address of its own segment.
-        let socket = UdpSocket::bind((CLIENT, 0)).expect("the address is there");
-        let _ = socket.send_to(&[0], virtual_endpoint(FILL));
-        thread::sleep(Duration::from_millis(200));
-        let start = Instant::now();
-        for (sent, client) in clients.take(table).enumerate() {
-            let socket = UdpSocket::bind(client).expect("the address is there and the port free");
-            // One that is lost leaves the table with one entry less.
-            let _ = socket.send_to(&[0], virtual_endpoint(FILL));
-            // 25,000 a second.
-            if sent % 100 == 0 {
-                thread::sleep(Duration::from_micros(sent as u64 * 40).saturating_sub(start.elapsed()));
-            }
-        }
-    });
 }
 
 /// Sends messages to the daemons as fast as one thread can: of another sync id, of a wrong length, and with entries of

@@ -1,4 +1,5 @@
-//! TCP connections of `scripts/soak restart`: a client that keeps thousands of them busy, and their real servers.
+//! TCP connections of the suites `restart` and `failover`: a client that keeps thousands of them busy, and their real
+//! servers.
 //!
 //! A thread each for the client and for every real server, with epoll. A request is eight bytes, a seed and a length;
 //! the answer is that many bytes, continued from request to request, which the client compares with what the seed
@@ -8,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -18,8 +19,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
-use xvs::cluster::virtual_endpoint;
-use xvs::{Cluster, Host, Method, namespace};
+use xvs::cluster::{real_server, virtual_endpoint};
+use xvs::{Cluster, Director, Host, Method, namespace};
 
 /// The forwarding methods, each with a port of the VIP and of the real servers.
 pub(crate) const METHODS: [(Method, &str, u16); 4] = [
@@ -38,6 +39,9 @@ const NEW_INTERVAL: Duration = Duration::from_millis(20);
 const DOWNLOAD: (u32, Duration) = (32 << 10, Duration::from_secs(1));
 const KEEP_ALIVE: (u32, Duration) = (64, Duration::from_secs(2));
 const PAGE: u32 = 2 << 10;
+/// The port of the datagrams that fill the table, and how many of them come from an address.
+const FILL: u16 = 5301;
+const FILL_PORTS: usize = 60_000;
 /// The answers repeat after so many bytes, a prime number.
 const PERIOD: usize = 65_521;
 
@@ -58,6 +62,56 @@ pub(crate) struct Tally {
     pub(crate) longest_answer: Duration,
     /// Every lasting connection has had the answer to a request that was sent after this.
     pub(crate) answered: Instant,
+}
+
+impl Tally {
+    /// Prints a row for each method, and why connections were lost or refused.
+    pub(crate) fn print(&self, servers: &[Servers]) {
+        println!("\nmethod      open  lost  new  refused");
+        for (at, (_, name, _)) in METHODS.iter().enumerate() {
+            let of = |those: &[(usize, String)]| those.iter().filter(|(method, _)| *method == at).count();
+            let (lost, failed) = (of(&self.lost), of(&self.failed));
+            println!("{name:<8} {:>7} {lost:>5} {:>5} {failed:>8}", self.open[at], self.served[at]);
+        }
+        for (method, why) in self.lost.iter().chain(&self.failed).take(20) {
+            println!("{}: {why}", METHODS[*method].1);
+        }
+        let open = servers.iter().map(Servers::open).sum::<usize>();
+        println!("{} MB compared; servers have {open} connections", self.bytes >> 20);
+    }
+}
+
+/// Adds the service of [`fill`] to a director: NAT, with a timeout of a day.
+pub(crate) fn add_fill_service(director: &Director<'_>) {
+    director.adm("--set 0 0 86400");
+    let service = format!("-u {}", virtual_endpoint(FILL));
+    director.adm(&format!("-A {service}"));
+    director.adm(&format!("-a {service} -r {}:{FILL} -m", real_server(1)));
+}
+
+/// Lets `count` clients send a datagram each, so that a director has so many more connections.
+pub(crate) fn fill(cluster: &Cluster, count: usize) {
+    // It is never read, so datagrams that it has no room for are dropped, without an ICMP error.
+    let bind = || UdpSocket::bind(("0.0.0.0", FILL)).expect("the port is free");
+    let _sink = cluster.run(Host::RealServer(1), bind);
+    let addresses = (0..count.div_ceil(FILL_PORTS)).map(|at| Ipv4Addr::new(198, 51, 100, 101 + at as u8));
+    for address in addresses.clone() {
+        cluster.ip(Host::Client, &format!("address add {address}/32 dev wan"));
+    }
+    let clients =
+        addresses.flat_map(|ip| (2000..).take(FILL_PORTS).map(move |port| SocketAddrV4::new(ip, port)));
+    cluster.run(Host::Client, || {
+        let start = Instant::now();
+        for (sent, client) in clients.take(count).enumerate() {
+            let socket = UdpSocket::bind(client).expect("the address is there and the port free");
+            // One that is lost leaves the table with one entry less.
+            let _ = socket.send_to(&[0], virtual_endpoint(FILL));
+            // 25,000 a second.
+            if sent % 100 == 0 {
+                std::thread::sleep(Duration::from_micros(sent as u64 * 40).saturating_sub(start.elapsed()));
+            }
+        }
+    });
 }
 
 /// The client's thread; ends when dropped.

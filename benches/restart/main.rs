@@ -13,7 +13,6 @@ mod connections;
 mod stream;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
-use xvs::cluster::{REAL_SERVERS, complete, succeed, virtual_endpoint};
+use xvs::cluster::{REAL_SERVERS, complete, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Layout, Method, Workers};
 
@@ -37,9 +36,6 @@ const NOTHING: Duration = Duration::from_secs(1);
 const STOPPED: Duration = Duration::from_secs(4);
 /// How long connections may take to recover: longer than their own patience.
 const RECOVERY: Duration = Duration::from_secs(45);
-/// The port of the datagrams that fill the table, and how many of them come from an address.
-const FILL: u16 = 5301;
-const FILL_PORTS: usize = 60_000;
 /// Memory may grow by so much in all phases: the allocator's slack.
 const SLACK_KB: u64 = 8 << 10;
 
@@ -111,20 +107,7 @@ fn run(count: usize, repeats: usize, table: usize) -> bool {
         println!("{name:<15} {before:>6}  {after:>6}");
     }
     let tally = soak.client.tally();
-    println!("\nmethod      open  lost  new  refused");
-    for (at, (_, name, _)) in METHODS.iter().enumerate() {
-        let of = |those: &[(usize, String)]| those.iter().filter(|(method, _)| *method == at).count();
-        let (lost, failed) = (of(&tally.lost), of(&tally.failed));
-        println!("{name:<8} {:>7} {lost:>5} {:>5} {failed:>8}", tally.open[at], tally.served[at]);
-    }
-    for (method, why) in tally.lost.iter().chain(&tally.failed).take(20) {
-        println!("{}: {why}", METHODS[*method].1);
-    }
-    println!(
-        "{} MB compared; servers have {} connections",
-        tally.bytes >> 20,
-        servers.iter().map(Servers::open).sum::<usize>()
-    );
+    tally.print(&servers);
     let grown = last.grown(&first);
     for what in &grown {
         println!("{what} has grown");
@@ -236,35 +219,11 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Lets `table` clients send a datagram each.
+    /// Gives the director so many more connections.
     fn fill(&mut self, table: usize) -> String {
         let director = self.directors.last().expect("one runs");
-        director.adm("--set 0 0 86400");
-        let service = format!("-u {}", virtual_endpoint(FILL));
-        director.adm(&format!("-A {service}"));
-        director.adm(&format!("-a {service} -r 192.0.2.11:{FILL} -m"));
-        let bind = || UdpSocket::bind(("0.0.0.0", FILL)).expect("the port is free");
-        // It is never read, so datagrams that it has no room for are dropped, without an ICMP error.
-        let _sink = self.cluster.run(Host::RealServer(1), bind);
-        let addresses = (0..table.div_ceil(FILL_PORTS)).map(|at| Ipv4Addr::new(198, 51, 100, 101 + at as u8));
-        let clients =
-            addresses.flat_map(|ip| (2000..).take(FILL_PORTS).map(move |port| SocketAddrV4::new(ip, port)));
-        for number in 0..table.div_ceil(FILL_PORTS) {
-            let mut ip = self.cluster.command(Host::Client, "ip");
-            succeed(ip.args(["address", "add", &format!("198.51.100.{}/32", 101 + number), "dev", "wan"]));
-        }
-        self.cluster.run(Host::Client, || {
-            let start = Instant::now();
-            for (sent, client) in clients.take(table).enumerate() {
-                let socket = UdpSocket::bind(client).expect("the address is there and the port free");
-                // One that is lost leaves the table with one entry less.
-                let _ = socket.send_to(&[0], virtual_endpoint(FILL));
-                // 25,000 a second.
-                if sent % 100 == 0 {
-                    thread::sleep(Duration::from_micros(sent as u64 * 40).saturating_sub(start.elapsed()));
-                }
-            }
-        });
+        connections::add_fill_service(director);
+        connections::fill(self.cluster, table);
         let status = director.status();
         status.lines().find(|line| line.starts_with("table")).unwrap_or_default().to_owned()
     }
