@@ -333,7 +333,7 @@ mod tests {
             let set = Request::Set { key: key.to_owned(), value: "1".to_owned() };
             control.handle(&set, Millis(0)).unwrap();
         }
-        let toml = Some(FileRecord::of(Path::new("/etc/xvs.toml"), b"[ipvs]"));
+        let toml = Some(FileRecord::of(Path::new("/etc/xvs/xvs.toml"), b"[ipvs]"));
         let new = Reloaded {
             changed: vec!["sloppy_tcp".to_owned()],
             ipvs: control.ipvs(),

@@ -204,7 +204,7 @@ mod tests {
 
     fn files(path: &str, rules: &str, toml: &str) -> Files {
         Files {
-            toml: Some(FileRecord::of(Path::new("/etc/xvs.toml"), toml.as_bytes())),
+            toml: Some(FileRecord::of(Path::new("/etc/xvs/xvs.toml"), toml.as_bytes())),
             toml_keys: ["sloppy_tcp".to_owned(), "workers".to_owned()].into(),
             rules: Some(FileRecord::of(Path::new(path), rules.as_bytes())),
             rule_lines: lines(rules),
