@@ -146,8 +146,8 @@ fn when_all_are_proven_a_new_connection_is_refused_and_counted() {
 #[test]
 fn an_expired_connection_is_evicted_before_its_timer_is_processed() {
     let mut workers = Workers::new(2048, 1);
-    // A few more than its entries: one worker and three readers keep 192 each.
-    for number in 0..2048 + 4 * 192 + 4 {
+    // A few more than its entries: one worker and four readers keep 192 each.
+    for number in 0..2048 + 5 * 192 + 4 {
         prove(&mut workers, &Flow::direct(1, number));
     }
     workers.set_clock_without_timers(901_000);
