@@ -3,10 +3,13 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use xvs_host::network::NetworkFollower;
@@ -14,6 +17,10 @@ use xvs_host::network::netlink::Netlink;
 use xvs_proto::network::{Link, Network, RouteAction, Table};
 
 use crate::record::Origin;
+
+/// Longest time until the kernel has the route to a new address. It waits for other changes of the network, which take
+/// milliseconds.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// The interfaces at one moment, and a socket to change them.
 #[derive(Debug)]
@@ -83,6 +90,29 @@ impl Interfaces {
         }
     }
 
+    /// Waits until packets to `addr` stay on this machine: the kernel adds the route to a new IPv6 address later, on
+    /// a thread of its own.
+    pub(crate) fn wait_until_local(&mut self, addr: IpAddr) -> io::Result<()> {
+        let end = Instant::now() + LONGEST_WAIT;
+        let mut request = RouteMessage::default();
+        request.header.address_family = family(addr);
+        request.header.destination_prefix_length = host_prefix(addr);
+        request.attributes = vec![RouteAttribute::Destination(addr.into())];
+        while Instant::now() < end {
+            match self.netlink.get(RouteNetlinkMessage::GetRoute(request.clone())) {
+                Ok(replies) if replies.iter().any(is_local) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if is(&error, Errno::NETUNREACH) => {}
+                Err(error) => return Err(error),
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Err(io::Error::other(format!(
+            "the kernel has no route to it after {} seconds",
+            LONGEST_WAIT.as_secs()
+        )))
+    }
+
     /// Removes an address; a missing address is no error.
     pub(crate) fn remove_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
         match self.netlink.change(RouteNetlinkMessage::DelAddress(address(ifindex, addr)), 0) {
@@ -105,12 +135,22 @@ impl Interfaces {
 fn address(ifindex: u32, addr: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = ifindex;
-    (message.header.family, message.header.prefix_len) = match addr {
-        IpAddr::V4(_) => (AddressFamily::Inet, 32),
-        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
-    };
+    (message.header.family, message.header.prefix_len) = (family(addr), host_prefix(addr));
     message.attributes = vec![AddressAttribute::Local(addr), AddressAttribute::Address(addr)];
     message
+}
+
+fn family(addr: IpAddr) -> AddressFamily {
+    if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn host_prefix(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 32 } else { 128 }
+}
+
+/// Whether a reply is the route of an address of this machine.
+fn is_local(reply: &RouteNetlinkMessage) -> bool {
+    matches!(reply, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
 }
 
 fn is(error: &io::Error, errno: Errno) -> bool {

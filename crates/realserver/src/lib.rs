@@ -217,7 +217,8 @@ impl Realserver {
             served.address = Origin::Added;
         }
         self.locked.record.virtuals.insert(vip, served);
-        self.save()
+        self.save()?;
+        self.interfaces.wait_until_local(vip).map_err(failed(|| format!("waiting for {vip} on {holder}")))
     }
 
     /// How packets to `vip` are decapsulated: as they are now; else by the XDP program, or by the kernel's tunl0 if the
