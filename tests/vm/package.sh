@@ -7,24 +7,10 @@ set -euo pipefail
 
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export DEBIAN_FRONTEND=noninteractive
-at() { ip netns exec "$@"; }
-say() { echo "-- $*"; }
-fail() {
-    echo "package: $*" >&2
-    journalctl --no-pager -u xvsd -u 'xvs-realserver@*' >&2 || true
-    exit 1
-}
-# Waits until a command's output has a text.
-until_shown() {
-    local text=$1 try
-    shift
-    for ((try = 0; try < 60; try++)); do
-        if "$@" 2>/dev/null | grep -q "$text"; then return; fi
-        sleep 0.5
-    done
-    "$@" >&2 || true
-    fail "no $text in $*"
-}
+test=package
+show_state() { journalctl --no-pager -u xvsd -u 'xvs-realserver@*'; }
+# shellcheck source=tests/vm/common.bash
+source /vm-bin/common.bash
 packages=(/vm-bin/xvs_*.deb)
 ((${#packages[@]} == 2)) || fail "two versions are needed: ${packages[*]}"
 
@@ -90,7 +76,7 @@ grep -q '^interfaces = \["lan"\]' /etc/xvs/xvs.toml || fail "the upgrade has cha
 
 say "a virtual address of a real server"
 printf 'VIP=10.1.0.101\nOPTIONS=--dev lan\n' >/etc/xvs/realserver/web
-systemctl start xvs-realserver@web
+systemctl enable --now --quiet xvs-realserver@web
 ip address show dev lo | grep -q 10.1.0.101/32 || fail "10.1.0.101 is not on lo"
 systemctl stop xvs-realserver@web
 ! ip address show dev lo | grep -q 10.1.0.101/32 || fail "10.1.0.101 is still on lo"

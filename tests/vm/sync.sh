@@ -6,27 +6,16 @@
 # The VIP 10.1.0.100 and the real server's gateway 10.1.0.60 move.
 set -euo pipefail
 
-at() { ip netns exec "$@"; }
-say() { echo "-- $*"; }
-fail() {
-    echo "sync: $*" >&2
-    cat /tmp/xvsd.log >&2
-    at k ipvsadm -Lnc >&2 || true
-    at x xvsadm -Lnc >&2 || true
-    at x xvs status >&2 || true
-    cat /tmp/client >&2 || true
-    exit 1
+test=sync
+show_state() {
+    cat /tmp/xvsd.log
+    at k ipvsadm -Lnc
+    at x xvsadm -Lnc
+    at x xvs status
+    cat /tmp/client
 }
-# Waits until a command's output has a text.
-until_shown() {
-    local text=$1 try
-    shift
-    for ((try = 0; try < 60; try++)); do
-        if "$@" 2>/dev/null | grep -q "$text"; then return; fi
-        sleep 0.5
-    done
-    fail "no $text in $*"
-}
+# shellcheck source=tests/vm/common.bash
+source /vm-bin/common.bash
 
 modprobe -a ip_vs tun
 ip netns add sw
