@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod flow;
 
 pub mod ethernet;
+pub mod ftp;
 pub mod gre;
 pub mod gue;
 pub mod icmp;

@@ -182,6 +182,19 @@ pub fn set_number(segment: &mut [u8], at: usize, new: u32) {
     set_word(segment, at + 2, new as u16);
 }
 
+/// Changes the numbers of the other end's bytes in a segment: the acknowledgement, and the edges of SACK blocks (RFC
+/// 2018 §3). Keeps the checksum.
+pub fn map_acknowledged(segment: &mut [u8], map: impl Fn(u32) -> u32) {
+    const SACK: u8 = 5;
+    let edges = options(segment).filter(|(kind, _)| *kind == SACK).flat_map(|(_, blocks)| {
+        let end = blocks.end;
+        blocks.step_by(4).filter(move |edge| edge + 4 <= end)
+    });
+    for at in std::iter::once(field::ACKNOWLEDGEMENT.start).chain(edges) {
+        set_number(segment, at, map(number(segment, at)));
+    }
+}
+
 /// The 16 bits at a place of a segment.
 pub fn word(segment: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([segment[at], segment[at + 1]])

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::entry::{ClientAddress, Entry, SIP, Version, flag, option};
+use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, option};
 use crate::addr::{Endpoint, Protocol};
 
 /// A message whose header is right.
@@ -100,6 +100,7 @@ fn entry(protocol: Protocol, flags: u32, state: u16, endpoints: [Endpoint; 3]) -
         call_id: None,
         local: None,
         client_address: None,
+        reply_shift: None,
     }
 }
 
@@ -199,7 +200,13 @@ impl<'a> Fields<'a> {
             }
             seen |= if number < 64 { 1 << number } else { 0 };
             match (number, data) {
-                (option::SEQUENCES, data) if data.len() == SEQUENCES_LEN => {}
+                (option::SEQUENCES, data) if data.len() == SEQUENCES_LEN => {
+                    // The client's numbers come first.
+                    let mut data = Fields(&data[SEQUENCES_LEN / 2..]);
+                    let [place, after, before] = [data.word()?, data.word()?, data.word()?];
+                    let shift = ReplyShift { place, after: after as i32, before: before as i32 };
+                    entry.reply_shift = Some(shift).filter(|_| entry.flags & flag::REPLY_SEQUENCES != 0);
+                }
                 (option::ENGINE_DATA, data) => entry.call_id = Some(data),
                 (option::ENGINE, data) if data.len() <= ENGINE_MAX => engine = Some(data),
                 (option::LOCAL, data) if matches!(data.len(), 6 | 18) => {
@@ -339,13 +346,14 @@ mod tests {
             numbers in any::<(u8, u32, u8, u32, u32, Option<u32>)>(),
             call_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=255)),
             client_address in proptest::option::of(any::<(bool, bool, u32)>()),
+            reply_shift in proptest::option::of(any::<(u32, i32, i32)>()),
         ) {
             let (protocol, flags, state, mark, timeout_seconds, remaining_millis) = numbers;
             let protocol = if client_address.is_some() && local.is_some() { 6 } else { protocol };
             let client_address = client_address.filter(|_| local.is_some());
             let entry = Entry {
                 protocol: Protocol(protocol),
-                flags: flags & !SEQUENCES,
+                flags: flags & !SEQUENCES | if reply_shift.is_some() { flag::REPLY_SEQUENCES } else { 0 },
                 state,
                 client,
                 virtual_endpoint,
@@ -355,6 +363,8 @@ mod tests {
                 remaining_millis,
                 call_id: call_id.as_deref(),
                 local,
+                reply_shift: reply_shift
+                    .map(|(place, after, before)| ReplyShift { place, after, before }),
                 client_address: client_address.map(|(in_header, is_acknowledged, first_sequence)| {
                     ClientAddress { in_header, is_acknowledged, first_sequence }
                 }),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::entry::{ClientAddress, Entry, SIP, Version, option};
+use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, option};
 use crate::addr::Endpoint;
 
 impl Entry<'_> {
@@ -28,7 +28,7 @@ impl Entry<'_> {
         out.put(&[0, self.protocol.0]);
         self.endpoints().iter().for_each(|endpoint| out.put(&endpoint.port.to_be_bytes()));
         self.endpoints().iter().for_each(|endpoint| out.put_addr(endpoint.addr));
-        out.put(&(self.flags as u16).to_be_bytes());
+        out.put(&((self.flags & !flag::SEQUENCES) as u16).to_be_bytes());
         out.put(&u16::from(self.state).to_be_bytes());
         Some(())
     }
@@ -46,6 +46,11 @@ impl Entry<'_> {
         out.put(&self.mark.to_be_bytes());
         out.put(&self.timeout_seconds.to_be_bytes());
         self.endpoints().iter().for_each(|endpoint| out.put_addr(endpoint.addr));
+        if let Some(ReplyShift { place, after, before }) = self.reply_shift {
+            out.put(&[option::SEQUENCES, 24]);
+            out.put(&[0; 12]);
+            [place, after as u32, before as u32].iter().for_each(|number| out.put(&number.to_be_bytes()));
+        }
         if let Some(call_id) = self.call_id {
             out.put(&[option::ENGINE_DATA, u8::try_from(call_id.len()).ok()?]);
             out.put(call_id);
@@ -97,7 +102,7 @@ impl Encoded {
 }
 
 /// The longest entry: IPv6, with all options.
-const ENTRY_MAX: usize = 72 + 2 + 255 + 2 + SIP.len() + 2 + 18 + 2 + 6 + 2 + 4;
+const ENTRY_MAX: usize = 72 + 2 + 24 + 2 + 255 + 2 + SIP.len() + 2 + 18 + 2 + 6 + 2 + 4;
 
 #[cfg(test)]
 mod tests {
@@ -105,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::addr::Protocol;
-    use crate::sync::{flag, method};
+    use crate::sync::method;
 
     fn entry() -> Entry<'static> {
         Entry {
@@ -121,6 +126,7 @@ mod tests {
             call_id: None,
             local: None,
             client_address: None,
+            reply_shift: None,
         }
     }
 
@@ -196,7 +202,11 @@ mod tests {
         assert_eq!(&bytes[144..], "0506010001020304");
         let bytes = encoded(&Entry { remaining_millis: Some(0x0102), ..entry() }, Version::V1);
         assert_eq!((&bytes[4..8], &bytes[72..]), ("002a", "460400000102"));
-        let longest = Entry { call_id: Some(&[7; 255]), remaining_millis: Some(1), ..all };
+        let reply_shift = Some(ReplyShift { place: 0x0102_0304, after: 2, before: -1 });
+        let bytes = encoded(&Entry { reply_shift, ..entry() }, Version::V1);
+        assert_eq!((&bytes[4..8], &bytes[72..76]), ("003e", "0118"));
+        assert_eq!(&bytes[76..], format!("{}0102030400000002ffffffff", "00".repeat(12)));
+        let longest = Entry { call_id: Some(&[7; 255]), remaining_millis: Some(1), reply_shift, ..all };
         assert_eq!(longest.encode(Version::V1).unwrap().bytes().len(), ENTRY_MAX);
         let too_long = Entry { call_id: Some(&[7; 256]), ..entry() };
         assert!(too_long.encode(Version::V1).is_none());

@@ -48,7 +48,9 @@ pub mod flag {
     pub const NO_OUTPUT: u32 = 0x0080;
     /// Counted among the inactive connections.
     pub const INACTIVE: u32 = 0x0100;
-    /// Sequence numbers are shifted by a helper; the entry says how.
+    /// The server's sequence numbers are shifted by a helper; the entry says how.
+    pub const REPLY_SEQUENCES: u32 = 0x0200;
+    /// As that one, or the client's are.
     pub const SEQUENCES: u32 = 0x0600;
     /// A persistence template.
     pub const TEMPLATE: u32 = 0x1000;
@@ -118,6 +120,19 @@ pub struct Entry<'a> {
     pub local: Option<Endpoint>,
     /// How the destination receives the client's address; `None`: it does not.
     pub client_address: Option<ClientAddress>,
+    /// How the server's sequence numbers are shifted ([`flag::REPLY_SEQUENCES`]); version 0 does not carry it.
+    pub reply_shift: Option<ReplyShift>,
+}
+
+/// How a helper shifts the sequence numbers of one end for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyShift {
+    /// The number where the shift has changed last.
+    pub place: u32,
+    /// The shift of numbers behind it, in bytes.
+    pub after: i32,
+    /// The shift of all others, in bytes.
+    pub before: i32,
 }
 
 /// How the destination of a FULLNAT connection receives the client's address.

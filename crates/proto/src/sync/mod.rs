@@ -13,4 +13,4 @@ mod entry;
 
 pub use self::decode::{Entries, Message, MessageError, Skipped};
 pub use self::encode::Encoded;
-pub use self::entry::{ClientAddress, Entry, Version, flag, method};
+pub use self::entry::{ClientAddress, Entry, ReplyShift, Version, flag, method};
