@@ -407,8 +407,10 @@ fn threads_that_make_end_and_evict_the_same_connections_count_each_once() {
             });
         }
     });
-    assert!(workers.counter("evicted") > 0 && workers.counter("expired") > 0);
+    assert!(workers.counter("evicted") > 0);
     workers.set_clock(ROUNDS * STEP + LEAVING);
     workers.assert_counts();
     workers.assert_ends_empty();
+    // How many end by their timeout before depends on how far apart the threads' clocks are.
+    assert!(workers.counter("expired") > 0);
 }
