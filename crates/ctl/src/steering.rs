@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use xvs_dataplane::steering::SteeringRules;
 use xvs_model::config::command::Command;
 use xvs_model::config::local_address::LocalAddress;
-use xvs_proto::{Endpoint, Family, Prefix, Protocol};
+use xvs_proto::{Endpoint, Family, Prefix, Protocol, ftp};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::firewall_marks::CompiledMarks;
@@ -187,9 +187,7 @@ fn takes_any_port(service: ServiceKey) -> bool {
     match service {
         ServiceKey::Mark { .. } => true,
         ServiceKey::Address { protocol, endpoint } => {
-            endpoint.port == 0 || protocol == Protocol::TCP && endpoint.port == FTP
+            endpoint.port == 0 || protocol == Protocol::TCP && endpoint.port == ftp::CONTROL_PORT
         }
     }
 }
-
-const FTP: u16 = 21;

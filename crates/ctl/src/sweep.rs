@@ -179,6 +179,7 @@ fn end_if(
         count_out(&reader.connection(id), state, snapshot);
         counter.add(1);
         if let Some(template) = controller
+            && reader.connection(template).is_template()
             && is_known(&reader.connection(template), snapshot)
             && let Removal::Done(state) = reader.remove_if(template, |state, _| state & ASSURED == 0)
         {

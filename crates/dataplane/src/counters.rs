@@ -111,6 +111,9 @@ pub struct WorkerCounters {
     pub evicted: Counter,
     /// Segments of a client without room for the TCP option that carries its address.
     pub toa_no_room: Counter,
+    /// FTP's commands and replies whose data connection the director does not expect: they name an address that is not
+    /// their sender's, a port that is not possible, or the reply cannot be changed.
+    pub ftp_not_followed: Counter,
     /// Received packets whose checksum was partial and was computed here.
     pub checksums_completed: Counter,
     /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
@@ -178,6 +181,7 @@ impl WorkerCounters {
             ("expired", &self.expired),
             ("evicted", &self.evicted),
             ("toa_no_room", &self.toa_no_room),
+            ("ftp_not_followed", &self.ftp_not_followed),
             ("waited", &self.waited),
             ("checksums_completed", &self.checksums_completed),
         ];

@@ -23,7 +23,7 @@ use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, one_packet, persistence, schedule};
-use crate::slow_path::{client_address, mss, no_destination, reset, vip_probe};
+use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
@@ -109,6 +109,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     let packet = reset.as_ref().unwrap_or(p.packet);
     state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);
     mss::clamp_request(p.frame, packet, &ends, destination, at);
+    ftp::request(flows, p.frame, packet, id, at);
     let connection = flows.table.connection(id);
     let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
     flows.announce(id, at);
@@ -125,6 +126,8 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
     let path = Path::find(&at.snapshot.egress, ends.client.addr, p.hash);
     mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
     client_address::remove(p.frame, packet, &connection);
+    let changed = ftp::reply(flows, p.frame, packet, id, path, at);
+    let packet = changed.as_ref().unwrap_or(packet);
     let verdict = crate::forward::reply(p.frame, packet, &ends, path);
     if !is_refused(verdict) {
         state::advance_on_reply(flows, id, packet, destination, at);

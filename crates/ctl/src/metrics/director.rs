@@ -245,7 +245,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// The families with one line for each worker.
-const WORKER: [MetricRow<WorkerCounters>; 17] = [
+const WORKER: [MetricRow<WorkerCounters>; 18] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -309,6 +309,12 @@ const WORKER: [MetricRow<WorkerCounters>; 17] = [
         Kind::Counter,
         "Packets without room for the client's address as a TCP option (TOA).",
         |worker| worker.toa_no_room.value(),
+    ),
+    (
+        "xvs_worker_ftp_not_followed_total",
+        Kind::Counter,
+        "Commands and replies of FTP whose data connection is not expected.",
+        |worker| worker.ftp_not_followed.value(),
     ),
     (
         "xvs_worker_waited_packets_total",

@@ -23,7 +23,7 @@ impl Flows {
     }
 }
 
-/// Ends a connection whose deadline has passed. A template that controls connections continues for a minute instead.
+/// Ends a connection whose deadline has passed. A controller of connections continues for a minute instead.
 /// Connections that began with the template may be due in the same tick, in any order and on any worker, so the
 /// template continues for one more tick first.
 fn expire(
@@ -42,7 +42,9 @@ fn expire(
         }
         // Unless a new connection has extended the deadline already.
         Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
-            table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
+            if table.connection(id).is_template() {
+                table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
+            }
             let timeout = Duration::from_secs(CONTROLLING_SECONDS.into());
             table.transition(id, |state| (state, now + timeout));
             announcer.inspect(|announcer| announcer.outlives(table, id));
@@ -51,7 +53,7 @@ fn expire(
     }
 }
 
-/// How much longer a template lives while it controls connections, each time that its deadline passes.
+/// How much longer a controller lives while it controls connections, each time that its deadline passes.
 const CONTROLLING_SECONDS: u32 = 60;
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
 use crate::new_connection::eviction::ended;
 use crate::new_connection::service::is_first;
+use crate::slow_path::ftp;
 use crate::snapshot::{ConnReuse, Snapshot};
 
 /// The result of a look-up.
@@ -57,7 +58,7 @@ pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> 
             Standing::Replace => Found::Request(id),
             Standing::NoDestination => Found::NoDestination(id),
         },
-        None => Found::Nothing,
+        None => ftp::expected(flows, packet, at).map_or(Found::Nothing, Found::Request),
     }
 }
 

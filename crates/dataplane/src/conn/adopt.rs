@@ -45,6 +45,7 @@ pub struct TableFiles {
 pub struct Survey {
     /// The number of connections and templates.
     pub live: usize,
+    expected: u32,
     extent: u32,
     /// The entries below `extent` without one.
     free: Vec<u32>,
@@ -107,12 +108,14 @@ impl Table {
     /// nothing. `each` sees each connection and template.
     pub fn survey(&self, mut each: impl FnMut(&Connection<'_>)) -> Survey {
         let extent = self.extent_of_files();
-        let mut survey = Survey { extent, live: 0, free: Vec::new() };
+        let mut survey = Survey { extent, live: 0, expected: 0, free: Vec::new() };
         for index in 0..extent {
             let record = self.slab.record(index);
             if record.entry.life().is_live() {
+                let connection = Connection { id: ConnId(index), record };
                 survey.live += 1;
-                each(&Connection { id: ConnId(index), record });
+                survey.expected += u32::from(connection.flags().contains(Flags::NO_CLIENT_PORT));
+                each(&connection);
             } else {
                 survey.free.push(index);
             }
@@ -127,6 +130,7 @@ impl Table {
         // Relaxed: no other thread uses the table yet.
         header.extent.store(extent, Ordering::Relaxed);
         header.free.store(0, Ordering::Relaxed);
+        self.expected.store(survey.expected, Relaxed);
         let mut stock = Stock::default();
         survey.free.iter().for_each(|index| stock.give(slab, *index));
         let first_of = |worker: usize| (u64::from(extent) * worker as u64 / config.workers as u64) as u32;
@@ -185,9 +189,9 @@ impl Table {
         for_each_window(extent, |window| {
             for index in window.filter(|index| is_live(*index)) {
                 let controller = &slab.entry(index).controller;
-                let is_template = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).is_template();
-                let template = controller.load(Ordering::Relaxed).checked_sub(1).filter(is_template);
-                if !template.is_some_and(|template| slab.entry(template).add_controlled()) {
+                let is_controller = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).may_control();
+                let found = controller.load(Ordering::Relaxed).checked_sub(1).filter(is_controller);
+                if !found.is_some_and(|found| slab.entry(found).add_controlled()) {
                     controller.store(0, Ordering::Relaxed);
                 }
             }

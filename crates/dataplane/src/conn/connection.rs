@@ -129,7 +129,8 @@ impl Connection<'_> {
         self.record.entry.mark.load(Ordering::Relaxed)
     }
 
-    /// The template that controls it. The template lives at least as long as this connection, which it counts.
+    /// The template that controls it; of FTP's data connection the control connection. It lives at least as long as
+    /// this connection, which it counts.
     pub fn controller(&self) -> Option<ConnId> {
         self.record.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
     }

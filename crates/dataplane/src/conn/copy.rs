@@ -9,6 +9,7 @@ use xvs_proto::FlowKey;
 use super::call_ids::CallIds;
 use super::connection::Connection;
 use super::flags::Flags;
+use super::ftp::{Asked, Shift};
 use super::handle::TableWorker;
 use super::id::ConnId;
 use super::insertion::{Inserted, NewConnection};
@@ -25,7 +26,9 @@ pub struct Copied {
     pub controlled: u32,
     /// The Call-ID of a template.
     pub call_id: Option<Vec<u8>>,
-    /// The template that controls it.
+    /// How the replies of FTP's control connection are shifted, and what the client has asked for.
+    pub(crate) ftp: Option<(Shift, Asked)>,
+    /// The template or connection that controls it.
     pub controller: Option<Box<Copied>>,
 }
 
@@ -57,6 +60,7 @@ impl Copied {
             connection: new,
             in_packets: view.in_packets(),
             controlled: view.controlled(),
+            ftp: view.flags().contains(Flags::FTP).then(|| (view.shift(), view.asked())),
             call_id: if view.is_template() { call_ids.read(view) } else { None },
             controller,
         }
@@ -101,6 +105,10 @@ impl Copied {
                 let connection = table.connection(id);
                 connection.record.entry.in_packets.store(self.in_packets, Ordering::Relaxed);
                 call_ids.settle(new.mark, &connection);
+                if let Some((shift, asked)) = self.ftp {
+                    connection.set_shift(shift);
+                    connection.set_asked(asked);
+                }
                 // The other connections that it controls are not copied; the count must still prevent its removal.
                 let shared = self.controlled == 0 || connection.add_controlled();
                 if self.is_detached() {

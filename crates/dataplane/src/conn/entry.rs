@@ -144,6 +144,8 @@ impl Record<'_> {
                 endpoint |= LOCAL;
                 dest_addr = local.port.into();
                 store(&self.extension.local, local.addr);
+            } else {
+                self.extension.local.iter().for_each(|word| word.store(0, order));
             }
         }
         entry.client.store(source | about | new.kind() as u64, order);
@@ -364,6 +366,11 @@ impl Record<'_> {
     #[inline(never)]
     fn has_replies(self, flow: &FlowKey) -> bool {
         !self.is_template() && self.replies() == *flow
+    }
+
+    /// Whether it may be a controller: a template, or a control connection of FTP.
+    pub(super) fn may_control(self) -> bool {
+        self.is_template() || Flags(self.entry.flags.load(Ordering::Relaxed)).contains(Flags::FTP)
     }
 
     pub(super) fn is_template(self) -> bool {

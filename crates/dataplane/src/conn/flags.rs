@@ -2,6 +2,9 @@
 
 use std::ops::BitOr;
 
+use xvs_proto::{Endpoint, Protocol, ftp};
+use xvs_sched::ForwardingMethod;
+
 /// Properties of a connection, in the bits of the kernel's sync messages.
 ///
 /// Source: `include/uapi/linux/ip_vs.h`, `IP_VS_CONN_F_*`. The forwarding method is not stored here.
@@ -26,8 +29,13 @@ impl Flags {
     /// Counted among the inactive connections of its destination. Only of connections with [`Self::SYNC`]: others are
     /// counted by their state.
     pub const INACTIVE: Self = Self(0x0100);
+    /// A control connection of FTP, whose segments are read. Not in sync messages: there the bit says that the
+    /// destination's sequence numbers are shifted.
+    pub const FTP: Self = Self(0x0200);
     /// Its destination receives the client's address in a PROXY header, so the client's sequence numbers are shifted.
     pub const PROXY: Self = Self(0x0400);
+    /// A connection that is expected, whose client's port is not known yet: FTP's passive data.
+    pub const NO_CLIENT_PORT: Self = Self(0x0800);
     /// A persistence template. Fixed when the entry is made, because it is part of the identity.
     pub const TEMPLATE: Self = Self(0x1000);
     /// The connection lives for one packet only. For a template: the connections that it controls do.
@@ -37,6 +45,14 @@ impl Flags {
     /// A template that look-ups no longer find ([`TableWorker::detach`](crate::conn::handle::TableWorker::detach)). Not
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
+
+    /// The flag of a control connection of FTP, if a connection to this virtual endpoint is one.
+    pub(crate) fn of_ftp(protocol: Protocol, virtual_endpoint: Endpoint, method: ForwardingMethod) -> Self {
+        let is_control = protocol == Protocol::TCP
+            && virtual_endpoint.port == ftp::CONTROL_PORT
+            && method == ForwardingMethod::Nat;
+        if is_control { Self::FTP } else { Self::NONE }
+    }
 
     /// Whether any of `flags` is set.
     pub fn intersects(self, flags: Self) -> bool {

@@ -15,12 +15,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use xvs_proto::FlowKey;
+use xvs_proto::{Endpoint, FlowKey};
 
 use super::buckets::{Claim, Entered, Key};
 use super::connection::Connection;
 use super::direction::Direction;
 use super::entry::{self, Life, Packed, SECOND};
+use super::flags::Flags;
 use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::keys::Keys;
@@ -91,6 +92,21 @@ impl TableWorker {
         found
     }
 
+    /// The connection that is expected ([`Flags::NO_CLIENT_PORT`]) for a packet of this flow.
+    pub(crate) fn find_expected(&self, flow: &FlowKey) -> Option<ConnId> {
+        // A dry run's table has those that it has asked for.
+        if self.handle.table.expected.load(Relaxed) == 0 && self.missed.is_none() {
+            return None;
+        }
+        let flow = FlowKey { source: Endpoint { port: 0, ..flow.source }, ..*flow };
+        match self.find(&flow, self.hash(&flow)) {
+            Some((id, Direction::Inbound)) => {
+                self.connection(id).flags().contains(Flags::NO_CLIENT_PORT).then_some(id)
+            }
+            _ => None,
+        }
+    }
+
     /// The template from this client (masked address, port 0) to this virtual endpoint.
     pub fn find_template(&self, flow: &FlowKey, hash: u64) -> Option<ConnId> {
         let found = self.handle.find_template(flow, hash);
@@ -143,6 +159,9 @@ impl TableWorker {
         let claim = Claim { index, wide: new.is_wide() };
         let Err((key, refused)) = keys.enter(&table.buckets, &table.slab, claim) else {
             record.entry.publish();
+            if new.flags.contains(Flags::NO_CLIENT_PORT) {
+                table.expected.fetch_add(1, Relaxed);
+            }
             add(&handle.counts().inserted, 1);
             handle.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
@@ -449,6 +468,9 @@ impl TableHandle {
         table.buckets.unlink(record.request_flow().hash(&table.secret), id.0);
         if let Some(reply) = record.reply_flow() {
             table.buckets.unlink(reply.hash(&table.secret), id.0);
+        }
+        if self.connection(id).flags().contains(Flags::NO_CLIENT_PORT) {
+            table.expected.fetch_sub(1, Relaxed);
         }
         add(&self.counts().removed, 1);
         let state = self.discard(id.0);

@@ -38,9 +38,9 @@ pub struct NewConnection {
     /// Firewall mark of the service; 0: none. A template has the mark in its virtual endpoint; it stores here a number
     /// that distinguishes it from other templates between the same endpoints.
     pub mark: u32,
-    /// The template that controls it. The caller has counted the connection there
-    /// ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled)), and reverts that if the
-    /// insertion makes no new connection.
+    /// The template that controls it; of FTP's data connection its control connection. The caller has counted the
+    /// connection there ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled)), and
+    /// reverts that if the insertion makes no new connection.
     pub controller: Option<ConnId>,
 }
 
@@ -66,7 +66,10 @@ impl NewConnection {
 
     /// Whether its entry needs an extension.
     pub(super) fn is_wide(&self) -> bool {
-        self.client.addr.is_ipv6() || self.dest.addr.is_ipv6() || self.local.is_some()
+        self.client.addr.is_ipv6()
+            || self.dest.addr.is_ipv6()
+            || self.local.is_some()
+            || self.flags.contains(Flags::FTP)
     }
 }
 

@@ -26,6 +26,7 @@ mod handle;
 mod reader;
 
 mod call_ids;
+mod ftp;
 mod template;
 
 mod copy;
@@ -42,6 +43,7 @@ pub(crate) use self::connection::NO_DESTINATION;
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub use self::flags::Flags;
+pub(crate) use self::ftp::{Asked, Shift};
 pub use self::handle::{TableWorker, Timers};
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};

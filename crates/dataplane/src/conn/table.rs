@@ -16,8 +16,8 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64 as Statistic};
 use std::sync::{Arc, Mutex};
 
 use crossbeam::utils::CachePadded;
@@ -25,6 +25,8 @@ use xvs_proto::HashSecret;
 
 use super::buckets::Buckets;
 use super::entry::Record;
+#[cfg(doc)]
+use super::flags::Flags;
 use super::id::ConnId;
 use super::quiescence::Quiescence;
 use super::slab::{STRANDED_MAX, Slab, Stock};
@@ -86,6 +88,8 @@ pub struct Table {
     pub(super) slab: Slab,
     pub(super) quiescence: Quiescence,
     pub(super) counts: Box<[CachePadded<HandleCounts>]>,
+    /// The number of entries with [`Flags::NO_CLIENT_PORT`].
+    pub(super) expected: AtomicU32,
     /// The state of each handle while the handle is not taken: workers first, then readers. Locked only to take or to
     /// return a handle.
     pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
@@ -172,6 +176,7 @@ impl Table {
             slab,
             quiescence: Quiescence::new(handles),
             counts: (0..handles).map(|_| CachePadded::default()).collect(),
+            expected: AtomicU32::default(),
             free_handles: free_handles.collect(),
             mapping,
         }

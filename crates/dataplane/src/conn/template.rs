@@ -25,8 +25,12 @@ impl TableWorker {
         table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
     }
 
-    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays.
+    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays. Another controller
+    /// has no such mark.
     pub fn assure(&self, id: ConnId) {
+        if !self.connection(id).is_template() {
+            return;
+        }
         let entry = self.handle.table.entry(id);
         let mut life = entry.life();
         while life.is_live() && life.state() & ASSURED == 0 {

@@ -234,7 +234,8 @@ impl Candidate {
         };
         count_out(&table.connection(self.id), state, at.snapshot);
         counters.evicted.add(1);
-        let template = controller.and_then(|id| Self::of(table, id, at));
+        let template = controller.filter(|id| table.connection(*id).is_template());
+        let template = template.and_then(|id| Self::of(table, id, at));
         if let Some(template) = template.filter(|template| template.worth <= Worth::Embryonic) {
             template.evict(table, counters, at);
         }
@@ -288,6 +289,16 @@ pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.is_bypass()
         || connection.is_unbound()
         || snapshot.destinations.of(connection).map(|destination| &destination.live).is_some()
+}
+
+/// Ends a connection that another one replaces. `false`: it controls others, or another worker ends it.
+pub(crate) fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> bool {
+    if !is_known(&table.connection(id), snapshot) {
+        return false;
+    }
+    let Removal::Done(state) = table.remove(id) else { return false };
+    count_out(&table.connection(id), state, snapshot);
+    true
 }
 
 /// Removes a connection from its destination's counts. The caller has removed it from the table in this state.

@@ -52,6 +52,7 @@ pub(crate) fn enter(
         method,
         flags: if method.masquerades() {
             client_address_flags(packet, method, marked.service)
+                | Flags::of_ftp(packet.flow.protocol, packet.flow.dest, method)
         } else {
             Flags::NO_OUTPUT
         },

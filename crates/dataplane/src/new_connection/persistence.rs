@@ -16,7 +16,7 @@ use std::hint;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sip, udp};
+use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, ftp, sip, udp};
 use xvs_sched::{Request, ServiceKey};
 use xvs_xdp::Frame;
 
@@ -27,7 +27,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
-use crate::snapshot::{Activity, Destination, DestinationId, FTP, Persistence, PersistenceScope, Service};
+use crate::snapshot::{Activity, Destination, DestinationId, Persistence, PersistenceScope, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// Chooses the destination of a packet's connection: by the client's template, or by the scheduler together with a new
@@ -211,7 +211,7 @@ fn marked(mark: u32, client: IpAddr) -> IpAddr {
 /// connections use it.
 fn is_for_one_port(packet: &Packet, service: &Service) -> bool {
     let port = service.port();
-    port == packet.flow.dest.port && port != FTP
+    port == packet.flow.dest.port && port != ftp::CONTROL_PORT
 }
 
 fn template(

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use xvs_proto::{Endpoint, Packet};
+use xvs_proto::{Endpoint, Packet, ftp};
 use xvs_sched::{ForwardingMethod, Request, ServiceKey};
 
 use crate::clock::Millis;
 use crate::conn::ConnId;
-use crate::snapshot::{DestinationId, DestinationLive, FTP, Member, Service};
+use crate::snapshot::{DestinationId, DestinationLive, Member, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// The choice for a new connection.
@@ -65,7 +65,7 @@ pub(crate) fn member<'s>(
 /// The verdict on a packet that no destination takes. A packet to another port than FTP's may be for the kernel.
 fn no_destination(packet: &Packet, service: &Service) -> Verdict {
     match service.port() {
-        FTP if packet.flow.dest.port != FTP => Verdict::PassToKernel,
+        ftp::CONTROL_PORT if packet.flow.dest.port != ftp::CONTROL_PORT => Verdict::PassToKernel,
         _ => Verdict::Drop(DropReason::NoDestination),
     }
 }

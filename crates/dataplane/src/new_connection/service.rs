@@ -5,11 +5,11 @@
 use std::net::IpAddr;
 
 use xvs_proto::LinkId;
-use xvs_proto::{Malformed, Packet, Protocol, is_host, sctp, tcp};
+use xvs_proto::{Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
 use xvs_xdp::Frame;
 
 use crate::forward::decrement_ttl;
-use crate::snapshot::{FTP_DATA, Service, Settings, Snapshot};
+use crate::snapshot::{Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// A service, and the firewall mark of the packet that matched it; 0: none.
@@ -71,7 +71,7 @@ pub(crate) fn refuse_ftp_data(packet: &Packet, snapshot: &Snapshot) -> Result<()
 
 /// Whether a packet comes from the FTP data port.
 pub(crate) fn is_ftp_data(packet: &Packet) -> bool {
-    packet.flow.source.port == FTP_DATA
+    packet.flow.source.port == ftp::DATA_PORT
 }
 
 /// Whether a packet comes from a masqueraded destination without a client's request, and an ICMP error must be sent to

@@ -91,9 +91,9 @@ pub(crate) struct Entry {
     pub(crate) generation: AtomicU32,
 }
 
-/// The second half of a connection whose endpoints do not fit its entry: with any IPv6 address or with a local
-/// endpoint. It has the entry's index, in a mapping of its own. Written and kept as the endpoints in the entry are. The
-/// second word of an IPv4 address is 0.
+/// The second half of a connection that does not fit its entry: with any IPv6 address, with a local endpoint, or a
+/// control connection of FTP. It has the entry's index, in a mapping of its own. Written and kept as the endpoints in
+/// the entry are. The second word of an IPv4 address is 0.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
 pub(crate) struct Extension {
@@ -103,7 +103,8 @@ pub(crate) struct Extension {
     pub(crate) virtual_addr: [AtomicU64; 2],
     /// The destination's address.
     pub(crate) dest: [AtomicU64; 2],
-    /// The director's own address, which the destination sees.
+    /// The director's own address, which the destination sees. In a control connection of FTP (`conn/ftp.rs`): how its
+    /// replies are shifted, and the client's last command; written by any worker.
     pub(crate) local: [AtomicU64; 2],
 }
 

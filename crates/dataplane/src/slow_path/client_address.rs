@@ -32,8 +32,6 @@ use crate::snapshot::Destination;
 
 /// The option kind that the kernel module `toa` reads.
 const TOA: u8 = 254;
-/// The option kind of SACK blocks (RFC 2018 §3).
-const SACK: u8 = 5;
 
 /// Adds the client's address to a client's packet that is not rewritten yet. Returns the changed packet, whose headers
 /// are at the same positions in the frame; `None` if `packet` still describes the frame.
@@ -137,14 +135,7 @@ fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>
     if (by..1 << 31).contains(&beyond) && !connection.flags().contains(Flags::PROXY_ACKNOWLEDGED) {
         let _ = connection.set_flags(Flags::PROXY_ACKNOWLEDGED);
     }
-    let lowered = |number| lowered(number, connection, by);
-    tcp::set_number(segment, tcp::field::ACKNOWLEDGEMENT.start, lowered(number));
-    for (_, blocks) in tcp::options(segment).filter(|(kind, _)| *kind == SACK) {
-        for edge in blocks.clone().step_by(4).filter(|edge| edge + 4 <= blocks.end) {
-            let number = tcp::number(segment, edge);
-            tcp::set_number(segment, edge, lowered(number));
-        }
-    }
+    tcp::map_acknowledged(segment, |number| lowered(number, connection, by));
 }
 
 /// Replaces the sequence number that an error about a request quotes by the client's own number.
@@ -241,7 +232,7 @@ pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize
 }
 
 /// Writes the packet's length into its network header.
-fn set_length(frame: &mut Frame, packet: &Packet) {
+pub(super) fn set_length(frame: &mut Frame, packet: &Packet) {
     let header = &mut frame.bytes_mut()[packet.network..];
     match packet.family() {
         Family::V4 => {

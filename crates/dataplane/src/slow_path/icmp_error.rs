@@ -11,7 +11,7 @@
 
 use xvs_proto::LinkId;
 use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
-use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, gre, gue, icmp, quoted};
+use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, ftp, gre, gue, icmp, quoted};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
@@ -25,7 +25,7 @@ use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::{Marked, is_valid_source};
-use crate::snapshot::{Destination, Encapsulation, FTP_DATA};
+use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::{DropReason, Verdict};
 
 /// How an ICMP error is treated.
@@ -264,7 +264,7 @@ fn schedule(
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
     let served = request.has_ports() && snapshot.services.any_of(packet.family());
-    let begins = served && client.port != FTP_DATA && is_valid_source(client.addr, dest.addr, snapshot);
+    let begins = served && client.port != ftp::DATA_PORT && is_valid_source(client.addr, dest.addr, snapshot);
     if !begins || !snapshot.settings.schedule_icmp {
         return Verdict::PassToKernel;
     }

@@ -1,7 +1,8 @@
-//! The stages of rare packets: ICMP errors, fragments, resets, TCP options, and probes of real servers.
+//! The stages of rare packets: ICMP errors, fragments, resets, TCP options, FTP, and probes of real servers.
 
 pub(crate) mod client_address;
 pub mod fragmentation;
+pub(crate) mod ftp;
 pub mod icmp_error;
 pub mod icmp_originate;
 pub mod mss;

@@ -44,7 +44,6 @@ pub use self::live::{Counts, DestinationLive, ServiceLive};
 pub use self::load::Activity;
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
 pub(crate) use self::route::Route;
-pub(crate) use self::services::{FTP, FTP_DATA};
 pub use self::services::{Member, Service, Services};
 pub use self::settings::{ConnReuse, MssClamp, Settings};
 

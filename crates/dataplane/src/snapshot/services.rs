@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::{Endpoint, Family, Protocol, ftp};
 use xvs_sched::{
     Candidates, Choice, ClientAddress, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight,
 };
@@ -13,10 +13,6 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 
-/// The source port of FTP data connections from servers. They are never scheduled.
-pub(crate) const FTP_DATA: u16 = 20;
-/// The port of FTP control connections.
-pub(crate) const FTP: u16 = 21;
 /// The first unprivileged port. FTP's passive data connections use these ports.
 const FIRST_UNPRIVILEGED: u16 = 1024;
 
@@ -58,8 +54,12 @@ impl Services {
         let at = |port| self.find(&ServiceKey::Address { protocol, endpoint: Endpoint { port, ..dest } });
         let marked = || self.find(&ServiceKey::Mark { mark, family: dest.family() });
         let by_mark = if mark == 0 { None } else { marked() };
-        let ftp = protocol == Protocol::TCP && (dest.port == FTP_DATA || dest.port >= FIRST_UNPRIVILEGED);
-        by_mark.or_else(|| at(dest.port)).or_else(|| if ftp { at(FTP) } else { None }).or_else(|| at(0))
+        let is_data =
+            protocol == Protocol::TCP && (dest.port == ftp::DATA_PORT || dest.port >= FIRST_UNPRIVILEGED);
+        by_mark
+            .or_else(|| at(dest.port))
+            .or_else(|| if is_data { at(ftp::CONTROL_PORT) } else { None })
+            .or_else(|| at(0))
     }
 
     /// Adds or replaces a service.

@@ -55,7 +55,7 @@ impl<'s> Announcer<'s> {
     pub(crate) fn packet(&self, table: &TableWorker, id: ConnId) {
         let connection = table.connection(id);
         let template = connection.controller();
-        let is_alone = self.master.rules.templates_alone && template.is_some();
+        let is_alone = self.master.rules.templates_alone && is_persistent(table, &connection);
         let is_announced = !is_alone && self.announce(&connection, connection.in_packets());
         // Version 0 announces a template with its connection only.
         if let Some(template) = template
@@ -75,7 +75,11 @@ impl<'s> Announcer<'s> {
 
     fn template(&self, table: &TableWorker, id: ConnId) {
         let template = table.connection(id);
-        self.announce(&template, template.count_in_packet());
+        let is_template = template.is_template();
+        self.announce(
+            &template,
+            if is_template { template.count_in_packet() } else { self.master.rules.threshold },
+        );
     }
 
     /// A template outlives its timeout, because it controls connections.
@@ -125,6 +129,14 @@ impl<'s> Announcer<'s> {
         };
         is_counted.then_some(retries)
     }
+}
+
+/// Whether a template controls a connection, directly or by FTP's control connection.
+fn is_persistent(table: &TableWorker, connection: &Connection<'_>) -> bool {
+    connection.controller().is_some_and(|id| {
+        let controller = table.connection(id);
+        controller.is_template() || controller.controller().is_some()
+    })
 }
 
 /// What the state of a connection is to a backup.

@@ -21,8 +21,8 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ASSURED, ConnId, Direction, Flags, Inserted, NewConnection, Removal};
-use crate::new_connection::eviction::{count_out, evict_call, is_known};
+use crate::conn::{ASSURED, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Shift};
+use crate::new_connection::eviction::{end, evict_call};
 use crate::new_connection::{insert, persistence};
 use crate::snapshot::sync_backup::{Received, SyncBackup};
 use crate::snapshot::{Activity, Destination, DestinationId, Snapshot};
@@ -73,12 +73,12 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Contex
                 return true;
             }
             Found::Ended => return true,
-            Found::Other if !remove(flows, id, at) => return false,
+            Found::Other if !end(&mut flows.table, id, at.snapshot) => return false,
             Found::Other => {}
         }
     }
     match wanted.connection(key, timeout, at) {
-        Some(new) => insert(flows, new, call_id, backup.packets, at),
+        Some(new) => insert(flows, new, &wanted, call_id, backup.packets, at),
         None => false,
     }
 }
@@ -108,6 +108,15 @@ impl Wanted<'_> {
     fn key(&self) -> FlowKey {
         let Entry { protocol, client, virtual_endpoint, .. } = *self.entry;
         FlowKey { protocol, source: client, dest: virtual_endpoint }
+    }
+
+    /// Shifts the server's sequence numbers as the sender does, if it is a control connection of FTP.
+    fn shift(&self, connection: &Connection<'_>) {
+        if connection.flags().contains(Flags::FTP)
+            && let Some(shift) = self.entry.reply_shift.and_then(Shift::received)
+        {
+            connection.set_shift(shift);
+        }
     }
 
     fn is_inactive(&self) -> bool {
@@ -158,6 +167,7 @@ impl Wanted<'_> {
             connection.set_first_sequence(address.first_sequence);
             let _ = connection.set_flags(flags_of(address));
         }
+        self.shift(&connection);
         let live = at.snapshot.destinations.of(&connection).map(|destination| &destination.live);
         let is_received = connection.flags().contains(Flags::SYNC);
         connection.set_in_packets(packets);
@@ -235,6 +245,7 @@ impl Wanted<'_> {
                 | set(Flags::NO_OUTPUT, is_unanswered)
                 | set(Flags::PROVEN, is_proven && !self.is_template)
                 | set(Flags::INACTIVE, self.is_inactive())
+                | if self.is_template { Flags::NONE } else { Flags::of_ftp(key.protocol, key.dest, method) }
                 | client_address.map_or(Flags::NONE, flags_of),
             state: self.state,
             expires: self.expires,
@@ -250,6 +261,7 @@ impl Wanted<'_> {
 fn insert(
     flows: &mut Flows,
     mut new: NewConnection,
+    wanted: &Wanted<'_>,
     call_id: Option<&[u8]>,
     packets: u32,
     at: Context<'_>,
@@ -274,6 +286,7 @@ fn insert(
         Inserted::New(id) => {
             let connection = flows.table.connection(id);
             connection.set_in_packets(packets);
+            wanted.shift(&connection);
             if call_id.is_some() {
                 call_ids.settle(new.mark, &connection);
             }
@@ -323,16 +336,6 @@ fn flags_of(address: ClientAddress) -> Flags {
         (true, false) => Flags::PROXY,
         (false, _) => Flags::TOA,
     }
-}
-
-/// Ends a connection that another one replaces.
-fn remove(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
-    if !is_known(&flows.table.connection(id), at.snapshot) {
-        return false;
-    }
-    let Removal::Done(state) = flows.table.remove(id) else { return false };
-    count_out(&flows.table.connection(id), state, at.snapshot);
-    true
 }
 
 /// The time that a message takes at most: a copy made by one seems to be of a packet that came so much later.

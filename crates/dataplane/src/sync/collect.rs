@@ -83,6 +83,8 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         true => !method.masquerades(),
         false => connection.flags().contains(Flags::NO_OUTPUT),
     };
+    let is_ftp = connection.flags().contains(Flags::FTP);
+    let reply_shift = is_ftp.then(|| connection.shift().announced()).flatten();
     let is_inactive = Activity::counted(connection, state) != Activity::Active;
     let flags = match method {
         _ if connection.is_bypass() => method::BYPASS,
@@ -97,6 +99,7 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
             | set(flag::SYNC, connection.flags().contains(Flags::SYNC))
             | set(flag::NO_OUTPUT, is_unanswered)
             | set(flag::INACTIVE, is_inactive)
+            | set(flag::REPLY_SEQUENCES, reply_shift.is_some())
             | set(flag::TEMPLATE, is_template),
         state,
         client: connection.client(),
@@ -108,6 +111,7 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         call_id: None,
         local: connection.local(),
         client_address: client_address(connection),
+        reply_shift,
     }
 }
 

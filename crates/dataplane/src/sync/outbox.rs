@@ -156,6 +156,7 @@ mod tests {
             call_id: None,
             local: None,
             client_address: None,
+            reply_shift: None,
         }
     }
 

@@ -1,0 +1,217 @@
+//! What the control connection of FTP needs beside its endpoints: how its replies are shifted, and what the client has
+//! asked for last.
+//!
+//! A reply that names an address is rewritten, and its length changes. From there on the client counts the server's
+//! bytes differently. A server waits for the next command after such a reply, so it suffices to know the last place
+//! where the length has changed, and the sum of all changes before it.
+
+use xvs_proto::sync::ReplyShift;
+
+use super::connection::Connection;
+use crate::shm::atomic::{AtomicU64, Ordering};
+
+/// How the server's sequence numbers are shifted for the client. In one word: the place in the lower 32 bits, the
+/// change there in the next 8, the sum of all earlier changes in the upper 24.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Shift(u64);
+
+impl Shift {
+    fn place(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn change(self) -> i32 {
+        i32::from((self.0 >> 32) as i8)
+    }
+
+    fn before(self) -> i32 {
+        (self.0 as i64 >> 40) as i32
+    }
+
+    /// The shift with another change of the length, in bytes, at this sequence number of the server, unless that was
+    /// known. `None`: the sum has too many bits.
+    pub(crate) fn with(self, place: u32, change: i8) -> Option<Self> {
+        if change == 0 || self != Self::default() && place.wrapping_sub(self.place()) as i32 <= 0 {
+            return Some(self);
+        }
+        Self::of(place, self.before() + self.change(), change)
+    }
+
+    fn of(place: u32, before: i32, change: i8) -> Option<Self> {
+        let fits = (before << 8) >> 8 == before;
+        let word = (before as u64) << 40 | u64::from(change as u8) << 32 | u64::from(place);
+        fits.then_some(Self(word))
+    }
+
+    /// That of a connection of another director; `None`: it is not one of FTP.
+    pub(crate) fn received(of: ReplyShift) -> Option<Self> {
+        let change = i8::try_from(of.after.wrapping_sub(of.before)).ok()?;
+        Self::of(of.place, of.before, change)
+    }
+
+    /// What another director is told; `None`: nothing is shifted.
+    pub(crate) fn announced(self) -> Option<ReplyShift> {
+        let (place, before) = (self.place(), self.before());
+        (self != Self::default()).then(|| ReplyShift { place, after: before + self.change(), before })
+    }
+
+    /// A sequence number of the server as the client knows it.
+    pub(crate) fn to_client(self, number: u32) -> u32 {
+        match number.wrapping_sub(self.place()) as i32 {
+            beyond if beyond > 0 => number.wrapping_add_signed(self.before() + self.change()),
+            _ => number.wrapping_add_signed(self.before()),
+        }
+    }
+
+    /// A number that the client acknowledges as the server knows it. `written` is the length of the bytes that were
+    /// written at the place where the length changed: a number within them becomes the first one.
+    pub(crate) fn to_server(self, number: u32, written: usize) -> u32 {
+        if self == Self::default() {
+            return number;
+        }
+        let original = number.wrapping_add_signed(-self.before());
+        let replaced = written as i32 - self.change();
+        match original.wrapping_sub(self.place()) as i32 {
+            beyond if beyond <= 0 => original,
+            beyond if beyond - self.change() < replaced => self.place(),
+            _ => original.wrapping_add_signed(-self.change()),
+        }
+    }
+}
+
+/// What the reply to a client's last command may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Nothing.
+    Nothing = 0,
+    /// The endpoint of a passive data connection (`PASV`).
+    Passive = 1,
+    /// Its port (`EPSV`).
+    ExtendedPassive = 2,
+}
+
+/// Of a control connection of FTP ([`Flags::FTP`](super::Flags::FTP)).
+impl Connection<'_> {
+    pub(crate) fn shift(&self) -> Shift {
+        Shift(self.ftp_word(0).load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_shift(&self, shift: Shift) {
+        self.ftp_word(0).store(shift.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn asked(&self) -> Asked {
+        match self.ftp_word(1).load(Ordering::Relaxed) {
+            1 => Asked::Passive,
+            2 => Asked::ExtendedPassive,
+            _ => Asked::Nothing,
+        }
+    }
+
+    pub(crate) fn set_asked(&self, asked: Asked) {
+        self.ftp_word(1).store(asked as u64, Ordering::Relaxed);
+    }
+
+    /// The words of the local endpoint, which such a connection does not have. Relaxed accesses: client and server take
+    /// turns, and the words order no other memory.
+    fn ftp_word(&self, index: usize) -> &AtomicU64 {
+        &self.record.extension.local[index]
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_behind_a_change_are_shifted_and_those_before_it_are_not() {
+        let shift = Shift::default().with(1000, 3).unwrap();
+        assert_eq!([999, 1000, 1001, 1100].map(|number| shift.to_client(number)), [999, 1000, 1004, 1103]);
+        // 9 bytes were replaced by 12.
+        let acknowledged = [999, 1000, 1001, 1011, 1012, 1013].map(|number| shift.to_server(number, 12));
+        assert_eq!(acknowledged, [999, 1000, 1000, 1000, 1009, 1010]);
+    }
+
+    #[test]
+    fn changes_add_up_and_a_repeated_one_counts_once() {
+        let one = Shift::default().with(u32::MAX - 10, -2).unwrap();
+        assert_eq!(one.with(u32::MAX - 10, -2), Some(one), "the segment is sent again");
+        let two = one.with(50, 5).unwrap();
+        assert_eq!(two.with(u32::MAX - 10, -2), Some(two), "an old segment");
+        assert_eq!([50, 60].map(|number| two.to_client(number)), [48, 63]);
+        assert_eq!([48, 63].map(|number| two.to_server(number, 12)), [50, 60]);
+        assert_eq!(two.with(60, 0), Some(two));
+    }
+
+    #[test]
+    fn without_a_change_every_number_stays() {
+        for number in [0, 5, 1 << 31, u32::MAX] {
+            assert_eq!(Shift::default().to_client(number), number);
+            assert_eq!(Shift::default().to_server(number, 12), number);
+        }
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_is_refused() {
+        let (mut shift, mut place) = (Shift::default(), 0_u32);
+        let mut sum = 0;
+        while let Some(more) = shift.with(place, 127) {
+            (shift, place, sum) = (more, place.wrapping_add(1000), sum + 127);
+        }
+        assert!((1 << 23..(1 << 23) + 300).contains(&sum), "{sum}");
+        assert_eq!(shift.to_client(place), place.wrapping_add(sum));
+    }
+
+    #[test]
+    fn a_table_taken_over_knows_the_expected_connections_and_their_control_connections() {
+        use super::super::{Flags, Inserted, NewConnection, Table, TableConfig};
+        use crate::clock::Millis;
+        use crate::shm::Memory;
+        use xvs_proto::{Endpoint, FlowKey};
+        use xvs_sched::ForwardingMethod;
+
+        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let example = NewConnection::example();
+        let service = Endpoint { port: 21, ..example.virtual_endpoint };
+        let flags = Flags::of_ftp(example.protocol, service, ForwardingMethod::Nat);
+        let mut worker = table.handle(0).unwrap();
+        let control = worker.insert(&NewConnection { virtual_endpoint: service, flags, ..example });
+        let Inserted::New(control) = control else { panic!("{control:?}") };
+        worker.connection(control).set_shift(Shift::default().with(7, 2).unwrap());
+        assert!(worker.connection(control).add_controlled());
+        let expected = NewConnection {
+            client: Endpoint { port: 0, ..example.client },
+            flags: Flags::NO_CLIENT_PORT,
+            controller: Some(control),
+            ..example
+        };
+        let Inserted::New(id) = worker.insert(&expected) else { panic!("it is the first") };
+        drop(worker);
+
+        table.expected.store(0, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(table.repair(Millis(0), |_| true), 0);
+        table.take_over(&table.survey(|_| {}));
+        let worker = table.handle(0).unwrap();
+        let NewConnection { protocol, client, virtual_endpoint, .. } = example;
+        let flow = FlowKey { protocol, source: client, dest: virtual_endpoint };
+        assert_eq!(worker.find_expected(&flow), Some(id));
+        assert_eq!(worker.connection(id).controller(), Some(control));
+        let control = worker.connection(control);
+        assert_eq!((control.controlled(), control.shift().to_client(8)), (1, 10));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_the_client_acknowledges_is_what_the_server_has_sent(
+            place: u32, written in 7_usize..=15, replaced in 7_usize..=15, beyond in -1000..100_000,
+        ) {
+            let shift = Shift::default().with(place, written as i8 - replaced as i8).unwrap();
+            let number = place.wrapping_add_signed(beyond);
+            let back = shift.to_server(shift.to_client(number), written);
+            let within = (1..replaced as i32).contains(&beyond);
+            proptest::prop_assert_eq!(back, if within && written != replaced { place } else { number });
+        }
+    }
+}

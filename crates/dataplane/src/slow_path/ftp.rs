@@ -1,0 +1,316 @@
+//! FTP's helper: connections for data, which the commands and replies of a control connection announce (NAT).
+//!
+//! Runs for each segment of a control connection: one to port 21 that is masqueraded. `PORT` and `EPRT` name the
+//! client's endpoint: a connection to it is entered into the table, from the port below the server's. The replies to
+//! `PASV` and `EPSV` name a port of the server: a connection to it is expected, whose client's port its first packet
+//! brings. The reply to `PASV` also has the server's address. It becomes the virtual one, which may be longer or
+//! shorter, so later sequence numbers are shifted (`conn/ftp.rs`). Data connections wait for two minutes (LISTEN); the
+//! control connection lives at least as long.
+//!
+//! An endpoint is followed only if its address is the sender's own: the client's, or the server's or the virtual one;
+//! a server's port must not be below 1024 (RFC 2577 §3). So neither end can open a way to a third machine. What is not
+//! followed passes as it is, and is counted. Cost: the line of the connection's extension; for segments with data a
+//! pass over them; for a new connection a look-up while any is expected.
+//!
+//! Not here: persistence, which works without this for passive data, also by other methods.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use xvs_proto::ftp::{ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
+use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
+use xvs_xdp::Frame;
+
+use super::client_address::set_length;
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::conn::tcp::{TcpState, timeout};
+use crate::conn::{Asked, ConnId, Connection, Flags, Inserted, NewConnection, Removal, Shift};
+use crate::egress::Path;
+use crate::forward::Ends;
+use crate::new_connection::eviction::{count_out, end};
+use crate::new_connection::insert::insert;
+use crate::new_connection::service::{is_first, is_reset};
+use crate::snapshot::{Activity, DestinationId};
+
+/// Reads a client's segment that is not rewritten yet, and shifts the numbers that it acknowledges.
+#[inline]
+pub(crate) fn request(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, at: Context<'_>) {
+    if flows.table.connection(id).flags().contains(Flags::FTP) {
+        read_commands(flows, frame, packet, id, at);
+    }
+}
+
+// Not inlined, as the next one, so that the path of other packets is short.
+#[inline(never)]
+fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, at: Context<'_>) {
+    let control = flows.table.connection(id);
+    let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+    if packet.tcp_flags.has(tcp::Flags::SYN) {
+        control.set_shift(Shift::default());
+        return;
+    }
+    if packet.tcp_flags.has(tcp::Flags::ACK) {
+        let (shift, (_, written)) = (control.shift(), control_address(&control));
+        tcp::map_acknowledged(segment, |number| shift.to_server(number, written));
+    }
+    let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
+    if is_damaged(packet, segment) {
+        return;
+    }
+    let (client, mut asked) = (control.client(), Asked::Nothing);
+    let mut ends = Ends::of(&control);
+    ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
+    ends.dest.port = ends.dest.port.wrapping_sub(1);
+    for command in commands(&segment[header_len..]) {
+        match command {
+            Command::Passive => asked = Asked::Passive,
+            Command::ExtendedPassive => asked = Asked::ExtendedPassive,
+            Command::Active(Some(to)) if to.addr == client.addr && to.port != 0 => {
+                follow(flows, &Ends { client: to, ..ends }, id, at);
+            }
+            Command::Active(_) => flows.counters.ftp_not_followed.add(1),
+        }
+    }
+    flows.table.connection(id).set_asked(asked);
+}
+
+/// Reads a server's segment that is not rewritten yet, and shifts its sequence number. Returns the changed packet, if
+/// its length has changed.
+#[inline]
+pub(crate) fn reply(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    id: ConnId,
+    path: Path,
+    at: Context<'_>,
+) -> Option<Packet> {
+    match flows.table.connection(id).flags().contains(Flags::FTP) {
+        true => read_reply(flows, frame, packet, id, path, at),
+        false => None,
+    }
+}
+
+#[inline(never)]
+fn read_reply(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    id: ConnId,
+    path: Path,
+    at: Context<'_>,
+) -> Option<Packet> {
+    let segment = &frame.bytes()[packet.transport..packet.end];
+    let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
+    if packet.tcp_flags.has(tcp::Flags::SYN) {
+        flows.table.connection(id).set_shift(Shift::default());
+        return None;
+    }
+    let header_len = tcp::header_len(segment)?;
+    let changed = follow_reply(flows, frame, packet, header_len, id, path, at);
+    let shifted = flows.table.connection(id).shift().to_client(sequence);
+    let end = changed.as_ref().unwrap_or(packet).end;
+    let segment = &mut frame.bytes_mut()[packet.transport..end];
+    tcp::set_number(segment, tcp::field::SEQUENCE.start, shifted);
+    changed
+}
+
+/// Expects the passive data connection that a reply names, and writes the virtual address into the reply.
+fn follow_reply(
+    flows: &mut Flows,
+    frame: &mut Frame,
+    packet: &Packet,
+    header_len: usize,
+    id: ConnId,
+    path: Path,
+    at: Context<'_>,
+) -> Option<Packet> {
+    let control = flows.table.connection(id);
+    let asked = control.asked();
+    if asked == Asked::Nothing {
+        return None;
+    }
+    let (ends, shift) = (Ends::of(&control), control.shift());
+    let (address, address_len) = control_address(&control);
+    let segment = &frame.bytes()[packet.transport..packet.end];
+    let (port, place) = match (passive_reply(&segment[header_len..])?, asked) {
+        (Reply::Passive(named, place), Asked::Passive) => {
+            let is_own = [ends.dest.addr, ends.virtual_endpoint.addr].contains(&named.addr);
+            (if is_own { named.port } else { 0 }, Some(place))
+        }
+        (Reply::ExtendedPassive(port), Asked::ExtendedPassive) => (port, None),
+        _ => return None,
+    };
+    let place = place.map(|place| header_len + place.start..header_len + place.end);
+    let change = place.as_ref().map_or(0, |place| address_len as i8 - place.len() as i8);
+    let edited = place.as_ref().and_then(|place| {
+        let number = tcp::number(segment, tcp::field::SEQUENCE.start);
+        shift.with(number.wrapping_add((place.start - header_len) as u32), change)
+    });
+    let room = path.hop().map_or(0, |hop| hop.mtu as usize);
+    let is_possible = port >= FIRST_UNPRIVILEGED
+        && !is_damaged(packet, segment)
+        && packet.length().saturating_add_signed(change.into()) <= room
+        && (place.is_none() || edited.is_some());
+    let data = Ends {
+        client: Endpoint { port: 0, ..ends.client },
+        virtual_endpoint: Endpoint { port, ..ends.virtual_endpoint },
+        dest: Endpoint { port, ..ends.dest },
+        ..ends
+    };
+    if !is_possible {
+        flows.counters.ftp_not_followed.add(1);
+        return None;
+    }
+    if !follow(flows, &data, id, at) {
+        return None;
+    }
+    let (place, edited) = place.zip(edited)?;
+    let changed = replace(frame, packet, place, &address[..address_len])?;
+    flows.table.connection(id).set_shift(edited);
+    Some(changed)
+}
+
+/// The virtual address as a reply to `PASV` names it, and its length.
+fn control_address(control: &Connection<'_>) -> ([u8; ADDRESS_MAX], usize) {
+    let mut text = [0; ADDRESS_MAX];
+    let len = match control.virtual_endpoint().addr {
+        IpAddr::V4(addr) => write_address(addr, &mut text),
+        IpAddr::V6(_) => 0,
+    };
+    (text, len)
+}
+
+/// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
+fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> bool {
+    let connection = flows.table.connection(control);
+    let settings = &at.snapshot.settings;
+    let lasts = timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait);
+    let new = NewConnection {
+        protocol: Protocol::TCP,
+        client: ends.client,
+        virtual_endpoint: ends.virtual_endpoint,
+        dest: ends.dest,
+        local: None,
+        method: ends.method,
+        flags: if ends.client.port == 0 { Flags::NO_CLIENT_PORT } else { Flags::NONE },
+        state: TcpState::Listen as u8,
+        expires: at.now + lasts,
+        timeout_seconds: 0,
+        dest_ref: connection.dest_ref(),
+        mark: connection.mark(),
+        controller: Some(control),
+    };
+    let followed = match enter(flows, &new, at) {
+        // The same server: the segment was sent again, or the former data connection between these ends is over.
+        Some(Inserted::Existing(id)) if flows.table.connection(id).dest() == new.dest => {
+            wait_again(flows, id, &new, at)
+        }
+        // Of another server. Whose the next packet is cannot be told; the later one more likely.
+        Some(Inserted::Existing(id)) if end(&mut flows.table, id, at.snapshot) => enter(flows, &new, at),
+        entered => entered,
+    };
+    let is_followed = matches!(followed, Some(Inserted::New(_)));
+    if !is_followed {
+        flows.counters.ftp_not_followed.add(1);
+    }
+    is_followed
+}
+
+/// Lets a data connection wait for its first packet once more.
+fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
+    let (before, after) = flows.table.transition(id, |_| (new.state, new.expires))?;
+    let [from, to] = [before, after].map(|state| Activity::of(Protocol::TCP, state));
+    if from != to
+        && let Some(destination) = at.snapshot.destinations.of(&flows.table.connection(id))
+    {
+        destination.live.move_to(to);
+    }
+    Some(Inserted::New(id))
+}
+
+/// Inserts a data connection, counted at its destination and its control connection. `None`: that one is ending, or the
+/// destination is not available.
+fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
+    let destination =
+        at.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
+    let control = new.controller.filter(|control| flows.table.connection(*control).add_controlled())?;
+    destination.live.increment(Activity::Inactive);
+    let inserted = insert(flows, new, at);
+    match inserted {
+        Inserted::New(_) => destination.live.check_limit(),
+        _ => {
+            destination.live.decrement(Activity::Inactive);
+            flows.table.connection(control).drop_controlled();
+        }
+    }
+    Some(inserted)
+}
+
+/// The connection that is expected for a client's packet, with the packet's port from now on.
+pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> Option<ConnId> {
+    if packet.flow.protocol != Protocol::TCP || !is_first(packet) || is_reset(packet) {
+        return None;
+    }
+    let id = flows.table.find_expected(&packet.flow)?;
+    let found = flows.table.connection(id);
+    let new = NewConnection {
+        protocol: Protocol::TCP,
+        client: packet.flow.source,
+        virtual_endpoint: packet.flow.dest,
+        dest: found.dest(),
+        local: None,
+        method: found.method(),
+        flags: Flags::NONE,
+        state: found.state(),
+        expires: found.expires(),
+        timeout_seconds: 0,
+        dest_ref: found.dest_ref(),
+        mark: found.mark(),
+        controller: found.controller(),
+    };
+    // The new one first: its control connection counts it before it loses the expected one.
+    match enter(flows, &new, at)? {
+        Inserted::New(made) => {
+            if let Removal::Done(state) = flows.table.remove(id) {
+                count_out(&flows.table.connection(id), state, at.snapshot);
+            }
+            Some(made)
+        }
+        Inserted::Existing(made) => Some(made),
+        Inserted::Full | Inserted::LocalTaken => None,
+    }
+}
+
+/// Replaces a part of a segment, which begins and ends at these places of it, and computes its checksum anew. `None`:
+/// the frame has no room, and nothing has changed.
+fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8]) -> Option<Packet> {
+    let changed = Packet { end: packet.end - place.len() + text.len(), ..*packet };
+    if frame.len() < changed.end && !frame.resize(changed.end) {
+        return None;
+    }
+    let (start, end) = (packet.transport + place.start, packet.transport + place.end);
+    let bytes = frame.bytes_mut();
+    bytes.copy_within(end..packet.end, start + text.len());
+    bytes[start..start + text.len()].copy_from_slice(text);
+    set_length(frame, &changed);
+    let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
+    segment[tcp::field::CHECKSUM].fill(0);
+    let sum = checksum(packet, segment);
+    segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    Some(changed)
+}
+
+/// Whether a segment, which is not rewritten yet, has a wrong checksum: it says nothing, and stays damaged.
+fn is_damaged(packet: &Packet, segment: &[u8]) -> bool {
+    checksum(packet, segment) != 0
+}
+
+fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
+    let (source, dest) = (packet.flow.source.addr, packet.flow.dest.addr);
+    checksum::transport(source, dest, packet.flow.protocol.0, segment)
+}
+
+/// The lowest port of a server that is followed.
+const FIRST_UNPRIVILEGED: u16 = 1024;
