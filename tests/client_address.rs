@@ -5,14 +5,14 @@
 
 use std::net::IpAddr;
 
-use etherparse::{EtherType, PacketBuilder, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
+use etherparse::{EtherType, SlicedPacket, TcpOptionElement, TransportSlice};
 use proptest::prelude::*;
 use serde_json::json;
-use xvs::LabCluster;
-use xvs::frames::{Complaint, Complaint6, Mac, ethernet};
+use xvs::frames::{Complaint, Complaint6, ethernet};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, server, server_mac, server6,
 };
+use xvs::{LabCluster, Segment};
 
 const CLIENT_PORT: u16 = 40_000;
 const LOCAL_PORT: u16 = 5000;
@@ -36,53 +36,6 @@ fn ends(v6: bool) -> Ends {
             local: INSIDE6.into(),
             server: server6(1).into(),
         },
-    }
-}
-
-/// A segment, as its sender writes it.
-#[derive(Clone, Debug, Default)]
-struct Segment {
-    syn: bool,
-    ack: Option<u32>,
-    rst: bool,
-    sequence: u32,
-    options: Vec<TcpOptionElement>,
-    data: Vec<u8>,
-}
-
-impl Segment {
-    fn frame(&self, from: (IpAddr, u16), to: (IpAddr, u16), macs: (Mac, Mac)) -> Vec<u8> {
-        let link = PacketBuilder::ethernet2(macs.0, macs.1);
-        let network = match (from.0, to.0) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), 64),
-            (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 64),
-            _ => panic!("one family"),
-        };
-        let mut tcp = network.tcp(from.1, to.1, self.sequence, 64240);
-        if self.syn {
-            tcp = tcp.syn();
-        }
-        if self.rst {
-            tcp = tcp.rst();
-        }
-        if let Some(number) = self.ack {
-            tcp = tcp.ack(number);
-        }
-        let tcp = tcp.options(&self.options).expect("the options fit");
-        let mut frame = Vec::new();
-        tcp.write(&mut frame, &self.data).expect("a vector takes all");
-        frame
-    }
-
-    fn of(tcp: &TcpSlice<'_>) -> Self {
-        Self {
-            syn: tcp.syn(),
-            ack: tcp.ack().then(|| tcp.acknowledgment_number()),
-            rst: tcp.rst(),
-            sequence: tcp.sequence_number(),
-            options: tcp.options_iterator().map(|option| option.expect("an option that is read")).collect(),
-            data: tcp.payload().to_vec(),
-        }
     }
 }
 
@@ -120,20 +73,7 @@ impl Play {
         let judged = self.cluster.inject(link, frame);
         assert_eq!(judged.verdict, "transmit");
         let [(_, sent)] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
-        let packet = SlicedPacket::from_ethernet(sent).expect("a frame");
-        let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("TCP") };
-        let sum = match between {
-            ((IpAddr::V4(from), _), (IpAddr::V4(to), _)) => {
-                tcp.to_header().calc_checksum_ipv4_raw(from.octets(), to.octets(), tcp.payload())
-            }
-            ((IpAddr::V6(from), _), (IpAddr::V6(to), _)) => {
-                tcp.to_header().calc_checksum_ipv6_raw(from.octets(), to.octets(), tcp.payload())
-            }
-            _ => panic!("one family"),
-        };
-        assert_eq!(Ok(tcp.checksum()), sum, "{between:?}");
-        assert_eq!((tcp.source_port(), tcp.destination_port()), (between.0.1, between.1.1));
-        Segment::of(tcp)
+        Segment::between(sent, between.0, between.1)
     }
 
     /// Forwards SYN and SYN+ACK.

@@ -6,13 +6,14 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{Timeout, set_socket_reuseaddr, set_socket_timeout};
+use rustix::net::{self, AddressFamily, SocketType};
 
 use crate::cluster::{Cluster, Host};
 use crate::namespace;
@@ -98,9 +99,9 @@ impl Echo {
     }
 }
 
-/// Serves a file by passive FTP, for every user name and file name: its text is the host's name.
+/// Serves a file by FTP, for every user name and file name: its text is the host's name.
 ///
-/// Source: RFC 959; RFC 2428 (`EPSV`).
+/// Source: RFC 959; RFC 2428 (`EPSV`, `EPRT`).
 #[derive(Debug)]
 pub struct Ftp {
     _listener: Listener,
@@ -113,37 +114,100 @@ impl Ftp {
     }
 }
 
+/// How the client wants the data connection.
+enum Transfer {
+    Passive(TcpListener),
+    Active(SocketAddr),
+}
+
+impl Transfer {
+    fn passive() -> io::Result<(Self, u16)> {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        set_socket_timeout(&listener, Timeout::Recv, Some(DEADLINE))?;
+        let port = listener.local_addr()?.port();
+        Ok((Self::Passive(listener), port))
+    }
+
+    /// The data connection; an active one comes from port 20 of the server's own address.
+    fn open(&self, own: IpAddr) -> io::Result<TcpStream> {
+        match self {
+            Self::Passive(listener) => Ok(listener.accept()?.0),
+            Self::Active(client) => {
+                let family = if own.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let socket = net::socket(family, SocketType::STREAM, None)?;
+                set_socket_reuseaddr(&socket, true)?;
+                set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
+                net::bind(&socket, &SocketAddr::new(own, 20))?;
+                net::connect(&socket, client)?;
+                Ok(TcpStream::from(socket))
+            }
+        }
+    }
+}
+
 /// One control connection, from the greeting to `QUIT`.
 fn serve_file(mut control: TcpStream, text: &str) -> io::Result<()> {
     control.set_read_timeout(Some(DEADLINE))?;
+    let own = control.local_addr()?.ip().to_canonical();
     let mut requests = BufReader::new(control.try_clone()?);
-    // The listener for data connections; replaced by each `EPSV`.
-    let mut passive = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
-    write!(control, "220 {text}\r\n")?;
+    // Replaced by each command for another one.
+    let mut transfer = Transfer::passive()?.0;
+    control.write_all(format!("220 {text}\r\n").as_bytes())?;
     let mut line = String::new();
     while requests.read_line(&mut line)? > 0 {
-        let reply = match line.split_whitespace().next().unwrap_or_default() {
+        let (command, argument) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
+        let reply = match command {
             "USER" => "331 any password".to_owned(),
             "PASS" => "230 welcome".to_owned(),
             "PWD" => "257 \"/\"".to_owned(),
             "TYPE" => "200 as it is".to_owned(),
             "EPSV" => {
-                passive = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))?;
-                set_socket_timeout(&passive, Timeout::Recv, Some(DEADLINE))?;
-                format!("229 passive (|||{}|)", passive.local_addr()?.port())
+                let (passive, port) = Transfer::passive()?;
+                transfer = passive;
+                format!("229 passive (|||{port}|)")
             }
+            "PASV" if own.is_ipv4() => {
+                let (passive, port) = Transfer::passive()?;
+                transfer = passive;
+                let numbers = own.to_string().replace('.', ",");
+                format!("227 Entering Passive Mode ({numbers},{},{}).", port >> 8, port & 0xff)
+            }
+            "PORT" | "EPRT" => match active(argument) {
+                Some(client) => {
+                    transfer = Transfer::Active(client);
+                    "200 active".to_owned()
+                }
+                None => "501 no endpoint".to_owned(),
+            },
             "RETR" => {
-                write!(control, "150 here it comes\r\n")?;
-                writeln!(passive.accept()?.0, "{text}")?;
-                "226 that was it".to_owned()
+                control.write_all(b"150 here it comes\r\n")?;
+                match transfer.open(own) {
+                    Ok(mut data) => {
+                        writeln!(data, "{text}")?;
+                        "226 that was it".to_owned()
+                    }
+                    Err(error) => format!("425 {error}"),
+                }
             }
-            "QUIT" => return write!(control, "221 bye\r\n"),
+            "QUIT" => return control.write_all(b"221 bye\r\n"),
             _ => "502 not here".to_owned(),
         };
-        write!(control, "{reply}\r\n")?;
+        // One segment for each line, as servers send them.
+        control.write_all(format!("{reply}\r\n").as_bytes())?;
         line.clear();
     }
     Ok(())
+}
+
+/// The endpoint in the argument of `PORT` or `EPRT`.
+fn active(argument: &str) -> Option<SocketAddr> {
+    if let Some(fields) = argument.strip_prefix('|') {
+        let mut fields = fields.split('|').skip(1);
+        return Some(SocketAddr::new(fields.next()?.parse().ok()?, fields.next()?.parse().ok()?));
+    }
+    let numbers: Result<Vec<u8>, _> = argument.split(',').map(str::parse).collect();
+    let [a, b, c, d, high, low] = numbers.ok()?.try_into().ok()?;
+    Some(SocketAddr::new([a, b, c, d].into(), u16::from_be_bytes([high, low])))
 }
 
 /// How a [`Moody`] answers a request.
