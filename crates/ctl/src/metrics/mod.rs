@@ -19,6 +19,7 @@ use crate::status::shared::Shared;
 mod director;
 pub mod exporter;
 mod health;
+mod process;
 mod services;
 mod text;
 
