@@ -194,6 +194,23 @@ fn a_metrics_address_in_use_is_refused_with_its_name_and_the_next_step() {
 }
 
 #[test]
+fn a_token_file_that_everyone_may_read_and_a_certificate_without_its_key_are_refused_at_the_start() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let (file, token) = (cluster.state().join("xvs.toml"), cluster.state().join("token"));
+    fs::write(&token, "0a1b2c\n").expect("the cluster's folder takes a new file");
+    for (key, path, why) in [
+        ("metrics_token_file", &token, "every user may read or change it; `chmod o= "),
+        ("metrics_certificate", &token, "without a private key; name its file with metrics_private_key"),
+    ] {
+        fs::write(&file, format!("{key} = {path:?}\n")).expect("the cluster's folder takes a file");
+        let arguments = ["--interface", "wan", "--config", file.to_str().expect("a plain path")];
+        let (status, log) = Director::refusal(&cluster, &arguments);
+        let is_named = log.contains(key) && log.contains("/token") && log.contains(why);
+        assert!(status.code() == Some(2) && is_named, "{status}: {log}");
+    }
+}
+
+#[test]
 fn a_daemon_starts_with_the_saved_rules_and_marks_and_logs_refused_lines() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut director = Director::start(&cluster, Workers::One);

@@ -12,7 +12,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::Protocol;
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
+use xvs::{Cluster, Director, Host, Method, MetricsAccess, Workers, clients, traffic};
 
 const METRICS: &str = "127.0.0.1:9112";
 const PROMETHEUS: &str = "127.0.0.1:9090";
@@ -36,11 +36,18 @@ struct Prometheus<'a> {
 
 impl<'a> Prometheus<'a> {
     fn start(cluster: &'a Cluster) -> Self {
+        Self::start_with(
+            cluster,
+            &format!("  - job_name: xvs\n    static_configs:\n      - targets: [\"{METRICS}\"]\n"),
+        )
+    }
+
+    /// The same with this item of `scrape_configs`.
+    fn start_with(cluster: &'a Cluster, scrape_config: &str) -> Self {
         let (state, alerts) = (cluster.state(), root().join("docs/alerts.yml"));
         let config = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
-             rule_files: [{alerts}]\n\
-             scrape_configs:\n  - job_name: xvs\n    static_configs:\n      - targets: [\"{METRICS}\"]\n",
+             rule_files: [{alerts}]\nscrape_configs:\n{scrape_config}",
             alerts = alerts.display()
         );
         let file = state.join("prometheus.yml");
@@ -115,6 +122,38 @@ fn prometheus_scrapes_a_director_drops_deleted_series_and_raises_an_alert() {
     director.adm(&format!("-D -t {VIP}:80"));
     prometheus.until("{__name__=~'xvs_service_.+|xvs_destination_.+|node_ipvs_backend_.+'}", 0);
     prometheus.until("ALERTS{alertname='ServiceWithoutServer'}", 0);
+}
+
+/// The item of `scrape_configs` for TLS in docs/metrics.md.
+fn documented_scrape_config() -> String {
+    let page = fs::read_to_string(root().join("docs/metrics.md")).expect("docs/metrics.md");
+    let blocks = page.split("```").skip(1).step_by(2).map(str::to_owned);
+    let found = blocks.filter_map(|block| Some(block.split_once("scrape_configs:\n")?.1.to_owned()));
+    found.into_iter().find(|block| block.contains("https")).expect("a block with https")
+}
+
+#[test]
+fn prometheus_scrapes_by_tls_with_a_token_as_the_page_of_metrics_shows_and_not_without() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let files = MetricsAccess::make(&cluster, 1, "0a1b2c");
+    let toml = cluster.state().join("xvs.toml");
+    fs::write(&toml, files.toml()).expect("the cluster's folder takes a new file");
+    let arguments = ["--metrics", METRICS, "--config", toml.to_str().expect("a plain path")];
+    let _director = Director::start_with(&cluster, Workers::One, &arguments);
+    let documented = documented_scrape_config()
+        .replace("/etc/prometheus/xvs-ca.pem", &files.certificate.display().to_string())
+        .replace("/etc/prometheus/xvs-token", &files.token.display().to_string())
+        .replace("\"director1:9112\", \"director2:9112\"", &format!("\"{METRICS}\""));
+    let both = format!(
+        "{}{}",
+        documented,
+        documented.replace("job_name: xvs", "job_name: other").replace("credentials_file", "credentials")
+    );
+    let prometheus = Prometheus::start_with(&cluster, &both);
+    prometheus.until("up{job='xvs'} == 1 and on () xvs_services == 0", 1);
+    prometheus.until("up{job='other'} == 0", 1);
+    let targets = prometheus.ask("targets", &[]).expect("it has answered before").to_string();
+    assert!(targets.contains("401 Unauthorized"), "{targets}");
 }
 
 #[test]

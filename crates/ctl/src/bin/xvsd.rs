@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
-use xvs_ctl::config::Config;
+use xvs_ctl::config::{Config, ConfigError};
 use xvs_ctl::control::handle::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::ending::{Ending, Stop};
@@ -24,6 +24,7 @@ use xvs_ctl::daemon::take_over::TakeOver;
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
+use xvs_ctl::metrics::credentials::Credentials;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_ctl::reload::Reloader;
 use xvs_health::prepare::Prepared;
@@ -41,15 +42,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    let files = match config.read_files() {
+    let files = match ReadFiles::of(&config) {
         Ok(files) => files,
         Err(error) => return fail(&error, MISCONFIGURED),
     };
-    let keepalived = match config.read_keepalived() {
-        Ok(keepalived) => keepalived,
-        Err(error) => return fail(&error, MISCONFIGURED),
-    };
-    match run(arguments, &config, files, keepalived) {
+    match run(arguments, &config, files) {
         Ok(code) => code,
         Err(error) => {
             let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
@@ -58,13 +55,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the daemon until a signal or a fault ends it.
-fn run(
-    arguments: Arguments,
-    config: &Config,
-    files: Files,
+/// What the files contain that the configuration names.
+struct ReadFiles {
+    state: Files,
     keepalived: Option<Prepared>,
-) -> Result<ExitCode, Box<dyn Error>> {
+    credentials: Credentials,
+}
+
+impl ReadFiles {
+    fn of(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self {
+            state: config.read_files()?,
+            keepalived: config.read_keepalived()?,
+            credentials: Credentials::read(config)?,
+        })
+    }
+}
+
+/// Runs the daemon until a signal or a fault ends it.
+fn run(arguments: Arguments, config: &Config, files: ReadFiles) -> Result<ExitCode, Box<dyn Error>> {
     let takes_over = arguments.takes_over();
     rights::check()?;
     let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
@@ -103,9 +112,9 @@ fn run(
     };
     let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
-    let started = daemon.begin(files).map_err(Box::<dyn Error>::from);
+    let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
     let started = started.and_then(|()| {
-        daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
+        daemon.start_health_checks(&config.keepalived, files.keepalived).map_err(Box::<dyn Error>::from)
     });
     let started = started.and_then(|()| daemon.serve(take_over).map_err(Box::from));
     if let Err(error) = started {
@@ -114,7 +123,8 @@ fn run(
     }
     let (server, listener) = listening.map_or_else(listen, Ok)?;
     let reloader = (arguments, config.clone());
-    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.filter(), listener)?;
+    let metrics = (listener, files.credentials);
+    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.filter(), metrics)?;
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()

@@ -16,6 +16,7 @@ use xvs_sched::ServiceKey;
 
 use crate::status::shared::Shared;
 
+pub mod credentials;
 mod director;
 pub mod exporter;
 mod health;
