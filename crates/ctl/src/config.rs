@@ -88,6 +88,8 @@ pub struct Config {
     /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
     pub log: String,
+    /// The form of a line of the log: `"text"`, or `"json"`, an object. Default: text.
+    pub log_format: LogFormat,
     /// The settings that the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
     /// Weights that follow load reports.
@@ -125,6 +127,16 @@ pub enum TableMemory {
     Resident,
 }
 
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Time, level, target, message and fields, for a person.
+    Text,
+    /// An object of JSON with these.
+    Json,
+}
+
 impl From<TableMemory> for Memory {
     fn from(memory: TableMemory) -> Self {
         match memory {
@@ -156,6 +168,7 @@ impl Default for Config {
             sync_key_file: None,
             hold: HoldTime::default(),
             log: "info".to_owned(),
+            log_format: LogFormat::Text,
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
             keepalived: Keepalived::default(),

@@ -40,17 +40,21 @@ fn main() -> ExitCode {
     }
     let config = match arguments.clone().config() {
         Ok(config) => config,
-        Err(error) => return fail(&error, MISCONFIGURED),
+        Err(error) => return fail(&error, MISCONFIGURED, None),
     };
-    let files = match ReadFiles::of(&config) {
-        Ok(files) => files,
-        Err(error) => return fail(&error, MISCONFIGURED),
+    let log = config.log_filter().map_err(Box::from).and_then(|filter| {
+        Log::to_stderr(filter, config.log_format, io::stderr().is_terminal()).map_err(Box::<dyn Error>::from)
+    });
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => return fail(&*error, FAILED, None),
     };
-    match run(arguments, &config, files) {
+    match run(arguments, &config, &log) {
         Ok(code) => code,
         Err(error) => {
-            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
-            fail(&*error, if lasting { MISCONFIGURED } else { FAILED })
+            let lasting =
+                error.is::<ConfigError>() || error.downcast_ref().is_some_and(DaemonError::is_lasting);
+            fail(&*error, if lasting { MISCONFIGURED } else { FAILED }, Some(log))
         }
     }
 }
@@ -73,10 +77,10 @@ impl ReadFiles {
 }
 
 /// Runs the daemon until a signal or a fault ends it.
-fn run(arguments: Arguments, config: &Config, files: ReadFiles) -> Result<ExitCode, Box<dyn Error>> {
+fn run(arguments: Arguments, config: &Config, log: &Log) -> Result<ExitCode, Box<dyn Error>> {
     let takes_over = arguments.takes_over();
+    let files = ReadFiles::of(config)?;
     rights::check()?;
-    let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (stop, stop_requests) = bounded(1);
@@ -124,7 +128,7 @@ fn run(arguments: Arguments, config: &Config, files: ReadFiles) -> Result<ExitCo
     let (server, listener) = listening.map_or_else(listen, Ok)?;
     let reloader = (arguments, config.clone());
     let metrics = (listener, files.credentials);
-    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.filter(), metrics)?;
+    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.set(), metrics)?;
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()
@@ -187,10 +191,12 @@ fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
     }
 }
 
-/// Prints the error in one line.
-fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    // Where nobody can read it, the exit code is left.
-    let _ = writeln!(io::stderr(), "xvsd: {error}");
+/// Prints the error in one line, after those of the log if there is one.
+fn fail(error: &dyn Error, code: u8, log: Option<Log>) -> ExitCode {
+    if !log.is_some_and(|log| log.end(error)) {
+        // Where nobody can read it, the exit code is left.
+        let _ = writeln!(io::stderr(), "xvsd: {error}");
+    }
     if successor::is_one() {
         successor::has_failed(error);
     }

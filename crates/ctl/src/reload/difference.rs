@@ -76,6 +76,7 @@ fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
         | "metrics_private_key"
         | "metrics_token_file"
         | "log"
+        | "log_format"
         | "socket_mode"
         | "hold" => Way::InPlace,
         "keepalived.file" | "keepalived.config_id" | "keepalived.repair" => Way::InPlace,

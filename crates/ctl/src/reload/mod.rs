@@ -29,7 +29,7 @@ use crate::control::reload::Reloaded;
 use crate::daemon::successor;
 use crate::health_checks::read_again;
 use crate::journal::format::{Entry, FileRecord};
-use crate::log::SetFilter;
+use crate::log::SetLog;
 use crate::metrics;
 use crate::metrics::credentials::Credentials;
 use crate::metrics::exporter::{Exporter, ExporterError, Listener};
@@ -44,7 +44,7 @@ pub struct Reloader {
     daemon: Handle,
     /// `None` without a keepalived.conf.
     checks: Option<engine::Handle>,
-    log: SetFilter,
+    log: SetLog,
     destinations: Arc<AtomicUsize>,
     credentials: Arc<ArcSwap<Credentials>>,
     running: Mutex<Running>,
@@ -64,7 +64,7 @@ impl Reloader {
     pub fn start(
         (arguments, config): (Arguments, Config),
         (daemon, checks): (Handle, Option<engine::Handle>),
-        log: SetFilter,
+        log: SetLog,
         (listener, credentials): (Option<Listener>, Credentials),
     ) -> io::Result<Arc<Self>> {
         let destinations = Arc::new(AtomicUsize::new(config.metrics_destinations));
@@ -160,8 +160,8 @@ impl Reloader {
             settings: new.settings(self.daemon.shared().counters.len()),
             toml: new.toml.clone(),
         })?;
-        if new.log != old.log
-            && let Err(error) = (self.log)(filter)
+        if (&new.log, new.log_format) != (&old.log, old.log_format)
+            && let Err(error) = (self.log)(filter, new.log_format)
         {
             tracing::error!("log: {error}");
         }
