@@ -207,7 +207,9 @@ fn every_metric_has_a_row() {
     let sources = files.lines().map(read);
     let code: String =
         sources.flat_map(|text| text.split("#[cfg(test)]").next().map(str::to_owned)).collect();
-    let quoted = code.split('"').filter(|text| text.starts_with("xvs_") || text.starts_with("node_ipvs_"));
+    let is_metric =
+        |text: &&str| ["xvs_", "node_ipvs_", "process_"].iter().any(|start| text.starts_with(start));
+    let quoted = code.split('"').filter(is_metric);
     let metrics = quoted.filter(|text| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
     let metrics: BTreeSet<_> = metrics.map(str::to_owned).collect();
     assert!(metrics.len() > 80, "the metrics' form has changed: {metrics:?}");

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
 use xvs::cluster::{complete, succeed};
 use xvs::director::program;
+use xvs_ctl::config::Config;
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -54,9 +56,10 @@ fn every_program_and_subcommand_has_a_page_that_man_and_groff_render_without_a_w
     let mut names = Vec::new();
     for entry in fs::read_dir(&pages).expect("the folder").map(|entry| entry.expect("a page").path()) {
         let name = entry.file_stem().expect("a name").to_string_lossy().into_owned();
+        let section = entry.extension().expect("a section").to_string_lossy();
         let text = render(&entry, &folder.0);
-        let program = if name.starts_with("ipvsadm") { "xvsadm" } else { &name };
-        assert!(text.contains("SYNOPSIS") && text.contains(&format!("{program}(8)")), "{name}: {text}");
+        let title = if name.starts_with("ipvsadm") { "xvsadm" } else { &name };
+        assert!(text.contains("SYNOPSIS") && text.contains(&format!("{title}({section})")), "{name}: {text}");
         if name == "xvs" {
             assert!(text.contains("`realserver status`: there are problems"), "{text}");
         }
@@ -73,7 +76,16 @@ fn every_program_and_subcommand_has_a_page_that_man_and_groff_render_without_a_w
     for subcommand in listed.into_iter().filter(|name| *name != "help") {
         assert!(names.contains(&format!("xvs-{subcommand}")), "xvs {subcommand} has no page");
     }
-    for name in ["xvs", "xvsd", "xvsadm", "ipvsadm", "ipvsadm-save", "ipvsadm-restore", "xvs-realserver-up"] {
+    for name in [
+        "xvs",
+        "xvsd",
+        "xvsadm",
+        "ipvsadm",
+        "ipvsadm-save",
+        "ipvsadm-restore",
+        "xvs-realserver-up",
+        "xvs.toml",
+    ] {
         assert!(names.contains(&name.to_owned()), "{name} has no page");
     }
 }
@@ -93,6 +105,31 @@ fn the_page_of_xvsadm_has_every_option_of_its_help_and_the_exit_codes() {
         assert!(text.contains(option), "{option} is not in the page");
     }
     assert!(text.contains("EXIT CODES") && text.contains("255"), "{text}");
+}
+
+/// The keys of a section of xvs.toml, or of the part before the first.
+fn keys(section: &Value) -> Vec<&String> {
+    let all = section.as_object().expect("a section has keys").iter();
+    all.filter(|(_, value)| !value.is_object()).map(|(key, _)| key).collect()
+}
+
+#[test]
+fn the_page_of_xvs_toml_has_a_paragraph_with_the_meaning_of_every_key() {
+    let folder = Folder::new("manual-toml");
+    succeed(Command::new(program("xvs")).arg("manual").arg(folder.pages()));
+    let page = fs::read_to_string(folder.pages().join("xvs.toml.5")).expect("a page");
+    // Each begins with its keys, and has its meaning in the next line.
+    let paragraphs: Vec<_> = page.split(".TP\n").skip(1).filter_map(|text| text.split_once('\n')).collect();
+    let all = serde_json::to_value(Config::default()).expect("a configuration is a document");
+    let sections = ["ipvs", "feedback", "keepalived"].map(|name| &all[name]);
+    let keys: Vec<_> = [&all].into_iter().chain(sections).flat_map(keys).collect();
+    assert!(keys.len() > 50, "{keys:?}");
+    for key in keys {
+        let is_here = |(terms, meaning): &&(&str, &str)| {
+            terms.split(", ").any(|term| term == format!("\\fB{key}\\fR")) && meaning.len() > 10
+        };
+        assert!(paragraphs.iter().any(|one| is_here(&one)), "{key} is not in\n{page}");
+    }
 }
 
 #[test]

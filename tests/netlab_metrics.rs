@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
+use std::process::Command;
 
 use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
@@ -121,12 +122,92 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
     assert_eq!(page.sum("xvs_services", &[]), Some(1.0));
 }
 
+/// The process number of the only xvsd on the director's host.
+fn daemon(cluster: &Cluster) -> u32 {
+    let found = succeed(Command::new("ip").args(["netns", "pids", &cluster.namespace(Host::Director)]));
+    let is_daemon = |process: &&str| {
+        fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|program| program.ends_with("xvsd"))
+    };
+    let found: Vec<_> = found.lines().filter(is_daemon).collect();
+    let [process] = found[..] else { panic!("{found:?}") };
+    process.parse().expect("a number")
+}
+
+/// Checks the values `process_*` of a page with those of a process in /proc.
+fn assert_is_of(cluster: &Cluster, process: u32) {
+    let file = |name: &str| fs::read_to_string(format!("/proc/{process}/{name}")).expect("it runs");
+    // The fields from the third on (proc(5)).
+    let stat = |field: usize| -> f64 {
+        let text = file("stat");
+        let (_, fields) = text.rsplit_once(") ").expect("the name is in parentheses");
+        fields.split(' ').nth(field - 3).expect(&text).parse().expect(&text)
+    };
+    let count = |name: &str| fs::read_dir(format!("/proc/{process}/{name}")).expect("it runs").count() as f64;
+    let ticks: f64 = succeed(Command::new("getconf").arg("CLK_TCK")).trim().parse().expect("a number");
+    let cpu = || (stat(14) + stat(15)) / ticks;
+    let (files, cpu_before) = (count("fd"), cpu());
+    let page = scrape(cluster);
+    let value = |name: &str| page.sum(&format!("process_{name}"), &[]).unwrap_or(f64::NAN);
+    assert!((cpu_before..=cpu()).contains(&value("cpu_seconds_total")), "{}", value("cpu_seconds_total"));
+    let kibibytes = |name: &str| -> f64 {
+        let status = file("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim_end_matches(" kB").trim().parse::<f64>().expect(line) * 1024.0
+    };
+    for (metric, field) in [("resident_memory_bytes", "VmRSS:"), ("virtual_memory_bytes", "VmSize:")] {
+        let ratio = value(metric) / kibibytes(field);
+        assert!((0.9..1.1).contains(&ratio), "{metric}: {ratio}");
+    }
+    // Those of the scrape itself: its connection, and files of /proc.
+    assert!((files..=files + 4.0).contains(&value("open_fds")), "{} of {files}", value("open_fds"));
+    let limits = file("limits");
+    let most = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect(&limits);
+    assert_eq!(Some(value("max_fds")), most.split_whitespace().next().and_then(|most| most.parse().ok()));
+    assert_eq!(value("threads"), count("task"));
+    let kernel = fs::read_to_string("/proc/stat").expect("each Linux has it");
+    let booted = kernel.lines().find_map(|line| line.strip_prefix("btime ")).expect(&kernel);
+    let booted: f64 = booted.parse().expect("a number");
+    assert_eq!(value("start_time_seconds"), booted + stat(22) / ticks);
+}
+
+#[test]
+fn metrics_of_the_process_are_those_of_proc_and_after_a_take_over_those_of_the_successor() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let arguments = ["--hold", "10s", "--metrics", ADDRESS];
+    let mut former = Director::start_with(&cluster, Workers::One, &arguments);
+    let first = daemon(&cluster);
+    assert_is_of(&cluster, first);
+    let _director =
+        Director::take_over(&cluster, Workers::One, &arguments).unwrap_or_else(|log| panic!("{log}"));
+    assert!(former.has_ended().success(), "{}", former.log());
+    let second = daemon(&cluster);
+    assert_ne!(first, second);
+    assert_is_of(&cluster, second);
+}
+
 #[test]
 fn a_metrics_address_in_use_is_refused_with_its_name_and_the_next_step() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _busy = cluster.run(Host::Director, || TcpListener::bind(ADDRESS)).expect("a free port");
     let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--metrics", ADDRESS]);
     assert!(!status.success() && log.contains(ADDRESS) && log.contains("ss -ltnp"), "{log}");
+}
+
+#[test]
+fn a_token_file_that_everyone_may_read_and_a_certificate_without_its_key_are_refused_at_the_start() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let (file, token) = (cluster.state().join("xvs.toml"), cluster.state().join("token"));
+    fs::write(&token, "0a1b2c\n").expect("the cluster's folder takes a new file");
+    for (key, path, why) in [
+        ("metrics_token_file", &token, "every user may read or change it; `chmod o= "),
+        ("metrics_certificate", &token, "without a private key; name its file with metrics_private_key"),
+    ] {
+        fs::write(&file, format!("{key} = {path:?}\n")).expect("the cluster's folder takes a file");
+        let arguments = ["--interface", "wan", "--config", file.to_str().expect("a plain path")];
+        let (status, log) = Director::refusal(&cluster, &arguments);
+        let is_named = log.contains(key) && log.contains("/token") && log.contains(why);
+        assert!(status.code() == Some(2) && is_named, "{status}: {log}");
+    }
 }
 
 #[test]

@@ -3,8 +3,10 @@
 //! `scripts/setup` unpacks both programs in `target/prometheus`; Prometheus runs in the director's namespace with its
 //! data in the cluster's folder. Needs root. Not here: the values of metrics (`tests/netlab_metrics.rs`).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -12,7 +14,7 @@ use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::Protocol;
 use xvs::wait;
-use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
+use xvs::{Cluster, Director, Host, Method, MetricsAccess, Workers, clients, traffic};
 
 const METRICS: &str = "127.0.0.1:9112";
 const PROMETHEUS: &str = "127.0.0.1:9090";
@@ -36,11 +38,18 @@ struct Prometheus<'a> {
 
 impl<'a> Prometheus<'a> {
     fn start(cluster: &'a Cluster) -> Self {
+        Self::start_with(
+            cluster,
+            &format!("  - job_name: xvs\n    static_configs:\n      - targets: [\"{METRICS}\"]\n"),
+        )
+    }
+
+    /// The same with this item of `scrape_configs`.
+    fn start_with(cluster: &'a Cluster, scrape_config: &str) -> Self {
         let (state, alerts) = (cluster.state(), root().join("docs/alerts.yml"));
         let config = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
-             rule_files: [{alerts}]\n\
-             scrape_configs:\n  - job_name: xvs\n    static_configs:\n      - targets: [\"{METRICS}\"]\n",
+             rule_files: [{alerts}]\nscrape_configs:\n{scrape_config}",
             alerts = alerts.display()
         );
         let file = state.join("prometheus.yml");
@@ -115,6 +124,128 @@ fn prometheus_scrapes_a_director_drops_deleted_series_and_raises_an_alert() {
     director.adm(&format!("-D -t {VIP}:80"));
     prometheus.until("{__name__=~'xvs_service_.+|xvs_destination_.+|node_ipvs_backend_.+'}", 0);
     prometheus.until("ALERTS{alertname='ServiceWithoutServer'}", 0);
+}
+
+/// The item of `scrape_configs` for TLS in docs/metrics.md.
+fn documented_scrape_config() -> String {
+    let page = fs::read_to_string(root().join("docs/metrics.md")).expect("docs/metrics.md");
+    let blocks = page.split("```").skip(1).step_by(2).map(str::to_owned);
+    let found = blocks.filter_map(|block| Some(block.split_once("scrape_configs:\n")?.1.to_owned()));
+    found.into_iter().find(|block| block.contains("https")).expect("a block with https")
+}
+
+#[test]
+fn prometheus_scrapes_by_tls_with_a_token_as_the_page_of_metrics_shows_and_not_without() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let files = MetricsAccess::make(&cluster, 1, "0a1b2c");
+    let toml = cluster.state().join("xvs.toml");
+    fs::write(&toml, files.toml()).expect("the cluster's folder takes a new file");
+    let arguments = ["--metrics", METRICS, "--config", toml.to_str().expect("a plain path")];
+    let _director = Director::start_with(&cluster, Workers::One, &arguments);
+    let documented = documented_scrape_config()
+        .replace("/etc/prometheus/xvs-ca.pem", &files.certificate.display().to_string())
+        .replace("/etc/prometheus/xvs-token", &files.token.display().to_string())
+        .replace("\"director1:9112\", \"director2:9112\"", &format!("\"{METRICS}\""));
+    let both = format!(
+        "{}{}",
+        documented,
+        documented.replace("job_name: xvs", "job_name: other").replace("credentials_file", "credentials")
+    );
+    let prometheus = Prometheus::start_with(&cluster, &both);
+    prometheus.until("up{job='xvs'} == 1 and on () xvs_services == 0", 1);
+    prometheus.until("up{job='other'} == 0", 1);
+    let targets = prometheus.ask("targets", &[]).expect("it has answered before").to_string();
+    assert!(targets.contains("401 Unauthorized"), "{targets}");
+}
+
+/// Expressions of the dashboard that have series only after an event that the test below does not cause.
+const NEEDS_AN_EVENT: [(&str, &str); 1] = [("xvs_sync_in_sync", "another director with the same key")];
+
+/// The dashboard's variables, as Grafana would put values in their places.
+fn substituted(text: &str) -> String {
+    let all = [("$job", "xvs"), ("$instance", ".+"), ("$service", ".+"), ("$__rate_interval", "5s")];
+    all.into_iter().fold(text.to_owned(), |text, (variable, value)| text.replace(variable, value))
+}
+
+/// The labels that a legend names: `{{label}}`.
+fn labels(legend: &str) -> Vec<&str> {
+    legend.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()).collect()
+}
+
+#[test]
+fn each_query_of_the_dashboard_has_series_of_a_running_director_with_the_labels_of_its_legend() {
+    let text = fs::read_to_string(root().join("docs/grafana.json")).expect("docs/grafana.json");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let file = cluster.state().join("keepalived.conf");
+    let server = format!("real_server {} 80 {{\nTCP_CHECK {{\n}}\n}}", real_server(1));
+    let text = format!("virtual_server {VIP} 80 {{\nlb_kind NAT\nprotocol TCP\ndelay_loop 1\n{server}\n}}\n");
+    fs::write(&file, text).expect("the cluster's folder takes a new file");
+    let arguments = ["--metrics", METRICS, "--keepalived", &file.display().to_string()];
+    let director = Director::start_with(&cluster, Workers::One, &arguments);
+    director.adm(&format!("-A -u {VIP}:53 -s rr"));
+    for role in ["master", "backup"] {
+        director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 5"));
+    }
+    let prometheus = Prometheus::start(&cluster);
+    prometheus.until("up{job='xvs'} == 1", 1);
+    // A service without a real server drops it.
+    let client = cluster.run(Host::Client, || UdpSocket::bind("0.0.0.0:0")).expect("a free port");
+    let series = |expression: &str| {
+        let is_late = NEEDS_AN_EVENT.iter().any(|(name, _)| expression.contains(name));
+        let found = wait::until(expression, || {
+            client.send_to(b"lost", (VIP, 53)).expect("a datagram can be sent");
+            let found =
+                prometheus.query(expression).unwrap_or_else(|| panic!("does not parse: {expression}"));
+            (is_late || !found.is_empty()).then_some(found)
+        });
+        assert!(!is_late || found.is_empty(), "{expression} needs no event: {found:?}");
+        found
+    };
+
+    let mut count = 0;
+    for panel in dashboard["panels"].as_array().expect("a list") {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let expression = substituted(target["expr"].as_str().expect("an expression"));
+            assert!(!expression.contains('$'), "an unknown variable: {expression}");
+            count += 1;
+            for found in series(&expression) {
+                for label in labels(target["legendFormat"].as_str().expect("a legend")) {
+                    assert!(found["metric"][label].is_string(), "{expression}: no {label} in {found}");
+                }
+            }
+        }
+    }
+    assert!(count > 40, "{count} queries");
+    let variables = dashboard["templating"]["list"].as_array().expect("a list").iter();
+    let queries: Vec<_> = variables.filter_map(|variable| variable["definition"].as_str()).collect();
+    assert!(queries.len() == 3, "{queries:?}");
+    for query in queries {
+        let parts = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+        let (expression, label) = parts.and_then(|parts| parts.rsplit_once(", ")).expect(query);
+        let found = series(&substituted(expression));
+        assert!(found.iter().all(|one| one["metric"][label].is_string()), "{query}: {found:?}");
+    }
+}
+
+#[test]
+fn each_panel_of_the_dashboard_has_a_number_and_a_place_of_its_own() {
+    let text = fs::read_to_string(root().join("docs/grafana.json")).expect("docs/grafana.json");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("a list");
+    let (mut numbers, mut squares) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        assert!(numbers.insert(panel["id"].as_u64().expect("a number")), "{panel}");
+        let [x, y, w, h] =
+            ["x", "y", "w", "h"].map(|name| panel["gridPos"][name].as_u64().expect("a number"));
+        assert!(w > 0 && h > 0 && x + w <= 24, "{panel}");
+        for square in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(squares.insert(square), "{panel} covers another one");
+        }
+        let source = panel["datasource"]["uid"].as_str();
+        assert!(panel["type"] == "row" || source == Some("${datasource}"), "{panel}");
+    }
+    assert!(panels.len() > 30, "{} panels", panels.len());
 }
 
 #[test]

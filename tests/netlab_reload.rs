@@ -13,7 +13,7 @@ use xvs::clients::HalfUpload;
 use xvs::cluster::{VIP, complete, real_server, succeed};
 use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Layout, Method, Workers, traffic, wait};
+use xvs::{Cluster, Director, Host, Layout, Method, MetricsAccess, Workers, traffic, wait};
 
 const PORT: u16 = 9000;
 const METRICS: &str = "127.0.0.1:9112";
@@ -175,6 +175,67 @@ fn workers_and_interfaces_change_by_a_successor_and_connections_and_settings_go_
     assert_eq!(setting(&director, "sloppy_tcp"), "sloppy_tcp 1 xvs set");
     streams.into_iter().for_each(HalfUpload::finish);
     HalfUpload::begin(&cluster, PORT).finish();
+}
+
+/// The HTTP status with which metrics answer curl by TLS at an address of IPv6; curl's error if it does not trust the
+/// certificate.
+fn status_by_tls(cluster: &Cluster, trusted: &MetricsAccess, token: &str) -> String {
+    let mut curl = cluster.command(Host::Director, "curl");
+    curl.args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code} %{errormsg}"]);
+    curl.arg("--cacert")
+        .arg(&trusted.certificate)
+        .args(["--header", &format!("Authorization: Bearer {token}")]);
+    let output = complete(curl.arg("https://[::1]:9112/metrics"));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn tls_and_token_of_metrics_begin_with_a_reload_and_renewed_files_with_the_next_one() {
+    let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
+    let [first, second] =
+        [(1, "one"), (2, "two")].map(|(number, token)| MetricsAccess::make(&cluster, number, token));
+    let address = format!("{HELD}metrics_address = \"[::1]:9112\"\n");
+    let file = File::new(&cluster, &both(1, &address));
+    let mut director = file.start(&cluster);
+    let secured = format!("{address}{}", first.toml());
+    file.write(&both(1, &secured));
+    let reply = director.xvs("reload");
+    assert!(reply.contains("metrics_token_file: not set -> ") && reply.lines().count() == 4, "{reply}");
+    assert_eq!(status_by_tls(&cluster, &first, "one"), "200");
+    assert_eq!(status_by_tls(&cluster, &first, "two"), "401");
+    let plain =
+        complete(cluster.command(Host::Director, "curl").args(["--silent", "http://[::1]:9112/metrics"]));
+    assert!(!plain.status.success() && plain.stdout.is_empty(), "{plain:?}");
+
+    // A lone key, and a file that everyone may read, change nothing.
+    file.write(&both(1, &format!("{address}metrics_private_key = {:?}\n", first.private_key)));
+    let error = refusal(&cluster);
+    assert!(error.contains("nothing has changed") && error.contains("without a certificate"), "{error}");
+    file.write(&both(1, &secured));
+    on_director(&cluster, &format!("chmod o+r {}", first.token.display()));
+    let error = refusal(&cluster);
+    assert!(error.contains("nothing has changed") && error.contains("`chmod o= "), "{error}");
+    on_director(&cluster, &format!("chmod o= {}", first.token.display()));
+    assert_eq!(status_by_tls(&cluster, &first, "one"), "200");
+
+    let of_first = cluster.state().join("first.pem");
+    fs::copy(&first.certificate, &of_first).expect("the cluster's folder takes files");
+    second.replace(&first);
+    let first = MetricsAccess { certificate: of_first, ..first };
+    assert_eq!(status_by_tls(&cluster, &first, "one"), "200");
+    let read_again = "metrics_certificate, metrics_private_key, metrics_token_file: read again\n";
+    assert_eq!(director.xvs("reload"), read_again);
+    assert_eq!(status_by_tls(&cluster, &second, "two"), "200");
+    assert_eq!(status_by_tls(&cluster, &second, "one"), "401");
+    let untrusted = status_by_tls(&cluster, &first, "two");
+    assert!(untrusted.starts_with("000 SSL certificate"), "{untrusted}");
+
+    file.write(&both(2, &secured));
+    assert_eq!(director.xvs("reload"), "workers: 1 -> 2, by a successor\n");
+    director.is_taken_over();
+    wait::until("the successor serves metrics", || {
+        (status_by_tls(&cluster, &second, "two") == "200").then_some(())
+    });
 }
 
 /// A keepalived.conf of one service at this port, without checks.

@@ -30,7 +30,7 @@ impl Page {
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').expect(line);
                 assert!(helped.contains(name) && seen.insert(name.to_owned()), "{line}");
-                let ours = ["xvs_", "node_ipvs_"].iter().any(|prefix| name.starts_with(prefix));
+                let ours = ["xvs_", "node_ipvs_", "process_"].iter().any(|prefix| name.starts_with(prefix));
                 assert!(is_name(name) && ours, "{line}");
                 assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
                 assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");

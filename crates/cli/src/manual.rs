@@ -1,4 +1,4 @@
-//! `xvs manual`: the manual pages of all programs, from the definitions of their command lines.
+//! `xvs manual`: the manual pages of all programs, from the definitions of their command lines, and that of xvs.toml.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,8 @@ use clap_mangen::roff::{Roff, bold, roman};
 use xvs_ctl::arguments;
 
 use crate::output::exit::{DONE, Done};
+
+mod xvs_toml;
 
 /// The arguments of `xvs manual`.
 #[derive(Debug, Args)]
@@ -27,8 +29,9 @@ pub(super) fn run(arguments: &Arguments, xvs: Command) -> Done {
         write(&program, folder)?;
     }
     for other in ["ipvsadm", "ipvsadm-save", "ipvsadm-restore"] {
-        page(folder, other, |out| out.write_all(b".so man8/xvsadm.8\n"))?;
+        page(folder, &format!("{other}.{SECTION}"), |out| out.write_all(b".so man8/xvsadm.8\n"))?;
     }
+    page(folder, "xvs.toml.5", |out| xvs_toml::page().to_writer(out))?;
     Ok(DONE)
 }
 
@@ -38,7 +41,7 @@ fn write(command: &Command, folder: &Path) -> Result<(), String> {
         write(below, folder)?;
     }
     let name = command.get_display_name().unwrap_or_else(|| command.get_name());
-    page(folder, name, |out| {
+    page(folder, &format!("{name}.{SECTION}"), |out| {
         let man = Man::new(command.clone().after_help("")).section(SECTION).manual("xvs").source(SOURCE);
         man.render_title(out)?;
         man.render_name_section(out)?;
@@ -72,18 +75,21 @@ fn rest(command: &Command, name: &str) -> Roff {
     let others = above
         .into_iter()
         .chain(["xvs", "xvsd", "xvsadm"].into_iter().filter(|other| Some(*other) != above && *other != name));
-    let others: Vec<_> = others.map(|other| format!("{other}({SECTION})")).collect();
+    let mut others: Vec<_> = others.map(|other| format!("{other}({SECTION})")).collect();
+    if name == "xvsd" {
+        others.push("xvs.toml(5)".to_owned());
+    }
     roff.control("SH", ["SEE ALSO"]).text([roman(others.join(", "))]);
     roff
 }
 
-/// Writes one page; an error, such as a full disk or a missing folder, names the page.
+/// Writes one page, a file of this name; an error, such as a full disk or a missing folder, names the page.
 fn page(
     folder: &Path,
     name: &str,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), String> {
-    let path = folder.join(format!("{name}.{SECTION}"));
+    let path = folder.join(name);
     let write = || {
         let mut text = Vec::new();
         content(&mut text)?;

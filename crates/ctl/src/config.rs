@@ -69,6 +69,14 @@ pub struct Config {
     /// The largest number of destinations of a service that have their own metrics. Default: 1,000. The service's
     /// metrics include all destinations.
     pub metrics_destinations: usize,
+    /// The file of the certificate for TLS at `metrics_address`, in PEM, with those of its authorities behind it.
+    /// Default: none, so that metrics are served without TLS.
+    pub metrics_certificate: Option<PathBuf>,
+    /// The file of its private key, in PEM, not encrypted; not every user may read it.
+    pub metrics_private_key: Option<PathBuf>,
+    /// The file of the token, one word, that a client sends as `Authorization: Bearer`; not every user may read it.
+    /// Default: none, so that every client may read metrics.
+    pub metrics_token_file: Option<PathBuf>,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
     /// The file of the key that directors share, 64 hexadecimal digits: who has it may fetch the connection table of
@@ -80,6 +88,8 @@ pub struct Config {
     /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
     /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
     pub log: String,
+    /// The form of a line of the log: `"text"`, or `"json"`, an object. Default: text.
+    pub log_format: LogFormat,
     /// The settings that the kernel has as `net.ipv4.vs.*`.
     pub ipvs: Ipvs,
     /// Weights that follow load reports.
@@ -117,6 +127,16 @@ pub enum TableMemory {
     Resident,
 }
 
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Time, level, target, message and fields, for a person.
+    Text,
+    /// An object of JSON with these.
+    Json,
+}
+
 impl From<TableMemory> for Memory {
     fn from(memory: TableMemory) -> Self {
         match memory {
@@ -141,10 +161,14 @@ impl Default for Config {
             socket_mode: "0660".to_owned(),
             metrics_address: None,
             metrics_destinations: 1000,
+            metrics_certificate: None,
+            metrics_private_key: None,
+            metrics_token_file: None,
             rules: None,
             sync_key_file: None,
             hold: HoldTime::default(),
             log: "info".to_owned(),
+            log_format: LogFormat::Text,
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
             keepalived: Keepalived::default(),
@@ -189,6 +213,9 @@ pub enum ConfigError {
         /// The error and its place.
         text: String,
     },
+    /// A file of certificate, key or token of metrics cannot be used; the text names key and file.
+    #[error("{0}")]
+    Metrics(String),
     /// A connection table that is larger than the machine's memory.
     #[error(
         "conn_table_size = {size}: a full table takes {needed_mib} MiB, and the machine has {memory_mib} MiB; choose a smaller size"
@@ -297,6 +324,17 @@ impl Config {
             if !ring.is_power_of_two() || !(64..=1 << 16).contains(&ring) {
                 return wrong(key, ring.to_string(), "a power of two from 64 to 65536 frames");
             }
+        }
+        match (&self.metrics_certificate, &self.metrics_private_key) {
+            (Some(certificate), None) => {
+                let why = "without a private key; name its file with metrics_private_key";
+                return wrong("metrics_certificate", format!("{certificate:?}"), why);
+            }
+            (None, Some(key)) => {
+                let why = "without a certificate; name its file with metrics_certificate";
+                return wrong("metrics_private_key", format!("{key:?}"), why);
+            }
+            _ => {}
         }
         self.mode()?;
         self.log_filter()?;
@@ -548,6 +586,17 @@ mod tests {
         assert_eq!(error, "sip_calls = 1000: from 1024 to 16777216 calls");
         assert!(error_of("receive_ring = 1000").contains("receive_ring = 1000"));
         assert!(error_of("socket_mode = \"0999\"").contains("socket_mode"));
+    }
+
+    #[test]
+    fn a_certificate_of_metrics_without_its_key_and_a_key_without_its_certificate_name_the_missing_one() {
+        let text = "interfaces = [\"wan\"]\nmetrics_certificate = \"/a\"\n";
+        let error = error_of(text);
+        let expected =
+            "metrics_certificate = \"/a\": without a private key; name its file with metrics_private_key";
+        assert_eq!(error, expected);
+        let error = error_of(&text.replace("certificate", "private_key"));
+        assert!(error.ends_with("name its file with metrics_certificate"), "{error}");
     }
 
     #[test]

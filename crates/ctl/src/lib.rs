@@ -19,6 +19,7 @@ mod health_checks;
 mod health_view;
 pub mod journal;
 pub mod keepalived_conf;
+mod secret_file;
 mod vip_probes;
 pub mod workers;
 

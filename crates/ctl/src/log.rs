@@ -4,6 +4,7 @@
 //! lines wait in a bounded queue. Lines that find the queue full, or that cannot be written, are lost and counted.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -11,8 +12,14 @@ use std::panic;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, reload};
+use tracing::Subscriber;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt, registry, reload};
+
+use crate::config::LogFormat;
 
 /// Lines that may wait, a few megabytes.
 const WAITING: usize = 16_384;
@@ -22,12 +29,13 @@ const STALLED: Duration = Duration::from_secs(1);
 /// The log, for as long as it is written. Dropping it writes the lines that wait, for a second at most.
 pub struct Log {
     losses: Losses,
-    filter: SetFilter,
+    format: LogFormat,
+    set: SetLog,
     writer: Option<WorkerGuard>,
 }
 
-/// Replaces the filter of the log. Its error is a bug: the log has ended.
-pub type SetFilter = Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+/// Replaces filter and format of the log. Its error is a bug: the log has ended.
+pub type SetLog = Arc<dyn Fn(EnvFilter, LogFormat) -> Result<(), reload::Error> + Send + Sync>;
 
 /// The lines that the log has lost.
 #[derive(Clone)]
@@ -37,11 +45,11 @@ pub struct Losses {
 }
 
 impl Log {
-    /// Sends events that `filter` lets through to stderr, and panics too.
+    /// Sends events that `filter` lets through to stderr, and panics too; in colours if `ansi` and the format has them.
     ///
     /// # Errors
     /// stderr is closed.
-    pub fn to_stderr(filter: EnvFilter, ansi: bool) -> io::Result<Self> {
+    pub fn to_stderr(filter: EnvFilter, format: LogFormat, ansi: bool) -> io::Result<Self> {
         // Not `io::stderr`, whose lock the writing thread would hold while it waits for a reader.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let writing = Arc::new(Mutex::new(Writing::default()));
@@ -49,10 +57,9 @@ impl Log {
         let builder = NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("xvs-log");
         let (lines, writer) = builder.finish(sink);
         let losses = Losses { writing, overflowed: lines.error_counter() };
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(lines);
-        let log = log.with_filter_reloading();
-        let handle = log.reload_handle();
-        log.init();
+        let (filter, filter_handle) = reload::Layer::new(filter);
+        let (printer, printer_handle) = reload::Layer::new(printer(format, ansi, lines.clone()));
+        registry().with(filter).with(printer).init();
         panic::set_hook(Box::new(|panic| {
             let backtrace = Backtrace::capture();
             match backtrace.status() {
@@ -60,13 +67,26 @@ impl Log {
                 _ => tracing::error!("{panic}"),
             }
         }));
-        let filter: SetFilter = Arc::new(move |filter| handle.reload(filter));
-        Ok(Self { losses, filter, writer: Some(writer) })
+        let set: SetLog = Arc::new(move |filter, format| {
+            filter_handle.reload(filter)?;
+            printer_handle.reload(self::printer(format, ansi, lines.clone()))
+        });
+        Ok(Self { losses, format, set, writer: Some(writer) })
     }
 
-    /// Replaces its filter.
-    pub fn filter(&self) -> SetFilter {
-        self.filter.clone()
+    /// Replaces its filter and format.
+    pub fn set(&self) -> SetLog {
+        self.set.clone()
+    }
+
+    /// Logs why xvsd ends, whatever the filter, and ends. Returns `false` for a log of text, in which the error is the
+    /// caller's last line.
+    pub fn end(self, error: &dyn Error) -> bool {
+        let is_json = self.format == LogFormat::Json;
+        if is_json && (self.set)(EnvFilter::new("error"), self.format).is_ok() {
+            tracing::error!(target: "xvsd", "{error}");
+        }
+        is_json
     }
 
     /// The lines that it has lost.
@@ -109,6 +129,18 @@ impl Losses {
     }
 }
 
+/// Prints events in a format, each as one line of JSON or some of text.
+fn printer<S>(format: LogFormat, ansi: bool, lines: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let printer = fmt::layer().with_writer(lines);
+    match format {
+        LogFormat::Text => printer.with_ansi(ansi).boxed(),
+        LogFormat::Json => printer.json().flatten_event(true).boxed(),
+    }
+}
+
 /// How the writing of lines stands.
 #[derive(Default)]
 struct Writing {
@@ -146,7 +178,40 @@ impl<W: Write> Write for Sink<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+    use std::{env, thread};
+
     use super::*;
+
+    /// The variable by which the test below starts itself as the process that panics.
+    const PANICS: &str = "XVS_TEST_PANICS";
+
+    #[test]
+    fn as_json_a_panic_and_the_error_that_ends_xvsd_are_one_line_each_whatever_the_filter() {
+        if env::var_os(PANICS).is_some() {
+            let log = Log::to_stderr(EnvFilter::new("xvs_ctl=error"), LogFormat::Json, true).unwrap();
+            thread::spawn(|| panic!("two\nlines")).join().unwrap_err();
+            tracing::info!("not let through");
+            assert!(log.end(&io::Error::other("the \"end\"")));
+            return;
+        }
+        let mut child = Command::new(env::current_exe().unwrap());
+        let name = thread::current().name().unwrap().to_owned();
+        child.args(["--exact", &name, "--nocapture"]).env(PANICS, "1").env("RUST_BACKTRACE", "1");
+        let output = child.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let lines: Vec<serde_json::Value> = output
+            .stderr
+            .trim_ascii()
+            .split(|byte| *byte == b'\n')
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect();
+        let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
+        let [panic, end] = messages[..] else { panic!("{lines:?}") };
+        assert!(panic.contains("two\nlines\n") && panic.contains("as_json_a_panic"), "{panic}");
+        assert_eq!((end, &lines[1]["target"]), ("the \"end\"", &"xvsd".into()));
+        assert!(lines.iter().all(|line| line["level"] == "ERROR"), "{lines:?}");
+    }
 
     #[test]
     fn lines_that_cannot_be_written_are_counted_until_one_can() {

@@ -12,6 +12,7 @@ use std::{fs, io, thread};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 use xvs_ctl::config::Config;
+use xvs_ctl::metrics::credentials::Credentials;
 use xvs_host::cores::cores_available;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
@@ -140,6 +141,7 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
             _ => {}
         }
         let rules = config.read_rules()?;
+        Credentials::read(&config)?;
         Ok((config, rules))
     });
     let (config, rules) = match read {

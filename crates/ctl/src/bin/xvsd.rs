@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use xvs_ctl::api::dispatch::Dispatch;
 use xvs_ctl::api::server::{Server, Settings};
 use xvs_ctl::arguments::{Arguments, parsed};
-use xvs_ctl::config::Config;
+use xvs_ctl::config::{Config, ConfigError};
 use xvs_ctl::control::handle::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::ending::{Ending, Stop};
@@ -24,6 +24,7 @@ use xvs_ctl::daemon::take_over::TakeOver;
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
+use xvs_ctl::metrics::credentials::Credentials;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_ctl::reload::Reloader;
 use xvs_health::prepare::Prepared;
@@ -39,35 +40,47 @@ fn main() -> ExitCode {
     }
     let config = match arguments.clone().config() {
         Ok(config) => config,
-        Err(error) => return fail(&error, MISCONFIGURED),
+        Err(error) => return fail(&error, MISCONFIGURED, None),
     };
-    let files = match config.read_files() {
-        Ok(files) => files,
-        Err(error) => return fail(&error, MISCONFIGURED),
+    let log = config.log_filter().map_err(Box::from).and_then(|filter| {
+        Log::to_stderr(filter, config.log_format, io::stderr().is_terminal()).map_err(Box::<dyn Error>::from)
+    });
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => return fail(&*error, FAILED, None),
     };
-    let keepalived = match config.read_keepalived() {
-        Ok(keepalived) => keepalived,
-        Err(error) => return fail(&error, MISCONFIGURED),
-    };
-    match run(arguments, &config, files, keepalived) {
+    match run(arguments, &config, &log) {
         Ok(code) => code,
         Err(error) => {
-            let lasting = error.downcast_ref().is_some_and(DaemonError::is_lasting);
-            fail(&*error, if lasting { MISCONFIGURED } else { FAILED })
+            let lasting =
+                error.is::<ConfigError>() || error.downcast_ref().is_some_and(DaemonError::is_lasting);
+            fail(&*error, if lasting { MISCONFIGURED } else { FAILED }, Some(log))
         }
     }
 }
 
-/// Runs the daemon until a signal or a fault ends it.
-fn run(
-    arguments: Arguments,
-    config: &Config,
-    files: Files,
+/// What the files contain that the configuration names.
+struct ReadFiles {
+    state: Files,
     keepalived: Option<Prepared>,
-) -> Result<ExitCode, Box<dyn Error>> {
+    credentials: Credentials,
+}
+
+impl ReadFiles {
+    fn of(config: &Config) -> Result<Self, ConfigError> {
+        Ok(Self {
+            state: config.read_files()?,
+            keepalived: config.read_keepalived()?,
+            credentials: Credentials::read(config)?,
+        })
+    }
+}
+
+/// Runs the daemon until a signal or a fault ends it.
+fn run(arguments: Arguments, config: &Config, log: &Log) -> Result<ExitCode, Box<dyn Error>> {
     let takes_over = arguments.takes_over();
+    let files = ReadFiles::of(config)?;
     rights::check()?;
-    let log = Log::to_stderr(config.log_filter()?, io::stderr().is_terminal())?;
     // Before anything is started, so that a signal during the start also ends in order.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (stop, stop_requests) = bounded(1);
@@ -103,9 +116,9 @@ fn run(
     };
     let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
-    let started = daemon.begin(files).map_err(Box::<dyn Error>::from);
+    let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
     let started = started.and_then(|()| {
-        daemon.start_health_checks(&config.keepalived, keepalived).map_err(Box::<dyn Error>::from)
+        daemon.start_health_checks(&config.keepalived, files.keepalived).map_err(Box::<dyn Error>::from)
     });
     let started = started.and_then(|()| daemon.serve(take_over).map_err(Box::from));
     if let Err(error) = started {
@@ -114,7 +127,8 @@ fn run(
     }
     let (server, listener) = listening.map_or_else(listen, Ok)?;
     let reloader = (arguments, config.clone());
-    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.filter(), listener)?;
+    let metrics = (listener, files.credentials);
+    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.set(), metrics)?;
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
     thread::Builder::new()
@@ -177,10 +191,12 @@ fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
     }
 }
 
-/// Prints the error in one line.
-fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    // Where nobody can read it, the exit code is left.
-    let _ = writeln!(io::stderr(), "xvsd: {error}");
+/// Prints the error in one line, after those of the log if there is one.
+fn fail(error: &dyn Error, code: u8, log: Option<Log>) -> ExitCode {
+    if !log.is_some_and(|log| log.end(error)) {
+        // Where nobody can read it, the exit code is left.
+        let _ = writeln!(io::stderr(), "xvsd: {error}");
+    }
     if successor::is_one() {
         successor::has_failed(error);
     }

@@ -11,6 +11,7 @@ use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{LinkState, SyncStatus, SyncTable};
 use xvs_xdp::Statistics;
 
+use super::process;
 use super::text::{Kind, Text};
 use crate::status;
 use crate::status::shared::{DURATION_BOUNDS, Facts, Shared};
@@ -23,6 +24,7 @@ pub(super) fn text(
     left_out: usize,
 ) -> Text {
     let (mut text, facts) = (Text::default(), shared.facts());
+    process::text(&mut text);
     daemon(&mut text, shared, health);
     configuration(&mut text, snapshot, &facts, left_out);
     all_services(&mut text, &shared.total.sum());
@@ -31,14 +33,6 @@ pub(super) fn text(
     workers(&mut text, shared, &facts);
     sockets(&mut text, &facts);
     text
-}
-
-impl Text {
-    /// A family with one line.
-    fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
-    }
 }
 
 fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {

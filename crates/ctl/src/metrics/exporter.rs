@@ -3,10 +3,10 @@
 //! One thread serves all clients; a waiting client does not delay others. The number of clients, the time for a
 //! request's headers and the time for a whole request are limited; a client has one request. With too many clients the
 //! oldest is closed: a scrape is short, so the oldest is most likely a slow one. The thread builds the page for each
-//! request, piece by piece as the client reads it, so a client costs one piece of memory. The thread's niceness gives
-//! workers on the same core precedence. Neither the control thread nor a worker is involved; if the thread panics,
-//! forwarding continues. There is no authentication: every client that reaches the address may read. Not here: the
-//! content of the page ([`crate::metrics`]).
+//! request, piece by piece as the client reads it, so a client costs one piece of memory. A TLS handshake has the time
+//! limit of headers. The thread's niceness gives workers on the same core precedence. Neither the control thread nor a
+//! worker is involved; if the thread panics, forwarding continues. Not here: certificate and token (`credentials.rs`),
+//! the content of the page ([`crate::metrics`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,20 +19,24 @@ use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::nice;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
+
+use crate::metrics::credentials::Credentials;
 
 /// Why metrics cannot be served.
 #[derive(Debug, Error)]
@@ -90,17 +94,21 @@ impl Listener {
         self.listener.local_addr()
     }
 
-    /// Starts serving the pieces of `page`, on its own thread.
+    /// Starts serving the pieces of `page`, on its own thread, to clients that the current credentials admit.
     ///
     /// # Errors
     /// The OS error if the thread cannot be created.
-    pub fn serve<P: Pieces>(self, page: impl Fn() -> P + Send + Sync + 'static) -> io::Result<Exporter> {
+    pub fn serve<P: Pieces>(
+        self,
+        page: impl Fn() -> P + Send + Sync + 'static,
+        credentials: Arc<ArcSwap<Credentials>>,
+    ) -> io::Result<Exporter> {
         let (stop, stopped) = oneshot::channel::<()>();
         let Self { listener, runtime } = self;
         let run = move || {
             // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
-            runtime.spawn(accept(listener, Arc::new(page)));
+            runtime.spawn(accept(listener, Arc::new(page), credentials));
             // Ends when the sender is dropped; the clients end with the runtime.
             let _ = runtime.block_on(stopped);
         };
@@ -149,6 +157,7 @@ impl<P: Pieces> Body for Page<P> {
 async fn accept<P: Pieces>(
     listener: tokio::net::TcpListener,
     page: Arc<impl Fn() -> P + Send + Sync + 'static>,
+    credentials: Arc<ArcSwap<Credentials>>,
 ) {
     let mut clients: VecDeque<Task<()>> = VecDeque::with_capacity(CLIENTS);
     let mut refused = false;
@@ -172,18 +181,31 @@ async fn accept<P: Pieces>(
             oldest.abort();
             tracing::debug!("closed the oldest client of metrics for a new one");
         }
-        let page = page.clone();
+        let (page, credentials) = (page.clone(), credentials.load_full());
         clients.push_back(tokio::spawn(async move {
-            if timeout(REQUEST_TIMEOUT, client(stream, &*page)).await.is_err() {
+            if timeout(REQUEST_TIMEOUT, client(stream, &*page, &credentials)).await.is_err() {
                 tracing::debug!("a client of metrics was too slow");
             }
         }));
     }
 }
 
-/// Answers one request.
-async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P) {
-    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, page))));
+/// Answers one request, after a TLS handshake if there is a certificate.
+async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P, credentials: &Credentials) {
+    let Some(tls) = &credentials.tls else { return respond(stream, page, credentials).await };
+    let handshake = timeout(HEADERS_TIMEOUT, tls.accept(stream)).await;
+    match handshake.map_err(io::Error::from).and_then(|done| done) {
+        Ok(stream) => respond(stream, page, credentials).await,
+        Err(error) => tracing::debug!(%error, "the TLS handshake of a client of metrics"),
+    }
+}
+
+async fn respond<P: Pieces>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    page: &impl Fn() -> P,
+    credentials: &Credentials,
+) {
+    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, page, credentials))));
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(REQUEST_MAX_BYTES);
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
@@ -195,9 +217,14 @@ async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P) {
 fn answer<P: Pieces>(
     request: &Request<Incoming>,
     page: &impl Fn() -> P,
+    credentials: &Credentials,
 ) -> Response<Either<Page<P>, Full<Bytes>>> {
     let text = |text| Either::Right(Full::from(text));
     let (status, body) = match (request.uri().path(), request.method()) {
+        _ if !credentials.admit(request.headers()) => {
+            let needed = "a bearer token is needed, that of metrics_token_file of this xvsd\n";
+            (StatusCode::UNAUTHORIZED, text(needed))
+        }
         ("/metrics", &Method::GET | &Method::HEAD) => (StatusCode::OK, Either::Left(Page(page()))),
         ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, text("only GET is answered\n")),
         _ => (StatusCode::NOT_FOUND, text("xvsd's metrics are at /metrics\n")),
@@ -206,8 +233,12 @@ fn answer<P: Pieces>(
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => _ = headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD")),
+        StatusCode::UNAUTHORIZED => {
+            _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"xvsd\""));
+        }
+        _ => {}
     }
     response
 }
@@ -226,19 +257,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::io::{Read, Write};
-    use std::iter;
     use std::net::TcpStream;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{fs, iter};
 
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustix::process::getpriority_process;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
+    use crate::config::Config;
     use crate::metrics::exporter::*;
 
     fn served<P: Pieces>(page: impl Fn() -> P + Send + Sync + 'static) -> (Exporter, SocketAddr) {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
-        (listener.serve(page).unwrap(), address)
+        (listener.serve(page, Arc::default()).unwrap(), address)
     }
 
     fn two_pieces() -> impl Pieces {
@@ -330,6 +369,138 @@ mod tests {
         assert!(MADE.load(Ordering::Relaxed) < PIECES / 10);
     }
 
+    /// The files of a certificate for addresses of this machine, its key and a token; and a client that trusts it.
+    struct Secured {
+        folder: PathBuf,
+        client: Arc<ClientConfig>,
+    }
+
+    const TOKEN: &str = "0a1b2c";
+
+    impl Secured {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("xvs-metrics-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            let mut roots = RootCertStore::empty();
+            let CertifiedKey { cert, signing_key } =
+                generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()]).unwrap();
+            roots.add(cert.der().clone()).unwrap();
+            let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let client = client.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+            let this = Self { folder, client: Arc::new(client.with_no_client_auth()) };
+            for (name, text) in
+                [("cert", cert.pem()), ("key", signing_key.serialize_pem()), ("token", format!("{TOKEN}\n"))]
+            {
+                fs::write(this.folder.join(name), text).unwrap();
+                fs::set_permissions(this.folder.join(name), Permissions::from_mode(0o640)).unwrap();
+            }
+            this
+        }
+
+        fn credentials(&self) -> Credentials {
+            let file = |name: &str| Some(self.folder.join(name));
+            let config = Config {
+                metrics_certificate: file("cert"),
+                metrics_private_key: file("key"),
+                metrics_token_file: file("token"),
+                ..Config::default()
+            };
+            Credentials::read(&config).unwrap()
+        }
+
+        fn served(&self, address: &str) -> (Exporter, SocketAddr) {
+            let listener = Listener::bind(address.parse().unwrap()).unwrap();
+            let address = listener.address().unwrap();
+            let credentials = Arc::new(ArcSwap::from_pointee(self.credentials()));
+            (listener.serve(two_pieces, credentials).unwrap(), address)
+        }
+
+        /// The response by TLS to a request with these headers.
+        fn answer(&self, address: SocketAddr, headers: &str) -> io::Result<String> {
+            let name = ServerName::from(address.ip());
+            let session = ClientConnection::new(self.client.clone(), name).unwrap();
+            let mut stream = StreamOwned::new(session, TcpStream::connect(address)?);
+            stream.write_all(format!("GET /metrics HTTP/1.0\r\n{headers}\r\n").as_bytes())?;
+            let mut text = String::new();
+            // Fails without close_notify, by which a client knows that the page is whole.
+            stream.read_to_string(&mut text)?;
+            Ok(text)
+        }
+    }
+
+    impl Drop for Secured {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.folder).unwrap();
+        }
+    }
+
+    #[test]
+    fn by_tls_a_client_with_the_token_gets_the_page_and_one_without_it_is_refused() {
+        let secured = Secured::new("token");
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (_exporter, address) = secured.served(address);
+            for right in [format!("Bearer {TOKEN}"), format!("bearer  {TOKEN} ")] {
+                let text = secured.answer(address, &format!("Authorization: {right}\r\n")).unwrap();
+                assert!(text.starts_with("HTTP/1.0 200") && text.ends_with("the page\n"), "{right}: {text}");
+            }
+            for wrong in [
+                String::new(),
+                "Authorization: Bearer\r\n".to_owned(),
+                "Authorization: Bearer \r\n".to_owned(),
+                format!("Authorization: {TOKEN}\r\n"),
+                format!("Authorization: Basic {TOKEN}\r\n"),
+                format!("Authorization: Bearer {TOKEN}0\r\n"),
+                format!("Authorization: Bearer {}\r\n", &TOKEN[1..]),
+                format!("Authorization: Bearer {}\r\n", TOKEN.to_uppercase()),
+                format!("Authorization: Bearer x\r\nAuthorization: Bearer {TOKEN}\r\n"),
+                "Authorization: Bearer \u{e9}\r\n".to_owned(),
+            ] {
+                let text = secured.answer(address, &wrong).unwrap();
+                let header = "www-authenticate: Bearer realm=\"xvsd\"\r\n";
+                let is_refused = text.starts_with("HTTP/1.0 401") && text.contains(header);
+                assert!(is_refused && !text.contains("the page"), "{wrong}: {text}");
+            }
+            let plain = TcpStream::connect(address).and_then(|mut stream| {
+                stream.write_all(
+                    format!("GET /metrics HTTP/1.0\r\nAuthorization: Bearer {TOKEN}\r\n\r\n").as_bytes(),
+                )?;
+                let mut bytes = Vec::new();
+                // Whether it ends by a TLS alert or a reset.
+                let _ = stream.read_to_end(&mut bytes);
+                Ok(bytes)
+            });
+            assert!(!plain.unwrap().starts_with(b"HTTP"));
+        }
+    }
+
+    #[test]
+    fn clients_that_do_not_begin_or_end_their_handshake_hold_no_other_client() {
+        let secured = Secured::new("silent");
+        let (_exporter, address) = secured.served("127.0.0.1:0");
+        let silent: Vec<_> = (0..2 * CLIENTS)
+            .map(|number| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                // The first bytes of a ClientHello. An early one may be closed already.
+                let _ = stream.write_all(&[0x16, 3, 1, 2, 0][..number % 6]);
+                stream
+            })
+            .collect();
+        let text = secured.answer(address, &format!("Authorization: Bearer {TOKEN}\r\n")).unwrap();
+        assert!(text.ends_with("the page\n"), "{text}");
+        assert_eq!(silent.len(), 2 * CLIENTS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_without_a_tls_handshake_is_closed() {
+        let secured = Secured::new("closed");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        // The clock moves by itself while nothing else happens.
+        client(stream, &two_pieces, &secured.credentials()).await;
+        assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    }
+
     #[test]
     fn pages_are_built_by_a_thread_with_a_higher_niceness_than_workers() {
         let page = || iter::once(getpriority_process(None).unwrap().to_string());
@@ -343,7 +514,7 @@ mod tests {
     fn an_ipv6_address_is_served() {
         let listener = Listener::bind("[::1]:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
-        let _exporter = listener.serve(two_pieces).unwrap();
+        let _exporter = listener.serve(two_pieces, Arc::default()).unwrap();
         assert!(answer(address, "GET /metrics HTTP/1.0\r\n\r\n").ends_with("page\n"));
     }
 

@@ -16,9 +16,11 @@ use xvs_sched::ServiceKey;
 
 use crate::status::shared::Shared;
 
+pub mod credentials;
 mod director;
 pub mod exporter;
 mod health;
+mod process;
 mod services;
 mod text;
 

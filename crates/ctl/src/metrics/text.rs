@@ -61,6 +61,12 @@ impl Text {
         write_type_line(&mut self.0, name, None, None, kind);
     }
 
+    /// Writes a family with one line.
+    pub(super) fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
     /// Writes a line.
     pub(super) fn sample(&mut self, name: &str, labels: &[Label], value: impl Display) {
         self.line(&[name], labels, value);

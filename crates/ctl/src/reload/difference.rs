@@ -70,7 +70,15 @@ fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
         "hold" if either(&Value::from("0s")) => Way::Restart,
         // Health checks begin at the start.
         "keepalived.file" if either(&Value::Null) => Way::Successor,
-        "log" | "metrics_address" | "metrics_destinations" | "socket_mode" | "hold" => Way::InPlace,
+        "metrics_address"
+        | "metrics_destinations"
+        | "metrics_certificate"
+        | "metrics_private_key"
+        | "metrics_token_file"
+        | "log"
+        | "log_format"
+        | "socket_mode"
+        | "hold" => Way::InPlace,
         "keepalived.file" | "keepalived.config_id" | "keepalived.repair" => Way::InPlace,
         key if key.starts_with("ipvs.") || key.starts_with(PREFIX) => Way::InPlace,
         _ => return None,

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use crossbeam::channel::bounded;
 use xvs_health::engine;
 use xvs_model::config::command::CommandError;
@@ -28,8 +29,9 @@ use crate::control::reload::Reloaded;
 use crate::daemon::successor;
 use crate::health_checks::read_again;
 use crate::journal::format::{Entry, FileRecord};
-use crate::log::SetFilter;
+use crate::log::SetLog;
 use crate::metrics;
+use crate::metrics::credentials::Credentials;
 use crate::metrics::exporter::{Exporter, ExporterError, Listener};
 use crate::reload::difference::{Difference, Way, differences, shown};
 
@@ -42,8 +44,9 @@ pub struct Reloader {
     daemon: Handle,
     /// `None` without a keepalived.conf.
     checks: Option<engine::Handle>,
-    log: SetFilter,
+    log: SetLog,
     destinations: Arc<AtomicUsize>,
+    credentials: Arc<ArcSwap<Credentials>>,
     running: Mutex<Running>,
 }
 
@@ -61,12 +64,13 @@ impl Reloader {
     pub fn start(
         (arguments, config): (Arguments, Config),
         (daemon, checks): (Handle, Option<engine::Handle>),
-        log: SetFilter,
-        listener: Option<Listener>,
+        log: SetLog,
+        (listener, credentials): (Option<Listener>, Credentials),
     ) -> io::Result<Arc<Self>> {
         let destinations = Arc::new(AtomicUsize::new(config.metrics_destinations));
+        let credentials = Arc::new(ArcSwap::from_pointee(credentials));
         let running = Mutex::new(Running { config, exporter: None });
-        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, running });
+        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, credentials, running });
         this.lock().exporter = listener.map(|listener| this.serve(listener)).transpose()?;
         let reloader = this.clone();
         // A process has one daemon, so the cell is still empty.
@@ -88,7 +92,8 @@ impl Reloader {
 
     fn serve(&self, listener: Listener) -> io::Result<Exporter> {
         let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
-        listener.serve(move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed)))
+        let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
+        listener.serve(page, self.credentials.clone())
     }
 
     /// Returns the changes, a line each.
@@ -111,10 +116,11 @@ impl Reloader {
         if has(Way::Rules) {
             new.read_files().map_err(unchanged)?;
         }
+        let credentials = Credentials::read(&new).map_err(unchanged)?;
         if has(Way::Successor) {
             self.by_successor(&running.config, &new, &changes)
         } else {
-            self.in_place(&mut running, new, &changes)
+            self.in_place(&mut running, (new, credentials), &changes)
         }
     }
 
@@ -122,7 +128,7 @@ impl Reloader {
     fn in_place(
         &self,
         running: &mut Running,
-        new: Config,
+        (new, credentials): (Config, Credentials),
         changes: &[Difference],
     ) -> Result<String, CommandError> {
         let old = &running.config;
@@ -140,6 +146,8 @@ impl Reloader {
             lines.push(checks.replace(read).inspect_err(|_| _ = set_mode(&new, old))?);
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
         }
+        lines.extend(read_again_for_metrics(&new));
+        self.credentials.store(Arc::new(credentials));
         if new == *old && is_served {
             return Ok(said(&lines));
         }
@@ -152,8 +160,8 @@ impl Reloader {
             settings: new.settings(self.daemon.shared().counters.len()),
             toml: new.toml.clone(),
         })?;
-        if new.log != old.log
-            && let Err(error) = (self.log)(filter)
+        if (&new.log, new.log_format) != (&old.log, old.log_format)
+            && let Err(error) = (self.log)(filter, new.log_format)
         {
             tracing::error!("log: {error}");
         }
@@ -267,6 +275,17 @@ impl Reloader {
 /// The answer of these lines.
 fn said(lines: &[String]) -> String {
     if lines.is_empty() { "no key of xvs.toml has changed".to_owned() } else { lines.join("\n") }
+}
+
+/// The line about files whose content may have changed although no key has.
+fn read_again_for_metrics(config: &Config) -> Option<String> {
+    let keys = [
+        ("metrics_certificate", &config.metrics_certificate),
+        ("metrics_private_key", &config.metrics_private_key),
+        ("metrics_token_file", &config.metrics_token_file),
+    ];
+    let given: Vec<_> = keys.into_iter().filter_map(|(key, file)| file.as_ref().map(|_| key)).collect();
+    (!given.is_empty()).then(|| format!("{}: read again", given.join(", ")))
 }
 
 /// The lines that bring a journal back to these settings.

@@ -1,11 +1,10 @@
 //! The key that directors share. Who has it may fetch the connection table of another one.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use xvs_model::hexadecimal;
+
+use crate::secret_file;
 
 /// A shared key.
 #[derive(Clone)]
@@ -17,25 +16,14 @@ impl SyncKey {
     /// # Errors
     /// A sentence that names the file, what is wrong and the next step.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let read = || -> io::Result<(u32, String)> {
-            let file = File::open(path)?;
-            let (mode, mut text) = (file.metadata()?.mode(), String::new());
-            file.take(LONGEST).read_to_string(&mut text)?;
-            Ok((mode, text))
-        };
-        let path = path.display();
-        let (mode, text) = read().map_err(|error| format!("sync_key_file {path}: {error}; {HOW}"))?;
-        if mode & 0o007 != 0 {
-            return Err(format!("sync_key_file {path}: every user may read or change it; `chmod o= {path}`"));
-        }
+        let text = secret_file::read("sync_key_file", path, HOW)?;
         let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
+        let path = path.display();
         key.map(Self).ok_or_else(|| format!("sync_key_file {path}: not 64 hexadecimal digits; {HOW}"))
     }
 }
 
 const HOW: &str = "`openssl rand -hex 32` prints a key";
-/// No key is longer, in bytes.
-const LONGEST: u64 = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,184 @@
+//! Credentials of the endpoint of metrics: the certificate that it shows, and the token that it expects.
+//!
+//! Read from the files of xvs.toml at the start and at each reload, so a reload takes over a renewed certificate. A
+//! connection keeps those that it began with. Without a certificate there is no TLS, and without a token every client
+//! may read. Not here: the handshake and the response (`exporter.rs`).
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use subtle::ConstantTimeEq;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::{Config, ConfigError};
+use crate::secret_file;
+
+/// Certificate and token, as far as they are configured.
+#[derive(Default)]
+pub struct Credentials {
+    pub(super) tls: Option<TlsAcceptor>,
+    token: Option<String>,
+}
+
+impl Credentials {
+    /// Reads the files that a checked configuration names.
+    ///
+    /// # Errors
+    /// [`ConfigError::Metrics`].
+    pub fn read(config: &Config) -> Result<Self, ConfigError> {
+        let tls = config.metrics_certificate.as_deref().zip(config.metrics_private_key.as_deref());
+        let tls = tls.map(|(certificate, key)| acceptor(certificate, key)).transpose();
+        let token = config.metrics_token_file.as_deref().map(token).transpose();
+        tls.and_then(|tls| Ok(Self { tls, token: token? })).map_err(ConfigError::Metrics)
+    }
+
+    /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The time of the comparison tells
+    /// nothing of the token but its length.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return true };
+        let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+        sent.is_some_and(|(scheme, sent)| {
+            scheme.eq_ignore_ascii_case("bearer")
+                && bool::from(sent.trim().as_bytes().ct_eq(token.as_bytes()))
+        })
+    }
+}
+
+fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, String> {
+    let (certificate_file, key_file) = (certificate.display(), key.display());
+    let how = "name a file with the certificate, and those of its authorities behind it, in PEM";
+    let wrong = |why: String| format!("metrics_certificate {certificate_file}: {why}; {how}");
+    let text = fs::read(certificate).map_err(|error| wrong(error.to_string()))?;
+    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| wrong(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(wrong("there is no certificate in it".to_owned()));
+    }
+    let how = "name a file with the certificate's private key in PEM, not encrypted";
+    let text = secret_file::read("metrics_private_key", key, how)?;
+    let wrong = |why: String| format!("metrics_private_key {key_file}: {why}; {how}");
+    let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map_err(|error| wrong(format!("not for {certificate_file}: {error}")))?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn token(path: &Path) -> Result<String, String> {
+    let how = "`openssl rand -hex 32` prints a token";
+    let text = secret_file::read("metrics_token_file", path, how)?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let path = path.display();
+        return Err(format!(
+            "metrics_token_file {path}: not one word of ASCII letters, digits and signs; {how}"
+        ));
+    }
+    Ok(token.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+
+    use super::*;
+
+    /// A folder of files that goes with the test.
+    struct Folder(std::path::PathBuf);
+
+    impl Folder {
+        fn write(&self, name: &str, text: &str, mode: u32) -> Option<std::path::PathBuf> {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            Some(path)
+        }
+
+        /// The error of a configuration, with this folder as `DIR`.
+        #[track_caller]
+        fn error(&self, config: Config) -> String {
+            let error = Credentials::read(&config).err().expect("a file cannot be used").to_string();
+            error.replace(self.0.to_str().unwrap(), "DIR")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn folder(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("xvs-credentials-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    #[test]
+    fn a_token_is_one_word_in_a_file_that_not_everyone_may_read() {
+        let folder = folder("token");
+        let of = |text: &str, mode| Config {
+            metrics_token_file: folder.write("token", text, mode),
+            ..Config::default()
+        };
+        assert_eq!(Credentials::read(&of(" 0a1b-._~+/= \n", 0o640)).unwrap().token.unwrap(), "0a1b-._~+/=");
+        let everyone = "metrics_token_file DIR/token: every user may read or change it; `chmod o= DIR/token`";
+        assert_eq!(folder.error(of("0a1b", 0o644)), everyone);
+        let how = "`openssl rand -hex 32` prints a token";
+        for wrong in ["", "\n", "two words", "one\ntwo\n", "\u{e9}t\u{e9}"] {
+            let expected = format!(
+                "metrics_token_file DIR/token: not one word of ASCII letters, digits and signs; {how}"
+            );
+            assert_eq!(folder.error(of(wrong, 0o600)), expected, "{wrong:?}");
+        }
+        let error = folder.error(of(&"x".repeat(100_000), 0o600));
+        assert!(error.starts_with("metrics_token_file DIR/token: ") && error.ends_with(how), "{error}");
+        let missing = Config { metrics_token_file: Some(folder.0.join("none")), ..Config::default() };
+        let error = folder.error(missing);
+        assert!(error.contains("DIR/none: No such file") && error.ends_with(how), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_or_key_that_cannot_be_used_is_named_with_its_key_of_xvs_toml() {
+        let folder = folder("tls");
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["lb".to_owned()]).unwrap();
+        let (cert, key) = (cert.pem(), signing_key.serialize_pem());
+        let other = KeyPair::generate().unwrap().serialize_pem();
+        let config = |certificate: &str, key: &str, mode| Config {
+            metrics_certificate: folder.write("cert", certificate, 0o644),
+            metrics_private_key: folder.write("key", key, mode),
+            ..Config::default()
+        };
+        let both = Credentials::read(&config(&format!("{cert}{cert}"), &key, 0o640)).unwrap();
+        assert!(both.tls.is_some() && both.admit(&HeaderMap::new()));
+        for (certificate, secret, mode, expected) in [
+            (
+                "",
+                key.as_str(),
+                0o600,
+                "metrics_certificate DIR/cert: there is no certificate in it; name a file",
+            ),
+            (&key, &key, 0o600, "metrics_certificate DIR/cert: there is no certificate in it; name"),
+            (&cert, "", 0o600, "metrics_private_key DIR/key: "),
+            (&cert, &cert, 0o600, "metrics_private_key DIR/key: "),
+            (&cert, &other, 0o600, "metrics_private_key DIR/key: not for DIR/cert: "),
+            (&cert, &key, 0o604, "metrics_private_key DIR/key: every user may read or change it; `chmod"),
+        ] {
+            let error = folder.error(config(certificate, secret, mode));
+            assert!(error.starts_with(expected), "{error} is not {expected}");
+        }
+    }
+}
