@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # systemd
-# The package on a Debian without a compiler: installed, configured, upgraded while a connection goes on, and purged.
+# The package on a Debian without a compiler: installed, configured, upgraded while a connection goes on, also to an xvsd
+# that does not start, and purged.
 #
 # Namespaces on one bridge: cl 10.1.0.10, rs 10.1.0.20 (with the VIP). The machine itself is the director, lan 10.1.0.2.
 set -euo pipefail
@@ -62,8 +63,18 @@ echo before >&3
 until_shown "80 vm before" cat /run/client
 until_shown "ESTABLISHED 10.1.0.10" xvsadm -Lnc
 
-say "upgraded"
+say "an upgrade to an xvsd that refuses its configuration"
 former=$(systemctl show --property=MainPID --value xvsd)
+echo 'no_such_key = 1' >>/etc/xvs/xvs.toml
+dpkg --install "${packages[1]}" >/dev/null 2>/run/refused
+grep -q "the former one serves on" /run/refused || fail "dpkg does not say it: $(cat /run/refused)"
+journalctl --no-pager -u xvsd | grep -q "no_such_key" || fail "the log does not name the key"
+[[ $(systemctl show --property=MainPID --value xvsd) == "$former" ]] || fail "the former xvsd does not run"
+echo between >&3
+until_shown "80 vm between" cat /run/client
+sed -i '/no_such_key/d' /etc/xvs/xvs.toml
+
+say "upgraded"
 dpkg --install "${packages[1]}" >/dev/null
 systemctl --quiet is-active xvsd || fail "xvsd does not run after the upgrade"
 [[ $(systemctl show --property=MainPID --value xvsd) != "$former" ]] || fail "the former xvsd still runs"
