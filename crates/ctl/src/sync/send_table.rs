@@ -53,9 +53,10 @@ impl TableSender {
                     tracing::info!("{connections} connections sent to {} in {seconds:.1} s", from.ip());
                     self.peers.has_whole(peer, Instant::now());
                 }
-                Err(Broken::Stopped) => {}
                 Err(error) => {
-                    if self.peers.has_none(peer, &error.to_string(), Instant::now()) {
+                    let is_news = self.peers.has_none(peer, &error.to_string(), Instant::now());
+                    // The daemon ends, or a successor takes over.
+                    if is_news && !matches!(error, Broken::Stopped) {
                         tracing::warn!("the connection table was not sent to {}: {error}", from.ip());
                     }
                 }
