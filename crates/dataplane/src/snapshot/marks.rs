@@ -55,6 +55,11 @@ impl Marks {
         Self { steps: steps.into() }
     }
 
+    /// Whether no packet is marked.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
     /// The mark of a packet that was received by a link; 0: none.
     pub fn of(&self, link: LinkId, packet: &Packet) -> u32 {
         self.walk(link, packet, |_| {})
