@@ -221,6 +221,7 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
         interface: link.map(|link| name_of(link, egress)),
         mac: hop.map(|hop| hop.dest_mac.to_string()),
         mtu: hop.map(|hop| hop.mtu),
+        rule: egress.rule_of(route.key).map(|rule| rule.to_string()),
         problem: match route.path {
             Path::NoRoute => unattached(),
             _ => None,
