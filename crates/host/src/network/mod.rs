@@ -7,10 +7,10 @@
 //! runs a follower on its own thread by [`follow`] and passes views on by [`Latest`]. A follower belongs to the network
 //! namespace of the thread that opened it.
 //!
-//! Cost: a neighbour event changes one entry. A change of links, addresses, rules or routes reads these tables again, because
-//! the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the time:
-//! with long tables, changes are collected for longer. If events were lost (`ENOBUFS`), all tables are read again. Not
-//! here: route look-ups (`xvs_dataplane::egress::Egress`).
+//! Cost: a neighbour event changes one entry. A change of links, addresses, rules or routes reads these tables again,
+//! because the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the
+//! time: with long tables, changes are collected for longer. If events were lost (`ENOBUFS`), all tables are read
+//! again. Not here: route look-ups (`xvs_dataplane::egress::Egress`).
 
 use std::collections::BTreeMap;
 use std::io;
