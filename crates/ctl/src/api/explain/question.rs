@@ -13,11 +13,9 @@ use xvs_proto::LinkId;
 use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
 
-/// What the route back to the source of a packet is looked up for.
-fn back(from: Endpoint, to: Endpoint, egress: &Egress) -> RouteKey {
-    let key = RouteKey::from(from.addr);
-    // The replies of a service come from its address.
-    if egress.is_local(to.addr) { RouteKey { source: to.addr, ..key } } else { key }
+/// What the route of a reply to a packet is looked up for.
+fn back(from: Endpoint, to: Endpoint) -> RouteKey {
+    RouteKey { dest: from.addr, source: to.addr, mark: 0 }
 }
 
 /// The interface by which a source is reached.
@@ -191,9 +189,9 @@ fn described_frame(
     let flags = flags(question.flags.as_deref().unwrap_or("syn"))?;
     let (link, info) = match named_interface(question, egress)? {
         Some(named) => named,
-        None => by_source(back(from, to, egress), egress)?,
+        None => by_source(back(from, to), egress)?,
     };
-    let neighbour = match egress.route(back(from, to, egress), 0) {
+    let neighbour = match egress.route(back(from, to), 0) {
         RouteTo::Via { link: by, next_hop } if by == link => egress.neighbour(by, next_hop),
         _ => None,
     };
