@@ -7,12 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{EtherType, NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
 use serde_json::json;
-use xvs::frames::{Complaint, ethernet};
+use xvs::frames::{ACK, Complaint, SYN, ethernet};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
     server6,
 };
 use xvs::{Datagram, LabCluster, Transport};
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::Filter;
 use xvs_proto::Family;
 use xvs_proto::network::{NextHop, PolicyAction, PolicyRuleMark, Route, RouteAction, Rule, Table};
 
@@ -143,7 +146,8 @@ fn a_reply_is_routed_by_its_own_mark_on_the_general_way_and_a_request_by_none() 
         assert_eq!(play.reply(Transport::Udp), ("wan".to_owned(), true), "no packet is marked");
         play.mark(&format!("-d {} --set-mark 2", vip(family)));
         assert_eq!(play.request(Transport::Udp).0, "lan", "requests have no mark");
-        assert_eq!(play.reply(Transport::Udp).0, "wan", "replies do not have that of requests");
+        let reply = play.reply(Transport::Udp);
+        assert_eq!(reply, ("wan".to_owned(), true), "no rule marks what goes to the client");
         let server = if family == Family::V4 { IpAddr::from(server(1)) } else { server6(1).into() };
         play.mark(&format!("-s {server} --set-mark 2"));
         assert_eq!(play.reply(Transport::Udp), ("wan2".to_owned(), false), "{family:?}");
@@ -199,6 +203,28 @@ fn icmp_errors_to_a_client_take_the_route_of_replies() {
     let judged = play.cluster.inject("wan", &frame);
     assert_eq!((judged.verdict.as_str(), judged.sent[0].0.as_str()), ("drop no_destination", "wan2"));
     assert_eq!(ends(&judged.sent[0].1).0.ip(), IpAddr::from(VIP));
+}
+
+#[test]
+fn a_reset_to_the_client_takes_the_route_of_replies_and_one_to_the_server_that_of_requests() {
+    let mut play = Play::new(Family::V4, "-m", Selectors { from: Some(VIP.into()), ..NONE });
+    let (_, to, from) = play.request(Transport::Tcp(SYN));
+    // From now on without a double: the lab has no command that resets a connection.
+    let reset = Request::ResetConnections(Filter::default());
+    assert!(play.cluster.lab().director.call(reset).is_ok());
+    let links = |sent: Vec<(String, Vec<u8>)>| {
+        sent.into_iter().map(|(link, frame)| (link, ends(&frame))).collect::<Vec<_>>()
+    };
+    let to_client = ("wan2".to_owned(), (play.vip, play.client));
+    let to_server = ("lan".to_owned(), (to, from));
+    let request = Datagram::new(Transport::Tcp(ACK), play.client, play.vip);
+    let mut sent = links(play.cluster.from_client(&request).sent);
+    sent.sort();
+    assert_eq!(sent, [to_server.clone(), to_client.clone()], "of a client's packet");
+    let reply = Datagram::new(Transport::Tcp(ACK), from, to);
+    let mut sent = links(play.cluster.from_server(&reply).sent);
+    sent.sort();
+    assert_eq!(sent, [to_server, to_client], "of a server's packet");
 }
 
 #[test]

@@ -180,7 +180,10 @@ impl<'a> Steady<'a> {
 
     /// What the route of a reply is looked up for. `None`: its mark may matter, which the general way computes.
     fn key_to_client(&self, connection: &Connection<'_>) -> Option<RouteKey> {
-        (!self.at.snapshot.routes_by_mark()).then(|| Ends::of(connection).key_to_client(0))
+        let (snapshot, ends) = (self.at.snapshot, Ends::of(connection));
+        let dest = ends.local.unwrap_or(ends.client).addr;
+        let is_open = snapshot.egress.routes_by_mark() && snapshot.marks.may_mark(dest);
+        (!is_open).then(|| ends.key_to_client(0))
     }
 
     /// Writes what was added up.

@@ -107,14 +107,9 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Whether the mark of a reply may choose its route.
-    pub(crate) fn routes_by_mark(&self) -> bool {
-        self.egress.routes_by_mark() && !self.marks.is_empty()
-    }
-
     /// The mark of a reply that was received by a link, if it may choose the reply's route.
     pub fn routing_mark(&self, link: LinkId, packet: &Packet) -> u32 {
-        if self.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
+        if self.egress.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
     }
 
     /// Whether a packet that was received by a link belongs to a service.
