@@ -206,6 +206,25 @@ fn icmp_errors_to_a_client_take_the_route_of_replies() {
 }
 
 #[test]
+fn explain_names_the_rule_and_the_table_and_a_client_comes_in_by_the_uplink_of_the_replies() {
+    let mut play = Play::new(Family::V4, "-m", Selectors { from: Some(VIP.into()), ..NONE });
+    let (_, to, from) = play.request(Transport::Udp);
+    let mut explain = |from: SocketAddr, to: SocketAddr| {
+        let words = format!("explain --proto udp --from {from} --to {to}");
+        let answer = play.cluster.ask(json!({ "xvs": words.split(' ').collect::<Vec<_>>() }));
+        let text = answer["stdout"].as_str().expect("a text").to_owned();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let reply = explain(from, to);
+    let hop = "next hop 192.0.2.200 via 10.77.0.2 on wan2, link address 02:00:00:00:03:fe, MTU 1500, \
+               by policy rule 100: from 198.51.100.1/32 lookup 100";
+    assert!(reply.contains(hop), "{reply}");
+    let request = explain(at(CLIENT, 4001), at(VIP, 80));
+    assert!(request.contains("received on wan2"), "{request}");
+    assert!(request.contains("by policy rule 32766: from all lookup main"), "{request}");
+}
+
+#[test]
 fn a_reset_to_the_client_takes_the_route_of_replies_and_one_to_the_server_that_of_requests() {
     let mut play = Play::new(Family::V4, "-m", Selectors { from: Some(VIP.into()), ..NONE });
     let (_, to, from) = play.request(Transport::Tcp(SYN));
