@@ -14,7 +14,7 @@ use xvs::netns::{Netns, must};
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Event, NetworkFollower, View, follow};
-use xvs_proto::network::Network;
+use xvs_proto::network::{Network, Table};
 
 /// Longer than any step takes; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -181,14 +181,54 @@ fn policy_rules_and_routes_that_are_not_followed_are_named() {
     netns.run(|| {
         let mut follower = NetworkFollower::open().unwrap();
         assert_eq!(follower.view().warnings, [""; 0], "a fresh namespace has only default rules");
-        netns.ip("rule add from 10.7.0.0/16 lookup 100 priority 500");
-        let view = until(&mut follower, "the rule is named", |view| !view.warnings.is_empty());
-        assert!(view.warnings[0].starts_with("policy rule 500 (from 10.7.0.0/16 lookup 100)"), "{view:?}");
-        netns.ip("rule del priority 500");
-        until(&mut follower, "the rule is gone", |view| view.warnings.is_empty());
+        for (words, described, because) in [
+            ("oif lo lookup 100", "oif lo lookup 100", "oif"),
+            ("uidrange 0-9 lookup 100", "lookup 100", "uidrange"),
+            ("ipproto tcp lookup 100", "lookup 100", "ipproto"),
+            ("sport 80 lookup 100", "lookup 100", "sport"),
+            ("dport 80 lookup 100", "lookup 100", "dport"),
+            ("tos 0x10 lookup 100", "lookup 100", "tos"),
+            ("not from 10.7.0.0/16 lookup 100", "not from 10.7.0.0/16 lookup 100", "not"),
+            ("goto 32766", "goto", "goto"),
+            ("lookup main suppress_prefixlength 0", "lookup 254", "suppress_prefixlength"),
+        ] {
+            netns.ip(&format!("rule add {words} priority 500"));
+            let view = until(&mut follower, "the rule is named", |view| !view.warnings.is_empty());
+            let expected =
+                format!("policy rule 500 ({described}) is not followed, because of `{because}`: its packets");
+            assert!(view.warnings[0].starts_with(&expected), "{view:?}");
+            netns.ip("rule del priority 500");
+            until(&mut follower, "the rule is gone", |view| view.warnings.is_empty());
+        }
         netns.ip("route add 10.8.0.0/16 dev lo tos 0x10");
         let view = until(&mut follower, "the route is named", |view| !view.warnings.is_empty());
         assert!(view.warnings[0].starts_with("the route to 10.8.0.0/16 for one type of service"), "{view:?}");
+    });
+}
+
+#[test]
+fn a_table_is_read_while_a_rule_looks_it_up() {
+    let netns = Netns::new("tables");
+    netns.run(|| {
+        link(&netns, "wan");
+        netns.ip("addr add 10.0.0.1/24 dev wan");
+        netns.ip("route add 10.7.0.0/16 via 10.0.0.9 table 100");
+        let mut follower = NetworkFollower::open().unwrap();
+        let of_table = |view: &View| {
+            let routes = view.network.routes.iter().filter(|route| route.table == Table(100));
+            routes.map(|route| route.dest.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(of_table(follower.view()), [""; 0]);
+        netns.ip("rule add from 10.7.0.0/16 fwmark 5/7 lookup 100 priority 500");
+        let view = until(&mut follower, "the table is read", |view| of_table(view) == ["10.7.0.0/16"]);
+        let added: Vec<_> = view.network.rules.iter().filter(|rule| rule.priority == 500).collect();
+        assert_eq!(added.len(), 1, "{view:?}");
+        assert_eq!(added[0].to_string(), "500: from 10.7.0.0/16 fwmark 0x5/0x7 lookup 100");
+        assert_eq!(view.warnings, [""; 0]);
+        netns.ip("route add 10.8.0.0/16 via 10.0.0.9 table 100");
+        until(&mut follower, "a further route is there", |view| of_table(view).len() == 2);
+        netns.ip("rule del priority 500");
+        until(&mut follower, "the table is forgotten", |view| of_table(view).is_empty());
     });
 }
 

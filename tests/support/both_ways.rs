@@ -7,6 +7,7 @@ use serde_json::Value;
 use xvs_cli::lab::Lab;
 use xvs_ctl::in_memory::InMemory;
 use xvs_dataplane::steering::SteeringRules;
+use xvs_proto::network::Network;
 
 /// A lab, and its double.
 pub struct BothWays {
@@ -76,11 +77,14 @@ impl BothWays {
         }
     }
 
-    /// Has the drivers of all interfaces leave checksums to a device, for both.
-    pub fn leave_checksums(&mut self) {
+    /// Changes the network in a way for which the lab has no request, for both.
+    ///
+    /// # Panics
+    /// If the network is not valid then.
+    pub fn change_network(&mut self, change: impl Fn(&mut Network)) {
         for lab in std::iter::once(&mut self.lab).chain(&mut self.general) {
             let changed = lab.director.change_network(|network| {
-                network.links.iter_mut().for_each(|link| link.partial_checksums = true);
+                change(network);
                 Ok(())
             });
             changed.expect("the network stays valid");

@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use serde_json::{Value, json};
 use xvs_cli::lab::Lab;
 use xvs_dataplane::steering::SteeringRules;
+use xvs_proto::network::Network;
 
 use crate::BothWays;
 
@@ -134,7 +135,18 @@ impl LabCluster {
 
     /// Has the drivers of all interfaces leave checksums to a device.
     pub fn leave_checksums(&mut self) {
-        self.lab.leave_checksums();
+        let leave = |network: &mut Network| {
+            network.links.iter_mut().for_each(|link| link.partial_checksums = true);
+        };
+        self.change_network(leave);
+    }
+
+    /// Changes the network in a way for which the lab has no request.
+    ///
+    /// # Panics
+    /// If the network is not valid then.
+    pub fn change_network(&mut self, change: impl Fn(&mut Network)) {
+        self.lab.change_network(change);
     }
 
     /// What the XDP program would steer now.

@@ -257,7 +257,7 @@ fn standing(contender: &CandidateReport) -> String {
 }
 
 fn next_hop(next_hop: &NextHop) -> String {
-    let NextHop { to, via, interface, mac, mtu, problem } = next_hop;
+    let NextHop { to, via, interface, mac, mtu, rule, problem } = next_hop;
     let mut text = to.to_string();
     if let Some(via) = via.filter(|via| via != to) {
         text += &format!(" via {via}");
@@ -267,6 +267,9 @@ fn next_hop(next_hop: &NextHop) -> String {
     }
     if let (Some(mac), Some(mtu)) = (mac, mtu) {
         text += &format!(", link address {mac}, MTU {mtu}");
+    }
+    if let Some(rule) = rule {
+        text += &format!(", by policy rule {rule}");
     }
     if let Some(problem) = problem {
         text += &format!(": {problem}");

@@ -456,7 +456,7 @@ fn print_rows(
 /// A machine's network without interfaces, but for loopback.
 fn loopback() -> Network {
     let local = |addr, len| Route {
-        table: network::Table::Local,
+        table: network::Table::LOCAL,
         dest: Prefix::new(addr, len).expect("the prefix lengths are valid for their families"),
         metric: 0,
         action: RouteAction::Local,

@@ -18,7 +18,6 @@ use crate::burst::lookup::{self, Found};
 use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
-use crate::egress::Path;
 use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
@@ -123,7 +122,7 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
     proof::reply(&p, &connection);
     let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
-    let path = Path::find(&at.snapshot.egress, ends.client.addr, p.hash);
+    let path = forward::path_to_client(&p, &ends, at);
     mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
     client_address::remove(p.frame, packet, &connection);
     let changed = ftp::reply(flows, p.frame, packet, id, path, at);

@@ -370,6 +370,7 @@ pub fn explained() -> explain::Report {
             interface: Some("lan".to_owned()),
             mac: Some("02:00:00:00:00:11".to_owned()),
             mtu: Some(1500),
+            rule: Some("100: from 198.51.100.100 lookup 100".to_owned()),
             problem: Some("its link address is not known yet; see `ip neigh`".to_owned()),
         }),
         rewrite: Some(explain::Rewrite {

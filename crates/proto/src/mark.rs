@@ -201,6 +201,15 @@ impl Condition {
         };
         fits == (self.expected == Expected::Yes)
     }
+
+    /// Whether it may hold for a packet of which the destination alone is known.
+    pub fn may_hold_to(&self, dest: IpAddr) -> bool {
+        match (&self.test, self.expected) {
+            (Test::Dest(networks), Expected::Yes) => within(networks, dest),
+            (Test::Family(family), Expected::Yes) => *family == Family::of(dest),
+            _ => true,
+        }
+    }
 }
 
 #[cfg(test)]

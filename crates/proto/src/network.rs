@@ -1,4 +1,4 @@
-//! The director's network: links, addresses, routes, neighbours.
+//! The director's network: links, addresses, routes, policy rules, neighbours.
 //!
 //! The control plane copies these values from the kernel; the lab and tests build them by [`Network::add_link`] and
 //! similar methods. `xvs_dataplane::egress::Egress` makes the look-up tables of a snapshot of them. Not read on the
@@ -6,22 +6,64 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{MacAddr, Prefix};
+use crate::{Family, MacAddr, Prefix};
 use thiserror::Error;
 
-/// The director's network.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The director's network. By default it has the kernel's default policy rules and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// The interfaces, each with a different id.
     pub links: Vec<Link>,
-    /// The routes of the tables local and main.
+    /// The policy rules that xvs follows, those of a family in the order in which the kernel tries them.
+    pub rules: Vec<Rule>,
+    /// The routes of the tables that these rules look up.
     pub routes: Vec<Route>,
     /// The resolved neighbours.
     pub neighbours: Vec<Neighbour>,
-    /// Marks in policy rules: the kernel looks packets with them up in other tables than local and main.
+    /// Marks in policy rules, followed or not: the kernel looks packets with them up in other tables than local and
+    /// main.
     pub policy_rule_marks: Vec<PolicyRuleMark>,
+}
+
+/// A policy rule (ip-rule(8)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The family of its packets.
+    pub family: Family,
+    /// Its priority; rules with a lower one are tried before.
+    pub priority: u32,
+    /// The sources of its packets; `None`: any.
+    pub from: Option<Prefix>,
+    /// The destinations of its packets; `None`: any.
+    pub to: Option<Prefix>,
+    /// The mark of its packets; `None`: any.
+    pub mark: Option<PolicyRuleMark>,
+    /// What happens to its packets.
+    pub action: PolicyAction,
+}
+
+/// What happens to the packets of a policy rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PolicyAction {
+    /// They take the route that this table has for them; the next rule is tried if it has none.
+    Lookup(Table),
+    /// They are refused (actions blackhole, unreachable and prohibit).
+    Refuse,
+}
+
+/// What a route is looked up for. IPVS, and xvs as well, routes packets as if this machine had made them: their input
+/// interface is none but `lo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteKey {
+    /// The destination.
+    pub dest: IpAddr,
+    /// The source; the unspecified address if it is not chosen yet.
+    pub source: IpAddr,
+    /// The firewall mark; 0: none.
+    pub mark: u32,
 }
 
 /// The mark in a policy rule.
@@ -87,13 +129,28 @@ pub struct Route {
     pub mtu: Option<u32>,
 }
 
-/// A routing table, in the order in which the kernel's default rules look them up (ip-rule(8)).
+/// A routing table, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// Table 255: this machine's own addresses.
-    Local,
-    /// Table 254: the routes of operators and routing daemons.
-    Main,
+pub struct Table(pub u32);
+
+impl Table {
+    /// This machine's own addresses.
+    pub const LOCAL: Self = Self(255);
+    /// The routes of operators and routing daemons.
+    pub const MAIN: Self = Self(254);
+    /// Normally empty.
+    pub const DEFAULT: Self = Self(253);
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::LOCAL => f.write_str("local"),
+            Self::MAIN => f.write_str("main"),
+            Self::DEFAULT => f.write_str("default"),
+            Self(number) => write!(f, "{number}"),
+        }
+    }
 }
 
 /// What happens to the packets of a route.
@@ -105,8 +162,10 @@ pub enum RouteAction {
     Broadcast,
     /// They are forwarded to one of these next hops, chosen by flow.
     Unicast(Vec<NextHop>),
-    /// They are refused (types unreachable, prohibit, blackhole and throw).
+    /// They are refused (types unreachable, prohibit and blackhole).
     Unreachable,
+    /// The table has no route for them, whatever its shorter prefixes say (type throw).
+    Throw,
 }
 
 /// A next hop of a route.
@@ -214,7 +273,7 @@ impl Network {
     pub fn add_route(&mut self, dest: Prefix, via: Option<IpAddr>, link: &str) -> Result<(), NetworkError> {
         let hop = NextHop { ifindex: self.known_link(link)?.ifindex, via, weight: 1 };
         let sibling = self.routes.iter_mut().find_map(|route| match &mut route.action {
-            RouteAction::Unicast(hops) if route.dest == dest && route.table == Table::Main => Some(hops),
+            RouteAction::Unicast(hops) if route.dest == dest && route.table == Table::MAIN => Some(hops),
             _ => None,
         });
         match sibling {
@@ -222,7 +281,7 @@ impl Network {
             None => {
                 let action = RouteAction::Unicast(vec![hop]);
                 self.routes.push(Route {
-                    table: Table::Main,
+                    table: Table::MAIN,
                     dest,
                     metric: 0,
                     action,
@@ -250,10 +309,20 @@ impl Network {
         self.links.iter().find(|link| link.name == name)
     }
 
-    /// The route of packets to an address, as the kernel's default rules find it. Cost: one pass over the routes.
-    pub fn route_to(&self, addr: IpAddr) -> Option<&Route> {
-        let matching = self.routes.iter().filter(|route| route.dest.contains(addr));
-        matching.min_by_key(|route| (route.table, Reverse(route.dest.len()), route.metric))
+    /// The route of packets, as the kernel's rules find it. `None`: there is none, or a rule refuses them. Cost: one
+    /// pass over the routes for each rule.
+    pub fn route_to(&self, key: impl Into<RouteKey>) -> Option<&Route> {
+        let key = key.into();
+        for rule in self.rules.iter().filter(|rule| rule.matches(&key)) {
+            let PolicyAction::Lookup(table) = rule.action else { return None };
+            let matching =
+                self.routes.iter().filter(|route| route.table == table && route.dest.contains(key.dest));
+            let best = matching.min_by_key(|route| (Reverse(route.dest.len()), route.metric));
+            if let Some(found) = best.filter(|route| route.action != RouteAction::Throw) {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// The lowest id that no link has.
@@ -272,27 +341,101 @@ impl Network {
     }
 }
 
+impl Default for Network {
+    fn default() -> Self {
+        let rule = |family, priority, table| Rule {
+            family,
+            priority,
+            from: None,
+            to: None,
+            mark: None,
+            action: PolicyAction::Lookup(table),
+        };
+        let rules = [Family::V4, Family::V6]
+            .into_iter()
+            .flat_map(|family| [rule(family, 0, Table::LOCAL), rule(family, 32_766, Table::MAIN)]);
+        Self {
+            links: Vec::new(),
+            rules: rules.collect(),
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+            policy_rule_marks: Vec::new(),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether it concerns packets. An IPv6 packet whose source is not chosen yet has none that a prefix contains
+    /// (kernel `net/ipv6/fib6_rules.c`, `fib6_rule_match`); that of an IPv4 packet is 0.0.0.0.
+    pub fn matches(&self, key: &RouteKey) -> bool {
+        let has_source = !matches!(key.source, IpAddr::V6(source) if source.is_unspecified());
+        Family::of(key.dest) == self.family
+            && self.from.is_none_or(|from| has_source && from.contains(key.source))
+            && self.to.is_none_or(|to| to.contains(key.dest))
+            && self.mark.is_none_or(|PolicyRuleMark { mark, mask }| key.mark & mask == mark & mask)
+    }
+
+    /// Whether it concerns all packets of its family.
+    pub fn is_unconditional(&self) -> bool {
+        self.from.is_none() && self.to.is_none() && self.mark.is_none()
+    }
+}
+
+/// As `ip rule` prints it.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: from ", self.priority)?;
+        match self.from {
+            Some(from) => write!(f, "{from}")?,
+            None => f.write_str("all")?,
+        }
+        if let Some(to) = self.to {
+            write!(f, " to {to}")?;
+        }
+        match self.mark {
+            Some(PolicyRuleMark { mark, mask: u32::MAX }) => write!(f, " fwmark {mark:#x}")?,
+            Some(PolicyRuleMark { mark, mask }) => write!(f, " fwmark {mark:#x}/{mask:#x}")?,
+            None => {}
+        }
+        match self.action {
+            PolicyAction::Lookup(table) => write!(f, " lookup {table}"),
+            PolicyAction::Refuse => f.write_str(" unreachable"),
+        }
+    }
+}
+
+impl From<IpAddr> for RouteKey {
+    /// Packets to an address that have no source yet and no mark.
+    fn from(dest: IpAddr) -> Self {
+        let source = match dest {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Self { dest, source, mark: 0 }
+    }
+}
+
 /// Adds the routes that the kernel adds for an address (kernel `net/ipv4/fib_frontend.c`, `fib_add_ifaddr`, and
 /// `net/ipv6/addrconf.c`, `addrconf_prefix_route`).
 fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Route>) {
     let preferred_source = addr.is_ipv4().then_some(addr);
     let mut add = |table, dest, action| {
-        let metric = if addr.is_ipv6() && table == Table::Main { CONNECTED_METRIC_V6 } else { 0 };
+        let metric = if addr.is_ipv6() && table == Table::MAIN { CONNECTED_METRIC_V6 } else { 0 };
         routes.push(Route { table, dest, metric, action, preferred_source, mtu: None });
     };
-    add(Table::Local, Prefix::host(addr), RouteAction::Local);
+    add(Table::LOCAL, Prefix::host(addr), RouteAction::Local);
     if net == Prefix::host(addr) {
         return;
     }
     if addr.is_loopback() {
-        add(Table::Local, net, RouteAction::Local);
+        add(Table::LOCAL, net, RouteAction::Local);
         return;
     }
-    add(Table::Main, net, RouteAction::Unicast(vec![NextHop { ifindex, via: None, weight: 1 }]));
+    add(Table::MAIN, net, RouteAction::Unicast(vec![NextHop { ifindex, via: None, weight: 1 }]));
     if let (IpAddr::V4(first), true) = (net.addr(), net.len() < 31) {
         let host_bits = u32::MAX.checked_shr(u32::from(net.len())).unwrap_or(0);
         let broadcast = Ipv4Addr::from(u32::from(first) | host_bits);
-        add(Table::Local, Prefix::host(broadcast.into()), RouteAction::Broadcast);
+        add(Table::LOCAL, Prefix::host(broadcast.into()), RouteAction::Broadcast);
     }
 }
 
@@ -322,8 +465,8 @@ mod tests {
             let found = network.routes.iter().filter(|route| route.table == table);
             found.map(|route| route.dest.to_string()).collect()
         };
-        assert_eq!(of(Table::Local), ["10.0.0.1/32", "10.0.0.255/32", "10.1.1.1/32", "fd00::1/128"]);
-        assert_eq!(of(Table::Main), ["10.0.0.0/24", "fd00::/64"]);
+        assert_eq!(of(Table::LOCAL), ["10.0.0.1/32", "10.0.0.255/32", "10.1.1.1/32", "fd00::1/128"]);
+        assert_eq!(of(Table::MAIN), ["10.0.0.0/24", "fd00::/64"]);
     }
 
     #[test]

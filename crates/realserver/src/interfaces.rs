@@ -53,7 +53,7 @@ impl Interfaces {
     /// The interface of the default route of the address's family.
     pub(crate) fn default_dev(&self, addr: IpAddr) -> Option<&str> {
         let defaults = self.network.routes.iter().filter(|route| {
-            route.table == Table::Main
+            route.table == Table::MAIN
                 && route.dest.is_default()
                 && route.dest.addr().is_ipv4() == addr.is_ipv4()
         });

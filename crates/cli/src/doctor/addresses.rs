@@ -68,7 +68,7 @@ fn towards_clients(facts: &Facts) -> Option<&Link> {
 /// The link of the default route of IPv4.
 fn default_link(network: &Network) -> Option<&Link> {
     let is_default =
-        |route: &&Route| route.table == Table::Main && route.dest.is_default() && route.dest.addr().is_ipv4();
+        |route: &&Route| route.table == Table::MAIN && route.dest.is_default() && route.dest.addr().is_ipv4();
     let route = network.routes.iter().filter(is_default).min_by_key(|route| route.metric)?;
     let RouteAction::Unicast(hops) = &route.action else { return None };
     let ifindex = hops.first()?.ifindex;

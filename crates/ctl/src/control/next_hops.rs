@@ -73,7 +73,7 @@ impl NextHops {
 fn gateways(network: &Network) -> Neighbours {
     let hops = network.routes.iter().filter_map(|route| match &route.action {
         RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable => None,
+        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable | RouteAction::Throw => None,
     });
     let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
     hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()

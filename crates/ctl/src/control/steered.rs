@@ -8,7 +8,7 @@ use xvs_dataplane::steering::SteeringRules;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::local_address::LocalAddress;
-use xvs_proto::network::{Network, RouteAction};
+use xvs_proto::network::{Network, Route, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Prefix};
 use xvs_sched::ServiceKey;
 
@@ -167,10 +167,11 @@ impl Steered {
     }
 }
 
-/// Addresses that the kernel delivers to this machine.
+/// Addresses that the kernel delivers to this machine, whatever policy rules say.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
     let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
-    let delivered = network.routes.iter().filter(|route| to_us(&route.action));
+    let is_own = |route: &&Route| [Table::LOCAL, Table::MAIN].contains(&route.table);
+    let delivered = network.routes.iter().filter(is_own).filter(|route| to_us(&route.action));
     let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
     hosts.map(Prefix::addr).collect()
 }

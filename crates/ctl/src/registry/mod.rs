@@ -389,8 +389,8 @@ impl Registry {
         let mut changed = false;
         for dest in self.destinations() {
             let Some(destination) = snapshot.destinations.find(dest.id) else { continue };
-            let path = Path::find(&snapshot.egress, dest.endpoint.addr, 0);
             let tunnel = tunnel(dest, snapshot);
+            let path = path(dest, tunnel, snapshot);
             if (destination.path, destination.tunnel) != (path, tunnel) {
                 let rerouted = Destination { path, tunnel, ..destination.clone() };
                 snapshot.destinations.set(dest.id, Some(rerouted));
@@ -514,15 +514,20 @@ fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
     snapshot.egress.tunnel_to(dest.endpoint.addr, dest.encapsulation)
 }
 
+fn path(dest: &DestinationEntry, tunnel: snapshot::Tunnel, snapshot: &Snapshot) -> Path {
+    Path::find(&snapshot.egress, tunnel.route_key(dest.endpoint.addr, dest.method), 0)
+}
+
 fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
+    let tunnel = tunnel(dest, snapshot);
     Destination {
         available: true,
         endpoint: dest.endpoint,
         method: dest.method,
         weight: dest.weight_in_force(),
-        path: Path::find(&snapshot.egress, dest.endpoint.addr, 0),
+        path: path(dest, tunnel, snapshot),
         path_mtu: dest.path_mtu.clone(),
-        tunnel: tunnel(dest, snapshot),
+        tunnel,
         live: dest.live.clone(),
         service: service.clone(),
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use xvs_proto::network::{Link, Network, RouteAction};
+use xvs_proto::network::{Link, Network, RouteAction, RouteKey};
 use xvs_proto::{Family, Prefix};
 
 /// The machine's interfaces, attached and not.
@@ -83,10 +83,10 @@ impl<'a> Attachment<'a> {
         self.reached.find(vip).is_none().then(|| self.missed.find(vip))?
     }
 
-    /// The link by which packets to an address leave, if xvsd is not attached to it.
-    pub fn towards(&self, addr: IpAddr) -> Option<&'a Link> {
+    /// The link by which packets leave, if xvsd is not attached to it.
+    pub fn towards(&self, key: impl Into<RouteKey>) -> Option<&'a Link> {
         let network = self.network?;
-        let RouteAction::Unicast(hops) = &network.route_to(addr)?.action else { return None };
+        let RouteAction::Unicast(hops) = &network.route_to(key)?.action else { return None };
         let link = |ifindex| network.links.iter().find(|link| link.ifindex == ifindex);
         let links: Vec<_> = hops.iter().filter_map(|hop| link(hop.ifindex)).collect();
         if links.iter().any(|link| self.is_attached(link)) {

@@ -7,6 +7,7 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
+use super::framed_packet::FramedPacket;
 use crate::egress::Path;
 use crate::egress::path_mtu::PathMtu;
 use crate::forward::{self, Ends, Outer};
@@ -27,6 +28,15 @@ pub(crate) fn request(
     forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer)
 }
 
+/// The path of a packet to the client of a connection.
+#[inline]
+pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, at: Context<'_>) -> Path {
+    let mark = || at.snapshot.routing_mark(p.link, p.packet);
+    let path =
+        Path::find_by(&at.snapshot.egress, ends.client.addr, p.hash, || Some(ends.key_to_client(mark())));
+    path.unwrap_or(Path::NoRoute)
+}
+
 /// Forwards a client's packet to a real server that is not configured here. A tunnel is then IP in IP.
 pub(crate) fn unbound(
     flows: &mut Flows,
@@ -35,9 +45,11 @@ pub(crate) fn unbound(
     ends: &Ends,
     at: Context<'_>,
 ) -> Verdict {
-    let path = Path::find(&at.snapshot.egress, ends.dest.addr, flows.table.hash(&packet.flow));
+    let tunnel = at.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip);
+    let key = tunnel.route_key(ends.dest.addr, ends.method);
+    let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&packet.flow));
     let outer = Outer {
-        tunnel: at.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip),
+        tunnel,
         pmtu_disc: at.snapshot.settings.pmtu_disc,
         path_mtu: &PathMtu::default(),
         now: at.now,

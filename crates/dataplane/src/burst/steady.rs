@@ -10,6 +10,7 @@
 //! Not here: what begins or ends a connection.
 
 use xvs_proto::ipv4::Ipv4;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{LinkId, Plain, ethernet, tcp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
@@ -22,7 +23,7 @@ use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags};
 use crate::counters::StatsValues;
 use crate::egress::Path;
-use crate::forward::Identification;
+use crate::forward::{Ends, Identification};
 use crate::snapshot::{DestinationId, Route};
 use crate::sync::announce::Announcer;
 
@@ -166,7 +167,8 @@ impl<'a> Steady<'a> {
         if !is_noted || !connection.method().masquerades() {
             return None;
         }
-        let Path::To(hop) = Path::find(&self.at.snapshot.egress, connection.client().addr, hash) else {
+        let (egress, client) = (&self.at.snapshot.egress, connection.client().addr);
+        let Path::To(hop) = Path::find_by(egress, client, hash, || self.key_to_client(connection))? else {
             return None;
         };
         if u32::from(plain.len) > hop.mtu {
@@ -175,6 +177,14 @@ impl<'a> Steady<'a> {
         fit(frame, plain);
         let is_done = connection.masquerade(plain, frame.bytes_mut(), Direction::Outbound, &hop.addresses());
         is_done.then_some(hop.link)
+    }
+
+    /// What the route of a reply is looked up for. `None`: its mark may matter, which the general way computes.
+    fn key_to_client(&self, connection: &Connection<'_>) -> Option<RouteKey> {
+        let (snapshot, ends) = (self.at.snapshot, Ends::of(connection));
+        let dest = ends.local.unwrap_or(ends.client).addr;
+        let is_open = snapshot.egress.routes_by_mark() && snapshot.marks.may_mark(dest);
+        (!is_open).then(|| ends.key_to_client(0))
     }
 
     /// Writes what was added up.

@@ -1,10 +1,10 @@
 //! Egress: routes, next hops and their link addresses, read-only.
 //!
 //! [`Egress`] is built from a [`Network`] whenever that changes, and is part of a snapshot. It is consulted for each
-//! packet without a known next hop. It follows the kernel's three default rules: table local before table main, longest
-//! prefix, lowest metric; among several next hops the flow's hash chooses. Cost: a route is one to four loads (IPv6: at
-//! most sixteen), a neighbour one hash probe; nothing is allocated. Not here: following the kernel's changes, and
-//! resolving neighbours.
+//! packet without a known next hop. It follows the kernel's policy rules in their order, by default table local before
+//! table main; in a table the longest prefix, then the lowest metric; among several next hops the flow's hash chooses.
+//! Cost: with the default rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe;
+//! nothing is allocated. Not here: following the kernel's changes, and resolving neighbours.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use xvs_proto::{Family, MacAddr};
 
 use self::next_hop::{Gateway, Used};
 use self::routes::{Action, Routes, Target, aligned};
-use xvs_proto::network::{Link, Neighbour, Network, PolicyRuleMark};
+use xvs_proto::network::{Link, Neighbour, Network, PolicyAction, PolicyRuleMark, RouteKey, Rule};
 
 mod next_hop;
 mod path;
@@ -38,6 +38,9 @@ pub struct Egress {
     vlans: HashMap<(LinkId, u16), LinkId>,
     routes: Routes,
     neighbours: HashMap<NeighbourKey, Known>,
+    rules: Vec<Rule>,
+    /// Whether one of them has a mark.
+    by_mark: bool,
     policy_rule_marks: Vec<PolicyRuleMark>,
 }
 
@@ -117,9 +120,16 @@ impl Egress {
                 Some((neighbour_key(link, known.addr), found))
             })
             .collect();
-        let policy_rule_marks = network.policy_rule_marks.clone();
-        let routes = Routes::build(&network.routes, &by_ifindex);
-        let mut egress = Self { links, by_ifindex, vlans, routes, neighbours, policy_rule_marks };
+        let mut egress = Self {
+            links,
+            routes: Routes::build(network, &by_ifindex),
+            by_ifindex,
+            vlans,
+            neighbours,
+            rules: network.rules.clone(),
+            by_mark: network.rules.iter().any(|rule| rule.mark.is_some()),
+            policy_rule_marks: network.policy_rule_marks.clone(),
+        };
         let mut routes = std::mem::take(&mut egress.routes);
         routes.find_gateways(|target, link, gateway| match egress.resolve(target, link, gateway) {
             (Path::To(hop), Some(used)) => Some(Gateway { hop, used: used.clone() }),
@@ -129,22 +139,39 @@ impl Egress {
         egress
     }
 
-    /// The route of a packet to `dest`. Whether its link is up is in [`Self::link`].
+    /// The route of a packet. Whether its link is up is in [`Self::link`].
     ///
     /// `flow_hash` chooses among the next hops of a multipath route, each in proportion to its weight. Only the upper
     /// half of the hash is used, so the lower half may have been used for another choice.
-    pub fn route(&self, dest: IpAddr, flow_hash: u64) -> RouteTo {
-        match self.target(dest) {
+    pub fn route(&self, key: impl Into<RouteKey>, flow_hash: u64) -> RouteTo {
+        let key = key.into();
+        match self.target(key) {
             None => RouteTo::NoRoute,
             Some(target) => match &target.action {
                 Action::Local | Action::Broadcast => RouteTo::Local,
                 Action::Unreachable => RouteTo::Unreachable,
                 Action::Send(hops) => {
                     let hop = hops.pick(flow_hash);
-                    RouteTo::Via { link: hop.link, next_hop: hop.via.unwrap_or(dest) }
+                    RouteTo::Via { link: hop.link, next_hop: hop.via.unwrap_or(key.dest) }
                 }
             },
         }
+    }
+
+    /// The policy rule that has chosen the route of a packet, or refuses it. `None`: no rule distinguishes packets to
+    /// the same address, or no table has a route.
+    pub fn rule_of(&self, key: RouteKey) -> Option<&Rule> {
+        let found = self.target(key).filter(|_| self.routes.has_steps(Family::of(key.dest)))?;
+        let has_chosen = |rule: &&Rule| match rule.action {
+            PolicyAction::Lookup(table) => found.table == Some(table),
+            PolicyAction::Refuse => found.table.is_none(),
+        };
+        self.rules.iter().filter(|rule| rule.matches(&key)).find(has_chosen)
+    }
+
+    /// Whether the mark of a packet may choose its route.
+    pub fn routes_by_mark(&self) -> bool {
+        self.by_mark
     }
 
     /// Whether a policy rule of the kernel delivers packets of this mark to this machine, whatever their address is.
@@ -194,17 +221,18 @@ impl Egress {
     /// not included.
     pub fn mtu(&self, dest: IpAddr, link: LinkId) -> Option<u32> {
         let most = self.link(link)?.mtu;
-        Some(self.target(dest).map_or(most, |target| target.mtu_by(most)))
+        Some(self.target(dest.into()).map_or(most, |target| target.mtu_by(most)))
     }
 
     /// Whether the kernel would deliver a packet to `addr` to this machine.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.target(addr).is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
+        self.target(addr.into())
+            .is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
     }
 
     /// Whether `addr` is a broadcast address of a link of this machine.
     pub fn is_broadcast(&self, addr: IpAddr) -> bool {
-        self.target(addr).is_some_and(|target| matches!(target.action, Action::Broadcast))
+        self.target(addr.into()).is_some_and(|target| matches!(target.action, Action::Broadcast))
     }
 
     /// The source address that the director itself uses for packets to `dest` by `link`; `None` if it has none of that
@@ -215,7 +243,7 @@ impl Egress {
     /// `inet_select_addr`). For IPv6: the link's address of the same scope with the longest common prefix, then those
     /// of other links (RFC 6724 §5, rules 2, 5 and 8).
     pub fn source_for(&self, dest: IpAddr, link: LinkId) -> Option<IpAddr> {
-        let target = self.target(dest);
+        let target = self.target(dest.into());
         if let Some(source) = target.and_then(|target| target.preferred_source) {
             return Some(source);
         }
@@ -275,9 +303,8 @@ impl Egress {
     }
 
     #[inline]
-    fn target(&self, dest: IpAddr) -> Option<&Target> {
-        let (family, bits) = aligned(dest);
-        self.routes.find(family, bits)
+    fn target(&self, key: RouteKey) -> Option<&Target> {
+        self.routes.find(key.dest, || Some(key))?
     }
 }
 

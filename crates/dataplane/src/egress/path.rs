@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use xvs_proto::network::RouteKey;
+
 use super::Egress;
 use super::next_hop::{Gateway, Hop};
-use super::routes::Action;
+use super::routes::{Action, Target};
 
 /// The path to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +27,28 @@ pub enum Path {
 }
 
 impl Path {
-    /// The path to `dest` for a flow with this hash.
+    /// The path of packets for a flow with this hash.
     #[inline]
-    pub fn find(egress: &Egress, dest: IpAddr, flow_hash: u64) -> Self {
-        let Some(target) = egress.target(dest) else { return Self::NoRoute };
+    pub fn find(egress: &Egress, key: impl Into<RouteKey>, flow_hash: u64) -> Self {
+        let key = key.into();
+        Self::find_by(egress, key.dest, flow_hash, || Some(key)).unwrap_or(Self::NoRoute)
+    }
+
+    /// The path to `dest`. `key` says what else the policy rules examine; it is called only if one examines more.
+    /// `None`: so did `key` return.
+    #[inline]
+    pub(crate) fn find_by(
+        egress: &Egress,
+        dest: IpAddr,
+        flow_hash: u64,
+        key: impl FnOnce() -> Option<RouteKey>,
+    ) -> Option<Self> {
+        let target = egress.routes.find(dest, key)?;
+        Some(target.map_or(Self::NoRoute, |target| Self::by(egress, target, dest, flow_hash)))
+    }
+
+    #[inline]
+    fn by(egress: &Egress, target: &Target, dest: IpAddr, flow_hash: u64) -> Self {
         let next = match &target.action {
             Action::Local | Action::Broadcast => return Self::Local,
             Action::Unreachable => return Self::NoRoute,

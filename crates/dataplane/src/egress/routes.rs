@@ -1,28 +1,48 @@
-//! Routes of both tables as one longest-prefix match: a trie with eight bits of an address in each step.
+//! Routes by longest prefix: a trie with eight bits of an address in each step, for the tables that policy rules look
+//! up.
 //!
-//! Built with the snapshot, read for each packet. The precedence of routes is resolved when the trie is built: routes
-//! are written over the addresses that they match, from the least to the most preferred, so the last one written
-//! remains. Cost: two loads for each step, and as many steps as there are places on the way where the longer prefixes
+//! Built with the snapshot, read for each packet. Tables that rules look up one after another for all packets are one
+//! trie: their precedence is resolved when it is built. Routes are written over the addresses that they match, from the
+//! least to the most preferred, so the last one written remains. The kernel's default rules are one trie for each
+//! family. Cost: two loads for each step, and as many steps as there are places on the way where the longer prefixes
 //! differ from each other (one for most addresses where only a default route matches; at most four or sixteen); no
-//! allocation. Memory: a node of 1 KiB for each beginning of an address that longer prefixes continue.
+//! allocation. With other rules, a comparison for each rule and the trie of each one that matches. Memory: a node of
+//! 1 KiB for each beginning of an address that longer prefixes continue.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use xvs_proto::Family;
 use xvs_proto::LinkId;
 
-use xvs_proto::network::{Route, RouteAction};
+use xvs_proto::network::{Network, PolicyAction, Route, RouteAction, RouteKey, Rule, Table};
 
 use super::next_hop::Gateway;
 
-/// The routes of all tables.
-#[derive(Debug)]
+/// The routes of all tables, by the rules that look them up.
+#[derive(Debug, Default)]
 pub(super) struct Routes {
-    v4: Trie,
-    v6: Trie,
+    v4: Lookups,
+    v6: Lookups,
     targets: Vec<Target>,
+}
+
+/// The look-ups of a family, in the order of its rules.
+#[derive(Debug, Default)]
+struct Lookups {
+    /// Those before the last one; none with the kernel's default rules.
+    steps: Vec<Step>,
+    /// The tables that the last rules look up for all packets.
+    last: Trie,
+}
+
+/// What a rule looks up, and rules after it for all packets.
+#[derive(Debug)]
+struct Step {
+    rule: Rule,
+    trie: Arc<Trie>,
 }
 
 /// The result of a route.
@@ -31,6 +51,8 @@ pub(super) struct Target {
     pub(super) action: Action,
     pub(super) preferred_source: Option<IpAddr>,
     pub(super) mtu: Option<u32>,
+    /// The table of the route; `None` if a rule refuses the packets.
+    pub(super) table: Option<Table>,
 }
 
 #[derive(Debug)]
@@ -59,25 +81,17 @@ pub(super) struct NextHop {
 }
 
 impl Routes {
-    /// The trie of these routes. Precedence: table local before main, the longest prefix, the lowest metric, the first.
-    pub(super) fn build(routes: &[Route], by_ifindex: &HashMap<u32, LinkId>) -> Self {
-        let mut painted: Vec<&Route> = routes.iter().rev().collect();
-        painted.sort_by_key(|route| (Reverse(route.table), route.dest.len(), Reverse(route.metric)));
-        let mut built = Self::default();
-        for route in painted {
-            // The kernel would send such packets by links that xvs does not use. They must not leave by another link.
-            let action = Action::of(&route.action, by_ifindex).unwrap_or(Action::Unreachable);
-            built.targets.push(Target { action, preferred_source: route.preferred_source, mtu: route.mtu });
-            let leaf = built.targets.len() as u32;
-            let (family, bits) = aligned(route.dest.addr());
-            match family {
-                Family::V4 => built.v4.paint(bits, route.dest.len(), leaf),
-                Family::V6 => built.v6.paint(bits, route.dest.len(), leaf),
-            }
-        }
-        built.v4.shorten();
-        built.v6.shorten();
-        built
+    /// The tries of a network's rules and routes.
+    pub(super) fn build(network: &Network, by_ifindex: &HashMap<u32, LinkId>) -> Self {
+        let mut targets = Vec::new();
+        let v4 = Lookups::build(network, Family::V4, by_ifindex, &mut targets);
+        let v6 = Lookups::build(network, Family::V6, by_ifindex, &mut targets);
+        Self { v4, v6, targets }
+    }
+
+    /// Whether packets of a family to the same address may take different routes.
+    pub(super) fn has_steps(&self, family: Family) -> bool {
+        !self.of(family).steps.is_empty()
     }
 
     /// Sets the gateways that `resolve` gives for a route's next hop, by link and address.
@@ -91,19 +105,74 @@ impl Routes {
         }
     }
 
+    /// The route of packets to `dest`. `key` says what else the rules examine; it is called only if one examines more.
+    /// `None`: so did `key` return.
     #[inline]
-    pub(super) fn find(&self, family: Family, bits: u128) -> Option<&Target> {
-        let leaf = match family {
-            Family::V4 => self.v4.find(bits),
-            Family::V6 => self.v6.find(bits),
+    pub(super) fn find(
+        &self,
+        dest: IpAddr,
+        key: impl FnOnce() -> Option<RouteKey>,
+    ) -> Option<Option<&Target>> {
+        let (family, bits) = aligned(dest);
+        let lookups = self.of(family);
+        let leaf = match lookups.steps.is_empty() {
+            true => lookups.last.find(bits),
+            false => lookups.by_rules(bits, &key()?),
         };
-        self.targets.get((leaf as usize).checked_sub(1)?)
+        Some((leaf as usize).checked_sub(1).and_then(|leaf| self.targets.get(leaf)))
+    }
+
+    #[inline]
+    fn of(&self, family: Family) -> &Lookups {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 }
 
-impl Default for Routes {
-    fn default() -> Self {
-        Self { v4: Trie::new(), v6: Trie::new(), targets: Vec::new() }
+impl Lookups {
+    fn build(
+        network: &Network,
+        family: Family,
+        by_ifindex: &HashMap<u32, LinkId>,
+        targets: &mut Vec<Target>,
+    ) -> Self {
+        // Rules for all packets that follow each other are one look-up of several tables. A throw route leads to the
+        // next rule, so its table is the last one of a look-up.
+        let throws =
+            |table| network.routes.iter().any(|of| of.table == table && of.action == RouteAction::Throw);
+        let mut lookups: Vec<(&Rule, Vec<Table>)> = Vec::new();
+        for rule in network.rules.iter().filter(|rule| rule.family == family) {
+            match (rule.action, lookups.last_mut()) {
+                (PolicyAction::Lookup(table), Some((before, tables)))
+                    if rule.is_unconditional()
+                        && before.is_unconditional()
+                        && tables.last().is_some_and(|last| !throws(*last)) =>
+                {
+                    tables.push(table);
+                }
+                (PolicyAction::Lookup(table), _) => lookups.push((rule, vec![table])),
+                (PolicyAction::Refuse, _) => lookups.push((rule, Vec::new())),
+            }
+        }
+        let last = lookups.pop_if(|(rule, tables)| rule.is_unconditional() && !tables.is_empty());
+        let mut trie = |tables: &[Table]| Trie::of_tables(network, family, tables, by_ifindex, targets);
+        let last = last.map(|(_, tables)| trie(&tables)).unwrap_or_default();
+        let mut known: HashMap<Vec<Table>, Arc<Trie>> = HashMap::new();
+        let steps = lookups.into_iter().map(|(rule, tables)| {
+            let trie = known.entry(tables).or_insert_with_key(|tables| Arc::new(trie(tables)));
+            Step { rule: rule.clone(), trie: trie.clone() }
+        });
+        Self { steps: steps.collect(), last }
+    }
+
+    /// The entry of packets, as a trie has it.
+    #[inline(never)]
+    fn by_rules(&self, bits: u128, key: &RouteKey) -> u32 {
+        let matching = self.steps.iter().filter(|step| step.rule.matches(key));
+        let found = matching.map(|step| step.trie.find(bits)).find(|leaf| *leaf != 0);
+        found.unwrap_or_else(|| self.last.find(bits))
     }
 }
 
@@ -130,10 +199,55 @@ struct Node {
     entries: [u32; 256],
 }
 
-impl Trie {
-    fn new() -> Self {
+impl Default for Trie {
+    fn default() -> Self {
         let root = Node { prefix: 0, depth: 0, unread: 0, other: 0, entries: [0; 256] };
         Self { nodes: vec![root], root: CHILD }
+    }
+}
+
+impl Trie {
+    /// The routes of these tables, whose targets are appended. Precedence: the first table, the longest prefix, the
+    /// lowest metric, the first. No table refuses all packets.
+    fn of_tables(
+        network: &Network,
+        family: Family,
+        tables: &[Table],
+        by_ifindex: &HashMap<u32, LinkId>,
+        targets: &mut Vec<Target>,
+    ) -> Self {
+        let mut trie = Self::default();
+        let mut add = |target| {
+            targets.push(target);
+            targets.len() as u32
+        };
+        if tables.is_empty() {
+            let refused =
+                Target { action: Action::Unreachable, preferred_source: None, mtu: None, table: None };
+            trie.paint(0, 0, add(refused));
+        }
+        for table in tables.iter().rev() {
+            let of_table = |route: &&Route| route.table == *table && Family::of(route.dest.addr()) == family;
+            let mut painted: Vec<&Route> = network.routes.iter().rev().filter(of_table).collect();
+            painted.sort_by_key(|route| (route.dest.len(), Reverse(route.metric)));
+            for route in painted {
+                let leaf = match &route.action {
+                    RouteAction::Throw => 0,
+                    // The kernel would send such packets by links that xvs does not use. They must not leave by
+                    // another link.
+                    action => add(Target {
+                        action: Action::of(action, by_ifindex).unwrap_or(Action::Unreachable),
+                        preferred_source: route.preferred_source,
+                        mtu: route.mtu,
+                        table: Some(*table),
+                    }),
+                };
+                let (_, bits) = aligned(route.dest.addr());
+                trie.paint(bits, route.dest.len(), leaf);
+            }
+        }
+        trie.shorten();
+        trie
     }
 
     #[inline]
@@ -229,7 +343,7 @@ impl Action {
         let nexthops = match action {
             RouteAction::Local => return Some(Self::Local),
             RouteAction::Broadcast => return Some(Self::Broadcast),
-            RouteAction::Unreachable => return Some(Self::Unreachable),
+            RouteAction::Unreachable | RouteAction::Throw => return Some(Self::Unreachable),
             RouteAction::Unicast(nexthops) => nexthops,
         };
         let (mut hops, mut total) = (Vec::with_capacity(nexthops.len()), 0);

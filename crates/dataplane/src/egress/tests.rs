@@ -1,5 +1,7 @@
 //! Look-ups in literal tables, and in random ones compared with a scan of all routes.
 
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 use xvs_proto::Prefix;
 
@@ -56,7 +58,7 @@ fn the_longest_prefix_wins_and_table_local_comes_first() {
 fn the_lowest_metric_wins_and_a_route_by_an_unknown_link_refuses_its_packets() {
     let mut network = director();
     let route = |metric, action| Route {
-        table: Table::Main,
+        table: Table::MAIN,
         dest: prefix("10.3.0.0/16"),
         metric,
         action,
@@ -80,7 +82,7 @@ fn flows_spread_over_a_multipath_route_by_weight_and_each_keeps_its_next_hop() {
         NextHop { ifindex: 2, via: Some(ip("10.1.0.253")), weight: 1 },
     ];
     network.routes.push(Route {
-        table: Table::Main,
+        table: Table::MAIN,
         dest: prefix("10.4.0.0/16"),
         metric: 0,
         action: RouteAction::Unicast(hops),
@@ -158,15 +160,117 @@ fn a_route_may_lower_the_mtu_of_its_link_but_not_raise_it() {
     assert_eq!(Egress::build(&network).mtu(ip("10.2.0.1"), LinkId(7)), None);
 }
 
-/// The result of a scan of all routes.
-fn scan(network: &Network, dest: IpAddr) -> RouteTo {
-    for table in [Table::Local, Table::Main] {
+/// A rule for IPv4 packets that looks up a table.
+fn rule(priority: u32, table: Table) -> Rule {
+    let action = PolicyAction::Lookup(table);
+    Rule { family: Family::V4, priority, from: None, to: None, mark: None, action }
+}
+
+/// The director with a route for everything by lan in table 100, and this rule before that for table main.
+fn with_rule(rule: Rule) -> Network {
+    let mut network = director();
+    network.add_route(prefix("0.0.0.0/0"), Some(ip("10.1.0.9")), "lan").unwrap();
+    let RouteAction::Unicast(hops) = &mut network.routes.last_mut().unwrap().action else { panic!() };
+    let by_lan = hops.pop().unwrap();
+    network.routes.push(Route {
+        table: Table(100),
+        dest: prefix("0.0.0.0/0"),
+        metric: 0,
+        action: RouteAction::Unicast(vec![by_lan]),
+        preferred_source: None,
+        mtu: None,
+    });
+    network.rules.insert(1, rule);
+    network
+}
+
+fn key(dest: &str, source: &str, mark: u32) -> RouteKey {
+    RouteKey { dest: ip(dest), source: ip(source), mark }
+}
+
+#[test]
+fn a_rule_for_a_source_chooses_the_table_of_its_packets_alone() {
+    let network = with_rule(Rule { from: Some(prefix("198.51.100.2")), ..rule(100, Table(100)) });
+    let egress = Egress::build(&network);
+    let (first, second) = (key("192.0.2.1", "198.51.100.1", 0), key("192.0.2.1", "198.51.100.2", 0));
+    assert_eq!(egress.route(first, 0), via(WAN, "10.0.0.254"));
+    assert_eq!(egress.route(second, 0), via(LAN, "10.1.0.9"));
+    assert_eq!(egress.route(ip("192.0.2.1"), 0), via(WAN, "10.0.0.254"), "a source that is not chosen yet");
+    assert_eq!(
+        egress.route(key("10.1.0.1", "198.51.100.2", 0), 0),
+        RouteTo::Local,
+        "table local comes before"
+    );
+    let text = |key| egress.rule_of(key).map(Rule::to_string);
+    assert_eq!(text(second).as_deref(), Some("100: from 198.51.100.2/32 lookup 100"));
+    assert_eq!(text(first).as_deref(), Some("32766: from all lookup main"));
+    assert_eq!(Egress::build(&director()).rule_of(second), None, "without other rules none is named");
+}
+
+#[test]
+fn a_rule_for_a_mark_compares_the_bits_of_its_mask() {
+    let mark = Some(PolicyRuleMark { mark: 0x11, mask: 0xf });
+    let egress = Egress::build(&with_rule(Rule { mark, ..rule(100, Table(100)) }));
+    for (mark, expected) in
+        [(1, via(LAN, "10.1.0.9")), (0xf1, via(LAN, "10.1.0.9")), (2, via(WAN, "10.0.0.254"))]
+    {
+        assert_eq!(egress.route(key("192.0.2.1", "198.51.100.1", mark), 0), expected, "mark {mark:#x}");
+    }
+    assert!(egress.routes_by_mark() && !Egress::build(&director()).routes_by_mark());
+}
+
+#[test]
+fn a_rule_for_a_destination_precedes_main_and_a_refusing_one_ends_the_look_up() {
+    let to = Some(prefix("192.0.2.0/24"));
+    let egress = Egress::build(&with_rule(Rule { to, ..rule(100, Table(100)) }));
+    assert_eq!(egress.route(ip("192.0.2.1"), 0), via(LAN, "10.1.0.9"));
+    assert_eq!(egress.route(ip("192.0.3.1"), 0), via(WAN, "10.0.0.254"));
+    let refuse = Rule { to, action: PolicyAction::Refuse, ..rule(100, Table(100)) };
+    let egress = Egress::build(&with_rule(refuse));
+    assert_eq!(egress.route(ip("192.0.2.1"), 0), RouteTo::Unreachable);
+    let refusing = egress.rule_of(ip("192.0.2.1").into()).map(Rule::to_string);
+    assert_eq!(refusing.as_deref(), Some("100: from all to 192.0.2.0/24 unreachable"));
+}
+
+#[test]
+fn a_table_without_a_route_and_a_throw_route_lead_to_the_next_rule() {
+    let mut network = with_rule(rule(100, Table(100)));
+    assert_eq!(Egress::build(&network).route(ip("192.0.2.1"), 0), via(LAN, "10.1.0.9"));
+    let throw = |dest| Route {
+        table: Table(100),
+        dest: prefix(dest),
+        metric: 0,
+        action: RouteAction::Throw,
+        preferred_source: None,
+        mtu: None,
+    };
+    network.routes.push(throw("192.0.2.0/25"));
+    let egress = Egress::build(&network);
+    assert_eq!(egress.route(ip("192.0.2.1"), 0), via(WAN, "10.0.0.254"));
+    assert_eq!(egress.route(ip("192.0.2.129"), 0), via(LAN, "10.1.0.9"));
+    network.routes.retain(|route| route.table != Table(100));
+    assert_eq!(Egress::build(&network).route(ip("192.0.2.129"), 0), via(WAN, "10.0.0.254"));
+}
+
+/// The result of a scan of all rules and routes.
+fn scan(network: &Network, key: RouteKey) -> RouteTo {
+    let RouteKey { dest, source, mark } = key;
+    for rule in &network.rules {
+        let unknown = source == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let concerned = rule.family == Family::of(dest)
+            && rule.from.is_none_or(|from| from.contains(source) && !unknown)
+            && rule.to.is_none_or(|to| to.contains(dest))
+            && rule.mark.is_none_or(|of| (of.mark ^ mark) & of.mask == 0);
+        if !concerned {
+            continue;
+        }
+        let PolicyAction::Lookup(table) = rule.action else { return RouteTo::Unreachable };
         let matching =
             network.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
         // `min_by_key` returns the first of several equal routes.
         let best = matching.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
         match best.map(|route| &route.action) {
-            None => {}
+            None | Some(RouteAction::Throw) => {}
             Some(RouteAction::Local | RouteAction::Broadcast) => return RouteTo::Local,
             Some(RouteAction::Unreachable) => return RouteTo::Unreachable,
             Some(RouteAction::Unicast(hops)) => {
@@ -183,14 +287,27 @@ fn scan(network: &Network, dest: IpAddr) -> RouteTo {
 
 /// Addresses that differ in few bits, so that random prefixes often contain random destinations.
 fn addr() -> impl Strategy<Value = IpAddr> {
-    (any::<bool>(), any::<u16>()).prop_map(|(v4, bits)| {
-        let spread = u32::from(bits & 0xf) | u32::from(bits >> 4 & 0xf) << 12 | u32::from(bits >> 8) << 24;
-        if v4 {
-            IpAddr::V4(spread.into())
-        } else {
-            IpAddr::V6((u128::from(spread) << 96 | u128::from(spread)).into())
-        }
+    (any::<bool>(), any::<u16>()).prop_map(|(v4, bits)| spread(v4, bits))
+}
+
+fn spread(v4: bool, bits: u16) -> IpAddr {
+    let spread = u32::from(bits & 0xf) | u32::from(bits >> 4 & 0xf) << 12 | u32::from(bits >> 8) << 24;
+    if v4 {
+        IpAddr::V4(spread.into())
+    } else {
+        IpAddr::V6((u128::from(spread) << 96 | u128::from(spread)).into())
+    }
+}
+
+fn any_prefix() -> impl Strategy<Value = Prefix> {
+    (addr(), 0u8..=128).prop_map(|(addr, len)| {
+        let len = if addr.is_ipv4() { len / 4 } else { len };
+        Prefix::new(addr, len).unwrap()
     })
+}
+
+fn any_table() -> impl Strategy<Value = Table> {
+    prop_oneof![Just(Table::LOCAL), Just(Table::MAIN), Just(Table(100)), Just(Table(101))]
 }
 
 fn route() -> impl Strategy<Value = Route> {
@@ -199,29 +316,64 @@ fn route() -> impl Strategy<Value = Route> {
             Just(RouteAction::Local),
             Just(RouteAction::Broadcast),
             Just(RouteAction::Unreachable),
+            Just(RouteAction::Throw),
             (1u32..4, prop::option::of(addr()))
                 .prop_map(|(ifindex, via)| RouteAction::Unicast(vec![NextHop { ifindex, via, weight: 1 }])),
         ];
-    (any::<bool>(), addr(), 0u8..=128, 0u32..4, action).prop_map(|(local, addr, len, metric, action)| {
-        let len = if addr.is_ipv4() { len / 4 } else { len };
-        let dest = Prefix::new(addr, len).unwrap();
-        let table = if local { Table::Local } else { Table::Main };
-        Route { table, dest, metric, action, preferred_source: None, mtu: None }
+    (any_table(), any_prefix(), 0u32..4, action).prop_map(|(table, dest, metric, action)| Route {
+        table,
+        dest,
+        metric,
+        action,
+        preferred_source: None,
+        mtu: None,
     })
+}
+
+/// A rule; a prefix of the other family in it concerns no packet, as no prefix does.
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
+    let action =
+        prop_oneof![5 => any_table().prop_map(PolicyAction::Lookup), 1 => Just(PolicyAction::Refuse)];
+    let mark = (0u32..4, 0u32..4).prop_map(|(mark, mask)| PolicyRuleMark { mark, mask });
+    let mark = prop::option::weighted(0.3, mark);
+    let [from, to] = [(); 2].map(|()| prop::option::weighted(0.3, any_prefix()));
+    (family, from, to, mark, action).prop_map(|(family, from, to, mark, action)| Rule {
+        family,
+        priority: 0,
+        from,
+        to,
+        mark,
+        action,
+    })
+}
+
+fn any_key() -> impl Strategy<Value = RouteKey> {
+    (any::<bool>(), any::<u16>(), prop::option::of(any::<u16>()), 0u32..4).prop_map(
+        |(v4, dest, source, mark)| {
+            let key = RouteKey::from(spread(v4, dest));
+            RouteKey { source: source.map_or(key.source, |source| spread(v4, source)), mark, ..key }
+        },
+    )
 }
 
 proptest! {
     #[test]
-    fn a_look_up_finds_what_a_scan_of_all_routes_finds(
+    fn a_look_up_finds_what_a_scan_of_all_rules_and_routes_finds(
+        rules in prop::option::of(prop::collection::vec(any_rule(), 0..8)),
         routes in prop::collection::vec(route(), 0..40),
-        dests in prop::collection::vec(addr(), 20),
+        keys in prop::collection::vec(any_key(), 20),
         flow_hash in any::<u64>(),
     ) {
         let mut network = director();
         network.routes = routes;
+        network.rules.extend(rules.clone().unwrap_or_default());
+        if rules.is_some() {
+            network.rules.rotate_left(2);
+        }
         let egress = Egress::build(&network);
-        for dest in dests {
-            prop_assert_eq!(egress.route(dest, flow_hash), scan(&network, dest));
+        for key in keys {
+            prop_assert_eq!(egress.route(key, flow_hash), scan(&network, key));
         }
     }
 }

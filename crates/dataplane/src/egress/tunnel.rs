@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use xvs_proto::checksum::Coverage;
+use xvs_proto::network::RouteKey;
+use xvs_sched::ForwardingMethod;
 
 /// The outer headers of tunnels to a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,20 @@ pub struct Tunnel {
     pub source: Option<IpAddr>,
     /// The headers between the outer network header and the packet.
     pub encapsulation: Encapsulation,
+}
+
+impl Tunnel {
+    /// What the route of packets to a destination is looked up for. As under IPVS, they have no source yet and no
+    /// mark, whatever the client's packets have; the outer packet of an IPv4 tunnel is routed with its source.
+    pub fn route_key(self, dest: IpAddr, method: ForwardingMethod) -> RouteKey {
+        let key = RouteKey::from(dest);
+        match self.source {
+            Some(source) if method == ForwardingMethod::Tunnel && dest.is_ipv4() => {
+                RouteKey { source, ..key }
+            }
+            _ => key,
+        }
+    }
 }
 
 /// The headers between the outer network header and the packet in a tunnel.

@@ -16,10 +16,10 @@ mod result;
 
 use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xvs_proto::Packet;
+use xvs_proto::network::RouteKey;
 use xvs_sched::ServiceKey;
 
 use crate::burst::classify::Class;
@@ -103,8 +103,8 @@ pub enum Origin {
 /// The route to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// The address of the destination or client.
-    pub to: IpAddr,
+    /// What it is looked up for: the address of the destination or client, and what policy rules examine.
+    pub key: RouteKey,
     /// The result of the route look-up.
     pub result: RouteTo,
     /// The path, with its link addresses if they are known.

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::FlowKey;
+use xvs_proto::network::RouteKey;
 use xvs_sched::{Certainty, ServiceKey};
 
 use super::dry_run::DryRun;
 use super::{Caveat, Explanation, Live, Origin, Route, pass_reason};
 use crate::burst::classify::Class;
-use crate::conn::{ConnId, Copied, Direction};
+use crate::conn::{ConnId, Copied, Direction, NewConnection};
 use crate::egress::Path;
 use crate::new_connection::service;
 use crate::snapshot::copy::Decision;
@@ -130,16 +131,25 @@ impl DryRun {
         let (Class::Flow(packet) | Class::Error(packet)) = self.class else { return None };
         let about = self.quote().map_or(packet.flow, |quote| quote.flow);
         let hash = |run: &mut Self, flow: &FlowKey| run.pipeline.flows.hash(flow);
-        let (to, hash) = match (direction, connection) {
-            (Direction::Outbound, Some((_, copied))) => (copied.connection.client.addr, hash(self, &about)),
-            (_, Some((_, copied))) if copied.connection.dest.addr.is_unspecified() => {
-                (packet.flow.dest.addr, hash(self, &packet.flow))
+        let (key, hash) = match (direction, connection) {
+            (Direction::Outbound, Some((_, copied))) => {
+                let NewConnection { client, virtual_endpoint, .. } = copied.connection;
+                let mark = self.snapshot.routing_mark(self.link, &packet);
+                let key = RouteKey { dest: client.addr, source: virtual_endpoint.addr, mark };
+                (key, hash(self, &about))
             }
-            (_, Some((_, copied))) => (copied.connection.dest.addr, 0),
-            (_, None) => (chosen?, 0),
+            (_, Some((_, copied))) if copied.connection.dest.addr.is_unspecified() => {
+                (packet.flow.dest.addr.into(), hash(self, &packet.flow))
+            }
+            (_, Some((_, copied))) => {
+                let NewConnection { dest, method, dest_ref, .. } = copied.connection;
+                let found = self.snapshot.destinations.find(DestinationId(dest_ref));
+                (found.map_or(dest.addr.into(), |found| found.tunnel.route_key(dest.addr, method)), 0)
+            }
+            (_, None) => (chosen?.into(), 0),
         };
         let egress = &self.snapshot.egress;
-        Some(Route { to, result: egress.route(to, hash), path: Path::find(egress, to, hash) })
+        Some(Route { key, result: egress.route(key, hash), path: Path::find(egress, key, hash) })
     }
 
     fn caveats(

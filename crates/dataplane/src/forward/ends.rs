@@ -1,6 +1,7 @@
 //! The endpoints of a connection, for forwarding.
 
 use xvs_proto::Endpoint;
+use xvs_proto::network::RouteKey;
 use xvs_sched::ForwardingMethod;
 
 use crate::conn::Connection;
@@ -31,5 +32,12 @@ impl Ends {
             dest: connection.dest(),
             method: connection.method(),
         }
+    }
+
+    /// What the route of a packet with this mark to the client is looked up for. As under IPVS, it comes from the
+    /// virtual address.
+    #[inline]
+    pub fn key_to_client(&self, mark: u32) -> RouteKey {
+        RouteKey { dest: self.client.addr, source: self.virtual_endpoint.addr, mark }
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn process(
     };
     let error = Error { packet, quote: &quote };
     let verdict = match found {
-        Some((id, Direction::Outbound)) => about_request(flows, frame, error, id, at),
+        Some((id, Direction::Outbound)) => about_request(flows, frame, link, error, id, at),
         _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
         Some((id, Direction::Inbound)) => about_reply(flows, frame, error, id, at),
         None => match about_tunnel(flows, frame, error, at) {
@@ -152,6 +152,7 @@ fn to_destination(
 fn about_request(
     flows: &mut Flows,
     frame: &mut Frame,
+    link: LinkId,
     Error { packet, quote }: Error<'_>,
     id: ConnId,
     at: Context<'_>,
@@ -180,7 +181,8 @@ fn about_request(
         destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
     }
     client_address::quoted(frame, quote, &connection);
-    let path = Path::find(&at.snapshot.egress, ends.client.addr, flows.table.hash(&quote.flow));
+    let key = ends.key_to_client(at.snapshot.routing_mark(link, packet));
+    let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&quote.flow));
     let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
     if !forward::is_refused(verdict)
         && let Some(destination) = destination

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use xvs_proto::LinkId;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{Packet, icmp, icmpv6, is_host};
 use xvs_xdp::Frame;
 
@@ -99,8 +100,12 @@ impl<'a> IcmpError<'a> {
         if self.packet.is_icmp_error() || !is_host(sender) || self.is_multicast_or_broadcast(snapshot) {
             return None;
         }
-        let hop = hop_to(sender, snapshot, unresolved)?;
-        let source = self.source_address(snapshot)?;
+        let virtual_address = self.virtual_address(snapshot);
+        let key = RouteKey::from(sender);
+        let key = virtual_address.map_or(key, |source| RouteKey { source, ..key });
+        let hop = hop_to(key, snapshot, unresolved)?;
+        // The director's own is the one on the link by which the packet was received.
+        let source = virtual_address.or_else(|| snapshot.egress.source_for(sender, self.link))?;
         let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
         let mut frame = port.allocate()?;
         let fits = frame.resize(match source {
@@ -128,21 +133,22 @@ impl<'a> IcmpError<'a> {
         !is_host(dest) || snapshot.egress.is_broadcast(dest)
     }
 
-    /// The source address. The director's own is the one on the link by which the packet was received.
-    fn source_address(&self, snapshot: &Snapshot) -> Option<IpAddr> {
+    /// The source address, unless it is the director's own. As in the kernel, the director's own is chosen only after
+    /// the route.
+    fn virtual_address(&self, snapshot: &Snapshot) -> Option<IpAddr> {
         match self.source {
             ErrorSource::Receiver => Some(self.packet.flow.dest.addr),
             ErrorSource::Service if snapshot.serves(self.link, self.packet) => {
                 Some(self.packet.flow.dest.addr)
             }
-            _ => snapshot.egress.source_for(self.packet.flow.source.addr, self.link),
+            _ => None,
         }
     }
 }
 
 /// The next hop for packets that the director itself sends, if it is resolved.
-pub(crate) fn hop_to(receiver: IpAddr, snapshot: &Snapshot, unresolved: &Unresolved) -> Option<Hop> {
-    match Path::find(&snapshot.egress, receiver, 0) {
+pub(crate) fn hop_to(key: RouteKey, snapshot: &Snapshot, unresolved: &Unresolved) -> Option<Hop> {
+    match Path::find(&snapshot.egress, key, 0) {
         Path::To(hop) => Some(hop),
         Path::NoNeighbour { hop, next_hop } => {
             // A full queue refuses it: other next hops are to be resolved first.

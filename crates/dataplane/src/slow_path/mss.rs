@@ -29,7 +29,7 @@ pub(crate) fn clamp_request(
     at: Context<'_>,
 ) {
     if at.snapshot.settings.mss_clamp.concerns(packet, ends.method) {
-        let back = Path::find(&at.snapshot.egress, packet.flow.source.addr, 0);
+        let back = Path::find(&at.snapshot.egress, ends.key_to_client(0), 0);
         clamp(frame, packet, ends, destination, back);
     }
 }

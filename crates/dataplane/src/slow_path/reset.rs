@@ -13,6 +13,7 @@
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
 use xvs_proto::LinkId;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
 use xvs_xdp::Frame;
 
@@ -21,7 +22,7 @@ use super::icmp_originate::hop_to;
 use super::tcp_originate::tcp_frame;
 use crate::conn::{Connection, Flags};
 use crate::egress::Unresolved;
-use crate::forward::link_header;
+use crate::forward::{Ends, link_header};
 use crate::port::Port;
 use crate::snapshot::Snapshot;
 
@@ -31,6 +32,8 @@ pub struct Reset {
     source: Endpoint,
     dest: Endpoint,
     numbers: tcp::ResetNumbers,
+    /// What its route is looked up for.
+    key: RouteKey,
 }
 
 /// Turns a packet of a connection with the reset flag into a reset, and adds a reset for its sender. Returns the
@@ -43,14 +46,14 @@ pub(crate) fn apply(
     connection: &Connection<'_>,
 ) -> Option<Packet> {
     match connection.flags().contains(Flags::RESET) {
-        true => reset_both(resets, frame, packet),
+        true => reset_both(resets, frame, packet, &Ends::of(connection)),
         false => None,
     }
 }
 
 // Not inlined, so that the path of other packets is short.
 #[inline(never)]
-fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Option<Packet> {
+fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet, ends: &Ends) -> Option<Packet> {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let (source, dest) = (packet.flow.source, packet.flow.dest);
     // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
@@ -63,7 +66,12 @@ fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet) -> Op
     let tcp_flags = tcp::make_reset(segment);
     // The capacity is the number of packets in a burst.
     if resets.len() < resets.capacity() {
-        resets.push(Reset { source: dest, dest: source, numbers });
+        // As for packets that are forwarded, the source matters only towards the client.
+        let key = match dest == ends.virtual_endpoint {
+            true => ends.key_to_client(0),
+            false => source.addr.into(),
+        };
+        resets.push(Reset { source: dest, dest: source, numbers, key });
     }
     let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
     Some(Packet { tcp_flags, longest_fragment: None, ..cut })
@@ -77,7 +85,7 @@ impl Reset {
         port: &mut impl Port,
         unresolved: &Unresolved,
     ) -> Option<(LinkId, Frame)> {
-        let hop = hop_to(self.dest.addr, snapshot, unresolved)?;
+        let hop = hop_to(self.key, snapshot, unresolved)?;
         let write = |segment: &mut [u8]| tcp::emit_reset(segment, self.source, self.dest, self.numbers);
         let mut frame = tcp_frame(port, (self.source, self.dest), tcp::HEADER_LEN, write)?;
         match link_header(&mut frame, hop) {

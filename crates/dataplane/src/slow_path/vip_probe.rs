@@ -148,12 +148,13 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>
         local: None,
         method: path.method,
     };
-    let next = Path::find(egress, path.server.addr, 0);
+    let tunnel = egress.tunnel_to(path.server.addr, path.encapsulation);
+    let next = Path::find(egress, tunnel.route_key(path.server.addr, path.method), 0);
     if next == Path::Local {
         return Verdict::Drop(DropReason::DestinationLocal);
     }
     let outer = Outer {
-        tunnel: egress.tunnel_to(path.server.addr, path.encapsulation),
+        tunnel,
         pmtu_disc: at.snapshot.settings.pmtu_disc,
         // A SYN fits any path.
         path_mtu: &PathMtu::default(),

@@ -5,6 +5,8 @@
 //! evaluation of each step, with binary searches in its lists: O(rules · log entries). Built by the control thread and
 //! immutable afterwards. Not here: the sources of the rules, and their chains, which were flattened before.
 
+use std::net::IpAddr;
+
 use xvs_proto::mark::Change;
 use xvs_proto::mark::Condition;
 use xvs_proto::mark::Test;
@@ -53,6 +55,13 @@ impl Marks {
             condition.test = test.sorted();
         }
         Self { steps: steps.into() }
+    }
+
+    /// Whether a packet to this address may be marked, whatever else it is.
+    pub fn may_mark(&self, dest: IpAddr) -> bool {
+        let may_hold = |condition: &Condition| condition.may_hold_to(dest);
+        let mut steps = self.steps.iter();
+        steps.any(|step| matches!(step.action, Action::Set(_)) && step.conditions.iter().all(may_hold))
     }
 
     /// The mark of a packet that was received by a link; 0: none.
@@ -172,6 +181,22 @@ mod tests {
             Marks::new(steps[1..].iter().cloned().chain([set(Vec::new(), 3)]).collect()).of(WAN, &packet()),
             3
         );
+    }
+
+    #[test]
+    fn packets_to_addresses_that_no_setting_step_names_are_not_marked() {
+        let (inside, outside) = ("198.51.100.7".parse().unwrap(), "203.0.113.7".parse().unwrap());
+        let to = |expected| Condition { test: Test::Dest(net("198.51.100.0/24")), expected };
+        let of = |conditions| {
+            let marks = Marks::new(vec![set(conditions, 1)]);
+            (marks.may_mark(inside), marks.may_mark(outside))
+        };
+        assert_eq!(of(vec![to(Expected::Yes), is(Test::Protocol(vec![Protocol::TCP]))]), (true, false));
+        assert_eq!(of(vec![to(Expected::No)]), (true, true), "what a negation excludes is not examined");
+        assert_eq!(of(vec![is(Test::Family(Family::V6))]), (false, false));
+        assert_eq!(of(Vec::new()), (true, true));
+        let skip = Step { conditions: Vec::new(), action: Action::SkipTo(1) };
+        assert!(!Marks::new(vec![skip]).may_mark(inside) && !Marks::default().may_mark(inside));
     }
 
     #[test]

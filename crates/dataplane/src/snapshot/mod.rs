@@ -106,6 +106,11 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// The mark of a reply that was received by a link, if it may choose the reply's route.
+    pub fn routing_mark(&self, link: LinkId, packet: &Packet) -> u32 {
+        if self.egress.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
+    }
+
     /// Whether a packet that was received by a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
         let key = packet.connection_key();

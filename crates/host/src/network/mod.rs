@@ -1,4 +1,4 @@
-//! Follows the kernel's links, addresses, routes and neighbours; adds neighbours.
+//! Follows the kernel's links, addresses, policy rules, routes and neighbours; adds neighbours.
 //!
 //! A [`NetworkFollower`] reads all tables once and then listens for events. The first neighbour event after a pause is
 //! applied at once, so that a client's first reply finds the neighbour resolved. Other changes, and neighbour events
@@ -7,10 +7,10 @@
 //! runs a follower on its own thread by [`follow`] and passes views on by [`Latest`]. A follower belongs to the network
 //! namespace of the thread that opened it.
 //!
-//! Cost: a neighbour event changes one entry. A change of links, addresses or routes reads these tables again, because
-//! the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the time:
-//! with long tables, changes are collected for longer. If events were lost (`ENOBUFS`), all tables are read again. Not
-//! here: route look-ups (`xvs_dataplane::egress::Egress`).
+//! Cost: a neighbour event changes one entry. A change of links, addresses, rules or routes reads these tables again,
+//! because the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the
+//! time: with long tables, changes are collected for longer. If events were lost (`ENOBUFS`), all tables are read
+//! again. Not here: route look-ups (`xvs_dataplane::egress::Egress`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,7 +27,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use xvs_proto::MacAddr;
-use xvs_proto::network::{Link, Neighbour, Network};
+use xvs_proto::network::{Link, Neighbour, Network, PolicyAction};
 
 pub use crate::network::latest::{Latest, Slot};
 use crate::network::netlink::Netlink;
@@ -43,7 +43,7 @@ mod tables;
 /// The network at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
-    /// Links, addresses, routes and neighbours.
+    /// Links, addresses, policy rules, routes and neighbours.
     pub network: Arc<Network>,
     /// Sentences for the operator: rules and routes of the kernel that xvs does not follow.
     pub warnings: Vec<String>,
@@ -205,7 +205,8 @@ impl NetworkFollower {
                 match header.message_type() {
                     RTM_NEWLINK..=RTM_DELADDR => (self.stale.links, self.stale.routes) = (true, true),
                     RTM_NEWROUTE | RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => self.stale.routes = true,
-                    RTM_NEWRULE | RTM_DELRULE => self.stale.rules = true,
+                    // A rule may look up a table whose routes were not read.
+                    RTM_NEWRULE | RTM_DELRULE => (self.stale.rules, self.stale.routes) = (true, true),
                     RTM_NEWNEIGH | RTM_DELNEIGH => {
                         let Some(entry) = neighbour_event(message) else { continue };
                         self.stale.unpublished |= apply(&mut self.neighbours, &entry);
@@ -223,11 +224,17 @@ impl NetworkFollower {
         if self.stale.links {
             network.links = tables::links(&mut self.requests, &network.links)?;
         }
-        if self.stale.routes {
-            (network.routes, self.route_warnings) = tables::routes(&mut self.requests)?;
-        }
         if self.stale.rules {
-            (network.policy_rule_marks, self.rule_warnings) = rules::read(&mut self.requests)?;
+            let read = rules::read(&mut self.requests)?;
+            (network.rules, network.policy_rule_marks) = (read.followed, read.marks);
+            self.rule_warnings = read.warnings;
+        }
+        if self.stale.routes {
+            let tables = network.rules.iter().filter_map(|rule| match rule.action {
+                PolicyAction::Lookup(table) => Some(table),
+                PolicyAction::Refuse => None,
+            });
+            (network.routes, self.route_warnings) = tables::routes(&mut self.requests, &tables.collect())?;
         }
         if self.stale.neighbours {
             self.neighbours.clear();

@@ -1,76 +1,135 @@
-//! Reads policy rules other than the kernel's three default rules, with a sentence for each.
+//! Reads policy rules: those that xvs follows, and a sentence for each other one.
 //!
-//! xvs routes by the tables local and main, as the default rules do (the third table, default, is normally empty).
-//! Another rule may make the kernel route some packets differently. It is reported, not followed.
+//! IPVS routes packets as if this machine had made them, and so does xvs. So a rule for one input interface concerns
+//! none of its packets, and a rule for `iif lo` all of them.
 
 use std::io;
 
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-
-use xvs_proto::network::PolicyRuleMark;
+use xvs_proto::network::{Network, PolicyAction, PolicyRuleMark, Rule, Table};
+use xvs_proto::{Family, Prefix};
 
 use crate::network::netlink::Netlink;
 
-/// The marks in policy rules, and a sentence for each rule, which is not followed.
-pub(super) fn read(netlink: &mut Netlink) -> io::Result<(Vec<PolicyRuleMark>, Vec<String>)> {
-    let (mut marks, mut warnings) = (Vec::new(), Vec::new());
-    for (family, flag) in [(AddressFamily::Inet, "-4"), (AddressFamily::Inet6, "-6")] {
+/// The policy rules of the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// Those that are followed, in the kernel's order.
+    pub(super) followed: Vec<Rule>,
+    /// The marks in all of them.
+    pub(super) marks: Vec<PolicyRuleMark>,
+    /// A sentence for each rule that is not followed.
+    pub(super) warnings: Vec<String>,
+}
+
+/// A rule that is not followed.
+#[derive(Debug, PartialEq, Eq)]
+enum Unfollowed {
+    /// It concerns no packet that IPVS routes.
+    Irrelevant,
+    /// It has this, which xvs does not follow.
+    Unknown(&'static str),
+}
+
+/// The rules of both families.
+pub(super) fn read(netlink: &mut Netlink) -> io::Result<Rules> {
+    let mut rules = Rules::default();
+    for (family, of, flag) in
+        [(AddressFamily::Inet, Family::V4, "-4"), (AddressFamily::Inet6, Family::V6, "-6")]
+    {
+        let mut any = false;
         let mut request = RuleMessage::default();
         request.header.family = family;
         for reply in netlink.dump(RouteNetlinkMessage::GetRule(request))? {
-            if let RouteNetlinkMessage::NewRule(rule) = reply
-                && rule.header.family == family
-                && !is_default(&rule)
-            {
-                marks.extend(policy_rule_mark(&rule));
-                let priority = priority(&rule);
-                warnings.push(format!(
-                    "policy rule {priority} ({}) is not followed: xvs routes by the tables local and main alone; \
-                     its packets may take another route than in the kernel (`ip {flag} rule` lists it)",
-                    describe(&rule)
-                ));
+            let RouteNetlinkMessage::NewRule(message) = reply else { continue };
+            if message.header.family != family {
+                continue;
+            }
+            any = true;
+            rules.marks.extend(policy_rule_mark(&message));
+            match rule(&message, of) {
+                Ok(rule) => rules.followed.push(rule),
+                Err(Unfollowed::Irrelevant) => {}
+                Err(Unfollowed::Unknown(what)) => rules.warnings.push(format!(
+                    "policy rule {} ({}) is not followed, because of {what}: its packets may take another route than \
+                     in the kernel (`ip {flag} rule` lists it)",
+                    priority(&message),
+                    describe(&message)
+                )),
             }
         }
+        if !any {
+            // The kernel was built without policy rules: it looks up local and main.
+            rules.followed.extend(Network::default().rules.into_iter().filter(|rule| rule.family == of));
+        }
     }
-    Ok((marks, warnings))
+    Ok(rules)
+}
+
+/// The rule in a message.
+fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
+    let header = &message.header;
+    let (mut from, mut to) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(addr) => from = Prefix::new(*addr, header.src_len),
+            RuleAttribute::Destination(addr) => to = Prefix::new(*addr, header.dst_len),
+            RuleAttribute::Iifname(name) if name != LOOPBACK => return Err(Unfollowed::Irrelevant),
+            RuleAttribute::Oifname(_) => return Err(Unfollowed::Unknown("`oif`")),
+            RuleAttribute::L3MDev(true) => return Err(Unfollowed::Unknown("`l3mdev`")),
+            RuleAttribute::UidRange(_) => return Err(Unfollowed::Unknown("`uidrange`")),
+            RuleAttribute::IpProtocol(_) => return Err(Unfollowed::Unknown("`ipproto`")),
+            RuleAttribute::SourcePortRange(_) => return Err(Unfollowed::Unknown("`sport`")),
+            RuleAttribute::DestinationPortRange(_) => return Err(Unfollowed::Unknown("`dport`")),
+            RuleAttribute::TunId(_) => return Err(Unfollowed::Unknown("`tun_id`")),
+            // All ones is the default: nothing is suppressed.
+            RuleAttribute::SuppressPrefixLen(value) if *value != u32::MAX => {
+                return Err(Unfollowed::Unknown("`suppress_prefixlength`"));
+            }
+            RuleAttribute::SuppressIfGroup(value) if *value != u32::MAX => {
+                return Err(Unfollowed::Unknown("`suppress_ifgroup`"));
+            }
+            RuleAttribute::Other(_) => return Err(Unfollowed::Unknown("an unknown selector")),
+            _ => {}
+        }
+    }
+    if header.tos != 0 {
+        return Err(Unfollowed::Unknown("`tos`"));
+    }
+    if header.flags.contains(RuleFlags::Invert) {
+        return Err(Unfollowed::Unknown("`not`"));
+    }
+    let action = match header.action {
+        RuleAction::ToTable => PolicyAction::Lookup(Table(table(message))),
+        RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => PolicyAction::Refuse,
+        RuleAction::Nop => return Err(Unfollowed::Irrelevant),
+        RuleAction::Goto => return Err(Unfollowed::Unknown("`goto`")),
+        _ => return Err(Unfollowed::Unknown("an unknown action")),
+    };
+    let (from, to) = [from, to].map(|prefix| prefix.filter(|prefix| !prefix.is_default())).into();
+    Ok(Rule { family, priority: priority(message), from, to, mark: mark(message), action })
+}
+
+/// The mark of a rule's packets. The kernel leaves out a mark and a mask that are 0.
+fn mark(message: &RuleMessage) -> Option<PolicyRuleMark> {
+    let (mut mark, mut mask) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::FwMark(value) => mark = Some(*value),
+            RuleAttribute::FwMask(value) => mask = Some(*value),
+            _ => {}
+        }
+    }
+    let mask = mask.or(mark.map(|_| u32::MAX)).filter(|mask| *mask != 0)?;
+    Some(PolicyRuleMark { mark: mark.unwrap_or(0), mask })
 }
 
 /// The mark in a rule that looks up a table.
-fn policy_rule_mark(rule: &RuleMessage) -> Option<PolicyRuleMark> {
+fn policy_rule_mark(message: &RuleMessage) -> Option<PolicyRuleMark> {
     let looks_up =
-        rule.header.action == RuleAction::ToTable && !rule.header.flags.contains(RuleFlags::Invert);
-    let mark = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::FwMark(mark) if looks_up => Some(*mark),
-        _ => None,
-    })?;
-    let mask = rule.attributes.iter().find_map(|attribute| match attribute {
-        RuleAttribute::FwMask(mask) => Some(*mask),
-        _ => None,
-    });
-    Some(PolicyRuleMark { mark, mask: mask.unwrap_or(u32::MAX) })
-}
-
-/// Whether a rule is one of the three of a new network namespace (ip-rule(8)).
-fn is_default(rule: &RuleMessage) -> bool {
-    let header = &rule.header;
-    let expected = match priority(rule) {
-        0 => 255,
-        32_766 => 254,
-        32_767 => 253,
-        _ => return false,
-    };
-    let plain = rule.attributes.iter().all(|attribute| match attribute {
-        RuleAttribute::Priority(_) | RuleAttribute::Table(_) | RuleAttribute::Protocol(_) => true,
-        // All ones is the default: no prefix length is suppressed.
-        RuleAttribute::SuppressPrefixLen(value) => *value == u32::MAX,
-        _ => false,
-    });
-    plain
-        && table(rule) == expected
-        && header.action == RuleAction::ToTable
-        && (header.dst_len, header.src_len, header.tos) == (0, 0, 0)
-        && !header.flags.contains(RuleFlags::Invert)
+        message.header.action == RuleAction::ToTable && !message.header.flags.contains(RuleFlags::Invert);
+    mark(message).filter(|_| looks_up)
 }
 
 fn describe(rule: &RuleMessage) -> String {
@@ -112,3 +171,6 @@ fn table(rule: &RuleMessage) -> u32 {
     });
     found.unwrap_or(u32::from(rule.header.table))
 }
+
+/// The input interface of packets that this machine makes.
+const LOOPBACK: &str = "lo";

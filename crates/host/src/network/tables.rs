@@ -3,7 +3,7 @@
 //! Each function reads one table. The order of the result does not depend on the kernel's hashing, so two readings of
 //! an unchanged table are equal. Cost: one dump each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,8 +53,11 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
     Ok(network.links)
 }
 
-/// The routes of the tables local and main, and a sentence for each route that is not followed.
-pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<String>)> {
+/// The routes of these tables, and a sentence for each route that is not followed.
+pub(super) fn routes(
+    netlink: &mut Netlink,
+    tables: &BTreeSet<Table>,
+) -> io::Result<(Vec<Route>, Vec<String>)> {
     let (mut routes, mut warnings) = (Vec::new(), Vec::new());
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
@@ -64,7 +67,7 @@ pub(super) fn routes(netlink: &mut Netlink) -> io::Result<(Vec<Route>, Vec<Strin
             if message.header.address_family != family {
                 continue;
             }
-            match route(&message) {
+            match route(&message, tables) {
                 Ok(found) => routes.extend(found),
                 Err(warning) => warnings.push(warning),
             }
@@ -245,7 +248,7 @@ fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
 ///
 /// # Errors
 /// A sentence: the route cannot be followed.
-fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
+fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Route>, String> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
         return Ok(None);
@@ -266,11 +269,10 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
             _ => {}
         }
     }
-    let table = match table {
-        TABLE_LOCAL => Table::Local,
-        TABLE_MAIN => Table::Main,
-        _ => return Ok(None),
-    };
+    let table = Table(table);
+    if !tables.contains(&table) {
+        return Ok(None);
+    }
     let Some(dest) = Prefix::new(dest, header.destination_prefix_length) else { return Ok(None) };
     let selective = if header.tos != 0 {
         Some("for one type of service (TOS)")
@@ -287,10 +289,8 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, String> {
         },
         RouteType::Local | RouteType::Anycast => RouteAction::Local,
         RouteType::Broadcast => RouteAction::Broadcast,
-        // After a throw route, the kernel continues with the table default, which is normally empty.
-        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
-            RouteAction::Unreachable
-        }
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => RouteAction::Unreachable,
+        RouteType::Throw => RouteAction::Throw,
         _ => return Ok(None),
     };
     Ok(Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) }))
@@ -342,10 +342,6 @@ fn ip_of(addr: &RouteAddress) -> Option<IpAddr> {
 fn mac_of(bytes: &[u8]) -> Option<MacAddr> {
     bytes.try_into().ok().map(MacAddr)
 }
-
-/// The ids of routing tables (rtnetlink(7)).
-const TABLE_LOCAL: u32 = 255;
-const TABLE_MAIN: u32 = 254;
 
 #[cfg(test)]
 mod tests {

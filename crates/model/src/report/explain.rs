@@ -274,6 +274,9 @@ pub struct NextHop {
     /// The largest packet on this route, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The policy rule that chose the route, as `ip rule` prints it, if there are others than the default rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// Why it cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

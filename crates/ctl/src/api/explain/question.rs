@@ -10,11 +10,18 @@ use xvs_model::config::command::CommandError;
 use xvs_model::hexadecimal;
 use xvs_model::report::explain::{Proto, Question};
 use xvs_proto::LinkId;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
 
+/// What the route of a reply to a packet is looked up for.
+fn back(from: Endpoint, to: Endpoint) -> RouteKey {
+    RouteKey { dest: from.addr, source: to.addr, mark: 0 }
+}
+
 /// The interface by which a source is reached.
-fn by_source(source: IpAddr, egress: &Egress) -> Result<(LinkId, &LinkInfo), CommandError> {
-    let link = match egress.route(source, 0) {
+fn by_source(back: RouteKey, egress: &Egress) -> Result<(LinkId, &LinkInfo), CommandError> {
+    let source = back.dest;
+    let link = match egress.route(back, 0) {
         RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info)),
         RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => None,
     };
@@ -182,9 +189,9 @@ fn described_frame(
     let flags = flags(question.flags.as_deref().unwrap_or("syn"))?;
     let (link, info) = match named_interface(question, egress)? {
         Some(named) => named,
-        None => by_source(from.addr, egress)?,
+        None => by_source(back(from, to), egress)?,
     };
-    let neighbour = match egress.route(from.addr, 0) {
+    let neighbour = match egress.route(back(from, to), 0) {
         RouteTo::Via { link: by, next_hop } if by == link => egress.neighbour(by, next_hop),
         _ => None,
     };

@@ -201,7 +201,7 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
         Path::NoNeighbour { .. } | Path::Local | Path::NoRoute => None,
     };
     let unattached = || {
-        let link = attachment.towards(route.to)?;
+        let link = attachment.towards(route.key)?;
         let step = attachment.step(link);
         Some(format!("its route is by {}, to which xvsd is not attached; {step}", link.name))
     };
@@ -210,17 +210,18 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
         (Path::Local, _) => Some("it is this machine itself"),
         (Path::NoNeighbour { .. }, _) => Some("its link address is not known yet; see `ip neigh`"),
         (Path::NoRoute, RouteTo::Via { .. }) => Some("the interface is down; see `ip link`"),
-        (Path::NoRoute, RouteTo::Unreachable) => {
-            Some("its route is of the type unreachable, prohibit, blackhole or throw; see `ip route`")
-        }
+        (Path::NoRoute, RouteTo::Unreachable) => Some(
+            "its route or policy rule is unreachable, prohibit or blackhole; see `ip route` and `ip rule`",
+        ),
         (Path::NoRoute, _) => Some("there is no route by an attached interface; see `ip route`"),
     };
     NextHop {
-        to: route.to,
+        to: route.key.dest,
         via,
         interface: link.map(|link| name_of(link, egress)),
         mac: hop.map(|hop| hop.dest_mac.to_string()),
         mtu: hop.map(|hop| hop.mtu),
+        rule: egress.rule_of(route.key).map(|rule| rule.to_string()),
         problem: match route.path {
             Path::NoRoute => unattached(),
             _ => None,
