@@ -20,6 +20,7 @@ pub mod log_texts;
 pub mod method;
 pub mod namespace;
 pub mod netns;
+pub mod realserver;
 pub mod recording;
 pub mod request_stream;
 pub mod segment;
