@@ -1,92 +1,14 @@
 //! `xvs realserver` in a namespace linked to that of a director: packets on the wire, and restoration by `down`.
 
-use std::fs;
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::num::NonZeroU32;
-use std::process::{Command, Output, Stdio};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, UdpSocket};
 use std::thread;
-use std::time::Duration;
 
-use rustix::net::{AddressFamily, Protocol, RawProtocol, SendFlags, SocketType, ipproto, sendto, socket};
-use serde_json::Value;
-use xvs::director::program;
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use xvs::netns::{Netns, must};
-
-/// Time limit of a wait, which only a failing test reaches.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-
-/// A director 10.0.0.1 and a real server 10.0.0.2 on one link.
-fn pair() -> (Netns, Netns) {
-    let (director, server) = (Netns::new("rs-d"), Netns::new("rs-s"));
-    director.veth("wan", &server, "eth");
-    director.ip("addr add 10.0.0.1/24 dev wan");
-    server.ip("addr add 10.0.0.2/24 dev eth");
-    server.ip("route add default via 10.0.0.1");
-    (director, server)
-}
-
-fn xvs(netns: &Netns, words: &str) -> Output {
-    let mut command = netns.command(program("xvs"));
-    command.arg("realserver").args(words.split_whitespace());
-    command.output().expect("xvs starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("xvs prints UTF-8")
-}
-
-/// Runs it; it must succeed.
-fn done(netns: &Netns, words: &str) -> String {
-    let output = xvs(netns, words);
-    assert!(output.status.success(), "{words}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// A command's error message, without the note that it waited for another command: the namespaces of all tests share
-/// one lock.
-fn complaint(output: &Output) -> String {
-    let stderr = text(&output.stderr);
-    let lines = stderr.split_inclusive('\n').filter(|line| !line.starts_with("xvs: waiting for another "));
-    lines.collect()
-}
-
-/// Runs it; it must fail; returns the reason.
-fn refused(netns: &Netns, words: &str) -> String {
-    let output = xvs(netns, words);
-    assert_eq!(output.status.code(), Some(1), "{words}: {}", text(&output.stdout));
-    complaint(&output)
-}
-
-fn status(netns: &Netns) -> Value {
-    serde_json::from_str(&done(netns, "status --json")).expect("status prints JSON")
-}
-
-fn set(netns: &Netns, name: &str, value: i32) {
-    must(netns.command("sysctl").args(["-q", "-w", &format!("{name}={value}")]));
-}
-
-/// All state that `up` may change, as text.
-fn state(netns: &Netns) -> String {
-    let devs = must(netns.command("ls").arg("/proc/sys/net/ipv4/conf"));
-    let devs = text(&devs.stdout);
-    let settings = devs.split_whitespace().flat_map(|dev| {
-        ["arp_ignore", "arp_announce", "rp_filter"].map(|name| format!("net/ipv4/conf/{dev}/{name}"))
-    });
-    let settings = must(netns.command("sysctl").args(settings));
-    // Link-local addresses appear at any time.
-    let addresses = must(netns.command("ip").args(["-o", "addr", "show", "scope", "global"]));
-    let links = must(netns.command("ip").args(["-o", "link", "show", "up"]));
-    let links = text(&links.stdout);
-    let links = links.lines().map(|line| {
-        let name = line.split_whitespace().nth(1).unwrap_or_default();
-        let program = if line.contains("xdp") { "with an XDP program" } else { "" };
-        format!("{name} is up {program}\n")
-    });
-    [text(&settings.stdout), text(&addresses.stdout), links.collect()].concat()
-}
+use xvs::realserver::{
+    PATIENCE, VIP, complaint, done, ipv4, occupy, pair, refused, send_raw, set, state, status, text,
+    tunnelled, xvs,
+};
 
 fn pings(netns: &Netns, dest: &str) -> bool {
     netns.command("ping").args(["-c1", "-W1", dest]).output().expect("ping starts").status.success()
@@ -186,31 +108,6 @@ fn settings_stay_until_the_last_virtual_address_is_removed_and_changes_by_others
     assert_eq!(state(&server), before);
 }
 
-/// An IPv4 header without checksum, which the kernel fills in for packets from raw sockets.
-fn ipv4(protocol: u8, source: Ipv4Addr, dest: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let total = (20 + payload.len()) as u16;
-    let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, protocol, 0, 0];
-    packet[2..4].copy_from_slice(&total.to_be_bytes());
-    packet.extend([source.octets(), dest.octets()].concat());
-    let words = packet.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum: u32 = words.sum();
-    let check = !((sum & 0xffff) as u16).wrapping_add((sum >> 16) as u16);
-    packet[10..12].copy_from_slice(&check.to_be_bytes());
-    [&packet, payload].concat()
-}
-
-/// A datagram from a client to the virtual address, port 5000, in a tunnel from the director to the real server.
-fn tunnelled(client: SocketAddrV4, text: &[u8]) -> Vec<u8> {
-    let mut udp = client.port().to_be_bytes().to_vec();
-    udp.extend(5000u16.to_be_bytes());
-    udp.extend((8 + text.len() as u16).to_be_bytes());
-    // A checksum of 0 means none (RFC 768).
-    udp.extend([0, 0]);
-    udp.extend(text);
-    let inner = ipv4(17, *client.ip(), VIP, &udp);
-    ipv4(4, Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &inner)
-}
-
 /// A datagram of an IPv6 client to port 5000 of an IPv6 virtual address.
 fn request6(vip: Ipv6Addr, text: &[u8]) -> Vec<u8> {
     let client = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
@@ -222,16 +119,6 @@ fn request6(vip: Ipv6Addr, text: &[u8]) -> Vec<u8> {
     let check = !((sum & 0xffff) as u16 + (sum >> 16) as u16);
     let header = [&[0x60, 0, 0, 0], &length[..], &[17, 64], &client.octets(), &vip.octets()].concat();
     [&header, &udp[..6], &check.to_be_bytes(), text].concat()
-}
-
-/// Sends a payload of an IP packet of this protocol; the kernel writes the header.
-fn send_raw(director: &Netns, server: IpAddr, protocol: u8, payload: &[u8]) {
-    director.run(|| {
-        let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let number = NonZeroU32::new(protocol.into()).map(|number| Protocol::from_raw(number as RawProtocol));
-        let raw = socket(family, SocketType::RAW, number).expect("this test runs as root");
-        sendto(raw, payload, SendFlags::empty(), &SocketAddr::new(server, 0)).expect("there is a route");
-    });
 }
 
 #[test]
@@ -368,21 +255,6 @@ fn a_tunnelled_request_is_decapsulated_and_its_reply_leaves_by_the_clients_route
     assert_eq!(state(&server), before);
 }
 
-/// Attaches an XDP program that xvs does not know to the server's interface.
-fn occupy(server: &Netns) {
-    let object = std::env::temp_dir().join(format!("{}.bpf.o", server.name));
-    let source = "__attribute__((section(\"xdp\"), used)) int other(void *frame) { return 2; }";
-    let mut clang = Command::new("clang");
-    clang.args(["-O2", "-target", "bpf", "-x", "c", "-c", "-", "-o"]).arg(&object).stdin(Stdio::piped());
-    let mut clang = clang.spawn().expect("clang is there: the build needs it");
-    let mut stdin = clang.stdin.take().expect("it was asked for above");
-    stdin.write_all(source.as_bytes()).expect("clang reads its input");
-    drop(stdin);
-    assert!(clang.wait().expect("it is a child of this process").success());
-    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
-    fs::remove_file(object).expect("clang made it");
-}
-
 #[test]
 fn another_xdp_program_is_neither_replaced_nor_removed() {
     let (_director, server) = pair();
@@ -485,8 +357,11 @@ fn an_impossible_request_is_refused_with_the_reason_and_changes_nothing() {
     assert_eq!(xvs(&server, "up --vip nonsense").status.code(), Some(2));
     assert_eq!(state(&server), before);
     done(&server, "up --vip 198.51.100.1");
-    let otherwise = refused(&server, "up --vip 198.51.100.1 --method tunnel");
-    assert!(otherwise.contains("is up already with --method dr --dev eth"), "{otherwise}");
+    let otherwise = refused(&server, "down --vip 198.51.100.1 --method tunnel");
+    assert!(
+        otherwise.starts_with("xvs: 198.51.100.1 is up with --method dr --dev eth; `xvs "),
+        "{otherwise}"
+    );
     done(&server, "down --vip 198.51.100.1");
     server.ip("route del default");
     let no_route = refused(&server, "up --vip 198.51.100.1");

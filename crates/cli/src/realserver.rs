@@ -19,7 +19,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Serve a virtual address: add it to lo, suppress ARP for it, decapsulate tunnels
+    /// Serve a virtual address: add it to lo, suppress ARP for it, decapsulate tunnels. Changes one that is up in place
     Up {
         #[command(flatten)]
         which: Which,
@@ -54,10 +54,10 @@ struct Which {
     /// The virtual address
     #[arg(long, value_name = "ADDRESS")]
     vip: IpAddr,
-    /// The director's forwarding method [default: dr]
+    /// The director's forwarding method [default: that of the address if it is up, else dr]
     #[arg(long)]
     method: Option<Method>,
-    /// The interface that receives the director's packets [default: that of the default route]
+    /// The interface that receives the director's packets [default: as for --method, else that of the default route]
     #[arg(long, value_name = "IFACE")]
     dev: Option<String>,
 }
@@ -66,11 +66,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let records = Path::new(RECORDS);
     match &arguments.action {
         Action::Up { which: Which { vip, method, dev }, gue_port } => {
-            let method = method.unwrap_or(Method::Dr);
             let mut realserver = Realserver::open(records)?;
-            let change = realserver.up(*vip, method, dev.as_deref(), *gue_port)?;
-            let again = if change == Change::Restored { " (already up; settings restored)" } else { "" };
-            writeln!(out, "{vip} is up, method {method}{again}")?;
+            let (method, change) = realserver.up(*vip, *method, dev.as_deref(), *gue_port)?;
+            let change = match change {
+                Change::New => String::new(),
+                Change::Restored => " (already up; settings restored)".to_owned(),
+                Change::Changed(differences) => format!(" (was up; changed: {})", differences.join(", ")),
+            };
+            writeln!(out, "{vip} is up, method {method}{change}")?;
             if let Some(mss) = realserver.tunnel_mss(*vip) {
                 let next = format!("next: `advmss {mss}` on the routes to clients (`ip route change`)");
                 writeln!(out, "{next}, so that their packets fit the tunnel")?;

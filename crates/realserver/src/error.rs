@@ -44,9 +44,9 @@ pub enum RealserverError {
     /// Not the address of a host, such as a multicast address.
     #[error("{0} is no unicast address; name the service's virtual address")]
     NotUnicast(IpAddr),
-    /// It is up with another method or interface.
+    /// It is up with another method or interface than `down` names.
     #[error(
-        "{vip} is up already with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` first"
+        "{vip} is up with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` takes it down so"
     )]
     UpDifferently {
         /// The virtual address.

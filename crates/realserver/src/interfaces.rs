@@ -63,10 +63,10 @@ impl Interfaces {
         self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.name.as_str())
     }
 
-    /// An interface other than `holder` that has this address.
-    pub(crate) fn other_link_with(&self, addr: IpAddr, holder: &str) -> Option<&Link> {
+    /// An interface other than `holders` that has this address.
+    pub(crate) fn other_link_with(&self, addr: IpAddr, holders: &[&str]) -> Option<&Link> {
         let has = |link: &Link| link.addresses.iter().any(|&(held, _)| held == addr);
-        self.network.links.iter().find(|link| link.name != holder && has(link))
+        self.network.links.iter().find(|link| !holders.contains(&link.name.as_str()) && has(link))
     }
 
     /// The addresses of this machine that can be reached from other links.

@@ -37,12 +37,14 @@ pub mod status;
 mod sysctl;
 
 /// What [`Realserver::up`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The virtual address was not up before.
     New,
     /// It was up; missing parts of its configuration were restored.
     Restored,
+    /// It was up in another form; each difference as «method dr to tunnel».
+    Changed(Vec<String>),
 }
 
 /// This machine, with the record of the changes that were made to it.
@@ -60,35 +62,46 @@ impl Realserver {
         Ok(Self { interfaces, locked })
     }
 
-    /// Makes this machine a real server of `vip`, for packets that arrive on `dev`, by default the interface of the
-    /// default route. GUE packets are decapsulated at UDP port `gue_port`, by default the present port, at first 6080.
-    /// An error undoes the changes of this call, if the virtual address was not up before.
+    /// Makes this machine a real server of `vip`, for packets that arrive on `dev`. By default, method, `dev` and the
+    /// UDP port of GUE packets are those that `vip` is up with; at first direct routing, the interface of the default
+    /// route, and 6080. Returns the method too.
+    ///
+    /// If `vip` is up in another form, it is changed in place: what it needs is added before anything is removed, so
+    /// the address is never missing and never answers ARP. An error undoes the changes of this call.
     pub fn up(
         &mut self,
         vip: IpAddr,
-        method: Method,
+        method: Option<Method>,
         dev: Option<&str>,
         gue_port: Option<u16>,
-    ) -> Result<Change, RealserverError> {
+    ) -> Result<(Method, Change), RealserverError> {
+        let before = self.locked.record.virtuals.get(&vip).cloned();
+        let method = method.or(before.as_ref().map(|before| before.method)).unwrap_or(Method::Dr);
         if method != Method::Tunnel && gue_port.is_some() {
             return Err(RealserverError::GueWithoutTunnel);
         }
         if !is_host(vip) {
             return Err(RealserverError::NotUnicast(vip));
         }
-        let known = self.locked.record.virtuals.get(&vip);
-        let default = known.map(|served| served.dev.as_str()).or_else(|| self.interfaces.default_dev(vip));
+        let default = before.as_ref().map(|before| before.dev.as_str());
+        let default = default.or_else(|| self.interfaces.default_dev(vip));
         let dev = dev.or(default).ok_or(RealserverError::NoDefaultRoute(vip))?.to_owned();
-        if let Some(served) = known {
-            served.check_matches(vip, Some(method), Some(&dev))?;
-        }
-        let change = if known.is_some() { Change::Restored } else { Change::New };
-        let done = self.apply(vip, method, &dev, gue_port);
-        if done.is_err() && change == Change::New && self.locked.record.virtuals.contains_key(&vip) {
+        let wanted = self.plan(vip, method, &dev, gue_port)?;
+        let change = match before.as_ref().map(|before| before.differences(&wanted)) {
+            None => Change::New,
+            Some(none) if none.is_empty() => Change::Restored,
+            Some(differences) => Change::Changed(differences),
+        };
+        if let Err(error) = self.apply(vip, wanted) {
             // The first error is the one to report; what this cannot undo stays in the record for `down`.
-            let _ = self.down(vip, None, None);
+            let _ = match before {
+                Some(before) => self.apply(vip, before),
+                None if self.locked.record.virtuals.contains_key(&vip) => self.down(vip, None, None),
+                None => Ok(()),
+            };
+            return Err(error);
         }
-        done.map(|()| change)
+        Ok((method, change))
     }
 
     /// The maximum segment size, in bytes, that this machine should announce to clients of `vip`, so that no tunnel
@@ -108,32 +121,12 @@ impl Realserver {
         method: Option<Method>,
         dev: Option<&str>,
     ) -> Result<(), RealserverError> {
-        let served = self.locked.record.virtuals.get(&vip).ok_or(RealserverError::NotUp(vip))?.clone();
+        let record = &mut self.locked.record;
+        let served = record.virtuals.get(&vip).ok_or(RealserverError::NotUp(vip))?.clone();
         served.check_matches(vip, method, dev)?;
-        // The address goes first: as long as the machine has it, the ARP settings must stay.
-        if served.address == Origin::Added
-            && let Some(ifindex) = self.interfaces.link(&served.holder).map(|link| link.ifindex)
-        {
-            let removed = self.interfaces.remove_address(ifindex, vip);
-            removed.map_err(failed(|| format!("removing {vip} from {}", served.holder)))?;
-        }
-        let mut record = std::mem::take(&mut self.locked.record);
         record.virtuals.remove(&vip);
-        let (settings, raised) = record.take_unneeded();
-        self.locked.record = record;
-        if matches!(served.decapsulation, Some(Decapsulation::Xdp { .. })) {
-            self.update_program(vip, &served.dev)?;
-        }
-        for (key, setting) in settings {
-            restore(&key, setting)?;
-        }
-        for dev in raised {
-            if let Some(ifindex) = self.interfaces.link(&dev).map(|link| link.ifindex) {
-                let lowered = self.interfaces.set(ifindex, AdminState::Down);
-                lowered.map_err(failed(|| format!("setting {dev} down as it was")))?;
-            }
-        }
-        self.save()
+        record.former.push((vip, served));
+        self.remove_former(vip)
     }
 
     /// The state of all virtual addresses, or of `vip`, in the record of this network namespace in `folder`. A `vip`
@@ -156,13 +149,14 @@ impl Realserver {
         read(folder).map(|(record, interfaces)| Foreign::all(&interfaces, &record))
     }
 
-    fn apply(
-        &mut self,
+    /// What `vip` is to be up with; changes nothing.
+    fn plan(
+        &self,
         vip: IpAddr,
         method: Method,
         dev: &str,
         gue_port: Option<u16>,
-    ) -> Result<(), RealserverError> {
+    ) -> Result<Served, RealserverError> {
         let decapsulation = match method {
             Method::Dr => {
                 self.ifindex(dev)?;
@@ -171,45 +165,48 @@ impl Realserver {
             Method::Tunnel => Some(self.decapsulation(vip, dev, gue_port)?),
         };
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
-        if let Some(other) = self.interfaces.other_link_with(vip, holder) {
+        let record = &self.locked.record;
+        let before = record.virtuals.get(&vip);
+        // An address that `up` added elsewhere moves; one that was found there stays, and would be a second one.
+        let former = record.former.iter().filter(|(other, _)| *other == vip).map(|(_, former)| former);
+        let added = before.into_iter().chain(former).filter(|served| served.address == Origin::Added);
+        let holders: Vec<_> = added.map(|served| &*served.holder).chain([holder]).collect();
+        if let Some(other) = self.interfaces.other_link_with(vip, &holders) {
             return Err(RealserverError::AnswersArp { vip, dev: other.name.clone() });
         }
-        let ifindex = self.ifindex(holder)?;
-
-        let mut minimums = if vip.is_ipv4() { sysctl::quiet_arp(dev) } else { Vec::new() };
-        // The kernel has no rp_filter for IPv6.
-        if method == Method::Tunnel && vip.is_ipv4() {
-            let inner_dev = if holder == TUNL0 { TUNL0 } else { dev };
-            let loose = sysctl::loose_source_check(inner_dev);
-            let strict = sysctl::checks_strictly(inner_dev);
-            let strict = strict.map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
-            // Also if it was strict until `up` of another virtual address changed it.
-            if strict || self.locked.record.settings.contains_key(&loose.key) {
-                minimums.push(loose);
-            }
-        }
-        let before = self.locked.record.virtuals.get(&vip);
-        let mut served = Served {
+        let stays = before.filter(|before| before.holder == holder);
+        Ok(Served {
             method,
             dev: dev.to_owned(),
             holder: holder.to_owned(),
-            address: before.map_or(Origin::Found, |before| before.address),
-            settings: before.map(|before| before.settings.clone()).unwrap_or_default(),
+            address: stays.map_or(Origin::Found, |before| before.address),
+            settings: BTreeSet::new(),
             decapsulation,
-        };
+        })
+    }
+
+    /// Adds what `served` needs, then removes what the virtual address had before and needs no more.
+    fn apply(&mut self, vip: IpAddr, mut served: Served) -> Result<(), RealserverError> {
+        let (dev, holder) = (served.dev.clone(), served.holder.clone());
+        let ifindex = self.ifindex(&holder)?;
+        let minimums = self.minimums(vip, &served)?;
         // The record is written before each change, so that `down` can undo a change that was interrupted.
-        served.settings.extend(self.record_settings(&minimums)?);
-        self.locked.record.virtuals.insert(vip, served.clone());
-        if !self.interfaces.link(holder).is_some_and(|link| link.up) {
-            self.locked.record.raised.insert(holder.to_owned());
+        served.settings = self.record_settings(&minimums)?;
+        if let Some(before) = self.locked.record.virtuals.insert(vip, served.clone())
+            && before != served
+        {
+            self.locked.record.former.push((vip, before));
+        }
+        if !self.interfaces.link(&holder).is_some_and(|link| link.up) {
+            self.locked.record.raised.insert(holder.clone());
         }
         self.save()?;
         for key in &served.settings {
             let setting = self.locked.record.settings[key];
             sysctl::write(key, setting.set).map_err(failed(|| format!("setting {}", sysctl::name(key))))?;
         }
-        if matches!(served.decapsulation, Some(Decapsulation::Xdp { .. })) {
-            self.update_program(vip, dev)?;
+        if served.has_program_on(&dev) {
+            self.update_program(vip, &dev)?;
         }
         self.interfaces.set(ifindex, AdminState::Up).map_err(failed(|| format!("setting {holder} up")))?;
         let added = self.interfaces.add_address(ifindex, vip);
@@ -218,11 +215,66 @@ impl Realserver {
         }
         self.locked.record.virtuals.insert(vip, served);
         self.save()?;
-        self.interfaces.wait_until_local(vip).map_err(failed(|| format!("waiting for {vip} on {holder}")))
+        let local = self.interfaces.wait_until_local(vip);
+        local.map_err(failed(|| format!("waiting for {vip} on {holder}")))?;
+        self.remove_former(vip)
     }
 
-    /// How packets to `vip` are decapsulated: as they are now; else by the XDP program, or by the kernel's tunl0 if the
-    /// interface has another XDP program.
+    /// The settings that a virtual address needs in this form.
+    fn minimums(&self, vip: IpAddr, served: &Served) -> Result<Vec<MinimumValue>, RealserverError> {
+        // The kernel has neither ARP nor rp_filter for IPv6.
+        if !vip.is_ipv4() {
+            return Ok(Vec::new());
+        }
+        let mut minimums = sysctl::quiet_arp(&served.dev);
+        if served.method == Method::Tunnel {
+            let inner_dev = if served.holder == TUNL0 { TUNL0 } else { &served.dev };
+            let loose = sysctl::loose_source_check(inner_dev);
+            let strict = sysctl::checks_strictly(inner_dev);
+            let strict = strict.map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
+            // Also if it was strict until `up` of another virtual address changed it.
+            if strict || self.locked.record.settings.contains_key(&loose.key) {
+                minimums.push(loose);
+            }
+        }
+        Ok(minimums)
+    }
+
+    /// Removes the former parts of a virtual address that it does not need any more: address, program, settings.
+    fn remove_former(&mut self, vip: IpAddr) -> Result<(), RealserverError> {
+        let record = &self.locked.record;
+        let (now, of_vip) = (record.virtuals.get(&vip), |(other, _): &&(IpAddr, Served)| *other == vip);
+        for (_, former) in record.former.iter().filter(of_vip) {
+            // The address goes first: as long as the machine has it, the ARP settings must stay.
+            if former.address == Origin::Added
+                && now.is_none_or(|now| now.holder != former.holder)
+                && let Some(ifindex) = self.interfaces.link(&former.holder).map(|link| link.ifindex)
+            {
+                let removed = self.interfaces.remove_address(ifindex, vip);
+                removed.map_err(failed(|| format!("removing {vip} from {}", former.holder)))?;
+            }
+            if former.has_program_on(&former.dev) && now.is_none_or(|now| !now.has_program_on(&former.dev)) {
+                self.update_program(vip, &former.dev)?;
+            }
+        }
+        let mut record = record.clone();
+        record.former.retain(|(other, _)| *other != vip);
+        let (settings, raised) = record.take_unneeded();
+        for (key, setting) in settings {
+            restore(&key, setting)?;
+        }
+        for dev in raised {
+            if let Some(ifindex) = self.interfaces.link(&dev).map(|link| link.ifindex) {
+                let lowered = self.interfaces.set(ifindex, AdminState::Down);
+                lowered.map_err(failed(|| format!("setting {dev} down as it was")))?;
+            }
+        }
+        self.locked.record = record;
+        self.save()
+    }
+
+    /// How packets to `vip` on `dev` are decapsulated: as they are now; else by the XDP program, or by the kernel's
+    /// tunl0 if the interface has another XDP program.
     fn decapsulation(
         &self,
         vip: IpAddr,
@@ -230,8 +282,9 @@ impl Realserver {
         gue_port: Option<u16>,
     ) -> Result<Decapsulation, RealserverError> {
         let ifindex = self.ifindex(dev)?;
-        let before = self.locked.record.virtuals.get(&vip).and_then(|served| served.decapsulation.as_ref());
-        let by_tunl0 = match before {
+        let served = self.locked.record.virtuals.get(&vip);
+        let before = served.and_then(|served| served.decapsulation.as_ref());
+        let by_tunl0 = match before.filter(|_| served.is_some_and(|served| served.dev == dev)) {
             Some(before) => *before == Decapsulation::Tunl0,
             None => {
                 vip.is_ipv4()
@@ -269,7 +322,8 @@ impl Realserver {
         Ok(changed)
     }
 
-    /// Installs the XDP program on `dev` with the addresses in the record, or removes it if there are none.
+    /// Installs the XDP program on `dev` with the addresses in the record, or removes it if there are none. An error if
+    /// `vip` needs it and the interface has another program.
     fn update_program(&self, vip: IpAddr, dev: &str) -> Result<(), RealserverError> {
         // A removed interface has no program.
         let Some(link) = self.interfaces.link(dev) else { return Ok(()) };
@@ -283,15 +337,12 @@ impl Realserver {
                 tunnels.gue_ports.insert(*gue_port);
             }
         }
-        let done = if tunnels.virtuals.is_empty() {
-            match decapsulation::attached_program(link.ifindex) {
-                // The program has been replaced by another one, which is left in place.
-                Ok(AttachedProgram::Other(_)) => Ok(()),
-                Ok(_) => decapsulation::remove(dev, link.ifindex),
-                Err(error) => Err(error),
-            }
-        } else {
-            decapsulation::install(dev, link.ifindex, &tunnels).map(drop)
+        let done = match decapsulation::attached_program(link.ifindex) {
+            // The program has been replaced by another one, which is left in place.
+            Ok(AttachedProgram::Other(_)) if !tunnels.virtuals.contains(&vip) => Ok(()),
+            Ok(_) if tunnels.virtuals.is_empty() => decapsulation::remove(dev, link.ifindex),
+            Ok(_) => decapsulation::install(dev, link.ifindex, &tunnels).map(drop),
+            Err(error) => Err(error),
         };
         done.map_err(|error| RealserverError::Decap { vip, error })
     }
@@ -310,6 +361,30 @@ impl Realserver {
 }
 
 impl Served {
+    /// Whether the XDP program on this interface decapsulates its packets.
+    fn has_program_on(&self, dev: &str) -> bool {
+        self.dev == dev && matches!(self.decapsulation, Some(Decapsulation::Xdp { .. }))
+    }
+
+    /// What `up` with another form changes, each as «method dr to tunnel».
+    fn differences(&self, wanted: &Self) -> Vec<String> {
+        let parts = |served: &Self| {
+            let gue_port = match &served.decapsulation {
+                Some(Decapsulation::Xdp { gue_port, .. }) => Some(gue_port.to_string()),
+                _ => None,
+            };
+            let method = served.method.to_string();
+            [Some(method), Some(served.dev.clone()), Some(served.holder.clone()), gue_port]
+        };
+        let names = ["method", "interface", "address on", "GUE port"];
+        let pairs = names.into_iter().zip(parts(self)).zip(parts(wanted));
+        pairs
+            .filter_map(|((name, before), now)| Some((name, before?, now?)))
+            .filter(|(_, before, now)| before != now)
+            .map(|(name, before, now)| format!("{name} {before} to {now}"))
+            .collect()
+    }
+
     /// An error if a command names another method or interface than `up` did.
     fn check_matches(
         &self,

@@ -20,10 +20,13 @@ use xvs_xdp::network_cookie;
 use crate::method::Method;
 
 /// Virtual addresses that are up, and the previous state of what they changed.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The virtual addresses that are up.
     pub(crate) virtuals: BTreeMap<IpAddr, Served>,
+    /// What they were up with before, as long as parts of it may be left.
+    #[serde(default)]
+    pub(crate) former: Vec<(IpAddr, Served)>,
     /// Settings that were changed for any of them, by their path under `/proc/sys`.
     pub(crate) settings: BTreeMap<String, Setting>,
     /// Interfaces that were down until one of them needed it.

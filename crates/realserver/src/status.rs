@@ -126,7 +126,7 @@ impl Status {
             Some(link) if !link.up => self.problems.push(format!("the interface {} is down", served.holder)),
             Some(_) => {}
         }
-        if let Some(other) = interfaces.other_link_with(self.vip, &served.holder) {
+        if let Some(other) = interfaces.other_link_with(self.vip, &[&served.holder]) {
             self.problems
                 .push(RealserverError::AnswersArp { vip: self.vip, dev: other.name.clone() }.to_string());
         }
