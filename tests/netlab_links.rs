@@ -1,7 +1,8 @@
 //! Changes of interfaces under a running director: down and up, another MTU, more queues, removal and return;
 //! neighbours with a new link address; unsuitable interfaces.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: VLANs, which this kernel may not have (`links.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: VLANs, which this kernel may not have (`links.rs`,
+//! `tests/vm/links.sh`).
 
 use std::io::Write;
 use std::net::SocketAddrV4;

@@ -2,7 +2,7 @@
 //! checksums.
 //!
 //! The tables are those of ipvs-behaviour, section 4.2, written independently of the director's. Real SCTP sockets are
-//! not used, so that the machines that test xvs need no kernel with SCTP.
+//! in `tests/vm/links.sh`, so that the machines that test xvs need no kernel with SCTP.
 
 use std::collections::BTreeMap;
 

@@ -149,6 +149,8 @@ fn describe(rule: &RuleMessage) -> String {
         }
     }
     match rule.header.action {
+        // `l3mdev`: each VRF has a table of its own.
+        RuleAction::ToTable if table(rule) == 0 => {}
         RuleAction::ToTable => words.push(format!("lookup {}", table(rule))),
         action => words.push(format!("{action:?}").to_lowercase()),
     }
