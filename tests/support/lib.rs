@@ -37,5 +37,5 @@ pub use director::{Director, Workers};
 pub use frames::{Datagram, Transport};
 pub use lab_cluster::{Judged, LabCluster};
 pub use method::Method;
-pub use segment::Segment;
 pub use metrics_access::MetricsAccess;
+pub use segment::Segment;
