@@ -13,6 +13,10 @@ use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, LAN_MAC, SILENT, VIP6, WAN_MAC, server, server_mac, server6,
 };
 use xvs::{LabCluster, Segment};
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::Filter;
 
 /// Text of 14 bytes; that of the server has 12.
 const LONG_VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 100);
@@ -290,6 +294,84 @@ fn an_endpoint_that_is_not_the_senders_own_is_not_followed_and_is_counted() {
     session.ask("EPSV\r\n");
     session.tell(&extended(22));
     assert_eq!((session.data(), session.not_followed()), (vec![], 1));
+}
+
+#[test]
+fn a_client_that_nothing_proves_to_exist_asks_for_nothing() {
+    let mut session = Session::begin(LONG_VIP.into(), "-m");
+    session.request(&Segment { syn: true, sequence: CLIENT_FIRST - 1, ..Segment::default() });
+    let data = b"PORT 192,0,2,200,200,20\r\nPASV\r\n".to_vec();
+    // A sender with a forged address does not know the server's number.
+    session.request(&Segment { data, ack: Some(77), ..session.acknowledgement() });
+    let reply = session.answer(&passive(server(1).into(), 2000));
+    session.reply(&reply);
+    assert_eq!(session.data(), [""; 0]);
+}
+
+#[test]
+fn of_several_commands_in_a_segment_the_last_one_holds() {
+    let mut session = Session::open(LONG_VIP);
+    session.ask("PORT 192,0,2,200,200,20\r\nPORT 192,0,2,200,200,21\r\n");
+    assert_eq!(session.data(), [format!("02:00 LISTEN {CLIENT}:51221 {LONG_VIP}:20 {}:20", session.server)]);
+}
+
+#[test]
+fn no_syn_of_the_client_changes_how_numbers_are_shifted() {
+    let mut session = Session::open(LONG_VIP);
+    session.ask("PASV\r\n");
+    session.tell(&passive(session.server, 2000));
+    session.request(&Segment { syn: true, sequence: 99, ..Segment::default() });
+    session.tell("200 so\r\n");
+}
+
+#[test]
+fn a_changed_reply_that_is_sent_again_after_the_next_command_is_changed_again() {
+    let mut session = Session::open(LONG_VIP);
+    session.ask("PASV\r\n");
+    let reply = session.answer(&passive(session.server, 2000));
+    let seen = session.reply(&reply);
+    session.client_due += seen.data.len() as u32;
+    session.request(&Segment { data: b"RETR a\r\n".to_vec(), ..session.acknowledgement() });
+    assert_eq!(session.reply(&reply), seen);
+}
+
+#[test]
+fn a_packet_from_port_0_takes_the_expected_connection_and_servers_stay_counted() {
+    let mut session = Session::open(LONG_VIP);
+    session.ask("PASV\r\n");
+    session.tell(&passive(session.server, 2000));
+    assert_eq!(session.connect((CLIENT.into(), 0), 2000), "transmit");
+    assert_eq!(session.connect((CLIENT.into(), 1500), 2000), "pass");
+    session.cluster.advance(2000.0);
+    assert_eq!(session.cluster.connections(), [""; 0]);
+    let server = SocketAddr::new(session.server, 21);
+    assert_eq!(session.cluster.load(server), (0, 0));
+    // One more is one more.
+    session.connect((CLIENT.into(), 1501), 21);
+    assert_eq!(session.cluster.load(server), (1, 0));
+}
+
+#[test]
+fn the_port_of_another_service_stays_with_that() {
+    let mut session = Session::open(LONG_VIP);
+    session.cluster.adm(&format!("-A -t {LONG_VIP}:2000 -s rr"));
+    session.ask("EPSV\r\n");
+    session.tell(&extended(2000));
+    assert_eq!((session.data(), session.not_followed()), (vec![], 1));
+}
+
+#[test]
+fn connections_that_are_ended_or_reset_leave_no_expected_one() {
+    for end in [Request::EndConnections, Request::ResetConnections] {
+        let mut session = Session::open(LONG_VIP);
+        session.ask("PASV\r\n");
+        session.tell(&passive(session.server, 2000));
+        let Ok(Reply::Ended(ended)) = session.cluster.lab().director.call(end(Filter::default())) else {
+            panic!("both are told what they ended");
+        };
+        assert_eq!(ended.ended + ended.marked, 2, "a control connection and its data connection");
+        assert_eq!(session.connect((CLIENT.into(), 1500), 2000), "pass");
+    }
 }
 
 #[test]

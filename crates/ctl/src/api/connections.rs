@@ -64,11 +64,16 @@ pub fn end(
 ) -> Ended {
     let services = Services::of(snapshot);
     let (mut sum, mut next) = (Ended::default(), 0);
+    // A control connection of FTP cannot end before its data connections: then another walk ends it.
+    let (mut controls, mut ended_before) = (false, 0);
     loop {
         let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
         if next >= reader.table().extent() {
-            counter.add(sum.ended);
-            return sum;
+            if !controls || sum.ended == ended_before {
+                counter.add(sum.ended);
+                return sum;
+            }
+            (controls, ended_before, next) = (false, sum.ended, 0);
         }
         reader.visit(next..next + SLICE, |reader, id| {
             let connection = reader.connection(id);
@@ -86,6 +91,7 @@ pub fn end(
                         count_out(&reader.connection(id), state, snapshot);
                         sum.ended += 1;
                     }
+                    Removal::Controls if !reader.connection(id).is_template() => controls = true,
                     // The template applies to no new connection, and is removed with the last connection that it
                     // controls.
                     Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),

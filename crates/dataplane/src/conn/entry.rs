@@ -272,10 +272,12 @@ impl Record<'_> {
         ];
         let needs_extension = client & IPV6 | service & (DEST_IPV6 | LOCAL) != 0;
         let (flags, local) = (self.entry.flags.load(Ordering::Relaxed), service & LOCAL != 0);
+        let is_ftp = Flags(flags).contains(Flags::FTP);
         known.iter().all(|(word, bits)| word & !ENDPOINT & !bits == 0)
             && service & METHOD <= ForwardingMethod::FullNat as u64
             && (self.is_wide() || !needs_extension)
             && Flags(flags).contains(Flags::TEMPLATE) == self.is_template()
+            && (!is_ftp || self.is_wide() && !local)
             && (local || self.is_template() || self.method() != ForwardingMethod::FullNat)
     }
 

@@ -267,7 +267,9 @@ pub(crate) fn evict_call(
 fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
     match protocol {
         Protocol::UDP => in_packets <= 1,
-        _ => is_half_open(protocol, state) || protocol == Protocol::TCP && state == TcpState::SynSent as u8,
+        // LISTEN: FTP's data connection, which waits for its first packet.
+        _ if is_half_open(protocol, state) => true,
+        _ => protocol == Protocol::TCP && matches!(TcpState::of(state), TcpState::SynSent | TcpState::Listen),
     }
 }
 

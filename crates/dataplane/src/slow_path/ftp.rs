@@ -16,9 +16,11 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use xvs_proto::ftp::{ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
+use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
 use super::client_address::set_length;
@@ -47,7 +49,6 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
     let control = flows.table.connection(id);
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     if packet.tcp_flags.has(tcp::Flags::SYN) {
-        control.set_shift(Shift::default());
         return;
     }
     if packet.tcp_flags.has(tcp::Flags::ACK) {
@@ -55,10 +56,11 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         tcp::map_acknowledged(segment, |number| shift.to_server(number, written));
     }
     let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
-    if is_damaged(packet, segment) {
+    // A client that nothing proves to exist asks for nothing.
+    if !control.flags().contains(Flags::PROVEN) || is_damaged(packet, segment) {
         return;
     }
-    let (client, mut asked) = (control.client(), Asked::Nothing);
+    let (client, mut asked, mut active) = (control.client(), Asked::Nothing, None);
     let mut ends = Ends::of(&control);
     ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
     ends.dest.port = ends.dest.port.wrapping_sub(1);
@@ -66,13 +68,15 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         match command {
             Command::Passive => asked = Asked::Passive,
             Command::ExtendedPassive => asked = Asked::ExtendedPassive,
-            Command::Active(Some(to)) if to.addr == client.addr && to.port != 0 => {
-                follow(flows, &Ends { client: to, ..ends }, id, at);
-            }
+            Command::Active(Some(to)) if to.addr == client.addr && to.port != 0 => active = Some(to),
             Command::Active(_) => flows.counters.ftp_not_followed.add(1),
         }
     }
-    flows.table.connection(id).set_asked(asked);
+    control.set_asked(asked);
+    // Of several the last one holds.
+    if let Some(client) = active {
+        follow(flows, &Ends { client, ..ends }, id, at);
+    }
 }
 
 /// Reads a server's segment that is not rewritten yet, and shifts its sequence number. Returns the changed packet, if
@@ -104,7 +108,9 @@ fn read_reply(
     let segment = &frame.bytes()[packet.transport..packet.end];
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
     if packet.tcp_flags.has(tcp::Flags::SYN) {
-        flows.table.connection(id).set_shift(Shift::default());
+        let control = flows.table.connection(id);
+        control.set_shift(Shift::default());
+        control.set_asked(Asked::Nothing);
         return None;
     }
     let header_len = tcp::header_len(segment)?;
@@ -127,14 +133,22 @@ fn follow_reply(
     at: Context<'_>,
 ) -> Option<Packet> {
     let control = flows.table.connection(id);
-    let asked = control.asked();
-    if asked == Asked::Nothing {
+    let (asked, shift) = (control.asked(), control.shift());
+    if asked == Asked::Nothing && shift == Shift::default() {
         return None;
     }
-    let (ends, shift) = (Ends::of(&control), control.shift());
+    let ends = Ends::of(&control);
     let (address, address_len) = control_address(&control);
     let segment = &frame.bytes()[packet.transport..packet.end];
+    let data = tcp::number(segment, tcp::field::SEQUENCE.start);
     let (port, place) = match (passive_reply(&segment[header_len..])?, asked) {
+        // What was changed is changed again, also if it is sent again after the next command.
+        (Reply::Passive(_, place), asked)
+            if asked != Asked::Passive && shift.is_at(data.wrapping_add(place.start as u32)) =>
+        {
+            let place = header_len + place.start..header_len + place.end;
+            return replace(frame, packet, place, &address[..address_len]);
+        }
         (Reply::Passive(named, place), Asked::Passive) => {
             let is_own = [ends.dest.addr, ends.virtual_endpoint.addr].contains(&named.addr);
             (if is_own { named.port } else { 0 }, Some(place))
@@ -144,18 +158,21 @@ fn follow_reply(
     };
     let place = place.map(|place| header_len + place.start..header_len + place.end);
     let change = place.as_ref().map_or(0, |place| address_len as i8 - place.len() as i8);
-    let edited = place.as_ref().and_then(|place| {
-        let number = tcp::number(segment, tcp::field::SEQUENCE.start);
-        shift.with(number.wrapping_add((place.start - header_len) as u32), change)
-    });
+    let edited = place
+        .as_ref()
+        .and_then(|place| shift.with(data.wrapping_add((place.start - header_len) as u32), change));
     let room = path.hop().map_or(0, |hop| hop.mtu as usize);
+    let virtual_endpoint = Endpoint { port, ..ends.virtual_endpoint };
+    let own = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: virtual_endpoint };
     let is_possible = port >= FIRST_UNPRIVILEGED
+        // The port of another service stays with that.
+        && at.snapshot.services.find(&own).is_none()
         && !is_damaged(packet, segment)
         && packet.length().saturating_add_signed(change.into()) <= room
         && (place.is_none() || edited.is_some());
-    let data = Ends {
+    let followed = Ends {
         client: Endpoint { port: 0, ..ends.client },
-        virtual_endpoint: Endpoint { port, ..ends.virtual_endpoint },
+        virtual_endpoint,
         dest: Endpoint { port, ..ends.dest },
         ..ends
     };
@@ -163,7 +180,7 @@ fn follow_reply(
         flows.counters.ftp_not_followed.add(1);
         return None;
     }
-    if !follow(flows, &data, id, at) {
+    if !follow(flows, &followed, id, at) {
         return None;
     }
     let (place, edited) = place.zip(edited)?;
@@ -182,11 +199,15 @@ fn control_address(control: &Connection<'_>) -> ([u8; ADDRESS_MAX], usize) {
     (text, len)
 }
 
+/// How long a data connection waits for its first packet.
+fn waiting(at: Context<'_>) -> Duration {
+    let settings = &at.snapshot.settings;
+    timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
+}
+
 /// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
 fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> bool {
     let connection = flows.table.connection(control);
-    let settings = &at.snapshot.settings;
-    let lasts = timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait);
     let new = NewConnection {
         protocol: Protocol::TCP,
         client: ends.client,
@@ -196,7 +217,7 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> b
         method: ends.method,
         flags: if ends.client.port == 0 { Flags::NO_CLIENT_PORT } else { Flags::NONE },
         state: TcpState::Listen as u8,
-        expires: at.now + lasts,
+        expires: at.now + waiting(at),
         timeout_seconds: 0,
         dest_ref: connection.dest_ref(),
         mark: connection.mark(),
@@ -204,11 +225,14 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> b
     };
     let followed = match enter(flows, &new, at) {
         // The same server: the segment was sent again, or the former data connection between these ends is over.
-        Some(Inserted::Existing(id)) if flows.table.connection(id).dest() == new.dest => {
-            wait_again(flows, id, &new, at)
-        }
-        // Of another server. Whose the next packet is cannot be told; the later one more likely.
-        Some(Inserted::Existing(id)) if end(&mut flows.table, id, at.snapshot) => enter(flows, &new, at),
+        Some(Inserted::Existing(id)) if is_free(flows, id) => match flows.table.connection(id) {
+            found if found.dest() == new.dest && !found.flags().contains(Flags::RESET) => {
+                wait_again(flows, id, &new, at)
+            }
+            // Of another server. Whose the next packet is cannot be told; the later one more likely.
+            _ if end(&mut flows.table, id, at.snapshot) => enter(flows, &new, at),
+            _ => None,
+        },
         entered => entered,
     };
     let is_followed = matches!(followed, Some(Inserted::New(_)));
@@ -218,13 +242,22 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> b
     is_followed
 }
 
+/// Whether a connection waits for its first packet, or is over.
+fn is_free(flows: &Flows, id: ConnId) -> bool {
+    let state = TcpState::of(flows.table.connection(id).state());
+    matches!(state, TcpState::Listen | TcpState::TimeWait | TcpState::Close)
+}
+
 /// Lets a data connection wait for its first packet once more.
 fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
     let (before, after) = flows.table.transition(id, |_| (new.state, new.expires))?;
     let [from, to] = [before, after].map(|state| Activity::of(Protocol::TCP, state));
-    if from != to
-        && let Some(destination) = at.snapshot.destinations.of(&flows.table.connection(id))
-    {
+    let connection = flows.table.connection(id);
+    let has_moved = match connection.flags().contains(Flags::SYNC) {
+        false => from != to,
+        true => connection.count_as(to == Activity::Inactive),
+    };
+    if has_moved && let Some(destination) = at.snapshot.destinations.of(&connection) {
         destination.live.move_to(to);
     }
     Some(Inserted::New(id))
@@ -235,7 +268,11 @@ fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_
 fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
     let destination =
         at.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
-    let control = new.controller.filter(|control| flows.table.connection(*control).add_controlled())?;
+    let has_room = |control: &ConnId| flows.table.connection(*control).controlled() < MOST_DATA;
+    let control = new.controller.filter(has_room)?;
+    if !flows.table.connection(control).add_controlled() {
+        return None;
+    }
     destination.live.increment(Activity::Inactive);
     let inserted = insert(flows, new, at);
     match inserted {
@@ -255,6 +292,9 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> O
     }
     let id = flows.table.find_expected(&packet.flow)?;
     let found = flows.table.connection(id);
+    if found.state() != TcpState::Listen as u8 || found.flags().contains(Flags::RESET) {
+        return None;
+    }
     let new = NewConnection {
         protocol: Protocol::TCP,
         client: packet.flow.source,
@@ -263,8 +303,8 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> O
         local: None,
         method: found.method(),
         flags: Flags::NONE,
-        state: found.state(),
-        expires: found.expires(),
+        state: TcpState::Listen as u8,
+        expires: at.now + waiting(at),
         timeout_seconds: 0,
         dest_ref: found.dest_ref(),
         mark: found.mark(),
@@ -312,5 +352,7 @@ fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
     checksum::transport(source, dest, packet.flow.protocol.0, segment)
 }
 
+/// The most data connections of a control connection, those included that are over and not expired yet.
+const MOST_DATA: u32 = 4096;
 /// The lowest port of a server that is followed.
 const FIRST_UNPRIVILEGED: u16 = 1024;

@@ -112,10 +112,8 @@ impl Wanted<'_> {
 
     /// Shifts the server's sequence numbers as the sender does, if it is a control connection of FTP.
     fn shift(&self, connection: &Connection<'_>) {
-        if connection.flags().contains(Flags::FTP)
-            && let Some(shift) = self.entry.reply_shift.and_then(Shift::received)
-        {
-            connection.set_shift(shift);
+        if connection.flags().contains(Flags::FTP) {
+            connection.set_shift(self.entry.reply_shift.and_then(Shift::received).unwrap_or_default());
         }
     }
 
