@@ -52,8 +52,12 @@ fn main() -> ExitCode {
     match run(arguments, &config, &log) {
         Ok(code) => code,
         Err(error) => {
-            let lasting =
-                error.is::<ConfigError>() || error.downcast_ref().is_some_and(DaemonError::is_lasting);
+            let lasting = match error.downcast_ref() {
+                // A certificate may be being renewed: a supervisor tries again.
+                Some(ConfigError::Metrics(_)) => false,
+                Some(_) => true,
+                None => error.downcast_ref().is_some_and(DaemonError::is_lasting),
+            };
             fail(&*error, if lasting { MISCONFIGURED } else { FAILED }, Some(log))
         }
     }
@@ -193,12 +197,13 @@ fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
 
 /// Prints the error in one line, after those of the log if there is one.
 fn fail(error: &dyn Error, code: u8, log: Option<Log>) -> ExitCode {
+    // First, because writing may wait for a reader.
+    if successor::is_one() {
+        successor::has_failed(error);
+    }
     if !log.is_some_and(|log| log.end(error)) {
         // Where nobody can read it, the exit code is left.
         let _ = writeln!(io::stderr(), "xvsd: {error}");
-    }
-    if successor::is_one() {
-        successor::has_failed(error);
     }
     ExitCode::from(code)
 }

@@ -4,7 +4,6 @@
 //! connection keeps those that it began with. Without a certificate there is no TLS, and without a token every client
 //! may read. Not here: the handshake and the response (`exporter.rs`).
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{Config, ConfigError};
-use crate::secret_file;
+use crate::secret_file::{self, read_file};
 
 /// Certificate and token, as far as they are configured.
 #[derive(Default)]
@@ -55,16 +54,17 @@ fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, String> {
     let (certificate_file, key_file) = (certificate.display(), key.display());
     let how = "name a file with the certificate, and those of its authorities behind it, in PEM";
     let wrong = |why: String| format!("metrics_certificate {certificate_file}: {why}; {how}");
-    let text = fs::read(certificate).map_err(|error| wrong(error.to_string()))?;
-    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| wrong(error.to_string()))?;
+    let text = read_file(certificate).map_err(|error| wrong(error.to_string()))?.1;
+    let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    // The parser's own text may have parts of the file, which may be a secret.
+    let chain = chain.map_err(|_| wrong(NOT_PEM.to_owned()))?;
     if chain.is_empty() {
         return Err(wrong("there is no certificate in it".to_owned()));
     }
     let how = "name a file with the certificate's private key in PEM, not encrypted";
     let text = secret_file::read("metrics_private_key", key, how)?;
     let wrong = |why: String| format!("metrics_private_key {key_file}: {why}; {how}");
-    let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| wrong(error.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong(NOT_PEM.to_owned()))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring supports TLS 1.2 and 1.3")
@@ -73,6 +73,8 @@ fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, String> {
         .map_err(|error| wrong(format!("not for {certificate_file}: {error}")))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
+
+const NOT_PEM: &str = "not PEM, with a BEGIN and an END on lines of their own";
 
 fn token(path: &Path) -> Result<String, String> {
     let how = "`openssl rand -hex 32` prints a token";
@@ -89,7 +91,7 @@ fn token(path: &Path) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt;
 
     use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
@@ -180,5 +182,27 @@ mod tests {
             let error = folder.error(config(certificate, secret, mode));
             assert!(error.starts_with(expected), "{error} is not {expected}");
         }
+        // Keys that lost their ends of lines.
+        for folded in [key.replace('\n', " "), key.replace('\n', "\\n"), key.replace('\n', "")] {
+            for config in [config(&cert, &folded, 0o600), config(&folded, &key, 0o600)] {
+                let error = folder.error(config);
+                assert!(error.len() < 250, "a part of the key is shown: {error}");
+            }
+        }
+        fs::remove_file(folder.0.join("key")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            folder.0.join("key"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let pipe = Config {
+            metrics_certificate: folder.write("cert", &cert, 0o644),
+            metrics_private_key: Some(folder.0.join("key")),
+            ..Config::default()
+        };
+        assert!(folder.error(pipe).contains("DIR/key: not a file"));
     }
 }

@@ -46,7 +46,6 @@ pub struct Reloader {
     checks: Option<engine::Handle>,
     log: SetLog,
     destinations: Arc<AtomicUsize>,
-    credentials: Arc<ArcSwap<Credentials>>,
     running: Mutex<Running>,
 }
 
@@ -54,6 +53,8 @@ pub struct Reloader {
 struct Running {
     config: Config,
     exporter: Option<Exporter>,
+    /// Those of the exporter.
+    credentials: Arc<ArcSwap<Credentials>>,
 }
 
 impl Reloader {
@@ -69,9 +70,10 @@ impl Reloader {
     ) -> io::Result<Arc<Self>> {
         let destinations = Arc::new(AtomicUsize::new(config.metrics_destinations));
         let credentials = Arc::new(ArcSwap::from_pointee(credentials));
-        let running = Mutex::new(Running { config, exporter: None });
-        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, credentials, running });
-        this.lock().exporter = listener.map(|listener| this.serve(listener)).transpose()?;
+        let running = Mutex::new(Running { config, exporter: None, credentials: credentials.clone() });
+        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, running });
+        let exporter = listener.map(|listener| this.serve(listener, &credentials)).transpose()?;
+        this.lock().exporter = exporter;
         let reloader = this.clone();
         // A process has one daemon, so the cell is still empty.
         let _ = this.daemon.shared().reload.set(Arc::new(move || reloader.reload()));
@@ -90,10 +92,10 @@ impl Reloader {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, listener: Listener) -> io::Result<Exporter> {
+    fn serve(&self, listener: Listener, credentials: &Arc<ArcSwap<Credentials>>) -> io::Result<Exporter> {
         let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
         let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
-        listener.serve(page, self.credentials.clone())
+        listener.serve(page, credentials.clone())
     }
 
     /// Returns the changes, a line each.
@@ -136,7 +138,10 @@ impl Reloader {
         let is_served = new.metrics_address.is_some() == running.exporter.is_some();
         let serves_anew = new.metrics_address != old.metrics_address || !is_served;
         let listener = if serves_anew { listener(old, &new)? } else { None };
-        let exporter = listener.map(|listener| self.serve(listener)).transpose().map_err(unchanged)?;
+        // Another address begins with the new credentials, and the former one ends with its own.
+        let credentials = Arc::new(credentials);
+        let anew = Arc::new(ArcSwap::new(credentials.clone()));
+        let exporter = listener.map(|listener| self.serve(listener, &anew)).transpose().map_err(unchanged)?;
         let filter = new.log_filter().map_err(unchanged)?;
         let checks = self.checks.as_ref();
         let checks = checks.map(|checks| Ok((checks, read_again(&new.keepalived, checks)?))).transpose()?;
@@ -147,7 +152,9 @@ impl Reloader {
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
         }
         lines.extend(read_again_for_metrics(&new));
-        self.credentials.store(Arc::new(credentials));
+        if !serves_anew {
+            running.credentials.store(credentials);
+        }
         if new == *old && is_served {
             return Ok(said(&lines));
         }
@@ -166,7 +173,7 @@ impl Reloader {
             tracing::error!("log: {error}");
         }
         if serves_anew {
-            running.exporter = exporter;
+            (running.exporter, running.credentials) = (exporter, anew);
         }
         self.destinations.store(new.metrics_destinations, Ordering::Relaxed);
         let shared = self.daemon.shared();
