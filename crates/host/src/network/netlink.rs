@@ -42,9 +42,7 @@ impl Netlink {
             match self.replies() {
                 Ok((replies, Consistency::Whole)) => return Ok(replies),
                 Ok((_, Consistency::Interrupted)) => {}
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => {
-                    return Ok(Vec::new());
-                }
+                Err(error) if is_missing(&error) => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             }
         }
@@ -139,6 +137,12 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 
 const DUMP_ATTEMPTS: u32 = 10;
+
+/// Whether the kernel was built without a feature, or booted without a family (`ipv6.disable=1`).
+fn is_missing(error: &io::Error) -> bool {
+    let missing = [rustix::io::Errno::OPNOTSUPP, rustix::io::Errno::AFNOSUPPORT];
+    missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
 
 #[cfg(test)]
 mod tests {

@@ -70,6 +70,9 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<Rules> {
 /// The rule in a message.
 fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
     let header = &message.header;
+    if header.flags.contains(RuleFlags::Invert) {
+        return Err(Unfollowed::Unknown("`not`"));
+    }
     let (mut from, mut to) = (None, None);
     for attribute in &message.attributes {
         match attribute {
@@ -96,9 +99,6 @@ fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
     }
     if header.tos != 0 {
         return Err(Unfollowed::Unknown("`tos`"));
-    }
-    if header.flags.contains(RuleFlags::Invert) {
-        return Err(Unfollowed::Unknown("`not`"));
     }
     let action = match header.action {
         RuleAction::ToTable => PolicyAction::Lookup(Table(table(message))),
