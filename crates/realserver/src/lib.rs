@@ -174,12 +174,14 @@ impl Realserver {
         if let Some(other) = self.interfaces.other_link_with(vip, &holders) {
             return Err(RealserverError::AnswersArp { vip, dev: other.name.clone() });
         }
-        let stays = before.filter(|before| before.holder == holder);
+        let former = record.former.iter().filter(|(other, _)| *other == vip).map(|(_, former)| former);
+        let mut same = before.into_iter().chain(former).filter(|served| served.holder == holder);
+        let was_added = same.any(|served| served.address == Origin::Added);
         Ok(Served {
             method,
             dev: dev.to_owned(),
             holder: holder.to_owned(),
-            address: stays.map_or(Origin::Found, |before| before.address),
+            address: if was_added { Origin::Added } else { Origin::Found },
             settings: BTreeSet::new(),
             decapsulation,
         })
@@ -192,6 +194,10 @@ impl Realserver {
         let minimums = self.minimums(vip, &served)?;
         // The record is written before each change, so that `down` can undo a change that was interrupted.
         served.settings = self.record_settings(&minimums)?;
+        let held = self.interfaces.link(&holder).map(|link| &link.addresses);
+        if !held.is_some_and(|held| held.iter().any(|&(addr, _)| addr == vip)) {
+            served.address = Origin::Added;
+        }
         if let Some(before) = self.locked.record.virtuals.insert(vip, served.clone())
             && before != served
         {
