@@ -531,7 +531,7 @@ mod tests {
     fn this_layout_version_has_these_offsets_and_packs_a_wide_connection_like_this() {
         use crate::shm::layout::{Header, VERSION};
         use std::mem::offset_of;
-        assert_eq!(VERSION, 5);
+        assert_eq!(VERSION, 6);
         assert_eq!(
             [
                 offset_of!(Header, version),
