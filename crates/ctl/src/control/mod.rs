@@ -654,9 +654,10 @@ mod tests {
             let disable = Command::Disable(Disabled { server, service });
             control.handle(&Request::Change(disable), Millis(0)).unwrap();
             let after = control.published().load_full();
-            let [before, after] = [before, after]
-                .map(|all| keys.map(|key| std::ptr::from_ref(all.services.find(&key).unwrap())));
-            [0, 1].map(|index| before[index] != after[index])
+            keys.map(|key| {
+                let [before, after] = [&before, &after].map(|all| all.services.find(&key).unwrap());
+                !Arc::ptr_eq(before, after)
+            })
         };
         assert_eq!(rebuilt(Some(keys[0])), [true, false]);
         assert_eq!(rebuilt(None), [false, true]);
