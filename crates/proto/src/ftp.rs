@@ -17,6 +17,8 @@ use crate::Endpoint;
 pub const CONTROL_PORT: u16 = 21;
 /// The port from which servers open data connections.
 pub const DATA_PORT: u16 = 20;
+/// The lowest port of passive data connections (RFC 2577 §3).
+pub const FIRST_UNPRIVILEGED: u16 = 1024;
 
 /// A client's command about data connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,12 @@
-//! Operations on templates alone: detaching and assuring.
+//! Operations on controllers: sharing; on templates alone: detaching and assuring.
 //!
 //! Runs for new connections of persistent services, and once for each connection when it is established. A detached
 //! template stays in the table while it controls connections: counted, timed and listed. But look-ups do not find it,
 //! so another template with its identity can take its place. A template is assured when a connection that it controls
 //! was answered. Cost: a few atomic operations; nothing waits. Not here: the choice of a packet's template
 //! (`persistence.rs`).
+
+use std::hint;
 
 use super::connection::Connection;
 use super::entry::Life;
@@ -14,6 +16,22 @@ use super::id::ConnId;
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
+    /// Lets a controller count one more connection; `false` if it has ended. A thread that is about to remove it closes
+    /// it for a moment and may reopen it. So this tries again while the controller is live; the attempts are limited,
+    /// because that thread may not be running.
+    pub(crate) fn share(&self, id: ConnId) -> bool {
+        for _ in 0..SHARE_ATTEMPTS {
+            if self.connection(id).add_controlled() {
+                return true;
+            }
+            if self.occupant(id).is_none() {
+                return false;
+            }
+            hint::spin_loop();
+        }
+        false
+    }
+
     /// Removes a template from the index. Every worker that has found it may do so, even if another has done so before.
     /// Afterwards no look-up finds the template, and its identity is free.
     pub fn detach(&self, id: ConnId) {
@@ -56,6 +74,9 @@ impl Connection<'_> {
 ///
 /// Source: ipvs-behaviour, section 3.3.
 pub const ASSURED: u8 = 1;
+/// The number of attempts with a controller that another thread has closed: some microseconds, many times longer than
+/// it is closed.
+const SHARE_ATTEMPTS: u32 = 100;
 
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -12,7 +12,6 @@
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
-use std::hint;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -129,28 +128,12 @@ impl<'s> Templates<'_, 's> {
         let number = DestinationId(template.dest_ref());
         let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
         let drained = destination.weight.is_quiescent() && snapshot.settings.expire_quiescent_template;
-        if drained || template.is_detached() || !self.share(id) {
+        if drained || template.is_detached() || !self.flows.table.share(id) {
             return None;
         }
         let timeout = Duration::from_secs(template.timeout_seconds().into());
         self.flows.table.transition(id, |state| (state, now + timeout));
         Some((destination, number))
-    }
-
-    /// Lets a template count one more connection; `false` if it has ended. A thread that is about to remove it closes
-    /// it for a moment and may reopen it. So this tries again while the template is live; the attempts are limited,
-    /// because that thread may not be running.
-    fn share(&self, id: ConnId) -> bool {
-        for _ in 0..SHARE_ATTEMPTS {
-            if self.flows.table.connection(id).add_controlled() {
-                return true;
-            }
-            if self.flows.table.occupant(id).is_none() {
-                return false;
-            }
-            hint::spin_loop();
-        }
-        false
     }
 
     /// Inserts a template that controls one connection. `None` if another worker was faster.
@@ -259,6 +242,3 @@ fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
 
 /// The number of ports that may be tried for a call, among all ports of its client's templates.
 const PLACES: u16 = 32;
-/// The number of attempts with a template that another thread has closed: some microseconds, many times longer than it
-/// is closed.
-const SHARE_ATTEMPTS: u32 = 100;

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use xvs_proto::ftp::{ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
+use xvs_proto::ftp::{self, ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
 use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
@@ -144,7 +144,9 @@ fn follow_reply(
     let (port, place) = match (passive_reply(&segment[header_len..])?, asked) {
         // What was changed is changed again, also if it is sent again after the next command.
         (Reply::Passive(_, place), asked)
-            if asked != Asked::Passive && shift.is_at(data.wrapping_add(place.start as u32)) =>
+            if asked != Asked::Passive
+                && shift.is_at(data.wrapping_add(place.start as u32))
+                && !is_damaged(packet, segment) =>
         {
             let place = header_len + place.start..header_len + place.end;
             return replace(frame, packet, place, &address[..address_len]);
@@ -164,7 +166,7 @@ fn follow_reply(
     let room = path.hop().map_or(0, |hop| hop.mtu as usize);
     let virtual_endpoint = Endpoint { port, ..ends.virtual_endpoint };
     let own = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: virtual_endpoint };
-    let is_possible = port >= FIRST_UNPRIVILEGED
+    let is_possible = port >= ftp::FIRST_UNPRIVILEGED
         // The port of another service stays with that.
         && at.snapshot.services.find(&own).is_none()
         && !is_damaged(packet, segment)
@@ -205,10 +207,14 @@ fn waiting(at: Context<'_>) -> Duration {
     timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
 }
 
-/// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
-fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> bool {
-    let connection = flows.table.connection(control);
-    let new = NewConnection {
+/// A data connection between these ends, to the destination and with the mark of another connection.
+fn data_connection(
+    ends: &Ends,
+    like: &Connection<'_>,
+    controller: Option<ConnId>,
+    at: Context<'_>,
+) -> NewConnection {
+    NewConnection {
         protocol: Protocol::TCP,
         client: ends.client,
         virtual_endpoint: ends.virtual_endpoint,
@@ -219,10 +225,15 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> b
         state: TcpState::Listen as u8,
         expires: at.now + waiting(at),
         timeout_seconds: 0,
-        dest_ref: connection.dest_ref(),
-        mark: connection.mark(),
-        controller: Some(control),
-    };
+        dest_ref: like.dest_ref(),
+        mark: like.mark(),
+        controller,
+    }
+}
+
+/// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
+fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> bool {
+    let new = data_connection(ends, &flows.table.connection(control), Some(control), at);
     let followed = match enter(flows, &new, at) {
         // The same server: the segment was sent again, or the former data connection between these ends is over.
         Some(Inserted::Existing(id)) if is_free(flows, id) => match flows.table.connection(id) {
@@ -270,7 +281,7 @@ fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inse
         at.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
     let has_room = |control: &ConnId| flows.table.connection(*control).controlled() < MOST_DATA;
     let control = new.controller.filter(has_room)?;
-    if !flows.table.connection(control).add_controlled() {
+    if !flows.table.share(control) {
         return None;
     }
     destination.live.increment(Activity::Inactive);
@@ -295,21 +306,8 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> O
     if found.state() != TcpState::Listen as u8 || found.flags().contains(Flags::RESET) {
         return None;
     }
-    let new = NewConnection {
-        protocol: Protocol::TCP,
-        client: packet.flow.source,
-        virtual_endpoint: packet.flow.dest,
-        dest: found.dest(),
-        local: None,
-        method: found.method(),
-        flags: Flags::NONE,
-        state: TcpState::Listen as u8,
-        expires: at.now + waiting(at),
-        timeout_seconds: 0,
-        dest_ref: found.dest_ref(),
-        mark: found.mark(),
-        controller: found.controller(),
-    };
+    let ends = Ends { client: packet.flow.source, ..Ends::of(&found) };
+    let new = data_connection(&ends, &found, found.controller(), at);
     // The new one first: its control connection counts it before it loses the expected one.
     match enter(flows, &new, at)? {
         Inserted::New(made) => {
@@ -354,5 +352,3 @@ fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
 
 /// The most data connections of a control connection, those included that are over and not expired yet.
 const MOST_DATA: u32 = 4096;
-/// The lowest port of a server that is followed.
-const FIRST_UNPRIVILEGED: u16 = 1024;

@@ -13,9 +13,6 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 
-/// The first unprivileged port. FTP's passive data connections use these ports.
-const FIRST_UNPRIVILEGED: u16 = 1024;
-
 const SHARDS: usize = 64;
 
 /// The services by key. Changing one service copies one shard of the map.
@@ -54,8 +51,8 @@ impl Services {
         let at = |port| self.find(&ServiceKey::Address { protocol, endpoint: Endpoint { port, ..dest } });
         let marked = || self.find(&ServiceKey::Mark { mark, family: dest.family() });
         let by_mark = if mark == 0 { None } else { marked() };
-        let is_data =
-            protocol == Protocol::TCP && (dest.port == ftp::DATA_PORT || dest.port >= FIRST_UNPRIVILEGED);
+        let is_data = protocol == Protocol::TCP
+            && (dest.port == ftp::DATA_PORT || dest.port >= ftp::FIRST_UNPRIVILEGED);
         by_mark
             .or_else(|| at(dest.port))
             .or_else(|| if is_data { at(ftp::CONTROL_PORT) } else { None })
