@@ -22,6 +22,14 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
             Finding::fail(ADDRESS, vip, found).seen("ip address")
         }
         Some(link) => Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address"),
+        None if let Some(answer) = facts.answers.iter().find(|answer| answer.addr == *vip) => {
+            let Answer { link, mac, .. } = answer;
+            let found = format!(
+                "no interface has it, and {mac} answers ARP for it on {link}; correct only if that is the other director of \
+                 a pair, which has it at the moment"
+            );
+            Finding::warn(ADDRESS, vip, found).seen(format!("ip address; ARP probes on {link}"))
+        }
         None => {
             let bits = if vip.is_ipv4() { "32" } else { "128" };
             // During duplicate address detection, the kernel does not answer for an IPv6 address.
@@ -99,7 +107,8 @@ pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
 
 /// Whether other machines answer ARP for virtual addresses, such as real servers without ARP suppression.
 pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
-    let answered = facts.answers.iter().map(|answer| wrong_answer(facts, answer));
+    // A stranger that answers for an address that is not here is named by `present`.
+    let answered = facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer));
     let quiet = |vip: &IpAddr| {
         let IpAddr::V4(v4) = vip else { return None };
         let unanswered = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
@@ -111,7 +120,7 @@ pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
     answered.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
 }
 
-fn wrong_answer(facts: &Facts, answer: &Answer) -> Finding {
+fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
     let Answer { addr, link, mac } = answer;
     let neighbours = facts.network.neighbours.iter().filter(|known| known.mac == *mac);
     let addresses: Vec<_> = neighbours.map(|known| known.addr).collect();
@@ -133,6 +142,7 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Finding {
                 _ => finding.mend_on(host, format!("ip address del {addr}/32 dev lo")),
             }
         }
+        None if facts.holder((*addr).into()).is_none() => return None,
         None => {
             let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
             let found = format!(
@@ -141,7 +151,7 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Finding {
             Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
         }
     };
-    finding.seen(format!("ARP probes on {link}"))
+    Some(finding.seen(format!("ARP probes on {link}")))
 }
 
 /// Whether the kernel forwards packets that NAT real servers send on their own connections.
@@ -318,6 +328,18 @@ mod tests {
         assert_eq!(of(ForwardingMethod::Nat, SERVER_MAC), (host, del));
         let stranger = xvs_proto::MacAddr([2, 0, 0, 0, 0, 0x99]);
         assert_eq!(of(ForwardingMethod::Nat, stranger), ("02:00:00:00:00:99".to_owned(), up.to_owned()));
+    }
+
+    #[test]
+    fn an_address_that_the_other_director_of_a_pair_has_is_one_warning_without_a_command() {
+        let mut facts = without_vip(serve(facts(), web(), ForwardingMethod::Nat));
+        let (addr, mac) = ("198.51.100.100".parse().unwrap(), xvs_proto::MacAddr([2, 0, 0, 0, 0, 0x99]));
+        facts.probed = vec!["wan".to_owned()];
+        facts.answers.push(Answer { addr, link: "wan".to_owned(), mac });
+        let found = only(present(&facts));
+        assert_eq!((found.level, command(&found)), (Level::Warn, ""));
+        assert!(found.found.contains("02:00:00:00:00:99 answers ARP for it on wan"), "{found}");
+        assert_eq!(answered_by_others(&facts), []);
     }
 
     #[test]
