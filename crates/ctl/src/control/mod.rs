@@ -843,6 +843,18 @@ mod tests {
     }
 
     #[test]
+    fn the_running_rules_that_clients_compare_have_the_synchronization_daemons() {
+        let mut control = control();
+        control.devices.insert("wan".to_owned(), 1);
+        for command in [add_service(), daemon(SyncRole::Backup, 1)] {
+            control.handle(&Request::Change(command), Millis(0)).unwrap();
+        }
+        let reply = control.handle(&Request::Rules, Millis(0)).unwrap();
+        let Reply::Rules { commands, .. } = reply else { panic!("{reply:?}") };
+        assert_eq!(xvs_model::config::difference::state_of(&commands).unwrap(), control.state);
+    }
+
+    #[test]
     fn rules_with_a_daemon_that_cannot_run_change_nothing_and_the_former_daemons_run() {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);

@@ -80,11 +80,7 @@ impl Replayed {
 
 /// The commands that give a state from an empty one, but for its timeouts.
 pub fn commands_without_timeouts(state: &State) -> impl Iterator<Item = Command> {
-    let daemons = state.daemons().iter().cloned().map(Command::StartDaemon);
-    commands_of(state)
-        .into_iter()
-        .filter(|command| !matches!(command, Command::SetTimeouts(_)))
-        .chain(daemons)
+    commands_of(state).into_iter().filter(|command| !matches!(command, Command::SetTimeouts(_)))
 }
 
 impl TimeoutsBySource {

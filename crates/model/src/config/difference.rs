@@ -36,6 +36,7 @@ pub fn commands_of(state: &State) -> Vec<Command> {
     let mut commands = vec![Command::SetTimeouts(state.timeouts())];
     commands.extend(rules(state));
     commands.extend(state.marks().iter().cloned().map(Command::AddMark));
+    commands.extend(state.daemons().iter().cloned().map(Command::StartDaemon));
     commands
 }
 
