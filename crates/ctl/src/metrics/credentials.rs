@@ -80,14 +80,18 @@ fn token(path: &Path) -> Result<String, String> {
     let how = "`openssl rand -hex 32` prints a token";
     let text = secret_file::read("metrics_token_file", path, how)?;
     let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if token.is_empty() || token.len() > TOKEN_MAX_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         let path = path.display();
         return Err(format!(
-            "metrics_token_file {path}: not one word of ASCII letters, digits and signs; {how}"
+            "metrics_token_file {path}: not one word of at most {TOKEN_MAX_BYTES} ASCII letters, digits and signs; {how}"
         ));
     }
     Ok(token.to_owned())
 }
+
+/// Half of the longest request that the endpoint reads.
+const TOKEN_MAX_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -140,9 +144,11 @@ mod tests {
         let everyone = "metrics_token_file DIR/token: every user may read or change it; `chmod o= DIR/token`";
         assert_eq!(folder.error(of("0a1b", 0o644)), everyone);
         let how = "`openssl rand -hex 32` prints a token";
-        for wrong in ["", "\n", "two words", "one\ntwo\n", "\u{e9}t\u{e9}"] {
+        assert!(Credentials::read(&of(&"x".repeat(TOKEN_MAX_BYTES), 0o600)).is_ok());
+        let too_long = "x".repeat(TOKEN_MAX_BYTES + 1);
+        for wrong in ["", "\n", "two words", "one\ntwo\n", "\u{e9}t\u{e9}", &too_long] {
             let expected = format!(
-                "metrics_token_file DIR/token: not one word of ASCII letters, digits and signs; {how}"
+                "metrics_token_file DIR/token: not one word of at most {TOKEN_MAX_BYTES} ASCII letters, digits and signs; {how}"
             );
             assert_eq!(folder.error(of(wrong, 0o600)), expected, "{wrong:?}");
         }
