@@ -45,7 +45,7 @@ pub struct Losses {
 }
 
 impl Log {
-    /// Sends events that `filter` lets through to stderr, and panics too; in colours if `ansi` and the format has them.
+    /// Sends events that `filter` lets through to stderr, and all panics; in colours if `ansi` and the format has them.
     ///
     /// # Errors
     /// stderr is closed.
@@ -57,18 +57,18 @@ impl Log {
         let builder = NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("xvs-log");
         let (lines, writer) = builder.finish(sink);
         let losses = Losses { writing, overflowed: lines.error_counter() };
-        let (filter, filter_handle) = reload::Layer::new(filter);
+        let (filter, filter_handle) = reload::Layer::new(with_panics(filter));
         let (printer, printer_handle) = reload::Layer::new(printer(format, ansi, lines.clone()));
         registry().with(filter).with(printer).init();
         panic::set_hook(Box::new(|panic| {
             let backtrace = Backtrace::capture();
             match backtrace.status() {
-                BacktraceStatus::Captured => tracing::error!("{panic}\n{backtrace}"),
-                _ => tracing::error!("{panic}"),
+                BacktraceStatus::Captured => tracing::error!(target: PANIC, "{panic}\n{backtrace}"),
+                _ => tracing::error!(target: PANIC, "{panic}"),
             }
         }));
         let set: SetLog = Arc::new(move |filter, format| {
-            filter_handle.reload(filter)?;
+            filter_handle.reload(with_panics(filter))?;
             printer_handle.reload(self::printer(format, ansi, lines.clone()))
         });
         Ok(Self { losses, format, set, writer: Some(writer) })
@@ -127,6 +127,14 @@ impl Losses {
     fn is_stalled(&self) -> bool {
         lock(&self.writing).since.is_some_and(|since| since.elapsed() > STALLED)
     }
+}
+
+/// The target of panics in the log.
+const PANIC: &str = "panic";
+
+/// A filter that also lets panics through.
+fn with_panics(filter: EnvFilter) -> EnvFilter {
+    filter.add_directive(format!("{PANIC}=error").parse().expect("a target and a level"))
 }
 
 /// Prints events in a format, each as one line of JSON or some of text.
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn as_json_a_panic_and_the_error_that_ends_xvsd_are_one_line_each_whatever_the_filter() {
         if env::var_os(PANICS).is_some() {
-            let log = Log::to_stderr(EnvFilter::new("xvs_ctl=error"), LogFormat::Json, true).unwrap();
+            let log = Log::to_stderr(EnvFilter::new("xvs_host=debug"), LogFormat::Json, true).unwrap();
             thread::spawn(|| panic!("two\nlines")).join().unwrap_err();
             tracing::info!("not let through");
             assert!(log.end(&io::Error::other("the \"end\"")));
