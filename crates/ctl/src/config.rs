@@ -528,6 +528,42 @@ mod tests {
     }
 
     #[test]
+    fn a_file_with_every_key_of_version_0_1_0_is_read() {
+        let text = r#"
+interfaces = ["eth0", "eth1"]
+workers = 2
+conn_table_size = 1048576
+conn_table_memory = "on-demand"
+sip_calls = 65536
+receive_ring = 4096
+transmit_ring = 512
+socket = "/run/xvs/xvsd.sock"
+socket_mode = "0660"
+sync_key_file = "/etc/xvs/sync.key"
+hold = "10s"
+state_directory = "/dev/shm/xvs"
+rules = "/etc/xvs.rules"
+metrics_address = "127.0.0.1:9112"
+metrics_destinations = 1000
+log = "info,xvs_host::network=debug"
+
+[ipvs]
+expire_nodest_conn = 1
+mss_clamp = "tunnels"
+sync_threshold = "3 50"
+
+[feedback]
+
+[keepalived]
+file = "/etc/keepalived/keepalived.conf"
+"#;
+        let config: Config = toml::from_str(text).unwrap();
+        assert!(config.check().is_ok());
+        assert_ne!(config.ipvs, Config::default().ipvs);
+        assert_eq!((config.workers, config.hold), (Some(2), Config::default().hold));
+    }
+
+    #[test]
     fn the_section_keepalived_has_file_config_id_and_repair() {
         let text =
             "[keepalived]\nfile = \"/etc/keepalived/keepalived.conf\"\nconfig_id = \"lb1\"\nrepair = true";
