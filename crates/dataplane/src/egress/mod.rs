@@ -377,8 +377,7 @@ impl LinkInfo {
         let bond = bonds().find(|bond| is_active_in(&link, bond));
         Self {
             ifindex: link.ifindex,
-            // No frame has this address: what an inactive member receives goes to the kernel, which decides.
-            mac: if link.active { link.mac } else { MacAddr::default() },
+            mac: link.mac,
             mtu: link.mtu,
             up: link.up,
             active: link.active,

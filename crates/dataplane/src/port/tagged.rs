@@ -1,13 +1,13 @@
 //! A port that maps links to the interfaces below them, by the links of a snapshot: VLANs and bonds.
 //!
-//! Lives for one burst, around the worker's port. A frame that an active member of a bond receives is received from the
-//! bond; one with the tag of a known VLAN is received without the tag, from the VLAN's own link. A frame that is sent by
-//! such a link, or goes back to the kernel from it, gets the tag and leaves by the interface below; of a bond, by the
-//! active member that its flow's hash chooses, so that a flow keeps its order. So no stage handles tags and members,
-//! and a tag is kept, changed or removed as the links on either side require. A frame with an unknown tag, or with two,
-//! stays unchanged, and an inactive member's frame is its own: both go to the kernel. Priority bits are not kept. Cost:
-//! two bytes read for each frame, and 12 moved for each tag; with bonds, one look-up for each received frame, and for
-//! each sent one its headers are read again.
+//! Lives for one burst, around the worker's port. A frame that an active member of a bond receives is received from
+//! the bond; one with the tag of a known VLAN is received without the tag, from the VLAN's own link. A frame that is
+//! sent by such a link, or goes back to the kernel from it, gets the tag and leaves by the interface below; of a bond,
+//! by the active member that its flow's hash chooses, so that a flow keeps its order. So no stage handles tags and
+//! members, and a tag is kept, changed or removed as the links on either side require. A frame with an unknown tag, or
+//! with two, stays unchanged: it goes to the kernel. An inactive member's frame is its own. Priority bits are not
+//! kept. Cost: two bytes read for each frame, and 12 moved for each tag; with bonds, one look-up for each received
+//! frame, and for each sent one its headers are read again.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn place(frame: &[u8], members: usize) -> usize {
     };
     let FlowKey { protocol, source, dest } = packet.flow;
     let hash = FlowKey { protocol, source: whole(source), dest: whole(dest) }.hash(&MEMBERS);
-    ((hash >> 32) * members as u64 >> 32) as usize
+    (((hash >> 32) * members as u64) >> 32) as usize
 }
 
 /// The key of the hash that chooses members: a sender that finds it out can only choose a member.
@@ -198,7 +198,6 @@ mod tests {
         assert_eq!(port.take_transmitted(), [Bytes { link: WAN, frame: frame(&[[0x81, 0, 0, 5]]) }]);
     }
 
-    const MEMBERS_OF_BOND: [LinkId; 3] = [LinkId(0), LinkId(1), LinkId(2)];
     const BOND: LinkId = LinkId(3);
     const OVER_BOND: LinkId = LinkId(4);
 
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_active_members_are_the_bonds_and_those_of_an_inactive_one_go_back_by_it() {
+    fn frames_of_active_members_are_the_bonds_and_those_of_an_inactive_one_its_own() {
         let (egress, plain) = (bonded([false, true, false]), frame(&[]));
         for bytes in [plain.clone(), frame(&[[0x81, 0, 0, 6]])] {
             let back = |interface| Some(Bytes { link: interface, frame: bytes.clone() });
@@ -272,15 +271,6 @@ mod tests {
         let of_vlan = frame(&[[0x81, 0, 0, 5]]);
         let back = Some(Bytes { link: LinkId(1), frame: of_vlan.clone() });
         assert_eq!(received_by(&egress, LinkId(1), &of_vlan), (OVER_BOND, back));
-        for interface in MEMBERS_OF_BOND {
-            let is_active = interface == LinkId(1);
-            let mac = egress.link(interface).unwrap().mac;
-            assert_eq!(
-                mac != xvs_proto::MacAddr::default(),
-                is_active,
-                "an inactive one is addressed by no frame"
-            );
-        }
     }
 
     #[test]
