@@ -256,38 +256,129 @@ fn a_member_of_a_bridge_and_a_tap_of_xvsd_are_refused_and_one_that_becomes_a_mem
     let cluster = Cluster::up(Layout::default());
     cluster.ip(Host::Director, "link add br0 type bridge");
     let director = Director::start(&cluster, Workers::One);
-    let other = cluster.state().join("other.sock").display().to_string();
-    let refused = |interface| {
-        let (status, log) = Director::refusal(&cluster, &["--interface", interface, "--socket", &other]);
-        assert!(!status.success(), "{log}");
-        log
-    };
-    assert!(refused("xvs0").contains("xvs0 is a TAP of xvsd"));
+    assert!(refused(&cluster, "xvs0").contains("xvs0 is a TAP of xvsd"));
     cluster.ip(Host::Director, "link set lan master br0");
     let why = "lan is a member of the bridge br0, which has its addresses";
     shows(&director, &format!("warning    {why}"));
     wait::until("the log says so too", || director.log().contains(why).then_some(()));
-    let log = refused("lan");
-    assert!(log.contains(why) && log.contains("`ip link set dev lan nomaster`"), "{log}");
+    let log = refused(&cluster, "lan");
+    assert!(log.contains(why) && log.contains("`--interface br0`"), "{log}");
     cluster.ip(Host::Director, "link set dev lan nomaster");
     wait::until("the warning is over", || (!director.status().contains(why)).then_some(()));
 }
 
-#[test]
-fn bonds_and_bridges_are_refused_and_the_error_names_the_interface_to_attach() {
-    let cluster = Cluster::up(Layout::default());
-    cluster.ip(Host::Director, "link add br0 type bridge");
-    let (status, log) = Director::refusal(&cluster, &["--interface", "wan", "--interface", "br0"]);
+/// The log of an xvsd that refuses to attach an interface.
+fn refused(cluster: &Cluster, interface: &str) -> String {
+    let socket = cluster.state().join("other.sock").display().to_string();
+    let (status, log) = Director::refusal(cluster, &["--interface", interface, "--socket", &socket]);
     assert!(!status.success(), "{log}");
-    for part in ["br0", "is a bridge", "nomaster", "--interface"] {
-        assert!(log.contains(part), "{part}: {log}");
+    log
+}
+
+/// A cluster whose director has its address towards the real servers on a bridge, `br0`, over `lan`.
+fn bridged() -> Cluster {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    for words in [
+        "link add br0 type bridge",
+        "link set lan master br0",
+        "address del 192.0.2.1/24 dev lan",
+        "link set br0 up",
+        "address add 192.0.2.1/24 dev br0",
+    ] {
+        cluster.ip(Host::Director, words);
     }
-    // Some kernels have no bonding driver.
-    let mut bond = cluster.command(Host::Director, "ip");
-    if complete(bond.args(["link", "add", "bond7", "type", "bond"])).status.success() {
-        let (status, log) = Director::refusal(&cluster, &["--interface", "bond7"]);
-        assert!(!status.success() && log.contains("is a bond"), "{log}");
+    cluster
+}
+
+const BRIDGED: [&str; 4] = ["--interface", "wan", "--interface", "br0"];
+
+/// A director with NAT services behind a bridge.
+fn behind_bridge(cluster: &Cluster) -> Director<'_> {
+    let director = Director::start_on(cluster, Host::Director, &BRIDGED);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    serves(cluster);
+    director
+}
+
+#[test]
+fn a_bridge_serves_in_generic_mode_and_its_ports_bring_whole_downloads_and_uploads() {
+    let cluster = bridged();
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, 9000));
+    let director = behind_bridge(&cluster);
+    director.add_service(Protocol::Tcp, 9000, Method::Nat);
+    shows(&director, "interface  br0: up, generic XDP");
+    let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
+    assert!(body == cluster.blob(), "{} bytes differ from the file", body.len());
+    let bytes = &cluster.blob()[..1_000_000];
+    for receipt in clients::parallel_uploads(&cluster, virtual_endpoint(9000), 2, bytes) {
+        assert_eq!(receipt, clients::receipt(&receipt.host, bytes));
     }
+    // Large pings to the VIP go by the worker, as fragments, and back to the kernel by the bridge.
+    let server = Host::RealServer(1);
+    succeed(cluster.command(server, "ping").args(["-c3", "-W5", "-s3000"]).arg(VIP.to_string()));
+    let doctor = complete(cluster.command(Host::Director, program("xvs")).args(["doctor"]));
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains("no port merges packets"), "{said}");
+    let said = director.xvs(&format!("explain --proto tcp --from 198.51.100.10:5 --to {VIP}:80"));
+    assert!(said.contains("br0"), "{said}");
+}
+
+#[test]
+fn a_port_that_merges_packets_is_refused_and_one_that_joins_later_is_a_warning_with_the_command() {
+    let cluster = bridged();
+    let gro = |host, interface: &str, state: &str| {
+        succeed(cluster.command(host, "ethtool").args(["-K", interface, "gro", state]));
+    };
+    gro(Host::Director, "lan", "on");
+    let (status, log) = Director::refusal(&cluster, &BRIDGED);
+    assert!(
+        !status.success() && log.contains("br0 is a bridge") && log.contains("`ethtool -K lan gro off`"),
+        "{log}"
+    );
+    gro(Host::Director, "lan", "off");
+    let director = behind_bridge(&cluster);
+    cluster.ip(Host::Director, "link add more type veth peer name far");
+    gro(Host::Director, "more", "on");
+    cluster.ip(Host::Director, "link set more master br0");
+    shows(&director, "`ethtool -K more gro off`");
+    gro(Host::Director, "more", "off");
+    wait::until("the warning is over", || (!director.status().contains("ethtool -K more")).then_some(()));
+    serves(&cluster);
+}
+
+#[test]
+fn a_bridge_that_loses_its_ports_is_down_and_serves_again_with_them() {
+    let cluster = bridged();
+    let director = behind_bridge(&cluster);
+    cluster.ip(Host::Director, "link set lan nomaster");
+    shows(&director, "warning    br0 is down; ");
+    cluster.ip(Host::Director, "link set lan master br0");
+    shows(&director, "interface  br0: up");
+    serves(&cluster);
+}
+
+#[test]
+fn what_a_ports_sender_has_not_segmented_is_dropped_and_counted_until_the_sender_segments() {
+    let cluster = bridged();
+    // A port of the bridge that is the other end of a real server's veth, as a container's is.
+    let (server, there) = (Host::RealServer(1), cluster.namespace(Host::RealServer(1)));
+    cluster
+        .ip(Host::Director, &format!("link add port up master br0 type veth peer name direct netns {there}"));
+    cluster.ip(server, "link set direct up");
+    cluster.ip(server, "address add 203.0.113.2/24 dev direct");
+    cluster.ip(server, "route replace default via 203.0.113.1");
+    cluster.ip(Host::Director, "address add 203.0.113.1/24 dev br0");
+    let director = Director::start_on(&cluster, Host::Director, &BRIDGED);
+    director.adm(&format!("-A -t {VIP}:80"));
+    director.adm(&format!("-a -t {VIP}:80 -r 203.0.113.2:80 -m"));
+    let download = || {
+        let mut curl = clients::curl(&cluster);
+        complete(curl.args(["--max-time", "5"]).arg(format!("http://{VIP}/blob"))).stdout
+    };
+    assert!(download().len() < cluster.blob().len());
+    shows(&director, "packets were dropped as kernel_dropped");
+    succeed(cluster.command(server, "ethtool").args(["-K", "direct", "tx", "off"]));
+    assert!(download() == cluster.blob());
 }
 
 /// A director with a UDP service by NAT, whose real server answers, and a client that has been answered.

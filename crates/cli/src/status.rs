@@ -11,8 +11,8 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::status::{
-    InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
-    TableStatus, WorkerStatus,
+    BondMember, InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus,
+    SyncTable, TableStatus, WorkerStatus,
 };
 
 use crate::events::rfc_3339;
@@ -82,7 +82,8 @@ fn screen(report: &StatusReport) -> String {
 }
 
 fn interface(interface: &InterfaceStatus) -> String {
-    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again, pinned } = interface;
+    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again, pinned, bond } =
+        interface;
     let why = why_not_native.as_ref().map(|why| format!(" (native refused: {why})")).unwrap_or_default();
     let queues = counted((*queues).into(), "queue", "queues");
     let again = match attached_again {
@@ -91,7 +92,10 @@ fn interface(interface: &InterfaceStatus) -> String {
         times => format!(", attached again {times} times"),
     };
     let pinned = if *pinned { ", pinned" } else { "" };
-    line("interface", &format!("{name}: {state}, {mode} XDP{why}, {queues}{pinned}{again}"))
+    let bond = bond.as_ref().map_or(String::new(), |BondMember { name, active }| {
+        format!(", {} in {name}", if *active { "active" } else { "not active" })
+    });
+    line("interface", &format!("{name}: {state}, {mode} XDP{why}, {queues}{bond}{pinned}{again}"))
 }
 
 fn worker((number, worker): (usize, &WorkerStatus)) -> String {
@@ -228,6 +232,7 @@ mod tests {
             state: LinkState::Up,
             attached_again: 0,
             pinned: false,
+            bond: None,
         };
         let mut worker = sample::worker();
         worker.queues.insert("lan".to_owned(), vec![0]);
@@ -243,7 +248,8 @@ mod tests {
         let expected = "warning    xvsd 1.2.3, up 59 s, configuration 4; 1 warning:\n\
             warning    wan is gone; it is attached again when it is back and up\n\
             interface  lan: up, native XDP, 1 queue\n\
-            interface  wan: gone, generic XDP (native refused: busy), 2 queues, pinned\n\
+            interface  wan: gone, generic XDP (native refused: busy), 2 queues, active in\n           \
+            bond0, pinned\n\
             worker 0   core 1, 12.5 % busy, lan queue 0, wan queues 0,1, zero-copy; received\n           \
             9, sent 0, passed to the kernel 0\n\
             services   1 virtual service, 2 real servers\n\

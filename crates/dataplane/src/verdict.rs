@@ -107,13 +107,15 @@ pub enum DropReason {
     TransmitRefused,
     /// The kernel did not take the packet.
     KernelRefused,
+    /// It came in by a member that its bond does not use now, or that has left it.
+    InactiveMember,
 }
 
 impl DropReason {
     /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 27] = [
+    const OTHERS: [Self; 28] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -141,6 +143,7 @@ impl DropReason {
         Self::NoLocalAddress,
         Self::NoLocalPort,
         Self::FullNatPortless,
+        Self::InactiveMember,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -183,6 +186,7 @@ impl DropReason {
             Self::NoLocalAddress => 24,
             Self::NoLocalPort => 25,
             Self::FullNatPortless => 26,
+            Self::InactiveMember => 27,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -217,6 +221,7 @@ impl DropReason {
             Self::NoLocalAddress => "no_local_address",
             Self::NoLocalPort => "no_local_port",
             Self::FullNatPortless => "fullnat_portless",
+            Self::InactiveMember => "inactive_member",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -288,6 +293,9 @@ impl DropReason {
             }
             Self::FullNatPortless => {
                 "AH and ESP have no ports, so FULLNAT could not assign their replies; use NAT, or UDP 4500 (RFC 3948)"
+            }
+            Self::InactiveMember => {
+                "it came in by a member that its bond does not use now, or that has left the bond"
             }
             Self::Malformed(malformed) => malformed.sentence(),
         }

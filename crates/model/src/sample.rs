@@ -29,8 +29,8 @@ use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth,
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
-    Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer,
-    SyncStatus, SyncTable, TableStatus, WorkerStatus,
+    BondMember, Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport,
+    SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
 };
 
 /// A setting of xvs.toml, and one that has no value.
@@ -106,6 +106,7 @@ pub fn interface() -> InterfaceStatus {
         state: LinkState::Gone,
         attached_again: 1,
         pinned: true,
+        bond: Some(BondMember { name: "bond0".to_owned(), active: true }),
     }
 }
 

@@ -97,10 +97,29 @@ pub struct Link {
     pub vlan: Option<Vlan>,
     /// Whether neighbours on it find each other by ARP or neighbour discovery; not so for loopback, dummy and TUN.
     pub resolves: bool,
-    /// The kernel's index of the bridge, bond or VRF that it is a member of.
+    /// The kernel's index of the bridge, bond, team or VRF that it is a member of.
     pub master: Option<u32>,
+    /// Whether it consists of others, its members.
+    pub kind: LinkKind,
+    /// Whether the bond that it is a member of sends and receives by it; true for a link that is a member of no bond.
+    pub active: bool,
     /// Whether packets may arrive by it with [partial checksums](crate::partial_checksum).
     pub partial_checksums: bool,
+}
+
+/// Whether a link consists of others, its members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// It has no members.
+    Single,
+    /// A bond, each of whose packets arrives and leaves by one active member.
+    Bond,
+    /// A bond in the mode of this name, to which that does not apply.
+    OtherBond(&'static str),
+    /// A bridge.
+    Bridge,
+    /// A team.
+    Team,
 }
 
 /// The VLAN of a link: its frames have one 802.1Q tag on the lower link.
@@ -244,6 +263,8 @@ impl Network {
             vlan: None,
             resolves: mac != MacAddr::default(),
             master: None,
+            kind: LinkKind::Single,
+            active: true,
             partial_checksums: false,
         });
         self.routes.append(&mut routes);

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::bpf::{Object, attach_xdp, detach, replace_xdp};
 use super::device::Program;
-use super::mode::{Mode, Refusal, Settings, leaves_checksums, stacked};
+use super::mode::{Mode, Refusal, Settings, leaves_checksums};
 use super::pins::{Pinned, Pins};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
@@ -223,9 +223,6 @@ pub fn attach(
     if Request::new(interface).and_then(|mut request| request.is_loopback()).map_err(failed)? {
         return Err(AttachError::Loopback { interface: interface.to_owned() });
     }
-    if let Some(kind) = stacked(interface).map_err(failed)? {
-        return Err(AttachError::Stacked { interface: interface.to_owned(), kind });
-    }
     let driver = Request::new(interface).and_then(|mut request| request.driver()).map_err(failed)?;
     if is_director_tap(interface, &driver) {
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
@@ -278,6 +275,18 @@ pub fn attach(
     Ok(attached(object, link, native_refused, None))
 }
 
+/// Checks that a port of a bridge, or an interface below a port, does not merge packets before an attached bridge has
+/// them. One that is gone does not.
+///
+/// # Errors
+/// The setting, with the command that changes it.
+pub fn check_port(port: &str) -> Result<(), AttachError> {
+    match Settings::of(port).ok().and_then(|settings| settings.refusal_of_port(port)) {
+        Some(why) => Err(AttachError::Refused { interface: port.to_owned(), why }),
+        None => Ok(()),
+    }
+}
+
 /// Why an interface could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -303,18 +312,6 @@ pub enum AttachError {
     Loopback {
         /// Its name.
         interface: String,
-    },
-    /// It consists of other interfaces.
-    #[error(
-        "{interface} is a {kind}, through which xvs cannot send; attach (--interface) one of its \
-         members instead, taken out by `ip link set dev MEMBER nomaster` and with the addresses and routes that \
-         {interface} has"
-    )]
-    Stacked {
-        /// Its name.
-        interface: String,
-        /// `bond`, `bridge` or `team`.
-        kind: &'static str,
     },
     /// It is a TAP of a director.
     #[error(

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::{fmt, fs, io};
 
 use super::bpf::{XdpState, program_info, query_xdp};
-use super::mode::{Mode, stacked};
+use super::mode::Mode;
 use super::pins;
 use super::sys::{Request, index_of};
 
@@ -20,8 +20,6 @@ pub struct Device {
     pub driver: String,
     /// Whether it is a loopback interface.
     pub loopback: bool,
-    /// `bond`, `bridge` or `team`, if it consists of other interfaces.
-    pub stacked: Option<&'static str>,
     /// The largest packet that it sends, in bytes, without link header.
     pub mtu: u32,
     /// Its receive queues.
@@ -103,7 +101,6 @@ impl Device {
             ifindex,
             driver: request.driver()?,
             loopback: request.is_loopback()?,
-            stacked: stacked(interface)?,
             mtu: request.mtu()?,
             receive_queues: request.receive_queues()?,
             most_receive_queues,

@@ -31,11 +31,11 @@ pub mod tap;
 pub mod arp;
 mod sys;
 
-pub use attach::{AttachError, Attached, attach};
+pub use attach::{AttachError, Attached, attach, check_port};
 pub use burst::{BURST, HELD, WAITING};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums, stacked};
+pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
 pub use sys::{network_cookie, peer_groups, precede_receive_threads};

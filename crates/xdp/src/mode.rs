@@ -72,19 +72,9 @@ pub struct Refusal {
 }
 
 /// Whether a driver may deliver packets with the checksum that the sender left to its device: those of virtual devices,
-/// which pass packets on as they are.
+/// which pass packets on as they are, and bridges, which may have them as ports.
 pub fn leaves_checksums(driver: &str) -> bool {
-    matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif")
-}
-
-/// The kind of an interface that consists of others, whose frames do not pass its own queues.
-pub fn stacked(interface: &str) -> io::Result<Option<&'static str>> {
-    Ok(match Request::new(interface)?.driver()?.as_str() {
-        "bonding" => Some("bond"),
-        "bridge" => Some("bridge"),
-        "team" => Some("team"),
-        _ => None,
-    })
+    matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif" | BRIDGE)
 }
 
 /// The settings of an interface that its sockets depend on.
@@ -101,12 +91,13 @@ pub struct Settings {
 impl Settings {
     pub(super) fn of(interface: &str) -> io::Result<Self> {
         let mut request = Request::new(interface)?;
-        Ok(Self {
-            mtu: request.mtu()?,
-            receive_queues: request.receive_queues()?,
-            flags: request.ethtool(Ethtool::Flags)?,
-            gro: request.ethtool(Ethtool::Gro)?,
-        })
+        let (mtu, receive_queues) = (request.mtu()?, request.receive_queues()?);
+        // A bridge receives nothing itself: the offloads of its ports count (`refusal_of_port`).
+        if request.driver()? == BRIDGE {
+            return Ok(Self { mtu, receive_queues, flags: 0, gro: 0 });
+        }
+        let (flags, gro) = (request.ethtool(Ethtool::Flags)?, request.ethtool(Ethtool::Gro)?);
+        Ok(Self { mtu, receive_queues, flags, gro })
     }
 
     /// Whether sockets that were opened for `former` do not receive all packets of these settings: there are queues
@@ -114,6 +105,12 @@ impl Settings {
     pub fn needs_new_sockets(self, former: Self) -> bool {
         self.receive_queues != former.receive_queues
             || frame_size_bytes(self.mtu) > frame_size_bytes(former.mtu)
+    }
+
+    /// The first setting of a bridge's port that forbids attaching the bridge: one that merges packets. Tags are hidden
+    /// in any case, because the kernel removes them before the bridge has the packet.
+    pub(super) fn refusal_of_port(self, port: &str) -> Option<Refusal> {
+        Self { mtu: 0, flags: self.flags & !FLAG_RX_VLAN, ..self }.refusal(port, Mode::Generic)
     }
 
     /// The first setting that forbids attaching in `mode`.
@@ -138,6 +135,9 @@ impl Settings {
         Some(Refusal { reason, mend })
     }
 }
+
+/// The name of the driver of bridges.
+const BRIDGE: &str = "bridge";
 
 #[cfg(test)]
 mod tests {
@@ -170,6 +170,13 @@ mod tests {
         ] {
             assert_eq!(mend(settings, Mode::Generic).as_deref(), Some(what));
             assert_eq!(mend(settings, Mode::Native), None, "drivers that run XDP do these themselves");
+            let of_port = settings.refusal_of_port("eth0").map(|refusal| refusal.mend);
+            assert_eq!(of_port.as_deref(), Some(what).filter(|_| settings.flags != FLAG_RX_VLAN));
         }
+        assert_eq!(
+            Settings { mtu: 9000, ..PLAIN }.refusal_of_port("eth0"),
+            None,
+            "the bridge has an MTU of its own"
+        );
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use xvs_ctl::workers::membership::bond_of;
 use xvs_proto::Prefix;
 use xvs_proto::network::{Link, Network, Route, RouteAction, Table};
 use xvs_sched::ForwardingMethod;
@@ -70,7 +71,11 @@ pub(super) fn beside(facts: &Facts, vip: IpAddr) -> Option<&Link> {
 /// The attached link most likely to receive clients' packets: that of the default route, else the first named.
 fn towards_clients(facts: &Facts) -> Option<&Link> {
     let default = default_link(&facts.network).filter(|link| facts.names(&link.name));
-    default.or_else(|| facts.network.link_named(&facts.interfaces.first()?.name))
+    let first = || {
+        let link = facts.network.link_named(&facts.interfaces.first()?.name)?;
+        Some(bond_of(link, &facts.network.links).unwrap_or(link))
+    };
+    default.or_else(first)
 }
 
 /// The link of the default route of IPv4.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_ctl::config::Config;
 use xvs_ctl::status::unattached::Attachment;
+use xvs_ctl::workers::membership::bond_of;
 use xvs_dataplane::egress::Egress;
 use xvs_host::memory::CgroupLimit;
 use xvs_host::netfilter::chain::Table;
@@ -109,6 +110,8 @@ pub(super) struct Interface {
     pub name: String,
     /// Its state, or why it cannot be read.
     pub device: Result<Device, String>,
+    /// Why it cannot be attached because of its members, or of the link that it is a member of.
+    pub refused: Option<String>,
 }
 
 /// Another machine's ARP answer for a virtual address.
@@ -185,9 +188,17 @@ impl Facts {
         Attachment::new(&self.network, self.interfaces.iter().map(|interface| interface.name.as_str()))
     }
 
-    /// Whether this is one of the examined interfaces.
+    /// Whether this is one of the examined interfaces, or a bond of such.
     pub(super) fn names(&self, link: &str) -> bool {
-        self.interfaces.iter().any(|interface| interface.name == link)
+        let bond = |name: &str| bond_of(self.network.link_named(name)?, &self.network.links);
+        self.interfaces.iter().any(|interface| {
+            interface.name == link || bond(&interface.name).is_some_and(|bond| bond.name == link)
+        })
+    }
+
+    /// The examined interfaces that exist, and the bonds of such.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Link> {
+        self.network.links.iter().filter(|link| self.names(&link.name))
     }
 
     /// The link that has an address; an examined one, if several have it.
@@ -226,7 +237,7 @@ pub(super) mod tests {
         facts.memory.may_lock = true;
         for name in ["wan", "lan"] {
             let device = Ok(device(&facts, name));
-            facts.interfaces.push(Interface { name: name.to_owned(), device });
+            facts.interfaces.push(Interface { name: name.to_owned(), device, refused: None });
         }
         facts
     }
@@ -236,7 +247,6 @@ pub(super) mod tests {
             ifindex: facts.network.link_named(name).unwrap().ifindex,
             driver: "veth".to_owned(),
             loopback: false,
-            stacked: None,
             mtu: 1500,
             receive_queues: 1,
             most_receive_queues: 1,
@@ -259,6 +269,7 @@ pub(super) mod tests {
             state: LinkState::Up,
             attached_again: 0,
             pinned: false,
+            bond: None,
         };
         let daemon = DaemonFacts {
             interfaces: vec![attached("wan"), attached("lan")],

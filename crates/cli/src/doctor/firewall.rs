@@ -19,7 +19,7 @@ use crate::doctor::finding::Finding;
 
 /// Whether rules drop packets of services.
 pub(super) fn firewall(facts: &Facts) -> Vec<Finding> {
-    let attached: Vec<_> = facts.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let attached: Vec<_> = facts.links().map(|link| link.name.as_str()).collect();
     let mut concerned: BTreeMap<Cow<'_, str>, Vec<String>> = BTreeMap::new();
     let mut visits = 0;
     for service in &facts.services {

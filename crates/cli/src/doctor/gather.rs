@@ -13,6 +13,7 @@ use std::{fs, io, thread};
 use rustix::process::{Resource, geteuid, getrlimit};
 use xvs_ctl::config::Config;
 use xvs_ctl::metrics::credentials::Credentials;
+use xvs_ctl::workers::membership::{bond_of, choose};
 use xvs_host::cores::cores_available;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
@@ -184,11 +185,20 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
             format!("none was named, so none was checked; this machine has {}", candidates.join(", "));
         facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
     }
-    let look = |name: String| {
-        let device = Device::look(&name).map_err(|error| error.to_string());
-        Interface { name, device }
+    let of_bond = |name: &str| {
+        let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
+        attached.is_some_and(|attached| attached.bond.is_some())
     };
-    names.into_iter().map(look).collect()
+    let choose = |name: String| match choose(&name, &facts.network.links) {
+        Err(why) if !of_bond(&name) => vec![(name, Some(why.to_string()))],
+        Err(_) => vec![(name, None)],
+        Ok(chosen) => chosen.into_iter().map(|(name, _)| (name, None)).collect(),
+    };
+    let look = |(name, refused): (String, Option<String>)| {
+        let device = Device::look(&name).map_err(|error| error.to_string());
+        Interface { name, device, refused }
+    };
+    names.into_iter().flat_map(choose).map(look).collect()
 }
 
 /// Reads netfilter's rules; without root they cannot be read.
@@ -241,7 +251,9 @@ fn ask_the_wire(facts: &mut Facts) {
         .collect();
     let hops: BTreeSet<_> = next_hops(facts).into_iter().map(|(ifindex, _)| ifindex).collect();
     let links = facts.network.links.iter().filter(|link| {
-        let concerned = facts.names(&link.name) || hops.contains(&link.ifindex);
+        // Of a bond, which has the addresses, its members are not asked.
+        let named = facts.names(&link.name) && bond_of(link, &facts.network.links).is_none();
+        let concerned = named || hops.contains(&link.ifindex);
         concerned && link.up && link.mac.0 != [0; 6]
     });
     let links: Vec<_> = links.cloned().collect();
@@ -276,7 +288,7 @@ fn ask_the_wire(facts: &mut Facts) {
 fn settings(facts: &Facts) -> BTreeMap<String, String> {
     let mut places =
         ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", RESERVED, OWN].map(str::to_owned).to_vec();
-    let names = facts.interfaces.iter().map(|interface| interface.name.as_str());
+    let names = facts.links().map(|link| link.name.as_str());
     for name in ["all"].into_iter().chain(names) {
         places.extend([IGNORE, REDIRECTS, SOURCE].map(|setting| conf(name, setting)));
     }

@@ -1,6 +1,6 @@
 //! Checks of each interface of the director: link state, XDP mode, queues, offloads, checksums, other XDP programs.
 
-use xvs_ctl::workers::membership::Membership;
+use xvs_ctl::workers::membership::bond_of;
 use xvs_ctl::workers::placement::{PlacementError, shares};
 use xvs_host::instance::socket_of;
 use xvs_model::protocol::client::default_socket;
@@ -15,15 +15,19 @@ use crate::doctor::finding::{Finding, Mend};
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for interface in &facts.interfaces {
-        match &interface.device {
-            Ok(device) => {
+        match (&interface.device, &interface.refused) {
+            // Without a fix to paste: the machine may be reached by an address of the bridge or bond.
+            (Ok(_), Some(why)) => {
+                findings.push(Finding::fail("interface", &interface.name, why).seen("ip -details link"));
+            }
+            (Ok(device), None) => {
                 findings.extend(usable(facts, &interface.name, device));
                 findings.extend(mode(facts, &interface.name, device));
                 findings.extend(offloads(facts, &interface.name, device));
                 findings.extend(checksums(&interface.name, device));
                 findings.extend(occupant(facts, &interface.name, device));
             }
-            Err(error) => findings.push(absent(facts, &interface.name, error)),
+            (Err(error), _) => findings.push(absent(facts, &interface.name, error)),
         }
     }
     findings.extend(queues(facts));
@@ -42,14 +46,6 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         let found =
             "it is a loopback interface, which receives no packets of clients; name the one that does";
         Finding::fail("interface", name, found)
-    } else if let Some(kind) = device.stacked {
-        let found = format!(
-            "it is a {kind}, which xvs does not support; remove a member from it and attach the member"
-        );
-        Finding::fail("interface", name, found).mend("ip link set dev MEMBER nomaster")
-    } else if let Some(membership) = Membership::of(name, &facts.network.links) {
-        // Without a fix to paste: the machine may be reached by an address of the bridge or bond.
-        Finding::fail("interface", name, membership)
     } else if is_director_tap(name, &device.driver) {
         let found =
             "it is a TAP of xvsd, by which it passes packets to the kernel; name an interface of a network";
@@ -69,9 +65,6 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
 
 /// The XDP mode in which its program runs, or would run.
 fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
-    if device.stacked.is_some() {
-        return None;
-    }
     let driver =
         if device.driver.is_empty() { "its driver".to_owned() } else { format!("driver {}", device.driver) };
     let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
@@ -145,16 +138,19 @@ fn queues(facts: &Facts) -> Vec<Finding> {
 
 /// Whether the device or the kernel merges packets, or strips VLAN tags, before the director sees them.
 fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
-    if device.stacked.is_some() {
-        return Vec::new();
+    if device.driver == BRIDGE {
+        // Otherwise it could not be attached.
+        return vec![Finding::ok("offload", name, "no port merges packets").seen("ethtool -k")];
     }
     let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
     let generic = match attached {
         Some(attached) => attached.mode == Mode::Generic.to_string(),
         None => facts.reports_xdp_features() && !device.native,
     };
-    let vlans =
-        facts.network.links.iter().any(|link| link.vlan.is_some_and(|vlan| vlan.over == device.ifindex));
+    let links = &facts.network.links;
+    let bond = facts.network.link_named(name).and_then(|link| bond_of(link, links));
+    let carries = |ifindex| ifindex == device.ifindex || bond.is_some_and(|bond| bond.ifindex == ifindex);
+    let vlans = links.iter().any(|link| link.vlan.is_some_and(|vlan| carries(vlan.over)));
     // veth keeps tags outside the frame and reinserts them for XDP.
     let strips = generic || vlans && device.driver != VETH;
     let merges = "it merges packets before the director sees them";
@@ -231,6 +227,7 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
 }
 
 const VETH: &str = "veth";
+const BRIDGE: &str = "bridge";
 
 #[cfg(test)]
 mod tests {
@@ -239,6 +236,7 @@ mod tests {
     use crate::doctor::finding::Level;
     use crate::doctor::interfaces::*;
     use xvs_host::instance::name_of;
+    use xvs_proto::network::LinkKind;
 
     /// The findings that are not ok, of `wan` changed by `change`, as «level check: command».
     fn wrong(change: impl Fn(&mut Interface, &mut Device)) -> Vec<String> {
@@ -316,6 +314,38 @@ mod tests {
             generic("rx-vlan-hw-parse"),
             ["warn mode wan: ", "fail offload wan: ethtool -K wan rxvlan off"]
         );
+    }
+
+    #[test]
+    fn what_cannot_be_attached_because_of_other_links_fails_with_the_reason_and_nothing_else_is_checked() {
+        let facts = changed(facts(), |interface, device| {
+            interface.refused = Some("wan is a team".to_owned());
+            device.features.insert("rx-lro".to_owned());
+        });
+        assert_eq!(complaints(&facts), ["fail interface wan: "]);
+        assert_eq!(all(&facts)[0].found, "wan is a team");
+    }
+
+    #[test]
+    fn the_offloads_of_a_bridge_itself_have_no_effect_and_vlans_over_a_bond_count_for_its_members() {
+        let offloads = |driver: &'static str| {
+            changed(facts(), move |_, device| {
+                (device.driver, device.native) = (driver.to_owned(), driver != "bridge");
+                device.features.extend(["rx-gro", "rx-vlan-hw-parse"].map(str::to_owned));
+            })
+        };
+        assert_eq!(complaints(&offloads("bridge")), ["warn mode wan: "]);
+        let mut facts = offloads("ixgbe");
+        assert_eq!(complaints(&facts), [""; 0]);
+        let mac = "02:00:00:00:00:03".parse().unwrap();
+        for name in ["bond0", "bond0.5"] {
+            facts.network.add_link(name, mac, &[], 1500).unwrap();
+        }
+        facts.network.make_vlan("bond0.5", 5, "bond0").unwrap();
+        facts.network.links[2].kind = LinkKind::Bond;
+        facts.network.links[0].master = Some(facts.network.links[2].ifindex);
+        assert_eq!(complaints(&facts), ["fail offload wan: ethtool -K wan rxvlan off"]);
+        assert!(facts.names("bond0") && !facts.names("bond0.5"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive by one queue.
 //! Between two inputs the thread resolves next hops that packets wait for, confirms those in use, and attaches
-//! interfaces that are back. Each input is carried out completely before the next one. Not here: what a request does
-//! (`control/mod.rs`), permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
+//! interfaces that are back or joined a bond. Each input is carried out completely before the next one. Not here: what
+//! a request does (`control/mod.rs`), permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,9 +18,9 @@ use xvs_host::network::{Latest, View};
 use xvs_host::state_directory::Others;
 use xvs_model::protocol::request::{Access, Request};
 use xvs_model::report::event::Kind;
-use xvs_model::report::status::{InterfaceStatus, LinkState};
+use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
-use xvs_proto::network::Network;
+use xvs_proto::network::{Link, LinkKind, Network};
 
 use crate::control::Control;
 use crate::control::handle::{Begun, Input};
@@ -31,7 +31,7 @@ use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
-use crate::workers::membership::Membership;
+use crate::workers::membership::{self, Chosen, bond_of};
 use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
 
 mod hand_over;
@@ -85,7 +85,7 @@ struct Warnings {
     network: Vec<String>,
     /// Mark rules that could not be read.
     netfilter: Vec<String>,
-    /// Why an interface that is back is not attached.
+    /// Why an interface that is back, or joined a bond, is not attached.
     attaching: Vec<String>,
     /// Changed settings of interfaces that the workers' sockets do not fit.
     settings: Vec<String>,
@@ -218,7 +218,7 @@ impl ControlThread {
                 self.update_warnings();
             }
             self.shared.sample_history();
-            self.reattach();
+            self.attach();
             self.follow_settings();
             self.resolve_next_hops();
             self.confirm_neighbours();
@@ -273,7 +273,8 @@ impl ControlThread {
             interface.pinned = workers.is_pinned(index);
         }
         drop(facts);
-        self.control.datapath().adopt_neighbours();
+        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
+        self.control.datapath().adopt_neighbours(&links);
         self.control.datapath().daemons().may_send(true);
         self.update_warnings();
         Ok(take_over)
@@ -284,10 +285,19 @@ impl ControlThread {
         self.used.extend(self.control.egress().take_used());
         let view = &self.view;
         self.control.set_devices(&view.network.links);
-        let mut network = attached_only(&view.network, &self.links);
+        let bonds: Vec<_> =
+            self.shared.facts_mut().interfaces.iter().map(|interface| interface.bond.clone()).collect();
+        let mut network = attached_only(&view.network, &self.links, &bonds);
         let partial = self.control.datapath().workers().0.partial_checksums();
+        let of_members: Vec<_> = network
+            .links
+            .iter()
+            .filter(|link| partial.contains(&link.ifindex))
+            .filter_map(|link| link.master)
+            .collect();
         for link in &mut network.links {
-            link.partial_checksums = partial.contains(&link.vlan.map_or(link.ifindex, |vlan| vlan.over));
+            let below = link.vlan.map_or(link.ifindex, |vlan| vlan.over);
+            link.partial_checksums = partial.contains(&below) || of_members.contains(&below);
         }
         if let Err(error) = self.control.set_network(&network)
             && let Some(refusal) = error.refusal()
@@ -312,11 +322,18 @@ impl ControlThread {
                 self.shared.events.record(Kind::Link, self.control.epoch(), event);
                 interface.state = state;
             }
+            let active = network.links.iter().any(|link| link.ifindex == *ifindex && link.active);
+            if let Some(bond) = interface.bond.as_mut().filter(|bond| bond.active != active) {
+                bond.active = active;
+                let now = if active { "is active" } else { "is not active any more" };
+                let event = format!("{} {now} in {}", interface.name, bond.name);
+                tracing::info!("{event}");
+                self.shared.events.record(Kind::Link, self.control.epoch(), event);
+            }
         }
-        let names: Vec<_> = facts.interfaces.iter().map(|interface| interface.name.clone()).collect();
+        let interfaces = facts.interfaces.clone();
         drop(facts);
-        let members = names.iter().filter_map(|name| Membership::of(name, &view.network.links));
-        self.warnings.network = members.map(|member| member.to_string()).collect();
+        self.warnings.network = membership::warnings(&interfaces, &view.network.links);
         self.warnings.network.extend_from_slice(&view.warnings);
         self.update_warnings();
     }
@@ -360,35 +377,41 @@ impl ControlThread {
         facts.unconfirmed_until = self.control.unconfirmed_until();
     }
 
-    /// Attaches an interface that was removed and is back, and opens sockets for paused workers.
-    fn reattach(&mut self) {
+    /// Attaches an interface that was removed and is back, or that joined a bond, and opens sockets for paused workers.
+    fn attach(&mut self) {
         let now = Instant::now();
-        let network = &self.view.network;
-        let back = |index: &usize| {
-            let gone = link_state(network, self.links[*index]) == LinkState::Gone;
-            let name = &self.shared.facts_mut().interfaces[*index].name;
-            gone && network.link_named(name).is_some_and(|link| link.up)
-        };
         if now < self.attach_after {
             return;
         }
-        let index = (0..self.links.len()).find(back);
+        let next = self.next_to_attach();
         let (workers, steering) = self.control.datapath().workers();
-        let done = match index {
-            Some(index) => workers.reattach(index, steering),
+        let done = match &next {
+            Some((index, (name, _))) => workers.attach(*index, name, steering),
             None if workers.is_paused() => workers.resume(),
             None => return,
         };
         let (links, mut facts) = (workers.links(), self.shared.facts_mut());
-        if let Some(index) = index
+        if let Some((index, (_, bond))) = next
             && links != self.links
         {
-            let state = facts.interfaces[index].state;
-            let attached_again = facts.interfaces[index].attached_again + 1;
-            let attached = workers.interface_facts(index);
-            let event = format!("{} is attached again, {} XDP", attached.name, attached.mode);
+            let attached = InterfaceStatus { bond, ..workers.interface_facts(index) };
+            let (again, status) = match facts.interfaces.get(index) {
+                Some(former) => (
+                    " again",
+                    InterfaceStatus {
+                        state: former.state,
+                        attached_again: former.attached_again + 1,
+                        ..attached
+                    },
+                ),
+                None => ("", attached),
+            };
+            let event = format!("{} is attached{again}, {} XDP", status.name, status.mode);
             self.shared.events.record(Kind::Link, self.control.epoch(), event);
-            facts.interfaces[index] = InterfaceStatus { state, attached_again, ..attached };
+            match facts.interfaces.get_mut(index) {
+                Some(former) => *former = status,
+                None => facts.interfaces.push(status),
+            }
         }
         self.warnings.attaching = match done {
             Ok(workers) => {
@@ -409,6 +432,23 @@ impl ControlThread {
         }
     }
 
+    /// The place of an interface to attach, and what it is attached for: one that was removed and is back, else one
+    /// that joined a bond.
+    fn next_to_attach(&self) -> Option<(usize, Chosen)> {
+        let (network, facts) = (&self.view.network, self.shared.facts_mut());
+        let back = |index: &usize| {
+            let gone = link_state(network, self.links[*index]) == LinkState::Gone;
+            let is_attachable =
+                |link: &Link| link.up && matches!(link.kind, LinkKind::Single | LinkKind::Bridge);
+            gone && network.link_named(&facts.interfaces[*index].name).is_some_and(is_attachable)
+        };
+        let back = (0..self.links.len()).find(back).map(|index| {
+            let InterfaceStatus { name, bond, .. } = &facts.interfaces[index];
+            (index, (name.clone(), bond.clone()))
+        });
+        back.or_else(|| Some((self.links.len(), membership::joined(&facts.interfaces, &network.links)?)))
+    }
+
     /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
     fn follow_settings(&mut self) {
         let now = Instant::now();
@@ -420,7 +460,10 @@ impl ControlThread {
         let (workers, steering) = self.control.datapath().workers();
         for index in 0..self.links.len() {
             let had = workers.receive_queues(index);
-            let Some(worker_facts) = workers.follow_settings(index, steering) else { continue };
+            let Some(worker_facts) = workers.follow_settings(index, steering, &self.view.network.links)
+            else {
+                continue;
+            };
             let mut facts = self.shared.facts_mut();
             facts.workers = worker_facts;
             let interface = &mut facts.interfaces[index];
@@ -484,19 +527,26 @@ impl ControlThread {
     }
 }
 
-/// The network that workers use: the attached interfaces in the order of their ports, then the VLANs over them.
-fn attached_only(network: &Network, links: &[u32]) -> Network {
+/// The network that workers use: the attached interfaces in the order of their ports, then the bonds of which they are
+/// members, and the VLANs over either. An interface that was attached for a bond is inactive when it has left it.
+fn attached_only(network: &Network, links: &[u32], bonds: &[Option<BondMember>]) -> Network {
     let mut seen = network.clone();
     let index = |ifindex| links.iter().position(|attached| *attached == ifindex);
-    seen.links.retain(|link| {
-        index(link.ifindex).is_some() || link.vlan.is_some_and(|vlan| index(vlan.over).is_some())
-    });
+    let attached = network.links.iter().filter(|link| index(link.ifindex).is_some());
+    let over: Vec<_> =
+        attached.filter_map(|link| bond_of(link, &network.links)).map(|bond| bond.ifindex).collect();
+    let is_used = |ifindex| index(ifindex).is_some() || over.contains(&ifindex);
+    seen.links.retain(|link| is_used(link.ifindex) || link.vlan.is_some_and(|vlan| is_used(vlan.over)));
     let mut next = links.len();
     for link in &mut seen.links {
-        let id = index(link.ifindex).unwrap_or_else(|| {
+        let attached = index(link.ifindex);
+        let id = attached.unwrap_or_else(|| {
             next += 1;
             next - 1
         });
+        if let Some(Some(bond)) = attached.and_then(|index| bonds.get(index)) {
+            link.active &= bond_of(link, &network.links).is_some_and(|of| of.name == bond.name);
+        }
         link.id = LinkId(id as u16);
     }
     seen
@@ -518,11 +568,43 @@ mod tests {
             network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
         }
         let ifindex = |name| network.link_named(name).unwrap().ifindex;
-        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")]);
+        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")], &[None, None]);
         let egress = Egress::build(&seen);
         let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
         assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
         assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
         assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
+    }
+
+    #[test]
+    fn workers_see_the_bonds_of_attached_members_the_vlans_over_them_and_a_member_that_left_as_inactive() {
+        let mut network = Network::default();
+        for name in ["eth0", "bond0.5", "eth1", "bond0", "bond1"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        network.make_vlan("bond0.5", 5, "bond0").unwrap();
+        let bond = network.links[3].ifindex;
+        for index in [3, 4] {
+            network.links[index].kind = LinkKind::Bond;
+        }
+        for index in [0, 2] {
+            network.links[index].master = Some(bond);
+        }
+        let of_bond = Some(BondMember { name: "bond0".to_owned(), active: true });
+        let seen = |network: &Network| {
+            let attached = [network.links[0].ifindex, network.links[2].ifindex];
+            Egress::build(&attached_only(network, &attached, &[of_bond.clone(), of_bond.clone()]))
+        };
+        let egress = seen(&network);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["eth0", "eth1", "bond0.5", "bond0"]);
+        assert_eq!(egress.members(LinkId(3)), Some(&[LinkId(0), LinkId(1)][..]));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(3), 5)));
+        network.links[2].master = None;
+        let egress = seen(&network);
+        assert_eq!(egress.members(LinkId(3)), Some(&[LinkId(0)][..]));
+        assert!(!egress.link(LinkId(1)).unwrap().active);
+        network.links[0].master = None;
+        assert_eq!(seen(&network).links().count(), 2, "a bond that has lost all members is not seen");
     }
 }

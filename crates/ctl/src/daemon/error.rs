@@ -10,7 +10,7 @@ use xvs_xdp::{AttachError, SocketError};
 
 use crate::config::ConfigError;
 use crate::daemon::take_over::TakeOverError;
-use crate::workers::membership::Membership;
+use crate::workers::membership::MembershipError;
 use crate::workers::placement::PlacementError;
 
 /// Why the daemon does not start, or cannot attach an interface again.
@@ -26,8 +26,8 @@ pub enum DaemonError {
          xvs stop --release` removes it", socket = socket.display()
     )]
     Pinned { interface: String, socket: PathBuf },
-    #[error("{0}")]
-    Member(Membership),
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(
@@ -72,7 +72,7 @@ impl DaemonError {
             ) => false,
             Self::Attach(_) => true,
             Self::Pinned { .. }
-            | Self::Member(_)
+            | Self::Membership(_)
             | Self::Socket(_)
             | Self::Program(_)
             | Self::StateDirectory(_)

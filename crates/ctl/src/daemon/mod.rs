@@ -28,6 +28,7 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
+use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::RingSizes;
 
 use crate::config::{Config, Keepalived};
@@ -52,7 +53,7 @@ use crate::sweep::{Sweeper, Sweeping};
 use crate::sync::daemons::Daemons;
 use crate::sync::peers::SyncPeers;
 use crate::workers::Workers;
-use crate::workers::membership::Membership;
+use crate::workers::membership::choose;
 use crate::workers::system::SystemDatapath;
 
 pub mod ending;
@@ -113,11 +114,11 @@ impl Daemon {
         };
         let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
         steering.hold().set(length, clock.elapsed());
-        let attach = |name: &String| match Membership::of(name, &links) {
-            Some(membership) => Err(DaemonError::Member(membership)),
-            None => steering.attach(name, pins.as_ref()).map_err(pins::explained),
-        };
-        let attached = config.interfaces.iter().map(attach).collect::<Result<_, _>>()?;
+        let chosen: Vec<_> =
+            config.interfaces.iter().map(|name| choose(name, &links)).collect::<Result<_, _>>()?;
+        let (names, bonds): (Vec<_>, Vec<_>) = chosen.into_iter().flatten().unzip();
+        let attach = |name: &String| steering.attach(name, pins.as_ref()).map_err(pins::explained);
+        let attached = names.iter().map(attach).collect::<Result<_, _>>()?;
         let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
         let mut workers = Workers::new(attached, config.workers, rings, pins)?;
         if take_over.is_some() {
@@ -145,7 +146,10 @@ impl Daemon {
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
         let neighbours = Neighbours::open().map_err(system("netlink"))?;
-        let interfaces = (0..links.len()).map(|place| workers.interface_facts(place)).collect();
+        let interfaces = bonds.into_iter().enumerate();
+        let interfaces = interfaces
+            .map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) })
+            .collect();
         let rules = config.rules.clone();
         let facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
 

@@ -315,6 +315,7 @@ mod tests {
             state,
             attached_again: 0,
             pinned: false,
+            bond: None,
         }
     }
 

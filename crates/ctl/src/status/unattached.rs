@@ -7,14 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use xvs_proto::network::{Link, Network, RouteAction, RouteKey};
+use xvs_proto::network::{Link, LinkKind, Network, RouteAction, RouteKey};
 use xvs_proto::{Family, Prefix};
+
+use crate::workers::membership::{MembershipError, bond_of};
 
 /// The machine's interfaces, attached and not.
 #[derive(Default)]
 pub struct Attachment<'a> {
     network: Option<&'a Network>,
-    /// The kernel's indices of the attached links.
+    /// The kernel's indices of the attached links, and of the bonds of which they are members.
     attached: BTreeSet<u32>,
     /// Addresses and networks of the attached links.
     reached: Addresses<()>,
@@ -57,7 +59,12 @@ impl<'a> Attachment<'a> {
     /// The interfaces of a machine, of which these are attached. If one of these is gone or down, or if there is none,
     /// nothing is missing: the kernel's routes may be others when it is up.
     pub fn new<'n>(network: &'a Network, names: impl IntoIterator<Item = &'n str>) -> Self {
-        let link = |name| network.link_named(name).filter(|link| link.up).map(|link| link.ifindex);
+        let link = |name| {
+            let link = network.link_named(name)?;
+            // While a bond is up, a member may be down.
+            let link = bond_of(link, &network.links).unwrap_or(link);
+            link.up.then_some(link.ifindex)
+        };
         let attached: Option<BTreeSet<_>> = names.into_iter().map(link).collect();
         let Some(attached) = attached.filter(|attached| !attached.is_empty()) else { return Self::default() };
         let mut this = Self { network: Some(network), attached, ..Self::default() };
@@ -116,24 +123,26 @@ impl<'a> Attachment<'a> {
         let below =
             link.vlan.and_then(|vlan| Some((vlan.id, links.iter().find(|one| one.ifindex == vlan.over)?)));
         let target = below.map_or(link, |(_, below)| below);
-        let mut members = links.iter().filter(|one| one.master == Some(target.ifindex)).peekable();
-        let (name, target) = (&link.name, &target.name);
-        if members.peek().is_none() {
-            return format!("restart xvsd with `--interface {target}` as well (`interfaces` in xvs.toml)");
+        let name = &link.name;
+        let mut ports = links.iter().filter(|one| one.master == Some(target.ifindex)).peekable();
+        let is_of_guest = |port: &Link| OF_GUESTS.iter().any(|prefix| port.name.starts_with(prefix));
+        let attach =
+            |name: &str| format!("restart xvsd with `--interface {name}` as well (`interfaces` in xvs.toml)");
+        match (target.kind, below) {
+            (LinkKind::Bridge, _) if ports.peek().is_some() && ports.all(is_of_guest) => format!(
+                "xvs does not serve behind {}, a bridge of containers or virtual machines; connect them to a network \
+                 behind an attached interface",
+                target.name
+            ),
+            (LinkKind::Bridge, Some((id, _))) => format!(
+                "the bridge {0} hides the tags of {name} from xvs: make a bridge for VLAN {id} with the addresses and routes \
+                 of {name}, with VLANs of the ports of {0} as its ports, and {1}",
+                target.name,
+                attach("BRIDGE")
+            ),
+            (LinkKind::Team, _) => MembershipError::Team { team: target.name.clone() }.to_string(),
+            _ => attach(&target.name),
         }
-        let is_of_guest = |member: &Link| OF_GUESTS.iter().any(|prefix| member.name.starts_with(prefix));
-        let Some(member) = members.find(|member| !is_of_guest(member)) else {
-            return format!(
-                "xvs cannot serve behind {target}, a bridge of containers or virtual machines; connect them to a network \
-                 behind an attached interface"
-            );
-        };
-        let member = &member.name;
-        let tagged = below.map_or(String::new(), |(id, _)| format!("a VLAN {id} over "));
-        format!(
-            "xvs cannot send through {target}, which consists of others: take a member out (`ip link set dev {member} \
-             nomaster`), give {tagged}it the addresses and routes of {name}, and restart xvsd with `--interface {member}` as well"
-        )
     }
 
     /// The warnings about these virtual addresses and real servers, one for each link and kind.
@@ -259,7 +268,7 @@ mod tests {
                           (`interfaces` in xvs.toml)";
         assert_eq!(warnings(&network), [of_clients, of_servers]);
 
-        // Over a VLAN the link below is attached; of a bridge, a member that was taken out.
+        // Over a VLAN the link below is attached, also if that is a bond.
         network.make_vlan("dmz", 5, "wan").unwrap();
         assert!(
             warnings(&network)[1].contains("is by dmz")
@@ -267,13 +276,45 @@ mod tests {
         );
         network.add_link("eth3", "02:00:00:00:00:03".parse().unwrap(), &[], 1500).unwrap();
         network.links[4].master = Some(network.links[0].ifindex);
-        assert!(warnings(&network)[0].ends_with("nomaster`), give it the addresses and routes of wan, and restart xvsd with `--interface eth3` as well"));
-        let of_vlan = "xvs cannot send through wan, which consists of others: take a member out (`ip link set dev eth3 nomaster`), \
-                       give a VLAN 5 over it the addresses and routes of dmz, and restart xvsd with `--interface eth3` as well";
-        assert!(warnings(&network)[1].ends_with(of_vlan), "{}", warnings(&network)[1]);
+        network.links[0].kind = LinkKind::Bond;
+        for warning in warnings(&network) {
+            assert!(
+                warning.ends_with("restart xvsd with `--interface wan` as well (`interfaces` in xvs.toml)")
+            );
+        }
 
+        network.links[0].kind = LinkKind::Bridge;
+        assert!(warnings(&network)[0].contains("`--interface wan`"));
+        assert!(
+            warnings(&network)[1].contains("the bridge wan hides the tags of dmz from xvs"),
+            "{}",
+            warnings(&network)[1]
+        );
         network.links[4].name = "veth1a2b3c".to_owned();
-        assert!(warnings(&network)[0].contains("; xvs cannot serve behind wan, a bridge of containers"));
+        assert!(warnings(&network)[0].contains("; xvs does not serve behind wan, a bridge of containers"));
+        network.links[0].kind = LinkKind::Team;
+        assert!(warnings(&network)[0].contains("wan is a team, through which xvs cannot send"));
+    }
+
+    #[test]
+    fn a_bond_is_attached_by_its_members_while_it_is_up() {
+        let mut network = network();
+        network.links[2].kind = LinkKind::Bond;
+        for name in ["eth0", "eth1"] {
+            network.add_link(name, "02:00:00:00:00:03".parse().unwrap(), &[], 1500).unwrap();
+            network.links.last_mut().unwrap().master = Some(network.links[2].ifindex);
+        }
+        let names = |network: &Network| {
+            let attachment = Attachment::new(network, ["eth0", "eth1"]);
+            let of = |text| attachment.towards(addr(text)).map(|link| link.name.clone());
+            (of("203.0.113.11"), of("192.0.2.11"))
+        };
+        let lan_is_missing = (None, Some("lan".to_owned()));
+        assert_eq!(names(&network), lan_is_missing);
+        network.links[4].up = false;
+        assert_eq!(names(&network), lan_is_missing);
+        network.links[2].up = false;
+        assert_eq!(names(&network), (None, None), "nothing is missing while the bond is down");
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The workers' threads and the attached interfaces.
 //!
 //! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
-//! attached again: every worker closes its sockets, whose packet memory all interfaces share, and continues with new
-//! ones. The connection table, the timers and the counters stay. Meanwhile, for some tens of milliseconds, packets of
-//! services go to the kernel, or are held. Packets in a transmit ring are counted as abandoned. The same happens when
-//! an interface has other queues or a larger MTU (`settings.rs`). On drop the interfaces are detached first, then the
-//! workers end. Not here: detecting that an interface came back (`control/thread.rs`).
+//! attached again, and one that joined a bond is attached: every worker closes its sockets, whose packet memory all
+//! interfaces share, and continues with new ones. The connection table, the timers and the counters stay. Meanwhile,
+//! for some tens of milliseconds, packets of services go to the kernel, or are held. Packets in a transmit ring are
+//! counted as abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop
+//! the interfaces are detached first, then the workers end. Not here: detecting that an interface came back
+//! (`control/thread.rs`).
 
 pub mod membership;
 pub mod placement;
@@ -298,31 +299,46 @@ impl Workers {
         interface_facts(&self.attached[index])
     }
 
-    /// Attaches the interface with this index again, and gives every worker new sockets. Returns the workers' facts.
-    /// Blocks for up to a second for each worker if the kernel is slow to free the old ones.
+    /// Attaches the interface of this name, again at its index or as one more, and gives every worker new sockets.
+    /// Returns the workers' facts. Blocks for up to a second for each worker if the kernel is slow to free the old
+    /// ones.
     ///
     /// # Errors
     /// The interface cannot be attached; nothing has changed. Or sockets cannot be opened; the workers wait until the
     /// next call succeeds, and packets go to the kernel.
-    pub(crate) fn reattach(
+    pub(crate) fn attach(
         &mut self,
         index: usize,
+        name: &str,
         steering: &Steering,
     ) -> Result<Vec<WorkerFacts>, DaemonError> {
-        let attached = steering.attach(self.attached[index].interface(), None)?;
+        let attached = steering.attach(name, None)?;
         let reinjector = open_reinjector(&attached)?;
         // The new one replaces the old one; if the queues cannot be shared out, the old one is restored.
-        let old = std::mem::replace(&mut self.attached[index], attached);
+        let old = match self.attached.get_mut(index) {
+            Some(old) => Some(std::mem::replace(old, attached)),
+            None => {
+                self.attached.push(attached);
+                None
+            }
+        };
         match shares(&self.attached, Some(self.threads.len())) {
             Ok(shares) => self.shares = shares,
             Err(error) => {
-                self.attached[index] = old;
+                match old {
+                    Some(old) => self.attached[index] = old,
+                    None => self.attached.truncate(index),
+                }
                 return Err(error);
             }
         }
-        self.reinjectors[index] = reinjector;
-        self.pin(index);
+        match self.reinjectors.get_mut(index) {
+            Some(old) => *old = reinjector,
+            None => self.reinjectors.push(reinjector),
+        }
+        self.unfit.resize_with(self.attached.len(), || None);
         self.unfit[index] = None;
+        self.pin(index);
         if !self.paused {
             self.pause();
         }
@@ -355,7 +371,7 @@ impl Workers {
     /// Opens new sockets for the workers after [`Self::pause`].
     ///
     /// # Errors
-    /// As [`Self::reattach`].
+    /// As [`Self::attach`].
     pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
         let (ports, mut all_facts) = (self.open_ports()?, Vec::new());
         for (thread, (port, facts)) in self.threads.iter_mut().zip(ports) {
@@ -443,6 +459,7 @@ fn interface_facts(attached: &Attached) -> InterfaceStatus {
         state: LinkState::Up,
         attached_again: 0,
         pinned: attached.is_pinned(),
+        bond: None,
     };
     match &facts.why_not_native {
         Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),

@@ -4,14 +4,17 @@
 //! and when a link changes. If the workers' sockets do not fit them, all sockets are opened again, and the queues are
 //! shared out anew among the same workers. If that is not possible, the workers continue with sockets for the former
 //! settings, and a warning names the next step; it is tried again when the settings change again. Cost of a comparison:
-//! four requests to the kernel for each interface. Not here: settings at the start (`xvs_xdp::attach`).
+//! five requests to the kernel for each interface, and the same for each port of a bridge. Not here: settings at the
+//! start (`xvs_xdp::attach`).
 
 use xvs_dataplane::steering::Steering;
+use xvs_proto::network::Link;
 use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::{AttachError, Settings};
 
 use crate::daemon::error::DaemonError;
 use crate::status::shared::WorkerFacts;
+use crate::workers::membership::check_ports;
 use crate::workers::{Workers, shares};
 
 /// Settings of an interface that the workers have no sockets for.
@@ -23,9 +26,18 @@ pub(super) struct Unfit {
 
 impl Workers {
     /// Opens all sockets again if they do not fit the present settings of the interface with this index. Returns the
-    /// workers' facts if it did. Blocks as [`Self::reattach`] does.
-    pub(crate) fn follow_settings(&mut self, index: usize, steering: &Steering) -> Option<Vec<WorkerFacts>> {
+    /// workers' facts if it did. Blocks as [`Self::attach`] does.
+    pub(crate) fn follow_settings(
+        &mut self,
+        index: usize,
+        steering: &Steering,
+        links: &[Link],
+    ) -> Option<Vec<WorkerFacts>> {
         let attached = &self.attached[index];
+        if let Err(refused) = check_ports(attached.interface(), links) {
+            self.unfit[index] = Some(Unfit { settings: None, warning: refused.to_string() });
+            return None;
+        }
         let settings = match attached.present_settings() {
             Ok(settings) => settings,
             Err(refused @ AttachError::Refused { .. }) => {

@@ -186,9 +186,9 @@ impl SystemDatapath {
         self.retry = refused.map(|_| Instant::now() + RETRY_REFUSED);
     }
 
-    /// Makes the neighbours that an earlier process has left this one's.
-    pub(crate) fn adopt_neighbours(&mut self) {
-        match self.neighbours.adopt(&self.workers.links()) {
+    /// Makes the neighbours on these links, by index, that an earlier process has left this one's.
+    pub(crate) fn adopt_neighbours(&mut self, links: &[u32]) {
+        match self.neighbours.adopt(links) {
             Ok(()) => self.manage_neighbours(),
             Err(error) => tracing::warn!("neighbours of an earlier xvsd stay: {error}"),
         }

@@ -30,6 +30,11 @@ pub enum Class {
 
 /// Classifies a frame. Completed checksums are counted.
 pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: &WorkerCounters) -> Class {
+    let link = snapshot.egress.link(link);
+    // The kernel drops these, too. It may use the member already, and would reset connections that it does not know.
+    if link.is_some_and(|link| !link.active) {
+        return Class::Decided(Verdict::Drop(DropReason::InactiveMember));
+    }
     let packet = match parse(frame.bytes()) {
         Ok(Parsed::Ip(packet)) => packet,
         Ok(Parsed::Other) => return Class::Decided(Verdict::PassToKernel),
@@ -42,7 +47,6 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
     }
     // As under IPVS: a frame with another machine's link address is ignored, and a family without services goes to the
     // kernel untouched.
-    let link = snapshot.egress.link(link);
     let is_addressed = link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
     // Also of packets that go back to the kernel, which takes a frame of the TAP to be complete.
     if link.is_some_and(|link| link.partial_checksums)
@@ -150,6 +154,23 @@ mod tests {
             assert_eq!(class, Class::Decided(Verdict::PassToKernel), "there is no service");
             assert_eq!(frame.bytes() != PARTIAL, partial_checksums);
             assert_eq!(counters.checksums_completed.value(), u64::from(partial_checksums));
+        }
+    }
+
+    #[test]
+    fn what_a_member_receives_that_its_bond_does_not_use_is_dropped_with_its_reason() {
+        for active in [true, false] {
+            let mut network = Network::default();
+            network.add_link("eth1", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
+            network.links[0].active = active;
+            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::empty() };
+            let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
+            let mut frame = FramePool::in_memory(layout).take().unwrap();
+            assert!(frame.resize(PARTIAL.len()));
+            frame.bytes_mut().copy_from_slice(PARTIAL);
+            let class = classify(&mut frame, LinkId(0), &snapshot, &WorkerCounters::default());
+            let dropped = Verdict::Drop(DropReason::InactiveMember);
+            assert_eq!(class, Class::Decided(if active { Verdict::PassToKernel } else { dropped }));
         }
     }
 }

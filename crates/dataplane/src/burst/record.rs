@@ -272,7 +272,7 @@ impl Step {
 /// The link address of frames that may be plain, and whether the driver leaves partial checksums. `None`: all frames of
 /// the link are classified.
 fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<(MacAddr, bool)> {
-    snapshot.egress.link(link).map(|info| (info.mac, info.partial_checksums))
+    snapshot.egress.link(link).filter(|info| info.active).map(|info| (info.mac, info.partial_checksums))
 }
 
 /// The hash of a plain packet's connection key.

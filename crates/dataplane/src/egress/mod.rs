@@ -14,7 +14,7 @@ use xvs_proto::{Family, MacAddr};
 
 use self::next_hop::{Gateway, Used};
 use self::routes::{Action, Routes, Target, aligned};
-use xvs_proto::network::{Link, Neighbour, Network, PolicyAction, PolicyRuleMark, RouteKey, Rule};
+use xvs_proto::network::{Link, LinkKind, Neighbour, Network, PolicyAction, PolicyRuleMark, RouteKey, Rule};
 
 mod next_hop;
 mod path;
@@ -36,6 +36,9 @@ pub struct Egress {
     by_ifindex: HashMap<u32, LinkId>,
     /// The VLANs over each link.
     vlans: HashMap<(LinkId, u16), LinkId>,
+    /// Whether any link is a VLAN or a bond.
+    is_layered: bool,
+    has_bonds: bool,
     routes: Routes,
     neighbours: HashMap<NeighbourKey, Known>,
     rules: Vec<Rule>,
@@ -62,14 +65,29 @@ pub struct LinkInfo {
     pub mtu: u32,
     /// Whether it is administratively up and has a carrier.
     pub up: bool,
+    /// Whether the bond that it is a member of uses it; true for a link that is a member of no bond.
+    pub active: bool,
     /// Whether packets may arrive by it with partial checksums.
     pub partial_checksums: bool,
     /// Its name.
     pub name: String,
-    /// The link below it and its VLAN ID, if it is a VLAN.
-    vlan: Option<(LinkId, u16)>,
+    /// What carries its frames.
+    below: Below,
+    /// The link whose frames it carries: itself, or the bond of which it is an active member.
+    above: LinkId,
     /// Its addresses with their prefix lengths, primary first. [`Egress::source_for`] chooses from them.
     addresses: Vec<(IpAddr, u8)>,
+}
+
+/// What carries the frames of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Below {
+    /// The interface itself.
+    Nothing,
+    /// Another link, on which they have the tag of this VLAN.
+    Vlan(LinkId, u16),
+    /// The active members of a bond, in the order of their ids.
+    Bond(Box<[LinkId]>),
 }
 
 /// The result of a route look-up.
@@ -103,14 +121,19 @@ impl Egress {
             if links.len() <= place {
                 links.resize(place + 1, None);
             }
-            let vlan = link.vlan.and_then(|vlan| Some((*by_ifindex.get(&vlan.over)?, vlan.id)));
-            links[place] = Some(LinkInfo::of(link, vlan));
+            links[place] = Some(LinkInfo::of(link, network, &by_ifindex));
         }
-        let vlans = network.links.iter().filter_map(|link| {
-            let vlan = links[usize::from(link.id.0)].as_ref()?.vlan?;
-            Some((vlan, link.id))
-        });
-        let vlans = vlans.collect();
+        let all = || links.iter().flatten();
+        let vlans: HashMap<_, _> = network
+            .links
+            .iter()
+            .filter_map(|link| match links[usize::from(link.id.0)].as_ref()?.below {
+                Below::Vlan(over, vlan) => Some(((over, vlan), link.id)),
+                _ => None,
+            })
+            .collect();
+        let is_layered = all().any(|link| link.below != Below::Nothing);
+        let has_bonds = all().any(|link| matches!(link.below, Below::Bond(_)));
         let neighbours = network
             .neighbours
             .iter()
@@ -125,6 +148,8 @@ impl Egress {
             routes: Routes::build(network, &by_ifindex),
             by_ifindex,
             vlans,
+            is_layered,
+            has_bonds,
             neighbours,
             rules: network.rules.clone(),
             by_mark: network.rules.iter().any(|rule| rule.mark.is_some()),
@@ -202,8 +227,34 @@ impl Egress {
 
     /// The link below a VLAN, and its VLAN ID; `None` for any other link.
     pub fn tag(&self, link: LinkId) -> Option<(LinkId, u16)> {
-        // Most machines have no VLANs, and this runs for each packet.
-        if self.vlans.is_empty() { None } else { self.link(link)?.vlan }
+        match self.link(link)?.below {
+            Below::Vlan(over, vlan) => Some((over, vlan)),
+            _ => None,
+        }
+    }
+
+    /// Whether the frames of a link are carried by another one: it is a VLAN or a bond.
+    pub fn is_layered(&self, link: LinkId) -> bool {
+        // Most machines have neither, and this runs for each packet.
+        self.is_layered && self.link(link).is_some_and(|link| link.below != Below::Nothing)
+    }
+
+    /// Whether any link is a bond.
+    pub fn has_bonds(&self) -> bool {
+        self.has_bonds
+    }
+
+    /// The active members of a bond; `None` for any other link.
+    pub fn members(&self, link: LinkId) -> Option<&[LinkId]> {
+        match &self.link(link)?.below {
+            Below::Bond(members) => Some(members),
+            _ => None,
+        }
+    }
+
+    /// The link whose frames this interface receives: itself, or the bond of which it is an active member.
+    pub fn above(&self, link: LinkId) -> LinkId {
+        self.link(link).map_or(link, |info| info.above)
     }
 
     /// The link with this index of the kernel.
@@ -309,15 +360,31 @@ impl Egress {
 }
 
 impl LinkInfo {
-    fn of(link: &Link, vlan: Option<(LinkId, u16)>) -> Self {
+    fn of(link: &Link, network: &Network, by_ifindex: &HashMap<u32, LinkId>) -> Self {
+        let is_active_in = |member: &&Link, bond: &Link| member.active && member.master == Some(bond.ifindex);
+        let vlan = link.vlan.and_then(|vlan| Some((*by_ifindex.get(&vlan.over)?, vlan.id)));
+        let below = match (link.kind, vlan) {
+            (LinkKind::Bond, _) => {
+                let members = network.links.iter().filter(|member| is_active_in(member, link));
+                let mut members: Vec<_> = members.map(|member| member.id).collect();
+                members.sort_unstable();
+                Below::Bond(members.into())
+            }
+            (_, Some((over, vlan))) => Below::Vlan(over, vlan),
+            (_, None) => Below::Nothing,
+        };
+        let bonds = || network.links.iter().filter(|bond| bond.kind == LinkKind::Bond);
+        let bond = bonds().find(|bond| is_active_in(&link, bond));
         Self {
             ifindex: link.ifindex,
             mac: link.mac,
             mtu: link.mtu,
             up: link.up,
+            active: link.active,
             partial_checksums: link.partial_checksums,
             name: link.name.clone(),
-            vlan,
+            below,
+            above: bond.map_or(link.id, |bond| bond.id),
             addresses: link.addresses.clone(),
         }
     }

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, VlanProtocol,
+    BondMode, BondPortState, InfoBond, InfoBondPort, InfoData, InfoKind, InfoPortData, InfoVlan,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MiiStatus, VlanProtocol,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
@@ -19,7 +20,7 @@ use netlink_packet_route::route::{
     RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use xvs_proto::network::{Link, Network, NextHop, Route, RouteAction, Table, Vlan};
+use xvs_proto::network::{Link, LinkKind, Network, NextHop, Route, RouteAction, Table, Vlan};
 use xvs_proto::{MacAddr, Prefix};
 
 use crate::network::netlink::Netlink;
@@ -35,10 +36,11 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
         }
     }
     let mut network = Network::default();
-    let mut added = Vec::new();
+    let (mut added, mut only_active) = (Vec::new(), BTreeMap::new());
     for reply in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         let RouteNetlinkMessage::NewLink(message) = reply else { continue };
         let mut link = link(&message);
+        only_active.extend(only_active_member(&message).map(|member| (link.ifindex, member)));
         link.addresses = addresses.remove(&link.ifindex).unwrap_or_default();
         match before.iter().find(|known| known.ifindex == link.ifindex) {
             Some(known) => network.links.push(Link { id: known.id, ..link }),
@@ -50,6 +52,10 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
         network.links.push(Link { id, ..link });
     }
     network.links.sort_by_key(|link| link.id);
+    for link in &mut network.links {
+        let member = link.master.and_then(|bond| only_active.get(&bond));
+        link.active &= member.is_none_or(|member| *member == link.ifindex);
+    }
     Ok(network.links)
 }
 
@@ -190,6 +196,8 @@ fn link(message: &LinkMessage) -> Link {
         vlan: None,
         resolves: !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback),
         master: None,
+        kind: LinkKind::Single,
+        active: true,
         // A property of the driver, which netlink does not name.
         partial_checksums: false,
     };
@@ -200,13 +208,72 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Address(bytes) => link.mac = mac_of(bytes).unwrap_or_default(),
             LinkAttribute::Link(ifindex) => below = Some(*ifindex),
-            LinkAttribute::LinkInfo(infos) => tag = vlan_tag(infos),
+            LinkAttribute::LinkInfo(infos) => {
+                tag = vlan_tag(infos);
+                link.kind = kind(infos);
+                link.active = is_active(infos, link.up);
+            }
             LinkAttribute::Controller(ifindex) => link.master = Some(*ifindex),
             _ => {}
         }
     }
     link.vlan = tag.zip(below).map(|(id, over)| Vlan { id, over });
     link
+}
+
+/// Whether a link has members, and of which kind.
+fn kind(infos: &[LinkInfo]) -> LinkKind {
+    let has = |kind| infos.contains(&LinkInfo::Kind(kind));
+    let is_team =
+        || infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kind.to_string() == "team"));
+    match bond(infos) {
+        Some((BondMode::Broadcast, _)) => LinkKind::OtherBond("broadcast"),
+        Some((BondMode::BalanceAlb, _)) => LinkKind::OtherBond("balance-alb"),
+        Some(_) => LinkKind::Bond,
+        None if has(InfoKind::Bridge) => LinkKind::Bridge,
+        None if is_team() => LinkKind::Team,
+        None => LinkKind::Single,
+    }
+}
+
+/// The mode of a bond, and its active member (0: none) in modes that have one.
+fn bond(infos: &[LinkInfo]) -> Option<(BondMode, Option<u32>)> {
+    let data = infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Bond(data)) => Some(data),
+        _ => None,
+    })?;
+    let mode = data.iter().find_map(|info| match info {
+        InfoBond::Mode(mode) => Some(*mode),
+        _ => None,
+    })?;
+    let member = data.iter().find_map(|info| match info {
+        InfoBond::ActivePort(member) => Some(*member),
+        _ => None,
+    });
+    Some((mode, member))
+}
+
+/// The only active member of a bond that is in the mode balance-tlb, in which the kernel reports each as active.
+fn only_active_member(message: &LinkMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => bond(infos)
+            .filter(|(mode, _)| *mode == BondMode::BalanceTlb)
+            .map(|(_, member)| member.unwrap_or(0)),
+        _ => None,
+    })
+}
+
+/// Whether a bond uses this member (kernel `include/net/bonding.h`, `bond_slave_can_tx`), which is up or not: a bond
+/// may detect the loss of a carrier later than the kernel. True for other links.
+fn is_active(infos: &[LinkInfo], up: bool) -> bool {
+    let port = infos.iter().find_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::BondPort(port)) => Some(port),
+        _ => None,
+    });
+    port.is_none_or(|port| {
+        up && port.contains(&InfoBondPort::BondPortState(BondPortState::Active))
+            && port.contains(&InfoBondPort::MiiStatus(MiiStatus::Up))
+    })
 }
 
 /// The VLAN id of a link of kind vlan; `None` for other kinds, and for VLANs of 802.1ad.
@@ -364,5 +431,38 @@ mod tests {
         // The frames of 802.1ad have another type of tag.
         assert_eq!(of(vec![kind(), data(VlanProtocol::Ieee8021Ad)]), None);
         assert_eq!(of(vec![LinkInfo::Kind(InfoKind::MacVlan)]), None);
+    }
+
+    #[test]
+    fn bonds_are_told_by_their_mode_and_bridges_and_teams_by_their_kind() {
+        let bond = |mode| {
+            vec![LinkInfo::Kind(InfoKind::Bond), LinkInfo::Data(InfoData::Bond(vec![InfoBond::Mode(mode)]))]
+        };
+        for mode in [BondMode::ActiveBackup, BondMode::Ieee8023Ad, BondMode::BalanceRr, BondMode::BalanceTlb]
+        {
+            assert_eq!(kind(&bond(mode)), LinkKind::Bond, "{mode}");
+        }
+        for mode in [BondMode::Broadcast, BondMode::BalanceAlb] {
+            assert_eq!(
+                kind(&bond(mode)),
+                LinkKind::OtherBond(if mode == BondMode::Broadcast { "broadcast" } else { "balance-alb" })
+            );
+        }
+        assert_eq!(kind(&[LinkInfo::Kind(InfoKind::Bridge)]), LinkKind::Bridge);
+        assert_eq!(kind(&[LinkInfo::Kind(InfoKind::Other("team".to_owned()))]), LinkKind::Team);
+        assert_eq!(kind(&[LinkInfo::Kind(InfoKind::Veth)]), LinkKind::Single);
+    }
+
+    #[test]
+    fn a_member_is_active_if_its_state_and_its_link_are_and_any_other_link_is() {
+        let member = |state, link, up| {
+            let port = vec![InfoBondPort::BondPortState(state), InfoBondPort::MiiStatus(link)];
+            is_active(&[LinkInfo::PortData(InfoPortData::BondPort(port))], up)
+        };
+        assert!(member(BondPortState::Active, MiiStatus::Up, true));
+        assert!(!member(BondPortState::Active, MiiStatus::Up, false));
+        assert!(!member(BondPortState::Backup, MiiStatus::Up, true));
+        assert!(!member(BondPortState::Active, MiiStatus::Down, true));
+        assert!(is_active(&[LinkInfo::Kind(InfoKind::Veth)], false));
     }
 }

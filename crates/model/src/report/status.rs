@@ -93,6 +93,17 @@ pub struct InterfaceStatus {
     pub attached_again: u32,
     /// Whether its XDP program stays when the daemon ends.
     pub pinned: bool,
+    /// The bond that it was attached for; `None`: it was named itself.
+    pub bond: Option<BondMember>,
+}
+
+/// The part of an interface in the bond that it was attached for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BondMember {
+    /// The bond's name.
+    pub name: String,
+    /// Whether it is a member by which the bond sends and receives now.
+    pub active: bool,
 }
 
 /// Whether an interface can be used.

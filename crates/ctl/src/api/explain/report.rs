@@ -261,12 +261,13 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
     })
 }
 
-/// A frame as it leaves. Frames of a VLAN are already tagged.
+/// A frame as it leaves. Frames of a VLAN are already tagged, those of a bond already have a member.
 fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> SentFrame {
     let packet = match parse(frame) {
         Ok(Parsed::Ip(packet)) => Some(summary(&packet)),
         Ok(Parsed::Other) | Err(_) => None,
     };
+    let link = egress.above(link);
     let link = ethernet::vlan(frame).and_then(|vlan| egress.untagged(link, vlan)).unwrap_or(link);
     let frame = frame.iter().map(|byte| format!("{byte:02x}")).collect();
     SentFrame { interface: name_of(link, egress), packet, frame }
