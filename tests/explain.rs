@@ -495,7 +495,7 @@ fn a_request_that_cannot_be_explained_is_refused_with_the_reason() {
         (format!("--proto udp {from} --to {VIP}:80 --flags syn"), 3, "only TCP"),
         (format!("--proto tcp {from} --to [{VIP6}]:80"), 3, "different families"),
         (format!("--proto tcp {from} --to {VIP}:80 --length 65535"), 3, "too long"),
-        (format!("--proto tcp {from} --to {VIP}:80 --length 9000"), 3, "are possible"),
+        (format!("--proto tcp {from} --to {VIP}:80 --length 20000"), 3, "are possible"),
         (format!("--proto tcp {from} --to {VIP}"), 2, "ADDRESS:PORT"),
         (format!("--proto tcp --to {VIP}:80"), 2, "--from"),
         (format!("--proto icmp {from} --to {VIP}:80"), 2, "tcp"),

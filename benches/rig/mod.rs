@@ -542,10 +542,12 @@ fn template(variant: Variant, side: Side) -> Vec<u8> {
 fn parts(whole: &[u8]) -> [Vec<u8>; 2] {
     let mut port = MemoryPort::with_links(1);
     let mut ids = Identification::numbered(HashSecret([3, 5, 7]), 0);
+    let mut frame = port.allocate_packet(whole.len()).expect("a port of its own");
+    frame.write(|at, part| part.copy_from_slice(&whole[at..][..part.len()]));
     let cut =
-        Fragmentation::of(whole, whole.len() - ethernet::HEADER_LEN - 1, &mut ids).expect("there is room");
+        Fragmentation::of(&frame, whole.len() - ethernet::HEADER_LEN - 1, &mut ids).expect("there is room");
     [0, 1].map(|number| {
-        let piece = cut.copy(whole, number, &mut port).expect("a port of its own");
+        let piece = cut.copy(&frame, number, &mut port).expect("a port of its own");
         let bytes = piece.bytes().to_vec();
         port.recycle(piece);
         bytes

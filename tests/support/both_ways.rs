@@ -1,7 +1,8 @@
-//! A director whose packets go the short way where they can, beside one whose packets all go the general way.
+//! A director whose packets go the short way where they can, beside one whose packets all go the general way, and one
+//! whose packets arrive in parts: the headers, and the rest.
 //!
-//! Both get the same requests. Every answer (verdict, frames, counters, listings, explanations) must be the same, so
-//! whatever a test does with this lab shows that the two ways have one meaning.
+//! All get the same requests. Every answer (verdict, frames, counters, listings, explanations) must be the same, so
+//! whatever a test does with this lab shows that the two ways have one meaning, also for packets in several buffers.
 
 use serde_json::Value;
 use xvs_cli::lab::Lab;
@@ -9,11 +10,21 @@ use xvs_ctl::in_memory::InMemory;
 use xvs_dataplane::steering::SteeringRules;
 use xvs_proto::network::Network;
 
-/// A lab, and its double.
+/// A lab, and its doubles.
 pub struct BothWays {
     lab: Lab,
-    /// `None` since a test has used the lab without its double.
-    general: Option<Lab>,
+    /// Those of [`NAMES`]; empty since a test has used the lab without them.
+    doubles: Vec<Lab>,
+}
+
+/// The names of the doubles.
+const NAMES: [&str; 2] = ["general way", "in parts"];
+
+/// The bytes of a frame up to the end of a TCP header without options. A UDP packet has data there; behind options or
+/// extension headers, some headers are in the second part.
+fn headers(frame: &[u8]) -> usize {
+    let network = if frame.get(12) == Some(&0x86) { 40 } else { 20 };
+    14 + network + 20
 }
 
 impl Default for BothWays {
@@ -23,26 +34,27 @@ impl Default for BothWays {
 }
 
 impl BothWays {
-    /// Two labs without interfaces, at time 0.
+    /// Labs without interfaces, at time 0.
     pub fn new() -> Self {
-        let mut general = Lab::new();
-        general.director.set_short_way(false);
-        Self { lab: Lab::new(), general: Some(general) }
+        let mut doubles = [Lab::new(), Lab::new()];
+        doubles[0].director.set_short_way(false);
+        doubles[1].director.set_first_part(headers);
+        Self { lab: Lab::new(), doubles: doubles.into() }
     }
 
-    /// The answer of both.
+    /// The answer of all.
     ///
     /// # Panics
     /// If they differ.
     pub fn answer(&mut self, line: &str) -> String {
         let answer = self.lab.answer(line);
-        if let Some(general) = &mut self.general {
-            assert_eq!(answer, general.answer(line), "short way, general way: {line}");
+        for (double, name) in self.doubles.iter_mut().zip(NAMES) {
+            assert_eq!(answer, double.answer(line), "short way, {name}: {line}");
         }
         answer
     }
 
-    /// The answer of both, as a value.
+    /// The answer of all, as a value.
     ///
     /// # Panics
     /// If they differ.
@@ -53,15 +65,15 @@ impl BothWays {
     /// Injects frames as one burst.
     ///
     /// # Panics
-    /// If the link does not exist, or if the verdicts or the sent frames of the two differ.
+    /// If the link does not exist, or if the verdicts or the sent frames of two of them differ.
     pub fn burst(&mut self, link: &str, frames: &[&[u8]]) {
         let send = |lab: &mut Lab| {
             lab.director.burst(link, frames.iter().copied()).expect("the link is there, and the frames fit");
             (lab.director.verdicts().to_vec(), lab.director.transmitted())
         };
         let sent = send(&mut self.lab);
-        if let Some(general) = &mut self.general {
-            assert_eq!(sent, send(general), "short way, general way");
+        for (double, name) in self.doubles.iter_mut().zip(NAMES) {
+            assert_eq!(sent, send(double), "short way, {name}");
         }
     }
 
@@ -70,19 +82,19 @@ impl BothWays {
         self.lab.director.general_way()
     }
 
-    /// Names a host, for both.
+    /// Names a host, for all.
     pub fn name_host(&mut self, addr: std::net::IpAddr, name: &str) {
-        for lab in std::iter::once(&mut self.lab).chain(&mut self.general) {
+        for lab in std::iter::once(&mut self.lab).chain(&mut self.doubles) {
             lab.name_host(addr, name);
         }
     }
 
-    /// Changes the network in a way for which the lab has no request, for both.
+    /// Changes the network in a way for which the lab has no request, for all.
     ///
     /// # Panics
     /// If the network is not valid then.
     pub fn change_network(&mut self, change: impl Fn(&mut Network)) {
-        for lab in std::iter::once(&mut self.lab).chain(&mut self.general) {
+        for lab in std::iter::once(&mut self.lab).chain(&mut self.doubles) {
             let changed = lab.director.change_network(|network| {
                 change(network);
                 Ok(())
@@ -91,9 +103,9 @@ impl BothWays {
         }
     }
 
-    /// The directors of both.
+    /// The directors of all.
     pub fn directors(&self) -> impl Iterator<Item = &InMemory> {
-        std::iter::once(&self.lab).chain(&self.general).map(|lab| &lab.director)
+        std::iter::once(&self.lab).chain(&self.doubles).map(|lab| &lab.director)
     }
 
     /// What the XDP program would steer now.
@@ -101,9 +113,9 @@ impl BothWays {
         self.lab.director.steering_rules()
     }
 
-    /// The lab itself. From now on it has no double.
+    /// The lab itself. From now on it has no doubles.
     pub fn alone(&mut self) -> &mut Lab {
-        self.general = None;
+        self.doubles.clear();
         &mut self.lab
     }
 }

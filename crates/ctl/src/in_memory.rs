@@ -22,7 +22,7 @@ use xvs_dataplane::explain::Live;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port;
-use xvs_dataplane::port::memory::{Bytes, MemoryPort};
+use xvs_dataplane::port::memory::{Bytes, FirstPart, MemoryPort};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
@@ -202,6 +202,11 @@ impl InMemory {
     /// Whether packets of steady connections go the short way, as they do at first.
     pub fn set_short_way(&mut self, allowed: bool) {
         self.pipeline.set_short_way(allowed);
+    }
+
+    /// Lets frames that are injected from now on arrive in parts. The results are the same.
+    pub fn set_first_part(&mut self, bytes: FirstPart) {
+        self.port.set_first_part(bytes);
     }
 
     /// The number of frames of the last burst that went the general way.

@@ -389,14 +389,14 @@ static __always_inline int to_socket(struct xdp_md *ctx)
 	return action;
 }
 
-SEC("xdp")
+SEC("xdp.frags")
 int redirect(struct xdp_md *ctx)
 {
 	return !is_reinjected(ctx) && is_steered(ctx) ? to_socket(ctx) : XDP_PASS;
 }
 
 /* The same decision without a socket and without a hold, for tests and for explaining packets to operators. */
-SEC("xdp")
+SEC("xdp.frags")
 int verdict(struct xdp_md *ctx)
 {
 	return is_steered(ctx) ? XDP_REDIRECT : XDP_PASS;

@@ -36,7 +36,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     burst.seek(flows);
     burst.compare(flows, at.snapshot);
     burst.prefetch_counters(flows, at.snapshot);
-    burst.forward(flows, at, process);
+    burst.forward(flows, reassembly, at, process);
     let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
     dispatch.drop_overdue(port);
     for (received, decided) in burst.drain() {

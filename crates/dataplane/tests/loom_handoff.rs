@@ -16,10 +16,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use loom::thread;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_proto::LinkId;
+use xvs_xdp::{Frame, FrameLayout, FramePool};
 
 const PREEMPTIONS: usize = 4;
 /// The number of fragments of each datagram.
 const ALL: usize = 2;
+
+/// A frame of 60 bytes.
+fn frame() -> Frame {
+    let layout = FrameLayout { frame_size_bytes: 64, headroom_bytes: 0, frames: 1 };
+    let mut frame = FramePool::in_memory(layout).take().unwrap();
+    assert!(frame.resize(60));
+    frame
+}
 
 /// The part of a worker that handles fragments.
 struct Worker {
@@ -54,7 +63,7 @@ impl Worker {
                 gatherer if gatherer == self.number => self.held.push((tag, 1)),
                 gatherer => {
                     self.sent += 1;
-                    assert!(self.handoff.send(gatherer, LinkId(tag as u16), &[0xa5; 60]), "there is room");
+                    assert!(self.handoff.send(gatherer, LinkId(tag as u16), &frame()), "there is room");
                 }
             },
         }

@@ -22,7 +22,7 @@ use xvs_dataplane::port::{Port, Woken};
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
-use xvs_xdp::{Attached, BURST, CopyMode, MAX_MTU, Mode, Queues, RingSizes, SocketError, Sockets};
+use xvs_xdp::{Attached, BURST, CopyMode, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError, Sockets};
 
 /// Steers UDP to and from port 53 of the virtual address.
 fn steering() -> Steering {
@@ -58,7 +58,7 @@ fn forward_burst(port: &mut XdpPort) {
     port.flush();
 }
 
-/// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, 32 at a time.
+/// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, some at a time.
 fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
     let done = AtomicBool::new(false);
     let waker = port.waker();
@@ -80,7 +80,7 @@ fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
                         let socket = UdpSocket::bind((Ipv4Addr::from(VIP), 53)).unwrap();
                         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                         ready.wait();
-                        let mut buffer = [0; 4096];
+                        let mut buffer = [0; 9000];
                         for _ in 0..count {
                             let (len, from) = socket.recv_from(&mut buffer).expect("the request arrives");
                             socket.send_to(&buffer[..len], from).unwrap();
@@ -93,12 +93,13 @@ fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
                     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                     ready.wait();
                     let numbers: Vec<u32> = (0..count).collect();
-                    for window in numbers.chunks(32) {
+                    // The buffers of the sockets hold no more large datagrams.
+                    for window in numbers.chunks(if len > 4096 { 4 } else { 32 }) {
                         for number in window {
                             socket.send(&datagram(*number, len)).unwrap();
                         }
                         for number in window {
-                            let mut buffer = [0; 4096];
+                            let mut buffer = [0; 9000];
                             let received = socket.recv(&mut buffer).expect("the echo arrives");
                             assert!(buffer[..received] == datagram(*number, len), "datagram {number}");
                         }
@@ -165,21 +166,36 @@ fn datagrams_are_forwarded_in_both_directions_and_every_frame_is_accounted_for()
     });
 }
 
-#[test]
-fn the_largest_packets_that_attaching_allows_are_forwarded_in_both_directions() {
+/// Sends datagrams of this MTU through a director, one of whose interfaces may be in generic mode.
+fn echo_packets_of(mtu: u32, mode: Mode) {
     let testbed = Testbed::new();
-    let mtu = MAX_MTU;
     for (host, device) in
         [(Host::Client, "c0"), (Host::Director, "d0"), (Host::Director, "d1"), (Host::Server, "s0")]
     {
         testbed.on(host, &format!("ip link set dev {device} mtu {mtu}"));
     }
+    if mode == Mode::Generic {
+        testbed.only_generic_on_d0();
+    }
     with_port(&testbed, |links, port, total| {
-        assert_eq!(links[0].mode(), Mode::Native, "{:?}", links[0].native_refused());
+        assert_eq!(links[0].mode(), mode, "{:?}", links[0].native_refused());
         echo_through(&testbed, port, 100, mtu as usize - 28);
         drain(port);
         assert_balanced(port, total);
     });
+}
+
+#[test]
+fn the_largest_packets_of_one_buffer_are_forwarded_in_both_directions() {
+    echo_packets_of(ONE_BUFFER_MTU, Mode::Native);
+}
+
+#[test]
+fn packets_of_several_buffers_are_forwarded_in_both_directions_in_every_mode() {
+    for mtu in [ONE_BUFFER_MTU + 1, 9000] {
+        echo_packets_of(mtu, Mode::Native);
+        echo_packets_of(mtu, Mode::Generic);
+    }
 }
 
 #[test]
@@ -265,6 +281,38 @@ fn a_full_ring_refuses_frames_until_it_is_flushed() {
         }
         assert!(!send_one(port, LinkId(2)), "there is no such link");
         echo_through(&testbed, port, 100, 18);
+        drain(port);
+        assert_balanced(port, total);
+    });
+}
+
+#[test]
+fn a_full_ring_takes_a_packet_of_several_buffers_whole_or_not_at_all() {
+    let send_large = |port: &mut XdpPort| {
+        let mut frame = port.allocate_packet(6000).expect("frames are free");
+        frame.write(|_, part| part.fill(0xa5));
+        ethernet::emit(
+            frame.bytes_mut(),
+            xvs_proto::MacAddr(LAN_MAC),
+            xvs_proto::MacAddr(SERVER_MAC),
+            0x88b5,
+        );
+        port.transmit(LAN, frame).map_err(|frame| port.recycle(frame)).is_ok()
+    };
+    let testbed = Testbed::new();
+    with_port(&testbed, |_, port, total| {
+        assert!(!send_large(port), "with an MTU of 1500 the sockets are for packets of one buffer");
+        assert_balanced(port, total);
+    });
+    testbed.on(Host::Server, "ip link set dev s0 mtu 9000");
+    testbed.on(Host::Director, "ip link set dev d1 mtu 9000");
+    with_port(&testbed, |_, port, total| {
+        let slots = RingSizes::default().transmit;
+        assert!((1..slots).all(|_| send_one(port, LAN)));
+        assert!(!send_large(port), "one slot is left, and two are needed");
+        assert_balanced(port, total);
+        drain(port);
+        assert!((2..slots).all(|_| send_one(port, LAN)) && send_large(port) && !send_one(port, LAN));
         drain(port);
         assert_balanced(port, total);
     });

@@ -55,19 +55,19 @@ impl Default for Plain {
 }
 
 impl Plain {
-    /// Reads a frame to this link address whose time to live allows another hop. Returns whether it is plain; if not,
-    /// `self` is undefined.
+    /// Reads a frame to this link address whose time to live allows another hop. It has `len` bytes, of which `frame`
+    /// may be the first ones. Returns whether it is plain; if not, `self` is undefined.
     #[inline(always)]
-    pub fn read(&mut self, frame: &[u8], to: MacAddr) -> bool {
+    pub fn read(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         match frame.get(ethernet::HEADER_LEN) {
-            Some(0x45) => self.read_v4(frame, to),
-            Some(first) if first >> 4 == 6 => self.read_v6(frame, to),
+            Some(0x45) => self.read_v4(frame, len, to),
+            Some(first) if first >> 4 == 6 => self.read_v6(frame, len, to),
             _ => false,
         }
     }
 
     #[inline(always)]
-    fn read_v4(&mut self, frame: &[u8], to: MacAddr) -> bool {
+    fn read_v4(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         let Some(head) = frame.first_chunk::<LEAST_V4>() else { return false };
         let long = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let short = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
@@ -82,7 +82,8 @@ impl Plain {
             & (part & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0)
             & (head[at(ipv4::field::TTL)] > 1)
             & (usize::from(total) >= ipv4::HEADER_LEN + transport_len(protocol))
-            & (frame.len() >= ethernet::HEADER_LEN + usize::from(total))
+            & (len >= ethernet::HEADER_LEN + usize::from(total))
+            & (frame.len() >= TRANSPORT_V4 + transport_len(protocol))
             & (folded(sum) == 0xffff);
         let port = |field: usize| u64::from(short(TRANSPORT_V4 + field)) << 16;
         self.source = u64::from(long(at(ipv4::field::SOURCE.start))) << 32 | port(0);
@@ -96,7 +97,7 @@ impl Plain {
     }
 
     #[inline(always)]
-    fn read_v6(&mut self, frame: &[u8], to: MacAddr) -> bool {
+    fn read_v6(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         let Some(head) = frame.first_chunk::<LEAST_V6>() else { return false };
         let short = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let at = |field: usize| ethernet::HEADER_LEN + field;
@@ -108,7 +109,8 @@ impl Plain {
             & (head[at(ipv6::field::HOP_LIMIT)] > 1)
             & (payload >= transport_len(protocol))
             & (total <= usize::from(u16::MAX))
-            & (frame.len() >= ethernet::HEADER_LEN + total);
+            & (len >= ethernet::HEADER_LEN + total)
+            & (frame.len() >= TRANSPORT_V6 + transport_len(protocol));
         self.source = u64::from(short(TRANSPORT_V6)) << 16;
         self.dest = u64::from(short(TRANSPORT_V6 + 2)) << 16;
         self.len = total as u16;
@@ -396,7 +398,7 @@ mod tests {
             mend(&mut frame);
             let frame = &[vec![0; alignment], frame].concat()[alignment..];
             let mut plain = Plain::default();
-            if plain.read(frame, TO) {
+            if plain.read(frame, frame.len(), TO) {
                 let Ok(Parsed::Ip(packet)) = parse(frame) else { panic!("not parsed") };
                 let transport = if plain.family == Family::V4 { TRANSPORT_V4 } else { TRANSPORT_V6 };
                 prop_assert_eq!((packet.family(), packet.network, packet.transport), (plain.family, 14, transport));
@@ -421,7 +423,8 @@ mod tests {
             ends in ends(), is_tcp: bool, data in 0..40usize, ttl: u8, flags: u8,
         ) {
             let mut plain = Plain::default();
-            prop_assert_eq!(plain.read(&made(ends, is_tcp, data, ttl, flags), TO), ttl > 1);
+            let frame = made(ends, is_tcp, data, ttl, flags);
+            prop_assert_eq!(plain.read(&frame, frame.len(), TO), ttl > 1);
         }
 
         #[test]
@@ -430,7 +433,7 @@ mod tests {
         ) {
             let mut frame = made(ends, is_tcp, data, 64, flags);
             let mut plain = Plain::default();
-            prop_assert!(plain.read(&frame, TO));
+            prop_assert!(plain.read(&frame, frame.len(), TO));
             let Ok(Parsed::Ip(packet)) = parse(&frame) else { panic!("not parsed") };
             let sum = packet.transport
                 + if is_tcp { tcp::field::CHECKSUM.start } else { udp::field::CHECKSUM.start };
@@ -449,7 +452,7 @@ mod tests {
         ) {
             let mut frame = frame;
             let mut plain = Plain::default();
-            if !plain.read(&frame, TO) {
+            if !plain.read(&frame, frame.len(), TO) {
                 return Ok(());
             }
             let Ok(Parsed::Ip(packet)) = parse(&frame) else { panic!("not parsed") };

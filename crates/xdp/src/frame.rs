@@ -1,4 +1,9 @@
-//! Frames: the slots of a fixed memory area, each with room for one packet, and their pool.
+//! Frames: the slots of a fixed memory area, each with room for a packet or a part of one, and their pool.
+//!
+//! A packet larger than a slot is a chain: the frame of its first part, and behind it those of the other parts, which
+//! the chain owns. [`Frame::bytes`] returns the first part alone. The next frame of a chain is stored at the beginning
+//! of the slot, in headroom that outer headers then do not have. A frame without another one behind it costs one
+//! comparison more than it would without chains.
 //!
 //! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the
 //! kernel for a packet that it receives, or lent to it to be sent. [`FramePool`] records the place in release builds
@@ -6,8 +11,9 @@
 //! believed. Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
 
 use std::any::Any;
+use std::mem::size_of;
 use std::ptr::NonNull;
-use std::slice;
+use std::{iter, slice};
 
 /// The layout of an area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,18 +26,27 @@ pub struct FrameLayout {
     pub frames: u32,
 }
 
-/// An owned slot. No other code reads or writes its bytes while the value exists.
+/// An owned slot, and those behind it if it begins a chain. No other code reads or writes their bytes while the value
+/// exists.
 #[derive(Debug)]
 pub struct Frame {
     slot: NonNull<u8>,
-    size: u32,
     start: u32,
+    /// Bytes of the packet in this slot.
     len: u32,
     index: u32,
+    /// Bytes of the packet in the slots behind this one; 0 in frames that others are before.
+    tail: u16,
+    size_log2: u8,
+    /// Whether the slot begins with the next frame of the chain.
+    is_linked: bool,
 }
 
-// SAFETY: only the frame gives access to its slot (the pool marks the slot as taken while the frame exists), so moving
-// the frame to another thread moves the access with it.
+/// The bytes of a slot that the next frame of its chain takes.
+const LINK_BYTES: u32 = size_of::<Frame>() as u32;
+
+// SAFETY: only the frame gives access to its slot and those behind it (the pool marks a slot as taken while its frame
+// exists), so moving the frame to another thread moves the access with it.
 unsafe impl Send for Frame {}
 
 impl Frame {
@@ -41,7 +56,7 @@ impl Frame {
         self.index
     }
 
-    /// The packet.
+    /// The packet, or the first part of a chain.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: every method below keeps `start + len <= size`; the slot of `size` bytes belongs to this frame alone;
@@ -51,7 +66,7 @@ impl Frame {
         }
     }
 
-    /// The packet, to be edited.
+    /// The same, to be edited.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = self.slot.as_ptr().wrapping_add(self.start as usize);
@@ -59,22 +74,28 @@ impl Frame {
         unsafe { slice::from_raw_parts_mut(start, self.len as usize) }
     }
 
-    /// Bytes of the packet.
+    /// Bytes of the packet, with all parts.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.len as usize + usize::from(self.tail)
     }
 
     /// Whether the packet has no bytes.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// Whether parts of the packet are in other slots.
+    #[inline]
+    pub fn is_chain(&self) -> bool {
+        self.tail > 0
     }
 
     /// The bytes before the packet, in which outer headers have room.
     #[inline]
     pub fn headroom(&self) -> usize {
-        self.start as usize
+        (self.start - if self.is_linked { LINK_BYTES } else { 0 }) as usize
     }
 
     /// Makes room for `bytes` before the packet; their content is undefined. Returns `false`, and changes nothing, if
@@ -82,7 +103,7 @@ impl Frame {
     #[inline]
     #[must_use]
     pub fn grow_front(&mut self, bytes: usize) -> bool {
-        let enough = bytes <= self.start as usize;
+        let enough = bytes <= self.headroom();
         if enough {
             self.start -= bytes as u32;
             self.len += bytes as u32;
@@ -90,24 +111,157 @@ impl Frame {
         enough
     }
 
-    /// Removes up to `bytes` from the front of the packet.
+    /// Removes up to `bytes` from the front of the packet, or of the first part of a chain.
     #[inline]
     pub fn shrink_front(&mut self, bytes: usize) {
-        let bytes = bytes.min(self.len()) as u32;
+        let bytes = bytes.min(self.len as usize) as u32;
         self.start += bytes;
         self.len -= bytes;
     }
 
     /// Sets the length of the packet: cuts it, or adds bytes with undefined content. Returns `false`, and changes
-    /// nothing, if the packet would pass the end of the slot.
+    /// nothing, if the packet would pass the end of the slot; nothing is added to a chain.
     #[inline]
     #[must_use]
     pub fn resize(&mut self, len: usize) -> bool {
-        let fits = len <= (self.size - self.start) as usize;
+        if self.is_chain() {
+            return self.cut(len);
+        }
+        let fits = len <= self.room();
         if fits {
             self.len = len as u32;
         }
         fits
+    }
+
+    // Not inlined, so that the path of other frames is short.
+    #[inline(never)]
+    fn cut(&mut self, len: usize) -> bool {
+        let fits = len <= self.len();
+        if fits {
+            self.len = self.len.min(len as u32);
+            self.tail = (len - self.len as usize) as u16;
+        }
+        fits
+    }
+
+    /// The parts of the packet, in their order.
+    pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let (mut next, mut left) = (Some(self), self.len());
+        iter::from_fn(move || {
+            let frame = next.filter(|_| left > 0)?;
+            next = frame.next();
+            let part = &frame.bytes()[..left.min(frame.len as usize)];
+            left -= part.len();
+            Some(part)
+        })
+    }
+
+    /// Copies the bytes of the packet from position `at` on.
+    ///
+    /// # Panics
+    /// If the packet has fewer bytes.
+    pub fn read(&self, mut at: usize, mut to: &mut [u8]) {
+        for part in self.parts() {
+            let skipped = at.min(part.len());
+            let (copied, rest) = to.split_at_mut(to.len().min(part.len() - skipped));
+            copied.copy_from_slice(&part[skipped..][..copied.len()]);
+            at -= skipped;
+            to = rest;
+        }
+        assert!(to.is_empty(), "the packet has as many bytes");
+    }
+
+    /// Calls `write` for each part of the packet, with the part's position in the packet.
+    pub fn write(&mut self, mut write: impl FnMut(usize, &mut [u8])) {
+        let (mut at, len) = (0, self.len());
+        let mut next = Some(self);
+        while let Some(frame) = next.take_if(|_| at < len) {
+            let count = (len - at).min(frame.len as usize);
+            write(at, &mut frame.bytes_mut()[..count]);
+            at += count;
+            next = frame.next_mut();
+        }
+    }
+
+    /// Sets the length of the packet, and fills each slot before the next one; the content is undefined then. Returns
+    /// `false` if the packet does not fit its slots.
+    #[must_use]
+    pub fn spread(&mut self, len: usize) -> bool {
+        self.len = self.room().min(len) as u32;
+        let mut left = len - self.len as usize;
+        self.tail = u16::try_from(left).unwrap_or(0);
+        let fits = usize::from(self.tail) == left;
+        let mut next = self.next_mut();
+        while let Some(frame) = next {
+            frame.len = frame.room().min(left) as u32;
+            left -= frame.len as usize;
+            next = frame.next_mut();
+        }
+        if left > 0 {
+            self.tail = 0;
+        }
+        fits && left == 0
+    }
+
+    /// Makes `next` the last part of the packet, or its last parts. Returns it if the packet would be longer than any
+    /// packet, or if its last slot has no headroom for the link.
+    pub fn append(&mut self, mut next: Self) -> Result<(), Self> {
+        let Ok(tail) = u16::try_from(usize::from(self.tail) + next.len()) else { return Err(next) };
+        let mut last = &mut *self;
+        while last.is_linked {
+            last = last.next_mut().expect("a linked frame has a next one");
+        }
+        if last.start < LINK_BYTES {
+            return Err(next);
+        }
+        next.tail = 0;
+        // SAFETY: the slot belongs to `last`, begins at an address that is aligned for frames (`FramePool::over`), and
+        // its first bytes are not part of the packet: `start` is at least as large, and `headroom` keeps it so.
+        unsafe { last.slot.cast::<Self>().write(next) };
+        last.is_linked = true;
+        self.tail = tail;
+        Ok(())
+    }
+
+    /// Separates the slots that hold nothing of the packet.
+    pub fn split_surplus(&mut self) -> Option<Self> {
+        let (mut left, mut last) = (self.len(), self);
+        loop {
+            left -= left.min(last.len as usize);
+            if left == 0 {
+                return last.unlink();
+            }
+            last = last.next_mut()?;
+        }
+    }
+
+    /// The bytes of its slot from the beginning of the packet on.
+    #[inline]
+    fn room(&self) -> usize {
+        (1 << self.size_log2) - self.start as usize
+    }
+
+    fn next(&self) -> Option<&Self> {
+        // SAFETY: `append` wrote a frame there, and nothing has overwritten it: see `append`. It is borrowed as long as
+        // `self`, which owns it.
+        self.is_linked.then(|| unsafe { self.slot.cast::<Self>().as_ref() })
+    }
+
+    fn next_mut(&mut self) -> Option<&mut Self> {
+        // SAFETY: as for `next`.
+        self.is_linked.then(|| unsafe { self.slot.cast::<Self>().as_mut() })
+    }
+
+    /// Separates the frame from those behind it.
+    #[inline]
+    fn unlink(&mut self) -> Option<Self> {
+        if !self.is_linked {
+            return None;
+        }
+        self.is_linked = false;
+        // SAFETY: as for `next`; the value there is not used again, because the slot is no longer linked.
+        Some(unsafe { self.slot.cast::<Self>().read() })
     }
 }
 
@@ -129,9 +283,11 @@ pub struct Span {
     pub offset: usize,
     /// Bytes of the packet.
     pub len: usize,
+    /// Whether the packet continues in the next descriptor.
+    pub continues: bool,
 }
 
-/// The number of frames in each place. The sum never changes.
+/// The number of slots in each place. The sum never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
     /// In the pool.
@@ -159,9 +315,10 @@ unsafe impl Send for FramePool {}
 impl FramePool {
     /// A pool over its own memory, for ports without a kernel.
     pub fn in_memory(layout: FrameLayout) -> Self {
-        let mut area =
-            vec![0u8; layout.frame_size_bytes as usize * layout.frames as usize].into_boxed_slice();
-        let base = NonNull::new(area.as_mut_ptr()).expect("a boxed slice is not null");
+        // Words, so that the area is aligned for frames.
+        let words = layout.frame_size_bytes as usize / size_of::<u64>() * layout.frames as usize;
+        let mut area = vec![0_u64; words].into_boxed_slice();
+        let base = NonNull::new(area.as_mut_ptr()).expect("a boxed slice is not null").cast();
         // SAFETY: `area` has `frames * frame_size_bytes` bytes. It moves into the pool, while its heap bytes stay where
         // they are, and no other pointer leads to them.
         unsafe { Self::over(base, layout, Box::new(area)) }
@@ -176,6 +333,8 @@ impl FramePool {
     pub unsafe fn over(base: NonNull<u8>, layout: FrameLayout, owner: Box<dyn Any + Send>) -> Self {
         assert!(layout.headroom_bytes <= layout.frame_size_bytes, "headroom within the frame");
         assert!(layout.frame_size_bytes.is_power_of_two(), "the size of frames is a power of two");
+        assert!(layout.frame_size_bytes >= LINK_BYTES, "a slot is aligned for frames if the area is");
+        assert!(base.cast::<Frame>().is_aligned(), "the area is aligned for frames");
         Self {
             base,
             layout,
@@ -200,17 +359,38 @@ impl FramePool {
         Some(self.hand_out(index, self.layout.headroom_bytes, 0))
     }
 
-    /// Puts a frame back.
+    /// Puts a frame back, and those behind it.
     #[inline]
-    pub fn put(&mut self, frame: Frame) {
-        self.check_in(&frame, Place::Home);
-        self.free.push(frame.index);
+    pub fn put(&mut self, mut frame: Frame) {
+        loop {
+            let next = frame.unlink();
+            self.check_in(&frame, Place::Home);
+            self.free.push(frame.index);
+            match next {
+                None => return,
+                Some(next) => frame = next,
+            }
+        }
     }
 
-    /// Lends a frame to the kernel, which sends it. Returns the content of its descriptor.
+    /// Lends a frame to the kernel, which sends it. Calls `descriptor` with the content of each descriptor, in their
+    /// order: one for each part of the packet.
     #[inline]
-    pub fn lend(&mut self, frame: Frame) -> Span {
-        self.lend_as(frame, Place::Sent)
+    pub fn lend(&mut self, mut frame: Frame, mut descriptor: impl FnMut(Span)) {
+        let mut left = frame.len();
+        loop {
+            let next = frame.unlink();
+            frame.len = frame.len.min(left as u32);
+            left -= frame.len as usize;
+            let span = self.lend_as(frame, Place::Sent);
+            descriptor(Span { continues: left > 0, ..span });
+            match next {
+                None => return,
+                // A packet that was cut needs no more slots.
+                Some(next) if left == 0 => return self.put(next),
+                Some(next) => frame = next,
+            }
+        }
     }
 
     /// Lends an empty frame from the pool, for a packet that the kernel receives.
@@ -254,7 +434,8 @@ impl FramePool {
     #[inline]
     fn lend_as(&mut self, frame: Frame, place: Place) -> Span {
         self.check_in(&frame, place);
-        Span { offset: self.offset(frame.index) + frame.start as usize, len: frame.len() }
+        let offset = self.offset(frame.index) + frame.start as usize;
+        Span { offset, len: frame.len as usize, continues: false }
     }
 
     /// The frame in this place that has the byte at `offset`, and the byte's position in it.
@@ -272,7 +453,8 @@ impl FramePool {
         // SAFETY: `index < frames` (it indexed `places`), so the slot lies in the area, whose size the caller of `over`
         // guaranteed.
         let slot = unsafe { self.base.add(self.offset(index)) };
-        Frame { slot, size: self.layout.frame_size_bytes, start, len, index }
+        let size_log2 = self.layout.frame_size_bytes.trailing_zeros() as u8;
+        Frame { slot, start, len, index, tail: 0, size_log2, is_linked: false }
     }
 
     /// Marks the slot of a frame as no longer out.
@@ -304,13 +486,30 @@ mod tests {
 
     const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 4 };
 
+    fn lend(pool: &mut FramePool, frame: Frame) -> Vec<Span> {
+        let mut spans = Vec::new();
+        pool.lend(frame, |span| spans.push(span));
+        spans
+    }
+
+    /// A packet of 200 bytes, numbered from 0, in three slots.
+    fn chain(pool: &mut FramePool) -> Frame {
+        let mut frame = pool.take().unwrap();
+        for _ in 0..2 {
+            frame.append(pool.take().unwrap()).unwrap();
+        }
+        assert!(frame.spread(200));
+        frame.write(|at, part| part.iter_mut().zip(at as u8..).for_each(|(byte, number)| *byte = number));
+        frame
+    }
+
     #[test]
     fn a_frame_is_in_one_place_and_the_census_always_adds_up() {
         let mut pool = FramePool::in_memory(LAYOUT);
         let first = pool.take().unwrap();
         let second = pool.take().unwrap();
         assert_eq!(pool.census(), Census { home: 2, out: 2, lent: 0 });
-        let sent = pool.lend(second);
+        let sent = lend(&mut pool, second)[0];
         let filled = pool.lend_empty().unwrap();
         assert_eq!(pool.census(), Census { home: 1, out: 1, lent: 2 });
         pool.put(first);
@@ -325,7 +524,7 @@ mod tests {
     fn a_frame_that_the_kernel_returns_by_the_wrong_ring_is_refused_and_stays_lent() {
         let mut pool = FramePool::in_memory(LAYOUT);
         let frame = pool.take().unwrap();
-        let (sent, filled) = (pool.lend(frame), pool.lend_empty().unwrap());
+        let (sent, filled) = (lend(&mut pool, frame)[0], pool.lend_empty().unwrap());
         let lent = pool.census();
         assert!(pool.reclaim(Span { len: 60, ..sent }).is_none(), "received into a frame that is being sent");
         assert!(!pool.restore(filled.offset), "sent a frame that was lent for receiving");
@@ -340,8 +539,8 @@ mod tests {
         let mut pool = FramePool::in_memory(LAYOUT);
         let span = pool.lend_empty().unwrap();
         assert!(pool.reclaim(Span { len: 97, ..span }).is_none(), "passes the end of the slot");
-        assert!(pool.reclaim(Span { offset: 4 * 128, len: 1 }).is_none(), "beyond the area");
-        assert!(pool.reclaim(Span { offset: 128, len: 1 }).is_none(), "another slot, not lent");
+        assert!(pool.reclaim(Span { offset: 4 * 128, len: 1, ..span }).is_none(), "beyond the area");
+        assert!(pool.reclaim(Span { offset: 128, len: 1, ..span }).is_none(), "another slot, not lent");
         let frame = pool.reclaim(Span { len: 96, ..span }).unwrap();
         assert!(pool.reclaim(span).is_none(), "returned twice");
         assert!(!pool.restore(span.offset), "returned twice");
@@ -369,6 +568,82 @@ mod tests {
         frame.bytes_mut()[..32].fill(0x11);
         frame.shrink_front(32);
         assert_eq!(frame.bytes(), [0xa5; 96]);
+    }
+
+    #[test]
+    fn a_packet_of_several_slots_is_one_packet_and_leaves_as_so_many_descriptors() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        let mut frame = chain(&mut pool);
+        assert_eq!((frame.len(), frame.bytes().len(), frame.is_chain()), (200, 96, true));
+        assert_eq!(frame.parts().map(<[u8]>::len).collect::<Vec<_>>(), [96, 96, 8]);
+        let mut read = [0xa5; 120];
+        frame.read(79, &mut read);
+        assert!(read.iter().copied().eq(79..199));
+        assert!(!frame.resize(201) && !frame.grow_front(9), "the link takes 24 bytes of the headroom");
+        assert!(frame.grow_front(8));
+        frame.shrink_front(10);
+        assert!(frame.parts().flatten().copied().eq(2..200));
+        assert_eq!(pool.census(), Census { home: 1, out: 3, lent: 0 });
+        let spans = lend(&mut pool, frame);
+        assert_eq!(
+            spans.iter().map(|span| (span.len, span.continues)).collect::<Vec<_>>(),
+            [(94, true), (96, true), (8, false)]
+        );
+        assert_eq!(pool.census(), Census { home: 1, out: 0, lent: 3 });
+        assert!(spans.iter().all(|span| pool.restore(span.offset)));
+        assert_eq!(pool.census(), Census { home: 4, out: 0, lent: 0 });
+    }
+
+    #[test]
+    fn a_chain_that_is_cut_keeps_its_first_bytes_and_returns_the_slots_that_it_needs_no_more() {
+        let mut pool = FramePool::in_memory(LAYOUT);
+        for (len, descriptors) in [(193, 3), (192, 2), (97, 2), (96, 1), (40, 1)] {
+            let mut frame = chain(&mut pool);
+            assert!(frame.resize(len));
+            assert_eq!((frame.len(), frame.is_chain()), (len, descriptors > 1));
+            assert!(frame.parts().flatten().copied().eq(0..len as u8));
+            let spans = lend(&mut pool, frame);
+            assert_eq!((spans.len(), pool.census().out), (descriptors, 0));
+            assert_eq!(spans.iter().map(|span| span.len).sum::<usize>(), len);
+            assert_eq!(spans.iter().filter(|span| span.continues).count(), descriptors - 1);
+            assert!(spans.iter().all(|span| pool.restore(span.offset)));
+        }
+        for (len, kept) in [(200, 3), (192, 2), (1, 1)] {
+            let mut frame = chain(&mut pool);
+            assert!(frame.resize(len));
+            let surplus = frame.split_surplus();
+            surplus.into_iter().for_each(|surplus| pool.put(surplus));
+            assert_eq!((frame.len(), pool.census().out), (len, kept));
+            pool.put(frame);
+        }
+        let mut frame = chain(&mut pool);
+        assert!(frame.resize(50) && frame.resize(96) && !frame.resize(97), "it is a packet of one slot now");
+        pool.put(frame);
+        assert_eq!(pool.census(), Census { home: 4, out: 0, lent: 0 });
+    }
+
+    #[test]
+    fn a_chain_has_no_more_bytes_than_a_packet_and_its_slots_and_needs_headroom_for_the_link() {
+        let mut pool = FramePool::in_memory(FrameLayout { frame_size_bytes: 1 << 15, ..LAYOUT });
+        let mut frame = pool.take().unwrap();
+        for _ in 0..2 {
+            let mut next = pool.take().unwrap();
+            assert!(next.resize((1 << 15) - 32));
+            frame.append(next).unwrap();
+        }
+        let mut last = pool.take().unwrap();
+        assert!(last.resize(64));
+        let mut last = frame.append(last).expect_err("65,536 bytes behind the first part");
+        assert!(last.resize(63));
+        frame.append(last).unwrap();
+        assert_eq!(frame.len(), 65_535);
+        assert!(!frame.spread(4 * ((1 << 15) - 32) + 1));
+        pool.put(frame);
+        let mut crowded = pool.take().unwrap();
+        assert!(crowded.grow_front(9));
+        let refused = crowded.append(pool.take().unwrap()).expect_err("23 bytes are left");
+        [crowded, refused].into_iter().for_each(|frame| pool.put(frame));
+        assert_eq!(pool.census(), Census { home: 4, out: 0, lent: 0 });
     }
 
     #[test]

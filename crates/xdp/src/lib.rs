@@ -35,7 +35,7 @@ pub use attach::{AttachError, Attached, attach, check_port};
 pub use burst::{BURST, HELD, WAITING};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums};
+pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, leaves_checksums, mtu_limit};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
 pub use sys::{network_cookie, peer_groups, precede_receive_threads};

@@ -5,12 +5,21 @@
 
 use std::{fmt, io};
 
-use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request};
+use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request, passes_several_buffers};
 use super::umem::frame_size_bytes;
 
 /// The largest MTU in bytes at which drivers pass a packet to XDP in one buffer: a page of 4096 bytes, less 256 before
 /// the packet, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
-pub const MAX_MTU: u32 = 4096 - 256 - 320 - 22;
+pub const ONE_BUFFER_MTU: u32 = 4096 - 256 - 320 - 22;
+
+/// The MTU limit of this machine, if it has one: [`ONE_BUFFER_MTU`] for kernels before 6.6, which pass no packet in
+/// several buffers to AF_XDP. Found by trying.
+///
+/// # Errors
+/// The kernel's error if it has no AF_XDP.
+pub fn mtu_limit() -> io::Result<Option<u32>> {
+    Ok((!passes_several_buffers()?).then_some(ONE_BUFFER_MTU))
+}
 
 /// Where the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,18 +95,21 @@ pub struct Settings {
     pub receive_queues: u32,
     flags: u32,
     gro: u32,
+    /// The largest MTU that the kernel allows.
+    mtu_limit: Option<u32>,
 }
 
 impl Settings {
     pub(super) fn of(interface: &str) -> io::Result<Self> {
         let mut request = Request::new(interface)?;
         let (mtu, receive_queues) = (request.mtu()?, request.receive_queues()?);
+        let mtu_limit = if mtu > ONE_BUFFER_MTU { mtu_limit()? } else { None };
         // A bridge receives nothing itself: the offloads of its ports count (`refusal_of_port`).
         if request.driver()? == BRIDGE {
-            return Ok(Self { mtu, receive_queues, flags: 0, gro: 0 });
+            return Ok(Self { mtu, receive_queues, flags: 0, gro: 0, mtu_limit });
         }
         let (flags, gro) = (request.ethtool(Ethtool::Flags)?, request.ethtool(Ethtool::Gro)?);
-        Ok(Self { mtu, receive_queues, flags, gro })
+        Ok(Self { mtu, receive_queues, flags, gro, mtu_limit })
     }
 
     /// Whether sockets that were opened for `former` do not receive all packets of these settings: there are queues
@@ -105,6 +117,12 @@ impl Settings {
     pub fn needs_new_sockets(self, former: Self) -> bool {
         self.receive_queues != former.receive_queues
             || frame_size_bytes(self.mtu) > frame_size_bytes(former.mtu)
+            || self.needs_chains() && !former.needs_chains()
+    }
+
+    /// Whether packets may have several buffers.
+    pub(super) fn needs_chains(self) -> bool {
+        self.mtu > ONE_BUFFER_MTU
     }
 
     /// The first setting of a bridge's port that forbids attaching the bridge: one that merges packets. Tags are hidden
@@ -116,9 +134,9 @@ impl Settings {
     /// The first setting that forbids attaching in `mode`.
     pub(super) fn refusal(self, interface: &str, mode: Mode) -> Option<Refusal> {
         let ethtool = |what: &str| format!("ethtool -K {interface} {what} off");
-        if self.mtu > MAX_MTU {
-            let mend = format!("ip link set dev {interface} mtu {MAX_MTU}");
-            return Some(Refusal { reason: "its MTU lets in packets that do not fit one frame", mend });
+        if let Some(limit) = self.mtu_limit.filter(|limit| self.mtu > *limit) {
+            let reason = "its MTU lets in packets of several buffers, which kernels before Linux 6.6 do not pass to AF_XDP";
+            return Some(Refusal { reason, mend: format!("ip link set dev {interface} mtu {limit}") });
         }
         if mode == Mode::Native {
             return None;
@@ -143,12 +161,15 @@ const BRIDGE: &str = "bridge";
 mod tests {
     use super::*;
 
-    const PLAIN: Settings = Settings { mtu: 1500, receive_queues: 1, flags: 0, gro: 0 };
+    const PLAIN: Settings = Settings { mtu: 1500, receive_queues: 1, flags: 0, gro: 0, mtu_limit: None };
 
     #[test]
     fn other_queues_and_packets_larger_than_a_frame_need_new_sockets() {
         let needs = |mtu, receive_queues| Settings { mtu, receive_queues, ..PLAIN }.needs_new_sockets(PLAIN);
-        assert!(needs(1500, 2) && needs(3000, 1));
+        assert!(needs(1500, 2) && needs(3000, 1) && needs(9000, 1));
+        let large = Settings { mtu: 3498, ..PLAIN };
+        assert!(Settings { mtu: 3499, ..PLAIN }.needs_new_sockets(large), "sockets for several buffers");
+        assert!(!Settings { mtu: 9000, ..PLAIN }.needs_new_sockets(Settings { mtu: 3499, ..PLAIN }));
         assert!(!needs(1500, 1) && !needs(1280, 1) && !needs(1600, 1));
         assert!(!PLAIN.needs_new_sockets(Settings { mtu: 3000, ..PLAIN }), "small packets fit large frames");
     }
@@ -156,11 +177,13 @@ mod tests {
     #[test]
     fn unsuitable_settings_are_refused_with_the_command_that_corrects_them() {
         let mend = |settings: Settings, mode| settings.refusal("eth0", mode).map(|refusal| refusal.mend);
-        assert_eq!(MAX_MTU, 3498);
+        assert_eq!(ONE_BUFFER_MTU, 3498);
         for mode in [Mode::Native, Mode::Generic] {
             assert_eq!(mend(PLAIN, mode), None);
-            assert_eq!(mend(Settings { mtu: 3498, ..PLAIN }, mode), None);
-            let large = mend(Settings { mtu: 3499, ..PLAIN }, mode);
+            assert_eq!(mend(Settings { mtu: 9000, ..PLAIN }, mode), None);
+            let old = Settings { mtu_limit: Some(3498), ..PLAIN };
+            assert_eq!(mend(Settings { mtu: 3498, ..old }, mode), None);
+            let large = mend(Settings { mtu: 3499, ..old }, mode);
             assert_eq!(large.as_deref(), Some("ip link set dev eth0 mtu 3498"));
         }
         for (settings, what) in [

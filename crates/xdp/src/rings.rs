@@ -93,7 +93,11 @@ impl TransmitRing {
         let count = packets.len() as u32;
         let Some(first) = self.reserve(count) else { return false };
         for (number, packet) in (0..count).zip(packets) {
-            let entry = sys::xdp_desc { addr: packet.offset as u64, len: packet.len as u32, options: 0 };
+            let entry = sys::xdp_desc {
+                addr: packet.offset as u64,
+                len: packet.len as u32,
+                options: if packet.continues { PACKET_CONTINUES } else { 0 },
+            };
             // SAFETY: the ring is set and has entries of this type; the index is masked.
             let slot = unsafe { sys::xsk_ring_prod__tx_desc(self.as_ptr(), first.wrapping_add(number)) };
             // SAFETY: the slot lies in the mapping of the ring, which the socket keeps. It is reserved, so the kernel
@@ -167,7 +171,11 @@ impl ReceiveRing {
             // (libxdp reads its index with Acquire), and does not touch it before it is released. An entry consists of
             // integers, so any bytes are valid.
             let entry = unsafe { slot.read() };
-            packet(Span { offset: entry.addr as usize, len: entry.len as usize });
+            packet(Span {
+                offset: entry.addr as usize,
+                len: entry.len as usize,
+                continues: entry.options & PACKET_CONTINUES != 0,
+            });
         })
     }
 }
@@ -199,6 +207,10 @@ impl<E> Drop for Consumer<E> {
         drop(unsafe { Box::from_raw(self.as_ptr()) });
     }
 }
+
+/// The option of a descriptor whose packet continues in the next one (linux/if_xdp.h: `XDP_PKT_CONTD`). Kernels before
+/// 6.6 never set it.
+const PACKET_CONTINUES: u32 = 1 << 0;
 
 #[cfg(test)]
 mod tests {
@@ -263,14 +275,18 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_has_its_address_and_length_and_nothing_else() {
+    fn a_descriptor_has_its_address_and_length_and_says_whether_its_packet_continues() {
         let shared = Shared::leaked();
         let mut ring: TransmitRing = producer(shared);
-        let packets = [Span { offset: 0, len: 0 }, Span { offset: 0x7f_f0c4, len: 1514 }];
+        let packets = [
+            Span { offset: 0, len: 0, continues: false },
+            Span { offset: 0x7f_f0c4, len: 1514, continues: true },
+        ];
         assert!(ring.send(&packets));
         assert_eq!((shared.producer.load(Relaxed), shared.consumer.load(Relaxed)), (2, 0));
-        let length = if cfg!(target_endian = "big") { 1514 << 32 } else { 1514 };
-        assert_eq!(shared.entries()[..4], [0, 0, 0x7f_f0c4, length]);
+        // Length and options, of 32 bits each.
+        let second = if cfg!(target_endian = "big") { 1514 << 32 | 1 } else { 1 << 32 | 1514 };
+        assert_eq!(shared.entries()[..4], [0, 0, 0x7f_f0c4, second]);
     }
 
     #[test]

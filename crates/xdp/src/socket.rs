@@ -14,7 +14,7 @@ use super::attach::Attached;
 use super::error::SocketError;
 use super::mode::CopyMode;
 use super::queue::Rings;
-use super::sys::{self, Kick};
+use super::sys::{self, Kick, SEVERAL_BUFFERS};
 use super::umem::{RingSizes, Umem};
 use crate::burst::BURST;
 use crate::frame::{Frame, FramePool, Span};
@@ -58,6 +58,19 @@ pub(super) struct Socket {
     filled: u32,
     state: LinkState,
     descriptors_refused: u64,
+    /// Whether a packet may have several descriptors.
+    takes_chains: bool,
+    arriving: Arriving,
+}
+
+/// The packet whose last part was not received yet.
+enum Arriving {
+    /// There is none.
+    Nothing,
+    /// Its parts so far.
+    Parts(Frame),
+    /// A part of it was refused, so its other parts are discarded.
+    Refused,
 }
 
 /// Whether the link can send.
@@ -93,6 +106,8 @@ impl Socket {
             filled: 0,
             state: LinkState::Up,
             descriptors_refused: 0,
+            takes_chains: config.bind_flags & SEVERAL_BUFFERS != 0,
+            arriving: Arriving::Nothing,
         })
     }
 
@@ -100,32 +115,54 @@ impl Socket {
         self.rings.fd()
     }
 
+    /// Takes up to `room` descriptors. Returns their number.
     pub(super) fn receive(
         &mut self,
         pool: &mut FramePool,
         room: usize,
         take: &mut impl FnMut(LinkId, Frame),
     ) -> usize {
-        let Self { link, rings, descriptors_refused, .. } = self;
-        let received = rings.receive.receive(room, |span| match pool.reclaim(span) {
-            Some(frame) => take(*link, frame),
-            None => *descriptors_refused += 1,
+        let Self { link, rings, descriptors_refused, arriving, .. } = self;
+        let received = rings.receive.receive(room, |span| {
+            let frame = pool.reclaim(span);
+            *descriptors_refused += u64::from(frame.is_none());
+            match (frame, &arriving) {
+                (Some(frame), Arriving::Nothing) if !span.continues => take(*link, frame),
+                (frame, _) => {
+                    if let Some(whole) = arriving.add(frame, span.continues, pool) {
+                        take(*link, whole);
+                    }
+                }
+            }
         });
         // A kernel that returns more frames than were lent to it was refused above.
         self.filled = self.filled.saturating_sub(received as u32);
         received
     }
 
-    /// Queues a frame for [`Self::submit`]. Returns it if the link is down or the ring is full.
+    /// Puts back the parts of a packet whose last part was not received.
+    pub(super) fn abandon(&mut self, pool: &mut FramePool) {
+        self.arriving.add(None, false, pool);
+    }
+
+    /// Queues a frame for [`Self::submit`]. Returns it if the link is down, or if the ring has no room for all its
+    /// parts.
     pub(super) fn queue(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         if self.state != LinkState::Up {
             self.state = LinkState::Retry;
             return Err(frame);
         }
-        if self.in_flight + self.pending.len() as u32 >= self.sizes.transmit {
+        let mut needed = 1;
+        if frame.is_chain() {
+            if !self.takes_chains {
+                return Err(frame);
+            }
+            needed = frame.parts().count() as u32;
+        }
+        if self.in_flight + self.pending.len() as u32 + needed > self.sizes.transmit {
             return Err(frame);
         }
-        self.pending.push(pool.lend(frame));
+        pool.lend(frame, |span| self.pending.push(span));
         Ok(())
     }
 
@@ -215,6 +252,34 @@ impl Socket {
     }
 }
 
+impl Arriving {
+    /// Adds the next part, or `None` if it was refused. Returns the packet if that was its last part.
+    fn add(&mut self, part: Option<Frame>, continues: bool, pool: &mut FramePool) -> Option<Frame> {
+        let so_far = std::mem::replace(self, if continues { Self::Refused } else { Self::Nothing });
+        let whole = match (so_far, part) {
+            (Self::Nothing, Some(part)) => part,
+            (Self::Parts(mut frame), Some(part)) => match frame.append(part) {
+                Ok(()) => frame,
+                Err(part) => {
+                    pool.put(part);
+                    pool.put(frame);
+                    return None;
+                }
+            },
+            (Self::Parts(frame), None) | (Self::Refused, Some(frame)) => {
+                pool.put(frame);
+                return None;
+            }
+            (Self::Nothing | Self::Refused, None) => return None,
+        };
+        if !continues {
+            return Some(whole);
+        }
+        *self = Self::Parts(whole);
+        None
+    }
+}
+
 impl Statistics {
     /// The kernel's counters. In copy mode the kernel counts a packet that finds the fill ring empty twice, in
     /// `rx_fill_ring_empty_descs` and in `rx_dropped` (net/xdp/xsk.c, `__xsk_rcv`; xsk_buff_pool.c, `__xp_alloc`).
@@ -236,12 +301,42 @@ impl Statistics {
     }
 }
 
-/// The number of frames that are lent to a fill ring at a time.
+/// The number of slots that are lent to a fill ring at a time.
 const REFILL: u32 = BURST as u32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::FrameLayout;
+
+    #[test]
+    fn a_packet_of_several_parts_is_received_whole_and_not_at_all_if_a_part_is_refused() {
+        let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 6 };
+        let (mut pool, mut arriving) = (FramePool::in_memory(layout), Arriving::Nothing);
+        let mut add = |part: Option<u8>, continues| {
+            let frame = part.map(|byte| {
+                let mut frame = pool.take().unwrap();
+                assert!(frame.resize(1));
+                frame.bytes_mut()[0] = byte;
+                frame
+            });
+            let whole = arriving.add(frame, continues, &mut pool)?;
+            let bytes = whole.parts().flatten().copied().collect::<Vec<_>>();
+            pool.put(whole);
+            assert_eq!(pool.census().out, 0);
+            Some(bytes)
+        };
+        assert_eq!(
+            [add(Some(1), true), add(Some(2), true), add(Some(3), false)],
+            [None, None, Some(vec![1, 2, 3])]
+        );
+        for refused in [[None, Some(2), Some(3)], [Some(1), None, Some(3)], [Some(1), Some(2), None]] {
+            let [first, second, last] = refused;
+            assert_eq!([add(first, true), add(second, true), add(last, false)], [None, None, None]);
+            assert_eq!(add(Some(4), false), Some(vec![4]), "the next packet is whole");
+        }
+        assert_eq!([add(Some(1), true), add(Some(2), false)], [None, Some(vec![1, 2])]);
+    }
 
     #[test]
     fn a_packet_that_found_the_fill_ring_empty_is_not_counted_as_dropped_for_another_reason_too() {

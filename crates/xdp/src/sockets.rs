@@ -72,6 +72,9 @@ pub struct Sockets {
 impl Drop for Sockets {
     /// The kernel waits for a grace period at the end of each socket: one for all of them, if they end at once.
     fn drop(&mut self) {
+        for socket in &mut self.sockets {
+            socket.abandon(&mut self.pool);
+        }
         let last: Vec<_> = self.fds().flat_map(|fd| fd.try_clone_to_owned()).collect();
         self.sockets.clear();
         thread::scope(|scope| {
@@ -136,6 +139,8 @@ impl Sockets {
         let memory = memory.filter(|memory| memory.layout == layout_for(links, sizes));
         let PacketMemory { umem, mut pool, .. } =
             memory.map_or_else(|| PacketMemory::create(links, sizes), Ok)?;
+        let needs_chains = links.iter().any(|link| link.attached.settings().needs_chains());
+        let several_buffers = if needs_chains { sys::SEVERAL_BUFFERS } else { 0 };
         let config = xdp::xsk_socket_config {
             rx_size: sizes.receive,
             tx_size: sizes.transmit,
@@ -144,7 +149,7 @@ impl Sockets {
                 libxdp_flags: xdp::XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
             },
             xdp_flags: 0,
-            bind_flags: (flags | xdp::XDP_USE_NEED_WAKEUP) as u16,
+            bind_flags: (flags | xdp::XDP_USE_NEED_WAKEUP) as u16 | several_buffers,
         };
         let mut sockets = Vec::new();
         let mut senders = Vec::new();
@@ -205,7 +210,8 @@ impl Sockets {
         self.sockets.iter().map(|socket| (socket.link, socket.queue, socket.statistics(&self.copy)))
     }
 
-    /// Takes up to `room` packets ([`BURST`] at most) from the sockets in turn, each time beginning with another one.
+    /// Takes packets with up to `room` parts ([`BURST`] at most) from the sockets in turn, each time beginning with
+    /// another one.
     pub fn receive(&mut self, room: usize, mut take: impl FnMut(LinkId, Frame)) {
         let mut room = room.min(BURST);
         let count = self.sockets.len();
@@ -219,8 +225,9 @@ impl Sockets {
         }
     }
 
-    /// Queues a frame for the next [`Self::flush`]. Returns it if there is no such link, if the link is down or if its
-    /// ring is full. Frames that were in the ring when the link went down are sent once it is up again.
+    /// Queues a frame for the next [`Self::flush`]. Returns it if there is no such link, if the link is down, or if its
+    /// ring has no room for the whole packet. Frames that were in the ring when the link went down are sent once it is
+    /// up again.
     pub fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         let Some(&sender) = self.senders.get(usize::from(link.0)) else { return Err(frame) };
         self.sockets[sender].queue(&mut self.pool, frame)

@@ -306,6 +306,26 @@ pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(cookie)
 }
 
+/// The flag of a socket whose packets may have several descriptors (linux/if_xdp.h: `XDP_USE_SG`, since 6.6).
+pub(super) const SEVERAL_BUFFERS: u16 = 1 << 4;
+
+/// Whether the kernel knows [`SEVERAL_BUFFERS`]. A socket is bound to no interface with this flag: a kernel that does
+/// not know the flag refuses it before it looks for the interface (net/xdp/xsk.c, `xsk_bind`).
+pub(super) fn passes_several_buffers() -> io::Result<bool> {
+    let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: SEVERAL_BUFFERS,
+        sxdp_ifindex: 0,
+        sxdp_queue_id: 0,
+        sxdp_shared_umem_fd: 0,
+    };
+    let (start, size) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
+    // SAFETY: the kernel reads `address`, and `size` is its length.
+    let bound = check(unsafe { libc::bind(socket.as_raw_fd(), start, size) });
+    Ok(bound.err().is_some_and(|error| error.raw_os_error() != Some(libc::EINVAL)))
+}
+
 /// The kernel's index of an interface of this thread's network namespace.
 pub(super) fn index_of(interface: &str) -> io::Result<u32> {
     let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;

@@ -41,7 +41,7 @@ pub(super) fn layout(mtu: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
     FrameLayout {
         frame_size_bytes: frame_size_bytes(mtu),
         headroom_bytes: HEADROOM_BYTES,
-        frames: frames(queues, sizes),
+        frames: frames(mtu, queues, sizes),
     }
 }
 
@@ -54,14 +54,16 @@ fn bytes(layout: FrameLayout) -> u64 {
     u64::from(layout.frames) * u64::from(layout.frame_size_bytes)
 }
 
-/// The size of a frame for packets of up to `mtu` bytes.
+/// The size of a frame for packets of up to `mtu` bytes, or for their parts. A frame is no larger than a page; with
+/// whole pages a packet of 9000 bytes has three parts, with halves it would have six.
 pub(super) fn frame_size_bytes(mtu: u32) -> u32 {
     let small = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= SMALL_FRAME_BYTES;
     if small { SMALL_FRAME_BYTES } else { LARGE_FRAME_BYTES }
 }
 
-fn frames(queues: usize, sizes: RingSizes) -> u32 {
-    queues as u32 * (sizes.receive + sizes.transmit) + RESERVE
+fn frames(mtu: u32, queues: usize, sizes: RingSizes) -> u32 {
+    let parts = (mtu + LINK_HEADER_BYTES).div_ceil(frame_size_bytes(mtu) - HEADROOM_BYTES);
+    queues as u32 * (sizes.receive + sizes.transmit) + PIPELINE + KEPT * parts
 }
 
 /// Why packet memory could not be made.
@@ -264,6 +266,22 @@ const LINK_HEADER_BYTES: u32 = 22;
 /// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
 const SMALL_FRAME_BYTES: u32 = 2048;
 const LARGE_FRAME_BYTES: u32 = 4096;
-/// Frames for the pipeline: the burst that it processes, frames that it holds back, frames that the director
-/// originates. While it uses at most three bursts of them, every fill ring can be refilled, whatever the TX rings hold.
-const RESERVE: u32 = (4 * BURST + HELD + WAITING) as u32;
+/// Frames for the pipeline: the burst that it processes, and frames that the director originates. While it uses at most
+/// three bursts of them, every fill ring can be refilled, whatever the TX rings hold.
+const PIPELINE: u32 = 4 * BURST as u32;
+/// The most packets that the pipeline holds back.
+const KEPT: u32 = (HELD + WAITING) as u32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_memory_grows_with_the_parts_of_the_packets_that_are_held_back() {
+        let sizes = RingSizes::default();
+        let kept = (4096 + 512) * 2 + 4 * 64;
+        assert_eq!(umem_bytes(1500, 2, sizes), (kept + 320) * 2048);
+        assert_eq!(umem_bytes(3498, 2, sizes), (kept + 320) * 4096);
+        assert_eq!(umem_bytes(9000, 2, sizes), (kept + 3 * 320) * 4096);
+    }
+}

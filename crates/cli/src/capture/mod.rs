@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_dataplane::verdict::DropReason;
 use xvs_model::protocol::client::{Failure, Stopper, default_socket};
-use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed};
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed, SNAP_BYTES};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
@@ -64,8 +64,8 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// Keep at most this many bytes of each frame
-    #[arg(long, value_name = "BYTES", default_value_t = LARGEST_FRAME as u32,
-          value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "BYTES", default_value_t = SNAP_BYTES as u32,
+          value_parser = clap::value_parser!(u32).range(1..=LARGEST_FRAME as i64))]
     snaplen: u32,
 }
 

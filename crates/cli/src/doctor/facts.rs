@@ -26,6 +26,8 @@ use crate::doctor::finding::Finding;
 pub(super) struct Facts {
     /// The kernel's version.
     pub kernel: String,
+    /// The largest MTU that its AF_XDP takes, if it limits it.
+    pub mtu_limit: Option<u32>,
     /// How many cores this process may use.
     pub cores: usize,
     /// Limits on locked memory, and huge pages.

@@ -58,6 +58,7 @@ pub(super) struct Asked {
 pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
     let mut facts = Facts {
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+        mtu_limit: xvs_xdp::mtu_limit().unwrap_or_default(),
         cores: cores_available(),
         memory: memory(),
         kernel_services: kernel_services(&text("/proc/net/ip_vs")),

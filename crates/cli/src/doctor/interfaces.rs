@@ -6,7 +6,7 @@ use xvs_host::instance::socket_of;
 use xvs_model::protocol::client::default_socket;
 use xvs_xdp::device::{Device, Owner, Program};
 use xvs_xdp::tap::is_director_tap;
-use xvs_xdp::{MAX_MTU, Mode, leaves_checksums};
+use xvs_xdp::{Mode, leaves_checksums};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Mend};
@@ -50,10 +50,13 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         let found =
             "it is a TAP of xvsd, by which it passes packets to the kernel; name an interface of a network";
         Finding::fail("interface", name, found)
-    } else if device.mtu > MAX_MTU {
-        let found =
-            format!("its MTU of {} admits packets that do not fit into one frame of {MAX_MTU}", device.mtu);
-        Finding::fail("interface", name, found).mend(format!("ip link set dev {name} mtu {MAX_MTU}"))
+    } else if let Some(limit) = facts.mtu_limit.filter(|limit| device.mtu > *limit) {
+        let found = format!(
+            "its MTU of {} admits packets of several buffers, which this kernel does not pass to AF_XDP: Linux 6.6 \
+             and later do",
+            device.mtu
+        );
+        Finding::fail("interface", name, found).mend(format!("ip link set dev {name} mtu {limit}"))
     } else if !up {
         let found = "it is down, or has no carrier (then check its cable, or its other end)";
         Finding::fail("interface", name, found).mend(format!("ip link set dev {name} up"))
@@ -284,6 +287,16 @@ mod tests {
         facts.interfaces[0].device = Err("No such device".to_owned());
         let found = all(&facts).remove(0);
         assert_eq!((found.level, found.found.as_str()), (Level::Fail, "No such device; there are wan, lan"));
+    }
+
+    #[test]
+    fn an_mtu_of_several_buffers_fails_on_a_kernel_that_does_not_pass_them_to_af_xdp() {
+        let of = |mtu_limit, mtu| {
+            complaints(&Facts { mtu_limit, ..changed(facts(), |_, device| device.mtu = mtu) })
+        };
+        assert_eq!(of(None, 9000), [""; 0]);
+        assert_eq!(of(Some(3498), 3498), [""; 0]);
+        assert_eq!(of(Some(3498), 3499), ["fail interface wan: ip link set dev wan mtu 3498"]);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use xvs_host::reserved_ports;
 use xvs_proto::Protocol;
 use xvs_proto::network::Link;
 use xvs_sched::{ForwardingMethod, ServiceKey};
-use xvs_xdp::MAX_MTU;
 
 use crate::doctor::addresses;
 use crate::doctor::facts::{Facts, Server, Service};
@@ -141,7 +140,7 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
         let name = &egress.link(link)?.name;
         match clients + overhead {
             // All links on the path must take packets of this size.
-            wanted if learnt.is_none() && wanted <= MAX_MTU => {
+            wanted if learnt.is_none() && facts.mtu_limit.is_none_or(|limit| wanted <= limit) => {
                 finding.mend(format!("ip link set dev {name} mtu {wanted}"))
             }
             _ => finding,

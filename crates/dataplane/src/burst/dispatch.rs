@@ -12,7 +12,7 @@ use super::flows::Flows;
 use super::framed_packet::FramedPacket;
 use super::record::{Decided, Step};
 use super::transmit::Transmitter;
-use crate::port::{Port, Received};
+use crate::port::{Port, Received, write_back};
 use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
 use crate::slow_path::icmp_originate::IcmpError;
 use crate::slow_path::reassembly::Reassembly;
@@ -49,34 +49,53 @@ impl Dispatch<'_> {
             Decided::Forwarded(link) => return self.transmitter.forward(received, link, port),
             Decided::General(step) => step,
         };
-        match class {
-            // The sender gets no ICMP error.
-            Class::Decided(verdict) => self.transmitter.carry_out(received, *verdict, port),
-            Class::Flow(packet) => self.packet(received, packet, *hash, *verdict, port),
-            Class::Fragment(packet) => self.fragment(received, packet, process, port),
-            Class::Error(packet) => self.error(received, packet, connect, port),
+        let mut received = received;
+        if let Some(surplus) = received.frame.split_surplus() {
+            port.recycle(surplus);
         }
+        let verdict = match class {
+            // The sender gets no ICMP error.
+            Class::Decided(verdict) => *verdict,
+            Class::Flow(packet) => self.packet(&received, packet, *hash, *verdict, port),
+            Class::Error(packet) => self.error(&mut received, packet, connect, port),
+            Class::Fragment(packet) => return self.fragment(received, packet, process, port),
+            Class::Chain => unreachable!("its parts were joined before"),
+        };
+        self.transmitter.carry_out(received, verdict, port);
     }
 
-    /// Carries out the verdict on a packet. The sender of a dropped one may get an ICMP error.
+    /// Sends an ICMP error to the sender of a packet whose verdict requires one. Returns the verdict.
     fn packet(
         &mut self,
-        received: Received,
+        received: &Received,
         packet: &Packet,
         hash: u64,
         verdict: Verdict,
         port: &mut impl Port,
-    ) {
+    ) -> Verdict {
         if let Some(error) = IcmpError::of(packet, &received.frame, received.link, verdict) {
             self.reply(error, hash, port);
         }
-        self.transmitter.carry_out(received, verdict, port);
+        verdict
     }
 
     /// Processes an ICMP error about another packet.
-    fn error(&mut self, mut received: Received, packet: &Packet, connect: Connect, port: &mut impl Port) {
-        let Received { link, frame } = &mut received;
-        let verdict = match icmp_error::process(self.flows, frame, *link, packet, connect, self.at) {
+    fn error(
+        &mut self,
+        received: &mut Received,
+        packet: &Packet,
+        connect: Connect,
+        port: &mut impl Port,
+    ) -> Verdict {
+        let Received { link, frame } = received;
+        if let Some(whole) = frame.is_chain().then(|| self.reassembly.join(frame)).flatten() {
+            let mut joined = Received { link: *link, frame: whole };
+            let verdict = self.error(&mut joined, packet, connect, port);
+            let fits = write_back(&joined.frame, frame);
+            self.reassembly.put_back(joined.frame);
+            return if fits { verdict } else { Verdict::Drop(DropReason::NoHeadroom) };
+        }
+        match icmp_error::process(self.flows, frame, *link, packet, connect, self.at) {
             ErrorAction::Verdict(verdict) => verdict,
             ErrorAction::Relay(relay) => {
                 let error = relay.icmp_error(frame, *link);
@@ -85,8 +104,7 @@ impl Dispatch<'_> {
                 }
                 Verdict::Consumed
             }
-        };
-        self.transmitter.carry_out(received, verdict, port);
+        }
     }
 
     /// Sends resets to the senders of packets whose connections are to be reset.

@@ -3,7 +3,9 @@
 //! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Most packets are
 //! plain ([`Plain`]), belong to a connection and do not change its state: they go the short way, for which a few words
 //! in an array suffice (`burst/steady.rs`). All others are classified and go the general way, which can do everything
-//! that the short one does. Nothing allocates after [`Burst::new`].
+//! that the short one does. A packet in several parts goes the short way by its first part. On the general way its
+//! parts are joined in one buffer, so that every stage sees the whole packet, and the result is written back: that
+//! costs two copies of the packet. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
 use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol, tcp};
@@ -15,10 +17,10 @@ use super::flows::Flows;
 use super::framed_packet::FramedPacket;
 use super::steady::{PlainPacket, Steady};
 use crate::conn::{Candidate, ConnId, Direction};
-use crate::port::{Port, Received};
+use crate::port::{Port, Received, write_back};
 use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::{DestinationId, Snapshot};
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 /// The frames of the present burst.
 pub struct Burst {
@@ -136,7 +138,8 @@ impl Burst {
             }
             let bytes = received.frame.bytes();
             let is_plain = addressed.is_some_and(|(to, partial)| {
-                record.plain.read(bytes, to) && !(partial && record.plain.may_be_partial(bytes))
+                record.plain.read(bytes, received.frame.len(), to)
+                    && !(partial && record.plain.may_be_partial(bytes))
             }) && serves[record.plain.family as usize]
                 && !record.plain.flags.has(tcp::Flags::SYN);
             if is_plain {
@@ -200,6 +203,7 @@ impl Burst {
     pub(crate) fn forward(
         &mut self,
         flows: &mut Flows,
+        reassembly: &mut Reassembly,
         at: Context<'_>,
         process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
     ) {
@@ -226,10 +230,10 @@ impl Burst {
                 }
             };
             record.way = Way::General(number);
-            let Step { class, hash, verdict } = &mut self.steps[usize::from(number)];
-            if let Class::Flow(packet) = class {
-                let Received { link, frame } = received;
-                *verdict = process(flows, FramedPacket { frame, link: *link, packet, hash: *hash }, at);
+            let step = &mut self.steps[usize::from(number)];
+            match step.class {
+                Class::Chain => *step = Step::of_joined(received, reassembly, flows, at, &process),
+                _ => step.process(received, flows, at, &process),
             }
         }
         steady.end(flows);
@@ -257,15 +261,58 @@ impl Step {
         flows: &Flows,
         snapshot: &Snapshot,
     ) -> Self {
-        let class = classify(frame, *link, snapshot, &flows.counters);
+        let class = match frame.is_chain() {
+            true => Class::Chain,
+            false => classify(frame, *link, snapshot, &flows.counters),
+        };
         let (hash, verdict) = match class {
             Class::Flow(packet) => {
                 (hash.unwrap_or_else(|| flows.hash(&packet.connection_key())), Verdict::PassToKernel)
             }
             Class::Decided(verdict) => (0, verdict),
-            Class::Fragment(_) | Class::Error(_) => (0, Verdict::Held),
+            Class::Fragment(_) | Class::Error(_) | Class::Chain => (0, Verdict::Held),
         };
         Self { class, hash, verdict }
+    }
+
+    /// Classifies and processes a frame by the joined bytes of its parts, and writes them back.
+    // Not inlined, so that the path of other packets is short.
+    #[inline(never)]
+    fn of_joined(
+        received: &mut Received,
+        reassembly: &mut Reassembly,
+        flows: &mut Flows,
+        at: Context<'_>,
+        process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
+    ) -> Self {
+        let no_room = Verdict::Drop(DropReason::NoHeadroom);
+        let Some(frame) = reassembly.join(&received.frame) else {
+            debug_assert!(false, "the buffer is free between packets, and holds any packet");
+            return Self { class: Class::Decided(no_room), hash: 0, verdict: no_room };
+        };
+        let mut whole = Received { link: received.link, frame };
+        let mut step = Self::of(&mut whole, None, flows, at.snapshot);
+        step.process(&mut whole, flows, at, process);
+        if !write_back(&whole.frame, &mut received.frame) {
+            step.verdict = no_room;
+        }
+        reassembly.put_back(whole.frame);
+        step
+    }
+
+    /// Processes a packet whose connection or service is looked up.
+    #[inline(always)]
+    fn process(
+        &mut self,
+        received: &mut Received,
+        flows: &mut Flows,
+        at: Context<'_>,
+        process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
+    ) {
+        if let Class::Flow(packet) = &self.class {
+            let Received { link, frame } = received;
+            self.verdict = process(flows, FramedPacket { frame, link: *link, packet, hash: self.hash }, at);
+        }
     }
 }
 

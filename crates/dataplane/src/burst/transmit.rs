@@ -168,7 +168,7 @@ impl Transmitter {
     /// Sends a packet in fragments of at most `limit` bytes, each in its own frame: all or none.
     pub fn send_copies(
         &mut self,
-        packet: &[u8],
+        packet: &Frame,
         link: LinkId,
         limit: usize,
         port: &mut impl Port,
@@ -189,10 +189,10 @@ impl Transmitter {
         mtu: u32,
         port: &mut impl Port,
     ) -> Result<Verdict, Frame> {
-        let Some(plan) = Fragmentation::of(frame.bytes(), mtu as usize, &mut self.ids) else {
+        let Some(plan) = Fragmentation::of(&frame, mtu as usize, &mut self.ids) else {
             return Err(frame);
         };
-        if !self.copy_fragments(plan, frame.bytes(), 1, port) {
+        if !self.copy_fragments(plan, &frame, 1, port) {
             return Err(frame);
         }
         if !plan.keep_first(&mut frame) {
@@ -208,7 +208,7 @@ impl Transmitter {
     fn copy_fragments(
         &mut self,
         plan: Fragmentation,
-        packet: &[u8],
+        packet: &Frame,
         from: usize,
         port: &mut impl Port,
     ) -> bool {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use xvs_proto::LinkId;
-use xvs_xdp::{BURST, WAITING};
+use xvs_xdp::{BURST, Frame, WAITING};
 
 use super::filter::{Filter, Judged};
 use crate::counters::Counter;
@@ -89,11 +89,11 @@ impl Record {
         &self.bytes[..self.kept]
     }
 
-    pub(super) fn copy(&mut self, nanoseconds: u64, link: LinkId, direction: FrameDirection, frame: &[u8]) {
+    pub(super) fn copy(&mut self, nanoseconds: u64, link: LinkId, direction: FrameDirection, frame: &Frame) {
         (self.nanoseconds, self.link, self.direction, self.length) =
             (nanoseconds, link, direction, frame.len());
         self.kept = frame.len().min(self.bytes.len());
-        self.bytes[..self.kept].copy_from_slice(&frame[..self.kept]);
+        frame.read(0, &mut self.bytes[..self.kept]);
     }
 }
 

@@ -100,7 +100,7 @@ impl<'a, P: Port> Watched<'a, P> {
         if self.is_current(frame) {
             return;
         }
-        let subject = Subject::of(frame.bytes(), None);
+        let subject = Subject::of(frame, None);
         for Watching { capture, lane } in self.watches.iter_mut().flatten() {
             let lane = &mut **lane;
             lane.packets += 1;
@@ -109,7 +109,7 @@ impl<'a, P: Port> Watched<'a, P> {
             let wanted = capture.filter.fate.takes(verdict) && (was_wanted || is_wanted());
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
-                    record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame.bytes());
+                    record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame);
                     lane.push(record, verdict);
                 }
                 None => capture.count_missed(self.worker, link, u64::from(wanted)),
@@ -134,7 +134,7 @@ impl<'a, P: Port> Watched<'a, P> {
             }
             *record = lane.take();
             match record {
-                Some(record) => record.copy(self.nanoseconds, link, FrameDirection::Out, frame.bytes()),
+                Some(record) => record.copy(self.nanoseconds, link, FrameDirection::Out, &frame),
                 None => capture.count_missed(self.worker, link, 1),
             }
         }
@@ -156,7 +156,7 @@ impl Watching<'_> {
         originated: bool,
         nanoseconds: u64,
         link: LinkId,
-        frame: &[u8],
+        frame: &Frame,
     ) -> Copied {
         let lane = &mut *self.lane;
         let wanted = match lane.seen.get(place) {
@@ -186,7 +186,7 @@ impl<P: Port> Watch for Watched<'_, P> {
         let asks = self.watches.iter().flatten().any(|watch| watch.capture.filter.asks_for_ends());
         for (place, Received { link, frame }) in burst.iter().enumerate() {
             self.numbers[place] = frame.number();
-            let subject = asks.then(|| Subject::of(frame.bytes(), Some(flows)));
+            let subject = asks.then(|| Subject::of(frame, Some(flows)));
             for Watching { capture, lane } in self.watches.iter_mut().flatten() {
                 let lane = &mut **lane;
                 let judged = capture.filter.judge(*link, subject.as_ref(), self.snapshot);
@@ -195,7 +195,7 @@ impl<P: Port> Watch for Watched<'_, P> {
                     seen.record = lane.take();
                     let direction = if place < copies { FrameDirection::Earlier } else { FrameDirection::In };
                     match &mut seen.record {
-                        Some(record) => record.copy(self.nanoseconds, *link, direction, frame.bytes()),
+                        Some(record) => record.copy(self.nanoseconds, *link, direction, frame),
                         None => seen.lost += 1,
                     }
                 }
@@ -249,7 +249,7 @@ impl<P: Port> Port for Watched<'_, P> {
         let mut copied = [Copied::No; MOST];
         for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {
             let Some(watch) = watch else { continue };
-            *copied = watch.copy(place, originated, self.nanoseconds, link, frame.bytes());
+            *copied = watch.copy(place, originated, self.nanoseconds, link, &frame);
         }
         let sent = self.port.transmit(link, frame);
         for (watch, copied) in self.watches.iter_mut().zip(copied) {

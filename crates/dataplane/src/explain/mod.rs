@@ -148,8 +148,8 @@ impl Caveat {
 /// The largest explained frame, in bytes: larger than the MTU of any interface that receives packets of services.
 pub const FRAME_BYTES: usize = (LAYOUT.frame_size_bytes - LAYOUT.headroom_bytes) as usize;
 
-/// Frames as AF_XDP has them, enough for a packet and all its fragments.
-const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 4096, headroom_bytes: 256, frames: 256 };
+/// Frames that hold any packet of the usual MTUs in one part, enough for a packet and all its fragments.
+const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 16 << 10, headroom_bytes: 256, frames: 256 };
 /// The most runs of the stages: FULLNAT tries so many local ports, and one more run finds no further miss.
 const RUNS: usize = 80;
 

@@ -13,7 +13,8 @@ use crate::snapshot::Snapshot;
 /// The reason as a sentence. `met` is the packet's direction in its connection, if it has one.
 pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> &'static str {
     match &run.class {
-        Class::Decided(_) => untouched(run, snapshot),
+        // An explained frame has one part.
+        Class::Decided(_) | Class::Chain => untouched(run, snapshot),
         Class::Fragment(_) => "no service matches its datagram",
         Class::Error(_) => match (run.quote(), met) {
             (None, _) => "it is an ICMP error whose quoted packet is too short to identify a connection",

@@ -17,6 +17,9 @@ pub struct Bytes {
     pub frame: Vec<u8>,
 }
 
+/// How many bytes of a frame its first part has.
+pub type FirstPart = fn(&[u8]) -> usize;
+
 /// An in-memory [`Port`] over a frame pool of its own.
 pub struct MemoryPort {
     pool: FramePool,
@@ -24,10 +27,12 @@ pub struct MemoryPort {
     transmitted: Vec<Bytes>,
     passed: Vec<Bytes>,
     links: u16,
+    /// Where injected frames are divided; `None`: where a slot ends.
+    first_part: Option<FirstPart>,
 }
 
 impl MemoryPort {
-    /// A port with this many links. Its frames are no larger than `layout` permits.
+    /// A port with this many links. Frames that are larger than a slot of `layout` arrive in parts.
     pub fn new(layout: FrameLayout, links: u16) -> Self {
         Self {
             pool: FramePool::in_memory(layout),
@@ -35,6 +40,7 @@ impl MemoryPort {
             transmitted: Vec::new(),
             passed: Vec::new(),
             links,
+            first_part: None,
         }
     }
 
@@ -51,15 +57,31 @@ impl MemoryPort {
         self.links = links;
     }
 
-    /// Injects a frame. `false` if it does not fit a slot or the pool is empty.
+    /// Lets frames that are injected from now on arrive in parts.
+    pub fn set_first_part(&mut self, bytes: FirstPart) {
+        self.first_part = Some(bytes);
+    }
+
+    /// Injects a frame. `false` if it is larger than any packet or the pool is empty.
     #[must_use]
     pub fn inject(&mut self, link: LinkId, bytes: &[u8]) -> bool {
-        let Some(mut frame) = self.pool.take() else { return false };
-        if !frame.resize(bytes.len()) {
-            self.pool.put(frame);
-            return false;
+        let first = self.first_part.map_or(bytes.len(), |first| first(bytes).min(bytes.len()));
+        let Some(mut frame) = self.allocate_packet(first) else { return false };
+        if first < bytes.len() {
+            let rest = self.allocate_packet(bytes.len() - first);
+            let is_whole = rest.is_some_and(|rest| match frame.append(rest) {
+                Ok(()) => true,
+                Err(rest) => {
+                    self.pool.put(rest);
+                    false
+                }
+            });
+            if !is_whole {
+                self.pool.put(frame);
+                return false;
+            }
         }
-        frame.bytes_mut().copy_from_slice(bytes);
+        frame.write(|at, part| part.copy_from_slice(&bytes[at..][..part.len()]));
         self.incoming.push_back(Received { link, frame });
         true
     }
@@ -85,13 +107,13 @@ impl Port for MemoryPort {
         if link.0 >= self.links {
             return Err(frame);
         }
-        self.transmitted.push(Bytes { link, frame: frame.bytes().to_vec() });
+        self.transmitted.push(Bytes { link, frame: bytes_of(&frame) });
         self.pool.put(frame);
         Ok(())
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.passed.push(Bytes { link, frame: frame.bytes().to_vec() });
+        self.passed.push(Bytes { link, frame: bytes_of(&frame) });
         self.pool.put(frame);
         Ok(())
     }
@@ -113,4 +135,9 @@ impl Port for MemoryPort {
     fn census(&self) -> Census {
         self.pool.census()
     }
+}
+
+/// The bytes of a frame, from all its parts.
+fn bytes_of(frame: &Frame) -> Vec<u8> {
+    frame.parts().flatten().copied().collect()
 }

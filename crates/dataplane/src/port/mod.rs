@@ -61,6 +61,26 @@ pub trait Port {
     /// An empty frame for a packet that the director originates; `None` if all are in use.
     fn allocate(&mut self) -> Option<Frame>;
 
+    /// Frames for a packet of this length, which is a chain if it does not fit one; its content is undefined.
+    fn allocate_packet(&mut self, len: usize) -> Option<Frame> {
+        let mut packet = self.allocate()?;
+        while !packet.spread(len) {
+            let refused = match self.allocate() {
+                Some(frame) => packet.append(frame).err(),
+                None => {
+                    self.recycle(packet);
+                    return None;
+                }
+            };
+            if let Some(frame) = refused {
+                self.recycle(frame);
+                self.recycle(packet);
+                return None;
+            }
+        }
+        Some(packet)
+    }
+
     /// Takes back a frame that is not sent.
     fn recycle(&mut self, frame: Frame);
 
@@ -85,4 +105,14 @@ pub trait Port {
     fn kernel_drops(&self) -> KernelDrops {
         KernelDrops::default()
     }
+}
+
+/// Writes a packet over another one, in its slots. Outer headers take headroom. Returns `false` if there is not enough.
+pub(crate) fn write_back(whole: &Frame, to: &mut Frame) -> bool {
+    let more = whole.len().saturating_sub(to.len());
+    let fits = to.grow_front(more) && to.spread(whole.len());
+    if fits {
+        to.write(|at, part| whole.read(at, part));
+    }
+    fits
 }

@@ -80,7 +80,7 @@ impl Port for XdpPort {
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         let Some(reinjector) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
-        match reinjector.inject(frame.bytes()) {
+        match reinjector.inject(&frame) {
             Ok(()) => {
                 self.sockets.pool().put(frame);
                 Ok(())

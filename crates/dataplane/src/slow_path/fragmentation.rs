@@ -54,20 +54,15 @@ impl Fragmentation {
     /// cannot be divided.
     ///
     /// `ids` gives an identification if the packet has none.
-    pub fn of(frame: &[u8], limit: usize, ids: &mut Identification) -> Option<Self> {
-        let network = ethernet::HEADER_LEN;
-        if frame.len() <= network + limit {
-            return Some(Self {
-                marking: Marking::Whole,
-                header: frame.len(),
-                per_fragment: UNIT,
-                payload: 0,
-            });
+    pub fn of(packet: &Frame, limit: usize, ids: &mut Identification) -> Option<Self> {
+        let (network, len, frame) = (ethernet::HEADER_LEN, packet.len(), packet.bytes());
+        if len <= network + limit {
+            return Some(Self { marking: Marking::Whole, header: 0, per_fragment: len.max(1), payload: len });
         }
         let ethertype = u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]);
         let (marking, header, extra) = match ethertype {
             ethernet::TYPE_IPV4 => {
-                let view = Ipv4::parse(frame.get(network..)?).ok()?;
+                let view = Ipv4::quoted(frame.get(network..)?).ok()?;
                 let word = view.flags_and_offset();
                 if word & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0 {
                     return None;
@@ -80,13 +75,13 @@ impl Fragmentation {
             }
             ethernet::TYPE_IPV6 => {
                 let (named_at, end) = unfragmentable(frame, network)?;
-                let view = Ipv6::parse(&frame[network..]).ok()?;
+                let view = Ipv6::quoted(&frame[network..]).ok()?;
                 let id = ids.take_between(view.source().into(), view.dest().into());
                 (Marking::V6 { named_at, next: *frame.get(named_at)?, id }, end, ipv6::FRAGMENT_HEADER_LEN)
             }
             _ => return None,
         };
-        let payload = frame.len().checked_sub(header)?;
+        let payload = len.checked_sub(header).filter(|_| header <= frame.len())?;
         let per_fragment = limit.checked_sub(header - network + extra)? / UNIT * UNIT;
         (per_fragment > 0).then_some(Self { marking, header, per_fragment, payload })
     }
@@ -96,19 +91,23 @@ impl Fragmentation {
         self.payload.div_ceil(self.per_fragment).max(1)
     }
 
-    /// Copies the fragment with this number, counted from 0, into a new frame. `None` if no frame is free or the
-    /// fragment does not fit into one.
-    pub fn copy(&self, whole: &[u8], number: usize, port: &mut impl Port) -> Option<Frame> {
+    /// Copies the fragment with this number, counted from 0, into a new frame. `None` if no frame is free, or the
+    /// headers do not fit into one.
+    pub fn copy(&self, whole: &Frame, number: usize, port: &mut impl Port) -> Option<Frame> {
         let (offset, len) = self.place(number);
-        let mut frame = port.allocate()?;
-        let extra = self.extra();
-        if !frame.resize(self.header + extra + len) {
+        let headers = self.header + self.extra();
+        let mut frame = port.allocate_packet(headers + len)?;
+        if frame.bytes().len() < headers {
             port.recycle(frame);
             return None;
         }
+        frame.write(|at, part| {
+            let skipped = headers.saturating_sub(at).min(part.len());
+            let from = self.header + offset + (at + skipped).saturating_sub(headers);
+            whole.read(from, &mut part[skipped..]);
+        });
         let bytes = frame.bytes_mut();
-        bytes[..self.header].copy_from_slice(&whole[..self.header]);
-        bytes[self.header + extra..].copy_from_slice(&whole[self.header + offset..][..len]);
+        bytes[..self.header].copy_from_slice(&whole.bytes()[..self.header]);
         self.mark(bytes, number);
         Some(frame)
     }
@@ -200,6 +199,7 @@ mod tests {
     use etherparse::defrag::IpDefragPool;
     use proptest::prelude::*;
     use xvs_proto::HashSecret;
+    use xvs_xdp::FrameLayout;
 
     /// A UDP datagram, written by another implementation.
     fn packet(is_v6: bool, data: &[u8]) -> Vec<u8> {
@@ -218,20 +218,27 @@ mod tests {
 
     /// All fragments of a packet. The first one is made in place, or copied as the others are.
     fn fragments(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
-        let mut port = MemoryPort::with_links(1);
-        let plan = Fragmentation::of(whole, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
-        let mut frame = port.allocate().unwrap();
-        assert!(frame.resize(whole.len()));
-        frame.bytes_mut().copy_from_slice(whole);
+        fragments_by(&mut MemoryPort::with_links(1), whole, limit, in_place)
+    }
+
+    fn fragments_by(
+        port: &mut MemoryPort,
+        whole: &[u8],
+        limit: usize,
+        in_place: bool,
+    ) -> Option<Vec<Vec<u8>>> {
+        let mut frame = port.allocate_packet(whole.len()).unwrap();
+        frame.write(|at, part| part.copy_from_slice(&whole[at..][..part.len()]));
+        let plan = Fragmentation::of(&frame, limit, &mut Identification::numbered(HashSecret([3, 5, 7]), 0))?;
         let mut fragments = Vec::new();
         for number in usize::from(in_place)..plan.count() {
-            let fragment = plan.copy(frame.bytes(), number, &mut port).expect("frames enough");
-            fragments.push(fragment.bytes().to_vec());
+            let fragment = plan.copy(&frame, number, port).expect("frames enough");
+            fragments.push(fragment.parts().flatten().copied().collect());
             port.recycle(fragment);
         }
         if in_place {
             assert!(plan.keep_first(&mut frame));
-            fragments.insert(0, frame.bytes().to_vec());
+            fragments.insert(0, frame.parts().flatten().copied().collect());
         }
         port.recycle(frame);
         Some(fragments)
@@ -260,6 +267,21 @@ mod tests {
             }
             let headers = if is_v6 { 54 } else { 34 };
             prop_assert_eq!(&done.expect("all are there").payload[..], &whole[headers..]);
+        }
+    }
+
+    #[test]
+    fn a_packet_in_several_buffers_and_fragments_in_several_buffers_have_the_bytes_of_those_in_one() {
+        let data: Vec<_> = (0..8000_u32).map(|at| (at / 3) as u8).collect();
+        for (is_v6, limit) in [(false, 576), (false, 1500), (false, 4000), (true, 1280), (true, 7000)] {
+            let (whole, mut in_parts) = (packet(is_v6, &data), MemoryPort::with_links(1));
+            let layout = FrameLayout { frame_size_bytes: 1 << 14, headroom_bytes: 256, frames: 32 };
+            for in_place in [false, true] {
+                let parts = fragments_by(&mut in_parts, &whole, limit, in_place).unwrap();
+                let wanted = fragments_by(&mut MemoryPort::new(layout, 1), &whole, limit, in_place).unwrap();
+                assert!(parts.len() > 1 && parts == wanted, "IPv6: {is_v6}, {limit}");
+            }
+            assert_eq!(in_parts.census().out, 0);
         }
     }
 

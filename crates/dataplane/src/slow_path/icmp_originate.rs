@@ -106,7 +106,9 @@ impl<'a> IcmpError<'a> {
         let hop = hop_to(key, snapshot, unresolved)?;
         // The director's own is the one on the link by which the packet was received.
         let source = virtual_address.or_else(|| snapshot.egress.source_for(sender, self.link))?;
-        let offending = &self.frame.bytes()[self.packet.network..self.packet.end];
+        // The first part of a packet in several parts has more bytes than an error quotes.
+        let first = self.frame.bytes();
+        let offending = &first[self.packet.network..self.packet.end.min(first.len())];
         let mut frame = port.allocate()?;
         let fits = frame.resize(match source {
             IpAddr::V4(_) => self.error.length(offending.len()),

@@ -11,9 +11,9 @@
 
 use std::io::{self, IoSlice};
 
-use xvs_xdp::Attached;
 use xvs_xdp::bpf::Object;
 use xvs_xdp::tap::{NAMES, Tap};
+use xvs_xdp::{Attached, Frame};
 
 use crate::steering::marker;
 
@@ -49,7 +49,16 @@ impl Reinjector {
     ///
     /// # Errors
     /// The kernel has no memory for it, or the TAP was taken down.
-    pub fn inject(&self, frame: &[u8]) -> io::Result<()> {
-        self.tap.write(&[IoSlice::new(&self.marker), IoSlice::new(frame)])
+    pub fn inject(&self, frame: &Frame) -> io::Result<()> {
+        let mut parts = [IoSlice::new(&self.marker); 1 + MAX_PARTS];
+        let mut count = 1;
+        for part in frame.parts() {
+            *parts.get_mut(count).ok_or(io::ErrorKind::InvalidInput)? = IoSlice::new(part);
+            count += 1;
+        }
+        self.tap.write(&parts[..count])
     }
 }
+
+/// The most parts of a frame that the kernel delivers: one, and 17 fragments (linux/skbuff.h, `MAX_SKB_FRAGS`).
+const MAX_PARTS: usize = 18;

@@ -69,8 +69,11 @@ impl Testbed {
             run(&format!("nsenter --net=/run/netns/{name} ip link set lo up"));
         }
         run(&format!(
-            "nsenter --net=/run/netns/{client} ip link add c0 {queues} type veth peer name d0 netns {director} {queues}"
+            "nsenter --net=/run/netns/{client} ip link add c0 numrxqueues {count} numtxqueues {} type veth peer name d0 \
+             netns {director} {queues}",
+            count + 1
         ));
+        run(&format!("nsenter --net=/run/netns/{client} ethtool -L c0 tx {count}"));
         run(&format!(
             "nsenter --net=/run/netns/{server} ip link add s0 {queues} type veth peer name d1 netns {director} {queues}"
         ));
@@ -105,10 +108,10 @@ impl Testbed {
         testbed
     }
 
-    /// Makes veth refuse native mode on the director's first interface (packets of its peer would not fit a page), and
-    /// configures the interface so that generic mode is accepted.
+    /// Makes veth refuse native mode on the director's first interface (its peer then has more transmit queues than it
+    /// has receive queues), and configures the interface so that generic mode is accepted.
     pub(crate) fn only_generic_on_d0(&self) {
-        run(&format!("nsenter --net=/run/netns/{} ip link set c0 mtu 9000", self.names[0]));
+        self.on(Host::Client, "ethtool -L c0 tx 2");
         self.on(Host::Director, "ethtool -K d0 gro off rxvlan off");
     }
 

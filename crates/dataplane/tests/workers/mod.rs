@@ -265,6 +265,11 @@ impl Workers {
             let handle = table.handle(number).expect("a handle for each worker");
             let unresolved = Arc::new(Unresolved::new(1));
             let ids = |half| Identification::numbered(*table.secret(), 2 * number + half);
+            let mut port = MemoryPort::with_links(2);
+            if number == 1 {
+                // Its packets are in several buffers, of which the first has some of the headers.
+                port.set_first_part(|_| 44);
+            }
             let flows = Flows::new(number, handle, counters.clone(), total.clone(), ids(0));
             Worker {
                 pipeline: Pipeline::new(
@@ -272,7 +277,7 @@ impl Workers {
                     Transmitter::new(counters.clone(), unresolved, ids(1)),
                     Reassembly::new(number, handoff.clone(), *table.secret()),
                 ),
-                port: MemoryPort::with_links(2),
+                port,
                 counters,
                 snapshot: snapshot.clone(),
                 now: Millis(0),

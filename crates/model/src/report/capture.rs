@@ -6,8 +6,10 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
-/// The largest frame that a port receives, in bytes.
-pub const LARGEST_FRAME: usize = 4096;
+/// The most bytes of a frame that can be captured: all of any usual MTU.
+pub const LARGEST_FRAME: usize = 16 << 10;
+/// The number of bytes that are captured if nothing else is said.
+pub const SNAP_BYTES: usize = 4096;
 
 /// The packets to capture: those that match every given field. And how many bytes of each frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

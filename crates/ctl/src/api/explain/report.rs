@@ -57,7 +57,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
     let egress = &snapshot.egress;
     let packet = match class {
         Class::Flow(packet) | Class::Fragment(packet) | Class::Error(packet) => Some(*packet),
-        Class::Decided(_) => None,
+        Class::Chain | Class::Decided(_) => None,
     };
     let met = explanation.met.as_ref();
     let entry_of = |(origin, copied): &(Origin, Copied)| entry(*origin, copied, now);

@@ -25,7 +25,7 @@ pub(super) fn write<'h>(
         return Err(DropReason::FragmentLength);
     }
     let whole = frame.bytes_mut();
-    whole[..at].copy_from_slice(&first.received.frame.bytes()[..at]);
+    first.received.frame.read(0, &mut whole[..at]);
     let (mut seen, mut largest, mut largest_unfragmentable) = (0, 0, 0);
     if is_v6 {
         Ipv6::edit(&mut whole[network..]).unlink_fragment_header(headers - network);
@@ -33,7 +33,7 @@ pub(super) fn write<'h>(
         whole[network..][ipv6::field::PAYLOAD_LEN].copy_from_slice(&payload_len.to_be_bytes());
     }
     for held in parts {
-        whole[headers + held.part.offset..][..held.part.len].copy_from_slice(held.bytes());
+        held.read(&mut whole[headers + held.part.offset..][..held.part.len]);
         seen |= 1 << (held.part.tos & ipv4::CONGESTION_EXPERIENCED);
         largest = largest.max(held.length());
         if held.part.dont_fragment {

@@ -53,14 +53,15 @@ impl Dispatch<'_> {
 
     /// Sends an ICMP error to the sender of an incomplete datagram, if its first fragment was received (RFC 792).
     fn send_icmp_error(&mut self, reason: DropReason, port: &mut impl Port) {
-        for received in self.reassembly.released().iter() {
-            if let Ok(Parsed::Ip(packet)) = parse(received.frame.bytes())
+        for number in 0..self.reassembly.released().len() {
+            let Some(Received { link, frame }) = self.reassembly.join_released(number) else { continue };
+            if let Ok(Parsed::Ip(packet)) = parse(frame.bytes())
                 && packet.fragment == Fragment::First
-                && let Some(error) =
-                    IcmpError::of(&packet, &received.frame, received.link, Verdict::Drop(reason))
+                && let Some(error) = IcmpError::of(&packet, &frame, link, Verdict::Drop(reason))
             {
                 self.transmitter.send_icmp_error(&error, self.at, port);
             }
+            self.reassembly.put_back(frame);
         }
     }
 
@@ -90,7 +91,7 @@ impl Dispatch<'_> {
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
-        self.reassembly.put_back(datagram);
+        self.reassembly.put_back(datagram.frame);
         verdict
     }
 
@@ -109,7 +110,7 @@ impl Dispatch<'_> {
         let is_outer = bytes.len() > ethernet::HEADER_LEN + length;
         let is_v6 = bytes[ethernet::HEADER_LEN] >> 4 == 6;
         let least = if is_outer && is_v6 { ipv6::MIN_MTU as usize } else { 0 };
-        self.transmitter.send_copies(bytes, link, datagram.largest.max(least).min(mtu), port)
+        self.transmitter.send_copies(&datagram.frame, link, datagram.largest.max(least).min(mtu), port)
     }
 
     /// Decides the verdict on a datagram. If it is dropped, its sender gets an ICMP error.

@@ -1,10 +1,10 @@
 //! A fragment that waits for the others of its datagram.
 
 use std::net::IpAddr;
-use std::ops::Range;
 
 use xvs_proto::flow::HashSecret;
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ipv4, ipv6};
+use xvs_xdp::Frame;
 
 use crate::clock::Millis;
 use crate::port::Received;
@@ -48,8 +48,9 @@ pub(super) struct Part {
 pub(super) const LARGEST: [usize; 2] = [u16::MAX as usize, u16::MAX as usize + ipv6::HEADER_LEN];
 
 impl Held {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.received.frame.bytes()[self.part.range()]
+    /// Copies the part of the datagram that it contains.
+    pub(super) fn read(&self, to: &mut [u8]) {
+        self.received.frame.read(self.part.at, to);
     }
 
     /// The length of the fragment's packet, in bytes.
@@ -69,10 +70,6 @@ impl Key {
 impl Part {
     pub(super) fn end(&self) -> usize {
         self.offset + self.len
-    }
-
-    pub(super) fn range(&self) -> Range<usize> {
-        self.at..self.at + self.len
     }
 
     /// The checks that need no other fragment. Source: RFC 791 §3.2, RFC 8200 §4.5.
@@ -97,8 +94,12 @@ impl Part {
 const UNIT: usize = 8;
 
 /// Reads the fields of a fragment.
-pub(super) fn read(frame: &[u8], packet: &Packet) -> (Key, Part) {
-    let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+pub(super) fn read(frame: &Frame, packet: &Packet) -> (Key, Part) {
+    let word = |at: usize| {
+        let mut word = [0; 2];
+        frame.read(at, &mut word);
+        u16::from_be_bytes(word)
+    };
     let (id, protocol, offset, more, at) = match packet.fragment_header {
         None => {
             let flags = word(packet.network + ipv4::field::FLAGS_OFFSET.start);

@@ -10,7 +10,7 @@
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::LinkId;
-use xvs_xdp::BURST;
+use xvs_xdp::{BURST, Frame};
 
 use crate::shm::atomic::{AtomicU64, Ordering};
 
@@ -20,8 +20,8 @@ const SLOTS: usize = if cfg!(loom) { 2 } else { 1 << 12 };
 const WORKER_BITS: u64 = 0xffff;
 /// One datagram, in a slot's count.
 const ONE: u64 = WORKER_BITS + 1;
-/// The size of the largest frame that a port receives, in bytes.
-const FRAME_BYTES: usize = 4096;
+/// The size of the largest frame that is handed over, in bytes: that of the largest usual MTU, 9216.
+pub(super) const FRAME_BYTES: usize = 9216 + 22;
 
 /// The state of reassembly that all workers share.
 pub struct Handoff {
@@ -96,14 +96,14 @@ impl Handoff {
 
     /// Copies a frame to another worker; `false` if there is no room.
     #[must_use]
-    pub fn send(&self, worker: usize, link: LinkId, frame: &[u8]) -> bool {
+    pub fn send(&self, worker: usize, link: LinkId, frame: &Frame) -> bool {
         if frame.len() > FRAME_BYTES {
             return false;
         }
         let Some(mut handed) = self.spare.pop() else { return false };
         handed.link = link;
         handed.len = frame.len();
-        handed.bytes[..frame.len()].copy_from_slice(frame);
+        frame.read(0, &mut handed.bytes[..frame.len()]);
         self.inboxes[worker].push(handed).map_err(|handed| self.put_back(handed)).is_ok()
     }
 
@@ -131,6 +131,8 @@ impl Handoff {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use xvs_xdp::{FrameLayout, FramePool};
+
     use super::*;
 
     #[test]
@@ -156,8 +158,12 @@ mod tests {
     #[test]
     fn a_queue_holds_one_burst_and_its_frames_are_reused() {
         let handoff = Handoff::new(2);
+        let layout = FrameLayout { frame_size_bytes: 1 << 14, headroom_bytes: 0, frames: 1 };
+        let mut frame = FramePool::in_memory(layout).take().unwrap();
+        assert!(frame.resize(60));
+        frame.bytes_mut().fill(0xa5);
         for _ in 0..3 {
-            let sent = (0..2 * BURST).filter(|_| handoff.send(1, LinkId(4), &[0xa5; 60])).count();
+            let sent = (0..2 * BURST).filter(|_| handoff.send(1, LinkId(4), &frame)).count();
             assert_eq!(sent, BURST);
             let received = std::iter::from_fn(|| handoff.receive(1)).inspect(|frame| {
                 assert_eq!(frame.frame(), (LinkId(4), &[0xa5; 60][..]));
@@ -166,6 +172,6 @@ mod tests {
             assert_eq!(frames.len(), BURST);
             frames.into_iter().for_each(|frame| handoff.put_back(frame));
         }
-        assert!(!handoff.send(1, LinkId(0), &[0; FRAME_BYTES + 1]));
+        assert!(frame.resize(FRAME_BYTES + 1) && !handoff.send(1, LinkId(0), &frame));
     }
 }

@@ -32,7 +32,7 @@ use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD};
 
 use self::coverage::{Coverage, State};
 use self::fragment::{Held, Key, LARGEST, read};
-use self::handoff::Handoff;
+use self::handoff::{FRAME_BYTES, Handoff};
 use crate::clock::Millis;
 use crate::port::{Port, Received};
 use crate::verdict::DropReason;
@@ -53,7 +53,7 @@ pub struct Reassembly {
     held: Vec<Held>,
     /// Fragments that no longer wait, for the caller.
     released: Vec<Received>,
-    /// A pool of one frame, which can hold any datagram.
+    /// A pool of one frame, which can hold any packet.
     room: FramePool,
     /// The time of the last fragment's arrival.
     last: Millis,
@@ -110,15 +110,18 @@ impl Reassembly {
     pub fn receive(&mut self, burst: &mut Vec<Received>, port: &mut impl Port) -> usize {
         let before = burst.len();
         while burst.len() < BURST && self.handoff.has_frames(self.worker) {
-            // Without a free frame they wait in their queue.
-            let Some(mut frame) = port.allocate() else { break };
+            // Without free frames they wait in their queue.
+            let Some(mut frame) = port.allocate_packet(FRAME_BYTES) else { break };
             let Some(handed) = self.handoff.receive(self.worker) else {
                 port.recycle(frame);
                 break;
             };
             let (link, bytes) = handed.frame();
             if frame.resize(bytes.len()) {
-                frame.bytes_mut().copy_from_slice(bytes);
+                frame.write(|at, part| part.copy_from_slice(&bytes[at..][..part.len()]));
+            }
+            if let Some(surplus) = frame.split_surplus() {
+                port.recycle(surplus);
             }
             self.handoff.put_back(handed);
             burst.push(Received { link, frame });
@@ -128,7 +131,7 @@ impl Reassembly {
 
     /// Takes a fragment. Fragments that no longer wait afterwards are in [`Self::released`].
     pub fn take(&mut self, received: Received, packet: &Packet, now: Millis) -> Gathered {
-        let (key, part) = read(received.frame.bytes(), packet);
+        let (key, part) = read(&received.frame, packet);
         if let Err(reason) = part.check(packet.family()) {
             self.released.push(received);
             return Gathered::Refused(reason);
@@ -144,7 +147,7 @@ impl Reassembly {
         if until.is_none() {
             let gatherer = self.handoff.claim(tag, self.worker);
             if gatherer != self.worker {
-                let sent = self.handoff.send(gatherer, received.link, received.frame.bytes());
+                let sent = self.handoff.send(gatherer, received.link, &received.frame);
                 self.released.push(received);
                 return if sent {
                     Gathered::HandedOver
@@ -206,9 +209,21 @@ impl Reassembly {
         self.held.len()
     }
 
-    /// Returns the frame of a datagram.
-    pub fn put_back(&mut self, datagram: Datagram) {
-        self.room.put(datagram.frame);
+    /// Copies a packet of several parts into one frame, which must be returned by [`Self::put_back`]. `None`: it is in
+    /// use.
+    pub fn join(&mut self, packet: &Frame) -> Option<Frame> {
+        join(&mut self.room, packet)
+    }
+
+    /// The same for the packet of [`Self::released`] with this number.
+    pub fn join_released(&mut self, number: usize) -> Option<Received> {
+        let Received { link, frame } = self.released.get(number)?;
+        join(&mut self.room, frame).map(|frame| Received { link: *link, frame })
+    }
+
+    /// Returns the frame of a datagram, or of [`Self::join`].
+    pub fn put_back(&mut self, whole: Frame) {
+        self.room.put(whole);
     }
 
     /// The time of the next check if no frame arrives: a datagram times out, or another worker may have received a
@@ -252,6 +267,16 @@ impl Reassembly {
             }
         }
     }
+}
+
+fn join(room: &mut FramePool, packet: &Frame) -> Option<Frame> {
+    let mut whole = room.take()?;
+    if !whole.resize(packet.len()) {
+        room.put(whole);
+        return None;
+    }
+    packet.read(0, whole.bytes_mut());
+    Some(whole)
 }
 
 /// The counts of fragments by address.

@@ -184,7 +184,7 @@ fn a_flood_of_fragments_to_one_address_does_not_end_the_datagrams_to_another() {
     assert!(crowded > 1700, "{crowded}");
     for id in 1..9 {
         let Gathered::Whole(datagram) = bench.take(&half(id, 2, false), 0) else { panic!("{id}") };
-        bench.fragments.put_back(datagram);
+        bench.fragments.put_back(datagram.frame);
     }
 }
 
@@ -211,7 +211,7 @@ fn congestion_of_one_fragment_marks_the_datagram_and_a_mixture_is_refused() {
             Gathered::Whole(datagram) => {
                 let Ok(Parsed::Ip(packet)) = parse(datagram.frame.bytes()) else { panic!("a packet") };
                 assert_eq!(Some(packet.tos), want);
-                bench.fragments.put_back(datagram);
+                bench.fragments.put_back(datagram.frame);
             }
             Gathered::Refused(reason) => assert_eq!((reason, want), (DropReason::FragmentConflict, None)),
             other => panic!("{other:?}"),
@@ -256,6 +256,6 @@ fn an_ipv6_datagram_loses_its_fragment_header_and_keeps_the_others() {
         let whole: Vec<u8> = (0..37).collect();
         assert_eq!(bytes[packet.transport..packet.end], whole);
         assert_eq!(datagram.largest, 40 + extensions.len() + 8 + 32);
-        bench.fragments.put_back(datagram);
+        bench.fragments.put_back(datagram.frame);
     }
 }
