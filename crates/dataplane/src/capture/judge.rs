@@ -7,12 +7,13 @@
 //! parse, and a look-up of the connection if the filter has an address, a port or a service.
 
 use xvs_proto::LinkId;
-use xvs_proto::{Endpoint, Family, FlowKey, Fragment, Packet, Parsed, ethernet, icmp, parse, quoted};
+use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, icmp, quoted};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
 use super::filter::{Filter, Judged};
 use crate::burst::flows::{Description, Flows};
+use crate::port::packet_of;
 use crate::snapshot::Snapshot;
 
 /// A received packet, with the data that filters compare.
@@ -27,28 +28,12 @@ pub(super) struct Subject {
 impl Subject {
     /// Parses a frame, and looks up its connection if `flows` is given.
     pub(super) fn of(frame: &Frame, flows: Option<&Flows>) -> Self {
-        let is_chain = frame.is_chain();
+        let packet = packet_of(frame);
         let frame = frame.bytes();
-        let packet = match parse(frame) {
-            Ok(Parsed::Ip(packet)) => Some(packet),
-            Err(_) if is_chain => first_part(frame),
-            Ok(Parsed::Other) | Err(_) => None,
-        };
         let flow = packet.map(|packet| flow(frame, &packet));
         let connection = flow.zip(flows).and_then(|(flow, flows)| flows.describe(&flow));
         Self { packet, flow, connection }
     }
-}
-
-/// The packet whose first part this is. It is read as an ICMP error's quote is, which may end early, too.
-fn first_part(frame: &[u8]) -> Option<Packet> {
-    let link = ethernet::parse(frame).ok()?;
-    let family = match link.ethertype {
-        ethernet::TYPE_IPV4 => Family::V4,
-        ethernet::TYPE_IPV6 => Family::V6,
-        _ => return None,
-    };
-    quoted(frame, link.payload..frame.len(), family)
 }
 
 /// The flow for the look-up of a packet's connection. For an ICMP error it is that of the quoted packet.

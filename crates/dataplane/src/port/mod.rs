@@ -2,11 +2,11 @@
 //!
 //! [`Port`] is the pipeline's only interface to the outside. [`xdp`] implements it with the queues of all attached
 //! interfaces. [`memory`] implements it without a kernel, for tests, benches and the lab. [`tagged`] wraps either and
-//! handles VLAN tags.
+//! handles VLAN tags and bonds.
 
 use std::time::Duration;
 
-use xvs_proto::LinkId;
+use xvs_proto::{Family, LinkId, Packet, Parsed, ethernet, parse, quoted};
 use xvs_xdp::{Census, Frame};
 
 use crate::verdict::{DropReason, Verdict};
@@ -22,6 +22,25 @@ pub struct Received {
     pub link: LinkId,
     /// The whole frame, from the Ethernet header on.
     pub frame: Frame,
+}
+
+/// The packet of an untagged frame; `None`: another one, or malformed. Of a frame in several parts the first one is
+/// read, as an ICMP error's quote is, which may end early, too.
+pub(crate) fn packet_of(frame: &Frame) -> Option<Packet> {
+    let bytes = frame.bytes();
+    match parse(bytes) {
+        Ok(Parsed::Ip(packet)) => Some(packet),
+        Err(_) if frame.is_chain() => {
+            let link = ethernet::parse(bytes).ok()?;
+            let family = match link.ethertype {
+                ethernet::TYPE_IPV4 => Family::V4,
+                ethernet::TYPE_IPV6 => Family::V6,
+                _ => return None,
+            };
+            quoted(bytes, link.payload..bytes.len(), family)
+        }
+        Ok(Parsed::Other) | Err(_) => None,
+    }
 }
 
 /// Packets that the XDP program steered to a port and that the kernel dropped before the port received them.

@@ -12,10 +12,10 @@
 use std::time::Duration;
 
 use xvs_proto::ethernet::{self, TAG_LEN};
-use xvs_proto::{Endpoint, FlowKey, Fragment, HashSecret, LinkId, Parsed, parse};
+use xvs_proto::{Endpoint, FlowKey, Fragment, HashSecret, LinkId};
 use xvs_xdp::{Census, Frame};
 
-use super::{Port, Received, Woken};
+use super::{Port, Received, Woken, packet_of};
 use crate::egress::Egress;
 
 /// A port, and the links of its tags.
@@ -39,7 +39,7 @@ impl<'a, P: Port> Tagged<'a, P> {
             None => below,
             Some([]) => return Err(frame),
             Some([only]) => *only,
-            Some(members) => members[place(frame.bytes(), members.len())],
+            Some(members) => members[place(&frame, members.len())],
         };
         if let Some((_, vlan)) = tag {
             if !frame.grow_front(TAG_LEN) {
@@ -53,8 +53,8 @@ impl<'a, P: Port> Tagged<'a, P> {
 
 /// The place among so many members of the one that carries the flow of an untagged frame. Fragments have no ports, so
 /// their addresses alone count.
-fn place(frame: &[u8], members: usize) -> usize {
-    let Ok(Parsed::Ip(packet)) = parse(frame) else { return 0 };
+fn place(frame: &Frame, members: usize) -> usize {
+    let Some(packet) = packet_of(frame) else { return 0 };
     let whole = |end: Endpoint| match packet.fragment {
         Fragment::Whole => end,
         _ => Endpoint { port: 0, ..end },
@@ -230,16 +230,25 @@ mod tests {
         bytes
     }
 
+    /// A datagram of the same flow that fills several frames.
+    fn large_datagram(port: u16) -> Vec<u8> {
+        let addresses = ([192, 0, 2, 1], [192, 0, 2, 10]);
+        let ends = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 2, 2], [2, 0, 0, 0, 1, 1]);
+        let mut bytes = Vec::new();
+        ends.ipv4(addresses.0, addresses.1, 64).udp(port, 53).write(&mut bytes, &[0; 8000]).unwrap();
+        bytes
+    }
+
     /// The interfaces by which these frames leave, if they are sent by this link.
     fn sent(egress: &Egress, link: LinkId, frames: &[Vec<u8>]) -> Vec<Bytes> {
         let mut port = MemoryPort::with_links(3);
         let mut tagged = Tagged::new(&mut port, egress);
         for bytes in frames {
-            let mut frame = tagged.allocate().unwrap();
-            assert!(frame.resize(bytes.len()));
-            frame.bytes_mut().copy_from_slice(bytes);
+            let mut frame = tagged.allocate_packet(bytes.len()).unwrap();
+            frame.write(|at, part| part.copy_from_slice(&bytes[at..][..part.len()]));
             if let Err(frame) = tagged.transmit(link, frame) {
-                assert_eq!(frame.bytes(), bytes, "a frame that is not sent is unchanged");
+                let kept: Vec<_> = frame.parts().flatten().copied().collect();
+                assert_eq!(kept, *bytes, "a frame that is not sent is unchanged");
                 tagged.recycle(frame);
             }
         }
@@ -298,6 +307,8 @@ mod tests {
         let of_vlan = sent(&egress, OVER_BOND, &flows);
         assert_eq!(links(&of_vlan), links(&first));
         assert!(of_vlan.iter().all(|bytes| ethernet::vlan(&bytes.frame) == Some(5)));
+        let in_parts: Vec<_> = (1000..1064).map(large_datagram).collect();
+        assert_eq!(links(&sent(&egress, BOND, &in_parts)), links(&first), "the length does not count");
         let fragments: Vec<_> = (1000..1064).map(|port| datagram(port, true)).collect();
         let fragments = links(&sent(&egress, BOND, &fragments));
         assert!(fragments.iter().all(|link| *link == fragments[0]), "ports of fragments do not count");
