@@ -83,25 +83,41 @@ fn packets_are_delivered_locally_once_their_destination_is_an_address_of_the_dir
     cluster.ok(json!({ "link": "taken-over", "mac": "02:00:00:00:08:01", "addresses": address }));
     let ack = Datagram { transport: Transport::Tcp(ACK), ..syn(1000) };
     assert_eq!(cluster.from_client(&ack).verdict, "pass");
-    // NAT would have to rewrite the packet, and the reply would not be translated back.
-    assert_eq!(cluster.from_client(&question).verdict, "drop destination_local");
+    assert_eq!(cluster.from_client(&question).verdict, "pass");
 }
 
 #[test]
-fn nat_to_another_endpoint_of_the_director_is_refused_and_to_the_same_one_it_is_delivered() {
+fn nat_to_any_endpoint_of_the_director_is_delivered_unless_it_is_a_loopback_address() {
+    for here in [format!("{VIP}:80"), format!("{VIP}:8080"), format!("{INSIDE}:80")] {
+        let mut cluster = with_local_vip();
+        cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+        cluster.adm(&format!("-a -t {VIP}:80 -r {here} -m"));
+        for ttl in [64, 1] {
+            let judged = cluster.from_client(&Datagram { ttl, ..syn(1000) });
+            assert_eq!((judged.verdict.as_str(), judged.sent), ("pass", vec![]), "{here}");
+        }
+    }
     let mut cluster = with_local_vip();
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
-    for here in [format!("{VIP}:8080"), format!("{INSIDE}:80")] {
-        let answer = cluster.ask(json!({ "adm": ["-a", "-t", format!("{VIP}:80"), "-r", here, "-m"] }));
-        let message = answer["stderr"].as_str().unwrap_or_default();
-        assert_ne!(answer["exit"], 0);
-        assert!(message.contains(&here) && message.contains("use -g"), "{message}");
-    }
-    cluster.adm(&format!("-a -t {VIP}:80 -r {VIP}:80 -m"));
-    assert_eq!(cluster.from_client(&syn(1000)).verdict, "pass");
     // As under IPVS, which accepts the command.
     cluster.adm(&format!("-a -t {VIP}:80 -r 127.0.0.1:80 -m"));
     assert_eq!(cluster.from_client(&syn(1001)).verdict, "drop destination_local");
+}
+
+#[test]
+fn nat_to_the_director_is_refused_for_services_of_any_port() {
+    let mut cluster = with_local_vip();
+    cluster.adm(&format!("-A -t {VIP}:21 -s rr"));
+    cluster.adm(&format!("-A -t {VIP}:0 -s rr -p 60"));
+    cluster.adm("-A -f 1 -s rr");
+    let services = [["-t", &format!("{VIP}:21"), "21"], ["-t", &format!("{VIP}:0"), "0"], ["-f", "1", "80"]];
+    for [option, service, port] in services {
+        let here = format!("{INSIDE}:{port}");
+        let answer = cluster.ask(json!({ "adm": ["-a", option, service, "-r", here, "-m"] }));
+        let message = answer["stderr"].as_str().unwrap_or_default();
+        assert_ne!(answer["exit"], 0, "{service}");
+        assert!(message.contains(&here) && message.contains("use -g"), "{message}");
+    }
 }
 
 /// An ESP or AH packet of the client's, or to it.

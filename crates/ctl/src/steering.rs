@@ -183,7 +183,7 @@ pub(crate) fn replies_from(
 
 /// Whether a service has connections to more than one port: mark services, port 0, and FTP, whose data connections use
 /// other ports (ipvs-behaviour, section 1.1).
-fn takes_any_port(service: ServiceKey) -> bool {
+pub(crate) fn takes_any_port(service: ServiceKey) -> bool {
     match service {
         ServiceKey::Mark { .. } => true,
         ServiceKey::Address { protocol, endpoint } => {

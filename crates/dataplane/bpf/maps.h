@@ -64,6 +64,9 @@ struct xvs_hold {
  */
 #define XVS_MARKER_SIZE 16
 
+/* The mark of packets that are redirected to a TAP. Other packets that the kernel sends by a TAP are discarded. */
+#define XVS_OWN_MARK 0x78767300
+
 #define XVS_MAX_ENDPOINTS (1 << 18)
 #define XVS_MAX_ADDRESSES (1 << 16)
 #define XVS_MAX_PREFIXES (1 << 14)

@@ -48,7 +48,7 @@ use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::registry::Registry;
 use crate::registry::kept::{Found, Kept};
-use crate::steering::{networks, rules_for};
+use crate::steering::{networks, rules_for, takes_any_port};
 
 mod apply;
 pub mod datapath;
@@ -311,7 +311,7 @@ impl<D: Datapath> Control<D> {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
         }
         self.refuse_broadcast(command)?;
-        self.refuse_local_nat(state, command)
+        self.refuse_wide_local_nat(state, command)
     }
 
     /// Enters an admitted command in the desired state. [`Self::publish`] publishes the snapshot.
@@ -422,16 +422,15 @@ impl<D: Datapath> Control<D> {
         if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
     }
 
-    /// Refuses NAT to an endpoint of the director itself. The kernel delivers the packet to its own stack and sends
-    /// the reply directly: no worker sees the reply, so nothing translates its source back.
-    fn refuse_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+    /// Refuses NAT to any port of the director itself. Replies would be all that it sends from an address.
+    fn refuse_wide_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         let (Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options }) = command
         else {
             return Ok(());
         };
         let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
-        let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
+        let rewrites = options.method == ForwardingMethod::Nat && !unchanged && takes_any_port(*service);
         // Packets to a loopback address are dropped, as under IPVS.
         let is_loopback = endpoint.addr.is_loopback();
         // A destination whose address became local later can still be edited, for example to quiesce it.
@@ -442,7 +441,8 @@ impl<D: Datapath> Control<D> {
         }
         Err(CommandError::NotSupported {
             object: format!("real server {endpoint}"),
-            what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
+            what: "NAT (-m) to the director itself, for a service of a mark, of port 0 or of FTP, is"
+                .to_owned(),
             next: "use -g, and have the server listen at the virtual address".to_owned(),
         })
     }

@@ -19,8 +19,9 @@ use std::thread::JoinHandle;
 
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use xvs_dataplane::port::xdp::{Waker, XdpPort};
+use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
@@ -46,6 +47,8 @@ pub(crate) struct Workers {
     attached: Vec<Attached>,
     /// The TAPs that pass packets to the kernel, in the interfaces' order.
     reinjectors: Vec<Arc<Reinjector>>,
+    /// The redirection of what this machine itself sends, by interface.
+    own: Vec<Option<Redirection>>,
     rings: RingSizes,
     shares: Shares,
     /// Of each worker, also of those not started yet.
@@ -90,12 +93,14 @@ impl Workers {
         let shares = shares(&attached, workers)?;
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
+        let own = attached.iter().map(|_| None).collect();
         let (threads, not_pinned, memory) = (Vec::new(), Vec::new(), Vec::new());
         let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
         let wakers = wakers.map_err(system("a worker's waker"))?;
         Ok(Self {
             attached,
             reinjectors,
+            own,
             rings,
             shares,
             wakers,
@@ -158,12 +163,32 @@ impl Workers {
 
     /// Puts the programs of this process in force again, after a successor has replaced them and failed.
     pub(crate) fn restore_programs(&mut self, steering: &Steering) {
+        self.own.fill_with(|| None);
+        self.redirect_own(steering);
         for attached in &mut self.attached {
             if let Err(error) = steering.restore(attached) {
                 tracing::error!(
                     "{}: the XDP program cannot be put in force again: {error}",
                     attached.interface()
                 );
+            }
+        }
+    }
+
+    /// Redirects what this machine itself sends, as long as it has to be, with these maps.
+    pub(crate) fn redirect_own(&mut self, steering: &Steering) {
+        for (own, reinjector) in self.own.iter_mut().zip(&self.reinjectors) {
+            match (steering.has_own_servers(), own.is_some()) {
+                (true, false) => match Redirection::begin(steering, reinjector.clone()) {
+                    Ok(redirected) => *own = Some(redirected),
+                    Err(error) => tracing::error!(
+                        "real servers on this machine are not reached: {}: the program of traffic control cannot be \
+                         attached ({error}); tried again at the next change",
+                        reinjector.tap()
+                    ),
+                },
+                (false, true) => *own = None,
+                _ => {}
             }
         }
     }
@@ -259,8 +284,9 @@ impl Workers {
             let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
             let copy_mode = sockets.copy_mode().to_string();
             let waker = self.wakers[ports.len()].clone();
-            let port =
-                XdpPort::open(sockets, self.reinjectors.clone(), waker).map_err(system("a worker's port"))?;
+            let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
+            let port = XdpPort::open(sockets, self.reinjectors.clone(), waker, own);
+            let port = port.map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
             let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
             ports.push((port, facts));
@@ -321,6 +347,8 @@ impl Workers {
             }
         }
         self.reinjectors[index] = reinjector;
+        self.own[index] = None;
+        self.redirect_own(steering);
         self.pin(index);
         self.unfit[index] = None;
         if !self.paused {

@@ -126,15 +126,21 @@ impl Datapath for SystemDatapath {
     }
 
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.add(rules)
+        self.steering.add(rules)?;
+        self.workers.redirect_own(&self.steering);
+        Ok(())
     }
 
     fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.subtract(rules)
+        self.steering.subtract(rules)?;
+        self.workers.redirect_own(&self.steering);
+        Ok(())
     }
 
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.set(rules)
+        self.steering.set(rules)?;
+        self.workers.redirect_own(&self.steering);
+        Ok(())
     }
 
     fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {

@@ -27,12 +27,16 @@ pub(crate) struct Marked<'s> {
 /// The verdict on a packet that begins no connection.
 pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
     match_service(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
-        true => Verdict::Drop(DropReason::Unsolicited),
-        false => verdict,
+        true if !link.is_own() => Verdict::Drop(DropReason::Unsolicited),
+        _ => verdict,
     })
 }
 
 fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
+    // A packet that this machine sends to another one begins nothing here.
+    if link.is_own() {
+        return Err(Verdict::PassToKernel);
+    }
     // Such a packet contains nothing that IPVS could read.
     let empty = packet.flow.protocol == Protocol::SCTP && packet.sctp_event.is_none();
     if !empty && !may_begin(packet, &snapshot.settings) {

@@ -82,6 +82,9 @@ impl Port for MemoryPort {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        if link.is_own() {
+            return self.pass_to_kernel(link.wire(), frame);
+        }
         if link.0 >= self.links {
             return Err(frame);
         }
@@ -91,6 +94,9 @@ impl Port for MemoryPort {
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        if link.is_own() {
+            return self.transmit(link.wire(), frame);
+        }
         self.passed.push(Bytes { link, frame: frame.bytes().to_vec() });
         self.pool.put(frame);
         Ok(())

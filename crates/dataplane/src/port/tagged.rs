@@ -27,15 +27,15 @@ impl<'a, P: Port> Tagged<'a, P> {
         Self { port, egress }
     }
 
-    /// Adds the tag of this link, and returns the interface by which the frame leaves. Returns the unchanged frame if
-    /// it has no room for a tag.
+    /// Adds the tag of this link, and returns the interface by which the frame leaves, or its own end for that of a VLAN.
+    /// Returns the unchanged frame if it has no room for a tag.
     fn tag(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
-        let Some((over, vlan)) = self.egress.tag(link) else { return Ok((link, frame)) };
+        let Some((over, vlan)) = self.egress.tag(link.wire()) else { return Ok((link, frame)) };
         if !frame.grow_front(TAG_LEN) {
             return Err(frame);
         }
         ethernet::push_tag(frame.bytes_mut(), vlan);
-        Ok((over, frame))
+        Ok((if link.is_own() { over.own() } else { over }, frame))
     }
 }
 
@@ -43,8 +43,8 @@ impl<'a, P: Port> Tagged<'a, P> {
 #[inline]
 fn untag(received: &mut Received, egress: &Egress) {
     let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
-    if let Some(link) = egress.untagged(received.link, vlan) {
-        received.link = link;
+    if let Some(link) = egress.untagged(received.link.wire(), vlan) {
+        received.link = if received.link.is_own() { link.own() } else { link };
         ethernet::pop_tag(received.frame.bytes_mut());
         received.frame.shrink_front(TAG_LEN);
     }
@@ -60,7 +60,7 @@ impl<P: Port> Port for Tagged<'_, P> {
     #[inline]
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         // Apart, so that a frame without a tag is not moved.
-        match self.egress.tag(link) {
+        match self.egress.tag(link.wire()) {
             None => self.port.transmit(link, frame),
             Some(_) => {
                 let (link, frame) = self.tag(link, frame)?;

@@ -4,6 +4,9 @@
 //! in turn, and leave by the first queue of their interface that the worker owns. The kernel is notified of transmitted
 //! frames by [`Port::flush`]. While it has not taken all of them, [`Port::wait`] returns after a millisecond, so that
 //! the worker flushes again. Nothing is allocated after [`XdpPort::open`].
+//!
+//! One worker also reads what this machine itself sends, while that is redirected to the TAPs: a system call for each
+//! frame, and one for each TAP that is empty, when a wait has found frames, and else at every 32nd burst.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::time::Duration;
 use std::{array, io};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use xvs_proto::LinkId;
+use xvs_proto::{LinkId, ethernet};
 use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
 
 use super::{KernelDrops, Port, Received, Woken};
@@ -21,6 +24,18 @@ use crate::steering::reinject::Reinjector;
 /// The most sockets of one worker.
 pub const MAX_SOCKETS: usize = 63;
 
+/// The number of bursts between two looks at the TAPs of a worker that does not wait.
+const OWN_EVERY: u32 = 32;
+
+/// Whether a port reads what this machine itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnPackets {
+    /// It does; one port of all.
+    Read,
+    /// Another port does.
+    Leave,
+}
+
 /// One worker's port to the wire.
 pub struct XdpPort {
     sockets: Sockets,
@@ -29,22 +44,30 @@ pub struct XdpPort {
     waker: Waker,
     unsent: Unsent,
     counters: Arc<[SocketCounters]>,
+    own: OwnPackets,
+    /// The number of bursts until it looks at the TAPs.
+    own_due: u32,
 }
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits.
+    /// ends its waits. One port of all with these reinjectors reads what this machine sends.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.
-    pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>, waker: Waker) -> io::Result<Self> {
+    pub fn open(
+        sockets: Sockets,
+        to_kernel: Vec<Arc<Reinjector>>,
+        waker: Waker,
+        own: OwnPackets,
+    ) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let counters =
             sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
-        Ok(Self { sockets, to_kernel, waker, unsent: Unsent::Nothing, counters })
+        Ok(Self { sockets, to_kernel, waker, unsent: Unsent::Nothing, counters, own, own_due: 0 })
     }
 
     /// The counters of each socket, for any thread.
@@ -72,13 +95,26 @@ impl Port for XdpPort {
     fn receive(&mut self, burst: &mut Vec<Received>) {
         let room = BURST.saturating_sub(burst.len());
         self.sockets.receive(room, |link, frame| burst.push(Received { link, frame }));
+        if self.own == OwnPackets::Read {
+            match self.own_due {
+                0 => self.receive_own(burst),
+                due => self.own_due = due - 1,
+            }
+        }
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.sockets.transmit(link, frame)
+        // No socket has the machine's own end of a link.
+        self.sockets.transmit(link, frame).or_else(|frame| match link.is_own() {
+            true => self.pass_to_kernel(link.wire(), frame),
+            false => Err(frame),
+        })
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        if link.is_own() {
+            return self.sockets.transmit(link.wire(), frame);
+        }
         let Some(reinjector) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
         match reinjector.inject(frame.bytes()) {
             Ok(()) => {
@@ -109,18 +145,24 @@ impl Port for XdpPort {
         };
         // A limit too long for the kernel is treated as none.
         let timeout = at_most.and_then(|limit| Timespec::try_from(limit).ok());
-        let mut fds = [const { None }; MAX_SOCKETS + 1];
+        // An interface has a socket and a TAP.
+        let mut fds = [const { None }; 2 * MAX_SOCKETS + 1];
         let waker = self.waker.0.as_fd();
+        let own = self.own == OwnPackets::Read;
+        let taps = self.to_kernel.iter().filter(|tap| own && tap.is_read()).map(|tap| tap.as_fd());
         let mut count = 0;
-        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds())) {
+        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds()).chain(taps)) {
             *slot = Some(fd);
             count += 1;
         }
         let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.unwrap_or(waker), PollFlags::IN));
-        match poll(&mut polled[..count], timeout.as_ref()) {
+        let found = poll(&mut polled[..count], timeout.as_ref());
+        let is_woken = !polled[0].revents().is_empty();
+        self.own_due = 0;
+        match found {
             Ok(0) => Woken::TimedOut,
             Ok(_) => {
-                if !polled[0].revents().is_empty() {
+                if is_woken {
                     self.waker.clear();
                 }
                 Woken::Ready
@@ -146,6 +188,33 @@ impl Port for XdpPort {
                 }
             },
         )
+    }
+}
+
+impl XdpPort {
+    /// Appends frames that this machine itself has sent.
+    fn receive_own(&mut self, burst: &mut Vec<Received>) {
+        self.own_due = OWN_EVERY;
+        for (place, tap) in self.to_kernel.iter().enumerate().filter(|(_, tap)| tap.is_read()) {
+            let link = LinkId(place as u16).own();
+            loop {
+                if burst.len() >= BURST {
+                    self.own_due = 0;
+                    return;
+                }
+                let Some(mut frame) = self.sockets.pool().take() else { return };
+                let layout = self.sockets.pool().layout();
+                let fits = frame.resize((layout.frame_size_bytes - layout.headroom_bytes) as usize);
+                let read = if fits { tap.read(frame.bytes_mut()).ok() } else { None };
+                let Some(length) = read.filter(|length| *length >= ethernet::HEADER_LEN) else {
+                    self.sockets.pool().put(frame);
+                    break;
+                };
+                let shorter = frame.resize(length);
+                debug_assert!(shorter, "no more is read than the frame holds");
+                burst.push(Received { link, frame });
+            }
+        }
     }
 }
 

@@ -104,6 +104,19 @@ impl Image {
     }
 }
 
+impl Image {
+    /// Whether this endpoint is a real server behind NAT on this machine, at one port. A virtual endpoint is none: its
+    /// clients know it.
+    pub(super) fn is_own_server(&self, key: &EndpointKey) -> bool {
+        let mut at = [0; address::SIZE];
+        at[address::ADDR].copy_from_slice(&key[endpoint::ADDR]);
+        at[address::FAMILY].copy_from_slice(&u32::from(key[endpoint::FAMILY]).to_ne_bytes());
+        roles_of(&self.endpoints, key) & (SERVICE | DESTINATION) == DESTINATION
+            && key[endpoint::PORT] != [0, 0]
+            && roles_of(&self.addresses, &at) & LOCAL != 0
+    }
+}
+
 /// Clears the installed keys that are not wanted.
 fn clear_others<const K: usize>(wanted: &mut Roles<K>, installed: &Roles<K>) {
     for key in installed.keys() {
@@ -124,6 +137,9 @@ const LOCAL: u32 = 1 << 2;
 const TRANSLATED: u32 = 1 << 3;
 const TUNNEL: u32 = 1 << 4;
 const PROBE: u32 = 1 << 5;
+
+/// A key of the map of endpoints.
+pub(super) type EndpointKey = [u8; endpoint::SIZE];
 
 mod endpoint {
     use std::ops::Range;

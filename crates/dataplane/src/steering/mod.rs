@@ -21,6 +21,7 @@ use self::maps::{Image, Marker, Roles};
 
 pub mod hold;
 mod maps;
+pub mod own;
 pub mod reinject;
 mod rules;
 
@@ -69,6 +70,8 @@ pub struct Steering {
     object: Object,
     /// The contents of the maps, which only this value writes.
     installed: Image,
+    /// The endpoints of this machine that are real servers behind NAT.
+    own_servers: BTreeSet<maps::EndpointKey>,
     hold: Arc<Hold>,
     /// The maps of earlier processes whose held frames are counted here already.
     counted: BTreeSet<u32>,
@@ -98,7 +101,8 @@ impl Steering {
     fn of(mut object: Object) -> io::Result<Self> {
         object.load()?;
         let (hold, installed) = (Arc::new(Hold::of(&object)?), Image::default());
-        Ok(Self { object, installed, hold, counted: BTreeSet::new() })
+        let (own_servers, counted) = Default::default();
+        Ok(Self { object, installed, own_servers, hold, counted })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -197,6 +201,15 @@ impl Steering {
         self.set(wanted)
     }
 
+    /// Whether an endpoint of this machine is a real server behind NAT, so that its replies have to be redirected.
+    pub fn has_own_servers(&self) -> bool {
+        !self.own_servers.is_empty()
+    }
+
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
     /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
     /// # Errors
@@ -237,6 +250,12 @@ impl Steering {
         converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
         converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &change.endpoints)?;
         converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
+        for key in change.endpoints.keys() {
+            match self.installed.is_own_server(key) {
+                true => self.own_servers.insert(*key),
+                false => self.own_servers.remove(key),
+            };
+        }
         Ok(())
     }
 }

@@ -8,8 +8,14 @@
 //!
 //! Reinjected frames are not steered again. In native mode the XDP program runs before the point of the redirection. In
 //! generic mode the kernel runs it again, so the frame carries a marker, which the program recognises and removes.
+//!
+//! One worker reads from the TAP what this machine itself has sent by the interface, while that is redirected ([`own`]).
+//!
+//! [`own`]: super::own
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use xvs_xdp::Attached;
 use xvs_xdp::bpf::Object;
@@ -22,8 +28,12 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o")
 /// The path back to the kernel for frames of one interface.
 pub struct Reinjector {
     tap: Tap,
+    /// The kernel's index of the interface.
+    interface: u32,
     /// The bytes before each frame.
     marker: Vec<u8>,
+    /// Whether packets are redirected to the TAP.
+    is_read: AtomicBool,
 }
 
 impl Reinjector {
@@ -37,7 +47,18 @@ impl Reinjector {
         object.set_constants(&attached.index().to_ne_bytes())?;
         object.load()?;
         let tap = Tap::open(NAMES, object.program(c"reinject")?, object.program(c"discard")?)?;
-        Ok(Self { tap, marker: marker(attached).to_vec() })
+        let (interface, marker) = (attached.index(), marker(attached).to_vec());
+        Ok(Self { tap, interface, marker, is_read: AtomicBool::new(false) })
+    }
+
+    /// The kernel's index of the interface.
+    pub(super) fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    /// The kernel's index of the TAP.
+    pub(super) fn tap_index(&self) -> u32 {
+        self.tap.index()
     }
 
     /// The TAP's name.
@@ -51,5 +72,31 @@ impl Reinjector {
     /// The kernel has no memory for it, or the TAP was taken down.
     pub fn inject(&self, frame: &[u8]) -> io::Result<()> {
         self.tap.write(&[IoSlice::new(&self.marker), IoSlice::new(frame)])
+    }
+
+    /// Whether there may be frames to read.
+    pub fn is_read(&self) -> bool {
+        // Relaxed, here and below: a worker that sees it late reads the frames a little later.
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_read(&self, read: bool) {
+        self.is_read.store(read, Ordering::Relaxed);
+    }
+
+    /// Reads a frame that this machine has sent by the interface. Returns its length; what exceeds `frame` is cut off.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// There is none, or the kernel's error.
+    pub fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
+        self.tap.read(frame)
+    }
+}
+
+impl AsFd for Reinjector {
+    /// For waiting until there is a frame to read.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
     }
 }
