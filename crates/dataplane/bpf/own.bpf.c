@@ -3,8 +3,9 @@
  *
  * Attached to the egress of interfaces. A real server on this machine replies from an endpoint that clients do not
  * know, so its packets go through the interface's TAP to a worker, which translates them or sends them on as they are.
- * When the TAP is gone, because xvsd has ended, the packets leave as if there were no program. Cost of a packet that is
- * not redirected: one look-up.
+ * So do packets of clients on this machine to services, which would reach its own stack by `lo`. When the TAP is gone,
+ * because xvsd has ended, the packets leave as if there were no program. Cost of a packet that is not redirected: one
+ * look-up, on `lo` two.
  */
 #include "maps.h"
 
@@ -18,7 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* Both are those of the steering program. */
+/* All three are those of the steering program. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -34,6 +35,13 @@ struct {
 	__type(key, struct xvs_address);
 	__type(value, __u32);
 } addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, XVS_MAX_CLIENTS);
+	__type(key, struct xvs_endpoint);
+	__type(value, __u32);
+} clients SEC(".maps");
 
 /* The index of the interface's TAP. Set before the program is loaded. */
 const volatile __u32 tap_index = 0;
@@ -161,6 +169,38 @@ int from_server(struct __sk_buff *skb)
 		return is_server(&quoted.dest, quoted.fragment) ? to_director(skb) : TC_ACT_UNSPEC;
 	}
 	return is_server(&packet.source, packet.fragment) ? to_director(skb) : TC_ACT_UNSPEC;
+}
+
+static __always_inline int is_loopback(const struct xvs_endpoint *at)
+{
+	const __u32 *words = (const __u32 *)at->addr;
+	if (at->family == XVS_V4)
+		return at->addr[0] == 127;
+	return !words[0] && !words[1] && !words[2] && words[3] == bpf_htonl(1);
+}
+
+/* On the egress of `lo`: a packet from a client on this machine to a service, or from a server on this machine to such
+ * a client. Replies of other servers are steered by the client's endpoint.
+ */
+SEC("tc")
+int from_client(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	__u32 one = 1;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return TC_ACT_UNSPEC;
+	if (!read(skb, &packet, ETH_HLEN) || packet.fragment)
+		return TC_ACT_UNSPEC;
+	__u32 *roles = bpf_map_lookup_elem(&endpoints, &packet.dest);
+	if (roles && *roles & XVS_CLIENTS && !is_loopback(&packet.source)) {
+		if (!bpf_map_lookup_elem(&clients, &packet.source))
+			bpf_map_update_elem(&clients, &packet.source, &one, BPF_ANY);
+		return to_director(skb);
+	}
+	if (bpf_map_lookup_elem(&clients, &packet.dest) && is_server(&packet.source, 0))
+		return to_director(skb);
+	return TC_ACT_UNSPEC;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

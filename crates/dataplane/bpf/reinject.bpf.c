@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /* Reinjection: a frame that is written to an interface's TAP is received by that interface as if from the wire.
  *
- * Attached to both directions of the TAP. In the other direction workers read what this machine itself has sent by the
- * interface, and a program there (own.bpf.c) has redirected. Other packets that the kernel sends by a TAP are discarded.
+ * Attached to both directions of the TAP. In the other direction a worker reads what this machine itself has sent by
+ * the interface, where own.bpf.c has redirected it. Other packets that the kernel sends by a TAP are discarded.
  */
 #include "maps.h"
 

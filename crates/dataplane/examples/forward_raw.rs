@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let modes = links.each_ref().map(|link| link.mode());
     println!("{} {}, {} {}, {}", first, modes[0], second, modes[1], sockets.copy_mode());
     let reinjectors = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
-    let port = XdpPort::open(sockets, reinjectors.into(), Waker::new()?, OwnPackets::Leave)?;
+    let port = XdpPort::open(sockets, reinjectors.into(), Waker::new()?, OwnPackets::Leave, Arc::default())?;
     precede_receive_threads()?;
     println!("ready");
     std::io::stdout().flush()?;

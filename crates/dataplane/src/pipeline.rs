@@ -50,7 +50,8 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
 }
 
 /// Processes a whole packet: its connection is looked up, or made.
-fn process(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+    mss::clamp_own(&mut p);
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
         Found::Reply(id) => reply(flows, p, id, at),

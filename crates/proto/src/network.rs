@@ -449,6 +449,9 @@ pub struct LinkId(pub u16);
 impl LinkId {
     const OWN: u16 = 1 << 15;
 
+    /// The machine's own end of its loopback interface, which has no other.
+    pub const LOOPBACK: Self = Self(u16::MAX);
+
     /// The machine's own end of this link: what is received from it the machine itself sends by the link, and what is
     /// sent to it the machine receives as if by the link.
     pub fn own(self) -> Self {

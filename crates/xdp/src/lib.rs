@@ -38,5 +38,5 @@ pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
 pub use mode::{CopyMode, MAX_MTU, Mode, Refusal, Settings, leaves_checksums, stacked};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
-pub use sys::{network_cookie, peer_groups, precede_receive_threads};
+pub use sys::{index_of, network_cookie, peer_groups, precede_receive_threads};
 pub use umem::{RingSizes, umem_bytes};

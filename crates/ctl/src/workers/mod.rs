@@ -13,18 +13,19 @@ mod settings;
 pub(crate) mod system;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
-use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
+use xvs_dataplane::steering::{OwnSender, Steering};
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
+use xvs_host::loopback::accept_own_addresses;
 use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
@@ -49,6 +50,9 @@ pub(crate) struct Workers {
     reinjectors: Vec<Arc<Reinjector>>,
     /// The redirection of what this machine itself sends, by interface.
     own: Vec<Option<Redirection>>,
+    /// The same for `lo`, and its TAP.
+    own_clients: Option<Redirection>,
+    loopback: Arc<OnceLock<Arc<Reinjector>>>,
     rings: RingSizes,
     shares: Shares,
     /// Of each worker, also of those not started yet.
@@ -101,6 +105,8 @@ impl Workers {
             attached,
             reinjectors,
             own,
+            own_clients: None,
+            loopback: Arc::default(),
             rings,
             shares,
             wakers,
@@ -164,6 +170,7 @@ impl Workers {
     /// Puts the programs of this process in force again, after a successor has replaced them and failed.
     pub(crate) fn restore_programs(&mut self, steering: &Steering) {
         self.own.fill_with(|| None);
+        self.own_clients = None;
         self.redirect_own(steering);
         for attached in &mut self.attached {
             if let Err(error) = steering.restore(attached) {
@@ -177,19 +184,22 @@ impl Workers {
 
     /// Redirects what this machine itself sends, as long as it has to be, with these maps.
     pub(crate) fn redirect_own(&mut self, steering: &Steering) {
+        let mut began = false;
         for (own, reinjector) in self.own.iter_mut().zip(&self.reinjectors) {
-            match (steering.has_own_servers(), own.is_some()) {
-                (true, false) => match Redirection::begin(steering, reinjector.clone()) {
-                    Ok(redirected) => *own = Some(redirected),
-                    Err(error) => tracing::error!(
-                        "real servers on this machine are not reached: {}: the program of traffic control cannot be \
-                         attached ({error}); tried again at the next change",
-                        reinjector.tap()
-                    ),
-                },
-                (false, true) => *own = None,
-                _ => {}
+            began |= redirect(own, steering, OwnSender::Server, || Ok(reinjector.clone()));
+        }
+        let loopback = &self.loopback;
+        began |= redirect(&mut self.own_clients, steering, OwnSender::Client, || match loopback.get() {
+            Some(open) => Ok(open.clone()),
+            None => {
+                accept_own_addresses()?;
+                let open = Arc::new(Reinjector::open_loopback()?);
+                Ok(loopback.get_or_init(|| open).clone())
             }
+        });
+        // The worker that reads these TAPs may sleep, and then waits for others alone.
+        if let Some(reader) = self.wakers.first().filter(|_| began) {
+            reader.wake();
         }
     }
 
@@ -285,7 +295,8 @@ impl Workers {
             let copy_mode = sockets.copy_mode().to_string();
             let waker = self.wakers[ports.len()].clone();
             let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
-            let port = XdpPort::open(sockets, self.reinjectors.clone(), waker, own);
+            let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
+            let port = XdpPort::open(sockets, reinjectors, waker, own, loopback);
             let port = port.map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
             let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
@@ -455,6 +466,33 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
     let queues: Vec<_> =
         attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
     Ok(placement::shares(&queues, workers, cores_available())?)
+}
+
+/// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
+fn redirect(
+    own: &mut Option<Redirection>,
+    steering: &Steering,
+    sender: OwnSender,
+    reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
+) -> bool {
+    match (steering.redirects(sender), own.is_some()) {
+        (true, false) => match reinjector().and_then(|tap| Redirection::begin(steering, sender, tap)) {
+            Ok(redirected) => *own = Some(redirected),
+            Err(error) => {
+                let unserved = match sender {
+                    OwnSender::Server => "real servers on this machine",
+                    OwnSender::Client => "clients on this machine",
+                };
+                tracing::error!(
+                    "{unserved} are not served, because their packets cannot be redirected ({error}); tried again at \
+                     the next change"
+                );
+            }
+        },
+        (true, true) => return false,
+        (false, _) => *own = None,
+    }
+    own.is_some()
 }
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {

@@ -25,6 +25,10 @@ pub(crate) fn request(
     destination: &Destination,
     at: Context<'_>,
 ) -> Verdict {
+    if link == LinkId::LOOPBACK && !ends.method.masquerades() {
+        // A client on the director has the virtual address, so a reply to it would not leave the real server.
+        return Verdict::PassToKernel;
+    }
     let outer = outer(flows, packet, destination, at);
     forward::request(frame, link, packet, ends, destination.path, &at.snapshot.egress, outer)
 }

@@ -195,6 +195,15 @@ impl Egress {
         self.links.get(usize::from(id.0))?.as_ref()
     }
 
+    /// The name of a link, or of that of an own end; a number if it was removed.
+    pub fn name_of(&self, link: LinkId) -> String {
+        match self.link(link.wire()) {
+            Some(info) => info.name.clone(),
+            None if link == LinkId::LOOPBACK => "lo".to_owned(),
+            None => format!("link {}", link.0),
+        }
+    }
+
     /// The link whose frames carry this tag on `over`. A tag of 0 carries only a priority and means `over` itself.
     pub fn untagged(&self, over: LinkId, vlan: u16) -> Option<LinkId> {
         if vlan == 0 { Some(over) } else { self.vlans.get(&(over, vlan)).copied() }

@@ -14,6 +14,7 @@ use xvs_xdp::Frame;
 
 use super::admission::{admit_reply, admit_request, strip};
 use super::ends::Ends;
+use super::local;
 use super::nat::{End, set_address};
 use super::next_hop::{finish, hop};
 use crate::egress::Path;
@@ -62,9 +63,13 @@ pub fn request(
 /// Sends an error about a request to the client, from the virtual address. `quote` is the request as the destination
 /// received it.
 pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+    let outside = (ends.virtual_endpoint.addr, ends.client.addr);
+    if path == Path::Local {
+        rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
+        return local::by_loopback(frame);
+    }
     let sent = hop(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
-        let outside = (ends.virtual_endpoint.addr, ends.client.addr);
         rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
         strip(frame, packet);
         Ok(hop)

@@ -2,15 +2,16 @@
 //!
 //! Each packet is checked for an address of the director, as IPVS does. So a destination may become local, or cease to
 //! be local, while it has connections. Time to live and size are not checked, because the packet is not forwarded. The
-//! replies of the kernel's own stack pass through the pipeline if NAT has rewritten the request (`steering/own.rs`). Not
-//! here: giving the frame to the kernel (`steering/reinject.rs`).
+//! replies of the kernel's own stack pass through the pipeline if NAT has rewritten the request (`steering/own.rs`).
+//! Not here: giving the frame to the kernel (`steering/reinject.rs`).
 
-use xvs_proto::{LinkId, Packet};
+use xvs_proto::{LinkId, MacAddr, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::ends::Ends;
 use super::nat::{End, rewrite};
+use super::{fullnat, nat};
 use crate::egress::Egress;
 use crate::verdict::{DropReason, Verdict};
 
@@ -35,4 +36,20 @@ pub(super) fn deliver(
         _ if egress.is_local(dest.addr) => Verdict::PassToKernel,
         _ => Verdict::Drop(DropReason::DestinationLocal),
     }
+}
+
+/// Delivers a reply to a client on the director.
+pub(super) fn deliver_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) -> Verdict {
+    match ends.method {
+        ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),
+        _ => nat::rewrite_reply(frame, packet, ends),
+    }
+    by_loopback(frame)
+}
+
+/// Delivers a packet as one that the director sends to itself: the virtual address may be its own. `lo` has the link
+/// address 0.
+pub(super) fn by_loopback(frame: &mut Frame) -> Verdict {
+    ethernet::set_addresses(frame.bytes_mut(), MacAddr::default(), MacAddr::default());
+    Verdict::Transmit(LinkId::LOOPBACK)
 }

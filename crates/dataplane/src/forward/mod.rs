@@ -69,6 +69,9 @@ pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
 /// masquerading, otherwise unchanged, because it comes from there already. The machine's own replies have passed no
 /// router here.
 pub fn reply(frame: &mut Frame, link: LinkId, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
+    if path == Path::Local && ends.method.masquerades() {
+        return local::deliver_reply(frame, packet, ends);
+    }
     let sent = hop(path).and_then(|hop| {
         match link.is_own() {
             true => check_size(packet, hop.mtu, 0)?,

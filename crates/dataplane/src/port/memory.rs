@@ -82,8 +82,10 @@ impl Port for MemoryPort {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        if link.is_own() {
-            return self.pass_to_kernel(link.wire(), frame);
+        match link {
+            LinkId::LOOPBACK => return self.pass_to_kernel(link, frame),
+            link if link.is_own() => return self.pass_to_kernel(link.wire(), frame),
+            _ => {}
         }
         if link.0 >= self.links {
             return Err(frame);
@@ -94,7 +96,7 @@ impl Port for MemoryPort {
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        if link.is_own() {
+        if link.is_own() && link != LinkId::LOOPBACK {
             return self.transmit(link.wire(), frame);
         }
         self.passed.push(Bytes { link, frame: frame.bytes().to_vec() });

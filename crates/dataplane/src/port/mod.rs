@@ -56,7 +56,7 @@ pub trait Port {
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. One that this machine
-    /// has sent by `link` leaves by it. Returns the frame if that fails.
+    /// has sent by `link` leaves by it, or reaches this machine again by `lo`. Returns the frame if that fails.
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// An empty frame for a packet that the director originates; `None` if all are in use.

@@ -27,7 +27,7 @@ impl<'a, P: Port> Tagged<'a, P> {
         Self { port, egress }
     }
 
-    /// Adds the tag of this link, and returns the interface by which the frame leaves, or its own end for that of a VLAN.
+    /// Adds the tag of this link, and returns the interface by which the frame leaves, or its own end for a VLAN's.
     /// Returns the unchanged frame if it has no room for a tag.
     fn tag(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
         let Some((over, vlan)) = self.egress.tag(link.wire()) else { return Ok((link, frame)) };

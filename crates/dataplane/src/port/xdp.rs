@@ -9,7 +9,7 @@
 //! frame, and one for each TAP that is empty, when a wait has found frames, and else at every 32nd burst.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{array, io};
 
@@ -45,13 +45,16 @@ pub struct XdpPort {
     unsent: Unsent,
     counters: Arc<[SocketCounters]>,
     own: OwnPackets,
+    /// The TAP of the loopback interface, once it is needed.
+    loopback: Arc<OnceLock<Arc<Reinjector>>>,
     /// The number of bursts until it looks at the TAPs.
     own_due: u32,
 }
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits. One port of all with these reinjectors reads what this machine sends.
+    /// ends its waits. One port of all with these reinjectors reads what this machine sends. `loopback` is filled when a
+    /// client on this machine may have a service.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.
@@ -60,6 +63,7 @@ impl XdpPort {
         to_kernel: Vec<Arc<Reinjector>>,
         waker: Waker,
         own: OwnPackets,
+        loopback: Arc<OnceLock<Arc<Reinjector>>>,
     ) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {
@@ -67,7 +71,8 @@ impl XdpPort {
         }
         let counters =
             sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
-        Ok(Self { sockets, to_kernel, waker, unsent: Unsent::Nothing, counters, own, own_due: 0 })
+        let (unsent, own_due) = (Unsent::Nothing, 0);
+        Ok(Self { sockets, to_kernel, waker, unsent, counters, own, loopback, own_due })
     }
 
     /// The counters of each socket, for any thread.
@@ -105,17 +110,20 @@ impl Port for XdpPort {
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         // No socket has the machine's own end of a link.
-        self.sockets.transmit(link, frame).or_else(|frame| match link.is_own() {
-            true => self.pass_to_kernel(link.wire(), frame),
-            false => Err(frame),
+        self.sockets.transmit(link, frame).or_else(|frame| match link {
+            LinkId::LOOPBACK => self.pass_to_kernel(link, frame),
+            link if link.is_own() => self.pass_to_kernel(link.wire(), frame),
+            _ => Err(frame),
         })
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        if link.is_own() {
-            return self.sockets.transmit(link.wire(), frame);
-        }
-        let Some(reinjector) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
+        let reinjector = match link {
+            LinkId::LOOPBACK => self.loopback.get(),
+            link if link.is_own() => return self.sockets.transmit(link.wire(), frame),
+            link => self.to_kernel.get(usize::from(link.0)),
+        };
+        let Some(reinjector) = reinjector else { return Err(frame) };
         match reinjector.inject(frame.bytes()) {
             Ok(()) => {
                 self.sockets.pool().put(frame);
@@ -145,11 +153,12 @@ impl Port for XdpPort {
         };
         // A limit too long for the kernel is treated as none.
         let timeout = at_most.and_then(|limit| Timespec::try_from(limit).ok());
-        // An interface has a socket and a TAP.
-        let mut fds = [const { None }; 2 * MAX_SOCKETS + 1];
+        // An interface has a socket and a TAP, `lo` has a TAP.
+        let mut fds = [const { None }; 2 * MAX_SOCKETS + 2];
         let waker = self.waker.0.as_fd();
         let own = self.own == OwnPackets::Read;
-        let taps = self.to_kernel.iter().filter(|tap| own && tap.is_read()).map(|tap| tap.as_fd());
+        let taps = self.to_kernel.iter().chain(self.loopback.get());
+        let taps = taps.filter(|tap| own && tap.is_read()).map(|tap| tap.as_fd());
         let mut count = 0;
         for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds()).chain(taps)) {
             *slot = Some(fd);
@@ -195,8 +204,9 @@ impl XdpPort {
     /// Appends frames that this machine itself has sent.
     fn receive_own(&mut self, burst: &mut Vec<Received>) {
         self.own_due = OWN_EVERY;
-        for (place, tap) in self.to_kernel.iter().enumerate().filter(|(_, tap)| tap.is_read()) {
-            let link = LinkId(place as u16).own();
+        let attached = (0..).map(|place| LinkId(place).own()).zip(&self.to_kernel);
+        let taps = attached.chain(self.loopback.get().map(|tap| (LinkId::LOOPBACK, tap)));
+        for (link, tap) in taps.filter(|(_, tap)| tap.is_read()) {
             loop {
                 if burst.len() >= BURST {
                     self.own_due = 0;

@@ -25,14 +25,14 @@ pub mod own;
 pub mod reinject;
 mod rules;
 
-pub use self::rules::SteeringRules;
+pub use self::rules::{OwnSender, SteeringRules};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 /// The program for interfaces.
 const PROGRAM: &CStr = c"redirect";
 /// The same for test runs, in which frames have no interface.
 const VERDICT: &CStr = c"verdict";
-const SHARED: [&CStr; 5] = [c"endpoints", c"addresses", c"prefixes", c"translated", c"hold"];
+const SHARED: [&CStr; 6] = [c"endpoints", c"addresses", c"prefixes", c"translated", c"hold", c"clients"];
 
 /// The return values of the program for a dropped and for a redirected frame (linux/bpf.h).
 const DROP: u32 = 1;
@@ -70,8 +70,8 @@ pub struct Steering {
     object: Object,
     /// The contents of the maps, which only this value writes.
     installed: Image,
-    /// The endpoints of this machine that are real servers behind NAT.
-    own_servers: BTreeSet<maps::EndpointKey>,
+    /// The endpoints of this machine that are real servers behind NAT, and those of services for its own clients.
+    own: [BTreeSet<maps::EndpointKey>; 2],
     hold: Arc<Hold>,
     /// The maps of earlier processes whose held frames are counted here already.
     counted: BTreeSet<u32>,
@@ -101,8 +101,8 @@ impl Steering {
     fn of(mut object: Object) -> io::Result<Self> {
         object.load()?;
         let (hold, installed) = (Arc::new(Hold::of(&object)?), Image::default());
-        let (own_servers, counted) = Default::default();
-        Ok(Self { object, installed, own_servers, hold, counted })
+        let (own, counted) = Default::default();
+        Ok(Self { object, installed, own, hold, counted })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -201,9 +201,10 @@ impl Steering {
         self.set(wanted)
     }
 
-    /// Whether an endpoint of this machine is a real server behind NAT, so that its replies have to be redirected.
-    pub fn has_own_servers(&self) -> bool {
-        !self.own_servers.is_empty()
+    /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT, or
+    /// that of a service which masquerades.
+    pub fn redirects(&self, sender: OwnSender) -> bool {
+        !self.own[sender as usize].is_empty()
     }
 
     fn object(&self) -> &Object {
@@ -251,10 +252,12 @@ impl Steering {
         converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &change.endpoints)?;
         converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
         for key in change.endpoints.keys() {
-            match self.installed.is_own_server(key) {
-                true => self.own_servers.insert(*key),
-                false => self.own_servers.remove(key),
-            };
+            for sender in [OwnSender::Server, OwnSender::Client] {
+                match self.installed.has_own(sender, key) {
+                    true => self.own[sender as usize].insert(*key),
+                    false => self.own[sender as usize].remove(key),
+                };
+            }
         }
         Ok(())
     }

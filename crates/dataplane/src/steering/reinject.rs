@@ -9,17 +9,16 @@
 //! Reinjected frames are not steered again. In native mode the XDP program runs before the point of the redirection. In
 //! generic mode the kernel runs it again, so the frame carries a marker, which the program recognises and removes.
 //!
-//! One worker reads from the TAP what this machine itself has sent by the interface, while that is redirected ([`own`]).
-//!
-//! [`own`]: super::own
+//! One worker reads from the TAP what this machine itself has sent by the interface, while that is redirected
+//! (`own.rs`).
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use xvs_xdp::Attached;
 use xvs_xdp::bpf::Object;
 use xvs_xdp::tap::{NAMES, Tap};
+use xvs_xdp::{Attached, index_of};
 
 use crate::steering::marker;
 
@@ -43,11 +42,22 @@ impl Reinjector {
     /// # Errors
     /// The kernel's error: `/dev/net/tun` or CAP_NET_ADMIN is missing, or the kernel has no clsact.
     pub fn open(attached: &Attached) -> io::Result<Self> {
+        Self::of(attached.index(), marker(attached).to_vec())
+    }
+
+    /// The same for the loopback interface, which has to accept packets from the machine's own addresses.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_loopback() -> io::Result<Self> {
+        Self::of(index_of("lo")?, Vec::new())
+    }
+
+    fn of(interface: u32, marker: Vec<u8>) -> io::Result<Self> {
         let mut object = Object::open(OBJECT)?;
-        object.set_constants(&attached.index().to_ne_bytes())?;
+        object.set_constants(&interface.to_ne_bytes())?;
         object.load()?;
         let tap = Tap::open(NAMES, object.program(c"reinject")?, object.program(c"discard")?)?;
-        let (interface, marker) = (attached.index(), marker(attached).to_vec());
         Ok(Self { tap, interface, marker, is_read: AtomicBool::new(false) })
     }
 

@@ -161,7 +161,7 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
         links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
     let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
     let reinjectors = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
-    XdpPort::open(sockets, reinjectors, Waker::new().unwrap(), OwnPackets::Leave).unwrap()
+    XdpPort::open(sockets, reinjectors, Waker::new().unwrap(), OwnPackets::Leave, Arc::default()).unwrap()
 }
 
 /// Attaches the director's two interfaces.
