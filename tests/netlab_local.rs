@@ -33,8 +33,9 @@ fn uploads(cluster: &Cluster, to: SocketAddr) {
 /// The same from and to a host.
 fn uploads_from(cluster: &Cluster, client: Host, to: SocketAddr, server: &str) {
     let bytes = vec![0x5a; 3_000_000];
-    let receipt = cluster.run(client, || clients::upload(clients::connect(to).unwrap(), &bytes));
-    assert_eq!(receipt.unwrap(), clients::receipt(server, &bytes), "{to}");
+    let receipt =
+        cluster.run(client, || clients::connect(to).and_then(|stream| clients::upload(stream, &bytes)));
+    assert_eq!(receipt.ok(), Some(clients::receipt(server, &bytes)), "{to}");
 }
 
 /// The result of curl on the director, or its exit code.
@@ -208,4 +209,22 @@ fn connections_of_servers_and_clients_on_the_director_go_on_over_a_take_over() {
     assert_eq!(clients::upload(from_here, b"all").unwrap(), clients::receipt("rs1", b"all"));
     uploads(&cluster, SocketAddr::new(VIP.into(), SERVED));
     assert_eq!(redirected(&cluster).len(), 3);
+}
+
+#[test]
+fn status_says_that_packets_cannot_be_redirected_until_they_can() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    let tc = |words: &str| succeed(cluster.command(Host::Director, "tc").args(words.split(' ')));
+    // It takes the place of `clsact`, and has no egress.
+    tc("qdisc add dev lo ingress");
+    director.adm(&format!("-A -t {VIP}:80 -s rr"));
+    director.adm(&format!("-a -t {VIP}:80 -r 192.0.2.11:80 -m"));
+    let warns = || director.status().contains("clients on this machine are not served");
+    wait::until("a warning", || warns().then_some(()));
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 1), ["rs1"], "others are served");
+    tc("qdisc del dev lo ingress");
+    director.adm(&format!("-e -t {VIP}:80 -r 192.0.2.11:80 -m -w 2"));
+    wait::until("no warning", || (!warns()).then_some(()));
+    assert!(page(&cluster, &format!("http://{VIP}/")).is_ok());
 }

@@ -53,6 +53,8 @@ pub(crate) struct Workers {
     /// The same for `lo`, and its TAP.
     own_clients: Option<Redirection>,
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
+    /// Why packets of this machine cannot be redirected.
+    not_redirected: Vec<String>,
     rings: RingSizes,
     shares: Shares,
     /// Of each worker, also of those not started yet.
@@ -107,6 +109,7 @@ impl Workers {
             own,
             own_clients: None,
             loopback: Arc::default(),
+            not_redirected: Vec::new(),
             rings,
             shares,
             wakers,
@@ -184,23 +187,30 @@ impl Workers {
 
     /// Redirects what this machine itself sends, as long as it has to be, with these maps.
     pub(crate) fn redirect_own(&mut self, steering: &Steering) {
-        let mut began = false;
-        for (own, reinjector) in self.own.iter_mut().zip(&self.reinjectors) {
-            began |= redirect(own, steering, OwnSender::Server, || Ok(reinjector.clone()));
-        }
+        let mut results: Vec<_> = (self.own.iter_mut().zip(&self.reinjectors))
+            .map(|(own, tap)| redirect(own, steering, OwnSender::Server, || Ok(tap.clone())))
+            .collect();
         let loopback = &self.loopback;
-        began |= redirect(&mut self.own_clients, steering, OwnSender::Client, || match loopback.get() {
+        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, || match loopback.get() {
             Some(open) => Ok(open.clone()),
             None => {
                 accept_own_addresses()?;
                 let open = Arc::new(Reinjector::open_loopback()?);
                 Ok(loopback.get_or_init(|| open).clone())
             }
-        });
+        }));
+        let began = results.contains(&Ok(true));
+        self.not_redirected = results.into_iter().filter_map(Result::err).collect();
+        self.not_redirected.dedup();
         // The worker that reads these TAPs may sleep, and then waits for others alone.
         if let Some(reader) = self.wakers.first().filter(|_| began) {
             reader.wake();
         }
+    }
+
+    /// The warnings about packets of this machine that cannot be redirected.
+    pub(crate) fn not_redirected(&self) -> &[String] {
+        &self.not_redirected
     }
 
     /// Pins the program of the interface with this index.
@@ -469,30 +479,36 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
 }
 
 /// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
+///
+/// # Errors
+/// A sentence for the operator.
 fn redirect(
     own: &mut Option<Redirection>,
     steering: &Steering,
     sender: OwnSender,
     reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
-) -> bool {
+) -> Result<bool, String> {
     match (steering.redirects(sender), own.is_some()) {
-        (true, false) => match reinjector().and_then(|tap| Redirection::begin(steering, sender, tap)) {
-            Ok(redirected) => *own = Some(redirected),
-            Err(error) => {
+        (true, false) => {
+            let begun = reinjector().and_then(|tap| Redirection::begin(steering, sender, tap));
+            *own = Some(begun.map_err(|error| {
                 let unserved = match sender {
-                    OwnSender::Server => "real servers on this machine",
+                    OwnSender::Server => "real servers on this machine by NAT",
                     OwnSender::Client => "clients on this machine",
                 };
-                tracing::error!(
-                    "{unserved} are not served, because their packets cannot be redirected ({error}); tried again at \
-                     the next change"
-                );
-            }
-        },
-        (true, true) => return false,
-        (false, _) => *own = None,
+                format!(
+                    "{unserved} are not served, because their packets cannot be redirected: {error}; correct that, and \
+                     the next change of a service tries it again"
+                )
+            })?);
+            Ok(true)
+        }
+        (true, true) => Ok(false),
+        (false, _) => {
+            *own = None;
+            Ok(false)
+        }
     }
-    own.is_some()
 }
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {

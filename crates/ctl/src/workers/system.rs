@@ -73,6 +73,11 @@ impl SystemDatapath {
         (&mut self.workers, &mut self.steering)
     }
 
+    /// Why packets of this machine cannot be redirected to workers.
+    pub(crate) fn not_redirected(&self) -> &[String] {
+        self.workers.not_redirected()
+    }
+
     /// The kernel's neighbours.
     pub(crate) fn neighbours(&mut self) -> &mut Neighbours {
         &mut self.neighbours

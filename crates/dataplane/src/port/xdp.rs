@@ -53,8 +53,8 @@ pub struct XdpPort {
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits. One port of all with these reinjectors reads what this machine sends. `loopback` is filled when a
-    /// client on this machine may have a service.
+    /// ends its waits. One port of all with these reinjectors reads what this machine sends. `loopback` is filled when
+    /// a client on this machine may have a service.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.

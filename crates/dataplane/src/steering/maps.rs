@@ -108,8 +108,8 @@ impl Image {
 }
 
 impl Image {
-    /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server behind
-    /// NAT at one port, unless that is a virtual endpoint, which its clients know; or from its clients to a service.
+    /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server
+    /// behind NAT at one port, unless that is a virtual endpoint, which its clients know; or from clients to a service.
     pub(super) fn has_own(&self, sender: OwnSender, key: &EndpointKey) -> bool {
         let mut at = [0; address::SIZE];
         at[address::ADDR].copy_from_slice(&key[endpoint::ADDR]);

@@ -201,8 +201,8 @@ impl Steering {
         self.set(wanted)
     }
 
-    /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT, or
-    /// that of a service which masquerades.
+    /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT,
+    /// or that of a service which masquerades.
     pub fn redirects(&self, sender: OwnSender) -> bool {
         !self.own[sender as usize].is_empty()
     }
