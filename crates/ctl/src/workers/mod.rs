@@ -26,6 +26,7 @@ use xvs_dataplane::steering::{OwnSender, Steering};
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
 use xvs_host::loopback::accept_own_addresses;
+use xvs_host::network::clsact;
 use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
@@ -187,21 +188,25 @@ impl Workers {
 
     /// Redirects what this machine itself sends, as long as it has to be, with these maps.
     pub(crate) fn redirect_own(&mut self, steering: &Steering) {
-        let mut results: Vec<_> = (self.own.iter_mut().zip(&self.reinjectors))
-            .map(|(own, tap)| redirect(own, steering, OwnSender::Server, || Ok(tap.clone())))
+        let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
+        let mut results: Vec<_> = interfaces
+            .map(|((own, tap), attached)| {
+                redirect(own, steering, OwnSender::Server, attached.interface(), || Ok(tap.clone()))
+            })
             .collect();
         let loopback = &self.loopback;
-        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, || match loopback.get() {
-            Some(open) => Ok(open.clone()),
-            None => {
-                accept_own_addresses()?;
-                let open = Arc::new(Reinjector::open_loopback()?);
-                Ok(loopback.get_or_init(|| open).clone())
+        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, "lo", || {
+            match loopback.get() {
+                Some(open) => Ok(open.clone()),
+                None => {
+                    accept_own_addresses()?;
+                    let open = Arc::new(Reinjector::open_loopback()?);
+                    Ok(loopback.get_or_init(|| open).clone())
+                }
             }
         }));
         let began = results.contains(&Ok(true));
         self.not_redirected = results.into_iter().filter_map(Result::err).collect();
-        self.not_redirected.dedup();
         // The worker that reads these TAPs may sleep, and then waits for others alone.
         if let Some(reader) = self.wakers.first().filter(|_| began) {
             reader.wake();
@@ -486,18 +491,22 @@ fn redirect(
     own: &mut Option<Redirection>,
     steering: &Steering,
     sender: OwnSender,
+    interface: &str,
     reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
 ) -> Result<bool, String> {
     match (steering.redirects(sender), own.is_some()) {
         (true, false) => {
-            let begun = reinjector().and_then(|tap| Redirection::begin(steering, sender, tap));
+            let begun = reinjector().and_then(|tap| {
+                clsact::provide(tap.interface())?;
+                Redirection::begin(steering, sender, tap)
+            });
             *own = Some(begun.map_err(|error| {
                 let unserved = match sender {
                     OwnSender::Server => "real servers on this machine by NAT",
                     OwnSender::Client => "clients on this machine",
                 };
                 format!(
-                    "{unserved} are not served, because their packets cannot be redirected: {error}; correct that, and \
+                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, and \
                      the next change of a service tries it again"
                 )
             })?);

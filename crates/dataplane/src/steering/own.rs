@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use xvs_xdp::bpf::{Direction, Object, attach_tc, detach_tc, prepare_tc};
+use xvs_xdp::bpf::{Direction, Object, attach_tc, detach_tc};
 
 use super::reinject::Reinjector;
 use super::{OwnSender, Steering};
@@ -27,7 +27,8 @@ pub struct Redirection {
 }
 
 impl Redirection {
-    /// Redirects packets of this sender that leave by the interface of this reinjector to its TAP.
+    /// Redirects packets of this sender that leave by the interface of this reinjector, which has the qdisc `clsact`, to
+    /// its TAP.
     ///
     /// # Errors
     /// The kernel's error; nothing is attached.
@@ -39,7 +40,6 @@ impl Redirection {
         }
         object.load()?;
         let interface = reinjector.interface();
-        prepare_tc(interface)?;
         let program = match sender {
             OwnSender::Server => c"from_server",
             OwnSender::Client => c"from_client",

@@ -62,7 +62,7 @@ impl Reinjector {
     }
 
     /// The kernel's index of the interface.
-    pub(super) fn interface(&self) -> u32 {
+    pub fn interface(&self) -> u32 {
         self.interface
     }
 

@@ -65,15 +65,12 @@ impl Direction {
     }
 }
 
-/// Prepares an interface for [`attach_tc`], until the interface is removed. One that is prepared already stays so.
+/// Prepares an interface for [`attach_tc`], until the interface is removed.
 pub fn prepare_tc(interface: u32) -> io::Result<()> {
     let both = sys::bpf_tc_attach_point_BPF_TC_INGRESS | sys::bpf_tc_attach_point_BPF_TC_EGRESS;
     let mut hook = hook(interface, both);
     // SAFETY: `hook` has its own size, and is used only during the call.
-    match check(unsafe { sys::bpf_tc_hook_create(&mut hook) }) {
-        Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
-        _ => Ok(()),
-    }
+    check(unsafe { sys::bpf_tc_hook_create(&mut hook) }).map(drop)
 }
 
 /// Attaches a traffic control program to one side of an interface, until the interface is removed or
