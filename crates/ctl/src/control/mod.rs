@@ -683,17 +683,24 @@ mod tests {
     #[test]
     fn a_nat_destination_whose_address_became_local_can_be_edited_but_not_added() {
         let mut control = control();
-        control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
-        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
-        let Command::AddDestination { service, endpoint, options } = add([192, 0, 2, 1]) else {
+        let (
+            Command::AddService { options: of_service, .. },
+            Command::AddDestination { endpoint, options, .. },
+        ) = (add_service(), add([192, 0, 2, 1]))
+        else {
             unreachable!()
         };
+        let service = "TCP 192.0.2.100:21".parse().unwrap();
+        let add = Command::AddDestination { service, endpoint, options: options.clone() };
+        let both = vec![Command::AddService { key: service, options: of_service }, add.clone()];
+        control.handle(&Request::Restore(both), Millis(0)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
         let options = DestinationOptions { weight: Weight(0), ..options };
         let quiesce = Command::EditDestination { service, endpoint, options };
         assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
         let delete = Command::DeleteDestination { service, endpoint };
         control.handle(&Request::Change(delete), Millis(0)).unwrap();
-        let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
+        let again = control.handle(&Request::Change(add), Millis(0));
         assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
     }
 

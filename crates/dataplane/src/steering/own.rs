@@ -27,8 +27,8 @@ pub struct Redirection {
 }
 
 impl Redirection {
-    /// Redirects packets of this sender that leave by the interface of this reinjector, which has the qdisc `clsact`, to
-    /// its TAP.
+    /// Redirects packets of this sender that leave by the interface of this reinjector to its TAP. The interface has
+    /// the qdisc `clsact`.
     ///
     /// # Errors
     /// The kernel's error; nothing is attached.
