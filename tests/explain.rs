@@ -431,6 +431,37 @@ fn an_icmp_error_is_followed_to_the_connection_that_it_is_about() {
 }
 
 #[test]
+fn a_client_on_the_director_is_explained_and_direct_routing_and_tunnels_are_named_as_impossible() {
+    for (method, verdict, why) in [
+        ("-m", "transmit", None),
+        ("-g", "pass", Some("use NAT or FULLNAT")),
+        ("-i", "pass", Some("use NAT or FULLNAT")),
+    ] {
+        let mut cluster = LabCluster::new();
+        cluster.ok(json!({ "link": "vips", "mac": "02:00:00:00:09:01", "addresses": [format!("{VIP}/32")] }));
+        cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+        cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 {method}", server(1)));
+        let report =
+            explain(&mut cluster, json!({ "proto": "tcp", "from": at(VIP, 4001), "to": at(VIP, 80) }));
+        assert_eq!((&report["interface"], &report["verdict"]), (&json!("lo"), &json!(verdict)), "{report}");
+        let said = report["why"].as_str().unwrap_or_default();
+        assert!(why.is_none_or(|why| said.contains(why) && said.contains("the director itself")), "{said}");
+    }
+}
+
+#[test]
+fn nat_to_the_director_itself_is_explained_with_what_its_kernel_gets() {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+    cluster.adm(&format!("-a -t {VIP}:80 -r {INSIDE}:8080 -m"));
+    let report = syn(&mut cluster, 80);
+    assert_eq!(report["verdict"], "pass", "{report}");
+    assert!(report["why"].as_str().unwrap_or_default().contains("this machine itself"), "{report}");
+    assert_eq!(report["rewrite"]["to"], format!("{INSIDE}:8080"));
+    assert_eq!(report["sent"], json!([]));
+}
+
+#[test]
 fn an_explained_packet_is_not_captured() {
     let mut cluster = loaded("rr");
     let everything = CaptureRequest::everything(4096);

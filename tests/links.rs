@@ -14,6 +14,8 @@ use xvs::{Datagram, LabCluster, Transport};
 /// IP protocol numbers.
 const ESP: u8 = 50;
 const AH: u8 = 51;
+/// The link address of `lo`.
+const NO_MAC: Mac = [0; 6];
 
 /// The cluster with the virtual address on an interface, as operators of IPVS have it.
 fn with_local_vip() -> LabCluster {
@@ -83,25 +85,85 @@ fn packets_are_delivered_locally_once_their_destination_is_an_address_of_the_dir
     cluster.ok(json!({ "link": "taken-over", "mac": "02:00:00:00:08:01", "addresses": address }));
     let ack = Datagram { transport: Transport::Tcp(ACK), ..syn(1000) };
     assert_eq!(cluster.from_client(&ack).verdict, "pass");
-    // NAT would have to rewrite the packet, and the reply would not be translated back.
-    assert_eq!(cluster.from_client(&question).verdict, "drop destination_local");
+    assert_eq!(cluster.from_client(&question).verdict, "pass");
 }
 
 #[test]
-fn nat_to_another_endpoint_of_the_director_is_refused_and_to_the_same_one_it_is_delivered() {
+fn nat_to_any_endpoint_of_the_director_is_delivered_unless_it_is_a_loopback_address() {
+    for here in [format!("{VIP}:80"), format!("{VIP}:8080"), format!("{INSIDE}:80")] {
+        let mut cluster = with_local_vip();
+        cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+        cluster.adm(&format!("-a -t {VIP}:80 -r {here} -m"));
+        for ttl in [64, 1] {
+            let judged = cluster.from_client(&Datagram { ttl, ..syn(1000) });
+            assert_eq!((judged.verdict.as_str(), judged.sent), ("pass", vec![]), "{here}");
+        }
+    }
     let mut cluster = with_local_vip();
     cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
-    for here in [format!("{VIP}:8080"), format!("{INSIDE}:80")] {
-        let answer = cluster.ask(json!({ "adm": ["-a", "-t", format!("{VIP}:80"), "-r", here, "-m"] }));
-        let message = answer["stderr"].as_str().unwrap_or_default();
-        assert_ne!(answer["exit"], 0);
-        assert!(message.contains(&here) && message.contains("use -g"), "{message}");
-    }
-    cluster.adm(&format!("-a -t {VIP}:80 -r {VIP}:80 -m"));
-    assert_eq!(cluster.from_client(&syn(1000)).verdict, "pass");
     // As under IPVS, which accepts the command.
     cluster.adm(&format!("-a -t {VIP}:80 -r 127.0.0.1:80 -m"));
     assert_eq!(cluster.from_client(&syn(1001)).verdict, "drop destination_local");
+}
+
+#[test]
+fn nat_to_the_director_is_refused_for_services_of_any_port() {
+    let mut cluster = with_local_vip();
+    cluster.adm(&format!("-A -t {VIP}:21 -s rr"));
+    cluster.adm(&format!("-A -t {VIP}:0 -s rr -p 60"));
+    cluster.adm("-A -f 1 -s rr");
+    let services = [["-t", &format!("{VIP}:21"), "21"], ["-t", &format!("{VIP}:0"), "0"], ["-f", "1", "80"]];
+    for [option, service, port] in services {
+        let here = format!("{INSIDE}:{port}");
+        let answer = cluster.ask(json!({ "adm": ["-a", option, service, "-r", here, "-m"] }));
+        let message = answer["stderr"].as_str().unwrap_or_default();
+        assert_ne!(answer["exit"], 0, "{service}");
+        assert!(message.contains(&here) && message.contains("use -g"), "{message}");
+    }
+}
+
+#[test]
+fn a_client_on_the_director_has_nat_and_fullnat_and_its_own_kernel_for_other_methods() {
+    for method in ["-m", "--fullnat", "-g", "-i"] {
+        let mut cluster = with_local_vip();
+        cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE.to_string()] }));
+        cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
+        cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 {method}", server(1)));
+        let syn = Datagram::new(Transport::Tcp(SYN), at(VIP, 1000), at(VIP, 80));
+        let judged = cluster.inject("lo", &syn.frame(NO_MAC, NO_MAC));
+        if matches!(method, "-g" | "-i") {
+            assert_eq!((judged.verdict.as_str(), judged.sent), ("pass", vec![]), "{method}");
+            continue;
+        }
+        let [(link, frame)] = &judged.sent[..] else { panic!("{method}: {judged:?}") };
+        assert_eq!((link.as_str(), &frame[..6], &frame[6..12]), ("lan", &server_mac(1)[..], &LAN_MAC[..]));
+        let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        let source: [u8; 4] = frame[26..30].try_into().unwrap();
+        let expected = if method == "-m" { VIP } else { INSIDE };
+        assert_eq!((Ipv4Addr::from(source), port(36)), (expected, 80), "{method}");
+        let reply = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(source, port(34)));
+        let judged = cluster.from_server(&reply);
+        assert_eq!((judged.verdict.as_str(), judged.sent), ("pass", vec![]), "{method}");
+        assert!(cluster.adm("-Lnc").contains("ESTABLISHED") || cluster.adm("-Lnc").contains("SYN_RECV"));
+    }
+}
+
+#[test]
+fn what_the_director_sends_to_itself_begins_a_connection_only_for_a_service_of_that_port() {
+    let mut cluster = with_local_vip();
+    for service in [format!("-t {VIP}:21"), format!("-t {VIP}:0"), "-f 1".to_owned()] {
+        cluster.adm(&format!("-A {service} -s rr -p 60"));
+        cluster.adm(&format!(
+            "-a {service} -r {}:{} -m",
+            server(1),
+            service.rsplit(':').next().unwrap_or("0").replace("-f 1", "80")
+        ));
+    }
+    for port in [21, 22, 80] {
+        let syn = Datagram::new(Transport::Tcp(SYN), at(VIP, 1000), at(VIP, port));
+        assert_eq!(cluster.inject("lo", &syn.frame(NO_MAC, NO_MAC)).verdict, "pass", "{port}");
+    }
+    assert_eq!(cluster.connections(), [""; 0]);
 }
 
 /// An ESP or AH packet of the client's, or to it.

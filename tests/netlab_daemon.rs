@@ -29,16 +29,6 @@ fn ping_arp_and_the_directors_own_tcp_service_work_while_it_runs() {
 }
 
 #[test]
-fn a_client_on_the_director_reaches_its_kernel_and_not_the_service() {
-    let cluster = traffic::prepared(Method::Nat, Workers::One);
-    let director = Director::start(&cluster, Workers::One);
-    director.add_service(Protocol::Tcp, 80, Method::Nat);
-    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 4)));
-    let answer = cluster.run(Host::Director, || clients::connect(virtual_endpoint(80)));
-    assert_eq!(answer.map_err(|error| error.kind()).err(), Some(ErrorKind::ConnectionRefused));
-}
-
-#[test]
 fn after_a_daemon_is_killed_the_kernel_serves_ping_arp_its_own_services_and_the_vip() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _own = Sink::start(&cluster, Host::Director, OWN);

@@ -270,7 +270,8 @@ impl InMemory {
         self.control.set_vip_probes(probes)
     }
 
-    /// Injects up to [`BURST`](xvs_xdp::BURST) frames on a link. Discards the frames transmitted by the last call.
+    /// Injects up to [`BURST`](xvs_xdp::BURST) frames on a link; on `lo`, frames that the director sends to itself.
+    /// Discards the frames transmitted by the last call.
     ///
     /// # Errors
     /// The link does not exist, or a frame is too long; the frames before it are processed by the next call.
@@ -280,12 +281,13 @@ impl InMemory {
         frames: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), String> {
         let on_the_wire = |known: &&network::Link| known.name == link && known.vlan.is_none();
-        let Some(known) = self.network.links.iter().find(on_the_wire) else {
+        let known = self.network.links.iter().find(on_the_wire).map(|known| known.id);
+        let Some(id) = known.or((link == "lo").then_some(LinkId::LOOPBACK)) else {
             return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
         };
         self.port.take_transmitted();
         for bytes in frames {
-            if !self.port.inject(known.id, bytes) {
+            if !self.port.inject(id, bytes) {
                 return Err(format!("frame: {} bytes exceed the frame size", bytes.len()));
             }
         }

@@ -28,6 +28,8 @@ pub(crate) enum Item {
     TunnelEnd(IpAddr),
     /// Packets to the local addresses of FULLNAT, of this family.
     Locals(Family),
+    /// Packets of this machine's own clients to this endpoint.
+    Clients(Protocol, Endpoint),
 }
 
 /// The steered items of all services.
@@ -92,6 +94,7 @@ pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAd
             Item::Network(network) => _ = rules.wide.insert(network),
             Item::TunnelEnd(addr) => _ = rules.tunnel_ends.insert(addr),
             Item::Locals(family) => steer_locals(&mut rules, family, locals),
+            Item::Clients(protocol, endpoint) => _ = rules.own_clients.insert((protocol, endpoint)),
         }
     }
     rules
@@ -125,7 +128,14 @@ pub(crate) fn of_destination(
     let port = move |port| if any { 0 } else { port };
     let replies = replies_from(service, destination, method)
         .map(move |(protocol, from)| Item::From(protocol, Endpoint { port: port(from.port), ..from }));
-    replies.chain(match method {
+    // One of any port would take all that the machine sends to itself.
+    let clients = match service {
+        ServiceKey::Address { protocol, endpoint } if method.masquerades() && !any => {
+            Some(Item::Clients(protocol, endpoint))
+        }
+        _ => None,
+    };
+    replies.chain(clients).chain(match method {
         ForwardingMethod::Tunnel => Some(Item::TunnelEnd(destination.addr)),
         ForwardingMethod::FullNat => Some(Item::Locals(destination.family())),
         _ => None,
@@ -183,7 +193,7 @@ pub(crate) fn replies_from(
 
 /// Whether a service has connections to more than one port: mark services, port 0, and FTP, whose data connections use
 /// other ports (ipvs-behaviour, section 1.1).
-fn takes_any_port(service: ServiceKey) -> bool {
+pub(crate) fn takes_any_port(service: ServiceKey) -> bool {
     match service {
         ServiceKey::Mark { .. } => true,
         ServiceKey::Address { protocol, endpoint } => {

@@ -12,7 +12,7 @@
 /* Families, by the number of the IP version. */
 enum { XVS_V4 = 4, XVS_V6 = 6 };
 
-/* The roles of a key. The values of the first three maps are sets of these. */
+/* The roles of a key. The values of the first three maps are sets of these; XVS_CLIENTS is of endpoints alone. */
 enum {
 	XVS_SERVICE = 1 << 0,     /* packets to it are steered */
 	XVS_DESTINATION = 1 << 1, /* packets from it are steered, unless they go to this machine */
@@ -20,6 +20,7 @@ enum {
 	XVS_TRANSLATED = 1 << 3,  /* packets to some of its ports are steered: see `translated` */
 	XVS_TUNNEL = 1 << 4,      /* errors about tunnels to it are steered */
 	XVS_PROBE = 1 << 5,       /* whole packets to it are steered: replies to probes */
+	XVS_CLIENTS = 1 << 6,     /* packets that this machine itself sends to it are redirected */
 };
 
 /* The port of an endpoint that stands for every port of its address. */
@@ -64,10 +65,15 @@ struct xvs_hold {
  */
 #define XVS_MARKER_SIZE 16
 
+/* The mark of packets that are redirected to a TAP. Other packets that the kernel sends by a TAP are discarded. */
+#define XVS_OWN_MARK 0x78767300
+
 #define XVS_MAX_ENDPOINTS (1 << 18)
 #define XVS_MAX_ADDRESSES (1 << 16)
 #define XVS_MAX_PREFIXES (1 << 14)
 #define XVS_MAX_TRANSLATED (1 << 11)
+/* The most endpoints of clients on this machine; then those that were not used for longest are forgotten. */
+#define XVS_MAX_CLIENTS (1 << 14)
 /* The most receive queues of one interface. */
 #define XVS_MAX_QUEUES 256
 

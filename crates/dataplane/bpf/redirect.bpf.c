@@ -3,7 +3,7 @@
  *
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
- * few. Cost of a frame that is not steered: three look-ups. Not here: any decision on a steered frame.
+ * few. Cost of a frame that is not steered: at most four look-ups. Not here: any decision on a steered frame.
  *
  * The hold: the link of this program may be pinned, so that the program outlives xvsd. Then it drops the frames of
  * services that find no socket, because the kernel would answer them with resets, until the last beat of a worker is too
@@ -61,6 +61,14 @@ struct {
 	__type(key, struct xvs_address);
 	__type(value, __u32);
 } translated SEC(".maps");
+
+/* The endpoints of clients on this machine, which own.bpf.c enters. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, XVS_MAX_CLIENTS);
+	__type(key, struct xvs_endpoint);
+	__type(value, __u32);
+} clients SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -271,6 +279,14 @@ static __always_inline int is_translated(const struct packet *packet)
 	return ports && port >= XVS_FIRST_PORT(*ports) && port <= XVS_LAST_PORT(*ports);
 }
 
+/* Whether a packet goes to a client on this machine. */
+static __always_inline int is_to_client(const struct packet *packet)
+{
+	struct xvs_endpoint key = { .port = packet->dest_port, .protocol = packet->protocol, .family = packet->family };
+	__builtin_memcpy(key.addr, packet->dest, 16);
+	return !packet->fragment && bpf_map_lookup_elem(&clients, &key) != NULL;
+}
+
 /* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. */
 static __noinline int matches(const struct packet *packet)
 {
@@ -281,7 +297,8 @@ static __noinline int matches(const struct packet *packet)
 		if (packet->fragment || has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
 			return 1;
 	}
-	if (!(to & XVS_LOCAL) && address_roles(packet->source, packet->family) & XVS_DESTINATION) {
+	if ((!(to & XVS_LOCAL) || is_to_client(packet)) &&
+	    address_roles(packet->source, packet->family) & XVS_DESTINATION) {
 		if (packet->fragment || has_role(packet->source, packet->source_port, packet, XVS_DESTINATION))
 			return 1;
 	}

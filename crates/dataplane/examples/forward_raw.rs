@@ -16,7 +16,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use xvs_dataplane::port::Port;
-use xvs_dataplane::port::xdp::{Waker, XdpPort};
+use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let modes = links.each_ref().map(|link| link.mode());
     println!("{} {}, {} {}, {}", first, modes[0], second, modes[1], sockets.copy_mode());
     let reinjectors = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
-    let port = XdpPort::open(sockets, reinjectors.into(), Waker::new()?)?;
+    let port = XdpPort::open(sockets, reinjectors.into(), Waker::new()?, OwnPackets::Leave, Arc::default())?;
     precede_receive_threads()?;
     println!("ready");
     std::io::stdout().flush()?;

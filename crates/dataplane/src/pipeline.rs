@@ -50,7 +50,8 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
 }
 
 /// Processes a whole packet: its connection is looked up, or made.
-fn process(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+    mss::clamp_own(&mut p);
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
         Found::Reply(id) => reply(flows, p, id, at),
@@ -68,7 +69,7 @@ fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     });
     match begun {
         Ok(Begun::Connection(id)) => request(flows, p, id, at),
-        Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p.frame, p.packet, &ends, id, at),
+        Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p, &ends, id, at),
         Err(verdict) => {
             vip_probe::take_reply(&p, at).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
         }
@@ -112,7 +113,7 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     let connection = flows.table.connection(id);
     let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
     flows.announce(id, at);
-    forward::request(flows, p.frame, changed.as_ref().unwrap_or(packet), &ends, destination, at)
+    forward::request(flows, p.frame, p.link, changed.as_ref().unwrap_or(packet), &ends, destination, at)
 }
 
 /// Processes a packet of a connection towards the client.
@@ -127,7 +128,7 @@ fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) ->
     client_address::remove(p.frame, packet, &connection);
     let changed = ftp::reply(flows, p.frame, packet, id, path, at);
     let packet = changed.as_ref().unwrap_or(packet);
-    let verdict = crate::forward::reply(p.frame, packet, &ends, path);
+    let verdict = crate::forward::reply(p.frame, p.link, packet, &ends, path);
     if !is_refused(verdict) {
         state::advance_on_reply(flows, id, packet, destination, at);
     }

@@ -11,7 +11,7 @@ use crate::egress::UnresolvedHop;
 /// The verdict on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was edited and leaves through this link.
+    /// It was edited and leaves through this link. By the machine's own end of a link it goes to the kernel.
     Transmit(LinkId),
     /// As [`Self::Transmit`], but in fragments, because the packet is larger than the path MTU.
     Fragment {
@@ -36,6 +36,7 @@ impl Verdict {
     /// The name that programs read.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Transmit(link) if link.is_own() => "pass",
             Self::Transmit(_) | Self::Fragment { .. } => "transmit",
             Self::Held | Self::Waiting(_) => "held",
             Self::PassToKernel => "pass",
@@ -237,7 +238,7 @@ impl DropReason {
                 "the connection's real server was removed; add it back, or wait until the client connects anew"
             }
             Self::DestinationLocal => {
-                "the real server is this machine itself, but NAT would have to rewrite the packet, or its \
+                "the real server is this machine itself, at a loopback address or by FULLNAT, or the packet's \
                  address is not here"
             }
             Self::NoRoute => {

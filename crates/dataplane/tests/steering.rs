@@ -55,6 +55,7 @@ fn rules() -> SteeringRules {
             (Protocol::UDP, at(v6(VIP6), 500)),
         ]
         .into(),
+        own_clients: [(Protocol::TCP, at(VIP, 80))].into(),
         nat_destinations: [
             (Protocol::TCP, at(REAL, 8080)),
             (Protocol::TCP, at(v6(REAL6), 8443)),

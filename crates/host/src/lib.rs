@@ -8,6 +8,7 @@ pub mod boot;
 pub mod cores;
 pub mod instance;
 pub mod lock_file;
+pub mod loopback;
 pub mod memory;
 pub mod netfilter;
 pub mod network;

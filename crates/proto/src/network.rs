@@ -467,6 +467,29 @@ const CONNECTED_METRIC_V6: u32 = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u16);
 
+impl LinkId {
+    const OWN: u16 = 1 << 15;
+
+    /// The machine's own end of its loopback interface, which has no other.
+    pub const LOOPBACK: Self = Self(u16::MAX);
+
+    /// The machine's own end of this link: what is received from it the machine itself sends by the link, and what is
+    /// sent to it the machine receives as if by the link.
+    pub fn own(self) -> Self {
+        Self(self.0 | Self::OWN)
+    }
+
+    /// Whether it is the machine's own end of a link.
+    pub fn is_own(self) -> bool {
+        self.0 & Self::OWN != 0
+    }
+
+    /// The link of an own end; any other link is itself.
+    pub fn wire(self) -> Self {
+        Self(self.0 & !Self::OWN)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

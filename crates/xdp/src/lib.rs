@@ -38,5 +38,5 @@ pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
 pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, leaves_checksums, mtu_limit};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
-pub use sys::{network_cookie, peer_groups, precede_receive_threads};
+pub use sys::{index_of, network_cookie, peer_groups, precede_receive_threads};
 pub use umem::{RingSizes, umem_bytes};

@@ -327,7 +327,10 @@ pub(super) fn passes_several_buffers() -> io::Result<bool> {
 }
 
 /// The kernel's index of an interface of this thread's network namespace.
-pub(super) fn index_of(interface: &str) -> io::Result<u32> {
+///
+/// # Errors
+/// The kernel's error: there is no such interface.
+pub fn index_of(interface: &str) -> io::Result<u32> {
     let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     Ok(name_to_index(any, interface)?)
 }

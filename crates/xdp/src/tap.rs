@@ -1,7 +1,8 @@
 //! A TAP interface with traffic control programs on both sides.
 //!
 //! A frame that is written to it reaches the kernel as if the TAP had received it, through the program on its ingress
-//! side. The kernel removes the TAP when its [`Tap`] is dropped. Cost: one system call for each frame.
+//! side. A frame that the program on its egress side lets through can be read. The kernel removes the TAP when its
+//! [`Tap`] is dropped. Cost: one system call for each frame.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -26,6 +27,7 @@ pub fn is_director_tap(name: &str, driver: &str) -> bool {
 pub struct Tap {
     fd: OwnedFd,
     name: String,
+    index: u32,
 }
 
 impl Tap {
@@ -42,7 +44,12 @@ impl Tap {
         attach_tc(ingress, index, Direction::Ingress)?;
         attach_tc(egress, index, Direction::Egress)?;
         request.add_flags(libc::IFF_UP | libc::IFF_NOARP)?;
-        Ok(Self { fd, name })
+        Ok(Self { fd, name, index })
+    }
+
+    /// The kernel's index of the interface.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// Its name.
@@ -54,6 +61,22 @@ impl Tap {
     pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::writev(&self.fd, parts)?;
         Ok(())
+    }
+
+    /// Reads a frame that the kernel has sent by the TAP. Returns its length; what exceeds `frame` is cut off. Never
+    /// blocks.
+    ///
+    /// # Errors
+    /// There is no frame, or the kernel's error.
+    pub fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.fd, frame)?)
+    }
+}
+
+impl AsFd for Tap {
+    /// For waiting until there is a frame to read.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

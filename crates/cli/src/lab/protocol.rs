@@ -224,6 +224,7 @@ impl Lab {
         self.director.burst(link, [bytes.as_slice()])?;
         let verdict = self.director.verdict().ok_or("the frame did not come in")?;
         let (name, reason) = match verdict {
+            Verdict::Transmit(link) if link.is_own() => ("pass", None),
             Verdict::Transmit(_) | Verdict::Fragment { .. } => ("transmit", None),
             Verdict::PassToKernel => ("pass", None),
             Verdict::Consumed | Verdict::Held => ("consumed", None),

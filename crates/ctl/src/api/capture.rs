@@ -16,7 +16,6 @@ use xvs_model::config::command::CommandError;
 use xvs_model::report::capture::{
     CaptureRequest, CapturedFrame, CapturedPacket, Direction, LARGEST_FRAME, Missed,
 };
-use xvs_proto::LinkId;
 
 use crate::control::handle::Handle;
 
@@ -148,7 +147,7 @@ impl Listener {
 
     /// How many frames were missed so far, by interface.
     pub fn missed(&self, egress: &Egress) -> Missed {
-        self.capture.missed().map(|(link, count)| (name(egress, link), count)).collect()
+        self.capture.missed().map(|(link, count)| (egress.name_of(link), count)).collect()
     }
 }
 
@@ -185,7 +184,7 @@ fn packet(verdict: Verdict) -> CapturedPacket {
 fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
     CapturedFrame {
         nanoseconds: record.nanoseconds,
-        interface: name(egress, record.link),
+        interface: egress.name_of(record.link),
         direction: match record.direction {
             FrameDirection::In => Direction::In,
             FrameDirection::Out => Direction::Out,
@@ -194,9 +193,4 @@ fn frame(record: &Record, egress: &Egress) -> CapturedFrame {
         length: record.length as u32,
         bytes: record.bytes().to_vec(),
     }
-}
-
-/// A link's name; if the link is gone, its number.
-fn name(egress: &Egress, link: LinkId) -> String {
-    egress.link(link).map_or_else(|| format!("link {}", link.0), |link| link.name.clone())
 }

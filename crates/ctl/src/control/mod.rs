@@ -48,7 +48,7 @@ use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::registry::Registry;
 use crate::registry::kept::{Found, Kept};
-use crate::steering::{networks, rules_for};
+use crate::steering::{networks, rules_for, takes_any_port};
 
 mod apply;
 pub mod datapath;
@@ -311,7 +311,7 @@ impl<D: Datapath> Control<D> {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
         }
         self.refuse_broadcast(command)?;
-        self.refuse_local_nat(state, command)
+        self.refuse_wide_local_nat(state, command)
     }
 
     /// Enters an admitted command in the desired state. [`Self::publish`] publishes the snapshot.
@@ -422,16 +422,15 @@ impl<D: Datapath> Control<D> {
         if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
     }
 
-    /// Refuses NAT to an endpoint of the director itself. The kernel delivers the packet to its own stack and sends
-    /// the reply directly: no worker sees the reply, so nothing translates its source back.
-    fn refuse_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
+    /// Refuses NAT to any port of the director itself. Replies would be all that it sends from an address.
+    fn refuse_wide_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         let (Command::AddDestination { service, endpoint, options }
         | Command::EditDestination { service, endpoint, options }) = command
         else {
             return Ok(());
         };
         let unchanged = matches!(service, ServiceKey::Address { endpoint: virt, .. } if virt == endpoint);
-        let rewrites = options.method == ForwardingMethod::Nat && !unchanged;
+        let rewrites = options.method == ForwardingMethod::Nat && !unchanged && takes_any_port(*service);
         // Packets to a loopback address are dropped, as under IPVS.
         let is_loopback = endpoint.addr.is_loopback();
         // A destination whose address became local later can still be edited, for example to quiesce it.
@@ -442,7 +441,8 @@ impl<D: Datapath> Control<D> {
         }
         Err(CommandError::NotSupported {
             object: format!("real server {endpoint}"),
-            what: "NAT (-m) to another endpoint of the director itself is".to_owned(),
+            what: "NAT (-m) to the director itself, for a service of a mark, of port 0 or of FTP, is"
+                .to_owned(),
             next: "use -g, and have the server listen at the virtual address".to_owned(),
         })
     }
@@ -683,17 +683,24 @@ mod tests {
     #[test]
     fn a_nat_destination_whose_address_became_local_can_be_edited_but_not_added() {
         let mut control = control();
-        control.handle(&Request::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0)).unwrap();
-        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
-        let Command::AddDestination { service, endpoint, options } = add([192, 0, 2, 1]) else {
+        let (
+            Command::AddService { options: of_service, .. },
+            Command::AddDestination { endpoint, options, .. },
+        ) = (add_service(), add([192, 0, 2, 1]))
+        else {
             unreachable!()
         };
+        let service = "TCP 192.0.2.100:21".parse().unwrap();
+        let add = Command::AddDestination { service, endpoint, options: options.clone() };
+        let both = vec![Command::AddService { key: service, options: of_service }, add.clone()];
+        control.handle(&Request::Restore(both), Millis(0)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
         let options = DestinationOptions { weight: Weight(0), ..options };
         let quiesce = Command::EditDestination { service, endpoint, options };
         assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
         let delete = Command::DeleteDestination { service, endpoint };
         control.handle(&Request::Change(delete), Millis(0)).unwrap();
-        let again = control.handle(&Request::Change(add([192, 0, 2, 1])), Millis(0));
+        let again = control.handle(&Request::Change(add), Millis(0));
         assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
     }
 

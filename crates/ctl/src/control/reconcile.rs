@@ -619,11 +619,10 @@ mod tests {
         control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
         let mut wanted = with(&[(9, 1)]);
         if let Some(wanted) = &mut wanted {
-            wanted.destinations[0].0.port = 8080;
             wanted.destinations[0].1.method = ForwardingMethod::Nat;
         }
-        let reconciled =
-            control.reconcile(vec![(key(100), wanted)], ReconcileScope::Changes, Millis(0)).unwrap();
+        let ftp = "TCP 192.0.2.100:21".parse().unwrap();
+        let reconciled = control.reconcile(vec![(ftp, wanted)], ReconcileScope::Changes, Millis(0)).unwrap();
         assert!(matches!(reconciled.refused[..], [(_, CommandError::NotSupported { .. })]));
     }
 }

@@ -146,6 +146,7 @@ impl Steered {
         let served = |family: Family| self.served[family as usize];
         rules.services.retain(|(_, endpoint)| served(endpoint.family()));
         rules.nat_destinations.retain(|(_, endpoint)| served(endpoint.family()));
+        rules.own_clients.retain(|(_, endpoint)| served(endpoint.family()));
         rules.translated.retain(|addr, _| served(Family::of(*addr)));
         rules.probe_sources.retain(|source| served(source.family()));
         rules.wide.retain(|network| served(Family::of(network.addr())));

@@ -354,6 +354,7 @@ impl ControlThread {
         let mut warnings =
             [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
         warnings.extend(self.control.datapath().not_reserved().cloned());
+        warnings.extend_from_slice(self.control.datapath().not_redirected());
         warnings.extend_from_slice(self.control.datapath().workers().0.not_pinned());
         let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();

@@ -14,17 +14,20 @@ mod settings;
 pub(crate) mod system;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use xvs_dataplane::port::xdp::{Waker, XdpPort};
-use xvs_dataplane::steering::Steering;
+use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
+use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
+use xvs_dataplane::steering::{OwnSender, Steering};
 use xvs_dataplane::worker::Worker;
 use xvs_host::cores::cores_available;
+use xvs_host::loopback::accept_own_addresses;
+use xvs_host::network::clsact;
 use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::receive_queues_word;
@@ -47,6 +50,13 @@ pub(crate) struct Workers {
     attached: Vec<Attached>,
     /// The TAPs that pass packets to the kernel, in the interfaces' order.
     reinjectors: Vec<Arc<Reinjector>>,
+    /// The redirection of what this machine itself sends, by interface.
+    own: Vec<Option<Redirection>>,
+    /// The same for `lo`, and its TAP.
+    own_clients: Option<Redirection>,
+    loopback: Arc<OnceLock<Arc<Reinjector>>>,
+    /// Why packets of this machine cannot be redirected.
+    not_redirected: Vec<String>,
     rings: RingSizes,
     shares: Shares,
     /// Of each worker, also of those not started yet.
@@ -91,12 +101,17 @@ impl Workers {
         let shares = shares(&attached, workers)?;
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
+        let own = attached.iter().map(|_| None).collect();
         let (threads, not_pinned, memory) = (Vec::new(), Vec::new(), Vec::new());
         let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
         let wakers = wakers.map_err(system("a worker's waker"))?;
         Ok(Self {
             attached,
             reinjectors,
+            own,
+            own_clients: None,
+            loopback: Arc::default(),
+            not_redirected: Vec::new(),
             rings,
             shares,
             wakers,
@@ -159,6 +174,9 @@ impl Workers {
 
     /// Puts the programs of this process in force again, after a successor has replaced them and failed.
     pub(crate) fn restore_programs(&mut self, steering: &Steering) {
+        self.own.fill_with(|| None);
+        self.own_clients = None;
+        self.redirect_own(steering);
         for attached in &mut self.attached {
             if let Err(error) = steering.restore(attached) {
                 tracing::error!(
@@ -167,6 +185,38 @@ impl Workers {
                 );
             }
         }
+    }
+
+    /// Redirects what this machine itself sends, as long as it has to be, with these maps.
+    pub(crate) fn redirect_own(&mut self, steering: &Steering) {
+        let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
+        let mut results: Vec<_> = interfaces
+            .map(|((own, tap), attached)| {
+                redirect(own, steering, OwnSender::Server, attached.interface(), || Ok(tap.clone()))
+            })
+            .collect();
+        let loopback = &self.loopback;
+        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, "lo", || {
+            match loopback.get() {
+                Some(open) => Ok(open.clone()),
+                None => {
+                    accept_own_addresses()?;
+                    let open = Arc::new(Reinjector::open_loopback()?);
+                    Ok(loopback.get_or_init(|| open).clone())
+                }
+            }
+        }));
+        let began = results.contains(&Ok(true));
+        self.not_redirected = results.into_iter().filter_map(Result::err).collect();
+        // The worker that reads these TAPs may sleep, and then waits for others alone.
+        if let Some(reader) = self.wakers.first().filter(|_| began) {
+            reader.wake();
+        }
+    }
+
+    /// The warnings about packets of this machine that cannot be redirected.
+    pub(crate) fn not_redirected(&self) -> &[String] {
+        &self.not_redirected
     }
 
     /// Pins the program of the interface with this index.
@@ -260,8 +310,10 @@ impl Workers {
             let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
             let copy_mode = sockets.copy_mode().to_string();
             let waker = self.wakers[ports.len()].clone();
-            let port =
-                XdpPort::open(sockets, self.reinjectors.clone(), waker).map_err(system("a worker's port"))?;
+            let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
+            let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
+            let port = XdpPort::open(sockets, reinjectors, waker, own, loopback);
+            let port = port.map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
             let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
             ports.push((port, facts));
@@ -336,6 +388,9 @@ impl Workers {
             Some(old) => *old = reinjector,
             None => self.reinjectors.push(reinjector),
         }
+        self.own.resize_with(self.attached.len(), || None);
+        self.own[index] = None;
+        self.redirect_own(steering);
         self.unfit.resize_with(self.attached.len(), || None);
         self.unfit[index] = None;
         self.pin(index);
@@ -443,6 +498,43 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
     let queues: Vec<_> =
         attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
     Ok(placement::shares(&queues, workers, cores_available())?)
+}
+
+/// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
+///
+/// # Errors
+/// A sentence for the operator.
+fn redirect(
+    own: &mut Option<Redirection>,
+    steering: &Steering,
+    sender: OwnSender,
+    interface: &str,
+    reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
+) -> Result<bool, String> {
+    match (steering.redirects(sender), own.is_some()) {
+        (true, false) => {
+            let begun = reinjector().and_then(|tap| {
+                clsact::provide(tap.interface())?;
+                Redirection::begin(steering, sender, tap)
+            });
+            *own = Some(begun.map_err(|error| {
+                let unserved = match sender {
+                    OwnSender::Server => "real servers on this machine by NAT",
+                    OwnSender::Client => "clients on this machine",
+                };
+                format!(
+                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, and \
+                     the next change of a service tries it again"
+                )
+            })?);
+            Ok(true)
+        }
+        (true, true) => Ok(false),
+        (false, _) => {
+            *own = None;
+            Ok(false)
+        }
+    }
 }
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {

@@ -73,6 +73,11 @@ impl SystemDatapath {
         (&mut self.workers, &mut self.steering)
     }
 
+    /// Why packets of this machine cannot be redirected to workers.
+    pub(crate) fn not_redirected(&self) -> &[String] {
+        self.workers.not_redirected()
+    }
+
     /// The kernel's neighbours.
     pub(crate) fn neighbours(&mut self) -> &mut Neighbours {
         &mut self.neighbours
@@ -126,15 +131,21 @@ impl Datapath for SystemDatapath {
     }
 
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.add(rules)
+        self.steering.add(rules)?;
+        self.workers.redirect_own(&self.steering);
+        Ok(())
     }
 
     fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.subtract(rules)
+        self.steering.subtract(rules)?;
+        self.workers.redirect_own(&self.steering);
+        Ok(())
     }
 
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.steering.set(rules)
+        self.steering.set(rules)?;
+        self.workers.redirect_own(&self.steering);
+        Ok(())
     }
 
     fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {

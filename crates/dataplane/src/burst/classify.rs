@@ -32,6 +32,7 @@ pub enum Class {
 
 /// Classifies a frame. Completed checksums are counted.
 pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: &WorkerCounters) -> Class {
+    let is_own = link.is_own();
     let link = snapshot.egress.link(link);
     // The kernel drops these, too. It may use the member already, and would reset connections that it does not know.
     if link.is_some_and(|link| !link.active) {
@@ -47,9 +48,9 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
         // A tag that is still there belongs to no VLAN of this machine.
         return Class::Decided(Verdict::PassToKernel);
     }
-    // As under IPVS: a frame with another machine's link address is ignored, and a family without services goes to the
-    // kernel untouched.
-    let is_addressed = link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
+    // As under IPVS: a frame with another machine's link address is ignored, unless this machine sends it, and a family
+    // without services goes to the kernel untouched.
+    let is_addressed = is_own || link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
     // Also of packets that go back to the kernel, which takes a frame of the TAP to be complete.
     if link.is_some_and(|link| link.partial_checksums)
         && packet.fragment == Fragment::Whole

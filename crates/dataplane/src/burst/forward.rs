@@ -2,7 +2,7 @@
 //!
 //! Runs for each packet of a connection. Not here: how a packet is rewritten (`forward/`).
 
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, Packet};
 use xvs_xdp::Frame;
 
 use super::context::Context;
@@ -14,18 +14,23 @@ use crate::forward::{self, Ends, Outer};
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::Verdict;
 
-/// Forwards a client's packet to a destination.
+/// Forwards a client's packet, which was received by `link`, to a destination.
 #[inline]
 pub(crate) fn request(
     flows: &mut Flows,
     frame: &mut Frame,
+    link: LinkId,
     packet: &Packet,
     ends: &Ends,
     destination: &Destination,
     at: Context<'_>,
 ) -> Verdict {
+    if link == LinkId::LOOPBACK && !ends.method.masquerades() {
+        // A client on the director has the virtual address, so a reply to it would not leave the real server.
+        return Verdict::PassToKernel;
+    }
     let outer = outer(flows, packet, destination, at);
-    forward::request(frame, packet, ends, destination.path, &at.snapshot.egress, outer)
+    forward::request(frame, link, packet, ends, destination.path, &at.snapshot.egress, outer)
 }
 
 /// The path of a packet to the client of a connection.
@@ -38,16 +43,10 @@ pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, at: Context<'_>)
 }
 
 /// Forwards a client's packet to a real server that is not configured here. A tunnel is then IP in IP.
-pub(crate) fn unbound(
-    flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
-    ends: &Ends,
-    at: Context<'_>,
-) -> Verdict {
+pub(crate) fn unbound(flows: &mut Flows, p: FramedPacket<'_>, ends: &Ends, at: Context<'_>) -> Verdict {
     let tunnel = at.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip);
     let key = tunnel.route_key(ends.dest.addr, ends.method);
-    let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&packet.flow));
+    let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&p.packet.flow));
     let outer = Outer {
         tunnel,
         pmtu_disc: at.snapshot.settings.pmtu_disc,
@@ -56,7 +55,7 @@ pub(crate) fn unbound(
         flow_hash: 0,
         ids: &mut flows.ids,
     };
-    forward::request(frame, packet, ends, path, &at.snapshot.egress, outer)
+    forward::request(p.frame, p.link, p.packet, ends, path, &at.snapshot.egress, outer)
 }
 
 /// The parameters of the headers that a tunnel to a destination adds.

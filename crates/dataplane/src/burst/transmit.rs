@@ -305,6 +305,7 @@ impl Transmitter {
 
     fn count(&self, verdict: Verdict) {
         match verdict {
+            Verdict::Transmit(link) if link.is_own() => &self.counters.passed,
             Verdict::Transmit(_) | Verdict::Fragment { .. } => &self.counters.transmitted,
             Verdict::PassToKernel => &self.counters.passed,
             Verdict::Consumed | Verdict::Held => &self.counters.consumed,

@@ -52,7 +52,7 @@ impl Filter {
 
     /// Whether a packet that was received by this link passes the filter, except for its verdict.
     pub(super) fn judge(&self, link: LinkId, subject: Option<&Subject>, snapshot: &Snapshot) -> Judged {
-        let by = |name: &String| snapshot.egress.link(link).is_some_and(|link| link.name == *name);
+        let by = |name: &String| snapshot.egress.link(link.wire()).is_some_and(|link| link.name == *name);
         if !self.interface.as_ref().is_none_or(by) {
             return Judged::Unwanted;
         }

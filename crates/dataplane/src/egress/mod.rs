@@ -220,6 +220,15 @@ impl Egress {
         self.links.get(usize::from(id.0))?.as_ref()
     }
 
+    /// The name of a link, or of that of an own end; a number if it was removed.
+    pub fn name_of(&self, link: LinkId) -> String {
+        match self.link(link.wire()) {
+            Some(info) => info.name.clone(),
+            None if link == LinkId::LOOPBACK => "lo".to_owned(),
+            None => format!("link {}", link.0),
+        }
+    }
+
     /// The link whose frames carry this tag on `over`. A tag of 0 carries only a priority and means `over` itself.
     pub fn untagged(&self, over: LinkId, vlan: u16) -> Option<LinkId> {
         if vlan == 0 { Some(over) } else { self.vlans.get(&(over, vlan)).copied() }
@@ -252,9 +261,11 @@ impl Egress {
         }
     }
 
-    /// The link whose frames this interface receives: itself, or the bond of which it is an active member.
+    /// The link whose frames this interface receives: itself, or the bond of which it is an active member. Of an own end
+    /// it is an own end, too.
     pub fn above(&self, link: LinkId) -> LinkId {
-        self.link(link).map_or(link, |info| info.above)
+        let above = self.link(link.wire()).map_or(link.wire(), |info| info.above);
+        if link.is_own() { above.own() } else { above }
     }
 
     /// The link with this index of the kernel.

@@ -85,7 +85,8 @@ pub struct Explanation {
     pub why_passed: Option<&'static str>,
     /// Whether its connection is reset by it. The reset for its sender is the last frame in `sent`.
     pub resets: bool,
-    /// The frames that are sent: the packet, perhaps in fragments, or an ICMP error to its sender.
+    /// The frames that are sent: the packet, perhaps in fragments, or an ICMP error to its sender; or the rewritten
+    /// packet that the kernel gets.
     pub sent: Vec<Bytes>,
     /// The reasons why the director may act differently.
     pub caveats: Vec<Caveat>,

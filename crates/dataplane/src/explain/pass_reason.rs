@@ -35,6 +35,11 @@ pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> 
 
 const BACKUP_ONLY: &str = "`backup_only` passes clients' packets to the kernel";
 
+/// The reason for the packet of a client on the director, to a real server that does not masquerade.
+pub(super) const OWN_CLIENT: &str = "its client is the director itself, whose kernel sends from the virtual address: a \
+                                     real server of direct routing or of a tunnel would reply to itself; use NAT or \
+                                     FULLNAT, or another machine";
+
 /// The reason for a frame that was passed by its classification.
 fn untouched(run: &DryRun, snapshot: &Snapshot) -> &'static str {
     let packet = match parse(&run.bytes) {

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use xvs_proto::FlowKey;
 use xvs_proto::network::RouteKey;
+use xvs_proto::{FlowKey, LinkId};
 use xvs_sched::{Certainty, ServiceKey};
 
 use super::dry_run::DryRun;
@@ -38,9 +38,16 @@ impl DryRun {
             decision.as_ref().and_then(|decision| Some(decision.candidates[decision.chosen?].endpoint.addr));
         let chosen = chosen.or(template.as_ref().map(|(_, template)| template.connection.dest.addr));
         let route = self.route(connection.as_ref(), chosen, direction.unwrap_or(Direction::Inbound));
-        let passes = self.verdict == Verdict::PassToKernel;
+        let is_delivered = matches!(self.verdict, Verdict::Transmit(link) if link.is_own());
+        let passes = is_delivered || self.verdict == Verdict::PassToKernel;
         let here = route.is_some_and(|route| route.path == Path::Local);
+        let is_unmasked = |(_, copied): &(Origin, Copied)| !copied.connection.method.masquerades();
+        let unreachable = self.link == LinkId::LOOPBACK && connection.as_ref().is_some_and(is_unmasked);
         let why_passed = passes.then(|| match here {
+            _ if unreachable => pass_reason::OWN_CLIENT,
+            true if direction == Some(Direction::Outbound) => {
+                "its client is this machine itself, whose kernel delivers it"
+            }
             true => "its real server is this machine itself, whose kernel delivers it",
             false => pass_reason::why(&self, direction, snapshot),
         });
@@ -61,7 +68,7 @@ impl DryRun {
             verdict: self.verdict,
             why_passed,
             resets: self.pipeline.transmitter.counters().resets.value() > 0,
-            sent: self.port.take_transmitted(),
+            sent: if is_delivered { self.port.take_passed() } else { self.port.take_transmitted() },
             caveats,
         }
     }

@@ -8,11 +8,13 @@
 use std::net::IpAddr;
 
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Family, Packet, icmp, icmpv6, tcp};
+use xvs_proto::{Endpoint, Family, LinkId, Packet, icmp, icmpv6, tcp};
+use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::admission::{admit_reply, admit_request, strip};
 use super::ends::Ends;
+use super::local;
 use super::nat::{End, set_address};
 use super::next_hop::{finish, hop};
 use crate::egress::Path;
@@ -28,18 +30,30 @@ pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
 }
 
 /// Sends an error about a reply to the destination that sent the reply. `quote` is the reply as the client received it.
-pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+/// The error was received by `link`.
+pub fn request(
+    frame: &mut Frame,
+    link: LinkId,
+    packet: &Packet,
+    quote: &Packet,
+    ends: &Ends,
+    path: Path,
+) -> Verdict {
+    let outside = (packet.flow.source.addr, ends.dest.addr);
+    let quoted = (ends.dest, ends.local.unwrap_or(ends.client));
     if path == Path::Local {
-        // The kernel can deliver the error as it is only if nothing is rewritten.
-        return match ends.dest == quote.connection_key().source {
-            true => Verdict::PassToKernel,
-            false => Verdict::Drop(DropReason::DestinationLocal),
+        return match ends.method {
+            _ if ends.dest == quote.connection_key().source => Verdict::PassToKernel,
+            ForwardingMethod::Nat if !ends.dest.addr.is_loopback() => {
+                rewrite(frame, packet, quote, outside, quoted);
+                Verdict::Transmit(link.own())
+            }
+            _ => Verdict::Drop(DropReason::DestinationLocal),
         };
     }
     let sent = hop(path).and_then(|hop| {
         admit_request(frame, packet, hop.mtu, 0)?;
-        let outside = (packet.flow.source.addr, ends.dest.addr);
-        rewrite(frame, packet, quote, outside, (ends.dest, ends.local.unwrap_or(ends.client)));
+        rewrite(frame, packet, quote, outside, quoted);
         strip(frame, packet);
         Ok(hop)
     });
@@ -49,9 +63,13 @@ pub fn request(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, 
 /// Sends an error about a request to the client, from the virtual address. `quote` is the request as the destination
 /// received it.
 pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+    let outside = (ends.virtual_endpoint.addr, ends.client.addr);
+    if path == Path::Local {
+        rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
+        return local::by_loopback(frame);
+    }
     let sent = hop(path).and_then(|hop| {
         admit_reply(frame, packet, hop.mtu)?;
-        let outside = (ends.virtual_endpoint.addr, ends.client.addr);
         rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
         strip(frame, packet);
         Ok(hop)

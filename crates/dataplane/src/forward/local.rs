@@ -1,25 +1,55 @@
-//! The director itself as the destination: the kernel gets the unchanged packet.
+//! The director itself as the destination: the kernel gets the packet, rewritten by NAT alone.
 //!
 //! Each packet is checked for an address of the director, as IPVS does. So a destination may become local, or cease to
 //! be local, while it has connections. Time to live and size are not checked, because the packet is not forwarded. The
-//! replies of the kernel's own stack do not pass through the pipeline. Not here: giving the frame to the kernel
-//! (`steering/reinject.rs`).
+//! replies of the kernel's own stack pass through the pipeline if NAT has rewritten the request (`steering/own.rs`).
+//! Not here: giving the frame to the kernel (`steering/reinject.rs`).
 
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, MacAddr, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
+use xvs_xdp::Frame;
 
 use super::ends::Ends;
+use super::nat::{End, rewrite};
+use super::{fullnat, nat};
 use crate::egress::Egress;
 use crate::verdict::{DropReason, Verdict};
 
-/// Delivers a packet that needs no rewriting. A packet that NAT would have to rewrite is dropped, because the reply
-/// would come from the wrong endpoint. So is a packet to an address that this machine does not have, because the kernel
-/// would send it back.
-pub(super) fn deliver(packet: &Packet, ends: &Ends, egress: &Egress) -> Verdict {
+/// Delivers a packet as if `link` had received it for the destination. A packet for a loopback address is dropped, as
+/// under IPVS; so is one of FULLNAT, whose reply would not leave this machine, and one to an address that this machine
+/// does not have, because the kernel would send it back.
+pub(super) fn deliver(
+    frame: &mut Frame,
+    link: LinkId,
+    packet: &Packet,
+    ends: &Ends,
+    egress: &Egress,
+) -> Verdict {
     let dest = packet.connection_key().dest;
-    let arrives = match ends.method {
-        ForwardingMethod::Nat | ForwardingMethod::FullNat => ends.dest == dest,
-        _ => egress.is_local(dest.addr),
-    };
-    if arrives { Verdict::PassToKernel } else { Verdict::Drop(DropReason::DestinationLocal) }
+    match ends.method {
+        ForwardingMethod::Nat | ForwardingMethod::FullNat if ends.dest == dest => Verdict::PassToKernel,
+        ForwardingMethod::Nat if !ends.dest.addr.is_loopback() => {
+            rewrite(frame, packet, [(End::Dest, ends.dest)]);
+            Verdict::Transmit(link.own())
+        }
+        ForwardingMethod::Nat | ForwardingMethod::FullNat => Verdict::Drop(DropReason::DestinationLocal),
+        _ if egress.is_local(dest.addr) => Verdict::PassToKernel,
+        _ => Verdict::Drop(DropReason::DestinationLocal),
+    }
+}
+
+/// Delivers a reply to a client on the director.
+pub(super) fn deliver_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) -> Verdict {
+    match ends.method {
+        ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),
+        _ => nat::rewrite_reply(frame, packet, ends),
+    }
+    by_loopback(frame)
+}
+
+/// Delivers a packet as one that the director sends to itself: the virtual address may be its own. `lo` has the link
+/// address 0.
+pub(super) fn by_loopback(frame: &mut Frame) -> Verdict {
+    ethernet::set_addresses(frame.bytes_mut(), MacAddr::default(), MacAddr::default());
+    Verdict::Transmit(LinkId::LOOPBACK)
 }

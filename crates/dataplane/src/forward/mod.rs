@@ -17,11 +17,11 @@ mod tunnel;
 
 pub mod icmp;
 
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, Packet};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
-use self::admission::{admit_reply, strip};
+use self::admission::{admit_reply, check_size, strip};
 use self::next_hop::{finish, hop};
 use crate::egress::{Egress, Path};
 use crate::verdict::{DropReason, Verdict};
@@ -33,9 +33,10 @@ pub use self::next_hop::{leave, link_header};
 pub(crate) use self::tunnel::Template;
 pub use self::tunnel::{Outer, overhead, room};
 
-/// Sends a client's packet to the connection's destination.
+/// Sends a client's packet, which was received by `link`, to the connection's destination.
 pub fn request(
     frame: &mut Frame,
+    link: LinkId,
     packet: &Packet,
     ends: &Ends,
     path: Path,
@@ -43,7 +44,7 @@ pub fn request(
     outer: Outer<'_>,
 ) -> Verdict {
     if path == Path::Local || ends.method == ForwardingMethod::Local {
-        return local::deliver(packet, ends, egress);
+        return local::deliver(frame, link, packet, ends, egress);
     }
     let sent = hop(path).and_then(|hop| match ends.method {
         ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
@@ -64,11 +65,18 @@ pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
     finish(frame, path, sent)
 }
 
-/// Sends a reply to the connection's client: from the virtual endpoint if the method is masquerading, otherwise
-/// unchanged, because it comes from there already.
-pub fn reply(frame: &mut Frame, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
+/// Sends a reply, which was received by `link`, to the connection's client: from the virtual endpoint if the method is
+/// masquerading, otherwise unchanged, because it comes from there already. The machine's own replies have passed no
+/// router here.
+pub fn reply(frame: &mut Frame, link: LinkId, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
+    if path == Path::Local && ends.method.masquerades() {
+        return local::deliver_reply(frame, packet, ends);
+    }
     let sent = hop(path).and_then(|hop| {
-        admit_reply(frame, packet, hop.mtu)?;
+        match link.is_own() {
+            true => check_size(packet, hop.mtu, 0)?,
+            false => admit_reply(frame, packet, hop.mtu)?,
+        }
         match ends.method {
             ForwardingMethod::Nat => nat::rewrite_reply(frame, packet, ends),
             ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),

@@ -1,12 +1,11 @@
 //! One-packet scheduling (`--ops`): packets that are forwarded and counted without a connection in the table.
 
 use xvs_proto::{FlowKey, Packet};
-use xvs_xdp::Frame;
 
 use super::schedule::Chosen;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::burst::forward;
+use crate::burst::{FramedPacket, forward};
 use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
@@ -28,8 +27,7 @@ pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at:
 /// Forwards the packet.
 pub(crate) fn send(
     flows: &mut Flows,
-    frame: &mut Frame,
-    packet: &Packet,
+    p: FramedPacket<'_>,
     ends: &Ends,
     id: DestinationId,
     at: Context<'_>,
@@ -37,6 +35,6 @@ pub(crate) fn send(
     let Some(destination) = at.snapshot.destinations.find(id) else {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     };
-    flows.count_request(destination, packet);
-    forward::request(flows, frame, packet, ends, destination, at)
+    flows.count_request(destination, p.packet);
+    forward::request(flows, p.frame, p.link, p.packet, ends, destination, at)
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use xvs_proto::LinkId;
 use xvs_proto::{Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
+use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
 use crate::forward::decrement_ttl;
@@ -27,8 +28,8 @@ pub(crate) struct Marked<'s> {
 /// The verdict on a packet that begins no connection.
 pub(crate) fn find<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Result<Marked<'s>, Verdict> {
     match_service(packet, link, snapshot).map_err(|verdict| match is_unsolicited(packet, snapshot) {
-        true => Verdict::Drop(DropReason::Unsolicited),
-        false => verdict,
+        true if !link.is_own() => Verdict::Drop(DropReason::Unsolicited),
+        _ => verdict,
     })
 }
 
@@ -38,6 +39,9 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
     if !empty && !may_begin(packet, &snapshot.settings) {
         return Err(Verdict::PassToKernel);
     }
+    if link.is_own() {
+        return for_own(packet, link, snapshot).ok_or(Verdict::PassToKernel);
+    }
     let mark = snapshot.marks.of(link, packet);
     match snapshot.services.for_packet(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
@@ -46,6 +50,16 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
         }
         _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// The service of a packet that this machine itself sends: one at its own endpoint, by `lo`. The packet has no mark.
+fn for_own<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
+    let (protocol, dest) = (packet.flow.protocol, packet.flow.dest);
+    let service = snapshot.services.for_packet(0, protocol, dest)?;
+    let is_exact = service.key == ServiceKey::Address { protocol, endpoint: dest };
+    let is_ftp = protocol == Protocol::TCP && dest.port == ftp::CONTROL_PORT;
+    let serves = link == LinkId::LOOPBACK && is_exact && !is_ftp && is_host(packet.flow.source.addr);
+    serves.then_some(Marked { service, mark: 0 })
 }
 
 /// The verdict on a packet that begins no connection. The packet is edited to the form that an ICMP error must quote.

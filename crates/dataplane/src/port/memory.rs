@@ -104,6 +104,11 @@ impl Port for MemoryPort {
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        match link {
+            LinkId::LOOPBACK => return self.pass_to_kernel(link, frame),
+            link if link.is_own() => return self.pass_to_kernel(link.wire(), frame),
+            _ => {}
+        }
         if link.0 >= self.links {
             return Err(frame);
         }
@@ -113,6 +118,9 @@ impl Port for MemoryPort {
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
+        if link.is_own() && link != LinkId::LOOPBACK {
+            return self.transmit(link.wire(), frame);
+        }
         self.passed.push(Bytes { link, frame: bytes_of(&frame) });
         self.pool.put(frame);
         Ok(())

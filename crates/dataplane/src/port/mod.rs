@@ -70,11 +70,12 @@ pub trait Port {
     /// Appends received frames to `burst`, until it holds [`BURST`](xvs_xdp::BURST) or there are no more.
     fn receive(&mut self, burst: &mut Vec<Received>);
 
-    /// Sends a frame by a link. Returns the frame if the link is gone or down, or if its ring is full.
+    /// Sends a frame by a link. One to the machine's own end of a link is given to the kernel, as if the link had
+    /// received it. Returns the frame if the link is gone or down, or if its ring is full.
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
-    /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. Returns the frame if
-    /// that fails.
+    /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. One that this machine
+    /// has sent by `link` leaves by it, or reaches this machine again by `lo`. Returns the frame if that fails.
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// An empty frame for a packet that the director originates; `None` if all are in use.

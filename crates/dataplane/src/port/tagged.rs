@@ -30,11 +30,11 @@ impl<'a, P: Port> Tagged<'a, P> {
         Self { port, egress }
     }
 
-    /// Returns the interface by which a frame of this link leaves, and the frame with the link's tag. Returns the
-    /// unchanged frame if it has no room for a tag, or the bond has no active member.
+    /// Returns the interface by which a frame of this link leaves, and the frame with the link's tag; for a link's own end
+    /// that of the interface. Returns the unchanged frame if it has no room for a tag, or the bond has no active member.
     fn lower(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
-        let tag = self.egress.tag(link);
-        let below = tag.map_or(link, |(below, _)| below);
+        let tag = self.egress.tag(link.wire());
+        let below = tag.map_or(link.wire(), |(below, _)| below);
         let interface = match self.egress.members(below) {
             None => below,
             Some([]) => return Err(frame),
@@ -47,7 +47,7 @@ impl<'a, P: Port> Tagged<'a, P> {
             }
             ethernet::push_tag(frame.bytes_mut(), vlan);
         }
-        Ok((interface, frame))
+        Ok((if link.is_own() { interface.own() } else { interface }, frame))
     }
 }
 
@@ -71,8 +71,8 @@ const MEMBERS: HashSecret = HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_
 #[inline]
 fn untag(received: &mut Received, egress: &Egress) {
     let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
-    if let Some(link) = egress.untagged(received.link, vlan) {
-        received.link = link;
+    if let Some(link) = egress.untagged(received.link.wire(), vlan) {
+        received.link = if received.link.is_own() { link.own() } else { link };
         ethernet::pop_tag(received.frame.bytes_mut());
         received.frame.shrink_front(TAG_LEN);
     }
@@ -91,7 +91,7 @@ impl<P: Port> Port for Tagged<'_, P> {
     #[inline]
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
         // Apart, so that a frame without a tag is not moved.
-        if !self.egress.is_layered(link) {
+        if !self.egress.is_layered(link.wire()) {
             return self.port.transmit(link, frame);
         }
         let (link, frame) = self.lower(link, frame)?;

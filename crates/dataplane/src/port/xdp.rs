@@ -4,14 +4,17 @@
 //! in turn, and leave by the first queue of their interface that the worker owns. The kernel is notified of transmitted
 //! frames by [`Port::flush`]. While it has not taken all of them, [`Port::wait`] returns after a millisecond, so that
 //! the worker flushes again. Nothing is allocated after [`XdpPort::open`].
+//!
+//! One worker also reads what this machine itself sends, while that is redirected to the TAPs: a system call for each
+//! frame, and one for each TAP that is empty, when a wait has found frames, and else at every 32nd burst.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{array, io};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use xvs_proto::LinkId;
+use xvs_proto::{LinkId, ethernet};
 use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
 
 use super::{KernelDrops, Port, Received, Woken};
@@ -21,6 +24,21 @@ use crate::steering::reinject::Reinjector;
 /// The most sockets of one worker.
 pub const MAX_SOCKETS: usize = 63;
 
+/// The longest frame that this machine sends, with a tag: that of the loopback interface.
+const OWN_MAX_BYTES: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN + (1 << 16);
+
+/// The number of bursts between two looks at the TAPs of a worker that does not wait.
+const OWN_EVERY: u32 = 32;
+
+/// Whether a port reads what this machine itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnPackets {
+    /// It does; one port of all.
+    Read,
+    /// Another port does.
+    Leave,
+}
+
 /// One worker's port to the wire.
 pub struct XdpPort {
     sockets: Sockets,
@@ -29,22 +47,51 @@ pub struct XdpPort {
     waker: Waker,
     unsent: Unsent,
     counters: Arc<[SocketCounters]>,
+    own: OwnPackets,
+    /// The TAP of the loopback interface, once it is needed.
+    loopback: Arc<OnceLock<Arc<Reinjector>>>,
+    /// The number of bursts until it looks at the TAPs.
+    own_due: u32,
+    /// Room for any frame that this machine sends.
+    own_frame: Box<[u8]>,
+    /// The link and length of a frame there that no burst has yet.
+    own_read: Option<(LinkId, usize)>,
 }
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits.
+    /// ends its waits. One port of all with these reinjectors reads what this machine sends. `loopback` is filled when
+    /// a client on this machine may have a service.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.
-    pub fn open(sockets: Sockets, to_kernel: Vec<Arc<Reinjector>>, waker: Waker) -> io::Result<Self> {
+    pub fn open(
+        sockets: Sockets,
+        to_kernel: Vec<Arc<Reinjector>>,
+        waker: Waker,
+        own: OwnPackets,
+        loopback: Arc<OnceLock<Arc<Reinjector>>>,
+    ) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let counters =
             sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
-        Ok(Self { sockets, to_kernel, waker, unsent: Unsent::Nothing, counters })
+        let (unsent, own_due) = (Unsent::Nothing, 0);
+        let own_frame = vec![0; if own == OwnPackets::Read { OWN_MAX_BYTES } else { 0 }].into();
+        Ok(Self {
+            sockets,
+            to_kernel,
+            waker,
+            unsent,
+            counters,
+            own,
+            loopback,
+            own_due,
+            own_frame,
+            own_read: None,
+        })
     }
 
     /// The counters of each socket, for any thread.
@@ -72,14 +119,30 @@ impl Port for XdpPort {
     fn receive(&mut self, burst: &mut Vec<Received>) {
         let room = BURST.saturating_sub(burst.len());
         self.sockets.receive(room, |link, frame| burst.push(Received { link, frame }));
+        if self.own == OwnPackets::Read {
+            match self.own_due {
+                0 => self.receive_own(burst),
+                due => self.own_due = due - 1,
+            }
+        }
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        self.sockets.transmit(link, frame)
+        // No socket has the machine's own end of a link.
+        self.sockets.transmit(link, frame).or_else(|frame| match link {
+            LinkId::LOOPBACK => self.pass_to_kernel(link, frame),
+            link if link.is_own() => self.pass_to_kernel(link.wire(), frame),
+            _ => Err(frame),
+        })
     }
 
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let Some(reinjector) = self.to_kernel.get(usize::from(link.0)) else { return Err(frame) };
+        let reinjector = match link {
+            LinkId::LOOPBACK => self.loopback.get(),
+            link if link.is_own() => return self.sockets.transmit(link.wire(), frame),
+            link => self.to_kernel.get(usize::from(link.0)),
+        };
+        let Some(reinjector) = reinjector else { return Err(frame) };
         match reinjector.inject(&frame) {
             Ok(()) => {
                 self.sockets.pool().put(frame);
@@ -109,18 +172,25 @@ impl Port for XdpPort {
         };
         // A limit too long for the kernel is treated as none.
         let timeout = at_most.and_then(|limit| Timespec::try_from(limit).ok());
-        let mut fds = [const { None }; MAX_SOCKETS + 1];
+        // An interface has a socket and a TAP, `lo` has a TAP.
+        let mut fds = [const { None }; 2 * MAX_SOCKETS + 2];
         let waker = self.waker.0.as_fd();
+        let own = self.own == OwnPackets::Read;
+        let taps = self.to_kernel.iter().chain(self.loopback.get());
+        let taps = taps.filter(|tap| own && tap.is_read()).map(|tap| tap.as_fd());
         let mut count = 0;
-        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds())) {
+        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds()).chain(taps)) {
             *slot = Some(fd);
             count += 1;
         }
         let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.unwrap_or(waker), PollFlags::IN));
-        match poll(&mut polled[..count], timeout.as_ref()) {
+        let found = poll(&mut polled[..count], timeout.as_ref());
+        let is_woken = !polled[0].revents().is_empty();
+        self.own_due = 0;
+        match found {
             Ok(0) => Woken::TimedOut,
             Ok(_) => {
-                if !polled[0].revents().is_empty() {
+                if is_woken {
                     self.waker.clear();
                 }
                 Woken::Ready
@@ -146,6 +216,43 @@ impl Port for XdpPort {
                 }
             },
         )
+    }
+}
+
+impl XdpPort {
+    /// Appends frames that this machine itself has sent.
+    fn receive_own(&mut self, burst: &mut Vec<Received>) {
+        self.own_due = OWN_EVERY;
+        if !self.take_own(burst) {
+            return;
+        }
+        for place in 0..=self.to_kernel.len() {
+            let (link, tap) = match self.to_kernel.get(place) {
+                Some(tap) => (LinkId(place as u16).own(), Some(tap)),
+                None => (LinkId::LOOPBACK, self.loopback.get()),
+            };
+            let Some(tap) = tap.filter(|tap| tap.is_read()).cloned() else { continue };
+            while let Ok(length) = tap.read(&mut self.own_frame) {
+                self.own_read = Some((link, length));
+                if !self.take_own(burst) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Appends the frame that was read last. Returns `false`, and keeps it for the next burst, if there is no room.
+    fn take_own(&mut self, burst: &mut Vec<Received>) -> bool {
+        let Some((link, length)) = self.own_read else { return true };
+        let frame = if burst.len() < BURST { self.allocate_packet(length) } else { None };
+        let Some(mut frame) = frame else {
+            self.own_due = 0;
+            return false;
+        };
+        frame.write(|at, part| part.copy_from_slice(&self.own_frame[at..][..part.len()]));
+        burst.push(Received { link, frame });
+        self.own_read = None;
+        true
     }
 }
 

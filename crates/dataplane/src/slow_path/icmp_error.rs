@@ -88,7 +88,7 @@ pub(crate) fn process(
     let verdict = match found {
         Some((id, Direction::Outbound)) => about_request(flows, frame, link, error, id, at),
         _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
-        Some((id, Direction::Inbound)) => about_reply(flows, frame, error, id, at),
+        Some((id, Direction::Inbound)) => about_reply(flows, frame, link, error, id, at),
         None => match about_tunnel(flows, frame, error, at) {
             Some(action) => return action,
             None => schedule(flows, frame, link, error, connect, at),
@@ -101,6 +101,7 @@ pub(crate) fn process(
 fn about_reply(
     flows: &mut Flows,
     frame: &mut Frame,
+    link: LinkId,
     error: Error<'_>,
     id: ConnId,
     at: Context<'_>,
@@ -115,13 +116,14 @@ fn about_reply(
     }
     // As under IPVS, a removed destination gets the error too.
     let destination = at.snapshot.destinations.of(&connection);
-    to_destination(flows, frame, error, &ends, destination, at)
+    to_destination(flows, frame, link, error, &ends, destination, at)
 }
 
 /// Sends an error to a destination by its connection's method.
 fn to_destination(
     flows: &mut Flows,
     frame: &mut Frame,
+    link: LinkId,
     Error { packet, quote }: Error<'_>,
     ends: &Ends,
     destination: Option<&Destination>,
@@ -139,11 +141,11 @@ fn to_destination(
     match ends.method {
         ForwardingMethod::Nat | ForwardingMethod::FullNat => {
             let path = destination.path;
-            forward::icmp::request(frame, &fragmentable(packet), quote, ends, path)
+            forward::icmp::request(frame, link, &fragmentable(packet), quote, ends, path)
         }
         // A tunnel copies the don't-fragment bit of the packet into its outer header.
-        ForwardingMethod::Tunnel => send::request(flows, frame, packet, ends, destination, at),
-        _ => send::request(flows, frame, &fragmentable(packet), ends, destination, at),
+        ForwardingMethod::Tunnel => send::request(flows, frame, link, packet, ends, destination, at),
+        _ => send::request(flows, frame, link, &fragmentable(packet), ends, destination, at),
     }
 }
 
@@ -265,7 +267,7 @@ fn schedule(
     let (snapshot, packet) = (at.snapshot, error.packet);
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
-    let served = request.has_ports() && snapshot.services.any_of(packet.family());
+    let served = !link.is_own() && request.has_ports() && snapshot.services.any_of(packet.family());
     let begins = served && client.port != ftp::DATA_PORT && is_valid_source(client.addr, dest.addr, snapshot);
     if !begins || !snapshot.settings.schedule_icmp {
         return Verdict::PassToKernel;
@@ -275,9 +277,9 @@ fn schedule(
         return Verdict::PassToKernel;
     };
     match connect(flows, frame, &request, Marked { service, mark }, at) {
-        Ok(Begun::Connection(id)) => about_reply(flows, frame, error, id, at),
+        Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, at),
         Ok(Begun::OnePacket(ends, id)) => {
-            to_destination(flows, frame, error, &ends, snapshot.destinations.find(id), at)
+            to_destination(flows, frame, link, error, &ends, snapshot.destinations.find(id), at)
         }
         Err(verdict) => verdict,
     }

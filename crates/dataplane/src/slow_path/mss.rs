@@ -7,10 +7,11 @@
 //! and FULLNAT. A SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that
 //! are too large nevertheless (`forward`).
 
-use xvs_proto::{Family, Packet, ipv4, ipv6, tcp};
+use xvs_proto::{Family, LinkId, Packet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
 use crate::burst::context::Context;
+use crate::burst::framed_packet::FramedPacket;
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::snapshot::Destination;
@@ -18,6 +19,20 @@ use crate::snapshot::Destination;
 /// The kind of the option (RFC 9293 §3.2), and the length of its value.
 const MSS: u8 = 2;
 const MSS_LEN: usize = 2;
+
+/// Lowers the option of a SYN that came by `lo` to that of a host on Ethernet: the largest segments of `lo` do not fit
+/// a frame.
+#[inline]
+pub(crate) fn clamp_own(p: &mut FramedPacket<'_>) {
+    if p.link == LinkId::LOOPBACK && p.packet.tcp_flags.has(tcp::Flags::SYN) {
+        let network = match p.packet.family() {
+            Family::V4 => ipv4::HEADER_LEN,
+            Family::V6 => ipv6::HEADER_LEN,
+        };
+        let most = 1500 - (network + tcp::HEADER_LEN) as u16;
+        lower(&mut p.frame.bytes_mut()[p.packet.transport..p.packet.end], most);
+    }
+}
 
 /// Lowers the option of a client's SYN, if `mss_clamp` applies to the connection.
 #[inline]

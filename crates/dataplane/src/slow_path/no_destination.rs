@@ -36,7 +36,7 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Co
     state::advance(flows, id, p.packet, Direction::Inbound, None, at);
     flows.announce(id, at);
     match unbound {
-        Some(ends) => burst::forward::unbound(flows, p.frame, p.packet, &ends, at),
+        Some(ends) => burst::forward::unbound(flows, p, &ends, at),
         None => send(flows, p.frame, p.packet, at),
     }
 }

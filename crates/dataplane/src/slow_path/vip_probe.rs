@@ -9,7 +9,7 @@
 //!
 //! Not here: which probes there are (`snapshot/vip_probes.rs`), and what a result means (crate `health`).
 
-use xvs_proto::{Family, MacAddr, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp};
+use xvs_proto::{Family, LinkId, MacAddr, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp};
 use xvs_xdp::{BURST, Frame};
 
 use super::tcp_originate::tcp_frame;
@@ -162,7 +162,8 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>
         flow_hash: flows.table.hash(&packet.flow),
         ids: &mut flows.ids,
     };
-    forward::request(frame, &packet, &ends, next, egress, outer)
+    // The link matters only for this machine's own addresses.
+    forward::request(frame, LinkId(0), &packet, &ends, next, egress, outer)
 }
 
 /// The largest segment that a SYN announces, in bytes of data: that of a host on Ethernet.

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
-use super::rules::{SteeringRules, spanning};
+use super::rules::{OwnSender, SteeringRules, spanning};
 
 /// The contents of a map, or the wanted contents of some of its keys: key to roles; 0: the key is not in the map.
 pub(super) type Roles<const K: usize> = BTreeMap<[u8; K], u32>;
@@ -42,6 +42,9 @@ impl Image {
                 *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= role;
                 *image.addresses.entry(address_key(at.addr)).or_default() |= role;
             }
+        }
+        for &(protocol, at) in &rules.own_clients {
+            *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= CLIENTS;
         }
         for &at in &rules.probe_sources {
             *image.endpoints.entry(endpoint_key(Protocol::TCP, at)).or_default() |= PROBE;
@@ -104,6 +107,24 @@ impl Image {
     }
 }
 
+impl Image {
+    /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server
+    /// behind NAT at one port, unless that is a virtual endpoint, which its clients know; or from clients to a service.
+    pub(super) fn has_own(&self, sender: OwnSender, key: &EndpointKey) -> bool {
+        let mut at = [0; address::SIZE];
+        at[address::ADDR].copy_from_slice(&key[endpoint::ADDR]);
+        at[address::FAMILY].copy_from_slice(&u32::from(key[endpoint::FAMILY]).to_ne_bytes());
+        let roles = roles_of(&self.endpoints, key);
+        let is_so = match sender {
+            OwnSender::Server => {
+                roles & (SERVICE | DESTINATION) == DESTINATION && key[endpoint::PORT] != [0, 0]
+            }
+            OwnSender::Client => roles & CLIENTS != 0,
+        };
+        is_so && roles_of(&self.addresses, &at) & LOCAL != 0
+    }
+}
+
 /// Clears the installed keys that are not wanted.
 fn clear_others<const K: usize>(wanted: &mut Roles<K>, installed: &Roles<K>) {
     for key in installed.keys() {
@@ -124,6 +145,10 @@ const LOCAL: u32 = 1 << 2;
 const TRANSLATED: u32 = 1 << 3;
 const TUNNEL: u32 = 1 << 4;
 const PROBE: u32 = 1 << 5;
+const CLIENTS: u32 = 1 << 6;
+
+/// A key of the map of endpoints.
+pub(super) type EndpointKey = [u8; endpoint::SIZE];
 
 mod endpoint {
     use std::ops::Range;
@@ -254,6 +279,7 @@ mod tests {
             ("TRANSLATED", TRANSLATED),
             ("TUNNEL", TUNNEL),
             ("PROBE", PROBE),
+            ("CLIENTS", CLIENTS),
             ("FIRST_PORT(0x12345678)", 0x1234),
             ("LAST_PORT(0x12345678)", 0x5678),
         ] {
@@ -293,6 +319,8 @@ mod tests {
                     .zip([bit(at + 2), bit(at + 3)])
                     .filter_map(|(port, drawn)| drawn.then_some((Protocol::TCP, Endpoint { addr, port }))),
             );
+            let clients = (Protocol::TCP, Endpoint { addr, port: 80 });
+            rules.own_clients.extend(bit(at + 9).then_some(clients));
             rules.wide.extend(bit(at + 4).then(|| Prefix::host(addr)));
             rules.tunnel_ends.extend(bit(at + 5).then_some(addr));
             rules.probe_sources.extend(bit(at + 8).then_some(Endpoint { addr, port: 81 }));

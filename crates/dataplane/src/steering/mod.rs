@@ -21,17 +21,18 @@ use self::maps::{Image, Marker, Roles};
 
 pub mod hold;
 mod maps;
+pub mod own;
 pub mod reinject;
 mod rules;
 
-pub use self::rules::SteeringRules;
+pub use self::rules::{OwnSender, SteeringRules};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 /// The program for interfaces.
 const PROGRAM: &CStr = c"redirect";
 /// The same for test runs, in which frames have no interface.
 const VERDICT: &CStr = c"verdict";
-const SHARED: [&CStr; 5] = [c"endpoints", c"addresses", c"prefixes", c"translated", c"hold"];
+const SHARED: [&CStr; 6] = [c"endpoints", c"addresses", c"prefixes", c"translated", c"hold", c"clients"];
 
 /// The return values of the program for a dropped and for a redirected frame (linux/bpf.h).
 const DROP: u32 = 1;
@@ -69,6 +70,8 @@ pub struct Steering {
     object: Object,
     /// The contents of the maps, which only this value writes.
     installed: Image,
+    /// The endpoints of this machine that are real servers behind NAT, and those of services for its own clients.
+    own: [BTreeSet<maps::EndpointKey>; 2],
     hold: Arc<Hold>,
     /// The maps of earlier processes whose held frames are counted here already.
     counted: BTreeSet<u32>,
@@ -98,7 +101,8 @@ impl Steering {
     fn of(mut object: Object) -> io::Result<Self> {
         object.load()?;
         let (hold, installed) = (Arc::new(Hold::of(&object)?), Image::default());
-        Ok(Self { object, installed, hold, counted: BTreeSet::new() })
+        let (own, counted) = Default::default();
+        Ok(Self { object, installed, own, hold, counted })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -197,6 +201,16 @@ impl Steering {
         self.set(wanted)
     }
 
+    /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT,
+    /// or that of a service which masquerades.
+    pub fn redirects(&self, sender: OwnSender) -> bool {
+        !self.own[sender as usize].is_empty()
+    }
+
+    fn object(&self) -> &Object {
+        &self.object
+    }
+
     /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
     /// # Errors
@@ -237,6 +251,14 @@ impl Steering {
         converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
         converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &change.endpoints)?;
         converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
+        for key in change.endpoints.keys() {
+            for sender in [OwnSender::Server, OwnSender::Client] {
+                match self.installed.has_own(sender, key) {
+                    true => self.own[sender as usize].insert(*key),
+                    false => self.own[sender as usize].remove(key),
+                };
+            }
+        }
         Ok(())
     }
 }

@@ -8,12 +8,17 @@
 //!
 //! Reinjected frames are not steered again. In native mode the XDP program runs before the point of the redirection. In
 //! generic mode the kernel runs it again, so the frame carries a marker, which the program recognises and removes.
+//!
+//! One worker reads from the TAP what this machine itself has sent by the interface, while that is redirected
+//! (`own.rs`).
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use xvs_xdp::bpf::Object;
 use xvs_xdp::tap::{NAMES, Tap};
-use xvs_xdp::{Attached, Frame};
+use xvs_xdp::{Attached, Frame, index_of};
 
 use crate::steering::marker;
 
@@ -22,8 +27,12 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o")
 /// The path back to the kernel for frames of one interface.
 pub struct Reinjector {
     tap: Tap,
+    /// The kernel's index of the interface.
+    interface: u32,
     /// The bytes before each frame.
     marker: Vec<u8>,
+    /// Whether packets are redirected to the TAP.
+    is_read: AtomicBool,
 }
 
 impl Reinjector {
@@ -33,11 +42,33 @@ impl Reinjector {
     /// # Errors
     /// The kernel's error: `/dev/net/tun` or CAP_NET_ADMIN is missing, or the kernel has no clsact.
     pub fn open(attached: &Attached) -> io::Result<Self> {
+        Self::of(attached.index(), marker(attached).to_vec())
+    }
+
+    /// The same for the loopback interface, which has to accept packets from the machine's own addresses.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_loopback() -> io::Result<Self> {
+        Self::of(index_of("lo")?, Vec::new())
+    }
+
+    fn of(interface: u32, marker: Vec<u8>) -> io::Result<Self> {
         let mut object = Object::open(OBJECT)?;
-        object.set_constants(&attached.index().to_ne_bytes())?;
+        object.set_constants(&interface.to_ne_bytes())?;
         object.load()?;
         let tap = Tap::open(NAMES, object.program(c"reinject")?, object.program(c"discard")?)?;
-        Ok(Self { tap, marker: marker(attached).to_vec() })
+        Ok(Self { tap, interface, marker, is_read: AtomicBool::new(false) })
+    }
+
+    /// The kernel's index of the interface.
+    pub fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    /// The kernel's index of the TAP.
+    pub(super) fn tap_index(&self) -> u32 {
+        self.tap.index()
     }
 
     /// The TAP's name.
@@ -57,6 +88,32 @@ impl Reinjector {
             count += 1;
         }
         self.tap.write(&parts[..count])
+    }
+
+    /// Whether there may be frames to read.
+    pub fn is_read(&self) -> bool {
+        // Relaxed, here and below: a worker that sees it late reads the frames a little later.
+        self.is_read.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_read(&self, read: bool) {
+        self.is_read.store(read, Ordering::Relaxed);
+    }
+
+    /// Reads a frame that this machine has sent by the interface. Returns its length; what exceeds `frame` is cut off.
+    /// Never blocks.
+    ///
+    /// # Errors
+    /// There is none, or the kernel's error.
+    pub fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
+        self.tap.read(frame)
+    }
+}
+
+impl AsFd for Reinjector {
+    /// For waiting until there is a frame to read.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
     }
 }
 

@@ -26,6 +26,9 @@ pub struct SteeringRules {
     pub translated: BTreeMap<IpAddr, (u16, u16)>,
     /// The local endpoints of probes: whole TCP packets to these are steered.
     pub probe_sources: BTreeSet<Endpoint>,
+    /// Services that masquerade: what this machine itself sends *to* these endpoints by `lo` is redirected to the
+    /// director.
+    pub own_clients: BTreeSet<(Protocol, Endpoint)>,
     /// The ends of tunnels: ICMP errors about packets to these that may be tunnelled are steered.
     pub tunnel_ends: BTreeSet<IpAddr>,
     /// The addresses of this machine. Connections of its own programs to a destination are not steered.
@@ -39,6 +42,7 @@ impl SteeringRules {
         self.nat_destinations.extend(&more.nat_destinations);
         self.wide.extend(&more.wide);
         self.probe_sources.extend(&more.probe_sources);
+        self.own_clients.extend(&more.own_clients);
         self.tunnel_ends.extend(&more.tunnel_ends);
         for (addr, ports) in &more.translated {
             let known = self.translated.entry(*addr).or_insert(*ports);
@@ -53,9 +57,19 @@ impl SteeringRules {
         less.nat_destinations.iter().for_each(|from| _ = self.nat_destinations.remove(from));
         less.wide.iter().for_each(|network| _ = self.wide.remove(network));
         less.probe_sources.iter().for_each(|source| _ = self.probe_sources.remove(source));
+        less.own_clients.iter().for_each(|service| _ = self.own_clients.remove(service));
         less.tunnel_ends.iter().for_each(|end| _ = self.tunnel_ends.remove(end));
         less.translated.keys().for_each(|addr| _ = self.translated.remove(addr));
     }
+}
+
+/// A sender on this machine whose packets are redirected to the director.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnSender {
+    /// Real servers, by an attached interface.
+    Server,
+    /// Clients, by `lo`.
+    Client,
 }
 
 /// The range that contains both ranges of ports.

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use xvs_dataplane::port::xdp::{Waker, XdpPort};
+use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_proto::LinkId;
@@ -164,7 +164,7 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
         links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
     let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
     let reinjectors = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
-    XdpPort::open(sockets, reinjectors, Waker::new().unwrap()).unwrap()
+    XdpPort::open(sockets, reinjectors, Waker::new().unwrap(), OwnPackets::Leave, Arc::default()).unwrap()
 }
 
 /// Attaches the director's two interfaces.

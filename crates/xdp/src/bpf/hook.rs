@@ -56,6 +56,15 @@ pub enum Direction {
     Egress,
 }
 
+impl Direction {
+    fn attach_point(self) -> sys::bpf_tc_attach_point {
+        match self {
+            Self::Ingress => sys::bpf_tc_attach_point_BPF_TC_INGRESS,
+            Self::Egress => sys::bpf_tc_attach_point_BPF_TC_EGRESS,
+        }
+    }
+}
+
 /// Prepares an interface for [`attach_tc`], until the interface is removed.
 pub fn prepare_tc(interface: u32) -> io::Result<()> {
     let both = sys::bpf_tc_attach_point_BPF_TC_INGRESS | sys::bpf_tc_attach_point_BPF_TC_EGRESS;
@@ -64,25 +73,39 @@ pub fn prepare_tc(interface: u32) -> io::Result<()> {
     check(unsafe { sys::bpf_tc_hook_create(&mut hook) }).map(drop)
 }
 
-/// Attaches a traffic control program to one side of an interface, until the interface is removed.
-pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<()> {
-    let hook = hook(
-        interface,
-        match direction {
-            Direction::Ingress => sys::bpf_tc_attach_point_BPF_TC_INGRESS,
-            Direction::Egress => sys::bpf_tc_attach_point_BPF_TC_EGRESS,
-        },
-    );
-    let mut options = sys::bpf_tc_opts {
+/// Attaches a traffic control program to one side of an interface, until the interface is removed or
+/// [`detach_tc`] is called. Replaces one of this function. Returns the program's id.
+pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<u32> {
+    let mut options = tc_filter();
+    (options.prog_fd, options.flags) = (program.as_raw_fd(), sys::bpf_tc_flags_BPF_TC_F_REPLACE);
+    // SAFETY: both have their own size, and are used only during the call.
+    check(unsafe { sys::bpf_tc_attach(&hook(interface, direction.attach_point()), &mut options) })?;
+    Ok(options.prog_id)
+}
+
+/// Detaches the program with this id, unless another process has replaced it.
+pub fn detach_tc(program: u32, interface: u32, direction: Direction) -> io::Result<()> {
+    let hook = hook(interface, direction.attach_point());
+    let mut attached = tc_filter();
+    // SAFETY: both have their own size, and are used only during the call.
+    check(unsafe { sys::bpf_tc_query(&hook, &mut attached) })?;
+    if attached.prog_id != program {
+        return Ok(());
+    }
+    // SAFETY: as above.
+    check(unsafe { sys::bpf_tc_detach(&hook, &tc_filter()) }).map(drop)
+}
+
+/// The place of our programs among those of others: unlikely to be theirs, and before those without a priority.
+fn tc_filter() -> sys::bpf_tc_opts {
+    sys::bpf_tc_opts {
         sz: size_to!(sys::bpf_tc_opts, priority),
-        prog_fd: program.as_raw_fd(),
+        prog_fd: 0,
         flags: 0,
         prog_id: 0,
-        handle: 1,
-        priority: 1,
-    };
-    // SAFETY: both have their own size, and are used only during the call.
-    check(unsafe { sys::bpf_tc_attach(&hook, &mut options) }).map(drop)
+        handle: 0x0078_7673,
+        priority: 0x7876,
+    }
 }
 
 fn hook(interface: u32, attach_point: sys::bpf_tc_attach_point) -> sys::bpf_tc_hook {

@@ -4,7 +4,6 @@
 //! turned into a frame ([`question`]). The data plane explains what would happen to it (`xvs_dataplane::explain`).
 //! The explanation becomes the report for programs, which `explain.rs` of `xvs` prints ([`report`]).
 
-mod interface;
 pub mod question;
 pub mod report;
 mod rule;

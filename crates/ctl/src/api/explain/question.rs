@@ -18,12 +18,14 @@ fn back(from: Endpoint, to: Endpoint) -> RouteKey {
     RouteKey { dest: from.addr, source: to.addr, mark: 0 }
 }
 
-/// The interface by which a source is reached.
-fn by_source(back: RouteKey, egress: &Egress) -> Result<(LinkId, &LinkInfo), CommandError> {
+/// The interface by which a source is reached, and the link address of frames from there. What this machine sends to
+/// itself goes by `lo`.
+fn by_source(back: RouteKey, egress: &Egress) -> Result<(LinkId, MacAddr), CommandError> {
     let source = back.dest;
     let link = match egress.route(back, 0) {
-        RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info)),
-        RouteTo::Local | RouteTo::Unreachable | RouteTo::NoRoute => None,
+        RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info.mac)),
+        RouteTo::Local => Some((LinkId::LOOPBACK, UNKNOWN_MAC)),
+        RouteTo::Unreachable | RouteTo::NoRoute => None,
     };
     link.ok_or_else(|| {
         invalid(&format!(
@@ -187,8 +189,8 @@ fn described_frame(
         return Err(invalid("only TCP has flags"));
     }
     let flags = flags(question.flags.as_deref().unwrap_or("syn"))?;
-    let (link, info) = match named_interface(question, egress)? {
-        Some(named) => named,
+    let (link, mac) = match named_interface(question, egress)? {
+        Some((link, info)) => (link, info.mac),
         None => by_source(back(from, to), egress)?,
     };
     let neighbour = match egress.route(back(from, to), 0) {
@@ -199,7 +201,7 @@ fn described_frame(
     let packet = packet(proto, from.addr, to.addr, question.ttl.unwrap_or(64), &segment)?;
     let mut frame = vec![0; ethernet::HEADER_LEN];
     let ethertype = if from.addr.is_ipv4() { ethernet::TYPE_IPV4 } else { ethernet::TYPE_IPV6 };
-    ethernet::emit(&mut frame, neighbour.unwrap_or(UNKNOWN_MAC), info.mac, ethertype);
+    ethernet::emit(&mut frame, neighbour.unwrap_or(UNKNOWN_MAC), mac, ethertype);
     frame.extend(packet);
     Ok((link, frame))
 }

@@ -17,7 +17,6 @@ use xvs_proto::{Endpoint, LinkId, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
 use crate::api::connections::{detached, state_name, template_state_name};
-use crate::api::explain::interface::name_of;
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
 use crate::status::unattached::Attachment;
@@ -32,7 +31,9 @@ fn advice(reason: DropReason) -> Option<&'static str> {
         DropReason::NoDestination => {
             "add a real server, or raise a weight or a threshold: `xvsadm -Ln --thresholds`"
         }
-        DropReason::DestinationLocal => "use -g, and give the director the virtual address",
+        DropReason::DestinationLocal => {
+            "use -m with another address of the director, or -g and give the director the virtual address"
+        }
         DropReason::TtlExpired => "unless it is traceroute, look for a routing loop",
         DropReason::TooBig { .. } => {
             "if it is frequent: set a smaller MSS on the real servers (`ip route change … advmss`)"
@@ -62,6 +63,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
     let met = explanation.met.as_ref();
     let entry_of = |(origin, copied): &(Origin, Copied)| entry(*origin, copied, now);
     let (happens, reason, why) = match verdict {
+        Verdict::Transmit(link) if link.is_own() => (explain::Verdict::Pass, None, explanation.why_passed),
         Verdict::Transmit(_) | Verdict::Fragment { .. } if explanation.resets => {
             (explain::Verdict::Transmit, None, Some(RESETS))
         }
@@ -95,8 +97,10 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         Direction::Inbound => explain::Direction::Inbound,
         Direction::Outbound => explain::Direction::Outbound,
     };
+    // What the kernel gets is not sent.
+    let sent_frames = explanation.sent.iter().filter(|_| happens != explain::Verdict::Pass);
     Report {
-        interface: name_of(*link, egress),
+        interface: egress.name_of(*link),
         packet: packet.map(|packet| summary(&packet)),
         about: quote.map(|quote| summary(&quote)),
         mark: *mark,
@@ -110,7 +114,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         connection: explanation.connection.as_ref().map(entry_of),
         next_hop: explanation.route.map(|route| next_hop(&route, egress, attachment)),
         rewrite: packet
-            .filter(|_| happens == explain::Verdict::Transmit)
+            .filter(|_| matches!(verdict, Verdict::Transmit(_) | Verdict::Fragment { .. }))
             .and_then(|packet| rewrite(&packet, explanation)),
         verdict: happens,
         reason,
@@ -119,7 +123,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
             Verdict::Drop(reason) => advice(*reason).map(str::to_owned),
             _ => None,
         },
-        sent: explanation.sent.iter().map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
+        sent: sent_frames.map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
         caveats: explanation.caveats.iter().map(caveat_report).collect(),
     }
 }
@@ -218,7 +222,7 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
     NextHop {
         to: route.key.dest,
         via,
-        interface: link.map(|link| name_of(link, egress)),
+        interface: link.map(|link| egress.name_of(link)),
         mac: hop.map(|hop| hop.dest_mac.to_string()),
         mtu: hop.map(|hop| hop.mtu),
         rule: egress.rule_of(route.key).map(|rule| rule.to_string()),
@@ -270,7 +274,7 @@ fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> SentFrame {
     let link = egress.above(link);
     let link = ethernet::vlan(frame).and_then(|vlan| egress.untagged(link, vlan)).unwrap_or(link);
     let frame = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-    SentFrame { interface: name_of(link, egress), packet, frame }
+    SentFrame { interface: egress.name_of(link), packet, frame }
 }
 
 fn caveat_report(caveat: &Caveat) -> CaveatReport {

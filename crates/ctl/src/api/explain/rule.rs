@@ -8,8 +8,6 @@ use xvs_dataplane::snapshot::marks::{Action, Step};
 use xvs_proto::Family;
 use xvs_proto::mark::{Condition, Expected, Test};
 
-use crate::api::explain::interface::name_of;
-
 /// How many entries of a list are named.
 const NAMED_ENTRIES: usize = 3;
 
@@ -36,7 +34,7 @@ fn words(condition: &Condition, egress: &Egress) -> String {
         Test::DestPort(ranges) => format!("to port {}", ports(ranges)),
         Test::EitherPort(ranges) => format!("from or to port {}", ports(ranges)),
         Test::Link(links) => {
-            let names: Vec<_> = links.iter().map(|link| name_of(*link, egress)).collect();
+            let names: Vec<_> = links.iter().map(|link| egress.name_of(*link)).collect();
             format!("received on {}", list(&names))
         }
         Test::Mark { value, mask } => format!("mark {value:#x}/{mask:#x}"),
