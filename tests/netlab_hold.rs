@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use xvs::cluster::{VIP, complete, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
+use xvs::servers::Echo;
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
 /// Far longer than a test.
@@ -61,12 +62,21 @@ fn an_xvsd_that_was_idle_for_longer_than_the_hold_serves_the_next_packet() {
 fn an_xvsd_that_hangs_loses_its_packets_to_the_kernel_after_the_hold_and_has_them_back_when_it_goes_on() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let mut director = served(&cluster, &["--hold", "1s"]);
+    // A real server on the director, whose replies are redirected to xvsd.
+    let (service, here) = (virtual_endpoint(9000), virtual_endpoint(8080));
+    director.adm(&format!("-A -u {service} -s rr"));
+    director.adm(&format!("-a -u {service} -r {here} -m"));
+    let _echo = Echo::start(&cluster, Host::Director, here);
+    let ask = |to| clients::Asker::new(&cluster, to).ask(b"hello");
+    assert_eq!(ask(service), "dr");
     director.signal(Signal::STOP);
     wait::until("the kernel has the packets", || {
         (attempt(&cluster) == Err(ErrorKind::ConnectionRefused)).then_some(())
     });
+    assert_eq!(ask(here), "dr", "the kernel has the server's packets");
     director.signal(Signal::CONT);
     wait::until("xvsd serves again", || attempt(&cluster).is_ok().then_some(()));
+    assert_eq!(ask(service), "dr");
     assert!(director.stop().success());
 }
 

@@ -125,6 +125,21 @@ fn a_killed_or_stopped_xvsd_leaves_the_server_reachable_at_once_and_the_next_one
 }
 
 #[test]
+fn a_server_on_the_director_sends_packets_of_9000_bytes() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    cluster.ip(Host::Client, "link set wan mtu 9000");
+    cluster.ip(Host::Director, "link set wan mtu 9000");
+    let here = SocketAddr::new(VIP.into(), HERE);
+    let _sink = Sink::start(&cluster, Host::Director, HERE);
+    let _echo = Echo::start(&cluster, Host::Director, here);
+    let _director = served(&cluster, VIP.into(), here, &[]);
+    for to in [SocketAddr::new(VIP.into(), SERVED), here] {
+        assert_eq!(clients::Asker::new(&cluster, to).ask(&[0x5a; 8900]), "dr", "{to}");
+    }
+    uploads(&cluster, SocketAddr::new(VIP.into(), SERVED));
+}
+
+#[test]
 fn clients_on_the_director_are_served_by_nat_and_fullnat_over_ipv4_and_ipv6() {
     for method in ["-m", "--fullnat"] {
         let cluster = traffic::prepared(Method::Nat, Workers::Two);

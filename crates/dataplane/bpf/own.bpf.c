@@ -4,7 +4,7 @@
  * Attached to the egress of interfaces. A real server on this machine replies from an endpoint that clients do not
  * know, so its packets go through the interface's TAP to a worker, which translates them or sends them on as they are.
  * So do packets of clients on this machine to services, which would reach its own stack by `lo`. When the TAP is gone,
- * because xvsd has ended, the packets leave as if there were no program. Cost of a packet that is not redirected: one
+ * because xvsd has ended, or while xvsd hangs for longer than the hold, they leave as if there were no program. Cost of a packet that is not redirected: one
  * look-up, on `lo` two.
  */
 #include "maps.h"
@@ -19,7 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* All three are those of the steering program. */
+/* All four are those of the steering program. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -42,6 +42,14 @@ struct {
 	__type(key, struct xvs_endpoint);
 	__type(value, __u32);
 } clients SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_hold);
+} hold SEC(".maps");
 
 /* The index of the interface's TAP. Set before the program is loaded. */
 const volatile __u32 tap_index = 0;
@@ -136,12 +144,25 @@ static __always_inline int is_server(const struct xvs_endpoint *at, __u8 fragmen
 	return roles && (*roles & (XVS_SERVICE | XVS_DESTINATION)) == XVS_DESTINATION;
 }
 
+/* Whether the last beat is too old, as for the steering program. */
+static __always_inline int hangs(void)
+{
+	__u32 first = 0;
+	struct xvs_hold *state = bpf_map_lookup_elem(&hold, &first);
+	if (!state || !state->hold_ns)
+		return 0;
+	__u64 beat = *(volatile __u64 *)&state->beat_ns, now = bpf_ktime_get_coarse_ns();
+	return now > beat && now - beat >= state->hold_ns;
+}
+
 /* Gives a packet to the worker that reads the TAP. The kernel completes its checksum and divides it if it is longer
- * than the peer receives. Without the TAP the packet goes on.
+ * than the peer receives. Without the TAP, or while xvsd hangs for longer than the hold, the packet goes on.
  */
 static __always_inline int to_director(struct __sk_buff *skb)
 {
 	__u32 mark = skb->mark;
+	if (hangs())
+		return TC_ACT_UNSPEC;
 	skb->mark = XVS_OWN_MARK;
 	if (bpf_clone_redirect(skb, tap_index, 0) >= 0)
 		return TC_ACT_STOLEN;

@@ -3,8 +3,8 @@
 //! A program on the egress of an interface (`bpf/own.bpf.c`) redirects them to the interface's TAP, from which a worker
 //! reads them ([`Reinjector::read`]). It is attached to interfaces while an endpoint of this machine is a real server
 //! behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded. When the
-//! TAP is gone, because the process has ended, the packets leave as if there were no program; the next process replaces
-//! it. Runs on the control thread.
+//! TAP is gone, because the process has ended, or while it hangs for longer than the hold, the packets leave as if there
+//! were no program; the next process replaces it. Runs on the control thread.
 
 use std::ffi::CStr;
 use std::io;
@@ -17,7 +17,7 @@ use super::{OwnSender, Steering};
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own.bpf.o"));
 /// The maps that it shares with the steering program.
-const SHARED: [&CStr; 3] = [c"endpoints", c"addresses", c"clients"];
+const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"clients", c"hold"];
 
 /// The redirection of packets that this machine sends by one interface. It ends when this is dropped.
 pub struct Redirection {
