@@ -261,8 +261,8 @@ impl Egress {
         }
     }
 
-    /// The link whose frames this interface receives: itself, or the bond of which it is an active member. Of an own end
-    /// it is an own end, too.
+    /// The link whose frames this interface receives: itself, or the bond of which it is an active member. That of an
+    /// own end is an own end, too.
     pub fn above(&self, link: LinkId) -> LinkId {
         let above = self.link(link.wire()).map_or(link.wire(), |info| info.above);
         if link.is_own() { above.own() } else { above }
