@@ -30,8 +30,9 @@ impl<'a, P: Port> Tagged<'a, P> {
         Self { port, egress }
     }
 
-    /// Returns the interface by which a frame of this link leaves, and the frame with the link's tag; for a link's own end
-    /// that of the interface. Returns the unchanged frame if it has no room for a tag, or the bond has no active member.
+    /// Returns the interface by which a frame of this link leaves, and the frame with the link's tag; for a link's own
+    /// end, that of the interface. Returns the unchanged frame if it has no room for a tag, or the bond has no active
+    /// member.
     fn lower(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
         let tag = self.egress.tag(link.wire());
         let below = tag.map_or(link.wire(), |(below, _)| below);
