@@ -1,10 +1,10 @@
 //! Packets that this machine itself sends: those of connections of services are redirected to workers.
 //!
-//! A program on the egress of an interface (`bpf/own.bpf.c`) redirects them to the interface's TAP, from which a worker
-//! reads them ([`Reinjector::read`]). It is attached to interfaces while an endpoint of this machine is a real server
-//! behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded. When the
-//! TAP is gone, because the process has ended, or while it hangs for longer than the hold, the packets leave as if there
-//! were no program; the next process replaces it. Runs on the control thread.
+//! A program on the egress of an interface (`bpf/own.bpf.c`) redirects them to the interface's TAP, from which a
+//! worker reads them ([`Reinjector::read`]). It is attached to interfaces while an endpoint of this machine is a real
+//! server behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded.
+//! When the TAP is gone, because the process has ended, or while it hangs for longer than the hold, the packets leave
+//! as if there were no program; the next process replaces it. Runs on the control thread.
 
 use std::ffi::CStr;
 use std::io;
