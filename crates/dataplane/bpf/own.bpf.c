@@ -4,8 +4,8 @@
  * Attached to the egress of interfaces. A real server on this machine replies from an endpoint that clients do not
  * know, so its packets go through the interface's TAP to a worker, which translates them or sends them on as they are.
  * So do packets of clients on this machine to services, which would reach its own stack by `lo`. When the TAP is gone,
- * because xvsd has ended, or while xvsd hangs for longer than the hold, they leave as if there were no program. Cost of a packet that is not redirected: one
- * look-up, on `lo` two.
+ * because xvsd has ended, or while xvsd hangs for longer than the hold, they leave as if there were no program. Cost of
+ * a packet that is not redirected: one look-up, on `lo` two.
  */
 #include "maps.h"
 
