@@ -2,7 +2,8 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: delivery without rewriting (`links.rs`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use xvs::cluster::{DIRECTOR, VIP, VIP6, complete, succeed};
 use xvs::servers::{Echo, Sink};
@@ -214,12 +215,23 @@ fn connections_of_servers_and_clients_on_the_director_go_on_over_a_take_over() {
     let mut director = served(&cluster, VIP.into(), SocketAddr::new(VIP.into(), HERE), &["--hold", "1h"]);
     director.adm(&format!("-A -t {VIP}:80 -s rr"));
     director.adm(&format!("-a -t {VIP}:80 -r 192.0.2.11:{THERE} -m"));
+    // A server that speaks first, after the take-over.
+    let there = SocketAddr::from(([192, 0, 2, 11], THERE + 1));
+    let listener = cluster.run(Host::RealServer(1), || TcpListener::bind(there)).unwrap();
+    director.adm(&format!("-A -t {VIP}:81 -s rr"));
+    director.adm(&format!("-a -t {VIP}:81 -r {there} -m"));
+    let mut idle = cluster.run(Host::Director, || clients::connect(SocketAddr::new(VIP.into(), 81))).unwrap();
+    let mut server = listener.accept().unwrap().0;
     let to_here = clients::HalfUpload::begin(&cluster, SERVED);
     let from_here =
         cluster.run(Host::Director, || clients::connect(SocketAddr::new(VIP.into(), 80))).unwrap();
     let successor = Director::take_over(&cluster, Workers::Two, &["--hold", "1h"]);
     let _successor = successor.unwrap_or_else(|log| panic!("{log}"));
     director.is_taken_over();
+    let mut news = [0; 4];
+    server.write_all(b"news").unwrap();
+    idle.read_exact(&mut news).unwrap();
+    assert_eq!(&news, b"news");
     to_here.finish();
     assert_eq!(clients::upload(from_here, b"all").unwrap(), clients::receipt("rs1", b"all"));
     uploads(&cluster, SocketAddr::new(VIP.into(), SERVED));

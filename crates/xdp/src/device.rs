@@ -40,6 +40,11 @@ pub struct Device {
     pub program: Option<Program>,
 }
 
+/// The number of receive queues of an interface.
+pub fn receive_queues(interface: &str) -> io::Result<u32> {
+    Request::new(interface)?.receive_queues()
+}
+
 /// The word of `ethtool -L` that sets the number of an interface's receive queues.
 pub fn receive_queues_word(interface: &str) -> &'static str {
     let word = Request::new(interface).and_then(|mut request| request.most_receive_queues());

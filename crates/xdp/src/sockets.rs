@@ -61,8 +61,8 @@ fn layout_for(links: &[Queues<'_>], sizes: RingSizes) -> FrameLayout {
 /// A worker's sockets and their frames.
 pub struct Sockets {
     sockets: Vec<Socket>,
-    /// The first socket of each link.
-    senders: Vec<usize>,
+    /// The first socket of each link; `None`: the interface is gone.
+    senders: Vec<Option<usize>>,
     pool: FramePool,
     copy: CopyMode,
     /// The socket that comes first in the next burst.
@@ -88,7 +88,8 @@ impl Drop for Sockets {
 
 impl Sockets {
     /// Opens one socket for each queue, over one UMEM, and lets the programs of the interfaces steer to them. The
-    /// position of an interface in `links` is its [`LinkId`]. Blocks for up to a second if a queue is occupied, because
+    /// position of an interface in `links` is its [`LinkId`]. An interface that is gone has no sockets, and the others
+    /// have theirs. Blocks for up to a second if a queue is occupied, because
     /// the kernel frees the queue of a closed socket only some time afterwards.
     ///
     /// # Errors
@@ -158,7 +159,11 @@ impl Sockets {
                 let name = link.attached.interface();
                 return Err(SocketError::Invalid(format!("no queue of {name} for this worker")));
             }
-            senders.push(sockets.len());
+            if sys::index_of(link.attached.interface()).ok() != Some(link.attached.index()) {
+                senders.push(None);
+                continue;
+            }
+            senders.push(Some(sockets.len()));
             for &queue in link.queues {
                 let open = || Socket::open(LinkId(id as u16), link.attached, queue, &config, &umem);
                 sockets.push(when_free(open)?);
@@ -229,7 +234,7 @@ impl Sockets {
     /// ring has no room for the whole packet. Frames that were in the ring when the link went down are sent once it is
     /// up again.
     pub fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let Some(&sender) = self.senders.get(usize::from(link.0)) else { return Err(frame) };
+        let Some(&Some(sender)) = self.senders.get(usize::from(link.0)) else { return Err(frame) };
         self.sockets[sender].queue(&mut self.pool, frame)
     }
 

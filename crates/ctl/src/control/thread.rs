@@ -71,6 +71,8 @@ pub(crate) struct ControlThread {
     view: View,
     /// Earliest time of the next attempt to attach an interface.
     attach_after: Instant,
+    /// The interface that could not be attached the last time.
+    not_attached: Option<String>,
     /// Earliest time of the next comparison of the interfaces' settings.
     settings_after: Instant,
     pub(super) shared: Arc<Shared>,
@@ -121,6 +123,7 @@ impl ControlThread {
             links,
             view,
             attach_after,
+            not_attached: None,
             settings_after,
             shared,
             warnings,
@@ -267,6 +270,8 @@ impl ControlThread {
         let (workers, _) = self.control.datapath().workers();
         start.start(ports, workers)?;
         workers.pin_all();
+        let (workers, steering) = self.control.datapath().workers();
+        workers.redirect_own(steering);
         let mut facts = self.shared.facts_mut();
         facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
@@ -379,6 +384,7 @@ impl ControlThread {
     }
 
     /// Attaches an interface that was removed and is back, or that joined a bond, and opens sockets for paused workers.
+    /// The workers' network has the interface before they receive by it.
     fn attach(&mut self) {
         let now = Instant::now();
         if now < self.attach_after {
@@ -386,55 +392,58 @@ impl ControlThread {
         }
         let next = self.next_to_attach();
         let (workers, steering) = self.control.datapath().workers();
-        let done = match &next {
+        let attached = match &next {
             Some((index, (name, _))) => workers.attach(*index, name, steering),
-            None if workers.is_paused() => workers.resume(),
-            None => return,
+            None if !workers.is_paused() && self.warnings.attaching.is_empty() => return,
+            None => Ok(()),
         };
-        let (links, mut facts) = (workers.links(), self.shared.facts_mut());
-        if let Some((index, (_, bond))) = next
+        let links = workers.links();
+        if let Some((index, (_, bond))) = &next
             && links != self.links
         {
-            let attached = InterfaceStatus { bond, ..workers.interface_facts(index) };
-            let (again, status) = match facts.interfaces.get(index) {
-                Some(former) => (
-                    " again",
-                    InterfaceStatus {
-                        state: former.state,
-                        attached_again: former.attached_again + 1,
-                        ..attached
-                    },
-                ),
-                None => ("", attached),
-            };
-            let event = format!("{} is attached{again}, {} XDP", status.name, status.mode);
-            self.shared.events.record(Kind::Link, self.control.epoch(), event);
-            match facts.interfaces.get_mut(index) {
-                Some(former) => *former = status,
-                None => facts.interfaces.push(status),
-            }
-        }
-        self.warnings.attaching = match done {
-            Ok(workers) => {
-                facts.workers = workers;
-                Vec::new()
-            }
-            Err(error) => {
-                self.attach_after = now + RETRY_ATTACHING;
-                vec![error.to_string()]
-            }
-        };
-        drop(facts);
-        if links != self.links {
+            self.note_attached(*index, bond.clone());
             self.links = links;
             self.update_network();
-        } else {
-            self.update_warnings();
+        }
+        let (workers, _) = self.control.datapath().workers();
+        let resumed = if workers.is_paused() { workers.resume().map(Some) } else { Ok(None) };
+        let resumed = resumed.map(|facts| {
+            if let Some(facts) = facts {
+                self.shared.facts_mut().workers = facts;
+            }
+        });
+        // The next time it is the turn of the next one.
+        self.not_attached = next.map(|(_, (name, _))| name).filter(|_| attached.is_err());
+        let errors = [attached, resumed].into_iter().filter_map(Result::err);
+        self.warnings.attaching = errors.map(|error| error.to_string()).collect();
+        if !self.warnings.attaching.is_empty() {
+            self.attach_after = now + RETRY_ATTACHING;
+        }
+        self.update_warnings();
+    }
+
+    /// Enters an interface that was attached, for a bond or not, in the status and the events.
+    fn note_attached(&mut self, index: usize, bond: Option<BondMember>) {
+        let attached = self.control.datapath().workers().0.interface_facts(index);
+        let attached = InterfaceStatus { bond, ..attached };
+        let mut facts = self.shared.facts_mut();
+        let (again, status) = match facts.interfaces.get(index) {
+            Some(former) => {
+                let attached_again = former.attached_again + 1;
+                (" again", InterfaceStatus { state: former.state, attached_again, ..attached })
+            }
+            None => ("", attached),
+        };
+        let event = format!("{} is attached{again}, {} XDP", status.name, status.mode);
+        self.shared.events.record(Kind::Link, self.control.epoch(), event);
+        match facts.interfaces.get_mut(index) {
+            Some(former) => *former = status,
+            None => facts.interfaces.push(status),
         }
     }
 
-    /// The place of an interface to attach, and what it is attached for: one that was removed and is back, else one
-    /// that joined a bond.
+    /// The place of an interface to attach, and what it is attached for: one that was removed and is back, or one that
+    /// joined a bond. After one that could not be attached it is the next one.
     fn next_to_attach(&self) -> Option<(usize, Chosen)> {
         let (network, facts) = (&self.view.network, self.shared.facts_mut());
         let back = |index: &usize| {
@@ -443,11 +452,15 @@ impl ControlThread {
                 |link: &Link| link.up && matches!(link.kind, LinkKind::Single | LinkKind::Bridge);
             gone && network.link_named(&facts.interfaces[*index].name).is_some_and(is_attachable)
         };
-        let back = (0..self.links.len()).find(back).map(|index| {
+        let back = (0..self.links.len()).filter(back).map(|index| {
             let InterfaceStatus { name, bond, .. } = &facts.interfaces[index];
             (index, (name.clone(), bond.clone()))
         });
-        back.or_else(|| Some((self.links.len(), membership::joined(&facts.interfaces, &network.links)?)))
+        let joined = membership::joined(&facts.interfaces, &network.links);
+        let mut all: Vec<_> = back.chain(joined.map(|chosen| (self.links.len(), chosen))).collect();
+        let failed = all.iter().position(|(_, (name, _))| Some(name) == self.not_attached.as_ref());
+        let next = failed.map_or(0, |failed| (failed + 1) % all.len());
+        if all.is_empty() { None } else { Some(all.swap_remove(next)) }
     }
 
     /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.

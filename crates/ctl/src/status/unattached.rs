@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use xvs_proto::network::{Link, LinkKind, Network, RouteAction, RouteKey};
 use xvs_proto::{Family, Prefix};
 
-use crate::workers::membership::{MembershipError, bond_of};
+use crate::workers::membership::{bond_of, check};
 
 /// The machine's interfaces, attached and not.
 #[derive(Default)]
@@ -140,8 +140,8 @@ impl<'a> Attachment<'a> {
                 target.name,
                 attach("BRIDGE")
             ),
-            (LinkKind::Team, _) => MembershipError::Team { team: target.name.clone() }.to_string(),
-            _ => attach(&target.name),
+            // The step is in the error.
+            _ => check(&target.name, links).map_or_else(|why| why.to_string(), |()| attach(&target.name)),
         }
     }
 

@@ -124,9 +124,9 @@ pub fn bond_of<'l>(link: &Link, links: &'l [Link]) -> Option<&'l Link> {
     master(link, links).filter(|master| master.kind == LinkKind::Bond)
 }
 
-/// A member that is up, of the bond of an attached interface, and is not attached itself.
-pub(crate) fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> Option<Chosen> {
-    let of = |link: &Link| {
+/// The members that are up, of the bond of an attached interface, and are not attached themselves.
+pub(crate) fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<Item = Chosen> {
+    let of = move |link: &Link| {
         let bond = bond_of(link, links)?;
         let is_attached = interfaces.iter().any(|interface| interface.name == link.name);
         let of_bond = interfaces.iter().filter_map(|interface| interface.bond.as_ref());
@@ -134,7 +134,7 @@ pub(crate) fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> Option<C
         (link.up && !is_attached && is_followed)
             .then(|| BondMember { name: bond.name.clone(), active: link.active })
     };
-    links.iter().find_map(|link| Some((link.name.clone(), Some(of(link)?))))
+    links.iter().filter_map(move |link| Some((link.name.clone(), Some(of(link)?))))
 }
 
 /// The warnings about attached interfaces: those that became members or left their bond, bridges that cannot be used
@@ -298,12 +298,12 @@ mod tests {
         let mut links = links(&["eth0", "eth1", "bond0", "bond1", "eth2"]);
         make(&mut links, "bond0", LinkKind::Bond, &["eth0"]);
         make(&mut links, "bond1", LinkKind::Bond, &["eth2"]);
-        assert_eq!(joined(&interfaces, &links), None, "bond1 is not attached");
+        assert_eq!(joined(&interfaces, &links).count(), 0, "bond1 is not attached");
         make(&mut links, "bond0", LinkKind::Bond, &["eth1"]);
         links[1].up = false;
-        assert_eq!(joined(&interfaces, &links), None);
+        assert_eq!(joined(&interfaces, &links).count(), 0);
         links[1].up = true;
         let member = BondMember { name: "bond0".to_owned(), active: true };
-        assert_eq!(joined(&interfaces, &links), Some(("eth1".to_owned(), Some(member))));
+        assert_eq!(joined(&interfaces, &links).collect::<Vec<_>>(), [("eth1".to_owned(), Some(member))]);
     }
 }

@@ -30,7 +30,7 @@ use xvs_host::loopback::accept_own_addresses;
 use xvs_host::network::clsact;
 use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
-use xvs_xdp::device::receive_queues_word;
+use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{
     AttachError, Attached, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes,
@@ -187,8 +187,12 @@ impl Workers {
         }
     }
 
-    /// Redirects what this machine itself sends, as long as it has to be, with these maps.
+    /// Redirects what this machine itself sends, as long as it has to be, with these maps. Not before the workers run.
     pub(crate) fn redirect_own(&mut self, steering: &Steering) {
+        // Nobody reads the TAPs yet, and another process may still redirect.
+        if self.threads.is_empty() {
+            return;
+        }
         let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
         let mut results: Vec<_> = interfaces
             .map(|((own, tap), attached)| {
@@ -351,53 +355,48 @@ impl Workers {
         interface_facts(&self.attached[index])
     }
 
-    /// Attaches the interface of this name, again at its index or as one more, and gives every worker new sockets.
-    /// Returns the workers' facts. Blocks for up to a second for each worker if the kernel is slow to free the old
-    /// ones.
+    /// Attaches the interface of this name, again at its index or as one more, and makes every worker close its
+    /// sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
-    /// The interface cannot be attached; nothing has changed. Or sockets cannot be opened; the workers wait until the
-    /// next call succeeds, and packets go to the kernel.
+    /// The interface cannot be attached; nothing has changed.
     pub(crate) fn attach(
         &mut self,
         index: usize,
         name: &str,
         steering: &Steering,
-    ) -> Result<Vec<WorkerFacts>, DaemonError> {
+    ) -> Result<(), DaemonError> {
+        // Before it is attached, because some drivers take the link down for a moment at that. If the queues cannot be
+        // read, attaching says why.
+        let queues = receive_queues(name).unwrap_or(1);
+        let mut wanted: Vec<_> =
+            self.attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
+        match wanted.get_mut(index) {
+            Some(former) => *former = (name, queues),
+            None => wanted.push((name, queues)),
+        }
+        let shares = placement::shares(&wanted, Some(self.threads.len()), cores_available())?;
         let attached = steering.attach(name, None)?;
         let reinjector = open_reinjector(&attached)?;
-        // The new one replaces the old one; if the queues cannot be shared out, the old one is restored.
-        let old = match self.attached.get_mut(index) {
-            Some(old) => Some(std::mem::replace(old, attached)),
+        // The queues may have changed meanwhile; then `follow_settings` opens the sockets again.
+        self.shares = shares;
+        match self.attached.get_mut(index) {
+            Some(old) => (*old, self.reinjectors[index]) = (attached, reinjector),
             None => {
                 self.attached.push(attached);
-                None
+                self.reinjectors.push(reinjector);
             }
-        };
-        match shares(&self.attached, Some(self.threads.len())) {
-            Ok(shares) => self.shares = shares,
-            Err(error) => {
-                match old {
-                    Some(old) => self.attached[index] = old,
-                    None => self.attached.truncate(index),
-                }
-                return Err(error);
-            }
-        }
-        match self.reinjectors.get_mut(index) {
-            Some(old) => *old = reinjector,
-            None => self.reinjectors.push(reinjector),
         }
         self.own.resize_with(self.attached.len(), || None);
         self.own[index] = None;
-        self.redirect_own(steering);
         self.unfit.resize_with(self.attached.len(), || None);
         self.unfit[index] = None;
         self.pin(index);
         if !self.paused {
             self.pause();
         }
-        self.resume()
+        self.redirect_own(steering);
+        Ok(())
     }
 
     fn interrupt(&self) {
@@ -444,6 +443,8 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        self.own.clear();
+        self.own_clients = None;
         self.attached.clear();
         self.threads.iter_mut().for_each(|thread| thread.ports = None);
         self.interrupt();
@@ -511,7 +512,9 @@ fn redirect(
     interface: &str,
     reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
 ) -> Result<bool, String> {
-    match (steering.redirects(sender), own.is_some()) {
+    // Whoever deletes the qdisc deletes the program, too.
+    let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
+    match (steering.redirects(sender), is_redirected) {
         (true, false) => {
             let begun = reinjector().and_then(|tap| {
                 clsact::provide(tap.interface())?;

@@ -114,7 +114,7 @@ impl Capture {
     }
 
     pub(super) fn count_missed(&self, worker: usize, link: LinkId, count: u64) {
-        self.missed[worker][usize::from(link.0).min(LINKS - 1)].add(count);
+        self.missed[worker][usize::from(link.wire().0).min(LINKS - 1)].add(count);
     }
 }
 

@@ -98,10 +98,10 @@ fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
 }
 
 /// Whether a packet from the wire to `dest` may have this source. The kernel refuses others before IPVS sees them (RFC
-/// 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel. An IPv6 packet with an address of the director as its
-/// source is not refused.
+/// 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel; so does an IPv6 packet with an address of the director
+/// as its source, which would have its reply delivered here.
 pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
-    is_host(source) && !(source.is_ipv4() && (source == dest || snapshot.egress.is_local(source)))
+    is_host(source) && source != dest && !snapshot.egress.is_local(source)
 }
 
 /// Whether a packet is the first of a connection by the rules of its protocol: a TCP SYN, with or without ACK, or an
@@ -128,5 +128,27 @@ pub(crate) fn may_begin(packet: &Packet, settings: &Settings) -> bool {
         Protocol::SCTP => (is_first(packet) || settings.sloppy_sctp) && !is_reset(packet),
         Protocol::UDP => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::Egress;
+    use xvs_proto::network::Network;
+
+    #[test]
+    fn a_packet_from_the_wire_with_an_address_of_this_machine_as_its_source_begins_no_connection() {
+        let mut network = Network::default();
+        let own: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let addresses = [(own[0], 24), (own[1], 64)];
+        network.add_link("wan", "02:00:00:00:01:01".parse().unwrap(), &addresses, 1500).unwrap();
+        let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::empty() };
+        for (own, client) in own.into_iter().zip(["198.51.100.10", "2001:db8:1::10"]) {
+            assert!(
+                !is_valid_source(own, own, &snapshot)
+                    && is_valid_source(client.parse().unwrap(), own, &snapshot)
+            );
+        }
     }
 }

@@ -25,7 +25,7 @@ use crate::steering::reinject::Reinjector;
 pub const MAX_SOCKETS: usize = 63;
 
 /// The longest frame that this machine sends, with a tag: that of the loopback interface.
-const OWN_MAX_BYTES: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN + (1 << 16);
+pub(crate) const OWN_MAX_BYTES: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN + (1 << 16);
 
 /// The number of bursts between two looks at the TAPs of a worker that does not wait.
 const OWN_EVERY: u32 = 32;
@@ -56,6 +56,8 @@ pub struct XdpPort {
     own_frame: Box<[u8]>,
     /// The link and length of a frame there that no burst has yet.
     own_read: Option<(LinkId, usize)>,
+    /// The slots that frames of this machine may still take in this burst.
+    own_slots: usize,
 }
 
 impl XdpPort {
@@ -91,6 +93,7 @@ impl XdpPort {
             own_due,
             own_frame,
             own_read: None,
+            own_slots: 0,
         })
     }
 
@@ -220,9 +223,11 @@ impl Port for XdpPort {
 }
 
 impl XdpPort {
-    /// Appends frames that this machine itself has sent.
+    /// Appends frames that this machine itself has sent, in as many slots as a burst has at most: long ones must not
+    /// take those for what others send.
     fn receive_own(&mut self, burst: &mut Vec<Received>) {
         self.own_due = OWN_EVERY;
+        self.own_slots = BURST;
         if !self.take_own(burst) {
             return;
         }
@@ -244,12 +249,16 @@ impl XdpPort {
     /// Appends the frame that was read last. Returns `false`, and keeps it for the next burst, if there is no room.
     fn take_own(&mut self, burst: &mut Vec<Received>) -> bool {
         let Some((link, length)) = self.own_read else { return true };
-        let frame = if burst.len() < BURST { self.allocate_packet(length) } else { None };
+        let has_room = burst.len() < BURST && self.own_slots > 0;
+        let frame = if has_room { self.allocate_packet(length) } else { None };
         let Some(mut frame) = frame else {
             self.own_due = 0;
             return false;
         };
-        frame.write(|at, part| part.copy_from_slice(&self.own_frame[at..][..part.len()]));
+        frame.write(|at, part| {
+            part.copy_from_slice(&self.own_frame[at..][..part.len()]);
+            self.own_slots = self.own_slots.saturating_sub(1);
+        });
         burst.push(Received { link, frame });
         self.own_read = None;
         true

@@ -8,10 +8,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use xvs_xdp::bpf::{KernelMap, Object, Words, program_info};
+use xvs_xdp::bpf::{Object, Words};
 
 /// The name of the map.
-const MAP: &std::ffi::CStr = c"hold";
+pub(super) const MAP: &std::ffi::CStr = c"hold";
 
 /// The shared state of the hold: one for all interfaces of the director.
 #[derive(Debug)]
@@ -60,13 +60,6 @@ impl Hold {
     fn word(&self, place: usize) -> &AtomicU64 {
         &self.0[place]
     }
-}
-
-/// The map of the hold of a loaded program of any process, with its id.
-pub(super) fn map_of(program: u32) -> Option<(u32, KernelMap)> {
-    let maps = program_info(program).ok()?.maps.into_iter();
-    let mut maps = maps.filter_map(|id| Some((id, KernelMap::open(id).ok()?)));
-    maps.find(|(_, map)| map.name.as_bytes() == MAP.to_bytes())
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use xvs_xdp::bpf::{Map, Object, test_run};
+use xvs_xdp::bpf::{KernelMap, Map, Object, program_info, test_run};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached, Mode, attach};
 
@@ -32,11 +32,21 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")
 const PROGRAM: &CStr = c"redirect";
 /// The same for test runs, in which frames have no interface.
 const VERDICT: &CStr = c"verdict";
-const SHARED: [&CStr; 6] = [c"endpoints", c"addresses", c"prefixes", c"translated", c"hold", c"clients"];
+const SHARED: [&CStr; 6] = [c"endpoints", c"addresses", c"prefixes", c"translated", hold::MAP, CLIENTS];
+
+/// The clients on this machine, to which replies are steered.
+const CLIENTS: &CStr = c"clients";
 
 /// The return values of the program for a dropped and for a redirected frame (linux/bpf.h).
 const DROP: u32 = 1;
 const REDIRECT: u32 = 4;
+
+/// The map of this name of a loaded program of any process, with its id.
+fn map_of(program: u32, name: &CStr) -> Option<(u32, KernelMap)> {
+    let maps = program_info(program).ok()?.maps.into_iter();
+    let mut maps = maps.filter_map(|id| Some((id, KernelMap::open(id).ok()?)));
+    maps.find(|(_, map)| map.name.as_bytes() == name.to_bytes())
+}
 
 /// The decision of the steering program on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,14 +134,21 @@ impl Steering {
     }
 
     /// Replaces the pinned program of an earlier process, if there is one, by this one, without a gap. Called when the
-    /// steered traffic and the sockets are entered. Counts the frames that the earlier program has held.
+    /// steered traffic and the sockets are entered. Counts the frames that the earlier program has held, and steers
+    /// replies to the clients on this machine that it knows.
     ///
     /// # Errors
     /// The kernel refuses; the earlier program stays in force.
     pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
-        let former = attached.former_program().and_then(hold::map_of);
+        let former = attached.former_program();
+        let [held, clients] = [hold::MAP, CLIENTS].map(|name| former.and_then(|former| map_of(former, name)));
+        // A program of another version may have other keys.
+        if let Some(Ok(clients)) = clients.map(|(_, map)| map.keys()) {
+            let known = self.object.map(CLIENTS)?;
+            clients.iter().try_for_each(|client: &maps::EndpointKey| known.set(client, 1))?;
+        }
         attached.put_in_force(PROGRAM)?;
-        if let Some((id, map)) = former
+        if let Some((id, map)) = held
             && self.counted.insert(id)
         {
             let words = map.words::<{ hold::word::COUNT }>(0).unwrap_or_default();

@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use xvs_xdp::bpf::{Direction, Object, attach_tc, detach_tc};
+use xvs_xdp::bpf::{Direction, Object, attach_tc, attached_tc, detach_tc};
 
 use super::reinject::Reinjector;
 use super::{OwnSender, Steering};
@@ -44,9 +44,16 @@ impl Redirection {
             OwnSender::Server => c"from_server",
             OwnSender::Client => c"from_client",
         };
+        // What was sent after the last redirection ended is too old by now.
+        reinjector.drain();
         let program = attach_tc(object.program(program)?, interface, Direction::Egress)?;
         reinjector.set_read(true);
         Ok(Self { interface, program, reinjector })
+    }
+
+    /// Whether the program is still there: nobody has removed or replaced it.
+    pub fn is_in_force(&self) -> bool {
+        attached_tc(self.interface, Direction::Egress).is_ok_and(|program| program == self.program)
     }
 }
 

@@ -96,6 +96,16 @@ impl Reinjector {
         self.is_read.load(Ordering::Relaxed)
     }
 
+    /// Discards frames that nobody has read.
+    pub(super) fn drain(&self) {
+        let mut byte = [0];
+        for _ in 0..KEPT {
+            if self.tap.read(&mut byte).is_err() {
+                return;
+            }
+        }
+    }
+
     pub(super) fn set_read(&self, read: bool) {
         self.is_read.store(read, Ordering::Relaxed);
     }
@@ -117,5 +127,7 @@ impl AsFd for Reinjector {
     }
 }
 
-/// The most parts of a frame that the kernel delivers: one, and 17 fragments (linux/skbuff.h, `MAX_SKB_FRAGS`).
-const MAX_PARTS: usize = 18;
+/// The most parts of a frame: those of the longest packet, which the machine sends by `lo`, in the smallest slots.
+const MAX_PARTS: usize = 38;
+/// More frames than a TAP keeps for a reader (linux/if_tun.h: 500).
+const KEPT: usize = 1000;

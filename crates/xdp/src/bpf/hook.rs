@@ -83,17 +83,24 @@ pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) 
     Ok(options.prog_id)
 }
 
-/// Detaches the program with this id, unless another process has replaced it.
-pub fn detach_tc(program: u32, interface: u32, direction: Direction) -> io::Result<()> {
-    let hook = hook(interface, direction.attach_point());
+/// The id of the program of [`attach_tc`] on one side of an interface.
+///
+/// # Errors
+/// There is none, or the interface is gone.
+pub fn attached_tc(interface: u32, direction: Direction) -> io::Result<u32> {
     let mut attached = tc_filter();
     // SAFETY: both have their own size, and are used only during the call.
-    check(unsafe { sys::bpf_tc_query(&hook, &mut attached) })?;
-    if attached.prog_id != program {
+    check(unsafe { sys::bpf_tc_query(&hook(interface, direction.attach_point()), &mut attached) })?;
+    Ok(attached.prog_id)
+}
+
+/// Detaches the program with this id, unless another process has replaced it.
+pub fn detach_tc(program: u32, interface: u32, direction: Direction) -> io::Result<()> {
+    if attached_tc(interface, direction)? != program {
         return Ok(());
     }
-    // SAFETY: as above.
-    check(unsafe { sys::bpf_tc_detach(&hook, &tc_filter()) }).map(drop)
+    // SAFETY: both have their own size, and are used only during the call.
+    check(unsafe { sys::bpf_tc_detach(&hook(interface, direction.attach_point()), &tc_filter()) }).map(drop)
 }
 
 /// The place of our programs among those of others: unlikely to be theirs, and before those without a priority.

@@ -39,7 +39,7 @@ pub fn query_xdp(interface: u32) -> io::Result<XdpState> {
 pub struct ProgramInfo {
     /// Its name, as far as the kernel keeps it.
     pub name: String,
-    /// The ids of its maps; only the first eight.
+    /// The ids of its maps; only the first sixteen.
     pub maps: Vec<u32>,
 }
 
@@ -49,7 +49,7 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
     // SAFETY: the call has just made this descriptor, which no other value owns.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut maps = [0_u32; 8];
+    let mut maps = [0_u32; 16];
     // SAFETY: the structure consists of integers and arrays of them.
     let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
     info.nr_map_ids = maps.len() as u32;
@@ -106,6 +106,30 @@ impl KernelMap {
         // SAFETY: keys have four bytes, and values as many as `words` (checked above), which the call fills.
         check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;
         Ok(words)
+    }
+
+    /// The keys of a map whose keys have so many bytes. While other threads change it, some may be missing.
+    ///
+    /// # Errors
+    /// Another layout.
+    pub fn keys<const K: usize>(&self) -> io::Result<Vec<[u8; K]>> {
+        if self.key_bytes as usize != K {
+            return Err(io::Error::other(format!("map {} has keys of {} bytes", self.name, self.key_bytes)));
+        }
+        let (mut keys, mut next) = (Vec::new(), [0; K]);
+        // A change by another thread may begin the walk anew.
+        while keys.len() < self.limit as usize {
+            let before = keys.last().map_or(std::ptr::null(), |key: &[u8; K]| key.as_ptr());
+            // SAFETY: keys have `K` bytes (checked above); `before` is null or one of them, and the call fills `next`.
+            let found = unsafe {
+                sys::bpf_map_get_next_key(self.fd.as_raw_fd(), before.cast(), next.as_mut_ptr().cast())
+            };
+            if check(found).is_err() {
+                break;
+            }
+            keys.push(next);
+        }
+        Ok(keys)
     }
 }
 

@@ -9,7 +9,9 @@ mod link;
 mod object;
 mod words;
 
-pub use self::hook::{Direction, attach_tc, attach_xdp, detach, detach_tc, prepare_tc, replace_xdp, set_xdp};
+pub use self::hook::{
+    Direction, attach_tc, attach_xdp, attached_tc, detach, detach_tc, prepare_tc, replace_xdp, set_xdp,
+};
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
 pub use self::link::{LinkInfo, open_link, pin_link};
 pub use self::object::{Map, Object, run_live, test_run};
