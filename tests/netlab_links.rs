@@ -193,6 +193,22 @@ fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continu
 }
 
 #[test]
+fn while_another_interface_is_gone_one_that_returns_is_attached_and_served() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _here = Sink::start(&cluster, Host::Director, 8080);
+    let director = serving(&cluster, Workers::One);
+    // A server that is reached without `lan`, and only by xvsd.
+    director.adm(&format!("-A -t {VIP}:9000 -s rr"));
+    director.adm(&format!("-a -t {VIP}:9000 -r {DIRECTOR}:8080 -m"));
+    cluster.ip(Host::Director, "link del lan");
+    shows(&director, "interface  lan: gone");
+    wan_comes_back(&cluster, 1, 1);
+    shows(&director, ", attached again once\n");
+    let upload = || clients::upload(clients::connect(virtual_endpoint(9000))?, b"all");
+    wait::until("wan is served", || cluster.run(Host::Client, upload).ok());
+}
+
+#[test]
 fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_the_cause_is_removed() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);

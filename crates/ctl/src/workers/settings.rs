@@ -34,10 +34,8 @@ impl Workers {
         links: &[Link],
     ) -> Option<Vec<WorkerFacts>> {
         let attached = &self.attached[index];
-        if let Err(refused) = check_ports(attached.interface(), links) {
-            self.unfit[index] = Some(Unfit { settings: None, warning: refused.to_string() });
-            return None;
-        }
+        let ports = check_ports(attached.interface(), links).err();
+        let ports = ports.map(|refused| Unfit { settings: None, warning: refused.to_string() });
         let settings = match attached.present_settings() {
             Ok(settings) => settings,
             Err(refused @ AttachError::Refused { .. }) => {
@@ -49,7 +47,7 @@ impl Workers {
         };
         let former = attached.settings();
         if !settings.needs_new_sockets(former) {
-            self.unfit[index] = None;
+            self.unfit[index] = ports;
             return None;
         }
         if self.paused || self.unfit[index].as_ref().is_some_and(|unfit| unfit.settings == Some(settings)) {
@@ -57,7 +55,7 @@ impl Workers {
         }
         let error = match self.reopen(index, settings, steering) {
             Ok(facts) => {
-                self.unfit[index] = None;
+                self.unfit[index] = ports;
                 return Some(facts);
             }
             Err(error) => error,
