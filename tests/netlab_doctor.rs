@@ -190,7 +190,6 @@ fn without_a_daemon_the_machine_and_the_configuration_files_are_checked() {
             ("ip route add 192.0.2.11 dev lo", ("route", "192.0.2.11")),
             (unfinished, ("real server", "203.0.113.1")),
         ][..],
-        &[("ip link set dev lan mtu 4000", ("interface", "lan"))],
         &[("ip link set dev lan down", ("interface", "lan"))],
     ] {
         broken_and_mended(&cluster, &words, DR, faults, DR);

@@ -284,7 +284,7 @@ mod tests {
         }
 
         network.links[0].kind = LinkKind::Bridge;
-        assert!(warnings(&network)[0].contains("`--interface wan`"));
+        assert!(warnings(&network)[0].contains("; dmz is a VLAN over the bridge wan, which hides its tags"));
         assert!(
             warnings(&network)[1].contains("the bridge wan hides the tags of dmz from xvs"),
             "{}",
