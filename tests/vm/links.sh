@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Links and transports that a kernel may lack: VLANs, loss and reordering by netem, SCTP by sockets, a VRF; and the BPF
-# programs of director and real servers, in native and generic mode.
+# programs of director and real servers, in native and generic mode, also for a server and a client on the director.
 #
 # A switch with VLANs: cl 198.51.100.10 on VLAN 10; rs1 192.0.2.11 and rs2 .12 on VLAN 20; dr 198.51.100.1, with the VIP
 # 198.51.100.100, and 192.0.2.1, on an untagged port in each VLAN, or with both as tags of one port. cl is also on VLAN
@@ -163,6 +163,14 @@ programs() {
         grep -q "taken: [1-9][0-9]* IP in IP, [1-9]" /tmp/client || fail "the program of $server has removed no headers"
         at "$server" xvs realserver down --vip $vip >/dev/null
     done
+    # A real server and a client on the director itself.
+    at dr unshare --uts sh -c "hostname dr; exec python3 /vm-bin/peer.py serve 8080" &
+    at dr xvsadm -A -t $vip:82 -s rr
+    at dr xvsadm -a -t $vip:82 -r $vip:8080 -m
+    until_shown "8080 dr word" ask cl $vip 82
+    at dr xvsadm -A -t $vip:83 -s rr
+    at dr xvsadm -a -t $vip:83 -r 192.0.2.11:80 -m
+    until_shown "80 rs1 word" ask dr $vip 83
     for name in wan lan; do until_shown "interface  $name: up, $1 XDP" at dr xvs status; done
     # In generic mode the veth's reason is the only warning.
     if [[ $1 == native ]]; then
