@@ -167,10 +167,10 @@ programs() {
     at dr unshare --uts sh -c "hostname dr; exec python3 /vm-bin/peer.py serve 8080" &
     at dr xvsadm -A -t $vip:82 -s rr
     at dr xvsadm -a -t $vip:82 -r $vip:8080 -m
-    until_shown "8080 dr word" ask cl $vip 82
+    until_shown " dr word" ask cl $vip 82
     at dr xvsadm -A -t $vip:83 -s rr
     at dr xvsadm -a -t $vip:83 -r 192.0.2.11:80 -m
-    until_shown "80 rs1 word" ask dr $vip 83
+    until_shown " rs1 word" ask dr $vip 83
     for name in wan lan; do until_shown "interface  $name: up, $1 XDP" at dr xvs status; done
     # In generic mode the veth's reason is the only warning.
     if [[ $1 == native ]]; then
