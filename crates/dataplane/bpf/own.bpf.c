@@ -19,37 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* All four are those of the steering program. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, XVS_MAX_ENDPOINTS);
-	__type(key, struct xvs_endpoint);
-	__type(value, __u32);
-} endpoints SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, XVS_MAX_ADDRESSES);
-	__type(key, struct xvs_address);
-	__type(value, __u32);
-} addresses SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, XVS_MAX_CLIENTS);
-	__type(key, struct xvs_endpoint);
-	__type(value, __u32);
-} clients SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct xvs_hold);
-} hold SEC(".maps");
+#include "shared.h"
 
 /* The index of the interface's TAP. Set before the program is loaded. */
 const volatile __u32 tap_index = 0;

@@ -20,6 +20,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "shared.h"
+
 /* ISAKMP (RFC 2408 2.5.1): AH and ESP belong to the service that negotiated them. */
 #define PORT_ISAKMP 500
 
@@ -29,22 +31,6 @@
 #define MAX_EXTENSIONS 6
 /* All offsets behind two IP headers, each with so many extensions of at most 2 KiB. The verifier needs a limit. */
 #define OFFSETS 0x7fff
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, XVS_MAX_ENDPOINTS);
-	__type(key, struct xvs_endpoint);
-	__type(value, __u32);
-} endpoints SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, XVS_MAX_ADDRESSES);
-	__type(key, struct xvs_address);
-	__type(value, __u32);
-} addresses SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -61,22 +47,6 @@ struct {
 	__type(key, struct xvs_address);
 	__type(value, __u32);
 } translated SEC(".maps");
-
-/* The endpoints of clients on this machine, which own.bpf.c enters. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, XVS_MAX_CLIENTS);
-	__type(key, struct xvs_endpoint);
-	__type(value, __u32);
-} clients SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct xvs_hold);
-} hold SEC(".maps");
 
 /* Each interface has its own; all interfaces share the other maps. */
 struct {

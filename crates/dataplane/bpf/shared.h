@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* The maps of the steering program that own.bpf.c reads and writes, too: both are loaded with the same ones. */
+#ifndef XVS_SHARED_H
+#define XVS_SHARED_H
+
+#include "maps.h"
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, XVS_MAX_ENDPOINTS);
+	__type(key, struct xvs_endpoint);
+	__type(value, __u32);
+} endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, XVS_MAX_ADDRESSES);
+	__type(key, struct xvs_address);
+	__type(value, __u32);
+} addresses SEC(".maps");
+
+/* The endpoints of clients on this machine, which own.bpf.c enters. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, XVS_MAX_CLIENTS);
+	__type(key, struct xvs_endpoint);
+	__type(value, __u32);
+} clients SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_hold);
+} hold SEC(".maps");
+
+#endif
