@@ -39,5 +39,5 @@ pub use addr::{Endpoint, Family, MacAddr, Prefix, Protocol, is_host};
 pub use flow::{FlowKey, HashSecret};
 pub use malformed::Malformed;
 pub use network::LinkId;
-pub use packet::{Fragment, Packet, Parsed, parse, quoted};
+pub use packet::{Fragment, Packet, Parsed, parse, parse_cut, quoted};
 pub use plain::Plain;

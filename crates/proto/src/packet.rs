@@ -168,6 +168,17 @@ pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packe
     Some(packet)
 }
 
+/// The packet of an untagged frame that is cut short, as [`quoted`] reads one. `None`: another frame, or malformed.
+pub fn parse_cut(frame: &[u8]) -> Option<Packet> {
+    let link = ethernet::parse(frame).ok()?;
+    let family = match link.ethertype {
+        ethernet::TYPE_IPV4 => Family::V4,
+        ethernet::TYPE_IPV6 => Family::V6,
+        _ => return None,
+    };
+    quoted(frame, link.payload..frame.len(), family)
+}
+
 fn ipv4_headers(view: &Ipv4<&[u8]>, network: usize) -> Packet {
     let word = view.flags_and_offset();
     Packet {

@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use xvs_model::report::capture::{CapturedFrame, CapturedPacket, Direction};
-use xvs_proto::{Endpoint, Family, Fragment, Packet, Parsed, ethernet, parse, quoted, tcp};
+use xvs_proto::{Endpoint, Fragment, Packet, Parsed, parse, parse_cut, tcp};
 
 use crate::capture::pcapng;
 
@@ -54,16 +54,10 @@ fn clock(nanoseconds: u64) -> String {
 
 /// A frame's packet, as far as its bytes were captured.
 fn packet(bytes: &[u8]) -> Option<Packet> {
-    if let Ok(Parsed::Ip(packet)) = parse(bytes) {
-        return Some(packet);
+    match parse(bytes) {
+        Ok(Parsed::Ip(packet)) => Some(packet),
+        _ => parse_cut(bytes),
     }
-    let link = ethernet::parse(bytes).ok()?;
-    let family = match link.ethertype {
-        ethernet::TYPE_IPV4 => Family::V4,
-        ethernet::TYPE_IPV6 => Family::V6,
-        _ => return None,
-    };
-    quoted(bytes, link.payload..bytes.len(), family)
 }
 
 fn what(frame: &CapturedFrame) -> String {

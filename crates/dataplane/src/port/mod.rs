@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use xvs_proto::{Family, LinkId, Packet, Parsed, ethernet, parse, quoted};
+use xvs_proto::{Family, LinkId, Packet, Parsed, parse, parse_cut};
 use xvs_xdp::{Census, Frame};
 
 use crate::verdict::{DropReason, Verdict};
@@ -30,15 +30,7 @@ pub(crate) fn packet_of(frame: &Frame) -> Option<Packet> {
     let bytes = frame.bytes();
     match parse(bytes) {
         Ok(Parsed::Ip(packet)) => Some(packet),
-        Err(_) if frame.is_chain() => {
-            let link = ethernet::parse(bytes).ok()?;
-            let family = match link.ethertype {
-                ethernet::TYPE_IPV4 => Family::V4,
-                ethernet::TYPE_IPV6 => Family::V6,
-                _ => return None,
-            };
-            quoted(bytes, link.payload..bytes.len(), family)
-        }
+        Err(_) if frame.is_chain() => parse_cut(bytes),
         Ok(Parsed::Other) | Err(_) => None,
     }
 }
