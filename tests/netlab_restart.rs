@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use xvs::clients::HalfUpload;
+use xvs::cluster::VIP;
 use xvs::director::Protocol;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, traffic};
@@ -24,6 +25,18 @@ fn finish(uploads: Vec<HalfUpload>) {
     uploads.into_iter().for_each(HalfUpload::finish);
 }
 
+/// Counts the connections of each client.
+fn limit_clients(director: &Director) {
+    director.xvs(&format!("limit set -t {VIP}:{PORT} --connections 1000"));
+}
+
+/// The connections of all clients, as their limit counts them.
+fn counted_for_clients(director: &Director) -> u64 {
+    let report: serde_json::Value = serde_json::from_str(&director.xvs("limit list --json")).expect("JSON");
+    let clients = report["clients"].as_array().expect("a list").iter();
+    clients.map(|client| client["connections"].as_u64().expect("a number")).sum()
+}
+
 fn goes_on_after_a_kill(method: Method) {
     let cluster = traffic::prepared(method, Workers::Two);
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
@@ -32,6 +45,7 @@ fn goes_on_after_a_kill(method: Method) {
         director.xvs("laddr add 192.0.2.1 --ports 5000-5999");
     }
     director.add_service(Protocol::Tcp, PORT, method);
+    limit_clients(&director);
     let streams = half_uploads(&cluster, 20);
     let (listed, entries) = (director.adm("-Ln"), director.adm("-Lnc").lines().count());
     director.kill();
@@ -39,6 +53,7 @@ fn goes_on_after_a_kill(method: Method) {
     let director = Director::start_with(&cluster, Workers::Two, &HELD);
     assert_eq!(director.adm("-Ln"), listed);
     assert_eq!(director.adm("-Lnc").lines().count(), entries);
+    assert_eq!(counted_for_clients(&director), 20);
     finish(streams);
     assert!(director.log().contains("connections: 20 are taken over"), "{}", director.log());
 }
@@ -52,6 +67,7 @@ fn goes_on_with_a_successor(method: Method) {
         former.xvs("laddr add 192.0.2.1 --ports 5000-5999");
     }
     former.add_service(Protocol::Tcp, PORT, method);
+    limit_clients(&former);
     let streams = half_uploads(&cluster, 20);
     let (rules, entries) = (former.adm("-Sn"), former.adm("-Lnc").lines().count());
 
@@ -61,6 +77,7 @@ fn goes_on_with_a_successor(method: Method) {
     let listed = director.adm("-Ln --stats");
     let service = listed.lines().find(|line| line.starts_with("TCP ")).expect("the service");
     assert_eq!(service.split_whitespace().nth(2), Some("20"), "its connections: {listed}");
+    assert_eq!(counted_for_clients(&director), 20);
     finish(streams);
     // The table can be changed, and taken over again.
     finish(half_uploads(&cluster, 4));

@@ -246,12 +246,15 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
     let Variant { method, encapsulation, .. } = variant;
     let service = Arc::<ServiceLive>::default();
     let first = u32::from(number) * u32::from(variant.servers());
+    let FlowKey { protocol, dest, .. } = variant.flow_key(number.into());
+    let key = if protocol == Protocol::TCP { ServiceKey::tcp(dest) } else { ServiceKey::udp(dest) };
     let members = (0..variant.servers()).map(|server| {
         let id = DestinationId(first + u32::from(server));
         let live = Arc::new(DestinationLive::new(workers));
         let endpoint = variant.server(server, number);
         let destination = Destination {
             available: true,
+            key,
             endpoint,
             method,
             weight: Weight(1),
@@ -275,13 +278,13 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
         })
         .collect();
     let setup = Setup { destinations: &destinations, ..Setup::default() };
-    let FlowKey { protocol, dest, .. } = variant.flow_key(number.into());
     snapshot.services.insert(Arc::new(Service {
-        key: if protocol == Protocol::TCP { ServiceKey::tcp(dest) } else { ServiceKey::udp(dest) },
+        key,
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
         client_address: Default::default(),
+        client_limit: None,
         persistence: None,
         place: Arc::default(),
         live: service,

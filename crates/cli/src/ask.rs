@@ -10,8 +10,8 @@ use xvs_model::protocol::client::Director;
 use crate::maintenance::Change;
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::{
-    apply, confirm, connections, counters, explain, feedback, get, health, laddr, maintenance, mark, plan,
-    reload, set, status,
+    apply, confirm, connections, counters, explain, feedback, get, health, laddr, limit, maintenance, mark,
+    plan, reload, set, status,
 };
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Feedback(feedback::Arguments),
     /// Add, delete and list the local addresses, which `--fullnat` real servers see instead of clients
     Laddr(laddr::Arguments),
+    /// Limit the connections of each client of a service, and list the clients that are refused most
+    Limit(limit::Arguments),
 }
 
 impl Command {
@@ -69,6 +71,7 @@ impl Command {
             Self::Mark(arguments) => mark::run(arguments, director, out),
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
             Self::Laddr(arguments) => laddr::run(arguments, director, out),
+            Self::Limit(arguments) => limit::run(arguments, director, out),
         }
     }
 }

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::clients::ClientSettings;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_model::config::hold::HoldTime;
@@ -94,6 +95,8 @@ pub struct Config {
     pub ipvs: Ipvs,
     /// Weights that follow load reports.
     pub feedback: Feedback,
+    /// Limits of clients.
+    pub limits: Limits,
     /// Services and health checks of a keepalived.conf.
     pub keepalived: Keepalived,
     /// The sources of the values that are no defaults, by the settings' keys.
@@ -115,6 +118,31 @@ pub struct Keepalived {
     /// Whether manual changes to its services are undone within a second: `true` or `false`. Default: `false`; `xvs
     /// health` shows them.
     pub repair: Repair,
+}
+
+/// The section `[limits]`: the clients of services with limits (`xvs limit`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The most clients that are known at once, from 1024 to 16777216.
+    pub clients: usize,
+    /// The length of an IPv4 network that counts as one client, from 8 to 32.
+    pub ipv4_prefix: u8,
+    /// The length of an IPv6 network that counts as one client, from 16 to 128.
+    pub ipv6_prefix: u8,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let ClientSettings { clients, lengths: [ipv4_prefix, ipv6_prefix] } = ClientSettings::default();
+        Self { clients, ipv4_prefix, ipv6_prefix }
+    }
+}
+
+impl From<Limits> for ClientSettings {
+    fn from(Limits { clients, ipv4_prefix, ipv6_prefix }: Limits) -> Self {
+        Self { clients, lengths: [ipv4_prefix, ipv6_prefix] }
+    }
 }
 
 /// When the connection table's memory is allocated.
@@ -171,6 +199,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
+            limits: Limits::default(),
             keepalived: Keepalived::default(),
             sources: BTreeMap::new(),
             toml: None,
@@ -316,6 +345,16 @@ impl Config {
                 self.conn_table_size.to_string(),
                 "from 1024 to 134217728 connections",
             );
+        }
+        let Limits { clients, ipv4_prefix, ipv6_prefix } = self.limits;
+        if !(1024..=1 << 24).contains(&clients) {
+            return wrong("limits.clients", clients.to_string(), "from 1024 to 16777216 clients");
+        }
+        if !(8..=32).contains(&ipv4_prefix) {
+            return wrong("limits.ipv4_prefix", ipv4_prefix.to_string(), "from 8 to 32 bits");
+        }
+        if !(16..=128).contains(&ipv6_prefix) {
+            return wrong("limits.ipv6_prefix", ipv6_prefix.to_string(), "from 16 to 128 bits");
         }
         if !(1024..=1 << 24).contains(&self.sip_calls) {
             return wrong("sip_calls", self.sip_calls.to_string(), "from 1024 to 16777216 calls");

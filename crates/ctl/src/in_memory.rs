@@ -27,6 +27,7 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::clients::ClientSettings;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
@@ -178,7 +179,8 @@ impl InMemory {
         let table = Table::keyed(config, SECRET).expect("the machine has memory for a small table");
         let counters = Arc::new(WorkerCounters::default());
         let datapath = MemoryDatapath { table: Some(table.clone()), ..MemoryDatapath::default() };
-        let control = Control::new(datapath, 1, ipvs, feedback);
+        let mut control = Control::new(datapath, 1, ipvs, feedback);
+        control.set_clients(ClientSettings::default(), SECRET);
         let unresolved = Arc::new(Unresolved::new(1));
         let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(

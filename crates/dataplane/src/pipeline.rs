@@ -21,7 +21,7 @@ use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
-use crate::new_connection::{bypass, one_packet, persistence, schedule};
+use crate::new_connection::{bypass, limit, one_packet, persistence, schedule};
 use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
@@ -86,12 +86,14 @@ fn connect<'s>(
 ) -> Result<Begun, Verdict> {
     flows.defence.admit(at.snapshot.settings.drop_packet_rate)?;
     service::refuse_ftp_data(packet, at.snapshot)?;
+    let limited = limit::admit(packet, marked, at)?;
     let request = schedule::request(packet, at.now, flows.random.next_u64());
     let chosen = match &marked.service.persistence {
         None => schedule::choose(packet, marked.service, &request),
         Some(kept) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
     };
-    insert::enter(flows, packet, chosen?, marked, at)
+    let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, at))?;
+    insert::enter(flows, packet, chosen, limited, marked, at)
 }
 
 /// Processes a client's packet of a connection, towards the destination.

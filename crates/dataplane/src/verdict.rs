@@ -88,6 +88,10 @@ pub enum DropReason {
     TableFull,
     /// A packet that `drop_packet` sacrifices.
     Defence,
+    /// Its client has as many connections of the service as it may have.
+    ClientConnections,
+    /// Its client has begun too many connections of the service in too short a time.
+    ClientRate,
     /// A real server sent it without a request of the client.
     Unsolicited,
     /// An ICMP error whose checksum is wrong.
@@ -116,7 +120,7 @@ impl DropReason {
     /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 28] = [
+    const OTHERS: [Self; 30] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -145,6 +149,8 @@ impl DropReason {
         Self::NoLocalPort,
         Self::FullNatPortless,
         Self::InactiveMember,
+        Self::ClientConnections,
+        Self::ClientRate,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -188,6 +194,8 @@ impl DropReason {
             Self::NoLocalPort => 25,
             Self::FullNatPortless => 26,
             Self::InactiveMember => 27,
+            Self::ClientConnections => 28,
+            Self::ClientRate => 29,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -213,6 +221,8 @@ impl DropReason {
             Self::TransmitRefused => "transmit_refused",
             Self::KernelRefused => "kernel_refused",
             Self::Defence => "defence",
+            Self::ClientConnections => "client_connections",
+            Self::ClientRate => "client_rate",
             Self::Unsolicited => "unasked",
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
@@ -271,6 +281,12 @@ impl DropReason {
             Self::TransmitRefused => "the interface is down or its transmit ring is full",
             Self::KernelRefused => "the kernel did not take the packet back through the TAP",
             Self::Defence => "`drop_packet` drops one in so many packets that would begin a connection",
+            Self::ClientConnections => {
+                "the client has as many connections of the service as its limit allows; see `xvs limit list`"
+            }
+            Self::ClientRate => {
+                "the client has begun more connections of the service than its limit allows; see `xvs limit list`"
+            }
             Self::Unsolicited => {
                 "a real server sent it without a client's request; it got an ICMP error (`nat_icmp_send`)"
             }

@@ -7,7 +7,7 @@ use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Family, Protocol};
-use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
+use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod, ServiceKey};
 
 use crate::grammar::Names;
 use crate::listing::{Naming, netmask};
@@ -46,6 +46,13 @@ pub fn command_line(command: &Command) -> String {
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
         Command::Disable(server) => return format!("xvs disable {}", disabled_arguments(server)),
         Command::Enable(server) => return format!("xvs enable {}", disabled_arguments(server)),
+        Command::SetLimit { service, limit: ClientLimit { connections, rate, burst } } => {
+            let said = [("connections", *connections), ("rate", *rate), ("burst", *burst)];
+            let said = said.into_iter().filter(|(_, number)| *number > 0);
+            let options: String = said.map(|(name, number)| format!(" --{name} {number}")).collect();
+            return format!("xvs limit set {}{options}", of(service));
+        }
+        Command::DeleteLimit(service) => return format!("xvs limit delete {}", of(service)),
     };
     escape_control(&format!("xvsadm {line}"))
 }

@@ -103,6 +103,7 @@ pub(crate) fn refusal(error: &CommandError) -> String {
         | CommandError::LocalExists(_)
         | CommandError::NoSuchLocal(_)
         | CommandError::NotDisabled(_)
+        | CommandError::NoSuchLimit(_)
         | CommandError::DisabledAsPart { .. }
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }

@@ -7,6 +7,7 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use xvs_model::config::client_limit::{LimitReport, LimitRow};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
@@ -29,13 +30,13 @@ use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::xvs_lines::{disable_command, local_address_command, mark_command};
+use crate::xvs_lines::{disable_command, limit_command, local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm
-    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses and disabled
-    /// real servers first, mark rules last.
+    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses, disabled
+    /// real servers and limits of clients first, mark rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
@@ -44,6 +45,9 @@ impl Session<'_> {
         }
         for server in self.disabled()?.iter() {
             writeln!(self.out, "#{}", command_line(&Command::Disable(server)))?;
+        }
+        for limit in self.limits()? {
+            writeln!(self.out, "#{}", command_line(&limit))?;
         }
         for row in &rows {
             let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
@@ -67,6 +71,17 @@ impl Session<'_> {
     fn disabled(&mut self) -> Result<DisabledServers, LineError> {
         match self.director.call(Request::Disabled).map_err(|failure| LineError::listing(&failure))? {
             Reply::Disabled(servers) => Ok(servers),
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
+        }
+    }
+
+    fn limits(&mut self) -> Result<Vec<Command>, LineError> {
+        let request = Request::Limits { clients: 0 };
+        match self.director.call(request).map_err(|failure| LineError::listing(&failure))? {
+            Reply::Limits(LimitReport { limits, .. }) => {
+                let set = |LimitRow { service, limit }| Command::SetLimit { service, limit };
+                Ok(limits.into_iter().map(set).collect())
+            }
             other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
@@ -185,8 +200,8 @@ impl Session<'_> {
     }
 }
 
-/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark`, `xvs laddr` or
-/// `xvs disable`.
+/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark`, `xvs laddr`,
+/// `xvs disable` or `xvs limit`.
 fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
@@ -200,6 +215,9 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         }
         [_, "disable", words @ ..] if text.starts_with(XVS_LINE) => {
             disable_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
+        }
+        [_, "limit", words @ ..] if text.starts_with(XVS_LINE) => {
+            limit_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -328,7 +346,7 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
         }
         Command::AddMark(rule) => format!("{XVS_LINE}mark add {rule}"),
         Command::AddLocal(local) => format!("{XVS_LINE}laddr add {local}"),
-        Command::Disable(_) => format!("#{}", command_line(command)),
+        Command::Disable(_) | Command::SetLimit { .. } => format!("#{}", command_line(command)),
         // Other commands do not describe a state; a comment shows them.
         other => format!("# {}", command_line(other)),
     }]

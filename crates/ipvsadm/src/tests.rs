@@ -49,6 +49,7 @@ impl Director for Script {
             Request::Timeouts => Reply::Timeouts(Timeouts::default()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
+            Request::Limits { .. } => Reply::Limits(Default::default()),
             Request::Marks => Reply::Marks(self.marks.clone()),
             _ => Reply::Done,
         })

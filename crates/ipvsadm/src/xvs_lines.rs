@@ -1,7 +1,8 @@
-//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses and disabled real servers, which ipvsadm
-//! does not have.
+//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers and limits of
+//! clients, which ipvsadm does not have.
 //!
-//! Such a line has the arguments of `xvs mark`, `xvs laddr` or `xvs disable`; both programs use the types of this file.
+//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable` or `xvs limit`; both programs use the types of
+//! this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,7 +14,7 @@ use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::Disabled;
 use xvs_proto::{Family, Prefix, Protocol};
-use xvs_sched::ServiceKey;
+use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::grammar::virtual_service;
 use crate::resolver::Resolver;
@@ -122,16 +123,16 @@ impl LocalAddressChange {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ServiceArgument {
-    /// The real server's service: TCP
+    /// The service: TCP
     #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
     tcp_service: Option<String>,
-    /// The real server's service: UDP
+    /// The service: UDP
     #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
     udp_service: Option<String>,
-    /// The real server's service: SCTP
+    /// The service: SCTP
     #[arg(long, value_name = "ADDRESS:PORT", group = "service")]
     sctp_service: Option<String>,
-    /// The real server's service: packets with this firewall mark
+    /// The service: packets with this firewall mark
     #[arg(short, long, value_name = "MARK", group = "service")]
     fwmark_service: Option<String>,
     /// With -f: the service is for IPv6
@@ -177,6 +178,62 @@ impl DisabledArgument {
         let service = self.service.key(resolver)?;
         Ok(Disabled { server: self.server, service })
     }
+}
+
+/// A change of the limits of clients.
+#[derive(Debug, Subcommand)]
+#[allow(
+    missing_docs,
+    reason = "clap would take a sentence about the service's options as one about the subcommand"
+)]
+pub enum LimitChange {
+    /// Limit what each client of a service may do, in the place of the service's former limit
+    #[command(group = clap::ArgGroup::new("what").args(["connections", "rate"]).required(true).multiple(true))]
+    Set {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// The most connections at once
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        connections: Option<u32>,
+        /// The most new connections a second
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: Option<u32>,
+        /// The most new connections at once after a pause; as many as --rate by default
+        #[arg(short, long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+        burst: Option<u32>,
+    },
+    /// End the limit of a service's clients; connections stay
+    Delete {
+        #[command(flatten)]
+        service: ServiceArgument,
+    },
+}
+
+impl LimitChange {
+    /// The command.
+    ///
+    /// # Errors
+    /// No service is named, or the first line of ipvsadm's message about it.
+    pub fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+        let (Self::Set { service, .. } | Self::Delete { service }) = self;
+        let key = service.key(resolver)?;
+        let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
+        Ok(match self {
+            Self::Delete { .. } => Command::DeleteLimit(service),
+            Self::Set { connections, rate, burst, .. } => {
+                let [connections, rate, burst] = [connections, rate, burst].map(|number| number.unwrap_or(0));
+                Command::SetLimit { service, limit: ClientLimit { connections, rate, burst } }
+            }
+        })
+    }
+}
+
+/// The change that a line requests by its words behind `limit`.
+///
+/// # Errors
+/// clap's message, or a sentence for the operator.
+pub(crate) fn limit_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
+    parse::<LimitChange>("limit", words)?.command(resolver)
 }
 
 /// The change that a line requests by its words behind `disable`.

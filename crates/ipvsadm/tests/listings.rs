@@ -45,6 +45,7 @@ impl Director for Recorded {
             Request::Marks => Reply::Marks(Vec::new()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
+            Request::Limits { .. } => Reply::Limits(Default::default()),
             other => panic!("a listing does not send {other:?}"),
         })
     }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
+use xvs_model::config::client_limit::LimitReport;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::protocol::client::{Director, Failure};
@@ -41,6 +42,7 @@ impl Director for Changes {
             Request::Timeouts => Reply::Timeouts(self.0.timeouts()),
             Request::Marks => Reply::Marks(self.0.marks().to_vec()),
             Request::Disabled => Reply::Disabled(self.0.disabled().clone()),
+            Request::Limits { .. } => Reply::Limits(LimitReport::of(self.0.limits())),
             Request::Daemons => Reply::Daemons(self.0.daemons().to_vec()),
             _ => Reply::Services(Vec::new()),
         })

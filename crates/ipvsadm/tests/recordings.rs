@@ -14,6 +14,7 @@ use serde_json::Value;
 use xvs_ipvsadm::Output;
 use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
+use xvs_model::config::client_limit::LimitReport;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::Destination;
@@ -95,6 +96,7 @@ impl Director for Model {
             Request::Daemons => Reply::Daemons(self.state.daemons().to_vec()),
             Request::LocalAddresses => Reply::LocalAddresses(self.state.locals().to_vec()),
             Request::Disabled => Reply::Disabled(self.state.disabled().clone()),
+            Request::Limits { .. } => Reply::Limits(LimitReport::of(self.state.limits())),
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })
     }

@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, Weight};
 
+use crate::config::client_limit::{ClientRow, LimitReport, LimitRow};
 use crate::config::command::Command;
 use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use crate::config::difference::Difference;
@@ -263,6 +264,15 @@ pub fn mark_rule() -> MarkRule {
         mark: 1,
         mask: 0xff,
     }
+}
+
+/// A limit, and a client that it has refused.
+pub fn limits() -> LimitReport {
+    let service = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
+    let limit = ClientLimit { connections: 200, rate: 50, burst: 100 };
+    let client = "192.0.2.7/32".parse().expect("it is a network");
+    let clients = vec![ClientRow { client, service, connections: 200, refused: 12 }];
+    LimitReport { limits: vec![LimitRow { service, limit }], clients, unlimited: 1 }
 }
 
 /// The use of one local address.

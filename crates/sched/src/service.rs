@@ -47,6 +47,17 @@ impl ServiceKey {
     }
 }
 
+/// What each client may have of a service, or do to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct ClientLimit {
+    /// Connections at once; 0: any number.
+    pub connections: u32,
+    /// New connections a second; 0: any number.
+    pub rate: u32,
+    /// New connections that a client which has made none for a while may make at once; 0: as many as `rate`.
+    pub burst: u32,
+}
+
 impl fmt::Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

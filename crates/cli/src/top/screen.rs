@@ -10,6 +10,7 @@ use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
 use xvs_model::report::traffic::Traffic;
 
+use crate::top::terminal::{After, View};
 use crate::top::view::{Level, Rows, SORT_KEYS, Sort, cut, header, titles};
 
 /// The state of the screen.
@@ -35,13 +36,6 @@ enum Typing {
     Filter,
 }
 
-/// What follows a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    GoOn,
-    Quit,
-}
-
 impl Screen {
     /// A screen of the first totals, without rates.
     pub(super) fn new(now: Traffic, sort: Sort, filter: String) -> Self {
@@ -59,37 +53,8 @@ impl Screen {
         }
     }
 
-    /// Takes new totals, or the error of the request.
-    pub(super) fn take(&mut self, look: Result<Traffic, String>) {
-        match look {
-            Ok(look) => {
-                self.before = Some(std::mem::replace(&mut self.now, look));
-                self.trouble = None;
-                self.renew();
-            }
-            Err(trouble) => self.trouble = Some(trouble),
-        }
-    }
-
     fn renew(&mut self) {
         self.rows = Rows::new(self.before.as_ref(), &self.now, self.sort, &self.filter);
-    }
-
-    /// Handles a key.
-    pub(super) fn heed(&mut self, event: &Event) -> After {
-        let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
-            return After::GoOn;
-        };
-        if modifiers.contains(KeyModifiers::CONTROL) {
-            return if *code == KeyCode::Char('c') { After::Quit } else { After::GoOn };
-        }
-        match self.typing {
-            Typing::Filter => {
-                self.type_filter(*code);
-                After::GoOn
-            }
-            Typing::Commands => self.command(*code),
-        }
     }
 
     fn type_filter(&mut self, code: KeyCode) {
@@ -130,8 +95,49 @@ impl Screen {
         After::GoOn
     }
 
-    /// Draws the whole screen in the terminal's current size.
-    pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
+    fn foot(&self) -> String {
+        if self.typing == Typing::Filter {
+            return format!("filter: {}_   Enter keeps it, Esc clears it", self.filter);
+        }
+        let filter =
+            if self.filter.is_empty() { "/ filter".to_owned() } else { format!("/ filter: {}", self.filter) };
+        let all = self.rows.rows.len();
+        let last = (self.first + self.height).min(all);
+        format!("{}-{last} of {all}   sort: c p b a i n   {filter}   q quit", (self.first + 1).min(all))
+    }
+}
+
+impl View for Screen {
+    type Look = Traffic;
+
+    fn take(&mut self, look: Result<Traffic, String>) {
+        match look {
+            Ok(look) => {
+                self.before = Some(std::mem::replace(&mut self.now, look));
+                self.trouble = None;
+                self.renew();
+            }
+            Err(trouble) => self.trouble = Some(trouble),
+        }
+    }
+
+    fn heed(&mut self, event: &Event) -> After {
+        let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
+            return After::GoOn;
+        };
+        if modifiers.contains(KeyModifiers::CONTROL) {
+            return if *code == KeyCode::Char('c') { After::Quit } else { After::GoOn };
+        }
+        match self.typing {
+            Typing::Filter => {
+                self.type_filter(*code);
+                After::GoOn
+            }
+            Typing::Commands => self.command(*code),
+        }
+    }
+
+    fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
         let (width, height) = (usize::from(area.width), usize::from(area.height));
         let mut lines: Vec<Line<'_>> =
@@ -152,17 +158,6 @@ impl Screen {
         lines.resize(height.saturating_sub(1), Line::default());
         lines.push(Line::styled(cut(&self.foot(), width), Modifier::DIM));
         frame.render_widget(Paragraph::new(lines), area);
-    }
-
-    fn foot(&self) -> String {
-        if self.typing == Typing::Filter {
-            return format!("filter: {}_   Enter keeps it, Esc clears it", self.filter);
-        }
-        let filter =
-            if self.filter.is_empty() { "/ filter".to_owned() } else { format!("/ filter: {}", self.filter) };
-        let all = self.rows.rows.len();
-        let last = (self.first + self.height).min(all);
-        format!("{}-{last} of {all}   sort: c p b a i n   {filter}   q quit", (self.first + 1).min(all))
     }
 }
 

@@ -5,7 +5,8 @@
 //! thread and no socket, so the lab runs the same code as the daemon, where `thread.rs` runs it. Steering of the XDP
 //! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,12 +25,14 @@ use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
+use xvs_dataplane::snapshot::clients::{Client, ClientSettings, Clients};
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
-use xvs_dataplane::snapshot::{Counts, Snapshot};
+use xvs_dataplane::snapshot::{Counts, DestinationId, Snapshot};
 use xvs_host::netfilter::chain::Table;
+use xvs_model::config::client_limit::{ClientRow, LimitReport};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::commands_of;
@@ -39,6 +42,7 @@ use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::setting::{Setting, Source};
+use xvs_proto::HashSecret;
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -131,6 +135,22 @@ impl<D: Datapath> Control<D> {
     /// Sets how many SIP calls are kept apart. They take memory from the first service with `--pe sip` on.
     pub fn set_sip_calls(&mut self, calls: usize) {
         self.registry.sip_calls = calls;
+    }
+
+    /// Sets how many clients of services with limits are known, and what a client is. Comes before any worker.
+    pub fn set_clients(&mut self, settings: ClientSettings, secret: HashSecret) {
+        self.publication.snapshot.clients = Arc::new(Clients::new(settings, secret));
+    }
+
+    /// Counts connections that exist already for the limits of their clients: the number of the destination, and the
+    /// client. Follows [`Self::resume`].
+    pub fn resume_clients(&mut self, connections: &[(u32, IpAddr)]) {
+        let snapshot = &self.publication.snapshot;
+        for (number, client) in connections {
+            if let Some(destination) = snapshot.destinations.find(DestinationId(*number)) {
+                snapshot.clients.resume(destination.key, *client);
+            }
+        }
     }
 
     /// Returns to the names and numbers of services and destinations in these files. Comes before any change and any
@@ -263,6 +283,11 @@ impl<D: Datapath> Control<D> {
             Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
             Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
             Request::Disabled => Ok(Reply::Disabled(self.state.disabled().clone())),
+            Request::Limits { clients } => {
+                let unlimited = self.publication.snapshot.clients.unlimited() as u64;
+                let clients = self.limited_clients(*clients as usize);
+                Ok(Reply::Limits(LimitReport { clients, unlimited, ..LimitReport::of(self.state.limits()) }))
+            }
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
             Request::Set { key, value } => {
@@ -302,6 +327,21 @@ impl<D: Datapath> Control<D> {
         }
     }
 
+    /// So many of the clients that limits concern most.
+    fn limited_clients(&self, most: usize) -> Vec<ClientRow> {
+        let clients = &self.publication.snapshot.clients;
+        let services: HashMap<_, _> =
+            self.state.limits().keys().map(|key| (clients.hash_of(*key), *key)).collect();
+        let row = |client: Client| {
+            let Client { network, service, connections, refused } = client;
+            Some(ClientRow { client: network, service: *services.get(&service)?, connections, refused })
+        };
+        let mut rows: Vec<_> = clients.iter().filter_map(row).collect();
+        rows.sort_by_key(|row| Reverse((row.refused, row.connections)));
+        rows.truncate(most);
+        rows
+    }
+
     /// Checks a command against this desired state and the network.
     fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         state.check(command)?;
@@ -327,6 +367,9 @@ impl<D: Datapath> Control<D> {
         if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
+        }
+        if matches!(command, Command::SetLimit { .. }) {
+            self.publication.snapshot.clients.provide();
         }
         self.registry.apply(command, &self.state, &mut self.publication.snapshot, now);
         self.owned.note(command);

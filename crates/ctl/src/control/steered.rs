@@ -75,7 +75,9 @@ impl Steered {
             | Command::StartDaemon(_)
             | Command::StopDaemon(_)
             | Command::Disable(_)
-            | Command::Enable(_) => {}
+            | Command::Enable(_)
+            | Command::SetLimit { .. }
+            | Command::DeleteLimit(_) => {}
         }
     }
 

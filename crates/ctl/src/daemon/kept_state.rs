@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, Connection, Survey, Table, TableConfig, TableFiles, random_secret,
+    AdoptError, Boot, Connection, Flags, Survey, Table, TableConfig, TableFiles, random_secret,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Counts, DestinationId};
@@ -179,6 +180,8 @@ pub(crate) struct SurveyedTable {
     found: Found,
     /// The connections of each destination, by number.
     counts: Vec<Counts>,
+    /// The destination and the client of each connection that its client's limit counts.
+    limited: Vec<(u32, IpAddr)>,
 }
 
 impl TakenTable {
@@ -200,13 +203,17 @@ impl TakenTable {
             }
         }
         let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
+        let mut limited = Vec::new();
         let count = |connection: &Connection<'_>| {
+            if connection.flags().contains(Flags::LIMITED) {
+                limited.push((connection.dest_ref(), connection.client().addr));
+            }
             if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
                 counts.count(connection);
             }
         };
         let survey = left.map(|_| table.survey(count));
-        Ok(SurveyedTable { table, survey, kept, found, counts })
+        Ok(SurveyedTable { table, survey, kept, found, counts, limited })
     }
 }
 
@@ -219,6 +226,7 @@ impl SurveyedTable {
             tracing::info!("connections: {} are taken over", survey.live);
         }
         control.resume(self.kept, self.found, &self.counts);
+        control.resume_clients(&self.limited);
     }
 }
 

@@ -162,6 +162,7 @@ impl Daemon {
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
+        control.set_clients(config.limits.into(), *table.secret());
         control.set_repair(config.keepalived.repair);
         kept.return_to(&mut control, started)?;
         let to_take = kept.table_to_take()?;

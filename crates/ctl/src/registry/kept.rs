@@ -168,7 +168,7 @@ impl Registry {
                 live,
                 estimator: Estimator::default(),
             };
-            let gone = Destination { available: false, ..destination(&dest, &service, snapshot) };
+            let gone = Destination { available: false, ..destination(*key, &dest, &service, snapshot) };
             snapshot.destinations.set(dest.id, Some(gone));
             // Of two with one name, the later one: the other has been in the trash.
             self.trash.insert((*key, *endpoint), Trashed { dest, service, since: now });

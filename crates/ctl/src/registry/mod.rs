@@ -30,7 +30,7 @@ use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
-use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
+use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
 
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
@@ -214,6 +214,9 @@ impl Registry {
             Command::Disable(servers) | Command::Enable(servers) => {
                 self.set_disabled(*servers, state.disabled())
             }
+            Command::SetLimit { service, .. } | Command::DeleteLimit(service) => {
+                self.unbuilt.extend(self.services.contains_key(service).then_some(*service));
+            }
             Command::SetTimeouts(_)
             | Command::StartDaemon(_)
             | Command::StopDaemon(_)
@@ -291,9 +294,12 @@ impl Registry {
                 continue;
             };
             for dest in &entry.destinations {
-                snapshot.destinations.set(dest.id, Some(destination(dest, &entry.live, snapshot)));
+                snapshot.destinations.set(dest.id, Some(destination(key, dest, &entry.live, snapshot)));
             }
-            let Some(service) = build(key, wanted, entry, &self.tuning) else { continue };
+            let Some(service) = build(key, wanted, entry, &self.tuning, state.limits().get(&key).copied())
+            else {
+                continue;
+            };
             let by_call =
                 service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
             if by_call && snapshot.call_ids.is_empty() {
@@ -358,7 +364,7 @@ impl Registry {
         now: Millis,
     ) {
         dest.report = None;
-        let gone = Destination { available: false, ..destination(&dest, service, snapshot) };
+        let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
         let trashed = Trashed { dest, service: service.clone(), since: now };
         self.trash.insert((key, trashed.dest.endpoint), trashed);
@@ -518,10 +524,16 @@ fn path(dest: &DestinationEntry, tunnel: snapshot::Tunnel, snapshot: &Snapshot) 
     Path::find(&snapshot.egress, tunnel.route_key(dest.endpoint.addr, dest.method), 0)
 }
 
-fn destination(dest: &DestinationEntry, service: &Arc<ServiceLive>, snapshot: &Snapshot) -> Destination {
+fn destination(
+    key: ServiceKey,
+    dest: &DestinationEntry,
+    service: &Arc<ServiceLive>,
+    snapshot: &Snapshot,
+) -> Destination {
     let tunnel = tunnel(dest, snapshot);
     Destination {
         available: true,
+        key,
         endpoint: dest.endpoint,
         method: dest.method,
         weight: dest.weight_in_force(),
@@ -539,6 +551,7 @@ fn build(
     wanted: &xvs_model::config::service::Service,
     entry: &mut ServiceEntry,
     tuning: &Tuning,
+    client_limit: Option<ClientLimit>,
 ) -> Option<Service> {
     let listed: Vec<_> = entry.destinations.iter().map(DestinationEntry::listed).collect();
     let setup = Setup {
@@ -564,6 +577,7 @@ fn build(
         scheduler,
         one_packet: wanted.options.one_packet,
         client_address: wanted.options.client_address,
+        client_limit,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
         live: entry.live.clone(),

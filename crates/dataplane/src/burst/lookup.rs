@@ -15,6 +15,7 @@ use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
 use crate::new_connection::eviction::ended;
+use crate::new_connection::limit;
 use crate::new_connection::service::is_first;
 use crate::slow_path::ftp;
 use crate::snapshot::{ConnReuse, Snapshot};
@@ -115,6 +116,7 @@ fn replace(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
     let removal = flows.table.remove(id);
     if let Removal::Done(state) = removal {
         let connection = flows.table.connection(id);
+        limit::count_out(&connection, at.snapshot);
         if let Some(destination) = at.snapshot.destinations.of(&connection) {
             flows.replaced.keep(&destination.live, ended(&connection, state), at.now);
         }

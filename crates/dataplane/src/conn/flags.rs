@@ -16,6 +16,8 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// The client has acknowledged the number of the destination's SYN. Not in sync messages.
     pub const PROVEN: Self = Self(0x0001);
+    /// Counted among its client's connections ([`Clients`](crate::snapshot::clients::Clients)). Not in sync messages.
+    pub const LIMITED: Self = Self(0x0004);
     /// Received by state synchronisation.
     pub const SYNC: Self = Self(0x0020);
     /// Of a connection with [`Self::SYNC`]: it is in no count of its destination any more. Not in sync messages.

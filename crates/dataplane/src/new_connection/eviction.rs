@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use xvs_proto::Protocol;
 
+use super::limit;
 use crate::burst::context::Context;
 use crate::clock::Millis;
 use crate::conn::sctp::SctpState;
@@ -308,6 +309,7 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     if let Some(live) = snapshot.destinations.of(connection).map(|destination| &destination.live) {
         live.decrement(ended(connection, state));
     }
+    limit::count_out(connection, snapshot);
 }
 
 /// How a connection was counted that has been removed from the table in this state.

@@ -12,9 +12,9 @@ use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod};
 
 use super::eviction::Candidate;
-use super::one_packet;
 use super::schedule::Chosen;
 use super::service::Marked;
+use super::{limit, one_packet};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::{ConnId, Direction, Flags, Inserted, NewConnection};
@@ -30,17 +30,20 @@ pub(crate) enum Begun {
     OnePacket(Ends, DestinationId),
 }
 
-/// Inserts the connection that a packet begins; one of a single packet is only counted.
+/// Inserts the connection that a packet begins; one of a single packet is only counted. `limited` is the flag of a
+/// connection that its client was admitted with.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,
     chosen: Chosen<'_>,
+    limited: Flags,
     marked: Marked<'_>,
     at: Context<'_>,
 ) -> Result<Begun, Verdict> {
     let Chosen { id, dest, method, live, template } = chosen;
     let is_single = marked.service.one_packet && packet.flow.protocol == Protocol::UDP;
     if is_single && method != ForwardingMethod::FullNat {
+        limit::withdraw(limited, packet, marked, at);
         return Ok(Begun::OnePacket(one_packet::begin(flows, packet, &chosen, at), id));
     }
     let mut new = NewConnection {
@@ -50,12 +53,14 @@ pub(crate) fn enter(
         dest,
         local: None,
         method,
-        flags: if method.masquerades() {
-            client_address_flags(packet, method, marked.service)
-                | Flags::of_ftp(packet.flow.protocol, packet.flow.dest, method)
-        } else {
-            Flags::NO_OUTPUT
-        },
+        flags: limited
+            | match method.masquerades() {
+                true => {
+                    client_address_flags(packet, method, marked.service)
+                        | Flags::of_ftp(packet.flow.protocol, packet.flow.dest, method)
+                }
+                false => Flags::NO_OUTPUT,
+            },
         state: 0,
         expires: at.now + FIRST_TIMEOUT,
         timeout_seconds: 0,
@@ -74,6 +79,7 @@ pub(crate) fn enter(
         _ => {
             live.decrement(Activity::Inactive);
             flows.release_template(template);
+            limit::withdraw(limited, packet, marked, at);
         }
     }
     match inserted.map_err(Verdict::Drop)? {

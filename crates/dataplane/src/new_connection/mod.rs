@@ -3,6 +3,7 @@
 pub(crate) mod service;
 
 pub(crate) mod defence;
+pub(crate) mod limit;
 
 pub(crate) mod persistence;
 pub(crate) mod schedule;

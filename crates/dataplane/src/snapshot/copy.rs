@@ -58,6 +58,7 @@ impl Snapshot {
             nat_destinations: self.nat_destinations.clone(),
             marks: self.marks.clone(),
             call_ids: Arc::new(self.call_ids.separate_copy()),
+            clients: Arc::new(self.clients.separate_copy()),
             locals: self.locals.clone(),
             // A dry run must not appear in captures.
             captures: Arc::default(),
@@ -102,6 +103,7 @@ impl Services {
                 }),
                 one_packet: service.one_packet,
                 client_address: service.client_address,
+                client_limit: service.client_limit,
                 persistence: service.persistence,
                 place: Arc::new(AtomicU64::new(service.place.load(Ordering::Relaxed))),
                 live: stats.clone(),

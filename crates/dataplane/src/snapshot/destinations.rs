@@ -4,7 +4,7 @@ use std::array;
 use std::sync::Arc;
 
 use xvs_proto::Endpoint;
-use xvs_sched::{ForwardingMethod, Weight};
+use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use super::route::Route;
@@ -28,6 +28,8 @@ impl DestinationId {
 pub struct Destination {
     /// Whether it is still configured. If not, packets of its connections are dropped.
     pub available: bool,
+    /// The service that it belongs to.
+    pub key: ServiceKey,
     /// Its endpoint; port 0 keeps the packet's port.
     pub endpoint: Endpoint,
     /// The forwarding method of new connections.

@@ -15,6 +15,7 @@ mod destinations;
 mod route;
 mod services;
 
+pub mod clients;
 mod live;
 mod load;
 pub mod sync_backup;
@@ -29,6 +30,7 @@ use hashbrown::HashSet;
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Packet, Protocol};
 
+use self::clients::Clients;
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;
 use self::sync_backup::SyncBackup;
@@ -64,6 +66,8 @@ pub struct Snapshot {
     pub marks: Arc<Marks>,
     /// The Call-IDs of templates of services with `--pe sip`; without slots until there is such a service.
     pub call_ids: Arc<CallIds>,
+    /// The clients of services with limits.
+    pub clients: Arc<Clients>,
     /// The director's endpoints for FULLNAT.
     pub locals: Arc<LocalAddresses>,
     /// Active captures, usually none.
@@ -89,6 +93,7 @@ impl Snapshot {
             nat_destinations: Arc::default(),
             marks: Arc::default(),
             call_ids: Arc::default(),
+            clients: Arc::default(),
             locals: Arc::default(),
             captures: Arc::default(),
             sync_master: None,

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 use xvs_proto::{Endpoint, Family, Protocol, ftp};
 use xvs_sched::{
-    Candidates, Choice, ClientAddress, ForwardingMethod, Load, Request, Scheduler, ServiceKey, State, Weight,
+    Candidates, Choice, ClientAddress, ClientLimit, ForwardingMethod, Load, Request, Scheduler, ServiceKey,
+    State, Weight,
 };
 
 use super::destinations::DestinationId;
@@ -101,6 +102,8 @@ pub struct Service {
     pub one_packet: bool,
     /// How destinations behind FULLNAT receive the client's address.
     pub client_address: ClientAddress,
+    /// What each client may do; `None`: anything.
+    pub client_limit: Option<ClientLimit>,
     /// Persistence; `None`: the service is not persistent.
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
@@ -180,6 +183,7 @@ mod tests {
             scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
             client_address: ClientAddress::Hidden,
+            client_limit: None,
             persistence: None,
             place: Arc::default(),
             live: Arc::default(),
@@ -226,6 +230,7 @@ mod tests {
             scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
             one_packet: false,
             client_address: ClientAddress::Hidden,
+            client_limit: None,
             persistence: None,
             place: Arc::default(),
             live: Arc::default(),

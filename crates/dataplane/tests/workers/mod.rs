@@ -445,6 +445,7 @@ fn snapshot(workers: usize) -> Snapshot {
             let live = Arc::new(DestinationLive::new(workers));
             let destination = Destination {
                 available: true,
+                key: service_key(vip, name),
                 endpoint: Endpoint::new(server(number), port),
                 method,
                 weight: Weight(1),
@@ -490,6 +491,7 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: port == SIP_ONE_PACKET,
         client_address: Default::default(),
+        client_limit: None,
         persistence: seconds.map(persistent),
         place: Arc::default(),
         live,

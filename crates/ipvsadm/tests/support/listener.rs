@@ -25,6 +25,7 @@ impl Director for Listener {
             Request::Marks => Reply::Marks(Vec::new()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
+            Request::Limits { .. } => Reply::Limits(Default::default()),
             Request::Change(command) => {
                 self.requested = Some(command);
                 Reply::Done

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_proto::{Endpoint, Protocol};
-use xvs_sched::{ServiceKey, scheduler};
+use xvs_sched::{ClientLimit, ServiceKey, scheduler};
 
 use crate::config::destination::DestinationOptions;
 use crate::config::firewall_mark::MarkRule;
@@ -79,6 +79,15 @@ pub enum Command {
     AddLocal(LocalAddress),
     /// Deletes a local address; connections that use it continue.
     DeleteLocal(IpAddr),
+    /// Sets what each client of a service may do, whether or not the service exists now.
+    SetLimit {
+        /// The service.
+        service: ServiceKey,
+        /// The limit.
+        limit: ClientLimit,
+    },
+    /// Ends that; connections stay.
+    DeleteLimit(ServiceKey),
     /// Real servers get no new connections, whatever their weight. No error if they are disabled already.
     Disable(Disabled),
     /// Ends that for these real servers.
@@ -122,6 +131,8 @@ pub enum CommandError {
     LocalExists(LocalAddress),
     #[error("no local address {0}; `xvs laddr list` shows the configured ones")]
     NoSuchLocal(IpAddr),
+    #[error("service {0} has no limit; `xvs limit list` shows those that can be deleted")]
+    NoSuchLimit(ServiceKey),
     #[error("real server {0} is not disabled; `xvs status` shows those that are")]
     NotDisabled(Server),
     #[error(

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
 
 use crate::config::command::{Command, CommandError};
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
@@ -31,6 +31,7 @@ pub struct State {
     marks: Vec<MarkRule>,
     locals: Vec<LocalAddress>,
     disabled: DisabledServers,
+    limits: BTreeMap<ServiceKey, ClientLimit>,
 }
 
 /// The part of the state that a command changed, for the builder of the next snapshot.
@@ -52,6 +53,8 @@ pub enum Applied {
     Locals,
     /// The disabled real servers.
     Disabled,
+    /// The limit of this service's clients.
+    Limit(ServiceKey),
 }
 
 impl State {
@@ -134,6 +137,14 @@ impl State {
                 self.disabled.remove(*server);
                 Applied::Disabled
             }
+            Command::SetLimit { service, limit } => {
+                self.limits.insert(*service, *limit);
+                Applied::Limit(*service)
+            }
+            Command::DeleteLimit(service) => {
+                self.limits.remove(service);
+                Applied::Limit(*service)
+            }
         })
     }
 
@@ -209,6 +220,11 @@ impl State {
             }
             Command::Disable(_) => Ok(()),
             Command::Enable(enabled) => self.check_enabled(*enabled),
+            Command::SetLimit { service, limit } => self.check_limit(*service, *limit),
+            Command::DeleteLimit(service) => match self.limits.contains_key(service) {
+                true => Ok(()),
+                false => Err(CommandError::NoSuchLimit(*service)),
+            },
         }
     }
 
@@ -257,6 +273,30 @@ impl State {
     /// The disabled real servers.
     pub fn disabled(&self) -> &DisabledServers {
         &self.disabled
+    }
+
+    /// What each client may do, by service.
+    pub fn limits(&self) -> &BTreeMap<ServiceKey, ClientLimit> {
+        &self.limits
+    }
+
+    fn check_limit(&self, service: ServiceKey, limit: ClientLimit) -> Result<(), CommandError> {
+        check_key(&service)?;
+        let ClientLimit { connections, rate, burst } = limit;
+        let why = match () {
+            () if connections == 0 && rate == 0 => {
+                "a limit needs a number of connections or a rate; `xvs limit delete` ends one".to_owned()
+            }
+            () if rate == 0 && burst > 0 => "a burst needs a rate".to_owned(),
+            () if connections.max(rate).max(burst) > LIMIT_MAX => {
+                format!("a number of a limit is at most {LIMIT_MAX}")
+            }
+            () if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(&service) => {
+                format!("{LIMITS_MAX} services have limits already, the largest number; delete one first")
+            }
+            () => return Ok(()),
+        };
+        Err(CommandError::InvalidOperation { why })
     }
 
     fn check_enabled(&self, enabled: Disabled) -> Result<(), CommandError> {
@@ -455,6 +495,10 @@ const MARKS_MAX: usize = 1024;
 
 /// The largest number of entries of disabled real servers.
 const DISABLED_MAX: usize = 1024;
+
+/// The largest number of services with limits, and the largest number in one.
+const LIMITS_MAX: usize = 1024;
+const LIMIT_MAX: u32 = 1_000_000;
 
 /// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
 const LOCALS_MAX: usize = 1024;

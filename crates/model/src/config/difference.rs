@@ -65,6 +65,7 @@ impl Difference {
             (Some(Command::AddLocal(local)), _) => Some(Command::DeleteLocal(local.addr)),
             (Some(Command::AddMark(rule)), _) => Some(Command::DeleteMark(rule.clone())),
             (Some(Command::Disable(server)), None) => Some(Command::Enable(*server)),
+            (Some(Command::SetLimit { service, .. }), None) => Some(Command::DeleteLimit(*service)),
             (Some(Command::StartDaemon(daemon)), _) => Some(Command::StopDaemon(daemon.role)),
             _ => None,
         };
@@ -130,6 +131,7 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
         Command::DeleteDestination { .. }
         | Command::DeleteLocal(_)
         | Command::DeleteMark(_)
+        | Command::DeleteLimit(_)
         | Command::Enable(_) => 0,
         Command::DeleteService(_) => 1,
         Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
@@ -189,6 +191,8 @@ fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
     rules.extend(state.disabled().iter().map(Command::Disable));
+    let limits = state.limits().iter();
+    rules.extend(limits.map(|(key, limit)| Command::SetLimit { service: *key, limit: *limit }));
     for (key, service) in state.services() {
         rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.

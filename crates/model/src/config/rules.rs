@@ -146,6 +146,8 @@ pub enum Object {
     Marks,
     /// A disabled real server.
     Disabled(Disabled),
+    /// What each client of a service may do.
+    Limit(ServiceKey),
     /// The timeouts.
     Timeouts,
     /// The synchronization daemon of a role.
@@ -177,6 +179,7 @@ pub fn object_of(command: &Command) -> Object {
         | Command::DeleteDestination { service, endpoint } => Object::Destination(*service, *endpoint),
         Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
         Command::Disable(server) | Command::Enable(server) => Object::Disabled(*server),
+        Command::SetLimit { service, .. } | Command::DeleteLimit(service) => Object::Limit(*service),
         Command::SetTimeouts(_) => Object::Timeouts,
         Command::StartDaemon(daemon) => Object::Daemon(daemon.role),
         Command::StopDaemon(role) => Object::Daemon(*role),

@@ -57,6 +57,11 @@ pub enum Request {
     LocalAddresses,
     /// The disabled real servers; answered by `Reply::Disabled`.
     Disabled,
+    /// The limits of clients, and so many of the clients that they concern most; answered by `Reply::Limits`.
+    Limits {
+        /// The most clients.
+        clients: u32,
+    },
     /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
     /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
@@ -154,6 +159,7 @@ impl Request {
             | Self::Marks
             | Self::LocalAddresses
             | Self::Disabled
+            | Self::Limits { .. }
             | Self::Settings
             | Self::LocalUse
             | Self::Feedback

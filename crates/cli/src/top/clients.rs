@@ -1,0 +1,147 @@
+//! `xvs top --clients`: the clients that limits refuse most, with what was refused since the last look.
+//!
+//! Drawn like the screen of services. Not here: the limits themselves (`xvs limit`).
+
+use std::collections::HashMap;
+
+use ratatui::Frame;
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::style::Modifier;
+use ratatui::text::Line;
+use ratatui::widgets::Paragraph;
+use xvs_model::config::client_limit::{ClientRow, LimitReport};
+use xvs_model::protocol::client::{Client, Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_proto::Prefix;
+use xvs_sched::ServiceKey;
+
+use crate::top::terminal::{After, View};
+use crate::top::view::cut;
+
+/// The most clients that a look contains.
+const CLIENTS: u32 = 1000;
+
+/// The state of the screen.
+pub(super) struct Clients {
+    before: HashMap<(ServiceKey, Prefix), u64>,
+    now: LimitReport,
+    /// Why there is no newer look.
+    trouble: Option<String>,
+    filter: String,
+    /// The first row that is shown.
+    first: usize,
+}
+
+pub(super) fn look(client: &mut Client) -> Result<LimitReport, Failure> {
+    match client.call(Request::Limits { clients: CLIENTS })? {
+        Reply::Limits(report) => Ok(report),
+        other => Err(Failure::unexpected(&other)),
+    }
+}
+
+impl Clients {
+    pub(super) fn new(now: LimitReport, filter: &str) -> Self {
+        let (before, trouble, first) = (refused(&now).collect(), None, 0);
+        Self { before, now, trouble, filter: filter.to_lowercase(), first }
+    }
+
+    /// The title and a line for each client.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let line = |[client, connections, refused, newly, service]: [&str; 5]| {
+            format!("{client:<24} {connections:>11} {refused:>9} {newly:>8}  {service}")
+        };
+        let title = line(["Client", "Connections", "Refused", "Newly", "Service"]);
+        let row = |row: &ClientRow| {
+            let before = self.before.get(&(row.service, row.client)).copied().unwrap_or(0);
+            // A client that was forgotten and is known again begins at 0.
+            let newly = row.refused.checked_sub(before).unwrap_or(row.refused);
+            let numbers = [u64::from(row.connections), row.refused, newly].map(|number| number.to_string());
+            let [connections, refused, newly] = numbers.each_ref().map(String::as_str);
+            line([&row.client.to_string(), connections, refused, newly, &row.service.to_string()])
+        };
+        let rows = self.now.clients.iter().map(row);
+        let kept = rows.filter(|row| row.to_lowercase().contains(&self.filter));
+        [title].into_iter().chain(kept).collect()
+    }
+}
+
+impl View for Clients {
+    type Look = LimitReport;
+
+    fn take(&mut self, look: Result<LimitReport, String>) {
+        match look {
+            Ok(look) => {
+                self.before = refused(&self.now).collect();
+                self.now = look;
+                self.trouble = None;
+            }
+            Err(trouble) => self.trouble = Some(trouble),
+        }
+    }
+
+    fn heed(&mut self, event: &Event) -> After {
+        let Event::Key(KeyEvent { code, modifiers, kind: KeyEventKind::Press, .. }) = event else {
+            return After::GoOn;
+        };
+        match code {
+            KeyCode::Char('c') if modifiers.contains(KeyModifiers::CONTROL) => return After::Quit,
+            KeyCode::Char('q') | KeyCode::Esc => return After::Quit,
+            KeyCode::Up => self.first = self.first.saturating_sub(1),
+            KeyCode::Down => self.first += 1,
+            KeyCode::Home => self.first = 0,
+            _ => {}
+        }
+        After::GoOn
+    }
+
+    fn draw(&mut self, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        let (width, height) = (usize::from(area.width), usize::from(area.height));
+        let summary = match &self.trouble {
+            Some(trouble) => trouble.clone(),
+            None => format!(
+                "{} services with limits, {} connections without one because the table of clients was full",
+                self.now.limits.len(),
+                self.now.unlimited
+            ),
+        };
+        let rows = self.lines();
+        self.first = self.first.min(rows.len().saturating_sub(height.saturating_sub(2)));
+        let mut lines = vec![Line::styled(cut(&summary, width), Modifier::BOLD)];
+        lines.extend(rows.first().map(|title| Line::styled(cut(title, width), Modifier::REVERSED)));
+        lines.extend(rows.iter().skip(1 + self.first).map(|row| Line::from(cut(row, width))));
+        lines.truncate(height);
+        frame.render_widget(Paragraph::new(lines), area);
+    }
+}
+
+fn refused(report: &LimitReport) -> impl Iterator<Item = ((ServiceKey, Prefix), u64)> {
+    report.clients.iter().map(|row| ((row.service, row.client), row.refused))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::top::clients::*;
+
+    #[test]
+    fn each_client_is_shown_with_what_was_refused_since_the_last_look() {
+        let client = |text: &str, refused| ClientRow {
+            client: text.parse().unwrap(),
+            service: "TCP 198.51.100.1:80".parse().unwrap(),
+            connections: 7,
+            refused,
+        };
+        let report = |clients| LimitReport { limits: Vec::new(), clients, unlimited: 0 };
+        let mut screen = Clients::new(report(vec![client("192.0.2.1/32", 100)]), "");
+        screen.take(Ok(report(vec![client("192.0.2.1/32", 130), client("2001:db8::/64", 20)])));
+        let expected = [
+            "Client                   Connections   Refused    Newly  Service",
+            "192.0.2.1/32                       7       130       30  TCP 198.51.100.1:80",
+            "2001:db8::/64                      7        20       20  TCP 198.51.100.1:80",
+        ];
+        assert_eq!(screen.lines(), expected);
+        screen.filter = "2001".to_owned();
+        assert_eq!(screen.lines(), [expected[0], expected[2]]);
+    }
+}

@@ -1,0 +1,130 @@
+//! The terminal of `xvs top`: draws a view, passes keys to it, and looks at the director at every interval.
+//!
+//! The terminal is restored at the end, whether by a key, a signal, an error or a panic.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, TryRecvError, bounded};
+use ratatui::crossterm::event;
+use ratatui::crossterm::event::Event;
+use ratatui::{DefaultTerminal, Frame};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use xvs_model::protocol::client::{Client, Failure};
+use xvs_model::protocol::request::Access;
+
+use crate::output::exit::{DONE, Done};
+
+/// What is drawn, and how it follows keys and looks at the director.
+pub(super) trait View {
+    /// The reply that it shows.
+    type Look;
+
+    /// Takes a new look, or the error of the request.
+    fn take(&mut self, look: Result<Self::Look, String>);
+
+    /// Handles a key.
+    fn heed(&mut self, event: &Event) -> After;
+
+    /// Draws the whole screen in the terminal's current size.
+    fn draw(&mut self, frame: &mut Frame<'_>);
+}
+
+/// What follows a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    GoOn,
+    Quit,
+}
+
+/// Shows a view in the terminal until a key or a signal ends it.
+pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, String>>) -> Done {
+    let told_to_end = Arc::new(AtomicUsize::new(0));
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        flag::register_usize(signal, told_to_end.clone(), signal as usize)?;
+    }
+    let ended = ratatui::try_init()
+        .map_err(Into::into)
+        .and_then(|mut terminal| live(&mut terminal, view, &looks, &told_to_end));
+    // Also after an initialization that failed half-way. The error is ignored: a terminal that cannot be restored is
+    // gone.
+    let _ = ratatui::try_restore();
+    ended
+}
+
+/// Draws new looks and obeys keys, until a key or a signal ends it.
+fn live<V: View>(
+    terminal: &mut DefaultTerminal,
+    mut view: V,
+    looks: &Receiver<Result<V::Look, String>>,
+    told_to_end: &AtomicUsize,
+) -> Done {
+    loop {
+        match looks.try_recv() {
+            Ok(look) => view.take(look),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => {
+                return Err("a fault of xvs: the thread that requests totals has ended".into());
+            }
+        }
+        terminal.draw(|frame| view.draw(frame))?;
+        // Relaxed: no other memory is read because of this value.
+        match told_to_end.load(Ordering::Relaxed) {
+            0 => {}
+            // The exit code of shells for a signal.
+            signal => return Ok(128 + signal as u8),
+        }
+        if event::poll(REACTION)? && view.heed(&event::read()?) == After::Quit {
+            return Ok(DONE);
+        }
+    }
+}
+
+/// Looks at each interval, on a thread that ends with the receiver.
+pub(super) fn watch<L: Send + 'static>(
+    client: Client,
+    socket: PathBuf,
+    interval: Duration,
+    look: fn(&mut Client) -> Result<L, Failure>,
+) -> io::Result<Receiver<Result<L, String>>> {
+    let (send, looks) = bounded(1);
+    let mut client = Some(client);
+    let ask = move || loop {
+        thread::sleep(interval);
+        let look = again(&mut client, &socket, look).map_err(|error| error.to_string());
+        if look.is_err() {
+            client = None;
+        }
+        if send.send(look).is_err() {
+            return;
+        }
+    };
+    thread::Builder::new().name("xvs-top".to_owned()).spawn(ask)?;
+    Ok(looks)
+}
+
+fn again<L>(
+    client: &mut Option<Client>,
+    socket: &Path,
+    look: fn(&mut Client) -> Result<L, Failure>,
+) -> Result<L, Failure> {
+    let client = match client {
+        Some(client) => client,
+        none => none.insert(Client::connect(socket)?.waiting_by(await_silently)),
+    };
+    look(client)
+}
+
+/// A notice would be written over the screen, which has the error of a reply that never begins.
+pub(super) fn await_silently(stream: &UnixStream, access: Access) -> Result<(), Failure> {
+    xvs_model::protocol::late_reply::wait(stream, access, &mut |_| {})
+}
+
+/// Longest delay before a key, a signal or a reply is handled.
+const REACTION: Duration = Duration::from_millis(100);

@@ -1,0 +1,45 @@
+//! Limits of a client: how many connections of a service it may have, and how many it may begin in a time.
+//!
+//! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
+//! counted; the client repeats it. Established connections are not concerned. A connection that a scheduler or the
+//! table then refuses has cost its client one of the connections that it may begin. Not here: the clients and their
+//! numbers (`snapshot/clients.rs`).
+
+use xvs_proto::Packet;
+
+use super::service::Marked;
+use crate::burst::context::Context;
+use crate::conn::{Connection, Flags};
+use crate::snapshot::Snapshot;
+use crate::snapshot::clients::Refusal;
+use crate::verdict::{DropReason, Verdict};
+
+/// Counts a client's new connection, if its service has a limit. Returns the flag of the connection.
+///
+/// # Errors
+/// The verdict on a packet whose client may not connect now.
+pub(crate) fn admit(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> Result<Flags, Verdict> {
+    let Some(limit) = marked.service.client_limit else { return Ok(Flags::NONE) };
+    match at.snapshot.clients.admit(marked.service.key, packet.flow.source.addr, limit, at.now) {
+        Ok(true) => Ok(Flags::LIMITED),
+        Ok(false) => Ok(Flags::NONE),
+        Err(Refusal::Connections) => Err(Verdict::Drop(DropReason::ClientConnections)),
+        Err(Refusal::Rate) => Err(Verdict::Drop(DropReason::ClientRate)),
+    }
+}
+
+/// Counts a connection out that was admitted with these flags and not made.
+pub(crate) fn withdraw(flags: Flags, packet: &Packet, marked: Marked<'_>, at: Context<'_>) {
+    if flags.contains(Flags::LIMITED) {
+        at.snapshot.clients.release(marked.service.key, packet.flow.source.addr);
+    }
+}
+
+/// Counts a connection out that has been removed from the table.
+pub(crate) fn count_out(connection: &Connection<'_>, snapshot: &Snapshot) {
+    if connection.flags().contains(Flags::LIMITED)
+        && let Some(destination) = snapshot.destinations.of(connection)
+    {
+        snapshot.clients.release(destination.key, connection.client().addr);
+    }
+}

@@ -1,0 +1,393 @@
+//! The clients of services with limits: the connections that each has, and when it may begin the next one.
+//!
+//! A client is a network of a configured length (`[limits]` in xvs.toml), by default an IPv4 address and an IPv6 /64,
+//! at one service. All workers share one table of fixed size, in sets of [`WAYS`]; a keyed hash chooses the set, so
+//! nobody can fill the set of another client on purpose. A client without connections makes room for a new one: the one
+//! that may connect again for longest. If all of a set have connections, a new client is not limited; that is counted.
+//!
+//! Two words a client, each changed by compare-and-swap, so that no worker waits: its tag with the number of its
+//! connections, and the earliest time of its next connection (the generic cell rate algorithm, ITU-T I.371). A client
+//! that is replaced while another worker asks for it may be charged for one connection too few. Cost for a new
+//! connection of a service with a limit: two cache lines; for others: nothing. Not here: which packets are asked about
+//! (`new_connection/limit.rs`).
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+
+use xvs_proto::{Endpoint, Family, HashSecret, Prefix, Protocol};
+use xvs_sched::{ClientLimit, ServiceKey};
+
+use crate::clock::Millis;
+
+/// Clients by service. Without memory until [`Self::provide`].
+pub struct Clients {
+    settings: ClientSettings,
+    secret: HashSecret,
+    sets: OnceLock<Box<[Set]>>,
+    /// Connections that were admitted because their client found no place.
+    unlimited: AtomicUsize,
+}
+
+/// The size of the table, and what a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientSettings {
+    /// The most clients that are known at once.
+    pub clients: usize,
+    /// The length of a client's network, in bits: of IPv4 and of IPv6.
+    pub lengths: [u8; 2],
+}
+
+impl Default for ClientSettings {
+    fn default() -> Self {
+        Self { clients: 65_536, lengths: [32, 64] }
+    }
+}
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Set([Slot; WAYS]);
+
+#[derive(Default)]
+struct Slot {
+    /// A tag in the upper 40 bits, never 0, and the number of connections in the lower 24; 0: empty.
+    owner: AtomicU64,
+    /// When the client could make its next connection without a burst, in nanoseconds of the clock.
+    due: AtomicU64,
+    /// New connections that were refused.
+    refused: AtomicU64,
+    /// The hash of the service, and the network's address: for listings alone.
+    service: AtomicU64,
+    addr: [AtomicU64; 2],
+}
+
+/// Why a client may not connect now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has as many connections as it may have.
+    Connections,
+    /// It has made too many in too short a time.
+    Rate,
+}
+
+/// A client in a listing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Its network.
+    pub network: Prefix,
+    /// The hash of its service by [`Clients::hash_of`].
+    pub service: u64,
+    /// Its connections, if the service limits them.
+    pub connections: u32,
+    /// Its new connections that were refused.
+    pub refused: u64,
+}
+
+impl Clients {
+    /// An empty table, which takes memory once it is provided. Different secrets place clients in unrelated sets.
+    pub fn new(settings: ClientSettings, secret: HashSecret) -> Self {
+        Self { settings, secret, sets: OnceLock::new(), unlimited: AtomicUsize::new(0) }
+    }
+
+    /// Allocates the table, unless it is there. Never called by a worker.
+    pub fn provide(&self) {
+        let sets = self.settings.clients.div_ceil(WAYS).next_power_of_two();
+        self.sets.get_or_init(|| (0..sets).map(|_| Set::default()).collect());
+    }
+
+    /// A table with the same contents that changes independently.
+    pub(crate) fn separate_copy(&self) -> Self {
+        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Relaxed));
+        let slot = |Slot { owner, due, refused, service, addr: [high, low] }: &Slot| Slot {
+            owner: copy(owner),
+            due: copy(due),
+            refused: copy(refused),
+            service: copy(service),
+            addr: [copy(high), copy(low)],
+        };
+        let sets =
+            self.sets.get().map(|sets| sets.iter().map(|set| Set(set.0.each_ref().map(slot))).collect());
+        let copied = Self::new(self.settings, self.secret);
+        sets.into_iter().for_each(|sets| _ = copied.sets.set(sets));
+        copied
+    }
+
+    /// Counts a new connection of a client at once, if the limit allows it. `Ok(false)`: its connections are not
+    /// counted, because the limit has no number of them or the client found no place.
+    ///
+    /// # Errors
+    /// The limit refuses it.
+    pub(crate) fn admit(
+        &self,
+        key: ServiceKey,
+        client: IpAddr,
+        limit: ClientLimit,
+        now: Millis,
+    ) -> Result<bool, Refusal> {
+        let Some(slot) = self.slot(key, client, now) else {
+            self.unlimited.fetch_add(1, Relaxed);
+            return Ok(false);
+        };
+        let counted = limit.connections > 0;
+        if counted && !slot.increment(limit.connections) {
+            slot.refused.fetch_add(1, Relaxed);
+            return Err(Refusal::Connections);
+        }
+        if limit.rate == 0 || slot.take(limit, now) {
+            return Ok(counted);
+        }
+        if counted {
+            slot.decrement();
+        }
+        slot.refused.fetch_add(1, Relaxed);
+        Err(Refusal::Rate)
+    }
+
+    /// Counts a connection that exists already, after a start.
+    pub fn resume(&self, key: ServiceKey, client: IpAddr) {
+        self.provide();
+        self.slot(key, client, Millis(0)).inspect(|slot| _ = slot.increment(CONNECTIONS_MAX));
+    }
+
+    /// Counts a connection out that [`Self::admit`] has counted.
+    pub(crate) fn release(&self, key: ServiceKey, client: IpAddr) {
+        let Some((set, tag)) = self.set(self.hash(key, client)) else { return };
+        set.0.iter().find(|slot| slot.tag() == tag).inspect(|slot| slot.decrement());
+    }
+
+    /// Connections that were admitted because their client found no place.
+    pub fn unlimited(&self) -> usize {
+        self.unlimited.load(Relaxed)
+    }
+
+    /// The clients that have connections or were refused, in no particular order. A client that is being replaced may
+    /// appear with the numbers of another one.
+    pub fn iter(&self) -> impl Iterator<Item = Client> {
+        let slots = self.sets.get().into_iter().flatten().flat_map(|set| &set.0);
+        slots.filter_map(|slot| {
+            let (connections, refused) = (slot.connections(), slot.refused.load(Relaxed));
+            let [high, low] = slot.addr.each_ref().map(|word| word.load(Relaxed));
+            // An IPv4 address is stored as a mapped one.
+            let addr = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
+            let addr = addr.to_ipv4_mapped().map_or(IpAddr::V6(addr), IpAddr::V4);
+            let network = Prefix::new(addr, self.settings.lengths[Family::of(addr) as usize])?;
+            let service = slot.service.load(Relaxed);
+            (slot.tag() != 0 && (connections > 0 || refused > 0)).then_some(Client {
+                network,
+                service,
+                connections,
+                refused,
+            })
+        })
+    }
+
+    /// The hash by which a listing names a service.
+    pub fn hash_of(&self, key: ServiceKey) -> u64 {
+        match key {
+            ServiceKey::Address { protocol, endpoint } => {
+                self.secret.mix(self.secret.word(endpoint), 0, protocol)
+            }
+            ServiceKey::Mark { mark, family } => {
+                self.secret.mix(u64::from(mark) | 1 << 63, family as u64, Protocol(0))
+            }
+        }
+    }
+
+    fn network(&self, client: IpAddr) -> IpAddr {
+        Prefix::new(client, self.settings.lengths[Family::of(client) as usize]).map_or(client, Prefix::addr)
+    }
+
+    fn hash(&self, key: ServiceKey, client: IpAddr) -> u64 {
+        let client = Endpoint { addr: self.network(client), port: 0 };
+        self.secret.mix(self.hash_of(key), self.secret.word(client), Protocol(1))
+    }
+
+    fn set(&self, hash: u64) -> Option<(&Set, u64)> {
+        let sets = self.sets.get()?;
+        Some((&sets[hash as usize & (sets.len() - 1)], (hash >> CONNECTIONS_BITS).max(1)))
+    }
+
+    /// The client's slot, which may be one that another client leaves.
+    fn slot(&self, key: ServiceKey, client: IpAddr, now: Millis) -> Option<&Slot> {
+        let (set, tag) = self.set(self.hash(key, client))?;
+        for _ in 0..WAYS {
+            if let Some(slot) = set.0.iter().find(|slot| slot.tag() == tag) {
+                return Some(slot);
+            }
+            let free = set.0.iter().filter(|slot| slot.connections() == 0);
+            let slot = free.min_by_key(|slot| (slot.tag() != 0, slot.due.load(Relaxed)))?;
+            let former = slot.owner.load(Relaxed);
+            let is_free = former & u64::from(CONNECTIONS_MAX) == 0;
+            // Relaxed: the words of a slot order no other memory.
+            if is_free
+                && slot.owner.compare_exchange(former, tag << CONNECTIONS_BITS, Relaxed, Relaxed).is_ok()
+            {
+                slot.due.store(nanoseconds(now), Relaxed);
+                slot.refused.store(0, Relaxed);
+                slot.service.store(self.hash_of(key), Relaxed);
+                let addr = match self.network(client) {
+                    IpAddr::V4(addr) => addr.to_ipv6_mapped(),
+                    IpAddr::V6(addr) => addr,
+                };
+                let bits = addr.to_bits();
+                slot.addr[0].store((bits >> 64) as u64, Relaxed);
+                slot.addr[1].store(bits as u64, Relaxed);
+                return Some(slot);
+            }
+        }
+        None
+    }
+}
+
+impl Slot {
+    fn tag(&self) -> u64 {
+        self.owner.load(Relaxed) >> CONNECTIONS_BITS
+    }
+
+    fn connections(&self) -> u32 {
+        (self.owner.load(Relaxed) & u64::from(CONNECTIONS_MAX)) as u32
+    }
+
+    /// Counts a connection, if there are fewer than so many.
+    fn increment(&self, most: u32) -> bool {
+        let more = |owner: u64| {
+            let connections = (owner & u64::from(CONNECTIONS_MAX)) as u32;
+            (connections < most.min(CONNECTIONS_MAX)).then_some(owner + 1)
+        };
+        self.owner.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    fn decrement(&self) {
+        let less = |owner: u64| (owner & u64::from(CONNECTIONS_MAX) > 0).then(|| owner - 1);
+        let _ = self.owner.fetch_update(Relaxed, Relaxed, less);
+    }
+
+    /// Takes the right to a new connection, if there is one now.
+    fn take(&self, limit: ClientLimit, now: Millis) -> bool {
+        let now = nanoseconds(now);
+        let interval = SECOND / u64::from(limit.rate);
+        let burst = u64::from(if limit.burst == 0 { limit.rate } else { limit.burst });
+        // Time moves in milliseconds, so what is due within one is due now.
+        let early = (interval * (burst - 1)).max(MILLISECOND - 1);
+        let next = |due: u64| (due <= now + early).then(|| due.max(now) + interval);
+        self.due.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+}
+
+fn nanoseconds(time: Millis) -> u64 {
+    time.0 * MILLISECOND
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self::new(ClientSettings::default(), HashSecret([0; 3]))
+    }
+}
+
+const MILLISECOND: u64 = 1_000_000;
+const SECOND: u64 = 1_000_000_000;
+/// The clients of a set.
+const WAYS: usize = 8;
+const CONNECTIONS_BITS: u32 = 24;
+/// The most connections of a client that are counted.
+const CONNECTIONS_MAX: u32 = (1 << CONNECTIONS_BITS) - 1;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicU32;
+    use std::thread;
+
+    use super::*;
+
+    const SECRET: HashSecret =
+        HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
+
+    fn clients(clients: usize) -> Clients {
+        let known = Clients::new(ClientSettings { clients, ..ClientSettings::default() }, SECRET);
+        known.provide();
+        known
+    }
+
+    fn key(port: u16) -> ServiceKey {
+        ServiceKey::tcp(Endpoint::new(Ipv4Addr::new(198, 51, 100, 1), port))
+    }
+
+    fn client(number: u32) -> IpAddr {
+        Ipv4Addr::from(0x0a00_0000 + number).into()
+    }
+
+    const THREE: ClientLimit = ClientLimit { connections: 3, rate: 0, burst: 0 };
+
+    #[test]
+    fn workers_that_admit_and_release_at_once_never_exceed_the_limit_and_leave_no_connection_counted() {
+        let (known, current, most) = (clients(64), AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        if known.admit(key(80), client(1), THREE, Millis(1)).is_ok() {
+                            most.fetch_max(current.fetch_add(1, Relaxed) + 1, Relaxed);
+                            current.fetch_sub(1, Relaxed);
+                            known.release(key(80), client(1));
+                        }
+                    }
+                });
+            }
+        });
+        assert!((1..=3).contains(&most.into_inner()));
+        assert!(known.iter().all(|client| client.connections == 0));
+        assert_eq!(
+            [(); 4].map(|()| known.admit(key(80), client(1), THREE, Millis(1)).is_ok()),
+            [true, true, true, false]
+        );
+    }
+
+    #[test]
+    fn a_client_with_connections_keeps_its_place_and_one_without_makes_room() {
+        let known = clients(WAYS);
+        for number in 0..WAYS as u32 {
+            assert_eq!(known.admit(key(80), client(number), THREE, Millis(1)), Ok(true));
+        }
+        assert_eq!(known.admit(key(80), client(100), THREE, Millis(1)), Ok(false), "not counted");
+        assert_eq!(known.unlimited(), 1);
+        known.release(key(80), client(3));
+        assert_eq!(known.admit(key(80), client(100), THREE, Millis(1)), Ok(true));
+        known.release(key(80), client(3));
+        let counted: u32 = known.iter().map(|client| client.connections).sum();
+        assert_eq!(counted, WAYS as u32, "a client that is not known is not counted out");
+    }
+
+    #[test]
+    fn a_copy_has_the_same_numbers_and_changes_alone() {
+        let known = clients(64);
+        let admit = |known: &Clients| known.admit(key(80), client(1), THREE, Millis(1));
+        assert_eq!(admit(&known), Ok(true));
+        let copy = known.separate_copy();
+        assert_eq!([(); 3].map(|()| admit(&copy)), [Ok(true), Ok(true), Err(Refusal::Connections)]);
+        assert_eq!([(); 3].map(|()| admit(&known)), [Ok(true), Ok(true), Err(Refusal::Connections)]);
+    }
+
+    #[test]
+    fn services_are_apart_and_a_listing_names_client_and_service() {
+        let known = clients(64);
+        for port in [80, 443, 443] {
+            assert_eq!(known.admit(key(port), client(1), THREE, Millis(1)), Ok(true));
+        }
+        let mut listed: Vec<_> =
+            known.iter().map(|one| (one.network, one.service, one.connections)).collect();
+        listed.sort_by_key(|one| one.2);
+        let network = Prefix::host(client(1));
+        assert_eq!(listed, [(network, known.hash_of(key(80)), 1), (network, known.hash_of(key(443)), 2)]);
+    }
+
+    #[test]
+    fn without_memory_every_client_is_admitted_and_none_is_counted() {
+        let known = Clients::default();
+        assert_eq!(known.admit(key(80), client(1), THREE, Millis(1)), Ok(false));
+        known.release(key(80), client(1));
+        assert_eq!(known.iter().count(), 0);
+    }
+}
