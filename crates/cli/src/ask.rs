@@ -5,13 +5,14 @@ use std::io::Write;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use xvs_ipvsadm::Output;
+use xvs_model::config::access_list::ListKind;
 use xvs_model::protocol::client::Director;
 
 use crate::maintenance::Change;
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::{
-    apply, confirm, connections, counters, explain, feedback, get, health, laddr, maintenance, mark, plan,
-    reload, set, status,
+    apply, confirm, connections, counters, explain, feedback, get, health, laddr, lists, maintenance, mark,
+    plan, reload, set, status,
 };
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +49,10 @@ pub(crate) enum Command {
     Feedback(feedback::Arguments),
     /// Add, delete and list the local addresses, which `--fullnat` real servers see instead of clients
     Laddr(laddr::Arguments),
+    /// Drop packets to services from networks, for a time or until deleted
+    Deny(lists::Arguments),
+    /// Drop packets to services from all networks but these
+    Allow(lists::Arguments),
 }
 
 impl Command {
@@ -69,6 +74,8 @@ impl Command {
             Self::Mark(arguments) => mark::run(arguments, director, out),
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
             Self::Laddr(arguments) => laddr::run(arguments, director, out),
+            Self::Deny(arguments) => lists::run(ListKind::Deny, arguments, director, out),
+            Self::Allow(arguments) => lists::run(ListKind::Allow, arguments, director, out),
         }
     }
 }

@@ -30,6 +30,7 @@ mod health;
 mod healthy;
 pub mod lab;
 mod laddr;
+mod lists;
 mod maintenance;
 mod manual;
 mod mark;

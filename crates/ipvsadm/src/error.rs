@@ -103,6 +103,8 @@ pub(crate) fn refusal(error: &CommandError) -> String {
         | CommandError::LocalExists(_)
         | CommandError::NoSuchLocal(_)
         | CommandError::NotDisabled(_)
+        | CommandError::NotListed { .. }
+        | CommandError::NoListFile(_)
         | CommandError::DisabledAsPart { .. }
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }

@@ -75,7 +75,11 @@ impl Steered {
             | Command::StartDaemon(_)
             | Command::StopDaemon(_)
             | Command::Disable(_)
-            | Command::Enable(_) => {}
+            | Command::Enable(_)
+            | Command::AddListed { .. }
+            | Command::DeleteListed { .. }
+            | Command::SetListFile { .. }
+            | Command::UnsetListFile(_) => {}
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod settings;
 
+pub mod lists;
 pub mod local_addresses;
 pub mod marks;
 mod persistence;
@@ -29,6 +30,7 @@ use hashbrown::HashSet;
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Packet, Protocol};
 
+use self::lists::Lists;
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;
 use self::sync_backup::SyncBackup;
@@ -66,6 +68,8 @@ pub struct Snapshot {
     pub call_ids: Arc<CallIds>,
     /// The director's endpoints for FULLNAT.
     pub locals: Arc<LocalAddresses>,
+    /// The access lists; `None`: every client may use every service.
+    pub lists: Option<Arc<Lists>>,
     /// Active captures, usually none.
     pub captures: Captures,
     /// The master daemon of connection synchronization; `None`: none runs.
@@ -90,6 +94,7 @@ impl Snapshot {
             marks: Arc::default(),
             call_ids: Arc::default(),
             locals: Arc::default(),
+            lists: None,
             captures: Arc::default(),
             sync_master: None,
             sync_backup: None,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
 
+use crate::config::access_list::ListRow;
 use crate::config::command::{Command, CommandError};
 use crate::config::difference::Difference;
 use crate::config::firewall_mark::MarkRule;
@@ -65,6 +66,8 @@ pub enum Reply {
     LocalAddresses(Vec<LocalAddress>),
     /// The disabled real servers.
     Disabled(DisabledServers),
+    /// Access lists, that of all services first.
+    Lists(Vec<ListRow>),
     /// The connections of each local address.
     LocalUse(LocalReport),
     /// The settings in force, in the order of their keys.

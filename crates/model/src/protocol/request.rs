@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
 
+use crate::config::access_list::ListKind;
 use crate::config::command::Command;
 use crate::config::load_report::Server;
 use crate::report::capture::CaptureRequest;
@@ -57,6 +58,8 @@ pub enum Request {
     LocalAddresses,
     /// The disabled real servers; answered by `Reply::Disabled`.
     Disabled,
+    /// The access lists of this kind; answered by `Reply::Lists`.
+    Lists(ListKind),
     /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
     /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
@@ -154,6 +157,7 @@ impl Request {
             | Self::Marks
             | Self::LocalAddresses
             | Self::Disabled
+            | Self::Lists(_)
             | Self::Settings
             | Self::LocalUse
             | Self::Feedback
