@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use xvs_ipvsadm::{EntryArgument, ListChange, SystemResolver};
-use xvs_model::config::access_list::{ListKind, ListRow};
+use xvs_model::config::access_list::{ListKind, ListRow, ListSummary};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -72,11 +72,9 @@ fn screen(kind: ListKind, rows: &[ListRow]) -> String {
         let _ = writeln!(text, "no {name} list; `xvs {name} --help` says how to make one");
     }
     for row in rows {
-        let networks = counted(row.networks, "network", "networks");
-        let dropped = counted(row.dropped, "packet dropped", "packets dropped");
-        let _ = writeln!(text, "{}: {networks}, {dropped}", row.key());
+        let _ = writeln!(text, "{}", summary(&row.summary));
         if let Some(file) = &row.file {
-            let of_file = row.networks - row.entries.len() as u64;
+            let of_file = row.summary.networks - row.entries.len() as u64;
             let _ = writeln!(text, "  {}: {}", file.display(), counted(of_file, "network", "networks"));
         }
         for entry in &row.entries {
@@ -89,10 +87,16 @@ fn screen(kind: ListKind, rows: &[ListRow]) -> String {
     text
 }
 
+/// A list with its size and its effect.
+pub(crate) fn summary(ListSummary { list, networks, dropped }: &ListSummary) -> String {
+    let networks = counted(*networks, "network", "networks");
+    format!("{list}: {networks}, {}", counted(*dropped, "packet dropped", "packets dropped"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xvs_model::config::access_list::ListEntry;
+    use xvs_model::config::access_list::{ListEntry, ListKey};
 
     #[test]
     fn the_listing_shows_each_list_with_its_drops_its_file_and_the_time_that_entries_have_left() {
@@ -102,10 +106,11 @@ mod tests {
             seconds_left,
         };
         let row = ListRow {
-            kind: ListKind::Deny,
-            service: Some("TCP 198.51.100.1:80".parse().unwrap()),
-            networks: 1002,
-            dropped: 1,
+            summary: ListSummary {
+                list: ListKey { kind: ListKind::Deny, service: Some("TCP 198.51.100.1:80".parse().unwrap()) },
+                networks: 1002,
+                dropped: 1,
+            },
             file: Some("/etc/xvs/bad".into()),
             entries: vec![entry("192.0.2.0/24", None), entry("203.0.113.7", Some(90))],
         };

@@ -85,7 +85,7 @@ impl Session<'_> {
             Err(failure) => return Err(LineError::listing(&failure)),
         };
         let lines = rows.into_iter().flat_map(|row| {
-            let list = row.key();
+            let list = row.summary.list;
             let file = row.file.filter(|_| list.service.is_some());
             let file = file.map(|path| Command::SetListFile { list, path });
             let entries = row.entries.into_iter().map(move |entry| Command::AddListed {

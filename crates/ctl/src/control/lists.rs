@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
-use xvs_model::config::access_list::{ListEntry, ListKey, ListKind, ListRow, Until, read_prefixes};
+use xvs_model::config::access_list::{
+    ListEntry, ListKey, ListKind, ListRow, ListSummary, Until, read_prefixes,
+};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::report::event::Kind;
@@ -239,11 +241,9 @@ impl<D: Datapath> Control<D> {
                 until: *until,
                 seconds_left: until.map(|until| until.saturating_sub(seconds)),
             };
+            let dropped = self.lists.dropped.get(&key).map_or(0, |dropped| dropped.load(Ordering::Relaxed));
             ListRow {
-                kind: key.kind,
-                service: key.service,
-                networks: (list.entries.len() + of_file) as u64,
-                dropped: self.lists.dropped.get(&key).map_or(0, |dropped| dropped.load(Ordering::Relaxed)),
+                summary: ListSummary { list: key, networks: (list.entries.len() + of_file) as u64, dropped },
                 file: list.file.clone().or_else(|| self.lists.toml.get(&key).cloned()),
                 entries: list.entries.iter().map(entry).collect(),
             }

@@ -249,28 +249,28 @@ pub fn read_prefixes(text: &str, list: ListKey) -> Result<Vec<Prefix>, (usize, S
     Ok(prefixes)
 }
 
+/// The size and the effect of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListSummary {
+    /// Its name.
+    #[serde(flatten)]
+    pub list: ListKey,
+    /// The number of its networks, those of its file included.
+    pub networks: u64,
+    /// Packets that it has dropped since it is there, or since xvsd started.
+    pub dropped: u64,
+}
+
 /// A list as `xvs deny list` and `xvs allow list` show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListRow {
-    /// What it does.
-    pub kind: ListKind,
-    /// Its service; `None`: all services.
-    pub service: Option<ServiceKey>,
-    /// The number of its networks, those of its file included.
-    pub networks: u64,
-    /// Packets that it has dropped since xvsd started.
-    pub dropped: u64,
+    /// Its name, size and effect.
+    #[serde(flatten)]
+    pub summary: ListSummary,
     /// Its file.
     pub file: Option<PathBuf>,
     /// The entries of commands.
     pub entries: Vec<ListEntry>,
-}
-
-impl ListRow {
-    /// The list's name.
-    pub fn key(&self) -> ListKey {
-        ListKey { kind: self.kind, service: self.service }
-    }
 }
 
 /// An entry of a list.
