@@ -5,13 +5,14 @@ use std::io::Write;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use xvs_ipvsadm::Output;
+use xvs_model::config::access_list::ListKind;
 use xvs_model::protocol::client::Director;
 
 use crate::maintenance::Change;
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::{
-    apply, confirm, connections, counters, explain, feedback, get, health, laddr, limit, maintenance, mark,
-    plan, reload, set, status,
+    apply, confirm, connections, counters, explain, feedback, get, health, laddr, limit, lists, maintenance,
+    mark, plan, reload, set, status,
 };
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +51,10 @@ pub(crate) enum Command {
     Laddr(laddr::Arguments),
     /// Limit the connections of each client of a service, and list the clients that are refused most
     Limit(limit::Arguments),
+    /// Drop packets to services from networks, for a time or until deleted
+    Deny(lists::Arguments),
+    /// Drop packets to services from all networks but these
+    Allow(lists::Arguments),
 }
 
 impl Command {
@@ -72,6 +77,8 @@ impl Command {
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
             Self::Laddr(arguments) => laddr::run(arguments, director, out),
             Self::Limit(arguments) => limit::run(arguments, director, out),
+            Self::Deny(arguments) => lists::run(ListKind::Deny, arguments, director, out),
+            Self::Allow(arguments) => lists::run(ListKind::Allow, arguments, director, out),
         }
     }
 }

@@ -31,6 +31,7 @@ mod healthy;
 pub mod lab;
 mod laddr;
 mod limit;
+mod lists;
 mod maintenance;
 mod manual;
 mod mark;

@@ -17,6 +17,7 @@ use xvs_model::report::status::{
 
 use crate::events::rfc_3339;
 use crate::health;
+use crate::lists;
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{counted, line, print_json};
 
@@ -66,6 +67,7 @@ fn screen(report: &StatusReport) -> String {
         let servers = report.disabled.join(", ");
         lines.push(line("disabled", &format!("{servers}; `xvs enable` ends that")));
     }
+    lines.extend(report.lists.iter().map(|list| line("list", &lists::summary(list))));
     lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
     lines.extend(
         report

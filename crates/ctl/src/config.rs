@@ -15,6 +15,7 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::clients::ClientSettings;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
+use xvs_model::config::access_list::{ListKey, ListKind};
 use xvs_model::config::hold::HoldTime;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::reconcile::Repair;
@@ -24,6 +25,7 @@ use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
+use crate::control::lists::ListFiles;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Files, has_loaded};
 use crate::keepalived_conf::read_usable;
@@ -80,6 +82,10 @@ pub struct Config {
     pub metrics_token_file: Option<PathBuf>,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
+    /// A file of networks, one a line, whose packets no service gets. Read again at each reload. Default: none.
+    pub deny_file: Option<PathBuf>,
+    /// A file of the only networks whose packets services get. Read again at each reload. Default: none.
+    pub allow_file: Option<PathBuf>,
     /// The file of the key that directors share, 64 hexadecimal digits: who has it may fetch the connection table of
     /// another one. Read when a daemon of synchronization starts. Default: none, so that no table is fetched or sent.
     pub sync_key_file: Option<PathBuf>,
@@ -193,6 +199,8 @@ impl Default for Config {
             metrics_private_key: None,
             metrics_token_file: None,
             rules: None,
+            deny_file: None,
+            allow_file: None,
             sync_key_file: None,
             hold: HoldTime::default(),
             log: "info".to_owned(),
@@ -418,6 +426,13 @@ impl Config {
             files.rules = Some(record);
         }
         Ok(files)
+    }
+
+    /// The files of the access lists of all services.
+    pub(crate) fn list_files(&self) -> ListFiles {
+        let files = [(ListKind::Deny, &self.deny_file), (ListKind::Allow, &self.allow_file)];
+        let given = files.into_iter().filter_map(|(kind, file)| Some((kind, file.clone()?)));
+        given.map(|(kind, file)| (ListKey { kind, service: None }, file)).collect()
     }
 
     /// Reads the keepalived.conf; `None` if no file is given.

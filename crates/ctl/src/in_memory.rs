@@ -28,6 +28,7 @@ use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::clients::ClientSettings;
+use xvs_dataplane::snapshot::lists::Lists;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
@@ -44,6 +45,7 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
 use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
+use xvs_sched::ServiceKey;
 
 use crate::api::capture::Listener;
 use crate::api::connections::{EndMode, count, end, matching_rows, rows};
@@ -143,6 +145,18 @@ impl Datapath for MemoryDatapath {
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.clone_from(rules);
         Ok(())
+    }
+
+    /// Workers check each packet.
+    fn set_lists(&mut self, _: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
+        Ok(())
+    }
+
+    fn count_list_drops(&mut self) {}
+
+    /// Its time begins in 1970.
+    fn seconds_since_1970(&self, now: Millis) -> u64 {
+        now.0 / 1000
     }
 
     fn await_workers(&mut self, _: Duration) -> Result<(), String> {

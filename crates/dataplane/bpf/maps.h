@@ -51,6 +51,48 @@ struct xvs_prefix {
 #define XVS_FIRST_PORT(ports) ((ports) >> 16)
 #define XVS_LAST_PORT(ports) ((ports) & 0xffff)
 
+/* Access lists. Those of a scope (all services, or one) have four places: deny, of commands and of a file; allow, the
+ * same two. The scope of all services is 0.
+ */
+#define XVS_SCOPES 256
+#define XVS_LIST_PLACES (4 * XVS_SCOPES)
+#define XVS_ALLOW 2
+#define XVS_MAX_SCOPED (1 << 12)
+
+/* The key of a list, with the bits behind the prefix length 0. */
+struct xvs_network {
+	__u32 addr[4];
+	__u32 family_and_len; /* the family in bits 8 to 15 */
+};
+
+/* The prefix lengths that a list has: those of IPv4, at most 33, and from place 33 on those of IPv6. */
+#define XVS_V6_LENGTHS 33
+#define XVS_LENGTHS (XVS_V6_LENGTHS + 129)
+struct xvs_lengths {
+	__u8 v4;
+	__u8 v6;
+	__u8 len[XVS_LENGTHS];
+};
+
+/* The value of the map `list_filter`, which has one entry, and which xvsd maps into its memory. */
+#define XVS_V4_BITS (1 << 24)
+#define XVS_V6_BITS (1 << 23)
+struct xvs_list_filter {
+	__u64 state;                                   /* a set of the following; 0: there is no list */
+	__u64 words[(XVS_V4_BITS + XVS_V6_BITS) / 64]; /* a bit for each /24, and one for each hash of a /48 */
+};
+enum {
+	XVS_LISTS = 1 << 0,   /* there are lists */
+	XVS_ALLOWS = 1 << 1,  /* there are allow lists */
+	XVS_WIDE_V6 = 1 << 2, /* networks of IPv6 are larger than a /48, so the bits of IPv6 say nothing */
+};
+
+/* The value of the map `list_drops`, which has one entry: packets by place. Cores count apart, as far as there is room. */
+#define XVS_STRIPES 8
+struct xvs_list_drops {
+	__u64 packets[XVS_LIST_PLACES][XVS_STRIPES][8];
+};
+
 /* The value of the map `hold`, which has one entry, and which xvsd maps into its memory. While `hold_ns` is not 0, frames
  * that are steered and find no socket are dropped, until the last beat is `hold_ns` old.
  */

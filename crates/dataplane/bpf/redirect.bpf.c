@@ -3,7 +3,8 @@
  *
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
- * few. Cost of a frame that is not steered: at most four look-ups. Not here: any decision on a steered frame.
+ * few. Cost of a frame that is not steered: at most four look-ups. Not here: any decision on a steered frame, except
+ * that access lists drop it (lists.h).
  *
  * The hold: the link of this program may be pinned, so that the program outlives xvsd. Then it drops the frames of
  * services that find no socket, because the kernel would answer them with resets, until the last beat of a worker is too
@@ -239,6 +240,11 @@ static __always_inline int has_role(const __u8 *addr, __be16 port, const struct 
 	return endpoint_roles(addr, port, packet) & role || endpoint_roles(addr, XVS_ANY_PORT, packet) & role;
 }
 
+/* The result of `matches` for a whole packet to a service. */
+#define TO_SERVICE 2
+
+#include "lists.h"
+
 /* Whether a packet's destination port is a local port of FULLNAT. */
 static __always_inline int is_translated(const struct packet *packet)
 {
@@ -257,15 +263,19 @@ static __always_inline int is_to_client(const struct packet *packet)
 	return !packet->fragment && bpf_map_lookup_elem(&clients, &key) != NULL;
 }
 
-/* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. */
+/* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. A
+ * whole packet to a service is TO_SERVICE.
+ */
 static __noinline int matches(const struct packet *packet)
 {
 	if (!packet)
 		return 0;
 	__u32 to = address_roles(packet->dest, packet->family);
 	if (to & XVS_SERVICE) {
-		if (packet->fragment || has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
+		if (packet->fragment)
 			return 1;
+		if (has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
+			return TO_SERVICE;
 	}
 	if ((!(to & XVS_LOCAL) || is_to_client(packet)) &&
 	    address_roles(packet->source, packet->family) & XVS_DESTINATION) {
@@ -318,7 +328,10 @@ static __always_inline int quotes_steered(const struct packet *packet, struct xd
 	return matches(&quoted);
 }
 
-static __always_inline int is_steered(struct xdp_md *ctx)
+/* What becomes of a frame. */
+enum { TO_KERNEL, TO_DIRECTOR, REFUSED };
+
+static __always_inline int decide(struct xdp_md *ctx)
 {
 	struct packet packet = {};
 	__u32 link = link_payload(ctx), offset = link >> 16;
@@ -331,17 +344,20 @@ static __always_inline int is_steered(struct xdp_md *ctx)
 		offset = ip6_header(&packet, ctx, offset);
 		break;
 	default:
-		return 0;
+		return TO_KERNEL;
 	}
 	if (!offset)
-		return 0;
+		return TO_KERNEL;
 	if (packet.fragment)
-		return matches(&packet);
+		return matches(&packet) ? TO_DIRECTOR : TO_KERNEL;
 	if (is_icmp(&packet) && is_icmp_error(ctx, offset, packet.family)) {
 		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
 		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, ctx, offset + 8);
 	}
-	return transport_header(&packet, ctx, offset) && matches(&packet);
+	int found = transport_header(&packet, ctx, offset) ? matches(&packet) : 0;
+	if (found == TO_SERVICE && may_be_refused(&packet) && is_refused(&packet))
+		return REFUSED;
+	return found ? TO_DIRECTOR : TO_KERNEL;
 }
 
 /* Set before the program is loaded. */
@@ -359,17 +375,21 @@ static __always_inline int is_reinjected(struct xdp_md *ctx)
 	return bpf_xdp_adjust_head(ctx, XVS_MARKER_SIZE) == 0;
 }
 
-/* Gives a steered frame to the socket of its queue. Without one, the hold decides. */
-static __always_inline int to_socket(struct xdp_md *ctx)
+/* Gives a steered frame to the socket of its queue. Without one, the hold decides. A refused one is dropped as long as
+ * the director has others.
+ */
+static __always_inline int steer(struct xdp_md *ctx, int refused)
 {
 	__u32 first = 0;
 	struct xvs_hold *state = bpf_map_lookup_elem(&hold, &first);
 	if (!state || !state->hold_ns)
-		return bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+		return refused ? XDP_DROP : bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
 	/* The coarse clock is up to a tick behind, and costs a fifth. A beat may be later than it. */
 	__u64 beat = *(volatile __u64 *)&state->beat_ns, now = bpf_ktime_get_coarse_ns();
 	if (now > beat && now - beat >= state->hold_ns)
 		return XDP_PASS;
+	if (refused)
+		return XDP_DROP;
 	int action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
 	if (action == XDP_DROP)
 		__sync_fetch_and_add(&state->dropped, 1);
@@ -379,14 +399,16 @@ static __always_inline int to_socket(struct xdp_md *ctx)
 SEC("xdp.frags")
 int redirect(struct xdp_md *ctx)
 {
-	return !is_reinjected(ctx) && is_steered(ctx) ? to_socket(ctx) : XDP_PASS;
+	int decided = is_reinjected(ctx) ? TO_KERNEL : decide(ctx);
+	return decided == TO_KERNEL ? XDP_PASS : steer(ctx, decided == REFUSED);
 }
 
 /* The same decision without a socket and without a hold, for tests and for explaining packets to operators. */
 SEC("xdp.frags")
 int verdict(struct xdp_md *ctx)
 {
-	return is_steered(ctx) ? XDP_REDIRECT : XDP_PASS;
+	int decided = decide(ctx);
+	return decided == TO_KERNEL ? XDP_PASS : decided == REFUSED ? XDP_DROP : XDP_REDIRECT;
 }
 
 char _license[] SEC("license") = "Dual MIT/GPL";

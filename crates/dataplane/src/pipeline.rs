@@ -33,6 +33,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     let frames = burst.frames().len();
     transmitter.count_received(frames - copies, copies);
     burst.read(flows, at.snapshot);
+    burst.screen(flows, at.snapshot);
     burst.seek(flows);
     burst.compare(flows, at.snapshot);
     burst.prefetch_counters(flows, at.snapshot);
@@ -49,9 +50,12 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     frames
 }
 
-/// Processes a whole packet: its connection is looked up, or made.
+/// Processes a whole packet: unless a list refuses it, its connection is looked up, or made.
 fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     mss::clamp_own(&mut p);
+    if let Some(reason) = at.snapshot.refuses(p.link, p.packet) {
+        return Verdict::Drop(reason);
+    }
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
         Found::Reply(id) => reply(flows, p, id, at),

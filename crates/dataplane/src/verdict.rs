@@ -108,6 +108,10 @@ pub enum DropReason {
     NoLocalPort,
     /// It is AH or ESP, whose replies could not be assigned to a connection (FULLNAT).
     FullNatPortless,
+    /// Its source is in a deny list.
+    Denied,
+    /// Its source is not in an allow list.
+    NotAllowed,
     /// The link's transmit ring is full, or the link is down.
     TransmitRefused,
     /// The kernel did not take the packet.
@@ -120,7 +124,7 @@ impl DropReason {
     /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 30] = [
+    const OTHERS: [Self; 32] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -151,6 +155,8 @@ impl DropReason {
         Self::InactiveMember,
         Self::ClientConnections,
         Self::ClientRate,
+        Self::Denied,
+        Self::NotAllowed,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -196,6 +202,8 @@ impl DropReason {
             Self::InactiveMember => 27,
             Self::ClientConnections => 28,
             Self::ClientRate => 29,
+            Self::Denied => 30,
+            Self::NotAllowed => 31,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -233,6 +241,8 @@ impl DropReason {
             Self::NoLocalPort => "no_local_port",
             Self::FullNatPortless => "fullnat_portless",
             Self::InactiveMember => "inactive_member",
+            Self::Denied => "denied",
+            Self::NotAllowed => "not_allowed",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -310,6 +320,10 @@ impl DropReason {
             }
             Self::FullNatPortless => {
                 "AH and ESP have no ports, so FULLNAT could not assign their replies; use NAT, or UDP 4500 (RFC 3948)"
+            }
+            Self::Denied => "its source is in a deny list; `xvs deny list` shows the lists",
+            Self::NotAllowed => {
+                "its service has an allow list, and its source is not in it; `xvs allow list` shows the lists"
             }
             Self::InactiveMember => {
                 "it came in by a member that its bond does not use now, or that has left the bond"

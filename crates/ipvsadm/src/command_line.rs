@@ -1,5 +1,6 @@
 //! Commands as command lines of `xvsadm` and `xvs`: for the log, for `xvs events`, for rules files.
 
+use xvs_model::config::access_list::Until;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::maintenance::Disabled;
@@ -53,16 +54,38 @@ pub fn command_line(command: &Command) -> String {
             return format!("xvs limit set {}{options}", of(service));
         }
         Command::DeleteLimit(service) => return format!("xvs limit delete {}", of(service)),
+        Command::AddListed { list, prefix, until } => {
+            let until = match until {
+                None => String::new(),
+                Some(Until::In(seconds)) => format!(" for {seconds}s"),
+                Some(Until::At(seconds)) => format!(" until {seconds}"),
+            };
+            return format!("xvs {}{} {prefix}{until}", list.kind.name(), option(list.service));
+        }
+        Command::DeleteListed { list, prefix } => {
+            return format!("xvs {} delete{} {prefix}", list.kind.name(), option(list.service));
+        }
+        Command::SetListFile { list, path } => {
+            let (kind, service) = (list.kind.name(), option(list.service));
+            return escape_control(&format!("xvs {kind} file{service} {}", path.display()));
+        }
+        Command::UnsetListFile(list) => {
+            return format!("xvs {} no-file{}", list.kind.name(), option(list.service));
+        }
     };
     escape_control(&format!("xvsadm {line}"))
 }
 
 /// A disabled real server as the arguments of `xvs disable` and `xvs enable`.
 pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
+    format!("{server}{}", option(*service))
+}
+
+/// The option that names a service, behind a blank; nothing without a service.
+fn option(service: Option<ServiceKey>) -> String {
     let resolver = SystemResolver::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
-    let service = service.map(|key| format!(" {}", named_service(&key, &names))).unwrap_or_default();
-    format!("{server}{service}")
+    service.map(|key| format!(" {}", named_service(&key, &names))).unwrap_or_default()
 }
 
 /// The options that name a service.

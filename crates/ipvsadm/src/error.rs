@@ -104,6 +104,8 @@ pub(crate) fn refusal(error: &CommandError) -> String {
         | CommandError::NoSuchLocal(_)
         | CommandError::NotDisabled(_)
         | CommandError::NoSuchLimit(_)
+        | CommandError::NotListed { .. }
+        | CommandError::NoListFile(_)
         | CommandError::DisabledAsPart { .. }
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }

@@ -40,7 +40,9 @@ pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules};
 pub use streams::{Messages, NextStep, Output, Streams};
-pub use xvs_lines::{DisabledArgument, LimitChange, LocalAddressChange, MarkChange, ServiceArgument};
+pub use xvs_lines::{
+    DisabledArgument, EntryArgument, LimitChange, ListChange, LocalAddressChange, MarkChange, ServiceArgument,
+};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

@@ -7,6 +7,7 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use xvs_model::config::access_list::{ListKind, Until};
 use xvs_model::config::client_limit::{LimitReport, LimitRow};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
@@ -30,7 +31,7 @@ use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::xvs_lines::{disable_command, limit_command, local_address_command, mark_command};
+use crate::xvs_lines::{disable_command, limit_command, list_command, local_address_command, mark_command};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
@@ -48,6 +49,11 @@ impl Session<'_> {
         }
         for limit in self.limits()? {
             writeln!(self.out, "#{}", command_line(&limit))?;
+        }
+        for kind in [ListKind::Deny, ListKind::Allow] {
+            for line in self.lists(kind)? {
+                writeln!(self.out, "#{line}")?;
+            }
         }
         for row in &rows {
             let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
@@ -84,6 +90,27 @@ impl Session<'_> {
             }
             other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
+    }
+
+    /// The commands that add the entries and files of access lists, those of xvs.toml excluded.
+    fn lists(&mut self, kind: ListKind) -> Result<Vec<String>, LineError> {
+        let rows = match self.director.call(Request::Lists(kind)) {
+            Ok(Reply::Lists(rows)) => rows,
+            Ok(other) => return Err(LineError::listing(&Failure::unexpected(&other))),
+            Err(failure) => return Err(LineError::listing(&failure)),
+        };
+        let lines = rows.into_iter().flat_map(|row| {
+            let list = row.summary.list;
+            let file = row.file.filter(|_| list.service.is_some());
+            let file = file.map(|path| Command::SetListFile { list, path });
+            let entries = row.entries.into_iter().map(move |entry| Command::AddListed {
+                list,
+                prefix: entry.network,
+                until: entry.until.map(Until::At),
+            });
+            entries.chain(file).map(|command| command_line(&command)).collect::<Vec<_>>()
+        });
+        Ok(lines.collect())
     }
 
     fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
@@ -201,7 +228,7 @@ impl Session<'_> {
 }
 
 /// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark`, `xvs laddr`,
-/// `xvs disable` or `xvs limit`.
+/// `xvs disable`, `xvs limit`, `xvs deny` or `xvs allow`.
 fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
@@ -218,6 +245,10 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         }
         [_, "limit", words @ ..] if text.starts_with(XVS_LINE) => {
             limit_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
+        }
+        [_, word @ ("deny" | "allow"), words @ ..] if text.starts_with(XVS_LINE) => {
+            let kind = if *word == "deny" { ListKind::Deny } else { ListKind::Allow };
+            list_command(kind, words, resolver).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -346,7 +377,12 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
         }
         Command::AddMark(rule) => format!("{XVS_LINE}mark add {rule}"),
         Command::AddLocal(local) => format!("{XVS_LINE}laddr add {local}"),
-        Command::Disable(_) | Command::SetLimit { .. } => format!("#{}", command_line(command)),
+        Command::Disable(_)
+        | Command::SetLimit { .. }
+        | Command::AddListed { .. }
+        | Command::SetListFile { .. } => {
+            format!("#{}", command_line(command))
+        }
         // Other commands do not describe a state; a comment shows them.
         other => format!("# {}", command_line(other)),
     }]

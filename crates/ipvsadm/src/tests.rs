@@ -48,6 +48,7 @@ impl Director for Script {
             Request::ListServices => Reply::Services(self.rows.clone()),
             Request::Timeouts => Reply::Timeouts(Timeouts::default()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
+            Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
             Request::Limits { .. } => Reply::Limits(Default::default()),
             Request::Marks => Reply::Marks(self.marks.clone()),

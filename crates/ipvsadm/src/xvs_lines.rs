@@ -1,13 +1,15 @@
-//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers and limits of
-//! clients, which ipvsadm does not have.
+//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers, limits of clients
+//! and access lists, which ipvsadm does not have.
 //!
-//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable` or `xvs limit`; both programs use the types of
-//! this file.
+//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny` or `xvs allow`; both
+//! programs use the types of this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Subcommand};
+use xvs_model::config::access_list::{ListKey, ListKind, Until, read_prefix};
 use xvs_model::config::command::Command;
 use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::load_report::Server;
@@ -209,6 +211,67 @@ pub enum LimitChange {
     },
 }
 
+/// An entry of an access list as arguments.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct EntryArgument {
+    #[command(flatten)]
+    service: ServiceArgument,
+    /// Packets from this network
+    #[arg(value_name = "PREFIX", value_parser = read_prefix)]
+    prefix: Option<Prefix>,
+    /// With TIME: `for` so long (10m, 1h30m), or `until` this number of seconds since 1970
+    #[arg(value_name = "for", value_parser = ["for", "until"], requires = "time")]
+    word: Option<String>,
+    /// See there
+    #[arg(value_name = "TIME")]
+    time: Option<String>,
+}
+
+impl EntryArgument {
+    /// The command that adds the entry.
+    ///
+    /// # Errors
+    /// No network, a wrong time, or the first line of ipvsadm's message about the service.
+    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, String> {
+        let list = ListKey { kind, service: self.service.key(resolver)? };
+        let missing =
+            || format!("xvs {0} needs a network, or one of its subcommands; `xvs {0} --help`", kind.name());
+        let prefix = self.prefix.ok_or_else(missing)?;
+        let until = self.word.as_deref().zip(self.time.as_deref());
+        let until = until.map(|(word, time)| Until::read(word, time)).transpose()?;
+        Ok(Command::AddListed { list, prefix, until })
+    }
+}
+
+/// Another change of an access list.
+#[derive(Debug, Subcommand)]
+pub enum ListChange {
+    /// Delete an entry that a command added
+    Delete {
+        /// Its service.
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// Its network
+        #[arg(value_name = "PREFIX", value_parser = read_prefix)]
+        prefix: Prefix,
+    },
+    /// Add the networks of a file to the list of a service, instead of those of its former file
+    File {
+        /// Its service.
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// One network a line; read again by `xvs reload`
+        path: PathBuf,
+    },
+    /// End that
+    NoFile {
+        /// Its service.
+        #[command(flatten)]
+        service: ServiceArgument,
+    },
+}
+
 impl LimitChange {
     /// The command.
     ///
@@ -228,12 +291,48 @@ impl LimitChange {
     }
 }
 
+impl ListChange {
+    /// The command.
+    ///
+    /// # Errors
+    /// The first line of ipvsadm's message about the service.
+    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, String> {
+        let list =
+            |service: &ServiceArgument| Ok::<_, String>(ListKey { kind, service: service.key(resolver)? });
+        Ok(match self {
+            Self::Delete { service, prefix } => {
+                Command::DeleteListed { list: list(service)?, prefix: *prefix }
+            }
+            Self::File { service, path } => Command::SetListFile { list: list(service)?, path: path.clone() },
+            Self::NoFile { service } => Command::UnsetListFile(list(service)?),
+        })
+    }
+}
+
 /// The change that a line requests by its words behind `limit`.
 ///
 /// # Errors
 /// clap's message, or a sentence for the operator.
 pub(crate) fn limit_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
     parse::<LimitChange>("limit", words)?.command(resolver)
+}
+
+/// The change that a line requests by its words behind `deny` or `allow`.
+///
+/// # Errors
+/// clap's message, or a sentence for the operator.
+pub(crate) fn list_command(
+    kind: ListKind,
+    words: &[&str],
+    resolver: &dyn Resolver,
+) -> Result<Command, String> {
+    if words.first().is_some_and(|word| ["delete", "file", "no-file", "list"].contains(word)) {
+        return parse::<ListChange>(kind.name(), words)?.command(kind, resolver);
+    }
+    let parser = EntryArgument::augment_args(clap::Command::new(kind.name()).no_binary_name(true));
+    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
+    let read = EntryArgument::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    read.command(kind, resolver)
 }
 
 /// The change that a line requests by its words behind `disable`.
@@ -379,6 +478,48 @@ mod tests {
         assert_eq!(local_address_command(&["add", "192.0.2.1"]), Ok(Command::AddLocal(whole)));
         for wrong in [&["add", "192.0.2.1", "--ports", "80"][..], &["list"], &["add"], &["add", "example"]] {
             assert!(local_address_command(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_printed_entry_or_file_of_a_list_is_parsed_back_with_and_without_a_service() {
+        let names = FixedNames::default();
+        let services = ["TCP 198.51.100.1:80", "FWM 7", "FWM 4294967295 IPv6"];
+        let services = services.iter().map(|service| Some(service.parse().unwrap())).chain([None]);
+        for (service, kind) in
+            services.flat_map(|service| [(service, ListKind::Deny), (service, ListKind::Allow)])
+        {
+            let list = ListKey { kind, service };
+            for prefix in ["192.0.2.0/24", "2001:db8::1/128"] {
+                let prefix = prefix.parse().unwrap();
+                for command in [
+                    Command::AddListed { list, prefix, until: None },
+                    Command::AddListed { list, prefix, until: Some(Until::At(1_800_000_000)) },
+                    Command::AddListed { list, prefix, until: Some(Until::In(90)) },
+                    Command::DeleteListed { list, prefix },
+                    Command::SetListFile { list, path: "/etc/xvs/bad".into() },
+                    Command::UnsetListFile(list),
+                ] {
+                    let line = crate::command_line(&command);
+                    let words: Vec<_> = line.split(' ').collect();
+                    assert_eq!(words[..2], ["xvs", kind.name()]);
+                    assert_eq!(list_command(kind, &words[2..], &names), Ok(command), "{line}");
+                }
+            }
+        }
+        let command = list_command(ListKind::Deny, &["192.0.2.7", "for", "10m"], &names).unwrap();
+        assert_eq!(crate::command_line(&command), "xvs deny 192.0.2.7/32 for 600s");
+        for wrong in [
+            &[][..],
+            &["list"],
+            &["192.0.2.1/24"],
+            &["::ffff:192.0.2.1"],
+            &["192.0.2.1", "for"],
+            &["192.0.2.1", "for", "0s"],
+            &["192.0.2.1", "until", "tomorrow"],
+            &["192.0.2.1", "10m"],
+        ] {
+            assert!(list_command(ListKind::Deny, wrong, &names).is_err(), "{wrong:?}");
         }
     }
 

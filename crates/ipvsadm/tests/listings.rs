@@ -44,6 +44,7 @@ impl Director for Recorded {
             Request::Daemons => Reply::Daemons(self.daemons.clone()),
             Request::Marks => Reply::Marks(Vec::new()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
+            Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
             Request::Limits { .. } => Reply::Limits(Default::default()),
             other => panic!("a listing does not send {other:?}"),

@@ -41,6 +41,7 @@ impl Director for Changes {
             }
             Request::Timeouts => Reply::Timeouts(self.0.timeouts()),
             Request::Marks => Reply::Marks(self.0.marks().to_vec()),
+            Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(self.0.disabled().clone()),
             Request::Limits { .. } => Reply::Limits(LimitReport::of(self.0.limits())),
             Request::Daemons => Reply::Daemons(self.0.daemons().to_vec()),

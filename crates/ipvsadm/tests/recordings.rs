@@ -95,6 +95,7 @@ impl Director for Model {
             Request::Marks => Reply::Marks(self.state.marks().to_vec()),
             Request::Daemons => Reply::Daemons(self.state.daemons().to_vec()),
             Request::LocalAddresses => Reply::LocalAddresses(self.state.locals().to_vec()),
+            Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(self.state.disabled().clone()),
             Request::Limits { .. } => Reply::Limits(LimitReport::of(self.state.limits())),
             other => panic!("ipvsadm's commands do not send {other:?}"),

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, Weight};
 
+use crate::config::access_list::{ListEntry, ListKey, ListKind, ListRow, ListSummary};
 use crate::config::client_limit::{ClientRow, LimitReport, LimitRow};
 use crate::config::command::Command;
 use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
@@ -65,6 +66,7 @@ pub fn status() -> StatusReport {
             virtual_servers_well: 2,
         }),
         disabled: vec!["192.0.2.11".to_owned(), "192.0.2.12:80 of TCP 198.51.100.1:80".to_owned()],
+        lists: vec![list().summary],
         interfaces: vec![interface()],
         workers: vec![worker()],
         table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
@@ -283,6 +285,17 @@ pub fn local_use() -> LocalReport {
         busiest: Some(Busiest { ports: 905, dest: server(), protocol: Protocol::TCP }),
     };
     LocalReport { addresses: vec![row], exhausted: 7 }
+}
+
+/// An access list with an entry that ends.
+pub fn list() -> ListRow {
+    let list = ListKey { kind: ListKind::Deny, service: Some(address_service()) };
+    let network = Prefix::host(local().addr);
+    ListRow {
+        summary: ListSummary { list, networks: 1001, dropped: 9 },
+        file: Some("/etc/xvs/deny".into()),
+        entries: vec![ListEntry { network, until: Some(1_700_000_600), seconds_left: Some(600) }],
+    }
 }
 
 /// A destination with a load report.

@@ -5,6 +5,8 @@
 //! the rewriting equals that of the views [`Ipv4`](crate::ipv4::Ipv4), [`Ipv6`](crate::ipv6::Ipv6), [`tcp`] and
 //! [`udp`]: tests compare them.
 
+use std::net::IpAddr;
+
 use crate::addr::{Family, MacAddr, Protocol};
 use crate::checksum::folded;
 use crate::{ethernet, ipv4, ipv6, tcp, udp};
@@ -130,6 +132,18 @@ impl Plain {
         let head = frame.first_chunk::<LEAST_V6>().expect("a plain packet");
         let long = |at: usize| u128::from_be_bytes(std::array::from_fn(|byte| head[at + byte]));
         AddressesV6 { source: long(SOURCE_V6), dest: long(SOURCE_V6 + 16) }
+    }
+
+    /// The sender's address.
+    ///
+    /// # Panics
+    /// If `self` was not read from the frame.
+    #[inline]
+    pub fn source_addr(&self, frame: &[u8]) -> IpAddr {
+        match self.family {
+            Family::V4 => IpAddr::from(((self.source >> 32) as u32).to_be_bytes()),
+            Family::V6 => IpAddr::from(Self::addresses_v6(frame).source.to_be_bytes()),
+        }
     }
 
     /// Whether the checksum field has the sum of the pseudo-header, as that of a partial checksum

@@ -302,14 +302,20 @@ fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
         .collect();
     let since =
         |drops: &Drops| drops.packets.saturating_sub(earlier.get(&drops.reason).copied().unwrap_or(0));
-    let mut rates: Vec<_> = now
-        .status
-        .drops
-        .iter()
-        .map(|drops| (since(drops), &drops.reason))
+    // The counts of lists include what workers drop for these reasons.
+    let is_by_list = |drops: &&Drops| ["denied", "not_allowed"].contains(&drops.reason.as_str());
+    let others = now.status.drops.iter().filter(|drops| !is_by_list(drops));
+    let known = |list| before.iter().flat_map(|before| &before.status.lists).find(|known| known.list == list);
+    let by_list = now.status.lists.iter().map(|list| {
+        let before = known(list.list).map_or(0, |known| known.dropped);
+        (list.dropped.saturating_sub(before), list.list.to_string())
+    });
+    let mut rates: Vec<_> = others
+        .map(|drops| (since(drops), drops.reason.clone()))
+        .chain(by_list)
         .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
         .collect();
-    rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(other.1)));
+    rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
     if rates.is_empty() {
         return vec!["none".to_owned()];
     }

@@ -66,10 +66,12 @@ impl<D: Datapath> Control<D> {
         }
         let (former, timeout_sources) = (self.state.clone(), self.settings.timeout_sources());
         // All else that can fail comes before a change.
+        let contents = self.read_list_files(&commands)?;
         self.extend_steering(&commands)?;
         self.change_daemons(&commands, now)?;
         let mut others = commands.iter().filter(|command| !is_about_a_daemon(command));
         others.try_for_each(|command| self.change(command, now))?;
+        self.lists.enter(contents);
         match confirm_within_seconds {
             Some(_) => self.note_unconfirmed(&commands),
             None => self.note(&commands, Source::RulesFile),
@@ -141,7 +143,14 @@ impl<D: Datapath> Control<D> {
         );
         let mut refused = Vec::new();
         for command in commands_for(&differences) {
-            if let Err(error) = self.admit(&self.state, &command).and_then(|()| self.change(&command, now)) {
+            let contents = self.read_list_files(std::slice::from_ref(&command));
+            let changed = contents.and_then(|contents| {
+                self.admit(&self.state, &command)?;
+                self.change(&command, now)?;
+                self.lists.enter(contents);
+                Ok(())
+            });
+            if let Err(error) = changed {
                 tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
             } else if matches!(command, Command::SetTimeouts(_)) {

@@ -8,11 +8,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::lists::Lists;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_sched::ServiceKey;
 
 /// The sockets of a daemon of connection synchronization.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +44,18 @@ pub trait Datapath {
     /// # Errors
     /// As for [`Self::add_steering`].
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
+
+    /// Replaces the access lists of the XDP program; `None`: there are none. With them come the services of every port.
+    ///
+    /// # Errors
+    /// The kernel refuses; then the program has no lists.
+    fn set_lists(&mut self, lists: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError>;
+
+    /// Adds what the XDP program has dropped since the last call to the counts of the lists.
+    fn count_list_drops(&mut self);
+
+    /// The time of day.
+    fn seconds_since_1970(&self, now: Millis) -> u64;
 
     /// Starts the master daemon of connection synchronization, which sends what is announced from now on. It reads
     /// settings and Call-IDs in what is published there.

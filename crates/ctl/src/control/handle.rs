@@ -18,6 +18,7 @@ use xvs_model::protocol::request::{Request, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
+use crate::control::lists::ListFiles;
 use crate::control::reload::Reloaded;
 use crate::daemon::error::DaemonError;
 use crate::daemon::take_over::TakeOver;
@@ -61,6 +62,8 @@ pub(crate) enum Input {
     VipProbes(Option<Arc<VipProbes>>, Sender<Result<(), CommandError>>),
     /// The settings of an xvs.toml that was read again. The reply has the settings of `xvs set` that it undoes.
     Reload(Box<Reloaded>, Sender<Result<Vec<String>, CommandError>>),
+    /// The files of access lists in xvs.toml; all files of lists are read again. The reply has a line for each.
+    ListFiles(ListFiles, Sender<Result<Vec<String>, CommandError>>),
     /// Lines for the journal.
     Note(Vec<Entry>, Sender<Result<(), CommandError>>),
     /// The services of the start are in force: the XDP programs replace those of an earlier process.
@@ -145,6 +148,14 @@ impl Handle {
     /// The daemon is ending.
     pub(crate) fn reload_settings(&self, new: Reloaded) -> Result<Vec<String>, CommandError> {
         self.send(|reply| Input::Reload(Box::new(new), reply))
+    }
+
+    /// Replaces the files of access lists in xvs.toml, and reads all files of lists again. Returns a line for each.
+    ///
+    /// # Errors
+    /// The first file with a fault; nothing has changed. Or the daemon is ending.
+    pub(crate) fn set_list_files(&self, files: ListFiles) -> Result<Vec<String>, CommandError> {
+        self.send(|reply| Input::ListFiles(files, reply))
     }
 
     /// Writes these lines to the journal.

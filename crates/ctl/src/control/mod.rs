@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use due::Schedule;
+use lists::ListSources;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
 use owned_services::OwnedServices;
@@ -58,6 +59,7 @@ mod apply;
 pub mod datapath;
 mod due;
 pub mod handle;
+pub(crate) mod lists;
 mod load_weights;
 mod mark_rules;
 mod next_hops;
@@ -83,6 +85,7 @@ pub struct Control<D> {
     steered: Steered,
     next_hops: NextHops,
     marks: MarkRules,
+    lists: ListSources,
     /// Names and indices of all interfaces of the machine, also of those that packets of services do not use.
     devices: BTreeMap<String, u32>,
     /// Ranges of local ports that the kernel does not use for its own connections.
@@ -118,6 +121,7 @@ impl<D: Datapath> Control<D> {
             steered: Steered::default(),
             next_hops: NextHops::default(),
             marks: MarkRules::default(),
+            lists: ListSources::default(),
             devices: BTreeMap::new(),
             reserved: Vec::new(),
             schedule: Schedule::default(),
@@ -243,16 +247,24 @@ impl<D: Datapath> Control<D> {
     pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
         match request {
             Request::Change(command) => {
+                let command = &self.with_end(command, now);
                 self.admit(&self.state, command)?;
+                let contents = self.read_list_files(std::slice::from_ref(command))?;
                 self.extend_steering(std::slice::from_ref(command))?;
                 self.change(command, now)?;
+                self.lists.enter(contents);
                 self.note([command], Source::XvsadmSet);
                 self.publish().map(|()| Reply::Done)
             }
             Request::Restore(commands) => {
                 self.extend_steering(commands)?;
-                let change =
-                    |command| self.admit(&self.state, command).and_then(|()| self.change(command, now));
+                let change = |command| {
+                    self.admit(&self.state, command)?;
+                    let contents = self.read_list_files(std::slice::from_ref(command))?;
+                    self.change(command, now)?;
+                    self.lists.enter(contents);
+                    Ok(())
+                };
                 let mut results: Vec<_> = commands.iter().map(change).collect();
                 let done = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
                 self.note(done.map(|(command, _)| command), Source::RulesFile);
@@ -288,6 +300,7 @@ impl<D: Datapath> Control<D> {
                 let clients = self.limited_clients(*clients as usize);
                 Ok(Reply::Limits(LimitReport { clients, unlimited, ..LimitReport::of(self.state.limits()) }))
             }
+            Request::Lists(kind) => Ok(Reply::Lists(self.list_rows(*kind, now))),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
             Request::Set { key, value } => {
@@ -361,6 +374,7 @@ impl<D: Datapath> Control<D> {
         }
         self.steered.note(command, &self.state);
         self.state.apply(command)?;
+        self.lists.note(command, &self.state);
         if let Command::StopDaemon(role) = command {
             self.stop_daemon(*role);
         }
@@ -446,7 +460,7 @@ impl<D: Datapath> Control<D> {
             )
         });
         let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
-        own.chain(self.owned.warnings()).collect()
+        own.chain(self.list_fault()).chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
@@ -513,8 +527,8 @@ impl<D: Datapath> Control<D> {
         self.publish()
     }
 
-    /// Does what is due: samples the counters, empties the trash, checks the memory left, expires load reports,
-    /// maintains owned services, takes back unconfirmed rules. Returns when it is due next.
+    /// Does what is due: samples the counters, empties the trash, checks the memory left, ends entries of lists, expires
+    /// load reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
@@ -542,12 +556,13 @@ impl<D: Datapath> Control<D> {
             let _ = self.publish_weights(&moved);
             self.maintain_owned(now);
         }
+        let listed = self.expire_listed(now);
         let unconfirmed = self.expire_unconfirmed(now)?;
         if self.publication.is_held() || self.steered.is_due() {
             let _ = self.settle(SHORT_WAIT);
         }
         let next = self.schedule.next();
-        Ok(unconfirmed.map_or(next, |until| next.min(until)))
+        Ok(unconfirmed.into_iter().chain(listed).fold(next, Millis::min))
     }
 
     /// Turns automatic defences on or off by the memory and the connection table's entries left.
@@ -569,6 +584,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::time::Duration;
+    use xvs_dataplane::snapshot::lists::Lists;
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
     use xvs_model::config::local_address::LocalAddress;
@@ -617,6 +633,16 @@ mod tests {
         fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered = rules.clone();
             Ok(())
+        }
+
+        fn set_lists(&mut self, _: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
+            Ok(())
+        }
+
+        fn count_list_drops(&mut self) {}
+
+        fn seconds_since_1970(&self, now: Millis) -> u64 {
+            now.0 / 1000
         }
 
         fn await_workers(&mut self, _: Duration) -> Result<(), String> {

@@ -68,6 +68,7 @@ impl<D: Datapath> Control<D> {
     /// the worker.
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
         self.save();
+        self.publish_lists();
         let synchronized = (self.sync_master(), self.sync_backup());
         let snapshot = &mut self.publication.snapshot;
         self.registry.build(&self.state, snapshot);

@@ -77,7 +77,11 @@ impl Steered {
             | Command::Disable(_)
             | Command::Enable(_)
             | Command::SetLimit { .. }
-            | Command::DeleteLimit(_) => {}
+            | Command::DeleteLimit(_)
+            | Command::AddListed { .. }
+            | Command::DeleteListed { .. }
+            | Command::SetListFile { .. }
+            | Command::UnsetListFile(_) => {}
         }
     }
 

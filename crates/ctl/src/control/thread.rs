@@ -190,6 +190,10 @@ impl ControlThread {
                     // The client may have disconnected.
                     let _ = reply.send(undone);
                 }
+                Ok(Input::ListFiles(files, reply)) => {
+                    // The client may have disconnected.
+                    let _ = reply.send(self.control.set_list_files(files));
+                }
                 Ok(Input::Note(entries, reply)) => {
                     self.control.write_entries(entries);
                     let _ = reply.send(Ok(()));

@@ -52,6 +52,8 @@ pub enum DaemonError {
     Successor(#[from] TakeOverError),
     #[error("rules: {0}")]
     Begin(CommandError),
+    #[error("{0}")]
+    Lists(CommandError),
     #[error("state_directory: {0}")]
     StateDirectory(#[from] StateDirectoryError),
     #[error("{what}: {error}")]
@@ -78,6 +80,7 @@ impl DaemonError {
             | Self::StateDirectory(_)
             | Self::TakeOver(_)
             | Self::Begin(_)
+            | Self::Lists(_)
             | Self::Successor(_)
             | Self::System { .. } => false,
         }

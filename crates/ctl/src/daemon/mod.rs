@@ -164,6 +164,7 @@ impl Daemon {
         control.set_sip_calls(config.sip_calls);
         control.set_clients(config.limits.into(), *table.secret());
         control.set_repair(config.keepalived.repair);
+        control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
         kept.return_to(&mut control, started)?;
         let to_take = kept.table_to_take()?;
         let directory = kept.directory;

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use xvs_dataplane::counters::{BURST_SIZES, StatsValues, WorkerCounters};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
+use xvs_model::config::access_list::ListSummary;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::protocol::request::Access;
 use xvs_model::report::health::HealthReport;
@@ -86,6 +87,18 @@ fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: 
     text.single("xvs_destinations_left_out", Kind::Gauge, help, left_out as f64);
     let help = "Disabled real servers, each as xvs disable named it.";
     text.single("xvs_disabled_real_servers", Kind::Gauge, help, facts.disabled.iter().len() as f64);
+    let lists = status::lists(snapshot);
+    let mut family = |name, kind, help, value: fn(&ListSummary) -> u64| {
+        text.family(name, kind, help);
+        for summary in &lists {
+            let service = summary.list.service.map_or("all".to_owned(), |service| service.to_string());
+            text.sample(name, &[("list", &summary.list.kind.name()), ("service", &service)], value(summary));
+        }
+    };
+    let help = "Networks of an access list.";
+    family("xvs_list_networks", Kind::Gauge, help, |list| list.networks);
+    let help = "Packets that an access list has dropped.";
+    family("xvs_list_dropped_packets_total", Kind::Counter, help, |list| list.dropped);
 }
 
 /// The daemons of connection synchronization.

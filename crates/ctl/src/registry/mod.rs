@@ -223,7 +223,11 @@ impl Registry {
             | Command::AddMark(_)
             | Command::DeleteMark(_)
             | Command::AddLocal(_)
-            | Command::DeleteLocal(_) => {}
+            | Command::DeleteLocal(_)
+            | Command::AddListed { .. }
+            | Command::DeleteListed { .. }
+            | Command::SetListFile { .. }
+            | Command::UnsetListFile(_) => {}
         }
     }
 

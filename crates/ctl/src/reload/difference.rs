@@ -75,6 +75,8 @@ fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
         | "metrics_certificate"
         | "metrics_private_key"
         | "metrics_token_file"
+        | "deny_file"
+        | "allow_file"
         | "log"
         | "log_format"
         | "socket_mode"

@@ -25,6 +25,7 @@ use xvs_model::report::setting::{Setting, Source};
 use crate::arguments::Arguments;
 use crate::config::Config;
 use crate::control::handle::Handle;
+use crate::control::lists::read_list;
 use crate::control::reload::Reloaded;
 use crate::daemon::successor;
 use crate::health_checks::read_again;
@@ -119,6 +120,9 @@ impl Reloader {
             new.read_files().map_err(unchanged)?;
         }
         let credentials = Credentials::read(&new).map_err(unchanged)?;
+        for (list, path) in new.list_files() {
+            read_list(list, &path).map_err(unchanged)?;
+        }
         if has(Way::Successor) {
             self.by_successor(&running.config, &new, &changes)
         } else {
@@ -150,6 +154,13 @@ impl Reloader {
         if let Some((checks, read)) = checks {
             lines.push(checks.replace(read).inspect_err(|_| _ = set_mode(&new, old))?);
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
+        }
+        match self.daemon.set_list_files(new.list_files()) {
+            Ok(read) => lines.extend(read),
+            Err(error) => {
+                let _ = set_mode(&new, old);
+                return Err(error);
+            }
         }
         lines.extend(read_again_for_metrics(&new));
         if !serves_anew {

@@ -22,6 +22,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_ipvsadm::disabled_arguments;
+use xvs_model::config::access_list::{ListKey, ListKind, ListSummary};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::report::health::HealthReport;
@@ -96,6 +97,21 @@ impl<'a> Readings<'a> {
     }
 }
 
+/// The access lists in force, those of all services first.
+pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
+    let Some(lists) = &snapshot.lists else { return Vec::new() };
+    let scopes = lists.services.iter().map(|(key, scope)| (Some(*key), scope)).chain([(None, &lists.all)]);
+    let both = scopes.flat_map(|(service, scope)| {
+        [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| {
+            let (networks, dropped) = (list.len() as u64, list.dropped.load(Ordering::Relaxed));
+            ListSummary { list: ListKey { kind, service }, networks, dropped }
+        })
+    });
+    let mut all: Vec<_> = both.filter(|list| list.networks > 0).collect();
+    all.sort_by_key(|summary| summary.list);
+    all
+}
+
 /// The report without the comparison of the rules file and without the settings; `health` is that of
 /// [`Shared::health`].
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
@@ -115,6 +131,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         destinations: destinations as u64,
         health: health.map(HealthReport::counts),
         disabled: facts.disabled.iter().map(|server| disabled_arguments(&server)).collect(),
+        lists: lists(&snapshot),
         workers: workers(shared, &facts, &busy_percent),
         table: TableStatus {
             size: size as u64,

@@ -8,17 +8,20 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::lists::Lists;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::report::event::millis_since_1970;
+use xvs_sched::ServiceKey;
 
 use crate::control::datapath::{Datapath, SyncSockets};
 use crate::sync::daemons::Daemons;
@@ -146,6 +149,18 @@ impl Datapath for SystemDatapath {
         self.steering.set(rules)?;
         self.workers.redirect_own(&self.steering);
         Ok(())
+    }
+
+    fn set_lists(&mut self, lists: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
+        self.steering.set_lists(lists)
+    }
+
+    fn count_list_drops(&mut self) {
+        self.steering.count_list_drops();
+    }
+
+    fn seconds_since_1970(&self, _: Millis) -> u64 {
+        millis_since_1970(SystemTime::now()) / 1000
     }
 
     fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {

@@ -157,6 +157,21 @@ impl Burst {
         }
     }
 
+    /// Sends plain packets that an access list may refuse the general way, which decides.
+    pub(crate) fn screen(&mut self, flows: &Flows, snapshot: &Snapshot) {
+        let Some(lists) = snapshot.lists.as_deref() else { return };
+        for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
+            if record.way == Way::Unknown && lists.concern(record.plain.source_addr(received.frame.bytes())) {
+                let step = Step::of(received, Some(record.hash), flows, snapshot);
+                if !matches!(step.class, Class::Flow(packet) if !snapshot.is_refused(received.link, &packet))
+                {
+                    record.way = Way::General(self.steps.len() as u8);
+                    self.steps.push(step);
+                }
+            }
+        }
+    }
+
     /// Finds the candidates of plain packets by their tags, and prefetches their entries and those of other packets.
     pub(crate) fn seek(&mut self, flows: &Flows) {
         let records = &mut self.records[..self.frames.len()];

@@ -66,6 +66,7 @@ impl Snapshot {
             sync_master: None,
             sync_backup: None,
             // Nor send the packets of health checks, or take their replies.
+            lists: self.lists.as_ref().map(|lists| Arc::new(lists.uncounted())),
             vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
             settings: self.settings,
         };

@@ -7,6 +7,7 @@
 
 mod settings;
 
+pub mod lists;
 pub mod local_addresses;
 pub mod marks;
 mod persistence;
@@ -31,6 +32,7 @@ use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Packet, Protocol};
 
 use self::clients::Clients;
+use self::lists::Lists;
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;
 use self::sync_backup::SyncBackup;
@@ -70,6 +72,8 @@ pub struct Snapshot {
     pub clients: Arc<Clients>,
     /// The director's endpoints for FULLNAT.
     pub locals: Arc<LocalAddresses>,
+    /// The access lists; `None`: every client may use every service.
+    pub lists: Option<Arc<Lists>>,
     /// Active captures, usually none.
     pub captures: Captures,
     /// The master daemon of connection synchronization; `None`: none runs.
@@ -95,6 +99,7 @@ impl Snapshot {
             call_ids: Arc::default(),
             clients: Arc::default(),
             locals: Arc::default(),
+            lists: None,
             captures: Arc::default(),
             sync_master: None,
             sync_backup: None,

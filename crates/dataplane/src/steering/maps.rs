@@ -174,6 +174,25 @@ mod prefix {
     pub(in crate::steering) const SIZE: usize = 24;
 }
 
+/// A key of a set of networks.
+pub(super) type NetworkKey = [u8; network::SIZE];
+
+mod network {
+    use std::ops::Range;
+    pub(super) const ADDR: Range<usize> = 0..16;
+    pub(super) const FAMILY_AND_LEN: Range<usize> = 16..20;
+    pub(in crate::steering) const SIZE: usize = 20;
+}
+
+pub(super) fn network_key(prefix: Prefix) -> NetworkKey {
+    let (family, addr) = split(prefix.addr());
+    let mut key = [0; network::SIZE];
+    key[network::ADDR].copy_from_slice(&addr);
+    let family_and_len = u32::from(family) << 8 | u32::from(prefix.len());
+    key[network::FAMILY_AND_LEN].copy_from_slice(&family_and_len.to_ne_bytes());
+    key
+}
+
 /// The number of the IP version, and the address at the beginning of 16 bytes.
 fn split(addr: IpAddr) -> (u8, [u8; 16]) {
     match addr {
@@ -186,7 +205,7 @@ fn split(addr: IpAddr) -> (u8, [u8; 16]) {
     }
 }
 
-fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
+pub(super) fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
     let (family, addr) = split(at.addr);
     let mut key = [0; endpoint::SIZE];
     key[endpoint::ADDR].copy_from_slice(&addr);
@@ -242,14 +261,21 @@ mod tests {
 
     use super::*;
     use crate::steering::hold::word as hold;
+    use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
 
     #[test]
     fn keys_and_roles_are_laid_out_as_the_program_reads_them() {
         let mut source = String::from("#include \"bpf/maps.h\"\n#include <stddef.h>\n");
         let mut claim = |what: String| source.push_str(&format!("_Static_assert({what}, \"\");\n"));
-        for (name, size) in
-            [("endpoint", endpoint::SIZE), ("address", address::SIZE), ("prefix", prefix::SIZE)]
-        {
+        for (name, size) in [
+            ("endpoint", endpoint::SIZE),
+            ("address", address::SIZE),
+            ("prefix", prefix::SIZE),
+            ("network", network::SIZE),
+            ("lengths", lengths::SIZE),
+            ("list_filter", 8 * filter::COUNT),
+            ("list_drops", 8 * drops::COUNT),
+        ] {
             claim(format!("sizeof(struct xvs_{name}) == {size}"));
         }
         for (name, field, at) in [
@@ -262,6 +288,10 @@ mod tests {
             ("prefix", "bits", prefix::BITS),
             ("prefix", "family", prefix::FAMILY),
             ("prefix", "addr", prefix::ADDR),
+            ("network", "addr", network::ADDR),
+            ("network", "family_and_len", network::FAMILY_AND_LEN),
+            ("lengths", "len", 2..lengths::SIZE),
+            ("list_filter", "words", 8 * filter::WORDS..8 * filter::COUNT),
         ] {
             claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
@@ -280,6 +310,12 @@ mod tests {
             ("TUNNEL", TUNNEL),
             ("PROBE", PROBE),
             ("CLIENTS", CLIENTS),
+            ("LISTS", filter::LISTS as u32),
+            ("ALLOWS", filter::ALLOWS as u32),
+            ("WIDE_V6", filter::WIDE_V6 as u32),
+            ("ALLOW", 2),
+            ("SCOPES", SCOPES_MAX as u32),
+            ("V6_LENGTHS", lengths::V6 as u32),
             ("FIRST_PORT(0x12345678)", 0x1234),
             ("LAST_PORT(0x12345678)", 0x5678),
         ] {

@@ -12,20 +12,24 @@ use std::io;
 use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use xvs_xdp::bpf::{KernelMap, Map, Object, program_info, test_run};
+use xvs_sched::ServiceKey;
+use xvs_xdp::bpf::{KernelMap, Map, Object, program_info, test_run, test_run_repeated};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached, Mode, attach};
 
 use self::hold::Hold;
+use self::lists::ListMaps;
 use self::maps::{Image, Marker, Roles};
 
 pub mod hold;
+mod lists;
 mod maps;
 pub mod own;
 pub mod reinject;
 mod rules;
 
 pub use self::rules::{OwnSender, SteeringRules};
+use crate::snapshot::lists::Lists;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 /// The program for interfaces.
@@ -55,6 +59,8 @@ pub enum Verdict {
     Steered,
     /// It is dropped, because it is the director's and nobody serves it.
     Held,
+    /// It is dropped, because an access list refuses it.
+    Refused,
     /// It goes to the kernel.
     Kernel,
 }
@@ -83,6 +89,7 @@ pub struct Steering {
     /// The endpoints of this machine that are real servers behind NAT, and those of services for its own clients.
     own: [BTreeSet<maps::EndpointKey>; 2],
     hold: Arc<Hold>,
+    lists: ListMaps,
     /// The maps of earlier processes whose held frames are counted here already.
     counted: BTreeSet<u32>,
 }
@@ -110,9 +117,9 @@ impl Steering {
 
     fn of(mut object: Object) -> io::Result<Self> {
         object.load()?;
-        let (hold, installed) = (Arc::new(Hold::of(&object)?), Image::default());
-        let (own, counted) = Default::default();
-        Ok(Self { object, installed, own, hold, counted })
+        let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
+        let (installed, own, counted) = Default::default();
+        Ok(Self { object, installed, own, hold, lists, counted })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -218,6 +225,20 @@ impl Steering {
         self.set(wanted)
     }
 
+    /// Replaces the access lists; `None`: there are none. With them come the services of every port, as far as their
+    /// packets are of no other service.
+    ///
+    /// # Errors
+    /// As for [`Self::add`]; then the program has no lists until the next call.
+    pub fn set_lists(&mut self, lists: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
+        self.lists.set(&self.object, lists)
+    }
+
+    /// Adds what the program has dropped since the last call to the counts of the lists.
+    pub fn count_list_drops(&mut self) {
+        self.lists.count();
+    }
+
     /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT,
     /// or that of a service which masquerades.
     pub fn redirects(&self, sender: OwnSender) -> bool {
@@ -235,7 +256,19 @@ impl Steering {
     /// bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
         let (returned, _) = test_run(self.object.program(VERDICT)?, frame)?;
-        Ok(if returned == REDIRECT { Verdict::Steered } else { Verdict::Kernel })
+        Ok(match returned {
+            REDIRECT => Verdict::Steered,
+            DROP => Verdict::Refused,
+            _ => Verdict::Kernel,
+        })
+    }
+
+    /// The mean time of so many runs on a frame, in nanoseconds.
+    ///
+    /// # Errors
+    /// As for [`Self::test_run`].
+    pub fn bench(&self, frame: &[u8], times: u32) -> io::Result<u32> {
+        test_run_repeated(self.object.program(VERDICT)?, frame, times).map(|(_, nanos)| nanos)
     }
 
     /// What the program does with a frame from a queue without a socket.
@@ -251,7 +284,7 @@ impl Steering {
         let mut object = Object::open(OBJECT)?;
         object.set_constants(marker)?;
         object.leave_out(VERDICT)?;
-        for map in SHARED {
+        for map in SHARED.into_iter().chain(lists::MAPS) {
             object.share(map, &self.object)?;
         }
         object.load()?;

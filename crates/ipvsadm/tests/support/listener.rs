@@ -24,6 +24,7 @@ impl Director for Listener {
             Request::Daemons => Reply::Daemons(Vec::new()),
             Request::Marks => Reply::Marks(Vec::new()),
             Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
+            Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
             Request::Limits { .. } => Reply::Limits(Default::default()),
             Request::Change(command) => {

@@ -1,12 +1,14 @@
 //! Commands, which change the desired state, and the errors of refused requests.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xvs_proto::{Endpoint, Protocol};
+use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::{ClientLimit, ServiceKey, scheduler};
 
+use crate::config::access_list::{ListKey, Until};
 use crate::config::destination::DestinationOptions;
 use crate::config::firewall_mark::MarkRule;
 use crate::config::load_report::Server;
@@ -92,6 +94,32 @@ pub enum Command {
     Disable(Disabled),
     /// Ends that for these real servers.
     Enable(Disabled),
+    /// A new entry of an access list, or another end of one that it has.
+    AddListed {
+        /// The list.
+        list: ListKey,
+        /// The network.
+        prefix: Prefix,
+        /// Its end; `None`: it has none.
+        until: Option<Until>,
+    },
+    /// Deletes an entry of an access list.
+    DeleteListed {
+        /// The list.
+        list: ListKey,
+        /// The network.
+        prefix: Prefix,
+    },
+    /// Sets the file of an access list of a service; no error if it has the same one. It is read when the command is
+    /// carried out, and at each reload.
+    SetListFile {
+        /// The list.
+        list: ListKey,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Ends that.
+    UnsetListFile(ListKey),
 }
 
 /// Why a request was refused or failed. Nothing has changed, except with [`CommandError::Late`].
@@ -139,6 +167,10 @@ pub enum CommandError {
         "real server {server} is disabled as part of {broader}; enable that, in all its services, or leave it"
     )]
     DisabledAsPart { server: Server, broader: String },
+    #[error("{prefix} is no entry of the {list}; `xvs {} list` shows those that a command added", list.kind.name())]
+    NotListed { list: ListKey, prefix: Prefix },
+    #[error("the {0} has no file; `xvs {name} list` shows the files", name = .0.kind.name())]
+    NoListFile(ListKey),
     #[error("no interface {0}; `ip link` shows those that exist")]
     NoSuchDevice(String),
     #[error(

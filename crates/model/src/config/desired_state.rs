@@ -13,6 +13,7 @@ use std::sync::Arc;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
 
+use crate::config::access_list::{AccessLists, Until};
 use crate::config::command::{Command, CommandError};
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
@@ -32,6 +33,7 @@ pub struct State {
     locals: Vec<LocalAddress>,
     disabled: DisabledServers,
     limits: BTreeMap<ServiceKey, ClientLimit>,
+    lists: AccessLists,
 }
 
 /// The part of the state that a command changed, for the builder of the next snapshot.
@@ -55,6 +57,8 @@ pub enum Applied {
     Disabled,
     /// The limit of this service's clients.
     Limit(ServiceKey),
+    /// The access lists.
+    Lists,
 }
 
 impl State {
@@ -145,6 +149,26 @@ impl State {
                 self.limits.remove(service);
                 Applied::Limit(*service)
             }
+            Command::AddListed { list, prefix, until } => {
+                let end = until.map(|until| match until {
+                    Until::At(seconds) => seconds,
+                    Until::In(seconds) => seconds.into(),
+                });
+                self.lists.edit(*list, |list| _ = list.entries.insert(*prefix, end));
+                Applied::Lists
+            }
+            Command::DeleteListed { list, prefix } => {
+                self.lists.edit(*list, |list| _ = list.entries.remove(prefix));
+                Applied::Lists
+            }
+            Command::SetListFile { list, path } => {
+                self.lists.edit(*list, |list| list.file = Some(path.clone()));
+                Applied::Lists
+            }
+            Command::UnsetListFile(list) => {
+                self.lists.edit(*list, |list| list.file = None);
+                Applied::Lists
+            }
         })
     }
 
@@ -225,6 +249,23 @@ impl State {
                 true => Ok(()),
                 false => Err(CommandError::NoSuchLimit(*service)),
             },
+            Command::AddListed { list, prefix, until } => self
+                .lists
+                .check_add(*list, *prefix, *until)
+                .map_err(|why| CommandError::InvalidOperation { why }),
+            Command::DeleteListed { list, prefix } => {
+                match self.lists.get(list).is_some_and(|known| known.entries.contains_key(prefix)) {
+                    true => Ok(()),
+                    false => Err(CommandError::NotListed { list: *list, prefix: *prefix }),
+                }
+            }
+            Command::SetListFile { list, path } => {
+                self.lists.check_file(*list, path).map_err(|why| CommandError::InvalidOperation { why })
+            }
+            Command::UnsetListFile(list) => match self.lists.get(list).and_then(|list| list.file.as_ref()) {
+                Some(_) => Ok(()),
+                None => Err(CommandError::NoListFile(*list)),
+            },
         }
     }
 
@@ -297,6 +338,11 @@ impl State {
             () => return Ok(()),
         };
         Err(CommandError::InvalidOperation { why })
+    }
+
+    /// The access lists.
+    pub fn lists(&self) -> &AccessLists {
+        &self.lists
     }
 
     fn check_enabled(&self, enabled: Disabled) -> Result<(), CommandError> {

@@ -1,8 +1,8 @@
 //! Differences between the running state and the state that a rules file wants, and the commands that remove them.
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
-//! compared object by object: services, destinations, local addresses, disabled real servers, the mark rules, the
-//! timeouts. No command touches an object that is equal in both, so its connections, counters and scheduler state stay;
+//! compared object by object: services, destinations, local addresses, disabled real servers, entries and files of
+//! access lists, the mark rules, the timeouts. Entries of lists that end by themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and scheduler state stay;
 //! an object that differs is edited. The order of destinations and of local addresses is not compared; the order of
 //! mark rules is. Timeouts that a file does not set stay, and so do synchronization daemons that it does not start.
 //! Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
+use crate::config::access_list::Until;
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::destination::{DestinationOptions, Tunnel};
@@ -66,6 +67,10 @@ impl Difference {
             (Some(Command::AddMark(rule)), _) => Some(Command::DeleteMark(rule.clone())),
             (Some(Command::Disable(server)), None) => Some(Command::Enable(*server)),
             (Some(Command::SetLimit { service, .. }), None) => Some(Command::DeleteLimit(*service)),
+            (Some(Command::AddListed { list, prefix, .. }), None) => {
+                Some(Command::DeleteListed { list: *list, prefix: *prefix })
+            }
+            (Some(Command::SetListFile { list, .. }), None) => Some(Command::UnsetListFile(*list)),
             (Some(Command::StartDaemon(daemon)), _) => Some(Command::StopDaemon(daemon.role)),
             _ => None,
         };
@@ -82,6 +87,8 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     for rule in before {
         match new.remove(&object_of(&rule)) {
             Some(same) if same == rule => {}
+            // It ends by itself.
+            None if matches!(rule, Command::AddListed { until: Some(_), .. }) => {}
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
@@ -132,6 +139,8 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
         | Command::DeleteLocal(_)
         | Command::DeleteMark(_)
         | Command::DeleteLimit(_)
+        | Command::DeleteListed { .. }
+        | Command::UnsetListFile(_)
         | Command::Enable(_) => 0,
         Command::DeleteService(_) => 1,
         Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
@@ -186,13 +195,21 @@ fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
     rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
-/// Commands that add the local addresses, the disabled real servers, services and destinations of a state. Options
+/// Commands that add the local addresses, the disabled real servers, access lists, services and destinations of a state. Options
 /// without effect have their default.
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
     rules.extend(state.disabled().iter().map(Command::Disable));
     let limits = state.limits().iter();
     rules.extend(limits.map(|(key, limit)| Command::SetLimit { service: *key, limit: *limit }));
+    for (&list, content) in state.lists().iter() {
+        rules.extend(content.entries.iter().map(|(&prefix, until)| Command::AddListed {
+            list,
+            prefix,
+            until: until.map(Until::At),
+        }));
+        rules.extend(content.file.clone().map(|path| Command::SetListFile { list, path }));
+    }
     for (key, service) in state.services() {
         rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.

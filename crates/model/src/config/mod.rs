@@ -12,6 +12,7 @@ pub mod settings;
 pub mod sync_daemon;
 pub mod timeouts;
 
+pub mod access_list;
 pub mod client_limit;
 pub mod command;
 pub mod desired_state;

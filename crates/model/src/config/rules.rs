@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
-use xvs_proto::Endpoint;
+use xvs_proto::{Endpoint, Prefix};
 use xvs_sched::ServiceKey;
 
+use crate::config::access_list::ListKey;
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::maintenance::Disabled;
@@ -148,6 +149,10 @@ pub enum Object {
     Disabled(Disabled),
     /// What each client of a service may do.
     Limit(ServiceKey),
+    /// An entry of an access list.
+    Listed(ListKey, Prefix),
+    /// The file of an access list.
+    ListFile(ListKey),
     /// The timeouts.
     Timeouts,
     /// The synchronization daemon of a role.
@@ -180,6 +185,10 @@ pub fn object_of(command: &Command) -> Object {
         Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
         Command::Disable(server) | Command::Enable(server) => Object::Disabled(*server),
         Command::SetLimit { service, .. } | Command::DeleteLimit(service) => Object::Limit(*service),
+        Command::AddListed { list, prefix, .. } | Command::DeleteListed { list, prefix } => {
+            Object::Listed(*list, *prefix)
+        }
+        Command::SetListFile { list, .. } | Command::UnsetListFile(list) => Object::ListFile(*list),
         Command::SetTimeouts(_) => Object::Timeouts,
         Command::StartDaemon(daemon) => Object::Daemon(daemon.role),
         Command::StopDaemon(role) => Object::Daemon(*role),

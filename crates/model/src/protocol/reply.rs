@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
 
+use crate::config::access_list::ListRow;
 use crate::config::client_limit::LimitReport;
 use crate::config::command::{Command, CommandError};
 use crate::config::difference::Difference;
@@ -68,6 +69,8 @@ pub enum Reply {
     Disabled(DisabledServers),
     /// The limits of clients.
     Limits(LimitReport),
+    /// Access lists, that of all services first.
+    Lists(Vec<ListRow>),
     /// The connections of each local address.
     LocalUse(LocalReport),
     /// The settings in force, in the order of their keys.

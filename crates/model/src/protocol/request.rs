@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
 
+use crate::config::access_list::ListKind;
 use crate::config::command::Command;
 use crate::config::load_report::Server;
 use crate::report::capture::CaptureRequest;
@@ -62,6 +63,8 @@ pub enum Request {
         /// The most clients.
         clients: u32,
     },
+    /// The access lists of this kind; answered by `Reply::Lists`.
+    Lists(ListKind),
     /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
     /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
@@ -160,6 +163,7 @@ impl Request {
             | Self::LocalAddresses
             | Self::Disabled
             | Self::Limits { .. }
+            | Self::Lists(_)
             | Self::Settings
             | Self::LocalUse
             | Self::Feedback

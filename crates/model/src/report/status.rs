@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::access_list::ListSummary;
 use crate::config::sync_daemon::SyncRole;
 use crate::report::health::Counts;
 use crate::report::setting::Setting;
@@ -37,6 +38,8 @@ pub struct StatusReport {
     pub health: Option<Counts>,
     /// The disabled real servers, as arguments of `xvs enable`.
     pub disabled: Vec<String>,
+    /// The access lists in force.
+    pub lists: Vec<ListSummary>,
     /// The attached interfaces.
     pub interfaces: Vec<InterfaceStatus>,
     /// The workers, by number.

@@ -7,6 +7,7 @@ mod hook;
 mod info;
 mod link;
 mod object;
+mod sets;
 mod words;
 
 pub use self::hook::{
@@ -14,5 +15,6 @@ pub use self::hook::{
 };
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
 pub use self::link::{LinkInfo, open_link, pin_link};
-pub use self::object::{Map, Object, run_live, test_run};
+pub use self::object::{Map, Object, run_live, test_run, test_run_repeated};
+pub use self::sets::{KeySet, Sets};
 pub use self::words::Words;

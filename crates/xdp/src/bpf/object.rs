@@ -12,6 +12,7 @@ use std::ptr::{self, NonNull};
 use libxdp_sys as sys;
 
 use super::call::{check, size_to};
+use super::sets::Sets;
 use super::words::Words;
 
 /// An object file, opened or loaded.
@@ -83,6 +84,33 @@ impl Object {
             return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {value} bytes")));
         }
         Ok(Map { fd: self.map_fd(map)?, limit, key: PhantomData })
+    }
+
+    /// An array of sets whose keys are `K` bytes long.
+    ///
+    /// # Errors
+    /// There is no such map. One of another kind refuses every set.
+    pub fn sets<const K: usize>(&self, name: &CStr) -> io::Result<Sets<'_, K>> {
+        self.map_fd(self.find_map(name)?).map(Sets)
+    }
+
+    /// Sets the value of an array of `N` bytes at a place.
+    ///
+    /// # Errors
+    /// There is no such map or place, or its layout is another one.
+    pub fn set_value<const N: usize>(&self, name: &CStr, place: u32, value: &[u8; N]) -> io::Result<()> {
+        let map = self.find_map(name)?;
+        // SAFETY: `map` belongs to this object.
+        let size = unsafe { (sys::bpf_map__key_size(map.as_ptr()), sys::bpf_map__value_size(map.as_ptr())) };
+        if (size.0 as usize, size.1 as usize) != (size_of::<u32>(), N) {
+            return Err(io::Error::other(format!(
+                "map {name:?} has keys of {}, values of {} bytes",
+                size.0, size.1
+            )));
+        }
+        let (key, value) = ((&raw const place).cast(), value.as_ptr().cast::<c_void>());
+        // SAFETY: keys have four bytes and values `N` (checked above); the kernel copies both during the call.
+        check(unsafe { sys::bpf_map_update_elem(self.map_fd(map)?.as_raw_fd(), key, value, 0) }).map(drop)
     }
 
     /// Maps the only entry of an array with `BPF_F_MMAPABLE`, whose value is so many words, into this process's memory.
@@ -161,20 +189,30 @@ impl<const K: usize> Map<'_, K> {
 
 /// Runs an XDP program on a frame. Returns its result, and the frame afterwards.
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    run(program, frame, 1).map(|(returned, after, _)| (returned, after))
+}
+
+/// Runs an XDP program on a frame so many times, for a benchmark. Returns its result, and the mean time of a run in
+/// nanoseconds.
+pub fn test_run_repeated(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, u32)> {
+    run(program, frame, times).map(|(returned, _, nanos)| (returned, nanos))
+}
+
+fn run(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, Vec<u8>, u32)> {
     let mut after = vec![0; TEST_FRAME_BYTES];
     // SAFETY: the options consist of integers and pointers that may be null.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
-    options.sz = size_to!(sys::bpf_test_run_opts, repeat);
+    options.sz = size_to!(sys::bpf_test_run_opts, duration);
     options.data_in = frame.as_ptr().cast();
     options.data_size_in = frame.len() as u32;
     options.data_out = after.as_mut_ptr().cast();
     options.data_size_out = after.len() as u32;
-    options.repeat = 1;
+    options.repeat = times as c_int;
     // SAFETY: `options` has its own size; `frame` is readable for its length and copied; `after` is writable for its
     // length, and the call writes nothing else except `options`.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
     after.truncate(options.data_size_out as usize);
-    Ok((options.retval, after))
+    Ok((options.retval, after, options.duration))
 }
 
 /// Runs an XDP program on so many copies of a frame, as if a driver had received them: a copy that the program

@@ -1,0 +1,81 @@
+//! Sets of keys that programs read by an array of maps: filled before a program sees them, and replaced as a whole.
+//!
+//! For set-up and control. A replaced set is freed by the kernel once no program reads it. Its memory is allocated at
+//! once, so this is one step, whatever its size.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use libxdp_sys as sys;
+
+use super::call::check;
+
+/// A hash map whose keys have `K` bytes, and whose values are four bytes without a meaning.
+#[derive(Debug)]
+pub struct KeySet<const K: usize>(OwnedFd);
+
+/// The keys of one call.
+const BATCH: usize = 1 << 12;
+
+impl<const K: usize> KeySet<K> {
+    /// The set of these keys. `room` is at least their number, and not 0.
+    ///
+    /// # Errors
+    /// The kernel refuses: there is no memory.
+    pub fn new(room: u32, keys: impl Iterator<Item = [u8; K]>) -> io::Result<Self> {
+        let (kind, key, value) = (sys::bpf_map_type_BPF_MAP_TYPE_HASH, K as u32, size_of::<u32>() as u32);
+        // SAFETY: the name ends with a zero byte, and no options are given.
+        let fd =
+            check(unsafe { sys::bpf_map_create(kind, c"keys".as_ptr(), key, value, room, ptr::null()) })?;
+        // SAFETY: the call has just made this descriptor, which no other value owns.
+        let set = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        let mut keys = keys.peekable();
+        let mut batch: Vec<[u8; K]> = Vec::with_capacity(BATCH);
+        while keys.peek().is_some() {
+            batch.clear();
+            batch.extend(keys.by_ref().take(BATCH));
+            set.enter(&batch)?;
+        }
+        Ok(set)
+    }
+
+    fn enter(&self, keys: &[[u8; K]]) -> io::Result<()> {
+        let values = vec![0_u32; keys.len()];
+        let (from, with) = (keys.as_ptr().cast::<c_void>(), values.as_ptr().cast::<c_void>());
+        let mut count = keys.len() as u32;
+        // SAFETY: the map's keys have `K` bytes and its values four, as it was made; there are `count` of both, which
+        // the kernel copies during the call. No options are given.
+        check(unsafe { sys::bpf_map_update_batch(self.0.as_raw_fd(), from, with, &mut count, ptr::null()) })
+            .map(drop)
+    }
+}
+
+/// An array whose elements are maps like a [`KeySet`].
+#[derive(Debug)]
+pub struct Sets<'object, const K: usize>(pub(super) BorrowedFd<'object>);
+
+impl<const K: usize> Sets<'_, K> {
+    /// Puts a set at a place of the array, or nothing. Programs that have read the former one have ended then.
+    ///
+    /// # Errors
+    /// There is no such place, or the array is for other maps.
+    pub fn put(&self, place: u32, set: Option<&KeySet<K>>) -> io::Result<()> {
+        let key = (&raw const place).cast::<c_void>();
+        let done = match set {
+            Some(set) => {
+                let fd = set.0.as_raw_fd() as u32;
+                // SAFETY: keys and values of an array of maps have four bytes; the kernel copies both during the call,
+                // and refuses a map of another layout.
+                unsafe { sys::bpf_map_update_elem(self.0.as_raw_fd(), key, (&raw const fd).cast(), 0) }
+            }
+            // SAFETY: as above.
+            None => unsafe { sys::bpf_map_delete_elem(self.0.as_raw_fd(), key) },
+        };
+        match check(done) {
+            Err(error) if set.is_none() && error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            done => done.map(drop),
+        }
+    }
+}
