@@ -38,11 +38,8 @@ fn a_denied_client_gets_nothing_and_other_traffic_to_the_director_is_untouched()
     let file = cluster.state().join("deny");
     let write = |text: &str| fs::write(&file, text).expect("the cluster's folder takes files");
     write("# nobody\n203.0.113.0/24\n");
-    let config = format!(
-        "interfaces = [\"wan\", \"lan\"]\nworkers = 1\nstate_directory = \"{}\"\ndeny_file = \"{}\"\n",
-        cluster.state().display(),
-        file.display()
-    );
+    let config =
+        format!("interfaces = [\"wan\", \"lan\"]\nworkers = 1\ndeny_file = \"{}\"\n", file.display());
     fs::write(&toml, config).expect("the cluster's folder takes files");
     let start =
         || Director::start_on(&cluster, Host::Director, &["--config", toml.to_str().expect("a plain path")]);
