@@ -73,6 +73,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         scheduler: scheduler::build(name, &setup).expect("a scheduler of this name"),
         one_packet: false,
         client_address: Default::default(),
+        syn_proxy: Default::default(),
         persistence: None,
         place: Arc::default(),
         live: Arc::default(),

@@ -282,6 +282,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,
         client_address: Default::default(),
+        syn_proxy: Default::default(),
         persistence: None,
         place: Arc::default(),
         live: service,

@@ -108,6 +108,8 @@ pub enum DropReason {
     TransmitRefused,
     /// The kernel did not take the packet.
     KernelRefused,
+    /// Its service answers SYNs by cookies, and it has no right one.
+    BadCookie,
     /// It came in by a member that its bond does not use now, or that has left it.
     InactiveMember,
 }
@@ -116,7 +118,7 @@ impl DropReason {
     /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 28] = [
+    const OTHERS: [Self; 29] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -145,6 +147,7 @@ impl DropReason {
         Self::NoLocalPort,
         Self::FullNatPortless,
         Self::InactiveMember,
+        Self::BadCookie,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -188,6 +191,7 @@ impl DropReason {
             Self::NoLocalPort => 25,
             Self::FullNatPortless => 26,
             Self::InactiveMember => 27,
+            Self::BadCookie => 28,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -223,6 +227,7 @@ impl DropReason {
             Self::NoLocalPort => "no_local_port",
             Self::FullNatPortless => "fullnat_portless",
             Self::InactiveMember => "inactive_member",
+            Self::BadCookie => "bad_cookie",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -294,6 +299,10 @@ impl DropReason {
             }
             Self::FullNatPortless => {
                 "AH and ESP have no ports, so FULLNAT could not assign their replies; use NAT, or UDP 4500 (RFC 3948)"
+            }
+            Self::BadCookie => {
+                "the service answers SYNs by cookies (`--syn-proxy`): the packet acknowledges none, one of more than two \
+                 minutes ago, or a forged one"
             }
             Self::InactiveMember => {
                 "it came in by a member that its bond does not use now, or that has left the bond"

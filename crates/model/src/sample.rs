@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{Certainty, ClientAddress, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
 use crate::config::command::Command;
 use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
@@ -210,6 +210,7 @@ pub fn services() -> Vec<ServiceRow> {
             persistence_engine: Some("sip".to_owned()),
             one_packet: true,
             client_address: ClientAddress::Proxy,
+            syn_proxy: SynProxy::Auto,
         },
         stats: stats(),
         rates: rates(),

@@ -509,7 +509,8 @@ impl<D: Datapath> Control<D> {
 
     /// Turns automatic defences on or off by the memory and the connection table's entries left.
     fn update_defences(&mut self) {
-        let (pages, entries) = match self.settings.needs_memory() {
+        let is_needed = self.settings.needs_memory() || self.publication.snapshot.services.any_proxied();
+        let (pages, entries) = match is_needed {
             true => (self.datapath.available_pages(), self.datapath.free_entries()),
             false => (None, (1, 1)),
         };

@@ -564,6 +564,7 @@ fn build(
         scheduler,
         one_packet: wanted.options.one_packet,
         client_address: wanted.options.client_address,
+        syn_proxy: wanted.options.syn_proxy,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
         live: entry.live.clone(),

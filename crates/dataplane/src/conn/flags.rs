@@ -16,6 +16,11 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// The client has acknowledged the number of the destination's SYN. Not in sync messages.
     pub const PROVEN: Self = Self(0x0001);
+    /// The director has answered its SYN, and its numbers differ between its ends ([`Numbers`](super::Numbers)). Not in
+    /// sync messages.
+    pub const SYN_PROXY: Self = Self(0x0002);
+    /// As that one, and the destination has not answered the director's SYN yet. Not in sync messages.
+    pub const HANDSHAKE: Self = Self(0x0004);
     /// Received by state synchronisation.
     pub const SYNC: Self = Self(0x0020);
     /// Of a connection with [`Self::SYNC`]: it is in no count of its destination any more. Not in sync messages.

@@ -102,6 +102,7 @@ impl Services {
                 }),
                 one_packet: service.one_packet,
                 client_address: service.client_address,
+                syn_proxy: service.syn_proxy,
                 persistence: service.persistence,
                 place: Arc::new(AtomicU64::new(service.place.load(Ordering::Relaxed))),
                 live: stats.clone(),

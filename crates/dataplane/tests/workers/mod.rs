@@ -490,6 +490,7 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: port == SIP_ONE_PACKET,
         client_address: Default::default(),
+        syn_proxy: Default::default(),
         persistence: seconds.map(persistent),
         place: Arc::default(),
         live,
