@@ -516,6 +516,43 @@ fn the_proxy_of_a_service_is_saved_and_restored() {
 }
 
 #[test]
+fn another_director_translates_as_the_first_one_does() {
+    let roles = |role: &'static str| {
+        Play::all("--syn-proxy on").map(move |mut play| {
+            play.cluster.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
+            play
+        })
+    };
+    for (mut master, mut backup) in roles("master").zip(roles("backup")) {
+        let (answer, _) = master.answer(modern(0));
+        let (ours, _) = timestamps(&answer);
+        master.acknowledge(answer.sequence, vec![Timestamp(CLIENT_CLOCK, ours)]);
+        master.accept(vec![Sack, Timestamp(SERVER_CLOCK, CLIENT_CLOCK), WindowScale(9)]);
+        let request = Segment {
+            options: vec![Timestamp(CLIENT_CLOCK, ours)],
+            data: b"question".to_vec(),
+            ..ack(answer.sequence)
+        };
+        for _ in 0..2 {
+            master.from_client(&request);
+        }
+        let told = master.cluster.ask(json!({ "advance": 4.0 }))["sync"].clone();
+        for message in told.as_array().expect("a master daemon runs") {
+            backup.cluster.ok(json!({ "sync": message["payload"], "link": "lan" }));
+        }
+        let reply = Segment {
+            sequence: SERVERS.wrapping_add(1),
+            ack: Some(next().wrapping_add(8)),
+            options: vec![Timestamp(SERVER_CLOCK + 1, CLIENT_CLOCK)],
+            ..Segment::default()
+        };
+        assert_eq!(master.from_client(&request).sent, backup.from_client(&request).sent);
+        let [here, there] = [&mut master, &mut backup].map(|play| play.from_server(&reply).sent);
+        assert_eq!((here.len(), &here), (1, &there));
+    }
+}
+
+#[test]
 fn each_step_is_explained_as_it_happens() {
     let mut play = Play::new(false, "--fullnat", "--syn-proxy on");
     let explain = |play: &mut Play, segment: &Segment, from_client: bool| {

@@ -74,9 +74,9 @@ pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,
-    /// Frames that the director made: ICMP errors, TCP resets, probes of real servers, repeated SYNs and the openings of
-    /// windows by the SYN proxy, fragments of packets above the
-    /// path MTU and of reassembled datagrams, and copies of fragments that another worker received and consumed.
+    /// Frames that the director made: ICMP errors, TCP resets, probes of real servers, repeated SYNs and openings of
+    /// windows by the SYN proxy, fragments of packets above the path MTU and of reassembled datagrams, and copies of
+    /// fragments that another worker received and consumed.
     pub originated: Counter,
     /// Frames sent.
     pub transmitted: Counter,

@@ -1,5 +1,5 @@
-//! The numbers of a connection behind the SYN proxy: what the director has told each end, and so how the segments of one
-//! end are translated for the other.
+//! The numbers of a connection behind the SYN proxy: what the director has told each end, and so how the segments of
+//! one end are translated for the other.
 //!
 //! While the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)) they are those of
 //! [`Awaited`], then those of [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They are 16 bytes, so
@@ -100,6 +100,20 @@ impl Connection<'_> {
         is_first
     }
 
+    /// Translates its numbers as another director does. `None`: that one does not.
+    pub(crate) fn receive_numbers(&self, received: Option<Numbers>) {
+        match received {
+            Some(numbers) if self.numbers() != received => {
+                let _ = self.set_flags(Flags::HANDSHAKE);
+                let _ = self.clear_flags(Flags::SYN_PROXY);
+                self.complete(numbers);
+            }
+            Some(_) => {}
+            // A new connection between the same ends.
+            None => _ = self.clear_flags(Flags::SYN_PROXY),
+        }
+    }
+
     pub(super) fn number_words(&self) -> [u32; 4] {
         self.record.numbers.words.each_ref().map(|word| word.load(Ordering::Relaxed))
     }
@@ -115,8 +129,38 @@ impl Connection<'_> {
 const TIMESTAMPS: u32 = 1 << 31;
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
+    use super::super::{Inserted, NewConnection, Table, TableConfig};
     use super::*;
+    use crate::clock::Millis;
+    use crate::shm::Memory;
+
+    #[test]
+    fn numbers_and_what_a_client_was_told_outlive_the_process_and_one_worker_ends_the_handshake() {
+        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
+        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let awaited = Awaited { cookie: 1, timestamps: Some([2, u32::MAX]), window: u16::MAX, tries: 3 };
+        worker.connection(id).set_awaited(awaited);
+        drop(worker);
+
+        assert_eq!(table.repair(Millis(0), |_| true), 0);
+        table.take_over(&table.survey(|_| {}));
+        let worker = table.handle(0).unwrap();
+        let connection = worker.connection(id);
+        assert_eq!((connection.awaited(), connection.numbers()), (Some(awaited), None));
+        let numbers = Numbers { sequence: 5, timestamp: 6, to_client: -7, to_server: 8 };
+        assert!(connection.complete(numbers));
+        assert!(!connection.complete(Numbers::default()), "another worker was faster");
+        assert_eq!((connection.awaited(), connection.numbers()), (None, Some(numbers)));
+        connection.receive_numbers(Some(Numbers { sequence: 9, ..numbers }));
+        assert_eq!(connection.numbers().map(|numbers| numbers.sequence), Some(9));
+        connection.receive_numbers(None);
+        assert_eq!(connection.numbers(), None);
+    }
 
     proptest::proptest! {
         #[test]

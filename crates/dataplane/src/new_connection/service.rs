@@ -52,8 +52,8 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
     }
 }
 
-/// The service of a TCP packet without a connection, if the service may be behind the SYN proxy and the packet is for its
-/// own port. Clients on this machine need no proxy.
+/// The service of a TCP packet without a connection, if the service may be behind the SYN proxy and the packet is for
+/// its own port. Clients on this machine need no proxy.
 pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
     if link.is_own() {
         return None;

@@ -1,10 +1,10 @@
 //! SYN cookies: sequence numbers by which a client proves that it receives what is sent to its address.
 //!
-//! A cookie has 24 bits that depend on the client, the virtual endpoint, the client's own number, the time and a secret,
-//! and 8 bits for what the client's SYN has offered. It holds for the slot of 64 seconds in which it was made, and for
-//! the next one. The secret is that of the connection table, so a restart that keeps the table keeps cookies valid. One
-//! in 2^23 forged packets is taken for a right one. Cost: SipHash over eight words; two for a packet whose slot is not
-//! known.
+//! A cookie has 24 bits that depend on the client, the virtual endpoint, the client's own number, the time and a
+//! secret, and 8 bits for what the client's SYN has offered. It holds for the slot of 64 seconds in which it was made,
+//! and for the next one; its lowest bit says which. The secret is that of the connection table, so a restart that keeps
+//! the table keeps cookies valid. One in 2^23 forged packets is taken for a right one, because each is checked with two
+//! numbers. Cost: SipHash over eight words, for each of them.
 //!
 //! Source: RFC 4987 §3.6; the layout is that of FreeBSD, `sys/netinet/tcp_syncache.c`.
 

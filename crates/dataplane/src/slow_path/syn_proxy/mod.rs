@@ -12,7 +12,7 @@
 //!    the destination answers.
 //! 3. The destination's SYN+ACK becomes the ACK that completes its handshake, and passes the stages of a client's
 //!    packet, so a PROXY header is in it. The client gets an ACK that opens its window. A destination's reset becomes
-//!    one for the client. If it is silent, the SYN is sent again after 1 and 3 seconds, and after 7 the client is reset.
+//!    one for the client. If it is silent, it gets the SYN again after 1 and 3 seconds, and after 7 the client is reset.
 //! 4. From then on ([`Flags::SYN_PROXY`]) the destination's sequence numbers and timestamps are shifted to those that
 //!    the client knows, and back. The director had to announce a scale of windows before it knew the destination's, so
 //!    windows are shifted too. The client's own numbers stay.
@@ -60,7 +60,8 @@ pub(crate) struct Proof {
     awaited: Awaited,
 }
 
-/// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any other.
+/// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any
+/// other.
 #[inline]
 pub(crate) fn take<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
     if !at.snapshot.services.any_proxied() || p.packet.flow.protocol != Protocol::TCP {
