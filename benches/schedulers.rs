@@ -74,6 +74,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         one_packet: false,
         client_address: Default::default(),
         client_limit: None,
+        syn_proxy: Default::default(),
         persistence: None,
         place: Arc::default(),
         live: Arc::default(),

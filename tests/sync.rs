@@ -283,6 +283,7 @@ fn message(told: &[Told], damage: Option<(usize, u8)>) -> Vec<u8> {
             local: one.local.map(|port| endpoint(INSIDE, port)),
             client_address: None,
             reply_shift: None,
+            numbers: None,
         };
         bytes.resize(bytes.len() + Version::V1.padding(bytes.len()), 0);
         bytes.extend_from_slice(entry.encode(Version::V1).expect("one family").bytes());

@@ -285,6 +285,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
         one_packet: false,
         client_address: Default::default(),
         client_limit: None,
+        syn_proxy: Default::default(),
         persistence: None,
         place: Arc::default(),
         live: service,

@@ -692,14 +692,14 @@ file = "/etc/keepalived/keepalived.conf"
     #[test]
     fn a_table_larger_than_the_machines_memory_is_refused_with_both_sizes() {
         let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::OnDemand };
-        // Per entry: 128 bytes, 25 of the index, 8 for each worker's timers; and a little for the slots that workers
+        // Per entry: 144 bytes, 25 of the index, 8 for each worker's timers; and a little for the slots that workers
         // reserve.
-        let full = 169 << 20;
+        let full = 185 << 20;
         assert!(Config::check_table(&table, full + (1 << 20)).is_ok());
         let error = Config::check_table(&table, full - 1).unwrap_err().to_string();
         assert_eq!(
             error,
-            "conn_table_size = 1048576: a full table takes 169 MiB, and the machine has 168 MiB; choose a smaller size"
+            "conn_table_size = 1048576: a full table takes 185 MiB, and the machine has 184 MiB; choose a smaller size"
         );
     }
 
@@ -709,11 +709,11 @@ file = "/etc/keepalived/keepalived.conf"
         let limit = |mib: u64| CgroupLimit { bytes: mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
         let packet_bytes = 2 * (19 << 20);
         let error = Config::check_limit(&table, packet_bytes, &limit(100)).unwrap_err().to_string();
-        let expected = "conn_table_size = 1048576: the full table takes 169 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB for all of \
+        let expected = "conn_table_size = 1048576: the full table takes 185 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB for all of \
                         xvsd, so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the \
-                        container) above 223 MiB, or choose a smaller size";
+                        container) above 239 MiB, or choose a smaller size";
         assert_eq!(error, expected);
-        assert!(Config::check_limit(&table, packet_bytes, &limit(224)).is_ok());
-        assert!(Config::check_limit(&table, 4 * packet_bytes, &limit(224)).is_err(), "with more workers");
+        assert!(Config::check_limit(&table, packet_bytes, &limit(240)).is_ok());
+        assert!(Config::check_limit(&table, 4 * packet_bytes, &limit(240)).is_err(), "with more workers");
     }
 }

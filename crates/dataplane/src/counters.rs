@@ -74,8 +74,9 @@ pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,
-    /// Frames that the director made: ICMP errors, TCP resets, probes of real servers, fragments of packets above the
-    /// path MTU and of reassembled datagrams, and copies of fragments that another worker received and consumed.
+    /// Frames that the director made: ICMP errors, TCP resets, probes of real servers, repeated SYNs and openings of
+    /// windows by the SYN proxy, fragments of packets above the path MTU and of reassembled datagrams, and copies of
+    /// fragments that another worker received and consumed.
     pub originated: Counter,
     /// Frames sent.
     pub transmitted: Counter,
@@ -90,7 +91,8 @@ pub struct WorkerCounters {
     /// ICMP errors and TCP resets that were not sent, because of the rate limit of errors, or because there was no
     /// route or no free frame.
     pub answers_withheld: Counter,
-    /// TCP resets to senders of packets whose connection an operator has reset.
+    /// TCP resets to senders of packets whose connection an operator has reset, and to clients of the SYN proxy whose
+    /// real server was silent.
     pub resets: Counter,
     /// Packets that the kernel dropped because the RX ring of the worker was full. This counter and the next two are
     /// copied from the kernel about a second after packets arrived. The worker never had these packets, so they are not
@@ -114,6 +116,10 @@ pub struct WorkerCounters {
     /// FTP's commands and replies whose data connection the director does not expect: they name an address that is not
     /// their sender's, a port that is not possible, or the reply cannot be changed.
     pub ftp_not_followed: Counter,
+    /// SYNs that were answered by a cookie.
+    pub syn_cookies_sent: Counter,
+    /// Right acknowledgements of a cookie, each of which begins a connection.
+    pub syn_cookies_accepted: Counter,
     /// Received packets whose checksum was partial and was computed here.
     pub checksums_completed: Counter,
     /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
@@ -182,6 +188,8 @@ impl WorkerCounters {
             ("evicted", &self.evicted),
             ("toa_no_room", &self.toa_no_room),
             ("ftp_not_followed", &self.ftp_not_followed),
+            ("syn_cookies_sent", &self.syn_cookies_sent),
+            ("syn_cookies_accepted", &self.syn_cookies_accepted),
             ("waited", &self.waited),
             ("checksums_completed", &self.checksums_completed),
         ];

@@ -4,11 +4,11 @@
 //! place. The functions of `slow_path` return at once for packets that they do not concern. Four more slow paths are
 //! behind `Dispatch`: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors to the senders of
 //! dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`); so are the
-//! packets of health checks (`vip_probe`).
+//! packets of health checks (`vip_probe`), and the SYNs that the SYN proxy repeats.
 
 mod run;
 
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, Packet};
 use xvs_xdp::Frame;
 
 pub use self::run::Pipeline;
@@ -17,11 +17,12 @@ use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
-use crate::conn::{ConnId, Direction};
+use crate::conn::{ConnId, Direction, Flags};
 use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, limit, one_packet, persistence, schedule};
+use crate::slow_path::syn_proxy::{self, Answered, Proof, Taken};
 use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
@@ -43,7 +44,8 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     for (received, decided) in burst.drain() {
         dispatch.frame(received, decided, process, connect, port);
     }
-    dispatch.reset(port);
+    dispatch.repeat_syns(repeat_syn, port);
+    dispatch.answer(port);
     dispatch.probe(port);
     port.flush();
     port.ended(flows);
@@ -66,7 +68,12 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
 }
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
-fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+    match syn_proxy::take(flows, &mut p, at) {
+        None => {}
+        Some(Taken::Decided(verdict)) => return verdict,
+        Some(Taken::Proven(marked, proof)) => return begin_proven(flows, p, marked, &proof, at),
+    }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let begun = connect(flows, p.frame, p.packet, marked, at);
         begun.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
@@ -89,6 +96,16 @@ fn connect<'s>(
     at: Context<'s>,
 ) -> Result<Begun, Verdict> {
     flows.defence.admit(at.snapshot.settings.drop_packet_rate)?;
+    connect_admitted(flows, frame, packet, marked, at)
+}
+
+fn connect_admitted<'s>(
+    flows: &mut Flows,
+    frame: &Frame,
+    packet: &Packet,
+    marked: Marked<'s>,
+    at: Context<'s>,
+) -> Result<Begun, Verdict> {
     service::refuse_ftp_data(packet, at.snapshot)?;
     let limited = limit::admit(packet, marked, at)?;
     let request = schedule::request(packet, at.now, flows.random.next_u64());
@@ -100,8 +117,55 @@ fn connect<'s>(
     insert::enter(flows, packet, chosen, limited, marked, at)
 }
 
+/// Makes a new connection for a client that has acknowledged a cookie, and sends its destination a SYN.
+fn begin_proven(
+    flows: &mut Flows,
+    p: FramedPacket<'_>,
+    marked: Marked<'_>,
+    proof: &Proof,
+    at: Context<'_>,
+) -> Verdict {
+    let id = match connect_admitted(flows, p.frame, p.packet, marked, at) {
+        Ok(Begun::Connection(id)) => id,
+        // One packet is a UDP datagram.
+        Ok(Begun::OnePacket(..)) => return Verdict::Consumed,
+        Err(verdict) => {
+            syn_proxy::refuse(flows, p.packet, proof);
+            return verdict;
+        }
+    };
+    if !syn_proxy::begin(&flows.table.connection(id), proof) {
+        return Verdict::Consumed;
+    }
+    p.frame.shrink_front(p.packet.network);
+    send_syn(flows, p.frame, p.link, id, at)
+}
+
+/// Sends a destination another SYN of the SYN proxy, in an empty frame.
+fn repeat_syn(flows: &mut Flows, frame: &mut Frame, id: ConnId, at: Context<'_>) -> Verdict {
+    send_syn(flows, frame, LinkId(0), id, at)
+}
+
+fn send_syn(flows: &mut Flows, frame: &mut Frame, link: LinkId, id: ConnId, at: Context<'_>) -> Verdict {
+    let Some(packet) = syn_proxy::write_syn(frame, &flows.table.connection(id)) else {
+        return Verdict::Consumed;
+    };
+    let hash = flows.table.hash(&packet.flow);
+    let verdict = send_request(flows, FramedPacket { frame, link, packet: &packet, hash }, id, at);
+    syn_proxy::wait(&mut flows.table, id, at.now);
+    verdict
+}
+
 /// Processes a client's packet of a connection, towards the destination.
 fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+    match flows.table.connection(id).flags().contains(Flags::HANDSHAKE) {
+        // The client repeats it until its window is open.
+        true => Verdict::Consumed,
+        false => send_request(flows, p, id, at),
+    }
+}
+
+fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     let Some(destination) = at.snapshot.destinations.available_for(&connection) else {
         return no_destination::request(flows, p, id, at);
@@ -111,10 +175,11 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
     flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
     unanswered::count(&p, &connection, destination, at);
-    let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
+    let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
     state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);
     mss::clamp_request(p.frame, packet, &ends, destination, at);
+    syn_proxy::to_server(p.frame, packet, &flows.table.connection(id));
     ftp::request(flows, p.frame, packet, id, at);
     let connection = flows.table.connection(id);
     let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
@@ -123,20 +188,34 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) 
 }
 
 /// Processes a packet of a connection towards the client.
-fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+    if flows.table.connection(id).flags().contains(Flags::HANDSHAKE) {
+        match syn_proxy::answered(flows, &mut p, id) {
+            Answered::Refused => {}
+            Answered::Otherwise => return Verdict::Consumed,
+            Answered::Accepted(packet) => {
+                let destination = at.snapshot.destinations.of(&flows.table.connection(id));
+                state::advance_on_reply(flows, id, p.packet, destination, at);
+                return send_request(flows, FramedPacket { packet: &packet, ..p }, id, at);
+            }
+        }
+    }
     let connection = flows.table.connection(id);
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
     proof::reply(&p, &connection);
-    let reset = reset::apply(&mut flows.resets, p.frame, p.packet, &connection);
+    let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
     let path = forward::path_to_client(&p, &ends, at);
     mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
     client_address::remove(p.frame, packet, &connection);
     let changed = ftp::reply(flows, p.frame, packet, id, path, at);
     let packet = changed.as_ref().unwrap_or(packet);
+    let connection = flows.table.connection(id);
+    syn_proxy::to_client(p.frame, packet, &connection);
     let verdict = crate::forward::reply(p.frame, p.link, packet, &ends, path);
-    if !is_refused(verdict) {
-        state::advance_on_reply(flows, id, packet, destination, at);
+    match is_refused(verdict) {
+        true => syn_proxy::restore(p.frame, packet, &connection),
+        false => state::advance_on_reply(flows, id, packet, destination, at),
     }
     verdict
 }

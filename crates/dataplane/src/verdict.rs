@@ -116,6 +116,8 @@ pub enum DropReason {
     TransmitRefused,
     /// The kernel did not take the packet.
     KernelRefused,
+    /// Its service answers SYNs by cookies, and it has no right one.
+    BadCookie,
     /// It came in by a member that its bond does not use now, or that has left it.
     InactiveMember,
 }
@@ -124,7 +126,7 @@ impl DropReason {
     /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 32] = [
+    const OTHERS: [Self; 33] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -157,6 +159,7 @@ impl DropReason {
         Self::ClientRate,
         Self::Denied,
         Self::NotAllowed,
+        Self::BadCookie,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -204,6 +207,7 @@ impl DropReason {
             Self::ClientRate => 29,
             Self::Denied => 30,
             Self::NotAllowed => 31,
+            Self::BadCookie => 32,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -243,6 +247,7 @@ impl DropReason {
             Self::InactiveMember => "inactive_member",
             Self::Denied => "denied",
             Self::NotAllowed => "not_allowed",
+            Self::BadCookie => "bad_cookie",
             Self::Malformed(malformed) => malformed.name(),
         }
     }
@@ -324,6 +329,10 @@ impl DropReason {
             Self::Denied => "its source is in a deny list; `xvs deny list` shows the lists",
             Self::NotAllowed => {
                 "its service has an allow list, and its source is not in it; `xvs allow list` shows the lists"
+            }
+            Self::BadCookie => {
+                "the service answers SYNs by cookies (`--syn-proxy`): the packet acknowledges none, one of more than two \
+                 minutes ago, or a forged one"
             }
             Self::InactiveMember => {
                 "it came in by a member that its bond does not use now, or that has left the bond"

@@ -39,6 +39,7 @@ fn snapshot() -> Snapshot {
             one_packet: false,
             client_address: ClientAddress::Hidden,
             client_limit: None,
+            syn_proxy: Default::default(),
             place: Arc::default(),
             members: Box::default(),
             live: Arc::default(),

@@ -8,7 +8,7 @@ use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Family, Protocol};
-use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod, ServiceKey};
+use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::grammar::Names;
 use crate::listing::{Naming, netmask};
@@ -109,11 +109,19 @@ pub fn escape_control(text: &str) -> String {
 }
 
 fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
+    service_rule(key, options) + &xvs_options(options)
+}
+
+/// The options that ipvsadm does not have, where they are not the defaults.
+pub(crate) fn xvs_options(options: &ServiceOptions) -> String {
     let client_address = match options.client_address {
         ClientAddress::Hidden => String::new(),
         other => format!(" --client-address {}", other.name()),
     };
-    service_rule(key, options) + &client_address
+    match options.syn_proxy {
+        SynProxy::Off => client_address,
+        other => format!("{client_address} --syn-proxy {}", other.name()),
+    }
 }
 
 fn start_daemon(daemon: &SyncDaemon) -> String {
@@ -225,6 +233,7 @@ mod tests {
             "-A -t 198.51.100.1:80 -s wrr -p 60 -M 255.255.255.0",
             "-A -u 198.51.100.1:5060 -s rr -p 60 --pe sip",
             "-E -t 198.51.100.1:80 -s rr --client-address proxy",
+            "-E -t 198.51.100.1:80 -s rr --syn-proxy auto",
             "-D -f 3000000000",
             "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80",
             "-a -t 198.51.100.1:80 -r 192.0.2.1:80 --fullnat -w 1",

@@ -12,7 +12,7 @@ use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
 use crate::error::LineError;
 use crate::option_matrix::{Column, CommandName, Seen, check_command, check_tunnel};
@@ -233,7 +233,8 @@ impl Draft {
             | OptionName::Netmask
             | OptionName::Flags
             | OptionName::OnePacket
-            | OptionName::ClientAddress => self.service_option(option, argument, resolver),
+            | OptionName::ClientAddress
+            | OptionName::SynProxy => self.service_option(option, argument, resolver),
             OptionName::Method(method) => {
                 self.destination.method = method;
                 Ok(())
@@ -315,6 +316,7 @@ impl Draft {
             OptionName::Netmask => self.service.netmask = self.netmask(text, resolver)?,
             OptionName::Flags => self.flags = text.to_owned(),
             OptionName::ClientAddress => self.service.client_address = self.client_address(text)?,
+            OptionName::SynProxy => self.service.syn_proxy = self.syn_proxy(text)?,
             _ => self.service.one_packet = true,
         }
         Ok(())
@@ -328,6 +330,15 @@ impl Draft {
         let all = [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa];
         let found = all.into_iter().find(|known| known.name() == text);
         found.ok_or_else(|| LineError::usage("--client-address takes hidden, proxy or toa"))
+    }
+
+    /// As the one before.
+    fn syn_proxy(&self, text: &str) -> Result<SynProxy, LineError> {
+        if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
+            return Err(LineError::usage("--syn-proxy is for -A and -E"));
+        }
+        let found = SynProxy::ALL.into_iter().find(|known| known.name() == text);
+        found.ok_or_else(|| LineError::usage("--syn-proxy takes off, auto or on"))
     }
 
     fn netmask(&self, text: &str, resolver: &dyn Resolver) -> Result<Netmask, LineError> {

@@ -3,7 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command};
 use xvs_model::config::sync_daemon::SyncRole;
-use xvs_sched::{ClientAddress, scheduler};
+use xvs_sched::{ClientAddress, SynProxy, scheduler};
 
 use crate::grammar::TUNNEL_TYPES;
 use crate::option_matrix::{Column, CommandName, Requirement, requirement};
@@ -60,6 +60,7 @@ fn values(option: OptionName) -> Option<Vec<&'static str>> {
         OptionName::ClientAddress => [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa]
             .map(ClientAddress::name)
             .to_vec(),
+        OptionName::SynProxy => SynProxy::ALL.map(SynProxy::name).to_vec(),
         OptionName::TunnelType => TUNNEL_TYPES.to_vec(),
         _ => return None,
     })
@@ -91,7 +92,9 @@ fn usage(command: CommandName, entry: &OptionEntry) -> String {
                 seen.push(column);
                 requirement(command, column)
             }
-            None if edits && entry.option == OptionName::ClientAddress => Requirement::Allowed,
+            None if edits && matches!(entry.option, OptionName::ClientAddress | OptionName::SynProxy) => {
+                Requirement::Allowed
+            }
             _ => Requirement::Illegal,
         };
         let text = match entry.column {
@@ -172,6 +175,7 @@ mod tests {
             OptionName::Netmask => "255.255.255.0",
             OptionName::Flags => "flag-1",
             OptionName::ClientAddress => "proxy",
+            OptionName::SynProxy => "auto",
             OptionName::TunnelType => "gue",
             OptionName::Group => "224.0.0.82",
             _ => "1",

@@ -48,6 +48,7 @@ pub(super) enum OptionName {
     Flags,
     OnePacket,
     ClientAddress,
+    SynProxy,
     RealServer,
     Method(ForwardingMethod),
     TunnelType,
@@ -151,6 +152,9 @@ const SERVICE: &[OptionEntry] = {
         entry("", "client-address", Required("HOW"), O::ClientAddress, None,
             "How real servers behind --fullnat learn the client's address: not at all (the default), by \
              the PROXY protocol, version 2, or by a TCP option; xvs only"),
+        entry("", "syn-proxy", Required("WHEN"), O::SynProxy, None,
+            "Whether the director answers SYNs itself, by cookies, so that a flood makes no connections: never (the \
+             default), while memory or the connection table is short, or always; -m and --fullnat; xvs only"),
     ]
 };
 

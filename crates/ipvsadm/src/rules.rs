@@ -22,9 +22,11 @@ use xvs_model::protocol::client::Failure;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_proto::Endpoint;
-use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::command_line::{command_line, destination, destination_rule, service_option, service_rule};
+use crate::command_line::{
+    command_line, destination, destination_rule, service_option, service_rule, xvs_options,
+};
 use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Order, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
@@ -332,9 +334,9 @@ fn service_lines<'a>(
     let service = service_option(key, names);
     let rule = service_rule(key, options);
     let mut lines = vec![format!("-A {service}{rule}")];
-    let client_address = options.client_address;
-    if client_address != ClientAddress::Hidden {
-        lines.push(format!("{XVS_LINE}-E {service}{rule} --client-address {}", client_address.name()));
+    let more = xvs_options(options);
+    if !more.is_empty() {
+        lines.push(format!("{XVS_LINE}-E {service}{rule}{more}"));
     }
     lines.extend(destinations.map(|(endpoint, options)| {
         let server = names.destination(key, endpoint);
@@ -350,9 +352,9 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let service = |option, key, options: &ServiceOptions| {
         let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
-        match options.client_address {
-            ClientAddress::Hidden => line,
-            shown => format!("{XVS_LINE}{line} --client-address {}", shown.name()),
+        match xvs_options(options) {
+            more if more.is_empty() => line,
+            more => format!("{XVS_LINE}{line}{more}"),
         }
     };
     let dest = |option, key, endpoint, options: &DestinationOptions| {
@@ -362,9 +364,9 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
     };
     vec![match command {
         Command::AddService { key, options } => {
-            let hidden = ServiceOptions { client_address: ClientAddress::Hidden, ..options.clone() };
-            let add = service("-A", key, &hidden);
-            if hidden != *options {
+            let common = options.of_ipvsadm();
+            let add = service("-A", key, &common);
+            if common != *options {
                 return vec![add, service("-E", key, options)];
             }
             add

@@ -21,7 +21,7 @@ use xvs_model::protocol::request::Request;
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
 /// The state in `kernel/state.txt`.
 #[derive(Default)]
@@ -104,6 +104,7 @@ impl<'a> Fields<'a> {
             persistence_engine: (engine != "-").then(|| engine.to_owned()),
             one_packet: flags & 4 != 0,
             client_address: ClientAddress::Hidden,
+            syn_proxy: SynProxy::Off,
         };
         let (stats, rates) = self.counters();
         ServiceRow { key, options, stats, rates, destinations: Vec::new() }

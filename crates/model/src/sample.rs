@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::Value;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
-use xvs_sched::{Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{
+    Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
+};
 
 use crate::config::access_list::{ListEntry, ListKey, ListKind, ListRow, ListSummary};
 use crate::config::client_limit::{ClientRow, LimitReport, LimitRow};
@@ -213,6 +215,7 @@ pub fn services() -> Vec<ServiceRow> {
             persistence_engine: Some("sip".to_owned()),
             one_packet: true,
             client_address: ClientAddress::Proxy,
+            syn_proxy: SynProxy::Auto,
         },
         stats: stats(),
         rates: rates(),

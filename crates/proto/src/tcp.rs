@@ -30,8 +30,6 @@ pub mod field {
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
-/// Length of a SYN with the option of its largest segment, in bytes.
-pub const SYN_LEN: usize = HEADER_LEN + 4;
 /// Length of a header with as many options as possible, in bytes.
 pub const HEADER_LEN_MAX: usize = 60;
 
@@ -97,47 +95,139 @@ pub fn make_reset(segment: &mut [u8]) -> Flags {
     flags
 }
 
-/// Writes a reset, checksum included, to a segment of [`HEADER_LEN`] bytes.
-///
-/// # Panics
-/// If `segment` is shorter than that.
-pub fn emit_reset(segment: &mut [u8], source: Endpoint, dest: Endpoint, numbers: ResetNumbers) {
-    let (sequence, acknowledgement, flags) = match numbers {
-        ResetNumbers::Expected(number) => (number, 0, Flags::RST.0),
-        ResetNumbers::Acknowledging(number) => (0, number, Flags::RST.0 | Flags::ACK.0),
-    };
-    let segment = &mut segment[..HEADER_LEN];
-    segment.fill(0);
-    emit(segment, source, dest, (sequence, acknowledgement), Flags(flags));
+/// A header to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Header {
+    /// The number of the first byte of data, or of the SYN.
+    pub sequence: u32,
+    /// The number of the next byte that the sender expects.
+    pub acknowledgement: u32,
+    /// The control bits.
+    pub flags: Flags,
+    /// The field of the window.
+    pub window: u16,
+    /// The options.
+    pub options: Options,
 }
 
-/// Writes a SYN, checksum included, to a segment of [`SYN_LEN`] bytes. `mss` is the largest segment that its sender
-/// receives, in bytes of data.
-///
-/// # Panics
-/// If `segment` is shorter than that.
-pub fn emit_syn(segment: &mut [u8], source: Endpoint, dest: Endpoint, sequence: u32, mss: u16) {
-    const OPTION_MSS: u8 = 2;
-    let segment = &mut segment[..SYN_LEN];
-    segment.fill(0);
-    segment[field::WINDOW].copy_from_slice(&u16::MAX.to_be_bytes());
-    segment[HEADER_LEN..HEADER_LEN + 2].copy_from_slice(&[OPTION_MSS, 4]);
-    segment[HEADER_LEN + 2..].copy_from_slice(&mss.to_be_bytes());
-    emit(segment, source, dest, (sequence, 0), Flags::SYN);
+impl Header {
+    /// Its length with its options, in bytes.
+    pub fn length(&self) -> usize {
+        HEADER_LEN + self.options.length().next_multiple_of(4)
+    }
+
+    /// Writes a segment of this header alone, checksum included, from the first to the second endpoint.
+    ///
+    /// # Panics
+    /// If `segment` is shorter than [`Self::length`].
+    pub fn emit(&self, segment: &mut [u8], source: Endpoint, dest: Endpoint) {
+        let segment = &mut segment[..self.length()];
+        segment.fill(0);
+        segment[field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
+        segment[field::DEST].copy_from_slice(&dest.port.to_be_bytes());
+        segment[field::SEQUENCE].copy_from_slice(&self.sequence.to_be_bytes());
+        segment[field::ACKNOWLEDGEMENT].copy_from_slice(&self.acknowledgement.to_be_bytes());
+        segment[field::DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
+        segment[field::FLAGS] = self.flags.0;
+        segment[field::WINDOW].copy_from_slice(&self.window.to_be_bytes());
+        self.options.emit(&mut segment[HEADER_LEN..]);
+        let sum = transport(source.addr, dest.addr, Protocol::TCP.0, segment);
+        segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    }
 }
 
-/// Completes a segment without data, whose window and options are written and whose other bytes are 0. `numbers` are
-/// those of sequence and acknowledgement.
-fn emit(segment: &mut [u8], source: Endpoint, dest: Endpoint, numbers: (u32, u32), flags: Flags) {
-    segment[field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
-    segment[field::DEST].copy_from_slice(&dest.port.to_be_bytes());
-    segment[field::SEQUENCE].copy_from_slice(&numbers.0.to_be_bytes());
-    segment[field::ACKNOWLEDGEMENT].copy_from_slice(&numbers.1.to_be_bytes());
-    segment[field::DATA_OFFSET] = (segment.len() as u8 / 4) << 4;
-    segment[field::FLAGS] = flags.0;
-    let sum = transport(source.addr, dest.addr, Protocol::TCP.0, segment);
-    segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+impl From<ResetNumbers> for Header {
+    /// The header of a reset.
+    fn from(numbers: ResetNumbers) -> Self {
+        let (sequence, acknowledgement, flags) = match numbers {
+            ResetNumbers::Expected(number) => (number, 0, Flags::RST),
+            ResetNumbers::Acknowledging(number) => (0, number, Flags(Flags::RST.0 | Flags::ACK.0)),
+        };
+        Self { sequence, acknowledgement, flags, ..Self::default() }
+    }
 }
+
+/// The options by which the ends of a connection agree on what they use (RFC 9293 §3.2, RFC 2018 §2, RFC 7323). All but
+/// the timestamps are in SYNs alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The largest segment that the sender receives, in bytes of data.
+    pub mss: Option<u16>,
+    /// The binary logarithm of the unit in which the sender counts later windows, in bytes; at most 14.
+    pub window_scale: Option<u8>,
+    /// Whether the sender understands selective acknowledgements.
+    pub sack: bool,
+    /// The sender's timestamp, and the last one of its peer.
+    pub timestamps: Option<[u32; 2]>,
+}
+
+impl Options {
+    /// Those of a segment.
+    pub fn of(segment: &[u8]) -> Self {
+        let mut found = Self::default();
+        for (kind, value) in options(segment) {
+            let value = &segment[value];
+            match (kind, value) {
+                (kind::MSS, &[high, low]) => found.mss = Some(u16::from_be_bytes([high, low])),
+                (kind::WINDOW_SCALE, &[scale]) => found.window_scale = Some(scale.min(WINDOW_SCALE_MAX)),
+                (kind::SACK_PERMITTED, &[]) => found.sack = true,
+                (kind::TIMESTAMPS, value) if value.len() == 8 => {
+                    found.timestamps = Some([number(value, 0), number(value, 4)]);
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Their length, in bytes.
+    fn length(&self) -> usize {
+        let lengths = [
+            (self.mss.is_some(), 4),
+            (self.sack, 2),
+            (self.timestamps.is_some(), 10),
+            (self.window_scale.is_some(), 3),
+        ];
+        lengths.into_iter().filter(|(is_there, _)| *is_there).map(|(_, length)| length).sum()
+    }
+
+    /// Writes them to the end of `bytes`, behind padding that says nothing.
+    fn emit(&self, bytes: &mut [u8]) {
+        let (padding, mut rest) = bytes.split_at_mut(bytes.len() - self.length());
+        padding.fill(kind::NOTHING);
+        let mut put = |kind: u8, value: &[u8]| {
+            let option = rest.split_off_mut(..2 + value.len()).expect("their length was added up");
+            option[..2].copy_from_slice(&[kind, 2 + value.len() as u8]);
+            option[2..].copy_from_slice(value);
+        };
+        if let Some(mss) = self.mss {
+            put(kind::MSS, &mss.to_be_bytes());
+        }
+        if self.sack {
+            put(kind::SACK_PERMITTED, &[]);
+        }
+        if let Some([own, echoed]) = self.timestamps {
+            put(kind::TIMESTAMPS, &(u64::from(own) << 32 | u64::from(echoed)).to_be_bytes());
+        }
+        if let Some(scale) = self.window_scale {
+            put(kind::WINDOW_SCALE, &[scale]);
+        }
+    }
+}
+
+/// Kinds of options.
+mod kind {
+    pub(super) const END: u8 = 0;
+    pub(super) const NOTHING: u8 = 1;
+    pub(super) const MSS: u8 = 2;
+    pub(super) const WINDOW_SCALE: u8 = 3;
+    pub(super) const SACK_PERMITTED: u8 = 4;
+    pub(super) const SACK: u8 = 5;
+    pub(super) const TIMESTAMPS: u8 = 8;
+}
+
+/// The greatest scale of windows (RFC 7323 §2.3).
+const WINDOW_SCALE_MAX: u8 = 14;
 
 /// The word of the header's length and the control bits, with no bit set.
 const WITHOUT_OPTIONS: u16 = (HEADER_LEN as u16 / 4) << 12;
@@ -151,18 +241,16 @@ pub fn header_len(segment: &[u8]) -> Option<usize> {
 /// The whole options of a segment: the kind of each, and where its value stands (RFC 9293 §3.1). The iteration ends at
 /// the first option that is not whole, and at once if the length of the header is wrong.
 pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use<> {
-    const END: u8 = 0;
-    const NOTHING: u8 = 1;
     let mut header = [0; HEADER_LEN_MAX];
     let len = header_len(segment).unwrap_or(0);
     header[..len].copy_from_slice(&segment[..len]);
     let mut at = HEADER_LEN;
     std::iter::from_fn(move || {
         let header = &header[..len];
-        while header.get(at) == Some(&NOTHING) {
+        while header.get(at) == Some(&kind::NOTHING) {
             at += 1;
         }
-        let kind = *header.get(at).filter(|kind| **kind != END)?;
+        let kind = *header.get(at).filter(|kind| **kind != kind::END)?;
         let length = usize::from(*header.get(at + 1)?);
         let value = at + 2..at + length;
         header.get(value.clone())?;
@@ -185,14 +273,19 @@ pub fn set_number(segment: &mut [u8], at: usize, new: u32) {
 /// Changes the numbers of the other end's bytes in a segment: the acknowledgement, and the edges of SACK blocks (RFC
 /// 2018 §3). Keeps the checksum.
 pub fn map_acknowledged(segment: &mut [u8], map: impl Fn(u32) -> u32) {
-    const SACK: u8 = 5;
-    let edges = options(segment).filter(|(kind, _)| *kind == SACK).flat_map(|(_, blocks)| {
+    let edges = options(segment).filter(|(kind, _)| *kind == kind::SACK).flat_map(|(_, blocks)| {
         let end = blocks.end;
         blocks.step_by(4).filter(move |edge| edge + 4 <= end)
     });
     for at in std::iter::once(field::ACKNOWLEDGEMENT.start).chain(edges) {
         set_number(segment, at, map(number(segment, at)));
     }
+}
+
+/// The places of a segment's timestamp and of the one that it echoes, if it has them.
+pub fn timestamps(segment: &[u8]) -> Option<[usize; 2]> {
+    let found = options(segment).find(|(kind, value)| *kind == kind::TIMESTAMPS && value.len() == 8);
+    found.map(|(_, value)| [value.start, value.start + 4])
 }
 
 /// The 16 bits at a place of a segment.
@@ -207,4 +300,46 @@ pub fn set_word(segment: &mut [u8], at: usize, new: u16) {
     // The sum is over words. A value that lies across two words counts with its bytes swapped (RFC 1071 §2).
     let counted = |value: u16| if at.is_multiple_of(2) { value } else { value.swap_bytes() };
     update_checksum(segment, Delta::default().word(counted(old), counted(new)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syn_has_its_options_where_their_specifications_put_them() {
+        let ends = [Endpoint::new([192, 0, 2, 1], 0x1234), Endpoint::new([198, 51, 100, 1], 80)];
+        let options = Options {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack: true,
+            timestamps: Some([0x0102_0304, 0x0506_0708]),
+        };
+        let header = Header { sequence: 1, acknowledgement: 2, flags: Flags(0x12), window: 0xabcd, options };
+        let mut segment = [0xa5; 60];
+        header.emit(&mut segment, ends[0], ends[1]);
+        assert_eq!(segment[..14], [0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0xa0, 0x12]);
+        // Kinds and lengths: RFC 9293 §3.2, RFC 2018 §2, RFC 7323 §3.2 and §2.2.
+        let written = [1, 2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 3, 3, 7];
+        assert_eq!((segment[20..40].to_vec(), segment[40]), (written.to_vec(), 0xa5));
+        assert_eq!(transport(ends[0].addr, ends[1].addr, 6, &segment[..40]), 0);
+        assert_eq!(Options::of(&segment[..40]), options);
+        assert_eq!(timestamps(&segment[..40]), Some([29, 33]));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_options_are_read_back_and_arbitrary_bytes_cause_no_panic(
+            mss: Option<u16>, window_scale in proptest::option::of(0..=14_u8), sack: bool,
+            timestamps: Option<[u32; 2]>, bytes in proptest::collection::vec(proptest::num::u8::ANY, 20..80),
+        ) {
+            let options = Options { mss, window_scale, sack, timestamps };
+            let header = Header { options, ..Header::default() };
+            let mut segment = [0xa5; 40];
+            let end = Endpoint::new([192, 0, 2, 1], 1);
+            header.emit(&mut segment, end, end);
+            proptest::prop_assert_eq!(Options::of(&segment[..header.length()]), options);
+            Options::of(&bytes);
+        }
+    }
 }

@@ -70,6 +70,33 @@ impl ClientAddress {
     }
 }
 
+/// When the director answers the SYNs of a TCP service itself, by cookies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SynProxy {
+    /// Never.
+    #[default]
+    Off,
+    /// While memory or the connection table is short.
+    Auto,
+    /// Always.
+    On,
+}
+
+impl SynProxy {
+    /// All, in the order in which they are explained.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Auto, Self::On];
+
+    /// The word for it in commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::On => "on",
+        }
+    }
+}
+
 impl ForwardingMethod {
     /// Whether packets are rewritten to the destination's endpoint, so that its replies have to pass the director.
     pub fn masquerades(self) -> bool {

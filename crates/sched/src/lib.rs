@@ -36,6 +36,6 @@ mod wlc;
 mod wrr;
 
 pub use account::{Account, Certainty, Figure};
-pub use destination::{ClientAddress, Destination, ForwardingMethod, Weight};
+pub use destination::{ClientAddress, Destination, ForwardingMethod, SynProxy, Weight};
 pub use scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
 pub use service::{ClientLimit, ServiceKey};

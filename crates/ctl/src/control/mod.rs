@@ -567,7 +567,8 @@ impl<D: Datapath> Control<D> {
 
     /// Turns automatic defences on or off by the memory and the connection table's entries left.
     fn update_defences(&mut self) {
-        let (pages, entries) = match self.settings.needs_memory() {
+        let is_needed = self.settings.needs_memory() || self.publication.snapshot.services.any_proxied();
+        let (pages, entries) = match is_needed {
             true => (self.datapath.available_pages(), self.datapath.free_entries()),
             false => (None, (1, 1)),
         };
@@ -590,7 +591,7 @@ mod tests {
     use xvs_model::config::local_address::LocalAddress;
     use xvs_model::config::maintenance::Disabled;
     use xvs_proto::{Endpoint, Family};
-    use xvs_sched::{ForwardingMethod, Weight};
+    use xvs_sched::{ForwardingMethod, SynProxy, Weight};
 
     use crate::control::datapath::SyncSockets;
     use crate::control::*;
@@ -1015,5 +1016,28 @@ mod tests {
             control.tick(Millis(second * 1000)).unwrap();
             assert_eq!(on(published.load().settings), (rate > 0, rate, rate > 0), "{free}");
         }
+    }
+
+    #[test]
+    fn a_proxy_in_automatic_mode_follows_the_memory_and_the_table_entries_left() {
+        let machine = Machine { available_pages: Some(768), ..Machine::default() };
+        let mut control = Control::new(machine, 1, Ipvs::default(), Feedback::default());
+        let published = control.published();
+        let is_short = |control: &mut Control<Machine>, second: u64| {
+            control.tick(Millis(second * 1000)).unwrap();
+            published.load().settings.memory_short
+        };
+        assert!(!is_short(&mut control, 1), "nothing asks for it");
+        let options = ServiceOptions { syn_proxy: SynProxy::Auto, ..ServiceOptions::of(Family::V4) };
+        let key = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
+        let add = Command::AddService { key, options };
+        control.handle(&Request::Change(add), Millis(1000)).unwrap();
+        assert!(is_short(&mut control, 2));
+        control.datapath().available_pages = Some(5000);
+        assert!(!is_short(&mut control, 3));
+        control.datapath().free_entries = (500, 8000);
+        assert!(is_short(&mut control, 4));
+        control.datapath().free_entries = (1000, 8000);
+        assert!(!is_short(&mut control, 5));
     }
 }

@@ -186,6 +186,7 @@ fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
         sloppy_tcp: ipvs.sloppy_tcp.0,
         sloppy_sctp: ipvs.sloppy_sctp.0,
         secure_tcp: ipvs.secure_tcp.is_on(memory),
+        memory_short: memory != Memory::Plenty,
         drops_entries: ipvs.drops_entries(memory),
         drop_packet_rate: if ipvs.drop_packet.is_on(memory) { rate } else { 0 },
         nat_icmp_send: ipvs.nat_icmp_send.0,

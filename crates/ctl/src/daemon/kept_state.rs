@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, Connection, Flags, Survey, Table, TableConfig, TableFiles, random_secret,
+    AdoptError, Boot, Connection, Survey, Table, TableConfig, TableFiles, random_secret,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Counts, DestinationId};
@@ -205,7 +205,7 @@ impl TakenTable {
         let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
         let mut limited = Vec::new();
         let count = |connection: &Connection<'_>| {
-            if connection.flags().contains(Flags::LIMITED) {
+            if connection.flags().is_limited() {
                 limited.push((connection.dest_ref(), connection.client().addr));
             }
             if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {

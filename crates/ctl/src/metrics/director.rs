@@ -252,7 +252,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// The families with one line for each worker.
-const WORKER: [MetricRow<WorkerCounters>; 18] = [
+const WORKER: [MetricRow<WorkerCounters>; 20] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -296,9 +296,21 @@ const WORKER: [MetricRow<WorkerCounters>; 18] = [
         "ICMP errors and TCP resets not sent because of the errors' rate limit, or without a route or a free frame.",
         |worker| worker.answers_withheld.value(),
     ),
-    ("xvs_worker_resets_total", Kind::Counter, "TCP resets sent for `xvs drain`.", |worker| {
-        worker.resets.value()
+    (
+        "xvs_worker_resets_total",
+        Kind::Counter,
+        "TCP resets sent for `xvs drain`, and to clients of the SYN proxy.",
+        |worker| worker.resets.value(),
+    ),
+    ("xvs_worker_syn_cookies_sent_total", Kind::Counter, "SYNs answered by a cookie.", |worker| {
+        worker.syn_cookies_sent.value()
     }),
+    (
+        "xvs_worker_syn_cookies_accepted_total",
+        Kind::Counter,
+        "Connections begun by a right SYN cookie.",
+        |worker| worker.syn_cookies_accepted.value(),
+    ),
     ("xvs_worker_connections_total", Kind::Counter, "Connections created.", |worker| {
         worker.connections.value()
     }),

@@ -582,6 +582,7 @@ fn build(
         one_packet: wanted.options.one_packet,
         client_address: wanted.options.client_address,
         client_limit,
+        syn_proxy: wanted.options.syn_proxy,
         persistence: persistence(&wanted.options),
         place: entry.place.clone(),
         live: entry.live.clone(),

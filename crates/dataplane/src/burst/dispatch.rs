@@ -5,6 +5,7 @@
 //! counting (`transmit.rs`).
 
 use xvs_proto::Packet;
+use xvs_xdp::Frame;
 
 use super::classify::Class;
 use super::context::Context;
@@ -12,6 +13,7 @@ use super::flows::Flows;
 use super::framed_packet::FramedPacket;
 use super::record::{Decided, Step};
 use super::transmit::Transmitter;
+use crate::conn::ConnId;
 use crate::port::{Port, Received, write_back};
 use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
 use crate::slow_path::icmp_originate::IcmpError;
@@ -21,6 +23,9 @@ use crate::verdict::{DropReason, Verdict};
 
 /// The stages of a packet from its look-up to its verdict.
 pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
+
+/// The stages of a SYN that is made once more in an empty frame, for this connection.
+pub(crate) type Repeat = fn(&mut Flows, &mut Frame, ConnId, Context<'_>) -> Verdict;
 
 /// The stages that dispatch uses.
 pub(crate) struct Dispatch<'a> {
@@ -107,10 +112,19 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Sends resets to the senders of packets whose connections are to be reset.
-    pub(crate) fn reset(&mut self, port: &mut impl Port) {
-        for reset in self.flows.resets.drain(..) {
-            self.transmitter.reset(&reset, self.at.snapshot, port);
+    /// Sends what the director itself has to tell ends of connections.
+    pub(crate) fn answer(&mut self, port: &mut impl Port) {
+        for answer in self.flows.answers.drain(..) {
+            self.transmitter.answer(&answer, self.at.snapshot, port);
+        }
+    }
+
+    /// Sends the SYNs that destinations have not answered once more.
+    pub(crate) fn repeat_syns(&mut self, repeat: Repeat, port: &mut impl Port) {
+        while let Some(id) = self.flows.unanswered_syns.pop() {
+            let Some(mut frame) = port.allocate() else { return };
+            let verdict = repeat(self.flows, &mut frame, id, self.at);
+            self.transmitter.carry_out_made(frame, verdict, port);
         }
     }
 

@@ -9,6 +9,7 @@ use crate::clock::Millis;
 use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::WorkerCounters;
 use crate::new_connection::eviction::count_out;
+use crate::slow_path::syn_proxy;
 use crate::snapshot::Snapshot;
 use crate::sync::announce::Announcer;
 
@@ -16,10 +17,13 @@ impl Flows {
     /// Ends the connections whose deadline has passed.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
         self.replaced.expire(now);
-        let counters = &self.counters;
+        let Self { table, counters, answers, unanswered_syns, .. } = self;
         let announcer = Announcer::of(snapshot, self.worker, now);
-        self.table
-            .advance_timers(now, |table, id| expire(table, id, snapshot, counters, announcer.as_ref(), now))
+        table.advance_timers(now, |table, id| {
+            if !syn_proxy::outlasts(table, id, unanswered_syns, answers, now) {
+                expire(table, id, snapshot, counters, announcer.as_ref(), now);
+            }
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
 use crate::random::Random;
-use crate::slow_path::reset::Reset;
+use crate::slow_path::tcp_originate::Answer;
 use crate::snapshot::local_addresses::LocalCursor;
 use crate::snapshot::{Destination, DestinationId, Snapshot};
 
@@ -33,8 +33,10 @@ pub struct Flows {
     pub(crate) random: Random,
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
-    /// Resets for the senders of packets of this burst.
-    pub(crate) resets: Vec<Reset>,
+    /// What the director itself tells ends of connections after this burst: resets, and the ends of handshakes.
+    pub(crate) answers: Vec<Answer>,
+    /// Connections whose destination gets another SYN after this burst.
+    pub(crate) unanswered_syns: Vec<ConnId>,
 }
 
 impl Flows {
@@ -59,7 +61,8 @@ impl Flows {
             ids,
             defence: Defence::default(),
             replaced: Replaced::new(),
-            resets: Vec::with_capacity(BURST),
+            answers: Vec::with_capacity(BURST),
+            unanswered_syns: Vec::with_capacity(BURST),
         }
     }
 

@@ -30,8 +30,15 @@ use crate::sync::announce::Announcer;
 /// The control bits that a segment of a steady connection may have, beside others that mean nothing here.
 const DECISIVE: u8 = tcp::Flags::SYN.0 | tcp::Flags::FIN.0 | tcp::Flags::RST.0 | tcp::Flags::ACK.0;
 /// Flags of connections whose packets always go the general way.
-const UNUSUAL: Flags =
-    Flags(Flags::RESET.0 | Flags::PROXY.0 | Flags::TOA.0 | Flags::FTP.0 | Flags::ONE_PACKET.0);
+const UNUSUAL: Flags = Flags(
+    Flags::RESET.0
+        | Flags::PROXY.0
+        | Flags::TOA.0
+        | Flags::FTP.0
+        | Flags::ONE_PACKET.0
+        | Flags::HANDSHAKE.0
+        | Flags::SYN_PROXY.0,
+);
 
 /// A plain packet in its frame, and the hash of its connection's key.
 pub(super) struct PlainPacket<'a> {

@@ -17,7 +17,7 @@ use crate::port::{Port, Received};
 use crate::slow_path::fragmentation::Fragmentation;
 use crate::slow_path::icmp_originate::{IcmpError, RateLimit};
 use crate::slow_path::neighbour_queue::NeighbourQueue;
-use crate::slow_path::reset::Reset;
+use crate::slow_path::tcp_originate::Answer;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
@@ -116,10 +116,10 @@ impl Transmitter {
         self.originate(made, port)
     }
 
-    /// Sends a reset to one end of a connection.
-    pub fn reset(&mut self, reset: &Reset, snapshot: &Snapshot, port: &mut impl Port) {
-        let made = reset.emit(snapshot, port, &self.unresolved);
-        if self.originate(made, port).is_some() {
+    /// Sends a packet to one end of a connection.
+    pub(crate) fn answer(&mut self, answer: &Answer, snapshot: &Snapshot, port: &mut impl Port) {
+        let made = answer.emit(snapshot, port, &self.unresolved);
+        if self.originate(made, port).is_some() && answer.is_reset() {
             self.counters.resets.add(1);
         }
     }
@@ -138,6 +138,13 @@ impl Transmitter {
     pub(crate) fn send_made(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
         self.counters.originated.add(1);
         self.send(link, frame, port)
+    }
+
+    /// Carries out the verdict on a frame that the director has made.
+    pub(crate) fn carry_out_made(&mut self, frame: Frame, verdict: Verdict, port: &mut impl Port) {
+        self.counters.originated.add(1);
+        // No link has received it; one that could not be sent is dropped.
+        self.settle(Received { link: LinkId(0), frame }, verdict, port);
     }
 
     /// Carries out the verdict on a frame of the burst and records it.

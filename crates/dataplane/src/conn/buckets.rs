@@ -452,7 +452,7 @@ mod tests {
     fn the_bits_of_a_slot_are_those_of_this_layout_version() {
         let bits = [FINAL, TENTATIVE, SHADOWED, BESIDE, REPLY, WIDE].map(u64::trailing_zeros);
         let (version, len) = (crate::shm::layout::VERSION, size_of::<Bucket>());
-        assert_eq!((version, len, TAG, bits), (6, 64, 0xffff << 48, [32, 33, 34, 35, 36, 37]));
+        assert_eq!((version, len, TAG, bits), (7, 64, 0xffff << 48, [32, 33, 34, 35, 36, 37]));
     }
 
     #[test]

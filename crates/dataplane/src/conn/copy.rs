@@ -28,6 +28,8 @@ pub struct Copied {
     pub call_id: Option<Vec<u8>>,
     /// How the replies of FTP's control connection are shifted, and what the client has asked for.
     pub(crate) ftp: Option<(Shift, Asked)>,
+    /// The numbers of one behind the SYN proxy.
+    pub(crate) numbers: Option<[u32; 4]>,
     /// The template or connection that controls it.
     pub controller: Option<Box<Copied>>,
 }
@@ -61,6 +63,10 @@ impl Copied {
             in_packets: view.in_packets(),
             controlled: view.controlled(),
             ftp: view.flags().contains(Flags::FTP).then(|| (view.shift(), view.asked())),
+            numbers: view
+                .flags()
+                .intersects(Flags::HANDSHAKE | Flags::SYN_PROXY)
+                .then(|| view.number_words()),
             call_id: if view.is_template() { call_ids.read(view) } else { None },
             controller,
         }
@@ -108,6 +114,9 @@ impl Copied {
                 if let Some((shift, asked)) = self.ftp {
                     connection.set_shift(shift);
                     connection.set_asked(asked);
+                }
+                if let Some(words) = self.numbers {
+                    connection.set_number_words(words);
                 }
                 // The other connections that it controls are not copied; the count must still prevent its removal.
                 let shared = self.controlled == 0 || connection.add_controlled();

@@ -18,7 +18,7 @@ use super::flags::Flags;
 use super::insertion::{Kind, NewConnection};
 use crate::clock::Millis;
 use crate::shm::atomic::{AtomicU64, Ordering};
-use crate::shm::layout::{Entry, Extension};
+use crate::shm::layout::{Entry, Extension, Numbers};
 
 /// The value of `controlled` that admits no more connections.
 pub(super) const REMOVED: u32 = u32::MAX;
@@ -115,11 +115,12 @@ impl Life {
     }
 }
 
-/// An entry and its extension, which is read only if the entry has the bit for it.
+/// An entry, its extension, which is read only if the entry has the bit for it, and its numbers, only with a flag.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a> {
     pub(super) entry: &'a Entry,
     pub(super) extension: &'a Extension,
+    pub(super) numbers: &'a Numbers,
 }
 
 impl Record<'_> {
@@ -531,7 +532,7 @@ mod tests {
     fn this_layout_version_has_these_offsets_and_packs_a_wide_connection_like_this() {
         use crate::shm::layout::{Header, VERSION};
         use std::mem::offset_of;
-        assert_eq!(VERSION, 6);
+        assert_eq!(VERSION, 7);
         assert_eq!(
             [
                 offset_of!(Header, version),
@@ -560,7 +561,7 @@ mod tests {
             [8, 32, 56, 64, 72, 80, 8, 16, 20, 22, 24, 32, 36, 40, 44, 48, 52, 56, 60, 16, 32, 48]
         );
         let six = |last: u16, port| Endpoint::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last), port);
-        let (entry, extension) = (Entry::default(), Extension::default());
+        let (entry, extension, numbers) = (Entry::default(), Extension::default(), Numbers::default());
         let new = NewConnection {
             protocol: Protocol::TCP,
             client: six(1, 0x1111),
@@ -576,7 +577,7 @@ mod tests {
             mark: 9,
             controller: Some(ConnId(10)),
         };
-        Record { entry: &entry, extension: &extension }.fill(&new, 11);
+        Record { entry: &entry, extension: &extension, numbers: &numbers }.fill(&new, 11);
         entry.publish();
         let words =
             [&entry.client, &entry.virtual_endpoint, &entry.life].map(|word| word.load(Ordering::Relaxed));

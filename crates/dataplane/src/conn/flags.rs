@@ -16,12 +16,18 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// The client has acknowledged the number of the destination's SYN. Not in sync messages.
     pub const PROVEN: Self = Self(0x0001);
-    /// Counted among its client's connections ([`Clients`](crate::snapshot::clients::Clients)). Not in sync messages.
-    pub const LIMITED: Self = Self(0x0004);
+    /// The director has answered its SYN, and its numbers differ between its ends ([`Numbers`](super::Numbers)). Not in
+    /// sync messages.
+    pub const SYN_PROXY: Self = Self(0x0002);
+    /// As that one, and the destination has not answered the director's SYN yet. Not in sync messages.
+    pub const HANDSHAKE: Self = Self(0x0004);
     /// Received by state synchronisation.
     pub const SYNC: Self = Self(0x0020);
     /// Of a connection with [`Self::SYNC`]: it is in no count of its destination any more. Not in sync messages.
     pub const COUNTED_OUT: Self = Self(0x0040);
+    /// Of a connection without [`Self::SYNC`]: it is counted among its client's connections
+    /// ([`Clients`](crate::snapshot::clients::Clients)). Not in sync messages.
+    pub const LIMITED: Self = Self(0x0040);
     /// No reply has passed the director, and none is expected.
     pub const NO_OUTPUT: Self = Self(0x0080);
     /// Its destination receives the client's address in a TCP option. Not in sync messages.
@@ -54,6 +60,11 @@ impl Flags {
             && virtual_endpoint.port == ftp::CONTROL_PORT
             && method == ForwardingMethod::Nat;
         if is_control { Self::FTP } else { Self::NONE }
+    }
+
+    /// Whether the connection is counted among its client's connections.
+    pub fn is_limited(self) -> bool {
+        self.0 & (Self::LIMITED | Self::SYNC).0 == Self::LIMITED.0
     }
 
     /// Whether any of `flags` is set.

@@ -27,6 +27,7 @@ mod reader;
 
 mod call_ids;
 mod ftp;
+mod numbers;
 mod template;
 
 mod copy;
@@ -48,6 +49,7 @@ pub use self::handle::{TableWorker, Timers};
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
+pub(crate) use self::numbers::{Awaited, Numbers};
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::ASSURED;

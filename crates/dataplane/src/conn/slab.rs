@@ -13,7 +13,7 @@ use std::ops::Range;
 use super::entry::{Life, Record};
 use super::quiescence::Quiescence;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::{Entry, Extension, Header};
+use crate::shm::layout::{Entry, Extension, Header, Numbers};
 use crate::shm::{Cells, prefetch};
 
 /// The number of entries that move together between a stock and the free list. Models move them one by one.
@@ -30,6 +30,8 @@ pub(super) struct Slab {
     pub(super) entries: Cells<Entry>,
     /// One for each entry.
     pub(super) extensions: Cells<Extension>,
+    /// One for each entry.
+    pub(super) numbers: Cells<Numbers>,
 }
 
 impl Slab {
@@ -40,7 +42,8 @@ impl Slab {
 
     #[inline]
     pub(super) fn record(&self, index: u32) -> Record<'_> {
-        Record { entry: self.entry(index), extension: &self.extensions[index as usize] }
+        let (extension, numbers) = (&self.extensions[index as usize], &self.numbers[index as usize]);
+        Record { entry: self.entry(index), extension, numbers }
     }
 
     /// The first index that was never taken.
@@ -261,6 +264,7 @@ mod tests {
             header: mapping.cells(0, 1),
             entries: mapping.cells(HEADER_BYTES, entries),
             extensions: mapping.cells(HEADER_BYTES + entries * 64, entries),
+            numbers: mapping.cells(HEADER_BYTES + entries * 128, entries),
         }
     }
 

@@ -33,11 +33,11 @@ use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, Numbers, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
 
-/// The size of a table. A connection costs 64 bytes, or 128 with IPv6 or a local endpoint; 25 bytes of the index; and 8
-/// more in each worker that has ever timed an entry at its index.
+/// The size of a table. A connection costs 64 bytes, or 128 with IPv6 or a local endpoint; 16 bytes if the director has
+/// answered its SYN; 25 bytes of the index; and 8 more in each worker that has ever timed an entry at its index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableConfig {
     /// The number of connections and templates that it can hold.
@@ -53,7 +53,8 @@ impl TableConfig {
     /// extensions, and the workers' timers.
     pub fn full_bytes(&self) -> usize {
         let index = Buckets::needed(self.capacity.min(ENTRIES_MAX)) * size_of::<Bucket>();
-        let per_entry = size_of::<Entry>() + size_of::<Extension>() + self.workers * Wheel::ENTRY_BYTES;
+        let extension = size_of::<Extension>() + size_of::<Numbers>();
+        let per_entry = size_of::<Entry>() + extension + self.workers * Wheel::ENTRY_BYTES;
         HEADER_BYTES + index + self.entries().saturating_mul(per_entry)
     }
 
@@ -164,6 +165,7 @@ impl Table {
             header: mapping.cells(0, 1),
             entries: mapping.cells(parts.entries_offset(), parts.entries),
             extensions: extensions.cells(0, parts.entries),
+            numbers: extensions.cells(parts.numbers_offset(), parts.entries),
         };
         let free_handles = (0..handles).map(|handle| {
             let timed = if handle < config.workers { parts.entries } else { 0 };
@@ -275,8 +277,12 @@ impl Parts {
         self.entries_offset() + self.entries * size_of::<Entry>()
     }
 
-    pub(super) fn extension_bytes(&self) -> usize {
+    fn numbers_offset(&self) -> usize {
         self.entries * size_of::<Extension>()
+    }
+
+    pub(super) fn extension_bytes(&self) -> usize {
+        self.numbers_offset() + self.entries * size_of::<Numbers>()
     }
 }
 

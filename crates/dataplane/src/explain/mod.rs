@@ -83,6 +83,8 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Why it goes to the kernel, if it does.
     pub why_passed: Option<&'static str>,
+    /// What the SYN proxy does with it, if it does anything.
+    pub syn_proxy: Option<&'static str>,
     /// Whether its connection is reset by it. The reset for its sender is the last frame in `sent`.
     pub resets: bool,
     /// The frames that are sent: the packet, perhaps in fragments, or an ICMP error to its sender; or the rewritten

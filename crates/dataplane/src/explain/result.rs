@@ -10,7 +10,7 @@ use xvs_sched::{Certainty, ServiceKey};
 use super::dry_run::DryRun;
 use super::{Caveat, Explanation, Live, Origin, Route, pass_reason};
 use crate::burst::classify::Class;
-use crate::conn::{ConnId, Copied, Direction, NewConnection};
+use crate::conn::{ConnId, Copied, Direction, Flags, NewConnection};
 use crate::egress::Path;
 use crate::new_connection::service;
 use crate::snapshot::copy::Decision;
@@ -51,6 +51,7 @@ impl DryRun {
             true => "its real server is this machine itself, whose kernel delivers it",
             false => pass_reason::why(&self, direction, snapshot),
         });
+        let syn_proxy = self.syn_proxy(met.as_ref());
         let made: Vec<_> = connection.iter().chain(&template).collect();
         let caveats = self.caveats(live, begun_for, decision.as_ref(), &made);
         Explanation {
@@ -67,9 +68,29 @@ impl DryRun {
             route,
             verdict: self.verdict,
             why_passed,
+            syn_proxy,
             resets: self.pipeline.transmitter.counters().resets.value() > 0,
             sent: if is_delivered { self.port.take_passed() } else { self.port.take_transmitted() },
             caveats,
+        }
+    }
+
+    /// What the SYN proxy does with the packet, as a sentence.
+    fn syn_proxy(&self, met: Option<&(Copied, Direction)>) -> Option<&'static str> {
+        let counters = self.pipeline.transmitter.counters();
+        let waits = |(met, _): &&(Copied, Direction)| met.connection.flags.contains(Flags::HANDSHAKE);
+        match (met.filter(waits), self.verdict) {
+            _ if counters.syn_cookies_sent.value() > 0 => {
+                Some("it is answered by a SYN cookie, and nothing is stored")
+            }
+            _ if counters.syn_cookies_accepted.value() > 0 => {
+                Some("its SYN cookie is right, so its connection begins: the real server gets a SYN")
+            }
+            (Some(_), Verdict::Consumed) => Some("its connection waits for the SYN+ACK of the real server"),
+            (Some((_, Direction::Outbound)), Verdict::Transmit(_)) => {
+                Some("the real server answers the SYN of the director; the client is told")
+            }
+            _ => None,
         }
     }
 

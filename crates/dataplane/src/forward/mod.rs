@@ -65,6 +65,11 @@ pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
     finish(frame, path, sent)
 }
 
+/// Sends a packet of the director itself, which begins with its network header.
+pub(crate) fn made(frame: &mut Frame, path: Path) -> Verdict {
+    finish(frame, path, hop(path))
+}
+
 /// Sends a reply, which was received by `link`, to the connection's client: from the virtual endpoint if the method is
 /// masquerading, otherwise unchanged, because it comes from there already. The machine's own replies have passed no
 /// router here.

@@ -37,7 +37,7 @@ pub(crate) fn withdraw(flags: Flags, packet: &Packet, marked: Marked<'_>, at: Co
 
 /// Counts a connection out that has been removed from the table.
 pub(crate) fn count_out(connection: &Connection<'_>, snapshot: &Snapshot) {
-    if connection.flags().contains(Flags::LIMITED)
+    if connection.flags().is_limited()
         && let Some(destination) = snapshot.destinations.of(connection)
     {
         snapshot.clients.release(destination.key, connection.client().addr);

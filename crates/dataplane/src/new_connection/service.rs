@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use xvs_proto::LinkId;
 use xvs_proto::{Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
-use xvs_sched::ServiceKey;
+use xvs_sched::{ServiceKey, SynProxy};
 use xvs_xdp::Frame;
 
 use crate::forward::decrement_ttl;
@@ -50,6 +50,21 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
         }
         _ => Err(Verdict::PassToKernel),
     }
+}
+
+/// The service of a TCP packet without a connection, if the service may be behind the SYN proxy and the packet is for
+/// its own port. Clients on this machine need no proxy.
+pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
+    if link.is_own() {
+        return None;
+    }
+    let dest = packet.flow.dest;
+    let mark = snapshot.marks.of(link, packet);
+    let service = snapshot.services.for_packet(mark, packet.flow.protocol, dest)?;
+    let is_behind = service.syn_proxy != SynProxy::Off
+        && [0, dest.port].contains(&service.port())
+        && is_valid_source(packet.flow.source.addr, dest.addr, snapshot);
+    is_behind.then_some(Marked { service, mark })
 }
 
 /// The service of a packet that this machine itself sends: one at its own endpoint, by `lo`. The packet has no mark.

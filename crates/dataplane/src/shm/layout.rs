@@ -10,7 +10,7 @@ use super::atomic::{AtomicU16, AtomicU32, AtomicU64};
 pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"xvs-conn");
 
 /// The version of this file and of the packing in `conn/entry.rs` and `conn/buckets.rs`, whose tests check it.
-pub(crate) const VERSION: u64 = 6;
+pub(crate) const VERSION: u64 = 7;
 
 /// The number of slots in a bucket, which is a cache line. Models have fewer, so that they end.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
@@ -108,10 +108,19 @@ pub(crate) struct Extension {
     pub(crate) local: [AtomicU64; 2],
 }
 
+/// The numbers of a connection whose handshake the director has answered (`conn/numbers.rs`). It has the entry's index,
+/// behind the extensions.
+#[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(C, align(16)))]
+pub(crate) struct Numbers {
+    /// Written by the worker that begins the connection, and by the one that completes it.
+    pub(crate) words: [AtomicU32; 4],
+}
+
 // The table promises its number of bytes for each connection, and a bucket must not straddle cache lines.
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64 && size_of::<Entry>() == 64);
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Extension>() == 64);
+const _: () = assert!(size_of::<Extension>() == 64 && size_of::<Numbers>() == 16);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);

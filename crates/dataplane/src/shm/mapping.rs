@@ -24,7 +24,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
-use super::layout::{Bucket, Entry, Extension, Header};
+use super::layout::{Bucket, Entry, Extension, Header, Numbers};
 
 /// When a table's memory is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +75,8 @@ unsafe impl Cell for Bucket {}
 unsafe impl Cell for Entry {}
 // SAFETY: as for `Header`.
 unsafe impl Cell for Extension {}
+// SAFETY: as for `Header`.
+unsafe impl Cell for Numbers {}
 
 /// The mapping of a memory file, which stays alive with it.
 #[cfg(not(loom))]

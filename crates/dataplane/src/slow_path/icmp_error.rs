@@ -16,11 +16,11 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::icmp_originate::{ErrorSource, IcmpError};
-use super::{client_address, no_destination};
+use super::{client_address, no_destination, syn_proxy};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::forward as send;
-use crate::conn::{ConnId, Direction};
+use crate::conn::{ConnId, Direction, Numbers};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::insert::Begun;
@@ -116,16 +116,17 @@ fn about_reply(
     }
     // As under IPVS, a removed destination gets the error too.
     let destination = at.snapshot.destinations.of(&connection);
-    to_destination(flows, frame, link, error, &ends, destination, at)
+    let numbers = connection.numbers();
+    to_destination(flows, frame, link, error, (&ends, numbers), destination, at)
 }
 
-/// Sends an error to a destination by its connection's method.
+/// Sends an error to a destination by its connection's method, and translates the number that it quotes.
 fn to_destination(
     flows: &mut Flows,
     frame: &mut Frame,
     link: LinkId,
     Error { packet, quote }: Error<'_>,
-    ends: &Ends,
+    (ends, numbers): (&Ends, Option<Numbers>),
     destination: Option<&Destination>,
     at: Context<'_>,
 ) -> Verdict {
@@ -134,6 +135,9 @@ fn to_destination(
     };
     if ends.method.masquerades() && !forward::icmp::is_summed(frame, packet) {
         return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    if let Some(numbers) = numbers {
+        syn_proxy::quoted(frame, quote, numbers);
     }
     if destination.available {
         flows.count_request(destination, packet);
@@ -279,7 +283,7 @@ fn schedule(
     match connect(flows, frame, &request, Marked { service, mark }, at) {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, at),
         Ok(Begun::OnePacket(ends, id)) => {
-            to_destination(flows, frame, link, error, &ends, snapshot.destinations.find(id), at)
+            to_destination(flows, frame, link, error, (&ends, None), snapshot.destinations.find(id), at)
         }
         Err(verdict) => verdict,
     }

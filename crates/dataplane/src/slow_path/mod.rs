@@ -1,4 +1,5 @@
-//! The stages of rare packets: ICMP errors, fragments, resets, TCP options, FTP, and probes of real servers.
+//! The stages of rare packets: ICMP errors, fragments, resets, TCP options, FTP, SYN cookies, and probes of real
+//! servers.
 
 pub(crate) mod client_address;
 pub mod fragmentation;
@@ -10,5 +11,6 @@ pub mod neighbour_queue;
 pub(crate) mod no_destination;
 pub mod reassembly;
 pub mod reset;
-mod tcp_originate;
+pub(crate) mod syn_proxy;
+pub(crate) mod tcp_originate;
 pub(crate) mod vip_probe;

@@ -19,7 +19,7 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Drops a client's packet whose connection has lost its destination.
 pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verdict {
-    reset::apply(&mut flows.resets, p.frame, p.packet, &flows.table.connection(id));
+    reset::apply(&mut flows.answers, p.frame, p.packet, &flows.table.connection(id));
     Verdict::Drop(DropReason::DestinationUnavailable)
 }
 

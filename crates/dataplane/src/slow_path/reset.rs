@@ -12,48 +12,32 @@
 //!
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
-use xvs_proto::LinkId;
-use xvs_proto::network::RouteKey;
-use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
+use xvs_proto::{Packet, Protocol, checksum, tcp};
 use xvs_xdp::Frame;
 
 use super::client_address::without_data;
-use super::icmp_originate::hop_to;
-use super::tcp_originate::tcp_frame;
+use super::tcp_originate::Answer;
 use crate::conn::{Connection, Flags};
-use crate::egress::Unresolved;
-use crate::forward::{Ends, link_header};
-use crate::port::Port;
-use crate::snapshot::Snapshot;
-
-/// A reset for the sender of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reset {
-    source: Endpoint,
-    dest: Endpoint,
-    numbers: tcp::ResetNumbers,
-    /// What its route is looked up for.
-    key: RouteKey,
-}
+use crate::forward::Ends;
 
 /// Turns a packet of a connection with the reset flag into a reset, and adds a reset for its sender. Returns the
 /// changed packet, whose headers are at the same positions in the frame; `None` if the packet is unchanged.
 #[inline]
 pub(crate) fn apply(
-    resets: &mut Vec<Reset>,
+    answers: &mut Vec<Answer>,
     frame: &mut Frame,
     packet: &Packet,
     connection: &Connection<'_>,
 ) -> Option<Packet> {
     match connection.flags().contains(Flags::RESET) {
-        true => reset_both(resets, frame, packet, &Ends::of(connection)),
+        true => reset_both(answers, frame, packet, &Ends::of(connection)),
         false => None,
     }
 }
 
 // Not inlined, so that the path of other packets is short.
 #[inline(never)]
-fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet, ends: &Ends) -> Option<Packet> {
+fn reset_both(answers: &mut Vec<Answer>, frame: &mut Frame, packet: &Packet, ends: &Ends) -> Option<Packet> {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let (source, dest) = (packet.flow.source, packet.flow.dest);
     // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
@@ -65,35 +49,14 @@ fn reset_both(resets: &mut Vec<Reset>, frame: &mut Frame, packet: &Packet, ends:
     let numbers = tcp::reset_numbers(segment)?;
     let tcp_flags = tcp::make_reset(segment);
     // The capacity is the number of packets in a burst.
-    if resets.len() < resets.capacity() {
+    if answers.len() < answers.capacity() {
         // As for packets that are forwarded, the source matters only towards the client.
         let key = match dest == ends.virtual_endpoint {
             true => ends.key_to_client(0),
             false => source.addr.into(),
         };
-        resets.push(Reset { source: dest, dest: source, numbers, key });
+        answers.push(Answer { ends: (dest, source), header: numbers.into(), key });
     }
     let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
     Some(Packet { tcp_flags, longest_fragment: None, ..cut })
-}
-
-impl Reset {
-    /// Writes the reset into a new frame. `None` if its next hop is unknown, or no frame is free.
-    pub fn emit(
-        &self,
-        snapshot: &Snapshot,
-        port: &mut impl Port,
-        unresolved: &Unresolved,
-    ) -> Option<(LinkId, Frame)> {
-        let hop = hop_to(self.key, snapshot, unresolved)?;
-        let write = |segment: &mut [u8]| tcp::emit_reset(segment, self.source, self.dest, self.numbers);
-        let mut frame = tcp_frame(port, (self.source, self.dest), tcp::HEADER_LEN, write)?;
-        match link_header(&mut frame, hop) {
-            Ok(hop) => Some((hop.link, frame)),
-            Err(_) => {
-                port.recycle(frame);
-                None
-            }
-        }
-    }
 }

@@ -1,32 +1,78 @@
-//! TCP packets that the director itself makes: resets and probes.
+//! TCP packets that the director itself makes: resets, probes, and those of the SYN proxy.
 //!
-//! Not here: their link header, which depends on how they are forwarded.
+//! They have no data. A packet is written into a new frame, or into that of a packet which it replaces. Not here: when
+//! there is one.
 
 use std::net::IpAddr;
 
-use xvs_proto::{Endpoint, Protocol, ipv4, ipv6};
+use xvs_proto::network::RouteKey;
+use xvs_proto::{
+    Endpoint, Family, LinkId, MacAddr, Packet, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp,
+};
 use xvs_xdp::Frame;
 
+use super::icmp_originate::hop_to;
+use crate::egress::Unresolved;
+use crate::forward::link_header;
 use crate::port::Port;
+use crate::snapshot::Snapshot;
 
-/// A new frame that contains an IP packet with a TCP segment, from the first to the second of `ends`. `write` writes
-/// the segment of this length in bytes. `None` if no frame is free.
+/// A packet for one end of a connection, which is sent after the burst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// From and to.
+    pub(crate) ends: (Endpoint, Endpoint),
+    pub(crate) header: tcp::Header,
+    /// What its route is looked up for.
+    pub(crate) key: RouteKey,
+}
+
+impl Answer {
+    /// Whether it is a reset.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.header.flags.has(tcp::Flags::RST)
+    }
+
+    /// Writes it into a new frame. `None` if its next hop is unknown, or no frame is free.
+    pub(crate) fn emit(
+        &self,
+        snapshot: &Snapshot,
+        port: &mut impl Port,
+        unresolved: &Unresolved,
+    ) -> Option<(LinkId, Frame)> {
+        let hop = hop_to(self.key, snapshot, unresolved)?;
+        let mut frame = tcp_frame(port, self.ends, &self.header)?;
+        match link_header(&mut frame, hop) {
+            Ok(hop) => Some((hop.link, frame)),
+            Err(_) => {
+                port.recycle(frame);
+                None
+            }
+        }
+    }
+}
+
+/// A new frame that contains an IP packet with this header, from the first to the second of `ends`. `None` if no frame
+/// is free.
 pub(crate) fn tcp_frame(
     port: &mut impl Port,
     ends: (Endpoint, Endpoint),
-    segment_len: usize,
-    write: impl FnOnce(&mut [u8]),
+    header: &tcp::Header,
 ) -> Option<Frame> {
-    let (source, dest) = ends;
-    let network_len = match dest.addr {
-        IpAddr::V4(_) => ipv4::HEADER_LEN,
-        IpAddr::V6(_) => ipv6::HEADER_LEN,
-    };
     let mut frame = port.allocate()?;
+    write(&mut frame, ends, header);
+    Some(frame)
+}
+
+/// Makes the frame contain this packet alone, without a link header.
+pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp::Header) {
+    let (source, dest) = ends;
+    let network_len = network_len(dest.family());
+    let segment_len = header.length();
     let fits = frame.resize(network_len + segment_len);
     debug_assert!(fits, "two headers fit every frame");
     let (network, segment) = frame.bytes_mut().split_at_mut(network_len);
-    write(segment);
+    header.emit(segment, source, dest);
     let payload_len = segment_len as u16;
     match (source.addr, dest.addr) {
         (IpAddr::V4(source), IpAddr::V4(dest)) => ipv4::Header {
@@ -51,8 +97,41 @@ pub(crate) fn tcp_frame(
         .emit(network),
         _ => debug_assert!(false, "a packet's ends are of one family"),
     }
-    Some(frame)
 }
 
+/// Gives a packet of this file a link header, so that it is forwarded by the code for received ones. `None`: the frame
+/// has no room.
+pub(crate) fn as_received(frame: &mut Frame, family: Family) -> Option<Packet> {
+    let ethertype = match family {
+        Family::V4 => ethernet::TYPE_IPV4,
+        Family::V6 => ethernet::TYPE_IPV6,
+    };
+    if !frame.grow_front(ethernet::HEADER_LEN) {
+        return None;
+    }
+    ethernet::emit(frame.bytes_mut(), MacAddr::default(), MacAddr::default(), ethertype);
+    match parse(frame.bytes()) {
+        Ok(Parsed::Ip(packet)) => Some(packet),
+        _ => {
+            debug_assert!(false, "a packet of our own is well formed");
+            None
+        }
+    }
+}
+
+/// The largest segment, in bytes of data, in a packet of this size.
+pub(crate) fn largest_segment(family: Family, mtu: u16) -> u16 {
+    mtu.saturating_sub((network_len(family) + tcp::HEADER_LEN) as u16)
+}
+
+fn network_len(family: Family) -> usize {
+    match family {
+        Family::V4 => ipv4::HEADER_LEN,
+        Family::V6 => ipv6::HEADER_LEN,
+    }
+}
+
+/// The MTU of Ethernet, in bytes.
+pub(crate) const ETHERNET_MTU: u16 = 1500;
 /// The time to live.
 const HOPS: u8 = 64;

@@ -9,10 +9,10 @@
 //!
 //! Not here: which probes there are (`snapshot/vip_probes.rs`), and what a result means (crate `health`).
 
-use xvs_proto::{Family, LinkId, MacAddr, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp};
+use xvs_proto::{LinkId, Protocol, tcp};
 use xvs_xdp::{BURST, Frame};
 
-use super::tcp_originate::tcp_frame;
+use super::tcp_originate::{ETHERNET_MTU, as_received, largest_segment, tcp_frame};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
@@ -75,9 +75,17 @@ pub(crate) fn send(
         let (source, dest) = (probe.path.local, probe.path.virtual_endpoint);
         let after = match stage {
             VipStage::Queued | VipStage::Unsent(_) | VipStage::Sent => {
-                let mss = largest_segment(dest.family());
-                let write = |segment: &mut [u8]| tcp::emit_syn(segment, source, dest, probe.sequence, mss);
-                let made = tcp_frame(port, (source, dest), tcp::SYN_LEN, write);
+                let header = tcp::Header {
+                    sequence: probe.sequence,
+                    flags: tcp::Flags::SYN,
+                    window: u16::MAX,
+                    options: tcp::Options {
+                        mss: Some(largest_segment(dest.family(), ETHERNET_MTU)),
+                        ..Default::default()
+                    },
+                    ..Default::default()
+                };
+                let made = tcp_frame(port, (source, dest), &header);
                 match originate(made, probe, flows, transmitter, at, port) {
                     Ok(()) => VipStage::Sent,
                     // A repeated SYN that cannot be sent does not make the first one unsent.
@@ -87,8 +95,7 @@ pub(crate) fn send(
             }
             VipStage::Accepted => {
                 let numbers = tcp::ResetNumbers::Expected(probe.sequence.wrapping_add(1));
-                let write = |segment: &mut [u8]| tcp::emit_reset(segment, source, dest, numbers);
-                let made = tcp_frame(port, (source, dest), tcp::HEADER_LEN, write);
+                let made = tcp_frame(port, (source, dest), &numbers.into());
                 // If it cannot be sent, it is as good as lost on the wire.
                 let _ = originate(made, probe, flows, transmitter, at, port);
                 VipStage::Done
@@ -128,17 +135,7 @@ fn originate(
 
 fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>) -> Verdict {
     let egress = &at.snapshot.egress;
-    // With a link header, the frame is parsed and forwarded by the code for a client's.
-    let ethertype = match path.virtual_endpoint.family() {
-        Family::V4 => ethernet::TYPE_IPV4,
-        Family::V6 => ethernet::TYPE_IPV6,
-    };
-    if !frame.grow_front(ethernet::HEADER_LEN) {
-        return Verdict::Drop(DropReason::NoHeadroom);
-    }
-    ethernet::emit(frame.bytes_mut(), MacAddr::default(), MacAddr::default(), ethertype);
-    let Ok(Parsed::Ip(packet)) = parse(frame.bytes()) else {
-        debug_assert!(false, "a packet of our own is well formed");
+    let Some(packet) = as_received(frame, path.virtual_endpoint.family()) else {
         return Verdict::Drop(DropReason::NoHeadroom);
     };
     let ends = Ends {
@@ -164,13 +161,4 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>
     };
     // The link matters only for this machine's own addresses.
     forward::request(frame, LinkId(0), &packet, &ends, next, egress, outer)
-}
-
-/// The largest segment that a SYN announces, in bytes of data: that of a host on Ethernet.
-fn largest_segment(family: Family) -> u16 {
-    let network_len = match family {
-        Family::V4 => ipv4::HEADER_LEN,
-        Family::V6 => ipv6::HEADER_LEN,
-    };
-    1500 - (network_len + tcp::HEADER_LEN) as u16
 }

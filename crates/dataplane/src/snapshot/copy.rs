@@ -105,6 +105,7 @@ impl Services {
                 one_packet: service.one_packet,
                 client_address: service.client_address,
                 client_limit: service.client_limit,
+                syn_proxy: service.syn_proxy,
                 persistence: service.persistence,
                 place: Arc::new(AtomicU64::new(service.place.load(Ordering::Relaxed))),
                 live: stats.clone(),

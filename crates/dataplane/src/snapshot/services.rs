@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use xvs_proto::{Endpoint, Family, Protocol, ftp};
 use xvs_sched::{
     Candidates, Choice, ClientAddress, ClientLimit, ForwardingMethod, Load, Request, Scheduler, ServiceKey,
-    State, Weight,
+    State, SynProxy, Weight,
 };
 
 use super::destinations::DestinationId;
@@ -22,12 +22,19 @@ pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
     /// The number of services of each family, so that a packet need not check every shard.
     counts: [usize; 2],
+    /// The number of services that may be behind the SYN proxy.
+    proxied: usize,
     hasher: hashbrown::DefaultHashBuilder,
 }
 
 impl Default for Services {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Arc::default()), counts: [0; 2], hasher: Default::default() }
+        Self {
+            shards: std::array::from_fn(|_| Arc::default()),
+            counts: [0; 2],
+            proxied: 0,
+            hasher: Default::default(),
+        }
     }
 }
 
@@ -63,8 +70,10 @@ impl Services {
     /// Adds or replaces a service.
     pub fn insert(&mut self, service: Arc<Service>) {
         let (shard, key) = (self.shard(&service.key), service.key);
+        self.proxied += usize::from(service.syn_proxy != SynProxy::Off);
         let replaced = Arc::make_mut(&mut self.shards[shard]).insert(key, service);
         self.counts[key.family() as usize] += usize::from(replaced.is_none());
+        self.count_out(replaced.as_deref());
     }
 
     /// Removes a service.
@@ -72,6 +81,11 @@ impl Services {
         let shard = self.shard(key);
         let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
         self.counts[key.family() as usize] -= usize::from(removed.is_some());
+        self.count_out(removed.as_deref());
+    }
+
+    fn count_out(&mut self, former: Option<&Service>) {
+        self.proxied -= usize::from(former.is_some_and(|former| former.syn_proxy != SynProxy::Off));
     }
 
     /// All services, in no particular order.
@@ -82,6 +96,12 @@ impl Services {
     /// All services, as shared references.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    /// Whether any service may be behind the SYN proxy. If not, no packet needs the look-up of its service for that.
+    #[inline]
+    pub fn any_proxied(&self) -> bool {
+        self.proxied > 0
     }
 
     /// Whether there is a service of this family. If not, no packet of the family is changed.
@@ -104,6 +124,8 @@ pub struct Service {
     pub client_address: ClientAddress,
     /// What each client may do; `None`: anything.
     pub client_limit: Option<ClientLimit>,
+    /// When the director answers SYNs itself.
+    pub syn_proxy: SynProxy,
     /// Persistence; `None`: the service is not persistent.
     pub persistence: Option<Persistence>,
     /// The scheduler's state; shared by snapshots until the members change.
@@ -136,6 +158,11 @@ impl Service {
             ServiceKey::Address { endpoint, .. } => endpoint.port,
             ServiceKey::Mark { .. } => 0,
         }
+    }
+
+    /// Whether any destination may be chosen.
+    pub(crate) fn has_available(&self) -> bool {
+        self.members.iter().any(|member| !member.weight.is_quiescent() && !member.live.is_overloaded())
     }
 
     /// Chooses a destination and commits the scheduler's next state; `None` if no destination may be chosen.
@@ -184,6 +211,7 @@ mod tests {
             one_packet: false,
             client_address: ClientAddress::Hidden,
             client_limit: None,
+            syn_proxy: SynProxy::Off,
             persistence: None,
             place: Arc::default(),
             live: Arc::default(),
@@ -231,6 +259,7 @@ mod tests {
             one_packet: false,
             client_address: ClientAddress::Hidden,
             client_limit: None,
+            syn_proxy: SynProxy::Off,
             persistence: None,
             place: Arc::default(),
             live: Arc::default(),

@@ -37,6 +37,8 @@ pub struct Settings {
     pub secure_tcp: bool,
     /// One of this many packets that could begin a connection is dropped; 0: none.
     pub drop_packet_rate: u32,
+    /// Whether memory, or the room of the connection table, is short: the rule of the automatic defences.
+    pub memory_short: bool,
     /// Whether connections of little value are removed, some each second (`drop_entry`).
     pub drops_entries: bool,
     /// Whether a destination that sends packets without a client's request gets an ICMP error.
@@ -95,6 +97,7 @@ impl Default for Settings {
             sloppy_sctp: false,
             secure_tcp: false,
             drop_packet_rate: 0,
+            memory_short: false,
             drops_entries: false,
             nat_icmp_send: false,
             mss_clamp: MssClamp::Tunnels,

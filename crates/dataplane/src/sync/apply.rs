@@ -4,7 +4,7 @@
 //! connection belongs to the real server that is configured here; without one it is kept, and forwarded by the method
 //! of the message. It has the state of the message, and its whole timeout. Templates and connections arrive
 //! independently, so a connection has no template here. What a kernel cannot send is entered as it was there: FULLNAT's
-//! local endpoint, how the destination receives the client's address, and, from a table, the remaining time. What is
+//! local endpoint, how the destination receives the client's address, how the SYN proxy translates numbers, and, from a table, the remaining time. What is
 //! known here of a connection of a table may be newer: it stays, unless the sender has seen a packet later by more than
 //! messages take. Cost: a look-up, and for a new connection the cost of any new one.
 //!
@@ -21,7 +21,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ASSURED, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Shift};
+use crate::conn::{ASSURED, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Numbers, Shift};
 use crate::new_connection::eviction::{end, evict_call};
 use crate::new_connection::{insert, persistence};
 use crate::snapshot::sync_backup::{Received, SyncBackup};
@@ -117,6 +117,11 @@ impl Wanted<'_> {
         }
     }
 
+    /// Translates numbers as the sender does.
+    fn translate(&self, connection: &Connection<'_>) {
+        connection.receive_numbers(self.entry.numbers.map(Numbers::of));
+    }
+
     fn is_inactive(&self) -> bool {
         self.entry.flags & flag::INACTIVE != 0
     }
@@ -166,6 +171,7 @@ impl Wanted<'_> {
             let _ = connection.set_flags(flags_of(address));
         }
         self.shift(&connection);
+        self.translate(&connection);
         let live = at.snapshot.destinations.of(&connection).map(|destination| &destination.live);
         let is_received = connection.flags().contains(Flags::SYNC);
         connection.set_in_packets(packets);
@@ -243,6 +249,8 @@ impl Wanted<'_> {
                 | set(Flags::NO_OUTPUT, is_unanswered)
                 | set(Flags::PROVEN, is_proven && !self.is_template)
                 | set(Flags::INACTIVE, self.is_inactive())
+                // Until its numbers are stored.
+                | set(Flags::HANDSHAKE, self.entry.numbers.is_some())
                 | if self.is_template { Flags::NONE } else { Flags::of_ftp(key.protocol, key.dest, method) }
                 | client_address.map_or(Flags::NONE, flags_of),
             state: self.state,
@@ -285,6 +293,7 @@ fn insert(
             let connection = flows.table.connection(id);
             connection.set_in_packets(packets);
             wanted.shift(&connection);
+            wanted.translate(&connection);
             if call_id.is_some() {
                 call_ids.settle(new.mark, &connection);
             }

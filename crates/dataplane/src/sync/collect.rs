@@ -12,7 +12,7 @@ use xvs_sched::ForwardingMethod;
 
 use super::announce::{is_told, timeout};
 use crate::clock::Millis;
-use crate::conn::{Connection, Flags, TableReader};
+use crate::conn::{Connection, Flags, Numbers, TableReader};
 use crate::snapshot::sync_master::{Announced, Announcements};
 use crate::snapshot::{Activity, Settings, Snapshot};
 
@@ -112,6 +112,7 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         local: connection.local(),
         client_address: client_address(connection),
         reply_shift,
+        numbers: connection.numbers().map(Numbers::words),
     }
 }
 

@@ -157,6 +157,7 @@ mod tests {
             local: None,
             client_address: None,
             reply_shift: None,
+            numbers: None,
         }
     }
 

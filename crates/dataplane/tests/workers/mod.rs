@@ -492,6 +492,7 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
         one_packet: port == SIP_ONE_PACKET,
         client_address: Default::default(),
         client_limit: None,
+        syn_proxy: Default::default(),
         persistence: seconds.map(persistent),
         place: Arc::default(),
         live,

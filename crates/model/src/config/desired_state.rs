@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
+use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, SynProxy, Weight, scheduler};
 
 use crate::config::access_list::{AccessLists, Until};
 use crate::config::command::{Command, CommandError};
@@ -183,18 +183,22 @@ impl State {
                 if self.services.contains_key(key) {
                     return Err(CommandError::ServiceExists(*key));
                 }
-                check_service(key, options)
+                check_service(key, options)?;
+                check_syn_proxy(key, options, [])
             }
             Command::EditService { key, options } => {
                 self.known(key)?;
                 check_service(key, options)?;
-                let count = self.services.get(key).map_or(0, |service| service.destinations.len());
-                check_room(&options.scheduler, count)
+                let destinations = self.services.get(key).map_or(&[][..], |service| &service.destinations);
+                let methods = destinations.iter().map(|dest| dest.options.method);
+                check_syn_proxy(key, options, methods)?;
+                check_room(&options.scheduler, destinations.len())
             }
             Command::DeleteService(key) | Command::Zero(Some(key)) => self.known(key),
             Command::AddDestination { service, endpoint, options } => {
                 let found = self.defined(service)?;
                 self.check_destination(service, *endpoint, options)?;
+                check_syn_proxy(service, &found.options, [options.method])?;
                 if found.destination(*endpoint).is_some() {
                     return Err(CommandError::DestinationExists { service: *service, endpoint: *endpoint });
                 }
@@ -204,6 +208,7 @@ impl State {
             Command::EditDestination { service, endpoint, options } => {
                 let found = self.defined(service)?;
                 self.check_destination(service, *endpoint, options)?;
+                check_syn_proxy(service, &found.options, [options.method])?;
                 check_present(found, service, *endpoint)
             }
             Command::DeleteDestination { service, endpoint } => {
@@ -462,6 +467,32 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
         return Err(CommandError::InvalidOperation { why });
     }
     Ok(())
+}
+
+/// Refuses the SYN proxy for protocols without SYN, and with real servers whose replies do not pass the director.
+fn check_syn_proxy(
+    key: &ServiceKey,
+    options: &ServiceOptions,
+    methods: impl IntoIterator<Item = ForwardingMethod>,
+) -> Result<(), CommandError> {
+    let is_tcp = match key {
+        ServiceKey::Address { protocol, .. } => *protocol == Protocol::TCP,
+        ServiceKey::Mark { .. } => true,
+    };
+    let (what, next) = match options.syn_proxy {
+        SynProxy::Off => return Ok(()),
+        _ if !is_tcp => ("--syn-proxy for another protocol than TCP is", "leave it out"),
+        _ if methods.into_iter().all(ForwardingMethod::masquerades) => return Ok(()),
+        _ => (
+            "--syn-proxy with real servers whose replies do not pass the director is",
+            "give them -m or --fullnat, or the service --syn-proxy off",
+        ),
+    };
+    Err(CommandError::NotSupported {
+        object: format!("service {key}"),
+        what: what.to_owned(),
+        next: next.to_owned(),
+    })
 }
 
 /// Refuses more destinations than the scheduler's table can hold.

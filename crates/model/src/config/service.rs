@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family};
-use xvs_sched::ClientAddress;
+use xvs_sched::{ClientAddress, SynProxy};
 
 use crate::config::destination::Destination;
 
@@ -42,6 +42,9 @@ pub struct ServiceOptions {
     /// How real servers behind FULLNAT learn the addresses of their clients.
     #[serde(default)]
     pub client_address: ClientAddress,
+    /// When the director answers SYNs itself, by cookies.
+    #[serde(default)]
+    pub syn_proxy: SynProxy,
 }
 
 impl ServiceOptions {
@@ -55,7 +58,14 @@ impl ServiceOptions {
             persistence_engine: None,
             one_packet: false,
             client_address: ClientAddress::Hidden,
+            syn_proxy: SynProxy::Off,
         }
+    }
+
+    /// Those that ipvsadm has too.
+    pub fn of_ipvsadm(&self) -> Self {
+        let (client_address, syn_proxy) = Default::default();
+        Self { client_address, syn_proxy, ..self.clone() }
     }
 }
 

@@ -101,6 +101,7 @@ fn entry(protocol: Protocol, flags: u32, state: u16, endpoints: [Endpoint; 3]) -
         local: None,
         client_address: None,
         reply_shift: None,
+        numbers: None,
     }
 }
 
@@ -138,7 +139,11 @@ impl<'a> Entries<'a> {
         // The local endpoint sends to the destination, and only FULLNAT of TCP passes the client's address.
         let is_other = |local: Endpoint| local.addr.is_ipv6() != is_ipv6;
         let passes = entry.protocol == Protocol::TCP && entry.local.is_some();
-        if entry.local.is_some_and(is_other) || entry.client_address.is_some() && !passes {
+        let is_numbered = entry.numbers.is_some();
+        if entry.local.is_some_and(is_other)
+            || entry.client_address.is_some() && !passes
+            || is_numbered && entry.protocol != Protocol::TCP
+        {
             return Err(Skipped::Malformed);
         }
         Ok(entry)
@@ -224,7 +229,11 @@ impl<'a> Fields<'a> {
                 (option::REMAINING, &[a, b, c, d]) => {
                     entry.remaining_millis = Some(u32::from_be_bytes([a, b, c, d]));
                 }
-                (option::SEQUENCES | option::ENGINE..=option::REMAINING, _) => {
+                (option::NUMBERS, data) if data.len() == 12 => {
+                    let mut data = Fields(data);
+                    entry.numbers = Some([data.word()?, data.word()?, data.word()?]);
+                }
+                (option::SEQUENCES | option::ENGINE..=option::NUMBERS, _) => {
                     return Err(Skipped::Malformed);
                 }
                 _ if kind & option::OPTIONAL != 0 => {}
@@ -306,22 +315,23 @@ mod tests {
         let skipped = |reason| vec![Err(reason), good.clone()];
         for (option, expected) in [
             // An optional one that is not known.
-            (with("0028", "47020000"), vec![good.clone(), good.clone()]),
-            (with("0028", "07020000"), skipped(Skipped::UnknownOption)),
+            (with("0028", "48020000"), vec![good.clone(), good.clone()]),
+            (with("0028", "08020000"), skipped(Skipped::UnknownOption)),
             // Data without a name, and the name of another engine.
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
             // Without data, beyond the entry, twice, of a wrong length; another version of the entry.
-            (with("0028", "47004701"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "47030000"), vec![Err(Skipped::Malformed)]),
-            (with("002c", "4702000047020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "48004801"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "48030000"), vec![Err(Skipped::Malformed)]),
+            (with("002c", "4802000048020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "46020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "07020000"), vec![Err(Skipped::Malformed)]),
             // A local endpoint of the other family, and a client's address without one.
             (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
             (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
-            (with("1028", "47020000"), vec![Err(Skipped::Malformed)]),
+            (with("1028", "48020000"), vec![Err(Skipped::Malformed)]),
         ] {
             assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
         }
@@ -347,9 +357,11 @@ mod tests {
             call_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=255)),
             client_address in proptest::option::of(any::<(bool, bool, u32)>()),
             reply_shift in proptest::option::of(any::<(u32, i32, i32)>()),
+            translated: Option<[u32; 3]>,
         ) {
             let (protocol, flags, state, mark, timeout_seconds, remaining_millis) = numbers;
-            let protocol = if client_address.is_some() && local.is_some() { 6 } else { protocol };
+            let is_tcp = client_address.is_some() && local.is_some() || translated.is_some();
+            let protocol = if is_tcp { 6 } else { protocol };
             let client_address = client_address.filter(|_| local.is_some());
             let entry = Entry {
                 protocol: Protocol(protocol),
@@ -362,6 +374,7 @@ mod tests {
                 timeout_seconds,
                 remaining_millis,
                 call_id: call_id.as_deref(),
+                numbers: translated,
                 local,
                 reply_shift: reply_shift
                     .map(|(place, after, before)| ReplyShift { place, after, before }),

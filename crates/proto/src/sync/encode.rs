@@ -21,7 +21,10 @@ impl Entry<'_> {
     }
 
     fn write_v0(&self, out: &mut Encoded) -> Option<()> {
-        let has_options = self.call_id.is_some() || self.local.is_some() || self.client_address.is_some();
+        let has_options = self.call_id.is_some()
+            || self.local.is_some()
+            || self.client_address.is_some()
+            || self.numbers.is_some();
         if has_options || self.endpoints().iter().any(|endpoint| endpoint.addr.is_ipv6()) {
             return None;
         }
@@ -70,6 +73,10 @@ impl Entry<'_> {
             out.put(&[option::OPTIONAL | option::REMAINING, 4]);
             out.put(&millis.to_be_bytes());
         }
+        if let Some(words) = self.numbers {
+            out.put(&[option::NUMBERS, 12]);
+            words.iter().for_each(|word| out.put(&word.to_be_bytes()));
+        }
         let len = (out.len as u16).to_be_bytes();
         out.bytes[2..4].copy_from_slice(&len);
         Some(())
@@ -102,7 +109,7 @@ impl Encoded {
 }
 
 /// The longest entry: IPv6, with all options.
-const ENTRY_MAX: usize = 72 + 2 + 24 + 2 + 255 + 2 + SIP.len() + 2 + 18 + 2 + 6 + 2 + 4;
+const ENTRY_MAX: usize = 72 + 2 + 24 + 2 + 255 + 2 + SIP.len() + 2 + 18 + 2 + 6 + 2 + 4 + 2 + 12;
 
 #[cfg(test)]
 mod tests {
@@ -127,6 +134,7 @@ mod tests {
             local: None,
             client_address: None,
             reply_shift: None,
+            numbers: None,
         }
     }
 
@@ -206,7 +214,12 @@ mod tests {
         let bytes = encoded(&Entry { reply_shift, ..entry() }, Version::V1);
         assert_eq!((&bytes[4..8], &bytes[72..76]), ("003e", "0118"));
         assert_eq!(&bytes[76..], format!("{}0102030400000002ffffffff", "00".repeat(12)));
-        let longest = Entry { call_id: Some(&[7; 255]), remaining_millis: Some(1), reply_shift, ..all };
+        let numbers = Some([0x0102_0304, 5, 0xf902]);
+        let bytes = encoded(&Entry { numbers, ..entry() }, Version::V1);
+        assert_eq!((&bytes[4..8], &bytes[72..]), ("0032", "070c01020304000000050000f902"));
+        assert!(Entry { numbers, ..entry() }.encode(Version::V0).is_none());
+        let longest =
+            Entry { call_id: Some(&[7; 255]), remaining_millis: Some(1), reply_shift, numbers, ..all };
         assert_eq!(longest.encode(Version::V1).unwrap().bytes().len(), ENTRY_MAX);
         let too_long = Entry { call_id: Some(&[7; 256]), ..entry() };
         assert!(too_long.encode(Version::V1).is_none());

@@ -88,6 +88,9 @@ pub(super) mod option {
     pub(in crate::sync) const CLIENT_ADDRESS: u8 = 5;
     /// The time until a connection ends, in milliseconds. It may be ignored: the timeout is longer.
     pub(in crate::sync) const REMAINING: u8 = 6;
+    /// How the segments of a connection behind the SYN proxy are translated: three words. Without them the ends would
+    /// not understand each other.
+    pub(in crate::sync) const NUMBERS: u8 = 7;
 }
 
 /// The persistence engine of SIP, the only one.
@@ -122,6 +125,8 @@ pub struct Entry<'a> {
     pub client_address: Option<ClientAddress>,
     /// How the server's sequence numbers are shifted ([`flag::REPLY_SEQUENCES`]); version 0 does not carry it.
     pub reply_shift: Option<ReplyShift>,
+    /// How the numbers of a connection behind the SYN proxy are translated, as xvs stores it; `None`: they are not.
+    pub numbers: Option<[u32; 3]>,
 }
 
 /// How a helper shifts the sequence numbers of one end for the other.

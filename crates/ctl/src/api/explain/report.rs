@@ -67,13 +67,15 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         Verdict::Transmit(_) | Verdict::Fragment { .. } if explanation.resets => {
             (explain::Verdict::Transmit, None, Some(RESETS))
         }
-        Verdict::Transmit(_) | Verdict::Fragment { .. } => (explain::Verdict::Transmit, None, None),
+        Verdict::Transmit(_) | Verdict::Fragment { .. } => {
+            (explain::Verdict::Transmit, None, explanation.syn_proxy)
+        }
         Verdict::PassToKernel => (explain::Verdict::Pass, None, explanation.why_passed),
         Verdict::Consumed => {
             let why = match class {
-                Class::Flow(_) => {
-                    "its port is that of health checks through virtual addresses (`through_vip`)"
-                }
+                Class::Flow(_) => explanation
+                    .syn_proxy
+                    .unwrap_or("its port is that of health checks through virtual addresses (`through_vip`)"),
                 _ => "it is consumed: the client gets an ICMP error instead",
             };
             (explain::Verdict::Consumed, None, Some(why))
@@ -115,6 +117,8 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         next_hop: explanation.route.map(|route| next_hop(&route, egress, attachment)),
         rewrite: packet
             .filter(|_| matches!(verdict, Verdict::Transmit(_) | Verdict::Fragment { .. }))
+            // Another packet is sent in its place.
+            .filter(|_| explanation.syn_proxy.is_none())
             .and_then(|packet| rewrite(&packet, explanation)),
         verdict: happens,
         reason,

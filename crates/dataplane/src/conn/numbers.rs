@@ -1,0 +1,175 @@
+//! The numbers of a connection behind the SYN proxy: what the director has told each end, and so how the segments of
+//! one end are translated for the other.
+//!
+//! While the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)) they are those of
+//! [`Awaited`], then those of [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They are 16 bytes, so
+//! that a restart and other directors have them too.
+
+use super::connection::Connection;
+use super::flags::Flags;
+use crate::shm::atomic::{Ordering, fence};
+
+/// What the director has told a client whose connection waits for its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    /// The director's initial sequence number: the cookie.
+    pub(crate) cookie: u32,
+    /// The director's timestamp and the client's last one, if they use timestamps.
+    pub(crate) timestamps: Option<[u32; 2]>,
+    /// The client's window, in the unit that its SYN has announced.
+    pub(crate) window: u16,
+    /// The number of SYNs that the destination has got.
+    pub(crate) tries: u8,
+}
+
+/// How numbers are translated. The differences wrap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Numbers {
+    /// The sequence number that the client knows, less that of the destination.
+    pub(crate) sequence: u32,
+    /// The timestamp that the client knows, less that of the destination.
+    pub(crate) timestamp: u32,
+    /// The bits by which the destination's windows are shifted to the left for the client; below 0 to the right.
+    pub(crate) to_client: i8,
+    /// The bits by which the client's windows are shifted to the left for the destination.
+    pub(crate) to_server: u8,
+}
+
+impl Numbers {
+    /// Their words, which are also those of messages to other directors.
+    pub(crate) fn words(self) -> [u32; 3] {
+        [self.sequence, self.timestamp, u32::from(self.to_client as u8) << 8 | u32::from(self.to_server)]
+    }
+
+    /// Those of these words.
+    pub(crate) fn of([sequence, timestamp, shifts]: [u32; 3]) -> Self {
+        let within = |shift: u32| (shift as u8).min(SHIFT_MAX);
+        let to_client = ((shifts >> 8) as i8).clamp(-(SHIFT_MAX as i8), SHIFT_MAX as i8);
+        Self { sequence, timestamp, to_client, to_server: within(shifts) }
+    }
+}
+
+/// The greatest scale of windows (RFC 7323 §2.3).
+const SHIFT_MAX: u8 = 14;
+
+/// Of a connection with one of the flags.
+impl Connection<'_> {
+    /// What its client was told, while its destination has not answered.
+    pub(crate) fn awaited(&self) -> Option<Awaited> {
+        if !self.flags().contains(Flags::HANDSHAKE) {
+            return None;
+        }
+        let [cookie, own, client, rest] = self.number_words();
+        let timestamps = (rest & TIMESTAMPS != 0).then_some([own, client]);
+        Some(Awaited { cookie, timestamps, window: rest as u16, tries: (rest >> 16) as u8 })
+    }
+
+    /// Sets [`Self::awaited`].
+    pub(crate) fn set_awaited(&self, awaited: Awaited) {
+        let [own, client] = awaited.timestamps.unwrap_or_default();
+        let is_timed = if awaited.timestamps.is_some() { TIMESTAMPS } else { 0 };
+        let rest = u32::from(awaited.window) | u32::from(awaited.tries) << 16 | is_timed;
+        self.set_number_words([awaited.cookie, own, client, rest]);
+    }
+
+    /// How its numbers are translated, if they are.
+    #[inline]
+    pub(crate) fn numbers(&self) -> Option<Numbers> {
+        match self.flags().0 & (Flags::SYN_PROXY | Flags::HANDSHAKE).0 == Flags::SYN_PROXY.0 {
+            true => {
+                // Pairs with the fence of `complete`.
+                fence(Ordering::Acquire);
+                let [sequence, timestamp, shifts, _] = self.number_words();
+                Some(Numbers::of([sequence, timestamp, shifts]))
+            }
+            false => None,
+        }
+    }
+
+    /// Ends the handshake: from now on its numbers are translated so. Returns `true` to the one caller that has.
+    pub(crate) fn complete(&self, numbers: Numbers) -> bool {
+        // The one who sets the first flag writes; the others go on waiting until it has cleared the second.
+        let is_first = self.set_flags(Flags::SYN_PROXY);
+        if is_first {
+            let [sequence, timestamp, shifts] = numbers.words();
+            self.set_number_words([sequence, timestamp, shifts, 0]);
+            // Whoever finds the flag cleared finds the numbers.
+            fence(Ordering::Release);
+            let _ = self.clear_flags(Flags::HANDSHAKE);
+        }
+        is_first
+    }
+
+    /// Translates its numbers as another director does. `None`: that one does not.
+    pub(crate) fn receive_numbers(&self, received: Option<Numbers>) {
+        match received {
+            Some(numbers) if self.numbers() != received => {
+                let _ = self.set_flags(Flags::HANDSHAKE);
+                let _ = self.clear_flags(Flags::SYN_PROXY);
+                self.complete(numbers);
+            }
+            Some(_) => {}
+            // A new connection between the same ends.
+            None => _ = self.clear_flags(Flags::SYN_PROXY),
+        }
+    }
+
+    pub(super) fn number_words(&self) -> [u32; 4] {
+        self.record.numbers.words.each_ref().map(|word| word.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_number_words(&self, words: [u32; 4]) {
+        for (word, value) in self.record.numbers.words.iter().zip(words) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// In the last word: the ends use timestamps.
+const TIMESTAMPS: u32 = 1 << 31;
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::super::{Inserted, NewConnection, Table, TableConfig};
+    use super::*;
+    use crate::clock::Millis;
+    use crate::shm::Memory;
+
+    #[test]
+    fn numbers_and_what_a_client_was_told_outlive_the_process_and_one_worker_ends_the_handshake() {
+        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
+        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let awaited = Awaited { cookie: 1, timestamps: Some([2, u32::MAX]), window: u16::MAX, tries: 3 };
+        worker.connection(id).set_awaited(awaited);
+        drop(worker);
+
+        assert_eq!(table.repair(Millis(0), |_| true), 0);
+        table.take_over(&table.survey(|_| {}));
+        let worker = table.handle(0).unwrap();
+        let connection = worker.connection(id);
+        assert_eq!((connection.awaited(), connection.numbers()), (Some(awaited), None));
+        let numbers = Numbers { sequence: 5, timestamp: 6, to_client: -7, to_server: 8 };
+        assert!(connection.complete(numbers));
+        assert!(!connection.complete(Numbers::default()), "another worker was faster");
+        assert_eq!((connection.awaited(), connection.numbers()), (None, Some(numbers)));
+        connection.receive_numbers(Some(Numbers { sequence: 9, ..numbers }));
+        assert_eq!(connection.numbers().map(|numbers| numbers.sequence), Some(9));
+        connection.receive_numbers(None);
+        assert_eq!(connection.numbers(), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn numbers_are_the_same_in_another_director_and_arbitrary_words_shift_by_no_more_than_the_scale(
+            words: [u32; 3],
+        ) {
+            let numbers = Numbers::of(words);
+            proptest::prop_assert!(numbers.to_client.unsigned_abs() <= 14 && numbers.to_server <= 14);
+            proptest::prop_assert_eq!(Numbers::of(numbers.words()), numbers);
+        }
+    }
+}

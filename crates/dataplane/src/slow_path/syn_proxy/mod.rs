@@ -1,0 +1,415 @@
+//! The SYN proxy (`syn_proxy`, NAT and FULLNAT): the director answers a client's SYN by a cookie, and begins a
+//! connection only when the client's acknowledgement of the cookie is right.
+//!
+//! Runs for packets without a connection to a service behind the proxy, for those of a connection whose destination has
+//! not answered, and for each segment of such a connection afterwards; others cost a look at their flags, or at one
+//! number of the snapshot.
+//!
+//! 1. The SYN becomes a SYN+ACK with the cookie as its number and a window of 0, so the client sends no data. Nothing
+//!    is stored, and nothing is scheduled.
+//! 2. The client's ACK becomes a SYN to the destination that is chosen now, with the client's own number and what the
+//!    cookie says of its options. The connection is stored ([`Flags::HANDSHAKE`]). Packets of the client end here until
+//!    the destination answers.
+//! 3. The destination's SYN+ACK becomes the ACK that completes its handshake, and passes the stages of a client's
+//!    packet, so a PROXY header is in it. The client gets an ACK that opens its window. A destination's reset becomes
+//!    one for the client. If it is silent, it gets the SYN again after 1 and 3 seconds, and after 7 the client is reset.
+//! 4. From then on ([`Flags::SYN_PROXY`]) the destination's sequence numbers and timestamps are shifted to those that
+//!    the client knows, and back. The director had to announce a scale of windows before it knew the destination's, so
+//!    windows are shifted too. The client's own numbers stay.
+//!
+//! If the client's ACK is lost, its probes of the window serve as well. There is no ECN and no Fast Open through the
+//! proxy. Not here: cookies (`cookie.rs`), and where the numbers are (`conn/numbers.rs`).
+//!
+//! Source: RFC 4987 §3.6, RFC 7323 (scales, timestamps), RFC 9293 §3.8.6.1 (probes of a window).
+
+pub(crate) mod cookie;
+
+use std::time::Duration;
+
+use xvs_proto::network::RouteKey;
+use xvs_proto::{Packet, Protocol, checksum, tcp};
+use xvs_sched::{ClientAddress, SynProxy};
+use xvs_xdp::Frame;
+
+use self::cookie::Offered;
+use super::tcp_originate::{Answer, ETHERNET_MTU, as_received, largest_segment, write};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::framed_packet::FramedPacket;
+use crate::clock::Millis;
+use crate::conn::{Awaited, ConnId, Connection, Flags, Numbers, TableWorker};
+use crate::egress::Path;
+use crate::forward::{self, Ends};
+use crate::new_connection::service::{Marked, behind_proxy};
+use crate::snapshot::Service;
+use crate::verdict::{DropReason, Verdict};
+
+/// A packet without a connection to a service behind the proxy.
+pub(crate) enum Taken<'s> {
+    /// It gets this verdict.
+    Decided(Verdict),
+    /// It proves that its client exists, so it begins a connection of this service.
+    Proven(Marked<'s>, Proof),
+}
+
+/// What a client's acknowledgement of a cookie says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Proof {
+    /// The number of the client's SYN.
+    sequence: u32,
+    awaited: Awaited,
+}
+
+/// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any
+/// other.
+#[inline]
+pub(crate) fn take<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
+    if !at.snapshot.services.any_proxied() || p.packet.flow.protocol != Protocol::TCP {
+        return None;
+    }
+    take_segment(flows, p, at)
+}
+
+#[inline(never)]
+fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
+    let (packet, flags) = (p.packet, p.packet.tcp_flags);
+    if flags.has(tcp::Flags::RST) {
+        return None;
+    }
+    let marked = behind_proxy(packet, p.link, at.snapshot)?;
+    let service = marked.service;
+    let is_active = match service.syn_proxy {
+        SynProxy::On => true,
+        SynProxy::Auto => at.snapshot.settings.memory_short,
+        SynProxy::Off => false,
+    };
+    let segment = &p.frame.bytes()[packet.transport..packet.end];
+    let (source, dest) = (packet.flow.source, packet.flow.dest);
+    let is_whole = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0;
+    let secret = flows.table.table().secret();
+    if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
+        return match is_active && service.has_available() {
+            true if is_whole() => {
+                let offered = Offered::by(&tcp::Options::of(segment));
+                let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
+                let cookie = cookie::make(secret, &packet.flow, sequence, offered, at.now);
+                let verdict = answer(p, service, sequence, cookie, at);
+                flows.counters.syn_cookies_sent.add(1);
+                Some(Taken::Decided(verdict))
+            }
+            true => Some(Taken::Decided(Verdict::Drop(DropReason::BadCookie))),
+            // The client gets an ICMP error if no real server takes connections.
+            false => None,
+        };
+    }
+    let proof = proof(secret, segment, packet, at.now).filter(|_| is_whole());
+    match proof {
+        Some(proof) => {
+            flows.counters.syn_cookies_accepted.add(1);
+            Some(Taken::Proven(marked, proof))
+        }
+        None if is_active => Some(Taken::Decided(Verdict::Drop(DropReason::BadCookie))),
+        None => None,
+    }
+}
+
+/// Makes a SYN the director's answer to it.
+fn answer(
+    p: &mut FramedPacket<'_>,
+    service: &Service,
+    sequence: u32,
+    cookie: u32,
+    at: Context<'_>,
+) -> Verdict {
+    let (client, service_end) = (p.packet.flow.source, p.packet.flow.dest);
+    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
+    let path = Path::find(&at.snapshot.egress, key, p.hash);
+    let mtu = path.hop().map_or(ETHERNET_MTU, |hop| hop.mtu.min(ETHERNET_MTU.into()) as u16);
+    // A PROXY header precedes the client's first data, and this segment may be as long as the client's largest.
+    let header = match service.client_address {
+        ClientAddress::Proxy => xvs_proto::proxy::header_len(client.family()) as u16,
+        _ => 0,
+    };
+    let offered = Offered::in_cookie(cookie);
+    let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
+    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [at.now.0 as u32, theirs]);
+    let header = tcp::Header {
+        sequence: cookie,
+        acknowledgement: sequence.wrapping_add(1),
+        flags: SYN_ACK,
+        window: 0,
+        options: tcp::Options {
+            mss: Some(largest_segment(client.family(), mtu).saturating_sub(header)),
+            window_scale: offered.window_scale.map(|_| SCALE),
+            sack: offered.sack,
+            timestamps,
+        },
+    };
+    if path.hop().is_none() {
+        return Verdict::Drop(DropReason::NoRoute);
+    }
+    p.frame.shrink_front(p.packet.network);
+    write(p.frame, (service_end, client), &header);
+    forward::made(p.frame, path)
+}
+
+/// What a segment proves. A probe of the window has the number before that of the first byte of data.
+fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: Millis) -> Option<Proof> {
+    if !packet.tcp_flags.has(tcp::Flags::ACK) || packet.tcp_flags.has(tcp::Flags::SYN) {
+        return None;
+    }
+    let cookie = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start).wrapping_sub(1);
+    let number = tcp::number(segment, tcp::field::SEQUENCE.start);
+    let is_it = |sequence: &u32| cookie::is_valid(secret, &packet.flow, *sequence, cookie, now);
+    let sequence = [number.wrapping_sub(1), number].into_iter().find(is_it)?;
+    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, ours]| [ours, theirs]);
+    let window = tcp::word(segment, tcp::field::WINDOW.start);
+    Some(Proof { sequence, awaited: Awaited { cookie, timestamps, window, tries: 1 } })
+}
+
+/// Begins to wait for the destination's answer. Returns `false` if another worker has.
+pub(crate) fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
+    debug_assert!(connection.method().masquerades(), "other methods are refused with the proxy");
+    let is_new = connection.in_packets() == 0 && connection.set_flags(Flags::HANDSHAKE | Flags::PROVEN);
+    if is_new {
+        connection.set_first_sequence(proof.sequence.wrapping_add(1));
+        connection.set_awaited(proof.awaited);
+    }
+    is_new
+}
+
+/// Resets a client that has acknowledged a cookie, and gets no connection.
+pub(crate) fn refuse(flows: &mut Flows, packet: &Packet, proof: &Proof) {
+    let (client, service_end) = (packet.flow.source, packet.flow.dest);
+    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
+    let header = tcp::ResetNumbers::Expected(proof.awaited.cookie.wrapping_add(1)).into();
+    tell(&mut flows.answers, Answer { ends: (service_end, client), header, key });
+}
+
+/// Makes the frame the client's SYN of a connection, as it would have been received. `None`: it has no room, or the
+/// destination has answered.
+pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Option<Packet> {
+    let awaited = connection.awaited()?;
+    let offered = Offered::in_cookie(awaited.cookie);
+    let scale = offered.window_scale.unwrap_or(0);
+    let header = tcp::Header {
+        sequence: connection.first_sequence().wrapping_sub(1),
+        acknowledgement: 0,
+        flags: tcp::Flags::SYN,
+        window: shifted(awaited.window, scale as i8),
+        options: tcp::Options {
+            mss: Some(offered.mss),
+            window_scale: offered.window_scale,
+            sack: offered.sack,
+            timestamps: awaited.timestamps.map(|[_, theirs]| [theirs, 0]),
+        },
+    };
+    let ends = Ends::of(connection);
+    write(frame, (ends.client, ends.virtual_endpoint), &header);
+    as_received(frame, ends.client.family())
+}
+
+/// Sets the deadline of a connection whose destination has got a SYN.
+pub(crate) fn wait(table: &mut TableWorker, id: ConnId, now: Millis) {
+    if let Some(awaited) = table.connection(id).awaited() {
+        let wait = FIRST_WAIT * (1 << awaited.tries.clamp(1, TRIES).saturating_sub(1));
+        table.transition(id, |state| (state, now + wait));
+    }
+}
+
+/// Whether a connection whose deadline has passed continues, because its destination gets another SYN. If it has had
+/// all, the client is reset.
+pub(crate) fn outlasts(
+    table: &mut TableWorker,
+    id: ConnId,
+    again: &mut Vec<ConnId>,
+    answers: &mut Vec<Answer>,
+    now: Millis,
+) -> bool {
+    let connection = table.connection(id);
+    let Some(awaited) = connection.awaited() else { return false };
+    if connection.expires() > now {
+        return true;
+    }
+    if awaited.tries >= TRIES {
+        let ends = Ends::of(&connection);
+        let header = tcp::ResetNumbers::Expected(awaited.cookie.wrapping_add(1)).into();
+        let key = ends.key_to_client(0);
+        tell(answers, Answer { ends: (ends.virtual_endpoint, ends.client), header, key });
+        return false;
+    }
+    if again.len() < again.capacity() {
+        connection.set_awaited(Awaited { tries: awaited.tries + 1, ..awaited });
+        again.push(id);
+    }
+    // If there are too many, it is the turn of this one in the next burst.
+    table.transition(id, |state| (state, now + crate::conn::TIMER_TICK));
+    true
+}
+
+/// The meaning of a destination's packet for a handshake.
+pub(crate) enum Answered {
+    /// It accepts: the frame has become the client's ACK, with these headers.
+    Accepted(Packet),
+    /// It refuses: the packet goes on, with numbers that the client knows.
+    Refused,
+    /// None.
+    Otherwise,
+}
+
+/// Reads a destination's packet of a connection that waits for its answer.
+pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId) -> Answered {
+    let (packet, connection) = (p.packet, flows.table.connection(id));
+    let Some(awaited) = connection.awaited() else { return Answered::Otherwise };
+    let segment = &p.frame.bytes()[packet.transport..packet.end];
+    let first = connection.first_sequence();
+    let (source, dest) = (packet.flow.source, packet.flow.dest);
+    let is_answer = packet.tcp_flags.has(tcp::Flags::ACK)
+        && tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) == first
+        && checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0;
+    let theirs = tcp::number(segment, tcp::field::SEQUENCE.start);
+    if is_answer && packet.tcp_flags.has(tcp::Flags::RST) {
+        let sequence = awaited.cookie.wrapping_add(1).wrapping_sub(theirs);
+        connection.complete(Numbers { sequence, ..Numbers::default() });
+        return Answered::Refused;
+    }
+    if !is_answer || !packet.tcp_flags.has(tcp::Flags::SYN) {
+        return Answered::Otherwise;
+    }
+    let (offered, options) = (Offered::in_cookie(awaited.cookie), tcp::Options::of(segment));
+    let window = tcp::word(segment, tcp::field::WINDOW.start);
+    let scale = |known: Option<u8>| known.unwrap_or(0) as i8;
+    let timestamps = awaited.timestamps.zip(options.timestamps);
+    let numbers = Numbers {
+        sequence: awaited.cookie.wrapping_sub(theirs),
+        timestamp: timestamps.map_or(0, |([ours, _], [theirs, _])| ours.wrapping_sub(theirs)),
+        to_client: offered.window_scale.map_or(0, |_| scale(options.window_scale) - SCALE as i8),
+        to_server: match options.window_scale {
+            Some(_) => 0,
+            None => offered.window_scale.unwrap_or(0),
+        },
+    };
+    if !connection.complete(numbers) {
+        return Answered::Otherwise;
+    }
+    let ends = Ends::of(&connection);
+    let next = awaited.cookie.wrapping_add(1);
+    let opening = tcp::Header {
+        sequence: next,
+        acknowledgement: first,
+        flags: tcp::Flags::ACK,
+        // The window of a SYN is not scaled.
+        window: offered.window_scale.map_or(window, |_| window >> SCALE),
+        options: tcp::Options { timestamps: awaited.timestamps, ..tcp::Options::default() },
+    };
+    let key = ends.key_to_client(0);
+    tell(&mut flows.answers, Answer { ends: (ends.virtual_endpoint, ends.client), header: opening, key });
+    // In the client's numbers: it is translated as its other segments are.
+    let acknowledgement = tcp::Header {
+        sequence: first,
+        acknowledgement: next,
+        flags: tcp::Flags::ACK,
+        window: awaited.window,
+        options: tcp::Options {
+            timestamps: awaited.timestamps.map(|[ours, theirs]| [theirs, ours]),
+            ..tcp::Options::default()
+        },
+    };
+    p.frame.shrink_front(packet.network);
+    write(p.frame, (ends.client, ends.virtual_endpoint), &acknowledgement);
+    match as_received(p.frame, ends.client.family()) {
+        Some(packet) => Answered::Accepted(packet),
+        None => Answered::Otherwise,
+    }
+}
+
+/// Translates a client's segment, which is not rewritten yet, to the numbers of its destination.
+#[inline]
+pub(crate) fn to_server(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+    if let Some(numbers) = connection.numbers() {
+        translate_request(&mut frame.bytes_mut()[packet.transport..packet.end], packet.tcp_flags, numbers);
+    }
+}
+
+// Not inlined, as the next one, so that the path of other packets is short.
+#[inline(never)]
+fn translate_request(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
+    if flags.has(tcp::Flags::ACK) {
+        tcp::map_acknowledged(segment, |number| number.wrapping_sub(numbers.sequence));
+    }
+    if let Some([_, echoed]) = tcp::timestamps(segment) {
+        let theirs = tcp::number(segment, echoed);
+        tcp::set_number(segment, echoed, theirs.wrapping_sub(numbers.timestamp));
+    }
+    if !flags.has(tcp::Flags::SYN) {
+        shift_window(segment, numbers.to_server as i8);
+    }
+}
+
+/// Translates a destination's segment, which is not rewritten yet, to the numbers that its client knows.
+#[inline]
+pub(crate) fn to_client(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+    if let Some(numbers) = connection.numbers() {
+        translate_reply(&mut frame.bytes_mut()[packet.transport..packet.end], packet.tcp_flags, numbers);
+    }
+}
+
+#[inline(never)]
+fn translate_reply(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
+    let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
+    tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(numbers.sequence));
+    if let Some([own, _]) = tcp::timestamps(segment) {
+        let theirs = tcp::number(segment, own);
+        tcp::set_number(segment, own, theirs.wrapping_add(numbers.timestamp));
+    }
+    if !flags.has(tcp::Flags::SYN) {
+        shift_window(segment, numbers.to_client);
+    }
+}
+
+/// Gives a destination's segment that was translated and is not sent its own number again: an ICMP error quotes it.
+pub(crate) fn restore(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
+    if let Some(numbers) = connection.numbers() {
+        let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
+        let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
+        tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_sub(numbers.sequence));
+    }
+}
+
+/// Replaces the sequence number that an error about a reply quotes by the destination's own number.
+pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, numbers: Numbers) {
+    let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
+    let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
+    let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    sequence.copy_from_slice(&number.wrapping_sub(numbers.sequence).to_be_bytes());
+}
+
+fn shift_window(segment: &mut [u8], by: i8) {
+    if by != 0 {
+        let window = tcp::word(segment, tcp::field::WINDOW.start);
+        tcp::set_word(segment, tcp::field::WINDOW.start, shifted(window, by));
+    }
+}
+
+/// A window in another unit; the largest one if it does not fit.
+fn shifted(window: u16, by: i8) -> u16 {
+    match by {
+        by if by < 0 => window.checked_shr(by.unsigned_abs().into()).unwrap_or(0),
+        by => u16::try_from(u64::from(window) << by).unwrap_or(u16::MAX),
+    }
+}
+
+/// Sends a packet after the burst. If there are too many, it is as good as lost on the wire.
+fn tell(answers: &mut Vec<Answer>, answer: Answer) {
+    if answers.len() < answers.capacity() {
+        answers.push(answer);
+    }
+}
+
+const SYN_ACK: tcp::Flags = tcp::Flags(tcp::Flags::SYN.0 | tcp::Flags::ACK.0);
+/// The scale of windows that the director announces, the usual one of a real server.
+const SCALE: u8 = 7;
+/// The number of SYNs that a destination gets.
+const TRIES: u8 = 3;
+/// The time between the first two; then it doubles.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
