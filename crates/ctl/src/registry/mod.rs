@@ -300,10 +300,8 @@ impl Registry {
             for dest in &entry.destinations {
                 snapshot.destinations.set(dest.id, Some(destination(key, dest, &entry.live, snapshot)));
             }
-            let Some(service) = build(key, wanted, entry, &self.tuning, state.limits().get(&key).copied())
-            else {
-                continue;
-            };
+            let limit = state.limits().get(&key).copied();
+            let Some(service) = build(key, wanted, entry, &self.tuning, limit) else { continue };
             let by_call =
                 service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
             if by_call && snapshot.call_ids.is_empty() {
