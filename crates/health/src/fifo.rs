@@ -15,9 +15,10 @@ use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::io::ioctl_fionread;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use xvs_helper::account;
 use xvs_model::health_checks::virtual_server::{Fifo as FifoSettings, Globals};
 
-use crate::command::{Program, RunLock, account};
+use crate::command::{Program, RunLock};
 
 /// An open FIFO.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
-use std::{process, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,8 +28,12 @@ use xvs_ctl::metrics::credentials::Credentials;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_ctl::reload::Reloader;
 use xvs_health::prepare::Prepared;
+use xvs_helper::{client, process};
 
 fn main() -> ExitCode {
+    if let Some(code) = process::serve_if_one(successor::command, successor::starter) {
+        return code;
+    }
     let arguments: Arguments = match parsed() {
         Ok(arguments) => arguments,
         Err(code) => return code,
@@ -42,6 +46,9 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED, None),
     };
+    if let Err(error) = process::start(successor::command()) {
+        return fail(&error, FAILED, None);
+    }
     let log = config.log_filter().map_err(Box::from).and_then(|filter| {
         Log::to_stderr(filter, config.log_format, io::stderr().is_terminal()).map_err(Box::<dyn Error>::from)
     });
@@ -83,6 +90,7 @@ impl ReadFiles {
 /// Runs the daemon until a signal or a fault ends it.
 fn run(arguments: Arguments, config: &Config, log: &Log) -> Result<ExitCode, Box<dyn Error>> {
     let takes_over = arguments.takes_over();
+    client::follow()?;
     let files = ReadFiles::of(config)?;
     rights::check()?;
     // Before anything is started, so that a signal during the start also ends in order.
@@ -174,7 +182,7 @@ fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()
             SIGHUP => _ = reload.try_send(()),
             _ if stopping => {
                 tracing::warn!("signal {signal} again: ending at once");
-                process::exit(i32::from(FAILED));
+                std::process::exit(i32::from(FAILED));
             }
             _ => {
                 stopping = true;
