@@ -132,7 +132,8 @@ impl Program {
         Ok(Process { run, has_ended: false })
     }
 
-    fn requested(&self) -> Requested {
+    /// What the helper is asked to run.
+    pub(super) fn requested(&self) -> Requested {
         let Script { argv, text, user, group, .. } = self.script.clone();
         Requested { text, argv, user, group, is_checked: self.is_checked }
     }
@@ -158,26 +159,27 @@ fn not_in_time() -> Outcome {
 /// The commands of a configuration that cannot be run now. Looks up users and files, which may block.
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut check = |script: &Script| {
+    for script in scripts(configuration) {
         if let Some(why) = Program::new(script, &configuration.globals, RunLock::default()).obstacle() {
             let text = format!("`{}` cannot be run: {why}", script.text);
             faults.push(Fault { place: script.place.clone(), severity: Severity::Warning, text });
         }
-    };
-    for server in &configuration.virtual_servers {
-        let scripts = server.quorum_up.iter().chain(&server.quorum_down);
-        scripts.for_each(&mut check);
-        for server in &server.real_servers {
-            let scripts = server.notify_up.iter().chain(&server.notify_down);
-            scripts.for_each(&mut check);
-            for one in &server.checks {
-                if let Probe::Script(script, _) = &one.probe {
-                    check(script);
-                }
-            }
-        }
     }
     faults
+}
+
+/// The commands of a configuration, without those that read FIFOs.
+pub(super) fn scripts(configuration: &Configuration) -> impl Iterator<Item = &Script> {
+    configuration.virtual_servers.iter().flat_map(|server| {
+        let of_server = server.quorum_up.iter().chain(&server.quorum_down);
+        of_server.chain(server.real_servers.iter().flat_map(|server| {
+            let checks = server.checks.iter().filter_map(|one| match &one.probe {
+                Probe::Script(script, _) => Some(script),
+                _ => None,
+            });
+            server.notify_up.iter().chain(&server.notify_down).chain(checks)
+        }))
+    })
 }
 
 /// A requested command. Dropping this kills it.
@@ -229,7 +231,9 @@ impl From<Event> for Outcome {
             Event::Signal(number) => Self::Signal(number),
             Event::Missing(why) | Event::Refused(why) => Self::Refused(why),
             Event::NotStarted(why) => Self::NotStarted(why),
-            Event::Started | Event::Runnable => Self::NotStarted("internal error of the helper".to_owned()),
+            Event::Started | Event::Runnable | Event::Names(_) => {
+                Self::NotStarted("internal error of the helper".to_owned())
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::RecvFlags;
 
 use crate::message::{pair, receive, send};
-use crate::request::{End, Event, Request, Script};
+use crate::request::{End, Event, LegacyTables, Request, Script};
 use crate::server::{Powers, serve};
 
 /// The helper of this process.
@@ -101,17 +101,37 @@ impl AsRawFd for Run {
 
 /// Why a script cannot be run now; `None`: it can. Waits for lookups of users and files.
 pub fn obstacle(script: Script) -> Option<String> {
-    let run = match Run::request(&Request::Examine(script), &[]) {
-        Ok(run) => run,
-        Err(error) => return Some(error.to_string()),
-    };
+    match answer(&Request::Examine(script)) {
+        Ok(Event::Refused(why) | Event::NotStarted(why)) => Some(why),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// The names of the tables of iptables-legacy. Reads the file itself if this process may, else waits for the helper.
+///
+/// # Errors
+/// Neither can read it.
+pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
+    match tables.read() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            match answer(&Request::LegacyTables(tables))? {
+                Event::Names(names) => Ok(names),
+                _ => Err(error),
+            }
+        }
+        read => read,
+    }
+}
+
+/// Waits for the one event of a request that runs no program.
+fn answer(request: &Request) -> io::Result<Event> {
+    let run = Run::request(request, &[])?;
     loop {
         // An interrupted wait is repeated.
         let _ = poll(&mut [PollFd::new(&run, PollFlags::IN)], None);
-        match run.event() {
-            Some(Event::Refused(why) | Event::NotStarted(why)) => return Some(why),
-            Some(_) => return None,
-            None => {}
+        if let Some(event) = run.event() {
+            return Ok(event);
         }
     }
 }
@@ -133,6 +153,11 @@ pub fn warning() -> Option<String> {
 pub(crate) fn set(socket: OwnedFd, keeper: Option<Child>) {
     // A process has one helper.
     let _ = HELPER.set(Helper { socket, keeper: Mutex::new(keeper), losses: Mutex::default() });
+}
+
+/// The socket to the helper process; `None`: there is none.
+pub(crate) fn socket() -> Option<io::Result<OwnedFd>> {
+    HELPER.get().map(|helper| helper.socket.try_clone())
 }
 
 /// Logs the ends of the helper process from now on, and has [`warning`] tell them.

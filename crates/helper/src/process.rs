@@ -18,9 +18,13 @@ use crate::client;
 use crate::message::{pair, send};
 use crate::server::{Powers, serve};
 
+pub use crate::server::Rules;
+
 /// The variable of the environment with the part of a process in this.
 const VARIABLE: &str = "XVSD_HELPER";
 const KEEPER: &str = "keeper";
+/// xvsd, executed once more by the process whose helper is behind standard input.
+const BEHIND: &str = "behind";
 /// With the number of helpers before it, and why the last one ended.
 const HELPER: &str = "helper";
 
@@ -28,12 +32,13 @@ const HELPER: &str = "helper";
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Does the work of the keeper or of the helper if this process is one. `this` is the command of xvsd, without what
-/// [`as_xvsd`] removes, and `successor` the one of the process that takes over.
-pub fn serve_if_one(this: fn() -> Command, successor: fn() -> Command) -> Option<ExitCode> {
+/// [`as_xvsd`] removes.
+pub fn serve_if_one(this: fn() -> Command, rules: Rules) -> Option<ExitCode> {
     let part = env::var(VARIABLE).ok()?;
     let result = match part.split_once(' ') {
+        None if part == BEHIND => return None,
         None if part == KEEPER => keep(this),
-        Some((HELPER, before)) => help(before, successor),
+        Some((HELPER, before)) => help(before, rules),
         _ => Err(io::Error::other(format!("{VARIABLE} is `{part}`; unset it"))),
     };
     // No error can be reported but by the end, which xvsd logs.
@@ -45,6 +50,10 @@ pub fn serve_if_one(this: fn() -> Command, successor: fn() -> Command) -> Option
 /// # Errors
 /// The system cannot start them.
 pub fn start(this: Command) -> io::Result<()> {
+    if env::var(VARIABLE).is_ok_and(|part| part == BEHIND) {
+        client::set(io::stdin().as_fd().try_clone_to_owned()?, None);
+        return Ok(());
+    }
     let (own, its) = pair()?;
     // A signal from a terminal does not end it: xvsd ends its scripts itself.
     let keeper = again(this, KEEPER).stdin(Stdio::from(its)).process_group(0).spawn()?;
@@ -56,6 +65,17 @@ pub fn start(this: Command) -> io::Result<()> {
 fn again(mut this: Command, part: &str) -> Command {
     this.arg0("xvs-helper").env(VARIABLE, part).stdout(Stdio::null());
     this
+}
+
+/// Lets xvsd, which this process is about to execute by this command, use the helper of this process.
+///
+/// # Errors
+/// The system has no room for another descriptor.
+pub fn pass_on(command: &mut Command) -> io::Result<()> {
+    if let Some(socket) = client::socket() {
+        command.stdin(Stdio::from(socket?)).env(VARIABLE, BEHIND);
+    }
+    Ok(())
 }
 
 /// Removes from a command what makes it a helper.
@@ -84,7 +104,7 @@ fn keep(this: fn() -> Command) -> io::Result<()> {
     Ok(())
 }
 
-fn help(before: &str, successor: fn() -> Command) -> io::Result<()> {
+fn help(before: &str, rules: Rules) -> io::Result<()> {
     let _ = rustix::thread::set_name(c"xvs-helper");
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // No program inherits it: each gets a standard input of its own.
@@ -93,5 +113,5 @@ fn help(before: &str, successor: fn() -> Command) -> io::Result<()> {
         let count = count.parse::<u32>().map_err(io::Error::other)?;
         send(&socket, &(count, why), &[])?;
     }
-    serve(&socket, Powers::Fixed(successor))
+    serve(&socket, Powers::Fixed(rules))
 }

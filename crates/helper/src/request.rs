@@ -4,6 +4,8 @@
 //! the files for the program's output. When the last holder of the other end is gone, the socket is closed: so the end
 //! of the helper is the end of each request.
 
+use std::{fs, io};
+
 use serde::{Deserialize, Serialize};
 
 /// A request.
@@ -15,12 +17,43 @@ pub enum Request {
     Examine(Script),
     /// Runs a program that prints netfilter's rules, with two files for its output and its errors.
     Netfilter(Vec<String>),
+    /// Reads the names of the tables that iptables-legacy has, a file of root's.
+    LegacyTables(LegacyTables),
     /// Starts xvsd once more, with the same command line, as the process that takes over. One file gets its output.
     Successor,
 }
 
+/// The file with the names of the tables of iptables-legacy, for an address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LegacyTables {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl LegacyTables {
+    fn path(self) -> &'static str {
+        match self {
+            Self::V4 => "/proc/thread-self/net/ip_tables_names",
+            Self::V6 => "/proc/thread-self/net/ip6_tables_names",
+        }
+    }
+
+    /// The names, in the network namespace of this thread; empty: there are none.
+    ///
+    /// # Errors
+    /// The file cannot be read by this process.
+    pub fn read(self) -> io::Result<String> {
+        match fs::read_to_string(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            read => read,
+        }
+    }
+}
+
 /// A command of a keepalived.conf.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Script {
     /// The whole command, for a shell.
     pub text: String,
@@ -51,6 +84,8 @@ pub enum Event {
     NotStarted(String),
     /// [`Request::Examine`]: nothing prevents the script.
     Runnable,
+    /// What [`Request::LegacyTables`] has read.
+    Names(String),
 }
 
 /// How a program is ended.

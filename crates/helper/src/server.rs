@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::message::{receive, send};
-use crate::request::{End, Event, Request, is_netfilter};
+use crate::request::{End, Event, Request, Script, is_netfilter};
 use crate::script::{self, PATH};
 
 /// What may be requested.
@@ -25,8 +25,17 @@ use crate::script::{self, PATH};
 pub(crate) enum Powers {
     /// Anything, because the requester has the same rights.
     Any,
-    /// What the type of a request says; the function has the command of a successor.
-    Fixed(fn() -> Command),
+    /// What the type of a request says, within these rules.
+    Fixed(Rules),
+}
+
+/// The rules of a helper process.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// The command that starts a successor.
+    pub successor: fn() -> Command,
+    /// Whether a script may be run. May block.
+    pub permits: fn(&Script) -> bool,
 }
 
 /// Serves until the other side is closed.
@@ -51,6 +60,11 @@ pub(crate) fn serve(socket: &OwnedFd, powers: Powers) -> io::Result<()> {
 fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
     let mut descriptors = descriptors.into_iter();
     let Some(control) = descriptors.next() else { return };
+    if let Request::LegacyTables(tables) = request {
+        let read = tables.read().map_or_else(|error| Event::NotStarted(error.to_string()), Event::Names);
+        let _ = send(&control, &read, &[]);
+        return;
+    }
     let event = match (command(request, powers), request) {
         (Err(event), _) => Err(event),
         (Ok(_), Request::Examine(_)) => Ok(Event::Runnable),
@@ -72,6 +86,14 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
 /// The command of a request, or why there is none.
 fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
     match (request, powers) {
+        (Request::Script(script) | Request::Examine(script), Powers::Fixed(rules))
+            if !(rules.permits)(script) =>
+        {
+            // No failure of what the script checks: the file has changed, and xvsd has not read it yet.
+            Err(Event::NotStarted(
+                "the keepalived.conf does not have it so any more; `xvs reload`".to_owned(),
+            ))
+        }
         (Request::Script(script) | Request::Examine(script), _) => {
             script::command(script).map_err(Event::Refused)
         }
@@ -85,7 +107,8 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
             }
             _ => Err(Event::Refused(format!("`{}` prints no rules of netfilter", argv.join(" ")))),
         },
-        (Request::Successor, Powers::Fixed(successor)) => Ok(successor()),
+        (Request::LegacyTables(_), _) => Err(Event::Refused("it is no program".to_owned())),
+        (Request::Successor, Powers::Fixed(rules)) => Ok((rules.successor)()),
         (Request::Successor, Powers::Any) => {
             Err(Event::Refused("this program is no xvsd, so it has no successor".to_owned()))
         }
@@ -175,13 +198,15 @@ fn keep_capabilities() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use crate::message::pair;
-    use crate::request::Script;
     use crate::server::*;
+
+    const RULES: Rules =
+        Rules { successor: || Command::new("false"), permits: |script| script.text.starts_with("true") };
 
     /// The last event of a request to a helper process.
     fn answer(request: &impl serde::Serialize) -> Option<Event> {
         let (own, its) = pair().unwrap();
-        let serving = thread::spawn(move || serve(&its, Powers::Fixed(|| Command::new("false"))));
+        let serving = thread::spawn(move || serve(&its, Powers::Fixed(RULES)));
         let (control, given) = pair().unwrap();
         send(&own, request, &[given.as_fd()]).unwrap();
         drop(given);
@@ -214,7 +239,15 @@ mod tests {
         let argv = vec!["true".to_owned()];
         let script = Script { text: "true".to_owned(), argv, user: None, group: None, is_checked: false };
         assert_eq!(answer(&Request::Script(script.clone())), Some(Event::Exit(0)));
-        assert_eq!(answer(&Request::Examine(script)), Some(Event::Runnable));
+        assert_eq!(answer(&Request::Examine(script.clone())), Some(Event::Runnable));
+        let other = Script { text: "id".to_owned(), ..script };
+        for request in [Request::Script(other.clone()), Request::Examine(other)] {
+            let answer = answer(&request);
+            assert!(
+                matches!(&answer, Some(Event::NotStarted(why)) if why.contains("xvs reload")),
+                "{answer:?}"
+            );
+        }
         assert_eq!(answer(&Request::Successor), Some(Event::Exit(1)));
     }
 
