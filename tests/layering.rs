@@ -45,15 +45,16 @@ fn before_tests(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The crates, each with our crates that it may use; permission for a crate includes the crates below it.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("proto", &[]),
     ("sched", &["proto"]),
     ("xdp", &["proto"]),
     ("dataplane", &["proto", "sched", "xdp"]),
     ("model", &["proto", "sched"]),
-    ("host", &["proto"]),
+    ("helper", &[]),
+    ("host", &["proto", "helper"]),
     ("keepalived", &["model"]),
-    ("health", &["model"]),
+    ("health", &["model", "helper"]),
     ("ipvsadm", &["model"]),
     ("realserver", &["proto", "xdp", "host"]),
     // xvsd reads rules files in ipvsadm's grammar, and writes changes as its command lines.

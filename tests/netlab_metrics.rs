@@ -126,7 +126,11 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
 fn daemon(cluster: &Cluster) -> u32 {
     let found = succeed(Command::new("ip").args(["netns", "pids", &cluster.namespace(Host::Director)]));
     let is_daemon = |process: &&str| {
-        fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|program| program.ends_with("xvsd"))
+        let comm = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        // Its keeper and its helper are the same program.
+        let is_other = ["xvs-keeper\n", "xvs-helper\n"].contains(&&*comm);
+        !is_other
+            && fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|program| program.ends_with("xvsd"))
     };
     let found: Vec<_> = found.lines().filter(is_daemon).collect();
     let [process] = found[..] else { panic!("{found:?}") };

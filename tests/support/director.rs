@@ -88,6 +88,29 @@ impl<'a> Director<'a> {
         Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[variable]).ready()
     }
 
+    /// The same as [`Self::start_with`] with one worker, from a shell in which `before` has run.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn start_after(cluster: &'a Cluster, before: &str, more: &[&str]) -> Self {
+        Self::launch_after(cluster, before, &[], more).ready()
+    }
+
+    /// The same as [`Self::take_over`] with one worker, from a shell in which `before` has run.
+    ///
+    /// # Errors
+    /// The log of a successor that has failed.
+    pub fn take_over_after(cluster: &'a Cluster, before: &str, more: &[&str]) -> Result<Self, String> {
+        Self::launch_after(cluster, before, &["--take-over"], more).succeeded()
+    }
+
+    fn launch_after(cluster: &'a Cluster, before: &str, first: &[&str], more: &[&str]) -> Self {
+        let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1"];
+        let shell = format!("{before} && exec \"$0\" \"$@\"");
+        Self::launch(cluster, Host::Director, &[first, &arguments, more].concat(), &["sh", "-c", &shell])
+    }
+
     /// Waits until it is ready.
     fn ready(mut self) -> Self {
         let this = &mut self;
@@ -136,9 +159,12 @@ impl<'a> Director<'a> {
     /// # Errors
     /// The log of a successor that has failed.
     pub fn take_over(cluster: &'a Cluster, workers: Workers, more: &[&str]) -> Result<Self, String> {
-        let mut this = Self::begin_take_over(cluster, workers, more);
-        this.is_successor = this.wait().success();
-        if this.is_successor { Ok(this) } else { Err(this.log()) }
+        Self::begin_take_over(cluster, workers, more).succeeded()
+    }
+
+    fn succeeded(mut self) -> Result<Self, String> {
+        self.is_successor = self.wait().success();
+        if self.is_successor { Ok(self) } else { Err(self.log()) }
     }
 
     /// The same, and returns at once.

@@ -46,6 +46,7 @@ at rs python3 /vm-bin/peer.py serve 80 &
 say "installed and configured"
 dpkg --install "${packages[0]}" >/dev/null
 getent group xvs >/dev/null || fail "there is no group xvs"
+getent passwd xvs >/dev/null || fail "there is no user xvs"
 ! systemctl start xvsd 2>/dev/null || fail "xvsd has started without an interface"
 journalctl --no-pager -u xvsd | grep -q "no interface to take packets from" || fail "xvsd does not say what is missing"
 echo 'interfaces = ["lan"]' >>/etc/xvs/xvs.toml
@@ -97,6 +98,7 @@ say "purged"
 dpkg --purge xvs >/dev/null
 ! ip address show dev lo | grep -q 10.1.0.101/32 || fail "10.1.0.101 is still on lo"
 ! ip link show dev lan | grep -q xdp || fail "lan still has an XDP program"
+! getent passwd xvs >/dev/null || fail "the user xvs is still there"
 ! getent group xvs >/dev/null || fail "the group xvs is still there"
 ! pgrep xvsd >/dev/null || fail "xvsd still runs"
 left=$(find /etc /lib/systemd /usr/sbin /usr/share /dev/shm /run /sys/fs/bpf -path '*xvs*' -print 2>/dev/null || true)

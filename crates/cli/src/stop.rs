@@ -13,7 +13,7 @@ use xvs_host::process::{END, Process};
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
-use xvs_xdp::pins::{Pins, mounted};
+use xvs_xdp::pins::{Pins, folder};
 
 use crate::connected;
 use crate::output::exit::{DONE, Done};
@@ -103,10 +103,10 @@ fn left_behind(socket: &Path) -> Result<Vec<String>, String> {
         Err(error) => return Err(failed(error)),
     };
     let mut removed = Vec::new();
-    if let Some(bpffs) = mounted() {
-        let released = Pins::of(&bpffs, &director).release();
+    if let Some(folder) = folder() {
+        let released = Pins::of(&folder, &director).release();
         let released = released
-            .map_err(|error| format!("pins of {} in {}: {error}", socket.display(), bpffs.display()))?;
+            .map_err(|error| format!("pins of {} in {}: {error}", socket.display(), folder.display()))?;
         removed.extend(released.iter().map(|interface| format!("{interface}: the kernel has its packets")));
     }
     match fs::remove_dir_all(&state) {

@@ -63,6 +63,9 @@ pub struct Config {
     /// The largest number of frames that wait in each queue of a worker to be sent, a power of two. Default: 512. With
     /// both defaults and two interfaces a worker locks 19 MiB of memory.
     pub transmit_ring: u32,
+    /// The user that xvsd runs as, with the capabilities alone that it uses; it needs to start as root. Default: the
+    /// user that it is started as, with all that this one may do.
+    pub user: Option<String>,
     /// The control socket. Default: `/run/xvs/xvsd.sock`.
     pub socket: PathBuf,
     /// The control socket's permissions, as octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
@@ -191,6 +194,7 @@ impl Default for Config {
             sip_calls: SIP_CALLS,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
+            user: None,
             socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
             metrics_address: None,

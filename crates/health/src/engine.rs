@@ -18,7 +18,7 @@ use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::HealthReport;
 
 use crate::blocking;
-use crate::command::{DESCRIPTORS, faults};
+use crate::command::faults;
 use crate::environment::Environment;
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
@@ -141,8 +141,6 @@ impl Handle {
 /// The number of probes that may run at once, from the number of descriptors that are free.
 fn concurrent_probes() -> usize {
     let limits = getrlimit(Resource::Nofile);
-    // A process has one engine, so the value is not set yet.
-    let _ = DESCRIPTORS.set(limits);
     // If this is refused, the limit stays as it is, and is read below.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

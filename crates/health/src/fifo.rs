@@ -15,9 +15,11 @@ use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::io::ioctl_fionread;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use xvs_helper::account;
+use xvs_model::health_checks::check::Script;
 use xvs_model::health_checks::virtual_server::{Fifo as FifoSettings, Globals};
 
-use crate::command::{Program, RunLock, account};
+use crate::command::{Program, RunLock};
 
 /// An open FIFO.
 #[derive(Debug)]
@@ -65,10 +67,7 @@ impl Fifo {
                 fchown(&opened.pipe, Some(user), Some(group)).map_err(failed)?;
             }
         }
-        if let Some(script) = &fifo.script {
-            let mut script = script.clone();
-            script.text = format!("{} '{path}'", script.text);
-            script.argv.push(path);
+        if let Some(script) = reader(fifo) {
             let program = Program::new(&script, globals, RunLock::default());
             opened.reader = Some((program.clone(), tokio::spawn(run_reader(program, script.text))));
         }
@@ -117,6 +116,14 @@ impl Drop for Fifo {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The program that reads a FIFO, whose path is its last argument.
+pub(super) fn reader(fifo: &FifoSettings) -> Option<Script> {
+    let mut script = fifo.script.clone()?;
+    script.text = format!("{} '{}'", script.text, fifo.path);
+    script.argv.push(fifo.path.clone());
+    Some(script)
 }
 
 /// Runs a reader without a time limit.

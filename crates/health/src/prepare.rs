@@ -13,6 +13,8 @@ use xvs_model::health_checks::check::{Check, Http, Probe, Target, Url};
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 
+use crate::command::{Program, RunLock, scripts};
+use crate::fifo::reader;
 use crate::initial_state::initial_state;
 use crate::pattern::Search;
 use crate::tls_config::{TlsConfigs, server_name};
@@ -24,6 +26,16 @@ pub struct Prepared {
     pub configuration: Configuration,
     /// What each check needs, by virtual server, real server and check in the order of the file.
     pub(super) checks: Vec<Vec<Vec<PreparedCheck>>>,
+}
+
+impl Prepared {
+    /// All that the helper may be asked to run for it.
+    pub fn scripts(&self) -> Vec<xvs_helper::request::Script> {
+        let globals = &self.configuration.globals;
+        let readers = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo).filter_map(reader);
+        let all = scripts(&self.configuration).cloned().chain(readers);
+        all.map(|script| Program::new(&script, globals, RunLock::default()).requested()).collect()
+    }
 }
 
 /// What a check needs beside its configuration; `None`: nothing.

@@ -154,7 +154,7 @@ impl Program {
             REAL_SERVER_PROGRAM => Owner::RealServer,
             _ => Owner::Other(info.name),
         });
-        let pinned_by = pins::mounted().and_then(|bpffs| pins::director_of(&bpffs, id, ifindex));
+        let pinned_by = pins::folder().and_then(|folder| pins::director_of(&folder, id, ifindex));
         Some(Self { id, mode, owner, process: holder(ifindex, id), pinned_by })
     }
 }

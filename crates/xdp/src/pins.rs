@@ -5,12 +5,14 @@
 //! programs do without a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{fs, io, thread};
 
 use rustix::fs::statfs;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{chroot, fchdir};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
@@ -27,20 +29,63 @@ const FOLDER: &str = "xvs";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const MAGIC: u64 = 0xcafe_4a11;
 
+/// The folder of all directors, as a path that this process can still search when it has given up its rights.
+static KEPT: OnceLock<Kept> = OnceLock::new();
+
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    /// `None`: open since before this program was executed.
+    descriptor: Option<OwnedFd>,
+}
+
+/// Uses this open folder of all directors from now on: only its own permissions matter, not those of the bpffs above.
+pub fn keep(folder: OwnedFd) {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    // A process has one.
+    let _ = KEPT.set(Kept { path, descriptor: Some(folder) });
+}
+
+/// The same by the path of [`kept`], in the program that this process executed then.
+pub fn keep_path(path: PathBuf) {
+    let _ = KEPT.set(Kept { path, descriptor: None });
+}
+
+/// The path of the folder of [`keep`], which stays open in a program that this process executes from now on.
+///
+/// # Errors
+/// The kernel's.
+pub fn kept() -> io::Result<Option<PathBuf>> {
+    let Some(kept) = KEPT.get() else { return Ok(None) };
+    if let Some(descriptor) = &kept.descriptor {
+        fcntl_setfd(descriptor, FdFlags::empty())?;
+    }
+    Ok(Some(kept.path.clone()))
+}
+
+/// The folder of all directors, if a bpffs is mounted.
+pub fn folder() -> Option<PathBuf> {
+    KEPT.get().map(|kept| kept.path.clone()).or_else(|| Some(mounted()?.join(FOLDER)))
+}
+
+/// The same on a bpffs that is mounted if there is none.
+///
+/// # Errors
+/// It cannot be mounted, or only where it would end with this process.
+pub fn folder_or_mount() -> io::Result<PathBuf> {
+    if let Some(found) = folder() {
+        return Ok(found);
+    }
+    Ok(mounted_or_mount()?.join(FOLDER))
+}
+
 /// The host's bpffs, if one is mounted.
-pub fn mounted() -> Option<PathBuf> {
+fn mounted() -> Option<PathBuf> {
     let is_bpffs = |path: &&str| statfs(*path).is_ok_and(|stat| stat.f_type as u64 & 0xffff_ffff == MAGIC);
     [MOUNT_POINT, MOUNT_POINT_OF_HOST].iter().find(|path| is_bpffs(path)).map(PathBuf::from)
 }
 
-/// The host's bpffs, which is mounted if there is none.
-///
-/// # Errors
-/// It cannot be mounted, or only where it would end with this process.
-pub fn mounted_or_mount() -> io::Result<PathBuf> {
-    if let Some(found) = mounted() {
-        return Ok(found);
-    }
+fn mounted_or_mount() -> io::Result<PathBuf> {
     // A mount in a namespace of this process's own would end with it, and the pins too.
     let [own, host] = ["self", "1"].map(|process| fs::metadata(format!("/proc/{process}/ns/mnt")));
     match own?.ino() == host?.ino() {
@@ -73,11 +118,11 @@ fn mount_on_host() -> io::Result<()> {
 }
 
 /// The name of the director that has pinned this program on the interface with this index.
-pub fn director_of(bpffs: &Path, program: u32, interface: u32) -> Option<String> {
-    let directors = names(&bpffs.join(FOLDER)).ok()?;
+pub fn director_of(folder: &Path, program: u32, interface: u32) -> Option<String> {
+    let directors = names(folder).ok()?;
     let pinned = LinkInfo { program, interface };
     let has_pinned = |director: &String| {
-        let mut links = Pins::of(bpffs, director).links().into_iter();
+        let mut links = Pins::of(folder, director).links().into_iter();
         links.any(|(_, _, info)| info == pinned)
     };
     directors.into_iter().find(has_pinned)
@@ -97,9 +142,9 @@ pub(super) struct Pinned {
 }
 
 impl Pins {
-    /// Those of the director of this name, which has no `/`.
-    pub fn of(bpffs: &Path, director: &str) -> Self {
-        Self { folder: bpffs.join(FOLDER).join(director.replace('.', ":")) }
+    /// Those of the director of this name, which has no `/`, in the folder of all directors.
+    pub fn of(folder: &Path, director: &str) -> Self {
+        Self { folder: folder.join(director.replace('.', ":")) }
     }
 
     /// The link that is pinned for the interface with this index, and is attached to it.

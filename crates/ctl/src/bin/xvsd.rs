@@ -4,8 +4,8 @@ use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
-use std::{process, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -18,9 +18,10 @@ use xvs_ctl::control::handle::Handle;
 use xvs_ctl::daemon::Daemon;
 use xvs_ctl::daemon::ending::{Ending, Stop};
 use xvs_ctl::daemon::error::DaemonError;
+use xvs_ctl::daemon::permitted::permits;
 use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::successor;
-use xvs_ctl::daemon::take_over::TakeOver;
+use xvs_ctl::daemon::take_over::{TakeOver, TakeOverError};
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
@@ -28,8 +29,16 @@ use xvs_ctl::metrics::credentials::Credentials;
 use xvs_ctl::metrics::exporter::Listener;
 use xvs_ctl::reload::Reloader;
 use xvs_health::prepare::Prepared;
+use xvs_helper::process::Rules;
+use xvs_helper::{client, process};
+
+/// The rules of its helper.
+const RULES: Rules = Rules { successor: successor::starter, permits };
 
 fn main() -> ExitCode {
+    if let Some(code) = process::serve_if_one(successor::command, RULES) {
+        return code;
+    }
     let arguments: Arguments = match parsed() {
         Ok(arguments) => arguments,
         Err(code) => return code,
@@ -42,6 +51,14 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, MISCONFIGURED, None),
     };
+    if let Err(error) = process::start(successor::command()) {
+        return fail(&error, FAILED, None);
+    }
+    let take_over = takes_over.then(|| TakeOver::connect(&config.socket));
+    // Before there are other threads, each of which would have rights of its own.
+    if let Err(error) = rights::give_up(&config) {
+        return fail(&error, if error.is_lasting() { MISCONFIGURED } else { FAILED }, None);
+    }
     let log = config.log_filter().map_err(Box::from).and_then(|filter| {
         Log::to_stderr(filter, config.log_format, io::stderr().is_terminal()).map_err(Box::<dyn Error>::from)
     });
@@ -49,7 +66,7 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&*error, FAILED, None),
     };
-    match run(arguments, &config, &log) {
+    match run(arguments, &config, take_over, &log) {
         Ok(code) => code,
         Err(error) => {
             let lasting = match error.downcast_ref() {
@@ -81,8 +98,14 @@ impl ReadFiles {
 }
 
 /// Runs the daemon until a signal or a fault ends it.
-fn run(arguments: Arguments, config: &Config, log: &Log) -> Result<ExitCode, Box<dyn Error>> {
-    let takes_over = arguments.takes_over();
+fn run(
+    arguments: Arguments,
+    config: &Config,
+    take_over: Option<Result<TakeOver, TakeOverError>>,
+    log: &Log,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let takes_over = take_over.is_some();
+    client::follow()?;
     let files = ReadFiles::of(config)?;
     rights::check()?;
     // Before anything is started, so that a signal during the start also ends in order.
@@ -96,7 +119,8 @@ fn run(arguments: Arguments, config: &Config, log: &Log) -> Result<ExitCode, Box
     })?;
     let dispatch = Arc::new(Dispatch::new(stop));
     let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
-    let take_over = takes_over.then(|| TakeOver::begin(&config.socket)).transpose()?;
+    let mut take_over = take_over.transpose()?;
+    take_over.as_mut().map(TakeOver::begin).transpose()?;
     let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
     // The socket and the address of a running xvsd are free when that has ended; then this one must go on in any case.
     let listen = || -> Result<_, Box<dyn Error>> {
@@ -174,7 +198,7 @@ fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()
             SIGHUP => _ = reload.try_send(()),
             _ if stopping => {
                 tracing::warn!("signal {signal} again: ending at once");
-                process::exit(i32::from(FAILED));
+                std::process::exit(i32::from(FAILED));
             }
             _ => {
                 stopping = true;

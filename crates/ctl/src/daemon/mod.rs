@@ -60,6 +60,8 @@ pub mod ending;
 pub mod error;
 pub(crate) mod kept_state;
 pub(crate) mod liveness;
+mod ownership;
+pub mod permitted;
 mod pins;
 pub mod rights;
 pub mod successor;

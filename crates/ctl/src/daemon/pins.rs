@@ -5,7 +5,7 @@ use std::time::Duration;
 use xvs_host::instance::{name_of, socket_of};
 use xvs_xdp::AttachError;
 use xvs_xdp::device::Program;
-use xvs_xdp::pins::{Pins, mounted, mounted_or_mount};
+use xvs_xdp::pins::{Pins, folder, folder_or_mount};
 
 use crate::config::Config;
 use crate::daemon::error::DaemonError;
@@ -18,7 +18,7 @@ pub(crate) fn open(config: &Config) -> Result<Option<Pins>, String> {
     let director = name_of(&config.socket);
     let hold = config.hold.duration();
     if hold == Duration::ZERO {
-        match mounted().map(|bpffs| Pins::of(&bpffs, &director).release()).transpose() {
+        match folder().map(|folder| Pins::of(&folder, &director).release()).transpose() {
             Ok(released) => {
                 let released = released.unwrap_or_default();
                 released
@@ -29,7 +29,7 @@ pub(crate) fn open(config: &Config) -> Result<Option<Pins>, String> {
         }
         return Ok(None);
     }
-    let pins = mounted_or_mount().map(|bpffs| Some(Pins::of(&bpffs, &director)));
+    let pins = folder_or_mount().map(|folder| Some(Pins::of(&folder, &director)));
     pins.map_err(|error| {
         format!(
             "there is no hold, so the kernel resets connections when xvsd ends: no bpffs is mounted ({error}); run `mount \

@@ -1,12 +1,40 @@
-//! The rights that xvsd needs: capabilities, and enough open files.
+//! The rights of xvsd: what it gives up at its start, and what it needs, capabilities and enough open files.
 //!
-//! Checked before anything is started, so that the error names the missing right and not the system call that fails
-//! without it. Not here: locked memory, of which the packet memory's error tells.
+//! Given up before there are threads, but after the helper has been started, which keeps all rights. Checked before
+//! anything is started, so that the error names the missing right and not the system call that fails without it. Not
+//! here: locked memory, of which the packet memory's error tells.
 
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
+use std::ffi::CString;
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
 
+use nix::unistd::{self, User};
+use rustix::fs::{Gid, Uid};
+use rustix::process::{DumpableBehavior, Resource, getegid, geteuid, getrlimit, set_dumpable_behavior};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs,
+};
+use xvs_xdp::pins;
+
+use crate::config::{Config, ConfigError};
 use crate::daemon::error::{DaemonError, system};
+use crate::daemon::ownership::{Owner, give};
+
+/// The variable of the environment with the open folder of pins, for a process that begins anew.
+const PINS: &str = "XVSD_PINS";
+
+/// What xvsd uses while it runs as a user of its own: interfaces, XDP and maps; AF_XDP and raw sockets; packet memory;
+/// the priority of workers; ports below 1024 of metrics and of health checks.
+const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::BPF)
+    .union(CapabilitySet::PERFMON)
+    .union(CapabilitySet::IPC_LOCK)
+    .union(CapabilitySet::SYS_NICE)
+    .union(CapabilitySet::NET_BIND_SERVICE);
 
 /// The fewest open files: with fewer, xvsd fails at some call of its start. With these it serves two interfaces, runs
 /// few health checks at once, and takes few clients.
@@ -19,6 +47,87 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
     ("CAP_BPF", CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN)),
     ("CAP_PERFMON", CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN)),
 ];
+
+/// Gives up what this process does not use. No program that it executes can have more rights than it has itself. With
+/// `user` it becomes that user, with [`KEPT`] alone.
+///
+/// # Errors
+/// There is no such user, this process may not become it, or the user cannot have the folders of xvsd.
+pub fn give_up(config: &Config) -> Result<(), DaemonError> {
+    if let Some(path) = std::env::var_os(PINS) {
+        pins::keep_path(PathBuf::from(path));
+    }
+    if let Some(name) = &config.user {
+        let owner = owner(name)?;
+        if geteuid() != owner.user {
+            give(config, owner).map_err(system("user: a folder of xvsd"))?;
+        }
+        limit_to(name, owner).map_err(system("user: becoming the user"))?;
+    }
+    set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))
+}
+
+/// The account of `user`, which this process can become.
+fn owner(name: &str) -> Result<Owner, DaemonError> {
+    let wrong = |why| DaemonError::Config(ConfigError::Value { key: "user", value: name.to_owned(), why });
+    let user = User::from_name(name).map_err(|error| system("user: looking it up")(error.into()))?;
+    let user = user.ok_or_else(|| {
+        wrong("there is no such user; `useradd --system --user-group --no-create-home --shell /usr/sbin/nologin xvs`")
+    })?;
+    let owner = Owner { user: Uid::from_raw(user.uid.as_raw()), group: Gid::from_raw(user.gid.as_raw()) };
+    if owner.user.is_root() {
+        return Err(wrong("root has every right; name another user, or leave the key out"));
+    }
+    if geteuid() != owner.user && !geteuid().is_root() {
+        return Err(wrong(
+            "xvsd is started as another user and not as root; start it as root, or leave the key out",
+        ));
+    }
+    Ok(owner)
+}
+
+fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
+    let has = capabilities(None)?;
+    if has.permitted.contains(CapabilitySet::SETPCAP) {
+        let others = CapabilitySet::all().difference(KEPT);
+        for one in others.iter() {
+            // An error: a capability that this kernel does not have.
+            if capability_is_in_bounding_set(one).unwrap_or(false) {
+                remove_capability_from_bounding_set(one)?;
+            }
+        }
+    }
+    if geteuid() != owner.user || getegid() != owner.group {
+        set_keep_capabilities(true)?;
+        let (user, group) = (owner.user.as_raw().into(), owner.group.as_raw().into());
+        unistd::initgroups(&CString::new(name)?, group)?;
+        unistd::setresgid(group, group, group)?;
+        unistd::setresuid(user, user, user)?;
+    }
+    let left = has.permitted.intersection(KEPT);
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable: none })?;
+    // Scripts of the same user must not read its memory.
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Lets xvsd, which this process is about to execute by this command, have the rights of this process.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
+    if let Some(path) = pins::kept()? {
+        command.env(PINS, path);
+    }
+    if !geteuid().is_root() {
+        let has = capabilities(None)?;
+        set_capabilities(None, CapabilitySets { inheritable: has.permitted, ..has })?;
+        for one in has.permitted.iter() {
+            configure_capability_in_ambient_set(one, true)?;
+        }
+    }
+    Ok(())
+}
 
 /// Checks the capabilities of the process and its limit of open files.
 ///

@@ -5,12 +5,16 @@
 //! process: systemd does not wait for the end of a process that is not its child, but kills it.
 
 use std::error::Error;
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs, thread};
 
 use crossbeam::channel::Sender;
+use xvs_helper::client::Run;
+use xvs_helper::process::as_xvsd;
+use xvs_helper::request::{Event, Request};
 use xvs_host::process::Process;
 
 /// The variable of the environment with the part of a process in this.
@@ -32,24 +36,27 @@ pub fn is_one() -> bool {
 }
 
 /// This program with this process's command line, for a process that is no successor.
-pub(crate) fn command() -> Command {
+pub fn command() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).env_remove(VARIABLE);
+    as_xvsd(&mut command);
     command
 }
 
-/// Starts a successor with this process's command line. Returns it, and what it prints.
-fn launch() -> io::Result<(Process, ChildStdout)> {
+/// The command that starts a successor with this process's command line. It prints the successor's number, and then
+/// what that prints.
+pub fn starter() -> Command {
     let mut command = command();
     // systemd's watchdog is that of the service, not of this process.
     command.arg(TAKE_OVER).env(VARIABLE, STARTS).env_remove("WATCHDOG_PID").process_group(0);
-    let mut between = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut out = between.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    command
+}
+
+/// The number of the successor, which [`starter`] prints first.
+fn number(mut out: &PipeReader) -> io::Result<u32> {
     let mut number = [0; size_of::<u32>()];
-    let read = out.read_exact(&mut number);
-    between.wait()?;
-    read?;
-    Ok((Process::open(u32::from_ne_bytes(number))?, out))
+    out.read_exact(&mut number)?;
+    Ok(u32::from_ne_bytes(number))
 }
 
 /// Carries out `xvsd --take-over` in a process that is not the successor itself: starts that one, and waits until it
@@ -75,7 +82,12 @@ fn start_and_end() -> io::Result<ExitCode> {
 }
 
 fn start_and_wait() -> io::Result<ExitCode> {
-    let (_, mut out) = launch()?;
+    let (mut out, its) = io::pipe()?;
+    // Dropped, and with it the pipe's other end.
+    let mut between = starter().stdin(Stdio::null()).stdout(its).spawn()?;
+    let started = number(&out);
+    between.wait()?;
+    started?;
     let mut said = vec![0; READY.len()];
     // A successor that fails has printed why.
     let is_ready = out.read_exact(&mut said).is_ok() && said == READY;
@@ -87,7 +99,14 @@ fn start_and_wait() -> io::Result<ExitCode> {
 /// # Errors
 /// The process cannot be started.
 pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result<Process> {
-    let (process, out) = launch()?;
+    let (out, its) = io::pipe()?;
+    // The helper has the rights that a successor needs at its start.
+    let run = Run::request(&Request::Successor, &[its.as_fd()])?;
+    drop(its);
+    let process = number(&out).and_then(Process::open).map_err(|error| match run.last_event() {
+        Some(Event::Missing(why) | Event::Refused(why) | Event::NotStarted(why)) => io::Error::other(why),
+        _ => error,
+    })?;
     thread::Builder::new().name("xvs-successor".to_owned()).spawn(move || {
         let mut said = Vec::new();
         let read = out.take(SAID_MAX).read_to_end(&mut said);

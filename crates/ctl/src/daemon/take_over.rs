@@ -34,16 +34,22 @@ pub struct TakeOverError {
 }
 
 impl TakeOver {
+    /// Connects to the running xvsd, which knows this process from now on by the user that it has at this moment.
+    ///
+    /// # Errors
+    /// None runs.
+    pub fn connect(socket: &Path) -> Result<Self, TakeOverError> {
+        let failed = |why| TakeOverError { socket: socket.to_owned(), why };
+        let client = Client::connect(socket).map_err(failed)?;
+        Ok(Self { client, socket: socket.to_owned(), paused_at: None, watchdog: None })
+    }
+
     /// Announces the successor. From now on the running xvsd changes nothing but connections.
     ///
     /// # Errors
-    /// None runs, or it refuses.
-    pub fn begin(socket: &Path) -> Result<Self, TakeOverError> {
-        let failed = |why| TakeOverError { socket: socket.to_owned(), why };
-        let client = Client::connect(socket).map_err(failed)?;
-        let mut this = Self { client, socket: socket.to_owned(), paused_at: None, watchdog: None };
-        this.step(TakeOverStep::Begin)?;
-        Ok(this)
+    /// It refuses.
+    pub fn begin(&mut self) -> Result<(), TakeOverError> {
+        self.step(TakeOverStep::Begin)
     }
 
     /// The time of systemd's watchdog, which the running xvsd notifies.

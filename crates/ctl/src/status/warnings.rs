@@ -29,6 +29,7 @@ impl Readings<'_> {
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
         warnings.extend(self.facts.start_warnings.iter().cloned());
+        warnings.extend(xvs_helper::client::warning());
         warnings.extend(self.facts.warnings.iter().cloned());
         warnings.extend(self.log.clone());
         warnings

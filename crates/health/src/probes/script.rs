@@ -35,9 +35,8 @@ pub(crate) async fn probe(
 mod tests {
     use std::time::Duration;
 
-    use crate::blocking::{BLOCKING_MAX, run_blocking};
     use crate::command::RunLock;
-    use crate::command::testing::{Folder, in_time, until, written};
+    use crate::command::testing::{Folder, hold, in_time, until, written};
     use crate::probes::script::*;
     use xvs_model::health_checks::check::Script;
     use xvs_model::health_checks::virtual_server::Globals;
@@ -97,16 +96,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_script_that_is_not_started_in_time_counts_as_not_run() {
-        let (end, ended) = crossbeam::channel::bounded::<()>(0);
-        let hanging: Vec<_> = (0..BLOCKING_MAX)
-            .map(|_| {
-                let ended = ended.clone();
-                tokio::spawn(run_blocking(move || ended.recv().is_err()))
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        let folder = Folder::new();
-        let program = program(&folder.script("exit 0"));
+        let (folder, lock) = (Folder::new(), RunLock::default());
+        let program = Program::new(&folder.script("exit 0"), &Globals::default(), lock.clone());
+        let starting = hold(&lock);
         for _ in ["the first probe", "a probe while the first script has not started"] {
             let soon = Instant::now() + Duration::from_millis(20);
             let result = probe(&program, ExitCodeMeaning::Plain, 1, soon).await;
@@ -114,10 +106,7 @@ mod tests {
                 matches!(&result, ProbeResult::NotRun(why) if why.starts_with("it could not be started"))
             );
         }
-        drop(end);
-        for one in hanging {
-            assert!(one.await.unwrap().unwrap());
-        }
+        drop(starting);
         program.wait_until_ended().await;
         assert_eq!(probe(&program, ExitCodeMeaning::Plain, 1, in_time()).await, ProbeResult::Passed(0));
     }

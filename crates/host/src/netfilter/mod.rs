@@ -12,13 +12,15 @@
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use xvs_helper::client::legacy_tables;
+use xvs_helper::request::LegacyTables;
 use xvs_proto::Family;
 
 use crate::netfilter::chain::Table;
@@ -214,10 +216,15 @@ impl Reader {
         self.programs.begin();
         let mut tables = Vec::new();
         for (family, names, programs) in [
-            (Family::V4, "ip_tables_names", ["iptables-legacy-save", "iptables-save"]),
-            (Family::V6, "ip6_tables_names", ["ip6tables-legacy-save", "ip6tables-save"]),
+            (Family::V4, LegacyTables::V4, ["iptables-legacy-save", "iptables-save"]),
+            (Family::V6, LegacyTables::V6, ["ip6tables-legacy-save", "ip6tables-save"]),
         ] {
-            let names = fs::read_to_string(format!("/proc/thread-self/net/{names}")).unwrap_or_default();
+            let names = legacy_tables(names).unwrap_or_else(|error| {
+                self.programs.failures.push(format!(
+                    "the tables of iptables-legacy cannot be read ({error}); its mark rules are not followed"
+                ));
+                String::new()
+            });
             if names.is_empty() {
                 continue;
             }

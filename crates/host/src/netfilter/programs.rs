@@ -2,21 +2,22 @@
 //!
 //! If a program fails or exceeds the limit, its last output remains valid and a sentence reports the failure, so that
 //! one failure does not remove the mark rules. A program that is not installed has no output. Blocks for at most
-//! [`TIME_LIMIT`] for each program, and not at all once the follower is stopped. Cost: a process, and memory for its
-//! last output. Not here: the choice of programs, and the parsing of their output.
+//! [`TIME_LIMIT`] for each program, and not at all once the follower is stopped. Cost: a process, which the helper
+//! executes (crate `helper`), and memory for its last output. Not here: the choice of programs, and the parsing of
+//! their output.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use xvs_helper::client::Run;
+use xvs_helper::request::{End, Event, Request};
 
 /// The programs and their last outputs.
 pub(super) struct Programs {
@@ -82,45 +83,45 @@ impl Programs {
     }
 
     fn run(&self, argv: &[&str]) -> io::Result<Outcome> {
-        // The PATH of a daemon may lack the folders of these programs.
-        let path = std::env::var("PATH").unwrap_or_default();
-        let path = format!("{path}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin");
         // Output goes into memory files: unlike a pipe, they need no reader while the program runs.
         let (mut text, mut errors) = (memory()?, memory()?);
-        let mut command = Command::new(argv[0]);
-        command.args(&argv[1..]).env("PATH", path).stdin(Stdio::null());
-        let mut child = command.stdout(text.try_clone()?).stderr(errors.try_clone()?).spawn()?;
-        let outcome = self.await_end(&child);
-        if !matches!(outcome, Ok(None)) {
-            // The process may have ended meanwhile; then the error has no meaning.
-            let _ = child.kill();
-        }
-        let status = child.wait()?;
-        if let Some(outcome) = outcome? {
-            return Ok(outcome);
-        }
-        if status.success() {
-            return Ok(Outcome::Printed(written(&mut text)?));
-        }
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let run = Run::request(&Request::Netfilter(argv), &[text.as_fd(), errors.as_fd()])?;
+        let code = match self.await_end(&run)? {
+            Ok(Event::Exit(0)) => return Ok(Outcome::Printed(written(&mut text)?)),
+            Ok(Event::Exit(code)) => format!("exit code {code}"),
+            Ok(Event::Signal(number)) => format!("signal {number}"),
+            Ok(Event::Missing(why)) => return Err(io::Error::new(io::ErrorKind::NotFound, why)),
+            Ok(Event::Refused(why) | Event::NotStarted(why)) => return Err(io::Error::other(why)),
+            Ok(event @ (Event::Started | Event::Runnable | Event::Names(_))) => {
+                return Err(io::Error::other(format!("internal error: {event:?}")));
+            }
+            Err(given_up) => {
+                run.end(End::Kill);
+                return Ok(given_up);
+            }
+        };
         let errors = written(&mut errors)?;
-        let why = errors.trim().lines().next().map_or_else(|| status.to_string(), str::to_owned);
+        let why = errors.trim().lines().next().map_or(code, str::to_owned);
         Ok(Outcome::Failed(why))
     }
 
-    /// Waits until a process has ended; returns an outcome if the wait was given up.
-    fn await_end(&self, child: &Child) -> io::Result<Option<Outcome>> {
-        let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    /// Waits until a program has ended; returns an outcome if the wait was given up.
+    fn await_end(&self, run: &Run) -> io::Result<Result<Event, Outcome>> {
         let began = Instant::now();
         loop {
             let left = self.time_limit.saturating_sub(began.elapsed());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-            let mut fds = [PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
+            let mut fds = [PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(run, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) => {
-                    return Ok(Some(Outcome::Failed(format!("it took longer than {:?}", self.time_limit))));
+                    return Ok(Err(Outcome::Failed(format!("it took longer than {:?}", self.time_limit))));
                 }
-                Ok(_) if !fds[0].revents().is_empty() => return Ok(Some(Outcome::Stopped)),
-                Ok(_) => return Ok(None),
+                Ok(_) if !fds[0].revents().is_empty() => return Ok(Err(Outcome::Stopped)),
+                Ok(_) => match run.event() {
+                    Some(Event::Started) | None => {}
+                    Some(event) => return Ok(Ok(event)),
+                },
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }

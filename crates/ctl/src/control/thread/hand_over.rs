@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
+use xvs_helper::process::pass_on;
 use xvs_host::process::Process;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
@@ -21,7 +22,7 @@ use xvs_model::protocol::request::TakeOverStep;
 use crate::control::datapath::Datapath as _;
 use crate::control::handle::Step;
 use crate::control::thread::ControlThread;
-use crate::daemon::successor;
+use crate::daemon::{rights, successor};
 
 /// How long a successor may prepare, and how long it may take for each later step.
 const PREPARATION: Duration = Duration::from_secs(60);
@@ -123,7 +124,9 @@ impl ControlThread {
 
 /// Replaces this process by a fresh one of the same command line, which finds everything as after a kill.
 fn begin_anew() -> ! {
-    let error = successor::command().exec();
+    let mut command = successor::command();
+    let passed = pass_on(&mut command).and_then(|()| rights::pass_on(&mut command));
+    let error = passed.err().unwrap_or_else(|| command.exec());
     tracing::error!("xvsd cannot begin anew: {error}");
     process::exit(1)
 }

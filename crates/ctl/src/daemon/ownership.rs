@@ -1,0 +1,116 @@
+//! Folders and files of an xvsd that runs as a user: made, or given to the user, before xvsd gives up its rights.
+//!
+//! Runs once, as root. What belongs to root becomes the user's, so that an xvsd of a user continues where one of root
+//! has ended, or takes over from it; what belongs to anybody else stays, and is refused later by those who use it. The
+//! user can write to these folders, so no symbolic link in them is followed, and no file with a second name changes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fchown, fstat, mkdirat, openat, statat,
+};
+use rustix::io::Errno;
+use xvs_host::instance::name_of;
+use xvs_xdp::pins::{self, folder_or_mount};
+
+use crate::config::Config;
+
+/// A user with the user's own group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    pub(super) user: Uid,
+    pub(super) group: Gid,
+}
+
+/// Gives a user the state directory, the socket with its folder, and the pins.
+///
+/// # Errors
+/// The path and the system's refusal.
+pub(super) fn give(config: &Config, owner: Owner) -> io::Result<()> {
+    let director = name_of(&config.socket);
+    if let Some(parent) = &config.state_directory
+        && let Some(parent) = folder(CWD, parent, owner, Mode::RWXU).map_err(at(parent))?
+        && let Some(own) = existing(&parent, Path::new(&director), owner).map_err(at(Path::new(&director)))?
+    {
+        files(&own, owner, |_| true)?;
+    }
+    give_socket(&config.socket, owner).map_err(at(&config.socket))?;
+    // Without a bpffs there is no hold, which the start says.
+    let Ok(path) = folder_or_mount() else { return Ok(()) };
+    if let Some(all) = folder(CWD, &path, owner, Mode::RWXU).map_err(at(&path))? {
+        let director = director.replace('.', ":");
+        if let Some(own) = existing(&all, Path::new(&director), owner).map_err(at(&path))? {
+            files(&own, owner, |_| true)?;
+        }
+        pins::keep(all);
+    }
+    Ok(())
+}
+
+/// The socket's folder is the user's if it is made here, or is the default one; any other one stays as it is.
+fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else { return Ok(()) };
+    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+    let is_own = parent == Path::new("/run/xvs") || !parent.exists();
+    let parent = match is_own {
+        true => folder(CWD, parent, owner, mode)?,
+        false => open(CWD, parent)?,
+    };
+    let Some(parent) = parent else { return Ok(()) };
+    let lock = format!("{}.lock", name.to_string_lossy());
+    files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
+}
+
+/// Opens a folder, makes it if it is missing, and gives it to a user. `None`: it is another user's.
+fn folder(at: impl AsFd, path: &Path, owner: Owner, mode: Mode) -> io::Result<Option<OwnedFd>> {
+    match mkdirat(&at, path, mode) {
+        Ok(()) | Err(Errno::EXIST) => existing(at, path, owner),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same for one that need not exist.
+fn existing(at: impl AsFd, path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
+    let Some(folder) = open(at, path)? else { return Ok(None) };
+    match Uid::from_raw(fstat(&folder)?.st_uid) {
+        Uid::ROOT => fchown(&folder, Some(owner.user), Some(owner.group))?,
+        user if user == owner.user => {}
+        _ => return Ok(None),
+    }
+    Ok(Some(folder))
+}
+
+/// `None`: there is none, or it is no folder.
+fn open(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(at, path, flags, Mode::empty()) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives root's files and sockets in a folder to a user, if their names are chosen.
+fn files(folder: &OwnedFd, owner: Owner, is_chosen: impl Fn(&[u8]) -> bool) -> io::Result<()> {
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !is_chosen(name.to_bytes()) {
+            continue;
+        }
+        let about = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_file =
+            [FileType::RegularFile, FileType::Socket].contains(&FileType::from_raw_mode(about.st_mode));
+        if is_file && about.st_nlink == 1 && Uid::from_raw(about.st_uid) == Uid::ROOT {
+            chownat(folder, name, Some(owner.user), Some(owner.group), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+    }
+    Ok(())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    let path = path.display().to_string();
+    move |error| io::Error::new(error.kind(), format!("{path}: {error}"))
+}

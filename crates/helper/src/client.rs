@@ -1,0 +1,206 @@
+//! The requesting side: xvsd's threads, and any other program that runs scripts.
+//!
+//! Never waits for the helper but where it says so. Costs a message and a socket for each program.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::process::Child;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::RecvFlags;
+
+use crate::message::{pair, receive, send};
+use crate::request::{End, Event, LegacyTables, Request, Script};
+use crate::server::{Powers, serve};
+
+/// The helper of this process.
+static HELPER: OnceLock<Helper> = OnceLock::new();
+
+struct Helper {
+    socket: OwnedFd,
+    keeper: Mutex<Option<Child>>,
+    losses: Mutex<Losses>,
+}
+
+/// How often the helper has ended.
+#[derive(Debug, Default, Clone)]
+struct Losses {
+    count: u32,
+    why: String,
+    /// Whether it is not started again.
+    is_gone: bool,
+}
+
+/// A program that was requested. Dropping it leaves the program alone.
+#[derive(Debug)]
+pub struct Run(OwnedFd);
+
+impl Run {
+    /// Sends a request with the files for the program's output.
+    ///
+    /// # Errors
+    /// The helper does not take it.
+    pub fn request(request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<Self> {
+        let (own, its) = pair()?;
+        let descriptors: Vec<_> = [its.as_fd()].into_iter().chain(files.iter().copied()).collect();
+        send(&helper()?.socket, request, &descriptors).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => io::Error::other(GONE),
+            io::ErrorKind::WouldBlock => io::Error::other("the helper process does not take requests"),
+            _ => error,
+        })?;
+        Ok(Self(own))
+    }
+
+    /// The next event; `None`: there is none yet. Does not wait: the descriptor is readable when there is one.
+    pub fn event(&self) -> Option<Event> {
+        match receive(&self.0, RecvFlags::DONTWAIT) {
+            Ok(Some((event, _))) => Some(event),
+            Ok(None) => {
+                Some(Event::NotStarted("the helper process has ended; its result is unknown".to_owned()))
+            }
+            Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind()) => {
+                None
+            }
+            Err(error) => Some(Event::NotStarted(error.to_string())),
+        }
+    }
+
+    /// Ends the program.
+    pub fn end(&self, how: End) {
+        // An error: it has ended already.
+        let _ = send(&self.0, &how, &[]);
+    }
+
+    /// Waits for the end, a second for each event. `None`: it runs still.
+    pub fn last_event(&self) -> Option<Event> {
+        let most = Timespec { tv_sec: 1, tv_nsec: 0 };
+        loop {
+            let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&most));
+            match self.event() {
+                Some(Event::Started) => {}
+                last => return last,
+            }
+        }
+    }
+}
+
+impl AsFd for Run {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Run {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Why a script cannot be run now; `None`: it can. Waits for lookups of users and files.
+pub fn obstacle(script: Script) -> Option<String> {
+    match answer(&Request::Examine(script)) {
+        Ok(Event::Refused(why) | Event::NotStarted(why)) => Some(why),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// The names of the tables of iptables-legacy. Reads the file itself if this process may, else waits for the helper.
+///
+/// # Errors
+/// Neither can read it.
+pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
+    match tables.read() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            match answer(&Request::LegacyTables(tables))? {
+                Event::Names(names) => Ok(names),
+                _ => Err(error),
+            }
+        }
+        read => read,
+    }
+}
+
+/// Waits for the one event of a request that runs no program.
+fn answer(request: &Request) -> io::Result<Event> {
+    let run = Run::request(request, &[])?;
+    loop {
+        // An interrupted wait is repeated.
+        let _ = poll(&mut [PollFd::new(&run, PollFlags::IN)], None);
+        if let Some(event) = run.event() {
+            return Ok(event);
+        }
+    }
+}
+
+/// A sentence for the operator, if the helper has ended at any time.
+pub fn warning() -> Option<String> {
+    let losses = HELPER.get()?.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match losses {
+        Losses { is_gone: true, .. } => Some(GONE.to_owned()),
+        Losses { count: 0, .. } => None,
+        Losses { count, why, .. } => Some(format!(
+            "the helper process, which runs scripts and reads netfilter's rules, has ended {count} times, last by {why}; \
+             it was started again, and what it ran then has no result"
+        )),
+    }
+}
+
+/// Uses the helper behind this socket, which is a child of this process.
+pub(crate) fn set(socket: OwnedFd, keeper: Option<Child>) {
+    // A process has one helper.
+    let _ = HELPER.set(Helper { socket, keeper: Mutex::new(keeper), losses: Mutex::default() });
+}
+
+/// The socket to the helper process; `None`: there is none.
+pub(crate) fn socket() -> Option<io::Result<OwnedFd>> {
+    HELPER.get().map(|helper| helper.socket.try_clone())
+}
+
+/// Logs the ends of the helper process from now on, and has [`warning`] tell them.
+///
+/// # Errors
+/// The system has no room for another thread.
+pub fn follow() -> io::Result<()> {
+    let Some(helper) = HELPER.get() else { return Ok(()) };
+    thread::Builder::new().name("xvs-helper".to_owned()).spawn(move || helper.follow())?;
+    Ok(())
+}
+
+impl Helper {
+    fn follow(&self) {
+        let losses = || self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match receive::<(u32, String)>(&self.socket, RecvFlags::empty()) {
+                Ok(Some(((count, why), _))) => {
+                    tracing::error!("the helper process has ended by {why}; it is started again");
+                    *losses() = Losses { count, why, is_gone: false };
+                }
+                Ok(None) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => tracing::error!("a message of the helper process: {error}"),
+            }
+        }
+        tracing::error!("{GONE}");
+        losses().is_gone = true;
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Its end is known already; this lets the kernel forget it.
+        let _ = keeper.map(|mut keeper| keeper.wait());
+    }
+}
+
+fn helper() -> io::Result<&'static Helper> {
+    if let Some(helper) = HELPER.get() {
+        return Ok(helper);
+    }
+    let (own, its) = pair()?;
+    // If another thread was faster, the server of this pair ends as its other end is dropped.
+    thread::Builder::new().name("xvs-programs".to_owned()).spawn(move || serve(&its, Powers::Any))?;
+    Ok(HELPER.get_or_init(|| Helper { socket: own, keeper: Mutex::default(), losses: Mutex::default() }))
+}
+
+const GONE: &str = "there is no helper process any more, so no script runs and netfilter's rules are not read; \
+                    `systemctl reload xvsd` or `xvsd --take-over` brings it back";

@@ -1,0 +1,81 @@
+//! Messages over the helper's sockets: a value as JSON, and descriptors beside it.
+//!
+//! The sockets keep the bounds of messages (`SOCK_SEQPACKET`), so one is received whole or not at all. Each message is
+//! sent without waiting for room.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The largest message in bytes: less than the kernel's least buffer of a socket takes.
+const BYTES_MAX: usize = 192 << 10;
+/// The most descriptors of a message: a socket and two files.
+const DESCRIPTORS_MAX: usize = 3;
+
+/// Two connected sockets.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends a value with descriptors.
+///
+/// # Errors
+/// The value is too long, or the kernel refuses: `BrokenPipe` if the other side is closed, `WouldBlock` if it does not
+/// receive.
+pub(crate) fn send(
+    socket: impl AsFd,
+    value: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(value)?;
+    if bytes.len() > BYTES_MAX {
+        return Err(io::Error::other(format!("{} bytes are too many for the helper process", bytes.len())));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, flags)?;
+    Ok(())
+}
+
+/// Receives a value with descriptors; `None`: the other side is closed.
+///
+/// # Errors
+/// `InvalidData`: the message is none of these. `WouldBlock`: there is none yet, and `flags` say not to wait.
+pub(crate) fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+    flags: RecvFlags,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let message = match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+        // Messages were left that nobody receives any more.
+        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        message => message?,
+    };
+    let mut descriptors = Vec::new();
+    for one in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = one {
+            descriptors.extend(received);
+        }
+    }
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Some((serde_json::from_slice(&bytes[..message.bytes])?, descriptors)))
+}

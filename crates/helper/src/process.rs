@@ -1,0 +1,117 @@
+//! The processes of the helper: how xvsd starts them, and what each of them does.
+//!
+//! xvsd executes itself with a variable in the environment, before it has threads, files or a configuration of its own.
+//! The keeper starts the helper and starts it again when it ends, because xvsd cannot do that once it has given up its
+//! rights. The socket to xvsd is the standard input of both, so it is not lost with the helper: requests that come
+//! meanwhile wait in it. Both end when xvsd has closed its end. A keeper that is killed is not replaced: then the
+//! helper ends too, and `xvs status` says so.
+
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
+
+use rustix::fd::AsFd;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::client;
+use crate::message::{pair, send};
+use crate::server::{Powers, serve};
+
+pub use crate::server::Rules;
+
+/// The variable of the environment with the part of a process in this.
+const VARIABLE: &str = "XVSD_HELPER";
+const KEEPER: &str = "keeper";
+/// xvsd, executed once more by the process whose helper is behind standard input.
+const BEHIND: &str = "behind";
+/// With the number of helpers before it, and why the last one ended.
+const HELPER: &str = "helper";
+
+/// The least time from one start of a helper to the next.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Does the work of the keeper or of the helper if this process is one. `this` is the command of xvsd, without what
+/// [`as_xvsd`] removes.
+pub fn serve_if_one(this: fn() -> Command, rules: Rules) -> Option<ExitCode> {
+    let part = env::var(VARIABLE).ok()?;
+    let result = match part.split_once(' ') {
+        None if part == BEHIND => return None,
+        None if part == KEEPER => keep(this),
+        Some((HELPER, before)) => help(before, rules),
+        _ => Err(io::Error::other(format!("{VARIABLE} is `{part}`; unset it"))),
+    };
+    // No error can be reported but by the end, which xvsd logs.
+    Some(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Starts the keeper and the helper of this process, whose command is `this`.
+///
+/// # Errors
+/// The system cannot start them.
+pub fn start(this: Command) -> io::Result<()> {
+    if env::var(VARIABLE).is_ok_and(|part| part == BEHIND) {
+        client::set(io::stdin().as_fd().try_clone_to_owned()?, None);
+        return Ok(());
+    }
+    let (own, its) = pair()?;
+    // A signal from a terminal does not end it: xvsd ends its scripts itself.
+    let keeper = again(this, KEEPER).stdin(Stdio::from(its)).process_group(0).spawn()?;
+    client::set(own, Some(keeper));
+    Ok(())
+}
+
+/// The command of xvsd as that of another part.
+fn again(mut this: Command, part: &str) -> Command {
+    this.arg0("xvs-helper").env(VARIABLE, part).stdout(Stdio::null());
+    this
+}
+
+/// Lets xvsd, which this process is about to execute by this command, use the helper of this process.
+///
+/// # Errors
+/// The system has no room for another descriptor.
+pub fn pass_on(command: &mut Command) -> io::Result<()> {
+    if let Some(socket) = client::socket() {
+        command.stdin(Stdio::from(socket?)).env(VARIABLE, BEHIND);
+    }
+    Ok(())
+}
+
+/// Removes from a command what makes it a helper.
+pub fn as_xvsd(command: &mut Command) -> &mut Command {
+    command.env_remove(VARIABLE)
+}
+
+fn keep(this: fn() -> Command) -> io::Result<()> {
+    // Only for a reader of `ps`.
+    let _ = rustix::thread::set_name(c"xvs-keeper");
+    let mut before = "0".to_owned();
+    for number in 1u32.. {
+        let began = Instant::now();
+        let status = again(this(), &format!("{HELPER} {before}")).stdin(Stdio::inherit()).spawn()?.wait()?;
+        if status.success() {
+            break;
+        }
+        let why = match (status.code(), status.signal()) {
+            (_, Some(signal)) => format!("signal {signal}"),
+            (code, None) => format!("exit code {}", code.unwrap_or_default()),
+        };
+        before = format!("{number} {why}");
+        // A helper that always fails must not become a busy loop.
+        thread::sleep(PAUSE.saturating_sub(began.elapsed()));
+    }
+    Ok(())
+}
+
+fn help(before: &str, rules: Rules) -> io::Result<()> {
+    let _ = rustix::thread::set_name(c"xvs-helper");
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // No program inherits it: each gets a standard input of its own.
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    if let Some((count, why)) = before.split_once(' ') {
+        let count = count.parse::<u32>().map_err(io::Error::other)?;
+        send(&socket, &(count, why), &[])?;
+    }
+    serve(&socket, Powers::Fixed(rules))
+}

@@ -1,0 +1,138 @@
+//! The command of a script: its user, its program, its environment.
+//!
+//! A program is executed without a shell; any other command runs under `sh -c`. Looks up users and files, which may
+//! block.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::{Group, User};
+use rustix::process::{getegid, geteuid};
+
+use crate::request::Script;
+
+/// The command to execute for a script.
+///
+/// # Errors
+/// Why it cannot be run.
+pub(crate) fn command(script: &Script) -> Result<Command, String> {
+    let account = account_of(script)?;
+    let mut command = program_of(script, account.is_none_or(|(user, _)| user == 0))?;
+    // The environment of the helper may hold secrets, and names that change which code a program runs.
+    command.env_clear().envs(ENVIRONMENT);
+    if let Some((user, group)) = account {
+        command.uid(user).gid(group);
+    }
+    Ok(command)
+}
+
+/// The IDs of the user and the group that a script runs as; `None`: those of this process.
+fn account_of(script: &Script) -> Result<Option<(u32, u32)>, String> {
+    let account = match &script.user {
+        Some(user) => account(user, script.group.as_deref())?,
+        None => match user(DEFAULT_USER)? {
+            Some(user) => (user.uid.as_raw(), user.gid.as_raw()),
+            None => return Ok(None),
+        },
+    };
+    // Without a change of user the start need not copy the page tables.
+    Ok((account != (geteuid().as_raw(), getegid().as_raw())).then_some(account))
+}
+
+fn program_of(script: &Script, is_root: bool) -> Result<Command, String> {
+    let name = script.argv.first().ok_or("it has no words")?;
+    let is_checked = script.is_checked && is_root;
+    let Some(program) = program(name) else {
+        if is_checked {
+            let why = "is no program; with `enable_script_security` root runs only programs";
+            return Err(format!("`{name}` {why}"));
+        }
+        let mut shell = Command::new("/bin/sh");
+        shell.arg("-c").arg(&script.text);
+        return Ok(shell);
+    };
+    if is_checked {
+        require_root_only(&program, LINKS_MAX)?;
+    }
+    let mut command = Command::new(program);
+    command.arg0(name).args(&script.argv[1..]);
+    Ok(command)
+}
+
+/// The environment of a command: that of a system service, with the folders that systemd and Debian's root search.
+const ENVIRONMENT: [(&str, &str); 2] = [("LANG", "C"), ("PATH", PATH)];
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The default user of scripts, if it exists.
+const DEFAULT_USER: &str = "keepalived_script";
+
+/// The length of a chain of symbolic links.
+const LINKS_MAX: u32 = 16;
+
+/// The IDs of a user and of a group; without a group name, the user's own group.
+///
+/// # Errors
+/// A sentence: there is no such user or group, or it cannot be looked up.
+pub fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), String> {
+    let user = user(name)?.ok_or_else(|| format!("there is no user `{name}`"))?;
+    let group = match group {
+        None => user.gid,
+        Some(name) => {
+            let group = Group::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))?;
+            group.ok_or_else(|| format!("there is no group `{name}`"))?.gid
+        }
+    };
+    Ok((user.uid.as_raw(), group.as_raw()))
+}
+
+fn user(name: &str) -> Result<Option<User>, String> {
+    User::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))
+}
+
+/// The executable of a name: a path, or found in [`PATH`].
+fn program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|path| is_program(path));
+    }
+    std::env::split_paths(PATH).map(|folder| folder.join(name)).find(|path| is_program(path))
+}
+
+/// Whether a file is executable, and starts with `#!` or as ELF.
+fn is_program(path: &Path) -> bool {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let may = |metadata: std::fs::Metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
+    if !path.metadata().is_ok_and(may) {
+        return false;
+    }
+    let mut begin = [0; 4];
+    // An executable that cannot be read is taken for a program.
+    let Ok(mut file) = std::fs::File::open(path) else { return true };
+    let length = file.read(&mut begin).unwrap_or(0);
+    begin[..length].starts_with(b"#!") || begin == *b"\x7fELF"
+}
+
+/// Refuses a file that users other than root can change or replace. Checks the file, each directory above it, and each
+/// symbolic link.
+fn require_root_only(path: &Path, links: u32) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt;
+    let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    for part in path.ancestors() {
+        let failed = |error: io::Error| format!("{}: {error}", part.display());
+        let metadata = part.symlink_metadata().map_err(failed)?;
+        if metadata.is_symlink() {
+            let links = links.checked_sub(1).ok_or_else(|| format!("{}: too many links", part.display()))?;
+            let around = part.parent().unwrap_or(part);
+            require_root_only(&around.join(part.read_link().map_err(failed)?), links)?;
+            continue;
+        }
+        let mode = metadata.mode();
+        if metadata.uid() != 0 || mode & 0o002 != 0 || mode & 0o020 != 0 && metadata.gid() != 0 {
+            let why = "others than root may change it; with `enable_script_security` it is not run as root";
+            return Err(format!("{}: {why}", part.display()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! The serving side: the helper process, or a thread of a program that needs no helper process.
+//!
+//! Each request is carried out on a thread of its own until its program has ended. Errors are reported to the
+//! requester; a message that is no request is dropped. A program has a process group of its own, and no capabilities
+//! but those of its user.
+
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use crate::message::{receive, send};
+use crate::request::{End, Event, Request, Script, is_netfilter};
+use crate::script::{self, PATH};
+
+/// What may be requested.
+#[derive(Clone, Copy)]
+pub(crate) enum Powers {
+    /// Anything, because the requester has the same rights.
+    Any,
+    /// What the type of a request says, within these rules.
+    Fixed(Rules),
+}
+
+/// The rules of a helper process.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// The command that starts a successor.
+    pub successor: fn() -> Command,
+    /// Whether a script may be run. May block.
+    pub permits: fn(&Script) -> bool,
+}
+
+/// Serves until the other side is closed.
+pub(crate) fn serve(socket: &OwnedFd, powers: Powers) -> io::Result<()> {
+    keep_capabilities()?;
+    loop {
+        match receive::<Request>(socket, RecvFlags::empty()) {
+            Ok(None) => return Ok(()),
+            Ok(Some((request, descriptors))) => {
+                let carry_out = move || carry_out(&request, powers, descriptors);
+                // Without a thread the request's socket is closed, which the requester sees.
+                let _ = thread::Builder::new().name("xvs-program".to_owned()).spawn(carry_out);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // It is no request; its sockets are closed.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
+    let mut descriptors = descriptors.into_iter();
+    let Some(control) = descriptors.next() else { return };
+    if let Request::LegacyTables(tables) = request {
+        let read = tables.read().map_or_else(|error| Event::NotStarted(error.to_string()), Event::Names);
+        let _ = send(&control, &read, &[]);
+        return;
+    }
+    let event = match (command(request, powers), request) {
+        (Err(event), _) => Err(event),
+        (Ok(_), Request::Examine(_)) => Ok(Event::Runnable),
+        (Ok(mut command), _) => {
+            let mut file = || descriptors.next().map_or_else(Stdio::null, Stdio::from);
+            command.stdin(Stdio::null()).stdout(file());
+            // A successor has its errors in xvsd's log.
+            if *request != Request::Successor {
+                command.stderr(file());
+            }
+            command.process_group(0);
+            run(command, &control)
+        }
+    };
+    // An error: the requester has ended.
+    let _ = send(&control, &event.unwrap_or_else(|event| event), &[]);
+}
+
+/// The command of a request, or why there is none.
+fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
+    match (request, powers) {
+        (Request::Script(script) | Request::Examine(script), Powers::Fixed(rules))
+            if !(rules.permits)(script) =>
+        {
+            // No failure of what the script checks: the file has changed, and xvsd has not read it yet.
+            Err(Event::NotStarted(
+                "the keepalived.conf does not have it so any more; `xvs reload`".to_owned(),
+            ))
+        }
+        (Request::Script(script) | Request::Examine(script), _) => {
+            script::command(script).map_err(Event::Refused)
+        }
+        (Request::Netfilter(argv), powers) => match argv.split_first() {
+            Some((program, rest)) if matches!(powers, Powers::Any) || is_netfilter(argv) => {
+                let mut command = Command::new(program);
+                // The PATH of a daemon may lack the folders of these programs.
+                let path = format!("{}:{PATH}", std::env::var("PATH").unwrap_or_default());
+                command.args(rest).env_clear().env("PATH", path).env("LANG", "C");
+                Ok(command)
+            }
+            _ => Err(Event::Refused(format!("`{}` prints no rules of netfilter", argv.join(" ")))),
+        },
+        (Request::LegacyTables(_), _) => Err(Event::Refused("it is no program".to_owned())),
+        (Request::Successor, Powers::Fixed(rules)) => Ok((rules.successor)()),
+        (Request::Successor, Powers::Any) => {
+            Err(Event::Refused("this program is no xvsd, so it has no successor".to_owned()))
+        }
+    }
+}
+
+/// Runs a command to its end, and ends it if the requester says so.
+fn run(mut command: Command, control: &OwnedFd) -> Result<Event, Event> {
+    let mut child = command.spawn().map_err(|error| not_started(&command, &error))?;
+    // An error: the requester has ended.
+    let _ = send(control, &Event::Started, &[]);
+    let group = Pid::from_child(&child);
+    if let Err(error) = await_end(group, control) {
+        // The process is not reaped, so its number is not reused.
+        let _ = kill_process_group(group, Signal::KILL);
+        let _ = child.wait();
+        return Err(Event::NotStarted(error.to_string()));
+    }
+    reap(&mut child).map_err(|error| Event::NotStarted(error.to_string()))
+}
+
+/// Waits until a process has ended, without reaping it, so that the numbers of process and group are not reused.
+fn await_end(group: Pid, control: &OwnedFd) -> io::Result<()> {
+    let process = pidfd_open(group, PidfdFlags::empty())?;
+    let (mut is_ending, mut has_requester) = (false, true);
+    loop {
+        let mut watched = vec![PollFd::new(&process, PollFlags::IN)];
+        if has_requester {
+            watched.push(PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN));
+        }
+        match poll(&mut watched, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let has_ended = !watched[0].revents().is_empty();
+        if watched.get(1).is_some_and(|control| !control.revents().is_empty()) {
+            let signal = match receive(control, RecvFlags::DONTWAIT) {
+                Ok(Some((End::Terminate, _))) => Some(Signal::TERM),
+                Ok(Some((End::Kill, _))) => Some(Signal::KILL),
+                Ok(None) => None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => None,
+            };
+            has_requester = signal.is_some();
+            is_ending |= signal.is_some();
+            // An error: no process of the group is left but the one that has ended.
+            let _ = signal.map(|signal| kill_process_group(group, signal));
+        } else if has_ended {
+            if is_ending {
+                // Processes that it has left in its group.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            return Ok(());
+        }
+    }
+}
+
+fn reap(child: &mut Child) -> io::Result<Event> {
+    let status: ExitStatus = child.wait()?;
+    Ok(match status.code() {
+        Some(code) => Event::Exit(code),
+        None => Event::Signal(status.signal().unwrap_or_default()),
+    })
+}
+
+fn not_started(command: &Command, error: &io::Error) -> Event {
+    let why = format!("{}: {error}", command.get_program().display());
+    let lacks = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+    match Errno::from_io_error(error) {
+        Some(errno) if lacks.contains(&errno) => Event::NotStarted(why),
+        Some(Errno::NOENT) => Event::Missing(why),
+        _ => Event::Refused(why),
+    }
+}
+
+/// Keeps capabilities from the programs that this thread and those after it start. Without inheritable capabilities a
+/// thread has no ambient ones, and a program has those that its user and its file give it, as always with root. The
+/// thread's own stay as they are. Source: capabilities(7), «Transformation of capabilities during execve()».
+fn keep_capabilities() -> io::Result<()> {
+    let sets = capabilities(None)?;
+    if !sets.inheritable.is_empty() {
+        set_capabilities(None, CapabilitySets { inheritable: CapabilitySet::empty(), ..sets })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::message::pair;
+    use crate::server::*;
+
+    const RULES: Rules =
+        Rules { successor: || Command::new("false"), permits: |script| script.text.starts_with("true") };
+
+    /// The last event of a request to a helper process.
+    fn answer(request: &impl serde::Serialize) -> Option<Event> {
+        let (own, its) = pair().unwrap();
+        let serving = thread::spawn(move || serve(&its, Powers::Fixed(RULES)));
+        let (control, given) = pair().unwrap();
+        send(&own, request, &[given.as_fd()]).unwrap();
+        drop(given);
+        let mut last = None;
+        while let Some((event, _)) = receive(&control, RecvFlags::empty()).unwrap() {
+            last = Some(event);
+        }
+        drop(own);
+        serving.join().unwrap().unwrap();
+        last
+    }
+
+    #[test]
+    fn a_helper_runs_the_programs_of_its_requests_and_refuses_others() {
+        let netfilter =
+            |words: &[&str]| Request::Netfilter(words.iter().map(|word| (*word).to_owned()).collect());
+        for words in [
+            &["nft", "-f", "/tmp/rules"][..],
+            &["iptables-save", "-M", "/tmp/program"],
+            &["sh", "-c", "true"],
+            &["/tmp/nft", "-j", "list", "ruleset"],
+            &[],
+        ] {
+            let answer = answer(&netfilter(words));
+            assert!(
+                matches!(&answer, Some(Event::Refused(why)) if why.contains("prints no rules")),
+                "{answer:?}"
+            );
+        }
+        let argv = vec!["true".to_owned()];
+        let script = Script { text: "true".to_owned(), argv, user: None, group: None, is_checked: false };
+        assert_eq!(answer(&Request::Script(script.clone())), Some(Event::Exit(0)));
+        assert_eq!(answer(&Request::Examine(script.clone())), Some(Event::Runnable));
+        let other = Script { text: "id".to_owned(), ..script };
+        for request in [Request::Script(other.clone()), Request::Examine(other)] {
+            let answer = answer(&request);
+            assert!(
+                matches!(&answer, Some(Event::NotStarted(why)) if why.contains("xvs reload")),
+                "{answer:?}"
+            );
+        }
+        assert_eq!(answer(&Request::Successor), Some(Event::Exit(1)));
+    }
+
+    #[test]
+    fn a_message_that_is_no_request_is_dropped_and_the_helper_goes_on() {
+        assert_eq!(answer(&"no request"), None);
+        assert_eq!(
+            answer(&Request::Netfilter(vec!["x".repeat(100_000)])).map(|event| event == Event::Runnable),
+            Some(false)
+        );
+    }
+}
