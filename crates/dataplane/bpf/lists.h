@@ -98,20 +98,20 @@ __noinline int in_list(const struct query *query)
 	void *list = bpf_map_lookup_elem(&lists, &place);
 	if (!list)
 		return 2;
-	__u32 v4 = query->family == XVS_V4;
-	__u32 first = v4 ? 0 : XVS_V6_LENGTHS, count = v4 ? lengths->v4 : lengths->v6;
-	for (__u32 i = 0; i < 129; i++) {
-		__u32 at = first + i;
-		if (i >= count || at >= XVS_LENGTHS)
+	int v4 = query->family == XVS_V4;
+	__u32 at = v4 ? 0 : XVS_V6_LENGTHS, end = at + (v4 ? lengths->v4 : lengths->v6);
+	/* Linux 6.1 takes no loop whose body follows another instruction than a jump, which is why this is not in it. */
+	__u32 family = query->family << 8;
+	struct xvs_network key;
+	for (; at < XVS_LENGTHS; at++) {
+		if (at >= end)
 			break;
-		struct xvs_network key;
 		__s32 len = lengths->len[at];
-		key.family_and_len = query->family << 8 | len;
+		key.family_and_len = family | len;
 		for (int word = 0; word < 4; word++) {
-			/* The bits of this word that count, from 0 to 32: without branches, which would multiply for the verifier. */
+			/* The bits of this word that count. */
 			__s32 bits = len - 32 * word;
-			bits &= ~(bits >> 31);
-			bits = 32 + ((bits - 32) & ((bits - 32) >> 31));
+			bits = bits < 0 ? 0 : bits > 32 ? 32 : bits;
 			key.addr[word] = query->addr[word] & bpf_htonl((__u32)(0xffffffff00000000 >> bits));
 		}
 		if (bpf_map_lookup_elem(list, &key))
