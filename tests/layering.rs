@@ -151,8 +151,8 @@ fn no_program_prints_by_a_macro_that_panics_if_the_stream_cannot_be_written() {
     }
 }
 
-/// The files that read the machine's date, for times that a person sees. All timeouts are of the monotonic clock, so a
-/// date that jumps changes none.
+/// The files that read the machine's date, for times that a person sees, and for the ends of entries of access lists,
+/// which last over a restart. All timeouts are of the monotonic clock, so a date that jumps changes none.
 const READ_THE_DATE: [&str; 9] = [
     "crates/cli/src/doctor/clocks.rs",
     "crates/cli/src/events.rs",

@@ -139,6 +139,11 @@ impl Drop for Listener {
     }
 }
 
+/// The date.
+pub(crate) fn seconds_since_1970() -> u64 {
+    millis_since_1970(SystemTime::now()) / 1000
+}
+
 /// The changes of a request: each command as typed, and its refusal, if it was refused. Empty for a request that
 /// changes nothing.
 pub fn changes<'a>(

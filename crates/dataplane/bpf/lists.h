@@ -3,8 +3,9 @@
  *
  * Checks whole packets to services by their source, and drops what a list refuses before anything is copied. Workers
  * check all packets too, and alone those that are not certain to be of one service here: fragments, data of FTP,
- * packets to networks that mark rules name. Cost without lists: one load; for the source of no list, two; for others
- * a look-up for each prefix length in use. Not here: which list refuses, in what order (src/snapshot/lists.rs).
+ * packets to networks that mark rules name. Comes before the other look-ups, so that a denied packet costs few. Cost
+ * without lists: one load; for the source of no list, two; for others that of the service and a look-up for each prefix
+ * length in use. Not here: which list refuses, in what order (src/snapshot/lists.rs).
  */
 #ifndef XVS_LISTS_H
 #define XVS_LISTS_H
@@ -53,27 +54,28 @@ struct {
 	});
 } lists SEC(".maps");
 
-/* Whether the source of a packet may be in a list, or there are allow lists. */
-static __always_inline int may_be_refused(const struct packet *packet)
+/* The state of the lists, if the source of a packet may be in one or there are allow lists; else 0. */
+static __always_inline __u64 lists_for(const struct packet *packet)
 {
 	__u32 first = 0, bit;
 	struct xvs_list_filter *filter = bpf_map_lookup_elem(&list_filter, &first);
-	if (!filter || !filter->state)
+	if (!filter)
 		return 0;
-	if (filter->state & XVS_ALLOWS)
-		return 1;
+	__u64 state = *(volatile __u64 *)&filter->state;
+	if (!state || state & XVS_ALLOWS)
+		return state;
 	const __be32 *addr = (const __be32 *)packet->source;
 	if (packet->family == XVS_V4) {
 		bit = bpf_ntohl(addr[0]) >> 8;
 	} else {
-		if (filter->state & XVS_WIDE_V6)
-			return 1;
+		if (state & XVS_WIDE_V6)
+			return state;
 		__u64 network = (__u64)bpf_ntohl(addr[0]) << 16 | bpf_ntohl(addr[1]) >> 16;
 		bit = XVS_V4_BITS + (network * 0x9e3779b97f4a7c15 >> 41);
 	}
 	/* Below the number of words, for the verifier. */
 	__u32 word = bit >> 6;
-	return word < sizeof(filter->words) / 8 && filter->words[word] >> (bit & 63) & 1;
+	return word < sizeof(filter->words) / 8 && filter->words[word] >> (bit & 63) & 1 ? state : 0;
 }
 
 struct query {
@@ -96,20 +98,20 @@ __noinline int in_list(const struct query *query)
 	void *list = bpf_map_lookup_elem(&lists, &place);
 	if (!list)
 		return 2;
-	__u32 v4 = query->family == XVS_V4;
-	__u32 first = v4 ? 0 : XVS_V6_LENGTHS, count = v4 ? lengths->v4 : lengths->v6;
-	for (__u32 i = 0; i < 129; i++) {
-		__u32 at = first + i;
-		if (i >= count || at >= XVS_LENGTHS)
+	int v4 = query->family == XVS_V4;
+	__u32 at = v4 ? 0 : XVS_V6_LENGTHS, end = at + (v4 ? lengths->v4 : lengths->v6);
+	/* Linux 6.1 takes no loop whose body follows another instruction than a jump, which is why this is not in it. */
+	__u32 family = query->family << 8;
+	struct xvs_network key;
+	for (; at < XVS_LENGTHS; at++) {
+		if (at >= end)
 			break;
-		struct xvs_network key;
 		__s32 len = lengths->len[at];
-		key.family_and_len = query->family << 8 | len;
+		key.family_and_len = family | len;
 		for (int word = 0; word < 4; word++) {
-			/* The bits of this word that count, from 0 to 32: without branches, which would multiply for the verifier. */
+			/* The bits of this word that count. */
 			__s32 bits = len - 32 * word;
-			bits &= ~(bits >> 31);
-			bits = 32 + ((bits - 32) & ((bits - 32) >> 31));
+			bits = bits < 0 ? 0 : bits > 32 ? 32 : bits;
 			key.addr[word] = query->addr[word] & bpf_htonl((__u32)(0xffffffff00000000 >> bits));
 		}
 		if (bpf_map_lookup_elem(list, &key))
@@ -128,30 +130,37 @@ static __always_inline int count_refused(__u32 place)
 	return 1;
 }
 
-/* Whether a list refuses a packet to a service. Which service that is must be certain. */
-static __noinline int is_refused(const struct packet *packet)
+/* Whether a packet goes to a service, and a list refuses it. Which service that is must be certain. */
+static __noinline int is_refused(const struct packet *packet, __u64 state)
 {
-	struct xvs_endpoint key = { .port = packet->dest_port, .protocol = packet->protocol, .family = packet->family };
-	__builtin_memcpy(key.addr, packet->dest, 16);
-	__u32 *found = bpf_map_lookup_elem(&list_scopes, &key);
-	if (!found && !(endpoint_roles(packet->dest, packet->dest_port, packet) & XVS_SERVICE)) {
-		key.port = XVS_ANY_PORT;
+	__u32 scope = 0, *found = NULL;
+	int is_exact = endpoint_roles(packet->dest, packet->dest_port, packet) & XVS_SERVICE;
+	if (!is_exact || state & XVS_SCOPED) {
+		struct xvs_endpoint key = { .port = packet->dest_port, .protocol = packet->protocol, .family = packet->family };
+		__builtin_memcpy(key.addr, packet->dest, 16);
 		found = bpf_map_lookup_elem(&list_scopes, &key);
-		if (!found)
-			return 0;
+		if (!found && !is_exact) {
+			key.port = XVS_ANY_PORT;
+			found = bpf_map_lookup_elem(&list_scopes, &key);
+			if (!found)
+				return 0;
+		}
+		if (found)
+			scope = *found - 1;
 	}
 	/* A mark may choose another service. */
-	if (in_prefix(packet->dest, packet->family))
+	if (state & XVS_MARKED && in_prefix(packet->dest, packet->family))
 		return 0;
-	__u32 scope = found ? *found - 1 : 0;
 	struct query query = { .family = packet->family };
 	__builtin_memcpy(query.addr, packet->source, 16);
-	for (__u32 i = 0; i < 4; i++) {
+	for (__u32 i = scope ? 0 : 2; i < 4; i++) {
 		query.place = (i < 2 ? scope * 4 : 0) + (i & 1);
 		if (in_list(&query) == 1)
 			return count_refused(query.place);
 	}
-	for (__u32 i = 0; i < 2; i++) {
+	if (!(state & XVS_ALLOWS))
+		return 0;
+	for (__u32 i = scope ? 0 : 1; i < 2; i++) {
 		query.place = (i < 1 ? scope * 4 : 0) + XVS_ALLOW;
 		int of_commands = in_list(&query);
 		query.place++;

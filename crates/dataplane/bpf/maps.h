@@ -85,6 +85,8 @@ enum {
 	XVS_LISTS = 1 << 0,   /* there are lists */
 	XVS_ALLOWS = 1 << 1,  /* there are allow lists */
 	XVS_WIDE_V6 = 1 << 2, /* networks of IPv6 are larger than a /48, so the bits of IPv6 say nothing */
+	XVS_SCOPED = 1 << 3,  /* services have lists of their own */
+	XVS_MARKED = 1 << 4,  /* there are networks in `prefixes` */
 };
 
 /* The value of the map `list_drops`, which has one entry: packets by place. Cores count apart, as far as there is room. */

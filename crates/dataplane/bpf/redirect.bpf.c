@@ -240,9 +240,6 @@ static __always_inline int has_role(const __u8 *addr, __be16 port, const struct 
 	return endpoint_roles(addr, port, packet) & role || endpoint_roles(addr, XVS_ANY_PORT, packet) & role;
 }
 
-/* The result of `matches` for a whole packet to a service. */
-#define TO_SERVICE 2
-
 #include "lists.h"
 
 /* Whether a packet's destination port is a local port of FULLNAT. */
@@ -263,19 +260,15 @@ static __always_inline int is_to_client(const struct packet *packet)
 	return !packet->fragment && bpf_map_lookup_elem(&clients, &key) != NULL;
 }
 
-/* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. A
- * whole packet to a service is TO_SERVICE.
- */
+/* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. */
 static __noinline int matches(const struct packet *packet)
 {
 	if (!packet)
 		return 0;
 	__u32 to = address_roles(packet->dest, packet->family);
 	if (to & XVS_SERVICE) {
-		if (packet->fragment)
+		if (packet->fragment || has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
 			return 1;
-		if (has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
-			return TO_SERVICE;
 	}
 	if ((!(to & XVS_LOCAL) || is_to_client(packet)) &&
 	    address_roles(packet->source, packet->family) & XVS_DESTINATION) {
@@ -354,10 +347,12 @@ static __always_inline int decide(struct xdp_md *ctx)
 		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
 		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, ctx, offset + 8);
 	}
-	int found = transport_header(&packet, ctx, offset) ? matches(&packet) : 0;
-	if (found == TO_SERVICE && may_be_refused(&packet) && is_refused(&packet))
+	if (!transport_header(&packet, ctx, offset))
+		return TO_KERNEL;
+	__u64 lists = lists_for(&packet);
+	if (lists && is_refused(&packet, lists))
 		return REFUSED;
-	return found ? TO_DIRECTOR : TO_KERNEL;
+	return matches(&packet) ? TO_DIRECTOR : TO_KERNEL;
 }
 
 /* Set before the program is loaded. */

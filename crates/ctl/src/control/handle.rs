@@ -18,7 +18,7 @@ use xvs_model::protocol::request::{Request, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
-use crate::control::lists::ListFiles;
+use crate::control::list_sources::ListFiles;
 use crate::control::reload::Reloaded;
 use crate::daemon::error::DaemonError;
 use crate::daemon::take_over::TakeOver;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use due::Schedule;
-use lists::ListSources;
+use list_sources::ListSources;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
 use owned_services::OwnedServices;
@@ -59,7 +59,8 @@ mod apply;
 pub mod datapath;
 mod due;
 pub mod handle;
-pub(crate) mod lists;
+pub(crate) mod list_sources;
+mod lists;
 mod load_weights;
 mod mark_rules;
 mod next_hops;
@@ -527,8 +528,8 @@ impl<D: Datapath> Control<D> {
         self.publish()
     }
 
-    /// Does what is due: samples the counters, empties the trash, checks the memory left, ends entries of lists, expires
-    /// load reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
+    /// Does what is due: samples the counters, empties the trash, checks the memory left, expires entries of lists and load
+    /// reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.

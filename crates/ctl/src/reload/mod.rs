@@ -25,7 +25,7 @@ use xvs_model::report::setting::{Setting, Source};
 use crate::arguments::Arguments;
 use crate::config::Config;
 use crate::control::handle::Handle;
-use crate::control::lists::read_list;
+use crate::control::list_sources::read_list;
 use crate::control::reload::Reloaded;
 use crate::daemon::successor;
 use crate::health_checks::read_again;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
@@ -20,10 +20,10 @@ use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
-use xvs_model::report::event::millis_since_1970;
 use xvs_sched::ServiceKey;
 
 use crate::control::datapath::{Datapath, SyncSockets};
+use crate::events::seconds_since_1970;
 use crate::sync::daemons::Daemons;
 use crate::workers::Workers;
 use xvs_host::memory::available_pages;
@@ -160,7 +160,7 @@ impl Datapath for SystemDatapath {
     }
 
     fn seconds_since_1970(&self, _: Millis) -> u64 {
-        millis_since_1970(SystemTime::now()) / 1000
+        seconds_since_1970()
     }
 
     fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {

@@ -30,6 +30,8 @@ pub(super) struct ListMaps {
     filter: Words<{ filter::COUNT }>,
     drops: Words<{ drops::COUNT }>,
     lists: Option<Arc<Lists>>,
+    /// Whether networks are steered for marks.
+    is_marked: bool,
     /// The scope of each service with lists of its own, from 1 on.
     scopes: BTreeMap<ServiceKey, u32>,
     installed: Roles<{ size_of::<EndpointKey>() }>,
@@ -47,6 +49,8 @@ pub(super) mod filter {
     pub(in crate::steering) const LISTS: u64 = 1 << 0;
     pub(in crate::steering) const ALLOWS: u64 = 1 << 1;
     pub(in crate::steering) const WIDE_V6: u64 = 1 << 2;
+    pub(in crate::steering) const SCOPED: u64 = 1 << 3;
+    pub(in crate::steering) const MARKED: u64 = 1 << 4;
 }
 
 /// The words of `struct xvs_list_drops`.
@@ -72,6 +76,7 @@ impl ListMaps {
             filter: object.words(FILTER)?,
             drops: object.words(DROPS)?,
             lists: None,
+            is_marked: false,
             scopes: BTreeMap::new(),
             installed: Roles::new(),
             places: BTreeMap::new(),
@@ -140,11 +145,28 @@ impl ListMaps {
             word.store(*bits, Ordering::Relaxed);
         }
         let mut state = filter::LISTS;
-        for (flag, is_set) in [(filter::ALLOWS, lists.allows()), (filter::WIDE_V6, filter.wide_v6)] {
+        for (flag, is_set) in [
+            (filter::ALLOWS, lists.allows()),
+            (filter::WIDE_V6, filter.wide_v6),
+            (filter::SCOPED, !self.scopes.is_empty()),
+            (filter::MARKED, self.is_marked),
+        ] {
             state |= if is_set { flag } else { 0 };
         }
         self.filter[filter::STATE].store(state, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes whether networks are steered for marks: before the first one is, and after the last one was.
+    pub(super) fn set_marked(&mut self, is_marked: bool) {
+        self.is_marked = is_marked;
+        let state = &self.filter[filter::STATE];
+        // The control thread alone writes the word.
+        let before = state.load(Ordering::Relaxed);
+        if before != 0 {
+            let flag = if is_marked { filter::MARKED } else { 0 };
+            state.store(before & !filter::MARKED | flag, Ordering::Relaxed);
+        }
     }
 
     /// Gives each service with lists of its own a number that no other one has.

@@ -313,6 +313,8 @@ mod tests {
             ("LISTS", filter::LISTS as u32),
             ("ALLOWS", filter::ALLOWS as u32),
             ("WIDE_V6", filter::WIDE_V6 as u32),
+            ("SCOPED", filter::SCOPED as u32),
+            ("MARKED", filter::MARKED as u32),
             ("ALLOW", 2),
             ("SCOPES", SCOPES_MAX as u32),
             ("V6_LENGTHS", lengths::V6 as u32),

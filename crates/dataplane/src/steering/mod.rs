@@ -300,7 +300,10 @@ impl Steering {
         converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &change.translated)?;
         converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
         converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &change.endpoints)?;
+        let more = change.prefixes.values().any(|roles| *roles != 0);
+        self.lists.set_marked(more || !installed.prefixes.is_empty());
         converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
+        self.lists.set_marked(!installed.prefixes.is_empty());
         for key in change.endpoints.keys() {
             for sender in [OwnSender::Server, OwnSender::Client] {
                 match self.installed.has_own(sender, key) {

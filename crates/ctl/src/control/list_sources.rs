@@ -1,0 +1,136 @@
+//! Access lists: their files, and what the data plane gets of the lists.
+//!
+//! A file is read when its list gets it, when xvsd starts and at each reload. Not here: when the data plane gets it
+//! (`lists.rs`).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
+use xvs_model::config::access_list::{ListKey, ListKind, read_prefixes};
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_proto::{Endpoint, Protocol, ftp};
+use xvs_sched::ServiceKey;
+
+/// Files of lists by list.
+pub(crate) type ListFiles = BTreeMap<ListKey, PathBuf>;
+
+/// What lists have beside the desired state.
+#[derive(Default)]
+pub(super) struct ListSources {
+    /// The files of xvs.toml.
+    pub(super) toml: ListFiles,
+    /// The networks of files that were read.
+    pub(super) contents: BTreeMap<ListKey, Arc<Networks>>,
+    /// What each list has dropped.
+    pub(super) dropped: BTreeMap<ListKey, Arc<AtomicU64>>,
+    /// The first end of an entry, in seconds since 1970.
+    pub(super) next_end: Option<u64>,
+    /// Whether the data plane has other lists.
+    pub(super) due: bool,
+    /// Why the XDP program has no lists.
+    pub(super) fault: Option<String>,
+}
+
+/// The networks of files.
+pub(super) type Contents = Vec<(ListKey, Arc<Networks>)>;
+
+impl ListSources {
+    /// Notes a command that was carried out.
+    pub(super) fn note(&mut self, command: &Command, state: &State) {
+        self.due |= match command {
+            Command::AddListed { .. }
+            | Command::DeleteListed { .. }
+            | Command::SetListFile { .. }
+            | Command::UnsetListFile(_) => true,
+            Command::AddService { key, .. } | Command::DeleteService(key) => {
+                let is_wide = matches!(key, ServiceKey::Address { endpoint, .. } if [0, ftp::CONTROL_PORT].contains(&endpoint.port));
+                is_wide || state.lists().iter().any(|(list, _)| list.service == Some(*key))
+            }
+            Command::Flush => true,
+            _ => false,
+        };
+        if self.due {
+            let ends = state.lists().iter().flat_map(|(_, list)| list.entries.values().flatten());
+            self.next_end = ends.min().copied();
+        }
+    }
+
+    /// Enters the networks of files.
+    pub(super) fn enter(&mut self, contents: Contents) {
+        self.due |= !contents.is_empty();
+        self.contents.extend(contents);
+    }
+
+    /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.
+    pub(super) fn build(&mut self, state: &State) -> Option<(Lists, Vec<ServiceKey>)> {
+        let (file, toml) = (|key: &ListKey| state.lists().get(key)?.file.clone(), &self.toml);
+        self.contents.retain(|key, _| toml.contains_key(key) || file(key).is_some());
+        let (mut all, mut services) = (Scope::default(), BTreeMap::new());
+        let mut dropped = BTreeMap::new();
+        let keys = state.lists().iter().map(|(key, _)| *key).chain(self.toml.keys().copied());
+        for key in keys {
+            let scope: &mut Scope = match key.service {
+                None => &mut all,
+                Some(service) if state.service(&service).is_none() => continue,
+                Some(service) => services.entry(service).or_default(),
+            };
+            let entries = state.lists().get(&key).filter(|list| !list.entries.is_empty());
+            let counter = self.dropped.get(&key).cloned().unwrap_or_default();
+            dropped.insert(key, counter.clone());
+            let list = List {
+                parts: [
+                    entries.map(|list| Arc::new(list.entries.keys().copied().collect())),
+                    self.contents.get(&key).cloned(),
+                ],
+                dropped: counter,
+            };
+            match key.kind {
+                ListKind::Deny => scope.deny = list,
+                ListKind::Allow => scope.allow = list,
+            }
+        }
+        self.dropped = dropped;
+        let lists = Lists::new(all, services);
+        lists.is_in_force().then(|| (lists, wide(state)))
+    }
+}
+
+/// The services of every port whose packets belong to no other service. Data connections of FTP do.
+fn wide(state: &State) -> Vec<ServiceKey> {
+    let is_wide = |key: &ServiceKey| match *key {
+        ServiceKey::Address { protocol, endpoint } if endpoint.port == 0 => {
+            let control = ServiceKey::Address {
+                protocol: Protocol::TCP,
+                endpoint: Endpoint { port: ftp::CONTROL_PORT, ..endpoint },
+            };
+            protocol != Protocol::TCP || state.service(&control).is_none()
+        }
+        _ => false,
+    };
+    state.services().map(|(key, _)| *key).filter(is_wide).collect()
+}
+
+/// Reads the file of a list.
+///
+/// # Errors
+/// The system's error, or the first fault with its line.
+pub(crate) fn read_list(list: ListKey, path: &Path) -> Result<Networks, String> {
+    let text = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    // A comment may be in any encoding.
+    let read = read_prefixes(&String::from_utf8_lossy(&text), list);
+    let prefixes = read.map_err(|(line, why)| format!("{}: line {line}: {why}", path.display()))?;
+    Ok(prefixes.into_iter().collect())
+}
+
+pub(super) fn read_all<'a>(
+    files: impl IntoIterator<Item = (ListKey, &'a Path)>,
+) -> Result<Contents, CommandError> {
+    let read = |(list, path)| Ok((list, Arc::new(read_list(list, path)?)));
+    let failed = |why| CommandError::Failed { why: format!("xvs: {why}; nothing has changed") };
+    files.into_iter().map(read).collect::<Result<_, String>>().map_err(failed)
+}
