@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use xvs_proto::{Family, LinkId, Packet, Parsed, parse, parse_cut};
+use xvs_proto::{LinkId, Packet, Parsed, parse, parse_cut};
 use xvs_xdp::{Census, Frame};
 
 use crate::verdict::{DropReason, Verdict};
