@@ -5,159 +5,25 @@
 
 use std::net::IpAddr;
 
+use etherparse::TcpOptionElement::{
+    MaximumSegmentSize, SelectiveAcknowledgementPermitted as Sack, Timestamp, WindowScale,
+};
 use etherparse::{EtherType, TcpOptionElement};
 use serde_json::json;
 use xvs::frames::{Complaint, Complaint6, ethernet, hex};
-use xvs::lab_cluster::{
-    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, server, server_mac,
-    server6,
-};
+use xvs::lab_cluster::{GATEWAY_MAC, Judged, LAN_MAC, VIP, WAN_MAC, server, server_mac};
 use xvs::{LabCluster, Segment};
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::Filter;
 
-const CLIENT_PORT: u16 = 40_000;
-const LOCAL_PORT: u16 = 5000;
-/// The numbers of the ends' SYNs: both wrap soon.
-const THEIRS: u32 = u32::MAX - 3;
-const SERVERS: u32 = u32::MAX - 5;
-/// The timestamps of client and server at the start.
-const CLIENT_CLOCK: u32 = 0xffff_fff0;
-const SERVER_CLOCK: u32 = 0x8000_0000;
+#[path = "syn_proxy/play.rs"]
+mod play;
 
-use TcpOptionElement::{
-    MaximumSegmentSize, SelectiveAcknowledgementPermitted as Sack, Timestamp, WindowScale,
+use self::play::{
+    CLIENT_CLOCK, Play, SERVER_CLOCK, SERVERS, THEIRS, ack, modern, next, syn, timestamps, window,
+    without_padding,
 };
-
-struct Play {
-    cluster: LabCluster,
-    client: (IpAddr, u16),
-    vip: (IpAddr, u16),
-    /// What the server sees as the client.
-    seen: (IpAddr, u16),
-    server: (IpAddr, u16),
-}
-
-impl Play {
-    fn new(v6: bool, method: &str, service: &str) -> Self {
-        let mut cluster = LabCluster::new();
-        let (client, vip, local, dest): (IpAddr, IpAddr, IpAddr, IpAddr) = match v6 {
-            false => (CLIENT.into(), VIP.into(), INSIDE.into(), server(1).into()),
-            true => (CLIENT6.into(), VIP6.into(), INSIDE6.into(), server6(1).into()),
-        };
-        let ports = format!("{LOCAL_PORT}-{LOCAL_PORT}");
-        cluster.ask(json!({ "xvs": ["laddr", "add", local.to_string(), "--ports", ports] }));
-        let at = |addr| std::net::SocketAddr::new(addr, 80);
-        cluster.adm(&format!("-A -t {} -s rr {service}", at(vip)));
-        cluster.adm(&format!("-a -t {} -r {} {method}", at(vip), at(dest)));
-        let client = (client, CLIENT_PORT);
-        let seen = if method == "--fullnat" { (local, LOCAL_PORT) } else { client };
-        Self { cluster, client, vip: (vip, 80), seen, server: (dest, 80) }
-    }
-
-    /// All families and methods.
-    fn all(service: &str) -> impl Iterator<Item = Self> {
-        [(false, "-m"), (true, "-m"), (false, "--fullnat"), (true, "--fullnat")]
-            .into_iter()
-            .map(move |(v6, method)| Self::new(v6, method, service))
-    }
-
-    fn request(&mut self, segment: &Segment) -> Judged {
-        let frame = segment.frame(self.client, self.vip, (GATEWAY_MAC, WAN_MAC));
-        self.cluster.inject("wan", &frame)
-    }
-
-    fn reply(&mut self, segment: &Segment) -> Judged {
-        let frame = segment.frame(self.server, self.seen, (server_mac(1), LAN_MAC));
-        self.cluster.inject("lan", &frame)
-    }
-
-    fn at_client(&self, sent: &(String, Vec<u8>)) -> Segment {
-        assert_eq!((sent.0.as_str(), &sent.1[..6]), ("wan", &GATEWAY_MAC[..]));
-        Segment::between(&sent.1, self.vip, self.client)
-    }
-
-    fn at_server(&self, sent: &(String, Vec<u8>)) -> Segment {
-        assert_eq!((sent.0.as_str(), &sent.1[..6]), ("lan", &server_mac(1)[..]));
-        Segment::between(&sent.1, self.seen, self.server)
-    }
-
-    /// Sends a SYN; returns the director's answer.
-    fn answer(&mut self, options: Vec<TcpOptionElement>) -> (Segment, u16) {
-        let judged = self.request(&Segment { options, ..syn() });
-        assert_eq!(judged.verdict, "transmit");
-        let [sent] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
-        (self.at_client(sent), window(&sent.1))
-    }
-
-    /// Sends the end of the client's handshake; returns the SYN at the server.
-    fn acknowledge(&mut self, cookie: u32, options: Vec<TcpOptionElement>) -> Segment {
-        let judged = self.request(&Segment { options, ..ack(cookie) });
-        assert_eq!(judged.verdict, "transmit", "{judged:?}");
-        let [sent] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
-        assert_eq!(window(&sent.1), 64240.max(window(&sent.1)), "at least what the client has said");
-        self.at_server(sent)
-    }
-
-    /// Sends the server's SYN+ACK; returns the ACK at the server, and the one that opens the client's window.
-    fn accept(&mut self, options: Vec<TcpOptionElement>) -> (Segment, Segment, u16) {
-        let segment =
-            Segment { syn: true, sequence: SERVERS, ack: Some(next()), options, ..Segment::default() };
-        let judged = self.reply(&segment);
-        assert_eq!(judged.verdict, "transmit", "{judged:?}");
-        let [there, back] = &judged.sent[..] else { panic!("two frames: {judged:?}") };
-        (self.at_server(there), self.at_client(back), window(&back.1))
-    }
-
-    /// A connection without options; returns the cookie.
-    fn connect(&mut self) -> u32 {
-        let cookie = self.answer(vec![]).0.sequence;
-        self.acknowledge(cookie, vec![]);
-        self.accept(vec![]);
-        cookie
-    }
-}
-
-fn syn() -> Segment {
-    Segment { syn: true, sequence: THEIRS, ..Segment::default() }
-}
-
-fn ack(cookie: u32) -> Segment {
-    Segment { sequence: next(), ack: Some(cookie.wrapping_add(1)), ..Segment::default() }
-}
-
-/// The number of the client's first byte.
-fn next() -> u32 {
-    THEIRS.wrapping_add(1)
-}
-
-/// The field of the window.
-fn window(frame: &[u8]) -> u16 {
-    let tcp = if frame[12] == 0x86 { 54 } else { 34 };
-    u16::from_be_bytes([frame[tcp + 14], frame[tcp + 15]])
-}
-
-/// What a modern client offers.
-fn modern(echo: u32) -> Vec<TcpOptionElement> {
-    vec![
-        MaximumSegmentSize(1440),
-        Sack,
-        Timestamp(CLIENT_CLOCK, echo),
-        TcpOptionElement::Noop,
-        WindowScale(7),
-    ]
-}
-
-fn without_padding(options: Vec<TcpOptionElement>) -> Vec<TcpOptionElement> {
-    options.into_iter().filter(|option| *option != TcpOptionElement::Noop).collect()
-}
-
-/// The timestamps of a segment.
-fn timestamps(segment: &Segment) -> (u32, u32) {
-    let found = segment.options.iter().find_map(|option| match option {
-        Timestamp(own, echoed) => Some((*own, *echoed)),
-        _ => None,
-    });
-    found.expect("timestamps")
-}
 
 #[test]
 fn a_syn_is_answered_by_a_cookie_with_a_closed_window_and_nothing_is_stored() {
@@ -431,6 +297,21 @@ fn an_icmp_error_about_a_reply_quotes_the_number_that_the_server_has_sent() {
 }
 
 #[test]
+fn an_error_of_the_director_about_a_reply_quotes_the_number_that_the_server_has_sent() {
+    let mut play = Play::new(true, "-m", "--syn-proxy on");
+    play.connect();
+    let sequence = SERVERS.wrapping_add(1);
+    let reply = Segment { sequence, ack: Some(next()), ..Segment::default() };
+    let mut frame = reply.frame(play.server, play.seen, (server_mac(1), LAN_MAC));
+    // The hop limit.
+    frame[21] = 1;
+    let judged = play.cluster.inject("lan", &frame);
+    assert_eq!((judged.verdict.as_str(), judged.sent[0].0.as_str()), ("drop ttl_expired", "lan"));
+    let quoted = 14 + 40 + 8;
+    assert_eq!(judged.sent[0].1[quoted..quoted + 60], frame[14..74], "as it was received");
+}
+
+#[test]
 fn the_proxy_protocols_header_is_in_the_acknowledgement_that_completes_the_servers_handshake() {
     let mut play = Play::new(false, "--fullnat", "--client-address proxy --syn-proxy on");
     let (answer, _) = play.answer(vec![]);
@@ -467,6 +348,33 @@ fn an_automatic_proxy_lets_syns_pass_while_memory_is_not_short() {
     assert!(play.at_server(&judged.sent[0]).syn);
     play.client.1 += 1;
     assert_eq!(play.request(&ack(7)).verdict, "pass", "an acknowledgement of nothing, as ever");
+}
+
+#[test]
+fn a_cookie_that_was_sent_is_accepted_after_the_proxy_became_automatic() {
+    let mut play = Play::new(false, "-m", "--syn-proxy on");
+    let cookie = play.answer(vec![]).0.sequence;
+    play.cluster.adm(&format!("-E -t {VIP}:80 -s rr --syn-proxy auto"));
+    play.acknowledge(cookie, vec![]);
+    play.accept(vec![]);
+}
+
+#[test]
+fn each_end_of_a_connection_that_is_drained_is_reset_with_the_numbers_that_it_knows() {
+    for from_client in [true, false] {
+        let mut play = Play::new(false, "--fullnat", "--syn-proxy on");
+        let (told, servers) = (play.connect().wrapping_add(1), SERVERS.wrapping_add(1));
+        let wanted = Request::ResetConnections(Filter::default());
+        play.cluster.lab().director.call(wanted).expect("it is marked");
+        let judged = match from_client {
+            true => play.request(&Segment { sequence: next(), ack: Some(told), ..Segment::default() }),
+            false => play.reply(&Segment { sequence: servers, ack: Some(next()), ..Segment::default() }),
+        };
+        let on = |link: &str| judged.sent.iter().find(|(sent, _)| sent == link).expect("a reset").clone();
+        let (there, back) = (play.at_server(&on("lan")), play.at_client(&on("wan")));
+        assert_eq!((there.rst, there.sequence), (true, next()));
+        assert_eq!((back.rst, back.sequence), (true, told));
+    }
 }
 
 #[test]
