@@ -5,165 +5,31 @@
 
 use std::net::IpAddr;
 
+use etherparse::TcpOptionElement::{
+    MaximumSegmentSize, SelectiveAcknowledgementPermitted as Sack, Timestamp, WindowScale,
+};
 use etherparse::{EtherType, TcpOptionElement};
 use serde_json::json;
 use xvs::frames::{Complaint, Complaint6, ethernet, hex};
-use xvs::lab_cluster::{
-    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, server, server_mac,
-    server6,
-};
+use xvs::lab_cluster::{GATEWAY_MAC, Judged, LAN_MAC, VIP, WAN_MAC, server, server_mac};
 use xvs::{LabCluster, Segment};
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::Filter;
 
-const CLIENT_PORT: u16 = 40_000;
-const LOCAL_PORT: u16 = 5000;
-/// The numbers of the ends' SYNs: both wrap soon.
-const THEIRS: u32 = u32::MAX - 3;
-const SERVERS: u32 = u32::MAX - 5;
-/// The timestamps of client and server at the start.
-const CLIENT_CLOCK: u32 = 0xffff_fff0;
-const SERVER_CLOCK: u32 = 0x8000_0000;
+#[path = "syn_proxy/play.rs"]
+mod play;
 
-use TcpOptionElement::{
-    MaximumSegmentSize, SelectiveAcknowledgementPermitted as Sack, Timestamp, WindowScale,
+use self::play::{
+    CLIENT_CLOCK, Play, SERVER_CLOCK, SERVERS, THEIRS, ack, modern, next, syn, timestamps, window,
+    without_padding,
 };
-
-struct Play {
-    cluster: LabCluster,
-    client: (IpAddr, u16),
-    vip: (IpAddr, u16),
-    /// What the server sees as the client.
-    seen: (IpAddr, u16),
-    server: (IpAddr, u16),
-}
-
-impl Play {
-    fn new(v6: bool, method: &str, service: &str) -> Self {
-        let mut cluster = LabCluster::new();
-        let (client, vip, local, dest): (IpAddr, IpAddr, IpAddr, IpAddr) = match v6 {
-            false => (CLIENT.into(), VIP.into(), INSIDE.into(), server(1).into()),
-            true => (CLIENT6.into(), VIP6.into(), INSIDE6.into(), server6(1).into()),
-        };
-        let ports = format!("{LOCAL_PORT}-{LOCAL_PORT}");
-        cluster.ask(json!({ "xvs": ["laddr", "add", local.to_string(), "--ports", ports] }));
-        let at = |addr| std::net::SocketAddr::new(addr, 80);
-        cluster.adm(&format!("-A -t {} -s rr {service}", at(vip)));
-        cluster.adm(&format!("-a -t {} -r {} {method}", at(vip), at(dest)));
-        let client = (client, CLIENT_PORT);
-        let seen = if method == "--fullnat" { (local, LOCAL_PORT) } else { client };
-        Self { cluster, client, vip: (vip, 80), seen, server: (dest, 80) }
-    }
-
-    /// All families and methods.
-    fn all(service: &str) -> impl Iterator<Item = Self> {
-        [(false, "-m"), (true, "-m"), (false, "--fullnat"), (true, "--fullnat")]
-            .into_iter()
-            .map(move |(v6, method)| Self::new(v6, method, service))
-    }
-
-    fn from_client(&mut self, segment: &Segment) -> Judged {
-        let frame = segment.frame(self.client, self.vip, (GATEWAY_MAC, WAN_MAC));
-        self.cluster.inject("wan", &frame)
-    }
-
-    fn from_server(&mut self, segment: &Segment) -> Judged {
-        let frame = segment.frame(self.server, self.seen, (server_mac(1), LAN_MAC));
-        self.cluster.inject("lan", &frame)
-    }
-
-    fn at_client(&self, sent: &(String, Vec<u8>)) -> Segment {
-        assert_eq!((sent.0.as_str(), &sent.1[..6]), ("wan", &GATEWAY_MAC[..]));
-        Segment::between(&sent.1, self.vip, self.client)
-    }
-
-    fn at_server(&self, sent: &(String, Vec<u8>)) -> Segment {
-        assert_eq!((sent.0.as_str(), &sent.1[..6]), ("lan", &server_mac(1)[..]));
-        Segment::between(&sent.1, self.seen, self.server)
-    }
-
-    /// Sends a SYN; returns the director's answer.
-    fn answer(&mut self, options: Vec<TcpOptionElement>) -> (Segment, u16) {
-        let judged = self.from_client(&Segment { options, ..syn() });
-        assert_eq!(judged.verdict, "transmit");
-        let [sent] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
-        (self.at_client(sent), window(&sent.1))
-    }
-
-    /// Sends the end of the client's handshake; returns the SYN at the server.
-    fn acknowledge(&mut self, cookie: u32, options: Vec<TcpOptionElement>) -> Segment {
-        let judged = self.from_client(&Segment { options, ..ack(cookie) });
-        assert_eq!(judged.verdict, "transmit", "{judged:?}");
-        let [sent] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
-        assert_eq!(window(&sent.1), 64240.max(window(&sent.1)), "at least what the client has said");
-        self.at_server(sent)
-    }
-
-    /// Sends the server's SYN+ACK; returns the ACK at the server, and the one that opens the client's window.
-    fn accept(&mut self, options: Vec<TcpOptionElement>) -> (Segment, Segment, u16) {
-        let segment =
-            Segment { syn: true, sequence: SERVERS, ack: Some(next()), options, ..Segment::default() };
-        let judged = self.from_server(&segment);
-        assert_eq!(judged.verdict, "transmit", "{judged:?}");
-        let [there, back] = &judged.sent[..] else { panic!("two frames: {judged:?}") };
-        (self.at_server(there), self.at_client(back), window(&back.1))
-    }
-
-    /// A connection without options; returns the cookie.
-    fn connect(&mut self) -> u32 {
-        let cookie = self.answer(vec![]).0.sequence;
-        self.acknowledge(cookie, vec![]);
-        self.accept(vec![]);
-        cookie
-    }
-}
-
-fn syn() -> Segment {
-    Segment { syn: true, sequence: THEIRS, ..Segment::default() }
-}
-
-fn ack(cookie: u32) -> Segment {
-    Segment { sequence: next(), ack: Some(cookie.wrapping_add(1)), ..Segment::default() }
-}
-
-/// The number of the client's first byte.
-fn next() -> u32 {
-    THEIRS.wrapping_add(1)
-}
-
-/// The field of the window.
-fn window(frame: &[u8]) -> u16 {
-    let tcp = if frame[12] == 0x86 { 54 } else { 34 };
-    u16::from_be_bytes([frame[tcp + 14], frame[tcp + 15]])
-}
-
-/// What a modern client offers.
-fn modern(echo: u32) -> Vec<TcpOptionElement> {
-    vec![
-        MaximumSegmentSize(1440),
-        Sack,
-        Timestamp(CLIENT_CLOCK, echo),
-        TcpOptionElement::Noop,
-        WindowScale(7),
-    ]
-}
-
-fn without_padding(options: Vec<TcpOptionElement>) -> Vec<TcpOptionElement> {
-    options.into_iter().filter(|option| *option != TcpOptionElement::Noop).collect()
-}
-
-/// The timestamps of a segment.
-fn timestamps(segment: &Segment) -> (u32, u32) {
-    let found = segment.options.iter().find_map(|option| match option {
-        Timestamp(own, echoed) => Some((*own, *echoed)),
-        _ => None,
-    });
-    found.expect("timestamps")
-}
 
 #[test]
 fn a_syn_is_answered_by_a_cookie_with_a_closed_window_and_nothing_is_stored() {
     for mut play in Play::all("--syn-proxy on") {
         play.cluster.advance(100.0);
-        let judged = play.from_client(&Segment { options: modern(0), data: vec![7; 100], ..syn() });
+        let judged = play.request(&Segment { options: modern(0), data: vec![7; 100], ..syn() });
         let counted = ["rx_packets", "syn_cookies_sent", "tx_packets"].map(|name| (name.to_owned(), 1));
         assert_eq!(judged.moved, counted.into());
         let [sent] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
@@ -225,7 +91,7 @@ fn numbers_timestamps_windows_and_selective_acknowledgements_are_translated_in_b
                 data: b"answer".to_vec(),
                 ..Segment::default()
             };
-            let judged = play.from_server(&reply);
+            let judged = play.reply(&reply);
             let seen = play.at_client(&judged.sent[0]);
             assert_eq!((seen.sequence, seen.ack), (told.wrapping_add(50), reply.ack));
             assert_eq!((timestamps(&seen), &seen.data), ((ours + 9, CLIENT_CLOCK + 1), &reply.data));
@@ -242,7 +108,7 @@ fn numbers_timestamps_windows_and_selective_acknowledgements_are_translated_in_b
                 data: b"question".to_vec(),
                 ..Segment::default()
             };
-            let judged = play.from_client(&request);
+            let judged = play.request(&request);
             let seen = play.at_server(&judged.sent[0]);
             assert_eq!((seen.sequence, seen.ack), (next(), Some(servers)));
             assert_eq!(timestamps(&seen), (CLIENT_CLOCK + 2, SERVER_CLOCK.wrapping_add(9)));
@@ -250,7 +116,7 @@ fn numbers_timestamps_windows_and_selective_acknowledgements_are_translated_in_b
             assert_eq!((window(&judged.sent[0].1), seen.data), (64240, request.data));
         }
         // A reset of the client has no acknowledgement.
-        let judged = play.from_client(&Segment { rst: true, sequence: next(), ..Segment::default() });
+        let judged = play.request(&Segment { rst: true, sequence: next(), ..Segment::default() });
         assert_eq!(play.at_server(&judged.sent[0]).ack, None);
         assert_eq!(play.cluster.only_connection().1, "CLOSE");
     }
@@ -270,13 +136,13 @@ fn windows_are_counted_in_the_units_that_each_end_knows() {
         play.acknowledge(answer.sequence, vec![]);
         play.accept(scale.map(WindowScale).into_iter().collect());
         let reply = Segment { sequence: SERVERS.wrapping_add(1), ack: Some(next()), ..Segment::default() };
-        assert_eq!(window(&play.from_server(&reply).sent[0].1), to_client, "{scale:?}");
+        assert_eq!(window(&play.reply(&reply).sent[0].1), to_client, "{scale:?}");
         let request = ack(answer.sequence);
-        assert_eq!(window(&play.from_client(&request).sent[0].1), to_server, "{scale:?}");
+        assert_eq!(window(&play.request(&request).sent[0].1), to_server, "{scale:?}");
     }
     let mut play = Play::new(false, "-m", "--syn-proxy on");
     let cookie = play.connect();
-    assert_eq!(window(&play.from_client(&ack(cookie)).sent[0].1), 64_240, "a client without scale");
+    assert_eq!(window(&play.request(&ack(cookie)).sent[0].1), 64_240, "a client without scale");
 }
 
 #[test]
@@ -288,12 +154,12 @@ fn a_cookie_holds_for_a_minute_and_is_refused_when_it_is_old_or_of_another_clien
         assert_eq!((judged.verdict.as_str(), judged.sent), ("drop bad_cookie", vec![]));
         assert_eq!(judged.moved.get("drop_bad_cookie"), Some(&1));
     };
-    refused(play.from_client(&ack(cookie ^ 0x100)));
-    refused(play.from_client(&Segment { sequence: next().wrapping_add(2), ..ack(cookie) }));
-    refused(play.from_client(&Segment { ack: None, ..ack(cookie) }));
-    refused(play.from_client(&Segment { ack: Some(cookie.wrapping_add(1)), ..syn() }));
+    refused(play.request(&ack(cookie ^ 0x100)));
+    refused(play.request(&Segment { sequence: next().wrapping_add(2), ..ack(cookie) }));
+    refused(play.request(&Segment { ack: None, ..ack(cookie) }));
+    refused(play.request(&Segment { ack: Some(cookie.wrapping_add(1)), ..syn() }));
     play.client.1 += 1;
-    refused(play.from_client(&ack(cookie)));
+    refused(play.request(&ack(cookie)));
     play.client.1 -= 1;
     let mut damaged = ack(cookie).frame(play.client, play.vip, (GATEWAY_MAC, WAN_MAC));
     damaged[50] ^= 1;
@@ -304,7 +170,7 @@ fn a_cookie_holds_for_a_minute_and_is_refused_when_it_is_old_or_of_another_clien
     let mut late = Play::new(false, "-m", "--syn-proxy on");
     let cookie = late.answer(vec![]).0.sequence;
     late.cluster.advance(128.0);
-    refused(late.from_client(&ack(cookie)));
+    refused(late.request(&ack(cookie)));
     assert_eq!(late.cluster.counters().get("connections"), None);
 }
 
@@ -314,7 +180,7 @@ fn a_probe_of_the_closed_window_serves_as_the_acknowledgement_that_was_lost() {
     for (sequence, data) in [(THEIRS, vec![]), (next(), vec![b'G'])] {
         let mut play = Play::new(false, "--fullnat", "--syn-proxy on");
         let cookie = play.answer(vec![]).0.sequence;
-        let judged = play.from_client(&Segment { sequence, data, ..ack(cookie) });
+        let judged = play.request(&Segment { sequence, data, ..ack(cookie) });
         let seen = play.at_server(&judged.sent[0]);
         assert_eq!((seen.syn, seen.sequence, seen.data), (true, THEIRS, vec![]));
         let (there, ..) = play.accept(vec![]);
@@ -328,7 +194,7 @@ fn packets_of_the_client_end_at_the_director_until_the_server_has_answered() {
         let cookie = play.answer(vec![]).0.sequence;
         play.acknowledge(cookie, vec![]);
         for again in [ack(cookie), syn(), Segment { data: vec![1], ..ack(cookie) }] {
-            let judged = play.from_client(&again);
+            let judged = play.request(&again);
             assert_eq!((judged.verdict.as_str(), judged.sent), ("consumed", vec![]));
         }
         // Nothing that is not the answer to this SYN.
@@ -337,7 +203,7 @@ fn packets_of_the_client_end_at_the_director_until_the_server_has_answered() {
             Segment { syn: true, ack: Some(next().wrapping_add(1)), ..Segment::default() },
             Segment { rst: true, ack: Some(7), ..Segment::default() },
         ] {
-            let judged = play.from_server(&other);
+            let judged = play.reply(&other);
             assert_eq!((judged.verdict.as_str(), judged.sent), ("consumed", vec![]));
         }
         assert_eq!((play.cluster.connections().len(), play.cluster.counters()["connections"]), (1, 1));
@@ -351,7 +217,7 @@ fn a_server_that_refuses_resets_the_client_with_the_number_that_the_client_expec
     for mut play in Play::all("--syn-proxy on") {
         let cookie = play.answer(vec![]).0.sequence;
         play.acknowledge(cookie, vec![]);
-        let judged = play.from_server(&Segment { rst: true, ack: Some(next()), ..Segment::default() });
+        let judged = play.reply(&Segment { rst: true, ack: Some(next()), ..Segment::default() });
         let seen = play.at_client(&judged.sent[0]);
         assert_eq!((seen.rst, seen.sequence), (true, cookie.wrapping_add(1)));
         assert_eq!(play.cluster.only_connection().1, "CLOSE");
@@ -397,8 +263,8 @@ fn without_a_usable_server_a_syn_gets_the_usual_error_and_an_acknowledgement_a_r
     let mut play = Play::new(false, "-m", "--syn-proxy on");
     let cookie = play.answer(vec![]).0.sequence;
     play.cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -m -w 0", server(1)));
-    assert_eq!(play.from_client(&syn()).verdict, "drop no_destination");
-    let judged = play.from_client(&ack(cookie));
+    assert_eq!(play.request(&syn()).verdict, "drop no_destination");
+    let judged = play.request(&ack(cookie));
     assert_eq!(judged.verdict, "drop no_destination");
     let reset = judged.sent.iter().find(|(_, frame)| frame[23] == 6).expect("a reset");
     let seen = play.at_client(reset);
@@ -411,7 +277,7 @@ fn an_icmp_error_about_a_reply_quotes_the_number_that_the_server_has_sent() {
         play.connect();
         let sequence = SERVERS.wrapping_add(1);
         let reply = Segment { sequence, ack: Some(next()), data: vec![7; 1200], ..Segment::default() };
-        let sent = play.from_server(&reply).sent.remove(0).1;
+        let sent = play.reply(&reply).sent.remove(0).1;
         let (kind, error) = match play.client.0 {
             IpAddr::V4(_) => {
                 let router = "192.0.2.130".parse().expect("an address");
@@ -431,6 +297,21 @@ fn an_icmp_error_about_a_reply_quotes_the_number_that_the_server_has_sent() {
 }
 
 #[test]
+fn an_error_of_the_director_about_a_reply_quotes_the_number_that_the_server_has_sent() {
+    let mut play = Play::new(true, "-m", "--syn-proxy on");
+    play.connect();
+    let sequence = SERVERS.wrapping_add(1);
+    let reply = Segment { sequence, ack: Some(next()), ..Segment::default() };
+    let mut frame = reply.frame(play.server, play.seen, (server_mac(1), LAN_MAC));
+    // The hop limit.
+    frame[21] = 1;
+    let judged = play.cluster.inject("lan", &frame);
+    assert_eq!((judged.verdict.as_str(), judged.sent[0].0.as_str()), ("drop ttl_expired", "lan"));
+    let quoted = 14 + 40 + 8;
+    assert_eq!(judged.sent[0].1[quoted..quoted + 60], frame[14..74], "as it was received");
+}
+
+#[test]
 fn the_proxy_protocols_header_is_in_the_acknowledgement_that_completes_the_servers_handshake() {
     let mut play = Play::new(false, "--fullnat", "--client-address proxy --syn-proxy on");
     let (answer, _) = play.answer(vec![]);
@@ -441,10 +322,10 @@ fn the_proxy_protocols_header_is_in_the_acknowledgement_that_completes_the_serve
     assert_eq!(there.data[..4], *b"\r\n\r\n");
     let known = next().wrapping_add(28);
     let reply = Segment { sequence: SERVERS.wrapping_add(1), ack: Some(known), ..Segment::default() };
-    let judged = play.from_server(&reply);
+    let judged = play.reply(&reply);
     let seen = play.at_client(&judged.sent[0]);
     assert_eq!((seen.sequence, seen.ack), (answer.sequence.wrapping_add(1), Some(next())));
-    let judged = play.from_client(&Segment { data: b"question".to_vec(), ..ack(answer.sequence) });
+    let judged = play.request(&Segment { data: b"question".to_vec(), ..ack(answer.sequence) });
     let seen = play.at_server(&judged.sent[0]);
     assert_eq!((seen.sequence, seen.ack), (known, Some(SERVERS.wrapping_add(1))));
 }
@@ -455,7 +336,7 @@ fn the_clients_address_in_an_option_is_in_the_first_segments() {
     let cookie = play.answer(vec![]).0.sequence;
     play.acknowledge(cookie, vec![]);
     let segment = Segment { syn: true, sequence: SERVERS, ack: Some(next()), ..Segment::default() };
-    let judged = play.from_server(&segment);
+    let judged = play.reply(&segment);
     let frame = &judged.sent[0].1;
     assert_eq!(frame[54..62], [254, 8, 0x9c, 0x40, 192, 0, 2, 200]);
 }
@@ -463,10 +344,37 @@ fn the_clients_address_in_an_option_is_in_the_first_segments() {
 #[test]
 fn an_automatic_proxy_lets_syns_pass_while_memory_is_not_short() {
     let mut play = Play::new(false, "-m", "--syn-proxy auto");
-    let judged = play.from_client(&syn());
+    let judged = play.request(&syn());
     assert!(play.at_server(&judged.sent[0]).syn);
     play.client.1 += 1;
-    assert_eq!(play.from_client(&ack(7)).verdict, "pass", "an acknowledgement of nothing, as ever");
+    assert_eq!(play.request(&ack(7)).verdict, "pass", "an acknowledgement of nothing, as ever");
+}
+
+#[test]
+fn a_cookie_that_was_sent_is_accepted_after_the_proxy_became_automatic() {
+    let mut play = Play::new(false, "-m", "--syn-proxy on");
+    let cookie = play.answer(vec![]).0.sequence;
+    play.cluster.adm(&format!("-E -t {VIP}:80 -s rr --syn-proxy auto"));
+    play.acknowledge(cookie, vec![]);
+    play.accept(vec![]);
+}
+
+#[test]
+fn each_end_of_a_connection_that_is_drained_is_reset_with_the_numbers_that_it_knows() {
+    for from_client in [true, false] {
+        let mut play = Play::new(false, "--fullnat", "--syn-proxy on");
+        let (told, servers) = (play.connect().wrapping_add(1), SERVERS.wrapping_add(1));
+        let wanted = Request::ResetConnections(Filter::default());
+        play.cluster.lab().director.call(wanted).expect("it is marked");
+        let judged = match from_client {
+            true => play.request(&Segment { sequence: next(), ack: Some(told), ..Segment::default() }),
+            false => play.reply(&Segment { sequence: servers, ack: Some(next()), ..Segment::default() }),
+        };
+        let on = |link: &str| judged.sent.iter().find(|(sent, _)| sent == link).expect("a reset").clone();
+        let (there, back) = (play.at_server(&on("lan")), play.at_client(&on("wan")));
+        assert_eq!((there.rst, there.sequence), (true, next()));
+        assert_eq!((back.rst, back.sequence), (true, told));
+    }
 }
 
 #[test]
@@ -534,7 +442,7 @@ fn another_director_translates_as_the_first_one_does() {
             ..ack(answer.sequence)
         };
         for _ in 0..2 {
-            master.from_client(&request);
+            master.request(&request);
         }
         let told = master.cluster.ask(json!({ "advance": 4.0 }))["sync"].clone();
         for message in told.as_array().expect("a master daemon runs") {
@@ -546,8 +454,8 @@ fn another_director_translates_as_the_first_one_does() {
             options: vec![Timestamp(SERVER_CLOCK + 1, CLIENT_CLOCK)],
             ..Segment::default()
         };
-        assert_eq!(master.from_client(&request).sent, backup.from_client(&request).sent);
-        let [here, there] = [&mut master, &mut backup].map(|play| play.from_server(&reply).sent);
+        assert_eq!(master.request(&request).sent, backup.request(&request).sent);
+        let [here, there] = [&mut master, &mut backup].map(|play| play.reply(&reply).sent);
         assert_eq!((here.len(), &here), (1, &there));
     }
 }

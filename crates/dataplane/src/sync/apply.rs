@@ -4,9 +4,10 @@
 //! connection belongs to the real server that is configured here; without one it is kept, and forwarded by the method
 //! of the message. It has the state of the message, and its whole timeout. Templates and connections arrive
 //! independently, so a connection has no template here. What a kernel cannot send is entered as it was there: FULLNAT's
-//! local endpoint, how the destination receives the client's address, how the SYN proxy translates numbers, and, from a table, the remaining time. What is
-//! known here of a connection of a table may be newer: it stays, unless the sender has seen a packet later by more than
-//! messages take. Cost: a look-up, and for a new connection the cost of any new one.
+//! local endpoint, how the destination receives the client's address, how the SYN proxy translates numbers, and, from a
+//! table, the remaining time. What is known here of a connection of a table may be newer: it stays, unless the sender
+//! has seen a packet later by more than messages take. Cost: a look-up, and for a new connection the cost of any new
+//! one.
 //!
 //! Source: ipvs-behaviour, section 12.5.
 

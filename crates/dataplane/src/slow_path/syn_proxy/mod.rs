@@ -12,7 +12,7 @@
 //!    the destination answers.
 //! 3. The destination's SYN+ACK becomes the ACK that completes its handshake, and passes the stages of a client's
 //!    packet, so a PROXY header is in it. The client gets an ACK that opens its window. A destination's reset becomes
-//!    one for the client. If it is silent, it gets the SYN again after 1 and 3 seconds, and after 7 the client is reset.
+//!    one for the client. A silent one gets the SYN again after 1 and 3 seconds, and after 7 the client is reset.
 //! 4. From then on ([`Flags::SYN_PROXY`]) the destination's sequence numbers and timestamps are shifted to those that
 //!    the client knows, and back. The director had to announce a scale of windows before it knew the destination's, so
 //!    windows are shifted too. The client's own numbers stay.
