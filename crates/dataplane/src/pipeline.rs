@@ -8,7 +8,7 @@
 
 mod run;
 
-use xvs_proto::{LinkId, Packet};
+use xvs_proto::Packet;
 use xvs_xdp::Frame;
 
 pub use self::run::Pipeline;
@@ -17,12 +17,12 @@ use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
-use crate::conn::{ConnId, Direction, Flags};
+use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
 use crate::new_connection::insert::{self, Begun};
 use crate::new_connection::service::{self, Marked};
 use crate::new_connection::{bypass, limit, one_packet, persistence, schedule};
-use crate::slow_path::syn_proxy::{self, Answered, Proof, Taken};
+use crate::slow_path::syn_proxy::{self, Taken, handshake};
 use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
@@ -44,7 +44,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     for (received, decided) in burst.drain() {
         dispatch.frame(received, decided, process, connect, port);
     }
-    dispatch.repeat_syns(repeat_syn, port);
+    dispatch.repeat_syns(send_request, port);
     dispatch.answer(port);
     dispatch.probe(port);
     port.flush();
@@ -72,7 +72,9 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
     match syn_proxy::take(flows, &mut p, at) {
         None => {}
         Some(Taken::Decided(verdict)) => return verdict,
-        Some(Taken::Proven(marked, proof)) => return begin_proven(flows, p, marked, &proof, at),
+        Some(Taken::Proven(marked, proof)) => {
+            return handshake::begin(flows, p, (marked, proof), at, connect_admitted, send_request);
+        }
     }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let begun = connect(flows, p.frame, p.packet, marked, at);
@@ -117,52 +119,9 @@ fn connect_admitted<'s>(
     insert::enter(flows, packet, chosen, limited, marked, at)
 }
 
-/// Makes a new connection for a client that has acknowledged a cookie, and sends its destination a SYN.
-fn begin_proven(
-    flows: &mut Flows,
-    p: FramedPacket<'_>,
-    marked: Marked<'_>,
-    proof: &Proof,
-    at: Context<'_>,
-) -> Verdict {
-    let id = match connect_admitted(flows, p.frame, p.packet, marked, at) {
-        Ok(Begun::Connection(id)) => id,
-        // One packet is a UDP datagram.
-        Ok(Begun::OnePacket(..)) => return Verdict::Consumed,
-        Err(verdict) => {
-            syn_proxy::refuse(flows, p.packet, proof);
-            return verdict;
-        }
-    };
-    if !syn_proxy::begin(&flows.table.connection(id), proof) {
-        return Verdict::Consumed;
-    }
-    p.frame.shrink_front(p.packet.network);
-    send_syn(flows, p.frame, p.link, id, at)
-}
-
-/// Sends a destination another SYN of the SYN proxy, in an empty frame.
-fn repeat_syn(flows: &mut Flows, frame: &mut Frame, id: ConnId, at: Context<'_>) -> Verdict {
-    send_syn(flows, frame, LinkId(0), id, at)
-}
-
-fn send_syn(flows: &mut Flows, frame: &mut Frame, link: LinkId, id: ConnId, at: Context<'_>) -> Verdict {
-    let Some(packet) = syn_proxy::write_syn(frame, &flows.table.connection(id)) else {
-        return Verdict::Consumed;
-    };
-    let hash = flows.table.hash(&packet.flow);
-    let verdict = send_request(flows, FramedPacket { frame, link, packet: &packet, hash }, id, at);
-    syn_proxy::wait(&mut flows.table, id, at.now);
-    verdict
-}
-
 /// Processes a client's packet of a connection, towards the destination.
 fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    match flows.table.connection(id).flags().contains(Flags::HANDSHAKE) {
-        // The client repeats it until its window is open.
-        true => Verdict::Consumed,
-        false => send_request(flows, p, id, at),
-    }
+    if handshake::is_awaited(flows, id) { Verdict::Consumed } else { send_request(flows, p, id, at) }
 }
 
 fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
@@ -189,16 +148,10 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
 
 /// Processes a packet of a connection towards the client.
 fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    if flows.table.connection(id).flags().contains(Flags::HANDSHAKE) {
-        match syn_proxy::answered(flows, &mut p, id) {
-            Answered::Refused => {}
-            Answered::Otherwise => return Verdict::Consumed,
-            Answered::Accepted(packet) => {
-                let destination = at.snapshot.destinations.of(&flows.table.connection(id));
-                state::advance_on_reply(flows, id, p.packet, destination, at);
-                return send_request(flows, FramedPacket { packet: &packet, ..p }, id, at);
-            }
-        }
+    if handshake::is_awaited(flows, id)
+        && let Some(verdict) = handshake::reply(flows, &mut p, id, at, send_request)
+    {
+        return verdict;
     }
     let connection = flows.table.connection(id);
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));

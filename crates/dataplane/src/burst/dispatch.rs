@@ -5,7 +5,6 @@
 //! counting (`transmit.rs`).
 
 use xvs_proto::Packet;
-use xvs_xdp::Frame;
 
 use super::classify::Class;
 use super::context::Context;
@@ -18,14 +17,15 @@ use crate::port::{Port, Received, write_back};
 use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
 use crate::slow_path::icmp_originate::IcmpError;
 use crate::slow_path::reassembly::Reassembly;
+use crate::slow_path::syn_proxy::handshake;
 use crate::slow_path::{no_destination, vip_probe};
 use crate::verdict::{DropReason, Verdict};
 
 /// The stages of a packet from its look-up to its verdict.
 pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
 
-/// The stages of a SYN that is made once more in an empty frame, for this connection.
-pub(crate) type Repeat = fn(&mut Flows, &mut Frame, ConnId, Context<'_>) -> Verdict;
+/// The stages of a client's packet of a connection.
+pub(crate) type Send = fn(&mut Flows, FramedPacket<'_>, ConnId, Context<'_>) -> Verdict;
 
 /// The stages that dispatch uses.
 pub(crate) struct Dispatch<'a> {
@@ -120,10 +120,10 @@ impl Dispatch<'_> {
     }
 
     /// Sends the SYNs that destinations have not answered once more.
-    pub(crate) fn repeat_syns(&mut self, repeat: Repeat, port: &mut impl Port) {
+    pub(crate) fn repeat_syns(&mut self, send: Send, port: &mut impl Port) {
         while let Some(id) = self.flows.unanswered_syns.pop() {
             let Some(mut frame) = port.allocate() else { return };
-            let verdict = repeat(self.flows, &mut frame, id, self.at);
+            let verdict = handshake::repeat(self.flows, &mut frame, id, self.at, send);
             self.transmitter.carry_out_made(frame, verdict, port);
         }
     }

@@ -23,6 +23,7 @@
 //! Source: RFC 4987 §3.6, RFC 7323 (scales, timestamps), RFC 9293 §3.8.6.1 (probes of a window).
 
 pub(crate) mod cookie;
+pub(crate) mod handshake;
 
 use std::time::Duration;
 
