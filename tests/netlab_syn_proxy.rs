@@ -5,7 +5,7 @@
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use xvs::clients::{self, fetch};
+use xvs::clients::{self, HalfUpload, fetch};
 use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server, real_server6, succeed};
 use xvs::servers::{Ftp, Sink};
 use xvs::{Cluster, Director, Host, Method, Workers, traffic};
@@ -107,4 +107,19 @@ fn a_server_that_speaks_first_is_heard_and_its_data_connections_work() {
         assert!(clients::take_turns(&names), "{kind:?}: {names:?}");
     }
     assert_eq!(counter(&director, "syn_cookies_accepted"), 12);
+}
+
+#[test]
+fn connections_through_the_proxy_outlive_a_kill_of_the_daemon() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    let mut director = Director::start_with(&cluster, Workers::Two, &["--hold", "10s"]);
+    serve(&director, VIP.into(), UPLOAD, Method::Nat);
+    let uploads: Vec<_> = (0..10).map(|_| HalfUpload::begin(&cluster, UPLOAD)).collect();
+    director.kill();
+    let director = Director::start_with(&cluster, Workers::Two, &["--hold", "10s"]);
+    uploads.into_iter().for_each(HalfUpload::finish);
+    HalfUpload::begin(&cluster, UPLOAD).finish();
+    // The service's option has come back from the journal.
+    assert_eq!(counter(&director, "syn_cookies_accepted"), 1);
 }
