@@ -114,3 +114,59 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     let path = path.display().to_string();
     move |error| io::Error::new(error.kind(), format!("{path}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, lchown, symlink};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A folder that is removed on drop.
+    struct Parent(PathBuf);
+
+    impl Drop for Parent {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn owner_of(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().uid()
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_user_gets_what_root_has_left_and_nothing_behind_a_link_or_of_another_user() {
+        let parent = Parent(std::env::temp_dir().join(format!("xvs-ownership-{}", std::process::id())));
+        let (outside, state) = (parent.0.join("outside"), parent.0.join("state"));
+        fs::create_dir_all(&outside).unwrap();
+        let owner = Owner { user: Uid::from_raw(1), group: Gid::from_raw(1) };
+        let given = |path: &Path| folder(CWD, path, owner, Mode::RWXU).unwrap();
+
+        let made = given(&state).unwrap();
+        assert_eq!((owner_of(&state), fs::metadata(&state).unwrap().mode() & 0o777), (1, 0o700));
+        fs::write(outside.join("secret"), "").unwrap();
+        fs::write(state.join("root's"), "").unwrap();
+        fs::write(state.join("another's"), "").unwrap();
+        lchown(state.join("another's"), Some(2), Some(2)).unwrap();
+        fs::hard_link(outside.join("secret"), state.join("second-name")).unwrap();
+        symlink(outside.join("secret"), state.join("link")).unwrap();
+        symlink(&outside, state.join("folder")).unwrap();
+        files(&made, owner, |_| true).unwrap();
+        for (name, user) in [("root's", 1), ("another's", 2), ("second-name", 0), ("link", 0), ("folder", 0)]
+        {
+            assert_eq!(owner_of(&state.join(name)), user, "{name}");
+        }
+        assert!(
+            existing(&made, Path::new("folder"), owner).unwrap().is_none(),
+            "a link in the place of a folder"
+        );
+        assert_eq!((owner_of(&outside), owner_of(&outside.join("secret"))), (0, 0));
+
+        lchown(&outside, Some(2), Some(2)).unwrap();
+        assert!(given(&outside).is_none(), "another user's");
+        assert_eq!(owner_of(&outside), 2);
+    }
+}
