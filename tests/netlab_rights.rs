@@ -347,7 +347,7 @@ fn a_user_that_is_missing_or_root_or_cannot_read_a_file_is_refused_with_the_step
         Director::refusal(&cluster, &["--interface", "wan", "--interface", "lan", "--config", &path])
     };
     for (keys, part) in [
-        ("user = \"no-such-user\"", "user = no-such-user: there is no such user; `useradd --system"),
+        ("user = \"no-such-user\"", "user = no-such-user: there is no such user; `groupadd --force --system"),
         ("user = \"root\"", "user = root: root has every right; name another user, or leave the key out"),
     ] {
         let (status, log) = refused(keys);

@@ -40,7 +40,6 @@ pub struct Rules {
 
 /// Serves until the other side is closed.
 pub(crate) fn serve(socket: &OwnedFd, powers: Powers) -> io::Result<()> {
-    keep_capabilities()?;
     loop {
         match receive::<Request>(socket, RecvFlags::empty()) {
             Ok(None) => return Ok(()),
@@ -68,7 +67,14 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
     let event = match (command(request, powers), request) {
         (Err(event), _) => Err(event),
         (Ok(_), Request::Examine(_)) => Ok(Event::Runnable),
-        (Ok(mut command), _) => {
+        (Ok(mut command), request) => {
+            // A successor needs what xvsd was started with.
+            if *request != Request::Successor
+                && let Err(error) = keep_capabilities()
+            {
+                let _ = send(&control, &Event::NotStarted(format!("its capabilities: {error}")), &[]);
+                return;
+            }
             let mut file = || descriptors.next().map_or_else(Stdio::null, Stdio::from);
             command.stdin(Stdio::null()).stdout(file());
             // A successor has its errors in xvsd's log.
@@ -184,7 +190,7 @@ fn not_started(command: &Command, error: &io::Error) -> Event {
     }
 }
 
-/// Keeps capabilities from the programs that this thread and those after it start. Without inheritable capabilities a
+/// Keeps capabilities from the program that this thread starts. Without inheritable capabilities a
 /// thread has no ambient ones, and a program has those that its user and its file give it, as always with root. The
 /// thread's own stay as they are. Source: capabilities(7), «Transformation of capabilities during execve()».
 fn keep_capabilities() -> io::Result<()> {

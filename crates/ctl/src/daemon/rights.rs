@@ -72,7 +72,7 @@ fn owner(name: &str) -> Result<Owner, DaemonError> {
     let wrong = |why| DaemonError::Config(ConfigError::Value { key: "user", value: name.to_owned(), why });
     let user = User::from_name(name).map_err(|error| system("user: looking it up")(error.into()))?;
     let user = user.ok_or_else(|| {
-        wrong("there is no such user; `useradd --system --user-group --no-create-home --shell /usr/sbin/nologin xvs`")
+        wrong("there is no such user; `groupadd --force --system xvs && useradd --system --gid xvs xvs` makes xvs")
     })?;
     let owner = Owner { user: Uid::from_raw(user.uid.as_raw()), group: Gid::from_raw(user.gid.as_raw()) };
     if owner.user.is_root() {
