@@ -135,7 +135,7 @@ impl List {
     }
 
     /// The number of its networks. One of both parts counts twice.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.networks().map(Networks::len).sum()
     }
 
@@ -334,7 +334,7 @@ mod tests {
                 IpAddr::V4(addr) => (u32::from(addr), u32::MAX.checked_shr(prefix.len().into()).unwrap_or(0)),
                 IpAddr::V6(_) => unreachable!(),
             };
-            for addr in [first, first | wild, first | wild / 3] {
+            for addr in [first, first | wild, first | (wild / 3)] {
                 assert!(lists.concern(IpAddr::from(addr.to_be_bytes())), "{prefix}");
             }
             if first > 0 {

@@ -80,14 +80,22 @@ impl Difference {
 /// The differences between the running and the wanted state: local addresses first, then each service with its
 /// destinations, then mark rules and timeouts.
 pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
+    let mut all = all_differences(running, wanted);
+    // These entries of lists end by themselves.
+    all.retain(|difference| match difference {
+        Difference { before: Some(Command::AddListed { until: Some(_), .. }), after } => after.is_some(),
+        _ => true,
+    });
+    all
+}
+
+fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     let (before, after) = (rules(running), rules(&wanted.state));
     let (old, mut new) = (by_object(&before), by_object(&after));
     let mut all = Vec::new();
     for rule in before {
         match new.remove(&object_of(&rule)) {
             Some(same) if same == rule => {}
-            // It ends by itself.
-            None if matches!(rule, Command::AddListed { until: Some(_), .. }) => {}
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
@@ -151,7 +159,7 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
 /// those that have changed since.
 pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
     let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
-    let mut differences = differences(applied, &wanted);
+    let mut differences = all_differences(applied, &wanted);
     differences.extend(daemons_without(applied, former));
     let all = differences.len();
     let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
