@@ -1,8 +1,8 @@
 //! Access lists on their way to the data plane, and the ends of their entries.
 //!
 //! Files are read here, on the control thread, before anything changes: a million networks take it about a second. Not
-//! here: the entries of commands (`xvs_model::config::access_list`), the files themselves (`list_sources.rs`), the check
-//! of packets (`xvs_dataplane::snapshot::lists`).
+//! here: the entries of commands (`xvs_model::config::access_list`), the files themselves (`list_sources.rs`), the
+//! check of packets (`xvs_dataplane::snapshot::lists`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

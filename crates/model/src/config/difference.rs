@@ -2,10 +2,11 @@
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
 //! compared object by object: services, destinations, local addresses, disabled real servers, entries and files of
-//! access lists, the mark rules, the timeouts. Entries of lists that end by themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and scheduler state stay;
-//! an object that differs is edited. The order of destinations and of local addresses is not compared; the order of
-//! mark rules is. Timeouts that a file does not set stay, and so do synchronization daemons that it does not start.
-//! Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
+//! access lists, the mark rules, the timeouts. Entries of lists that end by themselves are never deleted. No command
+//! touches an object that is equal in both, so its connections, counters and scheduler state stay; an object that
+//! differs is edited. The order of destinations and of local addresses is not compared; the order of mark rules is.
+//! Timeouts that a file does not set stay, and so do synchronization daemons that it does not start. Pure; cost: one
+//! pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
 //! (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -201,8 +202,8 @@ fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
     rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
-/// Commands that add the local addresses, the disabled real servers, access lists, services and destinations of a state. Options
-/// without effect have their default.
+/// Commands that add the local addresses, the disabled real servers, access lists, services and destinations of a
+/// state. Options without effect have their default.
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
     rules.extend(state.disabled().iter().map(Command::Disable));
