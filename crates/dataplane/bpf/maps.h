@@ -89,7 +89,7 @@ enum {
 	XVS_MARKED = 1 << 4,  /* there are networks in `prefixes` */
 };
 
-/* The value of the map `list_drops`, which has one entry: packets by place. Cores count apart, as far as there is room. */
+/* The value of the map `list_drops`, which has one entry: packets by place, each core in one of the stripes. */
 #define XVS_STRIPES 8
 struct xvs_list_drops {
 	__u64 packets[XVS_LIST_PLACES][XVS_STRIPES][8];

@@ -54,10 +54,6 @@ impl ListSources {
             Command::Flush => true,
             _ => false,
         };
-        if self.due {
-            let ends = state.lists().iter().flat_map(|(_, list)| list.entries.values().flatten());
-            self.next_end = ends.min().copied();
-        }
     }
 
     /// Enters the networks of files.
@@ -68,6 +64,8 @@ impl ListSources {
 
     /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.
     pub(super) fn build(&mut self, state: &State) -> Option<(Lists, Vec<ServiceKey>)> {
+        let ends = state.lists().iter().flat_map(|(_, list)| list.entries.values().flatten());
+        self.next_end = ends.min().copied();
         let (file, toml) = (|key: &ListKey| state.lists().get(key)?.file.clone(), &self.toml);
         self.contents.retain(|key, _| toml.contains_key(key) || file(key).is_some());
         let (mut all, mut services) = (Scope::default(), BTreeMap::new());

@@ -528,8 +528,8 @@ impl<D: Datapath> Control<D> {
         self.publish()
     }
 
-    /// Does what is due: samples the counters, empties the trash, checks the memory left, expires entries of lists and load
-    /// reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
+    /// Does what is due: samples the counters, empties the trash, checks the memory left, expires entries of lists and
+    /// load reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.

@@ -103,7 +103,7 @@ pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
     let scopes = lists.services.iter().map(|(key, scope)| (Some(*key), scope)).chain([(None, &lists.all)]);
     let both = scopes.flat_map(|(service, scope)| {
         [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| {
-            let (networks, dropped) = (list.len() as u64, list.dropped.load(Ordering::Relaxed));
+            let (networks, dropped) = (list.size() as u64, list.dropped.load(Ordering::Relaxed));
             ListSummary { list: ListKey { kind, service }, networks, dropped }
         })
     });

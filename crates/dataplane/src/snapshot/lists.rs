@@ -1,7 +1,7 @@
 //! Access lists: networks whose packets services do not get (deny), or the only ones that they get (allow).
 //!
-//! A packet to a service is checked by its source, whether or not it has a connection: those of a denied client are cut.
-//! A deny list wins over an allow list, and a client has to pass every list. Replies, ICMP errors and packets that
+//! A packet to a service is checked by its source, whether or not it has a connection: those of a denied client are
+//! cut. A deny list wins over an allow list, and a client has to pass every list. Replies, ICMP errors and packets that
 //! belong to no service are never checked. The workers check every packet to a service while there are lists; the XDP
 //! program drops most of the refused ones before (`steering/lists.rs`). Cost: a bit for each packet whose client is in
 //! no list; with allow lists, and for others, the look-up of the service and one look-up for each prefix length in use.
@@ -135,7 +135,7 @@ impl List {
     }
 
     /// The number of its networks. One of both parts counts twice.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.networks().map(Networks::len).sum()
     }
 
@@ -334,7 +334,7 @@ mod tests {
                 IpAddr::V4(addr) => (u32::from(addr), u32::MAX.checked_shr(prefix.len().into()).unwrap_or(0)),
                 IpAddr::V6(_) => unreachable!(),
             };
-            for addr in [first, first | wild, first | wild / 3] {
+            for addr in [first, first | wild, first | (wild / 3)] {
                 assert!(lists.concern(IpAddr::from(addr.to_be_bytes())), "{prefix}");
             }
             if first > 0 {

@@ -224,7 +224,8 @@ pub fn read_prefix(text: &str) -> Result<Prefix, String> {
 /// and repeat.
 ///
 /// # Errors
-/// The number of the first line with a fault, from 1, and the fault. An allow list without networks would keep everybody out.
+/// The number of the first line with a fault, from 1, and the fault. An allow list without networks would keep
+/// everybody out.
 pub fn read_prefixes(text: &str, list: ListKey) -> Result<Vec<Prefix>, (usize, String)> {
     let mut prefixes = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {

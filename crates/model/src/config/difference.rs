@@ -2,10 +2,11 @@
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
 //! compared object by object: services, destinations, local addresses, disabled real servers, entries and files of
-//! access lists, the mark rules, the timeouts. Entries of lists that end by themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and scheduler state stay;
-//! an object that differs is edited. The order of destinations and of local addresses is not compared; the order of
-//! mark rules is. Timeouts that a file does not set stay, and so do synchronization daemons that it does not start.
-//! Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
+//! access lists, the mark rules, the timeouts. Entries of lists that end by themselves are never deleted. No command
+//! touches an object that is equal in both, so its connections, counters and scheduler state stay; an object that
+//! differs is edited. The order of destinations and of local addresses is not compared; the order of mark rules is.
+//! Timeouts that a file does not set stay, and so do synchronization daemons that it does not start. Pure; cost: one
+//! pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
 //! (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -81,14 +82,22 @@ impl Difference {
 /// The differences between the running and the wanted state: local addresses first, then each service with its
 /// destinations, then mark rules and timeouts.
 pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
+    let mut all = all_differences(running, wanted);
+    // These entries of lists end by themselves.
+    all.retain(|difference| match difference {
+        Difference { before: Some(Command::AddListed { until: Some(_), .. }), after } => after.is_some(),
+        _ => true,
+    });
+    all
+}
+
+fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     let (before, after) = (rules(running), rules(&wanted.state));
     let (old, mut new) = (by_object(&before), by_object(&after));
     let mut all = Vec::new();
     for rule in before {
         match new.remove(&object_of(&rule)) {
             Some(same) if same == rule => {}
-            // It ends by itself.
-            None if matches!(rule, Command::AddListed { until: Some(_), .. }) => {}
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
@@ -153,7 +162,7 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
 /// those that have changed since.
 pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
     let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
-    let mut differences = differences(applied, &wanted);
+    let mut differences = all_differences(applied, &wanted);
     differences.extend(daemons_without(applied, former));
     let all = differences.len();
     let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
@@ -195,8 +204,8 @@ fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
     rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
-/// Commands that add the local addresses, the disabled real servers, access lists, services and destinations of a state. Options
-/// without effect have their default.
+/// Commands that add the local addresses, the disabled real servers, access lists, services and destinations of a
+/// state. Options without effect have their default.
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
     rules.extend(state.disabled().iter().map(Command::Disable));

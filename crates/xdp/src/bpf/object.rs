@@ -101,12 +101,11 @@ impl Object {
     pub fn set_value<const N: usize>(&self, name: &CStr, place: u32, value: &[u8; N]) -> io::Result<()> {
         let map = self.find_map(name)?;
         // SAFETY: `map` belongs to this object.
-        let size = unsafe { (sys::bpf_map__key_size(map.as_ptr()), sys::bpf_map__value_size(map.as_ptr())) };
-        if (size.0 as usize, size.1 as usize) != (size_of::<u32>(), N) {
-            return Err(io::Error::other(format!(
-                "map {name:?} has keys of {}, values of {} bytes",
-                size.0, size.1
-            )));
+        let key = unsafe { sys::bpf_map__key_size(map.as_ptr()) };
+        // SAFETY: as above.
+        let size = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
+        if (key as usize, size as usize) != (size_of::<u32>(), N) {
+            return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {size} bytes")));
         }
         let (key, value) = ((&raw const place).cast(), value.as_ptr().cast::<c_void>());
         // SAFETY: keys have four bytes and values `N` (checked above); the kernel copies both during the call.
