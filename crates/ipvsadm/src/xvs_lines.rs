@@ -1,8 +1,8 @@
 //! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers, limits of clients
 //! and access lists, which ipvsadm does not have.
 //!
-//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny` or `xvs allow`; both
-//! programs use the types of this file.
+//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny` or `xvs allow`;
+//! both programs use the types of this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;

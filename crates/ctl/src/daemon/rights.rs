@@ -49,7 +49,7 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
 ];
 
 /// Gives up what this process does not use. No program that it executes can have more rights than it has itself. With
-/// `user` it becomes that user, with [`KEPT`] alone.
+/// `user` it becomes that user, with `KEPT` alone.
 ///
 /// # Errors
 /// There is no such user, this process may not become it, or the user cannot have the folders of xvsd.
