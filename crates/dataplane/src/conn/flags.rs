@@ -16,7 +16,7 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// The client has acknowledged the number of the destination's SYN. Not in sync messages.
     pub const PROVEN: Self = Self(0x0001);
-    /// The director has answered its SYN, and its numbers differ between its ends ([`Numbers`](super::Numbers)). Not in
+    /// The director has answered its SYN, and its numbers differ between its ends (`numbers.rs`). Not in
     /// sync messages.
     pub const SYN_PROXY: Self = Self(0x0002);
     /// As that one, and the destination has not answered the director's SYN yet. Not in sync messages.

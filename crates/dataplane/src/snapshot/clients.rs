@@ -1,7 +1,7 @@
 //! The clients of services with limits: the connections that each has, and when it may begin the next one.
 //!
 //! A client is a network of a configured length (`[limits]` in xvs.toml), by default an IPv4 address and an IPv6 /64,
-//! at one service. All workers share one table of fixed size, in sets of [`WAYS`]; a keyed hash chooses the set, so
+//! at one service. All workers share one table of fixed size, in sets of eight; a keyed hash chooses the set, so
 //! nobody can fill the set of another client on purpose. A client without connections makes room for a new one: the one
 //! that may connect again for longest. If all of a set have connections, a new client is not limited; that is counted.
 //!
