@@ -88,4 +88,25 @@ fn a_denied_client_gets_nothing_and_other_traffic_to_the_director_is_untouched()
     assert_eq!(other(&cluster), "dr");
     director.xvs(&format!("allow -t {VIP}:{HTTP} {CLIENT}"));
     assert_eq!(page(&cluster), Ok(()));
+
+    // An allow list whose file is gone at a start lets nobody in, until the file is back.
+    let allowed = cluster.state().join("allow");
+    let allow = || fs::write(&allowed, CLIENT).expect("the cluster's folder takes files");
+    allow();
+    director.xvs(&format!("allow file -t {VIP}:{HTTP} {}", allowed.display()));
+    director.xvs(&format!("allow delete -t {VIP}:{HTTP} {CLIENT}"));
+    director.xvs(&format!("allow delete -t {VIP}:{HTTP} 203.0.113.0/24"));
+    assert_eq!(page(&cluster), Ok(()));
+    let mut director = director;
+    director.kill();
+    drop(director);
+    fs::remove_file(&allowed).expect("it is there");
+    let director = start();
+    assert!(page(&cluster).is_err(), "an allow list without its file lets a client in");
+    let status = director.xvs("status");
+    assert!(status.contains("it lets nobody in until `xvs reload` finds the file correct"), "{status}");
+    allow();
+    director.xvs("reload");
+    assert_eq!(page(&cluster), Ok(()));
+    assert!(!director.xvs("status").contains("lets nobody in"));
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,7 +14,7 @@ use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
 use xvs_model::config::access_list::{ListKey, ListKind, read_prefixes};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
-use xvs_proto::{Endpoint, Protocol, ftp};
+use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;
 
 /// Files of lists by list.
@@ -34,6 +35,10 @@ pub(super) struct ListSources {
     pub(super) due: bool,
     /// Why the XDP program has no lists.
     pub(super) fault: Option<String>,
+    /// Whether xvsd starts: then a list is kept though its file has a fault.
+    pub(super) starting: bool,
+    /// The faults of such files.
+    pub(super) faulty: BTreeMap<ListKey, String>,
 }
 
 /// The networks of files.
@@ -59,7 +64,30 @@ impl ListSources {
     /// Enters the networks of files.
     pub(super) fn enter(&mut self, contents: Contents) {
         self.due |= !contents.is_empty();
+        if !self.starting {
+            contents.iter().for_each(|(key, _)| _ = self.faulty.remove(key));
+        }
         self.contents.extend(contents);
+    }
+
+    /// The networks of a list whose file has a fault while xvsd starts: a deny list has none, an allow list one that
+    /// no client is in, so that it does not let everybody in.
+    pub(super) fn without_file(&mut self, key: ListKey, fault: String) -> Arc<Networks> {
+        tracing::error!("{key}: {fault}");
+        self.faulty.insert(key, fault);
+        let nobody = Prefix::host(Ipv4Addr::UNSPECIFIED.into());
+        Arc::new((key.kind == ListKind::Allow).then_some(nobody).into_iter().collect())
+    }
+
+    /// A sentence for each list whose file had a fault at the start.
+    pub(super) fn fault_warnings(&self) -> impl Iterator<Item = String> {
+        self.faulty.iter().map(|(key, fault)| {
+            let effect = match key.kind {
+                ListKind::Deny => "it drops nothing",
+                ListKind::Allow => "it lets nobody in",
+            };
+            format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct")
+        })
     }
 
     /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.
@@ -68,6 +96,7 @@ impl ListSources {
         self.next_end = ends.min().copied();
         let (file, toml) = (|key: &ListKey| state.lists().get(key)?.file.clone(), &self.toml);
         self.contents.retain(|key, _| toml.contains_key(key) || file(key).is_some());
+        self.faulty.retain(|key, _| toml.contains_key(key) || file(key).is_some());
         let (mut all, mut services) = (Scope::default(), BTreeMap::new());
         let mut dropped = BTreeMap::new();
         let keys = state.lists().iter().map(|(key, _)| *key).chain(self.toml.keys().copied());

@@ -17,9 +17,28 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::list_sources::{Contents, ListFiles, read_all};
+use crate::control::list_sources::{Contents, ListFiles, read_all, read_list};
 
 impl<D: Datapath> Control<D> {
+    /// Begins a start, in which lists are kept though their files have faults. It ends with the journal.
+    pub fn keep_lists_without_files(&mut self) {
+        self.lists.starting = true;
+    }
+
+    /// Reads the files that commands give to lists, when they are carried out one by one.
+    ///
+    /// # Errors
+    /// The first file with a fault.
+    pub(super) fn read_or_keep(&mut self, command: &Command) -> Result<Contents, CommandError> {
+        match command {
+            Command::SetListFile { list, path } if self.lists.starting => {
+                let read = read_list(*list, path).map(Arc::new);
+                Ok(vec![(*list, read.unwrap_or_else(|fault| self.lists.without_file(*list, fault)))])
+            }
+            command => self.read_list_files(std::slice::from_ref(command)),
+        }
+    }
+
     /// Reads the files that commands give to lists.
     ///
     /// # Errors
@@ -78,9 +97,9 @@ impl<D: Datapath> Control<D> {
             .map(|error| format!("{error}; workers drop what access lists refuse, which costs more"));
     }
 
-    /// Why the XDP program has no lists.
-    pub(super) fn list_fault(&self) -> Option<String> {
-        self.lists.fault.clone()
+    /// Why the XDP program has no lists, and which lists have no file.
+    pub(super) fn list_warnings(&self) -> impl Iterator<Item = String> {
+        self.lists.fault.clone().into_iter().chain(self.lists.fault_warnings())
     }
 
     /// Deletes the entries whose end has come. Returns when that is due next.

@@ -261,7 +261,7 @@ impl<D: Datapath> Control<D> {
                 self.extend_steering(commands)?;
                 let change = |command| {
                     self.admit(&self.state, command)?;
-                    let contents = self.read_list_files(std::slice::from_ref(command))?;
+                    let contents = self.read_or_keep(command)?;
                     self.change(command, now)?;
                     self.lists.enter(contents);
                     Ok(())
@@ -461,7 +461,7 @@ impl<D: Datapath> Control<D> {
             )
         });
         let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
-        own.chain(self.list_fault()).chain(self.owned.warnings()).collect()
+        own.chain(self.list_warnings()).chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast

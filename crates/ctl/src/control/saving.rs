@@ -35,6 +35,7 @@ impl<D: Datapath> Control<D> {
         journal: Option<Journal>,
         now: Millis,
     ) -> Result<(), CommandError> {
+        self.lists.starting = false;
         for (timeouts, source) in timeouts.iter() {
             let command = Command::SetTimeouts(timeouts);
             self.admit(&self.state, &command)?;

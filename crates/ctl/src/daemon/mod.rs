@@ -164,6 +164,7 @@ impl Daemon {
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
+        control.keep_lists_without_files();
         control.set_clients(config.limits.into(), *table.secret());
         control.set_repair(config.keepalived.repair);
         control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
