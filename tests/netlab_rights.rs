@@ -4,7 +4,9 @@
 //! the requests of the helper (`crates/helper`), users and groups of scripts (`crates/health`).
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -304,15 +306,6 @@ fn a_user_takes_over_from_root_reloads_and_starts_after_a_kill_with_services_sta
     assert!(!links.contains("xdp"), "{links}");
 }
 
-/// A process that says it takes over, and ends when it has the connection table.
-const GIVES_UP: &str = "
-import json, socket, struct, sys
-s = socket.socket(socket.AF_UNIX); s.connect('/run/xvs/xvsd.sock')
-for request in sys.argv[1:]:
-    body = request.encode(); s.sendall(struct.pack('>I', len(body)) + body)
-    head = s.recv(4, socket.MSG_WAITALL); s.recv(struct.unpack('>I', head)[0], socket.MSG_WAITALL)
-";
-
 #[test]
 fn a_user_begins_anew_in_its_process_after_a_failed_take_over_with_its_helper_and_its_rights() {
     let cluster = Cluster::up(Layout::default());
@@ -320,12 +313,19 @@ fn a_user_begins_anew_in_its_process_after_a_failed_take_over_with_its_helper_an
     let director = Director::start_after(&cluster, TUN, &["--config", &path]);
     director.add_service(Protocol::Tcp, 81, Method::Nat);
     let (rules, (_, helper)) = (director.adm("-Sn"), helper(&director));
-    let step = |step| {
+    // A successor that ends after the third step.
+    let mut successor = UnixStream::connect(cluster.state().join("dr/run/xvsd.sock")).expect("xvsd listens");
+    for step in [TakeOverStep::Begin, TakeOverStep::Pause, TakeOverStep::TakeTable] {
         let message = RequestMessage { version: VERSION, request: Request::TakeOver(step) };
-        serde_json::to_string(&message).expect("it is JSON")
-    };
-    let steps = [TakeOverStep::Begin, TakeOverStep::Pause, TakeOverStep::TakeTable].map(step);
-    succeed(cluster.command(Host::Director, "python3").args(["-c", GIVES_UP]).args(steps));
+        let body = serde_json::to_vec(&message).expect("it is JSON");
+        let length = u32::try_from(body.len()).expect("it is short").to_be_bytes();
+        successor.write_all(&[&length[..], &body].concat()).expect("xvsd reads");
+        let mut length = [0; 4];
+        successor.read_exact(&mut length).expect("xvsd answers");
+        let mut reply = vec![0; u32::from_be_bytes(length) as usize];
+        successor.read_exact(&mut reply).expect("xvsd answers");
+    }
+    drop(successor);
     wait::until("it is ready again", || {
         (director.log().matches("ready: wan, lan").count() == 2).then_some(())
     });

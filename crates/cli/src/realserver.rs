@@ -111,5 +111,6 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     }
 }
 
-/// The folder where `xvs realserver up` records the settings that it changed.
-pub(crate) const RECORDS: &str = "/run/xvs";
+/// The folder where `xvs realserver up` records the settings that it changed. Root's alone: `/run/xvs` may be that of
+/// the user of xvsd.
+pub(crate) const RECORDS: &str = "/run/xvs-realserver";

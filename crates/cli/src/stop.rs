@@ -92,6 +92,10 @@ fn left_behind(socket: &Path) -> Result<Vec<String>, String> {
     let director = name_of(socket);
     let state: PathBuf = [STATE, &director].iter().collect();
     let failed = |error: io::Error| format!("{}: {error}; run it as root", state.display());
+    // The folder above may be that of the user of xvsd, who could name another one there.
+    if fs::symlink_metadata(&state).is_ok_and(|found| !found.is_dir()) {
+        return Err(format!("{} is no folder; remove it", state.display()));
+    }
     // It forwards also while it has no socket, as for a moment after a take-over.
     let _lock = match lock_within(&state.join("lock"), END) {
         Ok(LockAttempt::Locked(lock)) => Some(lock),

@@ -89,7 +89,14 @@ fn keep(this: fn() -> Command) -> io::Result<()> {
     let mut before = "0".to_owned();
     for number in 1u32.. {
         let began = Instant::now();
-        let status = again(this(), &format!("{HELPER} {before}")).stdin(Stdio::inherit()).spawn()?.wait()?;
+        let mut helper = loop {
+            match again(this(), &format!("{HELPER} {before}")).stdin(Stdio::inherit()).spawn() {
+                Ok(helper) => break helper,
+                // There may be no memory now. If xvsd has ended, the next one ends at once.
+                Err(_) => thread::sleep(PAUSE),
+            }
+        };
+        let status = helper.wait()?;
         if status.success() {
             break;
         }

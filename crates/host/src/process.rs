@@ -32,11 +32,11 @@ impl Process {
         self.ends_within(Duration::ZERO)
     }
 
-    /// Kills it, and waits for its end, at most for [`END`].
-    pub fn kill(&self) {
-        // An error: it has ended already.
+    /// Kills it, and waits for its end, at most for [`END`]. Returns whether it has ended: this process may have no
+    /// right to kill it.
+    pub fn kill(&self) -> bool {
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
-        self.ends_within(END);
+        self.ends_within(END)
     }
 }
 

@@ -1,17 +1,19 @@
 //! The record of virtual addresses and of the values that `xvs realserver up` changed, for `down` to restore.
 //!
-//! One JSON file for each network namespace under `/run/xvs`. A reboot removes it, like the settings. A command that
-//! changes the file locks it and replaces it by rename(2), so that `status` can read it without a lock.
+//! One JSON file for each network namespace under `/run/xvs-realserver`. A reboot removes it, like the settings. A
+//! command that changes the file locks it and replaces it by rename(2), so that `status` can read it without a lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Lock, LockAttempt};
@@ -87,6 +89,10 @@ impl LockedRecord {
     /// Locks and reads the record of this network namespace; a missing file is an empty record.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
+        // Whoever can write there could choose what `down` writes as root.
+        if fs::symlink_metadata(folder)?.uid() != geteuid().as_raw() {
+            return Err(io::Error::other(format!("{} belongs to another user; remove it", folder.display())));
+        }
         let lock = match lock_file::lock(&folder.join("realserver.lock"))? {
             LockAttempt::Locked(lock) => lock,
             LockAttempt::Held(held) => {

@@ -225,8 +225,8 @@ mod tests {
         (facts.memory.huge_pages, facts.memory.free_huge_pages) = (10, 4);
         let found = only(huge_pages(&facts));
         assert_eq!(found.level, Level::Warn);
-        // A little more than 161 MiB are 81 pages. 4 are free, and 6 others are in use.
-        assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=87");
+        // A little more than 177 MiB are 89 pages. 4 are free, and 6 others are in use.
+        assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=95");
         facts.memory.free_huge_pages = 100;
         assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
     }
@@ -241,9 +241,9 @@ mod tests {
         facts.config.conn_table_memory = TableMemory::Resident;
         let found = only(memory_limit(&facts));
         assert_eq!(found.level, Level::Warn);
-        let wanted = "the full table takes 161 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
+        let wanted = "the full table takes 177 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
         assert!(found.found.contains(wanted), "{found}");
-        (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 81);
+        (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 89);
         assert_eq!(memory_limit(&facts), [], "reserved huge pages do not count for a control group");
         facts.memory.free_huge_pages = 0;
         facts.memory.cgroup_limit =

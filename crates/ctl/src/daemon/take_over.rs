@@ -87,7 +87,11 @@ impl TakeOver {
         let _ = self.step(TakeOverStep::Done);
         if let Some(former) = former.filter(|former| !former.ends_within(END)) {
             tracing::warn!("the former xvsd does not end: it is killed");
-            former.kill();
+            if !former.kill() {
+                tracing::error!(
+                    "the former xvsd still runs, and keeps its socket; end it as root: kill -KILL"
+                );
+            }
         }
     }
 

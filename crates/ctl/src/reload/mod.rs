@@ -18,7 +18,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::channel::bounded;
 use xvs_health::engine;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
 
@@ -122,6 +124,14 @@ impl Reloader {
         let credentials = Credentials::read(&new).map_err(unchanged)?;
         for (list, path) in new.list_files() {
             read_list(list, &path).map_err(unchanged)?;
+        }
+        // A successor keeps a list whose file has a fault, without its networks.
+        if let Reply::Rules { commands, .. } = self.daemon.request(Request::Rules)? {
+            for command in &commands {
+                if let Command::SetListFile { list, path } = command {
+                    read_list(*list, path).map_err(unchanged)?;
+                }
+            }
         }
         if has(Way::Successor) {
             self.by_successor(&running.config, &new, &changes)

@@ -122,7 +122,8 @@ impl Dispatch<'_> {
     /// Sends the SYNs that destinations have not answered once more.
     pub(crate) fn repeat_syns(&mut self, send: Send, port: &mut impl Port) {
         while let Some(id) = self.flows.unanswered_syns.pop() {
-            let Some(mut frame) = port.allocate() else { return };
+            // An entry may be reused after the burst.
+            let Some(mut frame) = port.allocate() else { return self.flows.unanswered_syns.clear() };
             let verdict = handshake::repeat(self.flows, &mut frame, id, self.at, send);
             self.transmitter.carry_out_made(frame, verdict, port);
         }

@@ -98,13 +98,15 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
 ///
 /// Source: ipvs-behaviour, section 3.6; for CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
-    if connection.controller().is_some() {
+    // Behind the SYN proxy a handshake that passed through would have other numbers and windows than the last one.
+    let is_proxied = connection.flags().contains(Flags::SYN_PROXY);
+    if connection.controller().is_some() && !is_proxied {
         return false;
     }
     match connection.protocol() {
         Protocol::SCTP => reuse.closed() && SctpState::of(connection.state()) == SctpState::Closed,
         _ => match TcpState::of(connection.state()) {
-            TcpState::TimeWait | TcpState::Close => reuse.closed(),
+            TcpState::TimeWait | TcpState::Close => is_proxied || reuse.closed(),
             TcpState::FinWait => reuse.half_seen() && connection.flags().contains(Flags::NO_OUTPUT),
             _ => false,
         },

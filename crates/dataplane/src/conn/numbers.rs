@@ -72,6 +72,14 @@ impl Connection<'_> {
         self.set_number_words([awaited.cookie, own, client, rest]);
     }
 
+    /// Counts another SYN to its destination. Changes what [`Numbers`] do not use, because another worker may just end
+    /// the handshake.
+    pub(crate) fn count_try(&self, awaited: Awaited) {
+        let is_timed = if awaited.timestamps.is_some() { TIMESTAMPS } else { 0 };
+        let rest = u32::from(awaited.window) | u32::from(awaited.tries + 1) << 16 | is_timed;
+        self.record.numbers.words[3].store(rest, Ordering::Relaxed);
+    }
+
     /// How its numbers are translated, if they are.
     #[inline]
     pub(crate) fn numbers(&self) -> Option<Numbers> {

@@ -30,6 +30,12 @@ pub(super) fn deliver(
         ForwardingMethod::Nat | ForwardingMethod::FullNat if ends.dest == dest => Verdict::PassToKernel,
         ForwardingMethod::Nat if !ends.dest.addr.is_loopback() => {
             rewrite(frame, packet, [(End::Dest, ends.dest)]);
+            // A packet that the SYN proxy has made has no receiver on a link yet.
+            if frame.bytes().starts_with(&MacAddr::default().0)
+                && let Some(received) = egress.link(link.wire())
+            {
+                ethernet::set_addresses(frame.bytes_mut(), MacAddr::default(), received.mac);
+            }
             Verdict::Transmit(link.own())
         }
         ForwardingMethod::Nat | ForwardingMethod::FullNat => Verdict::Drop(DropReason::DestinationLocal),

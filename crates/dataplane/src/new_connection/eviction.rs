@@ -200,7 +200,8 @@ impl Candidate {
             at.snapshot.settings.timeout(protocol, state)
         };
         let last_used = deadline.0.saturating_sub(lasts.as_millis() as u64);
-        let is_fresh = last_used + PROOF_MILLIS > at.now.0;
+        // A client of the SYN proxy has shown a cookie.
+        let is_fresh = last_used + PROOF_MILLIS > at.now.0 || connection.flags().contains(Flags::HANDSHAKE);
         let is_proven = connection.flags().contains(Flags::PROVEN)
             || packets >= PROVEN_PACKETS && connection.method().masquerades();
         let worth = if deadline <= at.now {

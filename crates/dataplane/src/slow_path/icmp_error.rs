@@ -12,7 +12,7 @@
 use xvs_proto::LinkId;
 use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
 use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, ftp, gre, gue, icmp, quoted};
-use xvs_sched::ForwardingMethod;
+use xvs_sched::{ForwardingMethod, SynProxy};
 use xvs_xdp::Frame;
 
 use super::icmp_originate::{ErrorSource, IcmpError};
@@ -280,6 +280,10 @@ fn schedule(
     let Some(service) = snapshot.services.for_packet(mark, request.flow.protocol, dest) else {
         return Verdict::PassToKernel;
     };
+    // Nothing proves that this client exists.
+    if request.flow.protocol == Protocol::TCP && service.syn_proxy != SynProxy::Off {
+        return Verdict::PassToKernel;
+    }
     match connect(flows, frame, &request, Marked { service, mark }, at) {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, at),
         Ok(Begun::OnePacket(ends, id)) => {

@@ -7,7 +7,7 @@
 //!
 //! Two words a client, each changed by compare-and-swap, so that no worker waits: its tag with the number of its
 //! connections, and the earliest time of its next connection (the generic cell rate algorithm, ITU-T I.371). A client
-//! that is replaced while another worker asks for it may be charged for one connection too few. Cost for a new
+//! that is replaced while another worker asks for it is looked for again. Cost for a new
 //! connection of a service with a limit: two cache lines; for others: nothing. Not here: which packets are asked about
 //! (`new_connection/limit.rs`).
 
@@ -60,6 +60,16 @@ struct Slot {
     /// The hash of the service, and the network's address: for listings alone.
     service: AtomicU64,
     addr: [AtomicU64; 2],
+}
+
+/// The result of counting a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Yes,
+    /// There are as many as there may be.
+    Full,
+    /// The slot is that of another client by now.
+    Replaced,
 }
 
 /// Why a client may not connect now.
@@ -125,35 +135,42 @@ impl Clients {
         limit: ClientLimit,
         now: Millis,
     ) -> Result<bool, Refusal> {
-        let Some(slot) = self.slot(key, client, now) else {
-            self.unlimited.fetch_add(1, Relaxed);
-            return Ok(false);
-        };
         let counted = limit.connections > 0;
-        if counted && !slot.increment(limit.connections) {
-            slot.refused.fetch_add(1, Relaxed);
-            return Err(Refusal::Connections);
+        for _ in 0..WAYS {
+            let Some((slot, tag)) = self.slot(key, client, now) else { break };
+            let admitted = match counted.then(|| slot.increment(tag, limit.connections)) {
+                Some(Counted::Replaced) => continue,
+                Some(Counted::Full) => Err(Refusal::Connections),
+                Some(Counted::Yes) | None if limit.rate == 0 || slot.take(limit, now) => Ok(counted),
+                Some(Counted::Yes) | None => Err(Refusal::Rate),
+            };
+            if admitted.is_err() {
+                slot.refused.fetch_add(1, Relaxed);
+            }
+            if counted && admitted == Err(Refusal::Rate) {
+                self.release(key, client);
+            }
+            return admitted;
         }
-        if limit.rate == 0 || slot.take(limit, now) {
-            return Ok(counted);
-        }
-        if counted {
-            slot.decrement();
-        }
-        slot.refused.fetch_add(1, Relaxed);
-        Err(Refusal::Rate)
+        self.unlimited.fetch_add(1, Relaxed);
+        Ok(false)
     }
 
     /// Counts a connection that exists already, after a start.
     pub fn resume(&self, key: ServiceKey, client: IpAddr) {
         self.provide();
-        self.slot(key, client, Millis(0)).inspect(|slot| _ = slot.increment(CONNECTIONS_MAX));
+        let counted =
+            self.slot(key, client, Millis(0)).map(|(slot, tag)| slot.increment(tag, CONNECTIONS_MAX));
+        if counted.is_none() {
+            self.unlimited.fetch_add(1, Relaxed);
+        }
     }
 
     /// Counts a connection out that [`Self::admit`] has counted.
     pub(crate) fn release(&self, key: ServiceKey, client: IpAddr) {
         let Some((set, tag)) = self.set(self.hash(key, client)) else { return };
-        set.0.iter().find(|slot| slot.tag() == tag).inspect(|slot| slot.decrement());
+        // Two workers that met a client at once may have given it two places; each has its own connections.
+        let _ = set.0.iter().any(|slot| slot.decrement(tag));
     }
 
     /// Connections that were admitted because their client found no place.
@@ -208,12 +225,12 @@ impl Clients {
         Some((&sets[hash as usize & (sets.len() - 1)], (hash >> CONNECTIONS_BITS).max(1)))
     }
 
-    /// The client's slot, which may be one that another client leaves.
-    fn slot(&self, key: ServiceKey, client: IpAddr, now: Millis) -> Option<&Slot> {
+    /// The client's slot, which may be one that another client leaves, with its tag.
+    fn slot(&self, key: ServiceKey, client: IpAddr, now: Millis) -> Option<(&Slot, u64)> {
         let (set, tag) = self.set(self.hash(key, client))?;
         for _ in 0..WAYS {
             if let Some(slot) = set.0.iter().find(|slot| slot.tag() == tag) {
-                return Some(slot);
+                return Some((slot, tag));
             }
             let free = set.0.iter().filter(|slot| slot.connections() == 0);
             let slot = free.min_by_key(|slot| (slot.tag() != 0, slot.due.load(Relaxed)))?;
@@ -233,7 +250,7 @@ impl Clients {
                 let bits = addr.to_bits();
                 slot.addr[0].store((bits >> 64) as u64, Relaxed);
                 slot.addr[1].store(bits as u64, Relaxed);
-                return Some(slot);
+                return Some((slot, tag));
             }
         }
         None
@@ -249,18 +266,25 @@ impl Slot {
         (self.owner.load(Relaxed) & u64::from(CONNECTIONS_MAX)) as u32
     }
 
-    /// Counts a connection, if there are fewer than so many.
-    fn increment(&self, most: u32) -> bool {
+    /// Counts a connection, if the slot is still that of this tag and there are fewer than so many.
+    fn increment(&self, tag: u64, most: u32) -> Counted {
+        let mut refused = Counted::Full;
         let more = |owner: u64| {
             let connections = (owner & u64::from(CONNECTIONS_MAX)) as u32;
-            (connections < most.min(CONNECTIONS_MAX)).then_some(owner + 1)
+            refused = if owner >> CONNECTIONS_BITS == tag { Counted::Full } else { Counted::Replaced };
+            (refused == Counted::Full && connections < most.min(CONNECTIONS_MAX)).then_some(owner + 1)
         };
-        self.owner.fetch_update(Relaxed, Relaxed, more).is_ok()
+        let done = self.owner.fetch_update(Relaxed, Relaxed, more);
+        done.map_or(refused, |_| Counted::Yes)
     }
 
-    fn decrement(&self) {
-        let less = |owner: u64| (owner & u64::from(CONNECTIONS_MAX) > 0).then(|| owner - 1);
-        let _ = self.owner.fetch_update(Relaxed, Relaxed, less);
+    /// Counts a connection out, if the slot is that of this tag and has one.
+    fn decrement(&self, tag: u64) -> bool {
+        let less = |owner: u64| {
+            let has_one = owner >> CONNECTIONS_BITS == tag && owner & u64::from(CONNECTIONS_MAX) > 0;
+            has_one.then(|| owner - 1)
+        };
+        self.owner.fetch_update(Relaxed, Relaxed, less).is_ok()
     }
 
     /// Takes the right to a new connection, if there is one now.

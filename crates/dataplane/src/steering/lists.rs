@@ -93,6 +93,10 @@ impl ListMaps {
         self.count();
         let (lists, wide) = lists.map_or((None, Vec::new()), |(lists, wide)| (Some(lists), wide));
         let done = self.replace(object, lists.as_deref(), &wide);
+        if done.is_err() {
+            // Nor the former lists: what they refuse may be allowed now.
+            self.filter[filter::STATE].store(0, Ordering::Relaxed);
+        }
         self.lists = lists.filter(|_| done.is_ok());
         done
     }

@@ -138,6 +138,8 @@ struct Reader {
     legacy: KernelMarkRules,
     /// Whether nftables has to be read again without an announced change.
     reread_nft: bool,
+    /// The names of the tables of iptables-legacy that were read last, by family.
+    legacy_names: [String; 2],
 }
 
 impl Reader {
@@ -148,6 +150,7 @@ impl Reader {
             nft: KernelMarkRules::default(),
             legacy: KernelMarkRules::default(),
             reread_nft: false,
+            legacy_names: Default::default(),
         }
     }
 
@@ -219,12 +222,14 @@ impl Reader {
             (Family::V4, LegacyTables::V4, ["iptables-legacy-save", "iptables-save"]),
             (Family::V6, LegacyTables::V6, ["ip6tables-legacy-save", "ip6tables-save"]),
         ] {
-            let names = legacy_tables(names).unwrap_or_else(|error| {
-                self.programs.failures.push(format!(
-                    "the tables of iptables-legacy cannot be read ({error}); its mark rules are not followed"
-                ));
-                String::new()
-            });
+            let last = &mut self.legacy_names[family as usize];
+            match legacy_tables(names) {
+                Ok(read) => *last = read,
+                Err(error) => self.programs.failures.push(format!(
+                    "the tables of iptables-legacy cannot be read ({error}); those that were read last are followed"
+                )),
+            }
+            let names = last.clone();
             if names.is_empty() {
                 continue;
             }

@@ -38,6 +38,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
 use crate::clock::Millis;
+use crate::conn::tcp::TcpState;
 use crate::conn::{Awaited, ConnId, Connection, Flags, Numbers, TableWorker};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
@@ -214,7 +215,7 @@ pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Optio
 pub(crate) fn wait(table: &mut TableWorker, id: ConnId, now: Millis) {
     if let Some(awaited) = table.connection(id).awaited() {
         let wait = FIRST_WAIT * (1 << awaited.tries.clamp(1, TRIES).saturating_sub(1));
-        table.transition(id, |state| (state, now + wait));
+        extend(table, id, now + wait, now);
     }
 }
 
@@ -232,6 +233,10 @@ pub(crate) fn outlasts(
     if connection.expires() > now {
         return true;
     }
+    if awaited.tries >= TRIES && answers.len() == answers.capacity() {
+        extend(table, id, now + crate::conn::TIMER_TICK, now);
+        return true;
+    }
     if awaited.tries >= TRIES {
         let ends = Ends::of(&connection);
         let header = tcp::ResetNumbers::Expected(awaited.cookie.wrapping_add(1)).into();
@@ -240,12 +245,21 @@ pub(crate) fn outlasts(
         return false;
     }
     if again.len() < again.capacity() {
-        connection.set_awaited(Awaited { tries: awaited.tries + 1, ..awaited });
+        connection.count_try(awaited);
         again.push(id);
     }
     // If there are too many, it is the turn of this one in the next burst.
-    table.transition(id, |state| (state, now + crate::conn::TIMER_TICK));
+    extend(table, id, now + crate::conn::TIMER_TICK, now);
     true
+}
+
+/// Sets the deadline of a connection that waits. If another worker has just ended the wait, the connection has a
+/// minute, until its next packet sets the right deadline.
+fn extend(table: &mut TableWorker, id: ConnId, deadline: Millis, now: Millis) {
+    table.transition(id, |state| match TcpState::of(state) {
+        TcpState::None | TcpState::SynRecv | TcpState::SynAck => (state, deadline),
+        _ => (state, now + COMPLETED),
+    });
 }
 
 /// The meaning of a destination's packet for a handshake.
@@ -412,5 +426,7 @@ const SYN_ACK: tcp::Flags = tcp::Flags(tcp::Flags::SYN.0 | tcp::Flags::ACK.0);
 const SCALE: u8 = 7;
 /// The number of SYNs that a destination gets.
 const TRIES: u8 = 3;
+/// The deadline of a connection that another worker has completed at the same time.
+const COMPLETED: Duration = Duration::from_secs(60);
 /// The time between the first two; then it doubles.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
