@@ -253,7 +253,7 @@ pub(super) mod testing {
     use xvs_model::health_checks::check::Script;
     use xvs_model::health_checks::fault::Place;
 
-    use crate::command::RunLock;
+    use crate::command::{Program, RunLock};
 
     /// A directory that is removed when the test ends. Every user may write to it.
     pub(crate) struct Folder(pub(crate) PathBuf);
@@ -328,6 +328,12 @@ pub(super) mod testing {
         }
     }
 
+    /// Waits until the helper has reported the start of a command. A paused clock goes on as soon as nothing is left to
+    /// do, perhaps before that.
+    pub(crate) async fn until_started(program: &Program) {
+        until(|| program.run_lock.is_started.load(Ordering::Relaxed)).await;
+    }
+
     /// Holds a lock as a command that has not started yet.
     pub(crate) fn hold(lock: &RunLock) -> OwnedMutexGuard<()> {
         lock.lock.clone().try_lock_owned().unwrap()
@@ -352,7 +358,7 @@ mod tests {
 
     use rustix::thread::{CapabilitySet, capabilities};
 
-    use crate::command::testing::{Folder, in_time, runs, until, written};
+    use crate::command::testing::{Folder, in_time, runs, until, until_started, written};
     use crate::command::*;
 
     fn program(script: &Script) -> Program {
@@ -461,6 +467,7 @@ mod tests {
             async move { program.run(in_time()).await }
         });
         until(|| folder.read("child") == "1\n" && folder.read("leader").ends_with('\n')).await;
+        until_started(&program).await;
         assert_eq!(hanging.await.unwrap(), Outcome::Late);
         // The next run waits until the process has ended.
         program.wait_until_ended().await;

@@ -36,7 +36,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::command::RunLock;
-    use crate::command::testing::{Folder, hold, in_time, until, written};
+    use crate::command::testing::{Folder, hold, in_time, until, until_started, written};
     use crate::probes::script::*;
     use xvs_model::health_checks::check::Script;
     use xvs_model::health_checks::virtual_server::Globals;
@@ -123,6 +123,7 @@ mod tests {
                 async move { probe(&program, ExitCodeMeaning::Plain, 1, in_time()).await }
             });
             until(|| folder.read("began") == began).await;
+            until_started(&program).await;
             assert_eq!(probed.await.unwrap(), failed("it did not end in time and was killed"));
         }
         until(|| !folder.path("here").exists()).await;
