@@ -1,15 +1,12 @@
-//! The pipeline: every stage that a packet may pass, in order. No other file knows this order.
+//! The pipeline: every stage that a packet may pass, in order. No other file knows this order; a new connection has
+//! stages of its own (`new_connection/connect.rs`).
 //!
 //! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in exactly one
-//! place. The functions of `slow_path` return at once for packets that they do not concern. Four more slow paths are
-//! behind `Dispatch`: fragments (`reassembly`), received ICMP errors (`icmp_error`), ICMP errors to the senders of
-//! dropped packets (`icmp_originate`), and packets that are larger than the path MTU (`fragmentation`); so are the
-//! packets of health checks (`vip_probe`), and the SYNs that the SYN proxy repeats.
+//! place. The functions of `slow_path` return at once for packets that they do not concern. `Dispatch` has more slow
+//! paths: fragments, ICMP errors that are received or sent, packets larger than the path MTU, probes of health checks,
+//! and the SYNs that the SYN proxy repeats.
 
 mod run;
-
-use xvs_proto::Packet;
-use xvs_xdp::Frame;
 
 pub use self::run::Pipeline;
 use crate::burst::dispatch::Dispatch;
@@ -19,10 +16,10 @@ use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
-use crate::new_connection::insert::{self, Begun};
-use crate::new_connection::service::{self, Marked};
-use crate::new_connection::{bypass, limit, one_packet, persistence, schedule};
-use crate::slow_path::syn_proxy::{self, Taken, handshake};
+use crate::new_connection::connect::connect;
+use crate::new_connection::insert::Begun;
+use crate::new_connection::{bypass, one_packet, service};
+use crate::slow_path::syn_proxy::{self, handshake};
 use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
@@ -42,7 +39,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
     dispatch.drop_overdue(port);
     for (received, decided) in burst.drain() {
-        dispatch.frame(received, decided, process, connect, port);
+        dispatch.frame(received, decided, process, port);
     }
     dispatch.repeat_syns(send_request, port);
     dispatch.answer(port);
@@ -69,16 +66,13 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
 fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
-    match syn_proxy::take(flows, &mut p, at) {
-        None => {}
-        Some(Taken::Decided(verdict)) => return verdict,
-        Some(Taken::Proven(marked, proof)) => {
-            return handshake::begin(flows, p, (marked, proof), at, connect_admitted, send_request);
-        }
+    if let Some(verdict) = handshake::take(flows, &mut p, at, send_request) {
+        return verdict;
     }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
-        let begun = connect(flows, p.frame, p.packet, marked, at);
-        begun.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
+        let admitted = flows.defence.admit(&at.snapshot.settings);
+        let connected = admitted.and_then(|()| connect(flows, p.frame, p.packet, marked, at));
+        connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
     });
     match begun {
         Ok(Begun::Connection(id)) => request(flows, p, id, at),
@@ -87,36 +81,6 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
             vip_probe::take_reply(&p, at).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
         }
     }
-}
-
-/// Makes a new connection of a service. In a full table its insertion evicts another one.
-fn connect<'s>(
-    flows: &mut Flows,
-    frame: &Frame,
-    packet: &Packet,
-    marked: Marked<'s>,
-    at: Context<'s>,
-) -> Result<Begun, Verdict> {
-    flows.defence.admit(at.snapshot.settings.drop_packet_rate)?;
-    connect_admitted(flows, frame, packet, marked, at)
-}
-
-fn connect_admitted<'s>(
-    flows: &mut Flows,
-    frame: &Frame,
-    packet: &Packet,
-    marked: Marked<'s>,
-    at: Context<'s>,
-) -> Result<Begun, Verdict> {
-    service::refuse_ftp_data(packet, at.snapshot)?;
-    let limited = limit::admit(packet, marked, at)?;
-    let request = schedule::request(packet, at.now, flows.random.next_u64());
-    let chosen = match &marked.service.persistence {
-        None => schedule::choose(packet, marked.service, &request),
-        Some(kept) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
-    };
-    let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, at))?;
-    insert::enter(flows, packet, chosen, limited, marked, at)
 }
 
 /// Processes a client's packet of a connection, towards the destination.
@@ -148,9 +112,7 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
 
 /// Processes a packet of a connection towards the client.
 fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    if handshake::is_awaited(flows, id)
-        && let Some(verdict) = handshake::reply(flows, &mut p, id, at, send_request)
-    {
+    if let Some(verdict) = handshake::reply(flows, &mut p, id, at, send_request) {
         return verdict;
     }
     let connection = flows.table.connection(id);

@@ -14,7 +14,7 @@ use super::record::{Decided, Step};
 use super::transmit::Transmitter;
 use crate::conn::ConnId;
 use crate::port::{Port, Received, write_back};
-use crate::slow_path::icmp_error::{self, Connect, ErrorAction};
+use crate::slow_path::icmp_error::{self, ErrorAction};
 use crate::slow_path::icmp_originate::IcmpError;
 use crate::slow_path::reassembly::Reassembly;
 use crate::slow_path::syn_proxy::handshake;
@@ -47,7 +47,6 @@ impl Dispatch<'_> {
         received: Received,
         decided: Decided<'_>,
         process: Process,
-        connect: Connect,
         port: &mut impl Port,
     ) {
         let Step { class, hash, verdict } = match decided {
@@ -62,7 +61,7 @@ impl Dispatch<'_> {
             // The sender gets no ICMP error.
             Class::Decided(verdict) => *verdict,
             Class::Flow(packet) => self.packet(&received, packet, *hash, *verdict, port),
-            Class::Error(packet) => self.error(&mut received, packet, connect, port),
+            Class::Error(packet) => self.error(&mut received, packet, port),
             Class::Fragment(packet) => return self.fragment(received, packet, process, port),
             Class::Chain => unreachable!("its parts were joined before"),
         };
@@ -85,22 +84,16 @@ impl Dispatch<'_> {
     }
 
     /// Processes an ICMP error about another packet.
-    fn error(
-        &mut self,
-        received: &mut Received,
-        packet: &Packet,
-        connect: Connect,
-        port: &mut impl Port,
-    ) -> Verdict {
+    fn error(&mut self, received: &mut Received, packet: &Packet, port: &mut impl Port) -> Verdict {
         let Received { link, frame } = received;
         if let Some(whole) = frame.is_chain().then(|| self.reassembly.join(frame)).flatten() {
             let mut joined = Received { link: *link, frame: whole };
-            let verdict = self.error(&mut joined, packet, connect, port);
+            let verdict = self.error(&mut joined, packet, port);
             let fits = write_back(&joined.frame, frame);
             self.reassembly.put_back(joined.frame);
             return if fits { verdict } else { Verdict::Drop(DropReason::NoHeadroom) };
         }
-        match icmp_error::process(self.flows, frame, *link, packet, connect, self.at) {
+        match icmp_error::process(self.flows, frame, *link, packet, self.at) {
             ErrorAction::Verdict(verdict) => verdict,
             ErrorAction::Relay(relay) => {
                 let error = relay.icmp_error(frame, *link);

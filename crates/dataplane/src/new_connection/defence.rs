@@ -2,6 +2,7 @@
 //!
 //! Not here: `drop_entry` (`sweep.rs` of `ctl`), `secure_tcp` (`conn/tcp.rs`), eviction from a full table
 //! (`eviction.rs`), and the settings that switch them on (`control/settings.rs` of `ctl`).
+use crate::snapshot::Settings;
 use crate::verdict::{DropReason, Verdict};
 
 /// Counts the packets of one worker that could begin a connection.
@@ -11,11 +12,12 @@ pub(crate) struct Defence {
 }
 
 impl Defence {
-    /// Drops the first packet and then each `rate`-th; a rate of 0 drops none.
+    /// Drops the first packet and then each one that the settings' rate says; a rate of 0 drops none.
     ///
     /// # Errors
     /// The verdict on a packet that is dropped.
-    pub(crate) fn admit(&mut self, rate: u32) -> Result<(), Verdict> {
+    pub(crate) fn admit(&mut self, settings: &Settings) -> Result<(), Verdict> {
+        let rate = settings.drop_packet_rate;
         if rate == 0 {
             self.passed = 0;
             return Ok(());

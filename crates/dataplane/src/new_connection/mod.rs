@@ -1,5 +1,7 @@
 //! New connections: service, persistence, choice of the destination, and insertion into the table.
 
+pub(crate) mod connect;
+
 pub(crate) mod service;
 
 pub(crate) mod defence;

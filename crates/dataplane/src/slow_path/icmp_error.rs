@@ -23,6 +23,7 @@ use crate::burst::forward as send;
 use crate::conn::{ConnId, Direction, Numbers};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
+use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::{Marked, is_valid_source};
 use crate::snapshot::{Destination, Encapsulation};
@@ -62,17 +63,12 @@ struct Error<'a> {
     quote: &'a Packet,
 }
 
-/// The stage that begins a connection for a packet.
-pub(crate) type Connect =
-    for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
-
 /// Finds the connection that an ICMP error is about, and edits the error's frame for forwarding.
 pub(crate) fn process(
     flows: &mut Flows,
     frame: &mut Frame,
     link: LinkId,
     packet: &Packet,
-    connect: Connect,
     at: Context<'_>,
 ) -> ErrorAction {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
@@ -91,7 +87,7 @@ pub(crate) fn process(
         Some((id, Direction::Inbound)) => about_reply(flows, frame, link, error, id, at),
         None => match about_tunnel(flows, frame, error, at) {
             Some(action) => return action,
-            None => schedule(flows, frame, link, error, connect, at),
+            None => schedule(flows, frame, link, error, at),
         },
     };
     ErrorAction::Verdict(verdict)
@@ -265,7 +261,6 @@ fn schedule(
     frame: &mut Frame,
     link: LinkId,
     error: Error<'_>,
-    connect: Connect,
     at: Context<'_>,
 ) -> Verdict {
     let (snapshot, packet) = (at.snapshot, error.packet);
@@ -284,7 +279,8 @@ fn schedule(
     if request.flow.protocol == Protocol::TCP && service.syn_proxy != SynProxy::Off {
         return Verdict::PassToKernel;
     }
-    match connect(flows, frame, &request, Marked { service, mark }, at) {
+    let admitted = flows.defence.admit(&snapshot.settings);
+    match admitted.and_then(|()| connect(flows, frame, &request, Marked { service, mark }, at)) {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, at),
         Ok(Begun::OnePacket(ends, id)) => {
             to_destination(flows, frame, link, error, (&ends, None), snapshot.destinations.find(id), at)

@@ -4,31 +4,47 @@
 //! destination are made here as if the client had sent them, so they pass the stages of its packets, which the pipeline
 //! gives: so the balance, the counters and a PROXY header are those of any connection.
 
-use xvs_proto::{LinkId, Packet};
+use xvs_proto::{LinkId, Protocol};
 use xvs_xdp::Frame;
 
-use super::{Answered, Proof, answered, refuse, wait, write_syn};
+use super::{Answered, Proof, Taken, answered, refuse, take_segment, wait, write_syn};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
 use crate::burst::state;
 use crate::conn::{ConnId, Flags};
+use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::Marked;
 use crate::verdict::Verdict;
 
-/// The stage that makes a connection.
-type Connect = for<'s> fn(&mut Flows, &Frame, &Packet, Marked<'s>, Context<'s>) -> Result<Begun, Verdict>;
 /// The stages of a client's packet of a connection.
 type Send = fn(&mut Flows, FramedPacket<'_>, ConnId, Context<'_>) -> Verdict;
 
-/// Makes a new connection for a client that has acknowledged a cookie, and sends its destination a SYN.
-pub(crate) fn begin<'s>(
+/// Takes a packet without a connection to a service behind the proxy. `None`: it goes on as any other.
+#[inline]
+pub(crate) fn take(
     flows: &mut Flows,
-    p: FramedPacket<'_>,
-    (marked, proof): (Marked<'s>, Proof),
+    p: &mut FramedPacket<'_>,
+    at: Context<'_>,
+    send: Send,
+) -> Option<Verdict> {
+    if !at.snapshot.services.any_proxied() || p.packet.flow.protocol != Protocol::TCP {
+        return None;
+    }
+    Some(match take_segment(flows, p, at)? {
+        Taken::Decided(verdict) => verdict,
+        Taken::Proven(marked, proof) => begin(flows, p, marked, proof, at, send),
+    })
+}
+
+/// Makes a new connection for a client that has acknowledged a cookie, and sends its destination a SYN.
+fn begin<'s>(
+    flows: &mut Flows,
+    p: &mut FramedPacket<'_>,
+    marked: Marked<'s>,
+    proof: Proof,
     at: Context<'s>,
-    connect: Connect,
     send: Send,
 ) -> Verdict {
     let id = match connect(flows, p.frame, p.packet, marked, at) {
@@ -78,7 +94,9 @@ pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
     flows.table.connection(id).flags().contains(Flags::HANDSHAKE)
 }
 
-/// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client.
+/// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client, as do
+/// those of all other connections.
+#[inline]
 pub(crate) fn reply(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
@@ -86,6 +104,9 @@ pub(crate) fn reply(
     at: Context<'_>,
     send: Send,
 ) -> Option<Verdict> {
+    if !is_awaited(flows, id) {
+        return None;
+    }
     let packet = match answered(flows, p, id) {
         Answered::Refused => return None,
         Answered::Otherwise => return Some(Verdict::Consumed),

@@ -47,7 +47,7 @@ use crate::snapshot::Service;
 use crate::verdict::{DropReason, Verdict};
 
 /// A packet without a connection to a service behind the proxy.
-pub(crate) enum Taken<'s> {
+enum Taken<'s> {
     /// It gets this verdict.
     Decided(Verdict),
     /// It proves that its client exists, so it begins a connection of this service.
@@ -56,7 +56,7 @@ pub(crate) enum Taken<'s> {
 
 /// What a client's acknowledgement of a cookie says.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Proof {
+struct Proof {
     /// The number of the client's SYN.
     sequence: u32,
     awaited: Awaited,
@@ -64,14 +64,6 @@ pub(crate) struct Proof {
 
 /// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any
 /// other.
-#[inline]
-pub(crate) fn take<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
-    if !at.snapshot.services.any_proxied() || p.packet.flow.protocol != Protocol::TCP {
-        return None;
-    }
-    take_segment(flows, p, at)
-}
-
 #[inline(never)]
 fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
     let (packet, flags) = (p.packet, p.packet.tcp_flags);
@@ -170,7 +162,7 @@ fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: M
 }
 
 /// Begins to wait for the destination's answer. Returns `false` if another worker has.
-pub(crate) fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
+fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
     debug_assert!(connection.method().masquerades(), "other methods are refused with the proxy");
     let is_new = connection.in_packets() == 0 && connection.set_flags(Flags::HANDSHAKE | Flags::PROVEN);
     if is_new {
@@ -181,7 +173,7 @@ pub(crate) fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
 }
 
 /// Resets a client that has acknowledged a cookie, and gets no connection.
-pub(crate) fn refuse(flows: &mut Flows, packet: &Packet, proof: &Proof) {
+fn refuse(flows: &mut Flows, packet: &Packet, proof: &Proof) {
     let (client, service_end) = (packet.flow.source, packet.flow.dest);
     let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
     let header = tcp::ResetNumbers::Expected(proof.awaited.cookie.wrapping_add(1)).into();

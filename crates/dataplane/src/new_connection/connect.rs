@@ -1,0 +1,35 @@
+//! The stages of a new connection, in order: the client's limit, the choice of a destination, the table.
+//!
+//! Runs for each packet that begins a connection of a service. No other file knows this order.
+
+use xvs_proto::Packet;
+use xvs_xdp::Frame;
+
+use super::insert::{self, Begun};
+use super::service::{self, Marked};
+use super::{limit, persistence, schedule};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::verdict::Verdict;
+
+/// Makes a new connection of a service. In a full table its insertion evicts another one.
+///
+/// # Errors
+/// The verdict on a packet that begins none.
+pub(crate) fn connect<'s>(
+    flows: &mut Flows,
+    frame: &Frame,
+    packet: &Packet,
+    marked: Marked<'s>,
+    at: Context<'s>,
+) -> Result<Begun, Verdict> {
+    service::refuse_ftp_data(packet, at.snapshot)?;
+    let limited = limit::admit(packet, marked, at)?;
+    let request = schedule::request(packet, at.now, flows.random.next_u64());
+    let chosen = match &marked.service.persistence {
+        None => schedule::choose(packet, marked.service, &request),
+        Some(kept) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
+    };
+    let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, at))?;
+    insert::enter(flows, packet, chosen, limited, marked, at)
+}
