@@ -156,7 +156,7 @@ fn no_program_prints_by_a_macro_that_panics_if_the_stream_cannot_be_written() {
 const READ_THE_DATE: [&str; 9] = [
     "crates/cli/src/doctor/clocks.rs",
     "crates/cli/src/events.rs",
-    "crates/cli/src/health.rs",
+    "crates/cli/src/servers/health.rs",
     "crates/ctl/src/api/dispatch.rs",
     "crates/ctl/src/events.rs",
     "crates/dataplane/src/capture/watched.rs",

@@ -1,7 +1,7 @@
 //! Health in the output of commands and in metrics, of a director with a keepalived.conf.
 //!
 //! One of two real servers has a check that is never answered. Each test has a cluster of its own. Needs root. Not
-//! here: effects on packets (`tests/netlab_health.rs`), every form of a report (`crates/cli/src/health.rs`).
+//! here: effects on packets (`tests/netlab_health.rs`), every form of a report (`crates/cli/src/servers/health.rs`).
 
 use std::fs;
 use std::process::{Command, Output};

@@ -1,7 +1,7 @@
 //! Changes by operators under traffic: rules from a file, reverted unless confirmed; the drain of a real server.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: every kind of difference (`rules.rs`), the output of
-//! `xvs drain` (`crates/cli/src/drain.rs`).
+//! `xvs drain` (`crates/cli/src/servers/drain.rs`).
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -2,7 +2,7 @@
 //! changes that are not confirmed in time are reverted.
 //!
 //! States are made by random lines of `ipvsadm` and `xvs` on directors in the lab. Not here: the socket and a client
-//! that dies (`netlab_rules.rs`), the output of differences and faults (`crates/cli/src/plan.rs`).
+//! that dies (`netlab_rules.rs`), the output of differences and faults (`crates/cli/src/rules/plan.rs`).
 
 use proptest::prelude::*;
 use serde_json::json;

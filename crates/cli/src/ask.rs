@@ -8,12 +8,12 @@ use xvs_ipvsadm::Output;
 use xvs_model::config::access_list::ListKind;
 use xvs_model::protocol::client::Director;
 
-use crate::maintenance::Change;
+use crate::extensions::{feedback, laddr, limit, lists, mark};
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
-use crate::{
-    apply, confirm, connections, counters, explain, feedback, get, health, laddr, limit, lists, maintenance,
-    mark, plan, reload, set, status,
-};
+use crate::rules::{apply, confirm, plan};
+use crate::servers::maintenance::Change;
+use crate::servers::{health, maintenance};
+use crate::{connections, counters, explain, get, reload, set, status};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -18,7 +18,7 @@ use xvs_model::report::explain::{
 use xvs_proto::{Endpoint, Protocol};
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print_json;
+use crate::output::text::print;
 
 /// The arguments of `xvs explain`.
 #[derive(Debug, Args)]
@@ -90,11 +90,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         Reply::Explained(report) => report,
         other => return Err(Failure::unexpected(&other).into()),
     };
-    if arguments.json {
-        print_json(&report, out)?;
-    } else {
-        out.write_all(screen(&report).as_bytes())?;
-    }
+    print(&report, arguments.json, |report| screen(report), out)?;
     Ok(DONE)
 }
 

@@ -11,7 +11,7 @@ use xvs_model::protocol::request::Request;
 use xvs_model::report::setting::Setting;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print_json;
+use crate::output::text::print;
 
 /// The arguments of `xvs get`.
 #[derive(Debug, Args)]
@@ -35,11 +35,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
             return Err(Failure::Refused(CommandError::UnknownSetting { key: key.clone(), known }).into());
         }
     }
-    if arguments.json {
-        print_json(&settings, out)?;
-    } else {
-        out.write_all(screen(&settings).as_bytes())?;
-    }
+    print(&settings, arguments.json, |settings| screen(settings), out)?;
     Ok(DONE)
 }
 

@@ -16,10 +16,10 @@ use xvs_model::report::status::{
 };
 
 use crate::events::rfc_3339;
-use crate::health;
-use crate::lists;
+use crate::extensions::lists;
 use crate::output::exit::{DONE, Done};
-use crate::output::text::{counted, line, print_json};
+use crate::output::text::{counted, line, print};
+use crate::servers::health;
 
 /// The arguments of `xvs status`.
 #[derive(Debug, Args)]
@@ -34,11 +34,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         Reply::Status(report) => report,
         other => return Err(Failure::unexpected(&other).into()),
     };
-    if arguments.json {
-        print_json(&report, out)?;
-    } else {
-        out.write_all(screen(&report).as_bytes())?;
-    }
+    print(&report, arguments.json, |report| screen(report), out)?;
     Ok(DONE)
 }
 

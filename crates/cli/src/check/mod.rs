@@ -15,7 +15,7 @@ use xvs_ipvsadm::{SystemResolver, read_wanted};
 use crate::check::keepalived::Form;
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::print_json;
-use crate::rules_file::{listed, text};
+use crate::rules::{listed, text};
 
 /// The arguments of `xvs check`.
 #[derive(Debug, Args)]

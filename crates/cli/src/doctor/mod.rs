@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::doctor::gather::Asked;
 use crate::output::exit::Done;
 use crate::output::text::print_json;
-use crate::realserver::RECORDS;
+use crate::servers::realserver::RECORDS;
 
 /// The arguments of `xvs doctor`.
 #[derive(Debug, Args)]

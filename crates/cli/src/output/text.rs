@@ -29,6 +29,19 @@ pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// Prints a document as JSON, or as the text that `screen` makes of it.
+pub(crate) fn print<T: Serialize>(
+    document: &T,
+    json: bool,
+    screen: impl FnOnce(&T) -> String,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    match json {
+        true => print_json(document, out),
+        false => out.write_all(screen(document).as_bytes()),
+    }
+}
+
 /// Prints the document of `--json`, indented, with a newline at the end.
 pub(crate) fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", serde_json::to_string_pretty(document)?)

@@ -16,7 +16,7 @@ use crate::output::text::print_json;
 
 /// The arguments of `xvs mark`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -33,7 +33,7 @@ enum Action {
     },
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::List { json } => {
             let rules = match director.call(Request::Marks)? {
@@ -112,7 +112,7 @@ impl<'a> From<&'a MarkRule> for Row<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::mark::*;
+    use crate::extensions::mark::*;
 
     fn rule() -> MarkRule {
         MarkRule {

@@ -20,19 +20,19 @@ use crate::output::text::counted;
 
 /// The arguments of `xvs disable` and `xvs enable`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     servers: DisabledArgument,
 }
 
 /// The two subcommands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Disable,
     Enable,
 }
 
-pub(super) fn run(
+pub(crate) fn run(
     change: Change,
     arguments: &Arguments,
     director: &mut dyn Director,

@@ -14,12 +14,12 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::{counted, print_json};
+use crate::output::text::{counted, print};
 
 /// The arguments of `xvs deny` and `xvs allow`.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     entry: EntryArgument,
     #[command(subcommand)]
@@ -38,7 +38,7 @@ enum Action {
     },
 }
 
-pub(super) fn run(
+pub(crate) fn run(
     kind: ListKind,
     arguments: &Arguments,
     director: &mut dyn Director,
@@ -51,10 +51,7 @@ pub(super) fn run(
                 Reply::Lists(rows) => rows,
                 other => return Err(Failure::unexpected(&other).into()),
             };
-            match json {
-                true => print_json(&rows, out)?,
-                false => out.write_all(screen(kind, &rows).as_bytes())?,
-            }
+            print(&rows, *json, |rows| screen(kind, rows), out)?;
             return Ok(DONE);
         }
         Some(Action::Change(change)) => change.command(kind, &resolver)?,

@@ -14,11 +14,11 @@ use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::print_json;
-use crate::rules_file::rules;
+use crate::rules::rules;
 
 /// The arguments of `xvs plan`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
     file: PathBuf,
     /// Print JSON
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (_, mut wanted) = rules(&arguments.file)?;
     let (running, owned) = match director.call(Request::Rules)? {
         Reply::Rules { commands, owned } => (state_of(&commands)?, owned),
@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 }
 
 /// Prints differences like a diff: the line that creates the former state, and the line that creates the wanted one.
-pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
     for Difference { before, after } in differences {
         for (sign, lines) in [("-", lines(before)), ("+", lines(after))] {
             lines.iter().try_for_each(|line| writeln!(out, "{sign} {line}"))?;
@@ -61,7 +61,7 @@ pub(super) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Resul
 }
 
 /// The number of differences of each kind: `3 differences: 1 added, 2 edited`.
-pub(super) fn summary(differences: &[Difference]) -> String {
+pub(crate) fn summary(differences: &[Difference]) -> String {
     let count = |kind| differences.iter().filter(|difference| kind_of(difference) == kind).count();
     let kinds = ["added", "edited", "deleted"].map(|kind| (count(kind), kind));
     let present: Vec<_> =
@@ -72,7 +72,7 @@ pub(super) fn summary(differences: &[Difference]) -> String {
 
 /// A difference as `--json` prints it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// `added`, `edited` or `deleted`.
     change: &'static str,
     /// The lines of a rules file that create the running state; none if the object does not exist.
@@ -82,7 +82,7 @@ pub(super) struct Row {
 }
 
 /// The differences as `--json` prints them.
-pub(super) fn rows(differences: &[Difference]) -> Vec<Row> {
+pub(crate) fn rows(differences: &[Difference]) -> Vec<Row> {
     let row = |difference: &Difference| Row {
         change: kind_of(difference),
         before: lines(&difference.before),
@@ -105,7 +105,7 @@ fn lines(command: &Option<Command>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::plan::*;
+    use crate::rules::plan::*;
     use xvs_ipvsadm::SystemResolver;
 
     #[test]

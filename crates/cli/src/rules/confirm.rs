@@ -8,17 +8,17 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Request, Verdict};
 
 use crate::output::exit::{DONE, Done};
-use crate::plan::show;
+use crate::rules::plan::show;
 
 /// The arguments of `xvs confirm`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Revert to the former rules at once
     #[arg(long)]
     take_back: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let verdict = if arguments.take_back { Verdict::TakeBack } else { Verdict::Keep };
     match director.call(Request::Confirm(verdict))? {
         Reply::Done => writeln!(out, "confirmed")?,

@@ -12,7 +12,7 @@ use crate::output::text::print_json;
 
 /// The arguments of `xvs realserver`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -62,7 +62,7 @@ struct Which {
     dev: Option<String>,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let records = Path::new(RECORDS);
     match &arguments.action {
         Action::Up { which: Which { vip, method, dev }, gue_port } => {

@@ -31,7 +31,7 @@ use crate::output::text::{counted, duration};
 /// The arguments of `xvs drain`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("service").required(true))]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(flatten)]
     service: ServiceArgument,
     /// The real server: ADDRESS:PORT; by default the port of the service
@@ -81,7 +81,7 @@ enum Paused {
     Interrupted,
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (service, endpoint) = arguments.named()?;
     let interrupted = signals()?;
     let pause = |time| match interrupted.recv_timeout(time) {
@@ -298,7 +298,7 @@ mod tests {
     use xvs_proto::Family;
     use xvs_sched::ForwardingMethod;
 
-    use crate::drain::*;
+    use crate::servers::drain::*;
     use xvs_model::config::maintenance::DisabledServers;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::report::connection::ConnectionRow;

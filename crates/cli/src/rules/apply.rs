@@ -14,12 +14,12 @@ use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{duration, print_json};
-use crate::plan::{rows, show, summary};
-use crate::rules_file::rules;
+use crate::rules::plan::{rows, show, summary};
+use crate::rules::rules;
 
 /// The arguments of `xvs apply`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
     file: PathBuf,
     /// Revert the change after this time, such as 60s or 5m, unless `xvs confirm` is run before
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let file = arguments.file.display();
     let (rules, _) = rules(&arguments.file)?;
     if rules.is_empty() {

@@ -1,4 +1,8 @@
-//! Rules files that subcommands read.
+//! Rules files: what subcommands read, compare and apply.
+
+pub(crate) mod apply;
+pub(crate) mod confirm;
+pub(crate) mod plan;
 
 use std::error::Error;
 use std::io::Read;

@@ -10,11 +10,11 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print_json;
+use crate::output::text::print;
 
 /// The arguments of `xvs feedback`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// The real server: ADDRESS, for every service that follows reports, or ADDRESS:PORT
     #[arg(requires = "load")]
     server: Option<Server>,
@@ -31,7 +31,7 @@ fn number(text: &str) -> Result<f64, &'static str> {
     text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or("a number is needed")
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     if let (Some(server), Some(load_percent)) = (arguments.server, arguments.load) {
         director.call(Request::ReportLoad { server, load_percent })?;
         return Ok(DONE);
@@ -40,11 +40,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         Reply::Feedback(rows) => rows,
         other => return Err(Failure::unexpected(&other).into()),
     };
-    if arguments.json {
-        print_json(&rows, out)?;
-    } else {
-        out.write_all(screen(&rows).as_bytes())?;
-    }
+    print(&rows, arguments.json, |rows| screen(rows), out)?;
     Ok(DONE)
 }
 

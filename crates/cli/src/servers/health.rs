@@ -18,11 +18,11 @@ use xvs_model::report::health::{
 use xvs_model::report::unanswered::REPORTED;
 
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::{line, print_json};
+use crate::output::text::{line, print};
 
 /// The arguments of `xvs health`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80
     #[arg(value_name = "VIRTUAL_SERVER")]
     virtual_servers: Vec<String>,
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let mut report = match director.call(Request::Health)? {
         Reply::Health(report) => report.ok_or(NOTHING_CHECKED)?,
         other => return Err(Failure::unexpected(&other).into()),
@@ -51,12 +51,8 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     if arguments.down {
         report.virtual_servers.retain_mut(keep_trouble);
     }
-    if arguments.json {
-        print_json(&report, out)?;
-    } else {
-        let now_millis = millis_since_1970(SystemTime::now());
-        out.write_all(screen(&report, counts, now_millis).as_bytes())?;
-    }
+    let now_millis = millis_since_1970(SystemTime::now());
+    print(&report, arguments.json, |report| screen(report, counts, now_millis), out)?;
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
     let is_well = real_servers_up == real_servers && virtual_servers_well == virtual_servers;
     Ok(if is_well { DONE } else { FAILED })
@@ -97,7 +93,7 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
 }
 
 /// How many real servers and virtual servers are well, in words.
-pub(super) fn counted(counts: Counts) -> String {
+pub(crate) fn counted(counts: Counts) -> String {
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
     format!(
         "{real_servers_up} of {real_servers} real servers up, \
@@ -255,7 +251,7 @@ mod tests {
 
     use clap::Parser;
 
-    use crate::health::*;
+    use crate::servers::health::*;
     use crate::{Cli, Command};
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::health::sample::{

@@ -11,11 +11,11 @@ use xvs_model::protocol::request::Request;
 use xvs_sched::ClientLimit;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print_json;
+use crate::output::text::print;
 
 /// The arguments of `xvs limit`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -35,17 +35,14 @@ enum Action {
     },
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::List { clients, json } => {
             let report = match director.call(Request::Limits { clients: *clients })? {
                 Reply::Limits(report) => report,
                 other => return Err(Failure::unexpected(&other).into()),
             };
-            match json {
-                true => print_json(&report, out)?,
-                false => out.write_all(screen(&report).as_bytes())?,
-            }
+            print(&report, *json, screen, out)?;
         }
         Action::Change(change) => {
             director.call(Request::Change(change.command(&SystemResolver::default())?))?;
@@ -86,7 +83,7 @@ fn screen(report: &LimitReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::limit::*;
+    use crate::extensions::limit::*;
 
     #[test]
     fn the_listing_shows_limits_and_the_clients_that_they_refuse_most() {

@@ -10,11 +10,11 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print_json;
+use crate::output::text::print;
 
 /// The arguments of `xvs laddr`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
 }
@@ -31,17 +31,14 @@ enum Action {
     },
 }
 
-pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::List { json } => {
             let report = match director.call(Request::LocalUse)? {
                 Reply::LocalUse(report) => report,
                 other => return Err(Failure::unexpected(&other).into()),
             };
-            match json {
-                true => print_json(&report, out)?,
-                false => out.write_all(screen(&report).as_bytes())?,
-            }
+            print(&report, *json, screen, out)?;
         }
         Action::Change(change) => _ = director.call(Request::Change(change.command()))?,
     }
@@ -86,7 +83,7 @@ fn screen(report: &LocalReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::laddr::*;
+    use crate::extensions::laddr::*;
     use xvs_model::config::local_address::Busiest;
     use xvs_model::config::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Protocol};
