@@ -13,6 +13,8 @@
 
 #[path = "../restart/connections.rs"]
 mod connections;
+#[path = "../restart/fill.rs"]
+mod fill;
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -60,7 +62,7 @@ fn run(count: usize, table: usize) -> bool {
         let greet = || UdpSocket::bind((CLIENT, 0))?.send_to(&[0], virtual_endpoint(9));
         cluster.run(Host::Client, greet).expect("the address is there");
         thread::sleep(Duration::from_millis(200));
-        connections::fill(&cluster, table);
+        fill::fill(&cluster, table);
     }
     println!("first director: {}", line(&first.0, "table"));
     let second = started(&cluster, Host::Backup);
@@ -156,7 +158,7 @@ fn started(cluster: &Cluster, host: Host) -> (Director<'_>, Keepalived) {
                 director.adm(&format!("-a {service} -r {}:{port} {}", real_server(server), method.option()));
             }
         }
-        connections::add_fill_service(&director);
+        fill::add_fill_service(&director);
         for role in ["master", "backup"] {
             director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
         }

@@ -1,4 +1,4 @@
-//! TCP connections of the suites `restart` and `failover`: a client that keeps thousands of them busy, and their real
+//! TCP connections of the suites `restart`, `failover` and `attack`: a client that keeps thousands of them busy, and their real
 //! servers.
 //!
 //! A thread each for the client and for every real server, with epoll. A request is eight bytes, a seed and a length;
@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -19,8 +19,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
-use xvs::cluster::{real_server, virtual_endpoint};
-use xvs::{Cluster, Director, Host, Method, namespace};
+use xvs::cluster::virtual_endpoint;
+use xvs::{Cluster, Host, Method, namespace};
 
 /// The forwarding methods, each with a port of the VIP and of the real servers.
 pub(crate) const METHODS: [(Method, &str, u16); 4] = [
@@ -39,9 +39,6 @@ const NEW_INTERVAL: Duration = Duration::from_millis(20);
 const DOWNLOAD: (u32, Duration) = (32 << 10, Duration::from_secs(1));
 const KEEP_ALIVE: (u32, Duration) = (64, Duration::from_secs(2));
 const PAGE: u32 = 2 << 10;
-/// The port of the datagrams that fill the table, and how many of them come from an address.
-const FILL: u16 = 5301;
-const FILL_PORTS: usize = 60_000;
 /// The answers repeat after so many bytes, a prime number.
 const PERIOD: usize = 65_521;
 
@@ -54,6 +51,9 @@ pub(crate) struct Tally {
     pub(crate) lost: Vec<(usize, String)>,
     /// New connections that had their whole answer, by method.
     pub(crate) served: [usize; METHODS.len()],
+    /// When new connections began, and how long the handshakes took that are complete.
+    pub(crate) begun: Vec<Instant>,
+    pub(crate) handshakes: Vec<(Instant, Duration)>,
     /// Why new connections failed.
     pub(crate) failed: Vec<(usize, String)>,
     /// Bytes of answers that were compared.
@@ -81,39 +81,6 @@ impl Tally {
     }
 }
 
-/// Adds the service of [`fill`] to a director: NAT, with a timeout of a day.
-pub(crate) fn add_fill_service(director: &Director<'_>) {
-    director.adm("--set 0 0 86400");
-    let service = format!("-u {}", virtual_endpoint(FILL));
-    director.adm(&format!("-A {service}"));
-    director.adm(&format!("-a {service} -r {}:{FILL} -m", real_server(1)));
-}
-
-/// Lets `count` clients send a datagram each, so that a director has so many more connections.
-pub(crate) fn fill(cluster: &Cluster, count: usize) {
-    // It is never read, so datagrams that it has no room for are dropped, without an ICMP error.
-    let bind = || UdpSocket::bind(("0.0.0.0", FILL)).expect("the port is free");
-    let _sink = cluster.run(Host::RealServer(1), bind);
-    let addresses = (0..count.div_ceil(FILL_PORTS)).map(|at| Ipv4Addr::new(198, 51, 100, 101 + at as u8));
-    for address in addresses.clone() {
-        cluster.ip(Host::Client, &format!("address add {address}/32 dev wan"));
-    }
-    let clients =
-        addresses.flat_map(|ip| (2000..).take(FILL_PORTS).map(move |port| SocketAddrV4::new(ip, port)));
-    cluster.run(Host::Client, || {
-        let start = Instant::now();
-        for (sent, client) in clients.take(count).enumerate() {
-            let socket = UdpSocket::bind(client).expect("the address is there and the port free");
-            // One that is lost leaves the table with one entry less.
-            let _ = socket.send_to(&[0], virtual_endpoint(FILL));
-            // 25,000 a second.
-            if sent % 100 == 0 {
-                std::thread::sleep(Duration::from_micros(sent as u64 * 40).saturating_sub(start.elapsed()));
-            }
-        }
-    });
-}
-
 /// The client's thread; ends when dropped.
 pub(crate) struct Client {
     tally: Arc<Mutex<Tally>>,
@@ -129,6 +96,8 @@ impl Client {
             open: [0; METHODS.len()],
             lost: Vec::new(),
             served: [0; METHODS.len()],
+            begun: Vec::new(),
+            handshakes: Vec::new(),
             failed: Vec::new(),
             bytes: 0,
             longest_answer: Duration::ZERO,
@@ -171,6 +140,7 @@ struct Connection {
     /// None of a new connection, which ends after one answer.
     request: Option<(u32, Duration)>,
     seed: u32,
+    begun: Instant,
     is_open: bool,
     /// Bytes that were asked for, and that have arrived.
     asked: u64,
@@ -231,11 +201,15 @@ impl Load {
                 epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(id), flags)
                     .expect("a new descriptor");
                 let now = Instant::now();
+                if request.is_none() {
+                    self.tally.lock().expect("no thread panics").begun.push(now);
+                }
                 let connection = Connection {
                     stream,
                     method,
                     request,
                     seed: id as u32,
+                    begun: now,
                     is_open: false,
                     asked: 0,
                     got: 0,
@@ -313,8 +287,9 @@ impl Connection {
                 Ok(None) => return Ok(()),
                 Ok(Some(error)) | Err(error) => return Err(format!("connect: {error}")),
             }
-            if self.request.is_some() {
-                tally.open[self.method] += 1;
+            match self.request {
+                Some(_) => tally.open[self.method] += 1,
+                None => tally.handshakes.push((self.begun, self.begun.elapsed())),
             }
             self.ask(self.request.map_or(PAGE, |(bytes, _)| bytes))?;
         }

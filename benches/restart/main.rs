@@ -10,6 +10,7 @@
 //! depend on the machine. Needs root and `cargo build --workspace --bins` of the same profile.
 
 mod connections;
+mod fill;
 mod stream;
 
 use std::fs;
@@ -222,8 +223,8 @@ impl<'a> Soak<'a> {
     /// Gives the director so many more connections.
     fn fill(&mut self, table: usize) -> String {
         let director = self.directors.last().expect("one runs");
-        connections::add_fill_service(director);
-        connections::fill(self.cluster, table);
+        fill::add_fill_service(director);
+        fill::fill(self.cluster, table);
         let status = director.status();
         status.lines().find(|line| line.starts_with("table")).unwrap_or_default().to_owned()
     }
