@@ -62,11 +62,11 @@ impl BothWays {
         serde_json::from_str(&self.answer(&request.to_string())).expect("the lab answers JSON")
     }
 
-    /// Injects frames as one burst.
+    /// Injects frames as one burst. Returns what was sent, each with its link.
     ///
     /// # Panics
     /// If the link does not exist, or if the verdicts or the sent frames of two of them differ.
-    pub fn burst(&mut self, link: &str, frames: &[&[u8]]) {
+    pub fn burst(&mut self, link: &str, frames: &[&[u8]]) -> Vec<(String, Vec<u8>)> {
         let send = |lab: &mut Lab| {
             lab.director.burst(link, frames.iter().copied()).expect("the link is there, and the frames fit");
             (lab.director.verdicts().to_vec(), lab.director.transmitted())
@@ -75,6 +75,7 @@ impl BothWays {
         for (double, name) in self.doubles.iter_mut().zip(NAMES) {
             assert_eq!(sent, send(double), "short way, {name}");
         }
+        sent.1
     }
 
     /// The number of frames of the last burst that could not go the short way.

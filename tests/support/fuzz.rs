@@ -6,15 +6,16 @@
 //! Not here: the content of sent frames, which `tests/properties.rs` checks frame by frame.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::BothWays;
+use etherparse::{EtherType, IpNumber, LinkHeader, NetHeaders, PacketHeaders, TransportHeader};
 use serde_json::{Value, json};
 
-use crate::frames::{hex, resum, unhex};
+use crate::frames::{Datagram, Ipv4, Ipv6, SYN, Transport, hex, resum, unhex};
 use crate::recording;
 
 /// The length and seed of a run.
@@ -40,21 +41,29 @@ pub fn run(plan: Plan) -> (u64, Value) {
     let mut done = 0;
     while done < plan.frames && began.elapsed() < plan.at_most {
         let burst: Vec<_> = (0..BURST).map(|_| seeds.frame(&mut random)).collect();
-        if let Err(fault) = catch_unwind(AssertUnwindSafe(|| one_burst(&mut lab, &burst, &mut random))) {
-            eprintln!("seed {}, after {done} frames:", plan.seed);
-            burst.iter().for_each(|(link, frame)| eprintln!("{link} {}", hex(frame)));
-            resume_unwind(fault);
+        match catch_unwind(AssertUnwindSafe(|| one_burst(&mut lab, &burst, &mut random))) {
+            Ok(sent) => seeds.answers = sent.iter().filter_map(answer).collect(),
+            Err(fault) => {
+                eprintln!("seed {}, after {done} frames:", plan.seed);
+                burst.iter().for_each(|(link, frame)| eprintln!("{link} {}", hex(frame)));
+                resume_unwind(fault);
+            }
         }
         done += BURST;
     }
     (done, ask(&mut lab, json!({ "counters": true })))
 }
 
-/// A burst from each side, then perhaps a command, a setting or some time.
-fn one_burst(lab: &mut BothWays, burst: &[(&'static str, Vec<u8>)], random: &mut Random) {
+/// A burst from each side, then perhaps a command, a setting or some time. Returns what was sent.
+fn one_burst(
+    lab: &mut BothWays,
+    burst: &[(&'static str, Vec<u8>)],
+    random: &mut Random,
+) -> Vec<(String, Vec<u8>)> {
+    let mut sent = Vec::new();
     for side in LINKS {
         let frames = burst.iter().filter(|(link, _)| *link == side).map(|(_, frame)| frame.as_slice());
-        lab.burst(side, &frames.collect::<Vec<_>>());
+        sent.extend(lab.burst(side, &frames.collect::<Vec<_>>()));
         for director in lab.directors() {
             let balance = director.unaccounted_frames();
             assert_eq!(balance, 0, "received + originated = transmitted + passed + consumed + dropped");
@@ -76,6 +85,7 @@ fn one_burst(lab: &mut BothWays, burst: &[(&'static str, Vec<u8>)], random: &mut
         }
         _ => {}
     }
+    sent
 }
 
 /// Frames per burst.
@@ -95,6 +105,8 @@ const SETTINGS: [&str; 8] = [
 const VIRTUAL: [&str; 3] = ["10.1.0.100", "10.1.0.101", "[fd00:1::100]"];
 const PROTOCOLS: [&str; 3] = ["-t", "-u", "--sctp-service"];
 const PORTS: [u16; 5] = [80, 53, 443, 500, 3868];
+/// The port of the TCP services behind the SYN proxy.
+const PROXIED: u16 = 3868;
 const METHODS: [&[&str]; 8] = [
     &["-m"],
     &["-g"],
@@ -105,9 +117,15 @@ const METHODS: [&[&str]; 8] = [
     &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-nocsum"],
     &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-csum"],
 ];
-/// Options of services: client address by PROXY or TOA, persistence, one-packet scheduling.
-const OPTIONS: [&[&str]; 5] =
-    [&[], &["--client-address", "proxy"], &["--client-address", "toa"], &["-p", "60"], &["-o"]];
+/// Options of services: client address by PROXY or TOA, persistence, one-packet scheduling, SYN proxy.
+const OPTIONS: [&[&str]; 6] = [
+    &[],
+    &["--client-address", "proxy"],
+    &["--client-address", "toa"],
+    &["-p", "60"],
+    &["-o"],
+    &["--syn-proxy", "on"],
+];
 /// Addresses of FULLNAT, and their ports.
 const LOCALS: [&str; 2] = ["10.2.0.200", "fd00:2::c8"];
 const LOCAL_PORTS: std::ops::Range<u16> = 1024..1032;
@@ -158,6 +176,7 @@ fn lab(topology: &Value) -> BothWays {
                 ("-u", 443) => vec!["-o"],
                 ("-t", 80) => vec!["--client-address", "proxy"],
                 ("-t", 53) => vec!["--client-address", "toa"],
+                ("-t", PROXIED) => vec!["--syn-proxy", "on"],
                 ("-u", 53) => vec!["-p", "60"],
                 _ => vec![],
             };
@@ -170,7 +189,9 @@ fn lab(topology: &Value) -> BothWays {
                     format!("10.2.0.{number}:{port}")
                 };
                 let add = [&["-a", protocol, &service, "-r", &dest][..], method].concat();
-                ask(&mut lab, json!({ "adm": add }));
+                let added = ask(&mut lab, json!({ "adm": add }));
+                let fits = (protocol, port) != ("-t", PROXIED) || ["-m", "--fullnat"].contains(&method[0]);
+                assert_eq!(added["exit"] == 0, fits, "{added}");
             }
             if port == 443 {
                 ask(&mut lab, json!({ "adm": ["-a", protocol, service, "-r", service, "-g"] }));
@@ -187,6 +208,8 @@ fn ask(lab: &mut BothWays, request: Value) -> Value {
 /// The frames that are changed at random.
 pub struct Seeds {
     frames: Vec<(&'static str, Vec<u8>)>,
+    /// What TCP answers to the frames of the last burst.
+    answers: Vec<(&'static str, Vec<u8>)>,
     topology: Value,
 }
 
@@ -217,7 +240,7 @@ pub fn recorded() -> Seeds {
             topology = truth["topology"].clone();
         }
     }
-    Seeds { frames: frames.into_iter().collect(), topology }
+    Seeds { frames: frames.into_iter().collect(), answers: Vec::new(), topology }
 }
 
 impl Seeds {
@@ -226,9 +249,20 @@ impl Seeds {
         lab(&self.topology)
     }
 
-    /// A frame, mostly a recorded one that was changed in a few places.
+    /// A frame, mostly a recorded one that was changed in a few places; or an answer, or a SYN to the SYN proxy, each
+    /// of them true or changed.
     pub fn frame(&mut self, random: &mut Random) -> (&'static str, Vec<u8>) {
-        let (link, seed) = random.of(&self.frames);
+        if random.below(48) == 0 {
+            return self.syn(random);
+        }
+        let from = match random.below(6) {
+            0 if !self.answers.is_empty() => &self.answers,
+            _ => &self.frames,
+        };
+        let (link, seed) = random.of(from);
+        if std::ptr::eq(from, &self.answers) && random.below(4) != 0 {
+            return (link, seed.clone());
+        }
         if random.below(64) == 0 {
             return (link, (0..random.below(200)).map(|_| random.draw() as u8).collect());
         }
@@ -247,6 +281,18 @@ impl Seeds {
         }
         frame.truncate(LONGEST);
         (link, frame)
+    }
+
+    /// A client's SYN to a service behind the SYN proxy.
+    fn syn(&self, random: &mut Random) -> (&'static str, Vec<u8>) {
+        let of_client = self.frames.iter().find(|(link, frame)| *link == LINKS[0] && frame.len() > 14);
+        let (_, frame) = of_client.expect("the recordings have clients");
+        let (to, from) = frame[..12].split_at(6);
+        let mac = |bytes: &[u8]| bytes.try_into().expect("six bytes");
+        let dest: SocketAddr = format!("{}:{PROXIED}", random.of(&VIRTUAL)).parse().expect("an endpoint");
+        let client = if dest.is_ipv4() { "198.51.100.7" } else { "2001:db8::7" }.parse().expect("an address");
+        let source = SocketAddr::new(client, 1024 + random.below(4096) as u16);
+        (LINKS[0], Datagram::new(Transport::Tcp(SYN), source, dest).frame(mac(from), mac(to)))
     }
 
     fn change(&self, frame: &mut Vec<u8>, random: &mut Random) {
@@ -279,6 +325,39 @@ impl Seeds {
             _ => {}
         }
     }
+}
+
+/// What the receiver of a frame answers by TCP: to a SYN a SYN with an acknowledgement, to all else an acknowledgement.
+fn answer((link, frame): &(String, Vec<u8>)) -> Option<(&'static str, Vec<u8>)> {
+    let link = LINKS.into_iter().find(|side| link == side)?;
+    let PacketHeaders { link: Some(LinkHeader::Ethernet2(ethernet)), net, transport, payload, .. } =
+        PacketHeaders::from_ethernet_slice(frame).ok()?
+    else {
+        return None;
+    };
+    let TransportHeader::Tcp(mut tcp) = transport? else { return None };
+    let length = payload.slice().len() as u32 + u32::from(tcp.syn) + u32::from(tcp.fin);
+    (tcp.source_port, tcp.destination_port) = (tcp.destination_port, tcp.source_port);
+    let next = tcp.sequence_number.wrapping_add(length);
+    tcp.sequence_number = if tcp.ack { tcp.acknowledgment_number } else { 1_000_000 };
+    tcp.acknowledgment_number = next;
+    (tcp.syn, tcp.ack, tcp.fin, tcp.rst) = (tcp.syn && !tcp.ack, true, false, false);
+    let (kind, packet) = match net? {
+        NetHeaders::Ipv4(ip, _) => {
+            tcp.checksum = tcp.calc_checksum_ipv4_raw(ip.destination, ip.source, &[]).ok()?;
+            let header = Ipv4 { ttl: 64, tos: 0, id: 0, dont_fragment: true };
+            let (from, to) = (ip.destination.into(), ip.source.into());
+            (EtherType::IPV4, header.packet(IpNumber::TCP, from, to, &tcp.to_bytes()))
+        }
+        NetHeaders::Ipv6(ip, _) => {
+            tcp.checksum = tcp.calc_checksum_ipv6_raw(ip.destination, ip.source, &[]).ok()?;
+            let header = Ipv6 { hop_limit: 64, traffic_class: 0 };
+            let (from, to) = (ip.destination.into(), ip.source.into());
+            (EtherType::IPV6, header.packet(IpNumber::TCP, from, to, &tcp.to_bytes()))
+        }
+        NetHeaders::Arp(_) => return None,
+    };
+    Some((link, crate::frames::ethernet(ethernet.destination, ethernet.source, kind, &packet)))
 }
 
 /// Redirects a server's frame to a local endpoint instead of the client, and makes a quoted packet come from there.
