@@ -113,6 +113,8 @@ const CALLS: &[(&[Kind], &[Call])] = &[
             SYS_statfs SYS_statx SYS_umask SYS_unlinkat
         ],
     ),
+    // Memory as files: the table of `xvs explain`, what the helper prints, descriptors that libbpf reserves.
+    (OTHERS, calls![SYS_memfd_create]),
     // The process itself: its user, limits and use of resources; other processes by their descriptors.
     (
         OTHERS,
@@ -125,8 +127,8 @@ const CALLS: &[(&[Kind], &[Call])] = &[
     ),
     // The narrower filters of threads that these threads start.
     (OTHERS, calls![SYS_seccomp]),
-    // The XDP programs and their maps, with the descriptors that libbpf reserves.
-    (&[Control], calls![SYS_bpf SYS_memfd_create]),
+    // The XDP programs and their maps.
+    (&[Control], calls![SYS_bpf]),
     // The cores and the priority of a worker, which it sets before it has its own filter.
     (
         &[Control],
