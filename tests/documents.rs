@@ -132,6 +132,21 @@ fn links_are_found_in_prose_and_checked() {
 }
 
 #[test]
+fn the_tests_of_each_attack_exist() {
+    let page = read("docs/security.md");
+    let table =
+        page.split("\n## ").find(|section| section.starts_with("What an outsider")).expect("a section");
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with('|')).skip(2).collect();
+    assert!(rows.len() > 15, "{rows:?}");
+    for row in rows {
+        let tests: Vec<_> = row.rsplit('|').nth(1).expect("a cell").split('`').skip(1).step_by(2).collect();
+        let exists =
+            |name: &str| ["tests", "crates"].iter().any(|folder| root().join(folder).join(name).is_file());
+        assert!(!tests.is_empty() && tests.iter().all(|name| exists(name)), "{row}");
+    }
+}
+
+#[test]
 fn pages_have_at_most_their_number_of_lines() {
     for document in documents() {
         let lines = read(&document).lines().count();

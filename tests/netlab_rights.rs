@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own. Needs root. Not here: rights that are missing at the start (`netlab_start.rs`),
 //! the requests of the helper (`crates/helper`), users and groups of scripts (`crates/health`).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -223,16 +224,111 @@ fn as_a_user_each_thread_has_the_used_capabilities_alone_and_the_helper_has_all(
         let wanted = [&*none, &kept, &kept, &kept, &none, "1", USER_ID, USER_ID];
         assert_eq!(values(&status, &sets), wanted, "{name}");
     }
-    let own = values("/proc/self/status", &["CapEff", "NoNewPrivs", "Uid"]);
+    let held = ["CapEff", "NoNewPrivs", "Uid", "Seccomp", "Seccomp_filters"];
+    let own = values("/proc/self/status", &held);
     let (keeper, helper) = helper(&director);
     for process in [keeper, helper] {
-        assert_eq!(values(&format!("/proc/{process}/status"), &["CapEff", "NoNewPrivs", "Uid"]), own);
+        assert_eq!(values(&format!("/proc/{process}/status"), &held), own);
     }
     let seen =
         wait::until("the script runs", || Some(content(&cluster, "seen")).filter(|seen| !seen.is_empty()));
     assert_eq!(seen, "root\n", "script_user");
     drop(director);
 }
+
+/// Two against new processes and one with the list of calls; those of narrower kinds have one more.
+const FILTERS: u64 = 3;
+
+/// How many filters of system calls a thread has more than this one, by its status.
+fn filters(status: &str) -> u64 {
+    let of = |status| values(status, &["Seccomp_filters"])[0].parse::<u64>().expect("a number");
+    assert_eq!(values(status, &["Seccomp"]), ["2"], "{status}");
+    of(status) - of("/proc/self/status")
+}
+
+#[test]
+fn as_a_user_each_thread_has_filters_of_system_calls_and_those_that_read_or_forward_one_more() {
+    let cluster = Cluster::up(Layout::default());
+    let keys = format!("user = \"{USER}\"\nmetrics_address = \"127.0.0.1:9112\"\n");
+    let toml = toml(&cluster, "exit 0", &keys);
+    let director = Director::start_after(&cluster, TUN, &["--config", &toml]);
+    director.adm("--start-daemon backup --mcast-interface lan");
+    let threads = threads(director.process());
+    let filters: BTreeMap<_, _> = threads.iter().map(|(name, status)| (name, filters(status))).collect();
+    for (name, count) in &filters {
+        let is_narrower = NARROWER.iter().any(|start| name.starts_with(start));
+        assert_eq!(*count, FILTERS + u64::from(is_narrower), "{name}: {filters:?}");
+    }
+    for name in NARROWER {
+        assert!(filters.keys().any(|known| known.starts_with(name)), "{name}: {filters:?}");
+    }
+    assert!(threads.iter().any(|(name, _)| name == "xvs-control"), "{filters:?}");
+    drop(director);
+}
+
+/// How the names of threads begin that read what others send, or forward.
+const NARROWER: [&str; 6] =
+    ["control-accept", "xvs-blocking", "xvs-health", "xvs-metrics", "xvs-sync", "xvs-worker"];
+
+/// unshare(2) on x86-64. What is in the registers as its first argument, a descriptor, is not valid for it, so without
+/// filters it would change nothing.
+#[cfg(target_arch = "x86_64")]
+const UNSHARE: u64 = 272;
+
+/// Lets the thread of a process that waits for clients make another call than it wants to.
+#[cfg(target_arch = "x86_64")]
+fn call_in(process: u32, call: u64) {
+    use nix::sys::ptrace::{self, Options};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+    let accepting = threads(process).into_iter().find(|(name, _)| name == "control-accept");
+    let (_, status) = accepting.expect("a thread of this name");
+    let id = status.trim_end_matches("/status").rsplit('/').next().expect("a path");
+    let thread = nix::unistd::Pid::from_raw(id.parse().expect("a number"));
+    let stops = || waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+    ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD).expect("the thread is there");
+    ptrace::interrupt(thread).expect("it is traced");
+    stops();
+    ptrace::syscall(thread, None).expect("it is stopped");
+    // It begins to wait again.
+    assert_eq!(stops(), WaitStatus::PtraceSyscall(thread));
+    let mut registers = ptrace::getregs(thread).expect("it is stopped");
+    registers.orig_rax = call;
+    ptrace::setregs(thread, registers).expect("it is stopped");
+    ptrace::detach(thread, None).expect("it is stopped");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_call_that_xvsd_does_not_use_fails_is_counted_and_logged_once_and_xvsd_serves_on() {
+    let cluster = Cluster::up(Layout::default());
+    let keys = format!("user = \"{USER}\"\nmetrics_address = \"127.0.0.1:9112\"\n");
+    let toml = toml(&cluster, "exit 0", &keys);
+    let director = Director::start_after(&cluster, TUN, &["--config", &toml]);
+    let warning = format!("a thread of the kind reader was refused the system call {UNSHARE} (x86_64)");
+    let counted = |count: u32| {
+        wait::until("the call is counted", || {
+            let page = succeed(cluster.command(Host::Director, "curl").args(["-s", METRICS]));
+            let line =
+                format!("xvs_refused_system_calls_total{{kind=\"reader\",call=\"{UNSHARE}\"}} {count}\n");
+            page.contains(&line).then_some(())
+        });
+    };
+    assert!(!director.status().contains("system call"), "{}", director.status());
+    for count in 1..=2 {
+        call_in(director.process(), UNSHARE);
+        counted(count);
+        wait::until("xvs status warns", || director.status().contains(&warning).then_some(()));
+    }
+    let log = director.log();
+    assert_eq!(log.matches(&warning).count(), 1, "{log}");
+    assert_eq!(log.matches("accepting a control client error=Operation not permitted").count(), 2, "{log}");
+    director.add_service(Protocol::Tcp, 81, Method::Nat);
+    assert_eq!(xvsd(&cluster), director.process());
+}
+
+#[cfg(target_arch = "x86_64")]
+const METRICS: &str = "http://127.0.0.1:9112/metrics";
 
 /// The one xvsd of the director's host.
 fn xvsd(cluster: &Cluster) -> u32 {
@@ -250,7 +346,7 @@ fn xvsd(cluster: &Cluster) -> u32 {
     })
 }
 
-/// Waits until the one xvsd runs as the user of the tests with [`KEPT`], and has a helper of root.
+/// Waits until the one xvsd runs as the user of the tests with [`KEPT`] and filters, and has a helper of root.
 fn is_limited(cluster: &Cluster, former: &[u32]) {
     let own = xvsd(cluster);
     let status = format!("/proc/{own}/status");
@@ -258,6 +354,7 @@ fn is_limited(cluster: &Cluster, former: &[u32]) {
         values(&status, &["CapEff", "CapInh", "Uid"]),
         [format!("{KEPT:016x}"), format!("{:016x}", 0), USER_ID.to_owned()]
     );
+    assert_eq!(filters(&status), FILTERS);
     let helper = only(cluster, "xvs-helper", former);
     assert_eq!(values(&format!("/proc/{helper}/status"), &["Uid"]), ["0 0 0 0"]);
 }
@@ -294,7 +391,7 @@ fn a_user_takes_over_from_root_reloads_and_starts_after_a_kill_with_services_sta
     is_limited(&cluster, &[]);
     assert_eq!(next.adm("-Sn"), rules);
     let status = next.status();
-    for warning in ["hold", "state_directory", "journal", "priority"] {
+    for warning in ["hold", "state_directory", "journal", "priority", "system call"] {
         assert!(
             !status.lines().any(|line| line.starts_with("warning") && line.contains(warning)),
             "{status}"

@@ -82,6 +82,22 @@ systemctl --quiet is-active xvsd || fail "xvsd does not run after the upgrade"
 until_shown "ESTABLISHED 10.1.0.10" xvsadm -Lnc
 echo after >&3
 until_shown "80 vm after" cat /run/client
+
+say "a user of its own, which takes over from root"
+sed -i '1i user = "xvs"' /etc/xvs/xvs.toml
+systemctl reload xvsd || fail "xvsd does not take over as a user"
+main=$(systemctl show --property=MainPID --value xvsd)
+[[ $(awk '/^Uid:/ { print $2 }' "/proc/$main/status") == "$(id -u xvs)" ]] || fail "xvsd is not the user xvs"
+for status in /proc/"$main"/task/*/status; do
+    grep -qx 'Seccomp:.2' "$status" || fail "a thread without a filter of system calls: $(cat "$status")"
+done
+# Those of the unit: CAP_SYS_MODULE, _RAWIO, _BOOT, _TIME, CAP_MAC_OVERRIDE, _ADMIN.
+dropped=$((1 << 16 | 1 << 17 | 1 << 22 | 1 << 25 | 1 << 32 | 1 << 33))
+bounds=$(awk '/^CapBnd:/ { print $2 }' "/proc/$(pgrep -nx xvs-helper)/status")
+((16#$bounds & dropped)) && fail "the helper has $bounds"
+until_shown "ESTABLISHED 10.1.0.10" xvsadm -Lnc
+echo user >&3
+until_shown "80 vm user" cat /run/client
 exec 3>&-
 wait "$client"
 grep -q '^interfaces = \["lan"\]' /etc/xvs/xvs.toml || fail "the upgrade has changed xvs.toml"

@@ -29,6 +29,7 @@ mod sockets;
 pub mod tap;
 
 pub mod arp;
+pub mod refused_calls;
 mod sys;
 
 pub use attach::{AttachError, Attached, attach, check_port};

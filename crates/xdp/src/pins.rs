@@ -12,10 +12,12 @@ use std::sync::OnceLock;
 use std::{fs, io, thread};
 
 use rustix::fs::statfs;
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{chroot, fchdir};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{
+    CapabilitySet, LinkNameSpaceType, UnshareFlags, capabilities, move_into_link_name_space, unshare_unsafe,
+};
 
 use super::bpf::{LinkInfo, detach, open_link, pin_link, query_xdp};
 use super::mode::Mode;
@@ -86,6 +88,10 @@ fn mounted() -> Option<PathBuf> {
 }
 
 fn mounted_or_mount() -> io::Result<PathBuf> {
+    // Not tried without the right, because a filter of system calls would count it.
+    if !capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN) {
+        return Err(Errno::PERM.into());
+    }
     // A mount in a namespace of this process's own would end with it, and the pins too.
     let [own, host] = ["self", "1"].map(|process| fs::metadata(format!("/proc/{process}/ns/mnt")));
     match own?.ino() == host?.ino() {

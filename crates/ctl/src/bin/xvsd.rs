@@ -21,6 +21,7 @@ use xvs_ctl::daemon::error::DaemonError;
 use xvs_ctl::daemon::permitted::permits;
 use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::successor;
+use xvs_ctl::daemon::system_calls;
 use xvs_ctl::daemon::take_over::{TakeOver, TakeOverError};
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::journal::start::Files;
@@ -69,6 +70,8 @@ fn main() -> ExitCode {
     match run(arguments, &config, take_over, &log) {
         Ok(code) => code,
         Err(error) => {
+            // The fault may be a refused call, of which the control thread has told nobody yet.
+            system_calls::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             let lasting = match error.downcast_ref() {
                 // A certificate may be being renewed: a supervisor tries again.
                 Some(ConfigError::Metrics(_)) => false,

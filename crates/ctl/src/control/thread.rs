@@ -26,6 +26,7 @@ use crate::control::Control;
 use crate::control::handle::{Begun, Input};
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::kept_state::TakenTable;
+use crate::daemon::system_calls;
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
@@ -217,6 +218,7 @@ impl ControlThread {
             }
             let mut warnings = self.control.warnings();
             warnings.extend(self.control.datapath().daemons().faults());
+            warnings.extend(system_calls::warnings());
             let is_current = self.warnings.control == warnings
                 && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
                 && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());

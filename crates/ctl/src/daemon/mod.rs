@@ -6,11 +6,11 @@
 //! requests end, the XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end
 //! with their last burst, sockets close. A start that fails drops what it has started.
 
-use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::{io, panic, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xvs_dataplane::clock::Clock;
@@ -38,6 +38,7 @@ use crate::control::thread::ControlThread;
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::kept_state::KeptState;
+use crate::daemon::system_calls::Kind;
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::threads::EndNotice;
 use crate::daemon::worker_start::WorkerStart;
@@ -65,6 +66,7 @@ pub mod permitted;
 mod pins;
 pub mod rights;
 pub mod successor;
+pub mod system_calls;
 pub mod take_over;
 pub(crate) mod threads;
 pub mod watchdog;
@@ -327,7 +329,13 @@ impl Daemon {
         let Some(read) = read else { return Ok(()) };
         let kept = self.directory.as_ref().map(|directory| KeptView::new(directory.path()));
         let (others, handle) = (self.others(), self.handle());
-        self.health = Some(health_checks::start(keepalived, read, kept, others, &handle, &self.notices)?);
+        let start = || {
+            // Its other threads inherit it.
+            system_calls::limit_thread(Kind::Reader);
+            health_checks::start(keepalived, read, kept, others, &handle, &self.notices)
+        };
+        let started = thread::scope(|scope| scope.spawn(start).join());
+        self.health = Some(started.unwrap_or_else(|panic| panic::resume_unwind(panic))?);
         Ok(())
     }
 

@@ -22,9 +22,12 @@ use xvs_xdp::pins;
 use crate::config::{Config, ConfigError};
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::ownership::{Owner, give};
+use crate::daemon::system_calls;
 
 /// The variable of the environment with the open folder of pins, for a process that begins anew.
 const PINS: &str = "XVSD_PINS";
+/// The variable that tells such a process that it has its filters of system calls already.
+const FILTERS: &str = "XVSD_FILTERS";
 
 /// What xvsd uses while it runs as a user of its own: interfaces, XDP and maps; AF_XDP and raw sockets; packet memory;
 /// the priority of workers; ports below 1024 of metrics and of health checks.
@@ -49,7 +52,7 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
 ];
 
 /// Gives up what this process does not use. No program that it executes can have more rights than it has itself. With
-/// `user` it becomes that user, with `KEPT` alone.
+/// `user` it becomes that user, with `KEPT` alone, and with the system calls that xvsd uses.
 ///
 /// # Errors
 /// There is no such user, this process may not become it, or the user cannot have the folders of xvsd.
@@ -64,7 +67,13 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
         }
         limit_to(name, owner).map_err(system("user: becoming the user"))?;
     }
-    set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))
+    set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))?;
+    let limited = match std::env::var_os(FILTERS) {
+        Some(_) => system_calls::keep_limits(),
+        None if config.user.is_some() => system_calls::limit_process(),
+        None => Ok(()),
+    };
+    limited.map_err(system("user: the filters of system calls (seccomp)"))
 }
 
 /// The account of `user`, which this process can become.
@@ -118,6 +127,9 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
 pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
     if let Some(path) = pins::kept()? {
         command.env(PINS, path);
+    }
+    if system_calls::is_limited() {
+        command.env(FILTERS, "");
     }
     if !geteuid().is_root() {
         let has = capabilities(None)?;

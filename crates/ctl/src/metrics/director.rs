@@ -14,6 +14,7 @@ use xvs_xdp::Statistics;
 
 use super::process;
 use super::text::{Kind, Text};
+use crate::daemon::system_calls::{Refused, refused};
 use crate::status;
 use crate::status::shared::{DURATION_BOUNDS, Facts, Shared};
 
@@ -53,6 +54,11 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let help = "Lines of the log that could not be written.";
     text.single("xvs_log_lines_lost_total", Kind::Counter, help, shared.log_lines_lost() as f64);
+    let name = "xvs_refused_system_calls_total";
+    text.family(name, Kind::Counter, "System calls refused to xvsd, by the kind of its threads.");
+    for Refused { kind, call, count } in refused() {
+        text.sample(name, &[("kind", &kind.name()), ("call", &call)], count);
+    }
     let name = "xvs_command_duration_seconds";
     let help = "Time from a request to the control thread to its reply; a change is in force with the reply.";
     text.family(name, Kind::Histogram, help);

@@ -36,6 +36,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
+use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::metrics::credentials::Credentials;
 
 /// Why metrics cannot be served.
@@ -108,6 +109,7 @@ impl Listener {
         let run = move || {
             // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
+            limit_thread(Kind::Reader);
             runtime.spawn(accept(listener, Arc::new(page), credentials));
             // Ends when the sender is dropped; the clients end with the runtime.
             let _ = runtime.block_on(stopped);

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use crate::daemon::system_calls::{Kind, limit_thread};
+
 /// A running daemon. Its threads end when this is dropped.
 #[derive(Default)]
 pub(crate) struct Daemon {
@@ -23,7 +25,11 @@ impl Daemon {
         run: impl FnOnce(&AtomicBool) + Send + 'static,
     ) -> Result<(), String> {
         let stop = self.stop.clone();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || run(&stop));
+        let run = move || {
+            limit_thread(Kind::Reader);
+            run(&stop);
+        };
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
         self.threads.push(thread.map_err(|error| format!("its thread cannot be started: {error}"))?);
         Ok(())
     }

@@ -37,6 +37,7 @@ use xvs_xdp::{
 };
 
 use crate::daemon::error::{DaemonError, system};
+use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
 use crate::workers::settings::Unfit;
@@ -342,6 +343,7 @@ impl Workers {
         let run = move || {
             pin(number, core);
             prefer(number);
+            limit_thread(Kind::Worker);
             run_worker(worker, &closed_tx, &next);
         };
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);

@@ -40,6 +40,7 @@ use xvs_model::report::event::EventQuery;
 
 use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;
+use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::events::{Listener, changes};
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, LockAttempt};
@@ -292,7 +293,11 @@ impl Server {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             thread::Builder::new()
                 .name("control-accept".to_owned())
-                .spawn(move || accept(&listener, &shared, &handler))
+                .spawn(move || {
+                    // The threads of clients inherit it.
+                    limit_thread(Kind::Reader);
+                    accept(&listener, &shared, &handler);
+                })
                 .map_err(failed("thread for", &path))?
         };
         Ok(Self { listener, accepting: Some(accepting), shared, _lock: lock })
