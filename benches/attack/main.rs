@@ -7,9 +7,9 @@
 //! `forge.bpf.c`, compiled; lasting connections by each forwarding method (250); how long each flood lasts (10). The
 //! table has 65,536 entries and one worker serves. Each attack comes three times: for as many packets as the worker
 //! takes, which is measured, at 0.8 × of that, and at 3 ×, or at most what the source can send. Servers drop forged
-//! packets that reach them with their source. Prints a row for each flood, and fails if a lasting connection is lost, if
-//! at 0.8 × fewer than 99 % of the new connections have their handshake within 3 s, or if five seconds after the flood
-//! one has not. Needs root, two cores and `cargo build --workspace --bins` of the same profile.
+//! packets that reach them with their source. Prints a row for each flood, and fails if a lasting connection is lost,
+//! if at 0.8 × fewer than 99 % of the new connections have their handshake within 3 s, or if five seconds after the
+//! flood one has not. Needs root, two cores and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
 mod connections;
@@ -223,8 +223,8 @@ impl Soak<'_> {
     }
 }
 
-/// Gives the kernel's work for the director's interfaces to the worker's core, which is the last one, and all else to the
-/// first.
+/// Gives the kernel's work for the director's interfaces to the worker's core, which is the last one, and all else to
+/// the first.
 fn share_cores(cluster: &Cluster) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let (Some(first), Some(last)) = (cores.first(), cores.last()) else { return };
