@@ -156,14 +156,15 @@ impl Clients {
         Ok(false)
     }
 
-    /// Counts a connection that exists already, after a start.
-    pub fn resume(&self, key: ServiceKey, client: IpAddr) {
+    /// Counts a connection that exists already, after a start. Returns `false` if its client found no place.
+    pub fn resume(&self, key: ServiceKey, client: IpAddr) -> bool {
         self.provide();
-        let counted =
-            self.slot(key, client, Millis(0)).map(|(slot, tag)| slot.increment(tag, CONNECTIONS_MAX));
-        if counted.is_none() {
+        let slot = self.slot(key, client, Millis(0));
+        let is_counted = slot.is_some_and(|(slot, tag)| slot.increment(tag, CONNECTIONS_MAX) == Counted::Yes);
+        if !is_counted {
             self.unlimited.fetch_add(1, Relaxed);
         }
+        is_counted
     }
 
     /// Counts a connection out that [`Self::admit`] has counted.
