@@ -72,6 +72,16 @@ impl<D: Datapath> Control<D> {
         Ok(lines)
     }
 
+    /// Refuses to go on with a list whose file had a fault at the start.
+    ///
+    /// # Errors
+    /// The first one.
+    pub(super) fn require_list_files(&self) -> Result<(), CommandError> {
+        let fault = self.lists.faulty.first_key_value();
+        let failed = |(list, fault)| CommandError::Failed { why: format!("{list}: {fault}") };
+        fault.map_or(Ok(()), |fault| Err(failed(fault)))
+    }
+
     /// A command whose end of an entry is a time.
     pub(super) fn with_end(&self, command: &Command, now: Millis) -> Command {
         let mut command = command.clone();
