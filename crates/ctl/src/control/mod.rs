@@ -610,6 +610,8 @@ mod tests {
         pub(super) late: Option<String>,
         /// Addresses whose services the steering table has no room for.
         pub(super) full: BTreeSet<IpAddr>,
+        /// Whether the kernel has no room for access lists.
+        pub(super) no_lists: bool,
         /// The synchronization daemons that run.
         daemons: Vec<SyncRole>,
         /// Whether the kernel refuses the sockets of a backup daemon.
@@ -636,7 +638,10 @@ mod tests {
         }
 
         fn set_lists(&mut self, _: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
-            Ok(())
+            match self.no_lists {
+                true => Err(std::io::Error::from(std::io::ErrorKind::OutOfMemory).into()),
+                false => Ok(()),
+            }
         }
 
         fn count_list_drops(&mut self) {}
