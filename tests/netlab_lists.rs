@@ -42,7 +42,7 @@ fn a_take_over_is_refused_while_the_file_of_a_list_has_a_fault_and_the_running_x
     former.xvs(&format!("deny file -t {VIP}:{HTTP} {}", file.display()));
     write("203.0.113.0/24\n203.0.113.1/24\n");
     let take_over = || Director::take_over(&cluster, Workers::One, &["--hold", "1h"]);
-    let log = take_over().err().expect("a successor goes on without the networks of a list");
+    let Err(log) = take_over() else { panic!("a successor goes on without the networks of a list") };
     let error = log.lines().last().expect("an error");
     for part in ["deny: line 2: ", "correct the file, then start or take over again"] {
         assert!(error.contains(part), "{log}");

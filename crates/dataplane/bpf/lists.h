@@ -3,9 +3,10 @@
  *
  * Checks whole packets to services by their source, and drops what a list refuses before anything is copied. Workers
  * check all packets too, and alone those that are not certain to be of one service here: fragments, data of FTP,
- * packets to networks that mark rules name, and to local ports of FULLNAT, which may be replies. Comes before the other look-ups, so that a denied packet costs few. Cost
- * without lists: one load; for the source of no list, two; for others that of the service and a look-up for each prefix
- * length in use. Not here: which list refuses, in what order (src/snapshot/lists.rs).
+ * packets to networks that mark rules name, and packets to local ports of FULLNAT, which may be replies. Comes before
+ * the other look-ups, so that a denied packet costs few. Cost without lists: one load; for the source of no list, two;
+ * for others that of the service and a look-up for each prefix length in use; for refused ones, that of local ports.
+ * Not here: which list refuses, in what order (src/snapshot/lists.rs).
  */
 #ifndef XVS_LISTS_H
 #define XVS_LISTS_H
