@@ -7,7 +7,9 @@ use std::fs;
 
 use serde_json::json;
 use xvs::frames::{ACK, SYN, hex, resum};
-use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, VIP, WAN_MAC, assert_balance, at, server};
+use xvs::lab_cluster::{
+    CLIENT, GATEWAY_MAC, INSIDE, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac,
+};
 use xvs::{Datagram, LabCluster, Transport};
 
 /// Services of TCP at ports 80 and 81, with one server.
@@ -102,6 +104,32 @@ fn explain_names_the_reason_and_counts_nothing_at_the_list() {
     let answer = cluster.ask(json!({ "explain": "wan", "frame": frame }));
     assert!(answer.to_string().contains("its source is in a deny list; `xvs deny list`"), "{answer}");
     assert!(done(&mut cluster, "deny list").contains(" 0 packets dropped"));
+}
+
+#[test]
+fn replies_to_a_local_address_of_fullnat_that_is_a_service_too_meet_no_list() {
+    let mut cluster = LabCluster::new();
+    done(&mut cluster, &format!("laddr add {INSIDE} --ports 5000-5000"));
+    for (service, method) in [(at(VIP, 80), "--fullnat"), (at(INSIDE, 0), "-m")] {
+        cluster.adm(&format!("-A -t {service} -s rr{}", if service.port() == 0 { " -p 60" } else { "" }));
+        cluster.adm(&format!("-a -t {service} -r {} {method}", at(server(1), service.port())));
+    }
+    done(&mut cluster, &format!("allow {CLIENT}"));
+    let reply = |flags, from| Datagram::new(Transport::Tcp(flags), at(server(1), from), at(INSIDE, 5000));
+    assert_eq!(cluster.from_server(&reply(SYN, 80)).verdict, "drop not_allowed");
+    for (sent, answered) in [(SYN, SYN | ACK), (ACK, ACK), (ACK, ACK)] {
+        assert_eq!(verdict(&mut cluster, &packet(sent, 80)), "transmit");
+        assert_eq!(cluster.from_server(&reply(answered, 80)).verdict, "transmit");
+    }
+    assert_eq!(cluster.general_way(), 0, "a reply takes the short way");
+    assert_eq!(cluster.from_server(&reply(SYN, 81)).verdict, "drop not_allowed");
+    assert!(done(&mut cluster, "allow list").contains(" 2 packets dropped"));
+    let explain = |cluster: &mut LabCluster, from| {
+        let frame = hex(&reply(ACK, from).frame(server_mac(1), LAN_MAC));
+        cluster.ask(json!({ "explain": "lan", "frame": frame })).to_string()
+    };
+    assert!(!explain(&mut cluster, 80).contains("`xvs allow list`"));
+    assert!(explain(&mut cluster, 81).contains("`xvs allow list`"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Access lists on the wire: dropped by the XDP program, files of xvs.toml, reload and restart.
 //!
-//! The test has a cluster of its own. Needs root. Not here: what a list refuses (`lists.rs`), the program alone
+//! Each test has a cluster of its own. Needs root. Not here: what a list refuses (`lists.rs`), the program alone
 //! (`crates/dataplane/tests/steering_lists.rs`).
 
 use std::fs;
@@ -29,6 +29,29 @@ fn dropped(director: &Director<'_>) -> (u64, u64) {
     let counters: serde_json::Value = serde_json::from_str(&director.xvs("counters --json")).expect("JSON");
     let by_workers = counters["drop_denied"].as_u64().unwrap_or(0);
     (by_list.and_then(|row| row["dropped"].as_u64()).unwrap_or(0), by_workers)
+}
+
+#[test]
+fn a_take_over_is_refused_while_the_file_of_a_list_has_a_fault_and_the_running_xvsd_goes_on_with_it() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let mut former = Director::start_with(&cluster, Workers::One, &["--hold", "1h"]);
+    former.add_service(Protocol::Tcp, HTTP, Method::Nat);
+    let file = cluster.state().join("deny");
+    let write = |text: &str| fs::write(&file, text).expect("the cluster's folder takes files");
+    write(CLIENT);
+    former.xvs(&format!("deny file -t {VIP}:{HTTP} {}", file.display()));
+    write("203.0.113.0/24\n203.0.113.1/24\n");
+    let take_over = || Director::take_over(&cluster, Workers::One, &["--hold", "1h"]);
+    let Err(log) = take_over() else { panic!("a successor goes on without the networks of a list") };
+    let error = log.lines().last().expect("an error");
+    for part in ["deny: line 2: ", "correct the file, then start or take over again"] {
+        assert!(error.contains(part), "{log}");
+    }
+    assert!(page(&cluster).is_err(), "a client of the list has a page");
+    write("203.0.113.0/24\n");
+    let _director = take_over().unwrap_or_else(|log| panic!("{log}"));
+    assert!(former.has_ended().success(), "{}", former.log());
+    assert_eq!(page(&cluster), Ok(()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::Protocol;
 use xvs::{Cluster, Director, Host, Layout, Method, Workers, wait};
@@ -90,15 +90,20 @@ fn scripts_are_children_of_the_helper_with_a_clean_environment_and_the_first_lim
     let cluster = Cluster::up(Layout::default());
     conf(
         &cluster,
-        "[ -e seen ] && exit\n{ cat /proc/$$/environ; echo; echo $PPID; ulimit -Sn; ls -l /proc/$$/fd | grep -Ec 'socket|anon|memfd'; } >part; mv part seen",
+        "[ -e seen ] && exit\nuntil [ $(ulimit -Sn) = 512 ]; do sleep 0.01; done\n{ cat /proc/$$/environ; echo; echo $PPID; ulimit -Sn; ls -l /proc/$$/fd | grep -Ec 'socket|anon|memfd'; } >part; mv part seen",
     );
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.expect("a limit");
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(512), maximum: most }).expect("a lower limit");
     let director = start(&cluster, &[]);
     let seen =
         wait::until("the script runs", || Some(content(&cluster, "seen")).filter(|seen| !seen.is_empty()));
     let (_, helper) = helper(&director);
     let environment = "LANG=C\0PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\0";
-    assert_eq!(seen, format!("{environment}\n{helper}\n{limit}\n0\n"));
+    assert_eq!(seen, format!("{environment}\n{helper}\n512\n0\n"));
+    let limits = fs::read_to_string(format!("/proc/{helper}/limits")).expect("it runs");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let most = most.expect("a limit").to_string();
+    assert_eq!(files.split_whitespace().nth(3), Some(&*most), "for many scripts at once");
 }
 
 #[test]

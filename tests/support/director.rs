@@ -164,7 +164,12 @@ impl<'a> Director<'a> {
 
     fn succeeded(mut self) -> Result<Self, String> {
         self.is_successor = self.wait().success();
-        if self.is_successor { Ok(self) } else { Err(self.log()) }
+        if self.is_successor {
+            return Ok(self);
+        }
+        // The process that has started the successor ends before the successor has printed the error.
+        let said = || Some(self.log()).filter(|log| log.lines().any(|line| line.starts_with("xvsd: ")));
+        Err(wait::until("the successor says why it fails", said))
     }
 
     /// The same, and returns at once.

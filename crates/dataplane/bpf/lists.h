@@ -3,9 +3,10 @@
  *
  * Checks whole packets to services by their source, and drops what a list refuses before anything is copied. Workers
  * check all packets too, and alone those that are not certain to be of one service here: fragments, data of FTP,
- * packets to networks that mark rules name. Comes before the other look-ups, so that a denied packet costs few. Cost
- * without lists: one load; for the source of no list, two; for others that of the service and a look-up for each prefix
- * length in use. Not here: which list refuses, in what order (src/snapshot/lists.rs).
+ * packets to networks that mark rules name, and packets to local ports of FULLNAT, which may be replies. Comes before
+ * the other look-ups, so that a denied packet costs few. Cost without lists: one load; for the source of no list, two;
+ * for others that of the service and a look-up for each prefix length in use; for refused ones, that of local ports.
+ * Not here: which list refuses, in what order (src/snapshot/lists.rs).
  */
 #ifndef XVS_LISTS_H
 #define XVS_LISTS_H
@@ -120,9 +121,12 @@ __noinline int in_list(const struct query *query)
 	return 0;
 }
 
-static __always_inline int count_refused(__u32 place)
+/* Refuses a packet by the list at a place, unless it may be a reply to a local port of FULLNAT. */
+static __always_inline int refuse(const struct packet *packet, __u32 place)
 {
 	__u32 first = 0;
+	if (is_translated(packet))
+		return 0;
 	struct xvs_list_drops *drops = bpf_map_lookup_elem(&list_drops, &first);
 	if (drops)
 		__sync_fetch_and_add(
@@ -156,7 +160,7 @@ static __noinline int is_refused(const struct packet *packet, __u64 state)
 	for (__u32 i = scope ? 0 : 2; i < 4; i++) {
 		query.place = (i < 2 ? scope * 4 : 0) + (i & 1);
 		if (in_list(&query) == 1)
-			return count_refused(query.place);
+			return refuse(packet, query.place);
 	}
 	if (!(state & XVS_ALLOWS))
 		return 0;
@@ -166,7 +170,7 @@ static __noinline int is_refused(const struct packet *packet, __u64 state)
 		query.place++;
 		int of_file = in_list(&query);
 		if (of_commands != 1 && of_file != 1 && !(of_commands & of_file & 2))
-			return count_refused(query.place);
+			return refuse(packet, query.place);
 	}
 	return 0;
 }

@@ -240,8 +240,6 @@ static __always_inline int has_role(const __u8 *addr, __be16 port, const struct 
 	return endpoint_roles(addr, port, packet) & role || endpoint_roles(addr, XVS_ANY_PORT, packet) & role;
 }
 
-#include "lists.h"
-
 /* Whether a packet's destination port is a local port of FULLNAT. */
 static __always_inline int is_translated(const struct packet *packet)
 {
@@ -251,6 +249,8 @@ static __always_inline int is_translated(const struct packet *packet)
 	__u16 port = bpf_ntohs(packet->dest_port);
 	return ports && port >= XVS_FIRST_PORT(*ports) && port <= XVS_LAST_PORT(*ports);
 }
+
+#include "lists.h"
 
 /* Whether a packet goes to a client on this machine. */
 static __always_inline int is_to_client(const struct packet *packet)

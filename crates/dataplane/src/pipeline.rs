@@ -52,7 +52,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
 /// Processes a whole packet: unless a list refuses it, its connection is looked up, or made.
 fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     mss::clamp_own(&mut p);
-    if let Some(reason) = at.snapshot.refuses(p.link, p.packet) {
+    if let Some(reason) = at.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash)) {
         return Verdict::Drop(reason);
     }
     match lookup::find(flows, &p, at) {

@@ -80,7 +80,7 @@ fn frame(from: IpAddr, to: &str, port: u16) -> Vec<u8> {
 
 fn refused(snapshot: &Snapshot, frame: &[u8]) -> bool {
     let Ok(Parsed::Ip(packet)) = parse(frame) else { panic!("{frame:02x?}") };
-    snapshot.refuses(LinkId(0), &packet).is_some()
+    snapshot.refuses(LinkId(0), &packet, || false).is_some()
 }
 
 fn networks(prefixes: impl IntoIterator<Item = Prefix>) -> Option<Arc<Networks>> {
@@ -217,6 +217,26 @@ fn a_refused_packet_is_counted_at_its_list_and_other_packets_of_its_sender_are_n
     let dropped = |list: &List| list.dropped.load(Ordering::Relaxed);
     assert_eq!(dropped(&lists.all.deny), 3);
     assert_eq!(dropped(&lists.services[&tcp(VIP, 81)].allow), 1);
+}
+
+#[test]
+fn packets_to_local_ports_of_fullnat_are_left_to_the_workers_because_they_may_be_replies() {
+    let mut steering = steering();
+    let translated = [(WIDE.parse().unwrap(), (6000, 6999))].into();
+    steering.update(&SteeringRules { translated, ..rules() }).unwrap();
+    let lists = Arc::new(Lists::new(Scope { allow: list(&["203.0.113.0/24"]), ..Scope::default() }, []));
+    steering.set_lists(Some((lists.clone(), vec![tcp(WIDE, 0)]))).unwrap();
+    for (port, expected) in [
+        (5999, Verdict::Refused),
+        (6000, Verdict::Steered),
+        (6999, Verdict::Steered),
+        (7000, Verdict::Refused),
+    ] {
+        let frame = frame("203.0.112.8".parse().unwrap(), WIDE, port);
+        assert_eq!(steering.test_run(&frame).unwrap(), expected, "{port}");
+    }
+    steering.count_list_drops();
+    assert_eq!(lists.all.allow.dropped.load(Ordering::Relaxed), 2);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
 use rustix::fd::AsFd;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 
 use crate::client;
 use crate::message::{pair, send};
@@ -120,5 +120,13 @@ fn help(before: &str, rules: Rules) -> io::Result<()> {
         let count = count.parse::<u32>().map_err(io::Error::other)?;
         send(&socket, &(count, why), &[])?;
     }
-    serve(&socket, Powers::Fixed(rules))
+    serve(&socket, Powers::Fixed(rules, raise_open_files()))
+}
+
+/// Lets this process open as many files as it may: a program that runs needs two. Returns the limit before.
+fn raise_open_files() -> Rlimit {
+    let limit = getrlimit(Resource::Nofile);
+    // An error leaves it as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    limit
 }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open, prlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 use crate::message::{receive, send};
@@ -25,8 +25,8 @@ use crate::script::{self, PATH};
 pub(crate) enum Powers {
     /// Anything, because the requester has the same rights.
     Any,
-    /// What the type of a request says, within these rules.
-    Fixed(Rules),
+    /// What the type of a request says, within these rules. Programs get this limit of open files.
+    Fixed(Rules, Rlimit),
 }
 
 /// The rules of a helper process.
@@ -82,7 +82,7 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
                 command.stderr(file());
             }
             command.process_group(0);
-            run(command, &control)
+            run(command, powers, &control)
         }
     };
     // An error: the requester has ended.
@@ -92,7 +92,7 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
 /// The command of a request, or why there is none.
 fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
     match (request, powers) {
-        (Request::Script(script) | Request::Examine(script), Powers::Fixed(rules))
+        (Request::Script(script) | Request::Examine(script), Powers::Fixed(rules, _))
             if !(rules.permits)(script) =>
         {
             // No failure of what the script checks: the file has changed, and xvsd has not read it yet.
@@ -114,7 +114,7 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
             _ => Err(Event::Refused(format!("`{}` prints no rules of netfilter", argv.join(" ")))),
         },
         (Request::LegacyTables(_), _) => Err(Event::Refused("it is no program".to_owned())),
-        (Request::Successor, Powers::Fixed(rules)) => Ok((rules.successor)()),
+        (Request::Successor, Powers::Fixed(rules, _)) => Ok((rules.successor)()),
         (Request::Successor, Powers::Any) => {
             Err(Event::Refused("this program is no xvsd, so it has no successor".to_owned()))
         }
@@ -122,11 +122,16 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
 }
 
 /// Runs a command to its end, and ends it if the requester says so.
-fn run(mut command: Command, control: &OwnedFd) -> Result<Event, Event> {
+fn run(mut command: Command, powers: Powers, control: &OwnedFd) -> Result<Event, Event> {
     let mut child = command.spawn().map_err(|error| not_started(&command, &error))?;
+    let group = Pid::from_child(&child);
+    if let Powers::Fixed(_, files) = powers {
+        // Not before its execution, which would be unsafe code. An error: it has ended, or it runs as another user and
+        // this process lacks CAP_SYS_RESOURCE; then it may open as many as this process.
+        let _ = prlimit(Some(group), Resource::Nofile, files);
+    }
     // An error: the requester has ended.
     let _ = send(control, &Event::Started, &[]);
-    let group = Pid::from_child(&child);
     if let Err(error) = await_end(group, control) {
         // The process is not reaped, so its number is not reused.
         let _ = kill_process_group(group, Signal::KILL);
@@ -203,16 +208,21 @@ fn keep_capabilities() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::getrlimit;
+
     use crate::message::pair;
     use crate::server::*;
 
     const RULES: Rules =
         Rules { successor: || Command::new("false"), permits: |script| script.text.starts_with("true") };
 
+    const FILES: u64 = 77;
+
     /// The last event of a request to a helper process.
     fn answer(request: &impl serde::Serialize) -> Option<Event> {
         let (own, its) = pair().unwrap();
-        let serving = thread::spawn(move || serve(&its, Powers::Fixed(RULES)));
+        let files = Rlimit { current: Some(FILES), ..getrlimit(Resource::Nofile) };
+        let serving = thread::spawn(move || serve(&its, Powers::Fixed(RULES, files)));
         let (control, given) = pair().unwrap();
         send(&own, request, &[given.as_fd()]).unwrap();
         drop(given);
@@ -255,6 +265,17 @@ mod tests {
             );
         }
         assert_eq!(answer(&Request::Successor), Some(Event::Exit(1)));
+    }
+
+    #[test]
+    fn a_program_gets_the_limit_of_open_files_of_the_powers() {
+        // The program may run before it has the limit.
+        let text = format!(
+            "true; for i in $(seq 500); do [ $(ulimit -Sn) = {FILES} ] && exit; sleep 0.01; done; exit 1"
+        );
+        let argv = vec!["true;".to_owned()];
+        let script = Script { text, argv, user: None, group: None, is_checked: false };
+        assert_eq!(answer(&Request::Script(script)), Some(Event::Exit(0)));
     }
 
     #[test]

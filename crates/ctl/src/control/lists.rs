@@ -72,6 +72,16 @@ impl<D: Datapath> Control<D> {
         Ok(lines)
     }
 
+    /// Refuses to go on with a list whose file had a fault at the start.
+    ///
+    /// # Errors
+    /// The first one.
+    pub(super) fn require_list_files(&self) -> Result<(), CommandError> {
+        let fault = self.lists.faulty.first_key_value();
+        let failed = |(list, fault)| CommandError::Failed { why: format!("{list}: {fault}") };
+        fault.map_or(Ok(()), |fault| Err(failed(fault)))
+    }
+
     /// A command whose end of an entry is a time.
     pub(super) fn with_end(&self, command: &Command, now: Millis) -> Command {
         let mut command = command.clone();
@@ -144,5 +154,31 @@ impl<D: Datapath> Control<D> {
             }
         };
         keys.into_iter().filter(|key| key.kind == kind).map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_model::config::access_list::ListKey;
+    use xvs_model::protocol::request::Request;
+
+    use super::*;
+    use crate::control::tests::control;
+
+    #[test]
+    fn lists_that_the_xdp_program_has_no_room_for_are_those_of_workers_with_a_warning_until_it_has() {
+        let mut control = control();
+        let list = ListKey { service: None, kind: ListKind::Deny };
+        let mut deny = |network: &str, no_lists| {
+            control.datapath().no_lists = no_lists;
+            let command = Command::AddListed { list, prefix: network.parse().unwrap(), until: None };
+            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            let of_workers = control.published().load().lists.as_ref().map(|lists| lists.all.deny.size());
+            let warns = control.warnings().iter().any(|warning| warning.contains("workers drop what"));
+            (of_workers, warns)
+        };
+        assert_eq!(deny("203.0.113.0/25", false), (Some(1), false));
+        assert_eq!(deny("203.0.113.128/25", true), (Some(2), true));
+        assert_eq!(deny("192.0.2.0/24", false), (Some(3), false));
     }
 }

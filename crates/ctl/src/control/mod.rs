@@ -24,6 +24,7 @@ use steered::Steered;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::Connection;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::clients::{Client, ClientSettings, Clients};
@@ -31,7 +32,7 @@ use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
-use xvs_dataplane::snapshot::{Counts, DestinationId, Snapshot};
+use xvs_dataplane::snapshot::{Counts, Snapshot};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::client_limit::{ClientRow, LimitReport};
 use xvs_model::config::command::{Command, CommandError};
@@ -147,15 +148,12 @@ impl<D: Datapath> Control<D> {
         self.publication.snapshot.clients = Arc::new(Clients::new(settings, secret));
     }
 
-    /// Counts connections that exist already for the limits of their clients: the number of the destination, and the
-    /// client. Follows [`Self::resume`].
-    pub fn resume_clients(&mut self, connections: &[(u32, IpAddr)]) {
+    /// Counts a connection that exists already for the limit of its client. Returns whether it is counted. Follows
+    /// [`Self::resume`].
+    pub fn resume_client(&self, connection: &Connection<'_>) -> bool {
         let snapshot = &self.publication.snapshot;
-        for (number, client) in connections {
-            if let Some(destination) = snapshot.destinations.find(DestinationId(*number)) {
-                snapshot.clients.resume(destination.key, *client);
-            }
-        }
+        let destination = snapshot.destinations.of(connection);
+        destination.is_some_and(|dest| snapshot.clients.resume(dest.key, connection.client().addr))
     }
 
     /// Returns to the names and numbers of services and destinations in these files. Comes before any change and any
@@ -612,6 +610,8 @@ mod tests {
         pub(super) late: Option<String>,
         /// Addresses whose services the steering table has no room for.
         pub(super) full: BTreeSet<IpAddr>,
+        /// Whether the kernel has no room for access lists.
+        pub(super) no_lists: bool,
         /// The synchronization daemons that run.
         daemons: Vec<SyncRole>,
         /// Whether the kernel refuses the sockets of a backup daemon.
@@ -638,7 +638,10 @@ mod tests {
         }
 
         fn set_lists(&mut self, _: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
-            Ok(())
+            match self.no_lists {
+                true => Err(std::io::Error::from(std::io::ErrorKind::OutOfMemory).into()),
+                false => Ok(()),
+            }
         }
 
         fn count_list_drops(&mut self) {}

@@ -244,6 +244,8 @@ impl ControlThread {
     fn serve(&mut self, mut take_over: Option<TakeOver>) -> Result<Option<TakeOver>, DaemonError> {
         let Some((start, table)) = self.start.take() else { return Ok(take_over) };
         if let Some(take_over) = &mut take_over {
+            // The running xvsd has the networks that it has read.
+            self.control.require_list_files().map_err(DaemonError::Lists)?;
             take_over.pause()?;
         }
         let (now, (workers, steering)) = (self.shared.now(), self.control.datapath().workers());

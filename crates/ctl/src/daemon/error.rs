@@ -52,7 +52,7 @@ pub enum DaemonError {
     Successor(#[from] TakeOverError),
     #[error("rules: {0}")]
     Begin(CommandError),
-    #[error("{0}")]
+    #[error("{0}; correct the file, then start or take over again")]
     Lists(CommandError),
     #[error("state_directory: {0}")]
     StateDirectory(#[from] StateDirectoryError),

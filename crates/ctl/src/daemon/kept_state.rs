@@ -7,13 +7,12 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, Connection, Survey, Table, TableConfig, TableFiles, random_secret,
+    AdoptError, Boot, ConnId, Connection, Flags, Survey, Table, TableConfig, TableFiles, random_secret,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Counts, DestinationId};
@@ -180,8 +179,8 @@ pub(crate) struct SurveyedTable {
     found: Found,
     /// The connections of each destination, by number.
     counts: Vec<Counts>,
-    /// The destination and the client of each connection that its client's limit counts.
-    limited: Vec<(u32, IpAddr)>,
+    /// The connections that the limits of their clients count.
+    limited: Vec<ConnId>,
 }
 
 impl TakenTable {
@@ -206,7 +205,7 @@ impl TakenTable {
         let mut limited = Vec::new();
         let count = |connection: &Connection<'_>| {
             if connection.flags().is_limited() {
-                limited.push((connection.dest_ref(), connection.client().addr));
+                limited.push(connection.id());
             }
             if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
                 counts.count(connection);
@@ -226,7 +225,12 @@ impl SurveyedTable {
             tracing::info!("connections: {} are taken over", survey.live);
         }
         control.resume(self.kept, self.found, &self.counts);
-        control.resume_clients(&self.limited);
+        for connection in self.limited.into_iter().map(|id| self.table.surveyed(id)) {
+            if !control.resume_client(&connection) {
+                // So that it is not counted out at its end.
+                let _ = connection.clear_flags(Flags::LIMITED);
+            }
+        }
     }
 }
 
@@ -254,9 +258,19 @@ const SERVICES: &str = "services";
 mod tests {
     use std::path::Path;
 
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use xvs_dataplane::conn::{Inserted, NewConnection};
+    use xvs_dataplane::snapshot::clients::ClientSettings;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
     use xvs_model::report::setting::Source;
+    use xvs_proto::{Endpoint, HashSecret, Protocol};
+    use xvs_sched::ForwardingMethod;
 
     use crate::daemon::kept_state::*;
+    use crate::in_memory::MemoryDatapath;
 
     const OVER: &str = "a limit";
 
@@ -278,6 +292,49 @@ mod tests {
         let kept = KeptState::open(&config, table, Some(over), others).map_err(|error| error.to_string())?;
         assert!(kept.directory.is_none());
         Ok(kept.warnings)
+    }
+
+    #[test]
+    fn after_a_restart_connections_whose_clients_found_no_place_count_for_no_limit() {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m\n";
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.set_clients(ClientSettings { clients: 8, ..ClientSettings::default() }, HashSecret([1; 3]));
+        let config = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let connection = |client: u8, dest_ref| NewConnection {
+            protocol: Protocol::TCP,
+            client: Endpoint::new([203, 0, 113, client], 4000),
+            virtual_endpoint: Endpoint::new([192, 0, 2, 1], 80),
+            dest: Endpoint::new([192, 0, 2, 11], 80),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::LIMITED,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref,
+            mark: 0,
+            controller: None,
+        };
+        let snapshot = control.published().load_full();
+        let is_known = |number: &u32| snapshot.destinations.find(DestinationId(*number)).is_some();
+        let number = (0..).find(is_known).unwrap();
+        for (client, dest_ref) in [(100, 1000)].into_iter().chain((0..9).map(|client| (client, number))) {
+            assert!(matches!(worker.insert(&connection(client, dest_ref)), Inserted::New(_)));
+        }
+        drop(worker);
+        let file = || File::from(memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap());
+        let (files, left) = ((file(), file()), Some(Others::Run));
+        let taken = TakenTable { table: table.clone(), left, files, path: PathBuf::new() };
+        taken.survey(Millis(0)).unwrap().take(&mut control);
+        let mut limited = Vec::new();
+        let _ = table.survey(|connection| limited.push(connection.flags().is_limited()));
+        let eight = [false, true, true, true, true, true, true, true, true, false];
+        assert_eq!(limited, eight, "neither without the destination nor for the ninth client");
     }
 
     #[test]

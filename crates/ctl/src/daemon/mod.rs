@@ -349,7 +349,8 @@ impl Daemon {
     /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors
-    /// An interface or a socket that the kernel refuses; a running xvsd then continues.
+    /// An interface or a socket that the kernel refuses, or in a take-over a list whose file has a fault; a running
+    /// xvsd then continues.
     pub fn serve(&mut self, take_over: Option<TakeOver>) -> Result<(), DaemonError> {
         let (reply, done) = bounded(1);
         let _ = self.inputs.send(Input::Serve(take_over, reply));

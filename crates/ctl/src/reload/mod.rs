@@ -125,7 +125,7 @@ impl Reloader {
         for (list, path) in new.list_files() {
             read_list(list, &path).map_err(unchanged)?;
         }
-        // A successor keeps a list whose file has a fault, without its networks.
+        // Those of commands; a successor would refuse them later.
         if let Reply::Rules { commands, .. } = self.daemon.request(Request::Rules)? {
             for command in &commands {
                 if let Command::SetListFile { list, path } = command {

@@ -108,6 +108,11 @@ impl Flows {
         found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
     }
 
+    /// Whether a packet is one of a connection to its client.
+    pub(crate) fn is_reply(&self, packet: &Packet, hash: u64) -> bool {
+        matches!(self.table.find(&packet.connection_key(), hash), Some((_, Direction::Outbound)))
+    }
+
     /// Counts an ICMP error to the client of a connection, as IPVS does for errors of the director that pass its hooks
     /// like replies.
     pub fn count_icmp_error(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {

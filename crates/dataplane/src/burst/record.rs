@@ -8,7 +8,7 @@
 //! costs two copies of the packet. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
-use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol, tcp};
+use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Packet, Plain, Protocol, tcp};
 use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
@@ -163,8 +163,10 @@ impl Burst {
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
             if record.way == Way::Unknown && lists.concern(record.plain.source_addr(received.frame.bytes())) {
                 let step = Step::of(received, Some(record.hash), flows, snapshot);
-                if !matches!(step.class, Class::Flow(packet) if !snapshot.is_refused(received.link, &packet))
-                {
+                let may_pass = |packet: &Packet| {
+                    !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
+                };
+                if !matches!(&step.class, Class::Flow(packet) if may_pass(packet)) {
                     record.way = Way::General(self.steps.len() as u8);
                     self.steps.push(step);
                 }

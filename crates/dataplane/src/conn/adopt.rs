@@ -144,6 +144,11 @@ impl Table {
         counts[0].inserted.store(survey.live as u64, Relaxed);
     }
 
+    /// A connection of [`Self::survey`]. Before any handle of a worker is taken.
+    pub fn surveyed(&self, id: ConnId) -> Connection<'_> {
+        Connection { id, record: self.slab.record(id.0) }
+    }
+
     /// The number of entries that were ever used, as far as the files have so many.
     fn extent_of_files(&self) -> u32 {
         self.slab.extent().min(self.slab.entries.len() as u32)

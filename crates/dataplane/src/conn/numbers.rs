@@ -22,6 +22,14 @@ pub(crate) struct Awaited {
     pub(crate) tries: u8,
 }
 
+impl Awaited {
+    /// The last of its words, which [`Numbers`] do not use.
+    fn rest(self) -> u32 {
+        let is_timed = if self.timestamps.is_some() { TIMESTAMPS } else { 0 };
+        u32::from(self.window) | u32::from(self.tries) << 16 | is_timed
+    }
+}
+
 /// How numbers are translated. The differences wrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Numbers {
@@ -67,16 +75,13 @@ impl Connection<'_> {
     /// Sets [`Self::awaited`].
     pub(crate) fn set_awaited(&self, awaited: Awaited) {
         let [own, client] = awaited.timestamps.unwrap_or_default();
-        let is_timed = if awaited.timestamps.is_some() { TIMESTAMPS } else { 0 };
-        let rest = u32::from(awaited.window) | u32::from(awaited.tries) << 16 | is_timed;
-        self.set_number_words([awaited.cookie, own, client, rest]);
+        self.set_number_words([awaited.cookie, own, client, awaited.rest()]);
     }
 
-    /// Counts another SYN to its destination. Changes what [`Numbers`] do not use, because another worker may just end
-    /// the handshake.
+    /// Counts another SYN to its destination. Changes the last word alone, because another worker may just end the
+    /// handshake.
     pub(crate) fn count_try(&self, awaited: Awaited) {
-        let is_timed = if awaited.timestamps.is_some() { TIMESTAMPS } else { 0 };
-        let rest = u32::from(awaited.window) | u32::from(awaited.tries + 1) << 16 | is_timed;
+        let rest = Awaited { tries: awaited.tries + 1, ..awaited }.rest();
         self.record.numbers.words[3].store(rest, Ordering::Relaxed);
     }
 
@@ -168,6 +173,27 @@ mod tests {
         assert_eq!(connection.numbers().map(|numbers| numbers.sequence), Some(9));
         connection.receive_numbers(None);
         assert_eq!(connection.numbers(), None);
+    }
+
+    #[test]
+    fn a_timer_counts_a_try_and_leaves_the_numbers_alone_that_another_worker_has_completed_meanwhile() {
+        let table =
+            Table::create(TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand }).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
+        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let connection = worker.connection(id);
+        for timestamps in [None, Some([2, u32::MAX])] {
+            let awaited = Awaited { cookie: 1, timestamps, window: u16::MAX, tries: 1 };
+            connection.set_awaited(awaited);
+            connection.count_try(awaited);
+            assert_eq!(connection.awaited(), Some(Awaited { tries: 2, ..awaited }));
+        }
+        let read_by_the_timer = connection.awaited().unwrap();
+        let numbers = Numbers { sequence: 5, timestamp: 6, to_client: -7, to_server: 8 };
+        assert!(connection.complete(numbers));
+        connection.count_try(read_by_the_timer);
+        assert_eq!((connection.awaited(), connection.numbers()), (None, Some(numbers)));
     }
 
     proptest::proptest! {

@@ -156,14 +156,15 @@ impl Clients {
         Ok(false)
     }
 
-    /// Counts a connection that exists already, after a start.
-    pub fn resume(&self, key: ServiceKey, client: IpAddr) {
+    /// Counts a connection that exists already, after a start. Returns `false` if its client found no place.
+    pub fn resume(&self, key: ServiceKey, client: IpAddr) -> bool {
         self.provide();
-        let counted =
-            self.slot(key, client, Millis(0)).map(|(slot, tag)| slot.increment(tag, CONNECTIONS_MAX));
-        if counted.is_none() {
+        let slot = self.slot(key, client, Millis(0));
+        let is_counted = slot.is_some_and(|(slot, tag)| slot.increment(tag, CONNECTIONS_MAX) == Counted::Yes);
+        if !is_counted {
             self.unlimited.fetch_add(1, Relaxed);
         }
+        is_counted
     }
 
     /// Counts a connection out that [`Self::admit`] has counted.
@@ -367,6 +368,35 @@ mod tests {
             [(); 4].map(|()| known.admit(key(80), client(1), THREE, Millis(1)).is_ok()),
             [true, true, true, false]
         );
+    }
+
+    #[test]
+    fn a_client_that_got_two_places_from_two_workers_at_once_is_counted_out_of_both() {
+        let known = clients(WAYS);
+        assert_eq!(known.admit(key(80), client(1), THREE, Millis(1)), Ok(true));
+        let (set, tag) = known.set(known.hash(key(80), client(1))).unwrap();
+        // The other worker has not found the first place yet, and takes the next one.
+        assert_eq!(set.0[1].owner.compare_exchange(0, tag << CONNECTIONS_BITS, Relaxed, Relaxed), Ok(0));
+        assert_eq!(set.0[1].increment(tag, 3), Counted::Yes);
+        let connections = || [0, 1].map(|place| set.0[place].connections());
+        assert_eq!(connections(), [1, 1]);
+        for _ in 0..2 {
+            known.release(key(80), client(1));
+        }
+        assert_eq!(connections(), [0, 0]);
+    }
+
+    #[test]
+    fn a_client_whose_place_another_one_has_taken_meanwhile_is_not_counted_there() {
+        let known = clients(WAYS);
+        let (slot, tag) = known.slot(key(80), client(1), Millis(1)).unwrap();
+        // The other places have connections.
+        for number in 2..=WAYS as u32 + 1 {
+            assert_eq!(known.admit(key(80), client(number), THREE, Millis(1)), Ok(true));
+        }
+        assert_eq!(slot.increment(tag, 3), Counted::Replaced);
+        assert_eq!(known.admit(key(80), client(1), THREE, Millis(1)), Ok(false));
+        assert_eq!(known.iter().map(|client| client.connections).sum::<u32>(), WAYS as u32);
     }
 
     #[test]

@@ -104,27 +104,38 @@ impl Lists {
 }
 
 impl Snapshot {
-    /// Whether a list refuses a packet.
-    pub(crate) fn is_refused(&self, link: LinkId, packet: &Packet) -> bool {
-        self.refusal(link, packet).is_some()
+    /// Whether a list refuses a packet, as [`Self::refuses`] does.
+    pub(crate) fn is_refused(&self, link: LinkId, packet: &Packet, is_reply: impl FnOnce() -> bool) -> bool {
+        self.refusal(link, packet, is_reply).is_some()
     }
 
-    /// Why a list refuses a packet, which is counted at the list; `None`: it may pass.
+    /// Why a list refuses a packet, which is counted at the list; `None`: it may pass. A reply of a connection, which
+    /// may go to a local address with a service, always does.
     #[inline]
-    pub fn refuses(&self, link: LinkId, packet: &Packet) -> Option<DropReason> {
-        let (list, reason) = self.refusal(link, packet)?;
+    pub fn refuses(
+        &self,
+        link: LinkId,
+        packet: &Packet,
+        is_reply: impl FnOnce() -> bool,
+    ) -> Option<DropReason> {
+        let (list, reason) = self.refusal(link, packet, is_reply)?;
         // Several workers count, and nothing is ordered by it.
         list.dropped.fetch_add(1, Ordering::Relaxed);
         Some(reason)
     }
 
     #[inline]
-    fn refusal(&self, link: LinkId, packet: &Packet) -> Option<(&List, DropReason)> {
+    fn refusal(
+        &self,
+        link: LinkId,
+        packet: &Packet,
+        is_reply: impl FnOnce() -> bool,
+    ) -> Option<(&List, DropReason)> {
         let lists = self.lists.as_deref().filter(|lists| lists.concern(packet.flow.source.addr))?;
         let key = packet.connection_key();
         let mark = self.marks.of(link, packet);
         let service = self.services.for_packet(mark, key.protocol, key.dest)?;
-        lists.refusal(&service.key, packet.flow.source.addr)
+        lists.refusal(&service.key, packet.flow.source.addr).filter(|_| !is_reply())
     }
 }
 
