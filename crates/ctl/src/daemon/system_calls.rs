@@ -1,10 +1,10 @@
 //! The system calls that xvsd uses, by the kind of its threads, and the filters (seccomp) that refuse all others.
 //!
-//! With `user` the process gets the filters of [`Kind::Control`] before it has threads. Each thread inherits those of the
-//! thread that starts it, and some add the narrower one of their kind. A refused call fails with EPERM and is counted;
-//! `xvs status`, the log and the metrics show it. Costs a look at one bit for a call: the kernel knows for each number
-//! whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and what they execute
-//! have no filter.
+//! With `user` the process gets the filters of [`Kind::Control`] before it has threads. Each thread inherits those of
+//! the thread that starts it, and some add the narrower one of their kind. A refused call fails with EPERM and is
+//! counted; `xvs status`, the log and the metrics show it. Costs a look at one bit for a call: the kernel knows for
+//! each number whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and what
+//! they execute have no filter.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -54,8 +54,8 @@ macro_rules! calls {
 const EACH: &[Kind] = &[Control, Reader, Worker];
 const OTHERS: &[Kind] = &[Control, Reader];
 
-/// The calls by purpose, each with the kinds that may use them. Of calls that do the same all are here, because versions
-/// of the C library differ in what they use.
+/// The calls by purpose, each with the kinds that may use them. Of calls that do the same all are here, because
+/// versions of the C library differ in what they use.
 const CALLS: &[(&[Kind], &[Call])] = &[
     // Memory: the allocator, stacks, files. A worker allocates when it begins, and with new sockets.
     (EACH, calls![SYS_brk SYS_madvise SYS_membarrier SYS_mmap SYS_mprotect SYS_mremap SYS_mseal SYS_munmap]),
