@@ -1,6 +1,6 @@
 //! The system calls that xvsd uses, by the kind of its threads, and the filters (seccomp) that refuse all others.
 //!
-//! With `user` the process gets the filters of [`Kind::Control`] before it has threads. Each thread inherits those of
+//! With `user` the process gets the filters of `Kind::Control` before it has threads. Each thread inherits those of
 //! the thread that starts it, and some add the narrower one of their kind. A refused call fails with EPERM and is
 //! counted; `xvs status`, the log and the metrics show it. Costs a look at one bit for a call: the kernel knows for
 //! each number whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and what
