@@ -151,6 +151,30 @@ fn a_limit_stays_when_its_service_is_deleted_and_added_again_and_is_in_saved_rul
 }
 
 #[test]
+fn the_syn_proxy_above_the_rate_needs_servers_whose_replies_pass_the_director() {
+    let proxied = "--rate 5 --above syn-proxy";
+    let set = format!("limit set -t {VIP}:80 {proxied}");
+    let refused = |reply: serde_json::Value| {
+        assert_ne!(reply["exit"], 0, "{reply}");
+        reply["stderr"].as_str().expect("output is text").to_owned()
+    };
+    let mut direct = cluster("-g", "--rate 5");
+    let why = refused(direct.ask(json!({ "xvs": set.split(' ').collect::<Vec<_>>() })));
+    assert!(why.contains("give them -m or --fullnat, or the limit --above drop"), "{why}");
+    let mut nat = cluster("-m", proxied);
+    assert!(nat.adm("-S -n").contains(&format!("#xvs {set}\n")));
+    for line in
+        [format!("-a -t {VIP}:80 -r {}:80 -g", server(2)), format!("-e -t {VIP}:80 -r {}:80 -i", server(1))]
+    {
+        let why = refused(nat.ask(json!({ "adm": line.split(' ').collect::<Vec<_>>() })));
+        assert!(why.contains("--above syn-proxy with real servers"), "{why}");
+    }
+    let udp = set.replace("-t", "-u");
+    let why = refused(nat.ask(json!({ "xvs": udp.split(' ').collect::<Vec<_>>() })));
+    assert!(why.contains("for another protocol than TCP"), "{why}");
+}
+
+#[test]
 fn explaining_a_packet_names_the_limit_and_charges_the_client_nothing() {
     let mut cluster = cluster("-g", "--rate 1 --burst 1");
     let question = format!("explain --in wan --proto tcp --from {CLIENT}:1000 --to {VIP}:80");
@@ -169,6 +193,8 @@ fn a_wrong_limit_is_refused_with_its_reason_and_changes_nothing() {
         ("limit set -t 198.51.100.1:80", "--connections <N>|--rate <N>"),
         ("limit set --connections 2", "name the service by -t"),
         ("limit set -t 198.51.100.1:80 --burst 2", "--rate"),
+        ("limit set -t 198.51.100.1:80 -c 2 --above syn-proxy", "--rate"),
+        ("limit set -t 198.51.100.1:80 -r 2 --above x", "drop or syn-proxy"),
         ("limit set -t 198.51.100.1:80 --connections 0", "0 is not in 1..="),
         ("limit set -t 198.51.100.1:80 --connections 1000001", "at most 1000000"),
         ("limit delete -t 198.51.100.1:81", "service TCP 198.51.100.1:81 has no limit"),

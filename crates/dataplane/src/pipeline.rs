@@ -71,7 +71,8 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
     }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&at.snapshot.settings);
-        let connected = admitted.and_then(|()| connect(flows, p.frame, p.packet, marked, at));
+        let connected = admitted
+            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, at));
         connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
     });
     match begun {

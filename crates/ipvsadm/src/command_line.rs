@@ -8,7 +8,7 @@ use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Family, Protocol};
-use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
+use xvs_sched::{Above, ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::grammar::Names;
 use crate::listing::{Naming, netmask};
@@ -47,11 +47,15 @@ pub fn command_line(command: &Command) -> String {
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
         Command::Disable(server) => return format!("xvs disable {}", disabled_arguments(server)),
         Command::Enable(server) => return format!("xvs enable {}", disabled_arguments(server)),
-        Command::SetLimit { service, limit: ClientLimit { connections, rate, burst } } => {
+        Command::SetLimit { service, limit: ClientLimit { connections, rate, burst, above } } => {
             let said = [("connections", *connections), ("rate", *rate), ("burst", *burst)];
             let said = said.into_iter().filter(|(_, number)| *number > 0);
             let options: String = said.map(|(name, number)| format!(" --{name} {number}")).collect();
-            return format!("xvs limit set {}{options}", of(service));
+            let above = match above {
+                Above::Drop => String::new(),
+                other => format!(" --above {}", other.name()),
+            };
+            return format!("xvs limit set {}{options}{above}", of(service));
         }
         Command::DeleteLimit(service) => return format!("xvs limit delete {}", of(service)),
         Command::AddListed { list, prefix, until } => {

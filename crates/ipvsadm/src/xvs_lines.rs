@@ -16,7 +16,7 @@ use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::Disabled;
 use xvs_proto::{Family, Prefix, Protocol};
-use xvs_sched::{ClientLimit, ServiceKey};
+use xvs_sched::{Above, ClientLimit, ServiceKey};
 
 use crate::grammar::virtual_service;
 use crate::resolver::Resolver;
@@ -203,6 +203,9 @@ pub enum LimitChange {
         /// The most new connections at once after a pause; as many as --rate by default
         #[arg(short, long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
         burst: Option<u32>,
+        /// What becomes of SYNs above --rate: drop, the default, or syn-proxy, which answers them by cookies
+        #[arg(long, value_name = "WHAT", requires = "rate", value_parser = above)]
+        above: Option<Above>,
     },
     /// End the limit of a service's clients; connections stay
     Delete {
@@ -283,9 +286,10 @@ impl LimitChange {
         let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
         Ok(match self {
             Self::Delete { .. } => Command::DeleteLimit(service),
-            Self::Set { connections, rate, burst, .. } => {
+            Self::Set { connections, rate, burst, above, .. } => {
                 let [connections, rate, burst] = [connections, rate, burst].map(|number| number.unwrap_or(0));
-                Command::SetLimit { service, limit: ClientLimit { connections, rate, burst } }
+                let limit = ClientLimit { connections, rate, burst, above: above.unwrap_or_default() };
+                Command::SetLimit { service, limit }
             }
         })
     }
@@ -378,6 +382,13 @@ fn protocol(text: &str) -> Result<Protocol, String> {
         "sctp" | "132" => Ok(Protocol::SCTP),
         _ => Err("the protocol of a virtual service is tcp, udp or sctp".to_owned()),
     }
+}
+
+fn above(text: &str) -> Result<Above, &'static str> {
+    Above::ALL
+        .into_iter()
+        .find(|above| above.name() == text)
+        .ok_or("SYNs above the rate get drop or syn-proxy")
 }
 
 /// `80` or `8000:8010`.

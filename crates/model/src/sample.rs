@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::Value;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{
-    Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
+    Above, Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
 };
 
 use crate::config::access_list::{ListEntry, ListKey, ListKind, ListRow, ListSummary};
@@ -274,7 +274,7 @@ pub fn mark_rule() -> MarkRule {
 /// A limit, and a client that it has refused.
 pub fn limits() -> LimitReport {
     let service = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
-    let limit = ClientLimit { connections: 200, rate: 50, burst: 100 };
+    let limit = ClientLimit { connections: 200, rate: 50, burst: 100, above: Above::SynProxy };
     let client = "192.0.2.7/32".parse().expect("it is a network");
     let clients = vec![ClientRow { client, service, connections: 200, refused: 12 }];
     LimitReport { limits: vec![LimitRow { service, limit }], clients, unlimited: 1 }

@@ -56,6 +56,43 @@ pub struct ClientLimit {
     pub rate: u32,
     /// New connections that a client which has made none for a while may make at once; 0: as many as `rate`.
     pub burst: u32,
+    /// What becomes of a client's SYN above the rate.
+    #[serde(default)]
+    pub above: Above,
+}
+
+/// What becomes of a client's SYN above its rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Above {
+    /// It is dropped.
+    #[default]
+    Drop,
+    /// The director answers it by a cookie. A client that proves the cookie connects without the rate.
+    SynProxy,
+}
+
+impl Above {
+    /// All, in the order in which they are explained.
+    pub const ALL: [Self; 2] = [Self::Drop, Self::SynProxy];
+
+    /// The word for it in commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::SynProxy => "syn-proxy",
+        }
+    }
+}
+
+impl ClientLimit {
+    /// The limit for a client that has proven a cookie.
+    pub fn of_proven(self) -> Self {
+        match self.above {
+            Above::Drop => self,
+            Above::SynProxy => Self { rate: 0, ..self },
+        }
+    }
 }
 
 impl fmt::Display for ServiceKey {

@@ -56,15 +56,17 @@ fn screen(report: &LimitReport) -> String {
     if report.limits.is_empty() {
         return "no limits; `xvs limit set --help` says how to set one\n".to_owned();
     }
-    let line = |[first, second, third, fourth]: [&str; 4]| {
-        let text = format!("{first:<40} {second:>11} {third:>12} {fourth:>8}");
+    let line = |[first, second, third, fourth, last]: [&str; 5]| {
+        let text = format!("{first:<40} {second:>11} {third:>12} {fourth:>8}  {last}");
         text.trim_end().to_owned() + "\n"
     };
     let number = |number: u32| if number == 0 { "any".to_owned() } else { number.to_string() };
-    let mut text = line(["Service", "Connections", "New a second", "At once"]);
-    for LimitRow { service, limit: ClientLimit { connections, rate, burst } } in &report.limits {
+    let mut text = line(["Service", "Connections", "New a second", "At once", "Above"]);
+    for LimitRow { service, limit: ClientLimit { connections, rate, burst, above } } in &report.limits {
         let burst = if *burst == 0 { *rate } else { *burst };
-        text += &line([&service.to_string(), &number(*connections), &number(*rate), &number(burst)]);
+        let above = if *rate == 0 { "" } else { above.name() };
+        let numbers = [*connections, *rate, burst].map(number);
+        text += &line([&service.to_string(), &numbers[0], &numbers[1], &numbers[2], above]);
     }
     if !report.clients.is_empty() {
         text += &format!("\n{:<40} {:>11} {:>12}   Service\n", "Client", "Connections", "Refused");
@@ -83,19 +85,21 @@ fn screen(report: &LimitReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use xvs_sched::Above;
+
     use crate::extensions::limit::*;
 
     #[test]
     fn the_listing_shows_limits_and_the_clients_that_they_refuse_most() {
         let service = "TCP 198.51.100.1:80".parse().unwrap();
-        let limit = ClientLimit { connections: 50, rate: 10, burst: 0 };
+        let limit = ClientLimit { connections: 50, rate: 10, burst: 0, above: Above::SynProxy };
         let client =
             ClientRow { client: "192.0.2.7/32".parse().unwrap(), service, connections: 50, refused: 1234 };
         let report =
             LimitReport { limits: vec![LimitRow { service, limit }], clients: vec![client], unlimited: 3 };
         let expected = "\
-Service                                  Connections New a second  At once
-TCP 198.51.100.1:80                               50           10       10
+Service                                  Connections New a second  At once  Above
+TCP 198.51.100.1:80                               50           10       10  syn-proxy
 
 Client                                   Connections      Refused
 192.0.2.7/32                                      50         1234   TCP 198.51.100.1:80

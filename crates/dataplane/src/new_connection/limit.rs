@@ -1,11 +1,13 @@
 //! Limits of a client: how many connections of a service it may have, and how many it may begin in a time.
 //!
 //! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
-//! counted; the client repeats it. Established connections are not concerned. A connection that a scheduler or the
-//! table then refuses has cost its client one of the connections that it may begin. Not here: the clients and their
-//! numbers (`snapshot/clients.rs`).
+//! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered by a cookie instead
+//! (`slow_path/syn_proxy`), and the client that proves it connects without the rate. Established connections are not
+//! concerned. A connection that a scheduler or the table then refuses has cost its client one of the connections that
+//! it may begin. Not here: the clients and their numbers (`snapshot/clients.rs`).
 
 use xvs_proto::Packet;
+use xvs_sched::{Above, ClientLimit};
 
 use super::service::Marked;
 use crate::burst::context::Context;
@@ -14,12 +16,25 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::clients::Refusal;
 use crate::verdict::{DropReason, Verdict};
 
-/// Counts a client's new connection, if its service has a limit. Returns the flag of the connection.
+/// Whether a client's SYN is answered by a cookie, because the client may begin no connection now by its rate. It then
+/// counts as refused.
+pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> bool {
+    let limit = marked.service.client_limit.filter(|limit| limit.above == Above::SynProxy);
+    let client = packet.flow.source.addr;
+    limit.is_some_and(|limit| at.snapshot.clients.is_above(marked.service.key, client, limit, at.now))
+}
+
+/// Counts a client's new connection, if there is a limit. Returns the flag of the connection.
 ///
 /// # Errors
 /// The verdict on a packet whose client may not connect now.
-pub(crate) fn admit(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> Result<Flags, Verdict> {
-    let Some(limit) = marked.service.client_limit else { return Ok(Flags::NONE) };
+pub(crate) fn admit(
+    packet: &Packet,
+    marked: Marked<'_>,
+    limit: Option<ClientLimit>,
+    at: Context<'_>,
+) -> Result<Flags, Verdict> {
+    let Some(limit) = limit else { return Ok(Flags::NONE) };
     match at.snapshot.clients.admit(marked.service.key, packet.flow.source.addr, limit, at.now) {
         Ok(true) => Ok(Flags::LIMITED),
         Ok(false) => Ok(Flags::NONE),

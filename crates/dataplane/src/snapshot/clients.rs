@@ -156,6 +156,14 @@ impl Clients {
         Ok(false)
     }
 
+    /// Whether the rate of a limit would refuse a client's new connection now, which is then counted as refused.
+    pub(crate) fn is_above(&self, key: ServiceKey, client: IpAddr, limit: ClientLimit, now: Millis) -> bool {
+        let Some((set, tag)) = self.set(self.hash(key, client)) else { return false };
+        let known = set.0.iter().find(|slot| slot.tag() == tag);
+        let above = known.filter(|slot| next_due(limit, slot.due.load(Relaxed), now).is_none());
+        above.inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed)).is_some()
+    }
+
     /// Counts a connection that exists already, after a start.
     pub fn resume(&self, key: ServiceKey, client: IpAddr) {
         self.provide();
@@ -289,14 +297,18 @@ impl Slot {
 
     /// Takes the right to a new connection, if there is one now.
     fn take(&self, limit: ClientLimit, now: Millis) -> bool {
-        let now = nanoseconds(now);
-        let interval = SECOND / u64::from(limit.rate);
-        let burst = u64::from(if limit.burst == 0 { limit.rate } else { limit.burst });
-        // Time moves in milliseconds, so what is due within one is due now.
-        let early = (interval * (burst - 1)).max(MILLISECOND - 1);
-        let next = |due: u64| (due <= now + early).then(|| due.max(now) + interval);
-        self.due.fetch_update(Relaxed, Relaxed, next).is_ok()
+        self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit, due, now)).is_ok()
     }
+}
+
+/// When the connection after the next one is due, if the next one, due at `due`, may begin now; all in nanoseconds.
+fn next_due(limit: ClientLimit, due: u64, now: Millis) -> Option<u64> {
+    let now = nanoseconds(now);
+    let interval = SECOND / u64::from(limit.rate);
+    let burst = u64::from(if limit.burst == 0 { limit.rate } else { limit.burst });
+    // Time moves in milliseconds, so what is due within one is due now.
+    let early = (interval * (burst - 1)).max(MILLISECOND - 1);
+    (due <= now + early).then(|| due.max(now) + interval)
 }
 
 fn nanoseconds(time: Millis) -> u64 {
@@ -324,6 +336,8 @@ mod tests {
     use std::sync::atomic::AtomicU32;
     use std::thread;
 
+    use xvs_sched::Above;
+
     use super::*;
 
     const SECRET: HashSecret =
@@ -343,7 +357,7 @@ mod tests {
         Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
-    const THREE: ClientLimit = ClientLimit { connections: 3, rate: 0, burst: 0 };
+    const THREE: ClientLimit = ClientLimit { connections: 3, rate: 0, burst: 0, above: Above::Drop };
 
     #[test]
     fn workers_that_admit_and_release_at_once_never_exceed_the_limit_and_leave_no_connection_counted() {

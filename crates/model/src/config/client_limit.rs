@@ -1,10 +1,13 @@
-//! Limits of clients: the report of `xvs limit list` and `xvs top --clients`.
+//! Limits of clients: which can be set, and the report of `xvs limit list` and `xvs top --clients`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::Prefix;
-use xvs_sched::{ClientLimit, ServiceKey};
+use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey};
+
+use crate::config::command::CommandError;
+use crate::config::syn_proxy::{Proxied, check_proxied};
 
 /// The limits of all services, and the clients that they concern most.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -49,6 +52,35 @@ pub struct ClientRow {
     /// Its connections that were refused since it is known.
     pub refused: u64,
 }
+
+/// Refuses a limit that says nothing or contradicts itself, or that a service with these methods cannot have.
+///
+/// # Errors
+/// The reason.
+pub(super) fn check(
+    service: &ServiceKey,
+    limit: ClientLimit,
+    methods: impl IntoIterator<Item = ForwardingMethod>,
+) -> Result<(), CommandError> {
+    let ClientLimit { connections, rate, burst, above } = limit;
+    let why = match () {
+        () if connections == 0 && rate == 0 => {
+            "a limit needs a number of connections or a rate; `xvs limit delete` ends one".to_owned()
+        }
+        () if rate == 0 && (burst > 0 || above == Above::SynProxy) => {
+            "--burst and --above need a --rate".to_owned()
+        }
+        () if connections.max(rate).max(burst) > LIMIT_MAX => {
+            format!("a number of a limit is at most {LIMIT_MAX}")
+        }
+        () if above == Above::SynProxy => return check_proxied(service, Proxied::AboveRate, methods),
+        () => return Ok(()),
+    };
+    Err(CommandError::InvalidOperation { why })
+}
+
+/// The largest number of a limit.
+const LIMIT_MAX: u32 = 1_000_000;
 
 /// A service as listings print it.
 mod as_listed {
