@@ -47,15 +47,20 @@ pub fn command_line(command: &Command) -> String {
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
         Command::Disable(server) => return format!("xvs disable {}", disabled_arguments(server)),
         Command::Enable(server) => return format!("xvs enable {}", disabled_arguments(server)),
-        Command::SetLimit { service, limit: ClientLimit { connections, rate, burst, above } } => {
-            let said = [("connections", *connections), ("rate", *rate), ("burst", *burst)];
-            let said = said.into_iter().filter(|(_, number)| *number > 0);
-            let options: String = said.map(|(name, number)| format!(" --{name} {number}")).collect();
-            let above = match above {
-                Above::Drop => String::new(),
-                other => format!(" --above {}", other.name()),
-            };
-            return format!("xvs limit set {}{options}{above}", of(service));
+        Command::SetLimit { service, limit } => {
+            let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = *limit;
+            let above = if above == Above::Drop { "" } else { above.name() };
+            let said = [
+                ("connections", connections.to_string()),
+                ("rate", rate.to_string()),
+                ("burst", burst.to_string()),
+                ("above", above.to_owned()),
+                ("syn-rate", syn_rate.to_string()),
+                ("syn-burst", syn_burst.to_string()),
+            ];
+            let said = said.into_iter().filter(|(_, value)| !["0", ""].contains(&value.as_str()));
+            let options: String = said.map(|(name, value)| format!(" --{name} {value}")).collect();
+            return format!("xvs limit set {}{options}", of(service));
         }
         Command::DeleteLimit(service) => return format!("xvs limit delete {}", of(service)),
         Command::AddListed { list, prefix, until } => {

@@ -189,8 +189,8 @@ impl DisabledArgument {
     reason = "clap would take a sentence about the service's options as one about the subcommand"
 )]
 pub enum LimitChange {
-    /// Limit what each client of a service may do, in the place of the service's former limit
-    #[command(group = clap::ArgGroup::new("what").args(["connections", "rate"]).required(true).multiple(true))]
+    /// Limit what each client of a service may do, and all together, in the place of the service's former limit
+    #[command(group = clap::ArgGroup::new("what").args(["connections", "rate", "syn_rate"]).required(true).multiple(true))]
     Set {
         #[command(flatten)]
         service: ServiceArgument,
@@ -206,8 +206,14 @@ pub enum LimitChange {
         /// What becomes of SYNs above --rate: drop, the default, or syn-proxy, which answers them by cookies
         #[arg(long, value_name = "WHAT", requires = "rate", value_parser = above)]
         above: Option<Above>,
+        /// The most SYNs a second of all clients together
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        syn_rate: Option<u32>,
+        /// The most SYNs of all clients at once after a pause; as many as --syn-rate by default
+        #[arg(long, value_name = "N", requires = "syn_rate", value_parser = clap::value_parser!(u32).range(1..))]
+        syn_burst: Option<u32>,
     },
-    /// End the limit of a service's clients; connections stay
+    /// End the limit of a service; connections stay
     Delete {
         #[command(flatten)]
         service: ServiceArgument,
@@ -286,9 +292,11 @@ impl LimitChange {
         let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
         Ok(match self {
             Self::Delete { .. } => Command::DeleteLimit(service),
-            Self::Set { connections, rate, burst, above, .. } => {
-                let [connections, rate, burst] = [connections, rate, burst].map(|number| number.unwrap_or(0));
-                let limit = ClientLimit { connections, rate, burst, above: above.unwrap_or_default() };
+            Self::Set { connections, rate, burst, above, syn_rate, syn_burst, .. } => {
+                let [connections, rate, burst, syn_rate, syn_burst] =
+                    [connections, rate, burst, syn_rate, syn_burst].map(|number| number.unwrap_or(0));
+                let above = above.unwrap_or_default();
+                let limit = ClientLimit { connections, rate, burst, above, syn_rate, syn_burst };
                 Command::SetLimit { service, limit }
             }
         })

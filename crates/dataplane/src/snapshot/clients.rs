@@ -160,7 +160,8 @@ impl Clients {
     pub(crate) fn is_above(&self, key: ServiceKey, client: IpAddr, limit: ClientLimit, now: Millis) -> bool {
         let Some((set, tag)) = self.set(self.hash(key, client)) else { return false };
         let known = set.0.iter().find(|slot| slot.tag() == tag);
-        let above = known.filter(|slot| next_due(limit, slot.due.load(Relaxed), now).is_none());
+        let above =
+            known.filter(|slot| next_due(limit.rate, limit.burst, slot.due.load(Relaxed), now).is_none());
         above.inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed)).is_some()
     }
 
@@ -297,18 +298,24 @@ impl Slot {
 
     /// Takes the right to a new connection, if there is one now.
     fn take(&self, limit: ClientLimit, now: Millis) -> bool {
-        self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit, due, now)).is_ok()
+        self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit.rate, limit.burst, due, now)).is_ok()
     }
 }
 
-/// When the connection after the next one is due, if the next one, due at `due`, may begin now; all in nanoseconds.
-fn next_due(limit: ClientLimit, due: u64, now: Millis) -> Option<u64> {
+/// When the one after the next one is due by a rate a second and a burst (0: as many), if the next one, due at `due`,
+/// may come now. Times in nanoseconds of the clock.
+pub(super) fn next_due(rate: u32, burst: u32, due: u64, now: Millis) -> Option<u64> {
     let now = nanoseconds(now);
-    let interval = SECOND / u64::from(limit.rate);
-    let burst = u64::from(if limit.burst == 0 { limit.rate } else { limit.burst });
+    let (interval, early) = interval_and_early(rate, burst);
     // Time moves in milliseconds, so what is due within one is due now.
-    let early = (interval * (burst - 1)).max(MILLISECOND - 1);
+    let early = early.max(MILLISECOND - 1);
     (due <= now + early).then(|| due.max(now) + interval)
+}
+
+/// The time between two by a rate a second, and how much earlier one may come by a burst (0: as many), in nanoseconds.
+pub(crate) fn interval_and_early(rate: u32, burst: u32) -> (u64, u64) {
+    let interval = SECOND / u64::from(rate);
+    (interval, interval * u64::from(if burst == 0 { rate } else { burst } - 1))
 }
 
 fn nanoseconds(time: Millis) -> u64 {
@@ -357,7 +364,8 @@ mod tests {
         Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
-    const THREE: ClientLimit = ClientLimit { connections: 3, rate: 0, burst: 0, above: Above::Drop };
+    const THREE: ClientLimit =
+        ClientLimit { connections: 3, rate: 0, burst: 0, above: Above::Drop, syn_rate: 0, syn_burst: 0 };
 
     #[test]
     fn workers_that_admit_and_release_at_once_never_exceed_the_limit_and_leave_no_connection_counted() {

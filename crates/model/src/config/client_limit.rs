@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use xvs_proto::Prefix;
+use xvs_proto::{Prefix, Protocol};
 use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey};
 
 use crate::config::command::CommandError;
@@ -23,7 +23,12 @@ pub struct LimitReport {
 impl LimitReport {
     /// These limits, without clients.
     pub fn of(limits: &BTreeMap<ServiceKey, ClientLimit>) -> Self {
-        let limits = limits.iter().map(|(service, limit)| LimitRow { service: *service, limit: *limit });
+        let row = |(service, limit): (&ServiceKey, &ClientLimit)| LimitRow {
+            service: *service,
+            limit: *limit,
+            syns_dropped: 0,
+        };
+        let limits = limits.iter().map(row);
         Self { limits: limits.collect(), ..Self::default() }
     }
 }
@@ -34,9 +39,23 @@ pub struct LimitRow {
     /// The service.
     #[serde(with = "as_listed")]
     pub service: ServiceKey,
-    /// What each of its clients may do.
+    /// What each of its clients may do, and all together.
     #[serde(flatten)]
     pub limit: ClientLimit,
+    /// SYNs of all clients that were dropped.
+    pub syns_dropped: u64,
+}
+
+/// The limit of a service's SYNs, with its effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynLimitSummary {
+    /// The service.
+    #[serde(with = "as_listed")]
+    pub service: ServiceKey,
+    /// SYNs a second.
+    pub rate: u32,
+    /// SYNs that were dropped since the limit was set, or since xvsd started.
+    pub dropped: u64,
 }
 
 /// A client of a service with a limit.
@@ -62,16 +81,24 @@ pub(super) fn check(
     limit: ClientLimit,
     methods: impl IntoIterator<Item = ForwardingMethod>,
 ) -> Result<(), CommandError> {
-    let ClientLimit { connections, rate, burst, above } = limit;
+    let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = limit;
     let why = match () {
-        () if connections == 0 && rate == 0 => {
+        () if connections == 0 && rate == 0 && syn_rate == 0 => {
             "a limit needs a number of connections or a rate; `xvs limit delete` ends one".to_owned()
         }
         () if rate == 0 && (burst > 0 || above == Above::SynProxy) => {
             "--burst and --above need a --rate".to_owned()
         }
-        () if connections.max(rate).max(burst) > LIMIT_MAX => {
+        () if syn_rate == 0 && syn_burst > 0 => "--syn-burst needs a --syn-rate".to_owned(),
+        () if [connections, rate, burst, syn_rate, syn_burst].iter().any(|number| *number > LIMIT_MAX) => {
             format!("a number of a limit is at most {LIMIT_MAX}")
+        }
+        () if syn_rate > 0 && !matches!(service, ServiceKey::Address { protocol: Protocol::TCP, .. }) => {
+            return Err(CommandError::NotSupported {
+                object: format!("service {service}"),
+                what: "--syn-rate for another service than one of a TCP address is".to_owned(),
+                next: "leave it out; --rate and --connections limit each client".to_owned(),
+            });
         }
         () if above == Above::SynProxy => return check_proxied(service, Proxied::AboveRate, methods),
         () => return Ok(()),

@@ -86,7 +86,8 @@ fn send_syn(
 ) -> Verdict {
     let Some(packet) = write_syn(frame, &flows.table.connection(id)) else { return Verdict::Consumed };
     let hash = flows.table.hash(&packet.flow);
-    let verdict = send(flows, FramedPacket { frame, link, packet: &packet, hash }, id, at);
+    let verdict =
+        send(flows, FramedPacket { frame, link, packet: &packet, hash, is_reassembled: false }, id, at);
     wait(&mut flows.table, id, at.now);
     verdict
 }
