@@ -1,7 +1,7 @@
-//! Limits of clients (`xvs limit`) with a clock that the test moves: who may connect, and when.
+//! Limits of clients and of a service's SYNs (`xvs limit`) with a clock that the test moves: who may connect, and when.
 //!
 //! Not here: the lines of a rules file (`rules_tests.rs` of `ipvsadm`), many workers (`snapshot/clients.rs` of
-//! `dataplane`).
+//! `dataplane`), the XDP program (`tests/steering_syn_limits.rs` of `dataplane`, `netlab_limits.rs`).
 
 use std::net::IpAddr;
 
@@ -151,6 +151,30 @@ fn a_limit_stays_when_its_service_is_deleted_and_added_again_and_is_in_saved_rul
 }
 
 #[test]
+fn the_syn_proxy_above_the_rate_needs_servers_whose_replies_pass_the_director() {
+    let proxied = "--rate 5 --above syn-proxy";
+    let set = format!("limit set -t {VIP}:80 {proxied}");
+    let refused = |reply: serde_json::Value| {
+        assert_ne!(reply["exit"], 0, "{reply}");
+        reply["stderr"].as_str().expect("output is text").to_owned()
+    };
+    let mut direct = cluster("-g", "--rate 5");
+    let why = refused(direct.ask(json!({ "xvs": set.split(' ').collect::<Vec<_>>() })));
+    assert!(why.contains("give them -m or --fullnat, or the limit --above drop"), "{why}");
+    let mut nat = cluster("-m", proxied);
+    assert!(nat.adm("-S -n").contains(&format!("#xvs {set}\n")));
+    for line in
+        [format!("-a -t {VIP}:80 -r {}:80 -g", server(2)), format!("-e -t {VIP}:80 -r {}:80 -i", server(1))]
+    {
+        let why = refused(nat.ask(json!({ "adm": line.split(' ').collect::<Vec<_>>() })));
+        assert!(why.contains("--above syn-proxy with real servers"), "{why}");
+    }
+    let udp = set.replace("-t", "-u");
+    let why = refused(nat.ask(json!({ "xvs": udp.split(' ').collect::<Vec<_>>() })));
+    assert!(why.contains("for another protocol than TCP"), "{why}");
+}
+
+#[test]
 fn explaining_a_packet_names_the_limit_and_charges_the_client_nothing() {
     let mut cluster = cluster("-g", "--rate 1 --burst 1");
     let question = format!("explain --in wan --proto tcp --from {CLIENT}:1000 --to {VIP}:80");
@@ -169,6 +193,17 @@ fn a_wrong_limit_is_refused_with_its_reason_and_changes_nothing() {
         ("limit set -t 198.51.100.1:80", "--connections <N>|--rate <N>"),
         ("limit set --connections 2", "name the service by -t"),
         ("limit set -t 198.51.100.1:80 --burst 2", "--rate"),
+        ("limit set -t 198.51.100.1:80 -c 2 --above syn-proxy", "--rate"),
+        ("limit set -t 198.51.100.1:80 -r 2 --above x", "drop or syn-proxy"),
+        ("limit set -t 198.51.100.1:80 -r 2 --syn-burst 5", "--syn-rate"),
+        (
+            "limit set -u 198.51.100.1:80 --syn-rate 5",
+            "leave it out; --rate and --connections limit each client",
+        ),
+        (
+            "limit set -f 7 --syn-rate 5",
+            "service FWM 7: --syn-rate for another service than one of a TCP address is",
+        ),
         ("limit set -t 198.51.100.1:80 --connections 0", "0 is not in 1..="),
         ("limit set -t 198.51.100.1:80 --connections 1000001", "at most 1000000"),
         ("limit delete -t 198.51.100.1:81", "service TCP 198.51.100.1:81 has no limit"),
@@ -178,4 +213,61 @@ fn a_wrong_limit_is_refused_with_its_reason_and_changes_nothing() {
         assert!(reply["stderr"].as_str().unwrap().contains(why), "{line}: {reply}");
     }
     assert_eq!(admitted(&mut cluster, CLIENT, 1000..1004), 2);
+}
+
+#[test]
+fn the_syns_of_all_clients_follow_the_rate_and_other_packets_are_not_concerned() {
+    let mut cluster = cluster("-m", "--syn-rate 10 --syn-burst 4");
+    cluster.configure(&[&format!("-A -t {VIP}:81 -s rr"), &format!("-a -t {VIP}:81 -r {}:81 -m", server(1))]);
+    let from_all = |cluster: &mut LabCluster, port: u16| -> usize {
+        (200..210).map(|last| admitted(cluster, [192, 0, 2, last], port..port + 1)).sum()
+    };
+    assert_eq!(from_all(&mut cluster, 1000), 4);
+    assert_eq!(segment(&mut cluster, [192, 0, 2, 200], 1000, SYN), "drop syn_rate", "also a repeated one");
+    for flags in [ACK, FIN | ACK, RST] {
+        assert_eq!(segment(&mut cluster, [192, 0, 2, 200], 1000, flags), "transmit");
+    }
+    let other = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 1000), at(VIP, 81));
+    assert_eq!(cluster.from_client(&other).verdict, "transmit", "another service");
+    cluster.advance(0.1);
+    assert_eq!(from_all(&mut cluster, 1001), 1);
+    cluster.advance(60.0);
+    assert_eq!(from_all(&mut cluster, 1002), 4, "a pause saves no more than the burst");
+    assert_eq!(cluster.counters()["drop_syn_rate"], 6 + 1 + 9 + 6);
+    let listing = xvs(&mut cluster, "limit list");
+    let row = "TCP 198.51.100.1:80                                            10        4           22";
+    assert!(listing.contains(row), "{listing}");
+}
+
+#[test]
+fn a_limit_of_syns_is_saved_changed_and_deleted_with_that_of_clients() {
+    let mut cluster = cluster("-g", "--connections 2 --syn-rate 5 --syn-burst 3");
+    let line = format!("#xvs limit set -t {VIP}:80 --connections 2 --syn-rate 5 --syn-burst 3\n");
+    assert!(cluster.adm("-S -n").contains(&line));
+    assert_eq!(segment(&mut cluster, CLIENT, 1, SYN), "transmit");
+    assert_eq!(segment(&mut cluster, CLIENT, 2, SYN), "transmit");
+    assert_eq!(segment(&mut cluster, CLIENT, 3, SYN), "drop client_connections");
+    assert_eq!(segment(&mut cluster, CLIENT, 4, SYN), "drop syn_rate");
+    // A change of the other numbers leaves this one as it is.
+    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --connections 9 --syn-rate 5 --syn-burst 3"));
+    assert_eq!(segment(&mut cluster, CLIENT, 5, SYN), "drop syn_rate");
+    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --connections 9"));
+    assert_eq!(admitted(&mut cluster, CLIENT, 10..19), 7);
+    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --syn-rate 1 --syn-burst 1"));
+    assert_eq!(admitted(&mut cluster, CLIENT, 40..49), 1);
+    xvs(&mut cluster, &format!("limit delete -t {VIP}:80"));
+    assert_eq!(admitted(&mut cluster, CLIENT, 50..59), 9);
+}
+
+#[test]
+fn explaining_a_syn_names_the_limit_of_its_service_and_charges_it_nothing() {
+    let mut cluster = cluster("-g", "--syn-rate 1 --syn-burst 1");
+    let question = format!("explain --in wan --proto tcp --from {CLIENT}:1000 --to {VIP}:80");
+    for _ in 0..3 {
+        assert!(xvs(&mut cluster, &question).contains("verdict     sent"));
+    }
+    assert_eq!(segment(&mut cluster, CLIENT, 1000, SYN), "transmit");
+    let text = xvs(&mut cluster, &question.replace(":1000 ", ":1001 "));
+    assert!(text.contains("syn_rate"), "{text}");
+    assert!(xvs(&mut cluster, "limit list").contains("           0\n"), "explaining counts no drop");
 }

@@ -21,8 +21,8 @@ use xvs_model::report::connection::Filter;
 mod play;
 
 use self::play::{
-    CLIENT_CLOCK, Play, SERVER_CLOCK, SERVERS, THEIRS, ack, modern, next, syn, timestamps, window,
-    without_padding,
+    CLIENT_CLOCK, CLIENT_PORT, Play, SERVER_CLOCK, SERVERS, THEIRS, ack, modern, next, syn, timestamps,
+    window, without_padding,
 };
 
 #[test]
@@ -143,6 +143,38 @@ fn windows_are_counted_in_the_units_that_each_end_knows() {
     let mut play = Play::new(false, "-m", "--syn-proxy on");
     let cookie = play.connect();
     assert_eq!(window(&play.request(&ack(cookie)).sent[0].1), 64_240, "a client without scale");
+}
+
+#[test]
+fn a_client_above_its_rate_is_answered_by_cookies_and_connects_by_one_within_its_other_limit() {
+    for mut play in [false, true].map(|v6| Play::new(v6, "-m", "")) {
+        let vip = std::net::SocketAddr::from(play.vip);
+        let limit = format!("limit set -t {vip} -c 2 -r 1 -b 1 --above syn-proxy");
+        assert_eq!(play.cluster.ask(json!({ "xvs": limit.split(' ').collect::<Vec<_>>() }))["exit"], 0);
+        let from = |play: &mut Play, port, segment: &Segment| {
+            play.client.1 = port;
+            play.request(segment)
+        };
+        let first = play.request(&syn());
+        assert_eq!(play.at_server(&first.sent[0]).sequence, THEIRS, "within the rate there is no proxy");
+        // Forged SYNs with the client's address, of which nothing is stored.
+        for port in 1..=50 {
+            assert_eq!(from(&mut play, port, &syn()).moved["syn_cookies_sent"], 1);
+        }
+        assert_eq!(play.cluster.connections().len(), 1);
+        // The client itself proves two cookies; its third connection is above the other limit.
+        for (port, verdict) in [(CLIENT_PORT + 1, "transmit"), (CLIENT_PORT + 2, "drop client_connections")] {
+            play.client.1 = port;
+            let cookie = play.answer(vec![]).0.sequence;
+            assert_eq!(play.request(&ack(cookie)).verdict, verdict);
+        }
+        let counters = play.cluster.counters();
+        assert_eq!((counters["syn_cookies_accepted"], counters.get("drop_client_rate")), (2, None));
+        assert_eq!(from(&mut play, CLIENT_PORT + 3, &ack(7)).verdict, "pass", "it proves nothing");
+        // A second later its rate allows a connection without a cookie, and its number of them none.
+        play.cluster.advance(1.0);
+        assert_eq!(from(&mut play, CLIENT_PORT + 3, &syn()).verdict, "drop client_connections");
+    }
 }
 
 #[test]

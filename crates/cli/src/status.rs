@@ -16,7 +16,7 @@ use xvs_model::report::status::{
 };
 
 use crate::events::rfc_3339;
-use crate::extensions::lists;
+use crate::extensions::{limit, lists};
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{counted, line, print};
 use crate::servers::health;
@@ -64,6 +64,7 @@ fn screen(report: &StatusReport) -> String {
         lines.push(line("disabled", &format!("{servers}; `xvs enable` ends that")));
     }
     lines.extend(report.lists.iter().map(|list| line("list", &lists::summary(list))));
+    lines.extend(report.syn_limits.iter().map(|limit| line("SYN limit", &limit::summary(limit))));
     lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
     lines.extend(
         report
@@ -253,6 +254,7 @@ mod tests {
             services   1 virtual service, 2 real servers\n\
             disabled   192.0.2.11; `xvs enable` ends that\n\
             list       deny list of TCP 198.51.100.1:80: 1001 networks, 9 packets dropped\n\
+            SYN limit  TCP 198.51.100.1:80: 5000 SYNs a second, 8 dropped\n\
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
             table      3 of 1024 connections (0.3 %), small pages\n\

@@ -29,6 +29,7 @@ use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::clients::ClientSettings;
 use xvs_dataplane::snapshot::lists::Lists;
+use xvs_dataplane::snapshot::syn_limits::SynLimits;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
@@ -152,7 +153,12 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
-    fn count_list_drops(&mut self) {}
+    /// Workers decide on each SYN.
+    fn set_syn_limits(&mut self, _: &SynLimits) -> Result<(), SteeringError> {
+        Ok(())
+    }
+
+    fn count_drops(&mut self) {}
 
     /// Its time begins in 1970.
     fn seconds_since_1970(&self, now: Millis) -> u64 {

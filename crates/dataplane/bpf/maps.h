@@ -12,7 +12,9 @@
 /* Families, by the number of the IP version. */
 enum { XVS_V4 = 4, XVS_V6 = 6 };
 
-/* The roles of a key. The values of the first three maps are sets of these; XVS_CLIENTS is of endpoints alone. */
+/* The roles of a key. The values of the first three maps are sets of these; XVS_CLIENTS is of endpoints alone. The upper
+ * half of an endpoint's value is the number of the limit of its SYNs; 0: none.
+ */
 enum {
 	XVS_SERVICE = 1 << 0,     /* packets to it are steered */
 	XVS_DESTINATION = 1 << 1, /* packets from it are steered, unless they go to this machine */
@@ -93,6 +95,20 @@ enum {
 #define XVS_STRIPES 8
 struct xvs_list_drops {
 	__u64 packets[XVS_LIST_PLACES][XVS_STRIPES][8];
+};
+
+/* The value of the map `syn_limits`, which has one entry, and which xvsd maps into its memory: the limits by number. */
+#define XVS_LIMIT_OF(roles) ((roles) >> 16)
+#define XVS_SYN_LIMITS 2048
+struct xvs_syn_limit {
+	__u64 due_ns;      /* CLOCK_MONOTONIC: when the next SYN is due */
+	__u64 interval_ns; /* between SYNs of the rate */
+	__u64 early_ns;    /* how much earlier one may come */
+	__u64 unused[5];
+	__u64 dropped[XVS_STRIPES][8]; /* each core in one of the stripes */
+};
+struct xvs_syn_limits {
+	struct xvs_syn_limit of[XVS_SYN_LIMITS];
 };
 
 /* The value of the map `hold`, which has one entry, and which xvsd maps into its memory. While `hold_ns` is not 0, frames

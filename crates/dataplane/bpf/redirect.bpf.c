@@ -4,7 +4,7 @@
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
  * few. Cost of a frame that is not steered: at most four look-ups. Not here: any decision on a steered frame, except
- * that access lists drop it (lists.h).
+ * that access lists drop it (lists.h), or the limit of its service's SYNs (syn_limits.h).
  *
  * The hold: the link of this program may be pinned, so that the program outlives xvsd. Then it drops the frames of
  * services that find no socket, because the kernel would answer them with resets, until the last beat of a worker is too
@@ -251,6 +251,7 @@ static __always_inline int is_translated(const struct packet *packet)
 }
 
 #include "lists.h"
+#include "syn_limits.h"
 
 /* Whether a packet goes to a client on this machine. */
 static __always_inline int is_to_client(const struct packet *packet)
@@ -260,14 +261,21 @@ static __always_inline int is_to_client(const struct packet *packet)
 	return !packet->fragment && bpf_map_lookup_elem(&clients, &key) != NULL;
 }
 
-/* Whether a packet goes to a service or comes from a destination. For a fragment only the addresses are compared. */
-static __noinline int matches(const struct packet *packet)
+/* Whether a packet goes to a service or comes from a destination; more than 1: the value of the service's endpoint. For
+ * a fragment only the addresses are compared.
+ */
+static __noinline __u32 matches(const struct packet *packet)
 {
 	if (!packet)
 		return 0;
 	__u32 to = address_roles(packet->dest, packet->family);
 	if (to & XVS_SERVICE) {
-		if (packet->fragment || has_role(packet->dest, packet->dest_port, packet, XVS_SERVICE))
+		if (packet->fragment)
+			return 1;
+		__u32 roles = endpoint_roles(packet->dest, packet->dest_port, packet);
+		if (roles & XVS_SERVICE)
+			return roles;
+		if (endpoint_roles(packet->dest, XVS_ANY_PORT, packet) & XVS_SERVICE)
 			return 1;
 	}
 	if ((!(to & XVS_LOCAL) || is_to_client(packet)) &&
@@ -352,7 +360,10 @@ static __always_inline int decide(struct xdp_md *ctx)
 	__u64 lists = lists_for(&packet);
 	if (lists && is_refused(&packet, lists))
 		return REFUSED;
-	return matches(&packet) ? TO_DIRECTOR : TO_KERNEL;
+	__u32 roles = matches(&packet), limit = XVS_LIMIT_OF(roles);
+	if (limit && is_syn(ctx, offset) && is_above_limit(limit))
+		return REFUSED;
+	return roles ? TO_DIRECTOR : TO_KERNEL;
 }
 
 /* Set before the program is loaded. */

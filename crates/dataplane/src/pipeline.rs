@@ -18,10 +18,10 @@ use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
-use crate::new_connection::{bypass, one_packet, service};
+use crate::new_connection::{bypass, limit, one_packet, service};
 use crate::slow_path::syn_proxy::{self, handshake};
 use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
-use crate::verdict::Verdict;
+use crate::verdict::{DropReason, Verdict};
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
     let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
@@ -49,11 +49,14 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     frames
 }
 
-/// Processes a whole packet: unless a list refuses it, its connection is looked up, or made.
+/// Processes a whole packet: unless a list or a limit of SYNs refuses it, its connection is looked up, or made.
 fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     mss::clamp_own(&mut p);
     if let Some(reason) = at.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash)) {
         return Verdict::Drop(reason);
+    }
+    if limit::is_above_syns(&p, at) {
+        return Verdict::Drop(DropReason::SynRate);
     }
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
@@ -71,7 +74,8 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
     }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&at.snapshot.settings);
-        let connected = admitted.and_then(|()| connect(flows, p.frame, p.packet, marked, at));
+        let connected = admitted
+            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, at));
         connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
     });
     match begun {

@@ -92,6 +92,8 @@ pub enum DropReason {
     ClientConnections,
     /// Its client has begun too many connections of the service in too short a time.
     ClientRate,
+    /// Its service has got too many SYNs in too short a time.
+    SynRate,
     /// A real server sent it without a request of the client.
     Unsolicited,
     /// An ICMP error whose checksum is wrong.
@@ -126,7 +128,7 @@ impl DropReason {
     /// The number of counters for reasons.
     pub const COUNT: usize = Self::OTHERS.len() + Malformed::ALL.len();
 
-    const OTHERS: [Self; 33] = [
+    const OTHERS: [Self; 34] = [
         Self::NoDestination,
         Self::DestinationUnavailable,
         Self::DestinationLocal,
@@ -160,6 +162,7 @@ impl DropReason {
         Self::Denied,
         Self::NotAllowed,
         Self::BadCookie,
+        Self::SynRate,
     ];
 
     /// Every reason, in the order of [`Self::index`].
@@ -208,6 +211,7 @@ impl DropReason {
             Self::Denied => 30,
             Self::NotAllowed => 31,
             Self::BadCookie => 32,
+            Self::SynRate => 33,
             Self::Malformed(malformed) => Self::OTHERS.len() + malformed as usize,
         }
     }
@@ -235,6 +239,7 @@ impl DropReason {
             Self::Defence => "defence",
             Self::ClientConnections => "client_connections",
             Self::ClientRate => "client_rate",
+            Self::SynRate => "syn_rate",
             Self::Unsolicited => "unasked",
             Self::PathTooNarrow => "path_too_narrow",
             Self::NoCallId => "no_call_id",
@@ -301,6 +306,9 @@ impl DropReason {
             }
             Self::ClientRate => {
                 "the client has begun more connections of the service than its limit allows; see `xvs limit list`"
+            }
+            Self::SynRate => {
+                "the service gets more SYNs than its limit (`--syn-rate`) allows; see `xvs limit list`"
             }
             Self::Unsolicited => {
                 "a real server sent it without a client's request; it got an ICMP error (`nat_icmp_send`)"

@@ -212,8 +212,8 @@ fn a_refused_packet_is_counted_at_its_list_and_other_packets_of_its_sender_are_n
     assert_eq!(steering.test_run(&fragment).unwrap(), Verdict::Steered);
     let echo = [&frame("203.0.113.7".parse().unwrap(), VIP, 80)[..23], &[1], &[8; 30]].concat();
     assert_ne!(steering.test_run(&echo).unwrap(), Verdict::Refused);
-    steering.count_list_drops();
-    steering.count_list_drops();
+    steering.count_drops();
+    steering.count_drops();
     let dropped = |list: &List| list.dropped.load(Ordering::Relaxed);
     assert_eq!(dropped(&lists.all.deny), 3);
     assert_eq!(dropped(&lists.services[&tcp(VIP, 81)].allow), 1);
@@ -235,7 +235,7 @@ fn packets_to_local_ports_of_fullnat_are_left_to_the_workers_because_they_may_be
         let frame = frame("203.0.112.8".parse().unwrap(), WIDE, port);
         assert_eq!(steering.test_run(&frame).unwrap(), expected, "{port}");
     }
-    steering.count_list_drops();
+    steering.count_drops();
     assert_eq!(lists.all.allow.dropped.load(Ordering::Relaxed), 2);
 }
 

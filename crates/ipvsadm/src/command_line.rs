@@ -8,7 +8,7 @@ use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Family, Protocol};
-use xvs_sched::{ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
+use xvs_sched::{Above, ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::grammar::Names;
 use crate::listing::{Naming, netmask};
@@ -47,10 +47,19 @@ pub fn command_line(command: &Command) -> String {
         Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
         Command::Disable(server) => return format!("xvs disable {}", disabled_arguments(server)),
         Command::Enable(server) => return format!("xvs enable {}", disabled_arguments(server)),
-        Command::SetLimit { service, limit: ClientLimit { connections, rate, burst } } => {
-            let said = [("connections", *connections), ("rate", *rate), ("burst", *burst)];
-            let said = said.into_iter().filter(|(_, number)| *number > 0);
-            let options: String = said.map(|(name, number)| format!(" --{name} {number}")).collect();
+        Command::SetLimit { service, limit } => {
+            let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = *limit;
+            let above = if above == Above::Drop { "" } else { above.name() };
+            let said = [
+                ("connections", connections.to_string()),
+                ("rate", rate.to_string()),
+                ("burst", burst.to_string()),
+                ("above", above.to_owned()),
+                ("syn-rate", syn_rate.to_string()),
+                ("syn-burst", syn_burst.to_string()),
+            ];
+            let said = said.into_iter().filter(|(_, value)| !["0", ""].contains(&value.as_str()));
+            let options: String = said.map(|(name, value)| format!(" --{name} {value}")).collect();
             return format!("xvs limit set {}{options}", of(service));
         }
         Command::DeleteLimit(service) => return format!("xvs limit delete {}", of(service)),

@@ -87,7 +87,7 @@ impl Session<'_> {
         let request = Request::Limits { clients: 0 };
         match self.director.call(request).map_err(|failure| LineError::listing(&failure))? {
             Reply::Limits(LimitReport { limits, .. }) => {
-                let set = |LimitRow { service, limit }| Command::SetLimit { service, limit };
+                let set = |LimitRow { service, limit, .. }| Command::SetLimit { service, limit };
                 Ok(limits.into_iter().map(set).collect())
             }
             other => Err(LineError::listing(&Failure::unexpected(&other))),

@@ -16,7 +16,7 @@ use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::Disabled;
 use xvs_proto::{Family, Prefix, Protocol};
-use xvs_sched::{ClientLimit, ServiceKey};
+use xvs_sched::{Above, ClientLimit, ServiceKey};
 
 use crate::grammar::virtual_service;
 use crate::resolver::Resolver;
@@ -189,8 +189,8 @@ impl DisabledArgument {
     reason = "clap would take a sentence about the service's options as one about the subcommand"
 )]
 pub enum LimitChange {
-    /// Limit what each client of a service may do, in the place of the service's former limit
-    #[command(group = clap::ArgGroup::new("what").args(["connections", "rate"]).required(true).multiple(true))]
+    /// Limit what each client of a service may do, and all together, in the place of the service's former limit
+    #[command(group = clap::ArgGroup::new("what").args(["connections", "rate", "syn_rate"]).required(true).multiple(true))]
     Set {
         #[command(flatten)]
         service: ServiceArgument,
@@ -203,8 +203,17 @@ pub enum LimitChange {
         /// The most new connections at once after a pause; as many as --rate by default
         #[arg(short, long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
         burst: Option<u32>,
+        /// What becomes of SYNs above --rate: drop, the default, or syn-proxy, which answers them by cookies
+        #[arg(long, value_name = "WHAT", requires = "rate", value_parser = above)]
+        above: Option<Above>,
+        /// The most SYNs a second of all clients together
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        syn_rate: Option<u32>,
+        /// The most SYNs of all clients at once after a pause; as many as --syn-rate by default
+        #[arg(long, value_name = "N", requires = "syn_rate", value_parser = clap::value_parser!(u32).range(1..))]
+        syn_burst: Option<u32>,
     },
-    /// End the limit of a service's clients; connections stay
+    /// End the limit of a service; connections stay
     Delete {
         #[command(flatten)]
         service: ServiceArgument,
@@ -283,9 +292,12 @@ impl LimitChange {
         let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
         Ok(match self {
             Self::Delete { .. } => Command::DeleteLimit(service),
-            Self::Set { connections, rate, burst, .. } => {
-                let [connections, rate, burst] = [connections, rate, burst].map(|number| number.unwrap_or(0));
-                Command::SetLimit { service, limit: ClientLimit { connections, rate, burst } }
+            Self::Set { connections, rate, burst, above, syn_rate, syn_burst, .. } => {
+                let [connections, rate, burst, syn_rate, syn_burst] =
+                    [connections, rate, burst, syn_rate, syn_burst].map(|number| number.unwrap_or(0));
+                let above = above.unwrap_or_default();
+                let limit = ClientLimit { connections, rate, burst, above, syn_rate, syn_burst };
+                Command::SetLimit { service, limit }
             }
         })
     }
@@ -378,6 +390,13 @@ fn protocol(text: &str) -> Result<Protocol, String> {
         "sctp" | "132" => Ok(Protocol::SCTP),
         _ => Err("the protocol of a virtual service is tcp, udp or sctp".to_owned()),
     }
+}
+
+fn above(text: &str) -> Result<Above, &'static str> {
+    Above::ALL
+        .into_iter()
+        .find(|above| above.name() == text)
+        .ok_or("SYNs above the rate get drop or syn-proxy")
 }
 
 /// `80` or `8000:8010`.

@@ -11,11 +11,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::Value;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol};
 use xvs_sched::{
-    Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
+    Above, Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
 };
 
 use crate::config::access_list::{ListEntry, ListKey, ListKind, ListRow, ListSummary};
-use crate::config::client_limit::{ClientRow, LimitReport, LimitRow};
+use crate::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
 use crate::config::command::Command;
 use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use crate::config::difference::Difference;
@@ -69,6 +69,11 @@ pub fn status() -> StatusReport {
         }),
         disabled: vec!["192.0.2.11".to_owned(), "192.0.2.12:80 of TCP 198.51.100.1:80".to_owned()],
         lists: vec![list().summary],
+        syn_limits: vec![SynLimitSummary {
+            service: ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80)),
+            rate: 5000,
+            dropped: 8,
+        }],
         interfaces: vec![interface()],
         workers: vec![worker()],
         table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
@@ -274,10 +279,17 @@ pub fn mark_rule() -> MarkRule {
 /// A limit, and a client that it has refused.
 pub fn limits() -> LimitReport {
     let service = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
-    let limit = ClientLimit { connections: 200, rate: 50, burst: 100 };
+    let limit = ClientLimit {
+        connections: 200,
+        rate: 50,
+        burst: 100,
+        above: Above::SynProxy,
+        syn_rate: 5000,
+        syn_burst: 1000,
+    };
     let client = "192.0.2.7/32".parse().expect("it is a network");
     let clients = vec![ClientRow { client, service, connections: 200, refused: 12 }];
-    LimitReport { limits: vec![LimitRow { service, limit }], clients, unlimited: 1 }
+    LimitReport { limits: vec![LimitRow { service, limit, syns_dropped: 8 }], clients, unlimited: 1 }
 }
 
 /// The use of one local address.

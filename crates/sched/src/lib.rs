@@ -38,4 +38,4 @@ mod wrr;
 pub use account::{Account, Certainty, Figure};
 pub use destination::{ClientAddress, Destination, ForwardingMethod, SynProxy, Weight};
 pub use scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
-pub use service::{ClientLimit, ServiceKey};
+pub use service::{Above, ClientLimit, ServiceKey, SynRate};

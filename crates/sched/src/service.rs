@@ -47,7 +47,7 @@ impl ServiceKey {
     }
 }
 
-/// What each client may have of a service, or do to it.
+/// What each client may have of a service, or do to it, and how many SYNs all may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct ClientLimit {
     /// Connections at once; 0: any number.
@@ -56,6 +56,68 @@ pub struct ClientLimit {
     pub rate: u32,
     /// New connections that a client which has made none for a while may make at once; 0: as many as `rate`.
     pub burst: u32,
+    /// What becomes of a client's SYN above the rate.
+    #[serde(default)]
+    pub above: Above,
+    /// SYNs a second of all clients together; 0: any number.
+    #[serde(default)]
+    pub syn_rate: u32,
+    /// SYNs of all clients that may come at once after a pause; 0: as many as `syn_rate`.
+    #[serde(default)]
+    pub syn_burst: u32,
+}
+
+/// The SYNs that a service gets of all clients together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SynRate {
+    /// SYNs a second; never 0.
+    pub rate: u32,
+    /// SYNs that may come at once after a pause; 0: as many as `rate`.
+    pub burst: u32,
+}
+
+/// What becomes of a client's SYN above its rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Above {
+    /// It is dropped.
+    #[default]
+    Drop,
+    /// The director answers it by a cookie. A client that proves the cookie connects without the rate.
+    SynProxy,
+}
+
+impl Above {
+    /// All, in the order in which they are explained.
+    pub const ALL: [Self; 2] = [Self::Drop, Self::SynProxy];
+
+    /// The word for it in commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::SynProxy => "syn-proxy",
+        }
+    }
+}
+
+impl ClientLimit {
+    /// Whether it limits single clients.
+    pub fn is_of_clients(self) -> bool {
+        self.connections > 0 || self.rate > 0
+    }
+
+    /// The limit of all clients' SYNs; `None`: there is none.
+    pub fn of_syns(self) -> Option<SynRate> {
+        (self.syn_rate > 0).then_some(SynRate { rate: self.syn_rate, burst: self.syn_burst })
+    }
+
+    /// The limit for a client that has proven a cookie.
+    pub fn of_proven(self) -> Self {
+        match self.above {
+            Above::Drop => self,
+            Above::SynProxy => Self { rate: 0, ..self },
+        }
+    }
 }
 
 impl fmt::Display for ServiceKey {

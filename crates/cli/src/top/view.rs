@@ -302,17 +302,24 @@ fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
         .collect();
     let since =
         |drops: &Drops| drops.packets.saturating_sub(earlier.get(&drops.reason).copied().unwrap_or(0));
-    // The counts of lists include what workers drop for these reasons.
-    let is_by_list = |drops: &&Drops| ["denied", "not_allowed"].contains(&drops.reason.as_str());
+    // The counts of lists and limits include what workers drop for these reasons.
+    let is_by_list = |drops: &&Drops| ["denied", "not_allowed", "syn_rate"].contains(&drops.reason.as_str());
     let others = now.status.drops.iter().filter(|drops| !is_by_list(drops));
     let known = |list| before.iter().flat_map(|before| &before.status.lists).find(|known| known.list == list);
     let by_list = now.status.lists.iter().map(|list| {
         let before = known(list.list).map_or(0, |known| known.dropped);
         (list.dropped.saturating_sub(before), list.list.to_string())
     });
+    let limits = before.iter().flat_map(|before| &before.status.syn_limits);
+    let limits: HashMap<_, _> = limits.map(|limit| (limit.service, limit.dropped)).collect();
+    let by_limit = now.status.syn_limits.iter().map(|limit| {
+        let before = limits.get(&limit.service).copied().unwrap_or(0);
+        (limit.dropped.saturating_sub(before), format!("SYN limit of {}", limit.service))
+    });
     let mut rates: Vec<_> = others
         .map(|drops| (since(drops), drops.reason.clone()))
         .chain(by_list)
+        .chain(by_limit)
         .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
         .collect();
     rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));

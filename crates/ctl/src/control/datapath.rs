@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::lists::Lists;
+use xvs_dataplane::snapshot::syn_limits::SynLimits;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
@@ -51,8 +52,14 @@ pub trait Datapath {
     /// The kernel refuses; then the program has no lists.
     fn set_lists(&mut self, lists: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError>;
 
-    /// Adds what the XDP program has dropped since the last call to the counts of the lists.
-    fn count_list_drops(&mut self);
+    /// Replaces the limits of SYNs of the XDP program.
+    ///
+    /// # Errors
+    /// The kernel refuses; then workers decide where the program does not.
+    fn set_syn_limits(&mut self, limits: &SynLimits) -> Result<(), SteeringError>;
+
+    /// Adds what the XDP program has dropped since the last call to the counts of the lists and of the limits of SYNs.
+    fn count_drops(&mut self);
 
     /// The time of day.
     fn seconds_since_1970(&self, now: Millis) -> u64;

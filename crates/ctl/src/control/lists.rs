@@ -114,7 +114,7 @@ impl<D: Datapath> Control<D> {
 
     /// Deletes the entries whose end has come. Returns when that is due next.
     pub(super) fn expire_listed(&mut self, now: Millis) -> Option<Millis> {
-        self.datapath.count_list_drops();
+        self.datapath.count_drops();
         let seconds = self.datapath.seconds_since_1970(now);
         if self.lists.next_end.is_some_and(|end| end <= seconds) {
             for (list, prefix) in self.state.lists().ended(seconds) {
@@ -132,7 +132,7 @@ impl<D: Datapath> Control<D> {
 
     /// The lists of a kind, as `xvs deny list` shows them.
     pub(super) fn list_rows(&mut self, kind: ListKind, now: Millis) -> Vec<ListRow> {
-        self.datapath.count_list_drops();
+        self.datapath.count_drops();
         let seconds = self.datapath.seconds_since_1970(now);
         let of_toml = self.lists.toml.keys().copied();
         let mut keys: Vec<_> = self.state.lists().iter().map(|(key, _)| *key).chain(of_toml).collect();

@@ -73,6 +73,7 @@ pub(crate) mod reload;
 mod saving;
 mod settings;
 mod steered;
+mod syn_limits;
 mod synchronization;
 pub mod thread;
 mod unconfirmed;
@@ -88,6 +89,8 @@ pub struct Control<D> {
     next_hops: NextHops,
     marks: MarkRules,
     lists: ListSources,
+    /// Whether the data plane has other limits of SYNs.
+    syn_limits_due: bool,
     /// Names and indices of all interfaces of the machine, also of those that packets of services do not use.
     devices: BTreeMap<String, u32>,
     /// Ranges of local ports that the kernel does not use for its own connections.
@@ -124,6 +127,7 @@ impl<D: Datapath> Control<D> {
             next_hops: NextHops::default(),
             marks: MarkRules::default(),
             lists: ListSources::default(),
+            syn_limits_due: false,
             devices: BTreeMap::new(),
             reserved: Vec::new(),
             schedule: Schedule::default(),
@@ -297,7 +301,7 @@ impl<D: Datapath> Control<D> {
             Request::Limits { clients } => {
                 let unlimited = self.publication.snapshot.clients.unlimited() as u64;
                 let clients = self.limited_clients(*clients as usize);
-                Ok(Reply::Limits(LimitReport { clients, unlimited, ..LimitReport::of(self.state.limits()) }))
+                Ok(Reply::Limits(LimitReport { clients, unlimited, ..self.limits() }))
             }
             Request::Lists(kind) => Ok(Reply::Lists(self.list_rows(*kind, now))),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
@@ -381,9 +385,10 @@ impl<D: Datapath> Control<D> {
             let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
             self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
         }
-        if matches!(command, Command::SetLimit { .. }) {
+        if matches!(command, Command::SetLimit { limit, .. } if limit.is_of_clients()) {
             self.publication.snapshot.clients.provide();
         }
+        self.syn_limits_due |= matches!(command, Command::SetLimit { .. } | Command::DeleteLimit(_));
         self.registry.apply(command, &self.state, &mut self.publication.snapshot, now);
         self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
@@ -585,6 +590,7 @@ mod tests {
     use proptest::sample::select;
     use std::time::Duration;
     use xvs_dataplane::snapshot::lists::Lists;
+    use xvs_dataplane::snapshot::syn_limits::SynLimits;
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
     use xvs_model::config::local_address::LocalAddress;
@@ -644,7 +650,11 @@ mod tests {
             }
         }
 
-        fn count_list_drops(&mut self) {}
+        fn set_syn_limits(&mut self, _: &SynLimits) -> Result<(), SteeringError> {
+            Ok(())
+        }
+
+        fn count_drops(&mut self) {}
 
         fn seconds_since_1970(&self, now: Millis) -> u64 {
             now.0 / 1000

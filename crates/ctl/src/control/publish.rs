@@ -69,6 +69,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn publish(&mut self) -> Result<(), CommandError> {
         self.save();
         self.publish_lists();
+        self.publish_syn_limits();
         let synchronized = (self.sync_master(), self.sync_backup());
         let snapshot = &mut self.publication.snapshot;
         self.registry.build(&self.state, snapshot);

@@ -105,6 +105,11 @@ fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: 
     family("xvs_list_networks", Kind::Gauge, help, |list| list.networks);
     let help = "Packets that an access list has dropped.";
     family("xvs_list_dropped_packets_total", Kind::Counter, help, |list| list.dropped);
+    let name = "xvs_syn_limit_dropped_packets_total";
+    text.family(name, Kind::Counter, "SYNs that the limit of a service has dropped.");
+    for limit in status::syn_limits(snapshot) {
+        text.sample(name, &[("service", &limit.service)], limit.dropped);
+    }
 }
 
 /// The daemons of connection synchronization.

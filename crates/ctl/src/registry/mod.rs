@@ -300,7 +300,7 @@ impl Registry {
             for dest in &entry.destinations {
                 snapshot.destinations.set(dest.id, Some(destination(key, dest, &entry.live, snapshot)));
             }
-            let limit = state.limits().get(&key).copied();
+            let limit = state.limits().get(&key).copied().filter(|limit| limit.is_of_clients());
             let Some(service) = build(key, wanted, entry, &self.tuning, limit) else { continue };
             let by_call =
                 service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);

@@ -23,6 +23,7 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_ipvsadm::disabled_arguments;
 use xvs_model::config::access_list::{ListKey, ListKind, ListSummary};
+use xvs_model::config::client_limit::SynLimitSummary;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::report::health::HealthReport;
@@ -112,6 +113,21 @@ pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
     all
 }
 
+/// The limits of SYNs of the services that there are.
+pub(crate) fn syn_limits(snapshot: &Snapshot) -> Vec<SynLimitSummary> {
+    let limits = snapshot.syn_limits.iter().flat_map(|limits| limits.iter());
+    let here = limits.filter(|(key, _)| snapshot.services.find(key).is_some());
+    let mut all: Vec<_> = here
+        .map(|(key, limit)| SynLimitSummary {
+            service: *key,
+            rate: limit.rate.rate,
+            dropped: limit.dropped.load(Ordering::Relaxed),
+        })
+        .collect();
+    all.sort_by_key(|limit| limit.service);
+    all
+}
+
 /// The report without the comparison of the rules file and without the settings; `health` is that of
 /// [`Shared::health`].
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
@@ -132,6 +148,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         health: health.map(HealthReport::counts),
         disabled: facts.disabled.iter().map(|server| disabled_arguments(&server)).collect(),
         lists: lists(&snapshot),
+        syn_limits: syn_limits(&snapshot),
         workers: workers(shared, &facts, &busy_percent),
         table: TableStatus {
             size: size as u64,

@@ -15,6 +15,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::lists::Lists;
+use xvs_dataplane::snapshot::syn_limits::SynLimits;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
@@ -155,8 +156,12 @@ impl Datapath for SystemDatapath {
         self.steering.set_lists(lists)
     }
 
-    fn count_list_drops(&mut self) {
-        self.steering.count_list_drops();
+    fn set_syn_limits(&mut self, limits: &SynLimits) -> Result<(), SteeringError> {
+        self.steering.set_syn_limits(limits)
+    }
+
+    fn count_drops(&mut self) {
+        self.steering.count_drops();
     }
 
     fn seconds_since_1970(&self, _: Millis) -> u64 {

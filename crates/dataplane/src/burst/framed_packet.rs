@@ -13,6 +13,8 @@ pub(crate) struct FramedPacket<'a> {
     pub(crate) packet: &'a Packet,
     /// The hash of its connection's key.
     pub(crate) hash: u64,
+    /// Whether it was received in fragments.
+    pub(crate) is_reassembled: bool,
 }
 
 impl FramedPacket<'_> {

@@ -328,7 +328,9 @@ impl Step {
     ) {
         if let Class::Flow(packet) = &self.class {
             let Received { link, frame } = received;
-            self.verdict = process(flows, FramedPacket { frame, link: *link, packet, hash: self.hash }, at);
+            let (link, hash) = (*link, self.hash);
+            let whole = FramedPacket { frame, link, packet, hash, is_reassembled: false };
+            self.verdict = process(flows, whole, at);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Runs for each packet that begins a connection of a service. No other file knows this order.
 
 use xvs_proto::Packet;
+use xvs_sched::ClientLimit;
 use xvs_xdp::Frame;
 
 use super::insert::{self, Begun};
@@ -12,7 +13,8 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::verdict::Verdict;
 
-/// Makes a new connection of a service. In a full table its insertion evicts another one.
+/// Makes a new connection of a service, as far as this limit of its client allows. In a full table its insertion evicts
+/// another one.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
@@ -21,10 +23,11 @@ pub(crate) fn connect<'s>(
     frame: &Frame,
     packet: &Packet,
     marked: Marked<'s>,
+    limit: Option<ClientLimit>,
     at: Context<'s>,
 ) -> Result<Begun, Verdict> {
     service::refuse_ftp_data(packet, at.snapshot)?;
-    let limited = limit::admit(packet, marked, at)?;
+    let limited = limit::admit(packet, marked, limit, at)?;
     let request = schedule::request(packet, at.now, flows.random.next_u64());
     let chosen = match &marked.service.persistence {
         None => schedule::choose(packet, marked.service, &request),

@@ -1,25 +1,66 @@
-//! Limits of a client: how many connections of a service it may have, and how many it may begin in a time.
+//! Limits of a client: how many connections of a service it may have, and how many it may begin in a time. And of all
+//! clients: how many SYNs they may send in a time.
 //!
 //! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
-//! counted; the client repeats it. Established connections are not concerned. A connection that a scheduler or the
-//! table then refuses has cost its client one of the connections that it may begin. Not here: the clients and their
-//! numbers (`snapshot/clients.rs`).
+//! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered by a cookie instead
+//! (`slow_path/syn_proxy`), and the client that proves it connects without the rate. Established connections are not
+//! concerned. A connection that a scheduler or the table then refuses has cost its client one of the connections that
+//! it may begin.
+//!
+//! The limit of SYNs is looked at before the look-up of a connection. Cost: a look at the flags of a packet that takes
+//! the general way; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
+//! (`snapshot/clients.rs`), the SYNs that the XDP program decides on (`snapshot/syn_limits.rs`).
 
-use xvs_proto::Packet;
+use std::sync::Arc;
+
+use xvs_proto::{Packet, tcp};
+use xvs_sched::{Above, ClientLimit};
 
 use super::service::Marked;
 use crate::burst::context::Context;
+use crate::burst::framed_packet::FramedPacket;
 use crate::conn::{Connection, Flags};
 use crate::snapshot::Snapshot;
 use crate::snapshot::clients::Refusal;
+use crate::snapshot::syn_limits::{SynLimit, SynLimits};
 use crate::verdict::{DropReason, Verdict};
 
-/// Counts a client's new connection, if its service has a limit. Returns the flag of the connection.
+/// Whether a packet is a SYN above the limit of its service, on which the worker decides. It is counted there.
+#[inline]
+pub(crate) fn is_above_syns(p: &FramedPacket<'_>, at: Context<'_>) -> bool {
+    // As the XDP program has it.
+    const MASK: u8 = tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::RST.0;
+    p.packet.tcp_flags.0 & MASK == tcp::Flags::SYN.0
+        && at.snapshot.syn_limits.as_deref().is_some_and(|limits| is_above(limits, p, at))
+}
+
+fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, at: Context<'_>) -> bool {
+    let (flow, mark) = (p.packet.flow, at.snapshot.marks.of(p.link, p.packet));
+    let service = at.snapshot.services.for_packet(mark, flow.protocol, flow.dest);
+    let limit = service.and_then(|service| limits.get(&service.key));
+    let is_left = |limit: &&Arc<SynLimit>| !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
+    limit.filter(is_left).is_some_and(|limit| !limit.take(at.now))
+}
+
+/// Whether a client's SYN is answered by a cookie, because the client may begin no connection now by its rate. It then
+/// counts as refused.
+pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> bool {
+    let limit = marked.service.client_limit.filter(|limit| limit.above == Above::SynProxy);
+    let client = packet.flow.source.addr;
+    limit.is_some_and(|limit| at.snapshot.clients.is_above(marked.service.key, client, limit, at.now))
+}
+
+/// Counts a client's new connection, if there is a limit. Returns the flag of the connection.
 ///
 /// # Errors
 /// The verdict on a packet whose client may not connect now.
-pub(crate) fn admit(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> Result<Flags, Verdict> {
-    let Some(limit) = marked.service.client_limit else { return Ok(Flags::NONE) };
+pub(crate) fn admit(
+    packet: &Packet,
+    marked: Marked<'_>,
+    limit: Option<ClientLimit>,
+    at: Context<'_>,
+) -> Result<Flags, Verdict> {
+    let Some(limit) = limit else { return Ok(Flags::NONE) };
     match at.snapshot.clients.admit(marked.service.key, packet.flow.source.addr, limit, at.now) {
         Ok(true) => Ok(Flags::LIMITED),
         Ok(false) => Ok(Flags::NONE),

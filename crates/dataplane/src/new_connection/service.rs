@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use xvs_proto::LinkId;
 use xvs_proto::{Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
-use xvs_sched::{ServiceKey, SynProxy};
+use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
 use crate::forward::decrement_ttl;
@@ -61,7 +61,7 @@ pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snap
     let dest = packet.flow.dest;
     let mark = snapshot.marks.of(link, packet);
     let service = snapshot.services.for_packet(mark, packet.flow.protocol, dest)?;
-    let is_behind = service.syn_proxy != SynProxy::Off
+    let is_behind = service.may_proxy()
         && [0, dest.port].contains(&service.port())
         && is_valid_source(packet.flow.source.addr, dest.addr, snapshot);
     is_behind.then_some(Marked { service, mark })

@@ -280,7 +280,9 @@ fn schedule(
         return Verdict::PassToKernel;
     }
     let admitted = flows.defence.admit(&snapshot.settings);
-    match admitted.and_then(|()| connect(flows, frame, &request, Marked { service, mark }, at)) {
+    match admitted
+        .and_then(|()| connect(flows, frame, &request, Marked { service, mark }, service.client_limit, at))
+    {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, at),
         Ok(Begun::OnePacket(ends, id)) => {
             to_destination(flows, frame, link, error, (&ends, None), snapshot.destinations.find(id), at)

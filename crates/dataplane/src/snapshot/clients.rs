@@ -156,6 +156,15 @@ impl Clients {
         Ok(false)
     }
 
+    /// Whether the rate of a limit would refuse a client's new connection now, which is then counted as refused.
+    pub(crate) fn is_above(&self, key: ServiceKey, client: IpAddr, limit: ClientLimit, now: Millis) -> bool {
+        let Some((set, tag)) = self.set(self.hash(key, client)) else { return false };
+        let known = set.0.iter().find(|slot| slot.tag() == tag);
+        let above =
+            known.filter(|slot| next_due(limit.rate, limit.burst, slot.due.load(Relaxed), now).is_none());
+        above.inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed)).is_some()
+    }
+
     /// Counts a connection that exists already, after a start. Returns `false` if its client found no place.
     pub fn resume(&self, key: ServiceKey, client: IpAddr) -> bool {
         self.provide();
@@ -290,14 +299,24 @@ impl Slot {
 
     /// Takes the right to a new connection, if there is one now.
     fn take(&self, limit: ClientLimit, now: Millis) -> bool {
-        let now = nanoseconds(now);
-        let interval = SECOND / u64::from(limit.rate);
-        let burst = u64::from(if limit.burst == 0 { limit.rate } else { limit.burst });
-        // Time moves in milliseconds, so what is due within one is due now.
-        let early = (interval * (burst - 1)).max(MILLISECOND - 1);
-        let next = |due: u64| (due <= now + early).then(|| due.max(now) + interval);
-        self.due.fetch_update(Relaxed, Relaxed, next).is_ok()
+        self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit.rate, limit.burst, due, now)).is_ok()
     }
+}
+
+/// When the one after the next one is due by a rate a second and a burst (0: as many), if the next one, due at `due`,
+/// may come now. Times in nanoseconds of the clock.
+pub(super) fn next_due(rate: u32, burst: u32, due: u64, now: Millis) -> Option<u64> {
+    let now = nanoseconds(now);
+    let (interval, early) = interval_and_early(rate, burst);
+    // Time moves in milliseconds, so what is due within one is due now.
+    let early = early.max(MILLISECOND - 1);
+    (due <= now + early).then(|| due.max(now) + interval)
+}
+
+/// The time between two by a rate a second, and how much earlier one may come by a burst (0: as many), in nanoseconds.
+pub(crate) fn interval_and_early(rate: u32, burst: u32) -> (u64, u64) {
+    let interval = SECOND / u64::from(rate);
+    (interval, interval * u64::from(if burst == 0 { rate } else { burst } - 1))
 }
 
 fn nanoseconds(time: Millis) -> u64 {
@@ -325,6 +344,8 @@ mod tests {
     use std::sync::atomic::AtomicU32;
     use std::thread;
 
+    use xvs_sched::Above;
+
     use super::*;
 
     const SECRET: HashSecret =
@@ -344,7 +365,8 @@ mod tests {
         Ipv4Addr::from(0x0a00_0000 + number).into()
     }
 
-    const THREE: ClientLimit = ClientLimit { connections: 3, rate: 0, burst: 0 };
+    const THREE: ClientLimit =
+        ClientLimit { connections: 3, rate: 0, burst: 0, above: Above::Drop, syn_rate: 0, syn_burst: 0 };
 
     #[test]
     fn workers_that_admit_and_release_at_once_never_exceed_the_limit_and_leave_no_connection_counted() {

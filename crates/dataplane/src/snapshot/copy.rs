@@ -67,6 +67,10 @@ impl Snapshot {
             sync_backup: None,
             // Nor send the packets of health checks, or take their replies.
             lists: self.lists.as_ref().map(|lists| Arc::new(lists.uncounted())),
+            syn_limits: self.syn_limits.as_ref().map(|limits| {
+                let copied = limits.iter().map(|(key, limit)| (*key, Arc::new(limit.separate_copy())));
+                Arc::new(copied.collect())
+            }),
             vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
             settings: self.settings,
         };

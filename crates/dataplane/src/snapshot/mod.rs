@@ -15,6 +15,7 @@ mod persistence;
 mod destinations;
 mod route;
 mod services;
+pub mod syn_limits;
 
 pub mod clients;
 mod live;
@@ -35,6 +36,7 @@ use self::clients::Clients;
 use self::lists::Lists;
 use self::local_addresses::LocalAddresses;
 use self::marks::Marks;
+use self::syn_limits::SynLimits;
 use self::sync_backup::SyncBackup;
 use self::sync_master::SyncMaster;
 use self::vip_probes::VipProbes;
@@ -74,6 +76,8 @@ pub struct Snapshot {
     pub locals: Arc<LocalAddresses>,
     /// The access lists; `None`: every client may use every service.
     pub lists: Option<Arc<Lists>>,
+    /// The limits of SYNs; `None`: no service has one.
+    pub syn_limits: Option<Arc<SynLimits>>,
     /// Active captures, usually none.
     pub captures: Captures,
     /// The master daemon of connection synchronization; `None`: none runs.
@@ -100,6 +104,7 @@ impl Snapshot {
             clients: Arc::default(),
             locals: Arc::default(),
             lists: None,
+            syn_limits: None,
             captures: Arc::default(),
             sync_master: None,
             sync_backup: None,

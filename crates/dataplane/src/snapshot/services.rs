@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 use xvs_proto::{Endpoint, Family, Protocol, ftp};
 use xvs_sched::{
-    Candidates, Choice, ClientAddress, ClientLimit, ForwardingMethod, Load, Request, Scheduler, ServiceKey,
-    State, SynProxy, Weight,
+    Above, Candidates, Choice, ClientAddress, ClientLimit, ForwardingMethod, Load, Request, Scheduler,
+    ServiceKey, State, SynProxy, Weight,
 };
 
 use super::destinations::DestinationId;
@@ -22,7 +22,7 @@ pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
     /// The number of services of each family, so that a packet need not check every shard.
     counts: [usize; 2],
-    /// The number of services that may be behind the SYN proxy.
+    /// The number of services of which some SYNs may be answered by cookies.
     proxied: usize,
     hasher: hashbrown::DefaultHashBuilder,
 }
@@ -70,7 +70,7 @@ impl Services {
     /// Adds or replaces a service.
     pub fn insert(&mut self, service: Arc<Service>) {
         let (shard, key) = (self.shard(&service.key), service.key);
-        self.proxied += usize::from(service.syn_proxy != SynProxy::Off);
+        self.proxied += usize::from(service.may_proxy());
         let replaced = Arc::make_mut(&mut self.shards[shard]).insert(key, service);
         self.counts[key.family() as usize] += usize::from(replaced.is_none());
         self.count_out(replaced.as_deref());
@@ -85,7 +85,7 @@ impl Services {
     }
 
     fn count_out(&mut self, former: Option<&Service>) {
-        self.proxied -= usize::from(former.is_some_and(|former| former.syn_proxy != SynProxy::Off));
+        self.proxied -= usize::from(former.is_some_and(Service::may_proxy));
     }
 
     /// All services, in no particular order.
@@ -158,6 +158,12 @@ impl Service {
             ServiceKey::Address { endpoint, .. } => endpoint.port,
             ServiceKey::Mark { .. } => 0,
         }
+    }
+
+    /// Whether the director may answer a SYN itself.
+    pub(crate) fn may_proxy(&self) -> bool {
+        self.syn_proxy != SynProxy::Off
+            || self.client_limit.is_some_and(|limit| limit.above == Above::SynProxy)
     }
 
     /// Whether any destination may be chosen.

@@ -108,6 +108,20 @@ impl Image {
 }
 
 impl Image {
+    /// Whether packets to an endpoint may be marked.
+    pub(super) fn marks(&self, key: &EndpointKey) -> bool {
+        let is_in = |prefix: &[u8; prefix::SIZE]| {
+            let bits = u32::from_ne_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) - FAMILY_BITS;
+            let of_addr = |bytes: &[u8]| {
+                u128::from_be_bytes(std::array::from_fn(|at| bytes[at]))
+                    & u128::MAX.checked_shl(128 - bits).unwrap_or(0)
+            };
+            prefix[prefix::FAMILY.start] == key[endpoint::FAMILY]
+                && of_addr(&prefix[prefix::ADDR]) == of_addr(&key[endpoint::ADDR])
+        };
+        self.prefixes.keys().any(is_in)
+    }
+
     /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server
     /// behind NAT at one port, unless that is a virtual endpoint, which its clients know; or from clients to a service.
     pub(super) fn has_own(&self, sender: OwnSender, key: &EndpointKey) -> bool {
@@ -139,7 +153,10 @@ fn roles_of<const K: usize>(map: &Roles<K>, key: &[u8; K]) -> u32 {
 /// The bytes before a frame that the program must leave to the kernel.
 pub(crate) type Marker = [u8; 16];
 
-const SERVICE: u32 = 1 << 0;
+/// The bits of a prefix that the family takes.
+const FAMILY_BITS: u32 = 32;
+
+pub(super) const SERVICE: u32 = 1 << 0;
 const DESTINATION: u32 = 1 << 1;
 const LOCAL: u32 = 1 << 2;
 const TRANSLATED: u32 = 1 << 3;
@@ -246,7 +263,7 @@ fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
 
 fn prefix_key(prefix: Prefix) -> [u8; prefix::SIZE] {
     let (family, addr) = split(prefix.addr());
-    let bits = 8 * prefix::FAMILY.len() as u32 + u32::from(prefix.len());
+    let bits = FAMILY_BITS + u32::from(prefix.len());
     let mut key = [0; prefix::SIZE];
     key[prefix::BITS].copy_from_slice(&bits.to_ne_bytes());
     key[prefix::FAMILY.start] = family;
@@ -260,6 +277,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
     use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
 
@@ -275,6 +293,8 @@ mod tests {
             ("lengths", lengths::SIZE),
             ("list_filter", 8 * filter::COUNT),
             ("list_drops", 8 * drops::COUNT),
+            ("syn_limit", 8 * syn::SIZE),
+            ("syn_limits", 8 * syn::COUNT),
         ] {
             claim(format!("sizeof(struct xvs_{name}) == {size}"));
         }
@@ -301,6 +321,15 @@ mod tests {
         {
             claim(format!("offsetof(struct xvs_hold, {field}) == {}", 8 * word));
         }
+        for (field, word) in [
+            ("due_ns", syn::DUE),
+            ("interval_ns", syn::INTERVAL),
+            ("early_ns", syn::EARLY),
+            ("dropped", syn::DROPPED),
+            ("dropped[1]", syn::DROPPED + syn::STRIPE),
+        ] {
+            claim(format!("offsetof(struct xvs_syn_limit, {field}) == {}", 8 * word));
+        }
         claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
         for (name, value) in [
             ("SERVICE", SERVICE),
@@ -317,6 +346,9 @@ mod tests {
             ("MARKED", filter::MARKED as u32),
             ("ALLOW", 2),
             ("SCOPES", SCOPES_MAX as u32),
+            ("STRIPES", syn::STRIPES as u32),
+            ("SYN_LIMITS", syn::LIMITS as u32),
+            ("LIMIT_OF(0x12345678)", 0x1234),
             ("V6_LENGTHS", lengths::V6 as u32),
             ("FIRST_PORT(0x12345678)", 0x1234),
             ("LAST_PORT(0x12345678)", 0x5678),

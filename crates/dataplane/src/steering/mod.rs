@@ -19,7 +19,8 @@ use xvs_xdp::{AttachError, Attached, Mode, attach};
 
 use self::hold::Hold;
 use self::lists::ListMaps;
-use self::maps::{Image, Marker, Roles};
+use self::maps::{EndpointKey, Image, Marker, Roles};
+use self::syn_limits::SynMaps;
 
 pub mod hold;
 mod lists;
@@ -27,9 +28,11 @@ mod maps;
 pub mod own;
 pub mod reinject;
 mod rules;
+mod syn_limits;
 
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::snapshot::lists::Lists;
+use crate::snapshot::syn_limits::SynLimits;
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 /// The program for interfaces.
@@ -59,7 +62,7 @@ pub enum Verdict {
     Steered,
     /// It is dropped, because it is the director's and nobody serves it.
     Held,
-    /// It is dropped, because an access list refuses it.
+    /// It is dropped, because an access list or a limit of SYNs refuses it.
     Refused,
     /// It goes to the kernel.
     Kernel,
@@ -90,6 +93,7 @@ pub struct Steering {
     own: [BTreeSet<maps::EndpointKey>; 2],
     hold: Arc<Hold>,
     lists: ListMaps,
+    syn_limits: SynMaps,
     /// The maps of earlier processes whose held frames are counted here already.
     counted: BTreeSet<u32>,
 }
@@ -118,8 +122,9 @@ impl Steering {
     fn of(mut object: Object) -> io::Result<Self> {
         object.load()?;
         let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
+        let syn_limits = SynMaps::of(&object)?;
         let (installed, own, counted) = Default::default();
-        Ok(Self { object, installed, own, hold, lists, counted })
+        Ok(Self { object, installed, own, hold, lists, syn_limits, counted })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -234,9 +239,19 @@ impl Steering {
         self.lists.set(&self.object, lists)
     }
 
-    /// Adds what the program has dropped since the last call to the counts of the lists.
-    pub fn count_list_drops(&mut self) {
+    /// Replaces the limits of SYNs. Those of services that the program does not know for certain are left to workers.
+    ///
+    /// # Errors
+    /// As for [`Self::add`]; then workers decide where the program does not.
+    pub fn set_syn_limits(&mut self, limits: &SynLimits) -> Result<(), SteeringError> {
+        let concerned = self.syn_limits.set(limits);
+        self.write_endpoints(SynMaps::roles(concerned, &self.installed))
+    }
+
+    /// Adds what the program has dropped since the last call to the counts of the lists and of the limits of SYNs.
+    pub fn count_drops(&mut self) {
         self.lists.count();
+        self.syn_limits.count();
     }
 
     /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT,
@@ -284,26 +299,41 @@ impl Steering {
         let mut object = Object::open(OBJECT)?;
         object.set_constants(marker)?;
         object.leave_out(VERDICT)?;
-        for map in SHARED.into_iter().chain(lists::MAPS) {
+        for map in SHARED.into_iter().chain(lists::MAPS).chain([syn_limits::MAP]) {
             object.share(map, &self.object)?;
         }
         object.load()?;
         Ok(object)
     }
 
+    /// Gives endpoints these roles, with the numbers of their limits.
+    fn write_endpoints(
+        &mut self,
+        mut change: Roles<{ size_of::<EndpointKey>() }>,
+    ) -> Result<(), SteeringError> {
+        self.syn_limits.enter(&mut change, &self.installed);
+        let map = self.object.map(SHARED[0])?;
+        let done = converge("endpoints", &map, &mut self.installed.endpoints, &change);
+        self.syn_limits.tell(change.keys(), &self.installed);
+        done
+    }
+
     fn write(&mut self, change: &Image) -> Result<(), SteeringError> {
-        let installed = &mut self.installed;
         // An endpoint is effective only with the roles of its address, so the addresses are written first. Frames that
         // are steered too early are at worst passed back. The ports precede the addresses, because the role of an
         // address has no effect without them.
-        let object = &self.object;
+        let (object, installed) = (&self.object, &mut self.installed);
         converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &change.translated)?;
         converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
-        converge("endpoints", &object.map(SHARED[0])?, &mut installed.endpoints, &change.endpoints)?;
+        self.write_endpoints(change.endpoints.clone())?;
+        let (object, installed) = (&self.object, &mut self.installed);
         let more = change.prefixes.values().any(|roles| *roles != 0);
         self.lists.set_marked(more || !installed.prefixes.is_empty());
         converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
         self.lists.set_marked(!installed.prefixes.is_empty());
+        if !change.prefixes.is_empty() {
+            self.write_endpoints(SynMaps::roles(self.syn_limits.endpoints(), &self.installed))?;
+        }
         for key in change.endpoints.keys() {
             for sender in [OwnSender::Server, OwnSender::Client] {
                 match self.installed.has_own(sender, key) {

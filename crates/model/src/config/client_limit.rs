@@ -1,10 +1,13 @@
-//! Limits of clients: the report of `xvs limit list` and `xvs top --clients`.
+//! Limits of clients: which can be set, and the report of `xvs limit list` and `xvs top --clients`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use xvs_proto::Prefix;
-use xvs_sched::{ClientLimit, ServiceKey};
+use xvs_proto::{Prefix, Protocol};
+use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey};
+
+use crate::config::command::CommandError;
+use crate::config::syn_proxy::{Proxied, check_proxied};
 
 /// The limits of all services, and the clients that they concern most.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,7 +23,12 @@ pub struct LimitReport {
 impl LimitReport {
     /// These limits, without clients.
     pub fn of(limits: &BTreeMap<ServiceKey, ClientLimit>) -> Self {
-        let limits = limits.iter().map(|(service, limit)| LimitRow { service: *service, limit: *limit });
+        let row = |(service, limit): (&ServiceKey, &ClientLimit)| LimitRow {
+            service: *service,
+            limit: *limit,
+            syns_dropped: 0,
+        };
+        let limits = limits.iter().map(row);
         Self { limits: limits.collect(), ..Self::default() }
     }
 }
@@ -31,9 +39,23 @@ pub struct LimitRow {
     /// The service.
     #[serde(with = "as_listed")]
     pub service: ServiceKey,
-    /// What each of its clients may do.
+    /// What each of its clients may do, and all together.
     #[serde(flatten)]
     pub limit: ClientLimit,
+    /// SYNs of all clients that were dropped.
+    pub syns_dropped: u64,
+}
+
+/// The limit of a service's SYNs, with its effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SynLimitSummary {
+    /// The service.
+    #[serde(with = "as_listed")]
+    pub service: ServiceKey,
+    /// SYNs a second.
+    pub rate: u32,
+    /// SYNs that were dropped since the limit was set, or since xvsd started.
+    pub dropped: u64,
 }
 
 /// A client of a service with a limit.
@@ -49,6 +71,43 @@ pub struct ClientRow {
     /// Its connections that were refused since it is known.
     pub refused: u64,
 }
+
+/// Refuses a limit that says nothing or contradicts itself, or that a service with these methods cannot have.
+///
+/// # Errors
+/// The reason.
+pub(super) fn check(
+    service: &ServiceKey,
+    limit: ClientLimit,
+    methods: impl IntoIterator<Item = ForwardingMethod>,
+) -> Result<(), CommandError> {
+    let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = limit;
+    let why = match () {
+        () if connections == 0 && rate == 0 && syn_rate == 0 => {
+            "a limit needs a number of connections or a rate; `xvs limit delete` ends one".to_owned()
+        }
+        () if rate == 0 && (burst > 0 || above == Above::SynProxy) => {
+            "--burst and --above need a --rate".to_owned()
+        }
+        () if syn_rate == 0 && syn_burst > 0 => "--syn-burst needs a --syn-rate".to_owned(),
+        () if [connections, rate, burst, syn_rate, syn_burst].iter().any(|number| *number > LIMIT_MAX) => {
+            format!("a number of a limit is at most {LIMIT_MAX}")
+        }
+        () if syn_rate > 0 && !matches!(service, ServiceKey::Address { protocol: Protocol::TCP, .. }) => {
+            return Err(CommandError::NotSupported {
+                object: format!("service {service}"),
+                what: "--syn-rate for another service than one of a TCP address is".to_owned(),
+                next: "leave it out; --rate and --connections limit each client".to_owned(),
+            });
+        }
+        () if above == Above::SynProxy => return check_proxied(service, Proxied::AboveRate, methods),
+        () => return Ok(()),
+    };
+    Err(CommandError::InvalidOperation { why })
+}
+
+/// The largest number of a limit.
+const LIMIT_MAX: u32 = 1_000_000;
 
 /// A service as listings print it.
 mod as_listed {

@@ -11,15 +11,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, SynProxy, Weight, scheduler};
+use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey, SynProxy, Weight, scheduler};
 
 use crate::config::access_list::{AccessLists, Until};
+use crate::config::client_limit;
 use crate::config::command::{Command, CommandError};
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::local_address::LocalAddress;
 use crate::config::maintenance::{Disabled, DisabledServers};
 use crate::config::service::{Netmask, Service, ServiceOptions};
+use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
 
@@ -184,21 +186,21 @@ impl State {
                     return Err(CommandError::ServiceExists(*key));
                 }
                 check_service(key, options)?;
-                check_syn_proxy(key, options, [])
+                self.check_syn_proxy(key, options, [])
             }
             Command::EditService { key, options } => {
                 self.known(key)?;
                 check_service(key, options)?;
                 let destinations = self.services.get(key).map_or(&[][..], |service| &service.destinations);
                 let methods = destinations.iter().map(|dest| dest.options.method);
-                check_syn_proxy(key, options, methods)?;
+                self.check_syn_proxy(key, options, methods)?;
                 check_room(&options.scheduler, destinations.len())
             }
             Command::DeleteService(key) | Command::Zero(Some(key)) => self.known(key),
             Command::AddDestination { service, endpoint, options } => {
                 let found = self.defined(service)?;
                 self.check_destination(service, *endpoint, options)?;
-                check_syn_proxy(service, &found.options, [options.method])?;
+                self.check_syn_proxy(service, &found.options, [options.method])?;
                 if found.destination(*endpoint).is_some() {
                     return Err(CommandError::DestinationExists { service: *service, endpoint: *endpoint });
                 }
@@ -208,7 +210,7 @@ impl State {
             Command::EditDestination { service, endpoint, options } => {
                 let found = self.defined(service)?;
                 self.check_destination(service, *endpoint, options)?;
-                check_syn_proxy(service, &found.options, [options.method])?;
+                self.check_syn_proxy(service, &found.options, [options.method])?;
                 check_present(found, service, *endpoint)
             }
             Command::DeleteDestination { service, endpoint } => {
@@ -328,21 +330,28 @@ impl State {
 
     fn check_limit(&self, service: ServiceKey, limit: ClientLimit) -> Result<(), CommandError> {
         check_key(&service)?;
-        let ClientLimit { connections, rate, burst } = limit;
-        let why = match () {
-            () if connections == 0 && rate == 0 => {
-                "a limit needs a number of connections or a rate; `xvs limit delete` ends one".to_owned()
-            }
-            () if rate == 0 && burst > 0 => "a burst needs a rate".to_owned(),
-            () if connections.max(rate).max(burst) > LIMIT_MAX => {
-                format!("a number of a limit is at most {LIMIT_MAX}")
-            }
-            () if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(&service) => {
-                format!("{LIMITS_MAX} services have limits already, the largest number; delete one first")
-            }
-            () => return Ok(()),
-        };
-        Err(CommandError::InvalidOperation { why })
+        if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(&service) {
+            let why =
+                format!("{LIMITS_MAX} services have limits already, the largest number; delete one first");
+            return Err(CommandError::InvalidOperation { why });
+        }
+        let destinations = self.services.get(&service).map_or(&[][..], |known| &known.destinations);
+        client_limit::check(&service, limit, destinations.iter().map(|dest| dest.options.method))
+    }
+
+    /// Refuses the SYN proxy, of the service or of its clients' limit, where it cannot be.
+    fn check_syn_proxy(
+        &self,
+        key: &ServiceKey,
+        options: &ServiceOptions,
+        methods: impl IntoIterator<Item = ForwardingMethod>,
+    ) -> Result<(), CommandError> {
+        let is_above = self.limits.get(key).is_some_and(|limit| limit.above == Above::SynProxy);
+        match options.syn_proxy {
+            SynProxy::Off if !is_above => Ok(()),
+            SynProxy::Off => check_proxied(key, Proxied::AboveRate, methods),
+            SynProxy::Auto | SynProxy::On => check_proxied(key, Proxied::Service, methods),
+        }
     }
 
     /// The access lists.
@@ -469,32 +478,6 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
     Ok(())
 }
 
-/// Refuses the SYN proxy for protocols without SYN, and with real servers whose replies do not pass the director.
-fn check_syn_proxy(
-    key: &ServiceKey,
-    options: &ServiceOptions,
-    methods: impl IntoIterator<Item = ForwardingMethod>,
-) -> Result<(), CommandError> {
-    let is_tcp = match key {
-        ServiceKey::Address { protocol, .. } => *protocol == Protocol::TCP,
-        ServiceKey::Mark { .. } => true,
-    };
-    let (what, next) = match options.syn_proxy {
-        SynProxy::Off => return Ok(()),
-        _ if !is_tcp => ("--syn-proxy for another protocol than TCP is", "leave it out"),
-        _ if methods.into_iter().all(ForwardingMethod::masquerades) => return Ok(()),
-        _ => (
-            "--syn-proxy with real servers whose replies do not pass the director is",
-            "give them -m or --fullnat, or the service --syn-proxy off",
-        ),
-    };
-    Err(CommandError::NotSupported {
-        object: format!("service {key}"),
-        what: what.to_owned(),
-        next: next.to_owned(),
-    })
-}
-
 /// Refuses more destinations than the scheduler's table can hold.
 fn check_room(name: &str, destinations: usize) -> Result<(), CommandError> {
     let most = scheduler::destinations_max(name);
@@ -573,9 +556,8 @@ const MARKS_MAX: usize = 1024;
 /// The largest number of entries of disabled real servers.
 const DISABLED_MAX: usize = 1024;
 
-/// The largest number of services with limits, and the largest number in one.
+/// The largest number of services with limits.
 const LIMITS_MAX: usize = 1024;
-const LIMIT_MAX: u32 = 1_000_000;
 
 /// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
 const LOCALS_MAX: usize = 1024;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::access_list::ListSummary;
+use crate::config::client_limit::SynLimitSummary;
 use crate::config::sync_daemon::SyncRole;
 use crate::report::health::Counts;
 use crate::report::setting::Setting;
@@ -40,6 +41,8 @@ pub struct StatusReport {
     pub disabled: Vec<String>,
     /// The access lists in force.
     pub lists: Vec<ListSummary>,
+    /// The limits of services' SYNs.
+    pub syn_limits: Vec<SynLimitSummary>,
     /// The attached interfaces.
     pub interfaces: Vec<InterfaceStatus>,
     /// The workers, by number.

@@ -122,7 +122,8 @@ impl Dispatch<'_> {
         port: &mut impl Port,
     ) -> Verdict {
         let hash = self.flows.hash(&packet.connection_key());
-        let whole = FramedPacket { frame: &mut datagram.frame, link: datagram.link, packet, hash };
+        let (frame, link) = (&mut datagram.frame, datagram.link);
+        let whole = FramedPacket { frame, link, packet, hash, is_reassembled: true };
         let verdict = process(self.flows, whole, self.at);
         if let Some(error) = IcmpError::of(packet, &datagram.frame, datagram.link, verdict) {
             self.reply(error, hash, port);

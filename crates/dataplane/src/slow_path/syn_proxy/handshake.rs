@@ -5,6 +5,7 @@
 //! gives: so the balance, the counters and a PROXY header are those of any connection.
 
 use xvs_proto::{LinkId, Protocol};
+use xvs_sched::ClientLimit;
 use xvs_xdp::Frame;
 
 use super::{Answered, Proof, Taken, answered, refuse, take_segment, wait, write_syn};
@@ -47,7 +48,8 @@ fn begin<'s>(
     at: Context<'s>,
     send: Send,
 ) -> Verdict {
-    let id = match connect(flows, p.frame, p.packet, marked, at) {
+    let limit = marked.service.client_limit.map(ClientLimit::of_proven);
+    let id = match connect(flows, p.frame, p.packet, marked, limit, at) {
         Ok(Begun::Connection(id)) => id,
         // One packet is a UDP datagram.
         Ok(Begun::OnePacket(..)) => return Verdict::Consumed,
@@ -84,7 +86,8 @@ fn send_syn(
 ) -> Verdict {
     let Some(packet) = write_syn(frame, &flows.table.connection(id)) else { return Verdict::Consumed };
     let hash = flows.table.hash(&packet.flow);
-    let verdict = send(flows, FramedPacket { frame, link, packet: &packet, hash }, id, at);
+    let verdict =
+        send(flows, FramedPacket { frame, link, packet: &packet, hash, is_reassembled: false }, id, at);
     wait(&mut flows.table, id, at.now);
     verdict
 }

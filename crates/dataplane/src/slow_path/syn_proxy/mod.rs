@@ -1,5 +1,5 @@
-//! The SYN proxy (`syn_proxy`, NAT and FULLNAT): the director answers a client's SYN by a cookie, and begins a
-//! connection only when the client's acknowledgement of the cookie is right.
+//! The SYN proxy (`syn_proxy`, or of clients above their rate; NAT and FULLNAT): the director answers a client's SYN by
+//! a cookie, and begins a connection only when the client's acknowledgement of the cookie is right.
 //!
 //! Runs for packets without a connection to a service behind the proxy, for those of a connection whose destination has
 //! not answered, and for each segment of such a connection afterwards; others cost a look at their flags, or at one
@@ -42,6 +42,7 @@ use crate::conn::tcp::TcpState;
 use crate::conn::{Awaited, ConnId, Connection, Flags, Numbers, TableWorker};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
+use crate::new_connection::limit;
 use crate::new_connection::service::{Marked, behind_proxy};
 use crate::snapshot::Service;
 use crate::verdict::{DropReason, Verdict};
@@ -82,7 +83,8 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>
     let is_whole = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0;
     let secret = flows.table.table().secret();
     if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
-        return match is_active && service.has_available() {
+        let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, at));
+        return match is_answered {
             true if is_whole() => {
                 let offered = Offered::by(&tcp::Options::of(segment));
                 let sequence = p.tcp_number(tcp::field::SEQUENCE.start);

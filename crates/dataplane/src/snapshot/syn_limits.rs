@@ -1,0 +1,102 @@
+//! Limits of SYNs: how many a service gets in a second, of all clients together.
+//!
+//! A limit is one word: the time at which the next SYN is due (the generic cell rate algorithm, ITU-T I.371), changed
+//! by compare-and-swap. The XDP program decides on the SYNs of most services, before anything is copied, and its word
+//! is then the limit's (`steering/syn_limits.rs`). Workers decide on what the program leaves to them: fragments,
+//! packets of this machine itself, and the SYNs of services that the program does not know for certain. So one of both
+//! decides on a SYN, and never both. Not here: which packets a worker decides on (`new_connection/limit.rs`).
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
+
+use hashbrown::HashMap;
+use xvs_sched::{ServiceKey, SynRate};
+use xvs_xdp::bpf::Words;
+
+use super::clients::next_due;
+use crate::clock::Millis;
+
+/// The limits by service.
+pub type SynLimits = HashMap<ServiceKey, Arc<SynLimit>>;
+
+/// The limit of a service.
+#[derive(Debug)]
+pub struct SynLimit {
+    /// The SYNs that it lets pass.
+    pub rate: SynRate,
+    /// SYNs that it has dropped, in the program too.
+    pub dropped: Arc<AtomicU64>,
+    /// When the next SYN would be due without a burst, in nanoseconds of the clock.
+    due: AtomicU64,
+    /// The words of the program, and the place of its time in them.
+    of_program: OnceLock<(Arc<ProgramWords>, usize)>,
+    /// Whether the program decides on whole packets. The control thread alone writes it.
+    is_in_program: AtomicBool,
+}
+
+/// The words of the program's limits: `struct xvs_syn_limits`.
+pub(crate) type ProgramWords = Words<{ layout::COUNT }>;
+
+/// The places of the words of `struct xvs_syn_limit`, which one limit has.
+pub(crate) mod layout {
+    pub(crate) const DUE: usize = 0;
+    pub(crate) const INTERVAL: usize = 1;
+    pub(crate) const EARLY: usize = 2;
+    pub(crate) const DROPPED: usize = 8;
+    /// The words of a stripe, and the number of stripes.
+    pub(crate) const STRIPE: usize = 8;
+    pub(crate) const STRIPES: usize = 8;
+    pub(crate) const SIZE: usize = DROPPED + STRIPE * STRIPES;
+    /// The number of limits. That of the number 0 is never used.
+    pub(crate) const LIMITS: usize = 2048;
+    pub(crate) const COUNT: usize = SIZE * LIMITS;
+}
+
+impl SynLimit {
+    /// A limit that adds to these drops.
+    pub fn new(rate: SynRate, dropped: Arc<AtomicU64>) -> Self {
+        Self {
+            rate,
+            dropped,
+            due: AtomicU64::new(0),
+            of_program: OnceLock::new(),
+            is_in_program: false.into(),
+        }
+    }
+
+    /// The same limit, which changes independently, counts nowhere and is in no program.
+    pub(crate) fn separate_copy(&self) -> Self {
+        Self { due: AtomicU64::new(self.due().load(Relaxed)), ..Self::new(self.rate, Arc::default()) }
+    }
+
+    /// Notes where the program has the limit, and whether it decides from now on.
+    pub(crate) fn set_program(&self, words: &Arc<ProgramWords>, place: usize, is_in_program: bool) {
+        self.of_program.get_or_init(|| (words.clone(), place));
+        // Relaxed: a worker that is late lets a SYN pass without counting it, or counts one twice.
+        self.is_in_program.store(is_in_program, Relaxed);
+    }
+
+    /// Whether the program decides on whole packets from the wire.
+    pub(crate) fn is_in_program(&self) -> bool {
+        self.is_in_program.load(Relaxed)
+    }
+
+    fn due(&self) -> &AtomicU64 {
+        match self.of_program.get() {
+            Some((words, place)) if self.is_in_program() => &words[*place],
+            _ => &self.due,
+        }
+    }
+
+    /// Takes the right of a SYN to pass, if there is one now; if not, counts it as dropped.
+    pub(crate) fn take(&self, now: Millis) -> bool {
+        let SynRate { rate, burst } = self.rate;
+        // Relaxed: the word orders no other memory.
+        let taken = self.due().fetch_update(Relaxed, Relaxed, |due| next_due(rate, burst, due, now));
+        if taken.is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        taken.is_ok()
+    }
+}

@@ -1,0 +1,122 @@
+//! Limits of SYNs in the maps of the steering program.
+//!
+//! Runs on the control thread. Each limit has a number, which the value of its service's endpoint has in the upper half
+//! while the program decides: not for services of every port, of a mark, or at an address that mark rules name. Cost of
+//! a change: a comparison for each limit. Not here: what a limit does (`snapshot/syn_limits.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CStr;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use xvs_sched::{ServiceKey, SynRate};
+use xvs_xdp::bpf::Object;
+
+use super::maps::{EndpointKey, Image, Roles, SERVICE, endpoint_key};
+use crate::snapshot::clients::interval_and_early;
+use crate::snapshot::syn_limits::{ProgramWords, SynLimit, SynLimits, layout};
+
+/// The name of the map.
+pub(super) const MAP: &CStr = c"syn_limits";
+
+/// The roles of an endpoint, without the number of its limit.
+const ROLES: u32 = 0xffff;
+const NUMBER_SHIFT: u32 = 16;
+
+/// The limits in the maps.
+pub(super) struct SynMaps {
+    words: Arc<ProgramWords>,
+    /// The limits by endpoint, with their numbers, from 1 on.
+    limits: BTreeMap<EndpointKey, (usize, Arc<SynLimit>)>,
+    /// What each number has dropped, as far as it is counted at its limit.
+    counted: BTreeMap<usize, u64>,
+}
+
+impl SynMaps {
+    pub(super) fn of(object: &Object) -> io::Result<Self> {
+        let words = Arc::new(object.words(MAP)?);
+        Ok(Self { words, limits: BTreeMap::new(), counted: BTreeMap::new() })
+    }
+
+    /// Replaces the limits. Returns the endpoints whose values may have changed.
+    pub(super) fn set(&mut self, limits: &SynLimits) -> BTreeSet<EndpointKey> {
+        self.count();
+        let former = std::mem::take(&mut self.limits);
+        let by_endpoint = limits.iter().filter_map(|(key, limit)| match *key {
+            ServiceKey::Address { protocol, endpoint } if endpoint.port != 0 => {
+                Some((endpoint_key(protocol, endpoint), limit))
+            }
+            _ => None,
+        });
+        let wanted: BTreeMap<_, _> = by_endpoint.collect();
+        let kept = wanted.keys().filter_map(|key| Some((*key, former.get(key)?.0)));
+        let mut numbers: BTreeMap<_, _> = kept.collect();
+        let taken: BTreeSet<_> = numbers.values().copied().collect();
+        let mut free = (1..layout::LIMITS).filter(|number| !taken.contains(number));
+        for (key, limit) in wanted {
+            let known = numbers.remove(&key).or_else(|| free.next());
+            // Without a number, workers decide.
+            let Some(number) = known else { continue };
+            if former.get(&key).is_none_or(|(_, former)| !Arc::ptr_eq(former, limit)) {
+                self.write(number, limit.rate);
+            }
+            self.limits.insert(key, (number, limit.clone()));
+        }
+        self.limits.keys().chain(former.keys()).copied().collect()
+    }
+
+    fn write(&self, number: usize, rate: SynRate) {
+        let words = &self.words[number * layout::SIZE..];
+        let (interval, early) = interval_and_early(rate.rate, rate.burst);
+        for (place, word) in [(layout::DUE, 0), (layout::INTERVAL, interval), (layout::EARLY, early)] {
+            words[place].store(word, Relaxed);
+        }
+    }
+
+    /// Adds the numbers of limits to the values that endpoints get.
+    pub(super) fn enter(&self, change: &mut Roles<{ size_of::<EndpointKey>() }>, installed: &Image) {
+        for (key, value) in change {
+            let number = self.limits.get(key).map_or(0, |(number, _)| *number as u32);
+            let is_certain = *value & SERVICE != 0 && !installed.marks(key);
+            *value = *value & ROLES | if is_certain { number << NUMBER_SHIFT } else { 0 };
+        }
+    }
+
+    /// Tells the limits of these endpoints whether the program decides.
+    pub(super) fn tell<'a>(&self, keys: impl IntoIterator<Item = &'a EndpointKey>, installed: &Image) {
+        for key in keys {
+            if let Some((number, limit)) = self.limits.get(key) {
+                let value = installed.endpoints.get(key).copied().unwrap_or(0);
+                limit.set_program(
+                    &self.words,
+                    number * layout::SIZE + layout::DUE,
+                    value >> NUMBER_SHIFT != 0,
+                );
+            }
+        }
+    }
+
+    /// The endpoints of the limits.
+    pub(super) fn endpoints(&self) -> BTreeSet<EndpointKey> {
+        self.limits.keys().copied().collect()
+    }
+
+    /// The values of these endpoints as they are, without limits.
+    pub(super) fn roles(
+        keys: BTreeSet<EndpointKey>,
+        installed: &Image,
+    ) -> Roles<{ size_of::<EndpointKey>() }> {
+        keys.into_iter().filter_map(|key| Some((key, installed.endpoints.get(&key)? & ROLES))).collect()
+    }
+
+    /// Adds what was dropped since the last call to the counts of the limits.
+    pub(super) fn count(&mut self) {
+        for (number, limit) in self.limits.values() {
+            let stripes = self.words[number * layout::SIZE..][layout::DROPPED..layout::SIZE].iter();
+            let now: u64 = stripes.step_by(layout::STRIPE).map(|word| word.load(Relaxed)).sum();
+            let before = self.counted.insert(*number, now).unwrap_or(0);
+            limit.dropped.fetch_add(now.wrapping_sub(before), Relaxed);
+        }
+    }
+}
