@@ -1,10 +1,9 @@
 //! The pipeline: every stage that a packet may pass, in order. No other file knows this order; a new connection has
 //! stages of its own (`new_connection/connect.rs`).
 //!
-//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in exactly one
-//! place. The functions of `slow_path` return at once for packets that they do not concern. `Dispatch` has more slow
-//! paths: fragments, ICMP errors that are received or sent, packets larger than the path MTU, probes of health checks,
-//! and the SYNs that the SYN proxy repeats.
+//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one place. The
+//! functions of `slow_path` return at once for packets that they do not concern. `Dispatch` has more slow paths:
+//! fragments, ICMP errors, packets above the path MTU, probes of health checks, and SYNs that the SYN proxy repeats.
 
 mod run;
 
@@ -21,7 +20,7 @@ use crate::new_connection::insert::Begun;
 use crate::new_connection::{bypass, limit, one_packet, service};
 use crate::slow_path::syn_proxy::{self, handshake};
 use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
     let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
@@ -52,11 +51,9 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
 /// Processes a whole packet: unless a list or a limit of SYNs refuses it, its connection is looked up, or made.
 fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     mss::clamp_own(&mut p);
-    if let Some(reason) = at.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash)) {
+    let refused = at.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash));
+    if let Some(reason) = refused.or_else(|| limit::refuses_syn(&p, at)) {
         return Verdict::Drop(reason);
-    }
-    if limit::is_above_syns(&p, at) {
-        return Verdict::Drop(DropReason::SynRate);
     }
     match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),

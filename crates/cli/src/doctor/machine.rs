@@ -12,9 +12,9 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
     let finding = match version(release) {
         None => Finding::warn("kernel", "", format!("{release:?} is not a known kernel version")),
-        Some(version) if version < COARSE_CLOCK => {
+        Some(version) if version < ATOMICS => {
             let found = format!(
-                "Linux {release} lacks what the XDP program of xvsd needs (bpf_ktime_get_coarse_ns); boot 5.11 or later"
+                "Linux {release} lacks what the XDP program of xvsd needs (compare-and-swap of BPF); boot 5.12 or later"
             );
             Finding::fail("kernel", "", found)
         }
@@ -36,8 +36,8 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// The first kernels with `bpf_ktime_get_coarse_ns` and `NTF_EXT_MANAGED`.
-const COARSE_CLOCK: (u32, u32) = (5, 11);
+/// The first kernels with atomic operations of BPF that return a value, and with `NTF_EXT_MANAGED`.
+const ATOMICS: (u32, u32) = (5, 12);
 const MANAGED: (u32, u32) = (5, 16);
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {

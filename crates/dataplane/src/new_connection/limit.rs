@@ -25,13 +25,14 @@ use crate::snapshot::clients::Refusal;
 use crate::snapshot::syn_limits::{SynLimit, SynLimits};
 use crate::verdict::{DropReason, Verdict};
 
-/// Whether a packet is a SYN above the limit of its service, on which the worker decides. It is counted there.
+/// Why a SYN is refused that is above the limit of its service, and on which the worker decides; counted there.
 #[inline]
-pub(crate) fn is_above_syns(p: &FramedPacket<'_>, at: Context<'_>) -> bool {
+pub(crate) fn refuses_syn(p: &FramedPacket<'_>, at: Context<'_>) -> Option<DropReason> {
     // As the XDP program has it.
     const MASK: u8 = tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::RST.0;
-    p.packet.tcp_flags.0 & MASK == tcp::Flags::SYN.0
-        && at.snapshot.syn_limits.as_deref().is_some_and(|limits| is_above(limits, p, at))
+    let is_syn = p.packet.tcp_flags.0 & MASK == tcp::Flags::SYN.0;
+    let limits = at.snapshot.syn_limits.as_deref().filter(|_| is_syn)?;
+    is_above(limits, p, at).then_some(DropReason::SynRate)
 }
 
 fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, at: Context<'_>) -> bool {
