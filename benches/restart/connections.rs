@@ -1,5 +1,5 @@
-//! TCP connections of the suites `restart`, `failover` and `attack`: a client that keeps thousands of them busy, and their real
-//! servers.
+//! TCP connections of the suites `restart`, `failover` and `attack`: a client that keeps thousands of them busy, and
+//! their real servers.
 //!
 //! A thread each for the client and for every real server, with epoll. A request is eight bytes, a seed and a length;
 //! the answer is that many bytes, continued from request to request, which the client compares with what the seed
