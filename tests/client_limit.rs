@@ -9,6 +9,9 @@ use serde_json::json;
 use xvs::frames::{ACK, FIN, RST, SYN};
 use xvs::lab_cluster::{CLIENT, CLIENT6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
+use xvs_ipvsadm::{SystemResolver, read_wanted};
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::request::Request;
 
 fn cluster(method: &str, limit: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
@@ -257,6 +260,38 @@ fn a_limit_of_syns_is_saved_changed_and_deleted_with_that_of_clients() {
     assert_eq!(admitted(&mut cluster, CLIENT, 40..49), 1);
     xvs(&mut cluster, &format!("limit delete -t {VIP}:80"));
     assert_eq!(admitted(&mut cluster, CLIENT, 50..59), 9);
+}
+
+#[test]
+fn data_connections_of_ftp_do_not_count_as_syns_of_its_service() {
+    let mut cluster = LabCluster::new();
+    let server = server(1);
+    cluster.configure(&[&format!("-A -t {VIP}:21 -s rr"), &format!("-a -t {VIP}:21 -r {server}:21 -m")]);
+    xvs(&mut cluster, &format!("limit set -t {VIP}:21 --syn-rate 1 --syn-burst 2"));
+    let mut verdict = |port: u16, to: u16| {
+        let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, to));
+        cluster.from_client(&syn).verdict
+    };
+    for port in 1000..1010 {
+        assert_ne!(verdict(port, 20_000), "drop syn_rate");
+    }
+    assert_eq!([2000, 2001].map(|port| verdict(port, 21)), ["transmit"; 2]);
+    assert_eq!(verdict(2002, 21), "drop syn_rate");
+}
+
+#[test]
+fn rules_change_the_methods_before_the_limit_that_needs_them() {
+    let mut cluster = cluster("-g", "--rate 5");
+    let text = format!(
+        "-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m\n\
+         #xvs limit set -t {VIP}:80 --rate 5 --above syn-proxy\n",
+        server(1)
+    );
+    let (rules, _) = read_wanted(&text, &SystemResolver::default()).expect("the rules have no fault");
+    let apply = Request::Apply { rules, confirm_within_seconds: None };
+    cluster.lab().director.call(apply).expect("nothing is refused");
+    let saved = cluster.adm("-S -n");
+    assert!(saved.contains("-m -w 1") && saved.contains("--above syn-proxy"), "{saved}");
 }
 
 #[test]

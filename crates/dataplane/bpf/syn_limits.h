@@ -48,6 +48,9 @@ static __noinline int is_above_limit(__u32 number)
 			return 0;
 		due = before;
 	}
+	/* Each time it was within the limit, and others took their turns. */
+	if (due <= now + limit->early_ns)
+		return 0;
 	__sync_fetch_and_add(&limit->dropped[bpf_get_smp_processor_id() & (XVS_STRIPES - 1)][0], 1);
 	return 1;
 }

@@ -388,7 +388,14 @@ impl<D: Datapath> Control<D> {
         if matches!(command, Command::SetLimit { limit, .. } if limit.is_of_clients()) {
             self.publication.snapshot.clients.provide();
         }
-        self.syn_limits_due |= matches!(command, Command::SetLimit { .. } | Command::DeleteLimit(_));
+        self.syn_limits_due |= match command {
+            Command::SetLimit { .. } | Command::DeleteLimit(_) => true,
+            Command::AddService { key, .. } | Command::DeleteService(key) => {
+                self.state.limits().contains_key(key)
+            }
+            Command::Flush => !self.state.limits().is_empty(),
+            _ => false,
+        };
         self.registry.apply(command, &self.state, &mut self.publication.snapshot, now);
         self.owned.note(command);
         if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
@@ -596,7 +603,7 @@ mod tests {
     use xvs_model::config::local_address::LocalAddress;
     use xvs_model::config::maintenance::Disabled;
     use xvs_proto::{Endpoint, Family};
-    use xvs_sched::{ForwardingMethod, SynProxy, Weight};
+    use xvs_sched::{ClientLimit, ForwardingMethod, SynProxy, Weight};
 
     use crate::control::datapath::SyncSockets;
     use crate::control::*;
@@ -1030,6 +1037,23 @@ mod tests {
             control.tick(Millis(second * 1000)).unwrap();
             assert_eq!(on(published.load().settings), (rate > 0, rate, rate > 0), "{free}");
         }
+    }
+
+    #[test]
+    fn a_limit_of_syns_is_in_force_while_its_service_is_there() {
+        let mut control = control();
+        let key = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
+        let limit = ClientLimit { syn_rate: 5, ..ClientLimit::default() };
+        let add = Command::AddService { key, options: ServiceOptions::of(Family::V4) };
+        let mut is_in_force = |command| {
+            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.published().load().syn_limits.is_some()
+        };
+        assert!(!is_in_force(Command::SetLimit { service: key, limit }));
+        assert!(is_in_force(add.clone()));
+        assert!(!is_in_force(Command::DeleteService(key)));
+        assert!(is_in_force(add));
+        assert!(!is_in_force(Command::Flush));
     }
 
     #[test]

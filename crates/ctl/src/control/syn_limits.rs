@@ -18,7 +18,9 @@ impl<D: Datapath> Control<D> {
             return;
         }
         let former = self.publication.snapshot.syn_limits.take().unwrap_or_default();
-        let rates = self.state.limits().iter().filter_map(|(key, limit)| Some((key, limit.of_syns()?)));
+        // A service that was deleted may still be steered, for its connections.
+        let there = self.state.limits().iter().filter(|(key, _)| self.state.service(key).is_some());
+        let rates = there.filter_map(|(key, limit)| Some((key, limit.of_syns()?)));
         let limits: SynLimits = rates
             .map(|(key, rate)| {
                 let limit = match former.get(key) {

@@ -334,7 +334,9 @@ impl Daemon {
             system_calls::limit_thread(Kind::Reader);
             health_checks::start(keepalived, read, kept, others, &handle, &self.notices)
         };
-        let started = thread::scope(|scope| scope.spawn(start).join());
+        let started = thread::scope(|scope| {
+            thread::Builder::new().spawn_scoped(scope, start).map(thread::ScopedJoinHandle::join)
+        })?;
         self.health = Some(started.unwrap_or_else(|panic| panic::resume_unwind(panic))?);
         Ok(())
     }

@@ -57,6 +57,12 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
 /// # Errors
 /// There is no such user, this process may not become it, or the user cannot have the folders of xvsd.
 pub fn give_up(config: &Config) -> Result<(), DaemonError> {
+    let filters = || system("user: the filters of system calls (seccomp)");
+    // Filters that this process has already find the handler before anything else is tried.
+    let has_filters = std::env::var_os(FILTERS).is_some();
+    if has_filters {
+        system_calls::keep_limits().map_err(filters())?;
+    }
     if let Some(path) = std::env::var_os(PINS) {
         pins::keep_path(PathBuf::from(path));
     }
@@ -68,12 +74,10 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
         limit_to(name, owner).map_err(system("user: becoming the user"))?;
     }
     set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))?;
-    let limited = match std::env::var_os(FILTERS) {
-        Some(_) => system_calls::keep_limits(),
-        None if config.user.is_some() => system_calls::limit_process(),
-        None => Ok(()),
-    };
-    limited.map_err(system("user: the filters of system calls (seccomp)"))
+    match config.user.is_some() && !has_filters {
+        true => system_calls::limit_process().map_err(filters()),
+        false => Ok(()),
+    }
 }
 
 /// The account of `user`, which this process can become.

@@ -109,8 +109,8 @@ const CALLS: &[(&[Kind], &[Call])] = &[
             SYS_copy_file_range SYS_dup SYS_dup3 SYS_faccessat SYS_faccessat2 SYS_fadvise64 SYS_fallocate SYS_fchdir
             SYS_fchmod SYS_fchmodat SYS_fchown SYS_fchownat SYS_fdatasync SYS_flock SYS_fstat SYS_fstatfs SYS_fsync
             SYS_ftruncate SYS_getcwd SYS_getdents64 SYS_ioctl SYS_lseek SYS_mkdirat SYS_mknodat SYS_newfstatat SYS_openat
-            SYS_openat2 SYS_pipe2 SYS_pread64 SYS_preadv SYS_pwrite64 SYS_pwritev SYS_readlinkat SYS_renameat2
-            SYS_statfs SYS_statx SYS_umask SYS_unlinkat
+            SYS_openat2 SYS_pipe2 SYS_pread64 SYS_preadv SYS_pwrite64 SYS_pwritev SYS_readlinkat SYS_renameat
+            SYS_renameat2 SYS_statfs SYS_statx SYS_umask SYS_unlinkat
         ],
     ),
     // Memory as files: the table of `xvs explain`, what the helper prints, descriptors that libbpf reserves.
@@ -148,7 +148,7 @@ const MORE: &[(&[Kind], &[Call])] = &[
         OTHERS,
         calls![
             SYS_access SYS_chmod SYS_chown SYS_dup2 SYS_epoll_create SYS_epoll_wait SYS_eventfd SYS_fork SYS_getdents
-            SYS_getrlimit SYS_lchown SYS_lstat SYS_mkdir SYS_mknod SYS_open SYS_pipe SYS_readlink SYS_rename SYS_renameat
+            SYS_getrlimit SYS_lchown SYS_lstat SYS_mkdir SYS_mknod SYS_open SYS_pipe SYS_readlink SYS_rename
             SYS_rmdir SYS_select SYS_setrlimit SYS_stat SYS_unlink SYS_vfork
         ],
     ),

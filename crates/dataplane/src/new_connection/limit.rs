@@ -38,6 +38,8 @@ pub(crate) fn refuses_syn(p: &FramedPacket<'_>, at: Context<'_>) -> Option<DropR
 fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, at: Context<'_>) -> bool {
     let (flow, mark) = (p.packet.flow, at.snapshot.marks.of(p.link, p.packet));
     let service = at.snapshot.services.for_packet(mark, flow.protocol, flow.dest);
+    // Not data connections of FTP.
+    let service = service.filter(|service| [0, flow.dest.port].contains(&service.port()));
     let limit = service.and_then(|service| limits.get(&service.key));
     let is_left = |limit: &&Arc<SynLimit>| !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
     limit.filter(is_left).is_some_and(|limit| !limit.take(at.now))

@@ -329,11 +329,12 @@ impl Steering {
         let (object, installed) = (&self.object, &mut self.installed);
         let more = change.prefixes.values().any(|roles| *roles != 0);
         self.lists.set_marked(more || !installed.prefixes.is_empty());
-        converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes)?;
+        let done = converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes);
         self.lists.set_marked(!installed.prefixes.is_empty());
         if !change.prefixes.is_empty() {
             self.write_endpoints(SynMaps::roles(self.syn_limits.endpoints(), &self.installed))?;
         }
+        done?;
         for key in change.endpoints.keys() {
             for sender in [OwnSender::Server, OwnSender::Client] {
                 match self.installed.has_own(sender, key) {

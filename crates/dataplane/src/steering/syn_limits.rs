@@ -78,7 +78,7 @@ impl SynMaps {
     pub(super) fn enter(&self, change: &mut Roles<{ size_of::<EndpointKey>() }>, installed: &Image) {
         for (key, value) in change {
             let number = self.limits.get(key).map_or(0, |(number, _)| *number as u32);
-            let is_certain = *value & SERVICE != 0 && !installed.marks(key);
+            let is_certain = number != 0 && *value & SERVICE != 0 && !installed.marks(key);
             *value = *value & ROLES | if is_certain { number << NUMBER_SHIFT } else { 0 };
         }
     }

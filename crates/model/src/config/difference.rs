@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::{Above, ForwardingMethod, ServiceKey};
 
 use crate::config::access_list::Until;
 use crate::config::command::{Command, CommandError};
@@ -153,6 +153,8 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
         | Command::Enable(_) => 0,
         Command::DeleteService(_) => 1,
         Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
+        // Depends on the methods as they will be.
+        Command::SetLimit { limit, .. } if limit.above == Above::SynProxy => 4,
         _ => 2,
     });
     commands
