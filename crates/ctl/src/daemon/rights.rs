@@ -66,6 +66,9 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     if let Some(path) = std::env::var_os(PINS) {
         pins::keep_path(PathBuf::from(path));
     }
+    // rustix reads once what the kernel tells each program; before Linux 6.4 from /proc/self/auxv, which is root's as
+    // soon as this process has another user.
+    let _ = rustix::param::page_size();
     if let Some(name) = &config.user {
         let owner = owner(name)?;
         if geteuid() != owner.user {
