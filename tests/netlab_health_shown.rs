@@ -7,13 +7,12 @@ use std::fs;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, real_server, succeed};
+use xvs::cluster::{VIP, complete, real_server};
 use xvs::director::program;
-use xvs::exposition::Page;
+use xvs::exposition::{ADDRESS, Page};
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Method, Workers, traffic};
 
-const METRICS: &str = "127.0.0.1:9112";
 /// A port without a listener.
 const CLOSED: u16 = 9;
 
@@ -39,11 +38,6 @@ fn health(cluster: &Cluster, words: &[&str], says: &str) -> (String, Option<i32>
     })
 }
 
-fn scrape(cluster: &Cluster) -> Page {
-    let mut curl = cluster.command(Host::Director, "curl");
-    Page::read(&succeed(curl.args(["--silent", "--fail", &format!("http://{METRICS}/metrics")])))
-}
-
 #[test]
 fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
@@ -51,7 +45,7 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     fs::write(&path, file([80, CLOSED])).expect("the cluster's folder takes a new file");
     let name = path.display().to_string();
     let director =
-        Director::start_with(&cluster, Workers::One, &["--metrics", METRICS, "--keepalived", &name]);
+        Director::start_with(&cluster, Workers::One, &["--metrics", ADDRESS, "--keepalived", &name]);
 
     let (text, code) = health(&cluster, &[], "1 of 2 real servers up, 1 of 1 virtual servers well");
     let (up, down) = (format!("{}:80", real_server(1)), format!("{}:80", real_server(2)));
@@ -74,13 +68,13 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     assert!(events.lines().any(|line| line.contains(" health: ") && line.contains(&down)), "{events}");
 
     let of = |destination: &str| {
-        scrape(&cluster).sum(
+        Page::of(&cluster, Host::Director).sum(
             "xvs_health_destination_up",
             &[("service", &format!("TCP {VIP}:80")), ("destination", destination)],
         )
     };
     assert_eq!((of(&up), of(&down)), (Some(1.0), Some(0.0)));
-    let page = scrape(&cluster);
+    let page = Page::of(&cluster, Host::Director);
     assert!(page.sum("xvs_health_check_failed_total", &[("destination", &down)]) >= Some(1.0));
     assert_eq!(page.sum("xvs_health_check_info", &[("state", "up"), ("destination", &up)]), Some(1.0));
     assert_eq!(page.sum("xvs_health_file_reads_total", &[]), Some(1.0));
@@ -89,14 +83,14 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     let (text, _) = health(&cluster, &[], "drift      ");
     assert!(text.contains(&format!("  xvsadm -e -t {VIP}:80 -r {up} -m -w 1")), "{text}");
     assert!(text.contains("weight 1, 7 in force"), "{text}");
-    assert_eq!(scrape(&cluster).sum("xvs_health_drift_commands", &[]), Some(1.0));
+    assert_eq!(Page::of(&cluster, Host::Director).sum("xvs_health_drift_commands", &[]), Some(1.0));
 
     fs::write(&path, "}\n").expect("the file is there");
     let mut reload = cluster.command(Host::Director, program("xvs"));
     assert!(!complete(reload.arg("reload")).status.success());
     let (text, _) = health(&cluster, &[], "refused    ");
     assert!(text.contains(":1: ") && text.contains(&down), "{text}");
-    assert_eq!(scrape(&cluster).sum("xvs_health_file_refused", &[]), Some(1.0));
+    assert_eq!(Page::of(&cluster, Host::Director).sum("xvs_health_file_refused", &[]), Some(1.0));
 
     fs::write(&path, file([CLOSED, CLOSED])).expect("the file is there");
     director.xvs("reload");
@@ -105,7 +99,7 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     let status = director.status();
     let lost = format!("warning    TCP {VIP}:80 has no quorum: live weight 0, quorum 1");
     assert!(status.contains(&lost) && !status.contains("has no real server;"), "{status}");
-    let page = scrape(&cluster);
+    let page = Page::of(&cluster, Host::Director);
     assert_eq!(page.sum("xvs_health_service_well", &[]), Some(0.0));
     let reads = ["reads", "refusals"].map(|name| page.sum(&format!("xvs_health_file_{name}_total"), &[]));
     assert_eq!(reads, [Some(2.0), Some(1.0)]);

@@ -7,10 +7,9 @@ use std::net::Ipv4Addr;
 
 use xvs::cluster::{DIRECTOR, VIP, complete, real_server, succeed};
 use xvs::director::program;
-use xvs::exposition::Page;
+use xvs::exposition::{ADDRESS, Page};
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
-const METRICS: &str = "127.0.0.1:9112";
 /// The port of a service with ordinary checks, and one that no server has.
 const ORDINARY: u16 = 81;
 const CLOSED: u16 = 82;
@@ -85,7 +84,7 @@ fn a_server_that_cannot_serve_is_taken_out_and_returns(
     let path = cluster.state().join("keepalived.conf");
     fs::write(&path, file(word)).expect("the cluster's folder takes a new file");
     let name = path.display().to_string();
-    let director = Director::start_with(&cluster, workers, &["--metrics", METRICS, "--keepalived", &name]);
+    let director = Director::start_with(&cluster, workers, &["--metrics", ADDRESS, "--keepalived", &name]);
     await_servers(&director, CLOSED, &[]);
     let refused = format!("connection refused by {} through {VIP}:{CLOSED}", real_server(1));
     assert!(health(&cluster).contains(&refused), "{}", health(&cluster));
@@ -110,8 +109,7 @@ fn a_server_that_cannot_serve_is_taken_out_and_returns(
         let mut ss = cluster.command(Host::RealServer(2), "ss");
         succeed(ss.args(["-Hnt", "state", "syn-recv"])).is_empty().then_some(())
     });
-    let mut curl = cluster.command(Host::Director, "curl");
-    let page = Page::read(&succeed(curl.args(["-sf", &format!("http://{METRICS}/metrics")])));
+    let page = Page::of(&cluster, Host::Director);
     assert_eq!(page.sum("xvs_worker_unaccounted_packets", &[]), Some(0.0));
 }
 

@@ -12,21 +12,9 @@ use std::process::Command;
 use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::{Protocol, program};
-use xvs::exposition::Page;
+use xvs::exposition::{ADDRESS, Page};
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
-
-const ADDRESS: &str = "127.0.0.1:9112";
-
-fn scrape(cluster: &Cluster) -> Page {
-    let mut curl = cluster.command(Host::Director, "curl");
-    Page::read(&succeed(curl.args([
-        "--silent",
-        "--show-error",
-        "--fail",
-        &format!("http://{ADDRESS}/metrics"),
-    ])))
-}
 
 /// The JSON output of `xvs` or `xvsadm`.
 fn json(cluster: &Cluster, name: &str, words: &[&str]) -> Value {
@@ -48,7 +36,7 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
         cluster.run(Host::Client, || clients::connect(xvs::cluster::virtual_endpoint(80))).expect("tcp");
     std::io::Write::write_all(&mut download, b"GET /blob HTTP/1.0\r\n\r\n").expect("request");
     download.peek(&mut [0]).expect("the answer begins");
-    let page = scrape(&cluster);
+    let page = Page::of(&cluster, Host::Director);
     assert_eq!(page.sum("xvs_service_connections_total", &of), Some(1.0));
     assert_eq!(page.sum("xvs_destination_active_connections", &of), Some(1.0));
     let mut body = Vec::new();
@@ -59,7 +47,7 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
     // Once no packet arrives any more, and the listing's counters are read again.
     wait::until("page, counters and listing are equal", || {
         let before = json(&cluster, "xvs", &["counters", "--json"]);
-        let (page, listing) = (scrape(&cluster), director.adm("-Ln --stats --exact"));
+        let (page, listing) = (Page::of(&cluster, Host::Director), director.adm("-Ln --stats --exact"));
         (before == json(&cluster, "xvs", &["counters", "--json"])).then_some(())?;
         let count = |name: &str| before[name].as_u64().unwrap_or(0) as f64;
         for (metric, name) in [
@@ -87,7 +75,7 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
 
     // A worker reads its sockets' statistics a second after packets arrived.
     let page = wait::until("the sockets' statistics are shown", || {
-        let page = scrape(&cluster);
+        let page = Page::of(&cluster, Host::Director);
         (page.sum("xvs_socket_receive_frames", &[])? > 0.0).then_some(page)
     });
     for worker in ["0", "1"] {
@@ -115,7 +103,7 @@ fn a_scrape_under_traffic_equals_counters_and_listings_and_omits_deleted_service
     assert_eq!(page.sum("xvs_destination_weight", &of), Some(2.0));
 
     director.adm(&format!("-D -t {VIP}:80"));
-    let page = scrape(&cluster);
+    let page = Page::of(&cluster, Host::Director);
     assert_eq!(page.sum("xvs_service_connections_total", &of), None);
     assert_eq!(page.sum("xvs_destination_connections_total", &of), None);
     assert_eq!(page.sum("node_ipvs_backend_weight", &backend), None);
@@ -150,7 +138,7 @@ fn assert_is_of(cluster: &Cluster, process: u32) {
     let ticks: f64 = succeed(Command::new("getconf").arg("CLK_TCK")).trim().parse().expect("a number");
     let cpu = || (stat(14) + stat(15)) / ticks;
     let (files, cpu_before) = (count("fd"), cpu());
-    let page = scrape(cluster);
+    let page = Page::of(cluster, Host::Director);
     let value = |name: &str| page.sum(&format!("process_{name}"), &[]).unwrap_or(f64::NAN);
     assert!((cpu_before..=cpu()).contains(&value("cpu_seconds_total")), "{}", value("cpu_seconds_total"));
     let kibibytes = |name: &str| -> f64 {

@@ -68,15 +68,24 @@ impl Kind {
     }
 }
 
-/// Sends forged packets from the interface `wan` of the thread's namespace.
+/// Sends forged packets from an interface.
 pub(crate) struct Forge {
     object: Object,
     frame: Vec<u8>,
+    /// The packets of one call, which lasts two seconds: a call costs some hundredths of a second.
+    group: u32,
 }
 
 impl Forge {
-    /// `program`: `forge.bpf.c`, compiled. `director`: its MAC address.
-    pub(crate) fn new(program: &[u8], kind: Kind, port: u16, director: Mac) -> Result<Self, Box<dyn Error>> {
+    /// `program`: `forge.bpf.c`, compiled. `to`: an interface of the thread's namespace, and the MAC address of the
+    /// director there. `rate`: packets a second; `None`: without a pause.
+    pub(crate) fn new(
+        program: &[u8],
+        kind: Kind,
+        port: u16,
+        (interface, director): (&str, Mac),
+        rate: Option<u64>,
+    ) -> Result<Self, Box<dyn Error>> {
         let (mut packet, places) = kind.template(port);
         // The program fills the identification in.
         packet[4..6].fill(0);
@@ -84,32 +93,24 @@ impl Forge {
         resum(&mut frame);
         frame.resize(FRAME_BYTES, 0);
         let mut object = Object::open(program)?;
-        let words = [Device::look("wan")?.ifindex].into_iter().chain(places);
-        let constants = words.flat_map(u32::to_ne_bytes).chain(frame.iter().copied());
-        object.set_constants(&constants.collect::<Vec<u8>>())?;
+        let words = [Device::look(interface)?.ifindex].into_iter().chain(places);
+        let interval = rate.map_or(0, |rate| (1_000_000_000 << 10) / rate.max(1));
+        let constants = interval.to_ne_bytes().into_iter().chain(words.flat_map(u32::to_ne_bytes));
+        object.set_constants(&constants.chain(frame.iter().copied()).collect::<Vec<u8>>())?;
         object.load()?;
-        Ok(Self { object, frame })
+        let group = rate.map_or(GROUP, |rate| 2 * rate).max(1) as u32;
+        Ok(Self { object, frame, group })
     }
 
-    /// Sends `rate` packets a second for a time, or as many as it can; returns how many. The interface may have no room
-    /// for some of them.
-    pub(crate) fn send(&self, rate: Option<u64>, time: Duration) -> u64 {
+    /// Sends packets for a time; returns how many. The interface may have no room for some of them.
+    pub(crate) fn send(&self, time: Duration) -> u64 {
         // Clients and servers have the same core.
         setpriority_process(None, 19).expect("a lower priority is always granted");
         let program = self.object.program(c"forge").expect("it is loaded");
         let (start, mut sent) = (Instant::now(), 0);
         while start.elapsed() < time {
-            let due = match rate {
-                Some(rate) => (start.elapsed().as_micros() as u64 * rate / 1_000_000).saturating_sub(sent),
-                None => GROUP,
-            };
-            if due == 0 {
-                std::thread::sleep(Duration::from_micros(100));
-                continue;
-            }
-            let now = due.min(GROUP);
-            run_live(program, &self.frame, now as u32, 64).expect("the kernel runs the program");
-            sent += now;
+            run_live(program, &self.frame, self.group, 64).expect("the kernel runs the program");
+            sent += u64::from(self.group);
         }
         sent
     }
@@ -117,5 +118,20 @@ impl Forge {
 
 /// The length of each frame; what is behind the packet is padding.
 const FRAME_BYTES: usize = 96;
-/// The most packets that are sent in one call: the far end of a veth has room for 256.
-const GROUP: u64 = 128;
+/// The packets of one call without a pause.
+const GROUP: u64 = 200_000;
+
+/// Rules of nft by which a real server drops forged packets that reach it with their source, and those to a port of UDP.
+pub(crate) fn dropped(udp: u16) -> String {
+    format!(
+        "add table ip forged; add chain ip forged input {{ type filter hook prerouting priority raw; }}; \
+         add rule ip forged input ip saddr {SOURCES}/8 drop; add rule ip forged input udp dport {udp} drop"
+    )
+}
+
+/// The MAC address that `ip link show` or `ip neighbour show` prints.
+pub(crate) fn mac(shown: &str) -> Option<Mac> {
+    let before = |word: &&str| !["link/ether", "lladdr"].contains(word);
+    let address = shown.split_whitespace().skip_while(before).nth(1)?;
+    Some(address.parse::<xvs_proto::MacAddr>().ok()?.0)
+}

@@ -26,7 +26,7 @@ use xvs::cluster::{REAL_SERVERS, succeed, virtual_endpoint};
 use xvs::{Cluster, Director, Host, Layout, Method, Workers};
 
 use connections::{Client, METHODS, Servers, Tally};
-use forge::{Forge, Kind, SOURCES};
+use forge::{Forge, Kind, SOURCES, mac};
 
 /// The port of a UDP service.
 const UDP: u16 = 5301;
@@ -75,11 +75,7 @@ fn run(program: &[u8], count: usize, time: Duration) -> bool {
     // Answers to forged packets go to the client, which drops them.
     cluster.ip(Host::Director, &format!("route add {SOURCES}/8 via 198.51.100.10"));
     for server in REAL_SERVERS {
-        let rules = format!(
-            "add table ip forged; add chain ip forged input {{ type filter hook prerouting priority raw; }}; \
-             add rule ip forged input ip saddr {SOURCES}/8 drop; add rule ip forged input udp dport {UDP} drop"
-        );
-        succeed(cluster.command(server, "nft").arg(rules));
+        succeed(cluster.command(server, "nft").arg(forge::dropped(UDP)));
     }
     let director = Director::start_with(&cluster, Workers::One, &["--conn-table-size", "65536"]);
     share_cores(&cluster);
@@ -143,12 +139,13 @@ impl Soak<'_> {
         if port != UDP {
             self.director.adm(&format!("-E -t {} -s rr --syn-proxy {proxy}", virtual_endpoint(port)));
         }
-        let mac = mac(&self.cluster.ip(Host::Director, "link show dev wan"));
+        let mac = mac(&self.cluster.ip(Host::Director, "link show dev wan")).expect("ip shows the address");
         let send = |rate: Option<u64>, time: Duration| {
             self.cluster.run(Host::Client, || {
                 // On the client's core, in a thread of its own because of the priority.
-                let forge = Forge::new(program, kind, port, mac).expect("the kernel takes the program");
-                forge.send(rate, time)
+                let forge = Forge::new(program, kind, port, ("wan", mac), rate)
+                    .expect("the kernel takes the program");
+                forge.send(time)
             })
         };
         let most = self.window(|| send(None, self.time / 4));
@@ -249,11 +246,4 @@ fn napi_threads() -> Vec<Pid> {
     let processes = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let pids = processes.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     pids.filter(is_napi).collect()
-}
-
-/// The address of a link, from `ip link show`.
-fn mac(shown: &str) -> [u8; 6] {
-    let address = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
-    let mac: Option<xvs_proto::MacAddr> = address.and_then(|address| address.parse().ok());
-    mac.expect("ip shows the address").0
 }

@@ -11,22 +11,20 @@
 
 mod connections;
 mod fill;
+mod size;
 mod stream;
 
-use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use xvs::cluster::{REAL_SERVERS, complete, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::{Cluster, Director, Host, Layout, Method, Workers};
 
 use connections::{Client, METHODS, Servers};
+use size::{Size, process};
 use stream::Stream;
 
 /// How long the stream is watched in a phase with one take-over.
@@ -37,8 +35,6 @@ const NOTHING: Duration = Duration::from_secs(1);
 const STOPPED: Duration = Duration::from_secs(4);
 /// How long connections may take to recover: longer than their own patience.
 const RECOVERY: Duration = Duration::from_secs(45);
-/// Memory may grow by so much in all phases: the allocator's slack.
-const SLACK_KB: u64 = 8 << 10;
 
 const ARGUMENTS: [&str; 4] = ["--hold", "10s", "--conn-table-size", "2097152"];
 
@@ -86,13 +82,13 @@ fn run(count: usize, repeats: usize, table: usize) -> bool {
         thread::sleep(WATCHED / 6);
         String::new()
     });
-    let first = soak.size();
+    let first = Size::of(&cluster, Host::Director);
     soak.phase("kill, 1 s, start", Soak::kill_and_start);
     soak.phase("stopped for 4 s", Soak::stop_and_continue);
     soak.phase("take-over", Soak::watched_take_over);
     soak.phase(&format!("{repeats} kills"), |soak| soak.repeat(repeats, Soak::kill_and_start));
     soak.phase(&format!("{repeats} take-overs"), |soak| soak.repeat(repeats, Soak::take_over));
-    let last = soak.size();
+    let last = Size::of(&cluster, Host::Director);
     if table > 0 {
         soak.phase("table is filled", |soak| soak.fill(table));
         soak.phase("take-over, full", Soak::watched_take_over);
@@ -159,7 +155,7 @@ impl<'a> Soak<'a> {
 
     /// `kill -9`, a second without xvsd, a start.
     fn kill_and_start(&mut self) -> String {
-        kill_process(self.process(), Signal::KILL).expect("xvsd runs");
+        kill_process(process(self.cluster, Host::Director), Signal::KILL).expect("xvsd runs");
         thread::sleep(NOTHING);
         let start = Instant::now();
         self.directors.push(Director::start_with(self.cluster, Workers::Two, &ARGUMENTS));
@@ -189,7 +185,7 @@ impl<'a> Soak<'a> {
     }
 
     fn stop_and_continue(&mut self) -> String {
-        let process = self.process();
+        let process = process(self.cluster, Host::Director);
         kill_process(process, Signal::STOP).expect("xvsd runs");
         let start = Instant::now();
         let output = complete(self.cluster.command(Host::Director, program("xvs")).args([
@@ -236,68 +232,6 @@ impl<'a> Soak<'a> {
         // Time, level and module are in front.
         line.split_once(": ").map_or(String::new(), |(_, said)| format!("; {said}"))
     }
-
-    /// The process that listens on the socket.
-    fn process(&self) -> Pid {
-        let stream = UnixStream::connect(self.state("run/xvsd.sock")).expect("xvsd listens");
-        socket_peercred(stream).expect("a Unix socket has credentials").pid
-    }
-
-    fn state(&self, path: &str) -> PathBuf {
-        self.cluster.state().join("dr").join(path)
-    }
-
-    fn size(&self) -> Size {
-        let process = self.process().as_raw_nonzero();
-        let status = fs::read_to_string(format!("/proc/{process}/status")).expect("xvsd runs");
-        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-        let kilobytes = anonymous.and_then(|value| value.split_whitespace().next()?.parse().ok());
-        // The connections of commands and of this suite come and go.
-        let descriptors = || {
-            thread::sleep(Duration::from_millis(100));
-            files(Path::new(&format!("/proc/{process}/fd")))
-        };
-        Size {
-            memory_kb: kilobytes.expect("/proc says so"),
-            descriptors: (0..10).map(|_| descriptors()).min().unwrap_or_default(),
-            pins: files(&self.state("bpf")),
-            files: files(&self.state("shm")),
-        }
-    }
-}
-
-/// What an xvsd occupies.
-struct Size {
-    /// Without the files that it maps, which are the connection table.
-    memory_kb: u64,
-    descriptors: u64,
-    pins: u64,
-    files: u64,
-}
-
-impl Size {
-    fn rows(&self) -> [(&'static str, u64); 4] {
-        let Self { memory_kb, descriptors, pins, files } = *self;
-        [("memory, kB", memory_kb), ("descriptors", descriptors), ("pins", pins), ("files", files)]
-    }
-
-    /// What is more than before.
-    fn grown(&self, before: &Self) -> Vec<&'static str> {
-        let slack = |name: &str| if name == "memory, kB" { SLACK_KB } else { 0 };
-        let pairs = self.rows().into_iter().zip(before.rows());
-        pairs
-            .filter(|((name, now), (_, before))| *now > before + slack(name))
-            .map(|((name, _), _)| name)
-            .collect()
-    }
-}
-
-/// Files below a folder.
-fn files(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| if entry.file_type().is_ok_and(|kind| kind.is_dir()) { files(&entry.path()) } else { 1 })
-        .sum()
 }
 
 fn milliseconds(time: Duration) -> String {

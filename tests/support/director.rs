@@ -162,6 +162,14 @@ impl<'a> Director<'a> {
         Self::begin_take_over(cluster, workers, more).succeeded()
     }
 
+    /// The same on a host, with all its arguments.
+    ///
+    /// # Errors
+    /// As [`Self::take_over`].
+    pub fn take_over_on(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Result<Self, String> {
+        Self::launch(cluster, host, &[&["--take-over"], arguments].concat(), &[]).succeeded()
+    }
+
     fn succeeded(mut self) -> Result<Self, String> {
         self.is_successor = self.wait().success();
         if self.is_successor {

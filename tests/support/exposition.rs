@@ -5,6 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cluster::{Cluster, Host, succeed};
+
+/// Where the directors of tests serve metrics.
+pub const ADDRESS: &str = "127.0.0.1:9112";
+
 /// Labels of a value, by name.
 pub type Labels = BTreeMap<String, String>;
 
@@ -13,6 +18,17 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Page(BTreeMap<(String, Labels), f64>);
 
 impl Page {
+    /// The page of a host's director that serves metrics at [`ADDRESS`].
+    ///
+    /// # Panics
+    ///
+    /// With curl's message, or as [`Self::read`].
+    pub fn of(cluster: &Cluster, host: Host) -> Self {
+        let mut curl = cluster.command(host, "curl");
+        let url = format!("http://{ADDRESS}/metrics");
+        Self::read(&succeed(curl.args(["--silent", "--show-error", "--fail", &url])))
+    }
+
     /// Parses a page.
     ///
     /// # Panics
