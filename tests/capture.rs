@@ -12,7 +12,7 @@ use std::{env, fs, process};
 use etherparse::EtherType;
 use serde_json::json;
 use xvs::cluster::succeed;
-use xvs::frames::{Complaint, ethernet, hex};
+use xvs::frames::{Complaint, ethernet, fragments, hex};
 use xvs::lab_cluster::{
     CLIENT, GATEWAY_MAC, LAN_MAC, SILENT, VIP, WAN_MAC, assert_balance, at, server, server_mac,
 };
@@ -169,23 +169,16 @@ fn an_unknown_interface_or_reason_is_refused_with_the_list_of_known_ones() {
 }
 
 /// A UDP request in two fragments.
-fn fragments(port: u16) -> [Vec<u8>; 2] {
-    let whole = outside(&Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, port)).carrying(72));
-    [(0, 0x2000u16), (40, 5)].map(|(from, word)| {
-        let mut frame = whole[..34].to_vec();
-        frame.extend(&whole[34 + from..74 + from]);
-        frame[16..18].copy_from_slice(&60u16.to_be_bytes());
-        frame[20..22].copy_from_slice(&word.to_be_bytes());
-        xvs::frames::resum(&mut frame);
-        frame
-    })
+fn halves(port: u16) -> [Vec<u8>; 2] {
+    let whole = Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, port)).carrying(72);
+    fragments(&outside(&whole), 40)
 }
 
 #[test]
 fn a_fragment_is_captured_as_held_and_the_last_one_with_all_frames_sent() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
-    let [first, last] = fragments(80);
+    let [first, last] = halves(80);
     cluster.inject("wan", &first);
     let judged = cluster.inject("wan", &last);
     assert_eq!(judged.sent.len(), 2);
@@ -213,7 +206,7 @@ fn a_packet_that_waits_for_its_next_hop_is_captured_as_held_and_again_when_it_le
 fn a_held_fragment_is_captured_again_when_it_passes_to_the_kernel_or_is_dropped() {
     let mut cluster = cluster("-m");
     let mut listener = listen(&mut cluster, &all());
-    let [first, last] = fragments(53);
+    let [first, last] = halves(53);
     cluster.inject("wan", &first);
     assert_eq!(cluster.inject("wan", &last).verdict, "pass");
     let before = (Direction::Before, "wan".to_owned(), first.clone());
@@ -450,7 +443,7 @@ fn captures_do_not_affect_forwarding() {
         let mut cluster = cluster("-m");
         let listener = watched.then(|| listen(&mut cluster, &all()));
         let passed = mixture(&mut cluster);
-        for frame in fragments(80) {
+        for frame in halves(80) {
             cluster.inject("wan", &frame);
         }
         drop(listener);

@@ -6,7 +6,7 @@
 use std::fs;
 
 use serde_json::json;
-use xvs::frames::{ACK, SYN, hex, resum};
+use xvs::frames::{ACK, SYN, fragments, hex};
 use xvs::lab_cluster::{
     CLIENT, GATEWAY_MAC, INSIDE, LAN_MAC, VIP, WAN_MAC, assert_balance, at, server, server_mac,
 };
@@ -144,24 +144,12 @@ fn a_mark_service_and_a_datagram_in_fragments_are_checked_too() {
     assert_eq!(verdict(&mut cluster, &whole), "drop denied");
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "transmit");
     assert!(done(&mut cluster, "deny list").starts_with("deny list of FWM 7: 1 network, 1 packet dropped"));
-    let [first, last] = fragments(&whole.frame(GATEWAY_MAC, WAN_MAC));
+    let [first, last] = fragments(&whole.frame(GATEWAY_MAC, WAN_MAC), 504);
     for fragment in [&first, &last] {
         cluster.inject("wan", fragment);
     }
     assert!(done(&mut cluster, "deny list").contains(" 2 packets dropped"), "the datagram is one packet");
     assert_balance(&cluster.counters());
-}
-
-/// The two fragments of an IPv4 datagram in a frame, the first with 504 bytes.
-fn fragments(frame: &[u8]) -> [Vec<u8>; 2] {
-    let (headers, payload) = frame.split_at(14 + 20);
-    [(&payload[..504], 0x2000_u16), (&payload[504..], 504 / 8)].map(|(part, offset_and_flags)| {
-        let mut frame = [headers, part].concat();
-        frame[16..18].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
-        frame[20..22].copy_from_slice(&offset_and_flags.to_be_bytes());
-        resum(&mut frame);
-        frame
-    })
 }
 
 #[test]

@@ -5,12 +5,14 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 use xvs::clients::{HalfUpload, fetch};
 use xvs::cluster::{REAL_SERVERS, VIP};
 use xvs::director::Protocol;
+use xvs::frames::{SYN, fragments};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, Segment, Workers, traffic};
+use xvs::{Cluster, Datagram, Director, Host, Method, Segment, Transport, Workers, traffic, wait};
 
 const UPLOAD: u16 = 9000;
 const HTTP: u16 = 80;
@@ -21,7 +23,7 @@ const BURST: u64 = 50;
 /// Sends the flood to the service of uploads.
 fn flood(cluster: &Cluster) {
     cluster.run(Host::Client, || {
-        let raw = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).expect("a raw socket");
+        let raw = raw();
         for number in 0..FLOOD {
             let from = Ipv4Addr::from(0x0a80_0000 + number);
             let syn = Segment { syn: true, sequence: number, ..Segment::default() };
@@ -30,6 +32,25 @@ fn flood(cluster: &Cluster) {
             let _ = sendto(&raw, &frame[14..], SendFlags::empty(), &SocketAddrV4::new(VIP, 0));
         }
     });
+}
+
+/// Sends so many SYNs with data, in two fragments each.
+fn in_fragments(cluster: &Cluster, count: u16) {
+    cluster.run(Host::Client, || {
+        let (raw, to) = (raw(), SocketAddrV4::new(VIP, UPLOAD));
+        for port in 1000..1000 + count {
+            let from = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), port);
+            let syn = Datagram { id: port, ..Datagram::new(Transport::Tcp(SYN), from.into(), to.into()) };
+            let whole = syn.carrying(20).frame(Default::default(), Default::default());
+            for fragment in fragments(&whole, 24) {
+                sendto(&raw, &fragment[14..], SendFlags::empty(), &SocketAddrV4::new(VIP, 0)).expect("room");
+            }
+        }
+    });
+}
+
+fn raw() -> OwnedFd {
+    socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).expect("a raw socket")
 }
 
 fn row(director: &Director<'_>) -> (u64, u64) {
@@ -71,4 +92,9 @@ fn a_flood_of_syns_ends_in_the_program_while_connections_and_other_services_go_o
     flood(&cluster);
     let (by_limit, by_workers) = row(&director);
     assert!(by_limit > u64::from(FLOOD) / 2 && by_workers == 0, "{by_limit} {by_workers}");
+    let began = std::time::Instant::now();
+    in_fragments(&cluster, 40);
+    // Each second that passed let one in.
+    let is_dropped = || (row(&director).1 + began.elapsed().as_secs() + 1 >= 40).then_some(());
+    wait::until("workers drop SYNs in fragments by the same limit", is_dropped);
 }

@@ -300,6 +300,18 @@ pub fn id(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[18], frame[19]])
 }
 
+/// The two fragments of an IPv4 packet in an untagged frame, the first with so many bytes, a multiple of 8.
+pub fn fragments(frame: &[u8], first: usize) -> [Vec<u8>; 2] {
+    let (headers, payload) = frame.split_at(14 + 20);
+    [(&payload[..first], 0x2000), (&payload[first..], first as u16 / 8)].map(|(part, offset_and_flags)| {
+        let mut frame = [headers, part].concat();
+        frame[16..18].copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
+        frame[20..22].copy_from_slice(&u16::to_be_bytes(offset_and_flags));
+        resum(&mut frame);
+        frame
+    })
+}
+
 /// Updates the IPv4 header checksum of an untagged frame after a test has edited the header. A frame without a whole
 /// header stays as it is.
 pub fn resum(frame: &mut [u8]) {

@@ -100,3 +100,22 @@ impl SynLimit {
         taken.is_ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use crate::snapshot::syn_limits::*;
+
+    #[test]
+    fn workers_that_take_at_once_get_no_more_than_the_burst_and_count_all_others() {
+        let limit = SynLimit::new(SynRate { rate: 1, burst: 1000 }, Arc::default());
+        let now = Millis(10_000);
+        let taken: usize = thread::scope(|scope| {
+            let worker = || (0..2000).filter(|_| limit.take(now)).count();
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().map(|worker| worker.join().expect("it does not panic")).sum()
+        });
+        assert_eq!((taken, limit.dropped.load(Relaxed)), (1000, 7000));
+    }
+}
