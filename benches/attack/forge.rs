@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::setpriority_process;
 use xvs::cluster::virtual_endpoint;
 use xvs::frames::{ACK, Complaint, Datagram, Mac, SYN, Transport, ethernet, resum};
-use xvs_xdp::bpf::{Object, run_live};
+use xvs_xdp::bpf::{Object, ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
 /// The network of the sources; the last three bytes are random.
@@ -83,12 +83,11 @@ impl Forge {
         let mut frame = ethernet([2, 0, 0, 0, 0, 1], director, etherparse::EtherType::IPV4, &packet);
         resum(&mut frame);
         frame.resize(FRAME_BYTES, 0);
-        let mut object = Object::open(program)?;
+        let mut file = ObjectFile::open(program)?;
         let words = [Device::look("wan")?.ifindex].into_iter().chain(places);
         let constants = words.flat_map(u32::to_ne_bytes).chain(frame.iter().copied());
-        object.set_constants(&constants.collect::<Vec<u8>>())?;
-        object.load()?;
-        Ok(Self { object, frame })
+        file.set_constants(&constants.collect::<Vec<u8>>())?;
+        Ok(Self { object: file.load()?, frame })
     }
 
     /// Sends `rate` packets a second for a time, or as many as it can; returns how many. The interface may have no room
