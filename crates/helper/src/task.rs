@@ -1,8 +1,8 @@
 //! Tasks: what needs more rights than xvsd has with `user`.
 //!
-//! The crate that knows what a task means has the function that carries it out: in this process, as without `user`, or in
-//! the helper process. A task's value and its descriptors are all that the helper gets, and it trusts neither. Cost in
-//! the helper: two messages and a thread. Not here: which tasks a helper knows (its [`Rules`](crate::process::Rules)).
+//! The crate that knows what a task means has the function that carries it out: in this process, as without `user`, or
+//! in the helper process. A task's value and its descriptors are all that the helper gets, and it trusts neither. Cost
+//! with a helper: two messages and a thread. Not here: which tasks a helper knows (its `Rules`).
 
 use std::io;
 

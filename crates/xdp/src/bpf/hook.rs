@@ -76,7 +76,7 @@ pub fn prepare_tc(interface: u32) -> io::Result<()> {
 }
 
 /// Attaches a traffic control program to one side of an interface, until the interface is removed or
-/// [`detach_tc`] is called. Replaces one of this function. Returns the program's id.
+/// [`DetachTc`] is called. Replaces one of this function. Returns the program's id.
 pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<u32> {
     let mut options = tc_filter();
     (options.prog_fd, options.flags) = (program.as_raw_fd(), sys::bpf_tc_flags_BPF_TC_F_REPLACE);
