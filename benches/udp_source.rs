@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use etherparse::PacketBuilder;
 use xvs_proto::MacAddr;
-use xvs_xdp::bpf::{Object, run_live};
+use xvs_xdp::bpf::{ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
 const USAGE: &str = "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS PACKETS [RATE]";
@@ -35,13 +35,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let source = source.parse::<SocketAddrV4>()?;
     let frame = frame(mac.parse()?, source, dest.parse()?)?;
 
-    let mut object = Object::open(&fs::read(object)?)?;
-    object.leave_out(c"sink")?;
+    let mut file = ObjectFile::open(&fs::read(object)?)?;
+    file.leave_out(c"sink")?;
     let words = [Device::look(interface)?.ifindex, flows.parse()?, source.port().into()];
     let words = words.into_iter().flat_map(u32::to_ne_bytes);
     let constants = interval.to_ne_bytes().into_iter().chain(words).chain(frame.iter().copied());
-    object.set_constants(&constants.collect::<Vec<u8>>())?;
-    object.load()?;
+    file.set_constants(&constants.collect::<Vec<u8>>())?;
+    let object = file.load()?;
 
     let start = Instant::now();
     // While this thread waits until a packet is due, the far end does not run. It has room for 256 packets.

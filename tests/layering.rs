@@ -48,7 +48,7 @@ fn before_tests(text: &str) -> impl Iterator<Item = (usize, &str)> {
 const MAY_USE: [(&str, &[&str]); 13] = [
     ("proto", &[]),
     ("sched", &["proto"]),
-    ("xdp", &["proto"]),
+    ("xdp", &["proto", "helper"]),
     ("dataplane", &["proto", "sched", "xdp"]),
     ("model", &["proto", "sched"]),
     ("helper", &[]),

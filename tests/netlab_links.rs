@@ -37,26 +37,6 @@ fn shows(director: &Director<'_>, text: &str) {
     wait::until(text, || director.status().contains(text).then_some(()));
 }
 
-/// Removes the director's interface towards the client and makes another of its name. With fewer queues than its other
-/// end sends by, it has no native XDP.
-fn wan_comes_back(cluster: &Cluster, queues: u8, client_queues: u8) {
-    cluster.ip(Host::Director, "link del wan");
-    let there = cluster.namespace(Host::Client);
-    let words = format!(
-        "link add wan numrxqueues {queues} numtxqueues {queues} type veth peer name wan netns {there} \
-         numrxqueues {queues} numtxqueues {client_queues}"
-    );
-    cluster.ip(Host::Director, &words);
-    for host in [Host::Director, Host::Client] {
-        succeed(cluster.command(host, "ethtool").args(["-K", "wan", "tx", "off", "gro", "off"]));
-        cluster.ip(host, "link set wan up");
-    }
-    cluster.ip(Host::Client, "address add 198.51.100.10/24 dev wan");
-    for address in [format!("{DIRECTOR}/24"), format!("{VIP}/32")] {
-        cluster.ip(Host::Director, &format!("address add {address} dev wan"));
-    }
-}
-
 #[test]
 fn an_interface_serves_again_after_it_went_down_and_up() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
@@ -180,7 +160,7 @@ fn a_removed_interface_is_attached_again_when_it_returns_and_connections_continu
     let mut upload = cluster.run(Host::Client, || clients::connect(virtual_endpoint(9000))).expect("opens");
     upload.write_all(b"before and ").expect("upload");
     for times in ["once", "2 times"] {
-        wan_comes_back(&cluster, workers.count(), workers.count());
+        traffic::wan_comes_back(&cluster, workers.count(), workers.count());
         shows(&director, &format!("interface  wan: up, native XDP, {} queue", workers.count()));
         shows(&director, &format!(", attached again {times}\n"));
         let events = director.xvs("events --last 1024 --no-follow");
@@ -202,7 +182,7 @@ fn while_another_interface_is_gone_one_that_returns_is_attached_and_served() {
     director.adm(&format!("-a -t {VIP}:9000 -r {DIRECTOR}:8080 -m"));
     cluster.ip(Host::Director, "link del lan");
     shows(&director, "interface  lan: gone");
-    wan_comes_back(&cluster, 1, 1);
+    traffic::wan_comes_back(&cluster, 1, 1);
     shows(&director, ", attached again once\n");
     let upload = || clients::upload(clients::connect(virtual_endpoint(9000))?, b"all");
     wait::until("wan is served", || cluster.run(Host::Client, upload).ok());
@@ -212,7 +192,7 @@ fn while_another_interface_is_gone_one_that_returns_is_attached_and_served() {
 fn a_returned_interface_that_cannot_be_attached_is_reported_and_attached_once_the_cause_is_removed() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = serving(&cluster, Workers::One);
-    wan_comes_back(&cluster, 1, 2);
+    traffic::wan_comes_back(&cluster, 1, 2);
     shows(&director, "`ethtool -K wan rxvlan off` fixes it\n");
     succeed(cluster.command(Host::Director, "ethtool").args(["-K", "wan", "rxvlan", "off"]));
     shows(&director, "interface  wan: up, generic XDP");

@@ -1,7 +1,8 @@
 //! Rights: what the processes of a running xvsd hold, and which of them executes programs.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: rights that are missing at the start (`netlab_start.rs`),
-//! the requests of the helper (`crates/helper`), users and groups of scripts (`crates/health`).
+//! Each test has a cluster of its own. Needs root. Not here: what the helper does for an xvsd of a user
+//! (`netlab_user.rs`), rights that are missing at the start (`netlab_start.rs`), the requests of the helper
+//! (`crates/helper`), users and groups of scripts (`crates/health`).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -200,12 +201,8 @@ fn threads(process: u32) -> Vec<(String, String)> {
 /// The user of the tests, whom every Debian has.
 const USER: &str = "daemon";
 const USER_ID: &str = "1 1 1 1";
-/// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK, CAP_SYS_NICE, CAP_PERFMON, CAP_BPF.
-const KEPT: u64 = 1 << 10 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 23 | 1 << 38 | 1 << 39;
-
-/// Every user may open this one, as udev makes it, also on a machine without udev.
-const TUN: &str =
-    "mount --make-rprivate /dev && mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200";
+/// CAP_NET_BIND_SERVICE, CAP_NET_RAW, CAP_IPC_LOCK, CAP_SYS_NICE, from Linux 5.19 on.
+const KEPT: u64 = 1 << 10 | 1 << 13 | 1 << 14 | 1 << 23;
 
 /// An xvs.toml with a hold, the script's keepalived.conf and more keys.
 fn toml(cluster: &Cluster, script: &str, keys: &str) -> String {
@@ -221,7 +218,7 @@ fn as_a_user_each_thread_has_the_used_capabilities_alone_and_the_helper_has_all(
     let cluster = Cluster::up(Layout::default());
     let script = "[ -e seen ] && exit\nid -un >part; mv part seen";
     let toml = toml(&cluster, script, &format!("user = \"{USER}\"\n"));
-    let director = Director::start_after(&cluster, TUN, &["--config", &toml]);
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &toml]);
     let kept = format!("{KEPT:016x}");
     let none = format!("{:016x}", 0);
     for (name, status) in threads(director.process()) {
@@ -258,7 +255,7 @@ fn as_a_user_each_thread_has_filters_of_system_calls_and_those_that_read_or_forw
     let cluster = Cluster::up(Layout::default());
     let keys = format!("user = \"{USER}\"\nmetrics_address = \"127.0.0.1:9112\"\n");
     let toml = toml(&cluster, "exit 0", &keys);
-    let director = Director::start_after(&cluster, TUN, &["--config", &toml]);
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &toml]);
     director.adm("--start-daemon backup --mcast-interface lan");
     let is_narrower = |name: &String| NARROWER.iter().any(|start| name.starts_with(start));
     let has_its_own = |(name, status): &(String, String)| {
@@ -295,7 +292,7 @@ fn as_a_user_no_command_needs_a_call_that_is_refused() {
     let cluster = Cluster::up(Layout::default());
     let keys = format!("user = \"{USER}\"\nmetrics_address = \"127.0.0.1:9112\"\n");
     let toml = toml(&cluster, "exit 0", &keys);
-    let director = Director::start_after(&cluster, TUN, &["--config", &toml]);
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &toml]);
     for command in [
         &*format!("explain --proto tcp --from 198.51.100.10:5 --to {VIP}:80"),
         "capture --text --seconds 1",
@@ -351,7 +348,7 @@ fn a_call_that_xvsd_does_not_use_fails_is_counted_and_logged_once_and_xvsd_serve
     let cluster = Cluster::up(Layout::default());
     let keys = format!("user = \"{USER}\"\nmetrics_address = \"127.0.0.1:9112\"\n");
     let toml = toml(&cluster, "exit 0", &keys);
-    let director = Director::start_after(&cluster, TUN, &["--config", &toml]);
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &toml]);
     let warning = format!("a thread of the kind reader was refused the system call {UNSHARE} (x86_64)");
     let counted = |count: u32| {
         wait::until("the call is counted", || {
@@ -407,13 +404,14 @@ fn a_user_takes_over_from_root_reloads_and_starts_after_a_kill_with_services_sta
     let cluster = Cluster::up(Layout::default());
     let path = toml(&cluster, "printf x >>runs", "");
     let arguments = ["--config", &*path];
-    let mut root = Director::start_after(&cluster, TUN, &arguments);
+    let mut root = Director::start_with(&cluster, Workers::One, &arguments);
     root.add_service(Protocol::Tcp, 81, Method::Nat);
     let rules = root.adm("-Sn");
     let former = only(&cluster, "xvs-helper", &[]);
     toml(&cluster, "printf x >>runs", &format!("user = \"{USER}\"\n"));
 
-    let director = Director::take_over_after(&cluster, TUN, &arguments).unwrap_or_else(|log| panic!("{log}"));
+    let director =
+        Director::take_over(&cluster, Workers::One, &arguments).unwrap_or_else(|log| panic!("{log}"));
     assert!(root.has_ended().success(), "{}", root.log());
     is_limited(&cluster, &[former]);
     runs_again(&cluster);
@@ -430,7 +428,7 @@ fn a_user_takes_over_from_root_reloads_and_starts_after_a_kill_with_services_sta
         let pids = Command::new("ip").args(["netns", "pids", &cluster.namespace(Host::Director)]).output();
         pids.expect("ip runs").stdout.is_empty().then_some(())
     });
-    let next = Director::start_after(&cluster, TUN, &arguments);
+    let next = Director::start_with(&cluster, Workers::One, &arguments);
     is_limited(&cluster, &[]);
     assert_eq!(next.adm("-Sn"), rules);
     let status = next.status();
@@ -450,7 +448,7 @@ fn a_user_takes_over_from_root_reloads_and_starts_after_a_kill_with_services_sta
 fn a_user_begins_anew_in_its_process_after_a_failed_take_over_with_its_helper_and_its_rights() {
     let cluster = Cluster::up(Layout::default());
     let path = toml(&cluster, "printf x >>runs", &format!("user = \"{USER}\"\n"));
-    let director = Director::start_after(&cluster, TUN, &["--config", &path]);
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &path]);
     director.add_service(Protocol::Tcp, 81, Method::Nat);
     let (rules, (_, helper)) = (director.adm("-Sn"), helper(&director));
     // A successor that ends after the third step.
@@ -525,7 +523,7 @@ fn a_script_that_the_helper_does_not_find_in_the_file_is_not_run_and_its_server_
 fn as_a_user_rules_of_iptables_legacy_and_nftables_are_read_and_ports_of_fullnat_are_reserved() {
     let cluster = Cluster::up(Layout::default());
     let path = toml(&cluster, "exit 0", &format!("user = \"{USER}\"\n"));
-    let director = Director::start_after(&cluster, TUN, &["--config", &path]);
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &path]);
     let rules = format!(
         "iptables-legacy -t mangle -A PREROUTING -d {VIP} -p tcp --dport 9001 -m length --length 100 -j MARK --set-mark 5
          nft add table ip lvs

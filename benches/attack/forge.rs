@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::setpriority_process;
 use xvs::cluster::virtual_endpoint;
 use xvs::frames::{ACK, Complaint, Datagram, Mac, SYN, Transport, ethernet, resum};
-use xvs_xdp::bpf::{Object, run_live};
+use xvs_xdp::bpf::{Object, ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
 /// The network of the sources; the last three bytes are random.
@@ -92,14 +92,13 @@ impl Forge {
         let mut frame = ethernet([2, 0, 0, 0, 0, 1], director, etherparse::EtherType::IPV4, &packet);
         resum(&mut frame);
         frame.resize(FRAME_BYTES, 0);
-        let mut object = Object::open(program)?;
+        let mut file = ObjectFile::open(program)?;
         let words = [Device::look(interface)?.ifindex].into_iter().chain(places);
         let interval = rate.map_or(0, |rate| (1_000_000_000 << 10) / rate.max(1));
         let constants = interval.to_ne_bytes().into_iter().chain(words.flat_map(u32::to_ne_bytes));
-        object.set_constants(&constants.chain(frame.iter().copied()).collect::<Vec<u8>>())?;
-        object.load()?;
+        file.set_constants(&constants.chain(frame.iter().copied()).collect::<Vec<u8>>())?;
         let group = rate.map_or(GROUP, |rate| 2 * rate).max(1) as u32;
-        Ok(Self { object, frame, group })
+        Ok(Self { object: file.load()?, frame, group })
     }
 
     /// Sends packets for a time; returns how many. The interface may have no room for some of them.

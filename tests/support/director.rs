@@ -88,29 +88,6 @@ impl<'a> Director<'a> {
         Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[variable]).ready()
     }
 
-    /// The same as [`Self::start_with`] with one worker, from a shell in which `before` has run.
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::start`].
-    pub fn start_after(cluster: &'a Cluster, before: &str, more: &[&str]) -> Self {
-        Self::launch_after(cluster, before, &[], more).ready()
-    }
-
-    /// The same as [`Self::take_over`] with one worker, from a shell in which `before` has run.
-    ///
-    /// # Errors
-    /// The log of a successor that has failed.
-    pub fn take_over_after(cluster: &'a Cluster, before: &str, more: &[&str]) -> Result<Self, String> {
-        Self::launch_after(cluster, before, &["--take-over"], more).succeeded()
-    }
-
-    fn launch_after(cluster: &'a Cluster, before: &str, first: &[&str], more: &[&str]) -> Self {
-        let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1"];
-        let shell = format!("{before} && exec \"$0\" \"$@\"");
-        Self::launch(cluster, Host::Director, &[first, &arguments, more].concat(), &["sh", "-c", &shell])
-    }
-
     /// Waits until it is ready.
     fn ready(mut self) -> Self {
         let this = &mut self;

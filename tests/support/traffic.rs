@@ -6,7 +6,9 @@
 use std::net::SocketAddrV4;
 
 use crate::clients::{self, Asker};
-use crate::cluster::{Cluster, Host, Layout, REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
+use crate::cluster::{
+    Cluster, DIRECTOR, Host, Layout, REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint,
+};
 use crate::director::{Director, Protocol, Workers};
 use crate::method::Method;
 use crate::servers::{Echo, Receipt, Sink};
@@ -25,6 +27,30 @@ pub fn prepared(method: Method, workers: Workers) -> Cluster {
     let cluster = Cluster::up(Layout { queues: workers.count(), ..Layout::default() });
     method.prepare(&cluster);
     cluster
+}
+
+/// Removes the director's interface towards the client and makes another of its name. With fewer queues than its other
+/// end sends by, it has no native XDP.
+///
+/// # Panics
+///
+/// If it can't.
+pub fn wan_comes_back(cluster: &Cluster, queues: u8, client_queues: u8) {
+    cluster.ip(Host::Director, "link del wan");
+    let there = cluster.namespace(Host::Client);
+    let words = format!(
+        "link add wan numrxqueues {queues} numtxqueues {queues} type veth peer name wan netns {there} \
+         numrxqueues {queues} numtxqueues {client_queues}"
+    );
+    cluster.ip(Host::Director, &words);
+    for host in [Host::Director, Host::Client] {
+        succeed(cluster.command(host, "ethtool").args(["-K", "wan", "tx", "off", "gro", "off"]));
+        cluster.ip(host, "link set wan up");
+    }
+    cluster.ip(Host::Client, "address add 198.51.100.10/24 dev wan");
+    for address in [format!("{DIRECTOR}/24"), format!("{VIP}/32")] {
+        cluster.ip(Host::Director, &format!("address add {address} dev wan"));
+    }
 }
 
 /// Real servers take turns; a download of 20 MB from each of them and an upload to each of them arrive whole.

@@ -84,14 +84,14 @@ echo after >&3
 until_shown "80 vm after" cat /run/client
 
 say "a user of its own, which takes over from root"
-# As udev makes it, which this machine does not have.
-chmod 0666 /dev/net/tun
 sed -i '1i user = "xvs"' /etc/xvs/xvs.toml
 systemctl reload xvsd || fail "xvsd does not take over as a user"
 main=$(systemctl show --property=MainPID --value xvsd)
 [[ $(awk '/^Uid:/ { print $2 }' "/proc/$main/status") == "$(id -u xvs)" ]] || fail "xvsd is not the user xvs"
 for status in /proc/"$main"/task/*/status; do
     grep -qx 'Seccomp:.2' "$status" || fail "a thread without a filter of system calls: $(cat "$status")"
+    # CAP_NET_BIND_SERVICE, CAP_NET_RAW, CAP_IPC_LOCK, CAP_SYS_NICE.
+    grep -qx 'CapEff:.0000000000806400' "$status" || fail "a thread with other capabilities: $(cat "$status")"
 done
 # Those of the unit: CAP_SYS_MODULE, _RAWIO, _BOOT, _TIME, CAP_MAC_OVERRIDE, _ADMIN.
 dropped=$((1 << 16 | 1 << 17 | 1 << 22 | 1 << 25 | 1 << 32 | 1 << 33))

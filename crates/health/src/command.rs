@@ -231,7 +231,7 @@ impl From<Event> for Outcome {
             Event::Signal(number) => Self::Signal(number),
             Event::Missing(why) | Event::Refused(why) => Self::Refused(why),
             Event::NotStarted(why) => Self::NotStarted(why),
-            Event::Started | Event::Runnable | Event::Names(_) => {
+            Event::Started | Event::Runnable | Event::Names(_) | Event::Done(_) | Event::Failed(..) => {
                 Self::NotStarted("internal error of the helper".to_owned())
             }
         }

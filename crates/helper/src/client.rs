@@ -5,19 +5,24 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::RecvFlags;
+use serde_json::Value;
 
-use crate::message::{pair, receive, send};
+use crate::message::{Answer, pair, receive, send};
 use crate::request::{End, Event, LegacyTables, Request, Script};
 use crate::server::{Powers, serve};
 
 /// The helper of this process.
 static HELPER: OnceLock<Helper> = OnceLock::new();
+
+/// Whether it carries out tasks.
+static IS_USED_FOR_TASKS: AtomicBool = AtomicBool::new(false);
 
 struct Helper {
     socket: OwnedFd,
@@ -56,16 +61,20 @@ impl Run {
 
     /// The next event; `None`: there is none yet. Does not wait: the descriptor is readable when there is one.
     pub fn event(&self) -> Option<Event> {
-        match receive(&self.0, RecvFlags::DONTWAIT) {
-            Ok(Some((event, _))) => Some(event),
-            Ok(None) => {
-                Some(Event::NotStarted("the helper process has ended; its result is unknown".to_owned()))
-            }
+        self.answer().map(|(event, _)| event)
+    }
+
+    /// The same with its descriptors.
+    fn answer(&self) -> Option<Answer<Event>> {
+        let why = match receive(&self.0, RecvFlags::DONTWAIT) {
+            Ok(Some(answer)) => return Some(answer),
+            Ok(None) => "the helper process has ended; its result is unknown".to_owned(),
             Err(error) if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind()) => {
-                None
+                return None;
             }
-            Err(error) => Some(Event::NotStarted(error.to_string())),
-        }
+            Err(error) => error.to_string(),
+        };
+        Some((Event::NotStarted(why), Vec::new()))
     }
 
     /// Ends the program.
@@ -101,8 +110,8 @@ impl AsRawFd for Run {
 
 /// Why a script cannot be run now; `None`: it can. Waits for lookups of users and files.
 pub fn obstacle(script: Script) -> Option<String> {
-    match answer(&Request::Examine(script)) {
-        Ok(Event::Refused(why) | Event::NotStarted(why)) => Some(why),
+    match answer(&Request::Examine(script), &[]) {
+        Ok((Event::Refused(why) | Event::NotStarted(why), _)) => Some(why),
         Ok(_) => None,
         Err(error) => Some(error.to_string()),
     }
@@ -115,8 +124,8 @@ pub fn obstacle(script: Script) -> Option<String> {
 pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
     match tables.read() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            match answer(&Request::LegacyTables(tables))? {
-                Event::Names(names) => Ok(names),
+            match answer(&Request::LegacyTables(tables), &[])? {
+                (Event::Names(names), _) => Ok(names),
                 _ => Err(error),
             }
         }
@@ -124,14 +133,36 @@ pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
     }
 }
 
+/// From now on the helper process carries out tasks, because this process gives up the rights for them.
+pub fn use_for_tasks() {
+    // Relaxed: there are no other threads yet.
+    IS_USED_FOR_TASKS.store(true, Ordering::Relaxed);
+}
+
+/// Whether the helper process carries out tasks.
+pub fn is_used_for_tasks() -> bool {
+    IS_USED_FOR_TASKS.load(Ordering::Relaxed)
+}
+
+/// Waits until the helper has carried out a task.
+pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Value>> {
+    let (event, descriptors) = answer(&Request::Task(name.to_owned(), value), given)?;
+    match event {
+        Event::Done(done) => Ok((done, descriptors)),
+        Event::Failed(Some(number), _) => Err(io::Error::from_raw_os_error(number)),
+        Event::Failed(None, why) | Event::NotStarted(why) => Err(io::Error::other(why)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// Waits for the one event of a request that runs no program.
-fn answer(request: &Request) -> io::Result<Event> {
-    let run = Run::request(request, &[])?;
+fn answer(request: &Request, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Event>> {
+    let run = Run::request(request, given)?;
     loop {
         // An interrupted wait is repeated.
         let _ = poll(&mut [PollFd::new(&run, PollFlags::IN)], None);
-        if let Some(event) = run.event() {
-            return Ok(event);
+        if let Some(answer) = run.answer() {
+            return Ok(answer);
         }
     }
 }
@@ -202,5 +233,6 @@ fn helper() -> io::Result<&'static Helper> {
     Ok(HELPER.get_or_init(|| Helper { socket: own, keeper: Mutex::default(), losses: Mutex::default() }))
 }
 
-const GONE: &str = "there is no helper process any more, so no script runs and netfilter's rules are not read; \
+const GONE: &str = "there is no helper process any more, so no script runs, netfilter's rules are not read, and with `user` \
+                    interfaces and neighbours stay as they are; \
                     `systemctl reload xvsd` or `xvsd --take-over` brings it back";

@@ -1,4 +1,5 @@
-//! The helper: the one process of xvsd that executes programs, as a process of its own.
+//! The helper: the one process of xvsd that executes programs, and does what needs more rights than xvsd has with
+//! `user`.
 //!
 //! xvsd starts it before anything else (`process.rs`), so it keeps the rights that xvsd was started with when xvsd
 //! gives up its own. It takes the requests of `request.rs` and no others, over a socket that xvsd alone has. The
@@ -15,5 +16,6 @@ pub mod process;
 pub mod request;
 mod script;
 mod server;
+pub mod task;
 
 pub use script::account;

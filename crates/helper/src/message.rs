@@ -16,8 +16,11 @@ use serde::de::DeserializeOwned;
 
 /// The largest message in bytes: less than the kernel's least buffer of a socket takes.
 const BYTES_MAX: usize = 192 << 10;
-/// The most descriptors of a message: a socket and two files.
-const DESCRIPTORS_MAX: usize = 3;
+/// The most descriptors of a message: the maps and programs of an object.
+const DESCRIPTORS_MAX: usize = 32;
+
+/// A value with descriptors.
+pub type Answer<T> = (T, Vec<OwnedFd>);
 
 /// Two connected sockets.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -55,7 +58,7 @@ pub(crate) fn send(
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     flags: RecvFlags,
-) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+) -> io::Result<Option<Answer<T>>> {
     let mut bytes = vec![0; BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

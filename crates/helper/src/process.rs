@@ -18,7 +18,7 @@ use crate::client;
 use crate::message::{pair, send};
 use crate::server::{Powers, serve};
 
-pub use crate::server::Rules;
+pub use crate::server::{Known, Rules};
 
 /// The variable of the environment with the part of a process in this.
 const VARIABLE: &str = "XVSD_HELPER";

@@ -7,6 +7,7 @@
 use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum Request {
     Netfilter(Vec<String>),
     /// Reads the names of the tables that iptables-legacy has, a file of root's.
     LegacyTables(LegacyTables),
+    /// Carries out the task of this name, with its value and its descriptors (`task.rs`).
+    Task(String, Value),
     /// Starts xvsd once more, with the same command line, as the process that takes over. One file gets its output.
     Successor,
 }
@@ -86,6 +89,10 @@ pub enum Event {
     Runnable,
     /// What [`Request::LegacyTables`] has read.
     Names(String),
+    /// [`Request::Task`]: the answer, with its descriptors.
+    Done(Value),
+    /// [`Request::Task`]: the error's number, if it has one, and its text.
+    Failed(Option<i32>, String),
 }
 
 /// How a program is ended.

@@ -15,8 +15,9 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open, prlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use serde_json::Value;
 
-use crate::message::{receive, send};
+use crate::message::{Answer, receive, send};
 use crate::request::{End, Event, Request, Script, is_netfilter};
 use crate::script::{self, PATH};
 
@@ -36,6 +37,15 @@ pub struct Rules {
     pub successor: fn() -> Command,
     /// Whether a script may be run. May block.
     pub permits: fn(&Script) -> bool,
+    /// The tasks that it carries out.
+    pub tasks: &'static [Known],
+}
+
+/// A task that a helper knows.
+#[derive(Clone, Copy)]
+pub struct Known {
+    pub(crate) name: &'static str,
+    pub(crate) carry_out: fn(&Value, &[OwnedFd]) -> io::Result<Answer<Value>>,
 }
 
 /// Serves until the other side is closed.
@@ -64,6 +74,16 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
         let _ = send(&control, &read, &[]);
         return;
     }
+    if let Request::Task(name, value) = request {
+        let done = task(name, powers).and_then(|task| (task.carry_out)(value, descriptors.as_slice()));
+        let (event, descriptors) = match done {
+            Ok((done, descriptors)) => (Event::Done(done), descriptors),
+            Err(error) => (Event::Failed(error.raw_os_error(), error.to_string()), Vec::new()),
+        };
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let _ = send(&control, &event, &descriptors);
+        return;
+    }
     let event = match (command(request, powers), request) {
         (Err(event), _) => Err(event),
         (Ok(_), Request::Examine(_)) => Ok(Event::Runnable),
@@ -87,6 +107,16 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
     };
     // An error: the requester has ended.
     let _ = send(&control, &event.unwrap_or_else(|event| event), &[]);
+}
+
+fn task(name: &str, powers: Powers) -> io::Result<&'static Known> {
+    let tasks = match powers {
+        Powers::Fixed(rules, _) => rules.tasks,
+        // The requester carries them out itself.
+        Powers::Any => &[],
+    };
+    let known = tasks.iter().find(|task| task.name == name);
+    known.ok_or_else(|| io::Error::other(format!("the helper process knows no task {name}")))
 }
 
 /// The command of a request, or why there is none.
@@ -113,7 +143,9 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
             }
             _ => Err(Event::Refused(format!("`{}` prints no rules of netfilter", argv.join(" ")))),
         },
-        (Request::LegacyTables(_), _) => Err(Event::Refused("it is no program".to_owned())),
+        (Request::LegacyTables(_) | Request::Task(..), _) => {
+            Err(Event::Refused("it is no program".to_owned()))
+        }
         (Request::Successor, Powers::Fixed(rules, _)) => Ok((rules.successor)()),
         (Request::Successor, Powers::Any) => {
             Err(Event::Refused("this program is no xvsd, so it has no successor".to_owned()))
@@ -208,23 +240,41 @@ fn keep_capabilities() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fd::BorrowedFd;
     use rustix::process::getrlimit;
 
     use crate::message::pair;
     use crate::server::*;
 
-    const RULES: Rules =
-        Rules { successor: || Command::new("false"), permits: |script| script.text.starts_with("true") };
+    const RULES: Rules = Rules {
+        successor: || Command::new("false"),
+        permits: |script| script.text.starts_with("true"),
+        tasks: &[Known { name: "halve", carry_out: halve }],
+    };
+
+    /// A task for even numbers, with a descriptor.
+    fn halve(value: &Value, given: &[OwnedFd]) -> io::Result<Answer<Value>> {
+        match value.as_u64() {
+            _ if given.len() != 1 => Err(io::Error::other("a descriptor is missing")),
+            Some(number) if number % 2 == 0 => Ok(((number / 2).into(), Vec::new())),
+            _ => Err(Errno::DOM.into()),
+        }
+    }
 
     const FILES: u64 = 77;
 
     /// The last event of a request to a helper process.
     fn answer(request: &impl serde::Serialize) -> Option<Event> {
+        answer_with(request, &[])
+    }
+
+    /// The same for a request with descriptors.
+    fn answer_with(request: &impl serde::Serialize, more: &[BorrowedFd<'_>]) -> Option<Event> {
         let (own, its) = pair().unwrap();
         let files = Rlimit { current: Some(FILES), ..getrlimit(Resource::Nofile) };
         let serving = thread::spawn(move || serve(&its, Powers::Fixed(RULES, files)));
         let (control, given) = pair().unwrap();
-        send(&own, request, &[given.as_fd()]).unwrap();
+        send(&own, request, &[&[given.as_fd()], more].concat()).unwrap();
         drop(given);
         let mut last = None;
         while let Some((event, _)) = receive(&control, RecvFlags::empty()).unwrap() {
@@ -265,6 +315,23 @@ mod tests {
             );
         }
         assert_eq!(answer(&Request::Successor), Some(Event::Exit(1)));
+    }
+
+    #[test]
+    fn a_helper_carries_out_the_tasks_that_it_knows_and_reports_errors_with_their_number() {
+        let task = |name: &str, value: u64| Request::Task(name.to_owned(), value.into());
+        let file = pair().unwrap().0;
+        let given = [file.as_fd()];
+        assert_eq!(answer_with(&task("halve", 8), &given), Some(Event::Done(4.into())));
+        let failed = |event| match event {
+            Some(Event::Failed(number, why)) => (number, why),
+            other => panic!("{other:?}"),
+        };
+        let (number, _) = failed(answer_with(&task("halve", 7), &given));
+        assert_eq!(number, Some(Errno::DOM.raw_os_error()));
+        assert_eq!(failed(answer(&task("halve", 8))), (None, "a descriptor is missing".to_owned()));
+        let (number, why) = failed(answer_with(&task("double", 8), &given));
+        assert!(number.is_none() && why.contains("knows no task double"), "{why}");
     }
 
     #[test]

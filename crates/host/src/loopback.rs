@@ -6,16 +6,26 @@
 
 use std::{fs, io};
 
+use rustix::fd::BorrowedFd;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task};
+
 /// Allows it.
-///
-/// # Errors
-/// The kernel's error, with the setting.
-pub fn accept_own_addresses() -> io::Result<()> {
-    let failed = |error: io::Error| io::Error::new(error.kind(), format!("{ACCEPT_LOCAL}: {error}"));
-    if fs::read_to_string(ACCEPT_LOCAL).map_err(failed)?.trim() == "1" {
-        return Ok(());
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AcceptOwnAddresses;
+
+impl Task for AcceptOwnAddresses {
+    const NAME: &'static str = "accept-own-addresses";
+    type Done = ();
+
+    /// Its errors name the setting.
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        let failed = |error: io::Error| io::Error::new(error.kind(), format!("{ACCEPT_LOCAL}: {error}"));
+        if fs::read_to_string(ACCEPT_LOCAL).map_err(failed)?.trim() != "1" {
+            fs::write(ACCEPT_LOCAL, "1").map_err(failed)?;
+        }
+        Ok(((), Vec::new()))
     }
-    fs::write(ACCEPT_LOCAL, "1").map_err(failed)
 }
 
 const ACCEPT_LOCAL: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";

@@ -8,11 +8,15 @@
 use std::fs;
 use std::io;
 
+use rustix::fd::BorrowedFd;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task};
+
 /// A reservation of ports; dropping it restores the previous one.
 #[derive(Debug, Default)]
 pub struct ReservedPorts {
-    /// The kernel's value before the first reservation; `None` until then.
-    before: Option<String>,
+    /// The kernel's ranges before the first reservation; `None` until then.
+    before: Option<Vec<(u16, u16)>>,
     ports: Vec<(u16, u16)>,
 }
 
@@ -29,22 +33,20 @@ impl ReservedPorts {
         let failed = |error: io::Error| format!("local ports cannot be reserved: {RESERVED}: {error}");
         let before = match &self.before {
             Some(before) => before.clone(),
-            None => fs::read_to_string(RESERVED).map_err(failed)?.trim().to_owned(),
+            None => ranges(&fs::read_to_string(RESERVED).map_err(failed)?),
         };
         let own = fs::read_to_string(OWN).map_err(|error| format!("{OWN}: {error}"))?;
         let own = pair(&own, char::is_whitespace)
             .ok_or_else(|| format!("{OWN} has {own:?} instead of two ports"))?;
-        let all: Vec<_> = ranges(&before).into_iter().chain(ports.iter().copied()).collect();
-        if free(own, &all) < KERNEL_KEEPS.min(free(own, &ranges(&before))) {
+        let all = [&*before, &*ports].concat();
+        if free(own, &all) < KERNEL_KEEPS.min(free(own, &before)) {
             return Err(format!(
                 "the local ports of FULLNAT are not reserved: the kernel would have fewer than {KERNEL_KEEPS} of its \
                  own ports ({}-{}); choose others by `xvs laddr add ADDRESS --ports LOW-HIGH`",
                 own.0, own.1
             ));
         }
-        let text = all.iter().map(|(first, last)| format!("{first}-{last}")).collect::<Vec<_>>().join(",");
-        // An empty line reserves nothing.
-        fs::write(RESERVED, text + "\n").map_err(failed)?;
+        ReservePorts(all).run(&[]).map_err(failed)?;
         (self.before, self.ports) = (Some(before), ports);
         Ok(())
     }
@@ -53,10 +55,26 @@ impl ReservedPorts {
 impl Drop for ReservedPorts {
     fn drop(&mut self) {
         if let Some(before) = self.before.take().filter(|_| !self.ports.is_empty())
-            && let Err(error) = fs::write(RESERVED, before + "\n")
+            && let Err(error) = ReservePorts(before).run(&[])
         {
             tracing::warn!("local ports stay reserved: {RESERVED}: {error}");
         }
+    }
+}
+
+/// Makes these ranges (first, last) all that are reserved.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReservePorts(Vec<(u16, u16)>);
+
+impl Task for ReservePorts {
+    const NAME: &'static str = "reserve-ports";
+    type Done = ();
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        let ranges: Vec<_> = self.0.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+        // An empty line reserves nothing.
+        fs::write(RESERVED, ranges.join(",") + "\n")?;
+        Ok(((), Vec::new()))
     }
 }
 

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 use xvs_xdp::Mode;
-use xvs_xdp::bpf::{KernelMap, Object, program_info, query_xdp, set_xdp};
+use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info, query_xdp, set_xdp};
 use xvs_xdp::device::Program;
 
 /// The XDP program of an interface.
@@ -159,8 +159,8 @@ fn query(ifindex: u32) -> Result<Option<(u32, Option<Mode>)>, DecapError> {
 
 /// Loads the program into the kernel and fills its maps; does not attach it.
 fn load(tunnels: &Tunnels) -> Result<Object, DecapError> {
-    let mut object = Object::open(IMAGE).map_err(refused("reading the XDP program"))?;
-    object.load().map_err(refused("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
+    let file = ObjectFile::open(IMAGE).map_err(refused("reading the XDP program"))?;
+    let object = file.load().map_err(refused("loading the XDP program (needs CAP_BPF and CAP_NET_ADMIN)"))?;
     for (name, addresses) in [(c"outer_dests", &tunnels.outer_dests), (c"virtuals", &tunnels.virtuals)] {
         fill(&object, name, addresses.iter().map(|&addr| address_key(addr)))?;
     }

@@ -10,12 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task, given, only};
 
 use super::bpf::{Direction, attach_tc, prepare_tc};
 use super::sys::{Request, index_of, make_tap};
 
 /// The names of the director's TAPs; `%d` stands for the first free number.
-pub const NAMES: &str = "xvs%d";
+const NAMES: &str = "xvs%d";
 
 /// Whether this is the name of a TAP of a director, and the interface's driver that of TAPs.
 pub fn is_director_tap(name: &str, driver: &str) -> bool {
@@ -32,18 +34,9 @@ pub struct Tap {
 
 impl Tap {
     /// Makes a TAP in this thread's network namespace, with one program for frames that are written to it and one for
-    /// frames that the kernel sends through it. `%d` in the name `pattern` stands for the first free number.
-    pub fn open(pattern: &str, ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = open(TUN, flags, Mode::empty()).map_err(no_tun)?;
-        let name = make_tap(fd.as_fd(), pattern)?;
-        no_ipv6(&name)?;
-        let mut request = Request::new(&name)?;
-        let index = index_of(&name)?;
-        prepare_tc(index)?;
-        attach_tc(ingress, index, Direction::Ingress)?;
-        attach_tc(egress, index, Direction::Egress)?;
-        request.add_flags(libc::IFF_UP | libc::IFF_NOARP)?;
+    /// frames that the kernel sends through it.
+    pub fn open(ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
+        let ((name, index), fd) = only(MakeTap.run(&[ingress, egress])?)?;
         Ok(Self { fd, name, index })
     }
 
@@ -70,6 +63,30 @@ impl Tap {
     /// There is no frame, or the kernel's error.
     pub fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.fd, frame)?)
+    }
+}
+
+/// Makes a TAP with the programs of [`Tap::open`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MakeTap;
+
+impl Task for MakeTap {
+    const NAME: &'static str = "make-tap";
+    /// Its name and index.
+    type Done = (String, u32);
+
+    fn carry_out(&self, programs: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = open(TUN, flags, Mode::empty()).map_err(no_tun)?;
+        let name = make_tap(fd.as_fd(), NAMES)?;
+        no_ipv6(&name)?;
+        let mut request = Request::new(&name)?;
+        let index = index_of(&name)?;
+        prepare_tc(index)?;
+        attach_tc(given(programs, 0)?, index, Direction::Ingress)?;
+        attach_tc(given(programs, 1)?, index, Direction::Egress)?;
+        request.add_flags(libc::IFF_UP | libc::IFF_NOARP)?;
+        Ok(((name, index), vec![fd]))
     }
 }
 

@@ -34,7 +34,7 @@ use xvs_helper::process::Rules;
 use xvs_helper::{client, process};
 
 /// The rules of its helper.
-const RULES: Rules = Rules { successor: successor::starter, permits };
+const RULES: Rules = Rules { successor: successor::starter, permits, tasks: rights::TASKS };
 
 fn main() -> ExitCode {
     if let Some(code) = process::serve_if_one(successor::command, RULES) {

@@ -12,12 +12,24 @@ use std::process::Command;
 use nix::unistd::{self, User};
 use rustix::fs::{Gid, Uid};
 use rustix::process::{DumpableBehavior, Resource, getegid, geteuid, getrlimit, set_dumpable_behavior};
+use rustix::system::uname;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
     set_keep_capabilities, set_no_new_privs,
 };
+use xvs_dataplane::steering::objects::{Load, OpenFormerMaps};
+use xvs_helper::client;
+use xvs_helper::process::Known;
+use xvs_helper::task::known;
+use xvs_host::loopback::AcceptOwnAddresses;
+use xvs_host::netfilter::FollowNftables;
+use xvs_host::network::clsact::ProvideClsact;
+use xvs_host::network::neighbours::ChangeNeighbours;
+use xvs_host::reserved_ports::ReservePorts;
+use xvs_xdp::bpf::{AttachTc, DetachTc, MakeKeySet};
 use xvs_xdp::pins;
+use xvs_xdp::tap::MakeTap;
 
 use crate::config::{Config, ConfigError};
 use crate::daemon::error::{DaemonError, system};
@@ -29,15 +41,31 @@ const PINS: &str = "XVSD_PINS";
 /// The variable that tells such a process that it has its filters of system calls already.
 const FILTERS: &str = "XVSD_FILTERS";
 
-/// What xvsd uses while it runs as a user of its own: interfaces, XDP and maps; AF_XDP and raw sockets; packet memory;
-/// the priority of workers; ports below 1024 of metrics and of health checks.
-const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
-    .union(CapabilitySet::NET_RAW)
-    .union(CapabilitySet::BPF)
-    .union(CapabilitySet::PERFMON)
+/// What xvsd uses while it runs as a user of its own: AF_XDP and raw sockets; packet memory; the priority of workers;
+/// ports below 1024 of metrics and of health checks.
+const KEPT: CapabilitySet = CapabilitySet::NET_RAW
     .union(CapabilitySet::IPC_LOCK)
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// The first kernel that lets a process without CAP_BPF use its open maps while `kernel.unprivileged_bpf_disabled` is
+/// not 0 (kernel/bpf/syscall.c, `__sys_bpf`).
+const MAPS_WITHOUT_BPF: (u32, u32) = (5, 19);
+
+/// What the helper process does for an xvsd that has only these rights.
+pub const TASKS: &[Known] = &[
+    known::<Load>(),
+    known::<OpenFormerMaps>(),
+    known::<MakeKeySet>(),
+    known::<MakeTap>(),
+    known::<ProvideClsact>(),
+    known::<AttachTc>(),
+    known::<DetachTc>(),
+    known::<AcceptOwnAddresses>(),
+    known::<ChangeNeighbours>(),
+    known::<ReservePorts>(),
+    known::<FollowNftables>(),
+];
 
 /// The fewest open files: with fewer, xvsd fails at some call of its start. With these it serves two interfaces, runs
 /// few health checks at once, and takes few clients.
@@ -52,16 +80,19 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
 ];
 
 /// Gives up what this process does not use. No program that it executes can have more rights than it has itself. With
-/// `user` it becomes that user, with `KEPT` alone, and with the system calls that xvsd uses.
+/// `user` it becomes that user, with `KEPT` alone, and with the system calls that xvsd uses; the helper carries out
+/// tasks.
 ///
 /// # Errors
-/// There is no such user, this process may not become it, or the user cannot have the folders of xvsd.
+/// There is no such user, this process may not become it or lacks rights, or the user cannot have the folders of xvsd.
 pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     let filters = || system("user: the filters of system calls (seccomp)");
     // Filters that this process has already find the handler before anything else is tried.
     let has_filters = std::env::var_os(FILTERS).is_some();
     if has_filters {
         system_calls::keep_limits().map_err(filters())?;
+        // It has given up its rights, also if xvs.toml has no user any more.
+        client::use_for_tasks();
     }
     if let Some(path) = std::env::var_os(PINS) {
         pins::keep_path(PathBuf::from(path));
@@ -71,6 +102,10 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     let _ = rustix::param::page_size();
     if let Some(name) = &config.user {
         let owner = owner(name)?;
+        if !has_filters {
+            has_needed()?;
+            client::use_for_tasks();
+        }
         if geteuid() != owner.user {
             give(config, owner).map_err(system("user: a folder of xvsd"))?;
         }
@@ -104,8 +139,9 @@ fn owner(name: &str) -> Result<Owner, DaemonError> {
 
 fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
     let has = capabilities(None)?;
+    let kept = if kernel() < MAPS_WITHOUT_BPF { KEPT.union(CapabilitySet::BPF) } else { KEPT };
     if has.permitted.contains(CapabilitySet::SETPCAP) {
-        let others = CapabilitySet::all().difference(KEPT);
+        let others = CapabilitySet::all().difference(kept);
         for one in others.iter() {
             // An error: a capability that this kernel does not have.
             if capability_is_in_bounding_set(one).unwrap_or(false) {
@@ -120,11 +156,19 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
         unistd::setresgid(group, group, group)?;
         unistd::setresuid(user, user, user)?;
     }
-    let left = has.permitted.intersection(KEPT);
+    let left = has.permitted.intersection(kept);
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable: none })?;
     // Scripts of the same user must not read its memory.
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// The first two numbers of the kernel's version.
+fn kernel() -> (u32, u32) {
+    let uname = uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// Lets xvsd, which this process is about to execute by this command, have the rights of this process.
@@ -148,20 +192,29 @@ pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks the capabilities of the process and its limit of open files.
+/// Checks the capabilities of the process, unless the helper has those that it has given up, and its limit of open
+/// files.
 ///
 /// # Errors
 /// [`DaemonError::Rights`] or [`DaemonError::Files`].
 pub fn check() -> Result<(), DaemonError> {
-    let has = capabilities(None).map_err(|error| system("capabilities")(error.into()))?.effective;
-    let missing: Vec<_> =
-        NEEDED.iter().filter(|(_, any)| !has.intersects(*any)).map(|(name, _)| *name).collect();
-    if !missing.is_empty() {
-        return Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") });
+    if !client::is_used_for_tasks() {
+        has_needed()?;
     }
     // Not raised here: the engine of the health checks does so, and gives scripts the limit that xvsd was started with.
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < FILES_MIN => Err(DaemonError::Files { limit, needed: FILES_MIN }),
         _ => Ok(()),
+    }
+}
+
+/// Checks that the process has the capabilities that xvsd and its helper need together.
+fn has_needed() -> Result<(), DaemonError> {
+    let has = capabilities(None).map_err(|error| system("capabilities")(error.into()))?.effective;
+    let missing: Vec<_> =
+        NEEDED.iter().filter(|(_, any)| !has.intersects(*any)).map(|(name, _)| *name).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") }),
     }
 }

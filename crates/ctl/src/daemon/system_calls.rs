@@ -113,7 +113,7 @@ const CALLS: &[(&[Kind], &[Call])] = &[
             SYS_renameat2 SYS_statfs SYS_statx SYS_umask SYS_unlinkat
         ],
     ),
-    // Memory as files: the table of `xvs explain`, what the helper prints, descriptors that libbpf reserves.
+    // Memory as files: the table of `xvs explain`, what the helper prints.
     (OTHERS, calls![SYS_memfd_create]),
     // The process itself: its user, limits and use of resources; other processes by their descriptors.
     (
@@ -127,7 +127,7 @@ const CALLS: &[(&[Kind], &[Call])] = &[
     ),
     // The narrower filters of threads that these threads start.
     (OTHERS, calls![SYS_seccomp]),
-    // The XDP programs and their maps.
+    // XDP programs and maps that are open.
     (&[Control], calls![SYS_bpf]),
     // The cores and the priority of a worker, which it sets before it has its own filter.
     (
@@ -164,7 +164,7 @@ fn calls(kind: Kind) -> impl Iterator<Item = Call> {
 
 /// The arguments with which a kind may use a call, as alternatives; none: all arguments.
 fn call_rules(kind: Kind, number: c_long) -> Result<Vec<SeccompRule>, BackendError> {
-    use SeccompCmpOp::{Eq, MaskedEq};
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let one_of = |values: &[i32]| values.iter().map(|value| rule(0, Eq, *value)).collect();
     match (kind, number) {
         (_, libc::SYS_socket | libc::SYS_socketpair) => one_of(&FAMILIES),
@@ -172,9 +172,17 @@ fn call_rules(kind: Kind, number: c_long) -> Result<Vec<SeccompRule>, BackendErr
         (Worker, libc::SYS_mmap | libc::SYS_mprotect) => {
             Ok(vec![rule(2, MaskedEq(libc::PROT_EXEC as u64), 0)?])
         }
+        // The helper makes maps and loads programs.
+        (_, libc::SYS_bpf) => {
+            let others = NO_BPF.map(|command| SeccompCondition::new(0, SeccompCmpArgLen::Dword, Ne, command));
+            Ok(vec![SeccompRule::new(others.into_iter().collect::<Result<_, _>>()?)?])
+        }
         _ => Ok(Vec::new()),
     }
 }
+
+/// `BPF_MAP_CREATE`, `BPF_PROG_LOAD`, `BPF_BTF_LOAD` (linux/bpf.h).
+const NO_BPF: [u64; 3] = [0, 5, 18];
 
 const FAMILIES: [i32; 6] =
     [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_PACKET, libc::AF_XDP];
@@ -302,6 +310,7 @@ mod tests {
     use rustix::io::Errno;
     use rustix::net::{AddressFamily, SocketType, socket};
     use rustix::process::chroot;
+    use xvs_xdp::bpf::KeySet;
 
     use super::*;
 
@@ -369,6 +378,16 @@ mod tests {
         limit_process().unwrap();
         is_refused(Command::new("true").spawn());
         assert!(counts().is_empty());
+    }
+
+    /// Needs root, who may make maps.
+    #[test]
+    fn no_thread_makes_maps_for_programs() {
+        let None = child() else { return };
+        let make = || KeySet::<4>::new(1, [[0; 4]].into_iter());
+        make().unwrap();
+        limit_process().unwrap();
+        is_refused(make());
     }
 
     #[test]

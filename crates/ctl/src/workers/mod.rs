@@ -25,9 +25,10 @@ use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::steering::{OwnSender, Steering};
 use xvs_dataplane::worker::Worker;
+use xvs_helper::task::Task;
 use xvs_host::cores::cores_available;
-use xvs_host::loopback::accept_own_addresses;
-use xvs_host::network::clsact;
+use xvs_host::loopback::AcceptOwnAddresses;
+use xvs_host::network::clsact::ProvideClsact;
 use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::{receive_queues, receive_queues_word};
@@ -205,7 +206,7 @@ impl Workers {
             match loopback.get() {
                 Some(open) => Ok(open.clone()),
                 None => {
-                    accept_own_addresses()?;
+                    AcceptOwnAddresses.run(&[])?;
                     let open = Arc::new(Reinjector::open_loopback()?);
                     Ok(loopback.get_or_init(|| open).clone())
                 }
@@ -519,7 +520,7 @@ fn redirect(
     match (steering.redirects(sender), is_redirected) {
         (true, false) => {
             let begun = reinjector().and_then(|tap| {
-                clsact::provide(tap.interface())?;
+                ProvideClsact { interface: tap.interface() }.run(&[])?;
                 Redirection::begin(steering, sender, tap)
             });
             *own = Some(begun.map_err(|error| {

@@ -140,9 +140,9 @@ mod tests {
         let mut wheel = Wheel::new(4);
         link(&mut wheel, 0, 1000);
         link(&mut wheel, 1, 1001);
-        assert_eq!(due(&mut wheel, 999), []);
+        assert_eq!(due(&mut wheel, 999), [0; 0]);
         assert_eq!(due(&mut wheel, 1000), [0]);
-        assert_eq!(due(&mut wheel, 1124), []);
+        assert_eq!(due(&mut wheel, 1124), [0; 0]);
         assert_eq!(due(&mut wheel, 1125), [1]);
     }
 

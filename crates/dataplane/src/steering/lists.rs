@@ -18,12 +18,12 @@ use super::maps::{EndpointKey, Roles, endpoint_key, network_key};
 use super::{SteeringError, converge};
 use crate::snapshot::lists::{List, Lists, Networks, Scope};
 
-/// The maps that all interfaces share.
-pub(super) const MAPS: [&CStr; 5] = [FILTER, DROPS, SCOPES, LENGTHS, c"lists"];
+/// The names of the maps.
 const FILTER: &CStr = c"list_filter";
 const DROPS: &CStr = c"list_drops";
 const SCOPES: &CStr = c"list_scopes";
 const LENGTHS: &CStr = c"list_lengths";
+const LISTS: &CStr = c"lists";
 
 /// The lists in the maps.
 pub(super) struct ListMaps {
@@ -121,7 +121,7 @@ impl ListMaps {
         let gone: Vec<_> = self.places.keys().filter(|place| !wanted.contains_key(place)).copied().collect();
         // Relaxed, as all words here: a program that is late by an instant checks with the former lists.
         self.filter[filter::STATE].store(0, Ordering::Relaxed);
-        let sets = object.sets(MAPS[4])?;
+        let sets = object.sets(LISTS)?;
         for place in gone {
             object.set_value(LENGTHS, place, &[0; lengths::SIZE])?;
             sets.put(place, None)?;

@@ -7,24 +7,25 @@
 //! A full map refuses further entries with an error that names its limit; its entries stay in force.
 
 use std::collections::BTreeSet;
-use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use xvs_sched::ServiceKey;
-use xvs_xdp::bpf::{KernelMap, Map, Object, program_info, test_run, test_run_repeated};
+use xvs_xdp::bpf::{KernelMap, Map, Object, test_run, test_run_repeated};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached, Mode, attach};
 
 use self::hold::Hold;
 use self::lists::ListMaps;
 use self::maps::{EndpointKey, Image, Marker, Roles};
+use self::objects::{CLIENTS, Load, OpenFormerMaps, PROGRAM, VERDICT, is_named};
 use self::syn_limits::SynMaps;
 
 pub mod hold;
 mod lists;
 mod maps;
+pub mod objects;
 pub mod own;
 pub mod reinject;
 mod rules;
@@ -34,26 +35,9 @@ pub use self::rules::{OwnSender, SteeringRules};
 use crate::snapshot::lists::Lists;
 use crate::snapshot::syn_limits::SynLimits;
 
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
-/// The program for interfaces.
-const PROGRAM: &CStr = c"redirect";
-/// The same for test runs, in which frames have no interface.
-const VERDICT: &CStr = c"verdict";
-const SHARED: [&CStr; 6] = [c"endpoints", c"addresses", c"prefixes", c"translated", hold::MAP, CLIENTS];
-
-/// The clients on this machine, to which replies are steered.
-const CLIENTS: &CStr = c"clients";
-
 /// The return values of the program for a dropped and for a redirected frame (linux/bpf.h).
 const DROP: u32 = 1;
 const REDIRECT: u32 = 4;
-
-/// The map of this name of a loaded program of any process, with its id.
-fn map_of(program: u32, name: &CStr) -> Option<(u32, KernelMap)> {
-    let maps = program_info(program).ok()?.maps.into_iter();
-    let mut maps = maps.filter_map(|id| Some((id, KernelMap::open(id).ok()?)));
-    maps.find(|(_, map)| map.name.as_bytes() == name.to_bytes())
-}
 
 /// The decision of the steering program on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,10 +89,7 @@ impl Steering {
     /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
     /// stderr.
     pub fn load() -> io::Result<Self> {
-        let mut object = Object::open(OBJECT)?;
-        object.leave_out(PROGRAM)?;
-        object.leave_out(VERDICT)?;
-        Self::of(object)
+        Self::of(Load::Maps)
     }
 
     /// The same, and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
@@ -116,11 +97,11 @@ impl Steering {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_for_test_runs() -> io::Result<Self> {
-        Self::of(Object::open(OBJECT)?)
+        Self::of(Load::ForTestRuns)
     }
 
-    fn of(mut object: Object) -> io::Result<Self> {
-        object.load()?;
+    fn of(load: Load) -> io::Result<Self> {
+        let object = load.object(None)?;
         let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
         let syn_limits = SynMaps::of(&object)?;
         let (installed, own, counted) = Default::default();
@@ -152,16 +133,16 @@ impl Steering {
     /// # Errors
     /// The kernel refuses; the earlier program stays in force.
     pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
-        let former = attached.former_program();
-        let [held, clients] = [hold::MAP, CLIENTS].map(|name| former.and_then(|former| map_of(former, name)));
+        let former = attached.former_program().map(OpenFormerMaps::maps).unwrap_or_default();
+        let [held, clients] = [hold::MAP, CLIENTS].map(|name| former.iter().find(|map| is_named(map, name)));
         // A program of another version may have other keys.
-        if let Some(Ok(clients)) = clients.map(|(_, map)| map.keys()) {
+        if let Some(Ok(clients)) = clients.map(KernelMap::keys) {
             let known = self.object.map(CLIENTS)?;
             clients.iter().try_for_each(|client: &maps::EndpointKey| known.set(client, 1))?;
         }
         attached.put_in_force(PROGRAM)?;
-        if let Some((id, map)) = held
-            && self.counted.insert(id)
+        if let Some(map) = held
+            && self.counted.insert(map.id)
         {
             let words = map.words::<{ hold::word::COUNT }>(0).unwrap_or_default();
             self.hold.add_dropped(words[hold::word::DROPPED]);
@@ -296,14 +277,8 @@ impl Steering {
     }
 
     fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {
-        let mut object = Object::open(OBJECT)?;
-        object.set_constants(marker)?;
-        object.leave_out(VERDICT)?;
-        for map in SHARED.into_iter().chain(lists::MAPS).chain([syn_limits::MAP]) {
-            object.share(map, &self.object)?;
-        }
-        object.load()?;
-        Ok(object)
+        let marker = marker.try_into().map_err(io::Error::other)?;
+        Load::Steering(marker).object(Some(&self.object))
     }
 
     /// Gives endpoints these roles, with the numbers of their limits.
@@ -312,7 +287,7 @@ impl Steering {
         mut change: Roles<{ size_of::<EndpointKey>() }>,
     ) -> Result<(), SteeringError> {
         self.syn_limits.enter(&mut change, &self.installed);
-        let map = self.object.map(SHARED[0])?;
+        let map = self.object.map(c"endpoints")?;
         let done = converge("endpoints", &map, &mut self.installed.endpoints, &change);
         self.syn_limits.tell(change.keys(), &self.installed);
         done
@@ -323,13 +298,18 @@ impl Steering {
         // are steered too early are at worst passed back. The ports precede the addresses, because the role of an
         // address has no effect without them.
         let (object, installed) = (&self.object, &mut self.installed);
-        converge("local addresses", &object.map(SHARED[3])?, &mut installed.translated, &change.translated)?;
-        converge("addresses", &object.map(SHARED[1])?, &mut installed.addresses, &change.addresses)?;
+        converge(
+            "local addresses",
+            &object.map(c"translated")?,
+            &mut installed.translated,
+            &change.translated,
+        )?;
+        converge("addresses", &object.map(c"addresses")?, &mut installed.addresses, &change.addresses)?;
         self.write_endpoints(change.endpoints.clone())?;
         let (object, installed) = (&self.object, &mut self.installed);
         let more = change.prefixes.values().any(|roles| *roles != 0);
         self.lists.set_marked(more || !installed.prefixes.is_empty());
-        let done = converge("networks", &object.map(SHARED[2])?, &mut installed.prefixes, &change.prefixes);
+        let done = converge("networks", &object.map(c"prefixes")?, &mut installed.prefixes, &change.prefixes);
         self.lists.set_marked(!installed.prefixes.is_empty());
         if !change.prefixes.is_empty() {
             self.write_endpoints(SynMaps::roles(self.syn_limits.endpoints(), &self.installed))?;

@@ -6,18 +6,15 @@
 //! When the TAP is gone, because the process has ended, or while it hangs for longer than the hold, the packets leave
 //! as if there were no program; the next process replaces it. Runs on the control thread.
 
-use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use xvs_xdp::bpf::{Direction, Object, attach_tc, attached_tc, detach_tc};
+use xvs_helper::task::Task;
+use xvs_xdp::bpf::{AttachTc, DetachTc, Direction, attached_tc};
 
+use super::objects::Load;
 use super::reinject::Reinjector;
 use super::{OwnSender, Steering};
-
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own.bpf.o"));
-/// The maps that it shares with the steering program.
-const SHARED: [&CStr; 4] = [c"endpoints", c"addresses", c"clients", c"hold"];
 
 /// The redirection of packets that this machine sends by one interface. It ends when this is dropped.
 pub struct Redirection {
@@ -33,12 +30,7 @@ impl Redirection {
     /// # Errors
     /// The kernel's error; nothing is attached.
     pub fn begin(steering: &Steering, sender: OwnSender, reinjector: Arc<Reinjector>) -> io::Result<Self> {
-        let mut object = Object::open(OBJECT)?;
-        object.set_constants(&reinjector.tap_index().to_ne_bytes())?;
-        for map in SHARED {
-            object.share(map, steering.object())?;
-        }
-        object.load()?;
+        let object = Load::Own(reinjector.tap_index()).object(Some(steering.object()))?;
         let interface = reinjector.interface();
         let program = match sender {
             OwnSender::Server => c"from_server",
@@ -46,7 +38,8 @@ impl Redirection {
         };
         // What was sent after the last redirection ended is too old by now.
         reinjector.drain();
-        let program = attach_tc(object.program(program)?, interface, Direction::Egress)?;
+        let attach = AttachTc { interface, direction: Direction::Egress };
+        let (program, _) = attach.run(&[object.program(program)?])?;
         reinjector.set_read(true);
         Ok(Self { interface, program, reinjector })
     }
@@ -60,7 +53,8 @@ impl Redirection {
 impl Drop for Redirection {
     fn drop(&mut self) {
         // It fails if the interface is gone, and the program with it.
-        let _ = detach_tc(self.program, self.interface, Direction::Egress);
+        let Self { interface, program, .. } = *self;
+        let _ = DetachTc { program, interface, direction: Direction::Egress }.run(&[]);
         self.reinjector.set_read(false);
     }
 }

@@ -16,13 +16,11 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use xvs_xdp::bpf::Object;
-use xvs_xdp::tap::{NAMES, Tap};
+use xvs_xdp::tap::Tap;
 use xvs_xdp::{Attached, Frame, index_of};
 
 use crate::steering::marker;
-
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));
+use crate::steering::objects::Load;
 
 /// The path back to the kernel for frames of one interface.
 pub struct Reinjector {
@@ -54,10 +52,8 @@ impl Reinjector {
     }
 
     fn of(interface: u32, marker: Vec<u8>) -> io::Result<Self> {
-        let mut object = Object::open(OBJECT)?;
-        object.set_constants(&interface.to_ne_bytes())?;
-        object.load()?;
-        let tap = Tap::open(NAMES, object.program(c"reinject")?, object.program(c"discard")?)?;
+        let object = Load::Reinject(interface).object(None)?;
+        let tap = Tap::open(object.program(c"reinject")?, object.program(c"discard")?)?;
         Ok(Self { tap, interface, marker, is_read: AtomicBool::new(false) })
     }
 

@@ -14,13 +14,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use serde::{Deserialize, Serialize};
 use xvs_helper::client::legacy_tables;
 use xvs_helper::request::LegacyTables;
+use xvs_helper::task::{Answer, Task, only};
 use xvs_proto::Family;
 
 use crate::netfilter::chain::Table;
@@ -253,16 +255,29 @@ enum Woken {
 
 /// The kernel's announcements of changed rules of nftables.
 struct Events {
-    socket: Socket,
+    socket: OwnedFd,
     stop: Arc<OwnedFd>,
+}
+
+/// Opens a socket that receives these announcements in the calling thread's network namespace.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FollowNftables;
+
+impl Task for FollowNftables {
+    const NAME: &'static str = "follow-nftables";
+    type Done = ();
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?;
+        bind(&socket, &SocketAddrNetlink::new(0, 1 << (NFNLGRP_NFTABLES - 1)))?;
+        Ok(((), vec![socket]))
+    }
 }
 
 impl Events {
     fn open(stop: Arc<OwnedFd>) -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind(&SocketAddr::new(0, 0))?;
-        socket.set_non_blocking(true)?;
-        socket.add_membership(NFNLGRP_NFTABLES)?;
+        let ((), socket) = only(FollowNftables.run(&[])?)?;
         Ok(Self { socket, stop })
     }
 
@@ -273,7 +288,7 @@ impl Events {
 
     /// Waits for a change.
     fn wait(&self, at_most: Duration) -> io::Result<Woken> {
-        let socket = PollFd::from_borrowed_fd(rustix::fd::AsFd::as_fd(&self.socket), PollFlags::IN);
+        let socket = PollFd::new(&self.socket, PollFlags::IN);
         self.poll(&mut [PollFd::new(&*self.stop, PollFlags::IN), socket], at_most)
     }
 
@@ -294,16 +309,13 @@ impl Events {
 
     /// Discards all messages; their content does not matter.
     fn drain(&self) -> io::Result<()> {
-        let mut buffer = Vec::with_capacity(64 * 1024);
+        let mut buffer = vec![0; 64 * 1024];
         loop {
-            buffer.clear();
-            match self.socket.recv(&mut buffer, 0) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Messages were lost.
-                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {}
-                Err(error) => return Err(error),
+            match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Err(Errno::AGAIN) => return Ok(()),
+                // With NOBUFS messages were lost.
+                Ok(_) | Err(Errno::INTR | Errno::NOBUFS) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

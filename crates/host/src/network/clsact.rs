@@ -8,14 +8,30 @@ use std::io;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rustix::fd::BorrowedFd;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task};
 
 use super::netlink::Netlink;
 
 /// Provides the qdisc on the interface with this index of the calling thread's network namespace.
-///
-/// # Errors
-/// The kernel's error, or that another qdisc is in its place.
-pub fn provide(interface: u32) -> io::Result<()> {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProvideClsact {
+    /// The index.
+    pub interface: u32,
+}
+
+impl Task for ProvideClsact {
+    const NAME: &'static str = "provide-clsact";
+    type Done = ();
+
+    /// Its error may be that another qdisc is in the place.
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        provide(self.interface).map(|()| ((), Vec::new()))
+    }
+}
+
+fn provide(interface: u32) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     let mut message = TcMessage::with_index(interface.cast_signed());
     for reply in netlink.dump(RouteNetlinkMessage::GetQueueDiscipline(message.clone()))? {

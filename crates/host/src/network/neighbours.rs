@@ -17,8 +17,11 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task};
 
 use crate::network::netlink::Netlink;
 use crate::network::tables;
@@ -28,8 +31,14 @@ use crate::network::tables::{NeighbourEntry, Upkeep};
 #[derive(Debug)]
 pub struct Neighbours {
     netlink: Netlink,
-    added: BTreeSet<(u32, IpAddr)>,
+    added: BTreeSet<Key>,
 }
+
+/// A neighbour: the index of its interface, and its address.
+type Key = (u32, IpAddr);
+
+/// The neighbours of one request.
+const BATCH: usize = 1024;
 
 /// Neighbours that the kernel refused; the others were added.
 #[derive(Debug)]
@@ -93,75 +102,118 @@ impl Neighbours {
     /// The dump failed.
     pub fn manage(&mut self, wanted: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
         let unwanted: Vec<_> = self.added.difference(wanted).copied().collect();
-        for neighbour in unwanted {
-            self.remove(neighbour);
-        }
-        self.add_missing(wanted, NeighbourExtFlags::Managed)
+        self.remove(&unwanted);
+        self.add_missing(wanted, Upkeep::Managed)
     }
 
     /// Makes the kernel resolve these neighbours once, unless they are resolved. Cost and errors as [`Self::manage`].
     pub fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
-        self.add_missing(neighbours, NeighbourExtFlags::empty())
+        self.add_missing(neighbours, Upkeep::OnDemand)
     }
 
     /// Adds neighbours that are neither managed nor permanent: adding these again would clear the flag.
-    fn add_missing(
-        &mut self,
-        neighbours: &BTreeSet<(u32, IpAddr)>,
-        flags: NeighbourExtFlags,
-    ) -> io::Result<Option<Refused>> {
+    fn add_missing(&mut self, neighbours: &BTreeSet<Key>, upkeep: Upkeep) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
         let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.upkeep);
         let present: BTreeMap<_, _> = present.iter().map(key).collect();
         let on_demand = |key| present.get(key).is_none_or(|upkeep| *upkeep == Upkeep::OnDemand);
-        let mut missing = neighbours.iter().filter(|key| on_demand(key));
+        let missing: Vec<_> = neighbours.iter().filter(|key| on_demand(key)).copied().collect();
         let mut refused: Option<Refused> = None;
-        while let Some(&(ifindex, addr)) = missing.next() {
-            let Err(error) = self.add(ifindex, addr, flags) else { continue };
-            // With a full table, the kernel searches the whole table for each request; the others are not tried.
-            let others = if is_table_full(&error) { missing.by_ref().count() } else { 0 };
-            let interface = || {
-                let name = index_to_name(&self.netlink, ifindex);
-                name.unwrap_or_else(|_| format!("interface {ifindex}, which is gone"))
-            };
-            let refused =
-                refused.get_or_insert_with(|| Refused { count: 0, interface: interface(), addr, error });
-            refused.count += 1 + others;
+        for (number, batch) in missing.chunks(BATCH).enumerate() {
+            let is_managed = upkeep == Upkeep::Managed;
+            // Also those of a request without an answer.
+            self.added.extend(batch.iter().filter(|_| is_managed));
+            let (refusals, _) =
+                ChangeNeighbours { add: batch.to_vec(), is_managed, remove: Vec::new() }.run(&[])?;
+            let mut is_full = false;
+            for (place, error) in refusals {
+                let Some(neighbour @ (ifindex, addr)) = batch.get(place) else { continue };
+                self.added.remove(neighbour);
+                let error = io::Error::from_raw_os_error(error);
+                is_full |= is_table_full(&error);
+                let interface = || {
+                    let name = index_to_name(&self.netlink, *ifindex);
+                    name.unwrap_or_else(|_| format!("interface {ifindex}, which is gone"))
+                };
+                let first = || Refused { count: 0, interface: interface(), addr: *addr, error };
+                refused.get_or_insert_with(first).count += 1;
+            }
+            if let Some(refused) = refused.as_mut().filter(|_| is_full) {
+                refused.count += missing.len() - number * BATCH - batch.len();
+                break;
+            }
         }
         Ok(refused)
     }
 
-    /// Adds a neighbour. `NTF_USE` makes the kernel resolve it at once. Older kernels ignore unknown `flags`.
-    fn add(&mut self, ifindex: u32, addr: IpAddr, flags: NeighbourExtFlags) -> io::Result<()> {
-        let mut message = message(ifindex, addr);
-        message.header.state = NeighbourState::None;
-        message.header.flags = NeighbourFlags::Use;
-        if !flags.is_empty() {
-            message.attributes.push(NeighbourAttribute::ExtFlags(flags));
-            message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        }
-        self.netlink.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)?;
-        if !flags.is_empty() {
-            self.added.insert((ifindex, addr));
-        }
-        Ok(())
-    }
-
-    /// Removes a neighbour; it is no error if the neighbour or its link is gone.
-    fn remove(&mut self, (ifindex, addr): (u32, IpAddr)) {
-        self.added.remove(&(ifindex, addr));
-        let removed = self.netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
-        if let Err(error) = removed {
-            tracing::debug!("neighbour {addr} on interface {ifindex} was not removed: {error}");
+    /// Removes neighbours that this process has added. If that fails as a whole, they stay those of this process.
+    fn remove(&mut self, neighbours: &[Key]) {
+        for batch in neighbours.chunks(BATCH) {
+            let change = ChangeNeighbours { remove: batch.to_vec(), ..Default::default() };
+            match change.run(&[]) {
+                Ok(_) => batch.iter().for_each(|neighbour| _ = self.added.remove(neighbour)),
+                Err(error) => tracing::warn!("{} neighbours were not removed: {error}", batch.len()),
+            }
         }
     }
 }
 
 impl Drop for Neighbours {
     fn drop(&mut self) {
-        while let Some(&neighbour) = self.added.first() {
-            self.remove(neighbour);
+        let added: Vec<_> = self.added.iter().copied().collect();
+        self.remove(&added);
+    }
+}
+
+/// Removes and then adds neighbours in the calling thread's network namespace.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ChangeNeighbours {
+    remove: Vec<Key>,
+    add: Vec<Key>,
+    /// Whether the kernel keeps those that are added resolved; else it resolves them once.
+    is_managed: bool,
+}
+
+impl Task for ChangeNeighbours {
+    const NAME: &'static str = "change-neighbours";
+    /// Those of `add` that were refused, by their place, with the number of the kernel's error.
+    type Done = Vec<(usize, i32)>;
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
+        let mut netlink = Netlink::open()?;
+        for &(ifindex, addr) in &self.remove {
+            let removed = netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
+            // It is no error if the neighbour or its link is gone.
+            if let Err(error) = removed {
+                tracing::debug!("neighbour {addr} on interface {ifindex} was not removed: {error}");
+            }
         }
+        let mut refused = Vec::new();
+        let mut places = self.add.iter().enumerate();
+        while let Some((place, neighbour)) = places.next() {
+            let Err(error) = self.add(&mut netlink, *neighbour) else { continue };
+            let number = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+            refused.push((place, number));
+            // With a full table, the kernel searches the whole table for each request; the others are not tried.
+            if is_table_full(&error) {
+                refused.extend(places.by_ref().map(|(place, _)| (place, number)));
+            }
+        }
+        Ok((refused, Vec::new()))
+    }
+}
+
+impl ChangeNeighbours {
+    /// Adds a neighbour. `NTF_USE` makes the kernel resolve it at once. Older kernels ignore unknown flags.
+    fn add(&self, netlink: &mut Netlink, (ifindex, addr): Key) -> io::Result<()> {
+        let mut message = message(ifindex, addr);
+        message.header.state = NeighbourState::None;
+        message.header.flags = NeighbourFlags::Use;
+        if self.is_managed {
+            message.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+            message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+        }
+        netlink.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE)
     }
 }
 

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use libxdp_sys as sys;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task, given};
 
 use super::call::{check, size_to};
 use crate::mode::Mode;
@@ -48,7 +50,7 @@ pub fn detach(link: BorrowedFd<'_>) {
 }
 
 /// A side of an interface for traffic control.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Direction {
     /// Packets from the interface to the kernel.
     Ingress,
@@ -74,7 +76,7 @@ pub fn prepare_tc(interface: u32) -> io::Result<()> {
 }
 
 /// Attaches a traffic control program to one side of an interface, until the interface is removed or
-/// [`detach_tc`] is called. Replaces one of this function. Returns the program's id.
+/// [`DetachTc`] is called. Replaces one of this function. Returns the program's id.
 pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<u32> {
     let mut options = tc_filter();
     (options.prog_fd, options.flags) = (program.as_raw_fd(), sys::bpf_tc_flags_BPF_TC_F_REPLACE);
@@ -94,13 +96,49 @@ pub fn attached_tc(interface: u32, direction: Direction) -> io::Result<u32> {
     Ok(attached.prog_id)
 }
 
-/// Detaches the program with this id, unless another process has replaced it.
-pub fn detach_tc(program: u32, interface: u32, direction: Direction) -> io::Result<()> {
-    if attached_tc(interface, direction)? != program {
-        return Ok(());
+/// [`attach_tc`] of the program that is given.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttachTc {
+    /// The interface's index.
+    pub interface: u32,
+    /// Its side.
+    pub direction: Direction,
+}
+
+impl Task for AttachTc {
+    const NAME: &'static str = "attach-tc";
+    /// The program's id.
+    type Done = u32;
+
+    fn carry_out(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<Answer<u32>> {
+        Ok((attach_tc(given(descriptors, 0)?, self.interface, self.direction)?, Vec::new()))
     }
-    // SAFETY: both have their own size, and are used only during the call.
-    check(unsafe { sys::bpf_tc_detach(&hook(interface, direction.attach_point()), &tc_filter()) }).map(drop)
+}
+
+/// Detaches the program with this id that [`attach_tc`] has attached, unless another process has replaced it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DetachTc {
+    /// Its id.
+    pub program: u32,
+    /// The interface's index.
+    pub interface: u32,
+    /// The interface's side.
+    pub direction: Direction,
+}
+
+impl Task for DetachTc {
+    const NAME: &'static str = "detach-tc";
+    type Done = ();
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        let Self { program, interface, direction } = *self;
+        if attached_tc(interface, direction)? == program {
+            let hook = hook(interface, direction.attach_point());
+            // SAFETY: both have their own size, and are used only during the call.
+            check(unsafe { sys::bpf_tc_detach(&hook, &tc_filter()) })?;
+        }
+        Ok(((), Vec::new()))
+    }
 }
 
 /// The place of our programs among those of others: unlikely to be theirs, and before those without a priority.

@@ -2,11 +2,11 @@
 
 use std::ffi::{c_char, c_int};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libxdp_sys as sys;
 
-use super::call::check;
+use super::call::{check, size_to};
 use crate::mode::Mode;
 
 /// The XDP program of an interface, and the XDP features of its driver.
@@ -49,22 +49,32 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
     // SAFETY: the call has just made this descriptor, which no other value owns.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut maps = [0_u32; 16];
-    // SAFETY: the structure consists of integers and arrays of them.
-    let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
-    info.nr_map_ids = maps.len() as u32;
-    info.map_ids = maps.as_mut_ptr() as u64;
-    let mut len = size_of::<sys::bpf_prog_info>() as u32;
-    // SAFETY: `info` is `len` bytes long. The only buffer that it names is `maps`, with its length, which stays
-    // writable until the call ends.
-    check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
-    Ok(ProgramInfo { name: text(&info.name), maps: maps.into_iter().filter(|&id| id != 0).collect() })
+    ProgramInfo::of(program.as_fd())
+}
+
+impl ProgramInfo {
+    /// Reads the information about an open program.
+    pub(super) fn of(program: BorrowedFd<'_>) -> io::Result<Self> {
+        let mut maps = [0_u32; 16];
+        // SAFETY: the structure consists of integers and arrays of them.
+        let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
+        info.nr_map_ids = maps.len() as u32;
+        info.map_ids = maps.as_mut_ptr() as u64;
+        let mut len = size_of::<sys::bpf_prog_info>() as u32;
+        // SAFETY: `info` is `len` bytes long. The only buffer that it names is `maps`, with its length, which stays
+        // writable until the call ends. For a descriptor of another kind the kernel writes no more than `len` bytes,
+        // and expects no buffer at the place of `map_ids` (linux/bpf.h).
+        check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
+        Ok(Self { name: text(&info.name), maps: maps.into_iter().filter(|&id| id != 0).collect() })
+    }
 }
 
 /// A map in the kernel, of any process.
 #[derive(Debug)]
 pub struct KernelMap {
     fd: OwnedFd,
+    /// The kernel's id.
+    pub id: u32,
     /// Its name.
     pub name: String,
     /// The most keys that it holds.
@@ -73,20 +83,50 @@ pub struct KernelMap {
     value_bytes: u32,
 }
 
+impl AsFd for KernelMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<KernelMap> for OwnedFd {
+    fn from(map: KernelMap) -> Self {
+        map.fd
+    }
+}
+
 impl KernelMap {
-    /// The map of this id.
+    /// The map of this id, to be read.
     pub fn open(id: u32) -> io::Result<Self> {
-        // SAFETY: takes and returns integers.
-        let fd = check(unsafe { sys::bpf_map_get_fd_by_id(id) })?;
+        let sz = size_to!(sys::bpf_get_fd_by_id_opts, open_flags);
+        let options = sys::bpf_get_fd_by_id_opts { sz, open_flags: sys::BPF_F_RDONLY };
+        // SAFETY: `options` has its own size, and is read only during the call.
+        let fd = check(unsafe { sys::bpf_map_get_fd_by_id_opts(id, &options) })?;
         // SAFETY: the call has just made this descriptor, which no other value owns.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Self::of(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// The map of an open descriptor.
+    ///
+    /// # Errors
+    /// It is no map, or the kernel's error.
+    pub fn of(fd: OwnedFd) -> io::Result<Self> {
         // SAFETY: the structure consists of integers and arrays of them.
         let mut info: sys::bpf_map_info = unsafe { std::mem::zeroed() };
         let mut len = size_of::<sys::bpf_map_info>() as u32;
         // SAFETY: `info` is zero, so it names no buffer, and `len` bytes long.
         check(unsafe { sys::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut len) })?;
         let (key_bytes, value_bytes, limit) = (info.key_size, info.value_size, info.max_entries);
-        Ok(Self { fd, name: text(&info.name), limit, key_bytes, value_bytes })
+        Ok(Self { fd, id: info.id, name: text(&info.name), limit, key_bytes, value_bytes })
+    }
+
+    /// Checks the lengths of keys and values.
+    pub(super) fn check_layout(&self, key_bytes: usize, value_bytes: usize) -> io::Result<()> {
+        if (self.key_bytes as usize, self.value_bytes as usize) == (key_bytes, value_bytes) {
+            return Ok(());
+        }
+        let Self { name, key_bytes, value_bytes, .. } = self;
+        Err(io::Error::other(format!("map {name} has keys of {key_bytes}, values of {value_bytes} bytes")))
     }
 
     /// The words at a key of a map whose keys are `u32` and whose values are so many words.
@@ -95,13 +135,7 @@ impl KernelMap {
     /// Another layout, or the kernel's error.
     pub fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
         let mut words = [0_u64; N];
-        if (self.key_bytes as usize, self.value_bytes as usize) != (size_of::<u32>(), size_of_val(&words)) {
-            let text = format!(
-                "map {} has keys of {}, values of {} bytes",
-                self.name, self.key_bytes, self.value_bytes
-            );
-            return Err(io::Error::other(text));
-        }
+        self.check_layout(size_of::<u32>(), size_of_val(&words))?;
         let (key, value) = ((&raw const key).cast(), words.as_mut_ptr().cast());
         // SAFETY: keys have four bytes, and values as many as `words` (checked above), which the call fills.
         check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;

@@ -11,10 +11,11 @@ mod sets;
 mod words;
 
 pub use self::hook::{
-    Direction, attach_tc, attach_xdp, attached_tc, detach, detach_tc, prepare_tc, replace_xdp, set_xdp,
+    AttachTc, DetachTc, Direction, attach_tc, attach_xdp, attached_tc, detach, prepare_tc, replace_xdp,
+    set_xdp,
 };
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
 pub use self::link::{LinkInfo, open_link, pin_link};
-pub use self::object::{Map, Object, run_live, test_run, test_run_repeated};
-pub use self::sets::{KeySet, Sets};
+pub use self::object::{Map, Object, ObjectFile, run_live, test_run, test_run_repeated};
+pub use self::sets::{KeySet, MakeKeySet, Sets};
 pub use self::words::Words;

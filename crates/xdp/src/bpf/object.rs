@@ -1,27 +1,26 @@
-//! Object files: their programs and maps, opened and loaded.
+//! Object files, and their programs and maps in the kernel.
 //!
-//! An [`Object`] owns its programs and maps until it is dropped. What the kernel still uses (an attached program, its
-//! maps) stays.
+//! An [`ObjectFile`] is opened and loaded. What is loaded is an [`Object`]: descriptors of programs and maps, which
+//! another process may have loaded. What the kernel still uses (an attached program, its maps) stays when they are
+//! closed.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
 use libxdp_sys as sys;
 
 use super::call::{check, size_to};
+use super::info::{KernelMap, ProgramInfo};
 use super::sets::Sets;
 use super::words::Words;
 
-/// An object file, opened or loaded.
-pub struct Object(NonNull<sys::bpf_object>);
+/// An open object file, which is not loaded yet.
+pub struct ObjectFile(NonNull<sys::bpf_object>);
 
-// SAFETY: libbpf keeps nothing of an object for a particular thread; its owner may use it from any one thread.
-unsafe impl Send for Object {}
-
-impl Object {
+impl ObjectFile {
     /// Reads an object file.
     pub fn open(image: &[u8]) -> io::Result<Self> {
         // SAFETY: `image` is readable for the call, and libbpf copies what it keeps; no options are given.
@@ -31,18 +30,19 @@ impl Object {
 
     /// Excludes a program from loading.
     pub fn leave_out(&mut self, name: &CStr) -> io::Result<()> {
-        let program = self.find_program(name)?;
+        // SAFETY: the object is open and `name` ends with a zero byte.
+        let raw = unsafe { sys::bpf_object__find_program_by_name(self.0.as_ptr(), name.as_ptr()) };
+        let program = NonNull::new(raw).ok_or_else(io::Error::last_os_error)?;
         // SAFETY: `program` belongs to this object.
         check(unsafe { sys::bpf_program__set_autoload(program.as_ptr(), false) }).map(drop)
     }
 
-    /// Uses a map of another object instead of a new one.
-    pub fn share(&mut self, name: &CStr, of: &Self) -> io::Result<()> {
-        let shared = of.map_fd(of.find_map(name)?)?;
+    /// Uses this map instead of a new one.
+    pub fn share(&mut self, name: &CStr, map: BorrowedFd<'_>) -> io::Result<()> {
         let own = self.find_map(name)?;
-        // SAFETY: `own` belongs to this object, which is not loaded yet (libbpf refuses otherwise); the descriptor is
-        // duplicated.
-        check(unsafe { sys::bpf_map__reuse_fd(own.as_ptr(), shared.as_raw_fd()) }).map(drop)
+        // SAFETY: `own` belongs to this object, which is not loaded yet; the kernel checks the descriptor, and libbpf
+        // duplicates it.
+        check(unsafe { sys::bpf_map__reuse_fd(own.as_ptr(), map.as_raw_fd()) }).map(drop)
     }
 
     /// Sets all constants of the object.
@@ -54,91 +54,44 @@ impl Object {
     }
 
     /// Makes the maps and loads the programs into the kernel.
-    pub fn load(&mut self) -> io::Result<()> {
-        // SAFETY: the object is open; loading twice is refused by libbpf.
-        check(unsafe { sys::bpf_object__load(self.0.as_ptr()) }).map(drop)
+    pub fn load(self) -> io::Result<Object> {
+        let (programs, descriptors) = self.load_descriptors()?;
+        Object::of(programs, descriptors)
     }
 
-    /// A loaded program.
-    pub fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
-        let program = self.find_program(name)?;
-        // SAFETY: `program` belongs to this object.
-        let fd = check(unsafe { sys::bpf_program__fd(program.as_ptr()) })?;
-        // SAFETY: the descriptor stays open until the object is closed, which the borrow of `self` prevents.
-        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-    }
-
-    /// A map whose keys are `K` bytes long and whose values are `u32`.
-    ///
-    /// # Errors
-    /// There is no such map, or its layout is another one.
-    pub fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
-        let map = self.find_map(name)?;
-        // SAFETY: `map` belongs to this object.
-        let key = unsafe { sys::bpf_map__key_size(map.as_ptr()) };
-        // SAFETY: as above.
-        let value = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
-        // SAFETY: as above.
-        let limit = unsafe { sys::bpf_map__max_entries(map.as_ptr()) };
-        if (key as usize, value as usize) != (K, size_of::<u32>()) {
-            return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {value} bytes")));
+    /// The same for [`Object::of`] in another process: the number of programs, and all descriptors.
+    pub fn load_descriptors(self) -> io::Result<(usize, Vec<OwnedFd>)> {
+        // SAFETY: the object is open, and this is the only call, because it takes `self`.
+        check(unsafe { sys::bpf_object__load(self.0.as_ptr()) })?;
+        let mut descriptors = Vec::new();
+        let mut program = ptr::null_mut();
+        loop {
+            // SAFETY: `program` is null or a program of this object.
+            program = unsafe { sys::bpf_object__next_program(self.0.as_ptr(), program) };
+            if program.is_null() {
+                break;
+            }
+            // SAFETY: `program` belongs to this object.
+            let fd = unsafe { sys::bpf_program__fd(program) };
+            // One that was left out has none.
+            if fd >= 0 {
+                // SAFETY: the descriptor stays open until the object is closed, which drops `self`.
+                descriptors.push(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?);
+            }
         }
-        Ok(Map { fd: self.map_fd(map)?, limit, key: PhantomData })
-    }
-
-    /// An array of sets whose keys are `K` bytes long.
-    ///
-    /// # Errors
-    /// There is no such map. One of another kind refuses every set.
-    pub fn sets<const K: usize>(&self, name: &CStr) -> io::Result<Sets<'_, K>> {
-        self.map_fd(self.find_map(name)?).map(Sets)
-    }
-
-    /// Sets the value of an array of `N` bytes at a place.
-    ///
-    /// # Errors
-    /// There is no such map or place, or its layout is another one.
-    pub fn set_value<const N: usize>(&self, name: &CStr, place: u32, value: &[u8; N]) -> io::Result<()> {
-        let map = self.find_map(name)?;
-        // SAFETY: `map` belongs to this object.
-        let key = unsafe { sys::bpf_map__key_size(map.as_ptr()) };
-        // SAFETY: as above.
-        let size = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
-        if (key as usize, size as usize) != (size_of::<u32>(), N) {
-            return Err(io::Error::other(format!("map {name:?} has keys of {key}, values of {size} bytes")));
+        let programs = descriptors.len();
+        let mut map = ptr::null_mut();
+        loop {
+            // SAFETY: `map` is null or a map of this object.
+            map = unsafe { sys::bpf_object__next_map(self.0.as_ptr(), map) };
+            if map.is_null() {
+                return Ok((programs, descriptors));
+            }
+            // SAFETY: `map` belongs to this object.
+            let fd = check(unsafe { sys::bpf_map__fd(map) })?;
+            // SAFETY: as for programs.
+            descriptors.push(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?);
         }
-        let (key, value) = ((&raw const place).cast(), value.as_ptr().cast::<c_void>());
-        // SAFETY: keys have four bytes and values `N` (checked above); the kernel copies both during the call.
-        check(unsafe { sys::bpf_map_update_elem(self.map_fd(map)?.as_raw_fd(), key, value, 0) }).map(drop)
-    }
-
-    /// Maps the only entry of an array with `BPF_F_MMAPABLE`, whose value is so many words, into this process's memory.
-    ///
-    /// # Errors
-    /// There is no such map, its layout is another one, or the kernel refuses.
-    pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
-        let map = self.find_map(name)?;
-        // SAFETY: `map` belongs to this object.
-        let value = unsafe { sys::bpf_map__value_size(map.as_ptr()) };
-        // SAFETY: as above.
-        let entries = unsafe { sys::bpf_map__max_entries(map.as_ptr()) };
-        if (value as usize, entries) != (N * size_of::<u64>(), 1) {
-            return Err(io::Error::other(format!("map {name:?} has {entries} values of {value} bytes")));
-        }
-        Words::map(self.map_fd(map)?)
-    }
-
-    fn map_fd(&self, map: NonNull<sys::bpf_map>) -> io::Result<BorrowedFd<'_>> {
-        // SAFETY: `map` belongs to this object.
-        let fd = check(unsafe { sys::bpf_map__fd(map.as_ptr()) })?;
-        // SAFETY: the descriptor stays open until the object is closed, which the borrow of `self` prevents.
-        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
-    }
-
-    fn find_program(&self, name: &CStr) -> io::Result<NonNull<sys::bpf_program>> {
-        // SAFETY: the object is open and `name` ends with a zero byte.
-        let raw = unsafe { sys::bpf_object__find_program_by_name(self.0.as_ptr(), name.as_ptr()) };
-        NonNull::new(raw).ok_or_else(io::Error::last_os_error)
     }
 
     fn find_map(&self, name: &CStr) -> io::Result<NonNull<sys::bpf_map>> {
@@ -148,10 +101,91 @@ impl Object {
     }
 }
 
-impl Drop for Object {
+impl Drop for ObjectFile {
     fn drop(&mut self) {
-        // SAFETY: this is the only owner, and all borrows of its descriptors have ended.
+        // SAFETY: this is the only owner, and nothing borrows its descriptors.
         unsafe { sys::bpf_object__close(self.0.as_ptr()) }
+    }
+}
+
+/// Loaded programs and maps.
+pub struct Object {
+    programs: Vec<(String, OwnedFd)>,
+    maps: Vec<KernelMap>,
+}
+
+impl Object {
+    /// The object of descriptors, of which the first so many are programs.
+    ///
+    /// # Errors
+    /// One is no program or map, or the kernel's error.
+    pub fn of(programs: usize, mut descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let maps = descriptors.split_off(programs.min(descriptors.len()));
+        let named = |program: OwnedFd| Ok((ProgramInfo::of(program.as_fd())?.name, program));
+        let programs = descriptors.into_iter().map(named).collect::<io::Result<_>>()?;
+        Ok(Self { programs, maps: maps.into_iter().map(KernelMap::of).collect::<io::Result<_>>()? })
+    }
+
+    /// A loaded program.
+    pub fn program(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
+        let mut programs = self.programs.iter();
+        let found = programs.find(|(known, _)| known.as_bytes() == name.to_bytes());
+        found.map(|(_, program)| program.as_fd()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// A map, for another object that shares it.
+    pub fn map_descriptor(&self, name: &CStr) -> io::Result<BorrowedFd<'_>> {
+        self.find_map(name).map(KernelMap::as_fd)
+    }
+
+    /// A map whose keys are `K` bytes long and whose values are `u32`.
+    ///
+    /// # Errors
+    /// There is no such map, or its layout is another one.
+    pub fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
+        let map = self.find_map(name)?;
+        map.check_layout(K, size_of::<u32>())?;
+        Ok(Map { fd: map.as_fd(), limit: map.limit, key: PhantomData })
+    }
+
+    /// An array of sets whose keys are `K` bytes long.
+    ///
+    /// # Errors
+    /// There is no such map. One of another kind refuses every set.
+    pub fn sets<const K: usize>(&self, name: &CStr) -> io::Result<Sets<'_, K>> {
+        let map = self.find_map(name)?;
+        map.check_layout(size_of::<u32>(), size_of::<u32>())?;
+        Ok(Sets(map.as_fd()))
+    }
+
+    /// Sets the value of an array of `N` bytes at a place.
+    ///
+    /// # Errors
+    /// There is no such map or place, or its layout is another one.
+    pub fn set_value<const N: usize>(&self, name: &CStr, place: u32, value: &[u8; N]) -> io::Result<()> {
+        let map = self.find_map(name)?;
+        map.check_layout(size_of::<u32>(), N)?;
+        let (key, value) = ((&raw const place).cast(), value.as_ptr().cast::<c_void>());
+        // SAFETY: keys have four bytes and values `N` (checked above); the kernel copies both during the call.
+        check(unsafe { sys::bpf_map_update_elem(map.as_fd().as_raw_fd(), key, value, 0) }).map(drop)
+    }
+
+    /// Maps the only entry of an array with `BPF_F_MMAPABLE`, whose value is so many words, into this process's memory.
+    ///
+    /// # Errors
+    /// There is no such map, its layout is another one, or the kernel refuses.
+    pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
+        let map = self.find_map(name)?;
+        map.check_layout(size_of::<u32>(), N * size_of::<u64>())?;
+        if map.limit != 1 {
+            return Err(io::Error::other(format!("map {name:?} has {} entries", map.limit)));
+        }
+        Words::map(map.as_fd())
+    }
+
+    fn find_map(&self, name: &CStr) -> io::Result<&KernelMap> {
+        let found = self.maps.iter().find(|map| map.name.as_bytes() == name.to_bytes());
+        found.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

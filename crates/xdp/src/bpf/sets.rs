@@ -9,6 +9,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use libxdp_sys as sys;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task, only};
 
 use super::call::check;
 
@@ -25,12 +27,7 @@ impl<const K: usize> KeySet<K> {
     /// # Errors
     /// The kernel refuses: there is no memory.
     pub fn new(room: u32, keys: impl Iterator<Item = [u8; K]>) -> io::Result<Self> {
-        let (kind, key, value) = (sys::bpf_map_type_BPF_MAP_TYPE_HASH, K as u32, size_of::<u32>() as u32);
-        // SAFETY: the name ends with a zero byte, and no options are given.
-        let fd =
-            check(unsafe { sys::bpf_map_create(kind, c"keys".as_ptr(), key, value, room, ptr::null()) })?;
-        // SAFETY: the call has just made this descriptor, which no other value owns.
-        let set = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        let set = Self(only(MakeKeySet { key_bytes: K as u32, room }.run(&[])?)?.1);
         let mut keys = keys.peekable();
         let mut batch: Vec<[u8; K]> = Vec::with_capacity(BATCH);
         while keys.peek().is_some() {
@@ -45,10 +42,32 @@ impl<const K: usize> KeySet<K> {
         let values = vec![0_u32; keys.len()];
         let (from, with) = (keys.as_ptr().cast::<c_void>(), values.as_ptr().cast::<c_void>());
         let mut count = keys.len() as u32;
-        // SAFETY: the map's keys have `K` bytes and its values four, as it was made; there are `count` of both, which
+        // SAFETY: the map's keys have `K` bytes and its values four, as `MakeKeySet` makes it; there are `count` of both, which
         // the kernel copies during the call. No options are given.
         check(unsafe { sys::bpf_map_update_batch(self.0.as_raw_fd(), from, with, &mut count, ptr::null()) })
             .map(drop)
+    }
+}
+
+/// Makes the empty map of a [`KeySet`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MakeKeySet {
+    key_bytes: u32,
+    room: u32,
+}
+
+impl Task for MakeKeySet {
+    const NAME: &'static str = "make-key-set";
+    type Done = ();
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        let (kind, value) = (sys::bpf_map_type_BPF_MAP_TYPE_HASH, size_of::<u32>() as u32);
+        let (name, options) = (c"keys".as_ptr(), ptr::null());
+        // SAFETY: the name ends with a zero byte, and no options are given.
+        let fd =
+            check(unsafe { sys::bpf_map_create(kind, name, self.key_bytes, value, self.room, options) })?;
+        // SAFETY: the call has just made this descriptor, which no other value owns.
+        Ok(((), vec![unsafe { OwnedFd::from_raw_fd(fd) }]))
     }
 }
 

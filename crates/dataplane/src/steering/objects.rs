@@ -1,0 +1,146 @@
+//! The object files of the steering program and of those that go with it, as they are loaded.
+//!
+//! Loading needs more rights than xvsd has with `user`: then the helper process loads, and passes the descriptors of
+//! maps and programs. So a request names one of these forms; the image is the executable's own. Not here: what the
+//! programs do (`bpf/`).
+
+use std::ffi::CStr;
+use std::io;
+
+use rustix::fd::BorrowedFd;
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task};
+use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info};
+
+use super::maps::Marker;
+use super::{hold, syn_limits};
+
+/// The program for interfaces.
+pub(super) const PROGRAM: &CStr = c"redirect";
+/// The same for test runs, in which frames have no interface.
+pub(super) const VERDICT: &CStr = c"verdict";
+/// The endpoints of clients on this machine, to which replies are steered.
+pub(super) const CLIENTS: &CStr = c"clients";
+
+/// The maps that the programs of all interfaces share.
+const STEERING: [&CStr; 12] = [
+    c"endpoints",
+    c"addresses",
+    c"prefixes",
+    c"translated",
+    hold::MAP,
+    CLIENTS,
+    c"list_filter",
+    c"list_drops",
+    c"list_scopes",
+    c"list_lengths",
+    c"lists",
+    syn_limits::MAP,
+];
+/// Those of them that the program for this machine's own packets has, too.
+const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
+
+/// An object file of the director, as it is loaded.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Load {
+    /// The maps of steering, without a program.
+    Maps,
+    /// The same with the programs, for test runs.
+    ForTestRuns,
+    /// The steering program of an interface, with its marker.
+    Steering(Marker),
+    /// The programs for packets that this machine itself sends, which redirect them to the TAP of this index.
+    Own(u32),
+    /// The programs of the TAP of the interface of this index.
+    Reinject(u32),
+}
+
+impl Load {
+    /// Loads it. `steering` is the object of the maps that it shares, if it shares any.
+    pub(super) fn object(self, steering: Option<&Object>) -> io::Result<Object> {
+        let shared = steering
+            .into_iter()
+            .flat_map(|steering| self.shared().iter().map(|name| steering.map_descriptor(name)));
+        let (programs, descriptors) = self.run(&shared.collect::<io::Result<Vec<_>>>()?)?;
+        Object::of(programs, descriptors)
+    }
+
+    fn shared(self) -> &'static [&'static CStr] {
+        match self {
+            Self::Maps | Self::ForTestRuns | Self::Reinject(_) => &[],
+            Self::Steering(_) => &STEERING,
+            Self::Own(_) => &OWN,
+        }
+    }
+}
+
+impl Task for Load {
+    const NAME: &'static str = "load";
+    /// The number of programs, which are before the maps.
+    type Done = usize;
+
+    fn carry_out(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
+        let mut file = ObjectFile::open(match self {
+            Self::Maps | Self::ForTestRuns | Self::Steering(_) => REDIRECT,
+            Self::Own(_) => OWN_PACKETS,
+            Self::Reinject(_) => REINJECT,
+        })?;
+        match self {
+            Self::Maps => {
+                file.leave_out(PROGRAM)?;
+                file.leave_out(VERDICT)?;
+            }
+            Self::ForTestRuns => {}
+            Self::Steering(marker) => {
+                file.set_constants(marker)?;
+                file.leave_out(VERDICT)?;
+            }
+            Self::Own(index) | Self::Reinject(index) => file.set_constants(&index.to_ne_bytes())?,
+        }
+        let shared = self.shared();
+        if shared.len() != maps.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        shared.iter().zip(maps).try_for_each(|(name, map)| file.share(name, *map))?;
+        file.load_descriptors()
+    }
+}
+
+/// The maps of the steering program of this id, of an earlier process, that the next one reads: of the hold, and of
+/// clients on this machine.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenFormerMaps {
+    program: u32,
+}
+
+impl OpenFormerMaps {
+    /// None if they cannot be read.
+    pub(super) fn maps(program: u32) -> Vec<KernelMap> {
+        let opened = Self { program }.run(&[]).map(|(_, maps)| maps).unwrap_or_default();
+        opened.into_iter().filter_map(|map| KernelMap::of(map).ok()).collect()
+    }
+}
+
+impl Task for OpenFormerMaps {
+    const NAME: &'static str = "open-former-maps";
+    type Done = ();
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        let program = program_info(self.program)?;
+        if program.name.as_bytes() != PROGRAM.to_bytes() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let maps = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok());
+        let is_read = |map: &KernelMap| [hold::MAP, CLIENTS].iter().any(|name| is_named(map, name));
+        Ok(((), maps.filter(is_read).map(Into::into).collect()))
+    }
+}
+
+/// Whether a map has this name.
+pub(super) fn is_named(map: &KernelMap, name: &CStr) -> bool {
+    map.name.as_bytes() == name.to_bytes()
+}
+
+const REDIRECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
+const OWN_PACKETS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own.bpf.o"));
+const REINJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));

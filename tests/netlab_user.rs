@@ -1,0 +1,110 @@
+//! What an xvsd of a user does by its helper, because its own rights do not suffice, and what it does without.
+//!
+//! Each test has a cluster of its own. Needs root. Not here: the rights of its processes (`netlab_rights.rs`).
+
+use std::fs;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use xvs::clients::{self, HalfUpload};
+use xvs::cluster::{REAL_SERVERS, VIP, complete, real_server, succeed, virtual_endpoint};
+use xvs::director::Protocol;
+use xvs::servers::Sink;
+use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
+
+/// The port of uploads.
+const UPLOAD: u16 = 9000;
+
+/// The path of an xvs.toml with a hold and the user.
+fn toml(cluster: &Cluster) -> String {
+    let path = cluster.state().join("xvs.toml");
+    // Every Debian has this user.
+    fs::write(&path, "hold = \"10s\"\nuser = \"daemon\"\n").expect("the cluster's folder takes files");
+    path.display().to_string()
+}
+
+/// A director with a service of pages, whose real server is the first one.
+fn start<'a>(cluster: &'a Cluster, arguments: &[&str]) -> Director<'a> {
+    let director = Director::start_with(cluster, Workers::One, arguments);
+    director.adm(&format!("-A -t {VIP}:80 -s rr"));
+    director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", real_server(1)));
+    serves(cluster);
+    director
+}
+
+/// The page for a client on a host; empty: there is none.
+fn page(cluster: &Cluster, client: Host) -> String {
+    let mut curl = cluster.command(client, "curl");
+    let output = complete(curl.args(["-sS", "--max-time", "2", &format!("http://{VIP}/")]));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits until clients elsewhere and on the director itself are served.
+fn serves(cluster: &Cluster) {
+    for client in [Host::Client, Host::Director] {
+        wait::until("the page", || (page(cluster, client) == "rs1\n").then_some(()));
+    }
+}
+
+#[test]
+fn as_a_user_all_that_needs_more_rights_is_done_by_the_helper_also_for_a_successor() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    let path = toml(&cluster);
+    let arguments = ["--config", &*path];
+    let mut director = start(&cluster, &arguments);
+    director.add_service(Protocol::Tcp, UPLOAD, Method::Nat);
+    let managed = |host: u8| {
+        let neighbours = cluster.ip(Host::Director, "neigh");
+        let start = format!("{} ", real_server(host));
+        neighbours.lines().any(|line| line.starts_with(&start) && line.contains("managed"))
+    };
+    assert!(managed(1) && managed(2));
+    director.adm(&format!("-d -t {VIP}:{UPLOAD} -r {}:{UPLOAD}", real_server(2)));
+
+    director.xvs("deny 198.51.100.10/32");
+    assert_eq!(page(&cluster, Host::Client), "");
+    let json = |words: &str| -> serde_json::Value {
+        serde_json::from_str(&director.xvs(&format!("{words} --json"))).expect("JSON")
+    };
+    let [by_list, by_workers] =
+        [&json("deny list")[0]["dropped"], &json("counters")["drop_denied"]].map(|count| count.as_u64());
+    assert!(by_list > Some(0) && by_workers.unwrap_or(0) == 0, "the program: {by_list:?} {by_workers:?}");
+    director.xvs("deny delete 198.51.100.10/32");
+
+    traffic::wan_comes_back(&cluster, 1, 1);
+    serves(&cluster);
+    let virtual_endpoint = virtual_endpoint(UPLOAD);
+    let here = cluster.run(Host::Director, || clients::connect(virtual_endpoint)).expect("a connection");
+    let there = HalfUpload::begin(&cluster, UPLOAD);
+    let next = Director::take_over(&cluster, Workers::One, &arguments).unwrap_or_else(|log| panic!("{log}"));
+    director.is_taken_over();
+    there.finish();
+    // Its replies are steered by what the program of the former xvsd knows.
+    assert_eq!(clients::upload(here, b"all").ok(), Some(clients::receipt("rs1", b"all")));
+    serves(&cluster);
+    assert!(!next.status().lines().any(|line| line.starts_with("warning")), "{}", next.status());
+    next.xvs("stop --release");
+    let links = cluster.ip(Host::Director, "link");
+    assert!(!links.contains(": xvs") && !links.contains("xdp"), "{links}");
+    assert!(!managed(1) && !managed(2));
+}
+
+#[test]
+fn as_a_user_without_a_helper_packets_go_on_and_an_interface_that_returns_is_reported_with_the_step() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = start(&cluster, &["--config", &toml(&cluster)]);
+    let keeper = succeed(Command::new("pgrep").args(["-P", &director.process().to_string()]));
+    let keeper = Pid::from_raw(keeper.trim().parse().expect("one child")).expect("it is no 0");
+    kill_process(keeper, Signal::KILL).expect("it runs");
+    let told = "there is no helper process any more";
+    wait::until("xvs status tells it", || director.status().contains(told).then_some(()));
+    serves(&cluster);
+    traffic::wan_comes_back(&cluster, 1, 1);
+    wait::until("xvs status says why", || {
+        let status = director.status();
+        status.lines().any(|line| line.contains("wan") && line.contains(told)).then_some(())
+    });
+    director.xvs("deny 198.51.100.10/32");
+    drop(director);
+}
