@@ -8,6 +8,7 @@ use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +21,9 @@ use crate::server::{Powers, serve};
 
 /// The helper of this process.
 static HELPER: OnceLock<Helper> = OnceLock::new();
+
+/// The most time for a task: the control thread waits for it, and must not seem to hang.
+const TASK_TIME: Duration = Duration::from_secs(3);
 
 /// Whether it carries out tasks.
 static IS_USED_FOR_TASKS: AtomicBool = AtomicBool::new(false);
@@ -110,8 +114,8 @@ impl AsRawFd for Run {
 
 /// Why a script cannot be run now; `None`: it can. Waits for lookups of users and files.
 pub fn obstacle(script: Script) -> Option<String> {
-    match answer(&Request::Examine(script), &[]) {
-        Ok((Event::Refused(why) | Event::NotStarted(why), _)) => Some(why),
+    match answer(&Request::Examine(script)) {
+        Ok(Event::Refused(why) | Event::NotStarted(why)) => Some(why),
         Ok(_) => None,
         Err(error) => Some(error.to_string()),
     }
@@ -124,8 +128,8 @@ pub fn obstacle(script: Script) -> Option<String> {
 pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
     match tables.read() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            match answer(&Request::LegacyTables(tables), &[])? {
-                (Event::Names(names), _) => Ok(names),
+            match answer(&Request::LegacyTables(tables))? {
+                Event::Names(names) => Ok(names),
                 _ => Err(error),
             }
         }
@@ -144,9 +148,21 @@ pub fn is_used_for_tasks() -> bool {
     IS_USED_FOR_TASKS.load(Ordering::Relaxed)
 }
 
-/// Waits until the helper has carried out a task.
+/// Waits until the helper has carried out a task. A late answer is lost, with its descriptors.
 pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Value>> {
-    let (event, descriptors) = answer(&Request::Task(name.to_owned(), value), given)?;
+    let run = Run::request(&Request::Task(name.to_owned(), value), given)?;
+    let until = Instant::now() + TASK_TIME;
+    let (event, descriptors) = loop {
+        let left =
+            Timespec::try_from(until.saturating_duration_since(Instant::now())).map_err(io::Error::other)?;
+        let _ = poll(&mut [PollFd::new(&run, PollFlags::IN)], Some(&left));
+        if let Some(answer) = run.answer() {
+            break answer;
+        }
+        if until <= Instant::now() {
+            return Err(io::Error::other(format!("the helper process does not answer within {TASK_TIME:?}")));
+        }
+    };
     match event {
         Event::Done(done) => Ok((done, descriptors)),
         Event::Failed(Some(number), _) => Err(io::Error::from_raw_os_error(number)),
@@ -156,13 +172,13 @@ pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Re
 }
 
 /// Waits for the one event of a request that runs no program.
-fn answer(request: &Request, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Event>> {
-    let run = Run::request(request, given)?;
+fn answer(request: &Request) -> io::Result<Event> {
+    let run = Run::request(request, &[])?;
     loop {
         // An interrupted wait is repeated.
         let _ = poll(&mut [PollFd::new(&run, PollFlags::IN)], None);
-        if let Some(answer) = run.answer() {
-            return Ok(answer);
+        if let Some(event) = run.event() {
+            return Ok(event);
         }
     }
 }
@@ -174,8 +190,8 @@ pub fn warning() -> Option<String> {
         Losses { is_gone: true, .. } => Some(GONE.to_owned()),
         Losses { count: 0, .. } => None,
         Losses { count, why, .. } => Some(format!(
-            "the helper process, which runs scripts and reads netfilter's rules, has ended {count} times, last by {why}; \
-             it was started again, and what it ran then has no result"
+            "the helper process, which runs scripts, reads netfilter's rules and does what needs more rights, has ended \
+             {count} times, last by {why}; it was started again, and what it ran then has no result"
         )),
     }
 }

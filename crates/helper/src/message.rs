@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -54,7 +55,7 @@ pub(crate) fn send(
 /// Receives a value with descriptors; `None`: the other side is closed.
 ///
 /// # Errors
-/// `InvalidData`: the message is none of these. `WouldBlock`: there is none yet, and `flags` say not to wait.
+/// `InvalidData`: the message is none of these. EMFILE: there is no room for its descriptors. `WouldBlock`: there is none yet, and `flags` say not to wait.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     flags: RecvFlags,
@@ -65,7 +66,7 @@ pub(crate) fn receive<T: DeserializeOwned>(
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let message = match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
         // Messages were left that nobody receives any more.
-        Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+        Err(Errno::CONNRESET) => return Ok(None),
         message => message?,
     };
     let mut descriptors = Vec::new();
@@ -77,7 +78,11 @@ pub(crate) fn receive<T: DeserializeOwned>(
     if message.bytes == 0 {
         return Ok(None);
     }
-    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        // This process may open no more.
+        return Err(Errno::MFILE.into());
+    }
+    if message.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
     Ok(Some((serde_json::from_slice(&bytes[..message.bytes])?, descriptors)))

@@ -59,8 +59,9 @@ pub(crate) fn serve(socket: &OwnedFd, powers: Powers) -> io::Result<()> {
                 let _ = thread::Builder::new().name("xvs-program".to_owned()).spawn(carry_out);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // It is no request; its sockets are closed.
+            // It is no request, or there is no room for its descriptors; they are closed.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::MFILE) => {}
             Err(error) => return Err(error),
         }
     }

@@ -32,8 +32,9 @@ use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
+use crate::workers::RETRY_REFUSED;
 use crate::workers::membership::{self, Chosen, bond_of};
-use crate::workers::system::{RETRY_REFUSED, SystemDatapath};
+use crate::workers::system::SystemDatapath;
 
 mod hand_over;
 
@@ -231,7 +232,7 @@ impl ControlThread {
             self.follow_settings();
             self.resolve_next_hops();
             self.confirm_neighbours();
-            self.control.datapath().retry_neighbours();
+            self.control.datapath().retry_refused();
         }
     }
 

@@ -48,9 +48,11 @@ const KEPT: CapabilitySet = CapabilitySet::NET_RAW
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// The first kernel that lets a process without CAP_BPF use its open maps while `kernel.unprivileged_bpf_disabled` is
-/// not 0 (kernel/bpf/syscall.c, `__sys_bpf`).
-const MAPS_WITHOUT_BPF: (u32, u32) = (5, 19);
+/// What earlier kernels demand besides, each with the first one that does not: CAP_BPF to use maps that are open while
+/// `kernel.unprivileged_bpf_disabled` is not 0 (kernel/bpf/syscall.c, `__sys_bpf`), CAP_NET_ADMIN for the mark of a
+/// socket, which a health check may have (net/core/sock.c, `SO_MARK`).
+const KEPT_BEFORE: [((u32, u32), CapabilitySet); 2] =
+    [((5, 19), CapabilitySet::BPF), ((5, 17), CapabilitySet::NET_ADMIN)];
 
 /// What the helper process does for an xvsd that has only these rights.
 pub const TASKS: &[Known] = &[
@@ -139,7 +141,7 @@ fn owner(name: &str) -> Result<Owner, DaemonError> {
 
 fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
     let has = capabilities(None)?;
-    let kept = if kernel() < MAPS_WITHOUT_BPF { KEPT.union(CapabilitySet::BPF) } else { KEPT };
+    let kept = kept(&uname().release().to_string_lossy());
     if has.permitted.contains(CapabilitySet::SETPCAP) {
         let others = CapabilitySet::all().difference(kept);
         for one in others.iter() {
@@ -163,12 +165,12 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// The first two numbers of the kernel's version.
-fn kernel() -> (u32, u32) {
-    let uname = uname();
-    let release = uname.release().to_string_lossy();
+/// What it keeps on a kernel of this release.
+fn kept(release: &str) -> CapabilitySet {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let more = KEPT_BEFORE.iter().filter(|(first, _)| kernel < *first);
+    more.fold(KEPT, |kept, (_, one)| kept.union(*one))
 }
 
 /// Lets xvsd, which this process is about to execute by this command, have the rights of this process.
@@ -216,5 +218,24 @@ fn has_needed() -> Result<(), DaemonError> {
     match missing.is_empty() {
         true => Ok(()),
         false => Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::daemon::rights::*;
+
+    #[test]
+    fn earlier_kernels_leave_xvsd_what_they_demand_for_open_maps_and_for_marks_of_sockets() {
+        let (bpf, net_admin) = (CapabilitySet::BPF, CapabilitySet::NET_ADMIN);
+        for (release, more) in [
+            ("5.15.0-164-generic", bpf.union(net_admin)),
+            ("5.17.3", bpf),
+            ("5.18.0-0.deb11.4-amd64", bpf),
+            ("5.19.0", CapabilitySet::empty()),
+            ("6.1.0-41-amd64", CapabilitySet::empty()),
+        ] {
+            assert_eq!(kept(release), KEPT.union(more), "{release}");
+        }
     }
 }

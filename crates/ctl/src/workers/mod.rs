@@ -17,6 +17,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -43,6 +44,9 @@ use crate::daemon::threads;
 use crate::status::shared::WorkerFacts;
 use crate::workers::settings::Unfit;
 use xvs_model::report::status::LinkState;
+
+/// The time after a refusal until it is tried again.
+pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// The queues of each worker, by interface.
 pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
@@ -529,8 +533,9 @@ fn redirect(
                     OwnSender::Client => "clients on this machine",
                 };
                 format!(
-                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, and \
-                     the next change of a service tries it again"
+                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, \
+                     it is tried again every {} s",
+                    RETRY_REFUSED.as_secs()
                 )
             })?);
             Ok(true)

@@ -26,13 +26,10 @@ use xvs_sched::ServiceKey;
 use crate::control::datapath::{Datapath, SyncSockets};
 use crate::events::seconds_since_1970;
 use crate::sync::daemons::Daemons;
-use crate::workers::Workers;
+use crate::workers::{RETRY_REFUSED, Workers};
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
-
-/// The time after a refusal until neighbours are tried again.
-pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// The real data path. Fields are dropped in this order: the interfaces must be detached before anything else is
 /// dropped.
@@ -44,6 +41,8 @@ pub(crate) struct SystemDatapath {
     wanted: BTreeSet<(u32, IpAddr)>,
     /// When neighbours are tried again; `None`: the kernel has refused none.
     retry: Option<Instant>,
+    /// Not before this is a failed redirection tried again.
+    redirect_after: Instant,
     table: Arc<Table>,
     reserved: ReservedPorts,
     /// Why local ports are not reserved; `None`: they are.
@@ -65,6 +64,7 @@ impl SystemDatapath {
             neighbours,
             wanted: BTreeSet::new(),
             retry: None,
+            redirect_after: Instant::now(),
             table,
             reserved: ReservedPorts::default(),
             not_reserved: None,
@@ -225,10 +225,15 @@ impl SystemDatapath {
         }
     }
 
-    /// Tries refused neighbours again if that is due.
-    pub(crate) fn retry_neighbours(&mut self) {
-        if self.retry.is_some_and(|due| due <= Instant::now()) {
+    /// Tries again what was refused, if that is due: neighbours, and the redirection of this machine's own packets.
+    pub(crate) fn retry_refused(&mut self) {
+        let now = Instant::now();
+        if self.retry.is_some_and(|due| due <= now) {
             self.manage_neighbours();
+        }
+        if !self.not_redirected().is_empty() && self.redirect_after <= now {
+            self.redirect_after = now + RETRY_REFUSED;
+            self.workers.redirect_own(&self.steering);
         }
     }
 }

@@ -99,7 +99,7 @@ impl Neighbours {
     /// neighbours, and one request for each missing neighbour.
     ///
     /// # Errors
-    /// The dump failed.
+    /// The dump failed, or there is no helper process that may add them.
     pub fn manage(&mut self, wanted: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
         let unwanted: Vec<_> = self.added.difference(wanted).copied().collect();
         self.remove(&unwanted);
@@ -121,14 +121,17 @@ impl Neighbours {
         let mut refused: Option<Refused> = None;
         for (number, batch) in missing.chunks(BATCH).enumerate() {
             let is_managed = upkeep == Upkeep::Managed;
-            // Also those of a request without an answer.
-            self.added.extend(batch.iter().filter(|_| is_managed));
-            let (refusals, _) =
-                ChangeNeighbours { add: batch.to_vec(), is_managed, remove: Vec::new() }.run(&[])?;
+            let change = ChangeNeighbours { add: batch.to_vec(), is_managed, remove: Vec::new() };
+            let done = change.run(&[]);
+            // Without an answer all of them may be there.
+            let refusals = done.as_ref().map(|(refusals, _)| &refusals[..]).unwrap_or_default();
+            let is_refused = |at: &usize| refusals.iter().any(|(place, _)| place == at);
+            let entered = batch.iter().enumerate().filter(|(at, _)| is_managed && !is_refused(at));
+            self.added.extend(entered.map(|(_, neighbour)| *neighbour));
+            let (refusals, _) = done?;
             let mut is_full = false;
             for (place, error) in refusals {
-                let Some(neighbour @ (ifindex, addr)) = batch.get(place) else { continue };
-                self.added.remove(neighbour);
+                let Some((ifindex, addr)) = batch.get(place) else { continue };
                 let error = io::Error::from_raw_os_error(error);
                 is_full |= is_table_full(&error);
                 let interface = || {

@@ -18,6 +18,9 @@ use super::call::check;
 #[derive(Debug)]
 pub struct KeySet<const K: usize>(OwnedFd);
 
+/// The bytes of a key, and the keys of a set, at most: more than any access list has.
+const KEY_MAX: u32 = 64;
+const ROOM_MAX: u32 = 1 << 22;
 /// The keys of one call.
 const BATCH: usize = 1 << 12;
 
@@ -61,6 +64,9 @@ impl Task for MakeKeySet {
     type Done = ();
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        if self.key_bytes > KEY_MAX || self.room > ROOM_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let (kind, value) = (sys::bpf_map_type_BPF_MAP_TYPE_HASH, size_of::<u32>() as u32);
         let (name, options) = (c"keys".as_ptr(), ptr::null());
         // SAFETY: the name ends with a zero byte, and no options are given.
