@@ -3,6 +3,8 @@
 //! Each test has a cluster of its own. Needs root. Not here: the rights of its processes (`netlab_rights.rs`).
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddrV4, TcpListener};
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +16,8 @@ use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
 
 /// The port of uploads.
 const UPLOAD: u16 = 9000;
+/// That of a server that speaks first.
+const SPEAKS: u16 = 9001;
 
 /// The path of an xvs.toml with a hold and the user.
 fn toml(cluster: &Cluster) -> String {
@@ -60,7 +64,11 @@ fn as_a_user_all_that_needs_more_rights_is_done_by_the_helper_also_for_a_success
         neighbours.lines().any(|line| line.starts_with(&start) && line.contains("managed"))
     };
     assert!(managed(1) && managed(2));
-    director.adm(&format!("-d -t {VIP}:{UPLOAD} -r {}:{UPLOAD}", real_server(2)));
+    // A server that speaks first, and a client on the director.
+    let server = SocketAddrV4::new(real_server(1), SPEAKS);
+    let listener = cluster.run(Host::RealServer(1), || TcpListener::bind(server)).expect("a free port");
+    director.adm(&format!("-A -t {VIP}:{SPEAKS} -s rr"));
+    director.adm(&format!("-a -t {VIP}:{SPEAKS} -r {server} -m"));
 
     director.xvs("deny 198.51.100.10/32");
     assert_eq!(page(&cluster, Host::Client), "");
@@ -74,14 +82,17 @@ fn as_a_user_all_that_needs_more_rights_is_done_by_the_helper_also_for_a_success
 
     traffic::wan_comes_back(&cluster, 1, 1);
     serves(&cluster);
-    let virtual_endpoint = virtual_endpoint(UPLOAD);
-    let here = cluster.run(Host::Director, || clients::connect(virtual_endpoint)).expect("a connection");
+    let here = cluster.run(Host::Director, || clients::connect(virtual_endpoint(SPEAKS)));
+    let (mut here, mut server) = (here.expect("a connection"), listener.accept().expect("the same").0);
     let there = HalfUpload::begin(&cluster, UPLOAD);
     let next = Director::take_over(&cluster, Workers::One, &arguments).unwrap_or_else(|log| panic!("{log}"));
     director.is_taken_over();
     there.finish();
-    // Its replies are steered by what the program of the former xvsd knows.
-    assert_eq!(clients::upload(here, b"all").ok(), Some(clients::receipt("rs1", b"all")));
+    // It is steered by what the program of the former xvsd knows.
+    server.write_all(b"news").expect("the connection lasts");
+    let mut news = [0; 4];
+    here.read_exact(&mut news).expect("the connection lasts");
+    assert_eq!(&news, b"news");
     serves(&cluster);
     assert!(!next.status().lines().any(|line| line.starts_with("warning")), "{}", next.status());
     next.xvs("stop --release");
