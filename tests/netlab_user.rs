@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 use xvs::clients::{self, HalfUpload};
 use xvs::cluster::{REAL_SERVERS, VIP, complete, real_server, succeed, virtual_endpoint};
-use xvs::director::Protocol;
+use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
 
@@ -48,6 +48,12 @@ fn serves(cluster: &Cluster) {
     for client in [Host::Client, Host::Director] {
         wait::until("the page", || (page(cluster, client) == "rs1\n").then_some(()));
     }
+}
+
+/// The one child of a process: of xvsd the keeper, of that the helper.
+fn child(parent: u32) -> Pid {
+    let child = succeed(Command::new("pgrep").args(["-P", &parent.to_string()]));
+    Pid::from_raw(child.trim().parse().expect("one child")).expect("it is no 0")
 }
 
 #[test]
@@ -105,17 +111,34 @@ fn as_a_user_all_that_needs_more_rights_is_done_by_the_helper_also_for_a_success
 fn as_a_user_without_a_helper_packets_go_on_and_an_interface_that_returns_is_reported_with_the_step() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let director = start(&cluster, &["--config", &toml(&cluster)]);
-    let keeper = succeed(Command::new("pgrep").args(["-P", &director.process().to_string()]));
-    let keeper = Pid::from_raw(keeper.trim().parse().expect("one child")).expect("it is no 0");
-    kill_process(keeper, Signal::KILL).expect("it runs");
+    kill_process(child(director.process()), Signal::KILL).expect("it runs");
     let told = "there is no helper process any more";
     wait::until("xvs status tells it", || director.status().contains(told).then_some(()));
     serves(&cluster);
+    // The program cannot have the list.
+    director.xvs("deny 198.51.100.10/32");
+    assert_eq!(page(&cluster, Host::Client), "");
+    assert!(director.xvs("counters").lines().any(|line| line.starts_with("drop_denied ")));
     traffic::wan_comes_back(&cluster, 1, 1);
     wait::until("xvs status says why", || {
         let status = director.status();
         status.lines().any(|line| line.contains("wan") && line.contains(told)).then_some(())
     });
-    director.xvs("deny 198.51.100.10/32");
-    drop(director);
+}
+
+#[test]
+fn as_a_user_a_helper_that_hangs_fails_its_tasks_and_they_are_done_when_it_goes_on() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = start(&cluster, &["--config", &toml(&cluster)]);
+    let helper = child(child(director.process()).as_raw_nonzero().get().cast_unsigned());
+    kill_process(helper, Signal::STOP).expect("it runs");
+    traffic::wan_comes_back(&cluster, 1, 1);
+    wait::until("xvs status says why", || {
+        let status = director.status();
+        let told = "the helper process does not answer";
+        status.lines().any(|line| line.contains("wan") && line.contains(told)).then_some(())
+    });
+    succeed(cluster.command(Host::Director, program("xvs")).arg("healthy"));
+    kill_process(helper, Signal::CONT).expect("it runs");
+    serves(&cluster);
 }

@@ -55,7 +55,8 @@ pub(crate) fn send(
 /// Receives a value with descriptors; `None`: the other side is closed.
 ///
 /// # Errors
-/// `InvalidData`: the message is none of these. EMFILE: there is no room for its descriptors. `WouldBlock`: there is none yet, and `flags` say not to wait.
+/// `InvalidData`: the message is none of these. EMFILE: there is no room for its descriptors. `WouldBlock`: there is
+/// none yet, and `flags` say not to wait.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     flags: RecvFlags,
