@@ -45,8 +45,8 @@ impl<const K: usize> KeySet<K> {
         let values = vec![0_u32; keys.len()];
         let (from, with) = (keys.as_ptr().cast::<c_void>(), values.as_ptr().cast::<c_void>());
         let mut count = keys.len() as u32;
-        // SAFETY: the map's keys have `K` bytes and its values four, as `MakeKeySet` makes it; there are `count` of both, which
-        // the kernel copies during the call. No options are given.
+        // SAFETY: the map's keys have `K` bytes and its values four, as `MakeKeySet` makes it; there are `count` of
+        // both, which the kernel copies during the call. No options are given.
         check(unsafe { sys::bpf_map_update_batch(self.0.as_raw_fd(), from, with, &mut count, ptr::null()) })
             .map(drop)
     }
