@@ -120,7 +120,7 @@ const FRAME_BYTES: usize = 96;
 /// The packets of one call without a pause.
 const GROUP: u64 = 200_000;
 
-/// Rules of nft by which a real server drops forged packets that reach it with their source, and those to a port of UDP.
+/// Rules of nft by which a real server drops forged packets that reach it with their source, and those to a UDP port.
 pub(crate) fn dropped(udp: u16) -> String {
     format!(
         "add table ip forged; add chain ip forged input {{ type filter hook prerouting priority raw; }}; \
