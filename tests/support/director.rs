@@ -153,7 +153,8 @@ impl<'a> Director<'a> {
             return Ok(self);
         }
         // The process that has started the successor ends before the successor has printed the error.
-        let said = || Some(self.log()).filter(|log| log.lines().any(|line| line.starts_with("xvsd: ")));
+        let is_error = |line: &str| line.starts_with("xvsd: ") && line.ends_with('\n');
+        let said = || Some(self.log()).filter(|log| log.split_inclusive('\n').any(is_error));
         Err(wait::until("the successor says why it fails", said))
     }
 
