@@ -25,6 +25,9 @@ static HELPER: OnceLock<Helper> = OnceLock::new();
 /// The most time for a task: the control thread waits for it, and must not seem to hang.
 const TASK_TIME: Duration = Duration::from_secs(3);
 
+/// A task without an answer in that time. Until it has one, the helper hangs, and no other task waits for it.
+static UNANSWERED: Mutex<Option<Run>> = Mutex::new(None);
+
 /// Whether it carries out tasks.
 static IS_USED_FOR_TASKS: AtomicBool = AtomicBool::new(false);
 
@@ -150,6 +153,12 @@ pub fn is_used_for_tasks() -> bool {
 
 /// Waits until the helper has carried out a task. A late answer is lost, with its descriptors.
 pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Value>> {
+    let hangs = || io::Error::other(format!("the helper process does not answer within {TASK_TIME:?}"));
+    let unanswered = || UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    unanswered().take_if(|run| run.answer().is_some());
+    if unanswered().is_some() {
+        return Err(hangs());
+    }
     let run = Run::request(&Request::Task(name.to_owned(), value), given)?;
     let until = Instant::now() + TASK_TIME;
     let (event, descriptors) = loop {
@@ -160,7 +169,8 @@ pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Re
             break answer;
         }
         if until <= Instant::now() {
-            return Err(io::Error::other(format!("the helper process does not answer within {TASK_TIME:?}")));
+            *unanswered() = Some(run);
+            return Err(hangs());
         }
     };
     match event {
