@@ -11,8 +11,8 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::status::{
-    BondMember, InterfaceStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus,
-    SyncTable, TableStatus, WorkerStatus,
+    BondMember, InterfaceOffload, InterfaceStatus, OffloadStatus, RecentDrops, RulesFound, RulesStatus,
+    StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
 };
 
 use crate::events::rfc_3339;
@@ -75,13 +75,14 @@ fn screen(report: &StatusReport) -> String {
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
     lines.extend(report.sync.iter().flat_map(|daemon| iter::once(sync(daemon)).chain(peers(daemon))));
+    lines.extend(report.offload.iter().flat_map(|status| offload(status, &report.interfaces)));
     lines.extend(hold(report));
     lines.extend(drops(&report.recent_drops));
     lines.concat()
 }
 
 fn interface(interface: &InterfaceStatus) -> String {
-    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again, pinned, bond } =
+    let InterfaceStatus { name, mode, why_not_native, queues, state, attached_again, pinned, bond, .. } =
         interface;
     let why = why_not_native.as_ref().map(|why| format!(" (native refused: {why})")).unwrap_or_default();
     let queues = counted((*queues).into(), "queue", "queues");
@@ -180,6 +181,23 @@ fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
 /// The seconds without a message that are shown.
 const SILENT: u64 = 3;
 
+/// The offload of connections, and the interfaces that have no part in it.
+fn offload(status: &OffloadStatus, interfaces: &[InterfaceStatus]) -> Vec<String> {
+    let OffloadStatus { connections, packets } = *status;
+    let packets = counted(packets, "packet", "packets");
+    let connections = counted(connections, "connection", "connections");
+    let mut lines = vec![line("offload", &format!("{connections}; {packets} forwarded by the XDP program"))];
+    for InterfaceStatus { name, offload, .. } in interfaces {
+        let Some(InterfaceOffload { why_not, refused_packets }) = offload else { continue };
+        lines.extend(why_not.as_ref().map(|why| line("offload", &format!("not by {name}: {why}"))));
+        if *refused_packets > 0 {
+            let refused = counted(*refused_packets, "forwarded packet", "forwarded packets");
+            lines.push(line("offload", &format!("{name} has refused {refused}")));
+        }
+    }
+    lines
+}
+
 /// The hold, unless there is none.
 fn hold(report: &StatusReport) -> Option<String> {
     let length = Duration::try_from_secs_f64(report.hold_seconds).ok().filter(|length| !length.is_zero())?;
@@ -232,6 +250,7 @@ mod tests {
             attached_again: 0,
             pinned: false,
             bond: None,
+            offload: Some(InterfaceOffload { why_not: None, refused_packets: 0 }),
         };
         let mut worker = sample::worker();
         worker.queues.insert("lan".to_owned(), vec![0]);
@@ -260,6 +279,9 @@ mod tests {
             table      3 of 1024 connections (0.3 %), small pages\n\
             sync       master on eth1, sync id 5; 1200 messages sent, 3 not sent, 9\n           connections lost\n\
             sync       sending the table to 192.0.2.2, 350000 of 1000000 connections; silent\n           for 12 s\n\
+            offload    12 connections; 45000 packets forwarded by the XDP program\n\
+            offload    not by wan: it is a bond\n\
+            offload    wan has refused 4 forwarded packets\n\
             hold       10s after the end of xvsd; 8 packets dropped while none served them\n\
             drops      in the last minute:\n\
             drops      7 kernel_ring_full: a worker was not fast enough for its RX ring\n";

@@ -29,6 +29,7 @@ use crate::control::list_sources::ListFiles;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Files, has_loaded};
 use crate::keepalived_conf::read_usable;
+use crate::offload::OffloadMode;
 use crate::registry::SIP_CALLS;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -63,6 +64,11 @@ pub struct Config {
     /// The largest number of frames that wait in each queue of a worker to be sent, a power of two. Default: 512. With
     /// both defaults and two interfaces a worker locks 19 MiB of memory.
     pub transmit_ring: u32,
+    /// Whether the XDP program forwards packets of established connections itself: `"auto"`, where the kernel would
+    /// copy them to a worker; `"on"`; `"off"`. Default: auto.
+    pub offload: OffloadMode,
+    /// The packets of a client that workers process before its connection is offloaded, from 0 to 1,000. Default: 4.
+    pub offload_after: u32,
     /// The user that xvsd runs as, with the capabilities alone that it uses; it needs to start as root. Default: the
     /// user that it is started as, with all that this one may do.
     pub user: Option<String>,
@@ -194,6 +200,8 @@ impl Default for Config {
             sip_calls: SIP_CALLS,
             receive_ring: RingSizes::default().receive,
             transmit_ring: RingSizes::default().transmit,
+            offload: OffloadMode::Auto,
+            offload_after: 4,
             user: None,
             socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
@@ -370,6 +378,9 @@ impl Config {
         }
         if !(1024..=1 << 24).contains(&self.sip_calls) {
             return wrong("sip_calls", self.sip_calls.to_string(), "from 1024 to 16777216 calls");
+        }
+        if self.offload_after > 1000 {
+            return wrong("offload_after", self.offload_after.to_string(), "from 0 to 1000 packets");
         }
         for (key, ring) in [("receive_ring", self.receive_ring), ("transmit_ring", self.transmit_ring)] {
             if !ring.is_power_of_two() || !(64..=1 << 16).contains(&ring) {

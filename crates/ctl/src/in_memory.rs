@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::{io, mem};
 
 use arc_swap::ArcSwap;
+use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Millis;
@@ -20,6 +21,7 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::offload::{Ends, Offload};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, FirstPart, MemoryPort};
@@ -75,6 +77,8 @@ pub struct InMemory {
     pipeline: Pipeline,
     /// The messages of the master daemon that nobody has taken yet.
     sync_messages: Vec<SyncMessage>,
+    /// The verdict on the frame of the last burst, if the program has forwarded it, and the frame until it is taken.
+    offloaded: Option<(Verdict, Option<Bytes>)>,
 }
 
 /// A message of the master daemon.
@@ -100,6 +104,21 @@ pub(crate) struct MemoryDatapath {
     master: Option<(SyncDaemon, Messages)>,
     /// The backup daemon, while one runs.
     backup: Option<Receiver>,
+    /// The program that forwards offloaded flows; `None`: the pipeline has all frames.
+    program: Option<Box<dyn Program>>,
+}
+
+/// An XDP program that forwards offloaded flows, for tests: the director itself needs no rights.
+pub trait Program: Send {
+    /// Forwards a frame. Returns the kernel's index of the interface by which it leaves, and the frame there. `None`:
+    /// it goes to the pipeline.
+    fn forward(&mut self, frame: &[u8]) -> Option<(u32, Vec<u8>)>;
+
+    /// Enters and removes the keys that the pipeline has asked for.
+    fn turn(&mut self);
+
+    /// Ends these flows.
+    fn end(&mut self, ends: &Ends);
 }
 
 impl Datapath for MemoryDatapath {
@@ -170,6 +189,12 @@ impl Datapath for MemoryDatapath {
         Ok(())
     }
 
+    fn end_offload(&mut self, ends: &Ends) {
+        if let Some(program) = &mut self.program {
+            program.end(ends);
+        }
+    }
+
     fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
 
     fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
@@ -218,12 +243,57 @@ impl InMemory {
         let (network, now) = (loopback(), Millis(0));
         let port = MemoryPort::with_links(0);
         let sync_messages = Vec::new();
-        Self { control, sweeper, counters, reader, network, now, port, pipeline, sync_messages }
+        Self {
+            control,
+            sweeper,
+            counters,
+            reader,
+            network,
+            now,
+            port,
+            pipeline,
+            sync_messages,
+            offloaded: None,
+        }
     }
 
     /// Whether packets of steady connections go the short way, as they do at first.
     pub fn set_short_way(&mut self, allowed: bool) {
         self.pipeline.set_short_way(allowed);
+    }
+
+    /// Offloads flows to a program, which is made for the director's table. Frames that come alone are tried there
+    /// first; what it has forwarded is counted at once. The results are the same.
+    ///
+    /// # Errors
+    /// The program cannot be made.
+    pub fn offload(
+        &mut self,
+        make: impl FnOnce(&Table) -> io::Result<(Arc<Offload>, Box<dyn Program>)>,
+    ) -> io::Result<()> {
+        let datapath = self.control.datapath();
+        let table = datapath.table.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let (offload, program) = make(table)?;
+        datapath.program = Some(program);
+        self.pipeline.flows.set_offload(offload);
+        Ok(())
+    }
+
+    /// Forwards the only frame of a burst by the program, if there is one and it does.
+    fn forward_offloaded(&mut self, frame: &[u8]) -> bool {
+        let forwarded = self.control.datapath().program.as_mut().and_then(|program| program.forward(frame));
+        let Some((ifindex, frame)) = forwarded else { return false };
+        let link = self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.id);
+        self.offloaded = link.map(|link| (Verdict::Transmit(link), Some(Bytes { link, frame })));
+        true
+    }
+
+    /// Counts what the program has forwarded, and lets it take up new flows.
+    fn sweep(&mut self, snapshot: &Snapshot) {
+        let Some(program) = &mut self.control.datapath().program else { return };
+        program.turn();
+        self.pipeline.flows.hasten_sweep();
+        while self.pipeline.flows.sweep_offloaded(Context { snapshot, now: self.now }) {}
     }
 
     /// Lets frames that are injected from now on arrive in parts. The results are the same.
@@ -261,6 +331,10 @@ impl InMemory {
     ) -> Result<(), String> {
         let mut network = self.network.clone();
         change(&mut network)?;
+        let offloads = self.control.datapath().program.is_some();
+        for link in &mut network.links {
+            (link.offloads, link.takes_redirected) = (offloads, offloads);
+        }
         self.port.set_links(network.links.len() as u16);
         self.control.set_devices(&network.links);
         self.control.set_network(&network).map_err(|error| error.to_string())?;
@@ -308,7 +382,10 @@ impl InMemory {
             return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
         };
         self.port.take_transmitted();
-        for bytes in frames {
+        self.offloaded = None;
+        let frames: Vec<_> = frames.into_iter().collect();
+        let is_forwarded = matches!(*frames, [frame] if self.forward_offloaded(frame));
+        for bytes in frames.into_iter().filter(|_| !is_forwarded) {
             if !self.port.inject(id, bytes) {
                 return Err(format!("frame: {} bytes exceed the frame size", bytes.len()));
             }
@@ -317,6 +394,7 @@ impl InMemory {
         self.pipeline.run(&snapshot, &mut self.port, self.now);
         self.pipeline.flows.quiescent();
         self.port.take_passed();
+        self.sweep(&snapshot);
         self.synchronize(&snapshot);
         Ok(())
     }
@@ -358,7 +436,10 @@ impl InMemory {
 
     /// The verdicts on the last burst, in its order.
     pub fn verdicts(&self) -> &[Verdict] {
-        self.pipeline.transmitter.verdicts()
+        match &self.offloaded {
+            Some((verdict, _)) => std::slice::from_ref(verdict),
+            None => self.pipeline.transmitter.verdicts(),
+        }
     }
 
     /// The frames transmitted since the last call or burst, each with the name of its link.
@@ -367,7 +448,8 @@ impl InMemory {
             let link = self.network.links.iter().find(|link| link.id == id);
             link.map_or_else(|| "?".to_owned(), |link| link.name.clone())
         };
-        let frames = self.port.take_transmitted();
+        let offloaded = self.offloaded.as_mut().and_then(|(_, bytes)| bytes.take());
+        let frames = offloaded.into_iter().chain(self.port.take_transmitted());
         frames.into_iter().map(|Bytes { link, frame }| (name(link), frame)).collect()
     }
 
@@ -403,8 +485,15 @@ impl InMemory {
 
     /// All counters that are not zero.
     pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut all: BTreeMap<_, _> = self.counters.all().collect();
+        // A frame that the program has forwarded counts as received and sent.
+        if let Some(offloaded) = all.remove("offloaded") {
+            for name in ["rx_packets", "tx_packets"] {
+                *all.entry(name.to_owned()).or_default() += offloaded;
+            }
+        }
         let swept = self.sweeper.counters().all().map(|(name, value)| (name.to_owned(), value));
-        self.counters.all().chain(swept).filter(|(_, value)| *value != 0).collect()
+        all.into_iter().chain(swept).filter(|(_, value)| *value != 0).collect()
     }
 
     fn end(&self, filter: &Filter, mode: EndMode) -> Ended {

@@ -25,6 +25,7 @@ pub mod workers;
 
 pub mod events;
 pub mod log;
+pub mod offload;
 mod steering;
 pub mod sweep;
 mod sync;

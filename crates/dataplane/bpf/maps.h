@@ -120,6 +120,89 @@ struct xvs_hold {
 	__u64 dropped; /* counted by the program */
 };
 
+/* Flows that the program forwards itself. A record of a connection has a part for each direction: requests, replies. */
+#define XVS_FLOWS (1 << 16)
+
+/* The keys of the maps `flows_v4` and `flows_v6`: a packet's endpoints as it is received. */
+struct xvs_flow_v4 {
+	__be32 source;
+	__be32 dest;
+	__be16 source_port;
+	__be16 dest_port;
+	__u32 protocol;
+};
+struct xvs_flow_v6 {
+	__be32 source[4];
+	__be32 dest[4];
+	__be16 source_port;
+	__be16 dest_port;
+	__u32 protocol;
+};
+
+/* Their values: the number of the record, the part, and in the upper half the use of the record. */
+#define XVS_FLOW_RECORD(value) ((value) & (XVS_FLOWS - 1))
+#define XVS_FLOW_PART(value) ((value) >> 16 & 1)
+#define XVS_FLOW_USE(value) ((value) >> 17)
+
+/* What becomes of the packets of one direction. */
+struct xvs_flow_part {
+	__u32 in_ifindex;  /* the only interface where they are forwarded */
+	__u32 out_ifindex; /* where they leave */
+	__u8 link[12];     /* the link addresses with which they leave: of the next hop, then of the interface */
+	__u8 to[6];        /* the link address to which they come */
+	__u16 mtu;         /* in bytes, without link header */
+	__be32 source_v4;  /* the endpoints with which they leave; addresses of IPv6 are in the record */
+	__be32 dest_v4;
+	__be16 source_port;
+	__be16 dest_port;
+	__u16 network_sum; /* what the change adds to the IPv4 header's checksum, without the time to live */
+	__u16 transport_sum;
+	__u32 flags; /* a set of the following */
+	__u64 counted[2]; /* xvsd: packets and bytes that it has added to its counts */
+};
+enum {
+	XVS_FLOW_READDRESSED = 1 << 0, /* endpoints change; else the link addresses alone */
+	XVS_FLOW_UNFRAGMENTED = 1 << 1, /* only packets that no router may fragment */
+	XVS_FLOW_PARTIAL = 1 << 2, /* the interface may deliver partial checksums */
+};
+
+/* A value of the array `flows`. */
+struct xvs_flow {
+	__u64 state;      /* the number of the use, and in the lowest bit whether packets are forwarded */
+	__u32 epoch;      /* that of `offload`, and of the slot there: if one has changed, packets are not forwarded */
+	__u32 slot;
+	__u32 slot_epoch;
+	__u32 unused;
+	struct {
+		__u64 packets; /* counted by the program */
+		__u64 bytes;
+	} count[2];
+	__u64 unused2;
+	struct xvs_flow_part part[2];
+	struct {
+		__be32 source[4];
+		__be32 dest[4];
+	} v6[2];
+};
+
+/* The value of the map `offload`, which has one entry, and which xvsd maps into its memory. */
+#define XVS_SLOTS (1 << 16)
+struct xvs_offload {
+	__u32 is_on;
+	__u32 epoch;
+	__u32 slots[XVS_SLOTS];
+};
+
+/* The value of the map `losses`, which has one entry: packets by the interface where they were to leave. Interfaces whose
+ * indices differ by the number of words share one.
+ */
+#define XVS_LOSSES 4096
+struct xvs_losses {
+	__u64 sent[XVS_LOSSES];    /* in native mode */
+	__u64 refused[XVS_LOSSES]; /* by the interface, or because it takes none */
+	__u64 full[XVS_LOSSES];    /* in generic mode: its queue was full or stopped */
+};
+
 /* The length of the marker before a frame that goes back to the kernel of an interface in generic mode: secret random
  * bytes.
  */

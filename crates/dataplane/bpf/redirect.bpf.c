@@ -3,8 +3,9 @@
  *
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
- * few. Cost of a frame that is not steered: at most four look-ups. Not here: any decision on a steered frame, except
- * that access lists drop it (lists.h), or the limit of its service's SYNs (syn_limits.h).
+ * few. Cost of a frame that is not steered: at most five look-ups. Not here: any decision on a steered frame, except
+ * that access lists drop it (lists.h), or the limit of its service's SYNs (syn_limits.h), and that it is forwarded by
+ * what a worker has decided on its flow (offload.h).
  *
  * The hold: the link of this program may be pinned, so that the program outlives xvsd. Then it drops the frames of
  * services that find no socket, because the kernel would answer them with resets, until the last beat of a worker is too
@@ -82,6 +83,7 @@ struct extension {
 };
 
 #define IP4_OFFSET_AND_MORE 0x3fff
+#define IP4_DONT_FRAGMENT 0x4000
 #define IP6_OFFSET_AND_MORE 0xfff9
 
 /* So many bytes of the frame at this offset; NULL if it ends before. */
@@ -252,6 +254,7 @@ static __always_inline int is_translated(const struct packet *packet)
 
 #include "lists.h"
 #include "syn_limits.h"
+#include "offload.h"
 
 /* Whether a packet goes to a client on this machine. */
 static __always_inline int is_to_client(const struct packet *packet)
@@ -330,9 +333,10 @@ static __always_inline int quotes_steered(const struct packet *packet, struct xd
 }
 
 /* What becomes of a frame. */
-enum { TO_KERNEL, TO_DIRECTOR, REFUSED };
+enum { TO_KERNEL, TO_DIRECTOR, REFUSED, FORWARDED };
 
-static __always_inline int decide(struct xdp_md *ctx)
+/* Decides on a frame, and forwards it if it is of an offloaded flow, unless flows are left to the director. */
+static __always_inline int decide(struct xdp_md *ctx, int leaves_flows)
 {
 	struct packet packet = {};
 	__u32 link = link_payload(ctx), offset = link >> 16;
@@ -360,6 +364,9 @@ static __always_inline int decide(struct xdp_md *ctx)
 	__u64 lists = lists_for(&packet);
 	if (lists && is_refused(&packet, lists))
 		return REFUSED;
+	__u32 *record = leaves_flows ? NULL : record_of(&packet, offset);
+	if (record && forward(ctx, *record, packet.family))
+		return FORWARDED;
 	__u32 roles = matches(&packet), limit = XVS_LIMIT_OF(roles);
 	if (limit && is_syn(ctx, offset) && is_above_limit(limit))
 		return REFUSED;
@@ -405,7 +412,9 @@ static __always_inline int steer(struct xdp_md *ctx, int refused)
 SEC("xdp.frags")
 int redirect(struct xdp_md *ctx)
 {
-	int decided = is_reinjected(ctx) ? TO_KERNEL : decide(ctx);
+	int decided = is_reinjected(ctx) ? TO_KERNEL : decide(ctx, 0);
+	if (decided == FORWARDED)
+		return XDP_REDIRECT;
 	return decided == TO_KERNEL ? XDP_PASS : steer(ctx, decided == REFUSED);
 }
 
@@ -413,7 +422,7 @@ int redirect(struct xdp_md *ctx)
 SEC("xdp.frags")
 int verdict(struct xdp_md *ctx)
 {
-	int decided = decide(ctx);
+	int decided = decide(ctx, 1);
 	return decided == TO_KERNEL ? XDP_PASS : decided == REFUSED ? XDP_DROP : XDP_REDIRECT;
 }
 

@@ -122,6 +122,9 @@ pub struct WorkerCounters {
     pub syn_cookies_accepted: Counter,
     /// Received packets whose checksum was partial and was computed here.
     pub checksums_completed: Counter,
+    /// Packets that the XDP program has forwarded by records of this worker, as far as they are counted at their
+    /// connections. The worker never had them, so they are not part of the balance.
+    pub offloaded: Counter,
     /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
     /// asleep and waking up.
     pub busy_ns: Counter,
@@ -192,6 +195,7 @@ impl WorkerCounters {
             ("syn_cookies_accepted", &self.syn_cookies_accepted),
             ("waited", &self.waited),
             ("checksums_completed", &self.checksums_completed),
+            ("offloaded", &self.offloaded),
         ];
         let drops =
             DropReason::all().map(|reason| (format!("drop_{}", reason.name()), self.dropped(reason).value()));
@@ -279,11 +283,7 @@ impl SharedStats {
     /// Adds what was counted before. Only while no worker counts, and once.
     pub fn resume(&self, counted: StatsValues) {
         if let Some(stats) = self.0.first() {
-            stats.connections.add(counted.connections);
-            stats.in_packets.add(counted.in_packets);
-            stats.out_packets.add(counted.out_packets);
-            stats.in_bytes.add(counted.in_bytes);
-            stats.out_bytes.add(counted.out_bytes);
+            stats.add(&counted);
         }
     }
 
@@ -316,6 +316,15 @@ impl SharedStats {
 }
 
 impl Stats {
+    /// Adds what was counted elsewhere.
+    pub(crate) fn add(&self, counted: &StatsValues) {
+        self.connections.add(counted.connections);
+        self.in_packets.add(counted.in_packets);
+        self.in_bytes.add(counted.in_bytes);
+        self.out_packets.add(counted.out_packets);
+        self.out_bytes.add(counted.out_bytes);
+    }
+
     /// Counts a packet from a client.
     #[inline]
     pub fn count_in(&self, bytes: usize) {

@@ -1,11 +1,12 @@
 //! The data plane: packets from the wire to the wire.
 //!
-//! The modules are in the order of the data flow. The XDP program of [`steering`] steers a packet to an AF_XDP
-//! socket. A [`worker`] receives it from its [`port`] in a burst and runs the [`pipeline`]. The stages of every packet
-//! are in [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without
-//! a connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`].
-//! [`forward`] rewrites the packet for its next hop from [`egress`]. Rare packets go through [`slow_path`]. Each packet
-//! ends in one [`verdict`]. [`capture`] and [`explain`] observe the stages.
+//! The modules are in the order of the data flow. The XDP program of [`steering`] steers a packet to an AF_XDP socket.
+//! A [`worker`] receives it from its [`port`] in a burst and runs the [`pipeline`]. The stages of every packet are in
+//! [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without a
+//! connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`]. [`forward`]
+//! rewrites the packet for its next hop from [`egress`]; [`offload`] has the XDP program do so with later ones. Rare
+//! packets go through [`slow_path`]. Each packet ends in one [`verdict`]. [`capture`] and [`explain`] observe the
+//! stages.
 
 pub mod steering;
 
@@ -25,6 +26,8 @@ pub mod snapshot;
 
 pub mod egress;
 pub mod forward;
+
+pub mod offload;
 
 pub mod slow_path;
 

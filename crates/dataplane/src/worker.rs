@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::burst::dispatch;
+use crate::burst::{Context, dispatch};
 use crate::clock::{Clock, Millis};
 use crate::conn::Timers;
 use crate::counters::{Counter, WorkerCounters};
@@ -70,7 +70,8 @@ impl<P: Port> Worker<P> {
             let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
             let timers = self.pipeline.flows.expire(&snapshot, now);
-            let more = self.pipeline.flows.receive_synchronized(&snapshot, now);
+            let more = self.pipeline.flows.receive_synchronized(&snapshot, now)
+                | self.pipeline.flows.sweep_offloaded(Context { snapshot: &snapshot, now });
             let frames = self.pipeline.run(&snapshot, &mut self.port, now);
             // In this order: a thread that waits for this quiescent point frees the snapshot.
             drop(snapshot);

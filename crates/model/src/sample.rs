@@ -33,8 +33,8 @@ use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth,
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
-    BondMember, Drops, InterfaceStatus, Level, LinkState, RecentDrops, RulesFound, RulesStatus, StatusReport,
-    SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
+    BondMember, Drops, InterfaceOffload, InterfaceStatus, Level, LinkState, OffloadStatus, RecentDrops,
+    RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
 };
 
 /// A setting of xvs.toml, and one that has no value.
@@ -77,6 +77,7 @@ pub fn status() -> StatusReport {
         interfaces: vec![interface()],
         workers: vec![worker()],
         table: TableStatus { size: 1024, connections: 3, percent: 0.3, pages: "small pages".to_owned() },
+        offload: Some(OffloadStatus { connections: 12, packets: 45_000 }),
         drops: vec![drops.clone()],
         hold_seconds: 10.0,
         held_packets: 8,
@@ -117,6 +118,7 @@ pub fn interface() -> InterfaceStatus {
         attached_again: 1,
         pinned: true,
         bond: Some(BondMember { name: "bond0".to_owned(), active: true }),
+        offload: Some(InterfaceOffload { why_not: Some("it is a bond".to_owned()), refused_packets: 4 }),
     }
 }
 

@@ -97,6 +97,11 @@ impl Delta {
         Self(self.0.addr(complement).addr(new))
     }
 
+    /// What it adds to a sum, in one word.
+    pub fn folded(self) -> u16 {
+        self.0.folded()
+    }
+
     /// The checksum field after the change, from the field before it.
     ///
     /// The caller applies UDP's own rules: a received field of 0 means that there is no checksum, and must be computed

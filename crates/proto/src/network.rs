@@ -105,6 +105,12 @@ pub struct Link {
     pub active: bool,
     /// Whether packets may arrive by it with [partial checksums](crate::partial_checksum).
     pub partial_checksums: bool,
+    /// Whether the XDP program may forward packets that arrive by it (offload).
+    pub offloads: bool,
+    /// Whether the program runs in generic mode.
+    pub generic: bool,
+    /// Whether it takes frames that the XDP program redirects to it.
+    pub takes_redirected: bool,
 }
 
 /// Whether a link consists of others, its members.
@@ -266,6 +272,9 @@ impl Network {
             kind: LinkKind::Single,
             active: true,
             partial_checksums: false,
+            offloads: false,
+            generic: false,
+            takes_redirected: false,
         });
         self.routes.append(&mut routes);
         Ok(id)

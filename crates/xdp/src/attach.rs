@@ -8,12 +8,15 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::bpf::{Object, attach_xdp, detach, replace_xdp};
+use super::bpf::{Object, attach_xdp, detach, query_xdp, replace_xdp};
 use super::device::Program;
 use super::mode::{Mode, Refusal, Settings, leaves_checksums};
 use super::pins::{Pinned, Pins};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
+
+/// `NETDEV_XDP_ACT_NDO_XMIT` (linux/netdev.h).
+const TAKES_REDIRECTED: u64 = 1 << 2;
 
 /// An interface with an XDP program. The program is detached on drop, unless it is pinned.
 pub struct Attached {
@@ -23,6 +26,7 @@ pub struct Attached {
     index: u32,
     settings: Settings,
     leaves_checksums: bool,
+    is_veth: bool,
     native_refused: Option<io::Error>,
     constants: Vec<u8>,
     /// Whether the link stays when this value is dropped.
@@ -82,6 +86,15 @@ impl Attached {
     /// Whether its driver may deliver packets with partial checksums.
     pub fn leaves_checksums(&self) -> bool {
         self.leaves_checksums
+    }
+
+    /// Whether it takes frames that a program in native mode redirects to it. Kernels before 6.3 do not say it; then
+    /// the drivers that have native mode count as such, but for veth, of which only some do.
+    pub fn takes_redirected(&self) -> bool {
+        match query_xdp(self.index) {
+            Ok(state) if state.features != 0 => state.features & TAKES_REDIRECTED != 0,
+            _ => self.mode() == Mode::Native && !self.is_veth,
+        }
     }
 
     /// Where the program runs.
@@ -228,7 +241,7 @@ pub fn attach(
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }
     let settings = Settings::of(interface).map_err(failed)?;
-    let leaves_checksums = leaves_checksums(&driver);
+    let (leaves_checksums, is_veth) = (leaves_checksums(&driver), driver == "veth");
     let refuse = |mode| match settings.refusal(interface, mode) {
         Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
         None => Ok(()),
@@ -242,6 +255,7 @@ pub fn attach(
         index,
         settings,
         leaves_checksums,
+        is_veth,
         native_refused,
         constants: constants.to_vec(),
         is_pinned: former_program.is_some(),

@@ -272,6 +272,7 @@ pub(super) mod tests {
             attached_again: 0,
             pinned: false,
             bond: None,
+            offload: None,
         };
         let daemon = DaemonFacts {
             interfaces: vec![attached("wan"), attached("lan")],

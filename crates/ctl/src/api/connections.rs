@@ -84,6 +84,7 @@ pub fn end(
             if mode == EndMode::Reset && is_tcp {
                 // A connection removed meanwhile keeps its entry until this walk ends; the flag then has no effect.
                 let _ = connection.set_flags(Flags::RESET);
+                reader.table().end_offload(id);
                 sum.marked += 1;
             } else {
                 match reader.remove_if(id, |_, _| true) {

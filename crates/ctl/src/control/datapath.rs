@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::offload::Ends;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::lists::Lists;
 use xvs_dataplane::snapshot::syn_limits::SynLimits;
@@ -95,6 +96,9 @@ pub trait Datapath {
     /// # Errors
     /// A thread that does not after `patience`, such as `worker 3`.
     fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
+
+    /// Ends these offloaded flows: workers decide on their next packets.
+    fn end_offload(&mut self, ends: &Ends);
 
     /// Makes the kernel keep these neighbours resolved, and no others. Each has the kernel's index of its link.
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>);

@@ -596,6 +596,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::time::Duration;
+    use xvs_dataplane::offload::Ends;
     use xvs_dataplane::snapshot::lists::Lists;
     use xvs_dataplane::snapshot::syn_limits::SynLimits;
     use xvs_dataplane::steering::SteeringError;
@@ -644,6 +645,8 @@ mod tests {
             self.steered.subtract(rules);
             Ok(())
         }
+
+        fn end_offload(&mut self, _: &Ends) {}
 
         fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered = rules.clone();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use xvs_dataplane::offload::Ends;
 use xvs_dataplane::snapshot::{Settings, Snapshot};
 
 /// The published snapshot, and the working copy for the next one.
@@ -15,6 +16,8 @@ pub(super) struct Publication {
     held: Vec<Arc<Snapshot>>,
     /// The worker that has not taken up the last change in time.
     late: Option<String>,
+    /// The offloaded flows that end when every worker uses the published snapshot.
+    ends: Ends,
 }
 
 impl Publication {
@@ -22,7 +25,7 @@ impl Publication {
     pub(super) fn new(settings: Settings) -> Self {
         let snapshot = Snapshot { settings, ..Snapshot::empty() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
-        Self { snapshot, published, held: Vec::new(), late: None }
+        Self { snapshot, published, held: Vec::new(), late: None, ends: Ends::default() }
     }
 
     /// The pointer that workers load.
@@ -33,7 +36,9 @@ impl Publication {
     /// Publishes the working copy under the next number.
     pub(super) fn publish(&mut self) {
         self.snapshot.epoch += 1;
-        self.held.push(self.published.swap(Arc::new(self.snapshot.clone())));
+        let before = self.published.swap(Arc::new(self.snapshot.clone()));
+        self.ends.add(&before, &self.snapshot);
+        self.held.push(before);
     }
 
     /// Whether a worker may hold an earlier snapshot.
@@ -41,10 +46,16 @@ impl Publication {
         !self.held.is_empty()
     }
 
-    /// Notes that every worker uses the published snapshot.
+    /// Notes that every worker uses the published snapshot, and that flows have ended.
     pub(super) fn all_current(&mut self) {
         self.held.clear();
         self.late = None;
+        self.ends = Ends::default();
+    }
+
+    /// The offloaded flows that end by what was published.
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     /// Notes the worker that has not taken up the last change in time.

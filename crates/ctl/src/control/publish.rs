@@ -106,7 +106,10 @@ impl<D: Datapath> Control<D> {
 
     /// Waits for the workers, then reduces steering.
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), String> {
-        self.datapath.await_workers(patience)?;
+        let awaited = self.datapath.await_workers(patience);
+        // Also if a worker is late: once more when it is not.
+        self.datapath.end_offload(self.publication.ends());
+        awaited?;
         self.publication.all_current();
         if self.steered.is_due()
             && let Err(error) = self.reduce_steering()

@@ -37,6 +37,7 @@ use crate::workers::membership::{self, Chosen, bond_of};
 use crate::workers::system::SystemDatapath;
 
 mod hand_over;
+mod offload;
 
 /// Interval of resolving next hops that packets wait for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
@@ -77,6 +78,8 @@ pub(crate) struct ControlThread {
     not_attached: Option<String>,
     /// Earliest time of the next comparison of the interfaces' settings.
     settings_after: Instant,
+    /// When what interfaces refuse was compared last.
+    losses_at: Instant,
     pub(super) shared: Arc<Shared>,
     warnings: Warnings,
     /// Before the workers are started.
@@ -122,6 +125,7 @@ impl ControlThread {
             used: BTreeSet::new(),
             confirm_after: now,
             warn_after,
+            losses_at: now,
             links,
             view,
             attach_after,
@@ -233,6 +237,7 @@ impl ControlThread {
             self.resolve_next_hops();
             self.confirm_neighbours();
             self.control.datapath().retry_refused();
+            self.follow_losses();
         }
     }
 
@@ -290,7 +295,8 @@ impl ControlThread {
         let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
         self.control.datapath().adopt_neighbours(&links);
         self.control.datapath().daemons().may_send(true);
-        self.update_warnings();
+        // It is known now whether frames are copied.
+        self.update_network();
         Ok(take_over)
     }
 
@@ -313,6 +319,7 @@ impl ControlThread {
             let below = link.vlan.map_or(link.ifindex, |vlan| vlan.over);
             link.partial_checksums = partial.contains(&below) || of_members.contains(&below);
         }
+        offload::enter(self.control.datapath(), &mut network);
         if let Err(error) = self.control.set_network(&network)
             && let Some(refusal) = error.refusal()
         {
@@ -336,6 +343,7 @@ impl ControlThread {
                 self.shared.events.record(Kind::Link, self.control.epoch(), event);
                 interface.state = state;
             }
+            interface.offload = offload::status(self.control.datapath(), *ifindex, interface.bond.as_ref());
             let active = network.links.iter().any(|link| link.ifindex == *ifindex && link.active);
             if let Some(bond) = interface.bond.as_mut().filter(|bond| bond.active != active) {
                 bond.active = active;

@@ -14,9 +14,10 @@ use std::{io, panic, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
+use xvs_dataplane::offload::Settings;
 use xvs_dataplane::steering::Steering;
 use xvs_health::engine::{self, Engine};
 use xvs_health::prepare::Prepared;
@@ -48,6 +49,7 @@ use crate::health_view::KeptView;
 use crate::journal::Journal;
 use crate::journal::start::{Beginning, Files};
 use crate::log::Losses;
+use crate::offload::{OffloadMode, Offloading};
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
 use crate::sweep::{Sweeper, Sweeping};
@@ -93,6 +95,27 @@ pub struct Daemon {
     begun: Option<(Vec<(String, String)>, Journal)>,
     /// Of this process until everything has ended.
     directory: Option<StateDirectory>,
+}
+
+/// The offload of flows, as the configuration wants it.
+fn offloading(
+    config: &Config,
+    steering: &Steering,
+    table: &Table,
+    warnings: &mut Vec<String>,
+) -> Option<Offloading> {
+    if config.offload == OffloadMode::Off {
+        return None;
+    }
+    let settings = Settings { after: config.offload_after, ..Settings::default() };
+    let started = Offloading::start(config.offload, settings, steering, table);
+    let why = |error| {
+        let warning = format!(
+            "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
+        );
+        warnings.push(warning);
+    };
+    started.map_err(why).ok()
 }
 
 impl Daemon {
@@ -147,6 +170,8 @@ impl Daemon {
         start_warnings.append(&mut kept.warnings);
         start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let table = kept.table.clone();
+        let offload = offloading(config, &steering, &table, &mut start_warnings);
+        let flows = offload.as_ref().map(|offload| offload.flows().clone());
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
         let neighbours = Neighbours::open().map_err(system("netlink"))?;
@@ -162,7 +187,7 @@ impl Daemon {
         let wakers = workers.wakers().to_vec();
         let peers = Arc::<SyncPeers>::default();
         let daemons = Daemons::new(config.sync_key_file.clone(), peers.clone());
-        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone(), daemons);
+        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone(), daemons, offload);
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
@@ -184,6 +209,7 @@ impl Daemon {
             total: control.total(),
             counters: counters.clone(),
             notices: notices.clone(),
+            offload: flows.clone(),
         };
         let sweep_reader = table.reader().expect("a new table has two reader handles free");
         let sweeper = Sweeper::new(sweep_reader, control.published(), table.secret().0[1]);
@@ -195,6 +221,7 @@ impl Daemon {
             started,
             clock,
             hold: Some(hold),
+            offload: flows,
             table,
             reader,
             sweeping: sweeper.turn(),

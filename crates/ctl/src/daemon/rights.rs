@@ -71,7 +71,7 @@ pub const TASKS: &[Known] = &[
 
 /// The fewest open files: with fewer, xvsd fails at some call of its start. With these it serves two interfaces, runs
 /// few health checks at once, and takes few clients.
-const FILES_MIN: u64 = 96;
+const FILES_MIN: u64 = 112;
 
 /// The capabilities that the kernel requires, each with others that it accepts instead.
 const NEEDED: [(&str, CapabilitySet); 4] = [

@@ -11,6 +11,7 @@ use xvs_dataplane::conn::{Table, random_secret};
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::offload::Offload;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
@@ -33,6 +34,7 @@ pub(crate) struct WorkerStart {
     /// Those of each worker.
     pub(super) counters: Vec<Arc<WorkerCounters>>,
     pub(super) notices: Sender<String>,
+    pub(super) offload: Option<Arc<Offload>>,
 }
 
 impl WorkerStart {
@@ -48,7 +50,10 @@ impl WorkerStart {
             let handle = self.table.handle(number).expect("the table has a free handle for each worker");
             let ids = |half| Identification::numbered(secret, 2 * number + half);
             let ids = (ids(0), ids(1));
-            let flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids.0);
+            let mut flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids.0);
+            if let Some(offload) = &self.offload {
+                flows.set_offload(offload.clone());
+            }
             let fragments = Reassembly::new(number, handoff.clone(), *self.table.secret());
             let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids.1);
             let worker = Worker {

@@ -49,6 +49,12 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
         let help = "Packets of services dropped because no xvsd served them.";
         text.single("xvs_held_packets_total", Kind::Counter, help, hold.dropped() as f64);
     }
+    if let Some(offload) = &shared.offload {
+        let help = "Connections whose packets the XDP program forwards.";
+        text.single("xvs_offloaded_connections", Kind::Gauge, help, offload.used() as f64);
+        let help = "Connections that were not offloaded, because the kernel refused a key.";
+        text.single("xvs_offload_refused_keys_total", Kind::Counter, help, offload.refused() as f64);
+    }
     let help = "Number of warnings in xvs status.";
     let warnings = status::warnings(shared, health).len();
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
@@ -186,6 +192,28 @@ fn interfaces(text: &mut Text, facts: &Facts) {
     for interface in &facts.interfaces {
         text.sample(name, &[("interface", &interface.name)], u8::from(interface.pinned));
     }
+    if facts.interfaces.iter().any(|interface| interface.offload.is_some()) {
+        let name = "xvs_interface_offloads";
+        text.family(
+            name,
+            Kind::Gauge,
+            "Whether connections whose packets arrive by an interface are offloaded (1).",
+        );
+        let lost = "xvs_interface_refused_packets_total";
+        for interface in &facts.interfaces {
+            let offloads = interface.offload.as_ref().is_some_and(|offload| offload.why_not.is_none());
+            text.sample(name, &[("interface", &interface.name)], u8::from(offloads));
+        }
+        text.family(
+            lost,
+            Kind::Counter,
+            "Packets that the XDP program has forwarded and that the interface refused.",
+        );
+        for interface in &facts.interfaces {
+            let refused = interface.offload.as_ref().map_or(0, |offload| offload.refused_packets);
+            text.sample(lost, &[("interface", &interface.name)], refused);
+        }
+    }
     let name = "xvs_interface_attached_again_total";
     text.family(name, Kind::Counter, "How often an interface disappeared, came back and was attached again.");
     for interface in &facts.interfaces {
@@ -263,7 +291,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// The families with one line for each worker.
-const WORKER: [MetricRow<WorkerCounters>; 20] = [
+const WORKER: [MetricRow<WorkerCounters>; 21] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -357,6 +385,12 @@ const WORKER: [MetricRow<WorkerCounters>; 20] = [
         Kind::Counter,
         "Received packets whose checksum the sender had left to its device, and that was completed.",
         |worker| worker.checksums_completed.value(),
+    ),
+    (
+        "xvs_worker_offloaded_packets_total",
+        Kind::Counter,
+        "Packets of the worker's connections that the XDP program has forwarded.",
+        |worker| worker.offloaded.value(),
     ),
     ("xvs_worker_empty_polls_total", Kind::Counter, "Polls of a worker that found no frames.", |worker| {
         worker.empty_polls.value()

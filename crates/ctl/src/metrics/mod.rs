@@ -142,6 +142,7 @@ mod tests {
             attached_again: 2,
             pinned: true,
             bond: None,
+            offload: None,
         };
         let (copy_mode, queues, sockets) = ("copy".to_owned(), vec![vec![0]], Arc::default());
         let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };

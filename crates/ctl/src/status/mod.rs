@@ -28,7 +28,7 @@ use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{
-    Drops, Level, RecentDrops, StatusReport, SyncStatus, TableStatus, WorkerStatus,
+    Drops, Level, OffloadStatus, RecentDrops, StatusReport, SyncStatus, TableStatus, WorkerStatus,
 };
 use xvs_sched::ServiceKey;
 
@@ -156,6 +156,10 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
             percent: percent(live, size),
             pages: shared.table().pages().to_string(),
         },
+        offload: shared.offload.as_ref().map(|offload| OffloadStatus {
+            connections: offload.used() as u64,
+            packets: shared.counters.iter().map(|worker| worker.offloaded.value()).sum(),
+        }),
         drops: drops(&sample.drops),
         sync: sync(&facts.daemons, &snapshot, &shared.peers),
         hold_seconds: shared.hold.as_ref().map_or(0.0, |hold| hold.length().as_secs_f64()),
@@ -350,6 +354,7 @@ mod tests {
             attached_again: 0,
             pinned: false,
             bond: None,
+            offload: None,
         }
     }
 

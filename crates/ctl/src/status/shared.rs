@@ -15,6 +15,7 @@ use crossbeam::channel::Sender;
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{Table, TableReader};
 use xvs_dataplane::counters::{Histogram, SharedStats, WorkerCounters};
+use xvs_dataplane::offload::Offload;
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::steering::hold::Hold;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub(crate) started: Millis,
     /// The hold; `None`: there are no interfaces.
     pub(crate) hold: Option<Arc<Hold>>,
+    /// The offload of connections; `None`: it is off.
+    pub(crate) offload: Option<Arc<Offload>>,
     pub(crate) table: Arc<Table>,
     pub(crate) reader: Mutex<TableReader>,
     /// The time of systemd's watchdog, if it is notified.
@@ -253,6 +256,7 @@ impl Shared {
             started: Clock::Monotonic.now(),
             clock: Arc::new(Clock::Monotonic),
             hold: None,
+            offload: None,
             reader: Mutex::new(table.reader().unwrap()),
             table,
             published,

@@ -35,7 +35,8 @@ use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{
-    AttachError, Attached, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes,
+    AttachError, Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads,
+    umem_bytes,
 };
 
 use crate::daemon::error::{DaemonError, system};
@@ -78,6 +79,8 @@ pub(crate) struct Workers {
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
     not_pinned: Vec<String>,
+    /// Whether the kernel copies frames to and from the sockets that were opened last.
+    copies: bool,
 }
 
 /// The thread of a worker, and the means to interrupt it.
@@ -127,6 +130,7 @@ impl Workers {
             unfit,
             pins,
             not_pinned,
+            copies: false,
         })
     }
 
@@ -297,6 +301,16 @@ impl Workers {
         leaving.map(Attached::index).collect()
     }
 
+    /// Whether the kernel copies frames to and from the workers.
+    pub(crate) fn copies(&self) -> bool {
+        self.copies
+    }
+
+    /// The attached interface of this index of the kernel.
+    pub(crate) fn attached(&self, ifindex: u32) -> Option<&Attached> {
+        self.attached.iter().find(|attached| attached.index() == ifindex)
+    }
+
     /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
     pub(crate) fn prepare_memory(&mut self) {
         let prepare = |share: &Vec<Vec<u32>>| {
@@ -319,6 +333,7 @@ impl Workers {
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
             let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
             let copy_mode = sockets.copy_mode().to_string();
+            self.copies = *sockets.copy_mode() != CopyMode::ZeroCopy;
             let waker = self.wakers[ports.len()].clone();
             let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
             let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
@@ -563,6 +578,7 @@ fn interface_facts(attached: &Attached) -> InterfaceStatus {
         attached_again: 0,
         pinned: attached.is_pinned(),
         bond: None,
+        offload: None,
     };
     match &facts.why_not_native {
         Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),

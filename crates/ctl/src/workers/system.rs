@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Table;
+use xvs_dataplane::offload::Ends;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::lists::Lists;
 use xvs_dataplane::snapshot::syn_limits::SynLimits;
@@ -22,14 +23,26 @@ use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_sched::ServiceKey;
+use xvs_xdp::Mode;
 
 use crate::control::datapath::{Datapath, SyncSockets};
 use crate::events::seconds_since_1970;
+use crate::offload::Offloading;
 use crate::sync::daemons::Daemons;
 use crate::workers::{RETRY_REFUSED, Workers};
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
+
+/// How an interface takes part in the offload of flows.
+pub(crate) struct LinkOffload {
+    /// Whether its XDP program runs in generic mode.
+    pub(crate) generic: bool,
+    /// Why packets are not forwarded to it; `None`: they are.
+    pub(crate) refuses: Option<String>,
+    /// Packets that it has refused.
+    pub(crate) lost: u64,
+}
 
 /// The real data path. Fields are dropped in this order: the interfaces must be detached before anything else is
 /// dropped.
@@ -48,6 +61,8 @@ pub(crate) struct SystemDatapath {
     /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
     daemons: Daemons,
+    /// The offload of flows; `None`: there is none.
+    offload: Option<Offloading>,
 }
 
 impl SystemDatapath {
@@ -57,6 +72,7 @@ impl SystemDatapath {
         neighbours: Neighbours,
         table: Arc<Table>,
         daemons: Daemons,
+        offload: Option<Offloading>,
     ) -> Self {
         Self {
             workers,
@@ -69,7 +85,37 @@ impl SystemDatapath {
             reserved: ReservedPorts::default(),
             not_reserved: None,
             daemons,
+            offload,
         }
+    }
+
+    pub(crate) fn offloading(&mut self) -> Option<&mut Offloading> {
+        self.offload.as_mut()
+    }
+
+    /// How an attached interface takes part in the offload of flows. `None`: there is none.
+    pub(crate) fn offload_of(&self, ifindex: u32) -> Option<LinkOffload> {
+        let (offload, attached) = (self.offload.as_ref()?, self.workers.attached(ifindex)?);
+        let refuses = match attached.takes_redirected() {
+            _ if offload.is_refusing(ifindex) => Some(
+                "it has refused many packets that the XDP program had forwarded to it; after a restart of xvsd it is tried again"
+                    .to_owned(),
+            ),
+            true => None,
+            false => Some(
+                "it takes no packets that an XDP program forwards; veth does from Linux 6.3 on after `ethtool -K PEER gro on` at \
+                 its other end"
+                    .to_owned(),
+            ),
+        };
+        let generic = attached.mode() == Mode::Generic;
+        Some(LinkOffload { generic, refuses, lost: offload.lost(ifindex) })
+    }
+
+    /// Turns the offload of flows on or off, as the workers' sockets want it. Returns whether it is on.
+    pub(crate) fn follow_offload(&mut self) -> bool {
+        let copies = self.workers.copies();
+        self.offload.as_ref().is_some_and(|offload| offload.follow(copies))
     }
 
     /// The workers with their interfaces, and the steering.
@@ -178,6 +224,10 @@ impl Datapath for SystemDatapath {
             thread::sleep(Duration::from_micros(20));
         }
         Ok(())
+    }
+
+    fn end_offload(&mut self, ends: &Ends) {
+        self.offload.iter().for_each(|offload| offload.flows().end(ends));
     }
 
     fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {

@@ -20,11 +20,24 @@ impl Flows {
         let Self { table, counters, answers, unanswered_syns, .. } = self;
         let announcer = Announcer::of(snapshot, self.worker, now);
         table.advance_timers(now, |table, id| {
+            if lasts_offloaded(table, id, snapshot, now) {
+                return;
+            }
             if !syn_proxy::outlasts(table, id, unanswered_syns, answers, now) {
                 expire(table, id, snapshot, counters, announcer.as_ref(), now);
             }
         })
     }
+}
+
+/// Refreshes a connection if the XDP program has forwarded packets of it since its deadline was set.
+fn lasts_offloaded(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, now: Millis) -> bool {
+    let has_news = table.table().has_offloaded_news(id);
+    if has_news {
+        let protocol = table.connection(id).protocol();
+        table.transition(id, |state| (state, now + snapshot.settings.timeout(protocol, state)));
+    }
+    has_news
 }
 
 /// Ends a connection whose deadline has passed. A controller of connections continues for a minute instead.

@@ -15,6 +15,7 @@ use crate::counters::{SharedStats, Stats, StatsValues, WorkerCounters};
 use crate::forward::{Ends, Identification};
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
+use crate::offload::{Offload, Offloader};
 use crate::random::Random;
 use crate::slow_path::tcp_originate::Answer;
 use crate::snapshot::local_addresses::LocalCursor;
@@ -37,6 +38,8 @@ pub struct Flows {
     pub(crate) answers: Vec<Answer>,
     /// Connections whose destination gets another SYN after this burst.
     pub(crate) unanswered_syns: Vec<ConnId>,
+    /// The connections that this worker has offloaded; `None`: the port has no XDP program that forwards.
+    pub(crate) offloader: Option<Offloader>,
 }
 
 impl Flows {
@@ -63,7 +66,13 @@ impl Flows {
             replaced: Replaced::new(),
             answers: Vec::with_capacity(BURST),
             unanswered_syns: Vec::with_capacity(BURST),
+            offloader: None,
         }
+    }
+
+    /// Has the worker offload connections.
+    pub fn set_offload(&mut self, shared: Arc<Offload>) {
+        self.offloader = Some(Offloader::new(shared));
     }
 
     /// The worker's number.
@@ -160,16 +169,13 @@ impl Flows {
 
     /// Counts packets over all services that were counted at their destinations already.
     pub(crate) fn count_total(&self, counted: &StatsValues) {
-        let total = self.total.of_worker(self.worker);
-        total.in_packets.add(counted.in_packets);
-        total.in_bytes.add(counted.in_bytes);
-        total.out_packets.add(counted.out_packets);
-        total.out_bytes.add(counted.out_bytes);
+        self.total.of_worker(self.worker).add(counted);
     }
 
     /// When [`Self::expire`] is due next. `None`: not before a packet arrives.
     pub fn next_due(&self) -> Option<Millis> {
-        self.table.next_timer().into_iter().chain(self.replaced.next_due()).min()
+        let sweep = self.offloader.as_ref().and_then(Offloader::next_due);
+        [self.table.next_timer(), self.replaced.next_due(), sweep].into_iter().flatten().min()
     }
 
     /// Marks the quiescent point at the end of a burst.

@@ -233,7 +233,12 @@ impl Burst {
             if let Way::Of(id, direction) = record.way
                 && !is_older(direction)
             {
-                let p = PlainPacket { plain: &record.plain, frame: &mut received.frame, hash: record.hash };
+                let p = PlainPacket {
+                    plain: &record.plain,
+                    frame: &mut received.frame,
+                    link: received.link,
+                    hash: record.hash,
+                };
                 if let Some(link) = steady.forward(flows, p, id, direction) {
                     record.way = Way::Short(link);
                     continue;

@@ -10,7 +10,6 @@
 //! Not here: what begins or ends a connection.
 
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::network::RouteKey;
 use xvs_proto::{LinkId, Plain, ethernet, tcp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
@@ -24,26 +23,18 @@ use crate::conn::{ConnId, Connection, Direction, Flags};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::{Ends, Identification};
+use crate::offload::begin::begin as begin_offload;
 use crate::snapshot::{DestinationId, Route};
 use crate::sync::announce::Announcer;
 
 /// The control bits that a segment of a steady connection may have, beside others that mean nothing here.
 const DECISIVE: u8 = tcp::Flags::SYN.0 | tcp::Flags::FIN.0 | tcp::Flags::RST.0 | tcp::Flags::ACK.0;
-/// Flags of connections whose packets always go the general way.
-const UNUSUAL: Flags = Flags(
-    Flags::RESET.0
-        | Flags::PROXY.0
-        | Flags::TOA.0
-        | Flags::FTP.0
-        | Flags::ONE_PACKET.0
-        | Flags::HANDSHAKE.0
-        | Flags::SYN_PROXY.0,
-);
-
 /// A plain packet in its frame, and the hash of its connection's key.
 pub(super) struct PlainPacket<'a> {
     pub(super) plain: &'a Plain,
     pub(super) frame: &'a mut Frame,
+    /// The link that it came by.
+    pub(super) link: LinkId,
     pub(super) hash: u64,
 }
 
@@ -79,11 +70,11 @@ impl<'a> Steady<'a> {
         id: ConnId,
         direction: Direction,
     ) -> Option<LinkId> {
-        let (plain, connection) = (p.plain, flows.table.connection(id));
+        let (plain, from, connection) = (p.plain, p.link, flows.table.connection(id));
         let life = connection.life();
         let route = self.at.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
         let is_steady = life.is_live()
-            && !connection.flags().intersects(UNUSUAL)
+            && !connection.flags().intersects(Flags::UNUSUAL)
             && (!plain.is_tcp()
                 || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
                     && life.state() == TcpState::Established as u8);
@@ -96,10 +87,11 @@ impl<'a> Steady<'a> {
         };
         let stats = route.stats.of_worker(flows.worker);
         let bytes = u64::from(plain.len);
-        let mut announcer = None;
+        let (mut announcer, mut is_offered) = (None, false);
         match direction {
             Direction::Inbound => {
-                connection.count_in_packet();
+                let packets = connection.count_in_packet();
+                is_offered = flows.offloader.as_ref().is_some_and(|offloader| offloader.is_due(packets));
                 announcer = self.announcer.as_ref().filter(|announcer| announcer.concerns(&connection));
                 stats.count_in(bytes as usize);
                 self.total.in_packets += 1;
@@ -120,6 +112,9 @@ impl<'a> Steady<'a> {
         if let Some(announcer) = announcer {
             announcer.packet(&flows.table, id);
         }
+        if is_offered {
+            begin_offload(flows, id, from, self.at);
+        }
         Some(link)
     }
 
@@ -132,7 +127,7 @@ impl<'a> Steady<'a> {
         connection: &Connection<'_>,
         route: &Route,
     ) -> Option<LinkId> {
-        let PlainPacket { plain, frame, hash } = p;
+        let PlainPacket { plain, frame, hash, .. } = p;
         if self.at.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
             return None;
         }
@@ -167,7 +162,7 @@ impl<'a> Steady<'a> {
     /// Rewrites a reply.
     #[inline]
     fn reply(&self, p: PlainPacket<'_>, connection: &Connection<'_>) -> Option<LinkId> {
-        let PlainPacket { plain, frame, hash } = p;
+        let PlainPacket { plain, frame, hash, .. } = p;
         // The first reply is noted in the flag, and a UDP reply at the template.
         let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
             && (plain.is_tcp() || connection.controller().is_none());
@@ -175,7 +170,8 @@ impl<'a> Steady<'a> {
             return None;
         }
         let (egress, client) = (&self.at.snapshot.egress, connection.client().addr);
-        let Path::To(hop) = Path::find_by(egress, client, hash, || self.key_to_client(connection))? else {
+        let key = || self.at.snapshot.unmarked_key_to_client(&Ends::of(connection));
+        let Path::To(hop) = Path::find_by(egress, client, hash, key)? else {
             return None;
         };
         if u32::from(plain.len) > hop.mtu {
@@ -184,14 +180,6 @@ impl<'a> Steady<'a> {
         fit(frame, plain);
         let is_done = connection.masquerade(plain, frame.bytes_mut(), Direction::Outbound, &hop.addresses());
         is_done.then_some(hop.link)
-    }
-
-    /// What the route of a reply is looked up for. `None`: its mark may matter, which the general way computes.
-    fn key_to_client(&self, connection: &Connection<'_>) -> Option<RouteKey> {
-        let (snapshot, ends) = (self.at.snapshot, Ends::of(connection));
-        let dest = ends.local.unwrap_or(ends.client).addr;
-        let is_open = snapshot.egress.routes_by_mark() && snapshot.marks.may_mark(dest);
-        (!is_open).then(|| ends.key_to_client(0))
     }
 
     /// Writes what was added up.

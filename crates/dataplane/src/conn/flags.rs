@@ -54,6 +54,17 @@ impl Flags {
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
 
+    /// Those of connections whose packets always go the general way.
+    pub(crate) const UNUSUAL: Self = Self(
+        Self::RESET.0
+            | Self::PROXY.0
+            | Self::TOA.0
+            | Self::FTP.0
+            | Self::ONE_PACKET.0
+            | Self::HANDSHAKE.0
+            | Self::SYN_PROXY.0,
+    );
+
     /// The flag of a control connection of FTP, if a connection to this virtual endpoint is one.
     pub(crate) fn of_ftp(protocol: Protocol, virtual_endpoint: Endpoint, method: ForwardingMethod) -> Self {
         let is_control = protocol == Protocol::TCP

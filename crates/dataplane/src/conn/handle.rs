@@ -153,12 +153,18 @@ impl TableWorker {
             add(&handle.counts().full, 1);
             return Inserted::Full;
         };
+        // The program must not forward its replies as those of an older connection.
+        let older = reply.filter(|_| table.has_offloaded());
+        let older = older.and_then(|reply| handle.find(&reply, reply.hash(&table.secret)));
         let record = table.slab.record(index);
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
         let claim = Claim { index, wide: new.is_wide() };
         let Err((key, refused)) = keys.enter(&table.buckets, &table.slab, claim) else {
             record.entry.publish();
+            if let Some((older, Direction::Outbound)) = older {
+                table.end_offload(older);
+            }
             if new.flags.contains(Flags::NO_CLIENT_PORT) {
                 table.expected.fetch_add(1, Relaxed);
             }
@@ -285,6 +291,9 @@ impl TableWorker {
                 Err(now) => old = Life(now),
             }
         };
+        if state != old.state() {
+            table.end_offload(id);
+        }
         if deadline < old.deadline() {
             // Orders the write of the deadline above before the read of the tick below. `put_back` writes the tick and
             // then reads the deadline, so at least one of the two sees what the other has written.
@@ -474,6 +483,7 @@ impl TableHandle {
         }
         add(&self.counts().removed, 1);
         let state = self.discard(id.0);
+        self.table.end_offload(id);
         if let Some(controller) = self.connection(id).controller() {
             self.connection(controller).drop_controlled();
         }

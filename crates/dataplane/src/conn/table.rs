@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64 as Statistic};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam::utils::CachePadded;
 use xvs_proto::HashSecret;
@@ -28,6 +28,7 @@ use super::entry::Record;
 #[cfg(doc)]
 use super::flags::Flags;
 use super::id::ConnId;
+use super::offloaded::Offloaded;
 use super::quiescence::Quiescence;
 use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
@@ -91,6 +92,8 @@ pub struct Table {
     pub(super) counts: Box<[CachePadded<HandleCounts>]>,
     /// The number of entries with [`Flags::NO_CLIENT_PORT`].
     pub(super) expected: AtomicU32,
+    /// The connections whose packets the XDP program forwards; unset if it forwards none.
+    pub(super) offloaded: OnceLock<Arc<Offloaded>>,
     /// The state of each handle while the handle is not taken: workers first, then readers. Locked only to take or to
     /// return a handle.
     pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
@@ -123,6 +126,30 @@ impl Table {
     /// request for memory or random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
         Self::keyed(config, random_secret()?)
+    }
+
+    /// Notes the connections whose packets the XDP program forwards, once.
+    pub(crate) fn set_offloaded(&self, offloaded: Arc<Offloaded>) {
+        let _ = self.offloaded.set(offloaded);
+    }
+
+    /// Whether the XDP program may forward packets of connections.
+    #[inline]
+    pub(super) fn has_offloaded(&self) -> bool {
+        self.offloaded.get().is_some()
+    }
+
+    /// Has workers process the packets of a connection from now on, if the XDP program forwards them.
+    #[inline]
+    pub fn end_offload(&self, id: ConnId) {
+        if let Some(offloaded) = self.offloaded.get() {
+            offloaded.end(id);
+        }
+    }
+
+    /// Whether the XDP program has forwarded packets of a connection that are not counted at it yet.
+    pub(crate) fn has_offloaded_news(&self, id: ConnId) -> bool {
+        self.offloaded.get().is_some_and(|offloaded| offloaded.has_news(id))
     }
 
     /// As [`Self::create`], with this secret, so that hashes equal those of another table.
@@ -179,6 +206,7 @@ impl Table {
             quiescence: Quiescence::new(handles),
             counts: (0..handles).map(|_| CachePadded::default()).collect(),
             expected: AtomicU32::default(),
+            offloaded: OnceLock::new(),
             free_handles: free_handles.collect(),
             mapping,
         }

@@ -69,6 +69,12 @@ pub struct LinkInfo {
     pub active: bool,
     /// Whether packets may arrive by it with partial checksums.
     pub partial_checksums: bool,
+    /// Whether the XDP program may forward packets that arrive by it (offload).
+    pub offloads: bool,
+    /// Whether the program runs in generic mode.
+    pub generic: bool,
+    /// Whether it takes frames that the XDP program redirects to it.
+    pub takes_redirected: bool,
     /// Its name.
     pub name: String,
     /// What carries its frames.
@@ -393,6 +399,9 @@ impl LinkInfo {
             up: link.up,
             active: link.active,
             partial_checksums: link.partial_checksums,
+            offloads: link.offloads,
+            generic: link.generic,
+            takes_redirected: link.takes_redirected,
             name: link.name.clone(),
             below,
             above: bond.map_or(link.id, |bond| bond.id),

@@ -1,7 +1,7 @@
 //! The endpoints of a connection, for forwarding.
 
-use xvs_proto::Endpoint;
 use xvs_proto::network::RouteKey;
+use xvs_proto::{Endpoint, FlowKey, Protocol};
 use xvs_sched::ForwardingMethod;
 
 use crate::conn::Connection;
@@ -32,6 +32,11 @@ impl Ends {
             dest: connection.dest(),
             method: connection.method(),
         }
+    }
+
+    /// The endpoints of replies, of a masqueraded connection of this protocol.
+    pub(crate) fn replies(&self, protocol: Protocol) -> FlowKey {
+        FlowKey { protocol, source: self.dest, dest: self.local.unwrap_or(self.client) }
     }
 
     /// What the route of a packet with this mark to the client is looked up for. As under IPVS, it comes from the

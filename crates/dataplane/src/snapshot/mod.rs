@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use hashbrown::HashSet;
 use xvs_proto::LinkId;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, Packet, Protocol};
 
 use self::clients::Clients;
@@ -44,6 +45,7 @@ use crate::capture::Captures;
 use crate::conn::CallIds;
 use crate::egress::Egress;
 pub use crate::egress::{Encapsulation, Tunnel};
+use crate::forward::Ends;
 
 pub use self::destinations::{Destination, DestinationId, Destinations};
 pub use self::live::{Counts, DestinationLive, ServiceLive};
@@ -124,6 +126,13 @@ impl Snapshot {
     /// The mark of a reply that was received by a link, if it may choose the reply's route.
     pub fn routing_mark(&self, link: LinkId, packet: &Packet) -> u32 {
         if self.egress.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
+    }
+
+    /// What the route of a reply is looked up for. `None`: its mark may matter.
+    pub(crate) fn unmarked_key_to_client(&self, ends: &Ends) -> Option<RouteKey> {
+        let dest = ends.local.unwrap_or(ends.client).addr;
+        let is_open = self.egress.routes_by_mark() && self.marks.may_mark(dest);
+        (!is_open).then(|| ends.key_to_client(0))
     }
 
     /// Whether a packet that was received by a link belongs to a service.

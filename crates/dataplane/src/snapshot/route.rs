@@ -30,6 +30,11 @@ pub(crate) struct Route {
 const _: () = assert!(size_of::<Option<Route>>() == 64);
 
 impl Route {
+    /// Link, addresses there, and MTU.
+    pub(super) fn way(&self) -> (LinkId, LinkAddresses, u32) {
+        (self.link, self.addresses, self.mtu)
+    }
+
     /// The route by a next hop.
     pub(super) fn by(hop: &Hop, tunnel: Option<Arc<[Template; 2]>>, stats: SharedStats) -> Self {
         Self { stats, tunnel, addresses: hop.addresses(), link: hop.link, mtu: hop.mtu }

@@ -277,9 +277,12 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::conn::{RECORD, RECORDS, offloaded_word as flow};
+    use crate::offload::STATE_WORDS;
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
     use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
+    use crate::steering::losses;
 
     #[test]
     fn keys_and_roles_are_laid_out_as_the_program_reads_them() {
@@ -295,6 +298,12 @@ mod tests {
             ("list_drops", 8 * drops::COUNT),
             ("syn_limit", 8 * syn::SIZE),
             ("syn_limits", 8 * syn::COUNT),
+            ("flow_v4", 16),
+            ("flow_v6", 40),
+            ("flow_part", 8 * flow::PART),
+            ("flow", 8 * RECORD),
+            ("offload", 8 * STATE_WORDS),
+            ("losses", 8 * losses::COUNT),
         ] {
             claim(format!("sizeof(struct xvs_{name}) == {size}"));
         }
@@ -316,6 +325,39 @@ mod tests {
             claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));
             claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
         }
+        for (field, word) in [
+            ("state", flow::STATE),
+            ("epoch", flow::EPOCH_AND_SLOT),
+            ("slot_epoch", flow::SLOT_EPOCH),
+            ("count", flow::COUNTS),
+            ("part", flow::PARTS),
+            ("part[1]", flow::PARTS + flow::PART),
+            ("part[0].counted", flow::PARTS + flow::COUNTED),
+            ("v6", flow::ADDRESSES),
+        ] {
+            claim(format!("offsetof(struct xvs_flow, {field}) == {}", 8 * word));
+        }
+        for (field, at) in [
+            ("in_ifindex", 0),
+            ("out_ifindex", 4),
+            ("link", 8),
+            ("to", 20),
+            ("mtu", 26),
+            ("source_v4", 28),
+            ("dest_v4", 32),
+            ("source_port", 36),
+            ("dest_port", 38),
+            ("network_sum", 40),
+            ("transport_sum", 42),
+            ("flags", 44),
+        ] {
+            claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
+        }
+        claim(format!("XVS_FLOWS == {RECORDS} && XVS_FLOW_USE(5u << 17 | 1 << 16 | 7) == 5"));
+        claim(
+            "XVS_FLOW_PART(5u << 17 | 1 << 16 | 7) == 1 && XVS_FLOW_RECORD(5u << 17 | 1 << 16 | 7) == 7"
+                .to_owned(),
+        );
         claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
         for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
         {

@@ -24,6 +24,7 @@ use self::syn_limits::SynMaps;
 
 pub mod hold;
 mod lists;
+pub mod losses;
 mod maps;
 pub mod objects;
 pub mod own;
@@ -32,6 +33,9 @@ mod rules;
 mod syn_limits;
 
 pub use self::rules::{OwnSender, SteeringRules};
+use crate::conn::Table;
+use crate::offload::keys::Keys;
+use crate::offload::{Offload, Settings};
 use crate::snapshot::lists::Lists;
 use crate::snapshot::syn_limits::SynLimits;
 
@@ -100,6 +104,14 @@ impl Steering {
         Self::of(Load::ForTestRuns)
     }
 
+    /// The same for [`Self::test_run_offloaded`].
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn load_for_offloaded_runs() -> io::Result<Self> {
+        Self::of(Load::ForOffloadedRuns)
+    }
+
     fn of(load: Load) -> io::Result<Self> {
         let object = load.object(None)?;
         let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
@@ -111,6 +123,15 @@ impl Steering {
     /// The hold, for workers and reports. No frames are held until it is set.
     pub fn hold(&self) -> &Arc<Hold> {
         &self.hold
+    }
+
+    /// The offload of flows of this table, with the value that enters their keys.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn offload(&self, table: &Table, settings: Settings) -> io::Result<(Arc<Offload>, Keys)> {
+        let offload = Arc::new(Offload::of(&self.object, table, settings)?);
+        Ok((offload.clone(), Keys::of(&self.object, offload)?))
     }
 
     /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
@@ -274,6 +295,15 @@ impl Steering {
     pub fn test_run_without_sockets(&self, frame: &[u8]) -> io::Result<Verdict> {
         let (returned, _) = test_run(self.object.program(PROGRAM)?, frame)?;
         Ok(if returned == DROP { Verdict::Held } else { Verdict::Kernel })
+    }
+
+    /// The frame as the program forwards it; `None`: it is left to workers or the kernel.
+    ///
+    /// # Errors
+    /// As for [`Self::test_run`].
+    pub fn test_run_offloaded(&self, frame: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let (returned, after) = test_run(self.object.program(PROGRAM)?, frame)?;
+        Ok((returned == REDIRECT).then_some(after))
     }
 
     fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {

@@ -14,6 +14,7 @@ use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info};
 
 use super::maps::Marker;
 use super::{hold, syn_limits};
+use crate::offload::map as offload;
 
 /// The program for interfaces.
 pub(super) const PROGRAM: &CStr = c"redirect";
@@ -23,7 +24,7 @@ pub(super) const VERDICT: &CStr = c"verdict";
 pub(super) const CLIENTS: &CStr = c"clients";
 
 /// The maps that the programs of all interfaces share.
-const STEERING: [&CStr; 12] = [
+const STEERING: [&CStr; 16] = [
     c"endpoints",
     c"addresses",
     c"prefixes",
@@ -36,6 +37,10 @@ const STEERING: [&CStr; 12] = [
     c"list_lengths",
     c"lists",
     syn_limits::MAP,
+    offload::STATE,
+    offload::FLOWS,
+    offload::FLOWS_V4,
+    offload::FLOWS_V6,
 ];
 /// Those of them that the program for this machine's own packets has, too.
 const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
@@ -47,12 +52,16 @@ pub enum Load {
     Maps,
     /// The same with the programs, for test runs.
     ForTestRuns,
+    /// The same with the program for interfaces alone, for test runs.
+    ForOffloadedRuns,
     /// The steering program of an interface, with its marker.
     Steering(Marker),
     /// The programs for packets that this machine itself sends, which redirect them to the TAP of this index.
     Own(u32),
     /// The programs of the TAP of the interface of this index.
     Reinject(u32),
+    /// Those that count the forwarded packets which interfaces of the network namespace of this number refuse.
+    Losses(u32),
 }
 
 impl Load {
@@ -67,7 +76,9 @@ impl Load {
 
     fn shared(self) -> &'static [&'static CStr] {
         match self {
-            Self::Maps | Self::ForTestRuns | Self::Reinject(_) => &[],
+            Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Reinject(_) | Self::Losses(_) => {
+                &[]
+            }
             Self::Steering(_) => &STEERING,
             Self::Own(_) => &OWN,
         }
@@ -81,9 +92,10 @@ impl Task for Load {
 
     fn carry_out(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
         let mut file = ObjectFile::open(match self {
-            Self::Maps | Self::ForTestRuns | Self::Steering(_) => REDIRECT,
+            Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Steering(_) => REDIRECT,
             Self::Own(_) => OWN_PACKETS,
             Self::Reinject(_) => REINJECT,
+            Self::Losses(_) => LOSSES,
         })?;
         match self {
             Self::Maps => {
@@ -91,11 +103,14 @@ impl Task for Load {
                 file.leave_out(VERDICT)?;
             }
             Self::ForTestRuns => {}
+            Self::ForOffloadedRuns => file.leave_out(VERDICT)?,
             Self::Steering(marker) => {
                 file.set_constants(marker)?;
                 file.leave_out(VERDICT)?;
             }
-            Self::Own(index) | Self::Reinject(index) => file.set_constants(&index.to_ne_bytes())?,
+            Self::Own(number) | Self::Reinject(number) | Self::Losses(number) => {
+                file.set_constants(&number.to_ne_bytes())?
+            }
         }
         let shared = self.shared();
         if shared.len() != maps.len() {
@@ -143,4 +158,5 @@ pub(super) fn is_named(map: &KernelMap, name: &CStr) -> bool {
 
 const REDIRECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const OWN_PACKETS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own.bpf.o"));
+const LOSSES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/losses.bpf.o"));
 const REINJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reinject.bpf.o"));

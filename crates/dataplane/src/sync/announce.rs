@@ -73,6 +73,20 @@ impl<'s> Announcer<'s> {
         }
     }
 
+    /// So many packets of a client have passed elsewhere: counts them, and announces what one of them would have
+    /// announced. Of more packets than a period has, only the last ones count for the template.
+    pub(crate) fn packets(&self, table: &TableWorker, id: ConnId, packets: u64) {
+        let connection = table.connection(id);
+        let after = connection.in_packets().wrapping_add(packets as u32);
+        let last = packets.min(self.master.rules.period.max(1).into()) as u32;
+        for count in (0..last).rev().map(|back| after.wrapping_sub(back)) {
+            connection.set_in_packets(count);
+            if self.concerns(&connection) {
+                self.packet(table, id);
+            }
+        }
+    }
+
     fn template(&self, table: &TableWorker, id: ConnId) {
         let template = table.connection(id);
         let is_template = template.is_template();

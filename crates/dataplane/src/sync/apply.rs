@@ -173,6 +173,7 @@ impl Wanted<'_> {
         }
         self.shift(&connection);
         self.translate(&connection);
+        flows.table.table().end_offload(id);
         let live = at.snapshot.destinations.of(&connection).map(|destination| &destination.live);
         let is_received = connection.flags().contains(Flags::SYNC);
         connection.set_in_packets(packets);

@@ -200,6 +200,9 @@ fn link(message: &LinkMessage) -> Link {
         active: true,
         // A property of the driver, which netlink does not name.
         partial_checksums: false,
+        offloads: false,
+        generic: false,
+        takes_redirected: false,
     };
     let (mut below, mut tag) = (None, None);
     for attribute in &message.attributes {

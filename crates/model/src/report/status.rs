@@ -49,6 +49,8 @@ pub struct StatusReport {
     pub workers: Vec<WorkerStatus>,
     /// The connection table.
     pub table: TableStatus,
+    /// The connections whose packets the XDP program forwards; `None`: it forwards none.
+    pub offload: Option<OffloadStatus>,
     /// Packets dropped since the daemon started, by reason.
     pub drops: Vec<Drops>,
     /// How long packets of services are kept from the kernel after the daemon has ended; 0: not at all.
@@ -101,6 +103,26 @@ pub struct InterfaceStatus {
     pub pinned: bool,
     /// The bond that it was attached for; `None`: it was named itself.
     pub bond: Option<BondMember>,
+    /// Whether packets that arrive by it are offloaded; `None`: offload is off.
+    pub offload: Option<InterfaceOffload>,
+}
+
+/// The offload of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffloadStatus {
+    /// Connections whose packets the XDP program forwards at present, and some that have just ended.
+    pub connections: u64,
+    /// Packets that it has forwarded since the daemon started, as far as they are counted at connections.
+    pub packets: u64,
+}
+
+/// The part of an interface in the offload of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceOffload {
+    /// Why packets that arrive by it, or were to leave by it, are left to workers; `None`: they are not.
+    pub why_not: Option<String>,
+    /// Packets that the XDP program has forwarded to it, and that it has refused.
+    pub refused_packets: u64,
 }
 
 /// The part of an interface in the bond that it was attached for.

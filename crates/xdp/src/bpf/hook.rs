@@ -1,5 +1,6 @@
 //! BPF programs on interfaces: XDP by link or by netlink, and traffic control.
 
+use std::ffi::CStr;
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -40,6 +41,17 @@ pub fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mod
     let flags = mode.map_or(0, Mode::flags);
     // SAFETY: no options are given; libbpf passes three integers to the kernel, which checks them.
     check(unsafe { sys::bpf_xdp_attach(interface as c_int, program, flags, ptr::null()) }).map(drop)
+}
+
+/// Runs a program at a tracepoint of the kernel as long as the result is open.
+///
+/// # Errors
+/// The kernel has no such tracepoint, or refuses the program.
+pub fn follow_tracepoint(name: &CStr, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the name ends with a zero byte and is read only during the call; the kernel checks the descriptor.
+    let fd = check(unsafe { sys::bpf_raw_tracepoint_open(name.as_ptr(), program.as_raw_fd()) })?;
+    // SAFETY: the call has just made this descriptor, which no other value owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Detaches a program from its interface, even while another process (a child that is being started) still holds the

@@ -11,8 +11,8 @@ mod sets;
 mod words;
 
 pub use self::hook::{
-    AttachTc, DetachTc, Direction, attach_tc, attach_xdp, attached_tc, detach, prepare_tc, replace_xdp,
-    set_xdp,
+    AttachTc, DetachTc, Direction, attach_tc, attach_xdp, attached_tc, detach, follow_tracepoint, prepare_tc,
+    replace_xdp, set_xdp,
 };
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
 pub use self::link::{LinkInfo, open_link, pin_link};

@@ -143,9 +143,7 @@ impl Object {
     /// # Errors
     /// There is no such map, or its layout is another one.
     pub fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
-        let map = self.find_map(name)?;
-        map.check_layout(K, size_of::<u32>())?;
-        Ok(Map { fd: map.as_fd(), limit: map.limit, key: PhantomData })
+        self.find_map(name)?.entries()
     }
 
     /// An array of sets whose keys are `K` bytes long.
@@ -170,14 +168,16 @@ impl Object {
         check(unsafe { sys::bpf_map_update_elem(map.as_fd().as_raw_fd(), key, value, 0) }).map(drop)
     }
 
-    /// Maps the only entry of an array with `BPF_F_MMAPABLE`, whose value is so many words, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values are so many words together, into this process's memory.
     ///
     /// # Errors
     /// There is no such map, its layout is another one, or the kernel refuses.
     pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
         let map = self.find_map(name)?;
-        map.check_layout(size_of::<u32>(), N * size_of::<u64>())?;
-        if map.limit != 1 {
+        let of_value = N * size_of::<u64>() / map.limit.max(1) as usize;
+        map.check_layout(size_of::<u32>(), of_value)?;
+        if map.limit as usize * of_value != N * size_of::<u64>() || !of_value.is_multiple_of(size_of::<u64>())
+        {
             return Err(io::Error::other(format!("map {name:?} has {} entries", map.limit)));
         }
         Words::map(map.as_fd())
@@ -196,6 +196,17 @@ pub struct Map<'object, const K: usize> {
     key: PhantomData<[u8; K]>,
 }
 
+impl KernelMap {
+    /// Its entries, if its keys are `K` bytes long and its values are `u32`.
+    ///
+    /// # Errors
+    /// Its layout is another one.
+    pub fn entries<const K: usize>(&self) -> io::Result<Map<'_, K>> {
+        self.check_layout(K, size_of::<u32>())?;
+        Ok(Map { fd: self.as_fd(), limit: self.limit, key: PhantomData })
+    }
+}
+
 impl<const K: usize> Map<'_, K> {
     /// The most keys that it holds.
     pub fn limit(&self) -> u32 {
@@ -208,6 +219,19 @@ impl<const K: usize> Map<'_, K> {
         // SAFETY: the map's keys have `K` bytes and its values four (checked by `Object::map`); the kernel copies both
         // during the call.
         check(unsafe { sys::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, 0) }).map(drop)
+    }
+
+    /// The value of a key; `None`: the map does not have it.
+    pub fn get(&self, key: &[u8; K]) -> io::Result<Option<u32>> {
+        let mut value = 0_u32;
+        let (key, into) = (key.as_ptr().cast(), (&raw mut value).cast::<c_void>());
+        // SAFETY: as for `set`; the kernel writes the four bytes of a value.
+        let result = check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) });
+        match result {
+            Ok(_) => Ok(Some(value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a key. A missing key is not an error.

@@ -1,0 +1,177 @@
+//! Flow offload: whether it is on, the thread that enters the keys of flows, and interfaces that refuse packets.
+//!
+//! Not here: which flows are offloaded, and what the program does with them (`xvs_dataplane::offload`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
+use serde::{Deserialize, Serialize};
+use xvs_dataplane::conn::Table;
+use xvs_dataplane::offload::keys::{Keys, TURN};
+use xvs_dataplane::offload::{Offload, Settings};
+use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::losses::{Leaving, Losses};
+
+/// Whether the XDP program forwards packets of established connections itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadMode {
+    /// Where the kernel would copy them.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The offload of a running director; dropping it ends the thread.
+pub(crate) struct Offloading {
+    mode: OffloadMode,
+    flows: Arc<Offload>,
+    losses: Losses,
+    /// By the index of the interface.
+    recent: BTreeMap<u32, Recent>,
+    /// Interfaces that have refused too many packets.
+    refusing: BTreeSet<u32>,
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// From turn to turn while nothing is offloaded.
+const REST: Duration = Duration::from_millis(100);
+/// Turns without a change after which the thread rests.
+const ACTIVE: u32 = 100;
+/// So many refused packets in the last seconds, and more than have left, are too many. A link that is too slow for its
+/// packets refuses less.
+const REFUSED_MIN: f64 = 4.0;
+/// What a second counts less than the next one.
+const DECAY: f64 = 7.0 / 8.0;
+
+/// Packets that were to leave by an interface in the last seconds.
+struct Recent {
+    /// All of them, until the last look.
+    until: Leaving,
+    sent: f64,
+    refused: f64,
+}
+
+impl Recent {
+    fn add(&mut self, now: Leaving) {
+        let add = |recent: &mut f64, more: u64| *recent = *recent * DECAY + more as f64;
+        add(&mut self.sent, now.sent - self.until.sent);
+        add(&mut self.refused, now.refused - self.until.refused);
+        self.until = now;
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.refused >= REFUSED_MIN && self.refused > self.sent
+    }
+}
+
+impl Offloading {
+    /// Starts the thread. No flow is offloaded yet.
+    ///
+    /// # Errors
+    /// The kernel cannot map the maps, or count what interfaces refuse; the system has no room for another thread.
+    pub(crate) fn start(
+        mode: OffloadMode,
+        settings: Settings,
+        steering: &Steering,
+        table: &Table,
+    ) -> io::Result<Self> {
+        let unseen = |error| {
+            io::Error::other(format!(
+                "packets that interfaces refuse cannot be counted ({error}), which needs a kernel with BTF \
+                 (CONFIG_DEBUG_INFO_BTF)"
+            ))
+        };
+        let losses = Losses::follow().map_err(unseen)?;
+        let (flows, mut keys): (_, Keys) = steering.offload(table, settings)?;
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = thread::Builder::new().name("xvs-offload".to_owned()).spawn(move || {
+            let mut idle = 0;
+            while stopped.recv_timeout(if idle < ACTIVE { TURN } else { REST })
+                == Err(RecvTimeoutError::Timeout)
+            {
+                idle = if keys.turn() == 0 { idle.saturating_add(1) } else { 0 };
+            }
+        })?;
+        let (recent, refusing) = Default::default();
+        Ok(Self { mode, flows, losses, recent, refusing, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub(crate) fn flows(&self) -> &Arc<Offload> {
+        &self.flows
+    }
+
+    /// Turns it on or off for workers whose frames the kernel copies, or not. Returns whether it is on.
+    pub(crate) fn follow(&self, copies: bool) -> bool {
+        let is_on = self.mode == OffloadMode::On || copies;
+        self.flows.set_on(is_on);
+        is_on
+    }
+
+    /// The packets that were to leave by an interface and did not.
+    pub(crate) fn lost(&self, ifindex: u32) -> u64 {
+        let Leaving { refused, full, .. } = self.losses.of(ifindex);
+        refused + full
+    }
+
+    /// Whether an interface has refused too many packets.
+    pub(crate) fn is_refusing(&self, ifindex: u32) -> bool {
+        self.refusing.contains(&ifindex)
+    }
+
+    /// Looks at what these interfaces have refused since the last look, a second ago. Returns whether one has refused
+    /// too many for the first time.
+    pub(crate) fn judge(&mut self, interfaces: &[u32]) -> bool {
+        let before = self.refusing.len();
+        for &ifindex in interfaces {
+            let now = self.losses.of(ifindex);
+            let new = Recent { until: now, sent: 0.0, refused: 0.0 };
+            let recent = self.recent.entry(ifindex).or_insert(new);
+            recent.add(now);
+            if recent.are_too_many() {
+                self.refusing.insert(ifindex);
+            }
+        }
+        self.refusing.len() > before
+    }
+}
+
+impl Drop for Offloading {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of offloaded flows had panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_refuses_more_than_leave_is_used_no_more() {
+        let judged = |seconds: &[(u64, u64)]| {
+            let (mut recent, mut all) =
+                (Recent { until: Leaving::default(), sent: 0.0, refused: 0.0 }, Leaving::default());
+            seconds.iter().any(|(sent, refused)| {
+                all = Leaving { sent: all.sent + sent, refused: all.refused + refused, full: 0 };
+                recent.add(all);
+                recent.are_too_many()
+            })
+        };
+        assert!(
+            judged(&[(0, 4)])
+                && judged(&[(0, 1); 8])
+                && judged(&[(1_000_000, 0), (0, 900_000), (0, 900_000)])
+        );
+        assert!(!judged(&[(0, 3)]) && !judged(&[(1_000_000, 900_000); 100]) && !judged(&[(2, 1); 100]));
+    }
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* Flow offload in the steering program, which includes this behind the functions that it needs.
+ *
+ * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
+ * space. Only plain packets that change nothing of their connection but its counts: a segment that begins, ends or
+ * resets one ends the record and goes to the worker, and so does every packet that is not plain. Cost: for packets of
+ * no record, a look-up; without records, one load. Not here: which connections have records (src/offload/).
+ */
+#ifndef XVS_OFFLOAD_H
+#define XVS_OFFLOAD_H
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_offload);
+} offload SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XVS_FLOWS);
+	__type(key, __u32);
+	__type(value, struct xvs_flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 2 * XVS_FLOWS);
+	__type(key, struct xvs_flow_v4);
+	__type(value, __u32);
+} flows_v4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 2 * XVS_FLOWS);
+	__type(key, struct xvs_flow_v6);
+	__type(value, __u32);
+} flows_v6 SEC(".maps");
+
+#define TCP_LEN 20
+#define UDP_LEN 8
+/* From the beginning of the transport header. */
+#define TCP_CHECKSUM 16
+#define UDP_CHECKSUM 6
+/* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
+#define TTL_SUM bpf_htons(0xffff - 0x100)
+enum { TCP_FIN = 0x01 };
+
+/* A ones' complement sum in one word, in whichever order its words are. */
+static __always_inline __u16 folded(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+/* Whether the packet of a record is still the worker's decision: nothing has changed since, and somebody serves. */
+static __always_inline int is_in_force(const struct xvs_offload *state, const struct xvs_flow *flow)
+{
+	__u32 first = 0;
+	if (*(volatile __u32 *)&state->epoch != flow->epoch ||
+	    *(volatile __u32 *)&state->slots[flow->slot & (XVS_SLOTS - 1)] != flow->slot_epoch)
+		return 0;
+	struct xvs_hold *held = bpf_map_lookup_elem(&hold, &first);
+	if (!held || !held->hold_ns)
+		return 1;
+	__u64 beat = *(volatile __u64 *)&held->beat_ns, now = bpf_ktime_get_coarse_ns();
+	return now <= beat || now - beat < held->hold_ns;
+}
+
+/* Whether a segment changes nothing of its connection; one that may do more than that ends the record. */
+static __always_inline int is_steady(struct xvs_flow *flow, __u64 state, __u8 flags)
+{
+	if (flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
+		*(volatile __u64 *)&flow->state = state & ~1ULL;
+		return 0;
+	}
+	return flags & TCP_ACK;
+}
+
+/* Puts what an update adds into a checksum (RFC 1624 3, equation 3). */
+static __always_inline __u16 updated(__u16 field, __u64 sum)
+{
+	return ~folded((__u16)~field + sum);
+}
+
+/* Gives a packet the ports of its part, and updates its checksum. The fields are within the packet. */
+static __always_inline void readdress_transport(const struct xvs_flow_part *part, struct ports *ports, __u16 *checksum,
+						int is_tcp)
+{
+	ports->source = part->source_port;
+	ports->dest = part->dest_port;
+	__u16 sum = updated(*checksum, part->transport_sum);
+	*checksum = is_tcp || sum ? sum : 0xffff;
+}
+
+static __always_inline int is_to(const struct ethhdr *eth, const struct xvs_flow_part *part)
+{
+	const __u16 *dest = (const __u16 *)eth->h_dest, *to = (const __u16 *)part->to;
+	return dest[0] == to[0] && dest[1] == to[1] && dest[2] == to[2];
+}
+
+/* Removes link padding. Other pointers to the packet are invalid then. Longer frames have none, and may have more buffers,
+ * which are the worker's.
+ */
+static __always_inline int fit(struct xdp_md *ctx, __u32 len)
+{
+	__u32 has = ctx->data_end - ctx->data;
+	return has == len || (has > len && len < ETH_ZLEN && bpf_xdp_adjust_tail(ctx, (int)(len - has)) == 0);
+}
+
+static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes)
+{
+	__sync_fetch_and_add(&flow->count[number].packets, 1);
+	__sync_fetch_and_add(&flow->count[number].bytes, bytes);
+	return bpf_redirect(part->out_ifindex, 0);
+}
+
+/* Whether the checksum may be the sum of the pseudo-header alone. */
+static __always_inline int may_be_partial(const void *addresses, int v4, __u16 checksum, __u32 protocol, __u32 length)
+{
+	const __u32 *words = addresses;
+	__u64 sum = (__u64)bpf_htons(protocol) + bpf_htons(length) + words[0] + words[1];
+	for (int word = 2; word < 8 && !v4; word++)
+		sum += words[word];
+	return checksum == folded(sum);
+}
+
+/* Forwards a packet of a family, which is a constant, by a part of a record. Returns 0 if it goes to the worker. */
+static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offload *state, struct xvs_flow *flow,
+				      __u64 use, __u32 number, const int v4)
+{
+	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
+	const __u32 network_len = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	const __u32 transport = sizeof(struct ethhdr) + network_len;
+	struct ethhdr *eth = bytes_at(ctx, 0, transport + UDP_LEN);
+	if (!eth)
+		return 0;
+	struct iphdr *ip4 = (void *)(eth + 1);
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
+	__u32 protocol = v4 ? ip4->protocol : ip6->nexthdr;
+	/* AH and ESP have keys of UDP. */
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+		return 0;
+	int is_tcp = protocol == IPPROTO_TCP;
+	__u32 at = transport + (is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM);
+	if (is_tcp) {
+		__u8 *segment = bytes_at(ctx, transport, TCP_LEN);
+		if (!segment || !is_steady(flow, use, segment[TCP_FLAGS]))
+			return 0;
+	}
+	__u16 *checksum = bytes_at(ctx, at, 2);
+	if (!checksum || !is_in_force(state, flow) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
+		return 0;
+	__u32 total = v4 ? bpf_ntohs(ip4->tot_len) : network_len + bpf_ntohs(ip6->payload_len);
+	if ((v4 ? ip4->ttl : ip6->hop_limit) <= 1 || total > part->mtu ||
+	    total < network_len + (is_tcp ? TCP_LEN : UDP_LEN))
+		return 0;
+	const __u32 *words = (const void *)ip4;
+	if (v4 && folded((__u64)words[0] + words[1] + words[2] + words[3] + words[4]) != 0xffff)
+		return 0;
+	if (v4 && part->flags & XVS_FLOW_UNFRAGMENTED && !(ip4->frag_off & bpf_htons(IP4_DONT_FRAGMENT)))
+		return 0;
+	int is_summed = is_tcp || *checksum;
+	if ((part->flags & XVS_FLOW_READDRESSED && !is_summed) ||
+	    (part->flags & XVS_FLOW_PARTIAL && is_summed &&
+	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol,
+			    total - network_len)))
+		return 0;
+	if (!fit(ctx, sizeof(struct ethhdr) + total))
+		return 0;
+	eth = bytes_at(ctx, 0, transport + UDP_LEN);
+	checksum = bytes_at(ctx, at, 2);
+	if (!eth || !checksum)
+		return 0;
+	ip4 = (void *)(eth + 1);
+	ip6 = (void *)(eth + 1);
+	__builtin_memcpy(eth, part->link, sizeof(part->link));
+	__u64 sum = TTL_SUM;
+	if (part->flags & XVS_FLOW_READDRESSED) {
+		if (v4) {
+			ip4->saddr = part->source_v4;
+			ip4->daddr = part->dest_v4;
+			sum += part->network_sum;
+		} else {
+			__builtin_memcpy(&ip6->saddr, number ? &flow->v6[1] : &flow->v6[0], sizeof(flow->v6[0]));
+		}
+		readdress_transport(part, (void *)eth + transport, checksum, is_tcp);
+	}
+	if (v4) {
+		ip4->ttl--;
+		ip4->check = updated(ip4->check, sum);
+	} else {
+		ip6->hop_limit--;
+	}
+	return send(flow, number, part, total);
+}
+
+/* Forwards a packet by the record that this value of the maps of flows names. Returns 0 if it goes to the worker. The
+ * verifier walks a function that is not static once.
+ */
+__noinline int forward(struct xdp_md *ctx, __u32 value, __u32 family)
+{
+	__u32 first = 0, index = XVS_FLOW_RECORD(value), number = XVS_FLOW_PART(value);
+	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
+	struct xvs_flow *flow = bpf_map_lookup_elem(&flows, &index);
+	if (!state || !flow)
+		return 0;
+	__u64 use = (__u64)XVS_FLOW_USE(value) << 1 | 1;
+	if (*(volatile __u64 *)&flow->state != use)
+		return 0;
+	return family == XVS_V4 ? forward_by(ctx, state, flow, use, number, 1) :
+				  forward_by(ctx, state, flow, use, number, 0);
+}
+
+/* The record of a packet whose transport header is at this offset, as a value of the maps; NULL: it has none. */
+static __always_inline __u32 *record_of(const struct packet *packet, __u32 offset)
+{
+	__u32 first = 0;
+	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
+	if (!state || !*(volatile __u32 *)&state->is_on)
+		return NULL;
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
+		return NULL;
+	if (packet->family == XVS_V4) {
+		if (offset != sizeof(struct ethhdr) + sizeof(struct iphdr))
+			return NULL;
+		struct xvs_flow_v4 key = {
+			.source_port = packet->source_port,
+			.dest_port = packet->dest_port,
+			.protocol = packet->protocol,
+		};
+		__builtin_memcpy(&key.source, packet->source, 4);
+		__builtin_memcpy(&key.dest, packet->dest, 4);
+		return bpf_map_lookup_elem(&flows_v4, &key);
+	}
+	if (offset != sizeof(struct ethhdr) + sizeof(struct ipv6hdr))
+		return NULL;
+	struct xvs_flow_v6 key = {
+		.source_port = packet->source_port,
+		.dest_port = packet->dest_port,
+		.protocol = packet->protocol,
+	};
+	__builtin_memcpy(key.source, packet->source, 16);
+	__builtin_memcpy(key.dest, packet->dest, 16);
+	return bpf_map_lookup_elem(&flows_v6, &key);
+}
+
+#endif

@@ -1,0 +1,211 @@
+//! Begins the offload of a connection: decides what the XDP program is to do with its packets, as the short way does.
+//!
+//! Runs for few packets of a connection (`is_due`), after the short way has forwarded one. What is decided here is
+//! what the functions of the short way read: route, path, endpoints. Not here: the packets that never go the short way,
+//! which the program does not forward either (`bpf/offload.h`).
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::fence;
+
+use xvs_proto::{FlowKey, LinkId, Protocol};
+use xvs_sched::{ForwardingMethod, ServiceKey};
+
+use super::flow_key::{FlowKeys, Key};
+use super::own::Own;
+use super::part::Part;
+use super::shared::{Job, Offload, slot};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, Direction, Flags, TableWorker, offloaded_word as word};
+use crate::egress::{LinkInfo, Path};
+use crate::forward::Ends;
+use crate::snapshot::{DestinationId, Route, Snapshot};
+
+/// Offloads the connection of a client's packet that came by `link`, if it can be and there is room.
+// Not inlined: few packets come here.
+#[inline(never)]
+pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>) {
+    let Flows { offloader: Some(offloader), table, .. } = flows else { return };
+    let shared = &offloader.shared;
+    let connection = table.connection(id);
+    let destination = DestinationId(connection.dest_ref());
+    if let Some(record) = shared.flows.of(id) {
+        if !shared.is_in_force(record, destination) {
+            // The next packet that is tried begins anew.
+            shared.flows.end(id);
+        }
+        return;
+    }
+    if !at.snapshot.captures.is_empty() || offloader.is_full() {
+        return;
+    }
+    let Some((parts, keys)) = parts(&connection, table, link, at.snapshot) else { return };
+    let Some(record) = shared.free.pop() else { return };
+    let state = shared.fill(record, destination, &parts);
+    let generation = connection.generation();
+    let is_bound = shared.flows.bind(id, record);
+    // A thread that removes or changes the connection, or enters another one with its replies, does that before it
+    // looks for a record (`Offloaded::end`), so one of the two sees the other.
+    fence(SeqCst);
+    let is_live = table.recall(id, generation).is_some_and(|connection| is_steady(&connection));
+    let has_replies = || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table));
+    if !is_bound || !is_live || !has_replies() || shared.jobs.push(Job::Enter(record, keys)).is_err() {
+        shared.flows.record(record)[word::STATE].store(state & !1, Relaxed);
+        if is_bound {
+            shared.flows.unbind(id, record);
+        }
+        let _ = shared.free.push(record);
+        return;
+    }
+    offloader.add(Own { record, id, generation, destination, idle: 0 }, at.now);
+}
+
+impl Offload {
+    /// Writes a record that nobody else uses, and puts it in force. Returns its state.
+    fn fill(&self, record: u32, destination: DestinationId, parts: &[Option<Part>; 2]) -> u64 {
+        let words = self.flows.record(record);
+        let (epoch, slot_epoch) = self.epochs(destination);
+        // Relaxed: the program finds the record by a key that is entered after the queue's Release, by a system call.
+        words[word::EPOCH_AND_SLOT].store(u64::from(slot(destination)) << 32 | u64::from(epoch), Relaxed);
+        words[word::SLOT_EPOCH].store(slot_epoch.into(), Relaxed);
+        words[word::COUNTS..word::COUNTS + 4].iter().for_each(|word| word.store(0, Relaxed));
+        for (place, part) in parts.iter().enumerate() {
+            let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
+            part_words[word::COUNTED..].iter().for_each(|word| word.store(0, Relaxed));
+            let Some(part) = part else { continue };
+            let from = (self.settings.ingress.unwrap_or(part.from.0), part.from.1);
+            let (values, addresses) = Part { from, ..*part }.words();
+            let of_addresses = &words[word::ADDRESSES + place * addresses.len()..];
+            let all = part_words.iter().zip(values).chain(of_addresses.iter().zip(addresses));
+            all.for_each(|(word, value)| word.store(value, Relaxed));
+        }
+        let state = words[word::STATE].load(Relaxed) | 1;
+        words[word::STATE].store(state, Relaxed);
+        state
+    }
+}
+
+/// What is to be done with requests and replies of a connection, and the keys of both. `None`: workers forward it.
+fn parts(
+    connection: &Connection<'_>,
+    table: &TableWorker,
+    link: LinkId,
+    snapshot: &Snapshot,
+) -> Option<([Option<Part>; 2], FlowKeys)> {
+    let ends = Ends::of(connection);
+    let route = snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
+    if !is_certain(connection, &ends, snapshot) {
+        return None;
+    }
+    let before =
+        FlowKey { protocol: connection.protocol(), source: ends.client, dest: ends.virtual_endpoint };
+    let after = match ends.method {
+        ForwardingMethod::DirectRouting => before,
+        ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
+        ForwardingMethod::FullNat => FlowKey { source: ends.local?, dest: ends.dest, ..before },
+        ForwardingMethod::Tunnel | ForwardingMethod::Local => return None,
+    };
+    let [from, to] = links(link, route.link, snapshot)?;
+    let request = Part {
+        from: (from.ifindex, from.mac),
+        partial_checksums: from.partial_checksums,
+        to: (to.ifindex, route.addresses),
+        mtu: route.mtu,
+        before,
+        after,
+        unfragmented: ends.method == ForwardingMethod::FullNat,
+    };
+    let reply = match ends.method.masquerades() {
+        true => match reply(connection, &ends, table, (route, after), snapshot) {
+            // Perhaps there are no replies.
+            Err(NotYet) if connection.in_packets() >= WITHOUT_REPLIES => None,
+            Err(NotYet) => return None,
+            Ok(reply) => reply,
+        },
+        false => None,
+    };
+    let keys = [Key::of(&before), reply.as_ref().and_then(|reply| Key::of(&reply.before))];
+    Some(([Some(request), reply], keys))
+}
+
+/// Whether a connection is in a state in which packets change nothing of it.
+pub(super) fn is_steady(connection: &Connection<'_>) -> bool {
+    let is_established =
+        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
+    is_established && !connection.flags().intersects(Flags::UNUSUAL)
+}
+
+/// So many packets of the client without what replies need, and requests are offloaded alone.
+const WITHOUT_REPLIES: u32 = 128;
+
+/// No reply has passed yet, or the client's neighbour is not known.
+struct NotYet;
+
+/// What is to be done with replies of a masqueraded connection whose requests leave by this route as `sent`. `None`:
+/// workers forward them.
+fn reply(
+    connection: &Connection<'_>,
+    ends: &Ends,
+    table: &TableWorker,
+    (route, sent): (&Route, FlowKey),
+    snapshot: &Snapshot,
+) -> Result<Option<Part>, NotYet> {
+    let before = ends.replies(sent.protocol);
+    let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..sent };
+    // A reply of UDP is noted at the template.
+    let is_noted = before.protocol == Protocol::TCP || connection.controller().is_none();
+    if !is_noted || !is_found(connection, &before, table) {
+        return Ok(None);
+    }
+    if connection.flags().contains(Flags::NO_OUTPUT) {
+        return Err(NotYet);
+    }
+    let key = || snapshot.unmarked_key_to_client(ends);
+    let hash = table.hash(&before);
+    let hop = match Path::find_by(&snapshot.egress, ends.client.addr, hash, key) {
+        Some(Path::To(hop)) => hop,
+        Some(Path::NoNeighbour { .. }) => return Err(NotYet),
+        _ => return Ok(None),
+    };
+    let Some([from, to]) = links(route.link, hop.link, snapshot) else { return Ok(None) };
+    Ok(Some(Part {
+        from: (from.ifindex, from.mac),
+        partial_checksums: from.partial_checksums,
+        to: (to.ifindex, hop.addresses()),
+        mtu: hop.mtu,
+        before,
+        after,
+        unfragmented: false,
+    }))
+}
+
+/// Whether these replies are of this connection: several may have the same ones, and the last one has them.
+fn is_found(connection: &Connection<'_>, replies: &FlowKey, table: &TableWorker) -> bool {
+    table.find(replies, table.hash(replies)) == Some((connection.id(), Direction::Outbound))
+}
+
+/// Whether the program knows by itself which access lists concern the packets of a connection (`bpf/lists.h`).
+fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> bool {
+    let at = ends.virtual_endpoint;
+    snapshot.lists.is_none()
+        || connection.mark() == 0
+            && !snapshot.marks.may_mark(at.addr)
+            && snapshot.services.for_packet(0, connection.protocol(), at).is_some_and(|service| {
+                matches!(service.key, ServiceKey::Address { endpoint, .. } if [0, at.port].contains(&endpoint.port))
+            })
+}
+
+/// The interfaces by which packets come and leave, if the program can forward them.
+fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]> {
+    let from = plain(from, snapshot).filter(|info| info.offloads)?;
+    // In generic mode the kernel redirects as it sends any packet.
+    let to = plain(to, snapshot).filter(|info| info.takes_redirected || from.generic)?;
+    Some([from, to])
+}
+
+/// An interface that is no VLAN, no bond, and no member of a bond.
+fn plain(link: LinkId, snapshot: &Snapshot) -> Option<&LinkInfo> {
+    let is_plain = !snapshot.egress.is_layered(link) && snapshot.egress.above(link) == link;
+    snapshot.egress.link(link).filter(|_| is_plain)
+}

@@ -1,0 +1,42 @@
+//! Which records a change of the configuration ends: those from whose decision something has changed.
+//!
+//! Runs on the control thread, once for each publication. Costs a comparison for each page of destinations that has
+//! changed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::shared::Offload;
+use crate::snapshot::{DestinationId, Snapshot};
+
+/// The records that end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// All of them.
+    pub all: bool,
+    /// Those of these destinations.
+    pub of: BTreeSet<DestinationId>,
+}
+
+impl Ends {
+    /// Adds those that end when one snapshot follows another.
+    pub fn add(&mut self, before: &Snapshot, after: &Snapshot) {
+        let is_same = Arc::ptr_eq(&before.egress, &after.egress)
+            && Arc::ptr_eq(&before.marks, &after.marks)
+            && Arc::ptr_eq(&before.captures, &after.captures)
+            && before.settings == after.settings
+            && before.lists.as_ref().map(Arc::as_ptr) == after.lists.as_ref().map(Arc::as_ptr);
+        self.all |= !is_same;
+        self.of.extend(after.destinations.rerouted_since(&before.destinations));
+    }
+}
+
+impl Offload {
+    /// Ends these records. Every worker knows the change already. Only the control thread calls this.
+    pub fn end(&self, ends: &Ends) {
+        if ends.all {
+            self.end_all();
+        }
+        ends.of.iter().for_each(|destination| self.end_of(*destination));
+    }
+}

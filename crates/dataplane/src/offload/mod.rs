@@ -1,0 +1,25 @@
+//! Flow offload: the XDP program forwards packets of established connections itself, where the kernel would copy each
+//! of them to a worker.
+//!
+//! Workers alone decide. One that forwards a packet of a steady connection (`begin.rs`) may write into shared memory
+//! what the program is to do with later packets of both directions: a record. A thread enters the keys by which the
+//! program finds it (`keys.rs`), because that takes system calls. Each second the worker reads what the program has
+//! counted (`sweep.rs`), refreshes deadlines, and adds to all counts. A record ends by one store: when the connection
+//! ends or changes its state, or the program meets a segment that may change it. Its epochs end many at once, when what
+//! was decided from has changed. Not here: the program (`bpf/offload.h`).
+
+pub(crate) mod begin;
+mod ends;
+mod flow_key;
+pub mod keys;
+mod own;
+mod part;
+mod shared;
+mod sweep;
+
+pub use self::ends::Ends;
+pub(crate) use self::own::Offloader;
+#[cfg(test)]
+pub(crate) use self::shared::STATE_WORDS;
+pub(crate) use self::shared::map;
+pub use self::shared::{Offload, Settings};

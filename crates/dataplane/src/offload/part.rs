@@ -1,0 +1,75 @@
+//! What the XDP program does with the packets of one direction, in words of a record.
+
+use std::net::IpAddr;
+
+use xvs_proto::checksum::Delta;
+use xvs_proto::plain::LinkAddresses;
+use xvs_proto::{FlowKey, MacAddr};
+
+/// How packets of one direction come and leave, and what they become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// The kernel's index of the interface where they come, and its link address.
+    pub(super) from: (u32, MacAddr),
+    /// Whether that interface may deliver partial checksums.
+    pub(super) partial_checksums: bool,
+    /// The index of the interface where they leave, and the link addresses there.
+    pub(super) to: (u32, LinkAddresses),
+    /// The largest packet, in bytes without link header.
+    pub(super) mtu: u32,
+    /// The endpoints with which they come, and with which they leave.
+    pub(super) before: FlowKey,
+    pub(super) after: FlowKey,
+    /// Whether workers process those that a router may fragment.
+    pub(super) unfragmented: bool,
+}
+
+/// The flags of a part (`bpf/maps.h`).
+const READDRESSED: u32 = 1 << 0;
+const UNFRAGMENTED: u32 = 1 << 1;
+const PARTIAL: u32 = 1 << 2;
+
+/// The words of a part that xvsd writes.
+pub(super) const WORDS: usize = 6;
+/// The words of its IPv6 addresses.
+pub(super) const ADDRESS_WORDS: usize = 4;
+
+impl Part {
+    /// As the program reads it: the part, and its IPv6 addresses.
+    pub(super) fn words(&self) -> ([u64; WORDS], [u64; ADDRESS_WORDS]) {
+        let Self { before, after, .. } = self;
+        let network = Delta::default().addr(before.source.addr, after.source.addr);
+        let network = network.addr(before.dest.addr, after.dest.addr);
+        let transport = network.word(before.source.port, after.source.port);
+        let transport = transport.word(before.dest.port, after.dest.port);
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(before != after, READDRESSED)
+            | flag(self.unfragmented, UNFRAGMENTED)
+            | flag(self.partial_checksums, PARTIAL);
+        let mut bytes = [0; 8 * WORDS];
+        let mut wide = [0; 8 * ADDRESS_WORDS];
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, &self.from.0.to_ne_bytes());
+        put(4, &self.to.0.to_ne_bytes());
+        put(8, &self.to.1);
+        put(20, &self.from.1.0);
+        put(26, &u16::try_from(self.mtu).unwrap_or(u16::MAX).to_ne_bytes());
+        for (at, addr) in [after.source.addr, after.dest.addr].into_iter().enumerate() {
+            match addr {
+                IpAddr::V4(addr) => put(28 + 4 * at, &addr.octets()),
+                IpAddr::V6(addr) => wide[16 * at..16 * at + 16].copy_from_slice(&addr.octets()),
+            }
+        }
+        put(36, &after.source.port.to_be_bytes());
+        put(38, &after.dest.port.to_be_bytes());
+        put(40, &network.folded().to_be_bytes());
+        put(42, &transport.folded().to_be_bytes());
+        put(44, &flags.to_ne_bytes());
+        (words(&bytes), words(&wide))
+    }
+}
+
+fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
+    let chunks = bytes.as_chunks::<8>().0;
+    std::array::from_fn(|at| u64::from_ne_bytes(chunks[at]))
+}

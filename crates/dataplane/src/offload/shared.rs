@@ -1,0 +1,155 @@
+//! What workers, the control thread and the thread of keys share.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam::queue::ArrayQueue;
+use xvs_xdp::bpf::{Object, Words};
+
+use super::flow_key::FlowKeys;
+use crate::conn::{Offloaded, RECORDS, Table, offloaded_word as word};
+use crate::snapshot::DestinationId;
+
+/// The words of `struct xvs_offload`: two of 32 bits in each.
+pub(crate) const STATE_WORDS: usize = 1 + SLOTS / 2;
+/// The number of slots: destinations whose numbers differ by it share one.
+const SLOTS: usize = 1 << 16;
+/// The most changes of keys that wait for the thread.
+const JOBS: usize = 1 << 12;
+
+/// The maps of the program by which it forwards.
+pub(crate) mod map {
+    use std::ffi::CStr;
+
+    pub(crate) const STATE: &CStr = c"offload";
+    pub(crate) const FLOWS: &CStr = c"flows";
+    pub(crate) const FLOWS_V4: &CStr = c"flows_v4";
+    pub(crate) const FLOWS_V6: &CStr = c"flows_v6";
+}
+
+/// What workers, the control thread and the thread of keys share.
+#[derive(Debug)]
+pub struct Offload {
+    state: Words<STATE_WORDS>,
+    pub(crate) flows: Arc<Offloaded>,
+    pub(super) free: ArrayQueue<u32>,
+    pub(super) jobs: ArrayQueue<Job>,
+    pub(super) settings: Settings,
+    /// Keys that the kernel has refused.
+    pub(super) refused: AtomicU64,
+}
+
+/// How flows are offloaded.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The packets of a client that workers process first.
+    pub after: u32,
+    /// The most connections that are offloaded at once, at most 65,536.
+    pub records: u32,
+    /// The only interface, by its index, whose packets are forwarded, for test runs: the kernel gives them all to one.
+    /// `None`: that of the connection.
+    pub ingress: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { after: 4, records: RECORDS as u32, ingress: None }
+    }
+}
+
+/// What the thread of keys is to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Enter the keys of this record.
+    Enter(u32, FlowKeys),
+    /// Remove them, and free the record.
+    Free(u32),
+}
+
+impl Offload {
+    /// No connection of the table is offloaded yet.
+    ///
+    /// # Errors
+    /// The kernel cannot map the maps.
+    pub(crate) fn of(object: &Object, table: &Table, settings: Settings) -> io::Result<Self> {
+        let flows = Arc::new(Offloaded::new(object.words(map::FLOWS)?, table.entries()));
+        table.set_offloaded(flows.clone());
+        let free = ArrayQueue::new(RECORDS);
+        for record in 0..settings.records.min(RECORDS as u32) {
+            let _ = free.push(record);
+        }
+        Ok(Self {
+            state: object.words(map::STATE)?,
+            flows,
+            free,
+            jobs: ArrayQueue::new(JOBS),
+            settings,
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Of each record and direction: the interface where packets leave, by its index, and how many have. For tests.
+    pub fn sent(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        (0..self.settings.records).flat_map(move |record| {
+            let words = self.flows.record(record);
+            [0, 1].map(|part| {
+                let to = words[word::PARTS + part * word::PART].load(Relaxed) >> 32;
+                (to as u32, words[word::COUNTS + 2 * part].load(Relaxed))
+            })
+        })
+    }
+
+    /// The keys that the kernel has refused, so that workers forward their connections.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// The records in use.
+    pub fn used(&self) -> usize {
+        self.settings.records as usize - self.free.len()
+    }
+
+    /// Has the program forward, or not. Only the control thread calls this.
+    pub fn set_on(&self, is_on: bool) {
+        self.set_half(0, |_| is_on.into());
+    }
+
+    pub(super) fn end_all(&self) {
+        self.set_half(1, |epoch| epoch.wrapping_add(1));
+    }
+
+    pub(super) fn end_of(&self, destination: DestinationId) {
+        self.set_half(slot(destination) as usize + 2, |epoch| epoch.wrapping_add(1));
+    }
+
+    /// Whether packets are forwarded by a record of this destination.
+    pub(super) fn is_in_force(&self, record: u32, destination: DestinationId) -> bool {
+        let words = self.flows.record(record);
+        let [state, epoch, slot_epoch] =
+            [word::STATE, word::EPOCH_AND_SLOT, word::SLOT_EPOCH].map(|place| words[place].load(Relaxed));
+        state & 1 != 0 && (epoch as u32, slot_epoch as u32) == self.epochs(destination)
+    }
+
+    /// The epoch of all records and that of a destination.
+    pub(super) fn epochs(&self, destination: DestinationId) -> (u32, u32) {
+        (self.half(1), self.half(slot(destination) as usize + 2))
+    }
+
+    fn half(&self, place: usize) -> u32 {
+        // Relaxed: a worker that reads it has the snapshot of before, or that of after every worker had it.
+        (self.state[place / 2].load(Relaxed) >> (32 * (place % 2))) as u32
+    }
+
+    fn set_half(&self, place: usize, change: impl FnOnce(u32) -> u32) {
+        let (word, shift) = (&self.state[place / 2], 32 * (place % 2));
+        let after = u64::from(change(self.half(place))) << shift;
+        word.store(word.load(Relaxed) & !(0xffff_ffff << shift) | after, Relaxed);
+    }
+}
+
+/// The slot of a destination.
+pub(super) fn slot(destination: DestinationId) -> u32 {
+    destination.0 % SLOTS as u32
+}

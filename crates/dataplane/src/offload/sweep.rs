@@ -1,0 +1,156 @@
+//! Reads what the XDP program has counted, once a second for each record.
+//!
+//! Each worker has those that it has made, and reads some of them between two bursts. Packets since the last time count
+//! as if the worker had forwarded them now: a connection with traffic does not expire. A record that is not in force
+//! any more is counted for the last time, and freed. Cost: three cache lines for each record. If records are short,
+//! those of connections without traffic are ended.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use xvs_proto::{Plain, tcp};
+
+use super::begin::is_steady;
+use super::own::{Offloader, Own, PASS};
+use super::shared::{Job, Offload};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::state;
+use crate::clock::Millis;
+use crate::conn::{ConnId, Direction, offloaded_word as word};
+use crate::counters::StatsValues;
+use crate::egress::Path;
+use crate::forward::Ends;
+use crate::snapshot::DestinationId;
+use crate::sync::announce::Announcer;
+
+/// Records that are read between two bursts.
+const SLICE: usize = 64;
+/// Records are short when fewer than this part of them is free.
+const SHORT_PART: usize = 8;
+/// Passes without a packet after which a record is ended: the connection is idle.
+const LONGEST_IDLE: u8 = 30;
+impl Flows {
+    /// Lets [`Self::sweep_offloaded`] read all records now, for tests.
+    pub fn hasten_sweep(&mut self) {
+        self.offloader.iter_mut().for_each(|offloader| offloader.due = Millis(0));
+    }
+
+    /// Reads some records, if that is due. Returns whether more are due.
+    pub fn sweep_offloaded(&mut self, at: Context<'_>) -> bool {
+        let is_due = |offloader: &Offloader| !offloader.own.is_empty() && offloader.due <= at.now;
+        if !self.offloader.as_ref().is_some_and(is_due) {
+            return false;
+        }
+        let Some(mut offloader) = self.offloader.take() else { return false };
+        for _ in 0..SLICE {
+            let Some(own) = offloader.own.get_mut(offloader.next) else { break };
+            let is_kept = self.sweep(&offloader.shared, own, at);
+            match is_kept {
+                true => offloader.next += 1,
+                false => drop(offloader.own.swap_remove(offloader.next)),
+            }
+        }
+        let is_complete = offloader.next >= offloader.own.len();
+        if is_complete {
+            (offloader.next, offloader.due) = (0, at.now + PASS);
+        }
+        self.offloader = Some(offloader);
+        !is_complete
+    }
+
+    /// Counts what a record has counted. Returns whether it is kept.
+    fn sweep(&mut self, shared: &Offload, own: &mut Own, at: Context<'_>) -> bool {
+        let words = shared.flows.record(own.record);
+        // Before the counts, so that the last ones are not missed.
+        let is_in_force = shared.is_in_force(own.record, own.destination);
+        let is_its = shared.flows.of(own.id) == Some(own.record);
+        let mut moved = false;
+        for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
+            let count = |word: usize| {
+                let counted = &words[word::PARTS + place * word::PART + word::COUNTED + word];
+                let now = words[word::COUNTS + 2 * place + word].load(Relaxed);
+                now.wrapping_sub(counted.swap(now, Relaxed))
+            };
+            let (packets, bytes) = (count(0), count(1));
+            if packets != 0 || bytes != 0 {
+                moved = true;
+                self.count_offloaded(own.destination, direction, packets, bytes, at);
+                if is_its {
+                    self.advance_offloaded(own.id, direction, packets, at);
+                }
+            }
+        }
+        own.idle = if moved { 0 } else { own.idle.saturating_add(1) };
+        let is_steady =
+            self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
+        let is_cold = own.idle != 0 && shared.free.len() < shared.settings.records as usize / SHORT_PART;
+        if is_in_force && (is_cold || !is_steady || own.idle > LONGEST_IDLE) {
+            words[word::STATE].fetch_and(!1, Relaxed);
+            // Once more, for packets that the program has forwarded meanwhile.
+            return true;
+        }
+        if is_in_force || moved {
+            return true;
+        }
+        words[word::STATE].fetch_and(!1, Relaxed);
+        // If there is no room, the next pass tries it again.
+        if shared.jobs.push(Job::Free(own.record)).is_err() {
+            return true;
+        }
+        shared.flows.unbind(own.id, own.record);
+        false
+    }
+
+    fn count_offloaded(
+        &self,
+        destination: DestinationId,
+        direction: Direction,
+        packets: u64,
+        bytes: u64,
+        at: Context<'_>,
+    ) {
+        let counted = match direction {
+            Direction::Inbound => StatsValues { in_packets: packets, in_bytes: bytes, ..Default::default() },
+            Direction::Outbound => {
+                StatsValues { out_packets: packets, out_bytes: bytes, ..Default::default() }
+            }
+        };
+        if let Some(destination) = at.snapshot.destinations.find(destination) {
+            destination.live.stats.of_worker(self.worker).add(&counted);
+        }
+        self.count_total(&counted);
+        self.counters.offloaded.add(packets);
+    }
+
+    /// Refreshes the deadline of a connection that had so many packets, and announces it.
+    fn advance_offloaded(&mut self, id: ConnId, direction: Direction, packets: u64, at: Context<'_>) {
+        let connection = self.table.connection(id);
+        let protocol = connection.protocol();
+        if !is_steady(&connection) {
+            if direction == Direction::Inbound {
+                connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32));
+            }
+            return;
+        }
+        let ends = Ends::of(&connection);
+        match direction {
+            Direction::Inbound => {
+                let announcer = Announcer::of(at.snapshot, self.worker, at.now);
+                match announcer {
+                    Some(announcer) => announcer.packets(&self.table, id, packets),
+                    None => connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32)),
+                }
+            }
+            // The neighbour is in use.
+            Direction::Outbound => {
+                let hash = self.table.hash(&ends.replies(protocol));
+                let key = || at.snapshot.unmarked_key_to_client(&ends);
+                Path::find_by(&at.snapshot.egress, ends.client.addr, hash, key);
+            }
+        }
+        let destination = at.snapshot.destinations.of(&self.table.connection(id));
+        let live = destination.map(|destination| &*destination.live);
+        let segment = Plain { protocol: protocol.0, flags: tcp::Flags::ACK, ..Plain::default() };
+        state::advance(self, id, &segment, direction, live, at);
+    }
+}
