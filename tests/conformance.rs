@@ -17,9 +17,9 @@ use std::{fs, panic};
 use compare::sync::Messages;
 use pending::Pending;
 use serde_json::{Value, json};
-use xvs::BothWays;
 use xvs::recording::{self, strings};
 use xvs::setup::{self, Action};
+use xvs::{BothWays, offload};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
@@ -281,6 +281,10 @@ fn every_recording_of_the_kernel_plays_the_same_here_unless_it_is_listed_as_pend
             .filter(|name| !names.contains(&name.as_str()))
             .map(|name| format!("{name}: no such recording")),
     );
+    if offload::is_wanted() && only.is_none() {
+        println!("{} packets were forwarded by the XDP program", offload::forwarded());
+        assert!(offload::forwarded() > 200, "the recordings have that many packets of offloaded connections");
+    }
     println!("{passed} recordings play the same, {} are pending\n{}", waiting.len(), waiting.join("\n"));
     assert!(wrong.is_empty(), "{} recordings differ:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -10,15 +10,14 @@ use xvs_ctl::in_memory::InMemory;
 use xvs_dataplane::steering::SteeringRules;
 use xvs_proto::network::Network;
 
+use crate::offload;
+
 /// A lab, and its doubles.
 pub struct BothWays {
     lab: Lab,
-    /// Those of [`NAMES`]; empty since a test has used the lab without them.
-    doubles: Vec<Lab>,
+    /// With their names; empty since a test has used the lab without them.
+    doubles: Vec<(Lab, &'static str)>,
 }
-
-/// The names of the doubles.
-const NAMES: [&str; 2] = ["general way", "in parts"];
 
 /// The bytes of a frame up to the end of a TCP header without options. A UDP packet has data there; behind options or
 /// extension headers, some headers are in the second part.
@@ -34,12 +33,21 @@ impl Default for BothWays {
 }
 
 impl BothWays {
-    /// Labs without interfaces, at time 0.
+    /// Labs without interfaces, at time 0. With `XVS_OFFLOAD` in the environment there is one double, whose flows are
+    /// offloaded as soon as they can be to the XDP program, which the kernel runs: that needs root.
     pub fn new() -> Self {
-        let mut doubles = [Lab::new(), Lab::new()];
-        doubles[0].director.set_short_way(false);
-        doubles[1].director.set_first_part(headers);
-        Self { lab: Lab::new(), doubles: doubles.into() }
+        if offload::is_wanted() {
+            return Self::offloading();
+        }
+        let (mut general, mut parts) = (Lab::new(), Lab::new());
+        general.director.set_short_way(false);
+        parts.director.set_first_part(headers);
+        Self { lab: Lab::new(), doubles: vec![(general, "general way"), (parts, "in parts")] }
+    }
+
+    /// The one with the double whose flows are offloaded.
+    pub fn offloading() -> Self {
+        Self { lab: Lab::new(), doubles: vec![(offload::offloading(0), "offloaded")] }
     }
 
     /// The answer of all.
@@ -48,7 +56,7 @@ impl BothWays {
     /// If they differ.
     pub fn answer(&mut self, line: &str) -> String {
         let answer = self.lab.answer(line);
-        for (double, name) in self.doubles.iter_mut().zip(NAMES) {
+        for (double, name) in &mut self.doubles {
             assert_eq!(answer, double.answer(line), "short way, {name}: {line}");
         }
         answer
@@ -72,7 +80,7 @@ impl BothWays {
             (lab.director.verdicts().to_vec(), lab.director.transmitted())
         };
         let sent = send(&mut self.lab);
-        for (double, name) in self.doubles.iter_mut().zip(NAMES) {
+        for (double, name) in &mut self.doubles {
             assert_eq!(sent, send(double), "short way, {name}");
         }
         sent.1
@@ -85,7 +93,7 @@ impl BothWays {
 
     /// Names a host, for all.
     pub fn name_host(&mut self, addr: std::net::IpAddr, name: &str) {
-        for lab in std::iter::once(&mut self.lab).chain(&mut self.doubles) {
+        for lab in std::iter::once(&mut self.lab).chain(self.doubles.iter_mut().map(|(lab, _)| lab)) {
             lab.name_host(addr, name);
         }
     }
@@ -95,7 +103,7 @@ impl BothWays {
     /// # Panics
     /// If the network is not valid then.
     pub fn change_network(&mut self, change: impl Fn(&mut Network)) {
-        for lab in std::iter::once(&mut self.lab).chain(&mut self.doubles) {
+        for lab in std::iter::once(&mut self.lab).chain(self.doubles.iter_mut().map(|(lab, _)| lab)) {
             let changed = lab.director.change_network(|network| {
                 change(network);
                 Ok(())
@@ -106,7 +114,7 @@ impl BothWays {
 
     /// The directors of all.
     pub fn directors(&self) -> impl Iterator<Item = &InMemory> {
-        std::iter::once(&self.lab).chain(&self.doubles).map(|lab| &lab.director)
+        std::iter::once(&self.lab).chain(self.doubles.iter().map(|(lab, _)| lab)).map(|lab| &lab.director)
     }
 
     /// What the XDP program would steer now.

@@ -95,7 +95,16 @@ impl LabCluster {
 
     /// As [`Self::new`], with this MTU on `lan`, in bytes.
     pub fn with_mtu(lan: u32) -> Self {
-        let mut cluster = Self { lab: BothWays::new() };
+        Self::of(BothWays::new(), lan)
+    }
+
+    /// As [`Self::new`], with this lab.
+    pub fn beside(lab: BothWays) -> Self {
+        Self::of(lab, 1500)
+    }
+
+    fn of(lab: BothWays, lan: u32) -> Self {
+        let mut cluster = Self { lab };
         let colons = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
         let (outside, inside) = (
             [format!("{OUTSIDE}/25"), format!("{OUTSIDE6}/64")],

@@ -21,6 +21,7 @@ pub mod method;
 pub mod metrics_access;
 pub mod namespace;
 pub mod netns;
+pub mod offload;
 pub mod realserver;
 pub mod recording;
 pub mod request_stream;

@@ -1,0 +1,158 @@
+//! Flow offload over real interfaces: the XDP program forwards packets of established connections.
+//!
+//! veth takes packets that an XDP program forwards if GRO is on at its other end. Each test has a cluster of its own.
+//! Needs root. Not here: what the program makes of each packet (`XVS_OFFLOAD=1`, see `scripts/test`).
+
+use xvs::clients::{self, Asker, HalfUpload};
+use xvs::cluster::{REAL_SERVERS, VIP, real_server, succeed, virtual_endpoint};
+use xvs::director::Protocol;
+use xvs::exposition::{ADDRESS, Page};
+use xvs::servers::{Echo, Sink};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
+
+const HTTP: u16 = 80;
+const UPLOAD: u16 = 9000;
+const DATAGRAMS: u16 = 5300;
+
+/// The ends of the director's interfaces at their neighbours.
+const ENDS: [(Host, &str); 2] = [(Host::Client, "wan"), (Host::Switch, "dr")];
+
+/// A cluster whose director may forward by its XDP program.
+fn cluster(method: Method) -> Cluster {
+    let cluster = traffic::prepared(method, Workers::Two);
+    ENDS.iter().for_each(|end| set_gro(&cluster, *end, "on"));
+    cluster
+}
+
+fn set_gro(cluster: &Cluster, (host, interface): (Host, &str), to: &str) {
+    succeed(cluster.command(host, "ethtool").args(["-K", interface, "gro", to]));
+}
+
+fn start(cluster: &Cluster) -> Director<'_> {
+    Director::start_with(cluster, Workers::Two, &["--hold", "1min", "--metrics", ADDRESS])
+}
+
+/// Packets that the program has forwarded.
+fn offloaded(cluster: &Cluster) -> f64 {
+    Page::of(cluster, Host::Director).sum("xvs_worker_offloaded_packets_total", &[]).unwrap_or(0.0)
+}
+
+fn arrive_whole_and_are_counted(method: Method) {
+    let cluster = cluster(method);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    let _echoes = [1, 2].map(|number| {
+        let server = if method.masquerades() { real_server(number) } else { VIP };
+        Echo::start(&cluster, Host::RealServer(number), (server, DATAGRAMS))
+    });
+    let director = start(&cluster);
+    if method == Method::FullNat {
+        director.xvs("laddr add 192.0.2.1 --ports 5000-5999");
+    }
+    director.add_service(Protocol::Tcp, HTTP, method);
+    director.add_service(Protocol::Tcp, UPLOAD, method);
+    director.add_service(Protocol::Udp, DATAGRAMS, method);
+    let blob = cluster.blob();
+    for _ in REAL_SERVERS {
+        let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("download");
+        assert!(body == blob, "a download of {} bytes differs from the file", body.len());
+    }
+    let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 8, &blob);
+    receipts.iter().for_each(|receipt| assert_eq!(*receipt, clients::receipt(&receipt.host, &blob)));
+    let asker = Asker::new(&cluster, virtual_endpoint(DATAGRAMS));
+    let answers: Vec<_> = (0..200).map(|number| asker.ask(format!("{number}").as_bytes())).collect();
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "a flow changed its real server: {answers:?}");
+
+    // What was forwarded is counted at services within a second: as much as the interfaces have carried.
+    wait::until("all packets are counted", || {
+        let page = Page::of(&cluster, Host::Director);
+        let sum = |name| page.sum(name, &[]).expect("the metric is there");
+        let by_services =
+            sum("xvs_service_incoming_packets_total") + sum("xvs_service_outgoing_packets_total");
+        let carried = sum("xvs_worker_received_packets_total") + sum("xvs_worker_offloaded_packets_total");
+        let others = sum("xvs_worker_passed_packets_total");
+        assert_eq!(sum("xvs_worker_unaccounted_packets"), 0.0);
+        (by_services + others == carried && sum("xvs_worker_offloaded_packets_total") > 10_000.0)
+            .then_some(())
+    });
+    let status = director.status();
+    assert!(!status.contains("offload    not by"), "{status}");
+}
+
+#[test]
+fn offloaded_connections_by_nat_arrive_whole_and_are_counted() {
+    arrive_whole_and_are_counted(Method::Nat);
+}
+
+#[test]
+fn offloaded_connections_by_full_nat_arrive_whole_and_are_counted() {
+    arrive_whole_and_are_counted(Method::FullNat);
+}
+
+#[test]
+fn offloaded_connections_by_direct_routing_arrive_whole_and_are_counted() {
+    arrive_whole_and_are_counted(Method::DirectRouting);
+}
+
+/// A director with a service of datagrams, and a flow that is offloaded.
+fn offloaded_flow(cluster: &Cluster) -> (Director<'_>, [Echo; 2], Asker, String) {
+    let echoes =
+        [1, 2].map(|number| Echo::start(cluster, Host::RealServer(number), (real_server(number), DATAGRAMS)));
+    let director = start(cluster);
+    director.add_service(Protocol::Udp, DATAGRAMS, Method::Nat);
+    let asker = Asker::new(cluster, virtual_endpoint(DATAGRAMS));
+    let server = asker.ask(b"the first");
+    wait::until("the flow is offloaded", || {
+        (0..20).for_each(|number| drop(asker.ask(format!("{number}").as_bytes())));
+        (offloaded(cluster) > 0.0).then_some(())
+    });
+    (director, echoes, asker, server)
+}
+
+#[test]
+fn a_removed_real_server_gets_no_packet_of_an_offloaded_flow_from_then_on() {
+    let cluster = cluster(Method::Nat);
+    let (director, _echoes, asker, server) = offloaded_flow(&cluster);
+    let number = if server == "rs1" { 1 } else { 2 };
+    director.adm(&format!("-d -u {VIP}:{DATAGRAMS} -r {}:{DATAGRAMS}", real_server(number)));
+    // A datagram of a removed real server is scheduled again.
+    for question in 0..50 {
+        assert_ne!(asker.ask(format!("now {question}").as_bytes()), server);
+    }
+}
+
+#[test]
+fn an_offloaded_flow_goes_on_while_no_xvsd_runs_and_with_the_next_one() {
+    let cluster = cluster(Method::Nat);
+    let (mut director, _echoes, asker, server) = offloaded_flow(&cluster);
+    director.kill();
+    // Within the hold nobody but the program can forward.
+    assert_eq!(asker.ask(b"without xvsd"), server);
+    let next = start(&cluster);
+    assert_eq!(asker.ask(b"with the next one"), server);
+    let next = {
+        let arguments = ["--hold", "1min", "--metrics", ADDRESS];
+        let successor = Director::take_over(&cluster, Workers::Two, &arguments);
+        drop(next);
+        successor.unwrap_or_else(|log| panic!("{log}"))
+    };
+    assert_eq!(asker.ask(b"after a take-over"), server);
+    assert!(next.adm("-Lnc").contains("UDP"));
+}
+
+#[test]
+fn flows_go_back_to_workers_if_an_interface_refuses_what_the_program_forwards() {
+    let cluster = cluster(Method::Nat);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, UPLOAD));
+    let director = start(&cluster);
+    director.add_service(Protocol::Tcp, UPLOAD, Method::Nat);
+    let blob = cluster.blob();
+    clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 2, &blob);
+    wait::until("flows are offloaded", || (offloaded(&cluster) > 0.0).then_some(()));
+    set_gro(&cluster, ENDS[1], "off");
+    let half = HalfUpload::begin(&cluster, UPLOAD);
+    let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 2, &blob);
+    receipts.iter().for_each(|receipt| assert_eq!(*receipt, clients::receipt(&receipt.host, &blob)));
+    half.finish();
+    let status = director.status();
+    assert!(status.contains("offload    not by lan: it "), "{status}");
+}

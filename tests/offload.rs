@@ -1,0 +1,133 @@
+//! Flow offload: the very XDP program, run by the kernel, beside a lab without it, which must give the same answers.
+//!
+//! Each test has a network, a clock and a program of its own. Needs root. Not here: the recordings of the kernel, which
+//! `scripts/test` plays beside the program too, and real interfaces (`netlab_offload.rs`).
+
+use xvs::frames::{ACK, FIN, RST, SYN};
+use xvs::lab_cluster::{CLIENT, CLIENT6, Judged, VIP, VIP6, at, server, server6};
+use xvs::{BothWays, Datagram, LabCluster, Transport, offload};
+
+/// A cluster with services of these ends by NAT, one server each.
+fn cluster(services: &[&str]) -> LabCluster {
+    let mut cluster = LabCluster::beside(BothWays::offloading());
+    for service in services {
+        let server =
+            if service.contains('[') { format!("[{}]:80", server6(1)) } else { format!("{}:80", server(1)) };
+        cluster.configure(&[&format!("-A {service} -s rr"), &format!("-a {service} -r {server} -m")]);
+    }
+    cluster
+}
+
+/// Whether the program has forwarded what is sent meanwhile.
+fn is_offloaded<T>(send: impl FnOnce() -> T) -> (bool, T) {
+    let before = offload::forwarded();
+    let sent = send();
+    (offload::forwarded() > before, sent)
+}
+
+fn segment(cluster: &mut LabCluster, port: u16, flags: u8) -> (bool, Judged) {
+    let datagram = Datagram::new(Transport::Tcp(flags), at(CLIENT, port), at(VIP, 80));
+    is_offloaded(|| cluster.from_client(&datagram))
+}
+
+fn reply(cluster: &mut LabCluster, port: u16, flags: u8) -> (bool, Judged) {
+    let datagram = Datagram::new(Transport::Tcp(flags), at(server(1), 80), at(CLIENT, port));
+    is_offloaded(|| cluster.from_server(&datagram))
+}
+
+/// An established connection whose packets the program forwards.
+fn established(cluster: &mut LabCluster, port: u16) {
+    segment(cluster, port, SYN);
+    // Without a number of its own, which the client would have to acknowledge.
+    reply(cluster, port, ACK);
+    (0..2).for_each(|_| drop(segment(cluster, port, ACK)));
+    assert!(segment(cluster, port, ACK).0 && reply(cluster, port, ACK).0);
+}
+
+#[test]
+fn a_fin_or_a_reset_of_either_end_ends_the_offload_and_a_syn_goes_to_the_worker() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    for (port, flags) in (1000..).zip([FIN | ACK, RST, RST | ACK]) {
+        established(&mut cluster, port);
+        assert!(!segment(&mut cluster, port, flags).0);
+        assert!(!segment(&mut cluster, port, ACK).0 && !reply(&mut cluster, port, ACK).0);
+        established(&mut cluster, port + 100);
+        assert!(!reply(&mut cluster, port + 100, flags).0);
+        assert!(!segment(&mut cluster, port + 100, ACK).0 && !reply(&mut cluster, port + 100, ACK).0);
+    }
+    established(&mut cluster, 1200);
+    assert!(!segment(&mut cluster, 1200, SYN).0);
+}
+
+#[test]
+fn what_a_connection_was_decided_from_changes_and_its_next_packet_is_the_workers() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    let changes: [&dyn Fn(&mut LabCluster); 3] = [
+        &|cluster| {
+            cluster.adm("--set 500 0 0");
+        },
+        &|cluster| {
+            cluster
+                .ok(serde_json::json!({ "neighbor": server(1), "mac": "02:00:00:00:99:01", "link": "lan" }));
+        },
+        &|cluster| {
+            cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+        },
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let port = 2000 + number as u16;
+        established(&mut cluster, port);
+        change(&mut cluster);
+        assert!(!segment(&mut cluster, port, ACK).0, "change {number}");
+    }
+    let gone = segment(&mut cluster, 2000, ACK).1;
+    assert_eq!(gone.verdict, "drop destination_unavailable", "a removed real server gets nothing");
+}
+
+#[test]
+fn another_service_does_not_end_the_offload() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 3000);
+    cluster.configure(&[&format!("-A -t {VIP}:81 -s rr"), &format!("-a -t {VIP}:81 -r {}:81 -m", server(2))]);
+    assert!(segment(&mut cluster, 3000, ACK).0 && reply(&mut cluster, 3000, ACK).0);
+}
+
+#[test]
+fn a_newer_connection_with_the_same_replies_has_them_although_the_older_one_was_offloaded() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80"), &format!("-t {VIP}:81")]);
+    established(&mut cluster, 3100);
+    let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 3100), at(VIP, 81));
+    assert_eq!(cluster.from_client(&syn).verdict, "transmit");
+    // The labs agree on where it goes.
+    assert!(!reply(&mut cluster, 3100, ACK).0);
+    (0..20).for_each(|_| drop((segment(&mut cluster, 3100, ACK), reply(&mut cluster, 3100, ACK))));
+}
+
+#[test]
+fn more_connections_than_records_are_forwarded_by_workers_and_idle_ones_make_room() {
+    let mut cluster = cluster(&[&format!("-u {VIP}:80"), &format!("-u [{VIP6}]:80")]);
+    let mut ask = |port: u16, to_v6: bool| {
+        let (client, service) =
+            if to_v6 { (at(CLIENT6, port), at(VIP6, 80)) } else { (at(CLIENT, port), at(VIP, 80)) };
+        let datagram = Datagram::new(Transport::Udp, client, service);
+        (0..8).filter(|_| is_offloaded(|| cluster.from_client(&datagram)).0).count()
+    };
+    let offloaded: Vec<_> = (4000..4200).map(|port| ask(port, port % 2 == 0)).collect();
+    assert!(offloaded[..40].iter().all(|packets| *packets > 0), "{offloaded:?}");
+    assert!(offloaded.iter().all(|packets| *packets > 0), "idle connections make room: {offloaded:?}");
+}
+
+#[test]
+fn an_offloaded_connection_with_traffic_lasts_and_an_idle_one_ends_when_it_is_due() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    cluster.adm("--set 10 0 0");
+    established(&mut cluster, 5000);
+    for _ in 0..10 {
+        cluster.advance(8.0);
+        assert!(segment(&mut cluster, 5000, ACK).0, "it lasts, offloaded");
+    }
+    assert_eq!(cluster.total_load(), (1, 0));
+    cluster.advance(12.0);
+    assert_eq!(cluster.total_load(), (0, 0));
+    assert!(!segment(&mut cluster, 5000, ACK).0);
+}

@@ -1,0 +1,81 @@
+//! The steering program as the kernel runs it on the frames of a lab, with offloaded flows.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+
+use xvs_cli::lab::Lab;
+use xvs_ctl::in_memory::Program;
+use xvs_dataplane::offload::keys::Keys;
+use xvs_dataplane::offload::{Ends, Offload, Settings};
+use xvs_dataplane::steering::Steering;
+
+/// The interface on which the kernel runs programs for tests: loopback.
+const LOOPBACK: u32 = 1;
+/// The most connections at once.
+const RECORDS: u32 = 64;
+
+/// With this variable in the environment, tests of labs have a double whose flows are offloaded ([`crate::BothWays`]).
+const VARIABLE: &str = "XVS_OFFLOAD";
+
+thread_local! {
+    static FORWARDED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Whether labs of tests have a double whose flows are offloaded.
+pub fn is_wanted() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// The packets that programs of this thread's labs have forwarded.
+pub fn forwarded() -> u64 {
+    FORWARDED.get()
+}
+
+/// A lab whose flows are offloaded after so many packets of a client. Needs root.
+///
+/// # Panics
+/// If the kernel refuses the program.
+pub fn offloading(after: u32) -> Lab {
+    let mut lab = Lab::new();
+    let steering = Steering::load_for_offloaded_runs().expect("the kernel takes the program of root");
+    let made = lab.director.offload(|table| {
+        let settings = Settings { after, records: RECORDS, ingress: Some(LOOPBACK) };
+        let (offload, keys) = steering.offload(table, settings)?;
+        offload.set_on(true);
+        let kernel = Kernel { steering, keys, offload: offload.clone() };
+        Ok::<(_, Box<dyn Program>), io::Error>((offload, Box::new(kernel)))
+    });
+    made.expect("the maps can be mapped");
+    lab
+}
+
+struct Kernel {
+    steering: Steering,
+    keys: Keys,
+    offload: Arc<Offload>,
+}
+
+impl Program for Kernel {
+    fn forward(&mut self, frame: &[u8]) -> Option<(u32, Vec<u8>)> {
+        // The kernel runs no frames that are shorter or longer.
+        if !(14..=3500).contains(&frame.len()) {
+            return None;
+        }
+        let before: Vec<_> = self.offload.sent().collect();
+        let after = self.steering.test_run_offloaded(frame).expect("the program runs")?;
+        let mut counted = self.offload.sent().zip(before).filter(|(now, before)| now.1 != before.1);
+        let ((to, _), _) = counted.next().expect("what is forwarded is counted");
+        assert_eq!(counted.next(), None, "at one record");
+        FORWARDED.set(FORWARDED.get() + 1);
+        Some((to, after))
+    }
+
+    fn turn(&mut self) {
+        self.keys.turn();
+    }
+
+    fn end(&mut self, ends: &Ends) {
+        self.offload.end(ends);
+    }
+}
