@@ -121,7 +121,7 @@ struct xvs_hold {
 };
 
 /* Flows that the program forwards itself. A record of a connection has a part for each direction: requests, replies. */
-#define XVS_FLOWS (1 << 16)
+#define XVS_FLOWS (1 << 17)
 
 /* The keys of the maps `flows_v4` and `flows_v6`: a packet's endpoints as it is received. */
 struct xvs_flow_v4 {
@@ -141,8 +141,8 @@ struct xvs_flow_v6 {
 
 /* Their values: the number of the record, the part, and in the upper half the use of the record. */
 #define XVS_FLOW_RECORD(value) ((value) & (XVS_FLOWS - 1))
-#define XVS_FLOW_PART(value) ((value) >> 16 & 1)
-#define XVS_FLOW_USE(value) ((value) >> 17)
+#define XVS_FLOW_PART(value) ((value) >> 17 & 1)
+#define XVS_FLOW_USE(value) ((value) >> 18)
 
 /* What becomes of the packets of one direction. */
 struct xvs_flow_part {
@@ -155,7 +155,8 @@ struct xvs_flow_part {
 	__be32 dest_v4;
 	__be16 source_port;
 	__be16 dest_port;
-	__u16 network_sum; /* what the change adds to the IPv4 header's checksum, without the time to live */
+	__u16 network_sum; /* what the change adds to the IPv4 header's checksum, without the time to live; of a tunnel
+			    * the sum of the constant fields of an outer IPv4 header */
 	__u16 transport_sum;
 	__u32 flags; /* a set of the following */
 	__u64 counted[2]; /* xvsd: packets and bytes that it has added to its counts */
@@ -164,7 +165,10 @@ enum {
 	XVS_FLOW_READDRESSED = 1 << 0, /* endpoints change; else the link addresses alone */
 	XVS_FLOW_UNFRAGMENTED = 1 << 1, /* only packets that no router may fragment */
 	XVS_FLOW_PARTIAL = 1 << 2, /* the interface may deliver partial checksums */
+	XVS_FLOW_UDP = 1 << 3, /* the outer headers have a UDP header behind that of the network */
 };
+/* The bytes of the outer headers; 0: packets leave without any. */
+#define XVS_FLOW_OUTER(flags) ((flags) >> 8)
 
 /* A value of the array `flows`. */
 struct xvs_flow {
@@ -179,10 +183,14 @@ struct xvs_flow {
 	} count[2];
 	__u64 unused2;
 	struct xvs_flow_part part[2];
-	struct {
-		__be32 source[4];
-		__be32 dest[4];
-	} v6[2];
+	union {
+		struct {
+			__be32 source[4];
+			__be32 dest[4];
+		} v6[2];
+		/* The outer headers of requests; what differs from packet to packet is 0. */
+		__u8 outer[64];
+	};
 };
 
 /* The value of the map `offload`, which has one entry, and which xvsd maps into its memory. */

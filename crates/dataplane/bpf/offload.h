@@ -46,6 +46,8 @@ struct {
 /* From the beginning of the transport header. */
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
+#define UDP_LENGTH 4
+#define ECN 3
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
 enum { TCP_FIN = 0x01 };
@@ -66,11 +68,7 @@ static __always_inline int is_in_force(const struct xvs_offload *state, const st
 	if (*(volatile __u32 *)&state->epoch != flow->epoch ||
 	    *(volatile __u32 *)&state->slots[flow->slot & (XVS_SLOTS - 1)] != flow->slot_epoch)
 		return 0;
-	struct xvs_hold *held = bpf_map_lookup_elem(&hold, &first);
-	if (!held || !held->hold_ns)
-		return 1;
-	__u64 beat = *(volatile __u64 *)&held->beat_ns, now = bpf_ktime_get_coarse_ns();
-	return now <= beat || now - beat < held->hold_ns;
+	return !is_over(bpf_map_lookup_elem(&hold, &first));
 }
 
 /* Whether a segment changes nothing of its connection; one that may do more than that ends the record. */
@@ -112,6 +110,88 @@ static __always_inline int fit(struct xdp_md *ctx, __u32 len)
 {
 	__u32 has = ctx->data_end - ctx->data;
 	return has == len || (has > len && len < ETH_ZLEN && bpf_xdp_adjust_tail(ctx, (int)(len - has)) == 0);
+}
+
+/* One hop less. `sum` is what else changes in the sum of an IPv4 header. */
+static __always_inline void decrement_ttl(void *packet, const int v4, __u64 sum)
+{
+	struct iphdr *ip4 = packet;
+	struct ipv6hdr *ip6 = packet;
+	if (v4) {
+		ip4->ttl--;
+		ip4->check = updated(ip4->check, TTL_SUM + sum);
+	} else {
+		ip6->hop_limit--;
+	}
+}
+
+/* Puts the outer headers of a record, of this constant length, before a whole packet of `total` bytes, which may not be
+ * fragmented if both headers are IPv4. Writes the fields that differ from packet to packet, as src/forward/tunnel/ does.
+ * Returns 0 if there is no room.
+ */
+static __always_inline int encapsulate_in(struct xdp_md *ctx, const struct xvs_flow *flow, __u32 total, const int v4,
+					  const __u32 outer)
+{
+	const struct xvs_flow_part *part = &flow->part[0];
+	const int outer_v4 = outer < sizeof(struct ipv6hdr);
+	const __u32 network_len = outer_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	if (bpf_xdp_adjust_head(ctx, -(int)outer))
+		return 0;
+	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth) + outer + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)));
+	if (!eth) {
+		bpf_xdp_adjust_head(ctx, outer);
+		return 0;
+	}
+	__u8 *headers = (void *)(eth + 1), *packet = headers + outer;
+	decrement_ttl(packet, v4, 0);
+	__builtin_memcpy(eth, part->link, sizeof(part->link));
+	eth->h_proto = outer_v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	__builtin_memcpy(headers, flow->outer, outer);
+	struct iphdr *ip4 = (void *)packet;
+	struct ipv6hdr *ip6 = (void *)packet;
+	__u8 tos = v4 ? ip4->tos : packet[0] << 4 | packet[1] >> 4, ttl = v4 ? ip4->ttl : ip6->hop_limit;
+	/* Congestion experienced becomes ECT(0) (RFC 3168 9.1). */
+	if ((tos & ECN) == ECN)
+		tos &= ~1;
+	if (outer_v4) {
+		struct iphdr *ip = (void *)headers;
+		ip->tos = tos;
+		ip->tot_len = bpf_htons(total + outer);
+		ip->frag_off = bpf_htons(IP4_DONT_FRAGMENT);
+		ip->ttl = ttl;
+		ip->check = ~folded((__u64)part->network_sum + bpf_htons(tos) + ip->tot_len + ip->frag_off +
+				    bpf_htons(ttl << 8));
+	} else {
+		struct ipv6hdr *ip = (void *)headers;
+		headers[0] |= tos >> 4;
+		headers[1] |= tos << 4;
+		ip->payload_len = bpf_htons(total + outer - network_len);
+		ip->hop_limit = ttl;
+	}
+	if (part->flags & XVS_FLOW_UDP && outer >= network_len + UDP_LEN)
+		*(__be16 *)(headers + network_len + UDP_LENGTH) = bpf_htons(total + outer - network_len);
+	return 1;
+}
+
+/* The same for any length that there is: IP in IP, GRE, and UDP with GUE, over IPv4 and IPv6. */
+static __always_inline int encapsulate(struct xdp_md *ctx, const struct xvs_flow *flow, __u32 outer, __u32 total,
+				       const int v4)
+{
+	switch (outer) {
+	case 20:
+		return encapsulate_in(ctx, flow, total, v4, 20);
+	case 24:
+		return encapsulate_in(ctx, flow, total, v4, 24);
+	case 32:
+		return encapsulate_in(ctx, flow, total, v4, 32);
+	case 40:
+		return encapsulate_in(ctx, flow, total, v4, 40);
+	case 44:
+		return encapsulate_in(ctx, flow, total, v4, 44);
+	case 52:
+		return encapsulate_in(ctx, flow, total, v4, 52);
+	}
+	return 0;
 }
 
 static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes)
@@ -174,6 +254,9 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		return 0;
 	if (!fit(ctx, sizeof(struct ethhdr) + total))
 		return 0;
+	__u32 outer = XVS_FLOW_OUTER(part->flags);
+	if (outer)
+		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total);
 	eth = bytes_at(ctx, 0, transport + UDP_LEN);
 	checksum = bytes_at(ctx, at, 2);
 	if (!eth || !checksum)
@@ -181,23 +264,18 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	ip4 = (void *)(eth + 1);
 	ip6 = (void *)(eth + 1);
 	__builtin_memcpy(eth, part->link, sizeof(part->link));
-	__u64 sum = TTL_SUM;
+	__u64 sum = 0;
 	if (part->flags & XVS_FLOW_READDRESSED) {
 		if (v4) {
 			ip4->saddr = part->source_v4;
 			ip4->daddr = part->dest_v4;
-			sum += part->network_sum;
+			sum = part->network_sum;
 		} else {
 			__builtin_memcpy(&ip6->saddr, number ? &flow->v6[1] : &flow->v6[0], sizeof(flow->v6[0]));
 		}
 		readdress_transport(part, (void *)eth + transport, checksum, is_tcp);
 	}
-	if (v4) {
-		ip4->ttl--;
-		ip4->check = updated(ip4->check, sum);
-	} else {
-		ip6->hop_limit--;
-	}
+	decrement_ttl(v4 ? (void *)ip4 : (void *)ip6, v4, sum);
 	return send(flow, number, part, total);
 }
 

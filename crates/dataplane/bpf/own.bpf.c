@@ -114,24 +114,13 @@ static __always_inline int is_server(const struct xvs_endpoint *at, __u8 fragmen
 	return roles && (*roles & (XVS_SERVICE | XVS_DESTINATION)) == XVS_DESTINATION;
 }
 
-/* Whether the last beat is too old, as for the steering program. */
-static __always_inline int hangs(void)
-{
-	__u32 first = 0;
-	struct xvs_hold *state = bpf_map_lookup_elem(&hold, &first);
-	if (!state || !state->hold_ns)
-		return 0;
-	__u64 beat = *(volatile __u64 *)&state->beat_ns, now = bpf_ktime_get_coarse_ns();
-	return now > beat && now - beat >= state->hold_ns;
-}
-
 /* Gives a packet to the worker that reads the TAP. The kernel completes its checksum and divides it if it is longer
  * than the peer receives. Without the TAP, or while xvsd hangs for longer than the hold, the packet goes on.
  */
 static __always_inline int to_director(struct __sk_buff *skb)
 {
-	__u32 mark = skb->mark;
-	if (hangs())
+	__u32 mark = skb->mark, first = 0;
+	if (is_over(bpf_map_lookup_elem(&hold, &first)))
 		return TC_ACT_UNSPEC;
 	skb->mark = XVS_OWN_MARK;
 	if (bpf_clone_redirect(skb, tap_index, 0) >= 0)

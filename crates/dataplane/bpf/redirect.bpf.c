@@ -397,9 +397,7 @@ static __always_inline int steer(struct xdp_md *ctx, int refused)
 	struct xvs_hold *state = bpf_map_lookup_elem(&hold, &first);
 	if (!state || !state->hold_ns)
 		return refused ? XDP_DROP : bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
-	/* The coarse clock is up to a tick behind, and costs a fifth. A beat may be later than it. */
-	__u64 beat = *(volatile __u64 *)&state->beat_ns, now = bpf_ktime_get_coarse_ns();
-	if (now > beat && now - beat >= state->hold_ns)
+	if (is_over(state))
 		return XDP_PASS;
 	if (refused)
 		return XDP_DROP;

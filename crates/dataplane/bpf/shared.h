@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* The maps of the steering program that own.bpf.c reads and writes, too: both are loaded with the same ones. */
+/* What the steering program and own.bpf.c share: both are loaded with the same maps. */
 #ifndef XVS_SHARED_H
 #define XVS_SHARED_H
 
@@ -40,5 +40,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct xvs_hold);
 } hold SEC(".maps");
+
+/* Whether there is a hold, and it is over: the last beat is too old. The coarse clock is up to a tick behind, and costs a
+ * fifth. A beat may be later than it.
+ */
+static __always_inline int is_over(const struct xvs_hold *held)
+{
+	if (!held || !held->hold_ns)
+		return 0;
+	__u64 beat = *(volatile __u64 *)&held->beat_ns, now = bpf_ktime_get_coarse_ns();
+	return now > beat && now - beat >= held->hold_ns;
+}
 
 #endif

@@ -105,7 +105,7 @@ pub struct Link {
     pub active: bool,
     /// Whether packets may arrive by it with [partial checksums](crate::partial_checksum).
     pub partial_checksums: bool,
-    /// Whether the XDP program may forward packets that arrive by it (offload).
+    /// Whether the XDP program may forward packets that arrive or leave by it (offload).
     pub offloads: bool,
     /// Whether the program runs in generic mode.
     pub generic: bool,

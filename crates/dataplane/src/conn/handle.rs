@@ -61,10 +61,15 @@ impl TableWorker {
         &self.handle.table
     }
 
-    #[inline]
+    /// What look-ups that are no packet's go by: those of [`Self`] may be noted.
+    pub(crate) fn handle(&self) -> &TableHandle {
+        &self.handle
+    }
+
     /// The hash of a flow, equal for both directions.
+    #[inline]
     pub fn hash(&self, flow: &FlowKey) -> u64 {
-        flow.hash(&self.handle.table.secret)
+        self.handle.hash(flow)
     }
 
     /// Prefetches the first line that a look-up by this hash reads.
@@ -384,7 +389,7 @@ impl Table {
 
 /// The common part of the handles of workers and readers.
 #[derive(Debug)]
-pub(super) struct TableHandle {
+pub(crate) struct TableHandle {
     pub(super) table: Arc<Table>,
     number: usize,
     pub(super) state: HandleState,
@@ -411,7 +416,12 @@ impl TableHandle {
     }
 
     #[inline]
-    pub(super) fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
+    pub(crate) fn hash(&self, flow: &FlowKey) -> u64 {
+        flow.hash(&self.table.secret)
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         debug_assert!(!self.parked);
         let flow = Packed::of(flow);
         self.table.find(hash, |record| record.direction(&flow))

@@ -46,6 +46,7 @@ pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub use self::flags::Flags;
 pub(crate) use self::ftp::{Asked, Shift};
+pub(crate) use self::handle::TableHandle;
 pub use self::handle::{TableWorker, Timers};
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};

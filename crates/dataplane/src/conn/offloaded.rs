@@ -12,7 +12,7 @@ use xvs_xdp::bpf::Words;
 use super::id::ConnId;
 
 /// The number of records.
-pub(crate) const RECORDS: usize = 1 << 16;
+pub(crate) const RECORDS: usize = 1 << 17;
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
 pub(crate) const RECORD: usize = 32;
 

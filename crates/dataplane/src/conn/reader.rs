@@ -7,9 +7,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use xvs_proto::FlowKey;
+
 use super::call_ids::CallIds;
 use super::connection::Connection;
 use super::copy::Copied;
+use super::direction::Direction;
 use super::handle::TableHandle;
 use super::id::ConnId;
 use super::insertion::Removal;
@@ -89,6 +92,19 @@ impl TableReader {
             Sought::Template(flow) => handle.find_template(flow, hash)?,
         };
         Some(Copied::of(&handle.connection(id), call_ids, &|id| handle.connection(id)))
+    }
+
+    /// Calls `view` for the connection of this flow, if there is one.
+    pub(crate) fn with_connection<T>(
+        &mut self,
+        flow: &FlowKey,
+        view: impl FnOnce(&TableHandle, Connection<'_>, Direction) -> T,
+    ) -> Option<T> {
+        self.handle.unpark();
+        let walk = Parked(self);
+        let handle = &walk.0.handle;
+        let (id, direction) = handle.find(flow, handle.hash(flow))?;
+        Some(view(handle, handle.connection(id), direction))
     }
 
     /// A view of a connection. Only during a walk.

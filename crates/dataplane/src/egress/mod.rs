@@ -69,7 +69,7 @@ pub struct LinkInfo {
     pub active: bool,
     /// Whether packets may arrive by it with partial checksums.
     pub partial_checksums: bool,
-    /// Whether the XDP program may forward packets that arrive by it (offload).
+    /// Whether the XDP program may forward packets that arrive or leave by it (offload).
     pub offloads: bool,
     /// Whether the program runs in generic mode.
     pub generic: bool,
@@ -208,6 +208,19 @@ impl Egress {
     /// Whether a policy rule of the kernel delivers packets of this mark to this machine, whatever their address is.
     pub fn delivers_mark(&self, mark: u32) -> bool {
         self.policy_rule_marks.iter().any(|rule| mark & rule.mask == rule.mark)
+    }
+
+    /// Whether packets that had a path before have the same one now: nothing but neighbours on links was added or
+    /// removed. Costs a pass over all routes and neighbours.
+    pub(crate) fn keeps_paths_of(&self, before: &Self) -> bool {
+        let is_another = |(key, known): (&NeighbourKey, &Known)| {
+            let now = self.neighbours.get(key);
+            now.is_some_and(|now| now.neighbour.mac != known.neighbour.mac)
+        };
+        (&self.links, &self.rules, &self.policy_rule_marks)
+            == (&before.links, &before.rules, &before.policy_rule_marks)
+            && !before.neighbours.iter().any(is_another)
+            && self.routes == before.routes
     }
 
     /// The link address of a neighbour; `None` if it is not resolved.

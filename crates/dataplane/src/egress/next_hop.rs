@@ -36,6 +36,13 @@ pub(super) struct Gateway {
     pub(super) used: Used,
 }
 
+impl PartialEq for Gateway {
+    /// Whether packets leave in the same way.
+    fn eq(&self, other: &Self) -> bool {
+        self.hop == other.hop
+    }
+}
+
 /// Whether a packet was sent to a neighbour since `Egress::take_used`. Workers set it, the control thread clears it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Used(Arc<AtomicBool>);

@@ -31,8 +31,8 @@ impl PathMtu {
     }
 
     /// Records the path MTU to `dest` that a router has reported. A value is not accepted if it is greater than the
-    /// known one, and is raised to the least MTU that a path may have.
-    pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) {
+    /// known one, and is raised to the least MTU that a path may have. Returns whether the path MTU is another one now.
+    pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) -> bool {
         let least = match dest {
             IpAddr::V4(_) => LEAST_V4,
             IpAddr::V6(_) => ipv6::MIN_MTU,
@@ -41,7 +41,8 @@ impl PathMtu {
         let forgotten = now.0 / 1000 + LASTS_SECONDS;
         let learnt = |word| (mtu <= known(word, now)).then_some(forgotten << 32 | u64::from(mtu));
         // Refused if the known path MTU is smaller.
-        let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learnt);
+        let before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learnt);
+        before.is_ok_and(|before| known(before, now) != mtu)
     }
 }
 
@@ -63,10 +64,10 @@ mod tests {
         let (v4, v6) = (IpAddr::from([192, 0, 2, 1]), "2001:db8::1".parse().unwrap());
         let (path, start) = (PathMtu::default(), Millis(7_000_500));
         assert_eq!(path.at(start), u32::MAX);
-        path.learn(1400, v4, start);
-        path.learn(1450, v4, Millis(7_300_000));
+        assert!(path.learn(1400, v4, start));
+        assert!(!path.learn(1450, v4, Millis(7_300_000)));
         assert_eq!(path.at(Millis(7_599_999)), 1400);
-        path.learn(1400, v4, Millis(7_599_999));
+        assert!(!path.learn(1400, v4, Millis(7_599_999)));
         assert_eq!(path.at(Millis(7_600_000)), 1400, "it was reported again");
         assert_eq!(path.at(Millis(8_199_000)), u32::MAX);
         path.learn(1450, v4, Millis(8_199_000));

@@ -22,7 +22,7 @@ use xvs_proto::network::{Network, PolicyAction, Route, RouteAction, RouteKey, Ru
 use super::next_hop::Gateway;
 
 /// The routes of all tables, by the rules that look them up.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Routes {
     v4: Lookups,
     v6: Lookups,
@@ -30,7 +30,7 @@ pub(super) struct Routes {
 }
 
 /// The look-ups of a family, in the order of its rules.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Lookups {
     /// Those before the last one; none with the kernel's default rules.
     steps: Vec<Step>,
@@ -39,14 +39,14 @@ struct Lookups {
 }
 
 /// What a rule looks up, and rules after it for all packets.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Step {
     rule: Rule,
     trie: Arc<Trie>,
 }
 
 /// The result of a route.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Target {
     pub(super) action: Action,
     pub(super) preferred_source: Option<IpAddr>,
@@ -55,7 +55,7 @@ pub(super) struct Target {
     pub(super) table: Option<Table>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Action {
     Local,
     Broadcast,
@@ -64,13 +64,13 @@ pub(super) enum Action {
 }
 
 /// One or more next hops, never none.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct NextHops {
     hops: Vec<NextHop>,
     total: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct NextHop {
     pub(super) link: LinkId,
     pub(super) via: Option<IpAddr>,
@@ -176,7 +176,7 @@ impl Lookups {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Trie {
     /// Parents come before their children; the first one is the root.
     nodes: Vec<Node>,
@@ -185,7 +185,7 @@ struct Trie {
 }
 
 /// All addresses with the same beginning, by their next byte.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Node {
     /// The beginning.
     prefix: u128,

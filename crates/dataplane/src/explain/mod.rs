@@ -28,6 +28,7 @@ use crate::conn::{Copied, Direction, Sought, TableReader};
 use crate::egress::Path;
 use crate::egress::RouteTo;
 use crate::explain::dry_run::DryRun;
+use crate::offload::{NotOffloaded, Offload};
 use crate::port::memory::Bytes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::marks::Step;
@@ -45,6 +46,8 @@ pub struct Live<'a> {
     pub reader: &'a Mutex<TableReader>,
     /// The time of the workers.
     pub now: Millis,
+    /// The offload of connections; `None`: it is off.
+    pub offload: Option<&'a Offload>,
 }
 
 impl Live<'_> {
@@ -65,6 +68,8 @@ pub struct Explanation {
     pub quote: Option<Packet>,
     /// The existing connection that it belongs to, in its current state, and the packet's direction.
     pub met: Option<(Copied, Direction)>,
+    /// Whether that connection is offloaded; `None`: there is none, or offload is off.
+    pub offloaded: Option<Result<(), NotOffloaded>>,
     /// Its firewall mark; 0: none.
     pub mark: u32,
     /// The last rule that changed the mark.

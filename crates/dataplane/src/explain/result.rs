@@ -10,6 +10,7 @@ use xvs_sched::{Certainty, ServiceKey};
 use super::dry_run::DryRun;
 use super::{Caveat, Explanation, Live, Origin, Route, pass_reason};
 use crate::burst::classify::Class;
+use crate::burst::context::Context;
 use crate::conn::{ConnId, Copied, Direction, Flags, NewConnection};
 use crate::egress::Path;
 use crate::new_connection::service;
@@ -52,6 +53,14 @@ impl DryRun {
             false => pass_reason::why(&self, direction, snapshot),
         });
         let syn_proxy = self.syn_proxy(met.as_ref());
+        let offloaded = || match (&self.class, live.offload) {
+            (Class::Flow(packet), Some(offload)) => {
+                let at = Context { snapshot, now: live.now };
+                offload.standing(&mut live.reader(), &packet.flow, self.link, at)
+            }
+            _ => None,
+        };
+        let offloaded = offloaded();
         let made: Vec<_> = connection.iter().chain(&template).collect();
         let caveats = self.caveats(live, begun_for, decision.as_ref(), &made);
         Explanation {
@@ -59,6 +68,7 @@ impl DryRun {
             class: self.class,
             quote: self.quote(),
             met,
+            offloaded,
             mark,
             marked_by,
             service,

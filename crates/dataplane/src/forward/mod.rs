@@ -30,7 +30,7 @@ pub use self::admission::decrement_ttl;
 pub use self::ends::Ends;
 pub use self::identification::Identification;
 pub use self::next_hop::{leave, link_header};
-pub(crate) use self::tunnel::Template;
+pub(crate) use self::tunnel::{FlowHeaders, Template};
 pub use self::tunnel::{Outer, overhead, room};
 
 /// Sends a client's packet, which was received by `link`, to the connection's destination.

@@ -24,7 +24,7 @@ use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Encapsulation, Hop, Tunnel};
 use crate::verdict::DropReason;
 
-pub(crate) use self::template::Template;
+pub(crate) use self::template::{FlowHeaders, Template};
 
 /// The least usable path MTU over IPv4, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
 const LEAST_MTU_V4: u32 = 68;

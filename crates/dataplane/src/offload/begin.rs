@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::fence;
 
-use xvs_proto::{FlowKey, LinkId, Protocol};
+use xvs_proto::{Family, FlowKey, LinkId, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::flow_key::{FlowKeys, Key};
@@ -17,7 +17,7 @@ use super::shared::{Job, Offload, slot};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ConnId, Connection, Direction, Flags, TableWorker, offloaded_word as word};
+use crate::conn::{ConnId, Connection, Direction, Flags, TableHandle, offloaded_word as word};
 use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
 use crate::snapshot::{DestinationId, Route, Snapshot};
@@ -37,19 +37,22 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         }
         return;
     }
-    if !at.snapshot.captures.is_empty() || offloader.is_full() {
+    if offloader.is_full() {
         return;
     }
-    let Some((parts, keys)) = parts(&connection, table, link, at.snapshot) else { return };
+    // Before the path MTU is read, after whose change a worker ends all records.
+    let epochs = shared.epochs(destination);
+    let Ok((parts, keys)) = plan(&connection, table.handle(), link, at) else { return };
     let Some(record) = shared.free.pop() else { return };
-    let state = shared.fill(record, destination, &parts);
+    let state = shared.fill(record, destination, epochs, &parts);
     let generation = connection.generation();
     let is_bound = shared.flows.bind(id, record);
     // A thread that removes or changes the connection, or enters another one with its replies, does that before it
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
     let is_live = table.recall(id, generation).is_some_and(|connection| is_steady(&connection));
-    let has_replies = || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table));
+    let has_replies =
+        || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
     if !is_bound || !is_live || !has_replies() || shared.jobs.push(Job::Enter(record, keys)).is_err() {
         shared.flows.record(record)[word::STATE].store(state & !1, Relaxed);
         if is_bound {
@@ -58,14 +61,19 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         let _ = shared.free.push(record);
         return;
     }
-    offloader.add(Own { record, id, generation, destination, idle: 0 }, at.now);
+    offloader.add(Own { record, id, link, generation, destination, idle: 0, is_given_up: false }, at.now);
 }
 
 impl Offload {
     /// Writes a record that nobody else uses, and puts it in force. Returns its state.
-    fn fill(&self, record: u32, destination: DestinationId, parts: &[Option<Part>; 2]) -> u64 {
+    fn fill(
+        &self,
+        record: u32,
+        destination: DestinationId,
+        (epoch, slot_epoch): (u32, u32),
+        parts: &[Option<Part>; 2],
+    ) -> u64 {
         let words = self.flows.record(record);
-        let (epoch, slot_epoch) = self.epochs(destination);
         // Relaxed: the program finds the record by a key that is entered after the queue's Release, by a system call.
         words[word::EPOCH_AND_SLOT].store(u64::from(slot(destination)) << 32 | u64::from(epoch), Relaxed);
         words[word::SLOT_EPOCH].store(slot_epoch.into(), Relaxed);
@@ -75,9 +83,13 @@ impl Offload {
             part_words[word::COUNTED..].iter().for_each(|word| word.store(0, Relaxed));
             let Some(part) = part else { continue };
             let from = (self.settings.ingress.unwrap_or(part.from.0), part.from.1);
-            let (values, addresses) = Part { from, ..*part }.words();
+            let (values, addresses) = Part { from, ..part.clone() }.words();
             let of_addresses = &words[word::ADDRESSES + place * addresses.len()..];
             let all = part_words.iter().zip(values).chain(of_addresses.iter().zip(addresses));
+            all.for_each(|(word, value)| word.store(value, Relaxed));
+        }
+        if let Some(outer) = parts[0].as_ref().and_then(|request| request.outer.as_ref()) {
+            let all = words[word::ADDRESSES..].iter().zip(outer.words());
             all.for_each(|(word, value)| word.store(value, Relaxed));
         }
         let state = words[word::STATE].load(Relaxed) | 1;
@@ -86,47 +98,115 @@ impl Offload {
     }
 }
 
-/// What is to be done with requests and replies of a connection, and the keys of both. `None`: workers forward it.
-fn parts(
+/// Why workers forward the packets of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOffloaded {
+    /// Its state may change.
+    #[error("it is not established")]
+    NotEstablished,
+    /// Its packets are not plain.
+    #[error(
+        "its packets need more than forwarding: FTP, TOA, a PROXY header, the SYN proxy, --ops, or a reset"
+    )]
+    Unusual,
+    /// They are few.
+    #[error("its client has sent fewer packets than `offload_after` says, or few since the last change")]
+    Few,
+    /// Packets are captured.
+    #[error("a capture runs, which sees every packet")]
+    Captured,
+    /// Access lists.
+    #[error("an access list may concern its packets, and the XDP program does not know for certain")]
+    Listed,
+    /// The director is the real server.
+    #[error("its real server is on the director")]
+    Local,
+    /// No route.
+    #[error("its real server, or the way to it, is not available")]
+    NoWay,
+    /// An interface.
+    #[error("the interface where its packets come, or leave, takes no part: `xvs status`")]
+    Interface,
+    /// No reply so far, or no neighbour.
+    #[error("no reply has passed yet, or the next hop to its client is not known yet")]
+    NoReply,
+    /// A tunnel.
+    #[error(
+        "each outer header of its tunnel differs: they have an identification, or a checksum over the packet"
+    )]
+    OuterHeaders,
+    /// No room.
+    #[error("as many connections as possible are offloaded")]
+    Full,
+}
+
+/// What is to be done with requests and replies of a connection, and the keys of both. Requests come by `link`.
+pub(super) fn plan(
     connection: &Connection<'_>,
-    table: &TableWorker,
+    table: &TableHandle,
     link: LinkId,
-    snapshot: &Snapshot,
-) -> Option<([Option<Part>; 2], FlowKeys)> {
-    let ends = Ends::of(connection);
-    let route = snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
+    at: Context<'_>,
+) -> Result<([Option<Part>; 2], FlowKeys), NotOffloaded> {
+    let (snapshot, ends) = (at.snapshot, Ends::of(connection));
+    if connection.flags().intersects(Flags::UNUSUAL) {
+        return Err(NotOffloaded::Unusual);
+    }
+    if !is_steady(connection) {
+        return Err(NotOffloaded::NotEstablished);
+    }
+    if !snapshot.captures.is_empty() {
+        return Err(NotOffloaded::Captured);
+    }
+    let route = snapshot.destinations.route(DestinationId(connection.dest_ref()));
+    let route = route.ok_or(NotOffloaded::NoWay)?;
     if !is_certain(connection, &ends, snapshot) {
-        return None;
+        return Err(NotOffloaded::Listed);
     }
     let before =
         FlowKey { protocol: connection.protocol(), source: ends.client, dest: ends.virtual_endpoint };
     let after = match ends.method {
-        ForwardingMethod::DirectRouting => before,
+        ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => before,
         ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
-        ForwardingMethod::FullNat => FlowKey { source: ends.local?, dest: ends.dest, ..before },
-        ForwardingMethod::Tunnel | ForwardingMethod::Local => return None,
+        ForwardingMethod::FullNat => {
+            FlowKey { source: ends.local.ok_or(NotOffloaded::NoWay)?, dest: ends.dest, ..before }
+        }
+        ForwardingMethod::Local => return Err(NotOffloaded::Local),
     };
-    let [from, to] = links(link, route.link, snapshot)?;
+    let outer = || {
+        let family = before.source.family();
+        let template = &route.tunnel.as_deref()?[family as usize];
+        template.of_flow(family, table.hash(&before), snapshot.settings.pmtu_disc, at.now)
+    };
+    let outer = match ends.method {
+        ForwardingMethod::Tunnel => Some(outer().ok_or(NotOffloaded::OuterHeaders)?),
+        _ => None,
+    };
+    let [from, to] = links(link, route.link, snapshot).ok_or(NotOffloaded::Interface)?;
     let request = Part {
         from: (from.ifindex, from.mac),
         partial_checksums: from.partial_checksums,
         to: (to.ifindex, route.addresses),
-        mtu: route.mtu,
+        mtu: outer.as_ref().map_or(route.mtu, |outer| outer.room),
         before,
         after,
-        unfragmented: ends.method == ForwardingMethod::FullNat,
+        unfragmented: match &outer {
+            // The identification of outer headers is the workers', as that of FULLNAT.
+            Some(outer) => outer.family == Family::V4,
+            None => ends.method == ForwardingMethod::FullNat,
+        },
+        outer,
     };
     let reply = match ends.method.masquerades() {
         true => match reply(connection, &ends, table, (route, after), snapshot) {
             // Perhaps there are no replies.
             Err(NotYet) if connection.in_packets() >= WITHOUT_REPLIES => None,
-            Err(NotYet) => return None,
+            Err(NotYet) => return Err(NotOffloaded::NoReply),
             Ok(reply) => reply,
         },
         false => None,
     };
     let keys = [Key::of(&before), reply.as_ref().and_then(|reply| Key::of(&reply.before))];
-    Some(([Some(request), reply], keys))
+    Ok(([Some(request), reply], keys))
 }
 
 /// Whether a connection is in a state in which packets change nothing of it.
@@ -147,7 +227,7 @@ struct NotYet;
 fn reply(
     connection: &Connection<'_>,
     ends: &Ends,
-    table: &TableWorker,
+    table: &TableHandle,
     (route, sent): (&Route, FlowKey),
     snapshot: &Snapshot,
 ) -> Result<Option<Part>, NotYet> {
@@ -177,11 +257,12 @@ fn reply(
         before,
         after,
         unfragmented: false,
+        outer: None,
     }))
 }
 
 /// Whether these replies are of this connection: several may have the same ones, and the last one has them.
-fn is_found(connection: &Connection<'_>, replies: &FlowKey, table: &TableWorker) -> bool {
+fn is_found(connection: &Connection<'_>, replies: &FlowKey, table: &TableHandle) -> bool {
     table.find(replies, table.hash(replies)) == Some((connection.id(), Direction::Outbound))
 }
 
@@ -200,7 +281,8 @@ fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> 
 fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]> {
     let from = plain(from, snapshot).filter(|info| info.offloads)?;
     // In generic mode the kernel redirects as it sends any packet.
-    let to = plain(to, snapshot).filter(|info| info.takes_redirected || from.generic)?;
+    let takes = |info: &&LinkInfo| info.offloads && (info.takes_redirected || from.generic);
+    let to = plain(to, snapshot).filter(takes)?;
     Some([from, to])
 }
 

@@ -21,7 +21,9 @@ pub struct Ends {
 impl Ends {
     /// Adds those that end when one snapshot follows another.
     pub fn add(&mut self, before: &Snapshot, after: &Snapshot) {
-        let is_same = Arc::ptr_eq(&before.egress, &after.egress)
+        let has_paths =
+            Arc::ptr_eq(&before.egress, &after.egress) || after.egress.keeps_paths_of(&before.egress);
+        let is_same = has_paths
             && Arc::ptr_eq(&before.marks, &after.marks)
             && Arc::ptr_eq(&before.captures, &after.captures)
             && before.settings == after.settings

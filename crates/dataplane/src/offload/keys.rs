@@ -18,6 +18,9 @@ use crate::conn::{RECORDS, offloaded_word as word};
 /// From turn to turn.
 pub const TURN: Duration = Duration::from_millis(10);
 
+/// The uses of a record until they are numbered anew: the values of the maps have so many bits for them.
+const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
+
 /// The keys that are in the maps.
 pub struct Keys {
     offload: Arc<Offload>,
@@ -66,7 +69,7 @@ impl Keys {
         let number = (state.load(Relaxed) >> 1) as u32;
         for (part, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
-            let value = number << 17 | (part as u32) << 16 | record;
+            let value = number << (RECORDS.ilog2() + 1) | (part as u32) << RECORDS.ilog2() | record;
             if self.set(key, value).is_err() {
                 // Workers forward the connection, and one of them has the record freed.
                 state.fetch_and(!1, Relaxed);
@@ -83,8 +86,7 @@ impl Keys {
         }
         let state = &self.offload.flows.record(record)[word::STATE];
         let number = (state.load(Relaxed) >> 1) + 1;
-        // As many bits as the values of the maps have for it.
-        state.store((number & 0x7fff) << 1, Relaxed);
+        state.store(number % USES << 1, Relaxed);
         self.resting.push(record);
     }
 

@@ -15,8 +15,10 @@ pub mod keys;
 mod own;
 mod part;
 mod shared;
+mod standing;
 mod sweep;
 
+pub use self::begin::NotOffloaded;
 pub use self::ends::Ends;
 pub(crate) use self::own::Offloader;
 #[cfg(test)]

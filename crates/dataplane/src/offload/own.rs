@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use xvs_proto::LinkId;
+
 use super::shared::Offload;
 use crate::clock::Millis;
 use crate::conn::{ConnId, RECORDS};
@@ -18,21 +20,31 @@ pub(crate) struct Offloader {
     pub(super) next: usize,
     /// When the next pass begins, or has begun.
     pub(super) due: Millis,
+    /// While records are short: connections with up to so many packets in a pass give theirs up.
+    pub(super) cold: u64,
+    /// Connections whose record has ended although they had packets, and the link of those.
+    pub(super) ended: Vec<(ConnId, LinkId)>,
 }
 
 /// A record of this worker.
 pub(super) struct Own {
     pub(super) record: u32,
     pub(super) id: ConnId,
+    /// The link by which requests come.
+    pub(super) link: LinkId,
     pub(super) generation: u32,
     pub(super) destination: DestinationId,
-    /// Passes since the last packet.
+    /// Passes since the last packet while it was in force.
     pub(super) idle: u8,
+    /// Whether this worker has ended it, and does not begin it anew.
+    pub(super) is_given_up: bool,
 }
 
 /// It is tried with so many packets, and then again with every multiple of the second number.
 const TRIES: u32 = 8;
 const OFTEN: u32 = 64;
+/// Records that are read between two bursts.
+pub(super) const SLICE: usize = 64;
 /// From pass to pass.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
@@ -46,7 +58,8 @@ impl Offloader {
 
     pub(crate) fn new(shared: Arc<Offload>) -> Self {
         let after = shared.settings.after;
-        Self { shared, after, own: Vec::with_capacity(RECORDS), next: 0, due: Millis(0) }
+        let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(SLICE));
+        Self { shared, after, own, next: 0, due: Millis(0), cold: 0, ended }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -59,6 +72,16 @@ impl Offloader {
             (self.next, self.due) = (0, now + PASS);
         }
         self.own.push(own);
+    }
+
+    /// Whether few records are left.
+    pub(super) fn is_short(&self) -> bool {
+        self.shared.is_short()
+    }
+
+    /// Ends all records, of other workers as well.
+    pub(crate) fn end_all(&self) {
+        self.shared.end_all();
     }
 
     /// When a worker that sleeps has to read the next ones.

@@ -6,8 +6,10 @@ use xvs_proto::checksum::Delta;
 use xvs_proto::plain::LinkAddresses;
 use xvs_proto::{FlowKey, MacAddr};
 
+use crate::forward::FlowHeaders;
+
 /// How packets of one direction come and leave, and what they become.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Part {
     /// The kernel's index of the interface where they come, and its link address.
     pub(super) from: (u32, MacAddr),
@@ -22,12 +24,16 @@ pub(super) struct Part {
     pub(super) after: FlowKey,
     /// Whether workers process those that a router may fragment.
     pub(super) unfragmented: bool,
+    /// The headers of a tunnel.
+    pub(super) outer: Option<FlowHeaders>,
 }
 
 /// The flags of a part (`bpf/maps.h`).
 const READDRESSED: u32 = 1 << 0;
 const UNFRAGMENTED: u32 = 1 << 1;
 const PARTIAL: u32 = 1 << 2;
+const UDP: u32 = 1 << 3;
+const OUTER_SHIFT: u32 = 8;
 
 /// The words of a part that xvsd writes.
 pub(super) const WORDS: usize = 6;
@@ -37,7 +43,8 @@ pub(super) const ADDRESS_WORDS: usize = 4;
 impl Part {
     /// As the program reads it: the part, and its IPv6 addresses.
     pub(super) fn words(&self) -> ([u64; WORDS], [u64; ADDRESS_WORDS]) {
-        let Self { before, after, .. } = self;
+        let Self { before, after, outer, .. } = self;
+        let outer = outer.as_ref();
         let network = Delta::default().addr(before.source.addr, after.source.addr);
         let network = network.addr(before.dest.addr, after.dest.addr);
         let transport = network.word(before.source.port, after.source.port);
@@ -45,7 +52,8 @@ impl Part {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(before != after, READDRESSED)
             | flag(self.unfragmented, UNFRAGMENTED)
-            | flag(self.partial_checksums, PARTIAL);
+            | flag(self.partial_checksums, PARTIAL)
+            | outer.map_or(0, |outer| (outer.len as u32) << OUTER_SHIFT | flag(outer.has_udp, UDP));
         let mut bytes = [0; 8 * WORDS];
         let mut wide = [0; 8 * ADDRESS_WORDS];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
@@ -62,10 +70,20 @@ impl Part {
         }
         put(36, &after.source.port.to_be_bytes());
         put(38, &after.dest.port.to_be_bytes());
-        put(40, &network.folded().to_be_bytes());
+        let network = outer.map_or(network.folded(), |outer| outer.sum);
+        put(40, &network.to_be_bytes());
         put(42, &transport.folded().to_be_bytes());
         put(44, &flags.to_ne_bytes());
         (words(&bytes), words(&wide))
+    }
+}
+
+impl FlowHeaders {
+    /// As the program reads them.
+    pub(super) fn words(&self) -> [u64; 2 * ADDRESS_WORDS] {
+        let mut bytes = [0; 16 * ADDRESS_WORDS];
+        bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);
+        words(&bytes)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crossbeam::queue::ArrayQueue;
 use xvs_xdp::bpf::{Object, Words};
@@ -16,6 +16,8 @@ use crate::snapshot::DestinationId;
 pub(crate) const STATE_WORDS: usize = 1 + SLOTS / 2;
 /// The number of slots: destinations whose numbers differ by it share one.
 const SLOTS: usize = 1 << 16;
+/// Records are short when fewer than this part of them is free.
+const SHORT_PART: usize = 8;
 /// The most changes of keys that wait for the thread.
 const JOBS: usize = 1 << 12;
 
@@ -46,7 +48,7 @@ pub struct Offload {
 pub struct Settings {
     /// The packets of a client that workers process first.
     pub after: u32,
-    /// The most connections that are offloaded at once, at most 65,536.
+    /// The most connections that are offloaded at once, at most 131,072.
     pub records: u32,
     /// The only interface, by its index, whose packets are forwarded, for test runs: the kernel gives them all to one.
     /// `None`: that of the connection.
@@ -106,6 +108,11 @@ impl Offload {
         self.refused.load(Relaxed)
     }
 
+    /// Whether few records are free.
+    pub(super) fn is_short(&self) -> bool {
+        self.free.len() < self.settings.records as usize / SHORT_PART
+    }
+
     /// The records in use.
     pub fn used(&self) -> usize {
         self.settings.records as usize - self.free.len()
@@ -116,6 +123,7 @@ impl Offload {
         self.set_half(0, |_| is_on.into());
     }
 
+    /// Ends all records. Any thread may call this.
     pub(super) fn end_all(&self) {
         self.set_half(1, |epoch| epoch.wrapping_add(1));
     }
@@ -132,20 +140,24 @@ impl Offload {
         state & 1 != 0 && (epoch as u32, slot_epoch as u32) == self.epochs(destination)
     }
 
-    /// The epoch of all records and that of a destination.
+    /// The epoch of all records and that of a destination. What is decided from what is read afterwards is at least as
+    /// new.
     pub(super) fn epochs(&self, destination: DestinationId) -> (u32, u32) {
         (self.half(1), self.half(slot(destination) as usize + 2))
     }
 
     fn half(&self, place: usize) -> u32 {
-        // Relaxed: a worker that reads it has the snapshot of before, or that of after every worker had it.
-        (self.state[place / 2].load(Relaxed) >> (32 * (place % 2))) as u32
+        (self.state[place / 2].load(Acquire) >> (32 * (place % 2))) as u32
     }
 
-    fn set_half(&self, place: usize, change: impl FnOnce(u32) -> u32) {
-        let (word, shift) = (&self.state[place / 2], 32 * (place % 2));
-        let after = u64::from(change(self.half(place))) << shift;
-        word.store(word.load(Relaxed) & !(0xffff_ffff << shift) | after, Relaxed);
+    fn set_half(&self, place: usize, change: impl Fn(u32) -> u32) {
+        let shift = 32 * (place % 2);
+        let changed = |word: u64| {
+            let after = u64::from(change((word >> shift) as u32)) << shift;
+            Some(word & !(0xffff_ffff << shift) | after)
+        };
+        // Release: whoever reads it sees what has changed before. It is never refused.
+        let _ = self.state[place / 2].fetch_update(Release, Relaxed, changed);
     }
 }
 

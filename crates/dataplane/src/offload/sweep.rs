@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_proto::{Plain, tcp};
 
-use super::begin::is_steady;
-use super::own::{Offloader, Own, PASS};
+use super::begin::{begin, is_steady};
+use super::own::{Offloader, Own, PASS, SLICE};
 use super::shared::{Job, Offload};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -23,12 +23,11 @@ use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
-/// Records that are read between two bursts.
-const SLICE: usize = 64;
-/// Records are short when fewer than this part of them is free.
-const SHORT_PART: usize = 8;
+/// The most packets in a second of connections that give their records up when those are short.
+const COLDEST: u64 = 64;
 /// Passes without a packet after which a record is ended: the connection is idle.
 const LONGEST_IDLE: u8 = 30;
+
 impl Flows {
     /// Lets [`Self::sweep_offloaded`] read all records now, for tests.
     pub fn hasten_sweep(&mut self) {
@@ -44,27 +43,39 @@ impl Flows {
         let Some(mut offloader) = self.offloader.take() else { return false };
         for _ in 0..SLICE {
             let Some(own) = offloader.own.get_mut(offloader.next) else { break };
-            let is_kept = self.sweep(&offloader.shared, own, at);
-            match is_kept {
-                true => offloader.next += 1,
-                false => drop(offloader.own.swap_remove(offloader.next)),
+            if self.sweep(&offloader.shared, own, offloader.cold, at) {
+                offloader.next += 1;
+            } else {
+                let own = offloader.own.swap_remove(offloader.next);
+                if !own.is_given_up && self.table.recall(own.id, own.generation).is_some() {
+                    offloader.ended.push((own.id, own.link));
+                }
             }
         }
         let is_complete = offloader.next >= offloader.own.len();
         if is_complete {
             (offloader.next, offloader.due) = (0, at.now + PASS);
+            offloader.cold = if offloader.is_short() { (2 * offloader.cold).clamp(1, COLDEST) } else { 0 };
         }
+        let mut ended = std::mem::take(&mut offloader.ended);
         self.offloader = Some(offloader);
+        // What has changed concerned other connections, or these go elsewhere now.
+        for (id, link) in ended.drain(..) {
+            begin(self, id, link, at);
+        }
+        if let Some(offloader) = &mut self.offloader {
+            offloader.ended = ended;
+        }
         !is_complete
     }
 
     /// Counts what a record has counted. Returns whether it is kept.
-    fn sweep(&mut self, shared: &Offload, own: &mut Own, at: Context<'_>) -> bool {
+    fn sweep(&mut self, shared: &Offload, own: &mut Own, cold: u64, at: Context<'_>) -> bool {
         let words = shared.flows.record(own.record);
         // Before the counts, so that the last ones are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
         let is_its = shared.flows.of(own.id) == Some(own.record);
-        let mut moved = false;
+        let (mut moved, mut has_path) = (0, true);
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
             let count = |word: usize| {
                 let counted = &words[word::PARTS + place * word::PART + word::COUNTED + word];
@@ -73,23 +84,24 @@ impl Flows {
             };
             let (packets, bytes) = (count(0), count(1));
             if packets != 0 || bytes != 0 {
-                moved = true;
+                moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, at);
                 if is_its {
-                    self.advance_offloaded(own.id, direction, packets, at);
+                    has_path &= self.advance_offloaded(own.id, direction, packets, at);
                 }
             }
         }
-        own.idle = if moved { 0 } else { own.idle.saturating_add(1) };
+        own.idle = if moved != 0 { 0 } else { own.idle.saturating_add(is_in_force.into()) };
         let is_steady =
             self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
-        let is_cold = own.idle != 0 && shared.free.len() < shared.settings.records as usize / SHORT_PART;
-        if is_in_force && (is_cold || !is_steady || own.idle > LONGEST_IDLE) {
+        let is_cold = moved <= cold && shared.is_short();
+        if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
+            own.is_given_up = true;
             words[word::STATE].fetch_and(!1, Relaxed);
             // Once more, for packets that the program has forwarded meanwhile.
             return true;
         }
-        if is_in_force || moved {
+        if is_in_force || moved != 0 {
             return true;
         }
         words[word::STATE].fetch_and(!1, Relaxed);
@@ -122,16 +134,18 @@ impl Flows {
         self.counters.offloaded.add(packets);
     }
 
-    /// Refreshes the deadline of a connection that had so many packets, and announces it.
-    fn advance_offloaded(&mut self, id: ConnId, direction: Direction, packets: u64, at: Context<'_>) {
+    /// Refreshes the deadline of a connection that had so many packets, and announces it. Returns whether they still
+    /// have a path.
+    fn advance_offloaded(&mut self, id: ConnId, direction: Direction, packets: u64, at: Context<'_>) -> bool {
         let connection = self.table.connection(id);
         let protocol = connection.protocol();
         if !is_steady(&connection) {
             if direction == Direction::Inbound {
                 connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32));
             }
-            return;
+            return true;
         }
+        let mut has_path = true;
         let ends = Ends::of(&connection);
         match direction {
             Direction::Inbound => {
@@ -145,12 +159,14 @@ impl Flows {
             Direction::Outbound => {
                 let hash = self.table.hash(&ends.replies(protocol));
                 let key = || at.snapshot.unmarked_key_to_client(&ends);
-                Path::find_by(&at.snapshot.egress, ends.client.addr, hash, key);
+                let path = Path::find_by(&at.snapshot.egress, ends.client.addr, hash, key);
+                has_path = matches!(path, Some(Path::To(_)));
             }
         }
         let destination = at.snapshot.destinations.of(&self.table.connection(id));
         let live = destination.map(|destination| &*destination.live);
         let segment = Plain { protocol: protocol.0, flags: tcp::Flags::ACK, ..Plain::default() };
         state::advance(self, id, &segment, direction, live, at);
+        has_path
     }
 }

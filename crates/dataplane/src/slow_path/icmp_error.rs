@@ -26,6 +26,7 @@ use crate::forward::{self, Ends};
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::{Marked, is_valid_source};
+use crate::offload::Offloader;
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::{DropReason, Verdict};
 
@@ -225,7 +226,9 @@ fn about_tunnel(
     }
     let error = match Report::read(frame.bytes(), packet) {
         Report::TooBig { mtu } => {
-            destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
+            if destination.path_mtu.learn(mtu, ends.dest.addr, at.now) {
+                flows.offloader.iter().for_each(Offloader::end_all);
+            }
             if about.family() == Family::V4 && !about.dont_fragment {
                 // From now on the director fragments the client's packets.
                 return Some(ErrorAction::Verdict(Verdict::Consumed));

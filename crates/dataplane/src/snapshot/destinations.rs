@@ -124,14 +124,16 @@ impl Destinations {
         self.pages.iter().flat_map(|page| &page.destinations).flatten()
     }
 
-    /// Those whose route is another one than there. Costs a comparison for each page, and each route of changed ones.
+    /// Those whose route or tunnel is another one than there. Costs a comparison for each page, and each route of changed ones.
     pub(crate) fn rerouted_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = DestinationId> + 'a {
         let pages = self.pages.iter().zip(&before.pages).enumerate();
         let changed = pages.filter(|(_, (after, before))| !Arc::ptr_eq(after, before));
         changed.flat_map(|(page, (after, before))| {
             let places = (0..PAGE).filter(move |place| {
-                let [before, after] =
-                    [before, after].map(|page| page.routes[*place].as_ref().map(Route::way));
+                let [before, after] = [before, after].map(|page| {
+                    let tunnel = page.destinations[*place].as_ref().map(|destination| destination.tunnel);
+                    (tunnel, page.routes[*place].as_ref().map(Route::way))
+                });
                 before != after
             });
             places.map(move |place| DestinationId((page * PAGE + place) as u32))

@@ -34,6 +34,21 @@ pub(crate) struct Template {
     path_mtu: Arc<PathMtu>,
 }
 
+/// What the outer headers of all packets of a flow have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct FlowHeaders {
+    /// They, without a link header. Fields that differ from packet to packet are 0.
+    pub(crate) bytes: [u8; MOST - ethernet::HEADER_LEN],
+    pub(crate) len: usize,
+    /// The family of the outer header.
+    pub(crate) family: Family,
+    /// The sum of an outer IPv4 header.
+    pub(crate) sum: u16,
+    pub(crate) has_udp: bool,
+    /// The largest packet that fits into the tunnel whole, in bytes.
+    pub(crate) room: u32,
+}
+
 impl Template {
     /// The templates for packets of IPv4 and of IPv6. `None`: there is no valid source, the headers have a checksum
     /// over the packet, or the link takes too small packets.
@@ -138,6 +153,31 @@ impl Template {
             datagram[udp::field::LENGTH].copy_from_slice(&len.to_be_bytes());
         }
         true
+    }
+
+    /// The outer headers of a flow's packets of this family, for the XDP program. `None`: they need identifications, or
+    /// the path takes no packets.
+    pub(crate) fn of_flow(
+        &self,
+        family: Family,
+        flow_hash: u64,
+        pmtu_disc: bool,
+        now: Millis,
+    ) -> Option<FlowHeaders> {
+        let is_identified = self.family == Family::V4 && (family == Family::V6 || !pmtu_disc);
+        let (link, overhead) = (ethernet::HEADER_LEN, self.len - ethernet::HEADER_LEN);
+        let room = self.largest.min(self.path_mtu.at(now)).checked_sub(overhead as u32)?;
+        let mut bytes = [0; MOST - ethernet::HEADER_LEN];
+        bytes[..overhead].copy_from_slice(&self.bytes[link..self.len]);
+        if self.has_udp {
+            let network_len = if self.family == Family::V4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
+            let source = &mut bytes[network_len..][udp::field::SOURCE];
+            source.copy_from_slice(&source_port(flow_hash).to_be_bytes());
+        }
+        let sum = !self.sum.checksum();
+        let headers =
+            FlowHeaders { bytes, len: overhead, family: self.family, sum, has_udp: self.has_udp, room };
+        (!is_identified).then_some(headers)
     }
 
     /// Copies the headers. Of a constant length, so that it is no call.

@@ -1,0 +1,38 @@
+//! Whether the packets of a connection are offloaded, and why not, for operators.
+
+use xvs_proto::{FlowKey, LinkId};
+
+use super::begin::{NotOffloaded, plan};
+use super::shared::Offload;
+use crate::burst::context::Context;
+use crate::conn::{Direction, TableReader};
+use crate::egress::Path;
+use crate::snapshot::DestinationId;
+
+impl Offload {
+    /// Whether the XDP program forwards the connection of this packet, which comes by `link`. `None`: it has none.
+    pub fn standing(
+        &self,
+        reader: &mut TableReader,
+        flow: &FlowKey,
+        link: LinkId,
+        at: Context<'_>,
+    ) -> Option<Result<(), NotOffloaded>> {
+        reader.with_connection(flow, |table, connection, direction| {
+            let destination = DestinationId(connection.dest_ref());
+            if self.flows.of(connection.id()).is_some_and(|record| self.is_in_force(record, destination)) {
+                return Ok(());
+            }
+            let link = match direction {
+                Direction::Inbound => link,
+                // Requests come from where replies go.
+                Direction::Outbound => {
+                    let path = Path::find(&at.snapshot.egress, connection.client().addr, 0);
+                    path.hop().map_or(link, |hop| hop.link)
+                }
+            };
+            plan(&connection, table, link, at)?;
+            Err(if self.free.is_empty() { NotOffloaded::Full } else { NotOffloaded::Few })
+        })
+    }
+}
