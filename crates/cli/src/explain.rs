@@ -131,6 +131,9 @@ fn screen(report: &Report) -> String {
     if let Some(after) = &report.connection {
         line(&mut text, "connection", &entry(after));
     }
+    if let Some(offload) = &report.offload {
+        line(&mut text, "offload", offload);
+    }
     if let Some(next_hop) = &report.next_hop {
         line(&mut text, "next hop", &crate::explain::next_hop(next_hop));
     }

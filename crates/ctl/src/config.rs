@@ -69,6 +69,8 @@ pub struct Config {
     pub offload: OffloadMode,
     /// The packets of a client that workers process before its connection is offloaded, from 0 to 1,000. Default: 4.
     pub offload_after: u32,
+    /// The interfaces by which the XDP program forwards nothing, neither what arrives nor what leaves. Default: none.
+    pub offload_excluded: Vec<String>,
     /// The user that xvsd runs as, with the capabilities alone that it uses; it needs to start as root. Default: the
     /// user that it is started as, with all that this one may do.
     pub user: Option<String>,
@@ -202,6 +204,7 @@ impl Default for Config {
             transmit_ring: RingSizes::default().transmit,
             offload: OffloadMode::Auto,
             offload_after: 4,
+            offload_excluded: Vec::new(),
             user: None,
             socket: PathBuf::from(DEFAULT_SOCKET),
             socket_mode: "0660".to_owned(),
@@ -302,6 +305,9 @@ pub enum ConfigError {
     /// An interface is given twice.
     #[error("interface {0} is named twice")]
     InterfaceTwice(String),
+    /// Another interface than those given is excluded from the offload.
+    #[error("offload_excluded: {0} is none of `interfaces`")]
+    ExcludedUnknown(String),
     /// An invalid value.
     #[error("{key} = {value}: {why}")]
     Value {
@@ -404,7 +410,10 @@ impl Config {
         match self.interfaces.iter().find(|name| !seen.insert(*name)) {
             _ if self.interfaces.is_empty() => Err(ConfigError::NoInterface),
             Some(twice) => Err(ConfigError::InterfaceTwice(twice.clone())),
-            None => Ok(()),
+            None => match self.offload_excluded.iter().find(|name| !seen.contains(name)) {
+                Some(unknown) => Err(ConfigError::ExcludedUnknown(unknown.clone())),
+                None => Ok(()),
+            },
         }
     }
 
@@ -640,6 +649,12 @@ file = "/etc/keepalived/keepalived.conf"
         assert_eq!(keepalived.file, Some("/etc/keepalived/keepalived.conf".into()));
         assert_eq!((keepalived.config_id.as_deref(), keepalived.repair), (Some("lb1"), Repair::Always));
         assert_eq!(Keepalived::default().repair, Repair::Never);
+    }
+
+    #[test]
+    fn an_interface_that_is_excluded_from_the_offload_is_one_of_the_directors() {
+        let error = error_of("interfaces = [\"wan\"]\noffload_excluded = [\"wan\", \"lan\"]");
+        assert_eq!(error, "offload_excluded: lan is none of `interfaces`");
     }
 
     #[test]

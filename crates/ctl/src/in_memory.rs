@@ -520,7 +520,7 @@ impl Director for InMemory {
             }),
             Request::Explain(question) => {
                 let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
-                let live = Live { snapshot: &snapshot, reader, now: self.now };
+                let live = Live { snapshot: &snapshot, reader, now: self.now, offload: None };
                 // Every link of the lab is attached.
                 let answer = explain::answer(&question, &live, &Attachment::default());
                 answer.map(|mut report| {

@@ -15,6 +15,8 @@ use xvs_dataplane::offload::keys::{Keys, TURN};
 use xvs_dataplane::offload::{Offload, Settings};
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::losses::{Leaving, Losses};
+use xvs_model::report::status::BondMember;
+use xvs_xdp::{Attached, Mode};
 
 /// Whether the XDP program forwards packets of established connections itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,9 @@ pub enum OffloadMode {
 /// The offload of a running director; dropping it ends the thread.
 pub(crate) struct Offloading {
     mode: OffloadMode,
+    /// The names of interfaces that take no part.
+    excluded: Vec<String>,
+    is_on: bool,
     flows: Arc<Offload>,
     losses: Losses,
     /// By the index of the interface.
@@ -41,6 +46,22 @@ pub(crate) struct Offloading {
     thread: Option<JoinHandle<()>>,
 }
 
+/// How an interface takes part.
+pub(crate) struct Part {
+    /// Whether the program forwards what arrives or leaves by it.
+    pub(crate) offloads: bool,
+    /// Whether the program runs in generic mode, where any interface takes what it forwards.
+    pub(crate) generic: bool,
+    /// Whether it takes what the program forwards in native mode.
+    pub(crate) takes_redirected: bool,
+    /// Why it takes no part, or what leaves by it does not; `None`: it does.
+    pub(crate) why_not: Option<String>,
+}
+
+const REFUSES: &str = "it has refused many packets that the XDP program had forwarded to it; after a restart of xvsd it \
+                       is tried again";
+const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth does from Linux 6.3 on after `ethtool -K \
+                          PEER gro on` at its other end";
 /// From turn to turn while nothing is offloaded.
 const REST: Duration = Duration::from_millis(100);
 /// Turns without a change after which the thread rests.
@@ -79,6 +100,7 @@ impl Offloading {
     /// The kernel cannot map the maps, or count what interfaces refuse; the system has no room for another thread.
     pub(crate) fn start(
         mode: OffloadMode,
+        excluded: Vec<String>,
         settings: Settings,
         steering: &Steering,
         table: &Table,
@@ -101,29 +123,54 @@ impl Offloading {
             }
         })?;
         let (recent, refusing) = Default::default();
-        Ok(Self { mode, flows, losses, recent, refusing, stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            mode,
+            excluded,
+            is_on: false,
+            flows,
+            losses,
+            recent,
+            refusing,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     pub(crate) fn flows(&self) -> &Arc<Offload> {
         &self.flows
     }
 
-    /// Turns it on or off for workers whose frames the kernel copies, or not. Returns whether it is on.
-    pub(crate) fn follow(&self, copies: bool) -> bool {
-        let is_on = self.mode == OffloadMode::On || copies;
-        self.flows.set_on(is_on);
-        is_on
+    /// Turns it on or off for workers whose frames the kernel copies, or not.
+    pub(crate) fn follow(&mut self, copies: bool) {
+        self.is_on = self.mode == OffloadMode::On || copies;
+        self.flows.set_on(self.is_on);
+    }
+
+    /// How an interface takes part, of a bond or not.
+    pub(crate) fn part_of(&self, attached: &Attached, bond: Option<&BondMember>) -> Part {
+        let (name, ifindex) = (attached.interface(), attached.index());
+        let generic = attached.mode() == Mode::Generic;
+        let takes_redirected = attached.takes_redirected();
+        let why_none = if !self.is_on {
+            Some("the kernel does not copy its packets, so workers are fast; offload = \"on\" offloads all the same".to_owned())
+        } else if self.excluded.iter().any(|excluded| excluded == name) {
+            Some("`offload_excluded` names it".to_owned())
+        } else if let Some(bond) = bond {
+            Some(format!("it is a member of {}", bond.name))
+        } else if self.refusing.contains(&ifindex) {
+            Some(REFUSES.to_owned())
+        } else {
+            None
+        };
+        let offloads = why_none.is_none();
+        let why_not = why_none.or_else(|| (!takes_redirected && !generic).then(|| TAKES_NONE.to_owned()));
+        Part { offloads, generic, takes_redirected, why_not }
     }
 
     /// The packets that were to leave by an interface and did not.
     pub(crate) fn lost(&self, ifindex: u32) -> u64 {
         let Leaving { refused, full, .. } = self.losses.of(ifindex);
         refused + full
-    }
-
-    /// Whether an interface has refused too many packets.
-    pub(crate) fn is_refusing(&self, ifindex: u32) -> bool {
-        self.refusing.contains(&ifindex)
     }
 
     /// Looks at what these interfaces have refused since the last look, a second ago. Returns whether one has refused

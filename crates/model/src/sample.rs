@@ -405,6 +405,7 @@ pub fn explained() -> explain::Report {
         }),
         health: vec!["192.0.2.12:80 has been down for 12 s".to_owned()],
         connection: Some(entry),
+        offload: Some("workers forward this connection: it is not established".to_owned()),
         next_hop: Some(explain::NextHop {
             to: server().addr,
             via: Some([10, 0, 0, 254].into()),

@@ -99,7 +99,8 @@ impl Handler for Dispatch {
             Request::Explain(question) => {
                 let shared = daemon.shared();
                 let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
-                let (facts, live) = (shared.facts(), Live { snapshot: &snapshot, reader, now });
+                let live = Live { snapshot: &snapshot, reader, now, offload: shared.offload.as_deref() };
+                let facts = shared.facts();
                 let mut report = explain::answer(&question, &live, &facts.attachment())?;
                 report.add_disabled(&facts.disabled);
                 if report.choice.is_some()

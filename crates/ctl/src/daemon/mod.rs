@@ -108,7 +108,8 @@ fn offloading(
         return None;
     }
     let settings = Settings { after: config.offload_after, ..Settings::default() };
-    let started = Offloading::start(config.offload, settings, steering, table);
+    let started =
+        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, table);
     let why = |error| {
         let warning = format!(
             "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
@@ -168,9 +169,9 @@ impl Daemon {
         let others = if take_over.is_some() { Others::Run } else { Others::Ended };
         let mut kept = KeptState::open(config, table, over, others)?;
         start_warnings.append(&mut kept.warnings);
-        start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let table = kept.table.clone();
         let offload = offloading(config, &steering, &table, &mut start_warnings);
+        start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let flows = offload.as_ref().map(|offload| offload.flows().clone());
         let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();

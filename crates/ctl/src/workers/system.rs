@@ -23,7 +23,7 @@ use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_sched::ServiceKey;
-use xvs_xdp::Mode;
+use xvs_xdp::Attached;
 
 use crate::control::datapath::{Datapath, SyncSockets};
 use crate::events::seconds_since_1970;
@@ -33,16 +33,6 @@ use crate::workers::{RETRY_REFUSED, Workers};
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
-
-/// How an interface takes part in the offload of flows.
-pub(crate) struct LinkOffload {
-    /// Whether its XDP program runs in generic mode.
-    pub(crate) generic: bool,
-    /// Why packets are not forwarded to it; `None`: they are.
-    pub(crate) refuses: Option<String>,
-    /// Packets that it has refused.
-    pub(crate) lost: u64,
-}
 
 /// The real data path. Fields are dropped in this order: the interfaces must be detached before anything else is
 /// dropped.
@@ -89,33 +79,27 @@ impl SystemDatapath {
         }
     }
 
-    pub(crate) fn offloading(&mut self) -> Option<&mut Offloading> {
+    /// The offload of flows; `None`: there is none.
+    pub(crate) fn offloading(&self) -> Option<&Offloading> {
+        self.offload.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn offloading_mut(&mut self) -> Option<&mut Offloading> {
         self.offload.as_mut()
     }
 
-    /// How an attached interface takes part in the offload of flows. `None`: there is none.
-    pub(crate) fn offload_of(&self, ifindex: u32) -> Option<LinkOffload> {
-        let (offload, attached) = (self.offload.as_ref()?, self.workers.attached(ifindex)?);
-        let refuses = match attached.takes_redirected() {
-            _ if offload.is_refusing(ifindex) => Some(
-                "it has refused many packets that the XDP program had forwarded to it; after a restart of xvsd it is tried again"
-                    .to_owned(),
-            ),
-            true => None,
-            false => Some(
-                "it takes no packets that an XDP program forwards; veth does from Linux 6.3 on after `ethtool -K PEER gro on` at \
-                 its other end"
-                    .to_owned(),
-            ),
-        };
-        let generic = attached.mode() == Mode::Generic;
-        Some(LinkOffload { generic, refuses, lost: offload.lost(ifindex) })
+    /// The attached interface of this index.
+    pub(crate) fn attached(&self, ifindex: u32) -> Option<&Attached> {
+        self.workers.attached(ifindex)
     }
 
-    /// Turns the offload of flows on or off, as the workers' sockets want it. Returns whether it is on.
-    pub(crate) fn follow_offload(&mut self) -> bool {
+    /// Turns the offload of flows on or off, as the workers' sockets want it.
+    pub(crate) fn follow_offload(&mut self) {
         let copies = self.workers.copies();
-        self.offload.as_ref().is_some_and(|offload| offload.follow(copies))
+        if let Some(offload) = &mut self.offload {
+            offload.follow(copies);
+        }
     }
 
     /// The workers with their interfaces, and the steering.

@@ -97,6 +97,9 @@ pub struct Report {
     /// Its connection, after the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Entry>,
+    /// Whether the connection that it matches is offloaded, and why not, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offload: Option<String>,
     /// The next hop that it is sent to.
     #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHop>,

@@ -114,6 +114,10 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         choice: explanation.decision.as_ref().map(choice),
         health: Vec::new(),
         connection: explanation.connection.as_ref().map(entry_of),
+        offload: explanation.offloaded.map(|offloaded| match offloaded {
+            Ok(()) => "the XDP program forwards plain packets of this connection".to_owned(),
+            Err(why) => format!("workers forward this connection: {why}"),
+        }),
         next_hop: explanation.route.map(|route| next_hop(&route, egress, attachment)),
         rewrite: packet
             .filter(|_| matches!(verdict, Verdict::Transmit(_) | Verdict::Fragment { .. }))

@@ -19,7 +19,8 @@ impl ControlThread {
             return;
         }
         self.losses_at = now;
-        let Some(offload) = self.control.datapath().offloading() else { return };
+        self.control.datapath().follow_offload();
+        let Some(offload) = self.control.datapath().offloading_mut() else { return };
         let mut has_changed = offload.judge(&self.links);
         for (interface, ifindex) in self.shared.facts_mut().interfaces.iter_mut().zip(&self.links) {
             let now = status(self.control.datapath(), *ifindex, interface.bond.as_ref());
@@ -36,28 +37,25 @@ impl ControlThread {
 
 /// Enters by which links packets may be forwarded.
 pub(super) fn enter(datapath: &mut SystemDatapath, network: &mut Network) {
-    let is_on = datapath.follow_offload();
+    datapath.follow_offload();
+    let Some(offload) = datapath.offloading() else { return };
     for link in &mut network.links {
-        if let Some(offload) = datapath.offload_of(link.ifindex).filter(|_| is_on) {
-            (link.offloads, link.generic) = (true, offload.generic);
-            link.takes_redirected = offload.refuses.is_none();
+        if let Some(attached) = datapath.attached(link.ifindex) {
+            // Egress knows which links are of a bond.
+            let part = offload.part_of(attached, None);
+            (link.offloads, link.generic) = (part.offloads, part.generic);
+            link.takes_redirected = part.takes_redirected;
         }
     }
 }
 
-/// How the interface of this index takes part.
+/// How the interface of this index takes part. `None`: there is no offload.
 pub(super) fn status(
-    datapath: &mut SystemDatapath,
+    datapath: &SystemDatapath,
     ifindex: u32,
     bond: Option<&BondMember>,
 ) -> Option<InterfaceOffload> {
-    let is_on = datapath.follow_offload();
-    datapath.offload_of(ifindex).map(|offload| InterfaceOffload {
-        why_not: match (is_on, bond) {
-            (false, _) => Some("the kernel does not copy its packets, so workers are fast; offload = \"on\" offloads all the same".to_owned()),
-            (true, Some(bond)) => Some(format!("it is a member of {}", bond.name)),
-            (true, None) => offload.refuses,
-        },
-        refused_packets: offload.lost,
-    })
+    let (offload, attached) = (datapath.offloading()?, datapath.attached(ifindex)?);
+    let why_not = offload.part_of(attached, bond).why_not;
+    Some(InterfaceOffload { why_not, refused_packets: offload.lost(ifindex) })
 }
