@@ -3,8 +3,12 @@
 //! Each test has a network, a clock and a program of its own. Needs root. Not here: the recordings of the kernel, which
 //! `scripts/test` plays beside the program too, and real interfaces (`netlab_offload.rs`).
 
-use xvs::frames::{ACK, FIN, RST, SYN};
-use xvs::lab_cluster::{CLIENT, CLIENT6, Judged, VIP, VIP6, at, server, server6};
+use std::net::{IpAddr, SocketAddr};
+
+use xvs::frames::{ACK, Complaint, FIN, RST, SYN, ethernet};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, INSIDE, Judged, LAN_MAC, VIP, VIP6, at, server, server_mac, server6,
+};
 use xvs::{BothWays, Datagram, LabCluster, Transport, offload};
 
 /// A cluster with services of these ends by NAT, one server each.
@@ -85,10 +89,27 @@ fn what_a_connection_was_decided_from_changes_and_its_next_packet_is_the_workers
 }
 
 #[test]
-fn another_service_does_not_end_the_offload() {
+fn another_service_or_a_neighbour_more_does_not_end_the_offload() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
     established(&mut cluster, 3000);
     cluster.configure(&[&format!("-A -t {VIP}:81 -s rr"), &format!("-a -t {VIP}:81 -r {}:81 -m", server(2))]);
+    let neighbour =
+        |host: u8, mac| serde_json::json!({ "neighbor": server(host), "mac": mac, "link": "lan" });
+    cluster.ok(neighbour(20, "02:00:00:00:99:01"));
+    assert!(segment(&mut cluster, 3000, ACK).0 && reply(&mut cluster, 3000, ACK).0);
+    cluster.ok(neighbour(20, "02:00:00:00:99:02"));
+    assert!(!segment(&mut cluster, 3000, ACK).0, "a path has changed");
+}
+
+#[test]
+fn a_connection_whose_offload_a_change_has_ended_is_offloaded_again_after_the_next_pass() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 3000);
+    // So many that the next ones alone are no reason to try it.
+    (0..20).for_each(|_| assert!(segment(&mut cluster, 3000, ACK).0));
+    cluster.adm("--set 500 0 0");
+    // There is a pass after each packet; after the second one the keys are in the maps.
+    (0..2).for_each(|_| assert!(!segment(&mut cluster, 3000, ACK).0));
     assert!(segment(&mut cluster, 3000, ACK).0 && reply(&mut cluster, 3000, ACK).0);
 }
 
@@ -130,4 +151,82 @@ fn an_offloaded_connection_with_traffic_lasts_and_an_idle_one_ends_when_it_is_du
     cluster.advance(12.0);
     assert_eq!(cluster.total_load(), (0, 0));
     assert!(!segment(&mut cluster, 5000, ACK).0);
+}
+
+/// A tunnel: its options, the bytes of its headers behind that of the network, and whether they cover no packet.
+const TUNNELS: [(&str, usize, bool); 5] = [
+    ("-i", 0, true),
+    ("-i --tun-type gre", 4, true),
+    ("-i --tun-type gue --tun-port 6080 --tun-nocsum", 12, true),
+    ("-i --tun-type gre --tun-csum", 8, false),
+    ("-i --tun-type gue --tun-port 6080 --tun-csum", 12, false),
+];
+
+/// A cluster with a service of datagrams at the first server by this tunnel.
+fn tunnel(virtual_endpoint: SocketAddr, server: IpAddr, options: &str) -> LabCluster {
+    let mut cluster = LabCluster::beside(BothWays::offloading());
+    let server = SocketAddr::new(server, 80);
+    cluster.adm(&format!("-A -u {virtual_endpoint} -s rr"));
+    cluster.adm(&format!("-a -u {virtual_endpoint} -r {server} {options}"));
+    cluster
+}
+
+#[test]
+fn tunnels_are_offloaded_unless_each_of_their_headers_differs() {
+    for (client, vip) in [(at(CLIENT, 4000), at(VIP, 80)), (at(CLIENT6, 4000), at(VIP6, 80))] {
+        for server in [IpAddr::from(server(1)), server6(1).into()] {
+            for (options, headers, alike) in TUNNELS {
+                let mut cluster = tunnel(vip, server, options);
+                let dont_fragment =
+                    Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) };
+                (0..2).for_each(|_| drop(cluster.from_client(&dont_fragment)));
+                let wanted = alike && (vip.is_ipv4() || server.is_ipv6());
+                // The double asserts that both labs send the same bytes.
+                for (length, tos, ttl) in
+                    [(0, 0, 64), (1, 0xb8, 2), (18, 1, 64), (1000, 3, 255), (1440, 2, 63)]
+                {
+                    let datagram = Datagram { tos, ttl, ..dont_fragment.clone().carrying(length) };
+                    let outer = if server.is_ipv4() { 20 } else { 40 } + headers;
+                    let is_small = datagram.packet().len() + outer <= 1500;
+                    let (offloaded, judged) = is_offloaded(|| cluster.from_client(&datagram));
+                    assert_eq!(
+                        offloaded,
+                        wanted && is_small,
+                        "{vip} {server} {options} {length}: {judged:?}"
+                    );
+                }
+                let last = Datagram { ttl: 1, ..dont_fragment.clone() };
+                assert!(!is_offloaded(|| cluster.from_client(&last)).0);
+                let divisible = Datagram { dont_fragment: false, ..dont_fragment };
+                let offloaded = is_offloaded(|| cluster.from_client(&divisible)).0;
+                assert_eq!(
+                    offloaded,
+                    alike && server.is_ipv6(),
+                    "identifications are the workers': {options}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_smaller_path_mtu_of_a_tunnel_is_in_force_with_the_next_packet() {
+    let (client, vip) = (at(CLIENT, 4000), at(VIP, 80));
+    let mut cluster = tunnel(vip, server(1).into(), "-i");
+    let large = Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) }.carrying(1400);
+    (0..2).for_each(|_| drop(cluster.from_client(&large)));
+    let (offloaded, sent) = is_offloaded(|| cluster.from_client(&large));
+    assert!(offloaded);
+    let outer = &sent.sent[0].1[14..];
+    let mut message = Complaint::fragmentation_needed(1300).about(outer, server(9), 1);
+    // The router writes to the director.
+    message[16..20].copy_from_slice(&INSIDE.octets());
+    let mut complaint = ethernet(server_mac(9), LAN_MAC, etherparse::EtherType::IPV4, &message);
+    xvs::frames::resum(&mut complaint);
+    assert_eq!(cluster.inject("lan", &complaint).verdict, "consumed");
+    let (offloaded, judged) = is_offloaded(|| cluster.from_client(&large));
+    assert!(!offloaded && judged.verdict == "drop too_big", "{judged:?}");
+    let small = Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) };
+    (0..2).for_each(|_| drop(cluster.from_client(&small)));
+    assert!(is_offloaded(|| cluster.from_client(&small)).0, "smaller packets are offloaded again");
 }

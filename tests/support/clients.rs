@@ -163,6 +163,15 @@ impl Asker {
         Self { socket }
     }
 
+    /// Its own address and port.
+    ///
+    /// # Panics
+    ///
+    /// If the kernel does not say it.
+    pub fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().expect("it is bound")
+    }
+
     /// Sends a request until a reply to it arrives, and returns the name of the server that replied.
     ///
     /// Datagrams may get lost, so a request is repeated; a late reply to an earlier one is skipped.

@@ -3,7 +3,9 @@
 //! Runs whole bursts through the lab, from both sides, while commands, settings and time change at random too. After
 //! every burst each frame must be in its place again and the counters must balance; a panic or a lost frame
 //! prints its burst. A seed repeats its run. Cost: about a microsecond per frame in a release build.
-//! Not here: the content of sent frames, which `tests/properties.rs` checks frame by frame.
+//! With `XVS_OFFLOAD` each frame is a burst of its own, and the kernel runs the XDP program on it, beside a director
+//! without the program, which must do the same. Not here: the content of sent frames, which `tests/properties.rs`
+//! checks frame by frame.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +18,7 @@ use etherparse::{EtherType, IpNumber, LinkHeader, NetHeaders, PacketHeaders, Tra
 use serde_json::{Value, json};
 
 use crate::frames::{Datagram, Ipv4, Ipv6, SYN, Transport, hex, resum, unhex};
-use crate::recording;
+use crate::{offload, recording};
 
 /// The length and seed of a run.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +42,10 @@ pub fn run(plan: Plan) -> (u64, Value) {
     let began = Instant::now();
     let mut done = 0;
     while done < plan.frames && began.elapsed() < plan.at_most {
-        let burst: Vec<_> = (0..BURST).map(|_| seeds.frame(&mut random)).collect();
+        let mut burst: Vec<_> = (0..BURST).map(|_| seeds.frame(&mut random)).collect();
+        if offload::is_wanted() {
+            burst = burst.iter().flat_map(|frame| seeds.insisting(frame, &mut random)).collect();
+        }
         match catch_unwind(AssertUnwindSafe(|| one_burst(&mut lab, &burst, &mut random))) {
             Ok(sent) => seeds.answers = sent.iter().filter_map(answer).collect(),
             Err(fault) => {
@@ -49,7 +54,7 @@ pub fn run(plan: Plan) -> (u64, Value) {
                 resume_unwind(fault);
             }
         }
-        done += BURST;
+        done += burst.len() as u64;
     }
     (done, ask(&mut lab, json!({ "counters": true })))
 }
@@ -63,7 +68,10 @@ fn one_burst(
     let mut sent = Vec::new();
     for side in LINKS {
         let frames = burst.iter().filter(|(link, _)| *link == side).map(|(_, frame)| frame.as_slice());
-        sent.extend(lab.burst(side, &frames.collect::<Vec<_>>()));
+        let frames: Vec<_> = frames.collect();
+        // The program forwards frames that come alone.
+        let most = if offload::is_wanted() { 1 } else { frames.len().max(1) };
+        frames.chunks(most).for_each(|frames| sent.extend(lab.burst(side, frames)));
         for director in lab.directors() {
             let balance = director.unaccounted_frames();
             assert_eq!(balance, 0, "received + originated = transmitted + passed + consumed + dropped");
@@ -283,16 +291,52 @@ impl Seeds {
         (link, frame)
     }
 
+    /// A frame, or a datagram to a service, often enough that its flow is offloaded; then changed ones of the same flow,
+    /// as far as they still are.
+    fn insisting(
+        &self,
+        frame: &(&'static str, Vec<u8>),
+        random: &mut Random,
+    ) -> Vec<(&'static str, Vec<u8>)> {
+        let (link, frame) = if random.below(2) == 0 { frame.clone() } else { self.datagram(random) };
+        let mut frames = vec![(link, frame); 8];
+        for (_, frame) in &mut frames[4..] {
+            self.change(frame, random);
+            if random.below(4) != 0 && frame.get(12..14) == Some(&[0x08, 0x00]) {
+                resum(frame);
+            }
+            frame.truncate(LONGEST);
+        }
+        frames
+    }
+
+    /// A client's datagram to a service.
+    fn datagram(&self, random: &mut Random) -> (&'static str, Vec<u8>) {
+        let dest = format!("{}:{}", random.of(&VIRTUAL), random.of(&PORTS)).parse().expect("an endpoint");
+        self.of_client(Transport::Udp, dest, random)
+    }
+
     /// A client's SYN to a service behind the SYN proxy.
     fn syn(&self, random: &mut Random) -> (&'static str, Vec<u8>) {
+        let dest = format!("{}:{PROXIED}", random.of(&VIRTUAL)).parse().expect("an endpoint");
+        self.of_client(Transport::Tcp(SYN), dest, random)
+    }
+
+    /// A client's packet in a frame.
+    fn of_client(
+        &self,
+        transport: Transport,
+        dest: SocketAddr,
+        random: &mut Random,
+    ) -> (&'static str, Vec<u8>) {
         let of_client = self.frames.iter().find(|(link, frame)| *link == LINKS[0] && frame.len() > 14);
         let (_, frame) = of_client.expect("the recordings have clients");
         let (to, from) = frame[..12].split_at(6);
         let mac = |bytes: &[u8]| bytes.try_into().expect("six bytes");
-        let dest: SocketAddr = format!("{}:{PROXIED}", random.of(&VIRTUAL)).parse().expect("an endpoint");
         let client = if dest.is_ipv4() { "198.51.100.7" } else { "2001:db8::7" }.parse().expect("an address");
         let source = SocketAddr::new(client, 1024 + random.below(4096) as u16);
-        (LINKS[0], Datagram::new(Transport::Tcp(SYN), source, dest).frame(mac(from), mac(to)))
+        let datagram = Datagram { dont_fragment: true, ..Datagram::new(transport, source, dest) };
+        (LINKS[0], datagram.frame(mac(from), mac(to)))
     }
 
     fn change(&self, frame: &mut Vec<u8>, random: &mut Random) {
