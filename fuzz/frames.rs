@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use xvs::fuzz::{Plan, run};
+use xvs::offload;
 
 fn main() {
     let numbers: Vec<u64> = std::env::args().skip(1).map_while(|word| word.parse().ok()).collect();
@@ -16,5 +17,8 @@ fn main() {
     let began = Instant::now();
     let (done, counters) = run(Plan { seed, frames, at_most: Duration::from_secs(seconds) });
     println!("{counters:#}");
+    if offload::is_wanted() {
+        println!("{} frames were forwarded by the XDP program", offload::forwarded());
+    }
     println!("seed {seed}: {done} of {frames} frames in {:.1} s, no fault", began.elapsed().as_secs_f64());
 }
