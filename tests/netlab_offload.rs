@@ -127,7 +127,7 @@ fn offloaded_connections_of_ipv6_arrive_whole_and_are_counted() {
 
 #[test]
 fn in_generic_mode_requests_are_offloaded_although_their_interface_takes_no_replies() {
-    let cluster = Cluster::up(Layout { wan: Wan::Macvlan, queues: 2, ..Layout::default() });
+    let cluster = Cluster::up(Layout { wan: Wan::Macvlan, queues: 2 });
     set_gro(&cluster, ENDS[1], "on");
     arrive_whole_and_are_counted(&cluster, Method::Nat, VIP.into());
 }

@@ -86,7 +86,7 @@ impl Keys {
         }
         let state = &self.offload.flows.record(record)[word::STATE];
         let number = (state.load(Relaxed) >> 1) + 1;
-        state.store(number % USES << 1, Relaxed);
+        state.store((number % USES) << 1, Relaxed);
         self.resting.push(record);
     }
 
