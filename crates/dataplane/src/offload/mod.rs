@@ -12,14 +12,15 @@ pub(crate) mod begin;
 mod ends;
 mod flow_key;
 pub mod keys;
+mod not_offloaded;
 mod own;
 mod part;
 mod shared;
 mod standing;
 mod sweep;
 
-pub use self::begin::NotOffloaded;
 pub use self::ends::Ends;
+pub use self::not_offloaded::NotOffloaded;
 pub(crate) use self::own::Offloader;
 #[cfg(test)]
 pub(crate) use self::shared::STATE_WORDS;

@@ -2,7 +2,8 @@
 
 use xvs_proto::{FlowKey, LinkId};
 
-use super::begin::{NotOffloaded, plan};
+use super::begin::plan;
+use super::not_offloaded::NotOffloaded;
 use super::shared::Offload;
 use crate::burst::context::Context;
 use crate::conn::{Direction, TableReader};

@@ -1,0 +1,43 @@
+//! The reasons for which workers forward a connection, for operators.
+
+/// Why workers forward the packets of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotOffloaded {
+    /// Its state may change.
+    #[error("it is not established")]
+    NotEstablished,
+    /// Its packets are not plain.
+    #[error(
+        "its packets need more than forwarding: FTP, TOA, a PROXY header, the SYN proxy, --ops, or a reset"
+    )]
+    Unusual,
+    /// They are few.
+    #[error("its client has sent fewer packets than `offload_after` says, or few since the last change")]
+    Few,
+    /// Packets are captured.
+    #[error("a capture runs, which sees every packet")]
+    Captured,
+    /// Access lists.
+    #[error("an access list may concern its packets, and the XDP program does not know for certain")]
+    Listed,
+    /// The director is the real server.
+    #[error("its real server is on the director")]
+    Local,
+    /// No route.
+    #[error("its real server, or the way to it, is not available")]
+    NoWay,
+    /// An interface.
+    #[error("the interface where its packets come, or leave, takes no part: `xvs status`")]
+    Interface,
+    /// No reply so far, or no neighbour.
+    #[error("no reply has passed yet, or the next hop to its client is not known yet")]
+    NoReply,
+    /// A tunnel.
+    #[error(
+        "each outer header of its tunnel differs: they have an identification, or a checksum over the packet"
+    )]
+    OuterHeaders,
+    /// No room.
+    #[error("as many connections as possible are offloaded")]
+    Full,
+}
