@@ -291,8 +291,8 @@ impl Seeds {
         (link, frame)
     }
 
-    /// A frame, or a datagram to a service, often enough that its flow is offloaded; then changed ones of the same flow,
-    /// as far as they still are.
+    /// A frame, or a datagram to a service, often enough that its flow is offloaded; then changed ones of the same
+    /// flow, as far as they still are.
     fn insisting(
         &self,
         frame: &(&'static str, Vec<u8>),

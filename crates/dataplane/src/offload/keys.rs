@@ -21,6 +21,11 @@ pub const TURN: Duration = Duration::from_millis(10);
 /// The uses of a record until they are numbered anew: the values of the maps have so many bits for them.
 const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
 
+/// The value of a key of a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
+pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
+    number << (RECORDS.ilog2() + 1) | part << RECORDS.ilog2() | record
+}
+
 /// The keys that are in the maps.
 pub struct Keys {
     offload: Arc<Offload>,
@@ -69,8 +74,7 @@ impl Keys {
         let number = (state.load(Relaxed) >> 1) as u32;
         for (part, key) in keys.iter().enumerate() {
             let Some(key) = key else { continue };
-            let value = number << (RECORDS.ilog2() + 1) | (part as u32) << RECORDS.ilog2() | record;
-            if self.set(key, value).is_err() {
+            if self.set(key, value(number, part as u32, record)).is_err() {
                 // Workers forward the connection, and one of them has the record freed.
                 state.fetch_and(!1, Relaxed);
                 self.offload.refused.fetch_add(1, Relaxed);

@@ -22,7 +22,7 @@ mod sweep;
 pub use self::ends::Ends;
 pub use self::not_offloaded::NotOffloaded;
 pub(crate) use self::own::Offloader;
-#[cfg(test)]
-pub(crate) use self::shared::STATE_WORDS;
 pub(crate) use self::shared::map;
 pub use self::shared::{Offload, Settings};
+#[cfg(test)]
+pub(crate) use self::{keys::value as key_value, shared::STATE_WORDS};

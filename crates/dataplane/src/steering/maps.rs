@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::conn::{RECORD, RECORDS, offloaded_word as flow};
-    use crate::offload::STATE_WORDS;
+    use crate::offload::{STATE_WORDS, key_value};
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
     use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
@@ -353,11 +353,10 @@ mod tests {
         ] {
             claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
         }
-        claim(format!("XVS_FLOWS == {RECORDS} && XVS_FLOW_USE(5u << 17 | 1 << 16 | 7) == 5"));
-        claim(
-            "XVS_FLOW_PART(5u << 17 | 1 << 16 | 7) == 1 && XVS_FLOW_RECORD(5u << 17 | 1 << 16 | 7) == 7"
-                .to_owned(),
-        );
+        let value = key_value(5, 1, 7);
+        claim(format!("XVS_FLOWS == {RECORDS} && XVS_FLOW_USE({value}u) == 5"));
+        claim(format!("XVS_FLOW_PART({value}u) == 1 && XVS_FLOW_RECORD({value}u) == 7"));
+        claim(format!("offsetof(struct xvs_flow, outer) == {}", 8 * flow::ADDRESSES));
         claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
         for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
         {
