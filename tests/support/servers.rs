@@ -1,4 +1,4 @@
-//! Servers on the cluster's hosts: a TCP sink with receipts, a UDP echo, FTP, HTTP in several moods.
+//! Servers on the cluster's hosts: a TCP sink with receipts, a UDP echo, FTP, HTTP in several moods, an agent.
 //!
 //! Threads of the test, listening in a host's namespace from `start` until they are dropped. Each reply
 //! names the host, so a test sees which server the director chose. Not here: nginx, which netlab starts.
@@ -282,6 +282,40 @@ fn answer(mut connection: TcpStream, name: &str, moods: &Mutex<VecDeque<Mood>>) 
         }
         // Blocks until the client closes.
         Mood::Silent => connection.read(&mut [0]).map(drop),
+    }
+}
+
+/// An agent of HAProxy's agent-check: sends a line that a test sets, and closes the connection.
+#[derive(Debug)]
+pub struct Agent {
+    line: Arc<Mutex<String>>,
+    _listener: Listener,
+}
+
+impl Agent {
+    /// Listens on all addresses of the host; returns when it listens.
+    pub fn start(cluster: &Cluster, host: Host, port: u16, line: &str) -> Self {
+        let line = Arc::new(Mutex::new(line.to_owned()));
+        let own = Arc::clone(&line);
+        let answer = move |mut connection: TcpStream, _: &str| {
+            let mut question = [0; 6];
+            connection.read_exact(&mut question)?;
+            if question != *b"state\n" {
+                return Ok(());
+            }
+            let line = own.lock().expect("no answer panics").clone();
+            connection.write_all(line.as_bytes())
+        };
+        Self { line, _listener: Listener::tcp(cluster, host, port, answer) }
+    }
+
+    /// Sets what it says from the next question on.
+    ///
+    /// # Panics
+    ///
+    /// If an answer's thread panicked.
+    pub fn says(&self, line: &str) {
+        line.clone_into(&mut self.line.lock().expect("no answer panics"));
     }
 }
 

@@ -77,8 +77,8 @@ impl CheckStateMachine {
 
     /// What a later process continues with.
     pub fn view(&self) -> CheckView {
-        let Self { result: CheckResult { is_up, weight_change }, has_run, has_failed, .. } = *self;
-        CheckView { is_up, weight_change, has_run, has_failed }
+        let Self { result: CheckResult { is_up, weight_change, agent }, has_run, has_failed, .. } = *self;
+        CheckView { is_up, weight_change, agent, has_run, has_failed }
     }
 
     /// The same state with the timing of a new configuration.
@@ -101,6 +101,13 @@ impl CheckStateMachine {
             ProbeResult::Failed(_) => {
                 is_first_failure = !std::mem::replace(&mut self.has_failed, true);
                 self.fail()
+            }
+            // The agent says when the check is up or down, at once.
+            ProbeResult::Agent(answer) => {
+                self.has_run = true;
+                self.result.is_up = answer.is_up.unwrap_or(self.result.is_up);
+                self.result.agent.apply(answer);
+                self.timing.interval
             }
             ProbeResult::NotRun(_) => self.timing.interval,
         };
@@ -144,7 +151,7 @@ impl CheckStateMachine {
             }
         }
         self.contrary = 0;
-        self.result = CheckResult { is_up: true, weight_change };
+        self.result = CheckResult { weight_change, ..Status::Up.into() };
     }
 
     /// Applies a failure. Returns the delay until the next probe.
@@ -156,7 +163,7 @@ impl CheckStateMachine {
             if self.contrary < fall {
                 return self.timing.retry_interval;
             }
-            self.result = CheckResult { is_up: false, weight_change: 0 };
+            self.result = Status::Down.into();
         }
         self.contrary = 0;
         self.repeats_url = self.urls.count > 1;
@@ -193,6 +200,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use xvs_sched::Weight;
+
+    use crate::agent::Answer;
     use crate::check_state::*;
     use crate::tests::configuration;
 
@@ -338,6 +348,28 @@ mod tests {
         assert_eq!(report(ProbeResult::Passed(5)), (false, false, 0));
         assert_eq!(report(ProbeResult::Passed(6)), (true, true, 6));
         assert_eq!(report(failed()), (false, true, 6));
+    }
+
+    #[test]
+    fn an_agents_words_hold_at_once_and_until_it_says_otherwise() {
+        let file = "retry 5\nrise 5\nalpha\nagent_check\nconnect_port 8001";
+        let mut machine = new_machine(&tcp(file));
+        assert_eq!(machine.state(), AssumedUp);
+        let mut say = |words: &str| {
+            let change = machine.apply(&ProbeResult::Agent(Answer::read(words.as_bytes())));
+            assert_eq!(change.delay, Duration::from_secs(10));
+            (change.must_report, machine.state(), change.result.agent.of(Weight(100)).0)
+        };
+        assert_eq!(say("ready"), (false, Up, 100));
+        assert_eq!(say("50% stopped"), (true, Down, 50));
+        assert_eq!(say("50%"), (false, Down, 50));
+        assert_eq!(say("drain"), (true, Down, 0));
+        assert_eq!(say("up"), (true, Up, 0));
+        assert_eq!(say("ready"), (true, Up, 50));
+        let change = machine.apply(&probed('?'));
+        assert_eq!((change.must_report, machine.state()), (false, Up), "an agent that does not answer");
+        let resumed = CheckStateMachine::resume(&tcp(file), machine.view());
+        assert_eq!(resumed.result(), machine.result());
     }
 
     #[test]

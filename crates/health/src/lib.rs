@@ -22,6 +22,7 @@ mod runner;
 mod probes;
 
 // From probe results to the state of a virtual server.
+pub mod agent;
 pub mod check_state;
 pub mod view;
 pub mod virtual_server;

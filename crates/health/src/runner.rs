@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::health_checks::check::Probe;
 use xvs_model::report::event::millis_since_1970;
-use xvs_model::report::health::{CheckError, CheckHealth, CheckState};
+use xvs_model::report::health::{AgentHealth, CheckError, CheckHealth, CheckState};
 
+use crate::agent::AgentWeight;
 use crate::check_ref::CheckRef;
 use crate::check_state::{CheckStateMachine, first_delay, jittered};
 use crate::environment::Environment;
@@ -163,6 +164,7 @@ impl CheckRecord {
             probe: check.config().probe.to_string(),
             state: machine.state(),
             since_millis: millis_since_1970(SystemTime::now()),
+            agent: None,
             last_error: None,
             next_millis: Some(millis_at(due)),
             asked: 0,
@@ -249,8 +251,13 @@ impl CheckRecord {
         let row = &mut data.row;
         row.asked += 1;
         row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
-        row.failed += u64::from(matches!(result, ProbeResult::Failed(_)));
-        if let ProbeResult::Failed(what) | ProbeResult::NotRun(what) = result {
+        row.failed += u64::from(result.is_failure());
+        if let ProbeResult::Agent(answer) = &result {
+            let AgentWeight { percent, mode } = change.result.agent;
+            let answer = answer.text.clone();
+            row.agent = Some(AgentHealth { answer, at_millis, weight_percent: percent, mode });
+        }
+        if let Some(what) = result.error() {
             row.last_error = Some(CheckError { what, at_millis });
         }
         row.state = data.machine.state();

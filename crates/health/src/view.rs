@@ -11,6 +11,8 @@ use siphasher::sip::SipHasher13;
 use xvs_model::health_checks::check::Probe;
 use xvs_proto::Endpoint;
 
+use crate::agent::AgentWeight;
+
 /// The view of all checks of a keepalived.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct View {
@@ -42,6 +44,9 @@ pub struct CheckView {
     pub(crate) is_up: bool,
     /// The number that it adds to the real server's weight.
     pub(crate) weight_change: i64,
+    /// What an agent grants of that weight.
+    #[serde(default)]
+    pub(crate) agent: AgentWeight,
     /// Whether any probe has passed or failed.
     pub(crate) has_run: bool,
     pub(crate) has_failed: bool,

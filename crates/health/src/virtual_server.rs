@@ -20,6 +20,7 @@ use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
+use crate::agent::AgentWeight;
 use crate::view::{CheckView, RealServerView, VirtualServerView, probe_id};
 
 /// A virtual server with the results of its checks.
@@ -39,6 +40,8 @@ pub struct CheckResult {
     pub is_up: bool,
     /// The number that the check adds to the real server's weight; 0 while the check is down.
     pub weight_change: i64,
+    /// What an agent grants of the weight that the file and all checks give.
+    pub agent: AgentWeight,
 }
 
 /// The status of a check, a real server or a virtual server; before the first probe, the assumed one.
@@ -54,6 +57,12 @@ impl Status {
     /// The status of a check before its first probe, if its real server is new (`alpha` in keepalived.conf).
     pub fn at_first(timing: &Timing) -> Self {
         (!timing.begins_down).into()
+    }
+
+    /// The status of a new or edited check of a real server that was up or down. Only words of an agent take its check
+    /// down.
+    fn of_new(check: &Check, server_was_up: bool) -> Self {
+        (server_was_up || matches!(check.probe, Probe::Agent(..))).into()
     }
 }
 
@@ -174,7 +183,8 @@ impl VirtualServerState {
     /// Applies a new configuration of the same virtual server.
     ///
     /// A check with the identity of an old one keeps its state. A new or edited check starts with the status of its
-    /// real server. So editing a check never brings a failed server back without a successful probe.
+    /// real server, except for an agent's. So editing a check never brings a failed server back without a successful
+    /// probe.
     pub fn reload(self, virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
         let known: HashSet<_> = virtual_server.real_servers.iter().map(|server| server.endpoint).collect();
         let before = &self.virtual_server.real_servers;
@@ -209,7 +219,10 @@ impl VirtualServerState {
             let views: HashMap<u64, CheckView> = old.checks.iter().copied().collect();
             let continued = |check: &Check| match views.get(&probe_id(&check.probe)) {
                 Some(view) => (Origin::Resumed(*view), (*view).into()),
-                None => (Origin::New(old.is_up.into()), Status::from(old.is_up).into()),
+                None => {
+                    let status = Status::of_new(check, old.is_up);
+                    (Origin::New(status), status.into())
+                }
             };
             let checks = server.checks.iter().map(continued).collect();
             Some(KnownServer { is_up: old.is_up, is_reported_down: old.is_reported_down, checks })
@@ -259,8 +272,9 @@ impl VirtualServerState {
                 is_reported_down: now.is_reported_down,
                 checks: checks
                     .map(|(index, (file, now))| {
-                        let CheckResult { is_up, weight_change } = *now;
-                        (probe_id(&file.probe), CheckView { is_up, weight_change, ..check(server, index) })
+                        let CheckResult { is_up, weight_change, agent } = *now;
+                        let view = CheckView { is_up, weight_change, agent, ..check(server, index) };
+                        (probe_id(&file.probe), view)
                     })
                     .collect(),
             }
@@ -364,12 +378,14 @@ impl VirtualServerState {
         servers
     }
 
-    /// The configured weight plus the weight changes of the checks, limited to the range of a weight.
+    /// The configured weight plus the weight changes of the checks, limited to the range of a weight, and of that what
+    /// agents grant.
     fn effective_weight(&self, server: usize) -> Weight {
         let file = i64::from(self.virtual_server.real_servers[server].options.weight.0);
         let changes = self.servers[server].checks.iter().map(|result| result.weight_change);
         let effective = changes.fold(file, i64::saturating_add).clamp(0, i64::from(Weight::MAX.0));
-        Weight(u32::try_from(effective).unwrap_or(Weight::MAX.0))
+        let effective = Weight(u32::try_from(effective).unwrap_or(Weight::MAX.0));
+        self.servers[server].checks.iter().fold(effective, |weight, result| result.agent.of(weight))
     }
 
     /// The origins of `checks`, the new checks of the real server whose old index is `server`.
@@ -382,7 +398,7 @@ impl VirtualServerState {
         let origin = |check: &Check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
             Some(check) => (Origin::Kept { server, check }, self.servers[server].checks[check]),
             None => {
-                let status = Status::from(self.is_up(server));
+                let status = Status::of_new(check, self.is_up(server));
                 (Origin::New(status), status.into())
             }
         };
@@ -418,14 +434,14 @@ impl From<bool> for Status {
 }
 
 impl From<CheckView> for CheckResult {
-    fn from(CheckView { is_up, weight_change, .. }: CheckView) -> Self {
-        Self { is_up, weight_change }
+    fn from(CheckView { is_up, weight_change, agent, .. }: CheckView) -> Self {
+        Self { is_up, weight_change, agent }
     }
 }
 
 impl From<Status> for CheckResult {
     fn from(status: Status) -> Self {
-        Self { is_up: status == Status::Up, weight_change: 0 }
+        Self { is_up: status == Status::Up, weight_change: 0, agent: AgentWeight::default() }
     }
 }
 
@@ -551,6 +567,7 @@ mod tests {
     use xvs_model::config::command::Command;
     use xvs_model::config::desired_state::State;
     use xvs_model::config::maintenance::Disabled;
+    use xvs_model::report::health::AgentMode;
 
     /// The first virtual server of a configuration.
     fn read(text: &str) -> Arc<VirtualServer> {
@@ -598,8 +615,9 @@ mod tests {
         notices.iter().map(line).collect()
     }
 
-    const UP: CheckResult = CheckResult { is_up: true, weight_change: 0 };
-    const DOWN: CheckResult = CheckResult { is_up: false, weight_change: 0 };
+    const WHOLE: AgentWeight = AgentWeight { percent: 100, mode: AgentMode::Ready };
+    const UP: CheckResult = CheckResult { is_up: true, weight_change: 0, agent: WHOLE };
+    const DOWN: CheckResult = CheckResult { is_up: false, ..UP };
 
     /// Two real servers with a check each, after the lines of `before`.
     fn pair(before: &str) -> Arc<VirtualServer> {
@@ -698,7 +716,7 @@ mod tests {
         let text = "real_server 10.1.0.1 80 {\nweight 4\nTCP_CHECK {\n}\nTCP_CHECK {\nconnect_port 81\n}\n}";
         let mut state = started(&virtual_server(text));
         let mut weight = |check, weight_change| {
-            state.apply([(0, check, CheckResult { is_up: true, weight_change })]);
+            state.apply([(0, check, CheckResult { is_up: true, weight_change, ..UP })]);
             servers(&state)
         };
         assert_eq!(weight(0, 3), "1=7");
@@ -718,6 +736,59 @@ mod tests {
         assert_eq!((servers(&state).as_str(), state.has_quorum()), ("1=2", true));
         let notices = state.apply([(0, 0, DOWN), (1, 0, DOWN)]);
         assert_eq!(lines(&notices), ["RS 1 DOWN", "VS DOWN"]);
+    }
+
+    #[test]
+    fn an_agent_grants_a_share_of_the_weight_of_file_and_scripts_and_a_drain_counts_as_weight_0() {
+        let agent =
+            "TCP_CHECK {\nagent_check\nconnect_port 8001\n}\nMISC_CHECK {\nmisc_path /x\nmisc_dynamic\n}";
+        let real = |number| format!("real_server 10.1.0.{number} 80 {{\nweight 100\n{agent}\n}}\n");
+        let file = virtual_server(&format!(
+            "alpha\nquorum 150\n{}real_server 10.1.0.2 80 {{\nweight 100\n}}\nsorry_server 10.1.0.99 80",
+            real(1)
+        ));
+        let mut state = started(&file);
+        assert_eq!(
+            lines(&state.apply([(0, 1, UP)])),
+            ["RS 1 UP", "VS UP"],
+            "an agent is up until it says more"
+        );
+        let granted = |percent, mode| CheckResult { agent: AgentWeight { percent, mode }, ..UP };
+        let half = granted(50, AgentMode::Ready);
+        assert_eq!((lines(&state.apply([(0, 0, half)])), servers(&state)), (vec![], "1=50 2=100".to_owned()));
+        state.apply([(0, 1, CheckResult { weight_change: 300, ..UP })]);
+        assert_eq!(servers(&state), "1=200 2=100");
+        let drained = CheckResult { is_up: true, ..granted(50, AgentMode::Drain) };
+        assert_eq!(
+            (lines(&state.apply([(0, 0, drained)])), servers(&state)),
+            (vec!["VS DOWN".to_owned()], "99=1".to_owned())
+        );
+        assert_eq!(
+            (lines(&state.apply([(0, 0, half)])), servers(&state)),
+            (vec!["VS UP".to_owned()], "1=200 2=100".to_owned())
+        );
+        // With another weight in the file the share is that of the new weight.
+        let heavier = virtual_server(&format!("quorum 150\n{}", real(1).replace("100", "500")));
+        let state = reloaded(state, &heavier).state;
+        assert_eq!(servers(&state), "1=400");
+        let CheckResult { is_up, weight_change, agent } = UP;
+        let view =
+            state.view(|_, _| CheckView { is_up, weight_change, agent, has_run: true, has_failed: false });
+        let resumed = VirtualServerState::resume(heavier, &view, InitialNotices::Omitted, Arc::default());
+        assert_eq!(servers(&resumed.state), "1=400");
+    }
+
+    #[test]
+    fn a_new_or_edited_agent_of_a_server_that_is_down_keeps_it_down_no_longer_than_its_other_checks() {
+        let file = |port| {
+            let agent = format!("TCP_CHECK {{\nagent_check\nconnect_port {port}\n}}");
+            virtual_server(&format!("real_server 10.1.0.1 80 {{\nTCP_CHECK {{\n}}\n{agent}\n}}"))
+        };
+        let mut state = started(&file(8001));
+        state.apply([(0, 0, DOWN)]);
+        let mut state = reloaded(state, &file(8002)).state;
+        assert_eq!(servers(&state), "");
+        assert_eq!(lines(&state.apply([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
     }
 
     #[test]
@@ -1056,8 +1127,10 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let result = (any::<bool>(), prop_oneof![3 => Just(0), 1 => -4..4_i64])
-            .prop_map(|(is_up, change)| CheckResult { is_up, weight_change: if is_up { change } else { 0 } });
+        let result =
+            (any::<bool>(), prop_oneof![3 => Just(0), 1 => -4..4_i64]).prop_map(|(is_up, change)| {
+                CheckResult { is_up, weight_change: if is_up { change } else { 0 }, ..UP }
+            });
         let take = (0..12_usize, 0..6_usize, result)
             .prop_map(|(server, check, result)| Step::Take(server, check, result));
         vec(prop_oneof![12 => take, 1 => files().prop_map(Step::Reload), 1 => Just(Step::Again)], 0..40)

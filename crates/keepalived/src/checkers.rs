@@ -86,6 +86,10 @@ enum Kind {
     Tcp {
         /// The place of the statement `through_vip`.
         through_vip: Option<Place>,
+        /// The place of the statement `agent_check`.
+        agent: Option<Place>,
+        /// The text of the statement `agent_send`.
+        agent_send: Option<String>,
     },
     Ping,
     Http {
@@ -117,7 +121,7 @@ impl Draft {
     fn of(keyword: &str) -> Option<Self> {
         let http = |is_tls| Kind::Http { http: Http::default(), is_tls, tls: TlsStatements::default() };
         let kind = match keyword {
-            "TCP_CHECK" => Kind::Tcp { through_vip: None },
+            "TCP_CHECK" => Kind::Tcp { through_vip: None, agent: None, agent_send: None },
             "PING_CHECK" => Kind::Ping,
             "HTTP_GET" => http(false),
             "SSL_GET" => http(true),
@@ -154,7 +158,18 @@ impl Draft {
             faults.line(statement, known);
         }
         let timing = self.timing.or(context.timing);
-        if let Kind::Tcp { through_vip: Some(place) } = &self.kind
+        if let Kind::Tcp { agent: Some(place), through_vip, .. } = &self.kind {
+            let error = match (through_vip, self.connect_port) {
+                (Some(_), _) => "an agent is not asked through the virtual address; remove `through_vip`",
+                (_, None) => "name the port of the agent with `connect_port`",
+                _ => "",
+            };
+            if !error.is_empty() {
+                faults.error(place, format!("`agent_check`: {error}"));
+                return None;
+            }
+        }
+        if let Kind::Tcp { through_vip: Some(place), .. } = &self.kind
             && let Some(through) = self.through_vip(place, context, faults)
         {
             let probe = Probe::ThroughVip(through);
@@ -293,13 +308,22 @@ impl Kind {
     fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match self {
             Self::Ping => false,
-            Self::Tcp { through_vip } => {
-                // keepalived has no such keyword.
-                let is_it = block.keyword() == "through_vip";
-                if is_it && let Some(is_on) = faults.switch(block) {
-                    *through_vip = is_on.then(|| block.place.clone());
+            Self::Tcp { through_vip, agent, agent_send } => {
+                // keepalived has no such keywords.
+                let place = match block.keyword() {
+                    "through_vip" => through_vip,
+                    "agent_check" => agent,
+                    "agent_send" => {
+                        let text = block.shell_arguments().into_iter().next();
+                        set(agent_send, faults.argument(block).and(text));
+                        return true;
+                    }
+                    _ => return false,
+                };
+                if let Some(is_on) = faults.switch(block) {
+                    *place = is_on.then(|| block.place.clone());
                 }
-                is_it
+                true
             }
             Self::Http { http, tls, .. } => http::apply(http, tls, block, faults),
             Self::Dns(dns) => match block.keyword() {
@@ -383,7 +407,15 @@ impl Kind {
             None
         };
         Some(match self {
-            Self::Tcp { .. } => Probe::Tcp(target?),
+            Self::Tcp { agent: Some(_), agent_send, .. } => {
+                Probe::Agent(target?, agent_send.unwrap_or_default())
+            }
+            Self::Tcp { agent_send, .. } => {
+                if agent_send.is_some() {
+                    faults.warn(&block.place, "`agent_send` without `agent_check` has no effect");
+                }
+                Probe::Tcp(target?)
+            }
             Self::Ping => Probe::Ping(target?),
             Self::Http { mut http, is_tls, tls } => {
                 if http.urls.is_empty() {

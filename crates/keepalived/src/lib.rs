@@ -1,5 +1,5 @@
-//! Parser of keepalived.conf: the syntax of keepalived 2.2.7, with `rise`, `tls_verify`, `through_vip` and FULLNAT in
-//! addition.
+//! Parser of keepalived.conf: the syntax of keepalived 2.2.7, with `rise`, `tls_verify`, `through_vip`,
+//! `agent_check` and FULLNAT in addition.
 //!
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
 //! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`]), `virtual_server_group` ([`groups`]),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +14,7 @@ use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::saved_rules;
 use xvs_model::config::command::Command;
 use xvs_model::config::timeouts::Timeouts;
-use xvs_model::health_checks::check::{Check, Pattern, Probe, Script, Udp};
+use xvs_model::health_checks::check::{Check, Pattern, Probe, Script, Target, Udp};
 use xvs_model::health_checks::fault::{Fault, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 use xvs_sched::ForwardingMethod;
@@ -329,6 +330,43 @@ fn a_check_through_the_virtual_address_is_for_direct_routing_and_tunnels() {
     assert_eq!(foreign.faults, []);
     let foreign = configuration(&file(one, "DR", "10.1.0.1 80", "through_vip").replace("TCP_", "SMTP_"));
     assert_eq!(foreign.faults[0].text, "unknown keyword `through_vip`; it is left out");
+}
+
+#[test]
+fn an_agent_is_asked_at_a_port_of_its_own_and_what_it_says_holds_at_once() {
+    let read = |words: &str| {
+        let service = "protocol TCP\nlvs_sched rr\nlvs_method NAT\nretry 3\nrise 3\nalpha";
+        let head =
+            format!("virtual_server 10.0.0.1 80 {{\n{service}\nreal_server 10.1.0.1 80 {{\nTCP_CHECK {{\n");
+        let read = configuration(&format!("{head}{words}\n}}\n}}\n}}\n"));
+        let faults: Vec<_> = read.faults.iter().map(|fault| fault.text.clone()).collect();
+        (read.virtual_servers[0].real_servers[0].checks.first().cloned(), faults)
+    };
+    let target = |port| Target {
+        endpoint: SocketAddr::from(([10, 1, 0, 1], port)),
+        source: None,
+        source_port: None,
+        interface: None,
+        mark: 0,
+    };
+    let (check, faults) = read("agent_check\nconnect_port 8001\nagent_send \"state web\\n\"");
+    let Check { probe, timing, .. } = check.unwrap();
+    assert_eq!((probe, faults), (Probe::Agent(target(8001), "state web\n".to_owned()), Vec::new()));
+    assert_eq!((timing.fall, timing.rise, timing.begins_down), (1, 1, false));
+    assert_eq!(
+        read("agent_check\nconnect_port 8001\nagent_send\"x\"").0.unwrap().probe.to_string(),
+        "agent 10.1.0.1:8001"
+    );
+    let (check, faults) = read("agent_check off\nagent_send x");
+    assert_eq!(check.unwrap().probe, Probe::Tcp(target(80)));
+    assert_eq!(faults, ["`agent_send` without `agent_check` has no effect"]);
+    for (words, why) in [
+        ("agent_check", "name the port of the agent with `connect_port`"),
+        ("agent_check\nthrough_vip\nconnect_port 8001", "an agent is not asked through the virtual address"),
+    ] {
+        let (check, faults) = read(words);
+        assert!(check.is_none() && faults[0].starts_with(&format!("`agent_check`: {why}")), "{faults:?}");
+    }
 }
 
 #[test]

@@ -65,14 +65,15 @@ impl TimingOptions {
         let (retry, retry_interval) = match probe {
             Probe::Http(..) => (1, Duration::from_secs(3)),
             Probe::Dns(..) => (3, interval),
-            Probe::Script(..) | Probe::File(..) => (0, Duration::from_secs(1)),
+            Probe::Script(..) | Probe::File(..) | Probe::Agent(..) => (0, Duration::from_secs(1)),
             Probe::Tcp(_) | Probe::ThroughVip(_) | Probe::Smtp(..) | Probe::Udp(..) | Probe::Ping(_) => {
                 (1, Duration::from_secs(1))
             }
         };
         let (retry, rise) = (self.retry.unwrap_or(retry), self.rise.unwrap_or(1));
-        // A file gives one result for each change, so there are no retries.
-        let (retry, rise) = if matches!(probe, Probe::File(..)) { (0, 1) } else { (retry, rise) };
+        // What a file or an agent says holds at once, and only that takes a server down.
+        let is_said = matches!(probe, Probe::File(..) | Probe::Agent(..));
+        let (retry, rise) = if is_said { (0, 1) } else { (retry, rise) };
         Timing {
             interval,
             retry_interval: self.retry_interval.unwrap_or(retry_interval),
@@ -80,8 +81,7 @@ impl TimingOptions {
             fall: retry.saturating_add(1),
             rise,
             warmup: self.warmup.unwrap_or(interval),
-            // The content of a file is known at once.
-            begins_down: self.begins_down.unwrap_or(false) && !matches!(probe, Probe::File(..)),
+            begins_down: self.begins_down.unwrap_or(false) && !is_said,
         }
     }
 }

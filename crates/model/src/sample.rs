@@ -29,7 +29,9 @@ use crate::report::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::report::event::{Event, Kind, Requester};
 use crate::report::explain;
 use crate::report::health::sample::{real_server, report, virtual_server};
-use crate::report::health::{CheckState, Counts, HealthReport, SorryServerHealth, Weights};
+use crate::report::health::{
+    AgentHealth, AgentMode, CheckState, Counts, HealthReport, SorryServerHealth, Weights,
+};
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
@@ -152,6 +154,12 @@ pub fn health() -> HealthReport {
     .map(|state| real_server("192.0.2.11", state));
     servers[0].weights =
         Weights { operator: 3, health: Some(3), feedback: Some(2), in_force: Some(2), disabled: false };
+    servers[1].checks[0].agent = Some(AgentHealth {
+        answer: "75% drain".to_owned(),
+        at_millis: 1_795_188_192_123,
+        weight_percent: 75,
+        mode: AgentMode::Drain,
+    });
     let mut virtual_server = virtual_server("198.51.100.1", servers.into());
     virtual_server.sorry_server =
         Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });

@@ -12,7 +12,8 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::event::millis_since_1970;
 use xvs_model::report::health::{
-    CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights, ago,
+    AgentHealth, AgentMode, CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth,
+    VirtualServerHealth, Weights, ago,
 };
 
 use xvs_model::report::unanswered::REPORTED;
@@ -155,7 +156,7 @@ fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
     [head].into_iter().chain(checks).collect()
 }
 
-/// A check and its last failure.
+/// A check, its agent's last answer and its last failure.
 fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     let next = match check.next_millis {
         None => String::new(),
@@ -164,12 +165,26 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
     let row = |what, state, since, more| Row { indent: 4, what, state, since, more };
     let since = ago(check.since_millis, now_millis);
     let head = row(check.probe.clone(), check.state.to_string(), since, next);
-    let error = check.last_error.as_ref().map(|error| {
-        let when = ago(error.at_millis, now_millis);
-        let told = format!("{when} ago: {}", error.what);
-        Row { indent: 6, ..row(told, String::new(), String::new(), String::new()) }
-    });
-    [head].into_iter().chain(error)
+    let said = |what: &str, at_millis| {
+        let said = format!("{} ago: {what}", ago(at_millis, now_millis));
+        Row { indent: 6, ..row(said, String::new(), String::new(), String::new()) }
+    };
+    let answer = check.agent.as_ref().map(|agent| (answer(agent), agent.at_millis));
+    // An answer that takes the server down is the error too.
+    let is_shown = |what: &str| answer.as_ref().is_some_and(|(answer, _)| answer.starts_with(what));
+    let error = check.last_error.as_ref().filter(|error| !is_shown(&error.what));
+    let error = error.map(|error| said(&error.what, error.at_millis));
+    [head].into_iter().chain(answer.map(|(answer, at_millis)| said(&answer, at_millis))).chain(error)
+}
+
+/// An agent's last answer, and what follows from it and those before.
+fn answer(agent: &AgentHealth) -> String {
+    let AgentHealth { answer, weight_percent, mode, .. } = agent;
+    let share = (*weight_percent != 100).then(|| format!("{weight_percent} % of the weight"));
+    let mode = (*mode != AgentMode::Ready).then(|| mode.to_string());
+    let effects: Vec<_> = mode.into_iter().chain(share).collect();
+    let colon = if effects.is_empty() { "" } else { ": " };
+    format!("the agent says `{answer}`{colon}{}", effects.join(", "))
 }
 
 /// The weight in the file, and the weights that differ from it.
@@ -334,6 +349,31 @@ TCP 198.51.100.100:80  well        1 h 0 min  weight 1, quorum 1
       2 s ago: connection refused by 192.0.2.12:80
 ";
         assert_eq!(rows(vec![server]), want);
+    }
+
+    #[test]
+    fn an_agents_last_answer_is_shown_with_the_mode_and_the_share_that_it_has_set() {
+        let mut server = sample("198.51.100.100", vec![real_server("192.0.2.11", UP)]);
+        let check = &mut server.real_servers[0].checks[0];
+        check.probe = "agent 192.0.2.11:8001".to_owned();
+        let said = |answer: &str, weight_percent, mode| {
+            let at_millis = seconds_ago(2);
+            Some(AgentHealth { answer: answer.to_owned(), at_millis, weight_percent, mode })
+        };
+        check.agent = said("75%", 75, AgentMode::Drain);
+        let want = "\
+TCP 198.51.100.100:80      well  1 h 0 min  weight 1, quorum 1
+  192.0.2.11:80            up    1 h 0 min  weight 1
+    agent 192.0.2.11:8001  up    1 h 0 min  next in 4 s
+      2 s ago: the agent says `75%`: drain, 75 % of the weight
+";
+        assert_eq!(rows(vec![server.clone()]), want);
+        let check = &mut server.real_servers[0].checks[0];
+        check.agent = said("down", 100, AgentMode::Ready);
+        let what = "the agent says `down`".to_owned();
+        check.last_error = Some(CheckError { what, at_millis: seconds_ago(2) });
+        let text = rows(vec![server]);
+        assert!(text.ends_with("next in 4 s\n      2 s ago: the agent says `down`\n"), "{text}");
     }
 
     #[test]

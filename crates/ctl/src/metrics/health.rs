@@ -6,7 +6,9 @@
 
 use std::fmt::Display;
 
-use xvs_model::report::health::{CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth};
+use xvs_model::report::health::{
+    AgentHealth, CheckHealth, HealthReport, RealServerHealth, VirtualServerHealth,
+};
 
 use super::services::DestinationLimit;
 use super::text::{Family, Kind, Text};
@@ -115,7 +117,7 @@ impl Family<Items> {
 }
 
 /// The families with lines for each virtual server, real server or check, in the order of the page.
-pub(super) static FAMILIES: [Family<Items>; 12] = [
+pub(super) static FAMILIES: [Family<Items>; 13] = [
     Family::gauge(
         "xvs_health_service_well",
         "Whether a virtual server has its quorum (1).",
@@ -158,6 +160,11 @@ pub(super) static FAMILIES: [Family<Items>; 12] = [
         "xvs_health_check_up",
         "Whether a check counts as up (1).",
         Items::Check(|check| Some(f64::from(check.state.is_up()))),
+    ),
+    Family::gauge(
+        "xvs_health_check_weight_ratio",
+        "Share of its weight that the agent of a destination grants; 0: it takes no new connections.",
+        Items::Check(|check| check.agent.as_ref().map(AgentHealth::weight_ratio)),
     ),
     Family::counter(
         "xvs_health_check_asked_total",

@@ -122,7 +122,9 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::{Access, Request};
-    use xvs_model::report::health::{CheckHealth, CheckState, SorryServerHealth, sample};
+    use xvs_model::report::health::{
+        AgentHealth, AgentMode, CheckHealth, CheckState, SorryServerHealth, sample,
+    };
     use xvs_model::report::status::{InterfaceStatus, LinkState};
 
     fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
@@ -332,6 +334,14 @@ mod tests {
         // Two equal checks are still two.
         let again = web.real_servers[0].checks[0].clone();
         web.real_servers[0].checks.push(CheckHealth { asked: 7, took_micros: None, ..again });
+        let agent = AgentHealth {
+            answer: "75%".to_owned(),
+            at_millis: 0,
+            weight_percent: 75,
+            mode: AgentMode::Ready,
+        };
+        web.real_servers[0].checks[0].agent = Some(agent.clone());
+        web.real_servers[0].checks[1].agent = Some(AgentHealth { mode: AgentMode::Maint, ..agent });
         let mut lost = sample::virtual_server("198.51.100.2", Vec::new());
         let endpoint = "192.0.2.99:80".to_owned();
         lost.sorry_server = Some(SorryServerHealth { endpoint, serves: true });
@@ -368,6 +378,8 @@ mod tests {
             (format!("destination_up{{{service},destination=\"192.0.2.12:80\"}}"), "0"),
             (format!("check_info{rising}"), "1"),
             (format!("check_up{}", check(12, 1, "")), "0"),
+            (format!("check_weight_ratio{}", check(11, 1, "")), "0.75"),
+            (format!("check_weight_ratio{}", check(11, 2, "")), "0"),
             (format!("check_asked_total{}", check(11, 2, "")), "7"),
             (format!("check_failed_total{}", check(12, 1, "")), "1"),
             (format!("check_duration_seconds{}", check(11, 1, "")), "0.0015"),

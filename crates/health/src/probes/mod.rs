@@ -1,5 +1,6 @@
 //! The probes: one attempt of a check, a file for each kind.
 
+mod agent;
 mod dns;
 pub(crate) mod file;
 pub(crate) mod http;
@@ -40,6 +41,7 @@ pub(crate) async fn run(
             let begin = |endpoint| begin_through_vip(endpoint, through.source, server);
             through_vip::probe(begin, &through.endpoints, server, deadline).await
         }
+        Probe::Agent(target, text) => agent::probe(target, text, deadline).await,
         Probe::Udp(target, udp) => udp::probe(target, udp, deadline).await,
         Probe::Dns(target, dns) => dns::probe(target, dns, deadline).await,
         Probe::Smtp(target, name) => smtp::probe(target, name, deadline).await,

@@ -1,12 +1,38 @@
 //! The result of one probe.
 
+use crate::agent::Answer;
+
 /// The result of one probe of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeResult {
     /// The real server passed. The number is added to its weight; only scripts and files give another one than 0.
     Passed(i64),
+    /// An agent has answered.
+    Agent(Answer),
     /// The real server failed. The text says what was seen and what was expected.
     Failed(String),
     /// The probe could not run, for a reason on this machine, which the text names. Says nothing about the real server.
     NotRun(String),
+}
+
+impl ProbeResult {
+    /// Whether it says that the real server is down.
+    pub(crate) fn is_failure(&self) -> bool {
+        match self {
+            Self::Failed(_) => true,
+            Self::Agent(answer) => answer.is_up == Some(false),
+            Self::Passed(_) | Self::NotRun(_) => false,
+        }
+    }
+
+    /// What is wrong with the real server or with the probe, in words.
+    pub(crate) fn error(self) -> Option<String> {
+        match self {
+            Self::Passed(_) => None,
+            Self::Failed(what) | Self::NotRun(what) => Some(what),
+            Self::Agent(Answer { is_up: Some(false), text, .. }) => Some(format!("the agent says `{text}`")),
+            Self::Agent(Answer { unknown, .. }) => unknown
+                .map(|word| format!("the agent's word `{word}` has no meaning in HAProxy's agent-check")),
+        }
+    }
 }

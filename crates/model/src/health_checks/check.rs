@@ -32,6 +32,8 @@ pub enum Probe {
     Tcp(Target),
     /// TCP connections to virtual endpoints, forwarded to the real server as a client's packets are (`through_vip`).
     ThroughVip(ThroughVip),
+    /// The words of an agent, HAProxy's agent-check, after this text was sent to it.
+    Agent(Target, String),
     /// Objects by HTTP or HTTPS; one `Url` in each run.
     Http(Target, Http),
     /// A DNS query.
@@ -60,6 +62,7 @@ impl Probe {
                 Self::Http(target, Http { tls, host: http.host, urls: urls.collect(), ..Http::default() })
             }
             Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
+            Self::Agent(target, _) => Self::Agent(target, String::new()),
             Self::Script(script, meaning) => {
                 Self::Script(Script { user: None, group: None, ..script }, meaning)
             }
@@ -242,6 +245,7 @@ impl fmt::Display for Probe {
                 let all: Vec<_> = through.endpoints.iter().map(ToString::to_string).collect();
                 write!(f, "TCP through {}", all.join(" "))
             }
+            Self::Agent(target, _) => write!(f, "agent {}", target.endpoint),
             Self::Http(target, http) => {
                 let name = if http.tls.is_some() { "HTTPS" } else { "HTTP" };
                 let paths: Vec<_> = http.urls.iter().map(|url| url.path.as_str()).collect();

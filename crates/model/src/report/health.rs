@@ -111,6 +111,8 @@ pub struct CheckHealth {
     pub state: CheckState,
     /// Time at which it came up or went down.
     pub since_millis: u64,
+    /// What its agent has said; `None`: it asks no agent, or the agent has not answered yet.
+    pub agent: Option<AgentHealth>,
     /// The last failure; `None`: none yet.
     pub last_error: Option<CheckError>,
     /// When it runs next; `None`: it runs now, or it watches a file.
@@ -121,6 +123,49 @@ pub struct CheckHealth {
     pub failed: u64,
     /// Duration of the last run, in microseconds.
     pub took_micros: Option<u64>,
+}
+
+/// What an agent has said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentHealth {
+    /// Its last answer, in printable characters, shortened.
+    pub answer: String,
+    /// The time of that answer.
+    pub at_millis: u64,
+    /// The share of its weight that it grants, in percent; of this and the mode the last word counts.
+    pub weight_percent: u32,
+    /// Its mode.
+    pub mode: AgentMode,
+}
+
+impl AgentHealth {
+    /// The share of its weight that it grants: 0 in any mode but ready.
+    pub fn weight_ratio(&self) -> f64 {
+        if self.mode == AgentMode::Ready { f64::from(self.weight_percent) / 100.0 } else { 0.0 }
+    }
+}
+
+/// The mode of a real server, as its agent says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentMode {
+    /// It takes new connections.
+    #[default]
+    Ready,
+    /// It takes none: its weight is 0.
+    Drain,
+    /// As [`Self::Drain`], for maintenance.
+    Maint,
+}
+
+impl fmt::Display for AgentMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        })
+    }
 }
 
 /// A failure and its time.
@@ -392,6 +437,7 @@ pub mod sample {
             probe: probe.to_owned(),
             state,
             since_millis,
+            agent: None,
             last_error,
             next_millis: Some(NOW + 3500),
             asked: 600,
