@@ -311,8 +311,8 @@ fn unsorted_services_are_listed_by_protocol_address_and_port() {
     assert_eq!(lines.collect::<Vec<_>>(), expected);
 }
 
-/// The pages of limits, whose rows each name the test or recording that shows the limit.
-const PAGES: [&str; 2] = ["docs/limits.md", "docs/limits-all.md"];
+/// The pages whose rows each name the test or recording that shows the fact.
+const PAGES: [&str; 3] = ["docs/limits.md", "docs/limits-all.md", "docs/tutorials.md"];
 
 fn page(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("a page")
@@ -341,8 +341,8 @@ fn every_test_named_in_the_documents_exists() {
 }
 
 #[test]
-fn every_row_of_the_long_page_is_short_and_names_a_test_a_recording_or_the_reason_for_none() {
-    let text = page("docs/limits-all.md");
+fn every_row_of_the_long_pages_is_short_and_names_a_test_a_recording_or_the_reason_for_none() {
+    let text = page("docs/limits-all.md") + &page("docs/tutorials.md");
     let rows: Vec<_> = text.lines().map(cells).filter(|cells| cells.len() > 1).collect();
     assert!(rows.len() > 250, "the page's form has changed");
     let recordings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance");
