@@ -8,6 +8,7 @@
 //! In namespaces, kernels send and receive the packets; only [`frames`] writes a packet's bytes.
 
 pub mod both_ways;
+pub mod browser;
 pub mod clients;
 pub mod cluster;
 pub mod director;

@@ -91,6 +91,8 @@ pub struct Config {
     /// The file of the token, one word, that a client sends as `Authorization: Bearer`; not every user may read it.
     /// Default: none, so that every client may read metrics.
     pub metrics_token_file: Option<PathBuf>,
+    /// Whether `metrics_address` also serves the status page, at `/`. Default: `false`.
+    pub status_page: bool,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
     /// A file of networks, one a line, whose packets no service gets. Read again at each reload. Default: none.
@@ -213,6 +215,7 @@ impl Default for Config {
             metrics_certificate: None,
             metrics_private_key: None,
             metrics_token_file: None,
+            status_page: false,
             rules: None,
             deny_file: None,
             allow_file: None,
@@ -403,6 +406,9 @@ impl Config {
                 return wrong("metrics_private_key", format!("{key:?}"), why);
             }
             _ => {}
+        }
+        if self.status_page && self.metrics_address.is_none() {
+            return wrong("status_page", "true".to_owned(), "without an address; name one with metrics_address");
         }
         self.mode()?;
         self.log_filter()?;
@@ -717,6 +723,15 @@ file = "/etc/keepalived/keepalived.conf"
         assert_eq!(error, expected);
         let error = error_of(&text.replace("certificate", "private_key"));
         assert!(error.ends_with("name its file with metrics_certificate"), "{error}");
+    }
+
+    #[test]
+    fn a_status_page_without_an_address_is_refused() {
+        let text = "interfaces = [\"wan\"]\nstatus_page = true\n";
+        let expected = "status_page = true: without an address; name one with metrics_address";
+        assert_eq!(error_of(text), expected);
+        let config: Config = toml::from_str(&format!("metrics_address = \"[::1]:9112\"\n{text}")).unwrap();
+        assert!(config.check().is_ok() && config.status_page);
     }
 
     #[test]

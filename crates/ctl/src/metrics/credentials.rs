@@ -23,7 +23,14 @@ use crate::secret_file::{self, read_file};
 #[derive(Default)]
 pub struct Credentials {
     pub(super) tls: Option<TlsAcceptor>,
-    token: Option<String>,
+    token: Option<Token>,
+}
+
+/// What a client sends behind the name of a scheme.
+struct Token {
+    bearer: String,
+    /// The user `xvs` with the token as password (RFC 7617, section 2): browsers send no bearer token.
+    basic: String,
 }
 
 impl Credentials {
@@ -41,12 +48,15 @@ impl Credentials {
     /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The time of the comparison tells
     /// nothing of the token but its length.
     pub(super) fn admit(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
+        let Some(Token { bearer, basic }) = &self.token else { return true };
         let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
-        sent.is_some_and(|(scheme, sent)| {
-            scheme.eq_ignore_ascii_case("bearer")
-                && bool::from(sent.trim().as_bytes().ct_eq(token.as_bytes()))
-        })
+        let Some((scheme, sent)) = sent else { return false };
+        let is_right = |wanted: &str| bool::from(sent.trim().as_bytes().ct_eq(wanted.as_bytes()));
+        match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => is_right(bearer),
+            "basic" => is_right(basic),
+            _ => false,
+        }
     }
 }
 
@@ -76,7 +86,7 @@ fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, String> {
 
 const NOT_PEM: &str = "not PEM, with a BEGIN and an END on lines of their own";
 
-fn token(path: &Path) -> Result<String, String> {
+fn token(path: &Path) -> Result<Token, String> {
     let how = "`openssl rand -hex 32` prints a token";
     let text = secret_file::read("metrics_token_file", path, how)?;
     let token = text.trim();
@@ -87,7 +97,22 @@ fn token(path: &Path) -> Result<String, String> {
             "metrics_token_file {path}: not one word of at most {TOKEN_MAX_BYTES} ASCII letters, digits and signs; {how}"
         ));
     }
-    Ok(token.to_owned())
+    Ok(Token { bearer: token.to_owned(), basic: base64(format!("xvs:{token}").as_bytes()) })
+}
+
+/// Bytes as base64 (RFC 4648, section 4).
+pub(super) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let byte = |place: usize| u32::from(group.get(place).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit) & 63) as usize;
+            text.push(if digit <= group.len() { DIGITS[value].into() } else { '=' });
+        }
+    }
+    text
 }
 
 /// Half of the longest request that the endpoint reads.
@@ -140,7 +165,7 @@ mod tests {
             metrics_token_file: folder.write("token", text, mode),
             ..Config::default()
         };
-        assert_eq!(Credentials::read(&of(" 0a1b-._~+/= \n", 0o640)).unwrap().token.unwrap(), "0a1b-._~+/=");
+        assert_eq!(Credentials::read(&of(" 0a1b-._~+/= \n", 0o640)).unwrap().token.unwrap().bearer, "0a1b-._~+/=");
         let everyone = "metrics_token_file DIR/token: every user may read or change it; `chmod o= DIR/token`";
         assert_eq!(folder.error(of("0a1b", 0o644)), everyone);
         let how = "`openssl rand -hex 32` prints a token";
@@ -157,6 +182,23 @@ mod tests {
         let missing = Config { metrics_token_file: Some(folder.0.join("none")), ..Config::default() };
         let error = folder.error(missing);
         assert!(error.contains("DIR/none: No such file") && error.ends_with(how), "{error}");
+    }
+
+    /// The test vectors of RFC 4648, section 10.
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+        assert_eq!(base64(&[0xfb, 0xff, 0xbf]), "+/+/");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The HTTP server of metrics: `GET /metrics` for Prometheus.
+//! The HTTP server of metrics: `GET /metrics` for Prometheus, and the status page for a browser if it is on.
 //!
 //! One thread serves all clients; a waiting client does not delay others. The number of clients, the time for a
 //! request's headers and the time for a whole request are limited; a client has one request. With too many clients the
@@ -6,7 +6,7 @@
 //! request, piece by piece as the client reads it, so a client costs one piece of memory. A TLS handshake has the time
 //! limit of headers. The thread's niceness gives workers on the same core precedence. Neither the control thread nor a
 //! worker is involved; if the thread panics, forwarding continues. Not here: certificate and token (`credentials.rs`),
-//! the content of the page ([`crate::metrics`]).
+//! the content of the pages ([`crate::metrics`], [`crate::status::page`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,7 +14,8 @@ use std::future::ready;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -22,12 +23,16 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, REFERRER_POLICY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::nice;
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -37,7 +42,8 @@ use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::system_calls::{Kind, limit_thread};
-use crate::metrics::credentials::Credentials;
+use crate::metrics::credentials::{Credentials, base64};
+use crate::status::page::FILE;
 
 /// Why metrics cannot be served.
 #[derive(Debug, Error)]
@@ -95,13 +101,15 @@ impl Listener {
         self.listener.local_addr()
     }
 
-    /// Starts serving the pieces of `page`, on its own thread, to clients that the current credentials admit.
+    /// Starts serving the pieces of `metrics`, and the status page, on its own thread, to clients that the current
+    /// credentials admit.
     ///
     /// # Errors
     /// The OS error if the thread cannot be created.
     pub fn serve<P: Pieces>(
         self,
-        page: impl Fn() -> P + Send + Sync + 'static,
+        metrics: impl Fn() -> P + Send + Sync + 'static,
+        status: StatusPage,
         credentials: Arc<ArcSwap<Credentials>>,
     ) -> io::Result<Exporter> {
         let (stop, stopped) = oneshot::channel::<()>();
@@ -110,7 +118,7 @@ impl Listener {
             // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
             limit_thread(Kind::Reader);
-            runtime.spawn(accept(listener, Arc::new(page), credentials));
+            runtime.spawn(accept(listener, Arc::new(Pages { metrics, status }), credentials));
             // Ends when the sender is dropped; the clients end with the runtime.
             let _ = runtime.block_on(stopped);
         };
@@ -136,6 +144,20 @@ impl Drop for Exporter {
     }
 }
 
+/// The status page.
+pub struct StatusPage {
+    /// Whether it is served.
+    pub is_on: Arc<AtomicBool>,
+    /// The document for a query of the URL.
+    pub document: Box<dyn Fn(&str) -> String + Send + Sync>,
+}
+
+/// All that is served.
+struct Pages<M> {
+    metrics: M,
+    status: StatusPage,
+}
+
 /// A page in pieces.
 pub trait Pieces: Iterator<Item = String> + Send + Unpin + 'static {}
 
@@ -158,7 +180,7 @@ impl<P: Pieces> Body for Page<P> {
 
 async fn accept<P: Pieces>(
     listener: tokio::net::TcpListener,
-    page: Arc<impl Fn() -> P + Send + Sync + 'static>,
+    pages: Arc<Pages<impl Fn() -> P + Send + Sync + 'static>>,
     credentials: Arc<ArcSwap<Credentials>>,
 ) {
     let mut clients: VecDeque<Task<()>> = VecDeque::with_capacity(CLIENTS);
@@ -183,9 +205,9 @@ async fn accept<P: Pieces>(
             oldest.abort();
             tracing::debug!("closed the oldest client of metrics for a new one");
         }
-        let (page, credentials) = (page.clone(), credentials.load_full());
+        let (pages, credentials) = (pages.clone(), credentials.load_full());
         clients.push_back(tokio::spawn(async move {
-            if timeout(REQUEST_TIMEOUT, client(stream, &*page, &credentials)).await.is_err() {
+            if timeout(REQUEST_TIMEOUT, client(stream, &pages, &credentials)).await.is_err() {
                 tracing::debug!("a client of metrics was too slow");
             }
         }));
@@ -193,21 +215,21 @@ async fn accept<P: Pieces>(
 }
 
 /// Answers one request, after a TLS handshake if there is a certificate.
-async fn client<P: Pieces>(stream: TcpStream, page: &impl Fn() -> P, credentials: &Credentials) {
-    let Some(tls) = &credentials.tls else { return respond(stream, page, credentials).await };
+async fn client<P: Pieces>(stream: TcpStream, pages: &Pages<impl Fn() -> P>, credentials: &Credentials) {
+    let Some(tls) = &credentials.tls else { return respond(stream, pages, credentials).await };
     let handshake = timeout(HEADERS_TIMEOUT, tls.accept(stream)).await;
     match handshake.map_err(io::Error::from).and_then(|done| done) {
-        Ok(stream) => respond(stream, page, credentials).await,
+        Ok(stream) => respond(stream, pages, credentials).await,
         Err(error) => tracing::debug!(%error, "the TLS handshake of a client of metrics"),
     }
 }
 
 async fn respond<P: Pieces>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    page: &impl Fn() -> P,
+    pages: &Pages<impl Fn() -> P>,
     credentials: &Credentials,
 ) {
-    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, page, credentials))));
+    let answer = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, pages, credentials))));
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_buf_size(REQUEST_MAX_BYTES);
     http.timer(TokioTimer::new()).header_read_timeout(HEADERS_TIMEOUT);
@@ -218,32 +240,66 @@ async fn respond<P: Pieces>(
 
 fn answer<P: Pieces>(
     request: &Request<Incoming>,
-    page: &impl Fn() -> P,
+    Pages { metrics, status }: &Pages<impl Fn() -> P>,
     credentials: &Credentials,
 ) -> Response<Either<Page<P>, Full<Bytes>>> {
-    let text = |text| Either::Right(Full::from(text));
-    let (status, body) = match (request.uri().path(), request.method()) {
+    let mut headers = HeaderMap::new();
+    let text = |text: &'static str| Either::Right(Full::from(text));
+    let is_on = status.is_on.load(Ordering::Relaxed);
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    let (code, kind, body) = match request.uri().path() {
         _ if !credentials.admit(request.headers()) => {
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"xvsd\""));
+            if is_on {
+                // A browser asks for a user and a password.
+                headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"xvsd\""));
+            }
             let needed = "a bearer token is needed, that of metrics_token_file of this xvsd\n";
-            (StatusCode::UNAUTHORIZED, text(needed))
+            (StatusCode::UNAUTHORIZED, PLAIN, text(needed))
         }
-        ("/metrics", &Method::GET | &Method::HEAD) => (StatusCode::OK, Either::Left(Page(page()))),
-        ("/metrics", _) => (StatusCode::METHOD_NOT_ALLOWED, text("only GET is answered\n")),
-        _ => (StatusCode::NOT_FOUND, text("xvsd's metrics are at /metrics\n")),
+        "/metrics" | "/" | "/status.json" if !is_read && (is_on || request.uri().path() == "/metrics") => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET is answered\n"))
+        }
+        "/metrics" => (StatusCode::OK, PLAIN, Either::Left(Page(metrics()))),
+        "/" if is_on => {
+            headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+            (StatusCode::OK, "text/html; charset=utf-8", text(FILE))
+        }
+        "/status.json" if is_on => {
+            let document = (status.document)(request.uri().query().unwrap_or_default());
+            (StatusCode::OK, "application/json", Either::Right(Full::from(document)))
+        }
+        _ if is_on => {
+            (StatusCode::NOT_FOUND, PLAIN, text("xvsd's status page is at /, its metrics are at /metrics\n"))
+        }
+        _ => (StatusCode::NOT_FOUND, PLAIN, text("xvsd's metrics are at /metrics\n")),
     };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-    match status {
-        StatusCode::METHOD_NOT_ALLOWED => _ = headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD")),
-        StatusCode::UNAUTHORIZED => {
-            _ = headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"xvsd\""));
-        }
-        _ => {}
-    }
+    (*response.status_mut(), *response.headers_mut()) = (code, headers);
     response
 }
+
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the status page may do in a browser: run its own script, use its own style, and fetch from where it came from.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = |tag: &str| {
+        let text = FILE.split_once(&format!("<{tag}>")).expect("the file has it once").1;
+        let text = text.split_once(&format!("</{tag}>")).expect("the file has it once").0;
+        base64(&Sha256::digest(text))
+    };
+    let (script, style) = (hash("script"), hash("style"));
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::try_from(policy).expect("it is ASCII")
+});
 
 /// The largest number of clients.
 const CLIENTS: usize = 32;
@@ -279,7 +335,12 @@ mod tests {
     fn served<P: Pieces>(page: impl Fn() -> P + Send + Sync + 'static) -> (Exporter, SocketAddr) {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
-        (listener.serve(page, Arc::default()).unwrap(), address)
+        (listener.serve(page, status_page(false), Arc::default()).unwrap(), address)
+    }
+
+    /// A status page whose document is the query.
+    fn status_page(is_on: bool) -> StatusPage {
+        StatusPage { is_on: Arc::new(is_on.into()), document: Box::new(|query| format!("[{query}]")) }
     }
 
     fn two_pieces() -> impl Pieces {
@@ -317,6 +378,79 @@ mod tests {
         ] {
             let text = answer(address, &format!("{line}\r\nHost: xvs\r\n\r\n"));
             assert!(text.starts_with(status) && text.ends_with(end), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_status_page_is_there_only_if_it_is_on_and_its_policy_has_the_hashes_of_its_script_and_style() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        let status = status_page(false);
+        let is_on = status.is_on.clone();
+        let _exporter = listener.serve(two_pieces, status, Arc::default()).unwrap();
+        for path in ["/", "/status.json"] {
+            for method in ["GET", "POST"] {
+                let text = answer(address, &format!("{method} {path} HTTP/1.0\r\n\r\n"));
+                assert!(text.starts_with("HTTP/1.0 404") && text.ends_with("at /metrics\n"), "{text}");
+            }
+        }
+        is_on.store(true, Ordering::Relaxed);
+        let nothing = "\r\n\r\n";
+        for (line, status, kind, end) in [
+            ("GET /", 200, "text/html; charset=utf-8", "</html>\n"),
+            ("GET /?search=80", 200, "text/html; charset=utf-8", "</html>\n"),
+            ("HEAD /", 200, "text/html; charset=utf-8", nothing),
+            ("GET /status.json", 200, "application/json", "\r\n\r\n[]"),
+            ("GET /status.json?search=a%20b&page=2", 200, "application/json", "[search=a%20b&page=2]"),
+            ("HEAD /status.json", 200, "application/json", nothing),
+            ("POST /", 405, PLAIN, "only GET is answered\n"),
+            ("DELETE /status.json", 405, PLAIN, "only GET is answered\n"),
+            ("GET /metrics", 200, PLAIN, "the page\n"),
+            ("GET /favicon.ico", 404, PLAIN, "its metrics are at /metrics\n"),
+        ] {
+            let text = answer(address, &format!("{line} HTTP/1.0\r\n\r\n"));
+            let begin = format!("HTTP/1.0 {status} ");
+            assert!(text.starts_with(&begin) && text.ends_with(end), "{line}: {text}");
+            for header in [format!("content-type: {kind}"), "cache-control: no-store".to_owned()] {
+                assert!(text.contains(&format!("\r\n{header}\r\n")), "{line}: no {header}");
+            }
+        }
+        let text = answer(address, "GET / HTTP/1.0\r\n\r\n");
+        let (head, file) = text.split_once("\r\n\r\n").unwrap();
+        let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
+        for tag in ["script", "style"] {
+            let (before, rest) = file.split_once(&format!("<{tag}>")).unwrap();
+            let (own, behind) = rest.split_once(&format!("</{tag}>")).unwrap();
+            assert!(![before, behind].concat().contains(&format!("<{tag}")), "more than one {tag}");
+            let hash = base64(&Sha256::digest(own));
+            assert!(policy.contains(&format!("{tag}-src 'sha256-{hash}'")), "{policy}");
+        }
+        for from_elsewhere in ["src=", "http://", "https://", "@import", "url(", " style=", " onclick="] {
+            let found = file.matches(from_elsewhere).count();
+            // The name of the namespace of SVG is no address that a browser fetches.
+            let names = file.matches("http://www.w3.org/2000/svg").count();
+            let expected = if from_elsewhere == "http://" { names } else { 0 };
+            assert_eq!(found, expected, "{from_elsewhere}");
+        }
+        assert!(!file.contains("innerHTML") && !file.contains("document.write"));
+    }
+
+    #[test]
+    fn a_browser_is_asked_for_the_user_xvs_and_the_token_as_password() {
+        let secured = Secured::new("browser");
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        let credentials = Arc::new(ArcSwap::from_pointee(secured.credentials()));
+        let _exporter = listener.serve(two_pieces, status_page(true), credentials).unwrap();
+        let basic = |user: &str| format!("Authorization: Basic {}\r\n", base64(user.as_bytes()));
+        let text = secured.answer(address, &basic(&format!("xvs:{TOKEN}"))).unwrap();
+        assert!(text.starts_with("HTTP/1.0 200") && text.ends_with("the page\n"), "{text}");
+        let wrong = [format!("root:{TOKEN}"), "xvs:".to_owned(), "xvs".to_owned(), format!("xvs:{TOKEN}0")];
+        for header in wrong.iter().map(|user| basic(user)).chain([String::new()]) {
+            let text = secured.answer(address, &header).unwrap();
+            let asks = text.contains("www-authenticate: Basic realm=\"xvsd\"\r\n");
+            assert!(text.starts_with("HTTP/1.0 401") && asks, "{header}: {text}");
         }
     }
 
@@ -414,7 +548,7 @@ mod tests {
             let listener = Listener::bind(address.parse().unwrap()).unwrap();
             let address = listener.address().unwrap();
             let credentials = Arc::new(ArcSwap::from_pointee(self.credentials()));
-            (listener.serve(two_pieces, credentials).unwrap(), address)
+            (listener.serve(two_pieces, status_page(false), credentials).unwrap(), address)
         }
 
         /// The response by TLS to a request with these headers.
@@ -499,7 +633,8 @@ mod tests {
         let mut silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         // The clock moves by itself while nothing else happens.
-        client(stream, &two_pieces, &secured.credentials()).await;
+        let pages = Pages { metrics: two_pieces, status: status_page(false) };
+        client(stream, &pages, &secured.credentials()).await;
         assert_eq!(silent.read(&mut [0]).unwrap(), 0);
     }
 
@@ -516,7 +651,7 @@ mod tests {
     fn an_ipv6_address_is_served() {
         let listener = Listener::bind("[::1]:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
-        let _exporter = listener.serve(two_pieces, Arc::default()).unwrap();
+        let _exporter = listener.serve(two_pieces, status_page(false), Arc::default()).unwrap();
         assert!(answer(address, "GET /metrics HTTP/1.0\r\n\r\n").ends_with("page\n"));
     }
 

@@ -76,6 +76,7 @@ fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
         | "metrics_certificate"
         | "metrics_private_key"
         | "metrics_token_file"
+        | "status_page"
         | "deny_file"
         | "allow_file"
         | "log"

@@ -11,9 +11,9 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::bounded;
@@ -21,7 +21,7 @@ use xvs_health::engine;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
-use xvs_model::report::event::Kind;
+use xvs_model::report::event::{Kind, millis_since_1970};
 use xvs_model::report::setting::{Setting, Source};
 
 use crate::arguments::Arguments;
@@ -35,8 +35,9 @@ use crate::journal::format::{Entry, FileRecord};
 use crate::log::SetLog;
 use crate::metrics;
 use crate::metrics::credentials::Credentials;
-use crate::metrics::exporter::{Exporter, ExporterError, Listener};
+use crate::metrics::exporter::{Exporter, ExporterError, Listener, StatusPage};
 use crate::reload::difference::{Difference, Way, differences, shown};
+use crate::status::page::Viewers;
 
 /// How long a successor may take. The running xvsd gives one up sooner that stops at a step.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -49,6 +50,8 @@ pub struct Reloader {
     checks: Option<engine::Handle>,
     log: SetLog,
     destinations: Arc<AtomicUsize>,
+    /// Whether the status page is served.
+    status_page: Arc<AtomicBool>,
     running: Mutex<Running>,
 }
 
@@ -72,9 +75,10 @@ impl Reloader {
         (listener, credentials): (Option<Listener>, Credentials),
     ) -> io::Result<Arc<Self>> {
         let destinations = Arc::new(AtomicUsize::new(config.metrics_destinations));
+        let status_page = Arc::new(AtomicBool::new(config.status_page));
         let credentials = Arc::new(ArcSwap::from_pointee(credentials));
         let running = Mutex::new(Running { config, exporter: None, credentials: credentials.clone() });
-        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, running });
+        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, status_page, running });
         let exporter = listener.map(|listener| this.serve(listener, &credentials)).transpose()?;
         this.lock().exporter = exporter;
         let reloader = this.clone();
@@ -98,7 +102,12 @@ impl Reloader {
     fn serve(&self, listener: Listener, credentials: &Arc<ArcSwap<Credentials>>) -> io::Result<Exporter> {
         let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
         let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
-        listener.serve(page, credentials.clone())
+        let (daemon, viewers) = (self.daemon.clone(), Viewers::default());
+        let document = move |query: &str| {
+            viewers.document(daemon.shared(), query, millis_since_1970(SystemTime::now()))
+        };
+        let status = StatusPage { is_on: self.status_page.clone(), document: Box::new(document) };
+        listener.serve(page, status, credentials.clone())
     }
 
     /// Returns the changes, a line each.
@@ -197,6 +206,7 @@ impl Reloader {
             (running.exporter, running.credentials) = (exporter, anew);
         }
         self.destinations.store(new.metrics_destinations, Ordering::Relaxed);
+        self.status_page.store(new.status_page, Ordering::Relaxed);
         let shared = self.daemon.shared();
         // Without a bpffs there is none.
         if let Some(hold) = shared.hold.as_ref().filter(|hold| !hold.length().is_zero()) {

@@ -26,6 +26,11 @@ pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Milli
     }
 }
 
+/// The virtual servers by their services.
+pub(crate) fn by_service(report: &HealthReport) -> HashMap<ServiceKey, &VirtualServerHealth> {
+    report.virtual_servers.iter().flat_map(|server| server.keys().map(move |key| (key, server))).collect()
+}
+
 /// For each destination of `service` its index among the virtual server's real servers, if it is one of them.
 pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
     let mut indices = HashMap::new();

@@ -7,6 +7,7 @@
 pub mod daemon_facts;
 pub mod health;
 pub mod history;
+pub mod page;
 pub mod shared;
 pub mod traffic;
 pub mod unattached;

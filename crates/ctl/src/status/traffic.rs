@@ -4,8 +4,6 @@
 //! computes rates from two replies. Cost: some 200 bytes for each destination. Not here: the rates of IPVS
 //! (`registry/estimator.rs`), the printed form (`top/` of `cli`).
 
-use std::collections::HashMap;
-
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Member, Service};
@@ -15,7 +13,7 @@ use xvs_model::report::listing::Stats;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::status;
-use crate::status::health::real_server_indices;
+use crate::status::health::{by_service, real_server_indices};
 use crate::status::shared::Shared;
 
 fn service(
@@ -68,9 +66,7 @@ fn stats(counted: StatsValues) -> Stats {
 /// The current totals.
 pub(crate) fn traffic(shared: &Shared) -> Traffic {
     let (snapshot, health, facts) = (shared.published.load_full(), shared.health(), shared.facts());
-    let watched = health.iter().flat_map(|health| &health.virtual_servers);
-    let watched: HashMap<_, _> =
-        watched.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
+    let watched = health.as_ref().map(by_service).unwrap_or_default();
     let services = snapshot.services.iter();
     let now = shared.now();
     let services =

@@ -57,22 +57,21 @@ fn refused_warning(health: &HealthReport) -> Option<String> {
 /// The warnings about virtual servers without quorum.
 fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
     let lost: Vec<_> = without_quorum(health).collect();
-    let warning = |server: &&VirtualServerHealth| {
-        let sorry = match &server.sorry_server {
-            Some(SorryServerHealth { endpoint, serves: true }) => {
-                format!("; its sorry server {endpoint} serves")
-            }
-            _ => String::new(),
-        };
-        format!(
-            "{} has no quorum: live weight {}, quorum {}{sorry}; see `xvs health --down`",
-            server.title(),
-            server.live_weight,
-            server.quorum
-        )
-    };
+    let warning = |server: &&VirtualServerHealth| format!("{} {}", server.title(), no_quorum(server));
     let more = "virtual servers have no quorum; see `xvs health --down`";
     first_of(lost.iter().map(warning), more)
+}
+
+/// What is wrong with a virtual server without quorum.
+pub(super) fn no_quorum(server: &VirtualServerHealth) -> String {
+    let VirtualServerHealth { live_weight, quorum, sorry_server, .. } = server;
+    let sorry = match sorry_server {
+        Some(SorryServerHealth { endpoint, serves: true }) => {
+            format!("; its sorry server {endpoint} serves")
+        }
+        _ => String::new(),
+    };
+    format!("has no quorum: live weight {live_weight}, quorum {quorum}{sorry}; see `xvs health --down`")
 }
 
 fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &VirtualServerHealth> {

@@ -7,6 +7,7 @@ pub mod event;
 pub mod explain;
 pub mod health;
 pub mod listing;
+pub mod page;
 pub mod setting;
 pub mod status;
 pub mod traffic;
