@@ -408,7 +408,11 @@ impl Config {
             _ => {}
         }
         if self.status_page && self.metrics_address.is_none() {
-            return wrong("status_page", "true".to_owned(), "without an address; name one with metrics_address");
+            return wrong(
+                "status_page",
+                "true".to_owned(),
+                "without an address; name one with metrics_address",
+            );
         }
         self.mode()?;
         self.log_filter()?;

@@ -165,7 +165,10 @@ mod tests {
             metrics_token_file: folder.write("token", text, mode),
             ..Config::default()
         };
-        assert_eq!(Credentials::read(&of(" 0a1b-._~+/= \n", 0o640)).unwrap().token.unwrap().bearer, "0a1b-._~+/=");
+        assert_eq!(
+            Credentials::read(&of(" 0a1b-._~+/= \n", 0o640)).unwrap().token.unwrap().bearer,
+            "0a1b-._~+/="
+        );
         let everyone = "metrics_token_file DIR/token: every user may read or change it; `chmod o= DIR/token`";
         assert_eq!(folder.error(of("0a1b", 0o644)), everyone);
         let how = "`openssl rand -hex 32` prints a token";

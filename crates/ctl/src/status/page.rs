@@ -14,9 +14,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
-use xvs_model::report::health::{
-    CheckHealth, CheckState, RealServerHealth, VirtualServerHealth, ago,
-};
+use xvs_model::report::health::{CheckHealth, CheckState, RealServerHealth, VirtualServerHealth, ago};
 use xvs_model::report::listing::Rates;
 use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
 use xvs_model::report::status::StatusReport;
@@ -246,9 +244,8 @@ impl Reading<'_> {
             absent_server(server.name(), state, words.join("; "))
         }));
         let lost = health.filter(|health| !health.is_well).map(no_quorum);
-        let why = lost.or_else(|| {
-            why_unusable(service, self.snapshot, self.disabled).map(|(_, why)| why.to_owned())
-        });
+        let why = lost
+            .or_else(|| why_unusable(service, self.snapshot, self.disabled).map(|(_, why)| why.to_owned()));
         let state = match why {
             Some(_) => ServiceState::Down,
             None if rows.iter().any(|row| row.state.is_problem()) => ServiceState::Warning,
@@ -276,7 +273,8 @@ impl Reading<'_> {
         health: Option<&RealServerHealth>,
         rates: Option<Rates>,
     ) -> PageServer {
-        let (checked, mut words) = health.map_or((ServerState::Unchecked, Vec::new()), |health| self.checked(health));
+        let (checked, mut words) =
+            health.map_or((ServerState::Unchecked, Vec::new()), |health| self.checked(health));
         let unanswered = member.live.recently_unanswered(self.now);
         let (state, more) = match obstacle(member, self.snapshot) {
             _ if self.disabled.includes(service, member.endpoint) => {
@@ -372,4 +370,215 @@ fn searched(service: &PageService) -> String {
         text += &format!("{name} {server} {state} {} {words}\n", method.unwrap_or_default());
     }
     text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::Value;
+    use xvs_dataplane::clock::Clock;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::health::SorryServerHealth;
+    use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
+    use xvs_proto::network::Network;
+
+    use crate::control::Control;
+    use crate::in_memory::MemoryDatapath;
+    use crate::status::page::*;
+
+    /// A daemon with these rules and a clock that stands still; 192.0.2.1 to .9 are its neighbours.
+    fn still(rules: &str) -> Shared {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("lan", mac, &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
+        (1..10).for_each(|host| network.add_neighbour([192, 0, 2, host].into(), mac, "lan").unwrap());
+        control.set_network(&network).unwrap();
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        Shared { clock: Arc::new(Clock::by_hand()), ..Shared::of_one_worker(control.published()) }
+    }
+
+    fn document(viewers: &Viewers, shared: &Shared, query: &str) -> Value {
+        serde_json::from_str(&viewers.document(shared, query, NOW)).unwrap()
+    }
+
+    /// The services of a document.
+    fn names(document: &Value) -> Vec<&str> {
+        let services = document["services"].as_array().unwrap();
+        services.iter().map(|service| service["service"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn each_real_server_has_its_state_and_the_reason_in_words_also_if_it_is_not_in_the_service() {
+        let service = "-t 198.51.100.1:80";
+        let server = |rest: &str| format!("-a {service} -r {rest}\n");
+        let servers = [
+            "192.0.2.5 -g",
+            "192.0.2.4 -g -w 0",
+            "203.0.113.13 -g",
+            "192.0.2.13 -g",
+            "192.0.2.2 -g",
+            "192.0.2.1 -g",
+        ];
+        let rules = format!("-A {service} -s rr\n{}", servers.map(server).concat());
+        let shared = still(&rules);
+        let failing = CheckState::Failing { failures: 1, fall: 3 };
+        let rising = CheckState::Rising { successes: 1, rise: 2 };
+        let servers = vec![
+            real_server("192.0.2.1", CheckState::Up),
+            real_server("192.0.2.2", failing),
+            real_server("192.0.2.12", CheckState::Down),
+            real_server("192.0.2.14", rising),
+            real_server("192.0.2.15", CheckState::Up),
+        ];
+        let mut one = virtual_server("198.51.100.1", servers);
+        one.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });
+        let report = health_report(vec![one]);
+        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let document = document(&Viewers::default(), &shared, "");
+        let service = &document["services"][0];
+        let texts =
+            |server: &Value| ["server", "state", "words"].map(|key| server[key].as_str().unwrap().to_owned());
+        let found: Vec<_> = service["servers"].as_array().unwrap().iter().map(texts).collect();
+        let expected = [
+            ["192.0.2.1:80", "up", "for 1 h 0 min; passed in 1.5 ms"],
+            [
+                "192.0.2.2:80",
+                "failing",
+                "for 1 h 0 min; TCP 192.0.2.2:80: failing 1/3, connection refused by 192.0.2.12:80",
+            ],
+            ["192.0.2.13:80", "unreachable", "its next hop does not answer; see `ip neigh`"],
+            ["203.0.113.13:80", "unreachable", "no route by an attached interface; see `ip route`"],
+            ["192.0.2.4:80", "quiescent", "weight 0: no new connections"],
+            ["192.0.2.5:80", "unchecked", ""],
+            ["192.0.2.99:80", "sorry", "stands by"],
+            ["192.0.2.12:80", "down", "for 12 s; TCP 192.0.2.12:80: connection refused by 192.0.2.12:80"],
+            [
+                "192.0.2.14:80",
+                "down",
+                "for 12 s; TCP 192.0.2.14:80: rising 1/2, connection refused by 192.0.2.12:80",
+            ],
+            ["192.0.2.15:80", "up", "for 1 h 0 min; passed in 1.5 ms; not in the service"],
+        ];
+        assert_eq!(found, expected.map(|row| row.map(str::to_owned)));
+        assert_eq!(
+            (&service["state"], &service["usable"], &service["why"]),
+            (&"warning".into(), &3.into(), &Value::Null)
+        );
+        assert_eq!(
+            (&service["servers"][0]["method"], &service["servers"][0]["weight"]),
+            (&"Route".into(), &1.into())
+        );
+        assert_eq!(
+            (&service["servers"][7]["method"], &service["servers"][7]["weight"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn a_service_without_quorum_is_down_and_shows_its_sorry_server() {
+        let shared = still("-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.9 -g\n");
+        let mut one = virtual_server("198.51.100.1", vec![real_server("192.0.2.12", CheckState::Down)]);
+        one.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.9:80".to_owned(), serves: true });
+        let report = health_report(vec![one]);
+        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let document = document(&Viewers::default(), &shared, "");
+        let service = &document["services"][0];
+        let why = "has no quorum: live weight 0, quorum 1; its sorry server 192.0.2.9:80 serves; see `xvs health --down`";
+        assert_eq!((&service["state"], &service["why"]), (&"down".into(), &why.into()));
+        let states: Vec<_> =
+            service["servers"].as_array().unwrap().iter().map(|server| &server["state"]).collect();
+        assert_eq!(states, ["sorry", "down"]);
+        assert_eq!(service["servers"][0]["words"], "serves, because there is no quorum");
+        assert_eq!(service["servers"][0]["weight"], 1);
+        assert_eq!(document["status"]["warnings"][0], format!("TCP 198.51.100.1:80 {why}"));
+    }
+
+    #[test]
+    fn one_look_serves_all_viewers_for_a_second_and_rates_are_those_since_the_look_before() {
+        let shared = still("-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.1 -g\n");
+        let viewers = Viewers::default();
+        let count = |packets| {
+            let snapshot = shared.published.load();
+            let live = &snapshot.services.iter().next().unwrap().members[0].live;
+            let totals = [live.stats.of_worker(0), shared.total.of_worker(0)];
+            totals.iter().for_each(|stats| (0..packets).for_each(|_| stats.count_in(60)));
+        };
+        let first = document(&viewers, &shared, "");
+        let rates = |document: &Value| {
+            let service = &document["services"][0];
+            [&document["rates"], &service["rates"], &service["servers"][0]["rates"]].map(Value::clone)
+        };
+        assert_eq!(rates(&first), [Value::Null, Value::Null, Value::Null]);
+        count(8);
+        shared.clock.advance(AGE - Duration::from_millis(1));
+        assert_eq!(document(&viewers, &shared, ""), first);
+        shared.clock.advance(Duration::from_millis(1001));
+        for rates in rates(&document(&viewers, &shared, "search=192")) {
+            assert_eq!((&rates["in_packets"], &rates["in_bytes"]), (&4.into(), &240.into()));
+            assert_eq!((&rates["out_packets"], &rates["connections"]), (&0.into(), &0.into()));
+        }
+        shared.clock.advance(RATES + Duration::from_millis(1));
+        assert_eq!(rates(&document(&viewers, &shared, "")), [Value::Null, Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn a_search_finds_rows_that_have_all_its_words_and_pages_end_with_a_whole_service() {
+        let rules: String = (1..=200)
+            .map(|port| {
+                let weight = usize::from(port != 7);
+                format!(
+                    "-A -t 198.51.100.1:{port} -s rr\n-a -t 198.51.100.1:{port} -r 192.0.2.1 -g -w {weight}\n"
+                )
+            })
+            .collect();
+        let shared = still(&format!("{rules}-a -t 198.51.100.1:9 -r 192.0.2.2 -g -w 0\n"));
+        let viewers = Viewers::default();
+        let of = |query: &str| document(&viewers, &shared, query);
+        let numbers = |document: &Value| {
+            ["matching", "with_problem", "page", "pages"].map(|key| document[key].as_u64().unwrap())
+        };
+        let first = of("");
+        assert_eq!(numbers(&first), [200, 1, 1, 2]);
+        assert_eq!((names(&first).len(), names(&first)[0]), (150, "TCP 198.51.100.1:1"));
+        for (query, page) in [("page=2", 2), ("page=3", 2), ("page=0", 1), ("page=x", 1), ("other=1", 1)] {
+            assert_eq!(numbers(&of(query)), [200, 1, page, 2], "{query}");
+        }
+        assert_eq!(names(&of("page=2"))[0], "TCP 198.51.100.1:151");
+        assert_eq!(names(&of("problems")), ["TCP 198.51.100.1:7"]);
+        for (search, expected) in [
+            ("quiescent", &["TCP 198.51.100.1:7", "TCP 198.51.100.1:9"][..]),
+            ("Quiescent%20%20192.0.2.2", &["TCP 198.51.100.1:9"]),
+            ("quiescent+192.0.2.1", &["TCP 198.51.100.1:7"]),
+            ("%3A19+route", &["TCP 198.51.100.1:19", "TCP 198.51.100.1:190"]),
+            ("tcp%20%3cb%3E", &[]),
+            ("%FF%zz%", &[]),
+        ] {
+            assert!(names(&of(&format!("search={search}"))).starts_with(expected), "{search}");
+            let matching = of(&format!("search={search}"))["matching"].clone();
+            assert_eq!(matching == 0, expected.is_empty(), "{search}");
+        }
+        (0..2 * DOCUMENTS).for_each(|number| drop(of(&format!("search={number}"))));
+        assert!(viewers.0.lock().unwrap().as_ref().unwrap().1.len() <= DOCUMENTS);
+    }
+
+    #[test]
+    fn escapes_of_a_query_become_their_characters_and_what_is_none_stays() {
+        for (value, text) in [
+            ("a%20b", "a b"),
+            ("a+b", "a b"),
+            ("%C3%A9", "\u{e9}"),
+            ("50%", "50%"),
+            ("%2", "%2"),
+            ("%g1", "%g1"),
+        ] {
+            assert_eq!(decoded(value), text);
+        }
+    }
 }
