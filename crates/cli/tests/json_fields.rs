@@ -84,10 +84,14 @@ fn documents() -> Vec<(&'static str, Vec<Value>)> {
     let keepalived = daemon.file("keepalived.conf", KEEPALIVED);
     let mut status = daemon.xvs("status --json");
     // A status has one kind of `RulesFound`, so each kind has a status of its own.
+    let mut page = sample::page();
+    // Its fields are those of `xvs status`.
+    page["status"] = json!({});
     status
         .extend(sample::rules().map(|rules| json!(StatusReport { rules: Some(rules), ..sample::status() })));
     vec![
         ("xvs status", status),
+        ("GET /status.json", vec![page]),
         ("xvs health", daemon.xvs("health --json")),
         ("xvs connections", daemon.xvs("connections --json")),
         ("xvs connections --count", daemon.xvs("connections --count --json")),

@@ -33,6 +33,7 @@ use crate::report::health::{
     AgentHealth, AgentMode, CheckState, Counts, HealthReport, SorryServerHealth, Weights,
 };
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
+use crate::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
     BondMember, Drops, InterfaceOffload, InterfaceStatus, Level, LinkState, OffloadStatus, RecentDrops,
@@ -466,6 +467,31 @@ fn address_service() -> ServiceKey {
 
 fn mark_service() -> ServiceKey {
     ServiceKey::Mark { mark: 7, family: Family::V6 }
+}
+
+/// The document of the status page, with a service that does not work.
+pub fn page() -> Value {
+    let service = PageService {
+        service: "TCP 198.51.100.1:80".to_owned(),
+        state: ServiceState::Down,
+        why: Some("has only real servers of weight 0".to_owned()),
+        usable: 0,
+        active: 1,
+        inactive: 2,
+        rates: Some(rates()),
+        servers: vec![PageServer {
+            server: "192.0.2.11:80".to_owned(),
+            state: ServerState::Quiescent,
+            words: "weight 0: no new connections".to_owned(),
+            method: Some("Masq"),
+            weight: Some(0),
+            active: 1,
+            inactive: 2,
+            rates: Some(rates()),
+        }],
+    };
+    let (status, rates, services) = (&status(), Some(rates()), vec![&service]);
+    serde_json::json!(StatusPage { status, rates, with_problem: 1, matching: 1, page: 1, pages: 1, services })
 }
 
 fn stats() -> Stats {
