@@ -10,17 +10,30 @@ use std::net::TcpStream;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xvs::browser::Browser;
-use xvs::cluster::{VIP, real_server};
+use xvs::cluster::{VIP, real_server, succeed};
 use xvs::exposition::ADDRESS;
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
-/// Writes an xvs.toml that switches the page on, and starts a director with it.
+/// Starts a director with metrics, and switches its status page on by a reload.
 fn director<'a>(cluster: &'a Cluster, more: &[&str]) -> Director<'a> {
     let file = cluster.state().join("xvs.toml");
-    let text = format!("metrics_address = {ADDRESS:?}\nstatus_page = true\n");
-    fs::write(&file, text).expect("the cluster's folder takes a new file");
-    let file = file.display().to_string();
-    Director::start_with(cluster, Workers::Two, &[&["--config", &file], more].concat())
+    let write = |more: &str| {
+        let text = format!("metrics_address = {ADDRESS:?}\n{more}");
+        fs::write(&file, text).expect("the cluster's folder takes a file");
+    };
+    write("");
+    let arguments = ["--config", file.to_str().expect("a plain path")];
+    let director = Director::start_with(cluster, Workers::Two, &[&arguments, more].concat());
+    let code = || {
+        let mut curl = cluster.command(Host::Director, "curl");
+        let arguments = ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}"];
+        succeed(curl.args(arguments).arg(format!("http://{ADDRESS}/")))
+    };
+    assert_eq!(code(), "404");
+    write("status_page = true\n");
+    assert_eq!(director.xvs("reload").lines().next(), Some("status_page: false -> true"));
+    assert_eq!(code(), "200");
+    director
 }
 
 fn opened(cluster: &Cluster, query: &str) -> Browser {
@@ -99,7 +112,7 @@ fn a_real_server_that_dies_turns_red_in_an_open_page_and_green_when_it_is_back()
     wait::until("nginx has ended", || fs::metadata(format!("{folder}/nginx.pid")).err());
     let mut nginx = cluster.command(Host::RealServer(2), "nginx");
     let arguments = format!("-e {folder}/error.log -p {folder} -c {folder}/nginx.conf");
-    xvs::cluster::succeed(nginx.args(arguments.split(' ')));
+    succeed(nginx.args(arguments.split(' ')));
     browser.until(&format!("{}.dataset.state", row(2)), "up");
 
     drop(director);

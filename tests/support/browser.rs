@@ -1,6 +1,6 @@
 //! Debian's Chromium without a window, on one of a cluster's hosts, driven by its DevTools protocol over a pipe.
 //!
-//! Messages are JSON with a zero byte behind each. Ends when dropped, and after two minutes in any case, so that a
+//! Messages are JSON with a zero byte behind each. Ends when dropped, and after five minutes in any case, so that a
 //! browser that hangs fails its test. Source: <https://chromedevtools.github.io/devtools-protocol/>.
 
 use std::io::{BufRead, BufReader, Write};
@@ -31,7 +31,7 @@ impl Browser {
         let folder = cluster.state().join("chromium");
         // Its descriptors 3 and 4 are the pipe. As root it has no sandbox; it sees pages of the test alone.
         let chromium = format!(
-            "exec timeout 120 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
+            "exec timeout 300 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage \
              --remote-debugging-pipe --window-size={width},{height} --user-data-dir={} \
              3<&0 4>&1 </dev/null >/dev/null",
             folder.display()

@@ -485,8 +485,8 @@ pub fn page() -> Value {
             words: "weight 0: no new connections".to_owned(),
             method: Some("Masq"),
             weight: Some(0),
-            active: 1,
-            inactive: 2,
+            active: Some(1),
+            inactive: Some(2),
             rates: Some(rates()),
         }],
     };

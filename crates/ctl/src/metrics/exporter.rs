@@ -254,7 +254,7 @@ fn answer<P: Pieces>(
                 // A browser asks for a user and a password.
                 headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"xvsd\""));
             }
-            let needed = "a bearer token is needed, that of metrics_token_file of this xvsd\n";
+            let needed = "the token of metrics_token_file is needed: as bearer token, or as password of the user xvs\n";
             (StatusCode::UNAUTHORIZED, PLAIN, text(needed))
         }
         "/metrics" | "/" | "/status.json" if !is_read && (is_on || request.uri().path() == "/metrics") => {
@@ -302,7 +302,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// The largest number of clients.
-const CLIENTS: usize = 32;
+const CLIENTS: usize = 128;
 /// The time limit for a request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for a request with its response. Prometheus' default timeout is 10 s.

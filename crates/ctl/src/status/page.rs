@@ -257,8 +257,8 @@ impl Reading<'_> {
             state,
             why,
             usable,
-            active: rows.iter().map(|row| u64::from(row.active)).sum(),
-            inactive: rows.iter().map(|row| u64::from(row.inactive)).sum(),
+            active: rows.iter().filter_map(|row| row.active).map(u64::from).sum(),
+            inactive: rows.iter().filter_map(|row| row.inactive).map(u64::from).sum(),
             rates: before.map(|before| self.rates(before.stats, stats)),
             servers: rows,
         };
@@ -308,8 +308,8 @@ impl Reading<'_> {
             words: words.join("; "),
             method: Some(member.method.listed()),
             weight: Some(member.weight.0),
-            active: load.active,
-            inactive: load.inactive,
+            active: Some(load.active),
+            inactive: Some(load.inactive),
             rates,
         }
     }
@@ -358,8 +358,8 @@ fn check_words(check: &CheckHealth) -> String {
 
 /// A real server that is not in the service.
 fn absent_server(server: &str, state: ServerState, words: String) -> PageServer {
-    let (server, active, inactive) = (server.to_owned(), 0, 0);
-    PageServer { server, state, words, method: None, weight: None, active, inactive, rates: None }
+    let (server, method, weight, active, inactive, rates) = (server.to_owned(), None, None, None, None, None);
+    PageServer { server, state, words, method, weight, active, inactive, rates }
 }
 
 /// A line for the service, and for each of its real servers one that has the service's name too.

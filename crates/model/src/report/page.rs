@@ -64,10 +64,10 @@ pub struct PageServer {
     pub method: Option<&'static str>,
     /// The weight that schedulers use; `None`: it is not in the service.
     pub weight: Option<u32>,
-    /// Connections in an active state.
-    pub active: u32,
+    /// Connections in an active state; `None`: it is not in the service, and its connections wait.
+    pub active: Option<u32>,
     /// Its other connections.
-    pub inactive: u32,
+    pub inactive: Option<u32>,
     /// Its rates since the last look; `None`: there was none.
     pub rates: Option<Rates>,
 }
