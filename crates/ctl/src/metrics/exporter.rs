@@ -247,7 +247,9 @@ fn answer<P: Pieces>(
     let text = |text: &'static str| Either::Right(Full::from(text));
     let is_on = status.is_on.load(Ordering::Relaxed);
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
-    let (code, kind, body) = match request.uri().path() {
+    let path = request.uri().path();
+    let exists = path == "/metrics" || is_on && ["/", "/status.json"].contains(&path);
+    let (code, kind, body) = match path {
         _ if !credentials.admit(request.headers()) => {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"xvsd\""));
             if is_on {
@@ -257,7 +259,7 @@ fn answer<P: Pieces>(
             let needed = "the token of metrics_token_file is needed: as bearer token, or as password of the user xvs\n";
             (StatusCode::UNAUTHORIZED, PLAIN, text(needed))
         }
-        "/metrics" | "/" | "/status.json" if !is_read && (is_on || request.uri().path() == "/metrics") => {
+        _ if exists && !is_read => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET is answered\n"))
         }

@@ -1,6 +1,6 @@
 //! The status page: a file for a browser, and the document that the file fetches every two seconds.
 //!
-//! The thread of metrics reads services, counters and health at most once in [`AGE`], for all viewers together, and
+//! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
 //! without the control thread or a worker. A viewer gets one page of the services that match its search, so what it
 //! costs does not depend on the number of services. Memory: some 500 bytes for each real server, once somebody has
 //! looked. Not here: the HTTP server (`metrics/exporter.rs`), the fields (`report/page.rs` of `model`).
@@ -50,7 +50,7 @@ impl Viewers {
         // A panic leaves at worst an older look.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = shared.now();
-        if last.as_ref().is_none_or(|(look, _)| look.at.until(now) >= AGE) {
+        if last.as_ref().is_none_or(|(look, _)| look.taken.until(now) >= AGE) {
             let look = Look::take(shared, last.as_ref().map(|(look, _)| look), date);
             *last = Some((look, HashMap::new()));
         }
@@ -68,7 +68,7 @@ impl Viewers {
 }
 
 /// What a viewer wants to see.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Default)]
 struct Query {
     /// Words in lower case that a service or one of its real servers must all have.
     words: Vec<String>,
@@ -117,6 +117,8 @@ fn decoded(value: &str) -> String {
 /// The director at one moment.
 struct Look {
     at: Millis,
+    /// When it was complete.
+    taken: Millis,
     status: StatusReport,
     total: StatsValues,
     rates: Option<Rates>,
@@ -156,7 +158,8 @@ impl Look {
         let services = services.iter().map(looked).collect();
         let total = shared.total.sum();
         let rates = before.map(|before| reading.rates(before.total, total));
-        Self { at, status: report(shared, health.as_ref()), total, rates, services }
+        let status = report(shared, health.as_ref());
+        Self { at, taken: shared.now(), status, total, rates, services }
     }
 
     fn find(&self, key: &ServiceKey) -> Option<&Looked> {
@@ -165,11 +168,10 @@ impl Look {
     }
 
     fn page(&self, query: &Query) -> StatusPage<'_> {
-        let problems = || self.services.iter().filter(|looked| looked.shown.state != ServiceState::Ok);
+        let has_problem = |looked: &&Looked| looked.shown.state != ServiceState::Ok;
+        let is_like = |line: &str| query.words.iter().all(|word| line.contains(word));
         let is_wanted = |looked: &&Looked| {
-            let is_like = |line: &str| query.words.iter().all(|word| line.contains(word));
-            (!query.only_problems || looked.shown.state != ServiceState::Ok)
-                && looked.text.lines().any(is_like)
+            (!query.only_problems || has_problem(looked)) && looked.text.lines().any(is_like)
         };
         let mut pages = vec![Vec::new()];
         let (mut matching, mut rows) = (0, 0);
@@ -186,7 +188,7 @@ impl Look {
         StatusPage {
             status: &self.status,
             rates: self.rates,
-            with_problem: problems().count(),
+            with_problem: self.services.iter().filter(has_problem).count(),
             matching,
             page,
             pages: count,
@@ -289,8 +291,8 @@ impl Reading<'_> {
             }
             _ if checked == ServerState::Failing => (checked, ""),
             _ if unanswered >= REPORTED => {
-                words.push(format!("{unanswered} connections"));
-                (ServerState::Unanswered, "none answered; see `xvs status`")
+                words.push(format!("{unanswered} connections, none answered"));
+                (ServerState::Unanswered, "see `xvs status`")
             }
             Some(Obstacle::Overloaded) => {
                 (ServerState::Overloaded, "its upper threshold keeps new connections away")
@@ -313,6 +315,7 @@ impl Reading<'_> {
             rates,
         }
     }
+
     /// What the checks of a real server say.
     fn checked(&self, server: &RealServerHealth) -> (ServerState, Vec<String>) {
         let state = match server.trouble() {
