@@ -21,6 +21,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{
@@ -42,7 +43,7 @@ use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::system_calls::{Kind, limit_thread};
-use crate::metrics::credentials::{Credentials, base64};
+use crate::metrics::credentials::Credentials;
 use crate::status::page::FILE;
 
 /// Why metrics cannot be served.
@@ -293,7 +294,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |tag: &str| {
         let text = FILE.split_once(&format!("<{tag}>")).expect("the file has it once").1;
         let text = text.split_once(&format!("</{tag}>")).expect("the file has it once").0;
-        base64(&Sha256::digest(text))
+        BASE64_STANDARD.encode(Sha256::digest(text))
     };
     let (script, style) = (hash("script"), hash("style"));
     let policy = format!(
@@ -425,7 +426,7 @@ mod tests {
             let (before, rest) = file.split_once(&format!("<{tag}>")).unwrap();
             let (own, behind) = rest.split_once(&format!("</{tag}>")).unwrap();
             assert!(![before, behind].concat().contains(&format!("<{tag}")), "more than one {tag}");
-            let hash = base64(&Sha256::digest(own));
+            let hash = BASE64_STANDARD.encode(Sha256::digest(own));
             assert!(policy.contains(&format!("{tag}-src 'sha256-{hash}'")), "{policy}");
         }
         for from_elsewhere in ["src=", "http://", "https://", "@import", "url(", " style=", " onclick="] {
@@ -445,7 +446,7 @@ mod tests {
         let address = listener.address().unwrap();
         let credentials = Arc::new(ArcSwap::from_pointee(secured.credentials()));
         let _exporter = listener.serve(two_pieces, status_page(true), credentials).unwrap();
-        let basic = |user: &str| format!("Authorization: Basic {}\r\n", base64(user.as_bytes()));
+        let basic = |user: &str| format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(user));
         let text = secured.answer(address, &basic(&format!("xvs:{TOKEN}"))).unwrap();
         assert!(text.starts_with("HTTP/1.0 200") && text.ends_with("the page\n"), "{text}");
         let wrong = [format!("root:{TOKEN}"), "xvs:".to_owned(), "xvs".to_owned(), format!("xvs:{TOKEN}0")];
