@@ -1,15 +1,15 @@
 //! Source of small UDP packets: the load of `scripts/bench`.
 //!
 //! ```text
-//! udp_source wire.bpf.o wan 02:00:00:00:00:d0 198.51.100.10:1024 198.51.100.100:9 64 1000000 360000
+//! udp_source wire.bpf.o wan 02:00:00:00:00:d0 198.51.100.10:1024 198.51.100.100:9 64 drop 1000000 360000
 //! ```
 //!
-//! The object file of `wire.bpf.c`; the interface, and the link address behind it; the source with the first port, and
-//! the destination; the number of flows; the number of packets; packets a second, without which there is no pause.
-//! Prints the nanoseconds that it took. The interface may have no room for some of the packets, which are lost.
-//! Each is a frame of 64 bytes on the wire; the flows take turns, each from a port of its own. The interface must be
-//! able to send frames of XDP, as a veth is while the other end has an XDP program or GRO. Needs root. Not here:
-//! replies.
+//! The object file of `wire.bpf.c`; the interface, and the link address behind it; the source of the first flow, and
+//! the destination; the number of flows, 50,000 of each address; what the far end does with the packets, `drop` or
+//! `answer`; the number of packets; packets a second, without which there is no pause. Prints the nanoseconds that it
+//! took. The interface may have no room for some of the packets, which are lost. Each is a frame of 64 bytes on the
+//! wire; the flows take turns. The interface must be able to send frames of XDP, as a veth is while the other end has
+//! an XDP program or GRO. Needs root. Not here: what becomes of answers.
 
 use std::error::Error;
 use std::fs;
@@ -21,22 +21,27 @@ use xvs_proto::MacAddr;
 use xvs_xdp::bpf::{ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
-const USAGE: &str = "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS PACKETS [RATE]";
+const USAGE: &str = "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS drop|answer PACKETS [RATE]";
 /// 64 bytes less Ethernet header, frame check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [object, interface, mac, source, dest, flows, packets, rate @ ..] = &arguments[..] else {
+    let [object, interface, mac, source, dest, flows, far_end, packets, rate @ ..] = &arguments[..] else {
         return Err(USAGE.into());
+    };
+    let is_answered = match far_end.as_str() {
+        "drop" => false,
+        "answer" => true,
+        _ => return Err(USAGE.into()),
     };
     let rate: Option<u64> = rate.first().map(|rate| rate.parse()).transpose()?;
     let interval = rate.map_or(0, |rate| (1_000_000_000 << 10) / rate);
     let source = source.parse::<SocketAddrV4>()?;
-    let frame = frame(mac.parse()?, source, dest.parse()?)?;
+    let frame = frame(mac.parse()?, source, dest.parse()?, is_answered)?;
 
     let mut file = ObjectFile::open(&fs::read(object)?)?;
-    file.leave_out(c"sink")?;
+    [c"far_end", c"sink"].into_iter().try_for_each(|program| file.leave_out(program))?;
     let words = [Device::look(interface)?.ifindex, flows.parse()?, source.port().into()];
     let words = words.into_iter().flat_map(u32::to_ne_bytes);
     let constants = interval.to_ne_bytes().into_iter().chain(words).chain(frame.iter().copied());
@@ -51,10 +56,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A packet whose checksum is right for any port, because the first two bytes of the payload are its complement.
-fn frame(mac: MacAddr, source: SocketAddrV4, dest: SocketAddrV4) -> Result<Vec<u8>, Box<dyn Error>> {
+/// The first flow's packet. Its checksums are right for any flow: the first two bytes of the payload are the complement
+/// of the port. The next two and the identification are zero here, else the complement of what is added to the address.
+fn frame(
+    mac: MacAddr,
+    source: SocketAddrV4,
+    dest: SocketAddrV4,
+    is_answered: bool,
+) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut payload = [0; PAYLOAD_BYTES];
     payload[..2].copy_from_slice(&(!source.port()).to_be_bytes());
+    payload[4] = is_answered.into();
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], mac.0)
         .ipv4(source.ip().octets(), dest.ip().octets(), 64)
         .udp(source.port(), dest.port());

@@ -1,0 +1,151 @@
+# Parts of scripts/bench: what it costs to forward established connections, by the XDP program and without it.
+#
+# offload: as the part wire, but with 1,000 and with 100,000 flows, and also by an IPIP tunnel. Each flow has packets
+# before, until the XDP program forwards all that it can; the last column is its share of the measured ones.
+#
+# replies: NAT in both directions. The far end of `lan` sends each packet back by XDP, and the client drops it by XDP.
+# The figure is for one packet of either direction.
+#
+# requests: wrk fetches a small page from nginx, both on the other core, over 64 lasting connections, and with a
+# connection for each request. The figure is the CPU time of the director's NAPI threads and of all threads of xvsd over
+# the requests. The numbers are those of `offload_after`.
+#
+# latency: a request at a time, 200 a second, which the far end sends back by XDP (benches/round_trip.rs). The figure is
+# the round trip's time by the clock. NAPI threads and client have realtime priority, as xvsd's worker has.
+
+start_tun() {
+    start_xvsd -i
+}
+
+start_offload_dr() {
+    start_xvsd -g auto
+}
+
+start_offload_nat() {
+    start_xvsd -m auto
+}
+
+start_offload_tun() {
+    start_xvsd -i auto
+}
+
+start_offload_0() {
+    start_xvsd -m auto 0
+}
+
+start_offload_4() {
+    start_xvsd -m auto 4
+}
+
+start_offload_16() {
+    start_xvsd -m auto 16
+}
+
+offload() {
+    local rounds=3 flow_counts='1000 100000' rates='360000 most'
+    wire_up
+    take_all
+    echo "offload: 64-byte UDP, $rounds rounds of about a second each"
+    compare routing dnat dr nat tun offload_dr offload_nat offload_tun
+    echo
+    cluster_down
+}
+
+replies() {
+    local rounds=3 flow_counts='1000 100000' rates='360000 most' far_end=answer
+    wire_up
+    take_all
+    echo "replies: 64-byte UDP in both directions, $rounds rounds of about a second each"
+    compare routing dnat nat offload_nat
+    echo
+    cluster_down
+}
+
+# Fetches the page for $1 seconds; further arguments are for wrk. Prints the number of requests.
+fetch() {
+    local seconds=$1
+    shift
+    on cl taskset -c "$far_core" wrk --threads 1 --connections 64 --duration "${seconds}s" "$@" "http://$dest/" |
+        awk '$2 == "requests" && $3 == "in" { print $1 } /Socket errors|Non-2xx/ { exit 1 }'
+}
+
+# Measures requests to forwarder $1, $2 being `lasting` or `short`; adds to file $1-$2: nanoseconds per request,
+# requests a second, and of an `offload_*` the percentage of the XDP program.
+measure_requests() {
+    local cpu requests before after seconds=2 short=() by_program
+    if [[ $2 == short ]]; then short=(--header 'Connection: close'); fi
+    before=$(counted "$1") cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all)))
+    requests=$(fetch "$seconds" "${short[@]}") || fail "$1 answers not all requests"
+    cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all) - cpu)) after=$(counted "$1")
+    # shellcheck disable=SC2086
+    read -r _ by_program < <(added $before $after)
+    if [[ $1 != offload* ]]; then by_program=; fi
+    echo "$((cpu / requests)) $((requests / seconds)) $by_program" >>"$results/$1-$2"
+}
+
+requests() {
+    local round kind forwarder base median least most rate by_program rounds=3
+    local all=(routing dnat nat offload_0 offload_4 offload_16)
+    local -A titles=([nat]='xvsd, NAT' [offload_0]='xvsd, NAT, offloaded, 0' [offload_4]='xvsd, NAT, offloaded, 4'
+        [offload_16]='xvsd, NAT, offloaded, 16' [routing]='kernel, routing' [dnat]='kernel, nftables DNAT')
+    wire_up
+    for ((round = 0; round < rounds; round++)); do
+        for forwarder in "${all[@]}"; do
+            "start_$forwarder"
+            fetch 1 >/dev/null || fail "$forwarder answers not all requests"
+            for kind in lasting short; do measure_requests "$forwarder" "$kind"; done
+            stop_forwarder
+        done
+    done
+    echo "requests: a page of four bytes from nginx by 64 connections, $rounds rounds of two seconds each"
+    for kind in lasting short; do
+        echo "  ${kind/short/a connection for each request}" | sed 's/lasting/lasting connections/'
+        echo "                             CPU µs/request   × DNAT   least to most   requests a second"
+        read -r base _ < <(summary "dnat-$kind" 1)
+        for forwarder in "${all[@]}"; do
+            read -r median least most < <(summary "$forwarder-$kind" 1)
+            read -r rate _ < <(summary "$forwarder-$kind" 2)
+            read -r by_program _ < <(summary "$forwarder-$kind" 3)
+            awk -v name="${titles[$forwarder]}" -v median="$median" -v base="$base" -v least="$least" -v most="$most" \
+                -v rate="$rate" -v by_program="${by_program:+  $by_program % by the XDP program}" 'BEGIN {
+                    printf "  %-26s %9.2f  %7.2f   %6.2f to %6.2f  %8d%s\n",
+                        name, median / 1e3, median / base, least / 1e3, most / 1e3, rate, by_program }'
+        done
+    done
+    echo
+    cluster_down
+}
+
+latency() {
+    local round forwarder before after nanoseconds by_program base median least most rounds=5
+    local thread all=(routing dnat nat offload_nat)
+    wire_up
+    take_by rs1 lan far_end
+    for thread in "${napi[@]}"; do "${as_root[@]}" chrt -f -p 1 "$thread"; done
+    for ((round = 0; round < rounds; round++)); do
+        for forwarder in "${all[@]}"; do
+            "start_$forwarder"
+            before=$(counted "$forwarder")
+            nanoseconds=$(on cl chrt -f 1 taskset -c "$far_core" "$bin/examples/round_trip" "$dest:$port" 1000 5)
+            after=$(counted "$forwarder")
+            # shellcheck disable=SC2086
+            read -r _ by_program < <(added $before $after)
+            if [[ $forwarder != offload* ]]; then by_program=; fi
+            echo "$nanoseconds $by_program" >>"$results/$forwarder"
+            stop_forwarder
+        done
+    done
+    echo "latency: one request and its answer at a time, 200 a second, $rounds rounds of five seconds each"
+    echo "                             µs by the clock   more than routing   × routing   least to most"
+    read -r base _ < <(summary routing 1)
+    for forwarder in "${all[@]}"; do
+        read -r median least most < <(summary "$forwarder" 1)
+        read -r by_program _ < <(summary "$forwarder" 2)
+        awk -v name="${titles[$forwarder]}" -v median="$median" -v base="$base" -v least="$least" -v most="$most" \
+            -v by_program="${by_program:+  $by_program % by the XDP program}" 'BEGIN {
+                printf "  %-26s %15.1f  %18.1f  %10.2f   %5.1f to %5.1f%s\n", name, median / 1e3,
+                    (median - base) / 1e3, median / base, least / 1e3, most / 1e3, by_program }'
+    done
+    echo
+    cluster_down
+}

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Flow offload on a kernel before 6.3: the XDP program forwards established connections by direct routing and NAT; and
+# what a packet costs the director's core at a low rate, beside the kernel's IPVS by the same method.
+#
+# cl 198.51.100.10, dr 198.51.100.1 with the VIP 198.51.100.100 and 192.0.2.1, rs1 192.0.2.11, joined by virtio_net
+# interfaces: on such a kernel xvsd does not use veth, whose drivers says nothing of forwarded packets. Core 1 has xvsd and
+# the interrupts of dr. Core 0 has the kernel's pktgen, which sends, and rs1, which drops. The figure is the CPU time of
+# the thread that emulates core 1 over the packets that arrived. Prints medians and ratios; fails if the program has not
+# forwarded the packets.
+# links
+set -euo pipefail
+
+test=offload
+vip=198.51.100.100
+# The ports of the services, by the option of their method.
+declare -A ports=([g]=9 [m]=10)
+rate=12000
+seconds=5
+flows=64
+rounds=1
+
+show_state() {
+    cat /tmp/xvsd.log
+    at dr xvs status
+    at dr xvs counters
+    at dr xvsadm -Ln --stats
+    cat /proc/interrupts
+}
+# shellcheck source=tests/vm/common.bash
+source /vm-bin/common.bash
+
+# Writes $2 to file $1 on host $3.
+write() { at "$3" sh -c 'echo "$2" >"$1"' sh "$1" "$2"; }
+
+# Sends to port $1 for $2 seconds.
+send() {
+    local setting
+    for setting in "udp_dst_min $1" "udp_dst_max $1" "count $(($2 * rate))"; do
+        write /proc/net/pktgen/wan "$setting" cl
+    done
+    write /proc/net/pktgen/pgctrl start cl
+}
+
+arrived() { at rs1 awk '$1 == "lan:" { print $3 }' /proc/net/dev; }
+# Nanoseconds of core 1.
+core_time() { awk '{ print $1 }' "$core/schedstat"; }
+offloaded() { at dr xvs counters | awk '$1 == "offloaded" { count = $2 } END { print count + 0 }'; }
+
+# Has both services, by ipvsadm or xvsadm.
+add_services() {
+    local method
+    for method in g m; do
+        at dr "$1" -A -u "$vip:${ports[$method]}" -s rr
+        at dr "$1" -a -u "$vip:${ports[$method]}" -r "192.0.2.11:${ports[$method]}" "-$method"
+    done
+}
+
+# Adds to file /tmp/$1-$2 the nanoseconds of core 1 for each packet of method $2.
+measure() {
+    local packets time
+    send "${ports[$2]}" 3
+    packets=$(arrived) time=$(core_time)
+    send "${ports[$2]}" "$seconds"
+    time=$(($(core_time) - time)) packets=$(($(arrived) - packets))
+    ((packets > seconds * rate / 2)) || fail "$1 forwarded $packets packets of $((seconds * rate))"
+    echo $((time / packets)) >>"/tmp/$1-$2"
+}
+
+median() { sort -n "/tmp/$1" | sed -n "$(((rounds + 1) / 2))p"; }
+
+# What follows runs beside pktgen, but for xvsd.
+taskset -pc 0 $$ >/dev/null
+echo 1 >/proc/irq/default_smp_affinity
+modprobe -a ip_vs pktgen tun virtio_net
+mkdir /tmp/threads
+mount -t 9p -o trans=virtio,version=9p2000.L,cache=none threads /tmp/threads
+core=$(dirname "$(grep -lx "CPU 1/TCG" /tmp/threads/*/comm)")
+number=0
+for end in "cl wan" "dr wan" "dr lan" "rs1 lan"; do
+    read -r host interface <<<"$end"
+    [[ -e /run/netns/$host ]] || ip netns add "$host"
+    device=$(basename "$(readlink "/sys/class/net/eth$number/device")")
+    if [[ $host == dr ]]; then
+        for interrupt in $(awk -v name="$device-" 'index($NF, name) { print $1 + 0 }' /proc/interrupts); do
+            echo 2 >"/proc/irq/$interrupt/smp_affinity"
+        done
+    fi
+    ip link set "eth$number" name "$interface" netns "$host"
+    at "$host" ip link set "$interface" up
+    number=$((number + 1))
+done
+mac_of() { at "$1" cat "/sys/class/net/$2/address"; }
+at dr ip address add 198.51.100.1/24 dev wan
+at dr ip address add $vip/32 dev wan
+at dr ip address add 192.0.2.1/24 dev lan
+at dr ip neighbour replace 198.51.100.10 lladdr "$(mac_of cl wan)" nud permanent dev wan
+at dr ip neighbour replace 192.0.2.11 lladdr "$(mac_of rs1 lan)" nud permanent dev lan
+at dr sysctl -qw net.ipv4.ip_forward=1
+
+write /proc/net/pktgen/kpktgend_0 "add_device wan" cl
+# With a checksum, because packets without one are not offloaded by NAT.
+for setting in "pkt_size 60" "ratep $rate" "src_min 198.51.100.10" "src_max 198.51.100.10" "dst $vip" \
+    "dst_mac $(mac_of dr wan)" "udp_src_min 1024" "udp_src_max $((1024 + flows))" "flag UDPCSUM"; do
+    write /proc/net/pktgen/wan "$setting" cl
+done
+
+cat >/tmp/xvs.toml <<TOML
+interfaces = ["wan", "lan"]
+workers = 1
+conn_table_size = 4096
+state_directory = ""
+TOML
+add_services ipvsadm
+for ((round = 0; round < rounds; round++)); do
+    say "round $((round + 1)) of $rounds"
+    for method in g m; do measure ipvs "$method"; done
+    at dr taskset -c 1 xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
+    until_shown "up .* configuration" at dr xvs status
+    for name in wan lan; do until_shown "interface  $name: up, native XDP" at dr xvs status; done
+    add_services xvsadm
+    for method in g m; do
+        before=$(offloaded)
+        measure xvsd "$method"
+        # Its worker counts them once a second.
+        sleep 2
+        ((($(offloaded) - before) > seconds * rate / 2)) || fail "most packets were not offloaded"
+    done
+    at dr xvs stop --release >/dev/null
+    wait
+done
+echo "   at $rate packets a second of $flows flows, µs of the core for each: IPVS; xvsd, offloaded; ratio"
+for method in g m; do
+    awk -v method="$method" -v ipvs="$(median "ipvs-$method")" -v xvsd="$(median "xvsd-$method")" 'BEGIN {
+        printf "   %-14s  %5.1f  %5.1f  %5.2f\n",
+            method == "g" ? "direct routing" : "NAT", ipvs / 1e3, xvsd / 1e3, xvsd / ipvs }'
+done
+say "all"
