@@ -72,14 +72,13 @@ fetch() {
 # Measures requests to forwarder $1, $2 being `lasting` or `short`; adds to file $1-$2: nanoseconds per request,
 # requests a second, and of an `offload_*` the percentage of the XDP program.
 measure_requests() {
-    local cpu requests before after seconds=2 short=() by_program
+    local cpu requests before seconds=2 short=() by_program
     if [[ $2 == short ]]; then short=(--header 'Connection: close'); fi
-    before=$(counted "$1") cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all)))
+    before=$(counted) cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all)))
     requests=$(fetch "$seconds" "${short[@]}") || fail "$1 answers not all requests"
-    cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all) - cpu)) after=$(counted "$1")
+    cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all) - cpu))
     # shellcheck disable=SC2086
-    read -r _ by_program < <(added $before $after)
-    if [[ $1 != offload* ]]; then by_program=; fi
+    read -r _ by_program < <(sent_since "$1" $before)
     echo "$((cpu / requests)) $((requests / seconds)) $by_program" >>"$results/$1-$2"
 }
 
@@ -117,7 +116,7 @@ requests() {
 }
 
 latency() {
-    local round forwarder before after nanoseconds by_program base median least most rounds=5
+    local round forwarder before nanoseconds by_program base median least most rounds=5
     local thread all=(routing dnat nat offload_nat)
     wire_up
     take_by rs1 lan far_end
@@ -125,12 +124,10 @@ latency() {
     for ((round = 0; round < rounds; round++)); do
         for forwarder in "${all[@]}"; do
             "start_$forwarder"
-            before=$(counted "$forwarder")
+            before=$(counted)
             nanoseconds=$(on cl chrt -f 1 taskset -c "$far_core" "$bin/examples/round_trip" "$dest:$port" 1000 5)
-            after=$(counted "$forwarder")
             # shellcheck disable=SC2086
-            read -r _ by_program < <(added $before $after)
-            if [[ $forwarder != offload* ]]; then by_program=; fi
+            read -r _ by_program < <(sent_since "$forwarder" $before)
             echo "$nanoseconds $by_program" >>"$results/$forwarder"
             stop_forwarder
         done

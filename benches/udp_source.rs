@@ -21,7 +21,8 @@ use xvs_proto::MacAddr;
 use xvs_xdp::bpf::{ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
-const USAGE: &str = "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS drop|answer PACKETS [RATE]";
+const USAGE: &str =
+    "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS drop|answer PACKETS [RATE]";
 /// 64 bytes less Ethernet header, frame check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
 
