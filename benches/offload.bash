@@ -85,6 +85,7 @@ measure_requests() {
 requests() {
     local round kind forwarder base median least most rate by_program rounds=3
     local all=(routing dnat nat offload_0 offload_4 offload_16)
+    local -A kinds=([lasting]='lasting connections' [short]='a connection for each request')
     local -A titles=([nat]='xvsd, NAT' [offload_0]='xvsd, NAT, offloaded, 0' [offload_4]='xvsd, NAT, offloaded, 4'
         [offload_16]='xvsd, NAT, offloaded, 16' [routing]='kernel, routing' [dnat]='kernel, nftables DNAT')
     wire_up
@@ -98,7 +99,7 @@ requests() {
     done
     echo "requests: a page of four bytes from nginx by 64 connections, $rounds rounds of two seconds each"
     for kind in lasting short; do
-        echo "  ${kind/short/a connection for each request}" | sed 's/lasting/lasting connections/'
+        echo "  ${kinds[$kind]}"
         echo "                             CPU µs/request   × DNAT   least to most   requests a second"
         read -r base _ < <(summary "dnat-$kind" 1)
         for forwarder in "${all[@]}"; do

@@ -7,7 +7,7 @@
 # count on it. Core 1 has xvsd and the interrupts of dr. Core 0 has the kernel's pktgen, which sends, and rs1, which
 # drops. The figure is the CPU time of the thread that emulates core 1 over the packets that arrived. Prints medians and
 # ratios; fails if the program has not forwarded the packets.
-# links
+# cables
 # release
 set -euo pipefail
 
@@ -56,14 +56,14 @@ add_services() {
     done
 }
 
-# Adds to file /tmp/$1-$2 the nanoseconds of core 1 for each packet of method $2.
+# Adds to file /tmp/$1-$2 the nanoseconds of core 1 for each packet of method $2. Sets `packets` to their number.
 measure() {
-    local packets time
+    local time
     send "${ports[$2]}" 3
     packets=$(arrived) time=$(core_time)
     send "${ports[$2]}" "$seconds"
     time=$(($(core_time) - time)) packets=$(($(arrived) - packets))
-    ((packets > seconds * rate / 2)) || fail "$1 forwarded $packets packets of $((seconds * rate))"
+    ((packets > 0)) || fail "$1 forwards no packets"
     echo $((time / packets)) >>"/tmp/$1-$2"
 }
 
@@ -124,7 +124,7 @@ for ((round = 0; round < rounds; round++)); do
         measure xvsd "$method"
         # Its worker counts them once a second.
         sleep 2
-        ((($(offloaded) - before) > seconds * rate / 2)) || fail "most packets were not offloaded"
+        (($(offloaded) - before > packets / 2)) || fail "most packets were not offloaded"
     done
     at dr xvs stop --release >/dev/null
     wait
