@@ -44,7 +44,8 @@ start_offload_16() {
 offload() {
     local rounds=3 flow_counts='1000 100000' rates='360000 most'
     wire_up
-    take_all
+    poll_by rs1 lan far_end
+    poll_by cl wan sink
     echo "offload: 64-byte UDP, $rounds rounds of about a second each"
     compare routing dnat dr nat tun offload_dr offload_nat offload_tun
     echo
@@ -54,7 +55,8 @@ offload() {
 replies() {
     local rounds=3 flow_counts='1000 100000' rates='360000 most' far_end=answer
     wire_up
-    take_all
+    poll_by rs1 lan far_end
+    poll_by cl wan sink
     echo "replies: 64-byte UDP in both directions, $rounds rounds of about a second each"
     compare routing dnat nat offload_nat
     echo
