@@ -11,7 +11,7 @@
 # the requests. The numbers are those of `offload_after`.
 #
 # latency: a request at a time, 200 a second, which the far end sends back by XDP (benches/round_trip.rs). The figure is
-# the round trip's time by the clock. NAPI threads and client have realtime priority, as xvsd's worker has.
+# the round trip's time by the clock. The client has realtime priority, as NAPI threads and xvsd's worker have.
 
 start_tun() {
     start_xvsd -i
@@ -120,10 +120,9 @@ requests() {
 
 latency() {
     local round forwarder before nanoseconds by_program base median least most rounds=5
-    local thread all=(routing dnat nat offload_nat)
+    local all=(routing dnat nat offload_nat)
     wire_up
     take_by rs1 lan far_end
-    for thread in "${napi[@]}"; do "${as_root[@]}" chrt -f -p 1 "$thread"; done
     for ((round = 0; round < rounds; round++)); do
         for forwarder in "${all[@]}"; do
             "start_$forwarder"
