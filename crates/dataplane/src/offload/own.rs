@@ -22,6 +22,8 @@ pub(crate) struct Offloader {
     pub(super) due: Millis,
     /// While records are short: connections with up to so many packets in a pass give theirs up.
     pub(super) cold: u64,
+    /// How many more do so in this pass, so that no more become free than are short.
+    pub(super) to_give: usize,
     /// Connections whose record has ended although they had packets, and the link of those.
     pub(super) ended: Vec<(ConnId, LinkId)>,
 }
@@ -45,6 +47,8 @@ const TRIES: u32 = 8;
 const OFTEN: u32 = 64;
 /// Records that are read between two bursts.
 pub(super) const SLICE: usize = 64;
+/// The most packets in a second of connections that give their records up when those are short.
+const COLDEST: u64 = 64;
 /// From pass to pass.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
@@ -59,7 +63,7 @@ impl Offloader {
     pub(crate) fn new(shared: Arc<Offload>) -> Self {
         let after = shared.settings.after;
         let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(SLICE));
-        Self { shared, after, own, next: 0, due: Millis(0), cold: 0, ended }
+        Self { shared, after, own, next: 0, due: Millis(0), cold: 0, to_give: 0, ended }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -69,14 +73,18 @@ impl Offloader {
 
     pub(super) fn add(&mut self, own: Own, now: Millis) {
         if self.own.is_empty() {
-            (self.next, self.due) = (0, now + PASS);
+            self.begin_pass(now + PASS);
         }
         self.own.push(own);
     }
 
-    /// Whether few records are left.
-    pub(super) fn is_short(&self) -> bool {
-        self.shared.is_short()
+    /// Begins a pass at this time or later.
+    pub(super) fn begin_pass(&mut self, due: Millis) {
+        (self.next, self.due) = (0, due);
+        // The share of this worker.
+        let (short, used) = (self.shared.short_of(), self.shared.used().max(1));
+        self.to_give = (short * self.own.len()).div_ceil(used);
+        self.cold = if self.to_give == 0 { 0 } else { (2 * self.cold).clamp(1, COLDEST) };
     }
 
     /// Ends all records, of other workers as well.

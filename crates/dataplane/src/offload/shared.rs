@@ -108,9 +108,9 @@ impl Offload {
         self.refused.load(Relaxed)
     }
 
-    /// Whether few records are free.
-    pub(super) fn is_short(&self) -> bool {
-        self.free.len() < self.settings.records as usize / SHORT_PART
+    /// How many more records should be free.
+    pub(super) fn short_of(&self) -> usize {
+        (self.settings.records as usize / SHORT_PART).saturating_sub(self.free.len())
     }
 
     /// The records in use.

@@ -23,8 +23,6 @@ use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
-/// The most packets in a second of connections that give their records up when those are short.
-const COLDEST: u64 = 64;
 /// Passes without a packet after which a record is ended: the connection is idle.
 const LONGEST_IDLE: u8 = 30;
 
@@ -43,7 +41,8 @@ impl Flows {
         let Some(mut offloader) = self.offloader.take() else { return false };
         for _ in 0..SLICE {
             let Some(own) = offloader.own.get_mut(offloader.next) else { break };
-            if self.sweep(&offloader.shared, own, offloader.cold, at) {
+            let gives = (offloader.cold, &mut offloader.to_give);
+            if self.sweep(&offloader.shared, own, gives, at) {
                 offloader.next += 1;
             } else {
                 let own = offloader.own.swap_remove(offloader.next);
@@ -54,8 +53,7 @@ impl Flows {
         }
         let is_complete = offloader.next >= offloader.own.len();
         if is_complete {
-            (offloader.next, offloader.due) = (0, at.now + PASS);
-            offloader.cold = if offloader.is_short() { (2 * offloader.cold).clamp(1, COLDEST) } else { 0 };
+            offloader.begin_pass(at.now + PASS);
         }
         let mut ended = std::mem::take(&mut offloader.ended);
         self.offloader = Some(offloader);
@@ -69,8 +67,15 @@ impl Flows {
         !is_complete
     }
 
-    /// Counts what a record has counted. Returns whether it is kept.
-    fn sweep(&mut self, shared: &Offload, own: &mut Own, cold: u64, at: Context<'_>) -> bool {
+    /// Counts what a record has counted. Returns whether it is kept. While records are short, so many connections with so
+    /// few packets give theirs up.
+    fn sweep(
+        &mut self,
+        shared: &Offload,
+        own: &mut Own,
+        (cold, to_give): (u64, &mut usize),
+        at: Context<'_>,
+    ) -> bool {
         let words = shared.flows.record(own.record);
         // Before the counts, so that the last ones are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
@@ -94,9 +99,10 @@ impl Flows {
         own.idle = if moved != 0 { 0 } else { own.idle.saturating_add(is_in_force.into()) };
         let is_steady =
             self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
-        let is_cold = moved <= cold && shared.is_short();
+        let is_cold = moved <= cold && *to_give > 0;
         if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
             own.is_given_up = true;
+            *to_give -= usize::from(is_cold);
             words[word::STATE].fetch_and(!1, Relaxed);
             // Once more, for packets that the program has forwarded meanwhile.
             return true;
