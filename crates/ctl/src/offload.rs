@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub(crate) struct Offloading {
     /// The names of interfaces that take no part.
     excluded: Vec<String>,
     is_on: bool,
+    /// The interfaces that take what the program forwards in native mode, by index, and when the kernel was asked.
+    takers: BTreeSet<u32>,
+    asked: Instant,
     flows: Arc<Offload>,
     losses: Losses,
     /// By the index of the interface.
@@ -62,6 +65,8 @@ const REFUSES: &str = "it has refused many packets that the XDP program had forw
                        is tried again";
 const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth does from Linux 6.3 on after `ethtool -K \
                           PEER gro on` at its other end";
+/// From one question to the kernel to the next, which costs several system calls for each interface.
+const ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// From turn to turn while nothing is offloaded.
 const REST: Duration = Duration::from_millis(100);
 /// Turns without a change after which the thread rests.
@@ -127,6 +132,8 @@ impl Offloading {
             mode,
             excluded,
             is_on: false,
+            takers: BTreeSet::new(),
+            asked: Instant::now(),
             flows,
             losses,
             recent,
@@ -146,11 +153,22 @@ impl Offloading {
         self.flows.set_on(self.is_on);
     }
 
+    /// Whether the kernel should be asked again which interfaces take what the program forwards: it tells no changes.
+    pub(crate) fn is_ask_due(&self) -> bool {
+        self.asked.elapsed() >= ASK_INTERVAL
+    }
+
+    /// Asks the kernel which of these interfaces take what the program forwards.
+    pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
+        self.takers = attached.filter(|attached| attached.takes_redirected()).map(Attached::index).collect();
+        self.asked = Instant::now();
+    }
+
     /// How an interface takes part, of a bond or not.
     pub(crate) fn part_of(&self, attached: &Attached, bond: Option<&BondMember>) -> Part {
         let (name, ifindex) = (attached.interface(), attached.index());
         let generic = attached.mode() == Mode::Generic;
-        let takes_redirected = attached.takes_redirected();
+        let takes_redirected = self.takers.contains(&ifindex);
         let why_none = if !self.is_on {
             Some("the kernel does not copy its packets, so workers are fast; offload = \"on\" offloads all the same".to_owned())
         } else if self.excluded.iter().any(|excluded| excluded == name) {

@@ -306,6 +306,11 @@ impl Workers {
         self.copies
     }
 
+    /// The attached interfaces.
+    pub(crate) fn all_attached(&self) -> impl Iterator<Item = &Attached> {
+        self.attached.iter()
+    }
+
     /// The attached interface of this index of the kernel.
     pub(crate) fn attached(&self, ifindex: u32) -> Option<&Attached> {
         self.attached.iter().find(|attached| attached.index() == ifindex)

@@ -102,6 +102,13 @@ impl SystemDatapath {
         }
     }
 
+    /// Asks the kernel which interfaces take what the XDP program forwards.
+    pub(crate) fn ask_takers(&mut self) {
+        if let Some(offload) = &mut self.offload {
+            offload.ask(self.workers.all_attached());
+        }
+    }
+
     /// The workers with their interfaces, and the steering.
     pub(crate) fn workers(&mut self) -> (&mut Workers, &mut Steering) {
         (&mut self.workers, &mut self.steering)

@@ -6,6 +6,7 @@ use xvs_model::report::status::{BondMember, InterfaceOffload};
 use xvs_proto::network::Network;
 
 use super::ControlThread;
+use crate::offload::Offloading;
 use crate::workers::system::SystemDatapath;
 
 /// The time between two looks at what interfaces refuse.
@@ -19,8 +20,12 @@ impl ControlThread {
             return;
         }
         self.losses_at = now;
-        self.control.datapath().follow_offload();
-        let Some(offload) = self.control.datapath().offloading_mut() else { return };
+        let datapath = self.control.datapath();
+        datapath.follow_offload();
+        if datapath.offloading().is_some_and(Offloading::is_ask_due) {
+            datapath.ask_takers();
+        }
+        let Some(offload) = datapath.offloading_mut() else { return };
         let mut has_changed = offload.judge(&self.links);
         for (interface, ifindex) in self.shared.facts_mut().interfaces.iter_mut().zip(&self.links) {
             let now = status(self.control.datapath(), *ifindex, interface.bond.as_ref());
@@ -38,6 +43,7 @@ impl ControlThread {
 /// Enters by which links packets may be forwarded.
 pub(super) fn enter(datapath: &mut SystemDatapath, network: &mut Network) {
     datapath.follow_offload();
+    datapath.ask_takers();
     let Some(offload) = datapath.offloading() else { return };
     for link in &mut network.links {
         if let Some(attached) = datapath.attached(link.ifindex) {
