@@ -67,8 +67,8 @@ impl Flows {
         !is_complete
     }
 
-    /// Counts what a record has counted. Returns whether it is kept. While records are short, so many connections with so
-    /// few packets give theirs up.
+    /// Counts what a record has counted. Returns whether it is kept. While records are short, so many connections with
+    /// so few packets give theirs up.
     fn sweep(
         &mut self,
         shared: &Offload,
