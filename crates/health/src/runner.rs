@@ -156,8 +156,10 @@ struct RecordData {
 impl CheckRecord {
     fn new(check: CheckRef, machine: CheckStateMachine) -> Self {
         let timing = &check.config().timing;
-        // An edited check of a server that was down skips the warmup: the server is out of service until it passes.
-        let skips_warmup = !machine.result().is_up && !timing.begins_down;
+        // An edited check of a server that was down skips the warmup: the server is out of service until it passes. So does
+        // an agent, because its server takes its whole weight until then.
+        let is_agent = matches!(check.config().probe, Probe::Agent(..));
+        let skips_warmup = is_agent || !machine.result().is_up && !timing.begins_down;
         let random = if skips_warmup { 0.0 } else { fastrand::f64() };
         let due = Instant::now() + first_delay(timing, random);
         let row = CheckHealth {
@@ -250,7 +252,8 @@ impl CheckRecord {
         let change = data.machine.apply(&result);
         let row = &mut data.row;
         row.asked += 1;
-        row.took_micros = began.map(|began| now.duration_since(began).as_micros() as u64);
+        let is_done = !matches!(result, ProbeResult::NotRun(_));
+        row.took_micros = began.filter(|_| is_done).map(|began| now.duration_since(began).as_micros() as u64);
         row.failed += u64::from(result.is_failure());
         if let ProbeResult::Agent(answer) = &result {
             let AgentWeight { percent, mode } = change.result.agent;

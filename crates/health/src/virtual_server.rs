@@ -60,7 +60,7 @@ impl Status {
     }
 
     /// The status of a new or edited check of a real server that was up or down. Only words of an agent take its check
-    /// down.
+    /// down, so one that takes the place of another kind of check does not.
     fn of_new(check: &Check, server_was_up: bool) -> Self {
         (server_was_up || matches!(check.probe, Probe::Agent(..))).into()
     }
@@ -789,6 +789,10 @@ mod tests {
         let mut state = reloaded(state, &file(8002)).state;
         assert_eq!(servers(&state), "");
         assert_eq!(lines(&state.apply([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
+        // What it has said is about the server, wherever it is asked.
+        state.apply([(0, 1, DOWN)]);
+        let state = reloaded(state, &file(8003)).state;
+        assert_eq!(servers(&state), "");
     }
 
     #[test]

@@ -150,7 +150,7 @@ pub struct StatusPage {
     /// Whether it is served.
     pub is_on: Arc<AtomicBool>,
     /// The document for a query of the URL.
-    pub document: Box<dyn Fn(&str) -> String + Send + Sync>,
+    pub document: Box<dyn Fn(&str) -> Bytes + Send + Sync>,
 }
 
 /// All that is served.
@@ -272,7 +272,7 @@ fn answer<P: Pieces>(
         }
         "/status.json" if is_on => {
             let document = (status.document)(request.uri().query().unwrap_or_default());
-            (StatusCode::OK, "application/json", Either::Right(Full::from(document)))
+            (StatusCode::OK, "application/json", Either::Right(Full::new(document)))
         }
         _ if is_on => {
             (StatusCode::NOT_FOUND, PLAIN, text("xvsd's status page is at /, its metrics are at /metrics\n"))
@@ -343,7 +343,7 @@ mod tests {
 
     /// A status page whose document is the query.
     fn status_page(is_on: bool) -> StatusPage {
-        StatusPage { is_on: Arc::new(is_on.into()), document: Box::new(|query| format!("[{query}]")) }
+        StatusPage { is_on: Arc::new(is_on.into()), document: Box::new(|query| format!("[{query}]").into()) }
     }
 
     fn two_pieces() -> impl Pieces {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::snapshot::{Service, Snapshot};
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::report::health::{HealthReport, RealServerHealth, VirtualServerHealth};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
@@ -45,9 +45,18 @@ pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Servic
 /// The endpoints that a real server of the file can have in a service: its own or, as only NAT allows another port than
 /// the service's, its address with the service's port.
 fn endpoints(server: &RealServerHealth, service: ServiceKey) -> Option<[Endpoint; 2]> {
-    let own: SocketAddr = server.endpoint.parse().ok()?;
+    endpoints_of(&server.endpoint, service)
+}
+
+fn endpoints_of(of_file: &str, service: ServiceKey) -> Option<[Endpoint; 2]> {
+    let own: SocketAddr = of_file.parse().ok()?;
     let own = Endpoint::new(own.ip(), own.port());
     Some([own, Endpoint { port: service_port(service), ..own }])
+}
+
+/// Whether a real server of a service is the one that the file has at this endpoint.
+pub(crate) fn is_at(member: &Member, of_file: &str, service: ServiceKey) -> bool {
+    endpoints_of(of_file, service).is_some_and(|endpoints| endpoints.contains(&member.endpoint))
 }
 
 /// The port of a service; 0 for a mark service.

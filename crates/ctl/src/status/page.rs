@@ -1,8 +1,8 @@
 //! The status page: a file for a browser, and the document that the file fetches every two seconds.
 //!
 //! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
-//! without the control thread or a worker. A viewer gets one page of the services that match its search, so what it
-//! costs does not depend on the number of services. Memory: some 500 bytes for each real server, once somebody has
+//! without the control thread or a worker. A viewer gets one page of the services that match its search, whole
+//! services, so its document does not grow with their number; a new search reads the texts of all. Memory: some 500 bytes for each real server, once somebody has
 //! looked. Not here: the HTTP server (`metrics/exporter.rs`), the fields (`report/page.rs` of `model`).
 
 use std::collections::HashMap;
@@ -10,11 +10,14 @@ use std::iter;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
-use xvs_model::report::health::{CheckHealth, CheckState, RealServerHealth, VirtualServerHealth, ago};
+use xvs_model::report::health::{
+    AgentHealth, CheckHealth, CheckState, RealServerHealth, VirtualServerHealth, ago,
+};
 use xvs_model::report::listing::Rates;
 use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
 use xvs_model::report::status::StatusReport;
@@ -22,7 +25,7 @@ use xvs_model::report::unanswered::REPORTED;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-use crate::status::health::{by_service, real_server_indices};
+use crate::status::health::{by_service, is_at, real_server_indices};
 use crate::status::shared::Shared;
 use crate::status::warnings::no_quorum;
 use crate::status::{Obstacle, obstacle, report, why_unusable};
@@ -36,17 +39,19 @@ const AGE: Duration = Duration::from_secs(1);
 const RATES: Duration = Duration::from_secs(30);
 /// A page ends with the service with which it has so many real servers and services.
 const ROWS: usize = 300;
+/// The words of a search that count, so that no search occupies the thread for long.
+const WORDS: usize = 8;
 /// The documents that are kept for viewers with the same search.
 const DOCUMENTS: usize = 32;
 
 /// The last look at the director, and the documents that were made from it.
 #[derive(Default)]
-pub struct Viewers(Mutex<Option<(Look, HashMap<String, String>)>>);
+pub struct Viewers(Mutex<Option<(Look, HashMap<String, Bytes>)>>);
 
 impl Viewers {
     /// The document for this query of a URL: `search=TEXT`, `problems`, `page=NUMBER`, each of which may be absent.
     /// `date` is in milliseconds since 1970.
-    pub fn document(&self, shared: &Shared, query: &str, date: u64) -> String {
+    pub fn document(&self, shared: &Shared, query: &str, date: u64) -> Bytes {
         // A panic leaves at worst an older look.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = shared.now();
@@ -59,7 +64,7 @@ impl Viewers {
             return document.clone();
         }
         let page = look.page(&Query::parse(query));
-        let document = serde_json::to_string(&page).expect("no field refuses to be text");
+        let document = Bytes::from(serde_json::to_vec(&page).expect("no field refuses to be text"));
         if documents.len() < DOCUMENTS {
             documents.insert(query.to_owned(), document.clone());
         }
@@ -85,7 +90,7 @@ impl Query {
             match part.split_once('=').unwrap_or((part, "")) {
                 ("search", words) => {
                     let words = decoded(words).to_lowercase();
-                    query.words = words.split_whitespace().map(str::to_owned).collect();
+                    query.words = words.split_whitespace().take(WORDS).map(str::to_owned).collect();
                 }
                 ("problems", _) => query.only_problems = true,
                 ("page", number) => query.page = number.parse().unwrap_or(0),
@@ -232,8 +237,12 @@ impl Reading<'_> {
         }
         if let Some(sorry) = health.and_then(|health| health.sorry_server.as_ref()) {
             let words = if sorry.serves { "serves, because there is no quorum" } else { "stands by" };
-            let is_it = |row: &&mut PageServer| sorry.serves && row.server == sorry.endpoint;
-            match rows.iter_mut().find(is_it) {
+            let place = service.members.iter().position(|member| is_at(member, &sorry.endpoint, service.key));
+            // It may also be a real server of the file.
+            let is_only_sorry = |place: &usize| indices.get(*place).copied().flatten().is_none();
+            match place.filter(|place| sorry.serves || is_only_sorry(place)).map(|place| &mut rows[place]) {
+                // What keeps it from serving is more important.
+                Some(row) if row.state.is_problem() => {}
                 Some(row) => (row.state, row.words) = (ServerState::Sorry, words.to_owned()),
                 None => rows.push(absent_server(&sorry.endpoint, ServerState::Sorry, words.to_owned())),
             }
@@ -348,8 +357,12 @@ impl Reading<'_> {
 
 /// The result of a check's last run: `passed in 1.5 ms`, or `TCP 192.0.2.1:80: failing 1/3, no answer`.
 fn check_words(check: &CheckHealth) -> String {
-    let CheckHealth { probe, state, last_error, took_micros, .. } = check;
+    let CheckHealth { probe, state, last_error, took_micros, agent, .. } = check;
     match (state, last_error, took_micros) {
+        (CheckState::Up, _, Some(_)) if agent.is_some() => {
+            agent.as_ref().map(agent_words).unwrap_or_default()
+        }
+        (CheckState::Up, Some(error), None) => format!("{probe}: {}", error.what),
         (CheckState::Up, _, Some(took)) => format!("passed in {:.1} ms", *took as f64 / 1000.0),
         (CheckState::Down, Some(error), _) => format!("{probe}: {}", error.what),
         (CheckState::Failing { .. } | CheckState::Rising { .. }, Some(error), _) => {
@@ -357,6 +370,12 @@ fn check_words(check: &CheckHealth) -> String {
         }
         _ => format!("{probe}: {state}"),
     }
+}
+
+/// What an agent has said, and what share of the weight it grants: `the agent says "drain": 0 % of the weight`.
+fn agent_words(agent: &AgentHealth) -> String {
+    let percent = 100.0 * agent.weight_ratio();
+    format!("the agent says \"{}\": {percent:.0} % of the weight", agent.answer)
 }
 
 /// A real server that is not in the service.
@@ -367,8 +386,10 @@ fn absent_server(server: &str, state: ServerState, words: String) -> PageServer 
 
 /// A line for the service, and for each of its real servers one that has the service's name too.
 fn searched(service: &PageService) -> String {
-    let PageService { service: name, why, servers, .. } = service;
-    let mut text = format!("{name} {}\n", why.as_deref().unwrap_or_default());
+    let PageService { service: name, state, why, servers, .. } = service;
+    // As the page shows it.
+    let state = if *state == ServiceState::Down { "down" } else { "" };
+    let mut text = format!("{name} {state} {}\n", why.as_deref().unwrap_or_default());
     for PageServer { server, state, words, method, .. } in servers {
         text += &format!("{name} {server} {state} {} {words}\n", method.unwrap_or_default());
     }
@@ -385,8 +406,8 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::Request;
-    use xvs_model::report::health::SorryServerHealth;
     use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
+    use xvs_model::report::health::{AgentMode, CheckError, SorryServerHealth};
     use xvs_proto::network::Network;
 
     use crate::control::Control;
@@ -408,7 +429,20 @@ mod tests {
     }
 
     fn document(viewers: &Viewers, shared: &Shared, query: &str) -> Value {
-        serde_json::from_str(&viewers.document(shared, query, NOW)).unwrap()
+        serde_json::from_slice(&viewers.document(shared, query, NOW)).unwrap()
+    }
+
+    #[test]
+    fn the_words_of_a_check_say_what_an_agent_grants_and_that_a_check_did_not_run() {
+        let mut check = real_server("192.0.2.1", CheckState::Up).checks.remove(0);
+        (check.state, check.took_micros, check.last_error) = (CheckState::Up, Some(1500), None);
+        assert_eq!(check_words(&check), "passed in 1.5 ms");
+        let (answer, mode) = ("drain".to_owned(), AgentMode::Drain);
+        check.agent = Some(AgentHealth { answer, at_millis: NOW, weight_percent: 50, mode });
+        assert_eq!(check_words(&check), "the agent says \"drain\": 0 % of the weight");
+        let what = "no answer within 5 s".to_owned();
+        (check.took_micros, check.last_error) = (None, Some(CheckError { what, at_millis: NOW }));
+        assert_eq!(check_words(&check), format!("{}: no answer within 5 s", check.probe));
     }
 
     /// The services of a document.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,8 +32,6 @@ pub enum Probe {
     Tcp(Target),
     /// TCP connections to virtual endpoints, forwarded to the real server as a client's packets are (`through_vip`).
     ThroughVip(ThroughVip),
-    /// The words of an agent, HAProxy's agent-check, after this text was sent to it.
-    Agent(Target, String),
     /// Objects by HTTP or HTTPS; one `Url` in each run.
     Http(Target, Http),
     /// A DNS query.
@@ -48,11 +46,15 @@ pub enum Probe {
     Script(Script, ExitCodeMeaning),
     /// The number at the start of a file.
     File(TrackFile),
+    /// The words of an agent, HAProxy's agent-check, after this text was sent to it.
+    // New kinds come last: what outlives a process names checks by hashes of these values.
+    Agent(Target, String),
 }
 
 impl Probe {
     /// The part of the probe that identifies it when the file is read again: a check whose probe has the same identity
-    /// keeps its state. The content of requests and replies, and the user of a command, are not part of it.
+    /// keeps its state. The content of requests and replies, the user of a command, and where an agent is asked, whose words
+    /// are about the server, are not part of it.
     #[must_use]
     pub fn identity(&self) -> Self {
         match self.clone() {
@@ -62,7 +64,7 @@ impl Probe {
                 Self::Http(target, Http { tls, host: http.host, urls: urls.collect(), ..Http::default() })
             }
             Self::Udp(target, _) => Self::Udp(target, Udp { payload: None, reply: None }),
-            Self::Agent(target, _) => Self::Agent(target, String::new()),
+            Self::Agent(..) => Self::Agent(Target::NOWHERE, String::new()),
             Self::Script(script, meaning) => {
                 Self::Script(Script { user: None, group: None, ..script }, meaning)
             }
@@ -93,6 +95,17 @@ pub struct ThroughVip {
     pub endpoints: Vec<Endpoint>,
     /// The source address, one of the director's; `None`: the director chooses it.
     pub source: Option<IpAddr>,
+}
+
+impl Target {
+    /// That of no probe.
+    const NOWHERE: Self = Self {
+        endpoint: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        source: None,
+        source_port: None,
+        interface: None,
+        mark: 0,
+    };
 }
 
 /// The parameters of an HTTP check.
