@@ -89,6 +89,18 @@ fn what_a_connection_was_decided_from_changes_and_its_next_packet_is_the_workers
 }
 
 #[test]
+fn requests_that_stay_with_a_backup_are_not_offloaded_again() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 2900);
+    cluster.adm("--start-daemon backup --mcast-interface lan");
+    cluster.set("backup_only", 1);
+    for _ in 0..4 {
+        let (offloaded, judged) = segment(&mut cluster, 2900, ACK);
+        assert!(!offloaded && judged.verdict == "pass", "{judged:?}");
+    }
+}
+
+#[test]
 fn another_service_or_a_neighbour_more_does_not_end_the_offload() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
     established(&mut cluster, 3000);

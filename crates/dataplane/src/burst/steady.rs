@@ -113,7 +113,8 @@ impl<'a> Steady<'a> {
             announcer.packet(&flows.table, id);
         }
         if is_offered {
-            begin_offload(flows, id, from, self.at);
+            // Without room, a later packet tries it again.
+            let _ = begin_offload(flows, id, from, self.at);
         }
         Some(link)
     }

@@ -23,11 +23,12 @@ use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
 use crate::snapshot::{DestinationId, Route, Snapshot};
 
-/// Offloads the connection of a client's packet that came by `link`, if it can be and there is room.
+/// Offloads the connection of a client's packet that came by `link`, if it can be and there is room. Returns whether
+/// room is all that it wants.
 // Not inlined: few packets come here.
 #[inline(never)]
-pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>) {
-    let Flows { offloader: Some(offloader), table, .. } = flows else { return };
+pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>) -> bool {
+    let Flows { offloader: Some(offloader), table, .. } = flows else { return false };
     let shared = &offloader.shared;
     let connection = table.connection(id);
     let destination = DestinationId(connection.dest_ref());
@@ -36,15 +37,15 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
             // The next packet that is tried begins anew.
             shared.flows.end(id);
         }
-        return;
+        return false;
     }
     if offloader.is_full() {
-        return;
+        return true;
     }
     // Before the path MTU is read, after whose change a worker ends all records.
     let epochs = shared.epochs(destination);
-    let Ok((parts, keys)) = plan(&connection, table.handle(), link, at) else { return };
-    let Some(record) = shared.free.pop() else { return };
+    let Ok((parts, keys)) = plan(&connection, table.handle(), link, at) else { return false };
+    let Some(record) = shared.free.pop() else { return true };
     let state = shared.fill(record, destination, epochs, &parts);
     let generation = connection.generation();
     let is_bound = shared.flows.bind(id, record);
@@ -54,15 +55,18 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let is_live = table.recall(id, generation).is_some_and(|connection| is_steady(&connection));
     let has_replies =
         || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
-    if !is_bound || !is_live || !has_replies() || shared.jobs.push(Job::Enter(record, keys)).is_err() {
+    let is_its = is_bound && is_live && has_replies();
+    if !is_its || shared.jobs.push(Job::Enter(record, keys)).is_err() {
         shared.flows.record(record)[word::STATE].store(state & !1, Relaxed);
         if is_bound {
             shared.flows.unbind(id, record);
         }
         let _ = shared.free.push(record);
-        return;
+        return is_its;
     }
-    offloader.add(Own { record, id, link, generation, destination, idle: 0, is_given_up: false }, at.now);
+    let (idle, is_new, is_given_up) = (0, true, false);
+    offloader.add(Own { record, id, link, generation, destination, idle, is_new, is_given_up }, at.now);
+    false
 }
 
 impl Offload {
@@ -116,6 +120,13 @@ pub(super) fn plan(
     if !snapshot.captures.is_empty() {
         return Err(NotOffloaded::Captured);
     }
+    if snapshot.settings.requests_stay {
+        return Err(NotOffloaded::Stays);
+    }
+    let destination = snapshot.destinations.of(connection);
+    if destination.is_some_and(|destination| destination.path == Path::Local) {
+        return Err(NotOffloaded::Local);
+    }
     let route = snapshot.destinations.route(DestinationId(connection.dest_ref()));
     let route = route.ok_or(NotOffloaded::NoWay)?;
     if !is_certain(connection, &ends, snapshot) {
@@ -158,9 +169,8 @@ pub(super) fn plan(
     let reply = match ends.method.masquerades() {
         true => match reply(connection, &ends, table, (route, after), snapshot) {
             // Perhaps there are no replies.
-            Err(NotYet) if connection.in_packets() >= WITHOUT_REPLIES => None,
-            Err(NotYet) => return Err(NotOffloaded::NoReply),
-            Ok(reply) => reply,
+            Err(NotOffloaded::NoReply) if connection.in_packets() >= WITHOUT_REPLIES => None,
+            reply => reply?,
         },
         false => None,
     };
@@ -178,9 +188,6 @@ pub(super) fn is_steady(connection: &Connection<'_>) -> bool {
 /// So many packets of the client without what replies need, and requests are offloaded alone.
 const WITHOUT_REPLIES: u32 = 128;
 
-/// No reply has passed yet, or the client's neighbour is not known.
-struct NotYet;
-
 /// What is to be done with replies of a masqueraded connection whose requests leave by this route as `sent`. `None`:
 /// workers forward them.
 fn reply(
@@ -189,7 +196,7 @@ fn reply(
     table: &TableHandle,
     (route, sent): (&Route, FlowKey),
     snapshot: &Snapshot,
-) -> Result<Option<Part>, NotYet> {
+) -> Result<Option<Part>, NotOffloaded> {
     let before = ends.replies(sent.protocol);
     let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..sent };
     // A reply of UDP is noted at the template.
@@ -198,13 +205,13 @@ fn reply(
         return Ok(None);
     }
     if connection.flags().contains(Flags::NO_OUTPUT) {
-        return Err(NotYet);
+        return Err(NotOffloaded::NoReply);
     }
     let key = || snapshot.unmarked_key_to_client(ends);
     let hash = table.hash(&before);
     let hop = match Path::find_by(&snapshot.egress, ends.client.addr, hash, key) {
         Some(Path::To(hop)) => hop,
-        Some(Path::NoNeighbour { .. }) => return Err(NotYet),
+        Some(Path::NoNeighbour { .. }) => return Err(NotOffloaded::NoNeighbour),
         _ => return Ok(None),
     };
     let Some([from, to]) = links(route.link, hop.link, snapshot) else { return Ok(None) };

@@ -58,15 +58,16 @@ impl Keys {
         for record in std::mem::take(&mut self.resting) {
             let _ = self.offload.free.push(record);
         }
-        let mut done = 0;
-        while let Some(job) = self.offload.jobs.pop() {
-            done += 1;
-            match job {
-                Job::Enter(record, keys) => self.enter(record, keys),
-                Job::Free(record) => self.free(record),
+        // What is queued meanwhile waits for the next turn, so that free records get to workers.
+        let jobs = self.offload.jobs.len();
+        for _ in 0..jobs {
+            match self.offload.jobs.pop() {
+                Some(Job::Enter(record, keys)) => self.enter(record, keys),
+                Some(Job::Free(record)) => self.free(record),
+                None => break,
             }
         }
-        done
+        jobs
     }
 
     fn enter(&mut self, record: u32, keys: FlowKeys) {

@@ -12,7 +12,9 @@ pub enum NotOffloaded {
     )]
     Unusual,
     /// They are few.
-    #[error("its client has sent fewer packets than `offload_after` says, or few since the last change")]
+    #[error(
+        "its client has sent fewer packets than `offload_after` says, or it was idle, or made room for others"
+    )]
     Few,
     /// Packets are captured.
     #[error("a capture runs, which sees every packet")]
@@ -20,6 +22,9 @@ pub enum NotOffloaded {
     /// Access lists.
     #[error("an access list may concern its packets, and the XDP program does not know for certain")]
     Listed,
+    /// The director is a backup.
+    #[error("a backup daemon runs, so requests stay with this machine (`backup_only`)")]
+    Stays,
     /// The director is the real server.
     #[error("its real server is on the director")]
     Local,
@@ -29,12 +34,15 @@ pub enum NotOffloaded {
     /// An interface.
     #[error("the interface where its packets come, or leave, takes no part: `xvs status`")]
     Interface,
-    /// No reply so far, or no neighbour.
-    #[error("no reply has passed yet, or the next hop to its client is not known yet")]
+    /// No reply so far.
+    #[error("no reply has passed yet")]
     NoReply,
+    /// No neighbour.
+    #[error("the link address of the next hop to its client is not known yet; see `ip neigh`")]
+    NoNeighbour,
     /// A tunnel.
     #[error(
-        "each outer header of its tunnel differs: they have an identification, or a checksum over the packet"
+        "outer headers of its tunnel differ (an identification, a checksum over the packet), or there can be none"
     )]
     OuterHeaders,
     /// No room.

@@ -24,8 +24,15 @@ pub(crate) struct Offloader {
     pub(super) cold: u64,
     /// How many more do so in this pass, so that no more become free than are short.
     pub(super) to_give: usize,
-    /// Connections whose record has ended although they had packets, and the link of those.
-    pub(super) ended: Vec<(ConnId, LinkId)>,
+    /// How many records of `own` this worker has ended, which are not free yet.
+    pub(super) given_up: usize,
+    /// Whether the next record to read is the first one of a pass.
+    pub(super) begins: bool,
+    /// Connections whose record a change has ended, to be offloaded again: their generations, and the links by which
+    /// requests come.
+    pub(super) ended: Vec<(ConnId, u32, LinkId)>,
+    /// When that is tried.
+    pub(super) again_due: Millis,
 }
 
 /// A record of this worker.
@@ -38,6 +45,8 @@ pub(super) struct Own {
     pub(super) destination: DestinationId,
     /// Passes since the last packet while it was in force.
     pub(super) idle: u8,
+    /// Whether no pass has read it yet.
+    pub(super) is_new: bool,
     /// Whether this worker has ended it, and does not begin it anew.
     pub(super) is_given_up: bool,
 }
@@ -49,6 +58,8 @@ const OFTEN: u32 = 64;
 pub(super) const SLICE: usize = 64;
 /// The most packets in a second of connections that give their records up when those are short.
 const COLDEST: u64 = 64;
+/// How long a worker waits for the thread of keys.
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// From pass to pass.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
@@ -62,8 +73,10 @@ impl Offloader {
 
     pub(crate) fn new(shared: Arc<Offload>) -> Self {
         let after = shared.settings.after;
-        let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(SLICE));
-        Self { shared, after, own, next: 0, due: Millis(0), cold: 0, to_give: 0, ended }
+        let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(RECORDS));
+        let (next, cold, to_give, given_up, begins) = (0, 0, 0, 0, true);
+        let (due, again_due) = (Millis(0), Millis(0));
+        Self { shared, after, own, next, due, cold, to_give, given_up, begins, ended, again_due }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -73,18 +86,28 @@ impl Offloader {
 
     pub(super) fn add(&mut self, own: Own, now: Millis) {
         if self.own.is_empty() {
-            self.begin_pass(now + PASS);
+            (self.next, self.due, self.begins) = (0, now + PASS, true);
         }
         self.own.push(own);
     }
 
-    /// Begins a pass at this time or later.
-    pub(super) fn begin_pass(&mut self, due: Millis) {
-        (self.next, self.due) = (0, due);
+    /// Whether a record is to be read.
+    pub(super) fn is_pass_due(&self, now: Millis) -> bool {
+        !self.own.is_empty() && self.due <= now
+    }
+
+    /// Whether a connection is to be offloaded again.
+    pub(super) fn is_again_due(&self, now: Millis) -> bool {
+        !self.ended.is_empty() && self.again_due <= now
+    }
+
+    /// Decides how many connections give their records up in the pass that begins.
+    pub(super) fn begin_pass(&mut self) {
+        self.begins = false;
         // The share of this worker.
         let (short, used) = (self.shared.short_of(), self.shared.used().max(1));
-        self.to_give = (short * self.own.len()).div_ceil(used);
-        self.cold = if self.to_give == 0 { 0 } else { (2 * self.cold).clamp(1, COLDEST) };
+        self.to_give = (short * self.own.len()).div_ceil(used).saturating_sub(self.given_up);
+        self.cold = if short == 0 { 0 } else { (2 * self.cold).clamp(1, COLDEST) };
     }
 
     /// Ends all records, of other workers as well.
@@ -94,6 +117,8 @@ impl Offloader {
 
     /// When a worker that sleeps has to read the next ones.
     pub(crate) fn next_due(&self) -> Option<Millis> {
-        (!self.own.is_empty()).then_some(self.due)
+        let pass = (!self.own.is_empty()).then_some(self.due);
+        let again = (!self.ended.is_empty()).then_some(self.again_due);
+        pass.into_iter().chain(again).min()
     }
 }

@@ -1,6 +1,8 @@
 //! What the XDP program does with the packets of one direction, in words of a record.
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::plain::LinkAddresses;
@@ -76,6 +78,12 @@ impl Part {
         put(44, &flags.to_ne_bytes());
         (words(&bytes), words(&wide))
     }
+}
+
+/// Whether packets leave as these words of a part say: by the interface of this index, with these link addresses.
+pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddresses) -> bool {
+    let word = |place: usize| part[place].load(Relaxed).to_ne_bytes();
+    word(0)[4..] == ifindex.to_ne_bytes() && word(1) == addresses[..8] && word(2)[..4] == addresses[8..]
 }
 
 impl FlowHeaders {

@@ -108,6 +108,11 @@ impl Offload {
         self.refused.load(Relaxed)
     }
 
+    /// Whether the thread of keys is far behind.
+    pub(super) fn is_behind(&self) -> bool {
+        self.jobs.len() > JOBS / 2
+    }
+
     /// How many more records should be free.
     pub(super) fn short_of(&self) -> usize {
         (self.settings.records as usize / SHORT_PART).saturating_sub(self.free.len())

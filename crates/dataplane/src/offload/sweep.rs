@@ -5,12 +5,14 @@
 //! any more is counted for the last time, and freed. Cost: three cache lines for each record. If records are short,
 //! those of connections without traffic are ended.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use xvs_proto::{Plain, tcp};
+use xvs_proto::{LinkId, Plain, tcp};
 
 use super::begin::{begin, is_steady};
-use super::own::{Offloader, Own, PASS, SLICE};
+use super::own::{Offloader, Own, PASS, PAUSE, SLICE};
+use super::part::leaves_by;
 use super::shared::{Job, Offload};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -32,39 +34,72 @@ impl Flows {
         self.offloader.iter_mut().for_each(|offloader| offloader.due = Millis(0));
     }
 
-    /// Reads some records, if that is due. Returns whether more are due.
+    /// Reads some records, if that is due, and offloads connections again whose record a change has ended. Returns
+    /// whether more is due.
     pub fn sweep_offloaded(&mut self, at: Context<'_>) -> bool {
-        let is_due = |offloader: &Offloader| !offloader.own.is_empty() && offloader.due <= at.now;
-        if !self.offloader.as_ref().is_some_and(is_due) {
+        let is_due = |offloader: &Offloader| offloader.is_pass_due(at.now) || offloader.is_again_due(at.now);
+        let Some(mut offloader) = self.offloader.take_if(|offloader| is_due(offloader)) else { return false };
+        if offloader.shared.is_behind() {
+            offloader.due = offloader.due.max(at.now + PAUSE);
+            offloader.again_due = at.now + PAUSE;
+            self.offloader = Some(offloader);
             return false;
         }
-        let Some(mut offloader) = self.offloader.take() else { return false };
-        for _ in 0..SLICE {
-            let Some(own) = offloader.own.get_mut(offloader.next) else { break };
-            let gives = (offloader.cold, &mut offloader.to_give);
-            if self.sweep(&offloader.shared, own, gives, at) {
-                offloader.next += 1;
-            } else {
-                let own = offloader.own.swap_remove(offloader.next);
-                if !own.is_given_up && self.table.recall(own.id, own.generation).is_some() {
-                    offloader.ended.push((own.id, own.link));
-                }
+        if offloader.is_again_due(at.now) {
+            let mut ended = std::mem::take(&mut offloader.ended);
+            self.offloader = Some(offloader);
+            let is_short = self.offload_again(&mut ended, at);
+            let Some(again) = self.offloader.take() else { return false };
+            offloader = again;
+            offloader.ended = ended;
+            if is_short {
+                offloader.again_due = at.now + PAUSE;
             }
         }
-        let is_complete = offloader.next >= offloader.own.len();
-        if is_complete {
-            offloader.begin_pass(at.now + PASS);
+        if offloader.is_pass_due(at.now) {
+            self.continue_pass(&mut offloader, at);
         }
-        let mut ended = std::mem::take(&mut offloader.ended);
+        let is_more_due = is_due(&offloader);
         self.offloader = Some(offloader);
-        // What has changed concerned other connections, or these go elsewhere now.
-        for (id, link) in ended.drain(..) {
-            begin(self, id, link, at);
+        is_more_due
+    }
+
+    /// Offloads some of these connections again. Returns whether there is no room for more now.
+    fn offload_again(&mut self, ended: &mut Vec<(ConnId, u32, LinkId)>, at: Context<'_>) -> bool {
+        for _ in 0..SLICE {
+            let Some(&(id, generation, link)) = ended.last() else { break };
+            if self.table.recall(id, generation).is_some() && begin(self, id, link, at) {
+                return true;
+            }
+            ended.pop();
         }
-        if let Some(offloader) = &mut self.offloader {
-            offloader.ended = ended;
+        false
+    }
+
+    /// Reads the next records of a pass.
+    fn continue_pass(&mut self, offloader: &mut Offloader, at: Context<'_>) {
+        if offloader.begins {
+            offloader.begin_pass();
         }
-        !is_complete
+        for _ in 0..SLICE {
+            let Some(own) = offloader.own.get_mut(offloader.next) else { break };
+            let was_given_up = own.is_given_up;
+            let is_kept = self.sweep(&offloader.shared, own, (offloader.cold, &mut offloader.to_give), at);
+            offloader.given_up += usize::from(own.is_given_up && !was_given_up);
+            if is_kept {
+                offloader.next += 1;
+                continue;
+            }
+            let own = offloader.own.swap_remove(offloader.next);
+            if own.is_given_up {
+                offloader.given_up -= 1;
+            } else if offloader.ended.len() < offloader.ended.capacity() {
+                offloader.ended.push((own.id, own.generation, own.link));
+            }
+        }
+        if offloader.next >= offloader.own.len() {
+            (offloader.next, offloader.due, offloader.begins) = (0, at.now + PASS, true);
+        }
     }
 
     /// Counts what a record has counted. Returns whether it is kept. While records are short, so many connections with
@@ -92,16 +127,19 @@ impl Flows {
                 moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, at);
                 if is_its {
-                    has_path &= self.advance_offloaded(own.id, direction, packets, at);
+                    let part = &words[word::PARTS + place * word::PART..];
+                    has_path &= self.advance_offloaded(own.id, part, (direction, packets), at);
                 }
             }
         }
         own.idle = if moved != 0 { 0 } else { own.idle.saturating_add(is_in_force.into()) };
         let is_steady =
             self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
-        let is_cold = moved <= cold && *to_give > 0;
+        let is_new = std::mem::take(&mut own.is_new);
+        let is_cold = moved <= cold && *to_give > 0 && !is_new;
         if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
-            own.is_given_up = true;
+            // One whose path has changed goes on by the new one.
+            own.is_given_up = has_path || is_cold;
             *to_give -= usize::from(is_cold);
             words[word::STATE].fetch_and(!1, Relaxed);
             // Once more, for packets that the program has forwarded meanwhile.
@@ -140,9 +178,15 @@ impl Flows {
         self.counters.offloaded.add(packets);
     }
 
-    /// Refreshes the deadline of a connection that had so many packets, and announces it. Returns whether they still
-    /// have a path.
-    fn advance_offloaded(&mut self, id: ConnId, direction: Direction, packets: u64, at: Context<'_>) -> bool {
+    /// Refreshes the deadline of a connection that had so many packets, and announces it. Returns whether the part of
+    /// its record still is their path.
+    fn advance_offloaded(
+        &mut self,
+        id: ConnId,
+        part: &[AtomicU64],
+        (direction, packets): (Direction, u64),
+        at: Context<'_>,
+    ) -> bool {
         let connection = self.table.connection(id);
         let protocol = connection.protocol();
         if !is_steady(&connection) {
@@ -165,8 +209,14 @@ impl Flows {
             Direction::Outbound => {
                 let hash = self.table.hash(&ends.replies(protocol));
                 let key = || at.snapshot.unmarked_key_to_client(&ends);
-                let path = Path::find_by(&at.snapshot.egress, ends.client.addr, hash, key);
-                has_path = matches!(path, Some(Path::To(_)));
+                let egress = &at.snapshot.egress;
+                has_path = match Path::find_by(egress, ends.client.addr, hash, key) {
+                    Some(Path::To(hop)) => {
+                        let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);
+                        leaves_by(part, ifindex, &hop.addresses())
+                    }
+                    _ => false,
+                };
             }
         }
         let destination = at.snapshot.destinations.of(&self.table.connection(id));

@@ -181,7 +181,7 @@ fn about_request(
         && client_address::lengthens(&connection)
         && let Some(destination) = destination
     {
-        destination.path_mtu.learn(mtu, ends.dest.addr, at.now);
+        learn(flows, destination, mtu, &ends, at);
     }
     client_address::quoted(frame, quote, &connection);
     let key = ends.key_to_client(at.snapshot.routing_mark(link, packet));
@@ -193,6 +193,13 @@ fn about_request(
         flows.count_reply(destination, packet);
     }
     verdict
+}
+
+/// Records a path MTU. The headers of offloaded tunnels were decided from the former one.
+fn learn(flows: &Flows, destination: &Destination, mtu: u32, ends: &Ends, at: Context<'_>) {
+    if destination.path_mtu.learn(mtu, ends.dest.addr, at.now) {
+        flows.offloader.iter().for_each(Offloader::end_all);
+    }
 }
 
 /// An error about the outer packet of a tunnel; `None` if it is about another packet.
@@ -226,9 +233,7 @@ fn about_tunnel(
     }
     let error = match Report::read(frame.bytes(), packet) {
         Report::TooBig { mtu } => {
-            if destination.path_mtu.learn(mtu, ends.dest.addr, at.now) {
-                flows.offloader.iter().for_each(Offloader::end_all);
-            }
+            learn(flows, destination, mtu, &ends, at);
             if about.family() == Family::V4 && !about.dont_fragment {
                 // From now on the director fragments the client's packets.
                 return Some(ErrorAction::Verdict(Verdict::Consumed));
