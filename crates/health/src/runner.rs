@@ -156,8 +156,8 @@ struct RecordData {
 impl CheckRecord {
     fn new(check: CheckRef, machine: CheckStateMachine) -> Self {
         let timing = &check.config().timing;
-        // An edited check of a server that was down skips the warmup: the server is out of service until it passes. So does
-        // an agent, because its server takes its whole weight until then.
+        // An edited check of a server that was down skips the warmup: the server is out of service until it passes. So
+        // does an agent, because its server takes its whole weight until then.
         let is_agent = matches!(check.config().probe, Probe::Agent(..));
         let skips_warmup = is_agent || !machine.result().is_up && !timing.begins_down;
         let random = if skips_warmup { 0.0 } else { fastrand::f64() };
