@@ -53,8 +53,8 @@ pub enum Probe {
 
 impl Probe {
     /// The part of the probe that identifies it when the file is read again: a check whose probe has the same identity
-    /// keeps its state. The content of requests and replies, the user of a command, and where an agent is asked, whose words
-    /// are about the server, are not part of it.
+    /// keeps its state. The content of requests and replies, the user of a command, and where an agent is asked, whose
+    /// words are about the server, are not part of it.
     #[must_use]
     pub fn identity(&self) -> Self {
         match self.clone() {
