@@ -3,8 +3,8 @@
 //! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
 //! without the control thread or a worker. A viewer gets one page of the services that match its search, whole
 //! services, so its document does not grow with their number; a new search reads the texts of all. Memory: some 500
-//! bytes for each real server, once somebody has looked. Not here: the HTTP server (`metrics/exporter.rs`), the fields
-//! (`report/page.rs` of `model`).
+//! bytes for each real server, from the first request on. Not here: the HTTP server (`metrics/exporter.rs`), the
+//! fields (`report/page.rs` of `model`).
 
 use std::collections::HashMap;
 use std::iter;
