@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use xvs_cli::lab::Lab;
 use xvs_ctl::in_memory::Program;
-use xvs_dataplane::offload::keys::Keys;
 use xvs_dataplane::offload::{Ends, Offload, Settings};
 use xvs_dataplane::steering::Steering;
 
@@ -41,9 +40,9 @@ pub fn offloading(after: u32) -> Lab {
     let steering = Steering::load_for_offloaded_runs().expect("the kernel takes the program of root");
     let made = lab.director.offload(|table| {
         let settings = Settings { after, records: RECORDS, ingress: Some(LOOPBACK) };
-        let (offload, keys) = steering.offload(table, settings)?;
+        let offload = steering.offload(table, settings)?;
         offload.set_on(true);
-        let kernel = Kernel { steering, keys, offload: offload.clone() };
+        let kernel = Kernel { steering, offload: offload.clone() };
         Ok::<(_, Box<dyn Program>), io::Error>((offload, Box::new(kernel)))
     });
     made.expect("the maps can be mapped");
@@ -52,7 +51,6 @@ pub fn offloading(after: u32) -> Lab {
 
 struct Kernel {
     steering: Steering,
-    keys: Keys,
     offload: Arc<Offload>,
 }
 
@@ -69,10 +67,6 @@ impl Program for Kernel {
         assert_eq!(counted.next(), None, "at one record");
         FORWARDED.set(FORWARDED.get() + 1);
         Some((to, after))
-    }
-
-    fn turn(&mut self) {
-        self.keys.turn();
     }
 
     fn end(&mut self, ends: &Ends) {

@@ -114,9 +114,6 @@ pub trait Program: Send {
     /// it goes to the pipeline.
     fn forward(&mut self, frame: &[u8]) -> Option<(u32, Vec<u8>)>;
 
-    /// Enters and removes the keys that the pipeline has asked for.
-    fn turn(&mut self);
-
     /// Ends these flows.
     fn end(&mut self, ends: &Ends);
 }
@@ -288,10 +285,11 @@ impl InMemory {
         true
     }
 
-    /// Counts what the program has forwarded, and lets it take up new flows.
+    /// Counts what the program has forwarded.
     fn sweep(&mut self, snapshot: &Snapshot) {
-        let Some(program) = &mut self.control.datapath().program else { return };
-        program.turn();
+        if self.control.datapath().program.is_none() {
+            return;
+        }
         self.pipeline.flows.hasten_sweep();
         while self.pipeline.flows.sweep_offloaded(Context { snapshot, now: self.now }) {}
     }

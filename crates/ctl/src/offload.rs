@@ -1,17 +1,14 @@
-//! Flow offload: whether it is on, the thread that enters the keys of flows, and interfaces that refuse packets.
+//! Flow offload: whether it is on, and interfaces that refuse packets.
 //!
 //! Not here: which flows are offloaded, and what the program does with them (`xvs_dataplane::offload`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::conn::Table;
-use xvs_dataplane::offload::keys::{Keys, TURN};
 use xvs_dataplane::offload::{Offload, Settings};
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::losses::{Leaving, Losses};
@@ -30,7 +27,7 @@ pub enum OffloadMode {
     Off,
 }
 
-/// The offload of a running director; dropping it ends the thread.
+/// The offload of a running director.
 pub(crate) struct Offloading {
     mode: OffloadMode,
     /// The names of interfaces that take no part.
@@ -45,8 +42,6 @@ pub(crate) struct Offloading {
     recent: BTreeMap<u32, Recent>,
     /// Interfaces that have refused too many packets.
     refusing: BTreeSet<u32>,
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// How an interface takes part.
@@ -67,10 +62,6 @@ const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth
                           PEER gro on` at its other end";
 /// From one question to the kernel to the next, which costs several system calls for each interface.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
-/// From turn to turn while nothing is offloaded.
-const REST: Duration = Duration::from_millis(100);
-/// Turns without a change after which the thread rests.
-const ACTIVE: u32 = 100;
 /// So many refused packets in the last seconds, and more than have left, are too many. A link that is too slow for its
 /// packets refuses less.
 const REFUSED_MIN: f64 = 4.0;
@@ -99,10 +90,10 @@ impl Recent {
 }
 
 impl Offloading {
-    /// Starts the thread. No flow is offloaded yet.
+    /// No flow is offloaded yet.
     ///
     /// # Errors
-    /// The kernel cannot map the maps, or count what interfaces refuse; the system has no room for another thread.
+    /// The kernel cannot map the maps, or count what interfaces refuse.
     pub(crate) fn start(
         mode: OffloadMode,
         excluded: Vec<String>,
@@ -117,16 +108,7 @@ impl Offloading {
             ))
         };
         let losses = Losses::follow().map_err(unseen)?;
-        let (flows, mut keys): (_, Keys) = steering.offload(table, settings)?;
-        let (stop, stopped) = bounded::<()>(0);
-        let thread = thread::Builder::new().name("xvs-offload".to_owned()).spawn(move || {
-            let mut idle = 0;
-            while stopped.recv_timeout(if idle < ACTIVE { TURN } else { REST })
-                == Err(RecvTimeoutError::Timeout)
-            {
-                idle = if keys.turn() == 0 { idle.saturating_add(1) } else { 0 };
-            }
-        })?;
+        let flows = steering.offload(table, settings)?;
         let (recent, refusing) = Default::default();
         Ok(Self {
             mode,
@@ -138,8 +120,6 @@ impl Offloading {
             losses,
             recent,
             refusing,
-            stop: Some(stop),
-            thread: Some(thread),
         })
     }
 
@@ -205,15 +185,6 @@ impl Offloading {
             }
         }
         self.refusing.len() > before
-    }
-}
-
-impl Drop for Offloading {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of offloaded flows had panicked");
-        }
     }
 }
 

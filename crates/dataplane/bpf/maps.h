@@ -123,23 +123,14 @@ struct xvs_hold {
 /* Flows that the program forwards itself. A record of a connection has a part for each direction: requests, replies. */
 #define XVS_FLOWS (1 << 17)
 
-/* The keys of the maps `flows_v4` and `flows_v6`: a packet's endpoints as it is received. */
-struct xvs_flow_v4 {
-	__be32 source;
-	__be32 dest;
-	__be16 source_port;
-	__be16 dest_port;
-	__u32 protocol;
-};
-struct xvs_flow_v6 {
-	__be32 source[4];
-	__be32 dest[4];
-	__be16 source_port;
-	__be16 dest_port;
-	__u32 protocol;
-};
-
-/* Their values: the number of the record, the part, and in the upper half the use of the record. */
+/* Where the program finds the record of a packet, by a hash of the endpoints and protocol as it is received: the bucket by
+ * the lower half of the hash, in an entry whose upper half, the tag, is that of the hash. The lower half of an entry has the
+ * number of the record, the part, and the use of the record. 0: the entry is free.
+ */
+#define XVS_BUCKETS (1 << 17)
+#define XVS_BUCKET 8
+#define XVS_HASH_FACTOR 0x9e3779b97f4a7c15ULL
+#define XVS_FLOW_TAG(hash) ((hash) >> 32 | 1)
 #define XVS_FLOW_RECORD(value) ((value) & (XVS_FLOWS - 1))
 #define XVS_FLOW_PART(value) ((value) >> 17 & 1)
 #define XVS_FLOW_USE(value) ((value) >> 18)
@@ -151,7 +142,7 @@ struct xvs_flow_part {
 	__u8 link[12];     /* the link addresses with which they leave: of the next hop, then of the interface */
 	__u8 to[6];        /* the link address to which they come */
 	__u16 mtu;         /* in bytes, without link header */
-	__be32 source_v4;  /* the endpoints with which they leave; addresses of IPv6 are in the record */
+	__be32 source_v4;  /* the endpoints with which they leave; IPv6 addresses are in the record */
 	__be32 dest_v4;
 	__be16 source_port;
 	__be16 dest_port;
@@ -159,7 +150,13 @@ struct xvs_flow_part {
 			    * the sum of the constant fields of an outer IPv4 header */
 	__u16 transport_sum;
 	__u32 flags; /* a set of the following */
-	__u64 counted[2]; /* xvsd: packets and bytes that it has added to its counts */
+	__be32 old_source_v4; /* the endpoints with which they come */
+	__be32 old_dest_v4;
+	__be16 old_source_port;
+	__be16 old_dest_port;
+	__u8 protocol;
+	__u8 family;
+	__u16 unused;
 };
 enum {
 	XVS_FLOW_READDRESSED = 1 << 0, /* endpoints change; else the link addresses alone */
@@ -169,6 +166,11 @@ enum {
 };
 /* The bytes of the outer headers; 0: packets leave without any. */
 #define XVS_FLOW_OUTER(flags) ((flags) >> 8)
+
+struct xvs_addresses_v6 {
+	__be32 source[4];
+	__be32 dest[4];
+};
 
 /* A value of the array `flows`. */
 struct xvs_flow {
@@ -181,13 +183,11 @@ struct xvs_flow {
 		__u64 packets; /* counted by the program */
 		__u64 bytes;
 	} count[2];
-	__u64 unused2;
+	__u32 counted[2]; /* xvsd: how many of the packets, modulo 2^32, it has added to its counts */
 	struct xvs_flow_part part[2];
+	struct xvs_addresses_v6 old_v6[2];
 	union {
-		struct {
-			__be32 source[4];
-			__be32 dest[4];
-		} v6[2];
+		struct xvs_addresses_v6 v6[2];
 		/* The outer headers of requests; what differs from packet to packet is 0. */
 		__u8 outer[64];
 	};
@@ -198,7 +198,10 @@ struct xvs_flow {
 struct xvs_offload {
 	__u32 is_on;
 	__u32 epoch;
+	__u64 seed; /* of the hash */
+	__u64 unused[6];
 	__u32 slots[XVS_SLOTS];
+	__u64 keys[XVS_BUCKETS][XVS_BUCKET];
 };
 
 /* The value of the map `losses`, which has one entry: packets by the interface where they were to leave. Interfaces whose

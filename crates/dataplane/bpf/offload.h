@@ -4,7 +4,7 @@
  * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
  * space. Only plain packets that change nothing of their connection but its counts: a segment that begins, ends or
  * resets one ends the record and goes to the worker, and so does every packet that is not plain. Cost: for packets of
- * no record, a look-up; without records, one load. Not here: which connections have records (src/offload/).
+ * no record, a hash and a cache line; if it is off, one load. Not here: which connections have records (src/offload/).
  */
 #ifndef XVS_OFFLOAD_H
 #define XVS_OFFLOAD_H
@@ -24,22 +24,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct xvs_flow);
 } flows SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 2 * XVS_FLOWS);
-	__type(key, struct xvs_flow_v4);
-	__type(value, __u32);
-} flows_v4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 2 * XVS_FLOWS);
-	__type(key, struct xvs_flow_v6);
-	__type(value, __u32);
-} flows_v6 SEC(".maps");
 
 #define TCP_LEN 20
 #define UDP_LEN 8
@@ -101,6 +85,25 @@ static __always_inline int is_to(const struct ethhdr *eth, const struct xvs_flow
 {
 	const __u16 *dest = (const __u16 *)eth->h_dest, *to = (const __u16 *)part->to;
 	return dest[0] == to[0] && dest[1] == to[1] && dest[2] == to[2];
+}
+
+/* Whether a packet, of a family which is a constant, is of a part: two keys may have the same tag. */
+static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part,
+				 const struct ethhdr *eth, __u32 protocol, const int v4)
+{
+	const struct iphdr *ip4 = (const void *)(eth + 1);
+	const struct ipv6hdr *ip6 = (const void *)(eth + 1);
+	const struct ports *ports = v4 ? (const void *)(ip4 + 1) : (const void *)(ip6 + 1);
+	if (part->protocol != protocol || part->family != (v4 ? XVS_V4 : XVS_V6) ||
+	    part->old_source_port != ports->source || part->old_dest_port != ports->dest)
+		return 0;
+	if (v4)
+		return part->old_source_v4 == ip4->saddr && part->old_dest_v4 == ip4->daddr;
+	const __u32 *is = (const void *)&ip6->saddr, *old = number ? flow->old_v6[1].source : flow->old_v6[0].source;
+	__u32 differs = 0;
+	for (int word = 0; word < 8; word++)
+		differs |= is[word] ^ old[word];
+	return !differs;
 }
 
 /* Removes link padding. Other pointers to the packet are invalid then. Longer frames have none, and may have more buffers,
@@ -224,8 +227,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	struct iphdr *ip4 = (void *)(eth + 1);
 	struct ipv6hdr *ip6 = (void *)(eth + 1);
 	__u32 protocol = v4 ? ip4->protocol : ip6->nexthdr;
-	/* AH and ESP have keys of UDP. */
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (!is_of(flow, number, part, eth, protocol, v4))
 		return 0;
 	int is_tcp = protocol == IPPROTO_TCP;
 	__u32 at = transport + (is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM);
@@ -279,54 +281,58 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	return send(flow, number, part, total);
 }
 
-/* Forwards a packet by the record that this value of the maps of flows names. Returns 0 if it goes to the worker. The
- * verifier walks a function that is not static once.
+/* Forwards a packet by the record of the key with this hash. Returns 0 if it goes to the worker. The verifier walks a
+ * function that is not static once.
  */
-__noinline int forward(struct xdp_md *ctx, __u32 value, __u32 family)
+__noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 {
-	__u32 first = 0, index = XVS_FLOW_RECORD(value), number = XVS_FLOW_PART(value);
+	__u32 first = 0, value = 0;
 	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
-	struct xvs_flow *flow = bpf_map_lookup_elem(&flows, &index);
-	if (!state || !flow)
+	if (!state)
 		return 0;
+	const volatile __u64 *bucket = state->keys[hash & (XVS_BUCKETS - 1)];
+	for (int at = 0; at < XVS_BUCKET; at++) {
+		__u64 entry = bucket[at];
+		if (XVS_FLOW_TAG(entry) == XVS_FLOW_TAG(hash))
+			value = entry;
+	}
+	__u32 index = XVS_FLOW_RECORD(value), number = XVS_FLOW_PART(value);
+	struct xvs_flow *flow = bpf_map_lookup_elem(&flows, &index);
 	__u64 use = (__u64)XVS_FLOW_USE(value) << 1 | 1;
-	if (*(volatile __u64 *)&flow->state != use)
+	if (!flow || *(volatile __u64 *)&flow->state != use)
 		return 0;
 	return family == XVS_V4 ? forward_by(ctx, state, flow, use, number, 1) :
 				  forward_by(ctx, state, flow, use, number, 0);
 }
 
-/* The record of a packet whose transport header is at this offset, as a value of the maps; NULL: it has none. */
-static __always_inline __u32 *record_of(const struct packet *packet, __u32 offset)
+static __always_inline void add_to(__u64 *hash, __u32 low, __u32 high)
 {
-	__u32 first = 0;
+	*hash = (*hash ^ low ^ (__u64)high << 32) * XVS_HASH_FACTOR;
+	*hash ^= *hash >> 32;
+}
+
+/* Forwards a packet whose transport header is at this offset, if its flow is offloaded. Returns 0 if it goes to the
+ * worker.
+ */
+static __always_inline int is_forwarded(struct xdp_md *ctx, const struct packet *packet, __u32 offset)
+{
+	__u32 first = 0, is_v4 = packet->family == XVS_V4;
 	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
 	if (!state || !*(volatile __u32 *)&state->is_on)
-		return NULL;
+		return 0;
+	/* AH and ESP have ports of UDP here. */
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
-		return NULL;
-	if (packet->family == XVS_V4) {
-		if (offset != sizeof(struct ethhdr) + sizeof(struct iphdr))
-			return NULL;
-		struct xvs_flow_v4 key = {
-			.source_port = packet->source_port,
-			.dest_port = packet->dest_port,
-			.protocol = packet->protocol,
-		};
-		__builtin_memcpy(&key.source, packet->source, 4);
-		__builtin_memcpy(&key.dest, packet->dest, 4);
-		return bpf_map_lookup_elem(&flows_v4, &key);
-	}
-	if (offset != sizeof(struct ethhdr) + sizeof(struct ipv6hdr))
-		return NULL;
-	struct xvs_flow_v6 key = {
-		.source_port = packet->source_port,
-		.dest_port = packet->dest_port,
-		.protocol = packet->protocol,
-	};
-	__builtin_memcpy(key.source, packet->source, 16);
-	__builtin_memcpy(key.dest, packet->dest, 16);
-	return bpf_map_lookup_elem(&flows_v6, &key);
+		return 0;
+	if (offset != sizeof(struct ethhdr) + (is_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)))
+		return 0;
+	const __u32 *source = (const void *)packet->source, *dest = (const void *)packet->dest;
+	__u64 hash = state->seed;
+	add_to(&hash, packet->source_port | (__u32)packet->dest_port << 16, packet->protocol);
+	add_to(&hash, source[0], dest[0]);
+	if (!is_v4)
+		for (int word = 1; word < 4; word++)
+			add_to(&hash, source[word], dest[word]);
+	return forward(ctx, hash, packet->family);
 }
 
 #endif

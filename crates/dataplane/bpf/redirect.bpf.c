@@ -60,8 +60,8 @@ struct {
 
 /* The fields of a packet that steering needs. */
 struct packet {
-	__u8 source[16];
-	__u8 dest[16];
+	__u8 source[16] __attribute__((aligned(4)));
+	__u8 dest[16] __attribute__((aligned(4)));
 	__be16 source_port;
 	__be16 dest_port;
 	__u8 family;
@@ -364,8 +364,7 @@ static __always_inline int decide(struct xdp_md *ctx, int leaves_flows)
 	__u64 lists = lists_for(&packet);
 	if (lists && is_refused(&packet, lists))
 		return REFUSED;
-	__u32 *record = leaves_flows ? NULL : record_of(&packet, offset);
-	if (record && forward(ctx, *record, packet.family))
+	if (!leaves_flows && is_forwarded(ctx, &packet, offset))
 		return FORWARDED;
 	__u32 roles = matches(&packet), limit = XVS_LIMIT_OF(roles);
 	if (limit && is_syn(ctx, offset) && is_above_limit(limit))

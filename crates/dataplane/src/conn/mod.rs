@@ -54,7 +54,7 @@ pub(crate) use self::lookup::Sought;
 pub(crate) use self::numbers::{Awaited, Numbers};
 #[cfg(test)]
 pub(crate) use self::offloaded::RECORD;
-pub(crate) use self::offloaded::{Offloaded, RECORDS, word as offloaded_word};
+pub(crate) use self::offloaded::{Offloaded, RECORDS, counted, word as offloaded_word};
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::ASSURED;

@@ -14,7 +14,7 @@ use super::id::ConnId;
 /// The number of records.
 pub(crate) const RECORDS: usize = 1 << 17;
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
-pub(crate) const RECORD: usize = 32;
+pub(crate) const RECORD: usize = 40;
 
 /// The places of the words of a record.
 pub(crate) mod word {
@@ -26,14 +26,17 @@ pub(crate) mod word {
     pub(crate) const SLOT_EPOCH: usize = 2;
     /// Packets and bytes of requests, then of replies.
     pub(crate) const COUNTS: usize = 3;
+    /// How many packets of requests and, in the upper half, of replies, modulo 2^32, are counted at the connection
+    /// already. The program has no use for it.
+    pub(crate) const COUNTED: usize = 7;
     /// What becomes of requests, then of replies.
     pub(crate) const PARTS: usize = 8;
     /// The words of a part.
     pub(crate) const PART: usize = 8;
-    /// In a part: packets and bytes that are counted at the connection already. The program has no use for them.
-    pub(crate) const COUNTED: usize = 6;
-    /// The IPv6 addresses of requests, then of replies.
-    pub(crate) const ADDRESSES: usize = 24;
+    /// The IPv6 addresses with which requests come, then replies.
+    pub(crate) const OLD_ADDRESSES: usize = 24;
+    /// Those with which they leave.
+    pub(crate) const ADDRESSES: usize = 32;
 }
 
 /// The records, and which connection each is of.
@@ -86,12 +89,16 @@ impl Offloaded {
 
     /// Whether the program has forwarded packets of a connection that are not counted at it yet.
     pub(crate) fn has_news(&self, id: ConnId) -> bool {
-        let differs = |words: &[AtomicU64], part: usize| {
-            let counted = &words[word::PARTS + part * word::PART + word::COUNTED];
-            words[word::COUNTS + 2 * part].load(Ordering::Relaxed) != counted.load(Ordering::Relaxed)
-        };
-        self.of(id).is_some_and(|record| (0..2).any(|part| differs(self.record(record), part)))
+        self.of(id).is_some_and(|record| {
+            let word = |place: usize| self.record(record)[place].load(Ordering::Relaxed);
+            word(word::COUNTED) != counted(word(word::COUNTS), word(word::COUNTS + 2))
+        })
     }
+}
+
+/// The word of these packets of requests and of replies ([`word::COUNTED`]).
+pub(crate) fn counted(requests: u64, replies: u64) -> u64 {
+    requests & 0xffff_ffff | replies << 32
 }
 
 impl fmt::Debug for Offloaded {

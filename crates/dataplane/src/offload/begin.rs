@@ -5,16 +5,16 @@
 //! which the program does not forward either (`bpf/offload.h`).
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::fence;
+use std::sync::atomic::{AtomicU64, fence};
 
 use xvs_proto::{Family, FlowKey, LinkId, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use super::flow_key::{FlowKeys, Key};
+use super::keys;
 use super::not_offloaded::NotOffloaded;
 use super::own::Own;
 use super::part::Part;
-use super::shared::{Job, Offload, slot};
+use super::shared::{Offload, slot};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::tcp::TcpState;
@@ -44,7 +44,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     }
     // Before the path MTU is read, after whose change a worker ends all records.
     let epochs = shared.epochs(destination);
-    let Ok((parts, keys)) = plan(&connection, table.handle(), link, at) else { return false };
+    let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
     let Some(record) = shared.free.pop() else { return true };
     let state = shared.fill(record, destination, epochs, &parts);
     let generation = connection.generation();
@@ -55,17 +55,28 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let is_live = table.recall(id, generation).is_some_and(|connection| is_steady(&connection));
     let has_replies =
         || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
-    let is_its = is_bound && is_live && has_replies();
-    if !is_its || shared.jobs.push(Job::Enter(record, keys)).is_err() {
+    if !(is_bound && is_live && has_replies()) {
         shared.flows.record(record)[word::STATE].store(state & !1, Relaxed);
         if is_bound {
             shared.flows.unbind(id, record);
         }
         let _ = shared.free.push(record);
-        return is_its;
+        return false;
     }
-    let (idle, is_new, is_given_up) = (0, true, false);
-    offloader.add(Own { record, id, link, generation, destination, idle, is_new, is_given_up }, at.now);
+    let mut is_given_up = false;
+    let places = [0, 1].map(|number| {
+        let part = parts[number as usize].as_ref()?;
+        let place = shared.enter(&part.before, keys::value((state >> 1) as u32, number, record));
+        is_given_up |= place.is_none();
+        place
+    });
+    if is_given_up {
+        shared.flows.record(record)[word::STATE].fetch_and(!1, Relaxed);
+        shared.refused.fetch_add(1, Relaxed);
+    }
+    let (counted, idle, is_new) = ([[0; 2]; 2], 0, true);
+    let own = Own { record, id, link, generation, destination, places, counted, idle, is_new, is_given_up };
+    offloader.add(own, at.now);
     false
 }
 
@@ -79,23 +90,21 @@ impl Offload {
         parts: &[Option<Part>; 2],
     ) -> u64 {
         let words = self.flows.record(record);
-        // Relaxed: the program finds the record by a key that is entered after the queue's Release, by a system call.
+        // Relaxed: the program finds the record by a key that is entered afterwards, with Release.
         words[word::EPOCH_AND_SLOT].store(u64::from(slot(destination)) << 32 | u64::from(epoch), Relaxed);
         words[word::SLOT_EPOCH].store(slot_epoch.into(), Relaxed);
-        words[word::COUNTS..word::COUNTS + 4].iter().for_each(|word| word.store(0, Relaxed));
+        words[word::COUNTS..=word::COUNTED].iter().for_each(|word| word.store(0, Relaxed));
         for (place, part) in parts.iter().enumerate() {
             let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
-            part_words[word::COUNTED..].iter().for_each(|word| word.store(0, Relaxed));
             let Some(part) = part else { continue };
             let from = (self.settings.ingress.unwrap_or(part.from.0), part.from.1);
-            let (values, addresses) = Part { from, ..part.clone() }.words();
-            let of_addresses = &words[word::ADDRESSES + place * addresses.len()..];
-            let all = part_words.iter().zip(values).chain(of_addresses.iter().zip(addresses));
-            all.for_each(|(word, value)| word.store(value, Relaxed));
+            let (values, [old, new]) = Part { from, ..part.clone() }.words();
+            put(part_words, &values);
+            put(&words[word::OLD_ADDRESSES + place * old.len()..], &old);
+            put(&words[word::ADDRESSES + place * new.len()..], &new);
         }
         if let Some(outer) = parts[0].as_ref().and_then(|request| request.outer.as_ref()) {
-            let all = words[word::ADDRESSES..].iter().zip(outer.words());
-            all.for_each(|(word, value)| word.store(value, Relaxed));
+            put(&words[word::ADDRESSES..], &outer.words());
         }
         let state = words[word::STATE].load(Relaxed) | 1;
         words[word::STATE].store(state, Relaxed);
@@ -103,13 +112,17 @@ impl Offload {
     }
 }
 
-/// What is to be done with requests and replies of a connection, and the keys of both. Requests come by `link`.
+fn put(words: &[AtomicU64], values: &[u64]) {
+    words.iter().zip(values).for_each(|(word, value)| word.store(*value, Relaxed));
+}
+
+/// What is to be done with requests and replies of a connection. Requests come by `link`.
 pub(super) fn plan(
     connection: &Connection<'_>,
     table: &TableHandle,
     link: LinkId,
     at: Context<'_>,
-) -> Result<([Option<Part>; 2], FlowKeys), NotOffloaded> {
+) -> Result<[Option<Part>; 2], NotOffloaded> {
     let (snapshot, ends) = (at.snapshot, Ends::of(connection));
     if connection.flags().intersects(Flags::UNUSUAL) {
         return Err(NotOffloaded::Unusual);
@@ -174,8 +187,7 @@ pub(super) fn plan(
         },
         false => None,
     };
-    let keys = [Key::of(&before), reply.as_ref().and_then(|reply| Key::of(&reply.before))];
-    Ok(([Some(request), reply], keys))
+    Ok([Some(request), reply])
 }
 
 /// Whether a connection is in a state in which packets change nothing of it.

@@ -1,119 +1,89 @@
-//! The keys of offloaded flows in the maps of the XDP program.
+//! Where the XDP program finds the record of a packet: a hash table in memory that it shares with workers.
 //!
-//! Runs on a thread of its own, because a change of a map is a system call, which workers do not make. What it does is
-//! queued by workers: keys to enter, and records to free. Removed keys may be in use by a program that runs at this
-//! moment, so a record is used again a turn later.
+//! A key is the endpoints and the protocol of packets as they are received. Its hash names a bucket, which is one cache
+//! line, and a tag; the bucket's entry with this tag names the record, where the key stands as a whole. Workers enter
+//! and remove keys without a lock. A bucket that is full refuses a key: of as many as there are records, one of 7,000.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use xvs_xdp::bpf::{KernelMap, Object};
+use xvs_proto::FlowKey;
 
-use super::flow_key::{FlowKeys, Key, V4, V6};
-use super::shared::{Job, Offload, map};
+use super::own::Own;
+use super::shared::{KEYS, Offload, SEED};
 use crate::conn::{RECORDS, offloaded_word as word};
 
-/// From turn to turn.
-pub const TURN: Duration = Duration::from_millis(10);
+/// The number of buckets, and of the entries of one.
+pub(crate) const BUCKETS: usize = 1 << 17;
+pub(crate) const BUCKET: usize = 8;
 
-/// The uses of a record until they are numbered anew: the values of the maps have so many bits for them.
+/// The uses of a record until they are numbered anew: entries have so many bits for them.
 const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
 
-/// The value of a key of a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
+/// What an entry says of a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
 pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
     number << (RECORDS.ilog2() + 1) | part << RECORDS.ilog2() | record
 }
 
-/// The keys that are in the maps.
-pub struct Keys {
-    offload: Arc<Offload>,
-    v4: KernelMap,
-    v6: KernelMap,
-    /// By record.
-    entered: Vec<FlowKeys>,
-    /// Records without keys, to be used again after the next turn.
-    resting: Vec<u32>,
+/// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
+fn hash(seed: u64, key: &FlowKey) -> u64 {
+    let mut hash = seed;
+    let mut add = |low: u32, high: u32| {
+        hash = (hash ^ u64::from(low) ^ u64::from(high) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 32;
+    };
+    let [source, dest] =
+        [key.source, key.dest].map(|end| u32::from(u16::from_ne_bytes(end.port.to_be_bytes())));
+    add(source | dest << 16, key.protocol.0.into());
+    match (key.source.addr, key.dest.addr) {
+        (IpAddr::V4(source), IpAddr::V4(dest)) => {
+            add(u32::from_ne_bytes(source.octets()), u32::from_ne_bytes(dest.octets()));
+        }
+        (IpAddr::V6(source), IpAddr::V6(dest)) => {
+            let (source, dest) = (source.octets(), dest.octets());
+            for (source, dest) in source.as_chunks().0.iter().zip(dest.as_chunks().0) {
+                add(u32::from_ne_bytes(*source), u32::from_ne_bytes(*dest));
+            }
+        }
+        // No packet is of two families.
+        _ => {}
+    }
+    hash
 }
 
-impl Keys {
-    /// The maps are those of `object`.
-    ///
-    /// # Errors
-    /// The kernel's error.
-    pub(crate) fn of(object: &Object, offload: Arc<Offload>) -> io::Result<Self> {
-        let map = |name| KernelMap::of(object.map_descriptor(name)?.try_clone_to_owned()?);
-        Ok(Self {
-            offload,
-            v4: map(map::FLOWS_V4)?,
-            v6: map(map::FLOWS_V6)?,
-            entered: vec![[None, None]; RECORDS],
-            resting: Vec::new(),
-        })
+impl Offload {
+    /// Enters a key. Returns its place; `None`: its bucket is full, or another worker enters the same one.
+    pub(super) fn enter(&self, key: &FlowKey, value: u32) -> Option<usize> {
+        let hash = hash(self.state[SEED].load(Relaxed), key);
+        let tag = hash >> 32 | 1;
+        let first = KEYS + hash as usize % BUCKETS * BUCKET;
+        let bucket = &self.state[first..first + BUCKET];
+        // An equal tag is of an earlier record of this key, as good as always.
+        let place = |wanted: u64| bucket.iter().position(|entry| entry.load(Relaxed) >> 32 == wanted);
+        let at = place(tag).or_else(|| place(0))?;
+        let former = bucket[at].load(Relaxed);
+        let is_free = former == 0 || former >> 32 == tag;
+        // Release: a program that finds the entry finds the record as it was written before.
+        let entered = || bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed);
+        (is_free && entered().is_ok()).then_some(first + at)
     }
 
-    /// Enters and removes what workers have asked for. Returns the number of records.
-    pub fn turn(&mut self) -> usize {
-        for record in std::mem::take(&mut self.resting) {
-            let _ = self.offload.free.push(record);
+    /// Removes the keys of a record that has ended, and numbers its next use.
+    pub(super) fn release(&self, own: &Own) {
+        let state = &self.flows.record(own.record)[word::STATE];
+        let number = state.load(Relaxed) >> 1;
+        for (part, place) in (0..).zip(own.places) {
+            // One that stays names a use that has ended.
+            place.into_iter().for_each(|place| self.remove(place, value(number as u32, part, own.record)));
         }
-        // What is queued meanwhile waits for the next turn, so that free records get to workers.
-        let jobs = self.offload.jobs.len();
-        for _ in 0..jobs {
-            match self.offload.jobs.pop() {
-                Some(Job::Enter(record, keys)) => self.enter(record, keys),
-                Some(Job::Free(record)) => self.free(record),
-                None => break,
-            }
-        }
-        jobs
+        state.store(((number + 1) % USES) << 1, Relaxed);
     }
 
-    fn enter(&mut self, record: u32, keys: FlowKeys) {
-        let state = &self.offload.flows.record(record)[word::STATE];
-        let number = (state.load(Relaxed) >> 1) as u32;
-        for (part, key) in keys.iter().enumerate() {
-            let Some(key) = key else { continue };
-            if self.set(key, value(number, part as u32, record)).is_err() {
-                // Workers forward the connection, and one of them has the record freed.
-                state.fetch_and(!1, Relaxed);
-                self.offload.refused.fetch_add(1, Relaxed);
-            }
-        }
-        self.entered[record as usize] = keys;
-    }
-
-    fn free(&mut self, record: u32) {
-        for key in std::mem::take(&mut self.entered[record as usize]).iter().flatten() {
-            // It may name a newer record by now. One that stays names a use that has ended.
-            let _ = self.unset(key, record);
-        }
-        let state = &self.offload.flows.record(record)[word::STATE];
-        let number = (state.load(Relaxed) >> 1) + 1;
-        state.store((number % USES) << 1, Relaxed);
-        self.resting.push(record);
-    }
-
-    fn set(&self, key: &Key, value: u32) -> io::Result<()> {
-        match key {
-            Key::V4(key) => self.v4.entries::<V4>()?.set(key, value),
-            Key::V6(key) => self.v6.entries::<V6>()?.set(key, value),
-        }
-    }
-
-    /// Removes a key, if it names this record.
-    fn unset(&self, key: &Key, record: u32) -> io::Result<()> {
-        let is_its = |value: Option<u32>| value.is_some_and(|value| value % RECORDS as u32 == record);
-        match key {
-            Key::V4(key) => {
-                let map = self.v4.entries::<V4>()?;
-                if is_its(map.get(key)?) { map.unset(key) } else { Ok(()) }
-            }
-            Key::V6(key) => {
-                let map = self.v6.entries::<V6>()?;
-                if is_its(map.get(key)?) { map.unset(key) } else { Ok(()) }
-            }
+    /// Removes the key at a place, unless another one is there by now.
+    fn remove(&self, place: usize, value: u32) {
+        let entry = self.state[place].load(Relaxed);
+        if entry as u32 == value {
+            let _ = self.state[place].compare_exchange(entry, 0, Relaxed, Relaxed);
         }
     }
 }

@@ -2,16 +2,15 @@
 //! of them to a worker.
 //!
 //! Workers alone decide. One that forwards a packet of a steady connection (`begin.rs`) may write into shared memory
-//! what the program is to do with later packets of both directions: a record. A thread enters the keys by which the
-//! program finds it (`keys.rs`), because that takes system calls. Each second the worker reads what the program has
+//! what the program is to do with later packets of both directions: a record, and the keys by which the program finds
+//! it (`keys.rs`). Each second the worker reads what the program has
 //! counted (`sweep.rs`), refreshes deadlines, and adds to all counts. A record ends by one store: when the connection
 //! ends or changes its state, or the program meets a segment that may change it. Its epochs end many at once, when what
 //! was decided from has changed. Not here: the program (`bpf/offload.h`).
 
 pub(crate) mod begin;
 mod ends;
-mod flow_key;
-pub mod keys;
+mod keys;
 mod not_offloaded;
 mod own;
 mod part;
@@ -25,4 +24,7 @@ pub(crate) use self::own::Offloader;
 pub(crate) use self::shared::map;
 pub use self::shared::{Offload, Settings};
 #[cfg(test)]
-pub(crate) use self::{keys::value as key_value, shared::STATE_WORDS};
+pub(crate) mod layout {
+    pub(crate) use super::keys::{BUCKET, BUCKETS, value as key_value};
+    pub(crate) use super::shared::{KEYS, SEED, STATE_WORDS};
+}

@@ -1,5 +1,6 @@
 //! The records that one worker has made.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Offloader {
     pub(super) ended: Vec<(ConnId, u32, LinkId)>,
     /// When that is tried.
     pub(super) again_due: Millis,
+    /// Records that a program may still be reading, and until when.
+    pub(super) resting: VecDeque<(u32, Millis)>,
 }
 
 /// A record of this worker.
@@ -43,6 +46,10 @@ pub(super) struct Own {
     pub(super) link: LinkId,
     pub(super) generation: u32,
     pub(super) destination: DestinationId,
+    /// The places of the keys of requests and of replies.
+    pub(super) places: [Option<usize>; 2],
+    /// Packets and bytes of both that are counted at the connection already.
+    pub(super) counted: [[u64; 2]; 2],
     /// Passes since the last packet while it was in force.
     pub(super) idle: u8,
     /// Whether no pass has read it yet.
@@ -58,8 +65,10 @@ const OFTEN: u32 = 64;
 pub(super) const SLICE: usize = 64;
 /// The most packets in a second of connections that give their records up when those are short.
 const COLDEST: u64 = 64;
-/// How long a worker waits for the thread of keys.
+/// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
+/// How long a record without keys is not used again. A program runs for microseconds, but its core may be a virtual one.
+pub(super) const REST: Duration = Duration::from_millis(100);
 /// From pass to pass.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
@@ -76,7 +85,8 @@ impl Offloader {
         let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(RECORDS));
         let (next, cold, to_give, given_up, begins) = (0, 0, 0, 0, true);
         let (due, again_due) = (Millis(0), Millis(0));
-        Self { shared, after, own, next, due, cold, to_give, given_up, begins, ended, again_due }
+        let resting = VecDeque::with_capacity(RECORDS);
+        Self { shared, after, own, next, due, cold, to_give, given_up, begins, ended, again_due, resting }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -88,6 +98,7 @@ impl Offloader {
         if self.own.is_empty() {
             (self.next, self.due, self.begins) = (0, now + PASS, true);
         }
+        self.given_up += usize::from(own.is_given_up);
         self.own.push(own);
     }
 
@@ -99,6 +110,20 @@ impl Offloader {
     /// Whether a connection is to be offloaded again.
     pub(super) fn is_again_due(&self, now: Millis) -> bool {
         !self.ended.is_empty() && self.again_due <= now
+    }
+
+    /// Whether a record may be used again.
+    pub(super) fn is_rest_over(&self, now: Millis) -> bool {
+        self.resting.front().is_some_and(|(_, until)| *until <= now)
+    }
+
+    /// Lets records be used again that no program reads any more.
+    pub(super) fn end_rest(&mut self, now: Millis) {
+        while self.is_rest_over(now) {
+            if let Some((record, _)) = self.resting.pop_front() {
+                let _ = self.shared.free.push(record);
+            }
+        }
     }
 
     /// Decides how many connections give their records up in the pass that begins.
@@ -119,6 +144,7 @@ impl Offloader {
     pub(crate) fn next_due(&self) -> Option<Millis> {
         let pass = (!self.own.is_empty()).then_some(self.due);
         let again = (!self.ended.is_empty()).then_some(self.again_due);
-        pass.into_iter().chain(again).min()
+        let rest = self.resting.front().map(|(_, until)| *until);
+        pass.into_iter().chain(again).chain(rest).min()
     }
 }

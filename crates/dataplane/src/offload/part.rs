@@ -37,14 +37,14 @@ const PARTIAL: u32 = 1 << 2;
 const UDP: u32 = 1 << 3;
 const OUTER_SHIFT: u32 = 8;
 
-/// The words of a part that xvsd writes.
-pub(super) const WORDS: usize = 6;
-/// The words of its IPv6 addresses.
+/// The words of a part.
+pub(super) const WORDS: usize = 8;
+/// The words of two IPv6 addresses.
 pub(super) const ADDRESS_WORDS: usize = 4;
 
 impl Part {
-    /// As the program reads it: the part, and its IPv6 addresses.
-    pub(super) fn words(&self) -> ([u64; WORDS], [u64; ADDRESS_WORDS]) {
+    /// As the program reads it: the part, and the IPv6 addresses with which packets come, and leave.
+    pub(super) fn words(&self) -> ([u64; WORDS], [[u64; ADDRESS_WORDS]; 2]) {
         let Self { before, after, outer, .. } = self;
         let outer = outer.as_ref();
         let network = Delta::default().addr(before.source.addr, after.source.addr);
@@ -57,26 +57,28 @@ impl Part {
             | flag(self.partial_checksums, PARTIAL)
             | outer.map_or(0, |outer| (outer.len as u32) << OUTER_SHIFT | flag(outer.has_udp, UDP));
         let mut bytes = [0; 8 * WORDS];
-        let mut wide = [0; 8 * ADDRESS_WORDS];
+        let mut wides = [[0; 8 * ADDRESS_WORDS]; 2];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &self.from.0.to_ne_bytes());
         put(4, &self.to.0.to_ne_bytes());
         put(8, &self.to.1);
         put(20, &self.from.1.0);
         put(26, &u16::try_from(self.mtu).unwrap_or(u16::MAX).to_ne_bytes());
-        for (at, addr) in [after.source.addr, after.dest.addr].into_iter().enumerate() {
-            match addr {
-                IpAddr::V4(addr) => put(28 + 4 * at, &addr.octets()),
-                IpAddr::V6(addr) => wide[16 * at..16 * at + 16].copy_from_slice(&addr.octets()),
+        for (flow, at, wide) in [(before, 48, 0), (after, 28, 1)] {
+            for (end, endpoint) in [flow.source, flow.dest].into_iter().enumerate() {
+                match endpoint.addr {
+                    IpAddr::V4(addr) => put(at + 4 * end, &addr.octets()),
+                    IpAddr::V6(addr) => wides[wide][16 * end..16 * end + 16].copy_from_slice(&addr.octets()),
+                }
+                put(at + 8 + 2 * end, &endpoint.port.to_be_bytes());
             }
         }
-        put(36, &after.source.port.to_be_bytes());
-        put(38, &after.dest.port.to_be_bytes());
+        put(60, &[before.protocol.0, if before.source.addr.is_ipv4() { 4 } else { 6 }]);
         let network = outer.map_or(network.folded(), |outer| outer.sum);
         put(40, &network.to_be_bytes());
         put(42, &transport.folded().to_be_bytes());
         put(44, &flags.to_ne_bytes());
-        (words(&bytes), words(&wide))
+        (words(&bytes), wides.map(|wide| words(&wide)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What workers, the control thread and the thread of keys share.
+//! What workers, the control thread and the XDP program share.
 
 use std::io;
 use std::sync::Arc;
@@ -8,18 +8,20 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crossbeam::queue::ArrayQueue;
 use xvs_xdp::bpf::{Object, Words};
 
-use super::flow_key::FlowKeys;
-use crate::conn::{Offloaded, RECORDS, Table, offloaded_word as word};
+use super::keys::{BUCKET, BUCKETS};
+use crate::conn::{Offloaded, RECORDS, Table, offloaded_word as word, random_secret};
 use crate::snapshot::DestinationId;
 
-/// The words of `struct xvs_offload`: two of 32 bits in each.
-pub(crate) const STATE_WORDS: usize = 1 + SLOTS / 2;
+/// The words of `struct xvs_offload`.
+pub(crate) const STATE_WORDS: usize = KEYS + BUCKETS * BUCKET;
+/// The places of its words. Switch, epoch and slots are halves of words.
+pub(crate) const SEED: usize = 1;
+const SLOT_WORDS: usize = 8;
+pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
 /// The number of slots: destinations whose numbers differ by it share one.
 const SLOTS: usize = 1 << 16;
 /// Records are short when fewer than this part of them is free.
 const SHORT_PART: usize = 8;
-/// The most changes of keys that wait for the thread.
-const JOBS: usize = 1 << 12;
 
 /// The maps of the program by which it forwards.
 pub(crate) mod map {
@@ -27,19 +29,16 @@ pub(crate) mod map {
 
     pub(crate) const STATE: &CStr = c"offload";
     pub(crate) const FLOWS: &CStr = c"flows";
-    pub(crate) const FLOWS_V4: &CStr = c"flows_v4";
-    pub(crate) const FLOWS_V6: &CStr = c"flows_v6";
 }
 
-/// What workers, the control thread and the thread of keys share.
+/// What workers, the control thread and the XDP program share.
 #[derive(Debug)]
 pub struct Offload {
-    state: Words<STATE_WORDS>,
+    pub(super) state: Words<STATE_WORDS>,
     pub(crate) flows: Arc<Offloaded>,
     pub(super) free: ArrayQueue<u32>,
-    pub(super) jobs: ArrayQueue<Job>,
     pub(super) settings: Settings,
-    /// Keys that the kernel has refused.
+    /// Keys that found no room.
     pub(super) refused: AtomicU64,
 }
 
@@ -61,15 +60,6 @@ impl Default for Settings {
     }
 }
 
-/// What the thread of keys is to do.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// Enter the keys of this record.
-    Enter(u32, FlowKeys),
-    /// Remove them, and free the record.
-    Free(u32),
-}
-
 impl Offload {
     /// No connection of the table is offloaded yet.
     ///
@@ -82,14 +72,9 @@ impl Offload {
         for record in 0..settings.records.min(RECORDS as u32) {
             let _ = free.push(record);
         }
-        Ok(Self {
-            state: object.words(map::STATE)?,
-            flows,
-            free,
-            jobs: ArrayQueue::new(JOBS),
-            settings,
-            refused: AtomicU64::new(0),
-        })
+        let state: Words<STATE_WORDS> = object.words(map::STATE)?;
+        state[SEED].store(random_secret()?.0[0], Relaxed);
+        Ok(Self { state, flows, free, settings, refused: AtomicU64::new(0) })
     }
 
     /// Of each record and direction: the interface where packets leave, by its index, and how many have. For tests.
@@ -103,14 +88,9 @@ impl Offload {
         })
     }
 
-    /// The keys that the kernel has refused, so that workers forward their connections.
+    /// The keys that found no room, so that workers forward their connections.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
-    }
-
-    /// Whether the thread of keys is far behind.
-    pub(super) fn is_behind(&self) -> bool {
-        self.jobs.len() > JOBS / 2
     }
 
     /// How many more records should be free.
@@ -134,7 +114,7 @@ impl Offload {
     }
 
     pub(super) fn end_of(&self, destination: DestinationId) {
-        self.set_half(slot(destination) as usize + 2, |epoch| epoch.wrapping_add(1));
+        self.set_half(half_of(destination), |epoch| epoch.wrapping_add(1));
     }
 
     /// Whether packets are forwarded by a record of this destination.
@@ -148,7 +128,7 @@ impl Offload {
     /// The epoch of all records and that of a destination. What is decided from what is read afterwards is at least as
     /// new.
     pub(super) fn epochs(&self, destination: DestinationId) -> (u32, u32) {
-        (self.half(1), self.half(slot(destination) as usize + 2))
+        (self.half(1), self.half(half_of(destination)))
     }
 
     fn half(&self, place: usize) -> u32 {
@@ -164,6 +144,11 @@ impl Offload {
         // Release: whoever reads it sees what has changed before. It is never refused.
         let _ = self.state[place / 2].fetch_update(Release, Relaxed, changed);
     }
+}
+
+/// The place of a destination's epoch, in halves of words.
+fn half_of(destination: DestinationId) -> usize {
+    2 * SLOT_WORDS + slot(destination) as usize
 }
 
 /// The slot of a destination.

@@ -11,14 +11,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use xvs_proto::{LinkId, Plain, tcp};
 
 use super::begin::{begin, is_steady};
-use super::own::{Offloader, Own, PASS, PAUSE, SLICE};
+use super::own::{Offloader, Own, PASS, PAUSE, REST, SLICE};
 use super::part::leaves_by;
-use super::shared::{Job, Offload};
+use super::shared::Offload;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::clock::Millis;
-use crate::conn::{ConnId, Direction, offloaded_word as word};
+use crate::conn::{ConnId, Direction, counted, offloaded_word as word};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Ends;
@@ -31,20 +31,19 @@ const LONGEST_IDLE: u8 = 30;
 impl Flows {
     /// Lets [`Self::sweep_offloaded`] read all records now, for tests.
     pub fn hasten_sweep(&mut self) {
-        self.offloader.iter_mut().for_each(|offloader| offloader.due = Millis(0));
+        let Some(offloader) = &mut self.offloader else { return };
+        offloader.due = Millis(0);
+        offloader.resting.iter_mut().for_each(|(_, until)| *until = Millis(0));
     }
 
     /// Reads some records, if that is due, and offloads connections again whose record a change has ended. Returns
     /// whether more is due.
     pub fn sweep_offloaded(&mut self, at: Context<'_>) -> bool {
-        let is_due = |offloader: &Offloader| offloader.is_pass_due(at.now) || offloader.is_again_due(at.now);
+        let is_due = |offloader: &Offloader| {
+            offloader.is_pass_due(at.now) || offloader.is_again_due(at.now) || offloader.is_rest_over(at.now)
+        };
         let Some(mut offloader) = self.offloader.take_if(|offloader| is_due(offloader)) else { return false };
-        if offloader.shared.is_behind() {
-            offloader.due = offloader.due.max(at.now + PAUSE);
-            offloader.again_due = at.now + PAUSE;
-            self.offloader = Some(offloader);
-            return false;
-        }
+        offloader.end_rest(at.now);
         if offloader.is_again_due(at.now) {
             let mut ended = std::mem::take(&mut offloader.ended);
             self.offloader = Some(offloader);
@@ -91,6 +90,8 @@ impl Flows {
                 continue;
             }
             let own = offloader.own.swap_remove(offloader.next);
+            offloader.shared.release(&own);
+            offloader.resting.push_back((own.record, at.now + REST));
             if own.is_given_up {
                 offloader.given_up -= 1;
             } else if offloader.ended.len() < offloader.ended.capacity() {
@@ -117,12 +118,9 @@ impl Flows {
         let is_its = shared.flows.of(own.id) == Some(own.record);
         let (mut moved, mut has_path) = (0, true);
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
-            let count = |word: usize| {
-                let counted = &words[word::PARTS + place * word::PART + word::COUNTED + word];
-                let now = words[word::COUNTS + 2 * place + word].load(Relaxed);
-                now.wrapping_sub(counted.swap(now, Relaxed))
-            };
-            let (packets, bytes) = (count(0), count(1));
+            let now = [0, 1].map(|word| words[word::COUNTS + 2 * place + word].load(Relaxed));
+            let before = std::mem::replace(&mut own.counted[place], now);
+            let (packets, bytes) = (now[0].wrapping_sub(before[0]), now[1].wrapping_sub(before[1]));
             if packets != 0 || bytes != 0 {
                 moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, at);
@@ -132,6 +130,7 @@ impl Flows {
                 }
             }
         }
+        words[word::COUNTED].store(counted(own.counted[0][0], own.counted[1][0]), Relaxed);
         own.idle = if moved != 0 { 0 } else { own.idle.saturating_add(is_in_force.into()) };
         let is_steady =
             self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
@@ -149,10 +148,6 @@ impl Flows {
             return true;
         }
         words[word::STATE].fetch_and(!1, Relaxed);
-        // If there is no room, the next pass tries it again.
-        if shared.jobs.push(Job::Free(own.record)).is_err() {
-            return true;
-        }
         shared.flows.unbind(own.id, own.record);
         false
     }

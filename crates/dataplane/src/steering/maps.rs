@@ -278,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::conn::{RECORD, RECORDS, offloaded_word as flow};
-    use crate::offload::{STATE_WORDS, key_value};
+    use crate::offload::layout::{BUCKET, BUCKETS, KEYS, SEED, STATE_WORDS, key_value};
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
     use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
@@ -298,8 +298,6 @@ mod tests {
             ("list_drops", 8 * drops::COUNT),
             ("syn_limit", 8 * syn::SIZE),
             ("syn_limits", 8 * syn::COUNT),
-            ("flow_v4", 16),
-            ("flow_v6", 40),
             ("flow_part", 8 * flow::PART),
             ("flow", 8 * RECORD),
             ("offload", 8 * STATE_WORDS),
@@ -332,7 +330,8 @@ mod tests {
             ("count", flow::COUNTS),
             ("part", flow::PARTS),
             ("part[1]", flow::PARTS + flow::PART),
-            ("part[0].counted", flow::PARTS + flow::COUNTED),
+            ("counted", flow::COUNTED),
+            ("old_v6", flow::OLD_ADDRESSES),
             ("v6", flow::ADDRESSES),
         ] {
             claim(format!("offsetof(struct xvs_flow, {field}) == {}", 8 * word));
@@ -350,6 +349,12 @@ mod tests {
             ("network_sum", 40),
             ("transport_sum", 42),
             ("flags", 44),
+            ("old_source_v4", 48),
+            ("old_dest_v4", 52),
+            ("old_source_port", 56),
+            ("old_dest_port", 58),
+            ("protocol", 60),
+            ("family", 61),
         ] {
             claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
         }
@@ -357,6 +362,10 @@ mod tests {
         claim(format!("XVS_FLOWS == {RECORDS} && XVS_FLOW_USE({value}u) == 5"));
         claim(format!("XVS_FLOW_PART({value}u) == 1 && XVS_FLOW_RECORD({value}u) == 7"));
         claim(format!("offsetof(struct xvs_flow, outer) == {}", 8 * flow::ADDRESSES));
+        for (field, word) in [("seed", SEED), ("keys", KEYS)] {
+            claim(format!("offsetof(struct xvs_offload, {field}) == {}", 8 * word));
+        }
+        claim(format!("XVS_BUCKETS == {BUCKETS} && XVS_BUCKET == {BUCKET}"));
         claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
         for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
         {

@@ -34,7 +34,6 @@ mod syn_limits;
 
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::conn::Table;
-use crate::offload::keys::Keys;
 use crate::offload::{Offload, Settings};
 use crate::snapshot::lists::Lists;
 use crate::snapshot::syn_limits::SynLimits;
@@ -125,13 +124,12 @@ impl Steering {
         &self.hold
     }
 
-    /// The offload of flows of this table, with the value that enters their keys.
+    /// The offload of flows of this table.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn offload(&self, table: &Table, settings: Settings) -> io::Result<(Arc<Offload>, Keys)> {
-        let offload = Arc::new(Offload::of(&self.object, table, settings)?);
-        Ok((offload.clone(), Keys::of(&self.object, offload)?))
+    pub fn offload(&self, table: &Table, settings: Settings) -> io::Result<Arc<Offload>> {
+        Offload::of(&self.object, table, settings).map(Arc::new)
     }
 
     /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if

@@ -24,7 +24,7 @@ pub(super) const VERDICT: &CStr = c"verdict";
 pub(super) const CLIENTS: &CStr = c"clients";
 
 /// The maps that the programs of all interfaces share.
-const STEERING: [&CStr; 16] = [
+const STEERING: [&CStr; 14] = [
     c"endpoints",
     c"addresses",
     c"prefixes",
@@ -39,8 +39,6 @@ const STEERING: [&CStr; 16] = [
     syn_limits::MAP,
     offload::STATE,
     offload::FLOWS,
-    offload::FLOWS_V4,
-    offload::FLOWS_V6,
 ];
 /// Those of them that the program for this machine's own packets has, too.
 const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
