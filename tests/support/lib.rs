@@ -12,6 +12,7 @@ pub mod browser;
 pub mod clients;
 pub mod cluster;
 pub mod director;
+pub mod etcd;
 pub mod exposition;
 pub mod frames;
 pub mod fuzz;

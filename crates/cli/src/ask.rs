@@ -13,7 +13,7 @@ use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::rules::{apply, confirm, plan};
 use crate::servers::maintenance::Change;
 use crate::servers::{health, maintenance};
-use crate::{connections, counters, explain, get, reload, set, status};
+use crate::{connections, counters, explain, fleet, get, reload, set, status};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Apply(apply::Arguments),
     /// Keep the changes of `apply --confirm-within`
     Confirm(confirm::Arguments),
+    /// Show the directors that follow one rules file in etcd; write that file
+    Fleet(fleet::Arguments),
     /// Reload xvs.toml and the keepalived.conf of xvsd: all that differs, or nothing if a file has an error
     Reload(reload::Arguments),
     /// Show the settings in force, and where each comes from
@@ -68,6 +70,7 @@ impl Command {
             Self::Plan(arguments) => plan::run(arguments, director, out),
             Self::Apply(arguments) => apply::run(arguments, director, out),
             Self::Confirm(arguments) => confirm::run(arguments, director, out),
+            Self::Fleet(arguments) => fleet::run(arguments, director, out),
             Self::Reload(_) => reload::run(director, out),
             Self::Get(arguments) => get::run(arguments, director, out),
             Self::Set(arguments) => set::run(arguments, director),

@@ -23,6 +23,7 @@ mod doctor;
 mod events;
 mod explain;
 mod extensions;
+mod fleet;
 mod get;
 mod healthy;
 pub mod lab;
@@ -83,6 +84,7 @@ Exit codes:
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
+       `fleet`: a director does not run the newest rules or has a warning, or etcd does not answer
        a change: it is published, and a worker has not applied it within a second
        `healthy`: xvsd makes no progress, or none runs
   2  the command line is wrong

@@ -17,6 +17,7 @@ use xvs_model::report::status::{
 
 use crate::events::rfc_3339;
 use crate::extensions::{limit, lists};
+use crate::fleet;
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{counted, line, print};
 use crate::servers::health;
@@ -72,6 +73,7 @@ fn screen(report: &StatusReport) -> String {
             .map(|millis| line("journal", &format!("restored at the start, as of {}", rfc_3339(millis)))),
     );
     lines.extend(rules(report.rules.as_ref(), report.unconfirmed_seconds));
+    lines.extend(report.fleet.as_ref().map(|report| line("fleet", &fleet::summary(report))));
     let TableStatus { size, connections, percent, pages } = table;
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
     lines.extend(report.sync.iter().flat_map(|daemon| iter::once(sync(daemon)).chain(peers(daemon))));

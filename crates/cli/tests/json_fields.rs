@@ -83,12 +83,14 @@ fn documents() -> Vec<(&'static str, Vec<Value>)> {
     let faulty = daemon.file("faulty", "-A -t 198.51.100.1:80 -s wlc\n-X\n");
     let keepalived = daemon.file("keepalived.conf", KEEPALIVED);
     let mut status = daemon.xvs("status --json");
+    // Its fields are those of `xvs fleet`.
+    status.iter_mut().for_each(|status| status["fleet"] = json!({}));
     // A status has one kind of `RulesFound`, so each kind has a status of its own.
     let mut page = sample::page();
     // Its fields are those of `xvs status`.
     page["status"] = json!({});
     status
-        .extend(sample::rules().map(|rules| json!(StatusReport { rules: Some(rules), ..sample::status() })));
+        .extend(sample::rules().map(|rules| json!(StatusReport { rules: Some(rules), fleet: None, ..sample::status() })));
     vec![
         ("xvs status", status),
         ("GET /status.json", vec![page]),
@@ -104,6 +106,7 @@ fn documents() -> Vec<(&'static str, Vec<Value>)> {
         ("xvs capture", daemon.xvs("capture --json")),
         ("xvs check", daemon.xvs(&format!("check --json {faulty}"))),
         ("xvs check --keepalived", daemon.xvs(&format!("check --json --keepalived {keepalived}"))),
+        ("xvs fleet", daemon.xvs("fleet --json")),
         ("xvs plan", daemon.xvs(&format!("plan --json {rules}"))),
         ("xvs apply", daemon.xvs(&format!("apply --json {rules}"))),
         ("xvs mark list", daemon.xvs("mark list --json")),

@@ -12,7 +12,6 @@ use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::clients::ClientSettings;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_model::config::access_list::{ListKey, ListKind};
@@ -25,6 +24,7 @@ use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_xdp::RingSizes;
 
+use crate::config::fleet::Fleet;
 use crate::control::list_sources::ListFiles;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Files, has_loaded};
@@ -33,6 +33,11 @@ use crate::offload::OffloadMode;
 use crate::registry::SIP_CALLS;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::{SystemResolver, read_rules};
+
+pub mod fleet;
+mod limits;
+
+pub use limits::Limits;
 
 /// The configuration of `xvsd`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,6 +121,8 @@ pub struct Config {
     pub feedback: Feedback,
     /// Limits of clients.
     pub limits: Limits,
+    /// Rules that several directors follow in etcd.
+    pub fleet: Fleet,
     /// Services and health checks of a keepalived.conf.
     pub keepalived: Keepalived,
     /// The sources of the values that are no defaults, by the settings' keys.
@@ -137,31 +144,6 @@ pub struct Keepalived {
     /// Whether manual changes to its services are undone within a second: `true` or `false`. Default: `false`; `xvs
     /// health` shows them.
     pub repair: Repair,
-}
-
-/// The section `[limits]`: the clients of services with limits (`xvs limit`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// The most clients that are known at once, from 1024 to 16777216.
-    pub clients: usize,
-    /// The length of an IPv4 network that counts as one client, from 8 to 32.
-    pub ipv4_prefix: u8,
-    /// The length of an IPv6 network that counts as one client, from 16 to 128.
-    pub ipv6_prefix: u8,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let ClientSettings { clients, lengths: [ipv4_prefix, ipv6_prefix] } = ClientSettings::default();
-        Self { clients, ipv4_prefix, ipv6_prefix }
-    }
-}
-
-impl From<Limits> for ClientSettings {
-    fn from(Limits { clients, ipv4_prefix, ipv6_prefix }: Limits) -> Self {
-        Self { clients, lengths: [ipv4_prefix, ipv6_prefix] }
-    }
 }
 
 /// When the connection table's memory is allocated.
@@ -226,6 +208,7 @@ impl Default for Config {
             ipvs: Ipvs::default(),
             feedback: Feedback::default(),
             limits: Limits::default(),
+            fleet: Fleet::default(),
             keepalived: Keepalived::default(),
             sources: BTreeMap::new(),
             toml: None,
@@ -268,9 +251,10 @@ pub enum ConfigError {
         /// The error and its place.
         text: String,
     },
-    /// A file of certificate, key or token of metrics cannot be used; the text names key and file.
+    /// A file of certificate, key or token of metrics, or of a certificate or key for etcd, cannot be used; the text
+    /// names key and file.
     #[error("{0}")]
-    Metrics(String),
+    Credentials(String),
     /// A connection table that is larger than the machine's memory.
     #[error(
         "conn_table_size = {size}: a full table takes {needed_mib} MiB, and the machine has {memory_mib} MiB; choose a smaller size"
@@ -414,6 +398,7 @@ impl Config {
                 "without an address; name one with metrics_address",
             );
         }
+        self.fleet.check(self.rules.as_deref())?;
         self.mode()?;
         self.log_filter()?;
         let mut seen = BTreeSet::new();

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::difference::{Difference, commands_for};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, Verdict};
+use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
 use xvs_model::report::event::{
     Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
 };
@@ -164,6 +164,21 @@ pub fn changes<'a>(
         (Request::Set { key, value }, _) => {
             Box::new(iter::once((escape_control(&format!("xvs set {key} {value}")), refused)))
         }
+        (Request::Fleet(request), answer) => {
+            let what = match request {
+                FleetRequest::Apply { confirm_within_seconds: None, .. } => "apply".to_owned(),
+                FleetRequest::Apply { confirm_within_seconds: Some(seconds), .. } => {
+                    format!("apply --confirm-within {seconds}s")
+                }
+                FleetRequest::Confirm(Verdict::Keep) => "confirm".to_owned(),
+                FleetRequest::Confirm(Verdict::TakeBack) => "confirm --take-back".to_owned(),
+            };
+            let revision = match answer {
+                Ok(Reply::Fleet(revision)) => format!(": revision {revision} of etcd"),
+                _ => String::new(),
+            };
+            Box::new(iter::once((format!("xvs fleet {what}{revision}"), refused)))
+        }
         (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
         (Request::Stop { release }, _) => {
             let line = if *release { "xvs stop --release" } else { "xvs stop" };
@@ -182,6 +197,16 @@ pub fn changes<'a>(
             Box::new(iter::once((line.to_owned(), refused)))
         }
         _ => Box::new(iter::empty()),
+    }
+}
+
+/// Logs a change, its requester and the result: one line for each command, also of a batch.
+pub(crate) fn log_changes(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
+    for (line, refused) in changes(request, answer) {
+        match refused {
+            None => tracing::info!("{requester}: {line}"),
+            Some(error) => tracing::info!("{requester}: {line}: refused: {error}"),
+        }
     }
 }
 

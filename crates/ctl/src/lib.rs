@@ -15,6 +15,7 @@ pub mod registry;
 pub mod reload;
 
 pub mod firewall_marks;
+pub mod fleet;
 mod health_checks;
 mod health_view;
 pub mod journal;

@@ -28,6 +28,9 @@ use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
 use crate::report::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::report::event::{Event, Kind, Requester};
 use crate::report::explain;
+use crate::report::fleet::{
+    FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial,
+};
 use crate::report::health::sample::{real_server, report, virtual_server};
 use crate::report::health::{
     AgentHealth, AgentMode, CheckState, Counts, HealthReport, SorryServerHealth, Weights,
@@ -106,7 +109,36 @@ pub fn status() -> StatusReport {
         journal_saved_at_millis: Some(1_700_000_000_000),
         recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
         rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),
+        fleet: Some(fleet()),
         settings: settings(),
+    }
+}
+
+/// A fleet of one director, with a trial that it has refused.
+pub fn fleet() -> FleetReport {
+    FleetReport {
+        fleet: "prod".to_owned(),
+        director: "lb1".to_owned(),
+        etcd: Some("https://192.0.2.21:2379".to_owned()),
+        silent: Some(Silence { why: "no answer".to_owned(), since_millis: 1_700_000_000_000 }),
+        rules: Some(12),
+        trial: Some(Trial { revision: 14, until_millis: Some(1_700_000_060_000) }),
+        directors: vec![FleetDirector {
+            name: "lb1".to_owned(),
+            instance: "0a1b2c3d".to_owned(),
+            host: "lb1.example.com".to_owned(),
+            version: "1.2.3".to_owned(),
+            runs: Some(RunningRules { revision: 12, sha256: "12".repeat(32) }),
+            refused: Some(RefusedRules { revision: 14, why: "line 3: bad".to_owned() }),
+            warnings: vec!["wan is down".to_owned()],
+            warning_count: 2,
+            services: 1,
+            destinations: 2,
+            differences: Some(1),
+            digest: "0123456789abcdef".to_owned(),
+            connections: 3,
+            rates: Rates { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 },
+        }],
     }
 }
 

@@ -31,7 +31,7 @@ use crate::api::{explain, local_addresses};
 use crate::control::handle::{Handle, Step};
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
-use crate::events::{Listener, changes};
+use crate::events::{Listener, changes, log_changes};
 use crate::status;
 use crate::status::daemon_facts::daemon_facts;
 use crate::status::traffic::traffic;
@@ -132,11 +132,24 @@ impl Handler for Dispatch {
             Request::Reload => {
                 let (done, requester) = (daemon.reload(), requester(peer));
                 let answer = done.map(Reply::Reloaded);
-                log(&Request::Reload, &answer, &requester);
+                log_changes(&Request::Reload, &answer, &requester);
                 let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
                 let epoch = shared.published.load().epoch;
                 shared.events.record_all(Kind::Change, epoch, Some(&requester), changes);
                 answer
+            }
+            Request::Fleet(wanted) => {
+                let shared = daemon.shared();
+                let none = || {
+                    let why = "xvs: this director is in no fleet; see [fleet] in docs/configure.md".to_owned();
+                    CommandError::Failed { why }
+                };
+                let done = shared.fleet.get().ok_or_else(none)?.request(wanted.clone()).map(Reply::Fleet);
+                let (request, requester) = (Request::Fleet(wanted), requester(peer));
+                log_changes(&request, &done, &requester);
+                let epoch = shared.published.load().epoch;
+                shared.events.record_all(Kind::Change, epoch, Some(&requester), changes(&request, &done));
+                done
             }
             Request::TakeOver(step) => {
                 let process = u32::try_from(peer.pid).unwrap_or(0);
@@ -152,7 +165,7 @@ impl Handler for Dispatch {
             }
             Request::Stop { release } => {
                 let (request, requester) = (Request::Stop { release }, requester(peer));
-                log(&request, &Ok(Reply::Done), &requester);
+                log_changes(&request, &Ok(Reply::Done), &requester);
                 let ending = if release { Ending::Release } else { Ending::Hold };
                 // A full channel: it is ending already.
                 let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
@@ -165,7 +178,7 @@ impl Handler for Dispatch {
             | Request::Set { .. } => {
                 let (logged, requester) = (request.clone(), requester(peer));
                 let answer = daemon.request_by(request, Some(requester.clone()));
-                log(&logged, &answer, &requester);
+                log_changes(&logged, &answer, &requester);
                 answer
             }
             other => daemon.request(other),
@@ -210,16 +223,6 @@ impl Handler for Dispatch {
             Err(error) => tracing::info!("uid {}: packet capture: refused: {error}", peer.uid),
         }
         ended
-    }
-}
-
-/// Logs a change, its requester and the result: one line for each command, also of a batch.
-fn log(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
-    for (line, refused) in changes(request, answer) {
-        match refused {
-            None => tracing::info!("{requester}: {line}"),
-            Some(error) => tracing::info!("{requester}: {line}: refused: {error}"),
-        }
     }
 }
 

@@ -24,6 +24,7 @@ use xvs_ctl::daemon::successor;
 use xvs_ctl::daemon::system_calls;
 use xvs_ctl::daemon::take_over::{TakeOver, TakeOverError};
 use xvs_ctl::daemon::watchdog::Watchdog;
+use xvs_ctl::fleet::check_files;
 use xvs_ctl::journal::start::Files;
 use xvs_ctl::log::Log;
 use xvs_ctl::metrics::credentials::Credentials;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
             system_calls::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             let lasting = match error.downcast_ref() {
                 // A certificate may be being renewed: a supervisor tries again.
-                Some(ConfigError::Metrics(_)) => false,
+                Some(ConfigError::Credentials(_)) => false,
                 Some(_) => true,
                 None => error.downcast_ref().is_some_and(DaemonError::is_lasting),
             };
@@ -92,6 +93,7 @@ struct ReadFiles {
 
 impl ReadFiles {
     fn of(config: &Config) -> Result<Self, ConfigError> {
+        check_files(&config.fleet)?;
         Ok(Self {
             state: config.read_files()?,
             keepalived: config.read_keepalived()?,
@@ -148,6 +150,7 @@ fn run(
     let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
     let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
+    let started = started.and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
     let started = started.and_then(|()| {
         daemon.start_health_checks(&config.keepalived, files.keepalived).map_err(Box::<dyn Error>::from)
     });

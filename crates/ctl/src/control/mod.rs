@@ -335,6 +335,7 @@ impl<D: Datapath> Control<D> {
             | Request::Capture(_)
             | Request::Examine
             | Request::Reload
+            | Request::Fleet(_)
             | Request::TakeOver(_)
             | Request::Stop { .. } => {
                 let why = "the control thread does not answer this request".to_owned();

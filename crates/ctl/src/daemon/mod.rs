@@ -32,6 +32,7 @@ use xvs_model::protocol::request::Request;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::RingSizes;
 
+use crate::config::fleet::Fleet;
 use crate::config::{Config, Keepalived};
 use crate::control::Control;
 use crate::control::handle::{Begun, Handle, Input};
@@ -43,6 +44,7 @@ use crate::daemon::system_calls::Kind;
 use crate::daemon::take_over::TakeOver;
 use crate::daemon::threads::EndNotice;
 use crate::daemon::worker_start::WorkerStart;
+use crate::fleet::Following;
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::health_view::KeptView;
@@ -88,6 +90,7 @@ pub struct Daemon {
     netfilter: Option<netfilter::FollowerThread>,
     sweeping: Option<Sweeping>,
     health: Option<Engine>,
+    fleet: Option<Following>,
     shared: Arc<Shared>,
     notices: Sender<String>,
     ended: Receiver<String>,
@@ -241,6 +244,7 @@ impl Daemon {
             log: Some(log),
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
+            fleet: OnceLock::new(),
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
             taken_over: Mutex::default(),
@@ -259,7 +263,7 @@ impl Daemon {
             follower_callback("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
         let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
         let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
-        let health = None;
+        let (health, fleet) = (None, None);
         let daemon = Self {
             inputs,
             control,
@@ -267,6 +271,7 @@ impl Daemon {
             netfilter,
             sweeping,
             health,
+            fleet,
             shared,
             notices,
             ended,
@@ -345,6 +350,19 @@ impl Daemon {
         kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), |error| Err(DaemonError::Begin(error))))
     }
 
+    /// Starts to follow the rules of a fleet, if there is one. Returns when they are in force, or after a short time.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub fn follow_fleet(&mut self, fleet: &Fleet) -> Result<(), DaemonError> {
+        if !fleet.etcd.is_empty() {
+            let directory = self.directory.as_ref().map(StateDirectory::path);
+            let following = Following::start(fleet, directory, self.handle());
+            self.fleet = Some(following.map_err(no_thread())?);
+        }
+        Ok(())
+    }
+
     /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
     ///
     /// # Errors
@@ -409,6 +427,7 @@ impl Daemon {
 
     /// Ends every thread. The kernel has the packets of the interfaces at once, or after the hold.
     pub fn stop(mut self, ending: Ending) {
+        drop(self.fleet.take());
         drop(self.health.take());
         drop(self.network.take());
         drop(self.netfilter.take());

@@ -38,12 +38,12 @@ impl Credentials {
     /// Reads the files that a checked configuration names.
     ///
     /// # Errors
-    /// [`ConfigError::Metrics`].
+    /// [`ConfigError::Credentials`].
     pub fn read(config: &Config) -> Result<Self, ConfigError> {
         let tls = config.metrics_certificate.as_deref().zip(config.metrics_private_key.as_deref());
         let tls = tls.map(|(certificate, key)| acceptor(certificate, key)).transpose();
         let token = config.metrics_token_file.as_deref().map(token).transpose();
-        tls.and_then(|tls| Ok(Self { tls, token: token? })).map_err(ConfigError::Metrics)
+        tls.and_then(|tls| Ok(Self { tls, token: token? })).map_err(ConfigError::Credentials)
     }
 
     /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The time of the comparison tells

@@ -32,6 +32,7 @@ pub(super) fn text(
     all_services(&mut text, &shared.total.sum());
     interfaces(&mut text, &facts);
     synchronization(&mut text, &status::sync(&facts.daemons, snapshot, &shared.peers));
+    fleet(&mut text, shared);
     workers(&mut text, shared, &facts);
     sockets(&mut text, &facts);
     text
@@ -86,6 +87,25 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     {
         text.sample(name, &[("reason", &reason)], count.value());
     }
+}
+
+/// The rules in etcd, if this director follows some.
+fn fleet(text: &mut Text, shared: &Shared) {
+    let Some(report) = shared.fleet.get().map(|fleet| fleet.report()) else { return };
+    let own = report.directors.iter().find(|director| director.name == report.director);
+    let mut gauge = |name, help, value: f64| text.single(name, Kind::Gauge, help, value);
+    let answers = report.etcd.is_some() && report.silent.is_none();
+    gauge("xvs_fleet_etcd_up", "1: etcd answers; 0: it does not.", f64::from(u8::from(answers)));
+    let help = "Revision of the rules in etcd that this director is to run; 0: there are none.";
+    gauge("xvs_fleet_rules_revision", help, report.wanted().unwrap_or(0) as f64);
+    let runs = own.and_then(|own| own.runs.as_ref()).map_or(0, |runs| runs.revision);
+    let help = "Revision of the rules of etcd that this director runs; 0: it runs none.";
+    gauge("xvs_fleet_running_revision", help, runs as f64);
+    let refused = own.is_some_and(|own| own.refused.is_some());
+    let help = "1: this director has refused the newest rules in etcd; 0: it has not.";
+    gauge("xvs_fleet_refused", help, f64::from(u8::from(refused)));
+    let help = "Directors of the fleet with a record in etcd.";
+    gauge("xvs_fleet_directors", help, report.directors.len() as f64);
 }
 
 fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: usize) {

@@ -65,6 +65,7 @@ fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
         "interfaces" | "workers" | "receive_ring" | "transmit_ring" | "sip_calls" | "conn_table_memory"
         | "sync_key_file" | "user" | "offload" | "offload_after" | "offload_excluded" | "limits.clients"
         | "limits.ipv4_prefix" | "limits.ipv6_prefix" => Way::Successor,
+        key if key.starts_with("fleet.") => Way::Successor,
         "conn_table_size" | "socket" | "state_directory" => Way::Restart,
         "rules" => Way::Rules,
         // The pins are made at the start.

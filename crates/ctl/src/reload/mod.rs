@@ -30,6 +30,7 @@ use crate::control::handle::Handle;
 use crate::control::list_sources::read_list;
 use crate::control::reload::Reloaded;
 use crate::daemon::successor;
+use crate::fleet::check_files;
 use crate::health_checks::read_again;
 use crate::journal::format::{Entry, FileRecord};
 use crate::log::SetLog;
@@ -130,6 +131,7 @@ impl Reloader {
             new.read_files().map_err(unchanged)?;
         }
         let credentials = Credentials::read(&new).map_err(unchanged)?;
+        check_files(&new.fleet).map_err(unchanged)?;
         for (list, path) in new.list_files() {
             read_list(list, &path).map_err(unchanged)?;
         }

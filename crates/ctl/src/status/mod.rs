@@ -54,6 +54,8 @@ struct Readings<'a> {
     /// The warnings about interfaces that are not attached.
     unattached: Vec<String>,
     health: Option<&'a HealthReport>,
+    /// The warnings about the rules in etcd.
+    fleet: Vec<String>,
     /// The warning about the log.
     log: Option<String>,
     live: usize,
@@ -92,6 +94,7 @@ impl<'a> Readings<'a> {
             unusable,
             unattached,
             health,
+            fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
             log,
             live,
             size,
@@ -171,6 +174,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },
         interfaces: facts.interfaces,
         rules: None,
+        fleet: shared.fleet.get().map(|fleet| fleet.report()),
         settings: Vec::new(),
     }
 }

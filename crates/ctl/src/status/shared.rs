@@ -29,6 +29,7 @@ use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 
 use crate::events::Events;
+use crate::fleet::view::FleetView;
 use crate::log::Losses;
 use crate::status::health;
 use crate::status::history::{History, Sample};
@@ -79,6 +80,8 @@ pub struct Shared {
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
     /// The runtime of the health checks, for the check that it makes progress.
     pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
+    /// The fleet of this director.
+    pub(crate) fleet: OnceLock<Arc<FleetView>>,
     /// Tells the health checks what operators have disabled.
     pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
     /// Reads the files again; returns the changes, a line each, or why a file is refused.
@@ -275,6 +278,7 @@ impl Shared {
             log: None,
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
+            fleet: OnceLock::new(),
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
             taken_over: Mutex::default(),

@@ -31,6 +31,7 @@ impl Readings<'_> {
         warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(xvs_helper::client::warning());
         warnings.extend(self.facts.warnings.iter().cloned());
+        warnings.extend(self.fleet.iter().cloned());
         warnings.extend(self.log.clone());
         warnings
     }

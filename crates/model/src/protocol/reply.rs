@@ -41,6 +41,8 @@ pub enum Reply {
     Restored(Vec<Result<(), CommandError>>),
     /// The differences between the running and the wanted state that were removed; empty if there were none.
     Applied(Vec<Difference>),
+    /// The rules of the fleet in etcd are changed, with this revision; the directors take them up later.
+    Fleet(u64),
     /// The running state.
     Rules {
         /// Commands that create it from an empty state.

@@ -32,6 +32,8 @@ pub enum Request {
     /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
     /// with the differences that were reverted.
     Confirm(Verdict),
+    /// Changes the rules of the fleet in etcd; answered by `Reply::Fleet`.
+    Fleet(FleetRequest),
     /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
     Rules,
     /// Every service; answered by `Reply::Services`.
@@ -142,6 +144,7 @@ impl Request {
             | Self::Restore(_)
             | Self::Apply { .. }
             | Self::Confirm(_)
+            | Self::Fleet(_)
             | Self::EndConnections(_)
             | Self::ResetConnections(_)
             | Self::Set { .. }
@@ -187,6 +190,23 @@ pub enum Verdict {
     Keep,
     /// The state before them is restored, except where other commands have changed it since.
     TakeBack,
+}
+
+/// A change of the rules of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FleetRequest {
+    /// Writes rules that all directors are to run.
+    Apply {
+        /// The rules file.
+        text: String,
+        /// The revision of the rules that these replace, as the client has seen it; `None`: there were none.
+        former: Option<u64>,
+        /// Seconds after which all directors return to the former rules unless these are confirmed; `None`: they stay.
+        confirm_within_seconds: Option<u32>,
+    },
+    /// Keeps or takes back rules that wait for confirmation.
+    Confirm(Verdict),
 }
 
 /// The access of a client.

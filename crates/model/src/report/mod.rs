@@ -5,6 +5,7 @@ pub mod connection;
 pub mod daemon_facts;
 pub mod event;
 pub mod explain;
+pub mod fleet;
 pub mod health;
 pub mod listing;
 pub mod page;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::access_list::ListSummary;
 use crate::config::client_limit::SynLimitSummary;
 use crate::config::sync_daemon::SyncRole;
+use crate::report::fleet::FleetReport;
 use crate::report::health::Counts;
 use crate::report::setting::Setting;
 
@@ -70,6 +71,8 @@ pub struct StatusReport {
     pub recent_drops: RecentDrops,
     /// The comparison of the rules file of xvs.toml with the running state; `None` without a rules file.
     pub rules: Option<RulesStatus>,
+    /// The fleet of this director; `None`: it follows no rules in etcd.
+    pub fleet: Option<FleetReport>,
     /// The settings in force, in the order of their keys.
     pub settings: Vec<Setting>,
 }

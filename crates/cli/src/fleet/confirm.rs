@@ -1,0 +1,35 @@
+//! `xvs fleet confirm`: keeps rules that the fleet runs for a time, or ends them at once.
+
+use std::io::Write;
+
+use clap::Args;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
+
+use crate::fleet::apply::await_directors;
+use crate::fleet::change;
+use crate::output::exit::{DONE, Done, FAILED};
+
+/// The arguments of `xvs fleet confirm`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Return to the former rules at once
+    #[arg(long)]
+    take_back: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let verdict = if arguments.take_back { Verdict::TakeBack } else { Verdict::Keep };
+    let revision = change(director, Request::Fleet(FleetRequest::Confirm(verdict)))?;
+    let all_run = match verdict {
+        Verdict::Keep => {
+            writeln!(out, "confirmed, as revision {revision}")?;
+            await_directors(director, |report| report.wanted() == Some(revision), out)?
+        }
+        Verdict::TakeBack => {
+            writeln!(out, "taken back")?;
+            await_directors(director, |report| report.trial.is_none(), out)?
+        }
+    };
+    Ok(if all_run { DONE } else { FAILED })
+}

@@ -1,0 +1,153 @@
+//! `xvs fleet`: the directors that follow one rules file in etcd.
+//!
+//! The local xvsd alone speaks to etcd. What is shown is of its last look, at most some seconds old.
+
+mod apply;
+mod confirm;
+
+use std::error::Error;
+use std::io::Write;
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::event::millis_since_1970;
+use xvs_model::report::fleet::{FleetDirector, FleetReport, Trial};
+
+use crate::output::exit::{DONE, Done, FAILED};
+use crate::output::text::{line, print};
+
+/// The arguments of `xvs fleet`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a rules file into etcd, and wait until every director runs or has refused it
+    Apply(apply::Arguments),
+    /// Keep rules that `xvs fleet apply --confirm-within` has written, or end them at once
+    Confirm(confirm::Arguments),
+}
+
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    match &arguments.command {
+        Some(Command::Apply(arguments)) => apply::run(arguments, director, out),
+        Some(Command::Confirm(arguments)) => confirm::run(arguments, director, out),
+        None => {
+            let report = report(director)?;
+            print(&report, arguments.json, screen, out)?;
+            Ok(if is_well(&report) { DONE } else { FAILED })
+        }
+    }
+}
+
+/// What the director knows of its fleet.
+fn report(director: &mut dyn Director) -> Result<FleetReport, Box<dyn Error>> {
+    let status = match director.call(Request::Status)? {
+        Reply::Status(status) => status,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    let none = "this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md";
+    Ok(status.fleet.ok_or(none)?)
+}
+
+/// Sends a change of the rules in etcd. Returns their revision.
+fn change(director: &mut dyn Director, request: Request) -> Result<u64, Box<dyn Error>> {
+    match director.call(request)? {
+        Reply::Fleet(revision) => Ok(revision),
+        other => Err(Failure::unexpected(&other).into()),
+    }
+}
+
+/// The part of this director, for `xvs status`.
+pub(crate) fn summary(report: &FleetReport) -> String {
+    let own = report.directors.iter().find(|director| director.name == report.director);
+    let runs = own.and_then(|own| own.runs.as_ref());
+    let runs = runs.map_or("no rules".to_owned(), |runs| format!("rules of revision {}", runs.revision));
+    let others = match report.directors.len().saturating_sub(1) {
+        0 => "no other director".to_owned(),
+        1 => "1 other director".to_owned(),
+        others => format!("{others} other directors"),
+    };
+    format!("{} of {}: {runs} of etcd, {others}", report.director, report.fleet)
+}
+
+/// Whether etcd answers, and each director runs the newest rules and nothing else.
+fn is_well(report: &FleetReport) -> bool {
+    let is_well = |director: &FleetDirector| report.faults(director).is_empty();
+    report.silent.is_none() && report.differing().is_empty() && report.directors.iter().all(is_well)
+}
+
+fn screen(report: &FleetReport) -> String {
+    let FleetReport { fleet, director, etcd, silent, rules, trial, directors } = report;
+    let rules = rules.map_or("no rules in etcd".to_owned(), |revision| format!("rules of revision {revision}"));
+    let etcd = etcd.as_ref().map(|url| format!(" in {url}")).unwrap_or_default();
+    let mut lines = vec![line("fleet", &format!("{fleet}, seen by {director}: {rules}{etcd}"))];
+    lines.extend(trial.as_ref().map(|trial| line("trial", &waits(trial))));
+    lines.extend(silent.as_ref().map(|silent| line("warning", &format!("etcd does not answer: {}", silent.why))));
+    lines.push(format!(
+        "{:<20} {:>8} {:>8} {:>8} {:>16} {:>7} {:>7} {:>7}\n",
+        "Director", "Rules", "Services", "Servers", "Digest", "Conns", "CPS", "InPPS"
+    ));
+    let differing = report.differing();
+    for (place, director) in directors.iter().enumerate() {
+        let FleetDirector { name, runs, services, destinations, digest, connections, rates, .. } = director;
+        let revision = runs.as_ref().map_or("none".to_owned(), |runs| runs.revision.to_string());
+        lines.push(format!(
+            "{name:<20} {revision:>8} {services:>8} {destinations:>8} {digest:>16} {connections:>7} {:>7} {:>7}\n",
+            rates.connections, rates.in_packets
+        ));
+        let differs = differing.contains(&place).then(|| {
+            "its services differ from those of directors with the same rules: compare `xvsadm -Sn` there".to_owned()
+        });
+        for fault in report.faults(director).into_iter().chain(differs) {
+            lines.push(line("", &fault));
+        }
+    }
+    lines.concat()
+}
+
+fn waits(Trial { revision, until_millis }: &Trial) -> String {
+    let left = until_millis.map(|until| until.saturating_sub(millis_since_1970(SystemTime::now())).div_ceil(1000));
+    let left = left.map(|left| format!(" for {left} s more")).unwrap_or_default();
+    format!("rules of revision {revision}{left}; `xvs fleet confirm` keeps them")
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_model::sample;
+
+    use super::*;
+
+    #[test]
+    fn the_screen_has_a_row_for_each_director_and_what_is_wrong_with_it_below() {
+        let report = FleetReport {
+            trial: Some(Trial { revision: 14, until_millis: None }),
+            ..sample::fleet()
+        };
+        let expected = "\
+fleet      prod, seen by lb1: rules of revision 12 in https://192.0.2.21:2379
+trial      rules of revision 14; `xvs fleet confirm` keeps them
+warning    etcd does not answer: no answer
+Director                Rules Services  Servers           Digest   Conns     CPS   InPPS
+lb1                        12        1        2 0123456789abcdef       3       1       2
+           has refused revision 14: line 3: bad
+           1 object differs from its rules; `xvs events` on lb1.example.com
+           shows who changed them
+           wan is down
+           1 more warnings; see `xvs status` on lb1.example.com
+";
+        assert_eq!(screen(&report), expected);
+        assert!(!is_well(&report));
+        assert_eq!(summary(&report), "lb1 of prod: rules of revision 12 of etcd, no other director");
+    }
+}

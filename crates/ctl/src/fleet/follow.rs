@@ -1,0 +1,234 @@
+//! The decision: what was seen of etcd, and which rules are to run.
+//!
+//! Pure, but for the time that it is given. A version of the rules is told by its revision (`mod_revision`), a text by
+//! its SHA-256: the revision decides whether the text is read, the digest whether it is applied. Not here: reading and
+//! applying (`round.rs`).
+
+use std::time::{Duration, Instant};
+
+use xvs_model::report::fleet::{RefusedRules, RunningRules};
+
+/// After this time refused rules are tried again: a name may be known now, or a table have room.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The two keys of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    /// The rules that stay.
+    Rules,
+    /// Rules that run until their lease ends, unless they are confirmed.
+    Trial,
+}
+
+/// What etcd has at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    /// The number of the cluster.
+    pub(super) cluster: u64,
+    /// The revision of the store.
+    pub(super) revision: u64,
+    /// The revisions of the keys; `None`: there is no such key.
+    pub(super) rules: Option<u64>,
+    pub(super) trial: Option<u64>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing.
+    Keep,
+    /// The rules of this key are read, and put in force if their text is another one.
+    Take(Key),
+    /// The trial is over, and there is nothing to run in its place but what ran before it.
+    EndTrial,
+}
+
+/// A trial that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RunningTrial {
+    /// Its rules.
+    pub(super) rules: RunningRules,
+    /// When this director ends it by itself.
+    pub(super) until: Instant,
+    /// Whether the control thread waits for its confirmation: not if it changed nothing.
+    pub(super) waits: bool,
+}
+
+/// What a director has seen and done.
+#[derive(Debug, Default)]
+pub(super) struct Followed {
+    /// The last answer.
+    pub(super) seen: Seen,
+    /// The rules that stay.
+    pub(super) runs: Option<RunningRules>,
+    /// The trial, over those.
+    pub(super) trial: Option<RunningTrial>,
+    /// The newest rules, if they were refused, and when they are tried again.
+    pub(super) refused: Option<(RefusedRules, Instant)>,
+    /// The trial whose time was over here before it was in etcd.
+    ended_trial: Option<u64>,
+    /// The revisions of etcd before and after it was restored; `None`: it was not since the last new rules.
+    pub(super) rolled_back: Option<(u64, u64)>,
+}
+
+impl Followed {
+    /// Enters an answer of etcd. Returns the next step.
+    pub(super) fn see(&mut self, seen: Seen, now: Instant) -> Step {
+        let before = std::mem::replace(&mut self.seen, seen);
+        if before.revision > 0 && (before.cluster != seen.cluster || seen.revision < before.revision) {
+            self.rolled_back = Some((before.revision, seen.revision));
+            // The same revisions may have other texts now.
+            self.refused = None;
+            self.ended_trial = None;
+            self.forget_revisions();
+        }
+        if self.rolled_back.is_some_and(|(_, after)| seen.rules.is_some_and(|rules| rules > after)) {
+            self.rolled_back = None;
+        }
+        if self.trial_is_over(now) {
+            // Also if `rules` changes at the same moment: it is read in the next round.
+            return Step::EndTrial;
+        }
+        let trial = seen.trial.filter(|revision| Some(*revision) != self.ended_trial);
+        let running = self.trial.as_ref().map(|trial| trial.rules.revision);
+        let wanted = match (trial, seen.rules) {
+            (Some(revision), _) => Some((Key::Trial, revision)),
+            (None, Some(revision)) => Some((Key::Rules, revision)),
+            (None, None) => None,
+        };
+        let is_refused = |revision| {
+            let refused = self.refused.as_ref().filter(|(_, retry)| now < *retry);
+            refused.is_some_and(|(rules, _)| rules.revision == revision)
+        };
+        match wanted {
+            None if running.is_some() => Step::EndTrial,
+            None => Step::Keep,
+            Some((Key::Trial, revision)) if running == Some(revision) || is_refused(revision) => Step::Keep,
+            Some((Key::Rules, revision)) if running.is_none() => {
+                let is_running = self.runs.as_ref().is_some_and(|runs| runs.revision == revision);
+                if is_running || is_refused(revision) { Step::Keep } else { Step::Take(Key::Rules) }
+            }
+            Some((key, _)) => Step::Take(key),
+        }
+    }
+
+    /// Whether the time of the trial is over here; it does not run again then, whatever etcd has.
+    pub(super) fn trial_is_over(&mut self, now: Instant) -> bool {
+        let over = self.trial.as_ref().filter(|trial| trial.until <= now);
+        self.ended_trial = over.map(|trial| trial.rules.revision).or(self.ended_trial);
+        over.is_some()
+    }
+
+    /// The rules in force, those of a trial too.
+    pub(super) fn in_force(&self) -> Option<&RunningRules> {
+        self.trial.as_ref().map(|trial| &trial.rules).or(self.runs.as_ref())
+    }
+
+    /// Enters rules that stay.
+    pub(super) fn takes(&mut self, rules: RunningRules) {
+        self.runs = Some(rules);
+        self.refused = None;
+    }
+
+    /// Enters rules that were refused.
+    pub(super) fn refuses(&mut self, revision: u64, why: String, now: Instant) {
+        self.refused = Some((RefusedRules { revision, why }, now + RETRY));
+    }
+
+    /// The refused rules, unless others have taken their place in etcd.
+    pub(super) fn refused(&self) -> Option<&RefusedRules> {
+        let present = [self.seen.rules, self.seen.trial];
+        self.refused.as_ref().map(|(rules, _)| rules).filter(|rules| present.contains(&Some(rules.revision)))
+    }
+
+    fn forget_revisions(&mut self) {
+        let trial = self.trial.as_mut().map(|trial| &mut trial.rules);
+        trial.into_iter().chain(self.runs.as_mut()).for_each(|rules| rules.revision = 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(revision: u64, rules: Option<u64>, trial: Option<u64>) -> Seen {
+        Seen { cluster: 1, revision, rules, trial }
+    }
+
+    fn rules(revision: u64) -> RunningRules {
+        RunningRules { revision, sha256: revision.to_string() }
+    }
+
+    fn running(revision: u64) -> Followed {
+        Followed { runs: Some(rules(revision)), ..Followed::default() }
+    }
+
+    #[test]
+    fn new_rules_are_taken_and_those_that_run_are_kept() {
+        let (mut followed, now) = (Followed::default(), Instant::now());
+        assert_eq!(followed.see(seen(3, None, None), now), Step::Keep);
+        assert_eq!(followed.see(seen(4, Some(4), None), now), Step::Take(Key::Rules));
+        followed.takes(rules(4));
+        assert_eq!(followed.see(seen(9, Some(4), None), now), Step::Keep);
+        assert_eq!(followed.see(seen(10, Some(10), None), now), Step::Take(Key::Rules));
+        assert_eq!(followed.see(seen(11, None, None), now), Step::Keep, "rules that are gone stay in force");
+        assert_eq!(followed.rolled_back, None);
+    }
+
+    #[test]
+    fn refused_rules_are_tried_again_after_a_minute_and_others_at_once() {
+        let (mut followed, now) = (running(4), Instant::now());
+        assert_eq!(followed.see(seen(5, Some(5), None), now), Step::Take(Key::Rules));
+        followed.refuses(5, "line 1".to_owned(), now);
+        assert_eq!(followed.see(seen(6, Some(5), None), now), Step::Keep);
+        assert_eq!(followed.refused().map(|refused| refused.revision), Some(5));
+        assert_eq!(followed.see(seen(6, Some(5), None), now + RETRY), Step::Take(Key::Rules));
+        assert_eq!(followed.see(seen(7, Some(7), None), now), Step::Take(Key::Rules));
+        assert_eq!(followed.refused(), None);
+    }
+
+    #[test]
+    fn a_trial_runs_over_the_rules_until_it_is_gone_or_its_time_is_over_here() {
+        let (mut followed, now) = (running(4), Instant::now());
+        let until = now + Duration::from_secs(9);
+        assert_eq!(followed.see(seen(5, Some(4), Some(5)), now), Step::Take(Key::Trial));
+        let trial = |until| Some(RunningTrial { rules: rules(5), until, waits: true });
+        followed.trial = trial(until);
+        assert_eq!(followed.see(seen(6, Some(4), Some(5)), now), Step::Keep);
+        assert_eq!(followed.see(seen(7, Some(4), None), now), Step::Take(Key::Rules));
+        assert_eq!(followed.see(seen(7, None, None), now), Step::EndTrial);
+        // Another trial in its place.
+        assert_eq!(followed.see(seen(8, Some(4), Some(8)), now), Step::Take(Key::Trial));
+        assert_eq!(followed.see(seen(8, Some(4), Some(5)), until), Step::EndTrial);
+        followed.trial = None;
+        assert_eq!(followed.see(seen(8, Some(4), Some(5)), until), Step::Keep, "it does not begin again");
+        assert_eq!(followed.see(seen(9, Some(9), None), until), Step::Take(Key::Rules));
+    }
+
+    #[test]
+    fn a_refused_trial_leaves_the_rules_in_force() {
+        let (mut followed, now) = (running(4), Instant::now());
+        followed.refuses(5, String::new(), now);
+        assert_eq!(followed.see(seen(5, Some(4), Some(5)), now), Step::Keep);
+        assert_eq!(followed.see(seen(6, Some(4), None), now), Step::Keep);
+        assert_eq!(followed.refused(), None);
+    }
+
+    #[test]
+    fn an_etcd_that_was_restored_is_believed_and_its_rules_are_read_again() {
+        let now = Instant::now();
+        for restored in [seen(20, Some(4), None), Seen { cluster: 2, ..seen(40, Some(4), None) }] {
+            let mut followed = running(4);
+            followed.see(seen(30, Some(4), None), now);
+            followed.refuses(4, String::new(), now);
+            assert_eq!(followed.see(restored, now), Step::Take(Key::Rules));
+            assert_eq!(followed.rolled_back, Some((30, restored.revision)));
+            followed.takes(rules(4));
+            assert_eq!(followed.see(restored, now), Step::Keep);
+            assert!(followed.rolled_back.is_some());
+            let newer = restored.revision + 2;
+            followed.see(Seen { revision: newer, rules: Some(newer), ..restored }, now);
+            assert_eq!(followed.rolled_back, None, "new rules were written since");
+        }
+    }
+}

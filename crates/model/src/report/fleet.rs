@@ -1,0 +1,206 @@
+//! A fleet: the directors that follow one rules file in etcd, as `xvs fleet` and `xvs status --json` show it.
+//!
+//! A [`FleetDirector`] is also the record that each director writes into etcd, so other versions of xvs read it: fields
+//! that are missing have their defaults, and unknown ones are left out. Names and shapes of fields are an interface for
+//! programs, listed in docs/json.md.
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::listing::Rates;
+
+/// What a director knows of its fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetReport {
+    /// The name of the fleet.
+    pub fleet: String,
+    /// The name of this director.
+    pub director: String,
+    /// The URL that etcd answered at last; `None`: it has not answered.
+    pub etcd: Option<String>,
+    /// Why etcd does not answer; `None`: it does. What follows is of its last answer.
+    pub silent: Option<Silence>,
+    /// The revision of the rules in etcd; `None`: it has none.
+    pub rules: Option<u64>,
+    /// Rules that wait for `xvs fleet confirm`, and are run meanwhile.
+    pub trial: Option<Trial>,
+    /// The directors with a record in etcd, by name.
+    pub directors: Vec<FleetDirector>,
+}
+
+/// An etcd that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Why, with the URL and the next step.
+    pub why: String,
+    /// Since when, in milliseconds since 1970.
+    pub since_millis: u64,
+}
+
+/// Rules that wait to be confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Their revision.
+    pub revision: u64,
+    /// Until when, in milliseconds since 1970; `None`: this director does not run them.
+    pub until_millis: Option<u64>,
+}
+
+/// A director of a fleet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FleetDirector {
+    /// Its name.
+    pub name: String,
+    /// Random digits: directors with the same name differ in them.
+    pub instance: String,
+    /// The name of its machine.
+    pub host: String,
+    /// The version of its xvsd.
+    pub version: String,
+    /// The rules that it runs; `None`: none of etcd.
+    pub runs: Option<RunningRules>,
+    /// The rules that it has refused; `None`: it runs the newest.
+    pub refused: Option<RefusedRules>,
+    /// The first warnings of its `xvs status`.
+    pub warnings: Vec<String>,
+    /// The number of all its warnings.
+    pub warning_count: u64,
+    /// The number of its virtual services.
+    pub services: u64,
+    /// The number of destinations of all of them.
+    pub destinations: u64,
+    /// Objects in which it differs from the rules that it runs, without services of a keepalived.conf; `None`: unknown.
+    pub differences: Option<u64>,
+    /// A digest of all its services and destinations with their weights and order; equal digests: equal services.
+    pub digest: String,
+    /// The connections in its table.
+    pub connections: u64,
+    /// The rates of all its services.
+    pub rates: Rates,
+}
+
+/// Rules in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningRules {
+    /// Their revision in etcd.
+    pub revision: u64,
+    /// The SHA-256 of their text, in hexadecimal digits.
+    pub sha256: String,
+}
+
+/// Rules that a director cannot run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRules {
+    /// Their revision in etcd.
+    pub revision: u64,
+    /// Why.
+    pub why: String,
+}
+
+impl FleetReport {
+    /// The revision that directors are to run.
+    pub fn wanted(&self) -> Option<u64> {
+        self.trial.as_ref().map(|trial| trial.revision).or(self.rules)
+    }
+
+    /// What is wrong with a director, a sentence each.
+    pub fn faults(&self, director: &FleetDirector) -> Vec<String> {
+        let mut faults = Vec::new();
+        let running = director.runs.as_ref().map(|runs| runs.revision);
+        if let Some(RefusedRules { revision, why }) = &director.refused {
+            faults.push(format!("has refused revision {revision}: {why}"));
+        } else if running != self.wanted() {
+            faults.push(match running {
+                Some(revision) => format!("runs revision {revision}"),
+                None => "runs no rules of etcd".to_owned(),
+            });
+        }
+        if let Some(differences) = director.differences.filter(|differences| *differences > 0) {
+            let noun = if differences == 1 { "object differs" } else { "objects differ" };
+            faults.push(format!(
+                "{differences} {noun} from its rules; `xvs events` on {} shows who changed them",
+                director.host
+            ));
+        }
+        faults.extend(director.warnings.iter().cloned());
+        let more = director.warning_count.saturating_sub(director.warnings.len() as u64);
+        if more > 0 {
+            faults.push(format!("{more} more warnings; see `xvs status` on {}", director.host));
+        }
+        faults
+    }
+
+    /// The directors whose services differ from those of most, as positions: by digest, among those that run the same
+    /// rules.
+    pub fn differing(&self) -> Vec<usize> {
+        let others = |one: &FleetDirector| {
+            let sha256 = one.runs.as_ref().map(|runs| runs.sha256.clone());
+            self.directors.iter().filter(move |other| other.runs.as_ref().map(|runs| &runs.sha256) == sha256.as_ref())
+        };
+        let count = |one: &FleetDirector| others(one).filter(|other| other.digest == one.digest).count();
+        // Of equally many none is right, so all are named.
+        let differs = |one: &FleetDirector| {
+            others(one).any(|other| other.digest != one.digest && count(other) >= count(one))
+        };
+        let numbered = self.directors.iter().enumerate();
+        numbered.filter(|(_, director)| differs(director)).map(|(place, _)| place).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn director(name: &str, revision: u64, digest: &str) -> FleetDirector {
+        FleetDirector {
+            name: name.to_owned(),
+            host: name.to_owned(),
+            runs: Some(RunningRules { revision, sha256: revision.to_string() }),
+            digest: digest.to_owned(),
+            ..FleetDirector::default()
+        }
+    }
+
+    #[test]
+    fn directors_that_differ_from_most_with_the_same_rules_are_found_and_both_of_two() {
+        let differing = |directors: &[FleetDirector]| {
+            FleetReport { directors: directors.to_vec(), ..FleetReport::default() }.differing()
+        };
+        let [a, b, c] = [director("a", 1, "x"), director("b", 1, "x"), director("c", 1, "y")];
+        assert_eq!(differing(&[a.clone(), b.clone(), c.clone()]), [2]);
+        assert_eq!(differing(&[a.clone(), c.clone()]), [0, 1]);
+        assert_eq!(differing(&[a, b, director("c", 2, "y")]), [0; 0]);
+    }
+
+    #[test]
+    fn a_director_on_other_rules_or_with_changes_by_hand_or_warnings_has_faults() {
+        let report = FleetReport { rules: Some(2), ..FleetReport::default() };
+        let faults = |director: FleetDirector| report.faults(&director).join("; ");
+        assert_eq!(faults(director("a", 2, "")), "");
+        assert_eq!(faults(director("a", 1, "")), "runs revision 1");
+        assert_eq!(faults(FleetDirector { runs: None, ..director("a", 1, "") }), "runs no rules of etcd");
+        let refused = Some(RefusedRules { revision: 2, why: "line 3: no".to_owned() });
+        let refused = FleetDirector { refused, ..director("a", 1, "") };
+        assert_eq!(faults(refused), "has refused revision 2: line 3: no");
+        let changed = FleetDirector {
+            differences: Some(1),
+            warnings: vec!["wan is down".to_owned()],
+            warning_count: 3,
+            ..director("a", 2, "")
+        };
+        assert_eq!(
+            faults(changed),
+            "1 object differs from its rules; `xvs events` on a shows who changed them; wan is down; 2 more warnings; \
+             see `xvs status` on a"
+        );
+        let trial = FleetReport { trial: Some(Trial { revision: 7, until_millis: None }), ..report.clone() };
+        assert_eq!(trial.faults(&director("a", 2, "")), ["runs revision 2"]);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_read() {
+        let record: FleetDirector =
+            serde_json::from_str("{\"name\":\"a\",\"of_a_later_version\":1}").unwrap();
+        assert_eq!(record, FleetDirector { name: "a".to_owned(), ..FleetDirector::default() });
+    }
+}
