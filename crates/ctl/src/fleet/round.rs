@@ -49,7 +49,10 @@ pub(super) struct Follower {
     record: Record,
     /// The last answer of etcd.
     keys: Keys,
+    /// The looks without an answer since that.
     failures: u32,
+    /// When etcd answered last, or this began.
+    heard: SystemTime,
     silent: Option<Silence>,
     /// Why the record is not written.
     unwritten: Option<String>,
@@ -81,6 +84,7 @@ impl Follower {
             rules: None,
             keys: Keys::default(),
             failures: 0,
+            heard: SystemTime::now(),
             silent: None,
             unwritten: None,
             is_held_up: false,
@@ -92,7 +96,7 @@ impl Follower {
     pub(super) async fn round(&mut self) {
         let before = (self.followed.in_force().cloned(), self.followed.refused().cloned());
         match self.look().await {
-            Ok(()) => (self.failures, self.silent) = (0, None),
+            Ok(()) => (self.failures, self.silent, self.heard) = (0, None, SystemTime::now()),
             Err(why) => self.has_failed(why),
         }
         let changed = before != (self.followed.in_force().cloned(), self.followed.refused().cloned());
@@ -136,9 +140,7 @@ impl Follower {
             self.end_trial("its time is over, and etcd does not answer");
         }
         if self.failures >= FAILURES || self.keys.seen.revision == 0 {
-            let since_millis = self.silent.as_ref().map(|silent| silent.since_millis);
-            let since_millis = since_millis.unwrap_or_else(|| millis_since_1970(SystemTime::now()));
-            self.silent = Some(Silence { why, since_millis });
+            self.silent = Some(Silence { why, since_millis: millis_since_1970(self.heard) });
         }
     }
 
