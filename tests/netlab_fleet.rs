@@ -9,9 +9,11 @@ use std::process::Output;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use xvs::browser::Browser;
 use xvs::cluster::{VIP, complete, real_server};
 use xvs::director::program;
 use xvs::etcd::Etcd;
+use xvs::exposition::{ADDRESS, Page};
 use xvs::{Cluster, Director, Host, Layout, wait};
 
 const DIRECTORS: [(Host, &str); 2] = [(Host::Director, "lb1"), (Host::Backup, "lb2")];
@@ -34,8 +36,10 @@ impl<'a> Fleet<'a> {
 
     /// Starts xvsd on a host, as the director of this name.
     fn director(&self, host: Host, name: &str) -> Director<'a> {
-        let file = self.file(&format!("{}.toml", host.name()), &self.etcd.toml(name));
-        let words = ["--config", file.to_str().expect("a plain path"), "--interface", "lan", "--workers", "1"];
+        let text = format!("metrics_address = {ADDRESS:?}\nstatus_page = true\n{}", self.etcd.toml(name));
+        let file = self.file(&format!("{}.toml", host.name()), &text);
+        let words =
+            ["--config", file.to_str().expect("a plain path"), "--interface", "lan", "--workers", "1"];
         let wan = if host == Host::Director { &["--interface", "wan"][..] } else { &[] };
         Director::start_on(self.cluster, host, &[&words, wan].concat())
     }
@@ -57,8 +61,10 @@ impl<'a> Fleet<'a> {
         said(complete(command.args(["fleet", "apply"]).arg(file).args(more)))
     }
 
+    /// Runs `xvs` on a host; returns its exit code and what it prints, wrapped lines joined.
     fn xvs(&self, host: Host, words: &str) -> (i32, String) {
-        said(complete(self.cluster.command(host, program("xvs")).args(words.split(' '))))
+        let (code, text) = said(complete(self.cluster.command(host, program("xvs")).args(words.split(' '))));
+        (code, text.replace("\n           ", " "))
     }
 
     fn report(&self, host: Host) -> Value {
@@ -71,14 +77,17 @@ impl<'a> Fleet<'a> {
             let status = self.xvs(host, "status --json").1;
             let status: Value = serde_json::from_str(&status).expect("a status");
             let warnings = status["warnings"].as_array().expect("a list");
-            warnings.iter().any(|warning| warning.as_str().is_some_and(|one| one.contains(text))).then_some(())
+            warnings
+                .iter()
+                .any(|warning| warning.as_str().is_some_and(|one| one.contains(text)))
+                .then_some(())
         });
     }
 
     /// Waits until no warning of a host has this text.
     fn is_over(&self, host: Host, text: &str) {
         wait::until(&format!("no warning of {text}"), || {
-            (!self.xvs(host, "status").1.replace("\n           ", " ").contains(text)).then_some(())
+            (!self.xvs(host, "status").1.contains(text)).then_some(())
         });
     }
 }
@@ -121,12 +130,15 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     assert!(second.xvs("events --no-follow").contains("xvs-fleet"), "{}", second.xvs("events --no-follow"));
 
     // Another program writes what no director can run.
-    fleet.etcd.ctl(&["put", "/xvs/prod/rules", &format!("{}-X\n", rules(81))]);
+    fleet.etcd.ctl(&["put", "--", "/xvs/prod/rules", &format!("{}-X\n", rules(81))]);
     for (host, _) in DIRECTORS {
         fleet.is_warned(host, "are refused, and those of revision");
     }
-    let (code, text) = fleet.xvs(Host::Director, "fleet");
-    assert!(code == 1 && text.matches("has refused revision").count() == 2 && text.contains("line 3"), "{text}");
+    wait::until("each knows that both refuse it", || {
+        let (code, text) = fleet.xvs(Host::Director, "fleet");
+        (code == 1 && text.matches(": line 3: ").count() == 2).then_some(())
+    });
+    assert_eq!(Page::of(&cluster, Host::Director).sum("xvs_fleet_refused", &[]), Some(1.0));
     assert_eq!((ports(&first), ports(&second)), (vec![80], vec![80]));
     let (code, text) = fleet.apply("-A -t 1.2.3.4:80 -s no\n", &[]);
     assert!(code == 1 && text.contains("line 1"), "{text}");
@@ -134,12 +146,24 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     assert_eq!((code, ports(&first), ports(&second)), (0, vec![82], vec![82]), "{text}");
     fleet.is_over(Host::Backup, "are refused");
 
+    let mut browser = Browser::start(&cluster, Host::Director, (1400, 1000));
+    browser.open(&format!("http://{ADDRESS}/"));
+    browser.until("document.getElementById('of_fleet').textContent", "Fleet prod");
+    let row = |name: &str| {
+        format!(
+            "[...document.getElementById('directors').rows].find(tr => tr.cells[0].textContent === '{name}')"
+        )
+    };
+    browser.until(&format!("{}?.cells[2].textContent.trim()", row("lb1")), "ok");
+
     // By hand on one.
     second.adm(&format!("-e -t {VIP}:82 -r {}:82 -m -w 7", real_server(1)));
     wait::until("the difference is seen on the other", || {
         let text = fleet.xvs(Host::Director, "fleet").1;
         (text.contains("1 object differs") && text.contains("its services differ")).then_some(())
     });
+    browser.until(&format!("{}.className", row("lb2")), "warn");
+    drop(browser);
 
     fleet.etcd.kill();
     fleet.is_warned(Host::Director, "etcd has not answered since");
@@ -151,14 +175,14 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     fleet.is_warned(Host::Backup, "etcd has not answered since");
 
     fleet.etcd.start_again();
-    fleet.etcd.ctl(&["put", "/xvs/prod/rules", &rules(84)]);
+    fleet.etcd.ctl(&["put", "--", "/xvs/prod/rules", &rules(84)]);
     await_ports(&first, &[84]);
     await_ports(&second, &[84]);
     fleet.is_over(Host::Director, "etcd has not answered");
 
     // Away while there are new rules: not ready before they are in force.
     drop(second);
-    fleet.etcd.ctl(&["put", "/xvs/prod/rules", &rules(85)]);
+    fleet.etcd.ctl(&["put", "--", "/xvs/prod/rules", &rules(85)]);
     let second = fleet.director(Host::Backup, "lb2");
     assert_eq!(ports(&second), [85]);
 }

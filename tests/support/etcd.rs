@@ -38,7 +38,14 @@ impl<'a> Etcd<'a> {
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
         let name = format!("subjectAltName=IP:{}", Self::address());
-        openssl.args(["-subj", "/CN=etcd", "-addext", &name, "-addext", "basicConstraints=critical,CA:FALSE"]);
+        openssl.args([
+            "-subj",
+            "/CN=etcd",
+            "-addext",
+            &name,
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]);
         succeed(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
         fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("it was made above");
         let options = options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>();
@@ -96,7 +103,9 @@ impl<'a> Etcd<'a> {
         let data = self.folder.join("data");
         fs::remove_dir_all(&data).expect("etcd has data");
         let mut etcdctl = Command::new("etcdctl");
-        succeed(etcdctl.env("ETCDCTL_API", "3").args(["snapshot", "restore", snapshot, "--data-dir"]).arg(data));
+        succeed(
+            etcdctl.env("ETCDCTL_API", "3").args(["snapshot", "restore", snapshot, "--data-dir"]).arg(data),
+        );
     }
 
     fn answers(&self) {
@@ -122,7 +131,10 @@ impl Drop for Etcd<'_> {
         let _ = self.process.kill();
         let _ = self.process.wait();
         if std::thread::panicking() {
-            eprintln!("---- log of etcd\n{}", fs::read_to_string(self.folder.join("log")).unwrap_or_default());
+            eprintln!(
+                "---- log of etcd\n{}",
+                fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+            );
         }
     }
 }

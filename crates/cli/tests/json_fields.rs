@@ -89,8 +89,10 @@ fn documents() -> Vec<(&'static str, Vec<Value>)> {
     let mut page = sample::page();
     // Its fields are those of `xvs status`.
     page["status"] = json!({});
-    status
-        .extend(sample::rules().map(|rules| json!(StatusReport { rules: Some(rules), fleet: None, ..sample::status() })));
+    status.extend(
+        sample::rules()
+            .map(|rules| json!(StatusReport { rules: Some(rules), fleet: None, ..sample::status() })),
+    );
     vec![
         ("xvs status", status),
         ("GET /status.json", vec![page]),

@@ -28,9 +28,7 @@ use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
 use crate::report::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::report::event::{Event, Kind, Requester};
 use crate::report::explain;
-use crate::report::fleet::{
-    FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial,
-};
+use crate::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 use crate::report::health::sample::{real_server, report, virtual_server};
 use crate::report::health::{
     AgentHealth, AgentMode, CheckState, Counts, HealthReport, SorryServerHealth, Weights,

@@ -65,7 +65,8 @@ pub(super) fn await_directors(
     let report = loop {
         let report = report(director)?;
         let wanted = report.wanted();
-        let has_decided = |director: &FleetDirector| runs(director, wanted) || refused(director, wanted).is_some();
+        let has_decided =
+            |director: &FleetDirector| runs(director, wanted) || refused(director, wanted).is_some();
         if is_seen(&report) && report.directors.iter().all(has_decided) || Instant::now() > end {
             break report;
         }

@@ -89,11 +89,14 @@ fn is_well(report: &FleetReport) -> bool {
 
 fn screen(report: &FleetReport) -> String {
     let FleetReport { fleet, director, etcd, silent, rules, trial, directors } = report;
-    let rules = rules.map_or("no rules in etcd".to_owned(), |revision| format!("rules of revision {revision}"));
+    let rules =
+        rules.map_or("no rules in etcd".to_owned(), |revision| format!("rules of revision {revision}"));
     let etcd = etcd.as_ref().map(|url| format!(" in {url}")).unwrap_or_default();
     let mut lines = vec![line("fleet", &format!("{fleet}, seen by {director}: {rules}{etcd}"))];
     lines.extend(trial.as_ref().map(|trial| line("trial", &waits(trial))));
-    lines.extend(silent.as_ref().map(|silent| line("warning", &format!("etcd does not answer: {}", silent.why))));
+    lines.extend(
+        silent.as_ref().map(|silent| line("warning", &format!("etcd does not answer: {}", silent.why))),
+    );
     lines.push(format!(
         "{:<20} {:>8} {:>8} {:>8} {:>16} {:>7} {:>7} {:>7}\n",
         "Director", "Rules", "Services", "Servers", "Digest", "Conns", "CPS", "InPPS"
@@ -107,7 +110,8 @@ fn screen(report: &FleetReport) -> String {
             rates.connections, rates.in_packets
         ));
         let differs = differing.contains(&place).then(|| {
-            "its services differ from those of directors with the same rules: compare `xvsadm -Sn` there".to_owned()
+            "its services differ from those of directors with the same rules: compare `xvsadm -Sn` there"
+                .to_owned()
         });
         for fault in report.faults(director).into_iter().chain(differs) {
             lines.push(line("", &fault));
@@ -117,7 +121,8 @@ fn screen(report: &FleetReport) -> String {
 }
 
 fn waits(Trial { revision, until_millis }: &Trial) -> String {
-    let left = until_millis.map(|until| until.saturating_sub(millis_since_1970(SystemTime::now())).div_ceil(1000));
+    let left =
+        until_millis.map(|until| until.saturating_sub(millis_since_1970(SystemTime::now())).div_ceil(1000));
     let left = left.map(|left| format!(" for {left} s more")).unwrap_or_default();
     format!("rules of revision {revision}{left}; `xvs fleet confirm` keeps them")
 }
@@ -130,10 +135,8 @@ mod tests {
 
     #[test]
     fn the_screen_has_a_row_for_each_director_and_what_is_wrong_with_it_below() {
-        let report = FleetReport {
-            trial: Some(Trial { revision: 14, until_millis: None }),
-            ..sample::fleet()
-        };
+        let report =
+            FleetReport { trial: Some(Trial { revision: 14, until_millis: None }), ..sample::fleet() };
         let expected = "\
 fleet      prod, seen by lb1: rules of revision 12 in https://192.0.2.21:2379
 trial      rules of revision 14; `xvs fleet confirm` keeps them

@@ -141,7 +141,8 @@ impl Handler for Dispatch {
             Request::Fleet(wanted) => {
                 let shared = daemon.shared();
                 let none = || {
-                    let why = "xvs: this director is in no fleet; see [fleet] in docs/configure.md".to_owned();
+                    let why =
+                        "xvs: this director is in no fleet; see [fleet] in docs/configure.md".to_owned();
                     CommandError::Failed { why }
                 };
                 let done = shared.fleet.get().ok_or_else(none)?.request(wanted.clone()).map(Reply::Fleet);

@@ -63,7 +63,11 @@ impl Fleet {
         if self.etcd.is_empty() {
             return match self == &Self::default() {
                 true => Ok(()),
-                false => wrong("fleet.etcd", &self.etcd, "at least one URL is needed, such as https://192.0.2.21:2379"),
+                false => wrong(
+                    "fleet.etcd",
+                    &self.etcd,
+                    "at least one URL is needed, such as https://192.0.2.21:2379",
+                ),
             };
         }
         if let Some(url) = self.etcd.iter().find(|url| Url::parse(url).is_none()) {
@@ -75,11 +79,16 @@ impl Fleet {
         for (key, name) in [("fleet.name", name), ("fleet.director", &self.director())] {
             let is_named = !name.is_empty() && name.len() <= NAME_BYTES;
             if !is_named || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-                return wrong(key, name, "a name has at most 100 letters, digits, points, hyphens and underscores");
+                return wrong(
+                    key,
+                    name,
+                    "a name has at most 100 letters, digits, points, hyphens and underscores",
+                );
             }
         }
         if let Some(rules) = rules {
-            let why = "with [fleet] the rules come from etcd: `xvs fleet apply FILE` writes them; remove `rules`";
+            let why =
+                "with [fleet] the rules come from etcd: `xvs fleet apply FILE` writes them; remove `rules`";
             return wrong("rules", &rules, why);
         }
         let has_tls = self.urls().iter().any(|url| url.has_tls);
@@ -87,12 +96,16 @@ impl Fleet {
             (None, ..) if has_tls => {
                 wrong("fleet.ca_file", &"", "https needs the file of the authority of etcd's certificate")
             }
-            (_, Some(file), None) => {
-                wrong("fleet.certificate_file", file, "without a private key; name its file with private_key_file")
-            }
-            (_, None, Some(file)) => {
-                wrong("fleet.private_key_file", file, "without a certificate; name its file with certificate_file")
-            }
+            (_, Some(file), None) => wrong(
+                "fleet.certificate_file",
+                file,
+                "without a private key; name its file with private_key_file",
+            ),
+            (_, None, Some(file)) => wrong(
+                "fleet.private_key_file",
+                file,
+                "without a certificate; name its file with certificate_file",
+            ),
             _ => Ok(()),
         }
     }

@@ -39,7 +39,8 @@ impl Connection {
     /// # Errors
     /// Why not, without the URL.
     pub(super) async fn open(url: &Url, fleet: &Fleet) -> Result<Self, String> {
-        let stream = TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| error.to_string())?;
+        let stream =
+            TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| error.to_string())?;
         // Requests are small and wait for their answers.
         let _ = stream.set_nodelay(true);
         let sender = if url.has_tls {
@@ -64,7 +65,10 @@ impl Connection {
         self.sender.ready().await.map_err(|error| described(&error))?;
         let answer = self.sender.send_request(request).await.map_err(|error| described(&error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(|error| error.to_string())?;
+        let body = Limited::new(answer.into_body(), ANSWER_MAX)
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     }
 }
@@ -125,7 +129,8 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, String> {
 }
 
 fn certificates(key: &str, path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |why: String| format!("{key} {}: {why}; name a file with certificates in PEM", path.display());
+    let wrong =
+        |why: String| format!("{key} {}: {why}; name a file with certificates in PEM", path.display());
     let text = read_file(path).map_err(|error| wrong(error.to_string()))?.1;
     let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
     match chain {

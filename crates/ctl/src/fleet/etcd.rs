@@ -89,7 +89,11 @@ impl Etcd {
     }
 
     /// Carries out operations together, if all comparisons hold.
-    pub(super) async fn commit(&mut self, compare: &[Value], operations: &[Value]) -> Result<Committed, String> {
+    pub(super) async fn commit(
+        &mut self,
+        compare: &[Value],
+        operations: &[Value],
+    ) -> Result<Committed, String> {
         let answer = self.call("kv/txn", &json!({"compare": compare, "success": operations})).await?;
         let done = answer["succeeded"].as_bool().unwrap_or(false);
         Ok(Committed { done, revision: number(&answer["header"]["revision"]) })
@@ -278,10 +282,15 @@ mod tests {
         let error = |status, body: &str| answer_of(status, body.as_bytes()).unwrap_err();
         let full = r#"{"error":"etcdserver: mvcc: database space exceeded","message":"etcdserver: mvcc: database space exceeded","code":8}"#;
         let said = error(StatusCode::TOO_MANY_REQUESTS, full);
-        assert!(said.starts_with("etcdserver: mvcc: database space exceeded; etcd is full: `etcdctl compact`"), "{said}");
+        assert!(
+            said.starts_with("etcdserver: mvcc: database space exceeded; etcd is full: `etcdctl compact`"),
+            "{said}"
+        );
         let of_a_stream = r#"{"error":{"grpc_code":14,"message":"etcdserver: no leader"}}"#;
         assert_eq!(error(StatusCode::OK, of_a_stream), "etcdserver: no leader");
-        assert!(error(StatusCode::NOT_FOUND, "Not Found\n").starts_with("404 Not Found, no answer of etcd 3.4"));
+        assert!(
+            error(StatusCode::NOT_FOUND, "Not Found\n").starts_with("404 Not Found, no answer of etcd 3.4")
+        );
         assert!(error(StatusCode::OK, "<html>").starts_with("200 OK, no answer of etcd"));
     }
 }

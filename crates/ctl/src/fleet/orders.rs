@@ -49,9 +49,13 @@ async fn apply(
              --take-back` ends them"
         ),
         (None, Some(rules)) => {
-            format!("the rules in etcd have just become those of revision {rules}; look at `xvs fleet`, and try again")
+            format!(
+                "the rules in etcd have just become those of revision {rules}; look at `xvs fleet`, and try again"
+            )
         }
-        (None, None) => "the rules in etcd have just been deleted; look at `xvs fleet`, and try again".to_owned(),
+        (None, None) => {
+            "the rules in etcd have just been deleted; look at `xvs fleet`, and try again".to_owned()
+        }
     })
 }
 

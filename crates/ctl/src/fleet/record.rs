@@ -75,7 +75,10 @@ impl Record {
             return;
         }
         let shared = daemon.shared();
-        let warnings = status::warnings(shared, shared.health().as_ref());
+        let mut warnings = status::warnings(shared, shared.health().as_ref());
+        // Those of the rules in etcd follow from the rest of the record.
+        let own = shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default();
+        warnings.retain(|warning| !own.contains(warning));
         let (services, destinations) = shared.published.load().configured();
         let total = shared.total.sum();
         let seconds = self.looked.map_or(0.0, |looked| looked.elapsed().as_secs_f64());
@@ -124,7 +127,12 @@ impl Record {
     ///
     /// # Errors
     /// Why the directors of the fleet do not see it.
-    pub(super) async fn write(&mut self, etcd: &mut Etcd, keys: &Keys, record: &FleetDirector) -> Result<(), String> {
+    pub(super) async fn write(
+        &mut self,
+        etcd: &mut Etcd,
+        keys: &Keys,
+        record: &FleetDirector,
+    ) -> Result<(), String> {
         let now = Instant::now();
         if now < self.not_before {
             return Ok(());
@@ -136,7 +144,12 @@ impl Record {
         written
     }
 
-    async fn write_now(&mut self, etcd: &mut Etcd, keys: &Keys, record: &FleetDirector) -> Result<(), String> {
+    async fn write_now(
+        &mut self,
+        etcd: &mut Etcd,
+        keys: &Keys,
+        record: &FleetDirector,
+    ) -> Result<(), String> {
         let (name, holder) = self.key(&keys.directors);
         if name != self.key {
             self.end(etcd).await;
@@ -202,10 +215,14 @@ impl Record {
     }
 
     /// The directors of the same name.
-    pub(super) fn of_same_name<'a>(&'a self, directors: &'a [Entry]) -> impl Iterator<Item = FleetDirector> + 'a {
+    pub(super) fn of_same_name<'a>(
+        &'a self,
+        directors: &'a [Entry],
+    ) -> impl Iterator<Item = FleetDirector> + 'a {
         let is_same = |entry: &&Entry| {
             let behind = entry.name.strip_prefix(self.name.as_str());
-            behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME)) && !self.wrote(entry)
+            behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME))
+                && !self.wrote(entry)
         };
         directors.iter().filter(is_same).map(director_of)
     }
@@ -309,7 +326,11 @@ mod tests {
         let [a, b] = [11, 12].map(|host| format!("-a -t 192.0.2.1:80 -r 192.0.2.{host}:80 -m -w 1\n"));
         let both = of(&format!("{service}{a}{b}"));
         assert_eq!(both, of(&format!("#xvs laddr add 192.0.2.9\n{service}{a}{b}--set 1 2 3\n")));
-        for other in [format!("{service}{b}{a}"), format!("{service}{a}"), format!("{service}{a}{b}").replace("-w 1", "-w 2")] {
+        for other in [
+            format!("{service}{b}{a}"),
+            format!("{service}{a}"),
+            format!("{service}{a}{b}").replace("-w 1", "-w 2"),
+        ] {
             assert_ne!(both, of(&other), "{other}");
         }
     }

@@ -103,10 +103,11 @@ impl Follower {
         self.record.look(&self.daemon, self.rules.as_deref(), changed);
         if self.failures == 0 {
             let record = self.present();
-            self.unwritten = self.record.write(&mut self.etcd, &self.keys, &record).await.err().or_else(|| {
-                // Until the next attempt it stays unwritten.
-                self.unwritten.take().filter(|_| self.record.waits())
-            });
+            self.unwritten =
+                self.record.write(&mut self.etcd, &self.keys, &record).await.err().or_else(|| {
+                    // Until the next attempt it stays unwritten.
+                    self.unwritten.take().filter(|_| self.record.waits())
+                });
         }
         self.keep();
         self.show();
@@ -122,7 +123,11 @@ impl Follower {
         self.is_held_up = false;
         match self.followed.see(self.keys.seen, Instant::now()) {
             // After a restart.
-            Step::Keep if self.rules.is_none() && self.followed.trial.is_none() && self.followed.refused().is_none() => {
+            Step::Keep
+                if self.rules.is_none()
+                    && self.followed.trial.is_none()
+                    && self.followed.refused().is_none() =>
+            {
                 self.take(Key::Rules).await
             }
             Step::Keep => Ok(()),
@@ -315,10 +320,16 @@ impl Follower {
         let seen = self.keys.seen;
         if let Some(Silence { why, since_millis }) = &self.silent {
             let since = time_of_day(*since_millis);
-            warn("silent", format!("etcd has not answered since {since}, and the last rules stay in force: {why}"));
+            warn(
+                "silent",
+                format!("etcd has not answered since {since}, and the last rules stay in force: {why}"),
+            );
         } else if seen.rules.is_none() && seen.trial.is_none() {
             let step = "`xvs fleet apply FILE` writes them";
-            warn("none", format!("etcd has no rules for fleet {fleet}, and the last ones stay in force; {step}"));
+            warn(
+                "none",
+                format!("etcd has no rules for fleet {fleet}, and the last ones stay in force; {step}"),
+            );
         }
         if let Some(refused) = self.followed.refused() {
             let revision = refused.revision;
@@ -337,7 +348,10 @@ impl Follower {
         }
         if self.is_held_up {
             let step = "`xvs confirm` or `xvs confirm --take-back` ends that";
-            warn("held up", format!("new rules in etcd wait, because rules applied by hand wait to be confirmed; {step}"));
+            warn(
+                "held up",
+                format!("new rules in etcd wait, because rules applied by hand wait to be confirmed; {step}"),
+            );
         }
         if let Some((before, after)) = self.followed.rolled_back {
             warn(
@@ -359,7 +373,12 @@ impl Follower {
             );
         }
         if let Some(why) = &self.unwritten {
-            warn("unwritten", format!("other directors do not see this one as it is, because its record is not written: {why}"));
+            warn(
+                "unwritten",
+                format!(
+                    "other directors do not see this one as it is, because its record is not written: {why}"
+                ),
+            );
         }
         all
     }

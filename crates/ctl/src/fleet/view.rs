@@ -47,7 +47,8 @@ impl FleetView {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let state = self.state();
         let has_ended = state.looked.is_some_and(|looked| looked.elapsed() > ENDED);
-        let ended = "the thread xvs-fleet follows the rules in etcd no more; see the log of xvsd, and restart it";
+        let ended =
+            "the thread xvs-fleet follows the rules in etcd no more; see the log of xvsd, and restart it";
         state.warnings.iter().cloned().chain(has_ended.then(|| ended.to_owned())).collect()
     }
 
@@ -58,9 +59,13 @@ impl FleetView {
     pub(crate) fn request(&self, request: FleetRequest) -> Result<u64, CommandError> {
         let failed = |why: &str| CommandError::Failed { why: format!("xvs: {why}") };
         let (reply, answer) = bounded(1);
-        self.orders.try_send((request, reply)).map_err(|_| failed("others change the rules in etcd; try again"))?;
+        self.orders
+            .try_send((request, reply))
+            .map_err(|_| failed("others change the rules in etcd; try again"))?;
         answer.recv_timeout(PATIENCE).map_err(|error| match error {
-            RecvTimeoutError::Timeout => failed("etcd has not answered; `xvs fleet` shows whether it has the rules"),
+            RecvTimeoutError::Timeout => {
+                failed("etcd has not answered; `xvs fleet` shows whether it has the rules")
+            }
             RecvTimeoutError::Disconnected => failed("the daemon is ending"),
         })?
     }

@@ -135,7 +135,9 @@ impl FleetReport {
     pub fn differing(&self) -> Vec<usize> {
         let others = |one: &FleetDirector| {
             let sha256 = one.runs.as_ref().map(|runs| runs.sha256.clone());
-            self.directors.iter().filter(move |other| other.runs.as_ref().map(|runs| &runs.sha256) == sha256.as_ref())
+            self.directors
+                .iter()
+                .filter(move |other| other.runs.as_ref().map(|runs| &runs.sha256) == sha256.as_ref())
         };
         let count = |one: &FleetDirector| others(one).filter(|other| other.digest == one.digest).count();
         // Of equally many none is right, so all are named.
