@@ -36,7 +36,10 @@ impl<'a> Fleet<'a> {
 
     /// Starts xvsd on a host, as the director of this name.
     fn director(&self, host: Host, name: &str) -> Director<'a> {
-        let text = format!("metrics_address = {ADDRESS:?}\nstatus_page = true\n{}", self.etcd.toml(name));
+        // The second one has no right of root but its capabilities.
+        let user = if host == Host::Backup { "user = \"daemon\"\n" } else { "" };
+        let text =
+            format!("{user}metrics_address = {ADDRESS:?}\nstatus_page = true\n{}", self.etcd.toml(name));
         let file = self.file(&format!("{}.toml", host.name()), &text);
         let words =
             ["--config", file.to_str().expect("a plain path"), "--interface", "lan", "--workers", "1"];

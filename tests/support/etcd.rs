@@ -48,6 +48,8 @@ impl<'a> Etcd<'a> {
         ]);
         succeed(openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate));
         fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("it was made above");
+        // Of an xvsd that is not root.
+        succeed(Command::new("chown").arg("daemon").arg(&key));
         let options = options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>();
         let process = launch(cluster, &folder, &options);
         let this = Self { cluster, process, folder, options };

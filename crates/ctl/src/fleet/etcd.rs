@@ -34,7 +34,7 @@ pub(super) struct Etcd {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys {
     pub(super) seen: Seen,
-    /// The lease of the trial; 0: it has none.
+    /// The lease of the trial; 0: there is none.
     pub(super) trial_lease: u64,
     pub(super) directors: Vec<Entry>,
 }
@@ -241,9 +241,12 @@ fn keys_of(answer: &Value, directors: &str) -> Keys {
     };
     let header = &answer["header"];
     let (cluster, store) = (number(&header["cluster_id"]), number(&header["revision"]));
+    let trial_lease = number(&of(2)[0]["lease"]);
+    // One without a lease would never end.
+    let trial = revision(2).filter(|_| trial_lease != 0);
     Keys {
-        seen: Seen { cluster, revision: store, rules: revision(1), trial: revision(2) },
-        trial_lease: number(&of(2)[0]["lease"]),
+        seen: Seen { cluster, revision: store, rules: revision(1), trial },
+        trial_lease,
         directors: of(0).as_array().into_iter().flatten().filter_map(entry).collect(),
     }
 }

@@ -192,8 +192,7 @@ mod tests {
         let (mut followed, now) = (running(4), Instant::now());
         let until = now + Duration::from_secs(9);
         assert_eq!(followed.see(seen(5, Some(4), Some(5)), now), Step::Take(Key::Trial));
-        let trial = |until| Some(RunningTrial { rules: rules(5), until, waits: true });
-        followed.trial = trial(until);
+        followed.trial = Some(RunningTrial { rules: rules(5), until, waits: true });
         assert_eq!(followed.see(seen(6, Some(4), Some(5)), now), Step::Keep);
         assert_eq!(followed.see(seen(7, Some(4), None), now), Step::Take(Key::Rules));
         assert_eq!(followed.see(seen(7, None, None), now), Step::EndTrial);

@@ -43,8 +43,11 @@ pub(super) struct Record {
     looked: Option<Instant>,
     /// The totals of all services at that time.
     total: StatsValues,
+    /// The configuration whose rules were compared last.
+    compared: Option<u64>,
     /// The lease of the key that was written last.
     lease: Option<u64>,
+    /// Its name, behind `directors/`.
     key: String,
     written: Option<FleetDirector>,
     prolonged: Instant,
@@ -60,6 +63,7 @@ impl Record {
             figures: FleetDirector::default(),
             looked: None,
             total: StatsValues::default(),
+            compared: None,
             lease: None,
             key: String::new(),
             written: None,
@@ -89,19 +93,22 @@ impl Record {
         if seconds > 0.5 || self.looked.is_none() {
             (self.looked, self.total) = (Some(Instant::now()), total);
         }
+        let epoch = shared.published.load().epoch;
+        let (mut differing, mut digested) = (self.figures.differences, self.figures.digest.clone());
         // Without an answer of the control thread the former ones stay.
-        let compared = daemon.rules().ok().map(|(running, owned)| {
+        if (changed || self.compared != Some(epoch))
+            && let Ok((running, owned)) = daemon.rules()
+        {
             let wanted = rules.and_then(|rules| wanted(rules, &running));
-            let differences = wanted.map(|mut wanted| {
+            differing = wanted.map(|mut wanted| {
                 wanted.keep_running(&running, owned);
                 differences(&running, &wanted).len() as u64
             });
-            (differences, digest(&running))
-        });
-        let (differences, digest) =
-            compared.unwrap_or_else(|| (self.figures.differences, self.figures.digest.clone()));
+            digested = digest(&running);
+            self.compared = Some(epoch);
+        }
         self.figures = FleetDirector {
-            name: self.name.clone(),
+            name: String::new(),
             instance: self.instance.clone(),
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -109,8 +116,8 @@ impl Record {
             warnings: warnings.into_iter().take(WARNINGS).map(cut).collect(),
             services: services as u64,
             destinations: destinations as u64,
-            differences,
-            digest,
+            differences: differing,
+            digest: digested,
             connections: shared.table().live() as u64,
             rates,
             runs: None,
@@ -118,9 +125,10 @@ impl Record {
         };
     }
 
-    /// The record as it is now.
+    /// The record as it is now, without rules.
     pub(super) fn present(&self) -> FleetDirector {
-        self.figures.clone()
+        let name = if self.key.is_empty() { &self.name } else { &self.key };
+        FleetDirector { name: name.clone(), ..self.figures.clone() }
     }
 
     /// Writes a record if it has changed, and prolongs its lease if that is due.

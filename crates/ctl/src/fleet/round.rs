@@ -16,7 +16,7 @@ use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Request, Verdict};
 use xvs_model::report::event::{Kind, Requester, millis_since_1970};
-use xvs_model::report::fleet::{FleetDirector, FleetReport, RunningRules, Silence, Trial};
+use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 
 use crate::config::fleet::Fleet;
 use crate::control::handle::Handle;
@@ -94,12 +94,12 @@ impl Follower {
 
     /// Looks at etcd once, and does what follows.
     pub(super) async fn round(&mut self) {
-        let before = (self.followed.in_force().cloned(), self.followed.refused().cloned());
+        let before = self.rules_state();
         match self.look().await {
             Ok(()) => (self.failures, self.silent, self.heard) = (0, None, SystemTime::now()),
             Err(why) => self.has_failed(why),
         }
-        let changed = before != (self.followed.in_force().cloned(), self.followed.refused().cloned());
+        let changed = before != self.rules_state();
         self.record.look(&self.daemon, self.rules.as_deref(), changed);
         if self.failures == 0 {
             let record = self.present();
@@ -113,6 +113,11 @@ impl Follower {
         self.show();
     }
 
+    /// What is new, if it has changed, for other directors.
+    fn rules_state(&self) -> (Option<RunningRules>, Option<RefusedRules>, bool) {
+        (self.followed.in_force().cloned(), self.followed.refused().cloned(), self.rules.is_some())
+    }
+
     /// Ends the record.
     pub(super) async fn end(&mut self) {
         self.record.end(&mut self.etcd).await;
@@ -122,14 +127,7 @@ impl Follower {
         self.keys = self.etcd.keys().await?;
         self.is_held_up = false;
         match self.followed.see(self.keys.seen, Instant::now()) {
-            // After a restart.
-            Step::Keep
-                if self.rules.is_none()
-                    && self.followed.trial.is_none()
-                    && self.followed.refused().is_none() =>
-            {
-                self.take(Key::Rules).await
-            }
+            Step::Keep if self.has_unread_rules() => self.take(Key::Rules).await,
             Step::Keep => Ok(()),
             Step::EndTrial => {
                 self.end_trial("its time is over");
@@ -137,6 +135,12 @@ impl Follower {
             }
             Step::Take(key) => self.take(key).await,
         }
+    }
+
+    /// Whether the text of the rules that run is not known: after a restart, or a trial.
+    fn has_unread_rules(&self) -> bool {
+        let Followed { seen, trial, .. } = &self.followed;
+        self.rules.is_none() && seen.rules.is_some() && trial.is_none() && self.followed.refused().is_none()
     }
 
     fn has_failed(&mut self, why: String) {
@@ -288,6 +292,7 @@ impl Follower {
         }
         self.warnings = warnings;
         let present = self.present();
+        let director = present.name.clone();
         let mut directors: Vec<_> =
             self.keys.directors.iter().filter(|entry| !self.record.wrote(entry)).map(director_of).collect();
         directors.push(present);
@@ -301,7 +306,7 @@ impl Follower {
         let mut state = self.view.state();
         state.report = FleetReport {
             fleet: self.fleet.clone(),
-            director: self.director.clone(),
+            director,
             etcd: has_answered.then(|| self.etcd.url().to_owned()),
             silent: self.silent.clone(),
             rules: self.keys.seen.rules,
