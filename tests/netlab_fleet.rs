@@ -169,13 +169,13 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     drop(browser);
 
     fleet.etcd.kill();
-    fleet.is_warned(Host::Director, "etcd has not answered since");
+    fleet.is_warned(Host::Director, "etcd has not answered for");
     let (code, text) = fleet.apply(&rules(83), &[]);
     assert!(code == 3 && text.contains("https://192.0.2.12:2379: "), "{code} {text}");
     second.stop();
     let second = fleet.director(Host::Backup, "lb2");
     assert_eq!((ports(&first), ports(&second)), (vec![82], vec![82]));
-    fleet.is_warned(Host::Backup, "etcd has not answered since");
+    fleet.is_warned(Host::Backup, "etcd has not answered for");
 
     fleet.etcd.start_again();
     fleet.etcd.ctl(&["put", "--", "/xvs/prod/rules", &rules(84)]);

@@ -278,6 +278,7 @@ mod tests {
             SYN limit  TCP 198.51.100.1:80: 5000 SYNs a second, 8 dropped\n\
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
+            fleet      lb1 of prod: rules of revision 12 of etcd, no other director\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
             sync       master on eth1, sync id 5; 1200 messages sent, 3 not sent, 9\n           connections lost\n\
             sync       sending the table to 192.0.2.2, 350000 of 1000000 connections; silent\n           for 12 s\n\

@@ -118,9 +118,9 @@ pub fn fleet() -> FleetReport {
         fleet: "prod".to_owned(),
         director: "lb1".to_owned(),
         etcd: Some("https://192.0.2.21:2379".to_owned()),
-        silent: Some(Silence { why: "no answer".to_owned(), since_millis: 1_700_000_000_000 }),
+        silent: Some(Silence { why: "no answer".to_owned(), seconds: 12 }),
         rules: Some(12),
-        trial: Some(Trial { revision: 14, until_millis: Some(1_700_000_060_000) }),
+        trial: Some(Trial { revision: 14, seconds_left: Some(9) }),
         directors: vec![FleetDirector {
             name: "lb1".to_owned(),
             instance: "0a1b2c3d".to_owned(),

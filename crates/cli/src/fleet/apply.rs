@@ -2,16 +2,14 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::request::{FleetRequest, Request};
-use xvs_model::report::fleet::{FleetDirector, FleetReport};
 
-use crate::fleet::{change, report};
+use crate::fleet::ask::{await_directors, change, report};
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::duration;
 use crate::rules::{listed, text};
@@ -26,11 +24,6 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     confirm_within: Option<Duration>,
 }
-
-/// How long directors have to run or refuse rules.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Interval of looking at them.
-const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let file = arguments.file.display();
@@ -52,51 +45,4 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         writeln!(out, "all return to the former rules in {seconds} s unless `xvs fleet confirm` is run")?;
     }
     Ok(if all_run { DONE } else { FAILED })
-}
-
-/// Waits until every director runs, or has refused, the rules in etcd, and prints which. `is_seen`: whether the local
-/// one has seen them. Returns whether all run them.
-pub(super) fn await_directors(
-    director: &mut dyn Director,
-    is_seen: impl Fn(&FleetReport) -> bool,
-    out: &mut dyn Write,
-) -> Result<bool, Box<dyn std::error::Error>> {
-    let end = Instant::now() + PATIENCE;
-    let report = loop {
-        let report = report(director)?;
-        let wanted = report.wanted();
-        let has_decided =
-            |director: &FleetDirector| runs(director, wanted) || refused(director, wanted).is_some();
-        if is_seen(&report) && report.directors.iter().all(has_decided) || Instant::now() > end {
-            break report;
-        }
-        thread::sleep(INTERVAL);
-    };
-    let wanted = report.wanted();
-    let mut all_run = is_seen(&report);
-    if let Some(silent) = &report.silent {
-        writeln!(out, "etcd does not answer any more: {}", silent.why)?;
-    }
-    for director in &report.directors {
-        let name = &director.name;
-        if runs(director, wanted) {
-            writeln!(out, "{name} runs it")?;
-            continue;
-        }
-        all_run = false;
-        match refused(director, wanted) {
-            Some(why) => writeln!(out, "{name} has refused it: {why}")?,
-            None => writeln!(out, "{name} does not run it yet; see `xvs fleet`, and `xvs status` there")?,
-        }
-    }
-    Ok(all_run)
-}
-
-fn runs(director: &FleetDirector, revision: Option<u64>) -> bool {
-    director.runs.as_ref().map(|runs| runs.revision) == revision
-}
-
-fn refused(director: &FleetDirector, revision: Option<u64>) -> Option<&str> {
-    let refused = director.refused.as_ref().filter(|refused| Some(refused.revision) == revision);
-    refused.map(|refused| refused.why.as_str())
 }

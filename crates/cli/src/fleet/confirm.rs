@@ -6,8 +6,7 @@ use clap::Args;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
 
-use crate::fleet::apply::await_directors;
-use crate::fleet::change;
+use crate::fleet::ask::{await_directors, change};
 use crate::output::exit::{DONE, Done, FAILED};
 
 /// The arguments of `xvs fleet confirm`.

@@ -3,19 +3,16 @@
 //! The local xvsd alone speaks to etcd. What is shown is of its last look, at most some seconds old.
 
 mod apply;
+mod ask;
 mod confirm;
 
-use std::error::Error;
 use std::io::Write;
-use std::time::SystemTime;
 
 use clap::{Args, Subcommand};
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
-use xvs_model::report::event::millis_since_1970;
+use xvs_model::protocol::client::Director;
 use xvs_model::report::fleet::{FleetDirector, FleetReport, Trial};
 
+use crate::fleet::ask::report;
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::{line, print};
 
@@ -47,24 +44,6 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
             print(&report, arguments.json, screen, out)?;
             Ok(if is_well(&report) { DONE } else { FAILED })
         }
-    }
-}
-
-/// What the director knows of its fleet.
-fn report(director: &mut dyn Director) -> Result<FleetReport, Box<dyn Error>> {
-    let status = match director.call(Request::Status)? {
-        Reply::Status(status) => status,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
-    let none = "this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md";
-    Ok(status.fleet.ok_or(none)?)
-}
-
-/// Sends a change of the rules in etcd. Returns their revision.
-fn change(director: &mut dyn Director, request: Request) -> Result<u64, Box<dyn Error>> {
-    match director.call(request)? {
-        Reply::Fleet(revision) => Ok(revision),
-        other => Err(Failure::unexpected(&other).into()),
     }
 }
 
@@ -120,10 +99,8 @@ fn screen(report: &FleetReport) -> String {
     lines.concat()
 }
 
-fn waits(Trial { revision, until_millis }: &Trial) -> String {
-    let left =
-        until_millis.map(|until| until.saturating_sub(millis_since_1970(SystemTime::now())).div_ceil(1000));
-    let left = left.map(|left| format!(" for {left} s more")).unwrap_or_default();
+fn waits(Trial { revision, seconds_left }: &Trial) -> String {
+    let left = seconds_left.map(|left| format!(" for {left} s more")).unwrap_or_default();
     format!("rules of revision {revision}{left}; `xvs fleet confirm` keeps them")
 }
 
@@ -135,11 +112,10 @@ mod tests {
 
     #[test]
     fn the_screen_has_a_row_for_each_director_and_what_is_wrong_with_it_below() {
-        let report =
-            FleetReport { trial: Some(Trial { revision: 14, until_millis: None }), ..sample::fleet() };
+        let report = sample::fleet();
         let expected = "\
 fleet      prod, seen by lb1: rules of revision 12 in https://192.0.2.21:2379
-trial      rules of revision 14; `xvs fleet confirm` keeps them
+trial      rules of revision 14 for 9 s more; `xvs fleet confirm` keeps them
 warning    etcd does not answer: no answer
 Director                Rules Services  Servers           Digest   Conns     CPS   InPPS
 lb1                        12        1        2 0123456789abcdef       3       1       2

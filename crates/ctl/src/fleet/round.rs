@@ -7,15 +7,16 @@
 
 use std::process;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::config::command::{Command, CommandError};
+use xvs_model::duration;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Request, Verdict};
-use xvs_model::report::event::{Kind, Requester, millis_since_1970};
+use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 
 use crate::config::fleet::Fleet;
@@ -52,7 +53,7 @@ pub(super) struct Follower {
     /// The looks without an answer since that.
     failures: u32,
     /// When etcd answered last, or this began.
-    heard: SystemTime,
+    heard: Instant,
     silent: Option<Silence>,
     /// Why the record is not written.
     unwritten: Option<String>,
@@ -65,7 +66,11 @@ pub(super) struct Follower {
 impl Follower {
     pub(super) fn new(fleet: &Fleet, file: KeptFile, daemon: Handle, view: Arc<FleetView>) -> Self {
         let name = fleet.name.clone().unwrap_or_default();
-        let kept = file.read(&name);
+        let mut kept = file.read(&name);
+        if daemon.shared().facts().journal_saved_at_millis.is_none() {
+            // Without the journal the rules are gone.
+            kept.runs = None;
+        }
         file.write(&kept);
         let mut followed = Followed::default();
         followed.runs.clone_from(&kept.runs);
@@ -84,7 +89,7 @@ impl Follower {
             rules: None,
             keys: Keys::default(),
             failures: 0,
-            heard: SystemTime::now(),
+            heard: Instant::now(),
             silent: None,
             unwritten: None,
             is_held_up: false,
@@ -96,7 +101,7 @@ impl Follower {
     pub(super) async fn round(&mut self) {
         let before = self.rules_state();
         match self.look().await {
-            Ok(()) => (self.failures, self.silent, self.heard) = (0, None, SystemTime::now()),
+            Ok(()) => (self.failures, self.silent, self.heard) = (0, None, Instant::now()),
             Err(why) => self.has_failed(why),
         }
         let changed = before != self.rules_state();
@@ -149,7 +154,7 @@ impl Follower {
             self.end_trial("its time is over, and etcd does not answer");
         }
         if self.failures >= FAILURES || self.keys.seen.revision == 0 {
-            self.silent = Some(Silence { why, since_millis: millis_since_1970(self.heard) });
+            self.silent = Some(Silence { why, seconds: self.heard.elapsed().as_secs() });
         }
     }
 
@@ -297,11 +302,9 @@ impl Follower {
             self.keys.directors.iter().filter(|entry| !self.record.wrote(entry)).map(director_of).collect();
         directors.push(present);
         directors.sort_by(|one, other| one.name.cmp(&other.name));
-        let until = |until: Instant| SystemTime::now() + until.saturating_duration_since(Instant::now());
-        let trial = self.keys.seen.trial.map(|revision| Trial {
-            revision,
-            until_millis: self.followed.trial.as_ref().map(|trial| millis_since_1970(until(trial.until))),
-        });
+        let left = |trial: &RunningTrial| trial.until.saturating_duration_since(Instant::now()).as_secs();
+        let seconds_left = self.followed.trial.as_ref().map(left);
+        let trial = self.keys.seen.trial.map(|revision| Trial { revision, seconds_left });
         let has_answered = self.keys.seen.revision > 0;
         let mut state = self.view.state();
         state.report = FleetReport {
@@ -323,11 +326,11 @@ impl Follower {
         let mut warn = |about: &str, warning: String| all.push((about.to_owned(), warning));
         let Self { fleet, director, .. } = self;
         let seen = self.keys.seen;
-        if let Some(Silence { why, since_millis }) = &self.silent {
-            let since = time_of_day(*since_millis);
+        if let Some(Silence { why, seconds }) = &self.silent {
+            let time = duration::in_words(*seconds);
             warn(
                 "silent",
-                format!("etcd has not answered since {since}, and the last rules stay in force: {why}"),
+                format!("etcd has not answered for {time}, and the last rules stay in force: {why}"),
             );
         } else if seen.rules.is_none() && seen.trial.is_none() {
             let step = "`xvs fleet apply FILE` writes them";
@@ -404,12 +407,6 @@ fn parsed(text: &[u8]) -> Result<Vec<Command>, String> {
     }
 }
 
-/// A time of this day, in UTC.
-fn time_of_day(millis: u64) -> String {
-    let seconds = millis / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,10 +419,5 @@ mod tests {
         let why = parsed(b"-A -t 192.0.2.1:80 -s rr\n-X\n-A -t 192.0.2.1:80 -s rr\n").unwrap_err();
         assert!(why.starts_with("line 2: ") && why.contains("; line 3: "), "{why}");
         assert!(parsed(b"\xff\xfe").is_err());
-    }
-
-    #[test]
-    fn a_time_is_that_of_the_day_in_utc() {
-        assert_eq!(time_of_day(1_700_000_000_999), "22:13:20 UTC");
     }
 }

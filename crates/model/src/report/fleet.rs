@@ -32,8 +32,8 @@ pub struct FleetReport {
 pub struct Silence {
     /// Why, with the URL and the next step.
     pub why: String,
-    /// Since when, in milliseconds since 1970.
-    pub since_millis: u64,
+    /// Seconds since its last answer.
+    pub seconds: u64,
 }
 
 /// Rules that wait to be confirmed.
@@ -41,8 +41,8 @@ pub struct Silence {
 pub struct Trial {
     /// Their revision.
     pub revision: u64,
-    /// Until when, in milliseconds since 1970; `None`: this director does not run them.
-    pub until_millis: Option<u64>,
+    /// Seconds until this director ends them at the latest; `None`: it does not run them.
+    pub seconds_left: Option<u64>,
 }
 
 /// A director of a fleet.
@@ -195,7 +195,7 @@ mod tests {
             "1 object differs from its rules; `xvs events` on a shows who changed them; wan is down; 2 more warnings; \
              see `xvs status` on a"
         );
-        let trial = FleetReport { trial: Some(Trial { revision: 7, until_millis: None }), ..report.clone() };
+        let trial = FleetReport { trial: Some(Trial { revision: 7, seconds_left: None }), ..report.clone() };
         assert_eq!(trial.faults(&director("a", 2, "")), ["runs revision 2"]);
     }
 

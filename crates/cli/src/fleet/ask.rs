@@ -1,0 +1,81 @@
+//! What the subcommands of `xvs fleet` ask the local director.
+
+use std::error::Error;
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::fleet::{FleetDirector, FleetReport};
+
+/// How long directors have to run or refuse rules.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Interval of looking at them.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the director knows of its fleet.
+pub(super) fn report(director: &mut dyn Director) -> Result<FleetReport, Box<dyn Error>> {
+    let status = match director.call(Request::Status)? {
+        Reply::Status(status) => status,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
+    let none = "this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md";
+    Ok(status.fleet.ok_or(none)?)
+}
+
+/// Sends a change of the rules in etcd. Returns their revision.
+pub(super) fn change(director: &mut dyn Director, request: Request) -> Result<u64, Box<dyn Error>> {
+    match director.call(request)? {
+        Reply::Fleet(revision) => Ok(revision),
+        other => Err(Failure::unexpected(&other).into()),
+    }
+}
+
+/// Waits until every director runs, or has refused, the rules in etcd, and prints which. `is_seen`: whether the local
+/// one has seen them. Returns whether all run them.
+pub(super) fn await_directors(
+    director: &mut dyn Director,
+    is_seen: impl Fn(&FleetReport) -> bool,
+    out: &mut dyn Write,
+) -> Result<bool, Box<dyn Error>> {
+    let end = Instant::now() + PATIENCE;
+    let report = loop {
+        let report = report(director)?;
+        let wanted = report.wanted();
+        let has_decided =
+            |director: &FleetDirector| runs(director, wanted) || refused(director, wanted).is_some();
+        if is_seen(&report) && report.directors.iter().all(has_decided) || Instant::now() > end {
+            break report;
+        }
+        thread::sleep(INTERVAL);
+    };
+    let wanted = report.wanted();
+    let mut all_run = is_seen(&report);
+    if let Some(silent) = &report.silent {
+        writeln!(out, "etcd does not answer any more: {}", silent.why)?;
+    }
+    for director in &report.directors {
+        let name = &director.name;
+        if runs(director, wanted) {
+            writeln!(out, "{name} runs it")?;
+            continue;
+        }
+        all_run = false;
+        match refused(director, wanted) {
+            Some(why) => writeln!(out, "{name} has refused it: {why}")?,
+            None => writeln!(out, "{name} does not run it yet; see `xvs fleet`, and `xvs status` there")?,
+        }
+    }
+    Ok(all_run)
+}
+
+fn runs(director: &FleetDirector, revision: Option<u64>) -> bool {
+    director.runs.as_ref().map(|runs| runs.revision) == revision
+}
+
+fn refused(director: &FleetDirector, revision: Option<u64>) -> Option<&str> {
+    let refused = director.refused.as_ref().filter(|refused| Some(refused.revision) == revision);
+    refused.map(|refused| refused.why.as_str())
+}
