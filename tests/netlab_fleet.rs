@@ -151,7 +151,7 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
 
     let mut browser = Browser::start(&cluster, Host::Director, (1400, 1000));
     browser.open(&format!("http://{ADDRESS}/"));
-    browser.until("document.getElementById('of_fleet').textContent", "Fleet prod");
+    browser.until("document.getElementById('of_fleet')?.textContent", "Fleet prod");
     let row = |name: &str| {
         format!(
             "[...document.getElementById('directors').rows].find(tr => tr.cells[0].textContent === '{name}')"
