@@ -55,7 +55,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let worker = rig::worker(ForwardingMethod::FullNat, TABLE, Memory::OnDemand);
-        let locals = LocalAddresses::new([(IpAddr::from([192, 0, 2, 1]), FIRST_PORT..=LAST_PORT)]);
+        let locals = LocalAddresses::new([(IpAddr::from([192, 0, 2, 1]), FIRST_PORT..=LAST_PORT)], []);
         let snapshot = Snapshot { locals: Arc::new(locals), ..Snapshot::clone(&worker.snapshot.load()) };
         worker.snapshot.store(Arc::new(snapshot));
         Self { worker, live: Vec::new(), gone: (0..ALL).collect(), random: 0x9e37_79b9_7f4a_7c15 }

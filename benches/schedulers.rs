@@ -69,6 +69,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
     let setup = Setup { destinations: &destinations, flags: Flags::PORT, ..Setup::default() };
     Service {
         key: ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80)),
+        rule: "".into(),
         members: members.collect(),
         scheduler: scheduler::build(name, &setup).expect("a scheduler of this name"),
         one_packet: false,

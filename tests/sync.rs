@@ -42,13 +42,21 @@ fn tcp(flags: u8, from: SocketAddr, to: SocketAddr) -> Datagram {
 #[test]
 fn a_connection_of_each_method_is_forwarded_at_the_backup_as_at_the_master() {
     let (client, service, dest) = (at(CLIENT, 1000), at(VIP, 80), at(server(2), 80));
-    for method in ["-g", "-m", "-i", "--fullnat"] {
+    for (method, is_standby) in
+        [("-g", false), ("-m", false), ("-i", false), ("--fullnat", false), ("--fullnat", true)]
+    {
         let services = [
             format!("-A -t {service} -s rr"),
             format!("-a -t {service} -r {} {method}", at(server(1), 80)),
             format!("-a -t {service} -r {dest} {method}"),
         ];
         let [mut master, mut backup] = ["master", "backup"].map(|role| with_daemon(role, &services));
+        if is_standby {
+            backup.ask(json!({ "xvs": ["laddr", "delete", INSIDE.to_string()] }));
+            backup.ask(json!({ "xvs": ["laddr", "add", INSIDE.to_string(), "--standby"] }));
+            let refused = backup.from_client(&tcp(SYN, at(CLIENT, 2000), service));
+            assert_eq!(refused.verdict, "drop no_local_address");
+        }
         let begun = master.from_client(&tcp(SYN, client, service));
         let masquerades = matches!(method, "-m" | "--fullnat");
         // What the server sees as the client.

@@ -235,7 +235,7 @@ fn snapshot(variant: Variant, workers: usize) -> Snapshot {
     snapshot.egress = Arc::new(Egress::build(&network(variant)));
     // More ports than any bench has connections.
     let locals = (1..=8).map(|last| (variant.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
-    snapshot.locals = Arc::new(LocalAddresses::new(locals));
+    snapshot.locals = Arc::new(LocalAddresses::new(locals, []));
     for number in 0..variant.services {
         add_service(&mut snapshot, variant, number, workers);
     }
@@ -280,6 +280,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
     let setup = Setup { destinations: &destinations, ..Setup::default() };
     snapshot.services.insert(Arc::new(Service {
         key,
+        rule: "".into(),
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,

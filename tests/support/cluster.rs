@@ -34,6 +34,10 @@ pub enum Host {
     Director,
     /// Another director, of [`Cluster::add_backup`]: interface `lan`, 192.0.2.2.
     Backup,
+    /// A further director of [`Cluster::make_fleet`], by its number, from 3.
+    Further(u8),
+    /// The router of [`Cluster::make_fleet`]: 198.51.100.1 on `wan`, 192.0.2.254 on `lan`.
+    Router,
     /// Real server by its number, from 1.
     RealServer(u8),
     /// The bridge between director, real servers and the client's interface `back`.
@@ -47,6 +51,8 @@ impl Host {
             Self::Client => "cl".to_owned(),
             Self::Director => "dr".to_owned(),
             Self::Backup => "dr2".to_owned(),
+            Self::Further(number) => format!("dr{number}"),
+            Self::Router => "rt".to_owned(),
             Self::RealServer(number) => format!("rs{number}"),
             Self::Switch => "sw".to_owned(),
         }
@@ -120,6 +126,15 @@ impl Cluster {
     /// With netlab's message if it fails.
     pub fn add_backup(&self) {
         succeed(&mut netlab("backup", &self.name));
+    }
+
+    /// Makes so many directors, from 2 to 4, that are one-armed behind a router of their own.
+    ///
+    /// # Panics
+    ///
+    /// With netlab's message if it fails.
+    pub fn make_fleet(&self, directors: usize) {
+        succeed(netlab("fleet", &self.name).args(["--directors", &directors.to_string()]));
     }
 
     /// Makes a cluster with two directors; the real servers have a virtual address and reply themselves.

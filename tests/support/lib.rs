@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod director;
 pub mod etcd;
 pub mod exposition;
+pub mod fleet;
 pub mod frames;
 pub mod fuzz;
 pub mod keepalived;

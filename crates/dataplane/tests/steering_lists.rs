@@ -34,6 +34,7 @@ fn snapshot() -> Snapshot {
     for key in services() {
         snapshot.services.insert(Arc::new(Service {
             key,
+            rule: "".into(),
             scheduler: scheduler::build("rr", &Setup::default()).unwrap(),
             persistence: None,
             one_packet: false,

@@ -101,6 +101,9 @@ pub enum LocalAddressChange {
         /// Source ports; each serves one connection to each real server
         #[arg(long, value_name = "LOW-HIGH", value_parser = ports, default_value = "1024-32767")]
         ports: (u16, u16),
+        /// The address is that of another director: connections synchronized from there go on, new ones do not use it
+        #[arg(long)]
+        standby: bool,
     },
     /// Use this address for no new connections; existing connections continue
     Delete {
@@ -113,8 +116,8 @@ impl LocalAddressChange {
     /// The command.
     pub fn command(&self) -> Command {
         match *self {
-            Self::Add { address: addr, ports: (first_port, last_port) } => {
-                Command::AddLocal(LocalAddress { addr, first_port, last_port })
+            Self::Add { address: addr, ports: (first_port, last_port), standby } => {
+                Command::AddLocal(LocalAddress { addr, first_port, last_port, standby })
             }
             Self::Delete { address } => Command::DeleteLocal(address),
         }
@@ -488,10 +491,13 @@ mod tests {
 
     #[test]
     fn a_printed_local_address_is_parsed_back_and_ports_have_a_default() {
-        let local = LocalAddress { addr: [192, 0, 2, 1].into(), first_port: 5000, last_port: 6000 };
-        let text = format!("add {local}");
-        let words: Vec<_> = text.split(' ').collect();
-        assert_eq!(local_address_command(&words), Ok(Command::AddLocal(local)));
+        let addr = [192, 0, 2, 1].into();
+        let local = LocalAddress { addr, first_port: 5000, last_port: 6000, standby: false };
+        for local in [local, LocalAddress { standby: true, ..local }] {
+            let text = format!("add {local}");
+            let words: Vec<_> = text.split(' ').collect();
+            assert_eq!(local_address_command(&words), Ok(Command::AddLocal(local)));
+        }
         let (first_port, last_port) = LocalAddress::PORTS.into_inner();
         let whole = LocalAddress { first_port, last_port, ..local };
         assert_eq!(local_address_command(&["add", "192.0.2.1"]), Ok(Command::AddLocal(whole)));

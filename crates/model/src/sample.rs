@@ -336,7 +336,7 @@ pub fn limits() -> LimitReport {
 /// The use of one local address.
 pub fn local_use() -> LocalReport {
     let row = LocalRow {
-        local: LocalAddress { addr: local().addr, first_port: 5000, last_port: 5999 },
+        local: LocalAddress { addr: local().addr, first_port: 5000, last_port: 5999, standby: false },
         connections: 1205,
         busiest: Some(Busiest { ports: 905, dest: server(), protocol: Protocol::TCP }),
     };
@@ -503,6 +503,7 @@ fn mark_service() -> ServiceKey {
 pub fn page() -> Value {
     let service = PageService {
         service: "TCP 198.51.100.1:80".to_owned(),
+        rule: "-t 198.51.100.1:80 -s mh".to_owned(),
         state: ServiceState::Down,
         why: Some("has only real servers of weight 0".to_owned()),
         usable: 0,
@@ -520,8 +521,18 @@ pub fn page() -> Value {
             rates: Some(rates()),
         }],
     };
-    let (status, rates, services) = (&status(), Some(rates()), vec![&service]);
-    serde_json::json!(StatusPage { status, rates, with_problem: 1, matching: 1, page: 1, pages: 1, services })
+    serde_json::json!(StatusPage {
+        status: &status(),
+        rates: Some(rates()),
+        with_problem: 1,
+        matching: 1,
+        page: 1,
+        pages: 1,
+        sloppy_tcp: true,
+        local_addresses: vec![local().addr],
+        standby_addresses: vec![server().addr],
+        services: vec![&service],
+    })
 }
 
 fn stats() -> Stats {

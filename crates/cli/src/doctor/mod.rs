@@ -3,13 +3,16 @@
 //! [`gather`](gather::gather) reads the facts, once and within two seconds; [`examine`] evaluates them, with one small
 //! pure function per check, so each is tested with facts alone. Nothing is changed, with three visible effects: the
 //! kernel resolves next hops, ARP requests for the virtual addresses are sent, and ICMP timestamp requests are sent to
-//! the other directors. Runs with or without a daemon.
+//! the other directors. Runs with or without a daemon. With `--fleet` it compares directors instead ([`fleet`]), which
+//! [`fetch`] asks.
 
 mod addresses;
 mod clocks;
 mod facts;
+mod fetch;
 mod finding;
 mod firewall;
+mod fleet;
 mod gather;
 mod interfaces;
 mod machine;
@@ -21,6 +24,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use facts::Facts;
+use fetch::Fleet;
 use finding::{Finding, Level, worst};
 use serde::Serialize;
 
@@ -45,6 +49,8 @@ pub(super) struct Arguments {
     /// Read this xvs.toml: its interfaces, sizes and rules
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    fleet: Fleet,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -85,7 +91,21 @@ fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    let Arguments { interfaces, addresses, directors, config, json } = arguments;
+    let findings = match arguments.fleet.fleet.is_empty() {
+        true => examine_machine(arguments)?,
+        false => fleet::examine(&arguments.fleet.fetch()?),
+    };
+    if arguments.json {
+        print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
+    } else {
+        findings.iter().try_for_each(|finding| write!(out, "{finding}"))?;
+        writeln!(out, "{}", summary(&findings))?;
+    }
+    Ok(worst(&findings) as u8)
+}
+
+fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
+    let Arguments { interfaces, addresses, directors, config, .. } = arguments;
     let asked = Asked {
         interfaces: interfaces.clone(),
         addresses: addresses.clone(),
@@ -95,14 +115,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     };
     let facts =
         gather::gather(&asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
-    let findings = examine(&facts);
-    if *json {
-        print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
-    } else {
-        findings.iter().try_for_each(|finding| write!(out, "{finding}"))?;
-        writeln!(out, "{}", summary(&findings))?;
-    }
-    Ok(worst(&findings) as u8)
+    Ok(examine(&facts))
 }
 
 /// What `--json` prints.

@@ -347,7 +347,7 @@ mod tests {
         facts.settings.insert(OWN.to_owned(), "32768\t60999\n".to_owned());
         facts.settings.insert(RESERVED.to_owned(), "\n".to_owned());
         let addr = "192.0.2.1".parse().unwrap();
-        facts.locals = vec![LocalAddress { addr, first_port: 1024, last_port: 32_767 }];
+        facts.locals = vec![LocalAddress { addr, first_port: 1024, last_port: 32_767, standby: false }];
         assert_eq!(only(ports(&facts)).level, Level::Ok);
         facts.locals[0].last_port = 40_000;
         let reserve = "sysctl -w net.ipv4.ip_local_reserved_ports=1024-40000";

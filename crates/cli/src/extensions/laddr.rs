@@ -64,8 +64,9 @@ fn screen(report: &LocalReport) -> String {
             }
             None => ("0.0%".to_owned(), String::new()),
         };
+        let use_of_it = if local.standby { " standby" } else { "" };
         text += &line([
-            &local.addr.to_string(),
+            &format!("{}{use_of_it}", local.addr),
             &format!("{}-{}", local.first_port, local.last_port),
             &connections.to_string(),
             &taken,
@@ -90,7 +91,12 @@ mod tests {
 
     #[test]
     fn the_listing_shows_the_share_of_ports_in_use_towards_the_busiest_destination() {
-        let local = |last| LocalAddress { addr: [192, 0, 2, last].into(), first_port: 5000, last_port: 5999 };
+        let local = |last| LocalAddress {
+            addr: [192, 0, 2, last].into(),
+            first_port: 5000,
+            last_port: 5999,
+            standby: last == 2,
+        };
         let dest = Endpoint::new([203, 0, 113, 11], 80);
         let busiest = Some(Busiest { ports: 905, dest, protocol: Protocol::TCP });
         let addresses = vec![
@@ -100,7 +106,7 @@ mod tests {
         let expected = "\
 Address                     Ports        Connections  Taken  Most towards
 192.0.2.1                   5000-5999           1205  90.5%  TCP 203.0.113.11:80
-192.0.2.2                   5000-5999              0   0.0%
+192.0.2.2 standby           5000-5999              0   0.0%
 7 connections found no free port and were refused; add an address, or more ports
 ";
         assert_eq!(screen(&LocalReport { addresses, exhausted: 7 }), expected);

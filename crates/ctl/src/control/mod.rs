@@ -383,8 +383,11 @@ impl<D: Datapath> Control<D> {
             self.stop_daemon(*role);
         }
         if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
-            let locals = self.state.locals().iter().map(|local| (local.addr, local.ports()));
-            self.publication.snapshot.locals = Arc::new(LocalAddresses::new(locals));
+            let [own, standby] = [false, true].map(|standby| {
+                let locals = self.state.locals().iter().filter(move |local| local.standby == standby);
+                locals.map(|local| (local.addr, local.ports()))
+            });
+            self.publication.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
         }
         if matches!(command, Command::SetLimit { limit, .. } if limit.is_of_clients()) {
             self.publication.snapshot.clients.provide();
@@ -831,7 +834,8 @@ mod tests {
 
     /// Any change of a few services, real servers and methods, few enough to collide.
     pub(super) fn any_change() -> impl Strategy<Value = Command> {
-        let local = LocalAddress { addr: [192, 0, 2, 9].into(), first_port: 5000, last_port: 5999 };
+        let local =
+            LocalAddress { addr: [192, 0, 2, 9].into(), first_port: 5000, last_port: 5999, standby: false };
         let mark = MarkRule {
             dest: Some("192.0.2.64/28".parse().unwrap()),
             source: None,

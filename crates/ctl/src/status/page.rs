@@ -8,12 +8,13 @@
 
 use std::collections::HashMap;
 use std::iter;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{
@@ -128,6 +129,8 @@ struct Look {
     status: StatusReport,
     total: StatsValues,
     rates: Option<Rates>,
+    sloppy_tcp: bool,
+    locals: Arc<LocalAddresses>,
     /// The services, by their keys.
     services: Vec<Looked>,
 }
@@ -165,7 +168,8 @@ impl Look {
         let total = shared.total.sum();
         let rates = before.map(|before| reading.rates(before.total, total));
         let status = report(shared, health.as_ref());
-        Self { at, taken: shared.now(), status, total, rates, services }
+        let (sloppy_tcp, locals) = (snapshot.settings.sloppy_tcp, snapshot.locals.clone());
+        Self { at, taken: shared.now(), status, total, rates, sloppy_tcp, locals, services }
     }
 
     fn find(&self, key: &ServiceKey) -> Option<&Looked> {
@@ -191,6 +195,7 @@ impl Look {
             rows += 1 + looked.shown.servers.len();
         }
         let (page, count) = (query.page.clamp(1, pages.len()), pages.len());
+        let [local_addresses, standby_addresses] = self.locals.addresses();
         StatusPage {
             status: &self.status,
             rates: self.rates,
@@ -198,6 +203,9 @@ impl Look {
             matching,
             page,
             pages: count,
+            sloppy_tcp: self.sloppy_tcp,
+            local_addresses,
+            standby_addresses,
             services: pages.swap_remove(page - 1),
         }
     }
@@ -266,6 +274,7 @@ impl Reading<'_> {
         let stats = service.live.stats();
         let shown = PageService {
             service: service.key.to_string(),
+            rule: service.rule.to_string(),
             state,
             why,
             usable,
@@ -399,8 +408,6 @@ fn searched(service: &PageService) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::Value;
     use xvs_dataplane::clock::Clock;
     use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -516,6 +523,25 @@ mod tests {
         assert_eq!(
             (&service["servers"][7]["method"], &service["servers"][7]["weight"]),
             (&Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn a_page_has_what_the_directors_of_a_fleet_must_agree_about() {
+        let rules = "#xvs laddr add 192.0.2.51\n#xvs laddr add 192.0.2.52 --standby\n\
+                     -A -t 198.51.100.1:80 -s mh -b mh-port -p 300\n\
+                     -A -t 198.51.100.1:81 -s sh\n#xvs -E -t 198.51.100.1:81 -s sh --syn-proxy always\n";
+        let page = document(&Viewers::default(), &still(rules), "");
+        let rules: Vec<_> =
+            page["services"].as_array().unwrap().iter().map(|service| service["rule"].clone()).collect();
+        assert_eq!(
+            rules,
+            ["-t 198.51.100.1:80 -s mh -p 300 -b mh-port", "-t 198.51.100.1:81 -s sh --syn-proxy always",]
+        );
+        let told = ["sloppy_tcp", "local_addresses", "standby_addresses"].map(|key| page[key].clone());
+        assert_eq!(
+            told,
+            [false.into(), serde_json::json!(["192.0.2.51"]), serde_json::json!(["192.0.2.52"])]
         );
     }
 

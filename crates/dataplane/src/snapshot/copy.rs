@@ -101,6 +101,7 @@ impl Services {
         for service in self.all() {
             services.insert(Arc::new(Service {
                 key: service.key,
+                rule: service.rule.clone(),
                 members: service.members.iter().map(|member| member.separate_copy(destinations)).collect(),
                 scheduler: Box::new(RecordingScheduler {
                     service: service.clone(),

@@ -17,12 +17,17 @@ use xvs_proto::{Endpoint, Family};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LocalAddresses {
     pools: [Pool; 2],
+    /// Those of other directors, whose connections go on here.
+    standby: Vec<(IpAddr, RangeInclusive<u16>)>,
 }
 
 impl LocalAddresses {
-    /// These addresses with these ports. No endpoint may occur twice.
-    pub fn new(addresses: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>) -> Self {
-        let mut locals = Self::default();
+    /// These addresses with these ports. No endpoint may occur twice. New connections do not use those in `standby`.
+    pub fn new(
+        addresses: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>,
+        standby: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>,
+    ) -> Self {
+        let mut locals = Self { standby: standby.into_iter().collect(), ..Self::default() };
         for (addr, ports) in addresses {
             let pool = &mut locals.pools[Family::of(addr) as usize];
             pool.total += ports.len() as u32;
@@ -37,11 +42,22 @@ impl LocalAddresses {
     /// Whether this is one of them. Costs a look at each address of the family.
     pub fn has(&self, endpoint: Endpoint) -> bool {
         let mut before = 0;
-        self.pools[endpoint.family() as usize].ends.iter().any(|(end, last)| {
+        let is_own = self.pools[endpoint.family() as usize].ends.iter().any(|(end, last)| {
             let first = last.port - (end - before - 1) as u16;
             before = *end;
             last.addr == endpoint.addr && (first..=last.port).contains(&endpoint.port)
-        })
+        });
+        is_own
+            || self
+                .standby
+                .iter()
+                .any(|(addr, ports)| *addr == endpoint.addr && ports.contains(&endpoint.port))
+    }
+
+    /// The addresses that new connections use, and those of other directors.
+    pub fn addresses(&self) -> [Vec<IpAddr>; 2] {
+        let own = self.pools.iter().flat_map(|pool| &pool.ends).map(|(_, last)| last.addr).collect();
+        [own, self.standby.iter().map(|(addr, _)| *addr).collect()]
     }
 
     /// The next endpoint of a family; `None` if the family has no local address.
@@ -112,11 +128,20 @@ mod tests {
     #[test]
     fn an_endpoint_is_one_of_them_by_address_and_port() {
         let [one, two] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
-        let locals = LocalAddresses::new([(one, 5000..=5009), (two, 7000..=7000)]);
+        let three = IpAddr::from([192, 0, 2, 3]);
+        let locals = LocalAddresses::new([(one, 5000..=5009), (two, 7000..=7000)], [(three, 5000..=5009)]);
         let has = |addr, port| locals.has(Endpoint { addr, port });
         assert_eq!([4999, 5000, 5009, 5010].map(|port| has(one, port)), [false, true, true, false]);
         assert_eq!([5000, 6999, 7000, 7001].map(|port| has(two, port)), [false, false, true, false]);
-        assert!(!has(IpAddr::from([192, 0, 2, 3]), 5000));
+        assert_eq!([4999, 5000, 5009, 5010].map(|port| has(three, port)), [false, true, true, false]);
+        assert!(!has(IpAddr::from([192, 0, 2, 4]), 5000));
+        assert_eq!(locals.addresses(), [vec![one, two], vec![three]]);
+    }
+
+    #[test]
+    fn new_connections_use_no_address_of_another_director() {
+        let standby = (IpAddr::from([192, 0, 2, 3]), 5000..=5009);
+        assert_eq!(LocalAddresses::new([], [standby]).next(Family::V4, &mut LocalCursor::new(1)), None);
     }
 
     proptest! {
@@ -131,7 +156,7 @@ mod tests {
                 .iter()
                 .flat_map(|(addr, ports)| ports.clone().map(|port| Endpoint { addr: *addr, port }))
                 .collect();
-            let locals = LocalAddresses::new(named);
+            let locals = LocalAddresses::new(named, []);
             let mut cursor = LocalCursor::new(start);
             let round: Vec<_> =
                 (0..every.len()).map(|_| locals.next(Family::V4, &mut cursor).unwrap()).collect();
@@ -144,7 +169,7 @@ mod tests {
     #[test]
     fn many_addresses_with_all_ports_can_be_stepped_through() {
         let all = (0..4096u32).map(|number| (IpAddr::V4((0x0a00_0000 + number).into()), 1..=u16::MAX));
-        let locals = LocalAddresses::new(all);
+        let locals = LocalAddresses::new(all, []);
         let mut cursor = LocalCursor::new(u32::MAX);
         let some: HashSet<_> = (0..10_000).map(|_| locals.next(Family::V4, &mut cursor).unwrap()).collect();
         assert_eq!(some.len(), 10_000);

@@ -114,6 +114,8 @@ impl Services {
 pub struct Service {
     /// The key that its packets match.
     pub key: ServiceKey,
+    /// It and its options as in a rules file, for reports.
+    pub rule: Arc<str>,
     /// Its destinations in IPVS's order: the one added last comes first.
     pub members: Box<[Member]>,
     /// The scheduler.
@@ -212,6 +214,7 @@ mod tests {
     fn service(port: u16) -> Arc<Service> {
         Arc::new(Service {
             key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
+            rule: "".into(),
             members: Box::new([]),
             scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
@@ -260,6 +263,7 @@ mod tests {
         let setup = xvs_sched::scheduler::Setup { destinations: &destinations, ..Default::default() };
         let service = Service {
             key: ServiceKey::tcp(endpoint(100)),
+            rule: "".into(),
             members: [1, 2, 3].map(member).into(),
             scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
             one_packet: false,

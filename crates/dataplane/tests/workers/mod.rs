@@ -487,6 +487,7 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
     let persistent = |timeout_seconds| Persistence { timeout_seconds, mask, scope };
     Service {
         key,
+        rule: "".into(),
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: port == SIP_ONE_PACKET,

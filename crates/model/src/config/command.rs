@@ -155,7 +155,7 @@ pub enum CommandError {
     MarkExists(String),
     #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
     NoSuchMark(String),
-    #[error("local address {} exists already, with ports {}-{}; delete it before you give it other ports", .0.addr, .0.first_port, .0.last_port)]
+    #[error("local address {0} exists already; delete it before you give it other ports, or another use")]
     LocalExists(LocalAddress),
     #[error("no local address {0}; `xvs laddr list` shows the configured ones")]
     NoSuchLocal(IpAddr),

@@ -796,7 +796,7 @@ mod tests {
     fn a_local_address_is_added_once_and_their_number_is_limited() {
         let local = |number: u32| {
             let addr = IpAddr::V4((0x0a00_0001 + number).into());
-            Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999 })
+            Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999, standby: false })
         };
         let mut state = State::default();
         (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));

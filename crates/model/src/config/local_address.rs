@@ -16,6 +16,9 @@ pub struct LocalAddress {
     pub first_port: u16,
     /// The last port.
     pub last_port: u16,
+    /// Whether it is that of another director: connections synchronized from there go on, and new ones do not use it.
+    #[serde(default)]
+    pub standby: bool,
 }
 
 impl LocalAddress {
@@ -52,7 +55,8 @@ impl LocalAddress {
 /// The arguments of `xvs laddr add`.
 impl fmt::Display for LocalAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} --ports {}-{}", self.addr, self.first_port, self.last_port)
+        write!(f, "{} --ports {}-{}", self.addr, self.first_port, self.last_port)?;
+        if self.standby { f.write_str(" --standby") } else { Ok(()) }
     }
 }
 
@@ -98,6 +102,7 @@ mod tests {
             addr: addr.parse().unwrap(),
             first_port,
             last_port,
+            standby: false,
         };
         for good in [local("192.0.2.1", 1, 65535), local("2001:db8::1", 5000, 5000)] {
             assert_eq!(good.fault(), None);

@@ -5,6 +5,7 @@
 //! (`status/page.rs` of `ctl`), how it is shown (`status/page.html` there).
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
@@ -26,6 +27,12 @@ pub struct StatusPage<'a> {
     pub page: usize,
     /// The number of pages, at least 1.
     pub pages: usize,
+    /// Whether any TCP packet but a reset may begin a connection.
+    pub sloppy_tcp: bool,
+    /// The local addresses that new connections of FULLNAT use.
+    pub local_addresses: Vec<IpAddr>,
+    /// The local addresses of other directors, whose connections go on here.
+    pub standby_addresses: Vec<IpAddr>,
     /// The services of this page, by protocol and address.
     pub services: Vec<&'a PageService>,
 }
@@ -35,6 +42,8 @@ pub struct StatusPage<'a> {
 pub struct PageService {
     /// The service as printed, `TCP 192.0.2.1:80`.
     pub service: String,
+    /// It and its options as in a rules file, `-t 192.0.2.1:80 -s mh -p 300`.
+    pub rule: String,
     /// Whether it works.
     pub state: ServiceState,
     /// Why it does not work; `None`: it does.

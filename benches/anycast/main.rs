@@ -1,0 +1,154 @@
+//! The suite `scripts/soak anycast`: connections while the directors of a fleet leave, die and come back.
+//!
+//! ```text
+//! anycast_soak [CONNECTIONS]
+//! ```
+//!
+//! Four directors behind a router that spreads flows by BGP and ECMP, as `docs/examples/anycast` has it, with lasting
+//! connections by each of four services (100) and 50 new ones a second. One director leaves in order and comes back, one
+//! dies and comes back. That is done twice: with `mh` and synchronization, and with `wlc` and without. Prints a row for
+//! each phase, and fails if with `mh` and synchronization a connection is lost while a director leaves or comes back, or
+//! 1 % of the lasting ones when one dies. Needs root and `cargo build --workspace --bins` of the same profile.
+
+#[path = "../restart/connections.rs"]
+mod connections;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use xvs::cluster::{REAL_SERVERS, VIP, real_server};
+use xvs::fleet::{Fleet, Member, example};
+use xvs::{Cluster, Layout, Method};
+
+use connections::{Client, METHODS, Servers};
+
+/// The services: the options of their real servers, their names, and whether `mh` takes the client's port.
+const SERVICES: [(&str, &str, &str); METHODS.len()] = [
+    ("-g", "DR, mh without port", ""),
+    ("--fullnat", "FULLNAT", " -b mh-port"),
+    ("-g", "DR", " -b mh-port"),
+    ("-i", "tunnel", " -b mh-port"),
+];
+/// How long connections may take to open or to recover: longer than their own patience.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A message about a connection leaves within three seconds.
+const TOLD: Duration = Duration::from_secs(4);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let count = match &words[..] {
+        [] => Some(100),
+        [count] => count.parse().ok(),
+        _ => None,
+    };
+    let Some(count) = count else {
+        eprintln!("usage: anycast_soak [CONNECTIONS], a number for each service");
+        return ExitCode::from(2);
+    };
+    let is_good = run("mh, synchronized", "mh", true, count);
+    run("wlc, not synchronized", "wlc", false, count);
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The rules of a director: the example's local addresses, and the services of the suite.
+fn rules(scheduler: &str, is_synchronized: bool) -> String {
+    let example = example("rules");
+    let of_example = |start: &'static str| example.lines().filter(move |line| line.starts_with(start));
+    let mut lines: Vec<String> = of_example("#xvs laddr").map(str::to_owned).collect();
+    for ((option, _, flags), (_, _, port)) in SERVICES.into_iter().zip(METHODS) {
+        let flags = if scheduler == "mh" { flags } else { "" };
+        lines.push(format!("-A -t {VIP}:{port} -s {scheduler}{flags}"));
+        for server in [1, 2] {
+            let prefix = if option == "--fullnat" { "#xvs " } else { "" };
+            lines.push(format!("{prefix}-a -t {VIP}:{port} -r {}:{port} {option} -w 1", real_server(server)));
+        }
+    }
+    if is_synchronized {
+        lines.extend(of_example("--start-daemon").map(str::to_owned));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn run(name: &str, scheduler: &str, is_synchronized: bool, count: usize) -> bool {
+    let cluster = Cluster::up(Layout::default());
+    Method::Tunnel.prepare(&cluster);
+    let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
+    let fleet = Fleet::start(&cluster, 4);
+    let rules = rules(scheduler, is_synchronized);
+    let mut members: Vec<Option<Member<'_>>> =
+        (1..=4).map(|number| Some(fleet.member(number, &rules))).collect();
+    fleet.await_next_hops(&[1, 2, 3, 4]);
+
+    let client = Client::start(&cluster, count);
+    let start = Instant::now();
+    while client.tally().open != [count; METHODS.len()] && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(50));
+    }
+    thread::sleep(TOLD);
+    println!("\n{name}: {:?} connections are open", client.tally().open);
+    println!("{:<28} {:>5} {:>7} {:>6} {:>8}", "phase", "lost", "refused", "new", "slowest");
+    let mut lost = Vec::new();
+    let mut phase = |name: &str, act: &mut dyn FnMut()| lost.push(measured(&client, name, act));
+    phase("one leaves in order", &mut || {
+        let mut member = members[0].take().expect("it runs");
+        member.begin_drain();
+        while !member.is_drained() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        member.director.stop();
+    });
+    phase("and is there again", &mut || {
+        members[0] = Some(fleet.member(1, &rules));
+        fleet.await_next_hops(&[1, 2, 3, 4]);
+        thread::sleep(TOLD);
+    });
+    phase("one dies", &mut || {
+        members[1].take().expect("it runs").die();
+        fleet.await_next_hops(&[1, 3, 4]);
+        thread::sleep(TOLD);
+    });
+    phase("and is there again", &mut || {
+        Member::connect(&fleet, 2);
+        members[1] = Some(fleet.member(2, &rules));
+        fleet.await_next_hops(&[1, 2, 3, 4]);
+        thread::sleep(TOLD);
+    });
+
+    let tally = client.tally();
+    println!("\n{:<20} {:>5} {:>5} {:>5} {:>8}", "service", "open", "lost", "new", "refused");
+    for (at, (_, name, _)) in SERVICES.iter().enumerate() {
+        let of = |those: &[(usize, String)]| those.iter().filter(|(service, _)| *service == at).count();
+        let (open, served) = (tally.open[at], tally.served[at]);
+        println!("{name:<20} {open:>5} {:>5} {served:>5} {:>8}", of(&tally.lost), of(&tally.failed));
+    }
+    for (service, why) in tally.lost.iter().chain(&tally.failed).take(10) {
+        println!("{}: {why}", SERVICES[*service].1);
+    }
+    let open: usize = servers.iter().map(Servers::open).sum();
+    println!("{} MB compared; servers have {open} connections", tally.bytes >> 20);
+    let all = count * METHODS.len();
+    let [left, came, died, came_again] = lost[..] else { unreachable!("there are four phases") };
+    tally.open == [count; METHODS.len()] && left + came + came_again == 0 && died * 100 < all
+}
+
+/// Does something, waits until every connection was answered after it, prints what it has cost, and returns the number of
+/// lasting connections that were lost.
+fn measured(client: &Client, name: &str, act: &mut dyn FnMut()) -> usize {
+    let before = client.tally();
+    client.take_longest_answer();
+    act();
+    let start = Instant::now();
+    while client.tally().answered < start && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let after = client.tally();
+    let lost = after.lost.len() - before.lost.len();
+    println!(
+        "{name:<28} {lost:>5} {:>7} {:>6} {:>6.1} s",
+        after.failed.len() - before.failed.len(),
+        after.served.iter().sum::<usize>() - before.served.iter().sum::<usize>(),
+        client.take_longest_answer().as_secs_f64(),
+    );
+    lost
+}

@@ -1,0 +1,168 @@
+//! The client of `xvs doctor --fleet`: reads the `/status.json` of directors, by HTTP or HTTPS.
+//!
+//! All directors are asked at once, each within five seconds. A director's document has pages of services; all are read.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::doctor::fleet::Page;
+
+/// The directors, and how they are asked.
+#[derive(Debug, Args)]
+pub(super) struct Fleet {
+    /// Compare these directors of a fleet instead: each as HOST, HOST:PORT [default: 9112] or a URL, where its status
+    /// page is
+    #[arg(long, value_name = "DIRECTOR", num_args = 2.., conflicts_with_all = ["interfaces", "addresses", "directors", "config"])]
+    pub fleet: Vec<String>,
+    /// The token of the directors' metrics
+    #[arg(long, value_name = "FILE", requires = "fleet")]
+    token_file: Option<PathBuf>,
+    /// The certificate authority of https:// directors [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "fleet")]
+    ca_file: Option<PathBuf>,
+}
+
+impl Fleet {
+    /// The page of each director with all its services, or why there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn fetch(&self) -> Result<Vec<(String, Result<Page, String>)>, String> {
+        let read =
+            |path: &PathBuf| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
+        let token = self.token_file.as_ref().map(read).transpose()?;
+        let access = Arc::new(Access {
+            token: token.map(|token| format!("Bearer {}", token.trim())),
+            tls: Arc::new(tls(self.ca_file.as_ref())?),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("sockets: {error}"))?;
+        Ok(runtime.block_on(async {
+            let ask = |name: &String| tokio::spawn(ask(name.clone(), access.clone()));
+            let asked: Vec<_> = self.fleet.iter().map(|name| (name.clone(), ask(name))).collect();
+            let mut pages = Vec::new();
+            for (name, page) in asked {
+                pages.push((name, page.await.unwrap_or_else(|fault| Err(fault.to_string()))));
+            }
+            pages
+        }))
+    }
+}
+
+/// What all directors are shown.
+struct Access {
+    /// The value of the header.
+    token: Option<String>,
+    tls: Arc<ClientConfig>,
+}
+
+/// The configuration of TLS with these authorities.
+fn tls(ca_file: Option<&PathBuf>) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        Some(path) => {
+            let wrong = |error: &dyn ToString| format!("{}: {}", path.display(), error.to_string());
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
+                let certificate = certificate.map_err(|error| wrong(&error))?;
+                roots.add(certificate).map_err(|error| wrong(&error))?;
+            }
+        }
+        None => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
+    }
+    Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+async fn ask(director: String, access: Arc<Access>) -> Result<Page, String> {
+    let url = if director.contains("://") { director } else { format!("http://{director}") };
+    let url: Uri = url.parse().map_err(|error| format!("neither HOST:PORT nor a URL: {error}"))?;
+    let mut page = fetch(&url, 1, &access).await?;
+    for number in 2..=page.pages {
+        page.services.extend(fetch(&url, number, &access).await?.services);
+    }
+    Ok(page)
+}
+
+/// One page of the services.
+async fn fetch(url: &Uri, number: usize, access: &Access) -> Result<Page, String> {
+    let text = timeout(PATIENCE, read(url, number, access)).await;
+    let text = text.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}{CHECK}")))?;
+    serde_json::from_slice(&text).map_err(|error| {
+        format!("its /status.json is not one of this version of xvs: {error}; install one version")
+    })
+}
+
+async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, String> {
+    let host = url.host().ok_or("the URL has no host")?;
+    // An IPv6 address of a URL is in brackets.
+    let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = url.port_u16().unwrap_or(PORT);
+    let stream =
+        TcpStream::connect((name.as_str(), port)).await.map_err(|error| format!("{error}{CHECK}"))?;
+    let mut request =
+        Request::get(format!("/status.json?page={number}")).header(HOST, format!("{host}:{port}"));
+    if let Some(token) = &access.token {
+        request = request.header(AUTHORIZATION, token);
+    }
+    let request =
+        request.body(Empty::new()).map_err(|_| "the token is not one word of ASCII letters".to_owned())?;
+    match url.scheme_str() {
+        Some("https") => {
+            let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+            let stream = TlsConnector::from(access.tls.clone()).connect(name, stream).await;
+            exchange(stream.map_err(|error| format!("TLS: {error}; see --ca-file"))?, request).await
+        }
+        _ => exchange(stream, request).await,
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<Bytes, String> {
+    let failed = |error: hyper::Error| format!("{error}; for a director with a certificate use https://");
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    // The sender gets its errors.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(failed)?;
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED => return Err("it refuses the token; see --token-file".to_owned()),
+        StatusCode::NOT_FOUND => {
+            return Err("no /status.json there; set `status_page = true` and reload".to_owned());
+        }
+        other => return Err(format!("it answers with status {other}")),
+    }
+    let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| io::Error::other(error).to_string())?.to_bytes())
+}
+
+/// The port of a director that is named without one.
+const PORT: u16 = 9112;
+/// The time limit of a request.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest page that is read.
+const BYTES_MAX: usize = 16 << 20;
+const CHECK: &str = "; is xvsd running there, with `metrics_address` and `status_page = true`?";

@@ -1,0 +1,437 @@
+//! `xvs doctor --fleet`: whether the directors of a fleet choose the same real server for each connection.
+//!
+//! Routers spread flows over the directors, and move some of them when the fleet changes. A flow then goes on if its
+//! connection was synchronized, or if the other director makes the same choice. So what a choice depends on is compared,
+//! as each director's `/status.json` has it; the first director that answers is what the others are compared with.
+//! Nothing is changed. Not here: the client (`fetch.rs`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::report::status::{SyncStatus, SyncTable};
+
+use crate::doctor::finding::Finding;
+
+/// What a fleet's director says in its `/status.json`, as far as it is compared.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Page {
+    pub pages: usize,
+    status: Status,
+    sloppy_tcp: bool,
+    local_addresses: Vec<IpAddr>,
+    standby_addresses: Vec<IpAddr>,
+    pub services: Vec<Service>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Status {
+    version: String,
+    sync: Vec<SyncStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Service {
+    service: String,
+    rule: String,
+    servers: Vec<Server>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Server {
+    server: String,
+    state: String,
+    /// `None`: it is not in the service.
+    method: Option<String>,
+    weight: Option<u32>,
+}
+
+/// A director as it was named, and its page.
+type Answered<'a> = (&'a str, &'a Page);
+
+/// Compares the directors, each with its page, or why there is none.
+pub(super) fn examine(directors: &[(String, Result<Page, String>)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut answered: Vec<Answered<'_>> = Vec::new();
+    for (name, page) in directors {
+        findings.push(match page {
+            Ok(page) => {
+                answered.push((name, page));
+                let (version, count) = (&page.status.version, page.services.len());
+                Finding::ok("director", name, format!("xvsd {version} with {count} services"))
+            }
+            Err(why) => Finding::fail("director", name, why),
+        });
+    }
+    let checks: [fn(&[Answered<'_>]) -> Vec<Finding>; 4] =
+        [services, sloppy_tcp, local_addresses, synchronization];
+    findings.extend(checks.iter().flat_map(|check| check(&answered)));
+    findings
+}
+
+/// The services of all directors.
+fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
+    let mut all: BTreeMap<&str, Vec<(&str, &Service)>> = BTreeMap::new();
+    for (name, page) in directors {
+        for service in &page.services {
+            all.entry(&service.service).or_default().push((name, service));
+        }
+    }
+    let mut findings = Vec::new();
+    for (key, there) in all {
+        let before = findings.len();
+        let (first, service) = there[0];
+        for (name, _) in directors.iter().filter(|(name, _)| !there.iter().any(|(has, _)| has == name)) {
+            let found = format!("{name} does not have it, {first} does");
+            findings.push(
+                Finding::fail(SERVICE, key, found).mend_on(name, format!("xvsadm -A {}", service.rule)),
+            );
+        }
+        for (name, other) in &there[1..] {
+            findings.extend(compare(key, (first, service), (name, other)));
+        }
+        findings.extend(masqueraded(key, &there));
+        if findings.len() == before {
+            findings.push(Finding::ok(SERVICE, key, "equal on all directors"));
+        }
+        findings.extend(scheduler(key, service));
+    }
+    findings
+}
+
+/// What differs between a service on two directors.
+fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service)) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if a.rule != b.rule {
+        let found = format!("`{}` on {second}, `{}` on {first}", b.rule, a.rule);
+        findings.push(Finding::fail(SERVICE, key, found).mend_on(second, format!("xvsadm -E {}", a.rule)));
+    }
+    let fail =
+        |object: &Server, found: String| Finding::fail(SERVER, format!("{key} {}", object.server), found);
+    let (mut here, mut there) = (a.members(), b.members());
+    for (has, lacks, of, in_other) in [(first, second, &here, &there), (second, first, &there, &here)] {
+        for server in of.iter().filter(|server| in_other.iter().all(|other| other.server != server.server)) {
+            let found = format!(
+                "{lacks} does not have it in the service, {has} does; give both the same rules, and with checks \
+                 `inhibit_on_failure`, so that it stays in the service while it is down"
+            );
+            findings.push(fail(server, found));
+        }
+    }
+    here.retain(|server| there.iter().any(|other| other.server == server.server));
+    there.retain(|server| here.iter().any(|other| other.server == server.server));
+    for server in &here {
+        let other = there.iter().find(|other| other.server == server.server).expect("it was retained above");
+        if server.method != other.method {
+            let [one, two] = [server, other].map(|server| server.method.as_deref().unwrap_or_default());
+            findings.push(fail(server, format!("by {two} on {second}, by {one} on {first}; use one method")));
+        }
+        if server.weight != other.weight {
+            let [one, two] = [server, other].map(|server| server.weight.unwrap_or_default());
+            let found = format!(
+                "weight {two} ({}) on {second}, {one} ({}) on {first}; if checks disagree, see `xvs health` on both, \
+                 else give it one weight",
+                other.state, server.state
+            );
+            findings.push(fail(server, found));
+        }
+    }
+    let [one, two] = [&here, &there].map(|servers| {
+        let names: Vec<_> = servers.iter().map(|server| server.server.as_str()).collect();
+        names.join(", ")
+    });
+    if one != two {
+        let found = format!(
+            "the real servers have another order: {two} on {second}, {one} on {first}; delete them on one director and \
+             add them in the other's order, the last one of this list first"
+        );
+        findings.push(Finding::fail(SERVICE, key, found));
+    }
+    findings
+}
+
+/// A service whose replies one gateway alone can get.
+fn masqueraded(key: &str, there: &[(&str, &Service)]) -> Option<Finding> {
+    let (name, server) = there.iter().find_map(|(name, service)| {
+        let members = service.members();
+        Some((name, members.into_iter().find(|server| server.method.as_deref() == Some("Masq"))?))
+    })?;
+    let found = format!(
+        "{} is served by NAT on {name}: its replies go to its one gateway, whichever director has the flow; use \
+         FULLNAT, direct routing or a tunnel",
+        server.server
+    );
+    Some(Finding::fail(SERVICE, key, found))
+}
+
+/// A scheduler that does not choose by what is in the packet.
+fn scheduler(key: &str, service: &Service) -> Option<Finding> {
+    let scheduler = service.rule.split(' ').skip_while(|word| *word != "-s").nth(1).unwrap_or_default();
+    if ["mh", "sh", "dh"].contains(&scheduler) {
+        return None;
+    }
+    let found = format!(
+        "scheduled by {scheduler}, which is no hash: a connection whose flow moves before it was synchronized gets \
+         another real server, and ends"
+    );
+    let object: Vec<_> = service.rule.split(' ').take_while(|word| *word != "-s").collect();
+    let mend = format!("xvsadm -E {} -s mh -b mh-port", object.join(" "));
+    Some(Finding::warn(SERVICE, key, found).mend_on("each director", mend))
+}
+
+/// Whether a director that does not know a connection takes it in the middle.
+fn sloppy_tcp(directors: &[Answered<'_>]) -> Vec<Finding> {
+    let off = directors.iter().filter(|(_, page)| !page.sloppy_tcp);
+    let findings: Vec<_> = off
+        .map(|(name, _)| {
+            let found = "off: a connection whose flow moves to it before it was synchronized ends";
+            Finding::warn(SLOPPY, name, found).mend_on(name, "xvs set sloppy_tcp 1")
+        })
+        .collect();
+    if findings.is_empty() && !directors.is_empty() {
+        return vec![Finding::ok(SLOPPY, "", "on, on all directors")];
+    }
+    findings
+}
+
+/// The local addresses of FULLNAT, if there are such real servers.
+fn local_addresses(directors: &[Answered<'_>]) -> Vec<Finding> {
+    let uses = |(_, page): &Answered<'_>| page.services.iter().any(Service::is_fullnat);
+    if !directors.iter().any(uses) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (at, (name, page)) in directors.iter().enumerate() {
+        if page.local_addresses.is_empty() {
+            let found = "it has no local address of its own, so FULLNAT refuses new connections";
+            findings.push(Finding::fail(LOCAL, name, found).mend_on(name, "xvs laddr add ADDRESS"));
+        }
+        for addr in &page.local_addresses {
+            for (other, page) in &directors[at + 1..] {
+                if page.local_addresses.contains(addr) {
+                    let found = format!(
+                        "new connections use it on {name} and on {other}, so replies go astray; give each director an \
+                         address of its own"
+                    );
+                    findings.push(Finding::fail(LOCAL, addr, found));
+                }
+            }
+            for (other, page) in directors.iter().filter(|(other, _)| other != name) {
+                if !page.local_addresses.contains(addr) && !page.standby_addresses.contains(addr) {
+                    let found =
+                        format!("connections from it end with {name}: {other} does not take them over");
+                    let mend = format!("xvs laddr add {addr} --standby");
+                    findings.push(Finding::warn(LOCAL, addr, found).mend_on(other, mend));
+                }
+            }
+        }
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(
+            LOCAL,
+            "",
+            "each director has its own, and takes over those of the others",
+        ));
+    }
+    findings
+}
+
+/// Whether each director knows the connections of the others.
+fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
+    let of = |page: &Page, role| page.status.sync.iter().find(|daemon| daemon.role == role).cloned();
+    let masters: Vec<_> = directors.iter().map(|(_, page)| of(page, SyncRole::Master)).collect();
+    let mut findings = Vec::new();
+    for ((name, page), master) in directors.iter().zip(&masters) {
+        let (Some(master), Some(backup)) = (master, of(page, SyncRole::Backup)) else {
+            let found = "it does not run both daemons, so connections end when their flow moves and the choice is another";
+            findings.push(Finding::warn(SYNC, name, found).seen("docs/failover.md, Connections"));
+            continue;
+        };
+        let differs = |other: &SyncStatus| backup.sync_id != 0 && other.sync_id != backup.sync_id;
+        if let Some(other) = masters.iter().flatten().find(|other| differs(other)) {
+            let (own, other, sent) = (backup.sync_id, other.sync_id, master.sync_id);
+            let found = format!(
+                "its backup daemon accepts sync id {own}, its master sends {sent}, and another director sends {other}; \
+                 start all daemons with one `--syncid`"
+            );
+            findings.push(Finding::fail(SYNC, name, found));
+        }
+        let behind = backup.peers.iter().filter(|peer| peer.table != SyncTable::Whole);
+        findings.extend(behind.map(|peer| {
+            let why = peer.why.as_deref().unwrap_or("its table is being fetched");
+            Finding::warn(
+                SYNC,
+                name,
+                format!("not in sync with {}: {why}; see `xvs status` there", peer.address),
+            )
+        }));
+    }
+    if findings.is_empty() && !directors.is_empty() {
+        findings.push(Finding::ok(SYNC, "", "all directors send and receive connections"));
+    }
+    findings
+}
+
+impl Service {
+    /// The real servers that are in the service, in its order.
+    fn members(&self) -> Vec<&Server> {
+        self.servers.iter().filter(|server| server.method.is_some()).collect()
+    }
+
+    fn is_fullnat(&self) -> bool {
+        self.servers.iter().any(|server| server.method.as_deref() == Some("FullNat"))
+    }
+}
+
+const SERVICE: &str = "service";
+const SERVER: &str = "real server";
+const SLOPPY: &str = "sloppy_tcp";
+const LOCAL: &str = "local address";
+const SYNC: &str = "sync";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::doctor::finding::Level;
+
+    /// A director of the fleet with this number, as it should be.
+    fn page(number: u8) -> Value {
+        let daemon = |role: &str, peers: Value| {
+            json!({ "role": role, "interface": "lan", "sync_id": 5, "messages": 0, "failed_messages": 0,
+                "connections": 0, "lost_connections": 0, "peers": peers })
+        };
+        let peer = json!([{ "address": "192.0.2.9", "silent_seconds": 0, "table": "whole", "connections": 0,
+            "of": 0, "why": null }]);
+        let server = |last: u8| json!({ "server": format!("192.0.2.{last}:80"), "state": "up", "method": "FullNat", "weight": 1 });
+        json!({
+            "pages": 1,
+            "status": { "version": "0.2.0", "sync": [daemon("master", json!([])), daemon("backup", peer)] },
+            "sloppy_tcp": true,
+            "local_addresses": [format!("203.0.113.{number}")],
+            "standby_addresses": [format!("203.0.113.{}", 3 - number)],
+            "services": [{
+                "service": "TCP 198.51.100.1:80", "rule": "-t 198.51.100.1:80 -s mh -b mh-port",
+                "servers": [server(12), server(11)],
+            }],
+        })
+    }
+
+    /// The findings that are not in order, as text, after a change of the second of two directors.
+    fn faults(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let (first, mut second) = (page(1), page(2));
+        change(&mut second);
+        let parsed = |page| Ok(serde_json::from_value(page).unwrap());
+        let findings = examine(&[("a:1".to_owned(), parsed(first)), ("b:1".to_owned(), parsed(second))]);
+        let bad = findings.into_iter().filter(|finding| finding.level != Level::Ok);
+        bad.map(|finding| finding.to_string().split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    #[test]
+    fn equal_directors_with_their_own_local_addresses_have_no_fault() {
+        assert_eq!(faults(|_| ()), [""; 0]);
+    }
+
+    #[test]
+    fn each_difference_names_director_service_and_real_server_and_what_to_do() {
+        let service = |page: &mut Value, change: fn(&mut Value)| change(&mut page["services"][0]);
+        let cases: [(&str, fn(&mut Value)); 5] = [
+            (
+                "fail service TCP 198.51.100.1:80: `-t 198.51.100.1:80 -s mh` on b:1, `-t 198.51.100.1:80 -s mh -b \
+                 mh-port` on a:1 fix on b:1: xvsadm -E -t 198.51.100.1:80 -s mh -b mh-port",
+                |service| service["rule"] = json!("-t 198.51.100.1:80 -s mh"),
+            ),
+            (
+                "fail real server TCP 198.51.100.1:80 192.0.2.11:80: b:1 does not have it in the service, a:1 does;",
+                // Its checks have taken it out.
+                |service| service["servers"][1]["method"] = Value::Null,
+            ),
+            (
+                "fail real server TCP 198.51.100.1:80 192.0.2.11:80: by Tunnel on b:1, by FullNat on a:1; use one",
+                |service| service["servers"][1]["method"] = json!("Tunnel"),
+            ),
+            (
+                "fail real server TCP 198.51.100.1:80 192.0.2.12:80: weight 0 (down) on b:1, 1 (up) on a:1; if checks",
+                |service| {
+                    service["servers"][0]["weight"] = json!(0);
+                    service["servers"][0]["state"] = json!("down");
+                },
+            ),
+            (
+                "fail service TCP 198.51.100.1:80: the real servers have another order: 192.0.2.11:80, 192.0.2.12:80 \
+                 on b:1, 192.0.2.12:80, 192.0.2.11:80 on a:1;",
+                |service| service["servers"].as_array_mut().unwrap().reverse(),
+            ),
+        ];
+        for (start, change) in cases {
+            let found = faults(|page| service(page, change));
+            assert!(found.len() == 1 && found[0].starts_with(start), "{start}: {found:#?}");
+        }
+        let found = faults(|page| page["services"] = json!([]));
+        let missing = "fail service TCP 198.51.100.1:80: b:1 does not have it, a:1 does fix on b:1: xvsadm -A -t \
+                       198.51.100.1:80 -s mh -b mh-port";
+        assert_eq!(found, [missing]);
+    }
+
+    #[test]
+    fn nat_is_refused_and_a_scheduler_that_is_no_hash_is_a_warning() {
+        let found = faults(|page| {
+            let service = json!({ "service": "UDP 198.51.100.1:53", "rule": "-u 198.51.100.1:53 -s wlc",
+                "servers": [{ "server": "192.0.2.11:53", "state": "up", "method": "Masq", "weight": 1 }] });
+            page["services"].as_array_mut().unwrap().push(service);
+        });
+        let starts = [
+            "fail service UDP 198.51.100.1:53: a:1 does not have it, b:1 does",
+            "fail service UDP 198.51.100.1:53: 192.0.2.11:53 is served by NAT on b:1: its replies go to its one gateway",
+            "warn service UDP 198.51.100.1:53: scheduled by wlc, which is no hash",
+        ];
+        assert!(
+            found.len() == 3 && found.iter().zip(starts).all(|(text, start)| text.starts_with(start)),
+            "{found:#?}"
+        );
+        assert!(found[2].ends_with("fix on each director: xvsadm -E -u 198.51.100.1:53 -s mh -b mh-port"));
+    }
+
+    #[test]
+    fn settings_local_addresses_and_daemons_that_break_a_fleet_are_named_with_their_director() {
+        let cases: [(&str, fn(&mut Value)); 7] = [
+            ("warn sloppy_tcp b:1: off: a connection", |page| page["sloppy_tcp"] = json!(false)),
+            (
+                "warn local address 203.0.113.1: connections from it end with a:1: b:1 does not take them over fix on \
+              b:1: xvs laddr add 203.0.113.1 --standby",
+                |page| page["standby_addresses"] = json!([]),
+            ),
+            ("fail local address 203.0.113.1: new connections use it on a:1 and on b:1", |page| {
+                page["local_addresses"] = json!(["203.0.113.1"]);
+            }),
+            ("fail local address b:1: it has no local address of its own", |page| {
+                page["local_addresses"] = json!([]);
+            }),
+            ("warn sync b:1: it does not run both daemons", |page| {
+                page["status"]["sync"].as_array_mut().unwrap().pop();
+            }),
+            ("fail sync b:1: its backup daemon accepts sync id 6, its master sends 5", |page| {
+                page["status"]["sync"][1]["sync_id"] = json!(6);
+            }),
+            ("warn sync b:1: not in sync with 192.0.2.9: another key; see `xvs status` there", |page| {
+                let peer = &mut page["status"]["sync"][1]["peers"][0];
+                (peer["table"], peer["why"]) = (json!("none"), json!("another key"));
+            }),
+        ];
+        for (start, change) in cases {
+            let found = faults(change);
+            assert!(found.len() == 1 && found[0].starts_with(start), "{start}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn a_director_that_does_not_answer_is_named_and_the_others_are_compared() {
+        let page = serde_json::from_value(page(1)).unwrap();
+        let findings =
+            examine(&[("a:1".to_owned(), Err("no answer".to_owned())), ("b:1".to_owned(), Ok(page))]);
+        assert_eq!(findings[0], Finding::fail("director", "a:1", "no answer"));
+        assert!(findings[1..].iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
+    }
+}

@@ -1,0 +1,126 @@
+//! Anycast: the example of docs/fleet.md as it stands, with BIRD on a router and on two directors.
+//!
+//! Connections by direct routing, tunnel and FULLNAT go on while one director leaves in order, comes back, the other one
+//! dies, and BIRD is restarted. Needs root. The connections that a dead director costs are counted and printed. Not
+//! here: four directors, and new connections meanwhile (`scripts/soak anycast`).
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use xvs::clients::connect;
+use xvs::cluster::virtual_endpoint;
+use xvs::director::program;
+use xvs::fleet::{FLEET, Fleet, Member, example};
+use xvs::{Cluster, Host, Layout, Method, wait};
+
+/// The services: direct routing, tunnel, FULLNAT.
+const PORTS: [u16; 3] = [80, 8080, 8081];
+/// Connections to each.
+const EACH: usize = 40;
+
+/// An HTTP connection that stays open; `None`: it was lost.
+type Lasting = Option<TcpStream>;
+
+/// Sends a request and reads the whole answer, which is the server's name.
+fn ask(stream: &mut TcpStream) -> Option<()> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: xvs.example\r\n\r\n").ok()?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
+    while !(answer.ends_with(b"\r\n\r\nrs1\n") || answer.ends_with(b"\r\n\r\nrs2\n")) {
+        match stream.read(&mut buffer).ok()? {
+            0 => return None,
+            count => answer.extend_from_slice(&buffer[..count]),
+        }
+    }
+    answer.starts_with(b"HTTP/1.1 200").then_some(())
+}
+
+/// Sends a request by each connection, and forgets those that do not answer. Returns how many were forgotten.
+fn ask_all(connections: &mut [Lasting]) -> usize {
+    let mut lost = 0;
+    for connection in connections {
+        if connection.as_mut().is_some_and(|stream| ask(stream).is_none()) {
+            *connection = None;
+            lost += 1;
+        }
+    }
+    lost
+}
+
+/// Waits until a director knows all connections, also those that it learns from others.
+fn await_connections(member: &Member<'_>, count: usize) {
+    wait::until(&format!("{count} connections are known"), || {
+        let listing = member.director.adm("-L -n -c");
+        (listing.matches("ESTABLISHED").count() == count).then_some(())
+    });
+}
+
+#[test]
+fn connections_go_on_when_a_director_leaves_comes_back_or_dies_and_when_bird_is_restarted() {
+    let cluster = Cluster::up(Layout::default());
+    // The real servers have the VIP and suppress ARP for it, so direct routing needs no more.
+    Method::Tunnel.prepare(&cluster);
+    let fleet = Fleet::start(&cluster, 2);
+    let rules = example("rules");
+    let (mut first, second) = (fleet.member(1, &rules), fleet.member(2, &rules));
+    fleet.await_next_hops(&[1, 2]);
+    compared(&cluster, &["192.0.2.1:9112", "192.0.2.2:9112"], 0);
+
+    let open = |port| cluster.run(Host::Client, || connect(virtual_endpoint(port))).expect("a connection");
+    let mut connections: Vec<Lasting> = (0..EACH).flat_map(|_| PORTS).map(|port| Some(open(port))).collect();
+    let all = connections.len();
+    assert_eq!(ask_all(&mut connections), 0);
+    await_connections(&first, all);
+    await_connections(&second, all);
+    wait::until("the router has chosen both directors", || {
+        let scheduled = [&first, &second].map(|member| scheduled(member));
+        (scheduled.iter().sum::<usize>() == all && !scheduled.contains(&0)).then_some(())
+    });
+
+    // It leaves in order.
+    first.begin_drain();
+    while !first.is_drained() {
+        assert_eq!(ask_all(&mut connections), 0);
+    }
+    assert_eq!(fleet.next_hops(), [2]);
+    assert!(first.director.stop().success());
+    drop(first);
+    assert_eq!(ask_all(&mut connections), 0);
+
+    // It comes back, and is announced with all connections.
+    let mut first = fleet.member(1, &rules);
+    fleet.await_next_hops(&[1, 2]);
+    await_connections(&first, all);
+    assert_eq!(ask_all(&mut connections), 0);
+
+    // The other dies.
+    second.die();
+    let lost = ask_all(&mut connections);
+    println!("{lost} of {all} connections were lost with a director");
+    assert!(lost * 100 < all, "{lost} of {all} lost");
+    fleet.await_next_hops(&[1]);
+    compared(&cluster, &["192.0.2.1:9112", "192.0.2.1:9113"], 2);
+
+    first.restart_bird();
+    fleet.await_next_hops(&[]);
+    fleet.await_next_hops(&[1]);
+    assert_eq!(ask_all(&mut connections), 0);
+    // A director whose xvsd is dead is not announced, although BIRD and the script go on.
+    first.director.kill();
+    fleet.await_next_hops(&[]);
+}
+
+/// The connections that a director's own services have scheduled.
+fn scheduled(member: &Member<'_>) -> usize {
+    let listing = member.director.adm("-L -n --stats --exact");
+    let rows = listing.lines().filter(|line| line.starts_with("TCP"));
+    rows.map(|row| row.split_whitespace().nth(2).expect("a column").parse::<usize>().expect("a count")).sum()
+}
+
+/// Runs `xvs doctor --fleet` on the first director, which must end with this code.
+fn compared(cluster: &Cluster, directors: &[&str], code: i32) {
+    let mut doctor = cluster.command(FLEET[0], program("xvs"));
+    doctor.args(["doctor", "--fleet"]).args(directors);
+    let output = doctor.output().expect("scripts/netlab can be started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
