@@ -25,7 +25,7 @@ use connections::{Client, METHODS, Servers};
 
 /// The services: the options of their real servers, their names, and whether `mh` takes the client's port.
 const SERVICES: [(&str, &str, &str); METHODS.len()] = [
-    ("-g", "DR, mh without port", ""),
+    ("-g", "DR, by IP", ""),
     ("--fullnat", "FULLNAT", " -b mh-port"),
     ("-g", "DR", " -b mh-port"),
     ("-i", "tunnel", " -b mh-port"),
@@ -116,17 +116,7 @@ fn run(name: &str, scheduler: &str, is_synchronized: bool, count: usize) -> bool
     });
 
     let tally = client.tally();
-    println!("\n{:<20} {:>5} {:>5} {:>5} {:>8}", "service", "open", "lost", "new", "refused");
-    for (at, (_, name, _)) in SERVICES.iter().enumerate() {
-        let of = |those: &[(usize, String)]| those.iter().filter(|(service, _)| *service == at).count();
-        let (open, served) = (tally.open[at], tally.served[at]);
-        println!("{name:<20} {open:>5} {:>5} {served:>5} {:>8}", of(&tally.lost), of(&tally.failed));
-    }
-    for (service, why) in tally.lost.iter().chain(&tally.failed).take(10) {
-        println!("{}: {why}", SERVICES[*service].1);
-    }
-    let open: usize = servers.iter().map(Servers::open).sum();
-    println!("{} MB compared; servers have {open} connections", tally.bytes >> 20);
+    tally.print(SERVICES.map(|(_, name, _)| name), &servers);
     let all = count * METHODS.len();
     let [left, came, died, came_again] = lost[..] else { unreachable!("there are four phases") };
     tally.open == [count; METHODS.len()] && left + came + came_again == 0 && died * 100 < all
@@ -144,11 +134,13 @@ fn measured(client: &Client, name: &str, act: &mut dyn FnMut()) -> usize {
     }
     let after = client.tally();
     let lost = after.lost.len() - before.lost.len();
+    let handshakes = after.handshakes[before.handshakes.len()..].iter().map(|(_, took)| *took);
+    let slowest = handshakes.max().unwrap_or_default().max(client.take_longest_answer());
     println!(
         "{name:<28} {lost:>5} {:>7} {:>6} {:>6.1} s",
         after.failed.len() - before.failed.len(),
         after.served.iter().sum::<usize>() - before.served.iter().sum::<usize>(),
-        client.take_longest_answer().as_secs_f64(),
+        slowest.as_secs_f64(),
     );
     lost
 }

@@ -107,7 +107,7 @@ fn run(program: &[u8], count: usize, time: Duration) -> bool {
     for (name, kind, port, proxy) in ATTACKS {
         good &= soak.attack(program, name, kind, port, proxy, &quiet);
     }
-    client.tally().print(&servers);
+    client.tally().print(METHODS.map(|(_, name, _)| name), &servers);
     println!("\n{}", director.status());
     good
 }

@@ -99,7 +99,7 @@ fn run(count: usize, table: usize) -> bool {
     soak.phase("quiet", |_| thread::sleep(AWAY));
 
     let tally = soak.client.tally();
-    tally.print(&servers);
+    tally.print(METHODS.map(|(_, name, _)| name), &servers);
     println!("second director: {}", line(&soak.second.0, "table"));
     let opened = tally.open.iter().sum::<usize>();
     soak.is_joined && opened == count * METHODS.len() && tally.lost.len() * 100 < opened

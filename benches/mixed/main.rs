@@ -112,7 +112,7 @@ fn run(program: &[u8], time: Duration, count: usize) -> bool {
         "\n{packets} forged packets; {done} changes, {refused} refused: by a director that was away, or of what was not there"
     );
     let tally = soak.client.tally();
-    tally.print(&servers);
+    tally.print(METHODS.map(|(_, name, _)| name), &servers);
     soak.good && tally.open == all && tally.lost.len() * 100 < count * METHODS.len()
 }
 

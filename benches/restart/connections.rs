@@ -1,5 +1,5 @@
-//! TCP connections of the suites `restart`, `failover` and `attack`: a client that keeps thousands of them busy, and
-//! their real servers.
+//! TCP connections of the suites `restart`, `failover`, `anycast` and `attack`: a client that keeps thousands of them
+//! busy, and their real servers.
 //!
 //! A thread each for the client and for every real server, with epoll. A request is eight bytes, a seed and a length;
 //! the answer is that many bytes, continued from request to request, which the client compares with what the seed
@@ -65,16 +65,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Prints a row for each method, and why connections were lost or refused.
-    pub(crate) fn print(&self, servers: &[Servers]) {
+    /// Prints a row for each method, which may have another name, and why connections were lost or refused.
+    pub(crate) fn print(&self, names: [&str; METHODS.len()], servers: &[Servers]) {
         println!("\nmethod      open  lost  new  refused");
-        for (at, (_, name, _)) in METHODS.iter().enumerate() {
+        for (at, name) in names.iter().enumerate() {
             let of = |those: &[(usize, String)]| those.iter().filter(|(method, _)| *method == at).count();
             let (lost, failed) = (of(&self.lost), of(&self.failed));
             println!("{name:<8} {:>7} {lost:>5} {:>5} {failed:>8}", self.open[at], self.served[at]);
         }
         for (method, why) in self.lost.iter().chain(&self.failed).take(20) {
-            println!("{}: {why}", METHODS[*method].1);
+            println!("{}: {why}", names[*method]);
         }
         let open = servers.iter().map(Servers::open).sum::<usize>();
         println!("{} MB compared; servers have {open} connections", self.bytes >> 20);

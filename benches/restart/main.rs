@@ -104,7 +104,7 @@ fn run(count: usize, repeats: usize, table: usize) -> bool {
         println!("{name:<15} {before:>6}  {after:>6}");
     }
     let tally = soak.client.tally();
-    tally.print(&servers);
+    tally.print(METHODS.map(|(_, name, _)| name), &servers);
     let grown = last.grown(&first);
     for what in &grown {
         println!("{what} has grown");

@@ -24,7 +24,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::doctor::fleet::Page;
+use crate::doctor::fleet::{Asked, Page};
 
 /// The directors, and how they are asked.
 #[derive(Debug, Args)]
@@ -46,7 +46,7 @@ impl Fleet {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(super) fn fetch(&self) -> Result<Vec<(String, Result<Page, String>)>, String> {
+    pub(super) fn fetch(&self) -> Result<Vec<Asked>, String> {
         let read =
             |path: &PathBuf| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
         let token = self.token_file.as_ref().map(read).transpose()?;

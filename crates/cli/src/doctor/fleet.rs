@@ -47,11 +47,14 @@ struct Server {
     weight: Option<u32>,
 }
 
+/// A director as it was named, and its page, or why there is none.
+pub(super) type Asked = (String, Result<Page, String>);
+
 /// A director as it was named, and its page.
 type Answered<'a> = (&'a str, &'a Page);
 
-/// Compares the directors, each with its page, or why there is none.
-pub(super) fn examine(directors: &[(String, Result<Page, String>)]) -> Vec<Finding> {
+/// Compares the directors.
+pub(super) fn examine(directors: &[Asked]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut answered: Vec<Answered<'_>> = Vec::new();
     for (name, page) in directors {
@@ -64,9 +67,10 @@ pub(super) fn examine(directors: &[(String, Result<Page, String>)]) -> Vec<Findi
             Err(why) => Finding::fail("director", name, why),
         });
     }
-    let checks: [fn(&[Answered<'_>]) -> Vec<Finding>; 4] =
-        [services, sloppy_tcp, local_addresses, synchronization];
-    findings.extend(checks.iter().flat_map(|check| check(&answered)));
+    findings.extend(services(&answered));
+    findings.extend(sloppy_tcp(&answered));
+    findings.extend(local_addresses(&answered));
+    findings.extend(synchronization(&answered));
     findings
 }
 
@@ -297,6 +301,9 @@ mod tests {
     use super::*;
     use crate::doctor::finding::Level;
 
+    /// The beginning of the one finding, and the change of the second director that leads to it.
+    type Case = (&'static str, fn(&mut Value));
+
     /// A director of the fleet with this number, as it should be.
     fn page(number: u8) -> Value {
         let daemon = |role: &str, peers: Value| {
@@ -337,7 +344,7 @@ mod tests {
     #[test]
     fn each_difference_names_director_service_and_real_server_and_what_to_do() {
         let service = |page: &mut Value, change: fn(&mut Value)| change(&mut page["services"][0]);
-        let cases: [(&str, fn(&mut Value)); 5] = [
+        let cases: [Case; 5] = [
             (
                 "fail service TCP 198.51.100.1:80: `-t 198.51.100.1:80 -s mh` on b:1, `-t 198.51.100.1:80 -s mh -b \
                  mh-port` on a:1 fix on b:1: xvsadm -E -t 198.51.100.1:80 -s mh -b mh-port",
@@ -396,7 +403,7 @@ mod tests {
 
     #[test]
     fn settings_local_addresses_and_daemons_that_break_a_fleet_are_named_with_their_director() {
-        let cases: [(&str, fn(&mut Value)); 7] = [
+        let cases: [Case; 7] = [
             ("warn sloppy_tcp b:1: off: a connection", |page| page["sloppy_tcp"] = json!(false)),
             (
                 "warn local address 203.0.113.1: connections from it end with a:1: b:1 does not take them over fix on \

@@ -530,13 +530,13 @@ mod tests {
     fn a_page_has_what_the_directors_of_a_fleet_must_agree_about() {
         let rules = "#xvs laddr add 192.0.2.51\n#xvs laddr add 192.0.2.52 --standby\n\
                      -A -t 198.51.100.1:80 -s mh -b mh-port -p 300\n\
-                     -A -t 198.51.100.1:81 -s sh\n#xvs -E -t 198.51.100.1:81 -s sh --syn-proxy always\n";
+                     -A -t 198.51.100.1:81 -s sh\n#xvs -E -t 198.51.100.1:81 -s sh --syn-proxy on\n";
         let page = document(&Viewers::default(), &still(rules), "");
         let rules: Vec<_> =
             page["services"].as_array().unwrap().iter().map(|service| service["rule"].clone()).collect();
         assert_eq!(
             rules,
-            ["-t 198.51.100.1:80 -s mh -p 300 -b mh-port", "-t 198.51.100.1:81 -s sh --syn-proxy always",]
+            ["-t 198.51.100.1:80 -s mh -p 300 -b mh-port", "-t 198.51.100.1:81 -s sh --syn-proxy on",]
         );
         let told = ["sloppy_tcp", "local_addresses", "standby_addresses"].map(|key| page[key].clone());
         assert_eq!(
