@@ -5,10 +5,10 @@
 //! ```
 //!
 //! Four directors behind a router that spreads flows by BGP and ECMP, as `docs/examples/anycast` has it, with lasting
-//! connections by each of four services (100) and 50 new ones a second. One director leaves in order and comes back, one
-//! dies and comes back. That is done twice: with `mh` and synchronization, and with `wlc` and without. Prints a row for
-//! each phase, and fails if with `mh` and synchronization a connection is lost while a director leaves or comes back, or
-//! 1 % of the lasting ones when one dies. Needs root and `cargo build --workspace --bins` of the same profile.
+//! connections to each of four services (100) and 50 new ones a second. One director leaves in order and comes back,
+//! one dies and comes back. That is done twice: with `mh` and synchronization, and with `wlc` and without. Prints a row
+//! for each phase. Fails if with `mh` and synchronization a lasting connection is lost while a director leaves or comes
+//! back, or 1 % of them when one dies. Needs root and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
 mod connections;
@@ -122,8 +122,8 @@ fn run(name: &str, scheduler: &str, is_synchronized: bool, count: usize) -> bool
     tally.open == [count; METHODS.len()] && left + came + came_again == 0 && died * 100 < all
 }
 
-/// Does something, waits until every connection was answered after it, prints what it has cost, and returns the number of
-/// lasting connections that were lost.
+/// Does something, waits until every connection was answered after it, prints what it has cost, and returns the number
+/// of lasting connections that were lost.
 fn measured(client: &Client, name: &str, act: &mut dyn FnMut()) -> usize {
     let before = client.tally();
     client.take_longest_answer();

@@ -38,7 +38,7 @@ use xvs_model::protocol::client::Director;
 pub use command_line::{command_line, disabled_arguments, escape_control};
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
-pub use rules::{read_rules, read_wanted, rule_lines, saved_rules};
+pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::{
     DisabledArgument, EntryArgument, LimitChange, ListChange, LocalAddressChange, MarkChange, ServiceArgument,

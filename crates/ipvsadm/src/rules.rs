@@ -346,16 +346,20 @@ fn service_lines<'a>(
     lines
 }
 
+/// A service with all its options, as behind `-A` or `-E` of a rules file: `-t 192.0.2.1:80 -s mh -p 300`.
+pub fn service_line(key: &ServiceKey, options: &ServiceOptions) -> String {
+    let resolver = resolver::FixedNames::default();
+    let names = Naming { names: Names::Numeric, resolver: &resolver };
+    format!("{}{}{}", service_option(key, &names), service_rule(key, options), xvs_options(options))
+}
+
 /// The lines of a rules file for a command, as printed by `-S -n` but with thresholds.
 pub fn rule_lines(command: &Command) -> Vec<String> {
     let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
     let service = |option, key, options: &ServiceOptions| {
-        let line = format!("{option} {}{}", service_option(key, &names), service_rule(key, options));
-        match xvs_options(options) {
-            more if more.is_empty() => line,
-            more => format!("{XVS_LINE}{line}{more}"),
-        }
+        let prefix = if xvs_options(options).is_empty() { "" } else { XVS_LINE };
+        format!("{prefix}{option} {}", service_line(key, options))
     };
     let dest = |option, key, endpoint, options: &DestinationOptions| {
         let prefix = if options.method == ForwardingMethod::FullNat { XVS_LINE } else { "" };

@@ -1,6 +1,6 @@
 //! The client of `xvs doctor --fleet`: reads the `/status.json` of directors, by HTTP or HTTPS.
 //!
-//! All directors are asked at once, each within five seconds. A director's document has pages of services; all are read.
+//! All directors are asked at once, with five seconds for each request. Of a document with several pages all are read.
 
 use std::fs;
 use std::io;
@@ -31,7 +31,8 @@ use crate::doctor::fleet::{Asked, Page};
 pub(super) struct Fleet {
     /// Compare these directors of a fleet instead: each as HOST, HOST:PORT [default: 9112] or a URL, where its status
     /// page is
-    #[arg(long, value_name = "DIRECTOR", num_args = 2.., conflicts_with_all = ["interfaces", "addresses", "directors", "config"])]
+    #[arg(long, value_name = "DIRECTOR", num_args = 2..)]
+    #[arg(conflicts_with_all = ["interfaces", "addresses", "directors", "config"])]
     pub fleet: Vec<String>,
     /// The token of the directors' metrics
     #[arg(long, value_name = "FILE", requires = "fleet")]

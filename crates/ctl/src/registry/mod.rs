@@ -22,7 +22,6 @@ use xvs_dataplane::snapshot::{
     ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
     PersistenceScope, Service, ServiceLive, Snapshot,
 };
-use xvs_ipvsadm::rule_lines;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
@@ -576,7 +575,7 @@ fn build(
     });
     Some(Service {
         key,
-        rule: rule(key, &wanted.options),
+        rule: xvs_ipvsadm::service_line(&key, &wanted.options).into(),
         members: members.collect(),
         scheduler,
         one_packet: wanted.options.one_packet,
@@ -587,13 +586,6 @@ fn build(
         place: entry.place.clone(),
         live: entry.live.clone(),
     })
-}
-
-/// `-t 192.0.2.1:80 -s mh -p 300`: the line that has all options, without what it does.
-fn rule(key: ServiceKey, options: &ServiceOptions) -> Arc<str> {
-    let lines = rule_lines(&Command::AddService { key, options: options.clone() });
-    let line = lines.last().map_or("", String::as_str);
-    line.split_once(['A', 'E']).map_or("", |(_, rule)| rule.trim_start()).into()
 }
 
 fn persistence(options: &ServiceOptions) -> Option<Persistence> {
