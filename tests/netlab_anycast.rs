@@ -4,14 +4,17 @@
 //! other one dies. Each test has a cluster of its own. Needs root. The connections that a dead director costs are
 //! counted and printed. Not here: four directors, and new connections meanwhile (`scripts/soak anycast`).
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 
+use serde_json::Value;
 use xvs::clients::connect;
-use xvs::cluster::virtual_endpoint;
+use xvs::cluster::{succeed, virtual_endpoint};
 use xvs::director::program;
 use xvs::fleet::{FLEET, Fleet, Member, example};
-use xvs::{Cluster, Host, Layout, Method, wait};
+use xvs::{Cluster, Director, Host, Layout, Method, MetricsAccess, Workers, wait};
 
 /// The services: direct routing, tunnel, FULLNAT.
 const PORTS: [u16; 3] = [80, 8080, 8081];
@@ -132,4 +135,44 @@ fn compared(cluster: &Cluster, directors: &[&str], code: i32) {
     let output = doctor.output().expect("scripts/netlab can be started");
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn directors_are_asked_by_tls_with_a_token_for_all_their_services_and_refusals_say_what_is_missing() {
+    let cluster = Cluster::up(Layout::default());
+    let access = MetricsAccess::make(&cluster, 1, "open-sesame");
+    // rustls takes no authority's certificate for a server's.
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-subj", "/CN=director", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]).arg("-key").arg(&access.private_key);
+    succeed(openssl.arg("-out").arg(&access.certificate));
+    let config = cluster.state().join("xvs.toml");
+    let text = format!("metrics_address = \"127.0.0.1:9112\"\nstatus_page = true\n{}", access.toml());
+    fs::write(&config, text).expect("the cluster's folder takes a new file");
+    let director = Director::start_with(&cluster, Workers::One, &["--config", &config.display().to_string()]);
+    let services: String =
+        (1..=400).map(|port| format!("-A -t {} -s mh\n", virtual_endpoint(port))).collect();
+    assert!(director.adm_reading("-R", &services).status.success());
+
+    let (token, ca) = (access.token.display().to_string(), access.certificate.display().to_string());
+    let asked = |url: &str, more: &[&str]| {
+        let mut doctor = cluster.command(Host::Director, program("xvs"));
+        doctor.args(["doctor", "--json", "--fleet", url, url]).args(more);
+        let output = doctor.output().expect("scripts/netlab can be started");
+        let document: Value = serde_json::from_slice(&output.stdout).expect("a document");
+        (output.status.code(), document["findings"][0]["found"].as_str().expect("a text").to_owned())
+    };
+    let (url, with_ca) = ("https://127.0.0.1:9112", ["--ca-file", &ca]);
+    // It is no fleet: no daemons run.
+    let (code, found) = asked(url, &["--ca-file", &ca, "--token-file", &token]);
+    assert!(code == Some(1) && found.ends_with("with 400 services"), "{found}");
+    for (url, more, hint) in [
+        (url, &with_ca[..], "see --token-file"),
+        (url, &[], "see --ca-file"),
+        ("127.0.0.1", &with_ca[..], "use https://"),
+        ("127.0.0.1:9113", &[], "is xvsd running there"),
+    ] {
+        let (code, found) = asked(url, more);
+        assert!(code == Some(2) && found.contains(hint), "{url} {more:?}: {found}");
+    }
 }

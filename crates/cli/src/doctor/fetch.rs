@@ -133,7 +133,13 @@ async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, String
         Some("https") => {
             let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
             let stream = TlsConnector::from(access.tls.clone()).connect(name, stream).await;
-            exchange(stream.map_err(|error| format!("TLS: {error}; see --ca-file"))?, request).await
+            let failed = |error: io::Error| match error.to_string() {
+                text if text.contains("CaUsedAsEndEntity") => {
+                    "its certificate is an authority's; give it one with basicConstraints CA:FALSE".to_owned()
+                }
+                text => format!("TLS: {text}; see --ca-file"),
+            };
+            exchange(stream.map_err(failed)?, request).await
         }
         _ => exchange(stream, request).await,
     }
