@@ -22,6 +22,7 @@ use crate::config::difference::Difference;
 use crate::config::firewall_mark::MarkRule;
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
+use crate::config::quic::{QuicConfig, QuicConfigRow, QuicRow, ServerIdRow};
 use crate::config::service::{Netmask, SchedulerFlags, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
@@ -333,6 +334,20 @@ pub fn limits() -> LimitReport {
     LimitReport { limits: vec![LimitRow { service, limit, syns_dropped: 8 }], clients, unlimited: 1 }
 }
 
+/// A QUIC configuration without a key, and a server ID.
+pub fn quic() -> QuicRow {
+    let key_file = Some("/etc/xvs/quic.key".into());
+    QuicRow {
+        service: "UDP 198.51.100.1:443".parse().expect("a service"),
+        configs: vec![QuicConfigRow {
+            config: 0,
+            options: QuicConfig { server_id_length: 3, nonce_length: 4, key_file },
+            fault: Some("/etc/xvs/quic.key: No such file or directory".to_owned()),
+        }],
+        server_ids: vec![ServerIdRow { id: "0a0b0c".parse().expect("an ID"), server: server() }],
+    }
+}
+
 /// The use of one local address.
 pub fn local_use() -> LocalReport {
     let row = LocalRow {
@@ -442,6 +457,7 @@ pub fn explained() -> explain::Report {
             certainty: Certainty::Determined,
             candidates: vec![candidate],
         }),
+        quic: Some("its QUIC connection ID chooses 192.0.2.11:443".to_owned()),
         health: vec!["192.0.2.12:80 has been down for 12 s".to_owned()],
         connection: Some(entry),
         offload: Some("workers forward this connection: it is not established".to_owned()),

@@ -22,6 +22,7 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod proxy;
+pub mod quic;
 pub mod sctp;
 pub mod sip;
 pub mod sync;

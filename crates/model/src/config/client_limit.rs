@@ -110,15 +110,15 @@ pub(super) fn check(
 const LIMIT_MAX: u32 = 1_000_000;
 
 /// A service as listings print it.
-mod as_listed {
+pub(crate) mod as_listed {
     use serde::{Deserialize, Deserializer, Serializer, de};
     use xvs_sched::ServiceKey;
 
-    pub(super) fn serialize<S: Serializer>(key: &ServiceKey, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(key: &ServiceKey, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(key)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceKey, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceKey, D::Error> {
         String::deserialize(from)?.parse().map_err(de::Error::custom)
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use xvs_proto::quic::ServerId;
 use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::{ClientLimit, ServiceKey, scheduler};
 
@@ -14,6 +15,7 @@ use crate::config::firewall_mark::MarkRule;
 use crate::config::load_report::Server;
 use crate::config::local_address::LocalAddress;
 use crate::config::maintenance::Disabled;
+use crate::config::quic::QuicChange;
 use crate::config::service::ServiceOptions;
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 use crate::config::timeouts::Timeouts;
@@ -120,6 +122,13 @@ pub enum Command {
     },
     /// Ends that.
     UnsetListFile(ListKey),
+    /// Changes the QUIC configurations or server IDs of a service, whether or not it exists now.
+    Quic {
+        /// The service.
+        service: ServiceKey,
+        /// The change.
+        change: QuicChange,
+    },
 }
 
 /// Why a request was refused or failed. Nothing has changed, except with [`CommandError::Late`].
@@ -171,6 +180,10 @@ pub enum CommandError {
     NotListed { list: ListKey, prefix: Prefix },
     #[error("the {0} has no file; `xvs {name} list` shows the files", name = .0.kind.name())]
     NoListFile(ListKey),
+    #[error("service {service} has no QUIC configuration {config}; `xvs quic list` shows those that it has")]
+    NoSuchQuic { service: ServiceKey, config: u8 },
+    #[error("service {service} has no server ID {id}; `xvs quic list` shows those that it has")]
+    NoSuchServerId { service: ServiceKey, id: ServerId },
     #[error("no interface {0}; `ip link` shows those that exist")]
     NoSuchDevice(String),
     #[error(

@@ -20,6 +20,7 @@ use crate::config::destination::{Destination, DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::local_address::LocalAddress;
 use crate::config::maintenance::{Disabled, DisabledServers};
+use crate::config::quic::QuicServices;
 use crate::config::service::{Netmask, Service, ServiceOptions};
 use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::config::sync_daemon::SyncDaemon;
@@ -36,6 +37,7 @@ pub struct State {
     disabled: DisabledServers,
     limits: BTreeMap<ServiceKey, ClientLimit>,
     lists: AccessLists,
+    quic: QuicServices,
 }
 
 /// The part of the state that a command changed, for the builder of the next snapshot.
@@ -61,6 +63,8 @@ pub enum Applied {
     Limit(ServiceKey),
     /// The access lists.
     Lists,
+    /// The QUIC configurations or server IDs of this service.
+    Quic(ServiceKey),
 }
 
 impl State {
@@ -171,6 +175,10 @@ impl State {
                 self.lists.edit(*list, |list| list.file = None);
                 Applied::Lists
             }
+            Command::Quic { service, change } => {
+                self.quic.apply(*service, change);
+                Applied::Quic(*service)
+            }
         })
     }
 
@@ -273,6 +281,7 @@ impl State {
                 Some(_) => Ok(()),
                 None => Err(CommandError::NoListFile(*list)),
             },
+            Command::Quic { service, change } => self.quic.check(*service, change),
         }
     }
 
@@ -357,6 +366,11 @@ impl State {
     /// The access lists.
     pub fn lists(&self) -> &AccessLists {
         &self.lists
+    }
+
+    /// The QUIC configurations and server IDs.
+    pub fn quic(&self) -> &QuicServices {
+        &self.quic
     }
 
     fn check_enabled(&self, enabled: Disabled) -> Result<(), CommandError> {

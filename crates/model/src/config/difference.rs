@@ -2,8 +2,8 @@
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
 //! compared object by object: services, destinations, local addresses, disabled real servers, entries and files of
-//! access lists, the mark rules, the timeouts. Entries of lists that end by themselves are never deleted. No command
-//! touches an object that is equal in both, so its connections, counters and scheduler state stay; an object that
+//! access lists, QUIC configurations and server IDs, the mark rules, the timeouts. Entries of lists that end by
+//! themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and scheduler state stay; an object that
 //! differs is edited. The order of destinations and of local addresses is not compared; the order of mark rules is.
 //! Timeouts that a file does not set stay, and so do synchronization daemons that it does not start. Pure; cost: one
 //! pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
@@ -19,6 +19,7 @@ use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::destination::{DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
+use crate::config::quic::QuicChange;
 use crate::config::rules::{DesiredRules, Object, object_of};
 use crate::config::service::{Netmask, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
@@ -72,6 +73,9 @@ impl Difference {
                 Some(Command::DeleteListed { list: *list, prefix: *prefix })
             }
             (Some(Command::SetListFile { list, .. }), None) => Some(Command::UnsetListFile(*list)),
+            (Some(Command::Quic { service, change }), _) => {
+                Some(Command::Quic { service: *service, change: change.deletion() })
+            }
             (Some(Command::StartDaemon(daemon)), _) => Some(Command::StopDaemon(daemon.role)),
             _ => None,
         };
@@ -150,9 +154,12 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
         | Command::DeleteLimit(_)
         | Command::DeleteListed { .. }
         | Command::UnsetListFile(_)
+        | Command::Quic { change: QuicChange::Delete { .. } | QuicChange::DeleteId { .. }, .. }
         | Command::Enable(_) => 0,
         Command::DeleteService(_) => 1,
         Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
+        // Needs a configuration of its length.
+        Command::Quic { change: QuicChange::AddId { .. }, .. } => 3,
         // Depends on the methods as they will be.
         Command::SetLimit { limit, .. } if limit.above == Above::SynProxy => 4,
         _ => 2,
@@ -206,8 +213,8 @@ fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
     rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
 }
 
-/// Commands that add the local addresses, the disabled real servers, access lists, services and destinations of a
-/// state. Options without effect have their default.
+/// Commands that add the local addresses, the disabled real servers, access lists, QUIC configurations, services and
+/// destinations of a state. Options without effect have their default.
 fn rules(state: &State) -> Vec<Command> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
     rules.extend(state.disabled().iter().map(Command::Disable));
@@ -221,6 +228,7 @@ fn rules(state: &State) -> Vec<Command> {
         }));
         rules.extend(content.file.clone().map(|path| Command::SetListFile { list, path }));
     }
+    rules.extend(state.quic().iter().flat_map(|(service, quic)| quic.commands(*service)));
     for (key, service) in state.services() {
         rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.

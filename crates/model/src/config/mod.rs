@@ -9,6 +9,7 @@ pub mod local_address;
 pub mod maintenance;
 pub mod service;
 pub mod settings;
+pub mod quic;
 mod syn_proxy;
 pub mod sync_daemon;
 pub mod timeouts;

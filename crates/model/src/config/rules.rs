@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
+use xvs_proto::quic::ServerId;
 use xvs_proto::{Endpoint, Prefix};
 use xvs_sched::ServiceKey;
 
@@ -11,6 +12,7 @@ use crate::config::access_list::ListKey;
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::maintenance::Disabled;
+use crate::config::quic::QuicChange;
 use crate::config::sync_daemon::SyncRole;
 use crate::config::timeouts::Timeouts;
 
@@ -153,6 +155,10 @@ pub enum Object {
     Listed(ListKey, Prefix),
     /// The file of an access list.
     ListFile(ListKey),
+    /// A QUIC configuration of a service, by its number.
+    Quic(ServiceKey, u8),
+    /// A server ID of a service.
+    ServerId(ServiceKey, ServerId),
     /// The timeouts.
     Timeouts,
     /// The synchronization daemon of a role.
@@ -189,6 +195,10 @@ pub fn object_of(command: &Command) -> Object {
             Object::Listed(*list, *prefix)
         }
         Command::SetListFile { list, .. } | Command::UnsetListFile(list) => Object::ListFile(*list),
+        Command::Quic { service, change } => match *change {
+            QuicChange::Add { config, .. } | QuicChange::Delete { config } => Object::Quic(*service, config),
+            QuicChange::AddId { id, .. } | QuicChange::DeleteId { id } => Object::ServerId(*service, id),
+        },
         Command::SetTimeouts(_) => Object::Timeouts,
         Command::StartDaemon(daemon) => Object::Daemon(daemon.role),
         Command::StopDaemon(role) => Object::Daemon(*role),

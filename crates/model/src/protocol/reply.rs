@@ -13,6 +13,7 @@ use crate::config::firewall_mark::MarkRule;
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{LocalAddress, LocalReport};
 use crate::config::maintenance::DisabledServers;
+use crate::config::quic::QuicRow;
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
 use crate::report::capture::{CapturedPacket, Missed};
@@ -73,6 +74,8 @@ pub enum Reply {
     Limits(LimitReport),
     /// Access lists, that of all services first.
     Lists(Vec<ListRow>),
+    /// The QUIC configurations and server IDs, by service.
+    Quic(Vec<QuicRow>),
     /// The connections of each local address.
     LocalUse(LocalReport),
     /// The settings in force, in the order of their keys.

@@ -67,6 +67,8 @@ pub enum Request {
     },
     /// The access lists of this kind; answered by `Reply::Lists`.
     Lists(ListKind),
+    /// The QUIC configurations and server IDs; answered by `Reply::Quic`.
+    Quic,
     /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
     /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
@@ -167,6 +169,7 @@ impl Request {
             | Self::Disabled
             | Self::Limits { .. }
             | Self::Lists(_)
+            | Self::Quic
             | Self::Settings
             | Self::LocalUse
             | Self::Feedback

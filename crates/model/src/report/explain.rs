@@ -90,6 +90,9 @@ pub struct Report {
     /// The scheduler's choice; `None` if no scheduler runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
+    /// What its QUIC connection ID chooses, and why, in words; `None` without QUIC configurations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<String>,
     /// A sentence for each real server of the service that is down; without a choice only for the one that the packet
     /// is forwarded to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

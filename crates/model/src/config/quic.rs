@@ -1,0 +1,343 @@
+//! QUIC configurations: by which connection IDs of a service name real servers, and which do.
+//!
+//! They belong to a service and its real servers whether or not these exist now, so that health checks may remove and
+//! add them. Keys are in files that xvsd reads; here are only their paths. Not here: the decoding of connection IDs
+//! (`xvs_proto::quic`), the choice of a real server (`new_connection/quic.rs` of `dataplane`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xvs_proto::quic::{CONFIGURATIONS, Decoder, ServerId};
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ServiceKey;
+
+use crate::config::client_limit::as_listed;
+use crate::config::command::{Command, CommandError};
+
+/// How a configuration encodes server IDs in connection IDs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuicConfig {
+    /// Length of its server IDs, in bytes.
+    pub server_id_length: u8,
+    /// Length of the nonce behind them, in bytes.
+    pub nonce_length: u8,
+    /// The file with the key of the encryption; `None`: nothing is encrypted.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The QUIC configurations and server IDs of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Quic {
+    /// The configurations by their numbers.
+    pub configs: BTreeMap<u8, QuicConfig>,
+    /// The real servers by their IDs. An ID is for all configurations of its length.
+    pub servers: BTreeMap<ServerId, Endpoint>,
+}
+
+/// A change of the QUIC configurations or server IDs of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuicChange {
+    /// A new configuration; no error if the service has the same one. Its key is read when the change is carried out,
+    /// and at each reload.
+    Add {
+        /// Its number.
+        config: u8,
+        /// How it encodes server IDs.
+        options: QuicConfig,
+    },
+    /// Deletes a configuration; server IDs stay.
+    Delete {
+        /// Its number.
+        config: u8,
+    },
+    /// A new server ID of a real server, whether or not that exists now; no error if the real server has it.
+    AddId {
+        /// The real server.
+        server: Endpoint,
+        /// The ID.
+        id: ServerId,
+    },
+    /// Deletes a server ID.
+    DeleteId {
+        /// The ID.
+        id: ServerId,
+    },
+}
+
+impl QuicChange {
+    /// The change that deletes what this one adds or deletes.
+    pub(crate) fn deletion(&self) -> Self {
+        match *self {
+            Self::Add { config, .. } | Self::Delete { config } => Self::Delete { config },
+            Self::AddId { id, .. } | Self::DeleteId { id } => Self::DeleteId { id },
+        }
+    }
+}
+
+/// The QUIC configurations of a service, as `xvs quic list` shows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuicRow {
+    /// The service.
+    #[serde(with = "as_listed")]
+    pub service: ServiceKey,
+    /// Its configurations.
+    pub configs: Vec<QuicConfigRow>,
+    /// Its server IDs.
+    pub server_ids: Vec<ServerIdRow>,
+}
+
+/// A configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuicConfigRow {
+    /// Its number.
+    pub config: u8,
+    /// What it is.
+    #[serde(flatten)]
+    pub options: QuicConfig,
+    /// Why its file gave no key when xvsd started, so that it names no real server; `None`: it is in force.
+    pub fault: Option<String>,
+}
+
+/// A server ID.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerIdRow {
+    /// The ID.
+    pub id: ServerId,
+    /// Its real server.
+    pub server: Endpoint,
+}
+
+impl QuicRow {
+    /// The row of a service. `fault` says why a configuration is not in force.
+    pub fn of(service: ServiceKey, quic: &Quic, fault: impl Fn(&QuicConfig) -> Option<String>) -> Self {
+        let config = |(number, options): (&u8, &QuicConfig)| QuicConfigRow {
+            config: *number,
+            options: options.clone(),
+            fault: fault(options),
+        };
+        let server = |(id, server): (&ServerId, &Endpoint)| ServerIdRow { id: *id, server: *server };
+        Self {
+            service,
+            configs: quic.configs.iter().map(config).collect(),
+            server_ids: quic.servers.iter().map(server).collect(),
+        }
+    }
+}
+
+impl Quic {
+    /// The commands that give a service this: IDs first, as one may have a length that no configuration has any more.
+    pub fn commands(&self, service: ServiceKey) -> impl Iterator<Item = Command> {
+        let ids = self.servers.iter().map(|(&id, &server)| QuicChange::AddId { server, id });
+        let config = |(&config, options): (&u8, &QuicConfig)| QuicChange::Add { config, options: options.clone() };
+        ids.chain(self.configs.iter().map(config)).map(move |change| Command::Quic { service, change })
+    }
+}
+
+/// The QUIC configurations and server IDs by service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QuicServices(BTreeMap<ServiceKey, Quic>);
+
+impl QuicServices {
+    /// Those of a service.
+    pub fn get(&self, service: &ServiceKey) -> Option<&Quic> {
+        self.0.get(service)
+    }
+
+    /// All, in the order of their services.
+    pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &Quic)> {
+        self.0.iter()
+    }
+
+    /// The files of keys.
+    pub fn key_files(&self) -> impl Iterator<Item = &Path> {
+        let configs = self.0.values().flat_map(|quic| quic.configs.values());
+        configs.filter_map(|config| config.key_file.as_deref())
+    }
+
+    /// Carries a change out that was checked. A service that has nothing then is left out.
+    pub(super) fn apply(&mut self, service: ServiceKey, change: &QuicChange) {
+        let quic = self.0.entry(service).or_default();
+        match change {
+            QuicChange::Add { config, options } => _ = quic.configs.insert(*config, options.clone()),
+            QuicChange::Delete { config } => _ = quic.configs.remove(config),
+            QuicChange::AddId { server, id } => _ = quic.servers.insert(*id, *server),
+            QuicChange::DeleteId { id } => _ = quic.servers.remove(id),
+        }
+        if *quic == Quic::default() {
+            self.0.remove(&service);
+        }
+    }
+
+    /// Checks whether a change can be carried out.
+    ///
+    /// # Errors
+    /// A sentence that names service and object.
+    pub(super) fn check(&self, service: ServiceKey, change: &QuicChange) -> Result<(), CommandError> {
+        let quic = self.get(&service);
+        match *change {
+            QuicChange::Add { config, ref options } => self.check_add(service, config, options),
+            QuicChange::AddId { server, id } => self.check_id(service, server, id),
+            QuicChange::Delete { config } => match quic.is_some_and(|quic| quic.configs.contains_key(&config)) {
+                true => Ok(()),
+                false => Err(CommandError::NoSuchQuic { service, config }),
+            },
+            QuicChange::DeleteId { id } => match quic.is_some_and(|quic| quic.servers.contains_key(&id)) {
+                true => Ok(()),
+                false => Err(CommandError::NoSuchServerId { service, id }),
+            },
+        }
+    }
+
+    /// Refuses a configuration that is wrong in itself, or whose number the service has for another one.
+    fn check_add(&self, service: ServiceKey, number: u8, options: &QuicConfig) -> Result<(), CommandError> {
+        let QuicConfig { server_id_length, nonce_length, key_file } = options;
+        let there = self.get(&service).and_then(|quic| quic.configs.get(&number));
+        let is_bad = |path: &PathBuf| {
+            !path.is_absolute() || path.to_str().is_none_or(|path| path.contains(char::is_whitespace))
+        };
+        let why = match () {
+            () if usize::from(number) >= CONFIGURATIONS => {
+                format!("the number is 0 to {}", CONFIGURATIONS - 1)
+            }
+            () if Decoder::new(*server_id_length, *nonce_length, None).is_none() => format!(
+                "a server ID of {server_id_length} bytes and a nonce of {nonce_length}; an ID has at least 1 byte, a \
+                 nonce at least 4, both together at most 19"
+            ),
+            () if key_file.as_ref().is_some_and(is_bad) => {
+                "xvsd reads the key, so name its file by a path from / without blanks".to_owned()
+            }
+            () if there.is_some_and(|there| there != options) => {
+                "it exists already with other options; rotate keys by another number, or delete it first".to_owned()
+            }
+            () => return self.check_service(service),
+        };
+        let why = format!("QUIC configuration {number} of service {service}: {why}");
+        Err(CommandError::InvalidOperation { why })
+    }
+
+    /// Refuses a server ID that another real server of the service has, or that has a length of no configuration.
+    fn check_id(&self, service: ServiceKey, server: Endpoint, id: ServerId) -> Result<(), CommandError> {
+        let Some(quic) = self.get(&service) else { return self.check_service(service) };
+        let length = id.as_bytes().len();
+        let mut lengths = quic.configs.values().map(|config| usize::from(config.server_id_length));
+        let why = match quic.servers.get(&id) {
+            Some(other) if *other == server => return Ok(()),
+            Some(other) => {
+                format!("real server {other} has it; choose another one, or `xvs quic delete-server-id` it first")
+            }
+            None if quic.servers.len() >= IDS_MAX => {
+                format!("the service has {IDS_MAX} IDs already, the largest number; delete one first")
+            }
+            // Without any configuration the order of the commands is free.
+            None if !quic.configs.is_empty() && !lengths.any(|known| known == length) => {
+                format!("no configuration has IDs of {length} bytes; `xvs quic list` shows those of the service")
+            }
+            None => return Ok(()),
+        };
+        let why = format!("server ID {id} for real server {server} of service {service}: {why}");
+        Err(CommandError::InvalidOperation { why })
+    }
+
+    /// Refuses a service that no QUIC packet belongs to, and one more than fit.
+    fn check_service(&self, service: ServiceKey) -> Result<(), CommandError> {
+        match service {
+            _ if self.0.len() >= SERVICES_MAX && self.get(&service).is_none() => {
+                let why = format!(
+                    "{SERVICES_MAX} services have QUIC configurations already, the largest number; delete those of one"
+                );
+                Err(CommandError::InvalidOperation { why })
+            }
+            ServiceKey::Address { protocol: Protocol::UDP, .. } => Ok(()),
+            ServiceKey::Mark { mark, .. } if mark > 0 => Ok(()),
+            _ => Err(CommandError::NotSupported {
+                object: format!("service {service}"),
+                what: "QUIC over another protocol than UDP is".to_owned(),
+                next: "name a service by -u or -f".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The largest number of services with QUIC configurations.
+const SERVICES_MAX: usize = 1024;
+/// The largest number of server IDs of a service.
+const IDS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> ServiceKey {
+        "UDP 198.51.100.1:443".parse().unwrap()
+    }
+
+    fn config(server_id_length: u8, nonce_length: u8) -> QuicConfig {
+        QuicConfig { server_id_length, nonce_length, key_file: None }
+    }
+
+    fn add(config: u8, options: QuicConfig) -> QuicChange {
+        QuicChange::Add { config, options }
+    }
+
+    fn id(last: u8, id: &str) -> QuicChange {
+        QuicChange::AddId { server: Endpoint::new([192, 0, 2, last], 443), id: id.parse().unwrap() }
+    }
+
+    fn with(changes: &[QuicChange]) -> QuicServices {
+        let mut services = QuicServices::default();
+        for change in changes {
+            services.check(service(), change).unwrap();
+            services.apply(service(), change);
+        }
+        services
+    }
+
+    #[test]
+    fn what_contradicts_the_draft_or_itself_is_refused_with_service_object_and_next_step() {
+        let services = with(&[add(0, config(3, 4)), id(1, "0a0b0c")]);
+        let refused = |change| services.check(service(), &change).unwrap_err().to_string();
+        let key = |path: &str| QuicConfig { key_file: Some(path.into()), ..config(3, 4) };
+        for (change, expected) in [
+            (add(7, config(3, 4)), "configuration 7 of service UDP 198.51.100.1:443: the number is 0 to 6"),
+            (add(1, config(0, 8)), "a server ID of 0 bytes and a nonce of 8; an ID has at least 1 byte"),
+            (add(1, config(3, 3)), "a nonce of 3;"),
+            (add(1, config(15, 5)), "both together at most 19"),
+            (add(1, key("key")), "by a path from /"),
+            (add(1, key("/etc/my key")), "without blanks"),
+            (add(0, config(3, 5)), "exists already with other options; rotate keys by another number"),
+            (id(2, "0a0b0c"), "server ID 0a0b0c for real server 192.0.2.2:443 of service UDP"),
+            (id(2, "0a0b0c"), "real server 192.0.2.1:443 has it; choose another one"),
+            (id(2, "0a0b"), "no configuration has IDs of 2 bytes; `xvs quic list`"),
+            (QuicChange::Delete { config: 1 }, "has no QUIC configuration 1; `xvs quic list`"),
+            (QuicChange::DeleteId { id: "0a0b0d".parse().unwrap() }, "has no server ID 0a0b0d"),
+        ] {
+            let message = refused(change);
+            assert!(message.contains(expected), "{message}");
+        }
+        for other in ["TCP 198.51.100.1:443", "SCTP 198.51.100.1:443"] {
+            let refused = services.check(other.parse().unwrap(), &add(0, config(3, 4))).unwrap_err();
+            assert!(refused.to_string().contains("than UDP is not supported yet; name a service by -u"));
+        }
+        assert_eq!(services.check(service(), &add(0, config(3, 4))), Ok(()), "the same again");
+        assert_eq!(services.check(service(), &id(1, "0a0b0c")), Ok(()), "the same again");
+        assert_eq!(services.check("FWM 7".parse().unwrap(), &add(0, config(3, 4))), Ok(()));
+    }
+
+    #[test]
+    fn the_commands_of_a_service_give_it_again_even_with_an_id_of_a_former_length() {
+        let delete = QuicChange::Delete { config: 0 };
+        let services = with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), delete]);
+        let commands: Vec<_> = services.get(&service()).unwrap().commands(service()).collect();
+        let changes = commands.into_iter().map(|command| match command {
+            Command::Quic { change, .. } => change,
+            other => panic!("{other:?}"),
+        });
+        let changes: Vec<_> = changes.collect();
+        assert_eq!(with(&changes), services);
+        let mut all = services;
+        changes.iter().for_each(|change| all.apply(service(), &change.deletion()));
+        assert_eq!(all, QuicServices::default());
+    }
+}

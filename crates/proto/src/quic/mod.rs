@@ -1,0 +1,76 @@
+//! The connection ID that a QUIC packet is sent to, and the server ID in it.
+//!
+//! Runs for each UDP datagram that belongs to no connection, of a service with QUIC configurations. It reads what is
+//! the same in every version of QUIC, and no byte beyond the datagram. Not here: the rest of QUIC.
+//!
+//! Source: RFC 8999 §5.
+
+mod server_id;
+
+pub use self::server_id::{CONFIGURATIONS, Decoder, SERVER_ID_MAX, ServerId};
+
+/// The destination connection ID of a datagram's first packet, by the form of its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination<'d> {
+    /// A long header, which has the connection ID's length. The packet may begin a QUIC connection: then the client
+    /// has chosen the ID at random. Or it continues one.
+    Long(&'d [u8]),
+    /// A short header: the ID begins here, and only its server knows where it ends. The packet continues a QUIC
+    /// connection, so the server has chosen the ID.
+    Short(&'d [u8]),
+}
+
+impl<'d> Destination<'d> {
+    /// Reads it from the data of a UDP datagram. `None`: the header is cut off.
+    pub fn of(datagram: &'d [u8]) -> Option<Self> {
+        let (&first, rest) = datagram.split_first()?;
+        if first & LONG == 0 {
+            return Some(Self::Short(rest));
+        }
+        let (&length, rest) = rest.get(VERSION_LEN..)?.split_first()?;
+        rest.get(..length.into()).map(Self::Long)
+    }
+}
+
+/// The bit of the first byte that long headers have.
+const LONG: u8 = 0x80;
+/// Length of the version in a long header, in bytes.
+const VERSION_LEN: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_long_header_has_its_length_and_that_of_a_short_one_the_rest() {
+        // The client's Initial of RFC 9001, appendix A.2.
+        let initial = [0xc0, 0, 0, 0, 1, 8, 0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08, 0, 0];
+        let id = &[0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
+        assert_eq!(Destination::of(&initial), Some(Destination::Long(id)));
+        assert_eq!(Destination::of(&initial[..13]), None, "cut off in the ID");
+        assert_eq!(Destination::of(&initial[..5]), None, "cut off before its length");
+        assert_eq!(Destination::of(&[0x40, 1, 2, 3]), Some(Destination::Short(&[1, 2, 3])));
+        assert_eq!(Destination::of(&[0x40]), Some(Destination::Short(&[])));
+        assert_eq!(Destination::of(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_makes_it_fail(datagram in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let (Some(Destination::Long(id)) | Some(Destination::Short(id))) = Destination::of(&datagram) else {
+                return Ok(());
+            };
+            for server_id in 0..=SERVER_ID_MAX as u8 + 1 {
+                for nonce in 0..20 {
+                    for key in [None, Some([7; 16])] {
+                        let decoder = Decoder::new(server_id, nonce, key);
+                        let found = decoder.and_then(|decoder| decoder.server_id(id));
+                        prop_assert!(found.is_none_or(|found| found.as_bytes().len() == server_id.into()));
+                    }
+                }
+            }
+        }
+    }
+}
