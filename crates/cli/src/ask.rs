@@ -8,7 +8,7 @@ use xvs_ipvsadm::Output;
 use xvs_model::config::access_list::ListKind;
 use xvs_model::protocol::client::Director;
 
-use crate::extensions::{feedback, laddr, limit, lists, mark};
+use crate::extensions::{feedback, laddr, limit, lists, mark, quic};
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::rules::{apply, confirm, plan};
 use crate::servers::maintenance::Change;
@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Deny(lists::Arguments),
     /// Drop packets to services from all networks but these
     Allow(lists::Arguments),
+    /// Let QUIC connections keep their real server when clients change their addresses
+    Quic(quic::Arguments),
 }
 
 impl Command {
@@ -80,6 +82,7 @@ impl Command {
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
             Self::Laddr(arguments) => laddr::run(arguments, director, out),
             Self::Limit(arguments) => limit::run(arguments, director, out),
+            Self::Quic(arguments) => quic::run(arguments, director, out),
             Self::Deny(arguments) => lists::run(ListKind::Deny, arguments, director, out),
             Self::Allow(arguments) => lists::run(ListKind::Allow, arguments, director, out),
         }

@@ -122,6 +122,9 @@ fn screen(report: &Report) -> String {
     if let Some(template) = &report.template {
         line(&mut text, "template", &entry(template));
     }
+    if let Some(quic) = &report.quic {
+        line(&mut text, "QUIC", quic);
+    }
     if let Some(choice) = &report.choice {
         crate::explain::choice(&mut text, choice);
     }

@@ -120,6 +120,10 @@ pub struct WorkerCounters {
     pub syn_cookies_sent: Counter,
     /// Right acknowledgements of a cookie, each of which begins a connection.
     pub syn_cookies_accepted: Counter,
+    /// Connections whose destination a QUIC connection ID has chosen.
+    pub quic_routed: Counter,
+    /// Packets of QUIC connections that began a connection though their connection ID named no destination.
+    pub quic_unroutable: Counter,
     /// Received packets whose checksum was partial and was computed here.
     pub checksums_completed: Counter,
     /// Packets that the XDP program has forwarded by records of this worker, as far as they are counted at their
@@ -193,6 +197,8 @@ impl WorkerCounters {
             ("ftp_not_followed", &self.ftp_not_followed),
             ("syn_cookies_sent", &self.syn_cookies_sent),
             ("syn_cookies_accepted", &self.syn_cookies_accepted),
+            ("quic_routed", &self.quic_routed),
+            ("quic_unroutable", &self.quic_unroutable),
             ("waited", &self.waited),
             ("checksums_completed", &self.checksums_completed),
             ("offloaded", &self.offloaded),

@@ -4,6 +4,7 @@ use xvs_model::config::access_list::Until;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::maintenance::Disabled;
+use xvs_model::config::quic::{QuicChange, QuicConfig};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
@@ -80,6 +81,23 @@ pub fn command_line(command: &Command) -> String {
         }
         Command::UnsetListFile(list) => {
             return format!("xvs {} no-file{}", list.kind.name(), option(list.service));
+        }
+        Command::Quic { service, change } => {
+            let service = of(service);
+            return escape_control(&match change {
+                QuicChange::Add { config, options } => {
+                    let QuicConfig { server_id_length, nonce_length, key_file } = options;
+                    let key = key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
+                    format!(
+                        "xvs quic add {service} --config {config} --server-id-length {server_id_length} \
+                         --nonce-length {nonce_length}{}",
+                        key.unwrap_or_default()
+                    )
+                }
+                QuicChange::Delete { config } => format!("xvs quic delete {service} --config {config}"),
+                QuicChange::AddId { server, id } => format!("xvs quic server-id {service} -r {server} {id}"),
+                QuicChange::DeleteId { id } => format!("xvs quic delete-server-id {service} {id}"),
+            });
         }
     };
     escape_control(&format!("xvsadm {line}"))

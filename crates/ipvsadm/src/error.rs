@@ -106,6 +106,8 @@ pub(crate) fn refusal(error: &CommandError) -> String {
         | CommandError::NoSuchLimit(_)
         | CommandError::NotListed { .. }
         | CommandError::NoListFile(_)
+        | CommandError::NoSuchQuic { .. }
+        | CommandError::NoSuchServerId { .. }
         | CommandError::DisabledAsPart { .. }
         | CommandError::UnknownSetting { .. }
         | CommandError::BadSetting { .. }

@@ -41,7 +41,8 @@ pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::{
-    DisabledArgument, EntryArgument, LimitChange, ListChange, LocalAddressChange, MarkChange, ServiceArgument,
+    DisabledArgument, EntryArgument, LimitChange, ListChange, LocalAddressChange, MarkChange, QuicLine,
+    ServiceArgument,
 };
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.

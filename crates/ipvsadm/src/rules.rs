@@ -15,6 +15,7 @@ use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::config::quic::{Quic, QuicChange, QuicRow};
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
@@ -33,13 +34,15 @@ use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::xvs_lines::{disable_command, limit_command, list_command, local_address_command, mark_command};
+use crate::xvs_lines::{
+    disable_command, limit_command, list_command, local_address_command, mark_command, quic_command,
+};
 use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm
     /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses, disabled
-    /// real servers and limits of clients first, mark rules last.
+    /// real servers, limits of clients, access lists and QUIC configurations first, mark rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rows = self.services(Request::ListServices, Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
@@ -56,6 +59,9 @@ impl Session<'_> {
             for line in self.lists(kind)? {
                 writeln!(self.out, "#{line}")?;
             }
+        }
+        for command in self.quic()? {
+            writeln!(self.out, "#{}", command_line(&command))?;
         }
         for row in &rows {
             let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
@@ -113,6 +119,17 @@ impl Session<'_> {
             entries.chain(file).map(|command| command_line(&command)).collect::<Vec<_>>()
         });
         Ok(lines.collect())
+    }
+
+    /// The commands that add the QUIC configurations and server IDs.
+    fn quic(&mut self) -> Result<Vec<Command>, LineError> {
+        match self.director.call(Request::Quic).map_err(|failure| LineError::listing(&failure))? {
+            Reply::Quic(rows) => {
+                let commands = |row: QuicRow| Quic::from(&row).commands(row.service).collect::<Vec<_>>();
+                Ok(rows.into_iter().flat_map(commands).collect())
+            }
+            other => Err(LineError::listing(&Failure::unexpected(&other))),
+        }
     }
 
     fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
@@ -230,7 +247,7 @@ impl Session<'_> {
 }
 
 /// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark`, `xvs laddr`,
-/// `xvs disable`, `xvs limit`, `xvs deny` or `xvs allow`.
+/// `xvs disable`, `xvs limit`, `xvs deny`, `xvs allow` or `xvs quic`.
 fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
     let words: Vec<&str> =
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
@@ -251,6 +268,9 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         [_, word @ ("deny" | "allow"), words @ ..] if text.starts_with(XVS_LINE) => {
             let kind = if *word == "deny" { ListKind::Deny } else { ListKind::Allow };
             list_command(kind, words, resolver).map(Parsed::Change).map_err(LineError::usage)
+        }
+        [_, "quic", words @ ..] if text.starts_with(XVS_LINE) => {
+            quic_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
         }
         [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
@@ -386,7 +406,8 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
         Command::Disable(_)
         | Command::SetLimit { .. }
         | Command::AddListed { .. }
-        | Command::SetListFile { .. } => {
+        | Command::SetListFile { .. }
+        | Command::Quic { change: QuicChange::Add { .. } | QuicChange::AddId { .. }, .. } => {
             format!("#{}", command_line(command))
         }
         // Other commands do not describe a state; a comment shows them.

@@ -51,6 +51,7 @@ impl Director for Script {
             Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
             Request::Limits { .. } => Reply::Limits(Default::default()),
+            Request::Quic => Reply::Quic(Vec::new()),
             Request::Marks => Reply::Marks(self.marks.clone()),
             _ => Reply::Done,
         })

@@ -1,8 +1,8 @@
-//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers, limits of clients
-//! and access lists, which ipvsadm does not have.
+//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers, limits of clients,
+//! access lists and QUIC configurations, which ipvsadm does not have.
 //!
-//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny` or `xvs allow`;
-//! both programs use the types of this file.
+//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny`, `xvs allow` or `xvs
+//! quic`; both programs use the types of this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -15,10 +15,12 @@ use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::Disabled;
+use xvs_model::config::quic::{QuicChange, QuicConfig};
+use xvs_proto::quic::ServerId;
 use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::{Above, ClientLimit, ServiceKey};
 
-use crate::grammar::virtual_service;
+use crate::grammar::{real_server, virtual_service};
 use crate::resolver::Resolver;
 
 /// A change of the mark rules.
@@ -322,6 +324,93 @@ impl ListChange {
             Self::NoFile { service } => Command::UnsetListFile(list(service)?),
         })
     }
+}
+
+/// A change of the QUIC configurations or server IDs of a service.
+#[derive(Debug, Subcommand)]
+#[allow(
+    missing_docs,
+    reason = "clap would take a sentence about the service's options as one about the subcommand"
+)]
+pub enum QuicLine {
+    /// Add a configuration: how the service's real servers encode server IDs in their connection IDs
+    Add {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// Its number, 0 to 6, which is in each connection ID
+        #[arg(long, value_name = "N")]
+        config: u8,
+        /// Length of server IDs in bytes, at least 1
+        #[arg(long, value_name = "BYTES")]
+        server_id_length: u8,
+        /// Length of the nonce in bytes, at least 4; with the server ID at most 19
+        #[arg(long, value_name = "BYTES")]
+        nonce_length: u8,
+        /// The file with the key of the encryption, 32 hexadecimal digits; without it nothing is encrypted
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Delete a configuration; server IDs stay
+    Delete {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// Its number
+        #[arg(long, value_name = "N")]
+        config: u8,
+    },
+    /// Give a real server an ID, for all configurations with IDs of its length
+    ServerId {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// The real server
+        #[arg(short, long, value_name = "ADDRESS:PORT")]
+        real_server: String,
+        /// The ID in hexadecimal digits, as the server has it
+        id: ServerId,
+    },
+    /// Delete the ID of a real server
+    DeleteServerId {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// The ID
+        id: ServerId,
+    },
+}
+
+impl QuicLine {
+    /// The command.
+    ///
+    /// # Errors
+    /// No service is named, or the first line of ipvsadm's message about it or the real server.
+    pub fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+        let (Self::Add { service: named, .. }
+        | Self::Delete { service: named, .. }
+        | Self::ServerId { service: named, .. }
+        | Self::DeleteServerId { service: named, .. }) = self;
+        let service = named.key(resolver)?.ok_or("quic: name the service by -u or -f")?;
+        let change = match self {
+            Self::Add { config, server_id_length, nonce_length, key_file, .. } => {
+                let (server_id_length, nonce_length) = (*server_id_length, *nonce_length);
+                let options = QuicConfig { server_id_length, nonce_length, key_file: key_file.clone() };
+                QuicChange::Add { config: *config, options }
+            }
+            Self::Delete { config, .. } => QuicChange::Delete { config: *config },
+            Self::ServerId { real_server: text, id, .. } => {
+                let (_, server) = real_server(&[named.words(), vec!["-r", text]].concat(), resolver)?;
+                QuicChange::AddId { server, id: *id }
+            }
+            Self::DeleteServerId { id, .. } => QuicChange::DeleteId { id: *id },
+        };
+        Ok(Command::Quic { service, change })
+    }
+}
+
+/// The change that a line requests by its words behind `quic`.
+///
+/// # Errors
+/// clap's message, or a sentence for the operator.
+pub(crate) fn quic_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
+    parse::<QuicLine>("quic", words)?.command(resolver)
 }
 
 /// The change that a line requests by its words behind `limit`.

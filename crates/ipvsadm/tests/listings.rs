@@ -47,6 +47,7 @@ impl Director for Recorded {
             Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
             Request::Limits { .. } => Reply::Limits(Default::default()),
+            Request::Quic => Reply::Quic(Vec::new()),
             other => panic!("a listing does not send {other:?}"),
         })
     }

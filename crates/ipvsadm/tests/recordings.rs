@@ -98,6 +98,7 @@ impl Director for Model {
             Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(self.state.disabled().clone()),
             Request::Limits { .. } => Reply::Limits(LimitReport::of(self.state.limits())),
+            Request::Quic => Reply::Quic(self.state.quic().rows(|_| None)),
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })
     }

@@ -5,3 +5,4 @@ pub(crate) mod laddr;
 pub(crate) mod limit;
 pub(crate) mod lists;
 pub(crate) mod mark;
+pub(crate) mod quic;

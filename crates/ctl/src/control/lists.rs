@@ -50,7 +50,7 @@ impl<D: Datapath> Control<D> {
         }))
     }
 
-    /// Replaces the files of xvs.toml, and reads all files of lists again. Returns a line for each.
+    /// Replaces the files of xvs.toml, and reads all files of lists and keys again. Returns a line for each.
     ///
     /// # Errors
     /// The first file with a fault; nothing has changed.
@@ -59,27 +59,32 @@ impl<D: Datapath> Control<D> {
             self.state.lists().iter().filter_map(|(key, list)| Some((*key, list.file.as_deref()?)));
         let of_toml = toml.iter().map(|(key, path)| (*key, path.as_path()));
         let contents = read_all(of_state.chain(of_toml))?;
+        let keys = self.read_quic_keys()?;
         let lines =
             contents.iter().map(|(key, networks)| format!("{key}: read again, {} networks", networks.len()));
-        let lines = lines.collect();
+        let of_keys = keys.keys().map(|path| format!("QUIC key {}: read again", path.display()));
+        let lines = lines.chain(of_keys).collect();
+        let has_new_keys = keys != self.registry.quic_keys;
+        self.registry.set_quic_keys(keys, &self.state);
         self.lists.due |= toml != self.lists.toml;
         self.lists.toml = toml;
         self.lists.enter(contents);
-        if self.lists.due {
+        if self.lists.due || has_new_keys {
             let published = self.publish();
             published.or_else(|error| error.refusal().map_or(Ok(()), |error| Err(error.clone())))?;
         }
         Ok(lines)
     }
 
-    /// Refuses to go on with a list whose file had a fault at the start.
+    /// Refuses to go on with a list or a key whose file had a fault at the start.
     ///
     /// # Errors
     /// The first one.
     pub(super) fn require_list_files(&self) -> Result<(), CommandError> {
         let fault = self.lists.faulty.first_key_value();
-        let failed = |(list, fault)| CommandError::Failed { why: format!("{list}: {fault}") };
-        fault.map_or(Ok(()), |fault| Err(failed(fault)))
+        let fault = fault.map(|(list, fault)| format!("{list}: {fault}"));
+        let fault = fault.or_else(|| self.quic_faults().next().cloned());
+        fault.map_or(Ok(()), |why| Err(CommandError::Failed { why }))
     }
 
     /// A command whose end of an entry is a time.

@@ -68,6 +68,7 @@ mod next_hops;
 mod owned_services;
 mod publication;
 mod publish;
+pub(crate) mod quic;
 mod reconcile;
 pub(crate) mod reload;
 mod saving;
@@ -304,6 +305,7 @@ impl<D: Datapath> Control<D> {
                 Ok(Reply::Limits(LimitReport { clients, unlimited, ..self.limits() }))
             }
             Request::Lists(kind) => Ok(Reply::Lists(self.list_rows(*kind, now))),
+            Request::Quic => Ok(Reply::Quic(self.quic_rows())),
             Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
             Request::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
             Request::Set { key, value } => {
@@ -362,6 +364,7 @@ impl<D: Datapath> Control<D> {
     /// Checks a command against this desired state and the network.
     fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
         state.check(command)?;
+        self.admit_quic(command)?;
         if let Command::StartDaemon(daemon) = command
             && !self.devices.contains_key(&daemon.interface)
         {
@@ -379,6 +382,7 @@ impl<D: Datapath> Control<D> {
         self.steered.note(command, &self.state);
         self.state.apply(command)?;
         self.lists.note(command, &self.state);
+        self.note_quic(command);
         if let Command::StopDaemon(role) = command {
             self.stop_daemon(*role);
         }
@@ -475,7 +479,7 @@ impl<D: Datapath> Control<D> {
             )
         });
         let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
-        own.chain(self.list_warnings()).chain(self.owned.warnings()).collect()
+        own.chain(self.list_warnings()).chain(self.quic_warnings()).chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast

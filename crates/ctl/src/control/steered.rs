@@ -78,6 +78,7 @@ impl Steered {
             | Command::Enable(_)
             | Command::SetLimit { .. }
             | Command::DeleteLimit(_)
+            | Command::Quic { .. }
             | Command::AddListed { .. }
             | Command::DeleteListed { .. }
             | Command::SetListFile { .. }

@@ -311,7 +311,7 @@ fn sockets(text: &mut Text, facts: &Facts) {
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
 
 /// The families with one line for each worker.
-const WORKER: [MetricRow<WorkerCounters>; 21] = [
+const WORKER: [MetricRow<WorkerCounters>; 23] = [
     ("xvs_worker_received_packets_total", Kind::Counter, "Frames received by AF_XDP.", |worker| {
         worker.received.value()
     }),
@@ -369,6 +369,18 @@ const WORKER: [MetricRow<WorkerCounters>; 21] = [
         Kind::Counter,
         "Connections begun by a right SYN cookie.",
         |worker| worker.syn_cookies_accepted.value(),
+    ),
+    (
+        "xvs_worker_quic_routed_connections_total",
+        Kind::Counter,
+        "Connections whose real server a QUIC connection ID has chosen.",
+        |worker| worker.quic_routed.value(),
+    ),
+    (
+        "xvs_worker_quic_unroutable_packets_total",
+        Kind::Counter,
+        "Packets of QUIC connections that were scheduled, because their connection ID named no real server.",
+        |worker| worker.quic_unroutable.value(),
     ),
     ("xvs_worker_connections_total", Kind::Counter, "Connections created.", |worker| {
         worker.connections.value()

@@ -19,14 +19,13 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot;
 use xvs_dataplane::snapshot::{
-    ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
-    PersistenceScope, Service, ServiceLive, Snapshot,
+    Destination, DestinationId, DestinationLive, Encapsulation, Member, PersistenceScope, Service,
+    ServiceLive, Snapshot,
 };
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::{Disabled, DisabledServers};
-use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
@@ -35,6 +34,8 @@ use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, State as Place, Weigh
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
 use crate::registry::load_feedback::Report;
+use crate::registry::persistence::persistence;
+use crate::registry::quic::QuicKeys;
 use crate::registry::tunnels::encapsulation;
 use crate::steering::{Item, of_destination, of_service};
 
@@ -43,6 +44,8 @@ pub mod kept;
 pub mod load_feedback;
 mod load_reports;
 mod numbers;
+mod persistence;
+pub(crate) mod quic;
 pub mod tunnels;
 
 /// How long a removed destination without connections is kept.
@@ -65,6 +68,8 @@ pub struct Registry {
     path_mtus: HashMap<IpAddr, Weak<PathMtu>>,
     /// Settings that schedulers read while they run.
     pub tuning: Tuning,
+    /// The keys of QUIC configurations.
+    pub(crate) quic_keys: QuicKeys,
     /// Totals of all services, including deleted ones.
     pub total: SharedStats,
     total_estimator: Estimator,
@@ -167,6 +172,7 @@ impl Registry {
             next_id: 0,
             path_mtus: HashMap::new(),
             tuning: Tuning::default(),
+            quic_keys: QuicKeys::new(),
             total: SharedStats::new(workers),
             total_estimator: Estimator::default(),
             kept: None,
@@ -214,7 +220,9 @@ impl Registry {
             Command::Disable(servers) | Command::Enable(servers) => {
                 self.set_disabled(*servers, state.disabled())
             }
-            Command::SetLimit { service, .. } | Command::DeleteLimit(service) => {
+            Command::SetLimit { service, .. }
+            | Command::DeleteLimit(service)
+            | Command::Quic { service, .. } => {
                 self.unbuilt.extend(self.services.contains_key(service).then_some(*service));
             }
             Command::SetTimeouts(_)
@@ -301,7 +309,9 @@ impl Registry {
                 snapshot.destinations.set(dest.id, Some(destination(key, dest, &entry.live, snapshot)));
             }
             let limit = state.limits().get(&key).copied().filter(|limit| limit.is_of_clients());
-            let Some(service) = build(key, wanted, entry, &self.tuning, limit) else { continue };
+            let Some(mut service) = build(key, wanted, entry, &self.tuning, limit) else { continue };
+            let quic = state.quic().get(&key);
+            service.quic = quic.and_then(|quic| quic::build(quic, &self.quic_keys, &service.members));
             let by_call =
                 service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
             if by_call && snapshot.call_ids.is_empty() {
@@ -583,18 +593,8 @@ fn build(
         client_limit,
         syn_proxy: wanted.options.syn_proxy,
         persistence: persistence(&wanted.options),
+        quic: None,
         place: entry.place.clone(),
         live: entry.live.clone(),
     })
-}
-
-fn persistence(options: &ServiceOptions) -> Option<Persistence> {
-    let mask = match options.netmask {
-        Netmask::V4(mask) => ClientMask::V4(mask),
-        Netmask::V6(bits) => ClientMask::V6(bits),
-    };
-    let scope =
-        if options.persistence_engine.is_some() { PersistenceScope::Call } else { PersistenceScope::Client };
-    let timeout_seconds = options.persistence_timeout_seconds?;
-    Some(Persistence { timeout_seconds, mask, scope })
 }

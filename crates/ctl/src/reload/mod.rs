@@ -28,6 +28,7 @@ use crate::arguments::Arguments;
 use crate::config::Config;
 use crate::control::handle::Handle;
 use crate::control::list_sources::read_list;
+use crate::control::quic::{key_file, read_key};
 use crate::control::reload::Reloaded;
 use crate::daemon::successor;
 use crate::fleet::check_files;
@@ -140,6 +141,9 @@ impl Reloader {
             for command in &commands {
                 if let Command::SetListFile { list, path } = command {
                     read_list(*list, path).map_err(unchanged)?;
+                }
+                if let Some(path) = key_file(command) {
+                    read_key(path).map_err(unchanged)?;
                 }
             }
         }

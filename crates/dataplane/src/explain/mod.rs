@@ -76,6 +76,8 @@ pub struct Explanation {
     pub marked_by: Option<Step>,
     /// The service that it matches, or that of its connection.
     pub service: Option<ServiceKey>,
+    /// What its QUIC connection ID chooses, and why; `None`: its service has no QUIC configurations.
+    pub quic: Option<String>,
     /// The scheduler's decision, if there was one.
     pub decision: Option<Decision>,
     /// The template that determines its destination, in its later state.

@@ -13,10 +13,10 @@ use crate::burst::classify::Class;
 use crate::burst::context::Context;
 use crate::conn::{ConnId, Copied, Direction, Flags, NewConnection};
 use crate::egress::Path;
-use crate::new_connection::service;
+use crate::new_connection::{quic, service};
 use crate::snapshot::copy::Decision;
 use crate::snapshot::marks::Step;
-use crate::snapshot::{DestinationId, Snapshot};
+use crate::snapshot::{DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 impl DryRun {
@@ -61,6 +61,7 @@ impl DryRun {
             _ => None,
         };
         let offloaded = offloaded();
+        let quic = begun_for.and_then(|key| self.quic(snapshot.services.find(&key)?));
         let made: Vec<_> = connection.iter().chain(&template).collect();
         let caveats = self.caveats(live, begun_for, decision.as_ref(), &made);
         Explanation {
@@ -72,6 +73,7 @@ impl DryRun {
             mark,
             marked_by,
             service,
+            quic,
             decision,
             template,
             connection,
@@ -102,6 +104,15 @@ impl DryRun {
             }
             _ => None,
         }
+    }
+
+    /// What the packet's QUIC connection ID chooses, as a sentence, if the packet begins a connection of this service.
+    fn quic(&self, service: &Service) -> Option<String> {
+        let Class::Flow(packet) = &self.class else { return None };
+        Some(match quic::look(&self.bytes, packet, service)? {
+            Ok(member) => format!("its QUIC connection ID chooses {}", member.endpoint),
+            Err(unrouted) => format!("its QUIC connection ID chooses no real server: {}", unrouted.why),
+        })
     }
 
     /// The mark of the packet, if it is one that may belong to a service, and the rule that set it.

@@ -1,4 +1,5 @@
-//! The stages of a new connection, in order: the client's limit, the choice of a destination, the table.
+//! The stages of a new connection, in order: the client's limit, the choice of a destination (by the packet's QUIC
+//! connection ID, the client's template or the scheduler), the table.
 //!
 //! Runs for each packet that begins a connection of a service. No other file knows this order.
 
@@ -8,7 +9,7 @@ use xvs_xdp::Frame;
 
 use super::insert::{self, Begun};
 use super::service::{self, Marked};
-use super::{limit, persistence, schedule};
+use super::{limit, persistence, quic, schedule};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::verdict::Verdict;
@@ -29,9 +30,11 @@ pub(crate) fn connect<'s>(
     service::refuse_ftp_data(packet, at.snapshot)?;
     let limited = limit::admit(packet, marked, limit, at)?;
     let request = schedule::request(packet, at.now, flows.random.next_u64());
-    let chosen = match &marked.service.persistence {
-        None => schedule::choose(packet, marked.service, &request),
-        Some(kept) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
+    let named = quic::choose(flows, frame, packet, marked.service);
+    let chosen = match (&marked.service.persistence, named) {
+        (None, named) => schedule::choose(packet, marked.service, named, &request),
+        (Some(_), Some(member)) => Ok(persistence::without_template(packet, marked.service, member)),
+        (Some(kept), None) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
     };
     let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, at))?;
     insert::enter(flows, packet, chosen, limited, marked, at)

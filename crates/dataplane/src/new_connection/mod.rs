@@ -1,4 +1,4 @@
-//! New connections: service, persistence, choice of the destination, and insertion into the table.
+//! New connections: service, persistence, QUIC connection IDs, choice of the destination, and insertion into the table.
 
 pub(crate) mod connect;
 
@@ -8,6 +8,7 @@ pub(crate) mod defence;
 pub(crate) mod limit;
 
 pub(crate) mod persistence;
+pub(crate) mod quic;
 pub(crate) mod schedule;
 
 pub mod eviction;

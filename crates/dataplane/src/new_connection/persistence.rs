@@ -26,7 +26,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
-use crate::snapshot::{Activity, Destination, DestinationId, Persistence, PersistenceScope, Service};
+use crate::snapshot::{Activity, Destination, DestinationId, Member, Persistence, PersistenceScope, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// Chooses the destination of a packet's connection: by the client's template, or by the scheduler together with a new
@@ -70,10 +70,17 @@ pub(crate) fn choose<'s>(
                 }
             }
         };
-        let dest = Endpoint { port: port(packet, service, destination), ..destination.endpoint };
+        let dest = endpoint(packet, service, destination.endpoint);
         let (method, live) = (destination.method, &destination.live);
         return Ok(Chosen { id, dest, method, live, template: Some(template) });
     }
+}
+
+/// The choice of a destination that the packet itself names. No template takes part, neither another client's nor one
+/// for this client.
+pub(crate) fn without_template<'s>(packet: &Packet, service: &Service, member: &'s Member) -> Chosen<'s> {
+    let dest = endpoint(packet, service, member.endpoint);
+    Chosen { id: member.id, dest, method: member.method, live: &member.live, template: None }
 }
 
 /// The template of this identity or, with a Call-ID, that of the client's call; without one, the identity for a new
@@ -225,12 +232,13 @@ fn template(
     }
 }
 
-/// The port at the destination: the configured one for packets to the service's port, the packet's own for all others.
-fn port(packet: &Packet, service: &Service, destination: &Destination) -> u16 {
+/// The endpoint at the destination. Its port is the configured one for packets to the service's port, the packet's own
+/// for all others.
+fn endpoint(packet: &Packet, service: &Service, configured: Endpoint) -> Endpoint {
     let port = packet.flow.dest.port;
-    match destination.endpoint.port {
-        own if own != 0 && port == service.port() => own,
-        _ => port,
+    match configured.port {
+        own if own != 0 && port == service.port() => configured,
+        _ => Endpoint { port, ..configured },
     }
 }
 

@@ -30,21 +30,23 @@ pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
     Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
 }
 
-/// Chooses a destination, and the endpoint there, for a new connection of a service without persistence. Such a service
-/// takes packets to its own port only.
+/// Chooses a destination, and the endpoint there, for a new connection of a service without persistence: the named one,
+/// if the packet names one. Such a service takes packets to its own port only.
 ///
 /// # Errors
 /// The verdict on a packet that no destination takes.
 pub(crate) fn choose<'s>(
     packet: &Packet,
     service: &'s Service,
+    named: Option<&'s Member>,
     request: &Request,
 ) -> Result<Chosen<'s>, Verdict> {
     let port = packet.flow.dest.port;
     if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
         return Err(no_destination(packet, service));
     }
-    let Member { id, endpoint, method, live, .. } = member(packet, service, request)?;
+    let chosen = named.map_or_else(|| member(packet, service, request), Ok)?;
+    let Member { id, endpoint, method, live, .. } = chosen;
     let port = if endpoint.port == 0 { port } else { endpoint.port };
     let dest = Endpoint { port, ..*endpoint };
     Ok(Chosen { id: *id, dest, method: *method, live, template: None })

@@ -112,6 +112,7 @@ impl Services {
                 client_limit: service.client_limit,
                 syn_proxy: service.syn_proxy,
                 persistence: service.persistence,
+                quic: service.quic.clone(),
                 place: Arc::new(AtomicU64::new(service.place.load(Ordering::Relaxed))),
                 live: stats.clone(),
             }));

@@ -13,6 +13,7 @@ pub mod marks;
 mod persistence;
 
 mod destinations;
+pub mod quic;
 mod route;
 mod services;
 pub mod syn_limits;

@@ -13,6 +13,7 @@ use xvs_sched::{
 use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
+use super::quic::Quic;
 
 const SHARDS: usize = 64;
 
@@ -130,6 +131,8 @@ pub struct Service {
     pub syn_proxy: SynProxy,
     /// Persistence; `None`: the service is not persistent.
     pub persistence: Option<Persistence>,
+    /// Its QUIC configurations; `None`: there are none.
+    pub quic: Option<Arc<Quic>>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
     /// Its counters.
@@ -222,6 +225,7 @@ mod tests {
             client_limit: None,
             syn_proxy: SynProxy::Off,
             persistence: None,
+            quic: None,
             place: Arc::default(),
             live: Arc::default(),
         })
@@ -271,6 +275,7 @@ mod tests {
             client_limit: None,
             syn_proxy: SynProxy::Off,
             persistence: None,
+            quic: None,
             place: Arc::default(),
             live: Arc::default(),
         };

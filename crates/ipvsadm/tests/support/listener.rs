@@ -27,6 +27,7 @@ impl Director for Listener {
             Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(Default::default()),
             Request::Limits { .. } => Reply::Limits(Default::default()),
+            Request::Quic => Reply::Quic(Vec::new()),
             Request::Change(command) => {
                 self.requested = Some(command);
                 Reply::Done

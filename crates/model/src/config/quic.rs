@@ -109,19 +109,11 @@ pub struct ServerIdRow {
     pub server: Endpoint,
 }
 
-impl QuicRow {
-    /// The row of a service. `fault` says why a configuration is not in force.
-    pub fn of(service: ServiceKey, quic: &Quic, fault: impl Fn(&QuicConfig) -> Option<String>) -> Self {
-        let config = |(number, options): (&u8, &QuicConfig)| QuicConfigRow {
-            config: *number,
-            options: options.clone(),
-            fault: fault(options),
-        };
-        let server = |(id, server): (&ServerId, &Endpoint)| ServerIdRow { id: *id, server: *server };
+impl From<&QuicRow> for Quic {
+    fn from(row: &QuicRow) -> Self {
         Self {
-            service,
-            configs: quic.configs.iter().map(config).collect(),
-            server_ids: quic.servers.iter().map(server).collect(),
+            configs: row.configs.iter().map(|row| (row.config, row.options.clone())).collect(),
+            servers: row.server_ids.iter().map(|row| (row.id, row.server)).collect(),
         }
     }
 }
@@ -130,7 +122,8 @@ impl Quic {
     /// The commands that give a service this: IDs first, as one may have a length that no configuration has any more.
     pub fn commands(&self, service: ServiceKey) -> impl Iterator<Item = Command> {
         let ids = self.servers.iter().map(|(&id, &server)| QuicChange::AddId { server, id });
-        let config = |(&config, options): (&u8, &QuicConfig)| QuicChange::Add { config, options: options.clone() };
+        let config =
+            |(&config, options): (&u8, &QuicConfig)| QuicChange::Add { config, options: options.clone() };
         ids.chain(self.configs.iter().map(config)).map(move |change| Command::Quic { service, change })
     }
 }
@@ -148,6 +141,22 @@ impl QuicServices {
     /// All, in the order of their services.
     pub fn iter(&self) -> impl Iterator<Item = (&ServiceKey, &Quic)> {
         self.0.iter()
+    }
+
+    /// The rows of all services. `fault` says why the file of a configuration gives no key.
+    pub fn rows(&self, fault: impl Fn(&Path) -> Option<String>) -> Vec<QuicRow> {
+        let config = |(number, options): (&u8, &QuicConfig)| QuicConfigRow {
+            config: *number,
+            options: options.clone(),
+            fault: options.key_file.as_deref().and_then(&fault),
+        };
+        let server = |(id, server): (&ServerId, &Endpoint)| ServerIdRow { id: *id, server: *server };
+        let row = |(service, quic): (&ServiceKey, &Quic)| QuicRow {
+            service: *service,
+            configs: quic.configs.iter().map(config).collect(),
+            server_ids: quic.servers.iter().map(server).collect(),
+        };
+        self.0.iter().map(row).collect()
     }
 
     /// The files of keys.
@@ -179,10 +188,12 @@ impl QuicServices {
         match *change {
             QuicChange::Add { config, ref options } => self.check_add(service, config, options),
             QuicChange::AddId { server, id } => self.check_id(service, server, id),
-            QuicChange::Delete { config } => match quic.is_some_and(|quic| quic.configs.contains_key(&config)) {
-                true => Ok(()),
-                false => Err(CommandError::NoSuchQuic { service, config }),
-            },
+            QuicChange::Delete { config } => {
+                match quic.is_some_and(|quic| quic.configs.contains_key(&config)) {
+                    true => Ok(()),
+                    false => Err(CommandError::NoSuchQuic { service, config }),
+                }
+            }
             QuicChange::DeleteId { id } => match quic.is_some_and(|quic| quic.servers.contains_key(&id)) {
                 true => Ok(()),
                 false => Err(CommandError::NoSuchServerId { service, id }),
@@ -209,7 +220,8 @@ impl QuicServices {
                 "xvsd reads the key, so name its file by a path from / without blanks".to_owned()
             }
             () if there.is_some_and(|there| there != options) => {
-                "it exists already with other options; rotate keys by another number, or delete it first".to_owned()
+                "it exists already with other options; rotate keys by another number, or delete it first"
+                    .to_owned()
             }
             () => return self.check_service(service),
         };
@@ -225,14 +237,18 @@ impl QuicServices {
         let why = match quic.servers.get(&id) {
             Some(other) if *other == server => return Ok(()),
             Some(other) => {
-                format!("real server {other} has it; choose another one, or `xvs quic delete-server-id` it first")
+                format!(
+                    "real server {other} has it; choose another one, or `xvs quic delete-server-id` it first"
+                )
             }
             None if quic.servers.len() >= IDS_MAX => {
                 format!("the service has {IDS_MAX} IDs already, the largest number; delete one first")
             }
             // Without any configuration the order of the commands is free.
             None if !quic.configs.is_empty() && !lengths.any(|known| known == length) => {
-                format!("no configuration has IDs of {length} bytes; `xvs quic list` shows those of the service")
+                format!(
+                    "no configuration has IDs of {length} bytes; `xvs quic list` shows those of the service"
+                )
             }
             None => return Ok(()),
         };
@@ -328,7 +344,8 @@ mod tests {
     #[test]
     fn the_commands_of_a_service_give_it_again_even_with_an_id_of_a_former_length() {
         let delete = QuicChange::Delete { config: 0 };
-        let services = with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), delete]);
+        let services =
+            with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), delete]);
         let commands: Vec<_> = services.get(&service()).unwrap().commands(service()).collect();
         let changes = commands.into_iter().map(|command| match command {
             Command::Quic { change, .. } => change,

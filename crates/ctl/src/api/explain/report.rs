@@ -112,6 +112,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         direction: met.map(|(_, towards)| direction(towards)),
         template: explanation.template.as_ref().map(entry_of),
         choice: explanation.decision.as_ref().map(choice),
+        quic: explanation.quic.clone(),
         health: Vec::new(),
         connection: explanation.connection.as_ref().map(entry_of),
         offload: explanation.offloaded.map(|offloaded| match offloaded {

@@ -1,0 +1,104 @@
+//! `xvs quic`: by which connection IDs QUIC connections keep their real server when clients change their addresses.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use xvs_ipvsadm::{QuicLine, SystemResolver};
+use xvs_model::config::quic::{QuicConfig, QuicConfigRow, QuicRow, ServerIdRow};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+
+use crate::output::exit::{DONE, Done};
+use crate::output::text::print;
+
+/// The arguments of `xvs quic`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    #[command(flatten)]
+    Change(QuicLine),
+    /// Show the configurations and server IDs
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    match &arguments.action {
+        Action::List { json } => {
+            let rows = match director.call(Request::Quic)? {
+                Reply::Quic(rows) => rows,
+                other => return Err(Failure::unexpected(&other).into()),
+            };
+            print(&rows, *json, |rows| screen(rows), out)?;
+        }
+        Action::Change(change) => {
+            director.call(Request::Change(change.command(&SystemResolver::default())?))?;
+        }
+    }
+    Ok(DONE)
+}
+
+/// The configurations and server IDs as text.
+fn screen(rows: &[QuicRow]) -> String {
+    let mut text = String::new();
+    if rows.is_empty() {
+        text += "no QUIC configurations; `xvs quic add --help` says how to add one\n";
+    }
+    for QuicRow { service, configs, server_ids } in rows {
+        let _ = writeln!(text, "{service}");
+        for QuicConfigRow { config, options, fault } in configs {
+            let QuicConfig { server_id_length, nonce_length, key_file } = options;
+            let key = key_file.as_ref().map_or("not encrypted".to_owned(), |path| path.display().to_string());
+            let fault = fault.as_ref().map(|fault| format!("; not in force: {fault}")).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  configuration {config}: server ID {server_id_length} bytes, nonce {nonce_length}, {key}{fault}"
+            );
+        }
+        for ServerIdRow { id, server } in server_ids {
+            let _ = writeln!(text, "  {id}  {server}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listing_shows_each_service_with_its_configurations_and_the_servers_of_its_ids() {
+        let config = |config, key_file: Option<&str>, fault: Option<&str>| QuicConfigRow {
+            config,
+            options: QuicConfig { server_id_length: 3, nonce_length: 13, key_file: key_file.map(Into::into) },
+            fault: fault.map(str::to_owned),
+        };
+        let server = "192.0.2.1:443".parse().unwrap();
+        let row = QuicRow {
+            service: "UDP 198.51.100.1:443".parse().unwrap(),
+            configs: vec![
+                config(0, None, None),
+                config(6, Some("/etc/xvs/key"), Some("QUIC key /etc/xvs/key: gone")),
+            ],
+            server_ids: vec![ServerIdRow { id: "0a0b0c".parse().unwrap(), server }],
+        };
+        let expected = "\
+UDP 198.51.100.1:443
+  configuration 0: server ID 3 bytes, nonce 13, not encrypted
+  configuration 6: server ID 3 bytes, nonce 13, /etc/xvs/key; not in force: QUIC key /etc/xvs/key: gone
+  0a0b0c  192.0.2.1:443
+";
+        assert_eq!(screen(&[row]), expected);
+        assert!(screen(&[]).contains("`xvs quic add --help`"));
+    }
+}

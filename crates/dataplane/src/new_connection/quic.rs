@@ -1,0 +1,86 @@
+//! The destination that a QUIC connection ID names: a client that has changed its address keeps its destination.
+//!
+//! Runs for each UDP packet that begins a connection of a service with QUIC configurations, behind the limit of its
+//! client and before the scheduler, whose state it leaves alone. Neither makes nor uses templates. Promise: an ID that
+//! names no destination of the service changes nothing. Cost: a comparison for other services; for these that of
+//! [`Quic::find`]. Not here: packets of connections that exist, which need no ID.
+//!
+//! A packet with a short header continues a QUIC connection, so its destination may be quiescent or overloaded. A long
+//! header may begin one, with an ID that the client has chosen at random, or at will: its ID names only destinations
+//! that may get new connections.
+//!
+//! Source: draft-ietf-quic-load-balancers-21, §4.2 (a routable ID decides, with either header), §4.3 (fallback).
+
+use xvs_proto::quic::Destination;
+use xvs_proto::{Packet, Protocol, ethernet, udp};
+use xvs_xdp::Frame;
+
+use crate::burst::flows::Flows;
+use crate::snapshot::quic::{Quic, Unnamed};
+use crate::snapshot::{Member, Service};
+
+/// The destination that the connection ID of a packet names; counted. `None`: the service's scheduler chooses.
+pub(crate) fn choose<'s>(
+    flows: &Flows,
+    frame: &Frame,
+    packet: &Packet,
+    service: &'s Service,
+) -> Option<&'s Member> {
+    match look(frame.bytes(), packet, service)? {
+        Ok(member) => {
+            flows.counters.quic_routed.add(1);
+            Some(member)
+        }
+        Err(Unrouted { header, .. }) => {
+            flows.counters.quic_unroutable.add(u64::from(header == Header::Short));
+            None
+        }
+    }
+}
+
+/// The destination that the connection ID of a packet names. `None`: the service has no QUIC configurations, or the
+/// packet is none of UDP.
+pub(crate) fn look<'s>(
+    frame: &[u8],
+    packet: &Packet,
+    service: &'s Service,
+) -> Option<Result<&'s Member, Unrouted>> {
+    let quic = service.quic.as_ref()?;
+    // The packet that an ICMP error quotes is the server's, with an ID of the client.
+    if packet.flow.protocol != Protocol::UDP || packet.network != ethernet::HEADER_LEN {
+        return None;
+    }
+    let datagram = frame.get(packet.transport + udp::HEADER_LEN..packet.end)?;
+    Some(route(quic, datagram, service))
+}
+
+fn route<'s>(quic: &Quic, datagram: &[u8], service: &'s Service) -> Result<&'s Member, Unrouted> {
+    let (header, id) = match Destination::of(datagram) {
+        Some(Destination::Short(id)) => (Header::Short, id),
+        Some(Destination::Long(id)) => (Header::Long, id),
+        None => (Header::Long, &[][..]),
+    };
+    let unrouted = |why| Unrouted { header, why };
+    let member = &service.members[quic.find(id).map_err(unrouted)?];
+    let is_new = header == Header::Long;
+    match is_new && (member.weight.is_quiescent() || member.live.is_overloaded()) {
+        true => Err(unrouted(Unnamed::NotForNew(member.endpoint))),
+        false => Ok(member),
+    }
+}
+
+/// A packet whose connection ID does not choose its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unrouted {
+    header: Header,
+    /// The reason.
+    pub(crate) why: Unnamed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Header {
+    /// Of a packet that may begin a QUIC connection, or that is none of QUIC.
+    Long,
+    /// Of one that continues a QUIC connection, which most likely breaks at another destination.
+    Short,
+}
