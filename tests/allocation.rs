@@ -23,6 +23,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_master::{Announcements, SyncMaster, SyncRules};
 use xvs_dataplane::snapshot::vip_probes::{VipPath, VipProbes, VipStage};
 use xvs_dataplane::worker::Worker;
+use xvs_proto::quic::{Decoder, Destination};
 use xvs_proto::sync::Version;
 use xvs_proto::{Endpoint, Prefix, ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
@@ -53,6 +54,19 @@ fn run(mut worker: Worker<Loop>, side: Side, packets: u64) -> (u64, u64) {
 #[test]
 fn an_allocation_would_be_counted() {
     assert_eq!(measure(|| drop(std::hint::black_box(Box::new(0xa5)))).count_total, 1);
+}
+
+#[test]
+fn the_server_id_of_a_connection_id_costs_no_allocation() {
+    let decoders = [(3, 4), (8, 8), (10, 5)].map(|(id, nonce)| Decoder::new(id, nonce, Some([0x5e; 16])));
+    let datagram = [0x41; 32];
+    let found = measure(|| {
+        for decoder in decoders.iter().flatten() {
+            let Some(Destination::Short(id)) = Destination::of(&datagram) else { panic!("a short header") };
+            assert!(decoder.server_id(id).is_some());
+        }
+    });
+    assert_eq!(found.count_total, 0);
 }
 
 #[test]

@@ -288,6 +288,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
         client_limit: None,
         syn_proxy: Default::default(),
         persistence: None,
+        quic: None,
         place: Arc::default(),
         live: service,
     }));

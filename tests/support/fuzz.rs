@@ -201,12 +201,30 @@ fn lab(topology: &Value) -> BothWays {
                 let fits = (protocol, port) != ("-t", PROXIED) || ["-m", "--fullnat"].contains(&method[0]);
                 assert_eq!(added["exit"] == 0, fits, "{added}");
             }
+            if protocol == "-u" && [53, 80, 443].contains(&port) {
+                with_connection_ids(&mut lab, &service, port);
+            }
             if port == 443 {
                 ask(&mut lab, json!({ "adm": ["-a", protocol, service, "-r", service, "-g"] }));
             }
         }
     }
     lab
+}
+
+/// Lets the second byte of a datagram name some real servers of a UDP service, as if it were one of QUIC.
+fn with_connection_ids(lab: &mut BothWays, service: &str, port: u16) {
+    for config in 0..7 {
+        let line = format!("quic add -u {service} --config {config} --server-id-length 1 --nonce-length 4");
+        ask(lab, json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
+    }
+    for (id, number) in (0..).step_by(32).zip(11..11 + METHODS.len()) {
+        let addr =
+            if service.starts_with('[') { format!("[fd00:2::{number}]") } else { format!("10.2.0.{number}") };
+        let line = format!("quic server-id -u {service} -r {addr}:{port} {id:02x}");
+        let added = ask(lab, json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
+        assert_eq!(added["exit"], 0, "{added}");
+    }
 }
 
 fn ask(lab: &mut BothWays, request: Value) -> Value {

@@ -4,7 +4,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::difference::*;
 use xvs_model::config::rules::*;
 
-use crate::{SystemResolver, read_wanted};
+use crate::{SystemResolver, read_wanted, rule_lines};
 
 fn faults(text: &str) -> Vec<String> {
     let read = read_wanted(text, &SystemResolver::default());
@@ -90,4 +90,34 @@ fn equal_mark_rules_at_the_front_stay_and_the_others_are_added_behind() {
         }
         assert_eq!(state, *wanted.state());
     }
+}
+
+#[test]
+fn a_rules_file_with_other_quic_configurations_makes_the_running_ones_equal() {
+    let running = "#xvs quic add -u 192.0.2.1:443 --config 0 --server-id-length 3 --nonce-length 4
+#xvs quic server-id -u 192.0.2.1:443 -r 192.0.2.11:443 0a0b0c
+#xvs quic server-id -u 192.0.2.1:443 -r 192.0.2.12:443 0a0b0d
+#xvs quic add -f 7 -6 --config 6 --server-id-length 1 --nonce-length 18 --key-file /etc/xvs/key
+#xvs quic server-id -f 7 -6 -r [2001:db8::1]:443 ff
+";
+    let other = "#xvs quic add -u 192.0.2.1:443 --config 0 --server-id-length 4 --nonce-length 4
+#xvs quic server-id -u 192.0.2.1:443 -r 192.0.2.11:443 0a0b0c0d
+#xvs quic server-id -u 192.0.2.1:443 -r 192.0.2.13:443 0a0b0e0f
+";
+    for (before, after) in
+        [(running, other), (other, running), (running, ""), ("", running), (running, running)]
+    {
+        let (before, after) = (wanted(before), wanted(after));
+        let mut state = before.state().clone();
+        for command in commands_for(&differences(&state, &after)) {
+            state.apply(&command).unwrap();
+        }
+        assert_eq!(state.quic(), after.state().quic());
+        let lines: Vec<_> = commands_of(&state).iter().flat_map(rule_lines).collect();
+        assert_eq!(wanted(&lines.join("\n")).state(), &state, "{lines:?}");
+    }
+    let faults = faults(&running.replace("0a0b0d", "0a0b0c").replace(" ff", " ffff"));
+    assert!(faults[0].starts_with("line 3: ") && faults[0].contains("192.0.2.11:443 has it"), "{faults:?}");
+    assert!(faults[1].starts_with("line 5: ") && faults[1].contains("IDs of 2 bytes"), "{faults:?}");
+    assert_eq!(faults.len(), 2);
 }

@@ -91,3 +91,90 @@ fn failed(why: String) -> CommandError {
 }
 
 const HOW: &str = "`openssl rand -hex 16` prints a key";
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+    use std::{env, process};
+
+    use xvs_dataplane::clock::Millis;
+    use xvs_model::config::service::ServiceOptions;
+    use xvs_model::protocol::reply::Reply;
+    use xvs_model::protocol::request::Request;
+    use xvs_sched::ServiceKey;
+
+    use super::*;
+    use crate::control::tests::control;
+
+    fn service() -> ServiceKey {
+        "UDP 198.51.100.1:443".parse().unwrap()
+    }
+
+    fn add(path: &Path) -> Command {
+        let options = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: Some(path.to_owned()) };
+        Command::Quic { service: service(), change: QuicChange::Add { config: 0, options } }
+    }
+
+    fn path(name: &str) -> PathBuf {
+        env::temp_dir().join(format!("xvs-quic-key-{}-{name}", process::id()))
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Whether workers read connection IDs of the service.
+    fn is_in_force<D: Datapath>(control: &Control<D>) -> bool {
+        let snapshot = control.published().load_full();
+        snapshot.services.find(&service()).unwrap().quic.is_some()
+    }
+
+    fn fault<D: Datapath>(control: &mut Control<D>) -> Option<String> {
+        match control.handle(&Request::Quic, Millis(0)) {
+            Ok(Reply::Quic(rows)) => rows[0].configs[0].fault.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn xvsd_starts_without_a_key_and_a_reload_brings_it_in_force_or_is_refused() {
+        let (mut control, path) = (control(), path("start"));
+        control.keep_lists_without_files();
+        let options = ServiceOptions::of(service().family());
+        let start = vec![Command::AddService { key: service(), options }, add(&path)];
+        let reply = control.handle(&Request::Restore(start), Millis(0));
+        assert_eq!(reply, Ok(Reply::Restored(vec![Ok(()), Ok(())])));
+        control.lists.starting = false;
+        assert!(!is_in_force(&control));
+        assert!(fault(&mut control).unwrap().contains("No such file"));
+        assert!(control.warnings().iter().any(|warning| warning.contains("until `xvs reload` finds")));
+        assert!(control.require_list_files().is_err(), "a take-over would lose the key of the running xvsd");
+        let reload = |control: &mut Control<_>| control.set_list_files(Default::default());
+        assert!(reload(&mut control).is_err());
+
+        write(&path, &"0a".repeat(16));
+        assert_eq!(reload(&mut control), Ok(vec![format!("QUIC key {}: read again", path.display())]));
+        assert!(is_in_force(&control) && control.warnings().is_empty());
+        assert_eq!((fault(&mut control), control.require_list_files()), (None, Ok(())));
+        write(&path, "no key");
+        assert!(reload(&mut control).is_err(), "nothing has changed");
+        assert!(is_in_force(&control) && control.warnings().is_empty());
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_configuration_without_a_key_is_refused_and_a_key_that_none_has_is_forgotten() {
+        let (mut control, path) = (control(), path("change"));
+        let mut change = |command: &Command| control.handle(&Request::Change(command.clone()), Millis(0));
+        assert!(change(&add(&path)).is_err());
+        write(&path, &"0b".repeat(16));
+        assert_eq!(change(&add(&path)), Ok(Reply::Done));
+        let delete = QuicChange::Delete { config: 0 };
+        assert_eq!(change(&Command::Quic { service: service(), change: delete }), Ok(Reply::Done));
+        assert!(control.registry.quic_keys.is_empty() && control.state().quic().get(&service()).is_none());
+        fs::remove_file(&path).unwrap();
+    }
+}
