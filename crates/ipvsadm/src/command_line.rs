@@ -4,7 +4,7 @@ use xvs_model::config::access_list::Until;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::maintenance::Disabled;
-use xvs_model::config::quic::{QuicChange, QuicConfig};
+use xvs_model::config::quic_change::{QuicChange, QuicConfig};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;

@@ -1,8 +1,8 @@
-//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers, limits of clients,
-//! access lists and QUIC configurations, which ipvsadm does not have.
+//! Lines of a rules file that begin with `#xvs `: mark rules, local addresses, disabled real servers, limits of
+//! clients, access lists and QUIC configurations, which ipvsadm does not have.
 //!
-//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny`, `xvs allow` or `xvs
-//! quic`; both programs use the types of this file.
+//! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny`, `xvs allow` or
+//! `xvs quic`; both programs use the types of this file.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::Disabled;
-use xvs_model::config::quic::{QuicChange, QuicConfig};
+use xvs_model::config::quic_change::{QuicChange, QuicConfig};
 use xvs_proto::quic::ServerId;
 use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::{Above, ClientLimit, ServiceKey};

@@ -5,7 +5,8 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 use xvs_ipvsadm::{QuicLine, SystemResolver};
-use xvs_model::config::quic::{QuicConfig, QuicConfigRow, QuicRow, ServerIdRow};
+use xvs_model::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
+use xvs_model::config::quic_change::QuicConfig;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;

@@ -7,12 +7,13 @@
 use std::path::Path;
 
 use xvs_model::config::command::{Command, CommandError};
-use xvs_model::config::quic::{QuicChange, QuicConfig, QuicRow};
+use xvs_model::config::quic::QuicRow;
+use xvs_model::config::quic_change::{QuicChange, QuicConfig};
 use xvs_model::hexadecimal;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::registry::quic::QuicKeys;
+use crate::registry::QuicKeys;
 use crate::secret_file;
 
 impl<D: Datapath> Control<D> {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -34,8 +35,6 @@ use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, State as Place, Weigh
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
 use crate::registry::load_feedback::Report;
-use crate::registry::persistence::persistence;
-use crate::registry::quic::QuicKeys;
 use crate::registry::tunnels::encapsulation;
 use crate::steering::{Item, of_destination, of_service};
 
@@ -45,13 +44,16 @@ pub mod load_feedback;
 mod load_reports;
 mod numbers;
 mod persistence;
-pub(crate) mod quic;
+mod quic;
 pub mod tunnels;
 
 /// How long a removed destination without connections is kept.
 const TRASH_TIME: Duration = Duration::from_secs(120);
 /// Default number of SIP calls that are kept apart.
 pub const SIP_CALLS: usize = 65_536;
+
+/// The keys of QUIC configurations by their files, or why a file gives none.
+pub(crate) type QuicKeys = BTreeMap<PathBuf, Result<[u8; 16], String>>;
 
 /// Live objects of services and destinations.
 pub struct Registry {
@@ -310,8 +312,7 @@ impl Registry {
             }
             let limit = state.limits().get(&key).copied().filter(|limit| limit.is_of_clients());
             let Some(mut service) = build(key, wanted, entry, &self.tuning, limit) else { continue };
-            let quic = state.quic().get(&key);
-            service.quic = quic.and_then(|quic| quic::build(quic, &self.quic_keys, &service.members));
+            service.quic = self.quic(state, &service);
             let by_call =
                 service.persistence.is_some_and(|persistence| persistence.scope == PersistenceScope::Call);
             if by_call && snapshot.call_ids.is_empty() {
@@ -592,7 +593,7 @@ fn build(
         client_address: wanted.options.client_address,
         client_limit,
         syn_proxy: wanted.options.syn_proxy,
-        persistence: persistence(&wanted.options),
+        persistence: persistence::of(&wanted.options),
         quic: None,
         place: entry.place.clone(),
         live: entry.live.clone(),

@@ -4,7 +4,7 @@ use xvs_dataplane::snapshot::{ClientMask, Persistence, PersistenceScope};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 
 /// The persistence that these options request; `None`: the service is not persistent.
-pub(super) fn persistence(options: &ServiceOptions) -> Option<Persistence> {
+pub(super) fn of(options: &ServiceOptions) -> Option<Persistence> {
     let mask = match options.netmask {
         Netmask::V4(mask) => ClientMask::V4(mask),
         Netmask::V6(bits) => ClientMask::V6(bits),

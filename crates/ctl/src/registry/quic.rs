@@ -1,19 +1,15 @@
-//! The QUIC configurations of a service, as workers use them.
+//! The QUIC configurations of services, as workers use them.
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use xvs_dataplane::snapshot::Member;
+use xvs_dataplane::snapshot::Service;
 use xvs_dataplane::snapshot::quic::Quic;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::quic;
+use xvs_model::config::quic_change::QuicConfig;
 use xvs_proto::quic::Decoder;
 
-use crate::registry::Registry;
-
-/// The keys of QUIC configurations by their files, or why a file gives none.
-pub(crate) type QuicKeys = BTreeMap<PathBuf, Result<[u8; 16], String>>;
+use crate::registry::{QuicKeys, Registry};
 
 impl Registry {
     /// Replaces the keys of QUIC configurations. [`Self::build`] enters them in the snapshot.
@@ -24,20 +20,22 @@ impl Registry {
             self.quic_keys = keys;
         }
     }
-}
 
-/// The configurations of a service whose keys are known, with those of its destinations that have IDs. `None`: there
-/// is no such configuration.
-pub(super) fn build(quic: &quic::Quic, keys: &QuicKeys, members: &[Member]) -> Option<Arc<Quic>> {
-    let decoder = |(number, config): (&u8, &quic::QuicConfig)| {
-        let key = match &config.key_file {
-            Some(path) => Some(*keys.get(path)?.as_ref().ok()?),
-            None => None,
+    /// The configurations of a service whose keys are known, with those of its destinations that have IDs. `None`:
+    /// there is no such configuration.
+    pub(super) fn quic(&self, state: &State, service: &Service) -> Option<Arc<Quic>> {
+        let quic = state.quic().get(&service.key)?;
+        let decoder = |(number, config): (&u8, &QuicConfig)| {
+            let key = match &config.key_file {
+                Some(path) => Some(*self.quic_keys.get(path)?.as_ref().ok()?),
+                None => None,
+            };
+            Some((*number, Decoder::new(config.server_id_length, config.nonce_length, key)?))
         };
-        Some((*number, Decoder::new(config.server_id_length, config.nonce_length, key)?))
-    };
-    let decoders: Vec<_> = quic.configs.iter().filter_map(decoder).collect();
-    let positions: HashMap<_, _> = members.iter().map(|member| member.endpoint).zip(0..).collect();
-    let ids = quic.servers.iter().filter_map(|(id, server)| Some((*id, *positions.get(server)?)));
-    (!decoders.is_empty()).then(|| Arc::new(Quic::new(decoders, ids)))
+        let decoders: Vec<_> = quic.configs.iter().filter_map(decoder).collect();
+        let positions: HashMap<_, _> =
+            service.members.iter().map(|member| member.endpoint).zip(0..).collect();
+        let ids = quic.servers.iter().filter_map(|(id, server)| Some((*id, *positions.get(server)?)));
+        (!decoders.is_empty()).then(|| Arc::new(Quic::new(decoders, ids)))
+    }
 }

@@ -15,7 +15,7 @@ use crate::config::firewall_mark::MarkRule;
 use crate::config::load_report::Server;
 use crate::config::local_address::LocalAddress;
 use crate::config::maintenance::Disabled;
-use crate::config::quic::QuicChange;
+use crate::config::quic_change::QuicChange;
 use crate::config::service::ServiceOptions;
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 use crate::config::timeouts::Timeouts;

@@ -19,7 +19,7 @@ use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::destination::{DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
-use crate::config::quic::QuicChange;
+use crate::config::quic_change::QuicChange;
 use crate::config::rules::{DesiredRules, Object, object_of};
 use crate::config::service::{Netmask, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};

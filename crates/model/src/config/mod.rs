@@ -8,6 +8,7 @@ pub mod load_report;
 pub mod local_address;
 pub mod maintenance;
 pub mod quic;
+pub mod quic_change;
 pub mod service;
 pub mod settings;
 mod syn_proxy;

@@ -14,17 +14,7 @@ use xvs_sched::ServiceKey;
 
 use crate::config::client_limit::as_listed;
 use crate::config::command::{Command, CommandError};
-
-/// How a configuration encodes server IDs in connection IDs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuicConfig {
-    /// Length of its server IDs, in bytes.
-    pub server_id_length: u8,
-    /// Length of the nonce behind them, in bytes.
-    pub nonce_length: u8,
-    /// The file with the key of the encryption; `None`: nothing is encrypted.
-    pub key_file: Option<PathBuf>,
-}
+use crate::config::quic_change::{QuicChange, QuicConfig};
 
 /// The QUIC configurations and server IDs of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,47 +23,6 @@ pub struct Quic {
     pub configs: BTreeMap<u8, QuicConfig>,
     /// The real servers by their IDs. An ID is for all configurations of its length.
     pub servers: BTreeMap<ServerId, Endpoint>,
-}
-
-/// A change of the QUIC configurations or server IDs of a service.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QuicChange {
-    /// A new configuration; no error if the service has the same one. Its key is read when the change is carried out,
-    /// and at each reload.
-    Add {
-        /// Its number.
-        config: u8,
-        /// How it encodes server IDs.
-        options: QuicConfig,
-    },
-    /// Deletes a configuration; server IDs stay.
-    Delete {
-        /// Its number.
-        config: u8,
-    },
-    /// A new server ID of a real server, whether or not that exists now; no error if the real server has it.
-    AddId {
-        /// The real server.
-        server: Endpoint,
-        /// The ID.
-        id: ServerId,
-    },
-    /// Deletes a server ID.
-    DeleteId {
-        /// The ID.
-        id: ServerId,
-    },
-}
-
-impl QuicChange {
-    /// The change that deletes what this one adds or deletes.
-    pub(crate) fn deletion(&self) -> Self {
-        match *self {
-            Self::Add { config, .. } | Self::Delete { config } => Self::Delete { config },
-            Self::AddId { id, .. } | Self::DeleteId { id } => Self::DeleteId { id },
-        }
-    }
 }
 
 /// The QUIC configurations of a service, as `xvs quic list` shows them.

@@ -12,7 +12,7 @@ use crate::config::access_list::ListKey;
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::maintenance::Disabled;
-use crate::config::quic::QuicChange;
+use crate::config::quic_change::QuicChange;
 use crate::config::sync_daemon::SyncRole;
 use crate::config::timeouts::Timeouts;
 
