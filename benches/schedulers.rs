@@ -77,6 +77,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         client_limit: None,
         syn_proxy: Default::default(),
         persistence: None,
+        quic: None,
         place: Arc::default(),
         live: Arc::default(),
     }

@@ -1,5 +1,5 @@
-//! QUIC connection IDs in the lab (`xvs quic`): which real server a packet gets, what the scheduler decides, and what is
-//! refused.
+//! QUIC connection IDs in the lab (`xvs quic`): which real server a packet gets, what the scheduler decides, and what
+//! is refused.
 //!
 //! Connection IDs are the vectors of draft-ietf-quic-load-balancers-21, appendix B. Not here: their bytes
 //! (`server_id.rs` of `proto`), QUIC itself (`netlab_quic.rs`).

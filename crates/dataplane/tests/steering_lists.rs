@@ -37,6 +37,7 @@ fn snapshot() -> Snapshot {
             rule: "".into(),
             scheduler: scheduler::build("rr", &Setup::default()).unwrap(),
             persistence: None,
+            quic: None,
             one_packet: false,
             client_address: ClientAddress::Hidden,
             client_limit: None,

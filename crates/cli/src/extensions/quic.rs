@@ -75,6 +75,8 @@ fn screen(rows: &[QuicRow]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use xvs_proto::Endpoint;
+
     use super::*;
 
     #[test]
@@ -84,7 +86,7 @@ mod tests {
             options: QuicConfig { server_id_length: 3, nonce_length: 13, key_file: key_file.map(Into::into) },
             fault: fault.map(str::to_owned),
         };
-        let server = "192.0.2.1:443".parse().unwrap();
+        let server = Endpoint::new([192, 0, 2, 1], 443);
         let row = QuicRow {
             service: "UDP 198.51.100.1:443".parse().unwrap(),
             configs: vec![

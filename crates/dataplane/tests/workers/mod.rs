@@ -495,6 +495,7 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
         client_limit: None,
         syn_proxy: Default::default(),
         persistence: seconds.map(persistent),
+        quic: None,
         place: Arc::default(),
         live,
     }

@@ -3,11 +3,11 @@
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
 //! compared object by object: services, destinations, local addresses, disabled real servers, entries and files of
 //! access lists, QUIC configurations and server IDs, the mark rules, the timeouts. Entries of lists that end by
-//! themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and scheduler state stay; an object that
-//! differs is edited. The order of destinations and of local addresses is not compared; the order of mark rules is.
-//! Timeouts that a file does not set stay, and so do synchronization daemons that it does not start. Pure; cost: one
-//! pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`), carrying out the commands
-//! (`control/apply.rs` of `ctl`).
+//! themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and
+//! scheduler state stay; an object that differs is edited. The order of destinations and of local addresses is not
+//! compared; the order of mark rules is. Timeouts that a file does not set stay, and so do synchronization daemons that
+//! it does not start. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
+//! carrying out the commands (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -66,19 +66,16 @@ impl FromStr for ServerId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-        let mut bytes = [0; SERVER_ID_MAX];
-        let length = text.len() / 2;
-        let is_whole = text.len() % 2 == 0 && length <= SERVER_ID_MAX;
-        let mut pairs = bytes.iter_mut().zip(text.as_bytes().chunks_exact(2));
-        let reads = pairs.all(|(byte, pair)| match (digit(pair[0]), digit(pair[1])) {
-            (Some(high), Some(low)) => {
-                *byte = high << 4 | low;
-                true
+        let read = || {
+            let (mut bytes, mut length) = ([0; SERVER_ID_MAX], 0);
+            for pair in text.as_bytes().chunks(2) {
+                let &[high, low] = pair else { return None };
+                *bytes.get_mut(length)? = digit(high)? << 4 | digit(low)?;
+                length += 1;
             }
-            _ => false,
-        });
-        let id = if is_whole && reads { Self::new(&bytes[..length]) } else { None };
-        id.ok_or("a server ID is 1 to 15 bytes, two hexadecimal digits each")
+            Self::new(&bytes[..length])
+        };
+        read().ok_or("a server ID is 1 to 15 bytes, two hexadecimal digits each")
     }
 }
 
@@ -143,7 +140,7 @@ impl Decoder {
     fn four_pass(&self, cipher: &Aes128, text: &[u8]) -> Option<ServerId> {
         let half = text.len().div_ceil(2);
         // The halves of an odd length share the byte in the middle: 4 bits each.
-        let (left_bits, right_bits) = if text.len() % 2 == 0 { (0xff, 0xff) } else { (0xf0, 0x0f) };
+        let (left_bits, right_bits) = if text.len().is_multiple_of(2) { (0xff, 0xff) } else { (0xf0, 0x0f) };
         let mut left = [0; BLOCK];
         left[..half].copy_from_slice(&text[..half]);
         left[half - 1] &= left_bits;
