@@ -23,7 +23,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_master::{Announcements, SyncMaster, SyncRules};
 use xvs_dataplane::snapshot::vip_probes::{VipPath, VipProbes, VipStage};
 use xvs_dataplane::worker::Worker;
-use xvs_proto::quic::{Decoder, Destination};
+use xvs_proto::quic::{Decoder, Header};
 use xvs_proto::sync::Version;
 use xvs_proto::{Endpoint, Prefix, ethernet, icmp};
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
@@ -62,7 +62,7 @@ fn the_server_id_of_a_connection_id_costs_no_allocation() {
     let datagram = [0x41; 32];
     let found = measure(|| {
         for decoder in decoders.iter().flatten() {
-            let Some(Destination::Short(id)) = Destination::of(&datagram) else { panic!("a short header") };
+            let Some(Header::Short(id)) = Header::of(&datagram) else { panic!("a short header") };
             assert!(decoder.server_id(id).is_some());
         }
     });

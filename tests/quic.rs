@@ -9,8 +9,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::{env, process};
 
+use etherparse::EtherType;
 use serde_json::{Value, json};
-use xvs::frames::{Datagram, hex, unhex};
+use xvs::frames::{Complaint, Datagram, ethernet, hex, unhex};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
 };
@@ -230,6 +231,20 @@ fn single_datagrams_and_services_of_marks_are_routed_too_and_limits_of_clients_h
     let port = 2000;
     assert_eq!(server_of(&mut cluster, port, &short(PLAIN)), 1);
     assert_eq!(send(&mut cluster, port + 1, &short(PLAIN)).verdict, "drop client_connections");
+}
+
+#[test]
+fn the_id_in_a_packet_that_an_icmp_error_quotes_is_that_of_a_client_and_is_not_read() {
+    let mut cluster = plain("-m");
+    cluster.ok(json!({ "set": { "schedule_icmp": 1 } }));
+    for (port, turn) in [(1000, 3), (1001, 2), (1002, 1)] {
+        let reply = Datagram::new(Transport::Udp, at(VIP, 443), at(CLIENT, port));
+        let reply = Datagram { data: short(PLAIN), ..reply }.packet();
+        let error = Complaint(3, 3, [0; 4]).about(&reply, CLIENT, 7);
+        let judged = cluster.inject("wan", &ethernet(GATEWAY_MAC, WAN_MAC, EtherType::IPV4, &error));
+        assert_eq!(reached(&judged), turn);
+    }
+    assert_eq!(counters(&mut cluster), [0, 0]);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //!
 //! Source: draft-ietf-quic-load-balancers-21, §4.2 (a routable ID decides, with either header), §4.3 (fallback).
 
-use xvs_proto::quic::Destination;
+use xvs_proto::quic::Header;
 use xvs_proto::{Packet, Protocol, ethernet, udp};
 use xvs_xdp::Frame;
 
@@ -31,8 +31,8 @@ pub(crate) fn choose<'s>(
             flows.counters.quic_routed.add(1);
             Some(member)
         }
-        Err(Unrouted { header, .. }) => {
-            flows.counters.quic_unroutable.add(u64::from(header == Header::Short));
+        Err(unrouted) => {
+            flows.counters.quic_unroutable.add(unrouted.continues.into());
             None
         }
     }
@@ -55,32 +55,24 @@ pub(crate) fn look<'s>(
 }
 
 fn route<'s>(quic: &Quic, datagram: &[u8], service: &'s Service) -> Result<&'s Member, Unrouted> {
-    let (header, id) = match Destination::of(datagram) {
-        Some(Destination::Short(id)) => (Header::Short, id),
-        Some(Destination::Long(id)) => (Header::Long, id),
-        None => (Header::Long, &[][..]),
+    let (continues, id) = match Header::of(datagram) {
+        Some(Header::Short(id)) => (true, id),
+        Some(Header::Long(id)) => (false, id),
+        None => (false, &[][..]),
     };
-    let unrouted = |why| Unrouted { header, why };
+    let unrouted = |why| Unrouted { continues, why };
     let member = &service.members[quic.find(id).map_err(unrouted)?];
-    let is_new = header == Header::Long;
-    match is_new && (member.weight.is_quiescent() || member.live.is_overloaded()) {
-        true => Err(unrouted(Unnamed::NotForNew(member.endpoint))),
-        false => Ok(member),
+    match continues || !member.weight.is_quiescent() && !member.live.is_overloaded() {
+        true => Ok(member),
+        false => Err(unrouted(Unnamed::NotForNew(member.endpoint))),
     }
 }
 
 /// A packet whose connection ID does not choose its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unrouted {
-    header: Header,
+    /// Whether it continues a QUIC connection, which most likely breaks at another destination.
+    continues: bool,
     /// The reason.
     pub(crate) why: Unnamed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Header {
-    /// Of a packet that may begin a QUIC connection, or that is none of QUIC.
-    Long,
-    /// Of one that continues a QUIC connection, which most likely breaks at another destination.
-    Short,
 }

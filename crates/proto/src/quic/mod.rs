@@ -9,18 +9,18 @@ mod server_id;
 
 pub use self::server_id::{CONFIGURATIONS, Decoder, SERVER_ID_MAX, ServerId};
 
-/// The destination connection ID of a datagram's first packet, by the form of its header.
+/// The header of a datagram's first packet, with its destination connection ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Destination<'d> {
-    /// A long header, which has the connection ID's length. The packet may begin a QUIC connection: then the client
-    /// has chosen the ID at random. Or it continues one.
+pub enum Header<'d> {
+    /// A long header has the connection ID's length. The packet may begin a QUIC connection: then the client has chosen
+    /// the ID at random. Or it continues one.
     Long(&'d [u8]),
-    /// A short header: the ID begins here, and only its server knows where it ends. The packet continues a QUIC
+    /// Behind a short header the ID begins here, and only its server knows where it ends. The packet continues a QUIC
     /// connection, so the server has chosen the ID.
     Short(&'d [u8]),
 }
 
-impl<'d> Destination<'d> {
+impl<'d> Header<'d> {
     /// Reads it from the data of a UDP datagram. `None`: the header is cut off.
     pub fn of(datagram: &'d [u8]) -> Option<Self> {
         let (&first, rest) = datagram.split_first()?;
@@ -48,18 +48,18 @@ mod tests {
         // The client's Initial of RFC 9001, appendix A.2.
         let initial = [0xc0, 0, 0, 0, 1, 8, 0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08, 0, 0];
         let id = &[0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
-        assert_eq!(Destination::of(&initial), Some(Destination::Long(id)));
-        assert_eq!(Destination::of(&initial[..13]), None, "cut off in the ID");
-        assert_eq!(Destination::of(&initial[..5]), None, "cut off before its length");
-        assert_eq!(Destination::of(&[0x40, 1, 2, 3]), Some(Destination::Short(&[1, 2, 3])));
-        assert_eq!(Destination::of(&[0x40]), Some(Destination::Short(&[])));
-        assert_eq!(Destination::of(&[]), None);
+        assert_eq!(Header::of(&initial), Some(Header::Long(id)));
+        assert_eq!(Header::of(&initial[..13]), None, "cut off in the ID");
+        assert_eq!(Header::of(&initial[..5]), None, "cut off before its length");
+        assert_eq!(Header::of(&[0x40, 1, 2, 3]), Some(Header::Short(&[1, 2, 3])));
+        assert_eq!(Header::of(&[0x40]), Some(Header::Short(&[])));
+        assert_eq!(Header::of(&[]), None);
     }
 
     proptest! {
         #[test]
         fn no_datagram_makes_it_fail(datagram in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let (Some(Destination::Long(id)) | Some(Destination::Short(id))) = Destination::of(&datagram) else {
+            let (Some(Header::Long(id)) | Some(Header::Short(id))) = Header::of(&datagram) else {
                 return Ok(());
             };
             for server_id in 0..=SERVER_ID_MAX as u8 + 1 {
