@@ -296,6 +296,9 @@ mod tests {
         let services =
             with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), delete]);
         let commands: Vec<_> = services.get(&service()).unwrap().commands(service()).collect();
+        // As the journal has them.
+        let text = serde_json::to_string(&commands).unwrap();
+        let commands: Vec<Command> = serde_json::from_str(&text).unwrap();
         let changes = commands.into_iter().map(|command| match command {
             Command::Quic { change, .. } => change,
             other => panic!("{other:?}"),
