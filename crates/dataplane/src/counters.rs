@@ -120,9 +120,9 @@ pub struct WorkerCounters {
     pub syn_cookies_sent: Counter,
     /// Right acknowledgements of a cookie, each of which begins a connection.
     pub syn_cookies_accepted: Counter,
-    /// Connections whose destination a QUIC connection ID has chosen.
+    /// Packets without a connection whose destination a QUIC connection ID has chosen.
     pub quic_routed: Counter,
-    /// Packets of QUIC connections that began a connection though their connection ID named no destination.
+    /// Packets of QUIC connections without a connection here, whose connection ID named no destination.
     pub quic_unroutable: Counter,
     /// Received packets whose checksum was partial and was computed here.
     pub checksums_completed: Counter,

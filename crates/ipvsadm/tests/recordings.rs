@@ -98,7 +98,7 @@ impl Director for Model {
             Request::Lists(_) => Reply::Lists(Vec::new()),
             Request::Disabled => Reply::Disabled(self.state.disabled().clone()),
             Request::Limits { .. } => Reply::Limits(LimitReport::of(self.state.limits())),
-            Request::Quic => Reply::Quic(self.state.quic().rows(|_| None)),
+            Request::Quic => Reply::Quic(self.state.quic().rows(|_| None, |_, _| true)),
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })
     }

@@ -345,7 +345,11 @@ pub fn quic() -> QuicRow {
             options: QuicConfig { server_id_length: 3, nonce_length: 4, key_file },
             fault: Some("/etc/xvs/quic.key: No such file or directory".to_owned()),
         }],
-        server_ids: vec![ServerIdRow { id: "0a0b0c".parse().expect("an ID"), server: server() }],
+        server_ids: vec![ServerIdRow {
+            id: "0a0b0c".parse().expect("an ID"),
+            server: server(),
+            fault: Some("the service does not have this real server now".to_owned()),
+        }],
     }
 }
 

@@ -66,8 +66,9 @@ fn screen(rows: &[QuicRow]) -> String {
                 "  configuration {config}: server ID {server_id_length} bytes, nonce {nonce_length}, {key}{fault}"
             );
         }
-        for ServerIdRow { id, server } in server_ids {
-            let _ = writeln!(text, "  {id}  {server}");
+        for ServerIdRow { id, server, fault } in server_ids {
+            let fault = fault.as_ref().map(|fault| format!("; not in force: {fault}")).unwrap_or_default();
+            let _ = writeln!(text, "  {id}  {server}{fault}");
         }
     }
     text
@@ -93,13 +94,21 @@ mod tests {
                 config(0, None, None),
                 config(6, Some("/etc/xvs/key"), Some("QUIC key /etc/xvs/key: gone")),
             ],
-            server_ids: vec![ServerIdRow { id: "0a0b0c".parse().unwrap(), server }],
+            server_ids: vec![
+                ServerIdRow { id: "0a0b0c".parse().unwrap(), server, fault: None },
+                ServerIdRow {
+                    id: "0a0b".parse().unwrap(),
+                    server,
+                    fault: Some("no configuration has server IDs of 2 bytes".to_owned()),
+                },
+            ],
         };
         let expected = "\
 UDP 198.51.100.1:443
   configuration 0: server ID 3 bytes, nonce 13, not encrypted
   configuration 6: server ID 3 bytes, nonce 13, /etc/xvs/key; not in force: QUIC key /etc/xvs/key: gone
   0a0b0c  192.0.2.1:443
+  0a0b  192.0.2.1:443; not in force: no configuration has server IDs of 2 bytes
 ";
         assert_eq!(screen(&[row]), expected);
         assert!(screen(&[]).contains("`xvs quic add --help`"));

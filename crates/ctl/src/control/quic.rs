@@ -10,6 +10,7 @@ use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::quic::QuicRow;
 use xvs_model::config::quic_change::{QuicChange, QuicConfig};
 use xvs_model::hexadecimal;
+use xvs_sched::ServiceKey;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -25,15 +26,18 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Reads the key of a configuration that a command adds, and forgets those that no configuration has any more.
+    /// Reads the key of a configuration that a command adds, unless the file has become wrong since it was admitted,
+    /// and forgets those that no configuration has any more.
     pub(super) fn note_quic(&mut self, command: &Command) {
-        if !matches!(command, Command::Quic { .. }) {
+        let Command::Quic { change: QuicChange::Add { .. } | QuicChange::Delete { .. }, .. } = command else {
             return;
-        }
+        };
         let mut keys = self.registry.quic_keys.clone();
         if let Some(path) = key_file(command) {
             let key = read_key(path).inspect_err(|fault| tracing::error!("{fault}"));
-            keys.insert(path.to_owned(), key);
+            if key.is_ok() || !keys.contains_key(path) {
+                keys.insert(path.to_owned(), key);
+            }
         }
         keys.retain(|path, _| self.state.quic().key_files().any(|known| known == path));
         self.registry.set_quic_keys(keys, &self.state);
@@ -51,7 +55,10 @@ impl<D: Datapath> Control<D> {
     /// The configurations and server IDs, as `xvs quic list` shows them.
     pub(super) fn quic_rows(&self) -> Vec<QuicRow> {
         let keys = &self.registry.quic_keys;
-        self.state.quic().rows(|path| keys.get(path)?.as_ref().err().cloned())
+        let has = |service: &ServiceKey, server| {
+            self.state.service(service).is_some_and(|service| service.destination(server).is_some())
+        };
+        self.state.quic().rows(|path| keys.get(path)?.as_ref().err().cloned(), has)
     }
 
     /// Why keys of QUIC configurations are not known.
@@ -104,7 +111,6 @@ mod tests {
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::Request;
-    use xvs_sched::ServiceKey;
 
     use super::*;
     use crate::control::tests::control;

@@ -373,13 +373,13 @@ const WORKER: [MetricRow<WorkerCounters>; 23] = [
     (
         "xvs_worker_quic_routed_connections_total",
         Kind::Counter,
-        "Connections whose real server a QUIC connection ID has chosen.",
+        "Packets without a connection whose real server a QUIC connection ID has chosen.",
         |worker| worker.quic_routed.value(),
     ),
     (
         "xvs_worker_quic_unroutable_packets_total",
         Kind::Counter,
-        "Packets of QUIC connections that were scheduled, because their connection ID named no real server.",
+        "Packets of QUIC connections, without a connection here, whose connection ID named no real server.",
         |worker| worker.quic_unroutable.value(),
     ),
     ("xvs_worker_connections_total", Kind::Counter, "Connections created.", |worker| {

@@ -61,7 +61,10 @@ impl fmt::Display for Unnamed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short => write!(f, "it has none, or one that is too short"),
-            Self::Configuration(number) => write!(f, "the service has no configuration {number}"),
+            Self::Configuration(CONFIGURATIONS) => {
+                write!(f, "its first bits say that the server has no configuration")
+            }
+            Self::Configuration(number) => write!(f, "the service has no configuration {number} in force"),
             Self::Server(id) => write!(f, "no real server of the service has server ID {id}"),
             Self::NotForNew(endpoint) => {
                 write!(f, "with a long header it may be new, and {endpoint} gets no new connections")

@@ -45,7 +45,7 @@ pub struct QuicConfigRow {
     /// What it is.
     #[serde(flatten)]
     pub options: QuicConfig,
-    /// Why its file gave no key when xvsd started, so that it names no real server; `None`: it is in force.
+    /// Why its file gives no key, so that it names no real server; `None`: it is in force.
     pub fault: Option<String>,
 }
 
@@ -56,6 +56,8 @@ pub struct ServerIdRow {
     pub id: ServerId,
     /// Its real server.
     pub server: Endpoint,
+    /// Why it chooses no real server now; `None`: it does.
+    pub fault: Option<String>,
 }
 
 impl From<&QuicRow> for Quic {
@@ -68,7 +70,23 @@ impl From<&QuicRow> for Quic {
 }
 
 impl Quic {
-    /// The commands that give a service this: IDs first, as one may have a length that no configuration has any more.
+    /// The rows of the server IDs. `has` says whether the service has a real server now.
+    fn rows(&self, has: impl Fn(Endpoint) -> bool) -> impl Iterator<Item = ServerIdRow> {
+        self.servers.iter().map(move |(&id, &server)| {
+            let length = id.as_bytes().len();
+            let mut lengths = self.configs.values().map(|config| usize::from(config.server_id_length));
+            let fault = match () {
+                () if !has(server) => Some("the service does not have this real server now".to_owned()),
+                () if !lengths.any(|known| known == length) => {
+                    Some(format!("no configuration has server IDs of {length} bytes"))
+                }
+                () => None,
+            };
+            ServerIdRow { id, server, fault }
+        })
+    }
+
+    /// The commands that give a service this.
     pub fn commands(&self, service: ServiceKey) -> impl Iterator<Item = Command> {
         let ids = self.servers.iter().map(|(&id, &server)| QuicChange::AddId { server, id });
         let config =
@@ -92,18 +110,22 @@ impl QuicServices {
         self.0.iter()
     }
 
-    /// The rows of all services. `fault` says why the file of a configuration gives no key.
-    pub fn rows(&self, fault: impl Fn(&Path) -> Option<String>) -> Vec<QuicRow> {
+    /// The rows of all services. `fault` says why the file of a configuration gives no key, `has` whether a service has
+    /// a real server now.
+    pub fn rows(
+        &self,
+        fault: impl Fn(&Path) -> Option<String>,
+        has: impl Fn(&ServiceKey, Endpoint) -> bool,
+    ) -> Vec<QuicRow> {
         let config = |(number, options): (&u8, &QuicConfig)| QuicConfigRow {
             config: *number,
             options: options.clone(),
             fault: options.key_file.as_deref().and_then(&fault),
         };
-        let server = |(id, server): (&ServerId, &Endpoint)| ServerIdRow { id: *id, server: *server };
         let row = |(service, quic): (&ServiceKey, &Quic)| QuicRow {
             service: *service,
             configs: quic.configs.iter().map(config).collect(),
-            server_ids: quic.servers.iter().map(server).collect(),
+            server_ids: quic.rows(|server| has(service, server)).collect(),
         };
         self.0.iter().map(row).collect()
     }
@@ -178,11 +200,9 @@ impl QuicServices {
         Err(CommandError::InvalidOperation { why })
     }
 
-    /// Refuses a server ID that another real server of the service has, or that has a length of no configuration.
+    /// Refuses a server ID that another real server of the service has, and one more than fit.
     fn check_id(&self, service: ServiceKey, server: Endpoint, id: ServerId) -> Result<(), CommandError> {
         let Some(quic) = self.get(&service) else { return self.check_service(service) };
-        let length = id.as_bytes().len();
-        let mut lengths = quic.configs.values().map(|config| usize::from(config.server_id_length));
         let why = match quic.servers.get(&id) {
             Some(other) if *other == server => return Ok(()),
             Some(other) => {
@@ -192,12 +212,6 @@ impl QuicServices {
             }
             None if quic.servers.len() >= IDS_MAX => {
                 format!("the service has {IDS_MAX} IDs already, the largest number; delete one first")
-            }
-            // Without any configuration the order of the commands is free.
-            None if !quic.configs.is_empty() && !lengths.any(|known| known == length) => {
-                format!(
-                    "no configuration has IDs of {length} bytes; `xvs quic list` shows those of the service"
-                )
             }
             None => return Ok(()),
         };
@@ -274,7 +288,6 @@ mod tests {
             (add(0, config(3, 5)), "exists already with other options; rotate keys by another number"),
             (id(2, "0a0b0c"), "server ID 0a0b0c for real server 192.0.2.2:443 of service UDP"),
             (id(2, "0a0b0c"), "real server 192.0.2.1:443 has it; choose another one"),
-            (id(2, "0a0b"), "no configuration has IDs of 2 bytes; `xvs quic list`"),
             (QuicChange::Delete { config: 1 }, "has no QUIC configuration 1; `xvs quic list`"),
             (QuicChange::DeleteId { id: "0a0b0d".parse().unwrap() }, "has no server ID 0a0b0d"),
         ] {

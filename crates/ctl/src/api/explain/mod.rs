@@ -28,5 +28,7 @@ pub fn answer(
     let (link, frame) = question::frame(question, &live.snapshot.egress)?;
     let explanation = explain(live, link, &frame)
         .map_err(|error| CommandError::Failed { why: format!("xvs explain: {error}") })?;
-    Ok(report::report(&explanation, live, attachment))
+    let report = report::report(&explanation, live, attachment);
+    // Without a frame the payload is made up.
+    Ok(Report { quic: report.quic.filter(|_| question.frame.is_some()), ..report })
 }
