@@ -139,7 +139,7 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     }
     wait::until("each knows that both refuse it", || {
         let (code, text) = fleet.xvs(Host::Director, "fleet");
-        (code == 1 && text.matches(": line 3: ").count() == 2).then_some(())
+        (code == 1 && text.matches("has refused revision").count() == 2).then_some(())
     });
     assert_eq!(Page::of(&cluster, Host::Director).sum("xvs_fleet_refused", &[]), Some(1.0));
     assert_eq!((ports(&first), ports(&second)), (vec![80], vec![80]));
@@ -199,7 +199,7 @@ fn a_trial_ends_by_itself_also_without_etcd_and_stays_when_it_is_confirmed() {
 
     let (code, text) = fleet.apply(&rules(81), &["--confirm-within", "60s"]);
     assert_eq!((code, ports(&first), ports(&second)), (0, vec![81], vec![81]), "{text}");
-    assert!(text.contains("all return to the former rules in 60 s"), "{text}");
+    assert!(text.contains("all return to the former rules in "), "{text}");
     let (code, text) = fleet.apply(&rules(82), &[]);
     assert!(code == 3 && text.contains("wait to be confirmed"), "{code} {text}");
     let (code, text) = fleet.xvs(Host::Backup, "fleet confirm");
@@ -216,17 +216,24 @@ fn a_trial_ends_by_itself_also_without_etcd_and_stays_when_it_is_confirmed() {
     await_ports(&first, &[81]);
     await_ports(&second, &[81]);
 
-    assert_eq!(fleet.apply(&rules(84), &["--confirm-within", "2s"]).0, 0);
+    // Long enough for etcd to be killed before it ends the lease.
+    assert_eq!(fleet.apply(&rules(84), &["--confirm-within", "10s"]).0, 0);
     fleet.etcd.kill();
-    await_ports(&first, &[81]);
-    await_ports(&second, &[81]);
+    assert_eq!((ports(&first), ports(&second)), (vec![84], vec![84]));
+    for director in [&first, &second] {
+        await_ports(director, &[81]);
+        assert!(director.log().contains("its time is over, and etcd does not answer"), "{}", director.log());
+    }
     // The lease begins anew with the new etcd, but the directors do not.
     fleet.etcd.start_again();
-    fleet.is_over(Host::Director, "etcd has not answered");
+    for (host, _) in DIRECTORS {
+        fleet.is_over(host, "etcd has not answered");
+    }
     assert_eq!((ports(&first), ports(&second)), (vec![81], vec![81]));
 }
 
 #[test]
+#[ignore = "it takes a minute: `scripts/soak fleet`"]
 fn an_etcd_that_is_restored_full_or_slow_and_two_directors_of_one_name_are_told_and_stop_nothing() {
     let cluster = Cluster::up(Layout::default());
     let mut fleet = Fleet::new(&cluster, &["--quota-backend-bytes", "300000"]);

@@ -398,7 +398,7 @@ impl Config {
                 "without an address; name one with metrics_address",
             );
         }
-        self.fleet.check(self.rules.as_deref())?;
+        self.fleet.check()?;
         self.mode()?;
         self.log_filter()?;
         let mut seen = BTreeSet::new();
@@ -410,6 +410,11 @@ impl Config {
                 None => Ok(()),
             },
         }
+    }
+
+    /// The rules file that the running state is compared with: none if the rules come from etcd.
+    pub(crate) fn compared_rules(&self) -> Option<PathBuf> {
+        self.rules.clone().filter(|_| self.fleet.etcd.is_empty())
     }
 
     /// Reads the initial rules; empty if no file is given.
@@ -431,6 +436,7 @@ impl Config {
         let mut files = Files {
             toml: self.toml.clone(),
             toml_keys: keys.map(|(key, _)| key.clone()).collect(),
+            has_fleet: !self.fleet.etcd.is_empty(),
             ..Files::default()
         };
         if let Some(path) = &self.rules {

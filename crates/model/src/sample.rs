@@ -123,6 +123,9 @@ pub fn fleet() -> FleetReport {
         silent: Some(Silence { why: "no answer".to_owned(), seconds: 12 }),
         rules: Some(12),
         trial: Some(Trial { revision: 14, seconds_left: Some(9) }),
+        warnings: vec![
+            "etcd has not answered for 12 s, and the last rules stay in force: no answer".to_owned(),
+        ],
         directors: vec![FleetDirector {
             name: "lb1".to_owned(),
             instance: "0a1b2c3d".to_owned(),

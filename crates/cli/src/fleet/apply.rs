@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use xvs_ipvsadm::{SystemResolver, read_wanted};
@@ -38,10 +38,12 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     // Whole seconds, as `duration` reads them.
     let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
     let wanted = FleetRequest::Apply { text, former, confirm_within_seconds: seconds };
+    let sent = Instant::now();
     let revision = change(director, Request::Fleet(wanted))?;
     writeln!(out, "{file} is in etcd, as revision {revision}")?;
     let all_run = await_directors(director, |report| report.wanted() == Some(revision), out)?;
     if let Some(seconds) = seconds {
+        let seconds = u64::from(seconds).saturating_sub(sent.elapsed().as_secs());
         writeln!(out, "all return to the former rules in {seconds} s unless `xvs fleet confirm` is run")?;
     }
     Ok(if all_run { DONE } else { FAILED })

@@ -60,22 +60,20 @@ pub(crate) fn summary(report: &FleetReport) -> String {
     format!("{} of {}: {runs} of etcd, {others}", report.director, report.fleet)
 }
 
-/// Whether etcd answers, and each director runs the newest rules and nothing else.
+/// Whether etcd answers and nothing else is warned of, and each director runs the newest rules and nothing else.
 fn is_well(report: &FleetReport) -> bool {
     let is_well = |director: &FleetDirector| report.faults(director).is_empty();
-    report.silent.is_none() && report.differing().is_empty() && report.directors.iter().all(is_well)
+    report.warnings.is_empty() && report.differing().is_empty() && report.directors.iter().all(is_well)
 }
 
 fn screen(report: &FleetReport) -> String {
-    let FleetReport { fleet, director, etcd, silent, rules, trial, directors } = report;
+    let FleetReport { fleet, director, etcd, silent: _, rules, trial, warnings, directors } = report;
     let rules =
         rules.map_or("no rules in etcd".to_owned(), |revision| format!("rules of revision {revision}"));
     let etcd = etcd.as_ref().map(|url| format!(" in {url}")).unwrap_or_default();
     let mut lines = vec![line("fleet", &format!("{fleet}, seen by {director}: {rules}{etcd}"))];
     lines.extend(trial.as_ref().map(|trial| line("trial", &waits(trial))));
-    lines.extend(
-        silent.as_ref().map(|silent| line("warning", &format!("etcd does not answer: {}", silent.why))),
-    );
+    lines.extend(warnings.iter().map(|warning| line("warning", warning)));
     lines.push(format!(
         "{:<20} {:>8} {:>8} {:>8} {:>16} {:>7} {:>7} {:>7}\n",
         "Director", "Rules", "Services", "Servers", "Digest", "Conns", "CPS", "InPPS"
@@ -116,14 +114,15 @@ mod tests {
         let expected = "\
 fleet      prod, seen by lb1: rules of revision 12 in https://192.0.2.21:2379
 trial      rules of revision 14 for 9 s more; `xvs fleet confirm` keeps them
-warning    etcd does not answer: no answer
+warning    etcd has not answered for 12 s, and the last rules stay in force: no
+           answer
 Director                Rules Services  Servers           Digest   Conns     CPS   InPPS
 lb1                        12        1        2 0123456789abcdef       3       1       2
            has refused revision 14: line 3: bad
            1 object differs from its rules; `xvs events` on lb1.example.com
            shows who changed them
            wan is down
-           1 more warnings; see `xvs status` on lb1.example.com
+           1 more warning; see `xvs status` on lb1.example.com
 ";
         assert_eq!(screen(&report), expected);
         assert!(!is_well(&report));

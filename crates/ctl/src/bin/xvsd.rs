@@ -93,7 +93,10 @@ struct ReadFiles {
 
 impl ReadFiles {
     fn of(config: &Config) -> Result<Self, ConfigError> {
-        check_files(&config.fleet)?;
+        // They may be being renewed, and are read again for each connection; a reload refuses them.
+        if let Err(error) = check_files(&config.fleet) {
+            tracing::warn!("{error}");
+        }
         Ok(Self {
             state: config.read_files()?,
             keepalived: config.read_keepalived()?,

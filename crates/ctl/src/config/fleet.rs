@@ -1,6 +1,6 @@
 //! The section `[fleet]` of xvs.toml: the etcd whose rules several directors follow.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hyper::Uri;
 use rustix::system::uname;
@@ -55,8 +55,8 @@ impl Fleet {
         self.director.clone().unwrap_or_else(host_name)
     }
 
-    /// Checks names and URLs; `rules` is the rules file of xvs.toml.
-    pub(super) fn check(&self, rules: Option<&Path>) -> Result<(), ConfigError> {
+    /// Checks names and URLs.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let wrong = |key, value: &dyn std::fmt::Debug, why| {
             Err(ConfigError::Value { key, value: format!("{value:?}"), why })
         };
@@ -85,11 +85,6 @@ impl Fleet {
                     "a name has at most 100 letters, digits, points, hyphens and underscores",
                 );
             }
-        }
-        if let Some(rules) = rules {
-            let why =
-                "with [fleet] the rules come from etcd: `xvs fleet apply FILE` writes them; remove `rules`";
-            return wrong("rules", &rules, why);
         }
         let has_tls = self.urls().iter().any(|url| url.has_tls);
         match (&self.ca_file, &self.certificate_file, &self.private_key_file) {
@@ -137,14 +132,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fleet_needs_urls_a_name_an_authority_for_tls_and_no_rules_file() {
-        let error = |text: &str, rules: Option<&Path>| {
+    fn a_fleet_needs_urls_a_name_and_an_authority_for_tls() {
+        let error = |text: &str| {
             let fleet: Fleet = toml::from_str(text).unwrap();
-            fleet.check(rules).err().map(|error| error.to_string()).unwrap_or_default()
+            fleet.check().err().map(|error| error.to_string()).unwrap_or_default()
         };
         let usable = "etcd = [\"https://[2001:db8::1]:4001\", \"https://etcd.example.com/\"]\nname = \"prod\"\nca_file = \"/ca\"\n";
-        assert_eq!(error(usable, None), "");
-        assert_eq!(error("", None), "");
+        assert_eq!(error(usable), "");
+        assert_eq!(error(""), "");
         for (text, begin) in [
             ("name = \"prod\"", "fleet.etcd = []: at least one URL"),
             ("etcd = [\"etcd:2379\"]\nname = \"a\"", "fleet.etcd = \"etcd:2379\": no URL"),
@@ -155,11 +150,10 @@ mod tests {
             ("etcd = [\"http://etcd\"]\nname = \"a\"\ndirector = \"\"", "fleet.director = \"\": a name has"),
             ("etcd = [\"https://etcd\"]\nname = \"a\"", "fleet.ca_file = \"\": https needs"),
         ] {
-            assert!(error(text, None).starts_with(begin), "{}", error(text, None));
+            assert!(error(text).starts_with(begin), "{}", error(text));
         }
         let key = format!("{usable}private_key_file = \"/key\"");
-        assert!(error(&key, None).starts_with("fleet.private_key_file = \"/key\": without a certificate"));
-        assert!(error(usable, Some(Path::new("/rules"))).starts_with("rules = \"/rules\": with [fleet]"));
+        assert!(error(&key).starts_with("fleet.private_key_file = \"/key\": without a certificate"));
     }
 
     #[test]

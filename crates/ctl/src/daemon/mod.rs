@@ -91,6 +91,8 @@ pub struct Daemon {
     sweeping: Option<Sweeping>,
     health: Option<Engine>,
     fleet: Option<Following>,
+    /// Whether it has begun with a journal, and nothing of that was refused.
+    is_as_kept: bool,
     shared: Arc<Shared>,
     notices: Sender<String>,
     ended: Receiver<String>,
@@ -183,7 +185,7 @@ impl Daemon {
         let interfaces = interfaces
             .map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) })
             .collect();
-        let rules = config.rules.clone();
+        let rules = config.compared_rules();
         let facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
@@ -272,6 +274,7 @@ impl Daemon {
             sweeping,
             health,
             fleet,
+            is_as_kept: false,
             shared,
             notices,
             ended,
@@ -328,12 +331,15 @@ impl Daemon {
         // Before the rules: a daemon of synchronization reads some when it starts.
         let settings: Vec<_> = settings.into_iter().filter(set).collect();
         let mut refused = Vec::new();
+        self.is_as_kept = saved_at_millis.is_some();
         if !commands.is_empty() {
             let all = commands.iter().map(|(_, command)| command.clone()).collect();
             if let Reply::Restored(results) =
                 handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
             {
                 log_begun(&commands, &results);
+                let is_refused = |error: &CommandError| error.refusal().is_some();
+                self.is_as_kept &= !results.iter().any(|result| result.as_ref().is_err_and(is_refused));
                 refused.extend(commands.into_iter().zip(results).filter_map(
                     |(command, result)| match command {
                         (_, Command::StartDaemon(daemon)) => Some((daemon, result.err()?.refusal()?.clone())),
@@ -357,7 +363,8 @@ impl Daemon {
     pub fn follow_fleet(&mut self, fleet: &Fleet) -> Result<(), DaemonError> {
         if !fleet.etcd.is_empty() {
             let directory = self.directory.as_ref().map(StateDirectory::path);
-            let following = Following::start(fleet, directory, self.handle());
+            let following =
+                Following::start(fleet, (directory, self.is_as_kept), self.others(), self.handle());
             self.fleet = Some(following.map_err(no_thread())?);
         }
         Ok(())
@@ -418,6 +425,9 @@ impl Daemon {
             let begun = Begun { settings, journal: Some(journal), ..Begun::default() };
             let begun = self.handle().begin_journal(begun);
             begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
+        }
+        if let Some(fleet) = &self.fleet {
+            fleet.begin_journal();
         }
         if let Some(checks) = self.checks() {
             checks.begin();

@@ -1,7 +1,8 @@
 //! Requests to etcd, by the JSON form of its API (`/v3/`): the state of a fleet's keys, transactions and leases.
 //!
-//! One member is used until it fails; a connection that cannot be made is tried with the next one at once, and a
-//! request that fails on its way is not repeated, because it may have been carried out. Each has a time limit. Keys and
+//! One member is used until it fails; a connection that cannot be made is tried with the next one at once, and so is a
+//! read that fails. A change that fails on its way is not repeated, because it may have been carried out. Each has a time
+//! limit. Keys and
 //! values are in base64, numbers are texts, and fields of zero are absent. Source: etcd 3.4, `rpc.proto`. Not here: the
 //! connection (`connection.rs`).
 
@@ -17,7 +18,10 @@ use crate::fleet::connection::Connection;
 use crate::fleet::follow::Seen;
 
 /// The time limit of a connection with its handshake, and of a request.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is said of an answer that is no etcd's.
+const NO_ETCD: &str = "no answer of etcd 3.4 or later; correct `etcd` in [fleet] of xvs.toml";
 
 /// The members of etcd, and the names of a fleet's keys.
 pub(super) struct Etcd {
@@ -26,6 +30,8 @@ pub(super) struct Etcd {
     /// The member that is used.
     at: usize,
     connection: Option<Connection>,
+    /// The time limit of each connection and request.
+    pub(super) patience: Duration,
     /// What all keys of the fleet begin with.
     prefix: String,
 }
@@ -59,7 +65,7 @@ pub(super) struct Committed {
 impl Etcd {
     pub(super) fn new(fleet: &Fleet) -> Self {
         let prefix = format!("/xvs/{}/", fleet.name.as_deref().unwrap_or_default());
-        Self { fleet: fleet.clone(), urls: fleet.urls(), at: 0, connection: None, prefix }
+        Self { fleet: fleet.clone(), urls: fleet.urls(), at: 0, connection: None, patience: PATIENCE, prefix }
     }
 
     /// The member that is used.
@@ -77,13 +83,13 @@ impl Etcd {
             json!({"request_range": {"key": encoded(&self.key("rules")), "keys_only": true}}),
             json!({"request_range": {"key": encoded(&self.key("trial")), "keys_only": true}}),
         ];
-        let answer = self.call("kv/txn", &json!({"success": ranges})).await?;
+        let answer = self.read("kv/txn", &json!({"success": ranges})).await?;
         Ok(keys_of(&answer, &directors))
     }
 
     /// The text of a key with its revision; `None`: there is no such key.
     pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, String> {
-        let answer = self.call("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
+        let answer = self.read("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
         let found = answer["kvs"].get(0);
         Ok(found.map(|found| (number(&found["mod_revision"]), decoded(&found["value"]))))
     }
@@ -133,7 +139,7 @@ impl Etcd {
 
     /// The time that a lease has left; zero: it has ended.
     pub(super) async fn time_left(&mut self, lease: u64) -> Result<Duration, String> {
-        let answer = self.call("lease/timetolive", &json!({"ID": lease.to_string()})).await?;
+        let answer = self.read("lease/timetolive", &json!({"ID": lease.to_string()})).await?;
         // -1 for a lease that has ended, which is no number here.
         Ok(Duration::from_secs(number(&answer["TTL"])))
     }
@@ -147,6 +153,32 @@ impl Etcd {
         format!("{}{name}", self.prefix)
     }
 
+    /// Closes the connection, on which an answer may be under way.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Sends a request that changes nothing. If a member fails, the next one is asked at once.
+    async fn read(&mut self, method: &str, body: &Value) -> Result<Value, String> {
+        let mut errors = Vec::new();
+        for _ in 0..self.urls.len() {
+            let at = self.at;
+            match self.call(method, body).await {
+                Ok(answer) if number(&answer["header"]["revision"]) > 0 => return Ok(answer),
+                Ok(_) => {
+                    errors.push(self.failed(NO_ETCD));
+                    self.use_next();
+                }
+                Err(why) => errors.push(why),
+            }
+            if self.at == at {
+                // Another member would answer the same, or none can be reached.
+                break;
+            }
+        }
+        Err(errors.join("; "))
+    }
+
     /// Sends a request. If the member fails, the next one goes to the next member.
     async fn call(&mut self, method: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string().into_bytes();
@@ -154,7 +186,7 @@ impl Etcd {
             self.connect().await?;
         }
         let connection = self.connection.as_mut().expect("it was connected above");
-        let sent = timeout(PATIENCE, connection.post(&format!("/v3/{method}"), body)).await;
+        let sent = timeout(self.patience, connection.post(&format!("/v3/{method}"), body)).await;
         let why = match sent {
             Ok(Ok((status, body))) => match answer_of(status, &body) {
                 Ok(answer) => return Ok(answer),
@@ -163,7 +195,7 @@ impl Etcd {
                 Err(why) => why,
             },
             Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Err(_) => format!("no answer within {} s", self.patience.as_secs_f32()),
         };
         let error = self.failed(&why);
         self.use_next();
@@ -175,13 +207,13 @@ impl Etcd {
         let mut errors = Vec::new();
         for _ in 0..self.urls.len() {
             let url = &self.urls[self.at];
-            let why = match timeout(PATIENCE, Connection::open(url, &self.fleet)).await {
+            let why = match timeout(self.patience, Connection::open(url, &self.fleet)).await {
                 Ok(Ok(connection)) => {
                     self.connection = Some(connection);
                     return Ok(());
                 }
                 Ok(Err(why)) => why,
-                Err(_) => format!("no connection within {} s", PATIENCE.as_secs()),
+                Err(_) => format!("no connection within {} s", self.patience.as_secs_f32()),
             };
             errors.push(self.failed(&why));
             self.use_next();
@@ -213,7 +245,7 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, String> {
     match (message, document) {
         (Some(message), _) => Err(message),
         (None, Ok(document)) if status == StatusCode::OK => Ok(document),
-        _ => Err(format!("{status}, no answer of etcd 3.4 or later; correct `etcd` in [fleet] of xvs.toml")),
+        _ => Err(format!("{status}, {NO_ETCD}")),
     }
 }
 

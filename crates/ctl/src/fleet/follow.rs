@@ -63,10 +63,10 @@ pub(super) struct Followed {
     pub(super) runs: Option<RunningRules>,
     /// The trial, over those.
     pub(super) trial: Option<RunningTrial>,
-    /// The newest rules, if they were refused, and when they are tried again.
-    pub(super) refused: Option<(RefusedRules, Instant)>,
+    /// The rules and the trial in etcd that were refused, and when they are tried again.
+    refused: Vec<(RefusedRules, Instant)>,
     /// The trial whose time was over here before it was in etcd.
-    ended_trial: Option<u64>,
+    pub(super) ended_trial: Option<u64>,
     /// The revisions of etcd before and after it was restored; `None`: it was not since the last new rules.
     pub(super) rolled_back: Option<(u64, u64)>,
 }
@@ -78,37 +78,34 @@ impl Followed {
         if before.revision > 0 && (before.cluster != seen.cluster || seen.revision < before.revision) {
             self.rolled_back = Some((before.revision, seen.revision));
             // The same revisions may have other texts now.
-            self.refused = None;
+            self.refused.clear();
             self.ended_trial = None;
             self.forget_revisions();
         }
         if self.rolled_back.is_some_and(|(_, after)| seen.rules.is_some_and(|rules| rules > after)) {
             self.rolled_back = None;
         }
+        let is_refused = |revision| {
+            let mut refused = self.refused.iter().filter(|(_, retry)| now < *retry);
+            refused.any(|(rules, _)| rules.revision == revision)
+        };
+        let runs = self.runs.as_ref().map(|rules| rules.revision);
+        let running = self.trial.as_ref().map(|trial| trial.rules.revision);
+        let has_new_rules = seen.rules.is_some_and(|rules| Some(rules) != runs && !is_refused(rules));
+        let has_new_trial = seen.trial.is_some_and(|trial| Some(trial) != running && !is_refused(trial));
+        if has_new_rules && (running.is_none() || running != seen.trial) {
+            // Before another trial, and before the running one ends: these may be its rules, confirmed.
+            return Step::Take(Key::Rules);
+        }
         if self.trial_is_over(now) {
-            // Also if `rules` changes at the same moment: it is read in the next round.
             return Step::EndTrial;
         }
-        let trial = seen.trial.filter(|revision| Some(*revision) != self.ended_trial);
-        let running = self.trial.as_ref().map(|trial| trial.rules.revision);
-        let wanted = match (trial, seen.rules) {
-            (Some(revision), _) => Some((Key::Trial, revision)),
-            (None, Some(revision)) => Some((Key::Rules, revision)),
-            (None, None) => None,
-        };
-        let is_refused = |revision| {
-            let refused = self.refused.as_ref().filter(|(_, retry)| now < *retry);
-            refused.is_some_and(|(rules, _)| rules.revision == revision)
-        };
-        match wanted {
-            None if running.is_some() => Step::EndTrial,
+        match running {
+            _ if has_new_trial && seen.trial != self.ended_trial => Step::Take(Key::Trial),
+            Some(_) if running == seen.trial => Step::Keep,
+            Some(_) if seen.rules.is_some() => Step::Take(Key::Rules),
+            Some(_) => Step::EndTrial,
             None => Step::Keep,
-            Some((Key::Trial, revision)) if running == Some(revision) || is_refused(revision) => Step::Keep,
-            Some((Key::Rules, revision)) if running.is_none() => {
-                let is_running = self.runs.as_ref().is_some_and(|runs| runs.revision == revision);
-                if is_running || is_refused(revision) { Step::Keep } else { Step::Take(Key::Rules) }
-            }
-            Some((key, _)) => Step::Take(key),
         }
     }
 
@@ -127,18 +124,21 @@ impl Followed {
     /// Enters rules that stay.
     pub(super) fn takes(&mut self, rules: RunningRules) {
         self.runs = Some(rules);
-        self.refused = None;
+        self.refused.retain(|(refused, _)| Some(refused.revision) == self.seen.trial);
     }
 
     /// Enters rules that were refused.
     pub(super) fn refuses(&mut self, revision: u64, why: String, now: Instant) {
-        self.refused = Some((RefusedRules { revision, why }, now + RETRY));
+        let present = [self.seen.rules, self.seen.trial];
+        self.refused.retain(|(old, _)| old.revision != revision && present.contains(&Some(old.revision)));
+        self.refused.push((RefusedRules { revision, why }, now + RETRY));
     }
 
-    /// The refused rules, unless others have taken their place in etcd.
+    /// The newest rules that were refused, unless others have taken their place in etcd.
     pub(super) fn refused(&self) -> Option<&RefusedRules> {
         let present = [self.seen.rules, self.seen.trial];
-        self.refused.as_ref().map(|(rules, _)| rules).filter(|rules| present.contains(&Some(rules.revision)))
+        let refused = self.refused.iter().map(|(rules, _)| rules);
+        refused.filter(|rules| present.contains(&Some(rules.revision))).max_by_key(|rules| rules.revision)
     }
 
     fn forget_revisions(&mut self) {
@@ -211,6 +211,47 @@ mod tests {
         assert_eq!(followed.see(seen(5, Some(4), Some(5)), now), Step::Keep);
         assert_eq!(followed.see(seen(6, Some(4), None), now), Step::Keep);
         assert_eq!(followed.refused(), None);
+    }
+
+    #[test]
+    fn a_director_that_comes_back_during_a_trial_takes_the_rules_before_it() {
+        let (mut followed, now) = (running(4), Instant::now());
+        let both = seen(7, Some(6), Some(7));
+        assert_eq!(followed.see(both, now), Step::Take(Key::Rules));
+        followed.takes(rules(6));
+        assert_eq!(followed.see(both, now), Step::Take(Key::Trial));
+    }
+
+    #[test]
+    fn rules_are_taken_beside_a_refused_trial_and_a_trial_beside_refused_rules() {
+        let (mut followed, now) = (running(4), Instant::now());
+        assert_eq!(followed.see(seen(5, Some(4), Some(5)), now), Step::Take(Key::Trial));
+        followed.refuses(5, String::new(), now);
+        let both = seen(6, Some(6), Some(5));
+        assert_eq!(followed.see(both, now), Step::Take(Key::Rules));
+        followed.takes(rules(6));
+        assert_eq!(followed.see(both, now), Step::Keep, "the trial is not tried again yet");
+        assert_eq!(followed.see(both, now + RETRY), Step::Take(Key::Trial));
+
+        let (mut followed, both) = (running(4), seen(7, Some(6), Some(7)));
+        followed.see(both, now);
+        followed.refuses(6, String::new(), now);
+        assert_eq!(followed.see(both, now), Step::Take(Key::Trial));
+        followed.refuses(7, String::new(), now);
+        assert_eq!(followed.see(both, now), Step::Keep, "neither is tried again yet");
+        assert_eq!(followed.refused().map(|refused| refused.revision), Some(7));
+    }
+
+    #[test]
+    fn a_trial_that_was_confirmed_is_not_taken_back_although_another_has_begun_or_its_time_is_over() {
+        let now = Instant::now();
+        let trial = || Some(RunningTrial { rules: rules(5), until: now, waits: true });
+        for (next, at) in [(Some(8), now - RETRY), (Some(8), now), (None, now)] {
+            let mut followed = Followed { trial: trial(), ..running(4) };
+            assert_eq!(followed.see(seen(8, Some(7), next), at), Step::Take(Key::Rules));
+        }
+        let mut followed = Followed { trial: trial(), ..running(4) };
+        assert_eq!(followed.see(seen(8, Some(7), Some(5)), now - RETRY), Step::Keep, "not confirmed");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A file that cannot be used is left out; the rules of etcd are applied once more then.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use xvs_model::report::fleet::RunningRules;
@@ -25,20 +27,29 @@ pub(super) struct Kept {
     pub(super) revision: u64,
     /// The rules in force, without those of a trial.
     pub(super) runs: Option<RunningRules>,
+    /// The trial whose time was over here before it was in etcd.
+    #[serde(default)]
+    pub(super) ended_trial: Option<u64>,
 }
 
 /// The file.
-pub(super) struct KeptFile(Option<PathBuf>);
+pub(super) struct KeptFile {
+    path: Option<PathBuf>,
+    /// Whether this process keeps the journal: the file must not claim rules that the journal does not have.
+    has_journal: Arc<AtomicBool>,
+    written: Option<Kept>,
+}
 
 impl KeptFile {
     /// The file in this directory; `None`: nothing outlives the process.
-    pub(super) fn new(directory: Option<&Path>) -> Self {
-        Self(directory.map(|directory| directory.join("fleet")))
+    pub(super) fn new(directory: Option<&Path>, has_journal: Arc<AtomicBool>) -> Self {
+        let path = directory.map(|directory| directory.join("fleet"));
+        Self { path, has_journal, written: None }
     }
 
     /// What an earlier process of this fleet has left.
     pub(super) fn read(&self, fleet: &str) -> Kept {
-        let read = self.0.as_ref().and_then(|path| file::read(path).ok().flatten());
+        let read = self.path.as_ref().and_then(|path| file::read(path).ok().flatten());
         let kept = read.and_then(|(bytes, _)| serde_json::from_slice::<Kept>(&bytes).ok());
         let kept = kept.filter(|kept| kept.xvs_fleet == VERSION && kept.fleet == fleet);
         kept.unwrap_or_else(|| Kept {
@@ -49,9 +60,13 @@ impl KeptFile {
         })
     }
 
-    /// Writes it. A failure is logged: after a restart the rules are applied once more.
-    pub(super) fn write(&self, kept: &Kept) {
-        let Some(path) = &self.0 else { return };
+    /// Writes what has changed. A failure is logged: after a restart the rules are applied once more.
+    pub(super) fn write(&mut self, kept: &Kept) {
+        let Some(path) = &self.path else { return };
+        if !self.has_journal.load(Ordering::Relaxed) || self.written.as_ref() == Some(kept) {
+            return;
+        }
+        self.written = Some(kept.clone());
         let written =
             serde_json::to_vec(kept).map_err(Into::into).and_then(|bytes| file::replace(path, &bytes));
         if let Err(error) = written {
@@ -78,9 +93,13 @@ mod tests {
     fn a_restarted_director_has_its_digits_and_rules_again_but_not_those_of_another_fleet() {
         let directory = std::env::temp_dir().join(format!("xvs-fleet-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
-        let file = KeptFile::new(Some(&directory));
+        let has_journal = Arc::new(AtomicBool::new(false));
+        let mut file = KeptFile::new(Some(&directory), has_journal.clone());
         let runs = Some(RunningRules { revision: 7, sha256: "ab".to_owned() });
-        let kept = Kept { cluster: 1, revision: 9, runs, ..file.read("prod") };
+        let kept = Kept { cluster: 1, revision: 9, runs, ended_trial: Some(8), ..file.read("prod") };
+        file.write(&kept);
+        assert_eq!(file.read("prod").runs, None, "the journal is another process's");
+        has_journal.store(true, Ordering::Relaxed);
         file.write(&kept);
         assert_eq!(file.read("prod"), kept);
         let other = file.read("test");

@@ -16,7 +16,8 @@ pub(crate) mod view;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crossbeam::channel::{Receiver, bounded};
@@ -24,11 +25,13 @@ use tokio::runtime::Builder;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
+use xvs_host::state_directory::Others;
 use xvs_model::report::fleet::FleetReport;
 
 use crate::config::fleet::Fleet;
 use crate::control::handle::Handle;
 use crate::daemon::system_calls::{Kind, limit_thread};
+use crate::fleet::etcd::PATIENCE;
 use crate::fleet::kept::KeptFile;
 use crate::fleet::round::Follower;
 use crate::fleet::view::{FleetView, Order};
@@ -39,6 +42,10 @@ pub use crate::fleet::connection::check_files;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the start waits for the first look.
 const FIRST: Duration = Duration::from_secs(3);
+/// The time limits meanwhile, so that each of three members has a turn.
+const FIRST_PATIENCE: Duration = Duration::from_millis(700);
+/// The interval meanwhile, until etcd answers.
+const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the end waits for the record to be removed.
 const LAST: Duration = Duration::from_secs(1);
 /// Requests of operators that may wait.
@@ -46,16 +53,24 @@ const ORDERS: usize = 4;
 
 /// The running thread; dropping it ends it.
 pub(crate) struct Following {
+    has_journal: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     ended: Receiver<()>,
 }
 
 impl Following {
-    /// Starts to follow a fleet. Returns when the rules of etcd are in force, or after a short time.
+    /// Starts to follow a fleet. Returns when the rules of etcd are in force, or after a short time. `kept`: the state's
+    /// directory, and whether the rules that it has are in force. In a take-over nothing is written there before
+    /// [`Self::begin_journal`].
     ///
     /// # Errors
     /// The system has no room for a thread.
-    pub(crate) fn start(fleet: &Fleet, directory: Option<&Path>, daemon: Handle) -> io::Result<Self> {
+    pub(crate) fn start(
+        fleet: &Fleet,
+        kept: (Option<&Path>, bool),
+        others: Others,
+        daemon: Handle,
+    ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (orders, queue) = mpsc::channel(ORDERS);
         let report = FleetReport {
@@ -66,7 +81,9 @@ impl Following {
         let view = Arc::new(FleetView::new(report, orders));
         // A process has one daemon, so the cell is still empty.
         let _ = daemon.shared().fleet.set(view.clone());
-        let follower = Follower::new(fleet, KeptFile::new(directory), daemon, view);
+        let has_journal = Arc::new(AtomicBool::new(others == Others::Ended));
+        let file = KeptFile::new(kept.0, has_journal.clone());
+        let follower = Follower::new(fleet, (file, kept.1), daemon, view);
         let (stop, stopped) = oneshot::channel();
         let ((looked, first), (end, ended)) = (bounded(1), bounded::<()>(0));
         let run = move || {
@@ -78,7 +95,12 @@ impl Following {
         };
         thread::Builder::new().name("xvs-fleet".to_owned()).spawn(run)?;
         let _ = first.recv_timeout(FIRST);
-        Ok(Self { stop: Some(stop), ended })
+        Ok(Self { has_journal, stop: Some(stop), ended })
+    }
+
+    /// From now on this process keeps the journal, with the rules that are in force.
+    pub(crate) fn begin_journal(&self) {
+        self.has_journal.store(true, Ordering::Relaxed);
     }
 }
 
@@ -95,17 +117,24 @@ async fn run(
     mut stopped: oneshot::Receiver<()>,
     looked: crossbeam::channel::Sender<()>,
 ) {
+    let (began, mut has_looked) = (Instant::now(), false);
     loop {
         let round = async {
-            follower.round().await;
-            // The start waits for the first one.
-            let _ = looked.try_send(());
+            let is_first = !has_looked && began.elapsed() < FIRST;
+            follower.etcd.patience = if is_first { FIRST_PATIENCE } else { PATIENCE };
+            if follower.round().await {
+                has_looked = true;
+                // The start waits for the first one.
+                let _ = looked.try_send(());
+            }
+            let interval = if is_first && !has_looked { FIRST_INTERVAL } else { INTERVAL };
             select! {
-                () = sleep(INTERVAL) => {}
-                Some((request, reply)) = orders.recv() => {
-                    let done = orders::carry_out(&mut follower.etcd, &request).await;
-                    // The client may have given up.
-                    let _ = reply.send(done);
+                () = sleep(interval) => {}
+                Some(Order { request, until, reply }) = orders.recv() => {
+                    // The client may have given up, and may since have given another order.
+                    if Instant::now() < until {
+                        let _ = reply.send(orders::carry_out(&mut follower.etcd, &request).await);
+                    }
                 }
             }
         };

@@ -207,7 +207,7 @@ impl Record {
     /// The key for the record, and its revision if it is this director's already.
     fn key(&self, directors: &[Entry]) -> (String, Option<u64>) {
         let entry = |name: &str| directors.iter().find(|entry| entry.name == name);
-        let own_digits = format!("{}{SAME_NAME}{}", self.name, self.instance);
+        let own_digits = self.own_digits();
         match entry(&self.name) {
             Some(holder) if !self.wrote(holder) => {
                 let revision = entry(&own_digits).map(|entry| entry.revision);
@@ -219,7 +219,14 @@ impl Record {
 
     /// Whether this director has written an entry, or the process before it.
     pub(super) fn wrote(&self, entry: &Entry) -> bool {
-        director_of(entry).instance == self.instance
+        // A copy of the state's directory has the same digits.
+        let is_own = entry.name == self.name || entry.name == self.own_digits();
+        is_own && director_of(entry).instance == self.instance
+    }
+
+    /// The name of its key if another director has its name.
+    fn own_digits(&self) -> String {
+        format!("{}{SAME_NAME}{}", self.name, self.instance)
     }
 
     /// The directors of the same name.
@@ -321,6 +328,8 @@ mod tests {
         assert_eq!(key(&later, &both[1..]), ("lb1".to_owned(), None), "the name is free");
         let others = |record: &Record| record.of_same_name(&both).map(|one| one.name).collect::<Vec<_>>();
         assert_eq!((others(&earlier), others(&later)), (vec!["lb1@22".to_owned()], vec!["lb1".to_owned()]));
+        assert!(earlier.wrote(&both[0]) && later.wrote(&both[1]));
+        assert!(!earlier.wrote(&entry("lb2", "11", 9)), "another director with a copy of the state");
     }
 
     fn commands(rules: &str) -> Vec<Command> {

@@ -64,16 +64,21 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    pub(super) fn new(fleet: &Fleet, file: KeptFile, daemon: Handle, view: Arc<FleetView>) -> Self {
+    /// `file`: what an earlier process has left, and whether its rules are in force.
+    pub(super) fn new(
+        fleet: &Fleet,
+        (file, is_as_kept): (KeptFile, bool),
+        daemon: Handle,
+        view: Arc<FleetView>,
+    ) -> Self {
         let name = fleet.name.clone().unwrap_or_default();
         let mut kept = file.read(&name);
-        if daemon.shared().facts().journal_saved_at_millis.is_none() {
-            // Without the journal the rules are gone.
+        if !is_as_kept {
             kept.runs = None;
         }
-        file.write(&kept);
         let mut followed = Followed::default();
         followed.runs.clone_from(&kept.runs);
+        followed.ended_trial = kept.ended_trial;
         (followed.seen.cluster, followed.seen.revision) = (kept.cluster, kept.revision);
         let director = fleet.director();
         Self {
@@ -97,8 +102,8 @@ impl Follower {
         }
     }
 
-    /// Looks at etcd once, and does what follows.
-    pub(super) async fn round(&mut self) {
+    /// Looks at etcd once, and does what follows. Returns whether it answers.
+    pub(super) async fn round(&mut self) -> bool {
         let before = self.rules_state();
         match self.look().await {
             Ok(()) => (self.failures, self.silent, self.heard) = (0, None, Instant::now()),
@@ -116,6 +121,7 @@ impl Follower {
         }
         self.keep();
         self.show();
+        self.failures == 0
     }
 
     /// What is new, if it has changed, for other directors.
@@ -125,6 +131,8 @@ impl Follower {
 
     /// Ends the record.
     pub(super) async fn end(&mut self) {
+        // An answer may be under way on it.
+        self.etcd.disconnect();
         self.record.end(&mut self.etcd).await;
     }
 
@@ -145,7 +153,8 @@ impl Follower {
     /// Whether the text of the rules that run is not known: after a restart, or a trial.
     fn has_unread_rules(&self) -> bool {
         let Followed { seen, trial, .. } = &self.followed;
-        self.rules.is_none() && seen.rules.is_some() && trial.is_none() && self.followed.refused().is_none()
+        let refused = self.followed.refused().map(|refused| refused.revision);
+        self.rules.is_none() && seen.rules.is_some() && trial.is_none() && seen.rules != refused
     }
 
     fn has_failed(&mut self, why: String) {
@@ -264,12 +273,12 @@ impl Follower {
     }
 
     fn keep(&mut self) {
-        if self.kept.runs != self.followed.runs {
-            let seen = self.followed.seen;
+        let Followed { seen, runs, ended_trial, .. } = &self.followed;
+        if (&self.kept.runs, self.kept.ended_trial) != (runs, *ended_trial) {
             (self.kept.cluster, self.kept.revision) = (seen.cluster, seen.revision);
-            self.kept.runs.clone_from(&self.followed.runs);
-            self.file.write(&self.kept);
+            (self.kept.runs, self.kept.ended_trial) = (runs.clone(), *ended_trial);
         }
+        self.file.write(&self.kept);
     }
 
     /// This director as it is now.
@@ -314,10 +323,10 @@ impl Follower {
             silent: self.silent.clone(),
             rules: self.keys.seen.rules,
             trial,
+            warnings: self.warnings.iter().map(|(_, warning)| warning.clone()).collect(),
             directors,
         };
-        state.warnings = self.warnings.iter().map(|(_, warning)| warning.clone()).collect();
-        state.looked = Some(Instant::now());
+        state.looked = Instant::now();
     }
 
     /// The present warnings, each with what it is about: while that is the same, it is the same warning.
@@ -326,18 +335,14 @@ impl Follower {
         let mut warn = |about: &str, warning: String| all.push((about.to_owned(), warning));
         let Self { fleet, director, .. } = self;
         let seen = self.keys.seen;
+        let (services, _) = self.daemon.shared().published.load().configured();
+        let stays = if services > 0 { "the last rules stay in force" } else { "no rules are in force" };
         if let Some(Silence { why, seconds }) = &self.silent {
             let time = duration::in_words(*seconds);
-            warn(
-                "silent",
-                format!("etcd has not answered for {time}, and the last rules stay in force: {why}"),
-            );
+            warn("silent", format!("etcd has not answered for {time}, and {stays}: {why}"));
         } else if seen.rules.is_none() && seen.trial.is_none() {
             let step = "`xvs fleet apply FILE` writes them";
-            warn(
-                "none",
-                format!("etcd has no rules for fleet {fleet}, and the last ones stay in force; {step}"),
-            );
+            warn("none", format!("etcd has no rules for fleet {fleet}, and {stays}; {step}"));
         }
         if let Some(refused) = self.followed.refused() {
             let revision = refused.revision;

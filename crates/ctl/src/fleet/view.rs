@@ -5,18 +5,28 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, bounded};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::FleetRequest;
 use xvs_model::report::fleet::FleetReport;
 
-/// A request, and where its reply goes: the revision that it has written.
-pub(crate) type Order = (FleetRequest, crossbeam::channel::Sender<Result<u64, CommandError>>);
+/// A request of an operator.
+pub(crate) struct Order {
+    pub(super) request: FleetRequest,
+    /// Nobody waits for the reply after this.
+    pub(super) until: Instant,
+    /// Where the reply goes: the revision that was written.
+    pub(super) reply: crossbeam::channel::Sender<Result<u64, CommandError>>,
+}
 
 /// The longest wait for the reply: that of several requests to an etcd that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// After this time without a look at etcd the thread must have ended.
 const ENDED: Duration = Duration::from_secs(120);
+
+/// Why a thread that has ended changes nothing.
+const ENDING: &str = "nothing follows the rules in etcd: xvsd is ending, or see its log and restart it";
 
 /// The fleet as other threads see it. The thread `xvs-fleet` is the one writer.
 pub(crate) struct FleetView {
@@ -25,31 +35,33 @@ pub(crate) struct FleetView {
 }
 
 /// What the thread has found.
-#[derive(Default)]
 pub(super) struct State {
     pub(super) report: FleetReport,
-    pub(super) warnings: Vec<String>,
-    /// When it looked last; `None`: it has just been started.
-    pub(super) looked: Option<Instant>,
+    /// When it looked last, or was started.
+    pub(super) looked: Instant,
 }
 
 impl FleetView {
     pub(super) fn new(report: FleetReport, orders: Sender<Order>) -> Self {
-        Self { state: Mutex::new(State { report, ..State::default() }), orders }
+        Self { state: Mutex::new(State { report, looked: Instant::now() }), orders }
     }
 
     /// What this director knows of its fleet.
     pub(crate) fn report(&self) -> FleetReport {
-        self.state().report.clone()
+        let state = self.state();
+        let mut report = state.report.clone();
+        if state.looked.elapsed() > ENDED {
+            report.warnings.push(
+                "the thread xvs-fleet follows the rules in etcd no more; see the log of xvsd, and restart it"
+                    .to_owned(),
+            );
+        }
+        report
     }
 
     /// Sentences for the operator.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let state = self.state();
-        let has_ended = state.looked.is_some_and(|looked| looked.elapsed() > ENDED);
-        let ended =
-            "the thread xvs-fleet follows the rules in etcd no more; see the log of xvsd, and restart it";
-        state.warnings.iter().cloned().chain(has_ended.then(|| ended.to_owned())).collect()
+        self.report().warnings
     }
 
     /// Has the rules in etcd changed. Returns their revision.
@@ -59,14 +71,16 @@ impl FleetView {
     pub(crate) fn request(&self, request: FleetRequest) -> Result<u64, CommandError> {
         let failed = |why: &str| CommandError::Failed { why: format!("xvs: {why}") };
         let (reply, answer) = bounded(1);
-        self.orders
-            .try_send((request, reply))
-            .map_err(|_| failed("others change the rules in etcd; try again"))?;
+        let order = Order { request, until: Instant::now() + PATIENCE, reply };
+        self.orders.try_send(order).map_err(|error| match error {
+            TrySendError::Full(_) => failed("others change the rules in etcd; try again"),
+            TrySendError::Closed(_) => failed(ENDING),
+        })?;
         answer.recv_timeout(PATIENCE).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 failed("etcd has not answered; `xvs fleet` shows whether it has the rules")
             }
-            RecvTimeoutError::Disconnected => failed("the daemon is ending"),
+            RecvTimeoutError::Disconnected => failed(ENDING),
         })?
     }
 

@@ -32,6 +32,8 @@ pub struct Files {
     pub rules: Option<FileRecord>,
     /// Its lines.
     pub rule_lines: Vec<RuleLine>,
+    /// Whether the rules come from etcd: the rules file is for a start without a journal alone, and none wins over it.
+    pub has_fleet: bool,
 }
 
 /// What xvsd begins with.
@@ -106,9 +108,9 @@ impl Beginning {
             bounded(&mut said, "xvs.toml has changed", lines.collect());
         }
         let mut rules_commands = header.rules_commands;
-        if header.rules != files.rules {
+        if header.rules != files.rules && !files.has_fleet {
             let old = state_of_lines(&mut numbered(&rules_commands)).0.state().clone();
-            let mut lines = files.rule_lines;
+            let mut lines = files.rule_lines.clone();
             let (new, faults) = state_of_lines(&mut lines);
             bounded(&mut said, "rules: refused", faults);
             let commands = commands_for(&file_differences(&replayed.state, &old, &new));
@@ -126,7 +128,10 @@ impl Beginning {
             bounded(&mut said, "the rules file has changed", std::mem::take(&mut replayed.refused));
             rules_commands = lines.into_iter().map(|line| line.command).collect();
         }
-        let header = Header::new(files.toml, files.rules, rules_commands);
+        let header = match files.has_fleet {
+            true => header_of(&files),
+            false => Header::new(files.toml, files.rules, rules_commands),
+        };
         let Replayed { state, timeouts, settings, .. } = replayed;
         let commands = commands_without_timeouts(&state).map(|command| (None, command)).collect();
         (
@@ -149,7 +154,11 @@ pub fn has_loaded(directory: &Path, rules: &FileRecord) -> bool {
     contents.is_some_and(|contents| contents.header.rules.as_ref() == Some(rules))
 }
 
+/// The header of a journal that begins with these files. The rules of etcd are no file's.
 fn header_of(files: &Files) -> Header {
+    if files.has_fleet {
+        return Header::new(files.toml.clone(), None, Vec::new());
+    }
     let commands = files.rule_lines.iter().map(|line| line.command.clone()).collect();
     Header::new(files.toml.clone(), files.rules.clone(), commands)
 }
@@ -208,6 +217,7 @@ mod tests {
             toml_keys: ["sloppy_tcp".to_owned(), "workers".to_owned()].into(),
             rules: Some(FileRecord::of(Path::new(path), rules.as_bytes())),
             rule_lines: lines(rules),
+            has_fleet: false,
         }
     }
 
@@ -281,6 +291,18 @@ mod tests {
         let (state, said) = begun(journal(&old, &changes), files("other", &old, "1"));
         assert!(state.contains("192.0.2.101") && state.contains("192.0.2.102"), "{state}");
         assert_eq!(said.len(), 1, "the weight is that of the file: {said:?}");
+    }
+
+    #[test]
+    fn with_rules_of_etcd_the_journal_stays_as_it_is_and_a_file_is_for_a_start_without_one() {
+        let none = Files { rules: None, rule_lines: Vec::new(), has_fleet: true, ..files("r", "", "2") };
+        let (header, begin) = Beginning::of_journal(journal(&[A, B].concat(), C), none);
+        let kept = begin.commands.iter().map(|(_, command)| command_line(command)).collect::<Vec<_>>();
+        assert_eq!(kept.join("\n"), saved(&[A, B, C].concat()));
+        assert_eq!((header.rules, header.rules_commands), (None, vec![]));
+        let other = || Files { has_fleet: true, ..files("r", B, "1") };
+        assert_eq!(begun(journal(A, C), other()).0, saved(&[A, C].concat()));
+        assert_eq!((header_of(&other()).rules, Beginning::of_files(other()).commands.len()), (None, 1));
     }
 
     #[test]

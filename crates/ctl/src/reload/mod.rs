@@ -217,7 +217,7 @@ impl Reloader {
         if let Some(hold) = shared.hold.as_ref().filter(|hold| !hold.length().is_zero()) {
             hold.set(new.hold.duration(), shared.clock.elapsed());
         }
-        shared.facts_mut().rules.clone_from(&new.rules);
+        shared.facts_mut().rules = new.compared_rules();
         running.config = new;
         for (change, line) in changes.iter().zip(&mut lines) {
             if change.setting().is_some_and(|key| undone.iter().any(|undone| undone == key)) {

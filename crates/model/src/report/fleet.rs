@@ -23,6 +23,8 @@ pub struct FleetReport {
     pub rules: Option<u64>,
     /// Rules that wait for `xvs fleet confirm`, and are run meanwhile.
     pub trial: Option<Trial>,
+    /// What else is wrong with the rules in etcd or this director's record, a sentence each; also what `silent` says.
+    pub warnings: Vec<String>,
     /// The directors with a record in etcd, by name.
     pub directors: Vec<FleetDirector>,
 }
@@ -125,7 +127,8 @@ impl FleetReport {
         faults.extend(director.warnings.iter().cloned());
         let more = director.warning_count.saturating_sub(director.warnings.len() as u64);
         if more > 0 {
-            faults.push(format!("{more} more warnings; see `xvs status` on {}", director.host));
+            let noun = if more == 1 { "warning" } else { "warnings" };
+            faults.push(format!("{more} more {noun}; see `xvs status` on {}", director.host));
         }
         faults
     }
