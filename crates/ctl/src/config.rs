@@ -443,7 +443,7 @@ impl Config {
             let bytes = read_bytes(path)?;
             let record = FileRecord::of(path, &bytes);
             let state = self.state_directory.as_ref().map(|parent| parent.join(name_of(&self.socket)));
-            let is_loaded = || state.is_some_and(|state| has_loaded(&state, &record));
+            let is_loaded = || state.is_some_and(|state| has_loaded(&state, &record, files.has_fleet));
             files.rule_lines = parse_rules(path, &bytes).or_else(|error| match is_loaded() {
                 true => Ok(Vec::new()),
                 false => Err(error),

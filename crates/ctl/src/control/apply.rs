@@ -44,7 +44,7 @@ impl<D: Datapath> Control<D> {
             let left = now.until(unconfirmed.until).as_secs();
             let why = format!(
                 "xvs: rules that were applied before wait to be confirmed, for {left} s more; \
-                 `xvs confirm` keeps them, `xvs confirm --take-back` reverts them"
+                 `xvs confirm` keeps them, `xvs confirm --take-back` reverts them; those of a fleet: `xvs fleet confirm`"
             );
             return Err(CommandError::Failed { why });
         }

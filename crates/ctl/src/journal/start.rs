@@ -148,10 +148,11 @@ impl Beginning {
     }
 }
 
-/// Whether the journal in this directory was loaded from this rules file, so that its lines are not needed.
-pub fn has_loaded(directory: &Path, rules: &FileRecord) -> bool {
+/// Whether the journal in this directory was loaded from this rules file, or is what counts with a fleet, so that the
+/// file's lines are not needed.
+pub fn has_loaded(directory: &Path, rules: &FileRecord, has_fleet: bool) -> bool {
     let contents = Contents::read(&directory.join(NAME)).ok().flatten();
-    contents.is_some_and(|contents| contents.header.rules.as_ref() == Some(rules))
+    contents.is_some_and(|contents| has_fleet || contents.header.rules.as_ref() == Some(rules))
 }
 
 /// The header of a journal that begins with these files. The rules of etcd are no file's.
