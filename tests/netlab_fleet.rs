@@ -149,25 +149,6 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     assert_eq!((code, ports(&first), ports(&second)), (0, vec![82], vec![82]), "{text}");
     fleet.is_over(Host::Backup, "are refused");
 
-    let mut browser = Browser::start(&cluster, Host::Director, (1400, 1000));
-    browser.open(&format!("http://{ADDRESS}/"));
-    browser.until("document.getElementById('of_fleet')?.textContent", "Fleet prod");
-    let row = |name: &str| {
-        format!(
-            "[...document.getElementById('directors').rows].find(tr => tr.cells[0].textContent === '{name}')"
-        )
-    };
-    browser.until(&format!("{}?.cells[2].textContent.trim()", row("lb1")), "ok");
-
-    // By hand on one.
-    second.adm(&format!("-e -t {VIP}:82 -r {}:82 -m -w 7", real_server(1)));
-    wait::until("the difference is seen on the other", || {
-        let text = fleet.xvs(Host::Director, "fleet").1;
-        (text.contains("1 object differs") && text.contains("its services differ")).then_some(())
-    });
-    browser.until(&format!("{}.className", row("lb2")), "warn");
-    drop(browser);
-
     fleet.etcd.kill();
     fleet.is_warned(Host::Director, "etcd has not answered for");
     let (code, text) = fleet.apply(&rules(83), &[]);
@@ -207,15 +188,6 @@ fn a_trial_ends_by_itself_also_without_etcd_and_stays_when_it_is_confirmed() {
     assert_eq!(fleet.xvs(Host::Backup, "fleet confirm").0, 3);
     assert_eq!(fleet.etcd.ctl(&["get", "--print-value-only", "/xvs/prod/rules"]).trim(), rules(81).trim());
 
-    assert_eq!(fleet.apply(&rules(82), &["--confirm-within", "60s"]).0, 0);
-    let (code, text) = fleet.xvs(Host::Director, "fleet confirm --take-back");
-    assert_eq!((code, ports(&first), ports(&second)), (0, vec![81], vec![81]), "{text}");
-
-    let (code, text) = fleet.apply(&rules(83), &["--confirm-within", "2s"]);
-    assert_eq!(code, 0, "{text}");
-    await_ports(&first, &[81]);
-    await_ports(&second, &[81]);
-
     // Long enough for etcd to be killed before it ends the lease.
     assert_eq!(fleet.apply(&rules(84), &["--confirm-within", "10s"]).0, 0);
     fleet.etcd.kill();
@@ -233,7 +205,44 @@ fn a_trial_ends_by_itself_also_without_etcd_and_stays_when_it_is_confirmed() {
 }
 
 #[test]
-#[ignore = "it takes a minute: `scripts/soak fleet`"]
+#[ignore = "it takes long: `scripts/soak fleet`"]
+fn changes_by_hand_are_shown_on_the_other_director_and_a_trial_ends_with_its_lease_or_is_taken_back() {
+    let cluster = Cluster::up(Layout::default());
+    let fleet = Fleet::new(&cluster, &[]);
+    let [first, second] = fleet.both();
+    assert_eq!(fleet.apply(&rules(82), &[]).0, 0);
+
+    let mut browser = Browser::start(&cluster, Host::Director, (1400, 1000));
+    browser.open(&format!("http://{ADDRESS}/"));
+    browser.until("document.getElementById('of_fleet')?.textContent", "Fleet prod");
+    let row = |name: &str| {
+        format!(
+            "[...document.getElementById('directors').rows].find(tr => tr.cells[0].textContent === '{name}')"
+        )
+    };
+    browser.until(&format!("{}?.cells[2].textContent.trim()", row("lb1")), "ok");
+
+    // By hand on one.
+    second.adm(&format!("-e -t {VIP}:82 -r {}:82 -m -w 7", real_server(1)));
+    wait::until("the difference is seen on the other", || {
+        let text = fleet.xvs(Host::Director, "fleet").1;
+        (text.contains("1 object differs") && text.contains("its services differ")).then_some(())
+    });
+    browser.until(&format!("{}.className", row("lb2")), "warn");
+    drop(browser);
+
+    assert_eq!(fleet.apply(&rules(84), &["--confirm-within", "60s"]).0, 0);
+    let (code, text) = fleet.xvs(Host::Director, "fleet confirm --take-back");
+    assert_eq!((code, ports(&first), ports(&second)), (0, vec![82], vec![82]), "{text}");
+
+    let (code, text) = fleet.apply(&rules(83), &["--confirm-within", "2s"]);
+    assert_eq!(code, 0, "{text}");
+    await_ports(&first, &[82]);
+    await_ports(&second, &[82]);
+}
+
+#[test]
+#[ignore = "it takes long: `scripts/soak fleet`"]
 fn an_etcd_that_is_restored_full_or_slow_and_two_directors_of_one_name_are_told_and_stop_nothing() {
     let cluster = Cluster::up(Layout::default());
     let mut fleet = Fleet::new(&cluster, &["--quota-backend-bytes", "300000"]);

@@ -89,3 +89,25 @@ impl FleetView {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::channel;
+    use xvs_model::protocol::request::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_the_thread_cannot_take_says_whether_others_are_before_it_or_it_has_ended() {
+        let (orders, queue) = channel(1);
+        let view = FleetView::new(FleetReport::default(), orders);
+        let request = || FleetRequest::Confirm(Verdict::Keep);
+        let refusal = || view.request(request()).unwrap_err().to_string();
+        let waits = Order { request: request(), until: Instant::now(), reply: bounded(1).0 };
+        assert!(view.orders.try_send(waits).is_ok());
+        assert!(refusal().contains("others change the rules"), "{}", refusal());
+        drop(queue);
+        assert!(refusal().contains("nothing follows the rules in etcd"), "{}", refusal());
+        assert_eq!(view.warnings(), [""; 0], "it has just been started");
+    }
+}
