@@ -1,10 +1,9 @@
 //! Requests to etcd, by the JSON form of its API (`/v3/`): the state of a fleet's keys, transactions and leases.
 //!
 //! One member is used until it fails; a connection that cannot be made is tried with the next one at once, and so is a
-//! read that fails. A change that fails on its way is not repeated, because it may have been carried out. Each has a time
-//! limit. Keys and
-//! values are in base64, numbers are texts, and fields of zero are absent. Source: etcd 3.4, `rpc.proto`. Not here: the
-//! connection (`connection.rs`).
+//! read that fails. A change that fails on its way is not repeated, because it may have been carried out. Each request
+//! has a time limit. Keys and values are in base64, numbers are texts, and fields of zero are absent. Source: etcd 3.4,
+//! `rpc.proto`. Not here: the connection (`connection.rs`).
 
 use std::time::Duration;
 
