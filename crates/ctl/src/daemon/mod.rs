@@ -91,7 +91,7 @@ pub struct Daemon {
     sweeping: Option<Sweeping>,
     health: Option<Engine>,
     fleet: Option<Following>,
-    /// Whether it has begun with a journal, and nothing of that was refused.
+    /// Whether it has begun with a journal, and none of its rules was refused.
     is_as_kept: bool,
     shared: Arc<Shared>,
     notices: Sender<String>,
@@ -338,8 +338,12 @@ impl Daemon {
                 handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
             {
                 log_begun(&commands, &results);
-                let is_refused = |error: &CommandError| error.refusal().is_some();
-                self.is_as_kept &= !results.iter().any(|result| result.as_ref().is_err_and(is_refused));
+                let is_lost = |((_, command), result): (&(_, Command), &Result<(), CommandError>)| {
+                    // Daemons are tried again.
+                    !matches!(command, Command::StartDaemon(_))
+                        && result.as_ref().is_err_and(|error| error.refusal().is_some())
+                };
+                self.is_as_kept &= !commands.iter().zip(&results).any(is_lost);
                 refused.extend(commands.into_iter().zip(results).filter_map(
                     |(command, result)| match command {
                         (_, Command::StartDaemon(daemon)) => Some((daemon, result.err()?.refusal()?.clone())),
