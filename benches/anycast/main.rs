@@ -23,12 +23,12 @@ use xvs::{Cluster, Layout, Method};
 
 use connections::{Client, METHODS, Servers};
 
-/// The services: the options of their real servers, their names, and whether `mh` takes the client's port.
+/// The services: the options of their real servers, their names, and the flags of `mh`.
 const SERVICES: [(&str, &str, &str); METHODS.len()] = [
-    ("-g", "DR, by IP", ""),
-    ("--fullnat", "FULLNAT", " -b mh-port"),
-    ("-g", "DR", " -b mh-port"),
-    ("-i", "tunnel", " -b mh-port"),
+    ("-g", "DR, by IP", " -b mh-fallback"),
+    ("--fullnat", "FULLNAT", " -b mh-fallback,mh-port"),
+    ("-g", "DR", " -b mh-fallback,mh-port"),
+    ("-i", "tunnel", " -b mh-fallback,mh-port"),
 ];
 /// How long connections may take to open or to recover: longer than their own patience.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ fn run(name: &str, scheduler: &str, is_synchronized: bool, count: usize) -> bool
     let cluster = Cluster::up(Layout::default());
     Method::Tunnel.prepare(&cluster);
     let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
-    let fleet = Fleet::start(&cluster, 4);
+    let fleet = Fleet::start(&cluster, 4, 3);
     let rules = rules(scheduler, is_synchronized);
     let mut members: Vec<Option<Member<'_>>> =
         (1..=4).map(|number| Some(fleet.member(number, &rules))).collect();

@@ -22,6 +22,7 @@ pub const FLEET: [Host; 4] = [Host::Director, Host::Backup, Host::Further(3), Ho
 /// The router and the files of the directors.
 pub struct Fleet<'a> {
     cluster: &'a Cluster,
+    bfd_multiplier: u8,
     _router: Program,
 }
 
@@ -42,16 +43,18 @@ pub fn example(name: &str) -> String {
 }
 
 impl<'a> Fleet<'a> {
-    /// Makes the network with so many directors, and starts the router's BIRD.
+    /// Makes the network with so many directors, and starts the router's BIRD. BFD's time is 100 ms by the multiplier,
+    /// which is 3 in the example.
     ///
     /// # Panics
     ///
     /// If it fails.
-    pub fn start(cluster: &'a Cluster, directors: usize) -> Self {
+    pub fn start(cluster: &'a Cluster, directors: usize, bfd_multiplier: u8) -> Self {
         cluster.make_fleet(directors);
         let file = |name: &str, host: Host| {
             let path = cluster.state().join(format!("{}-{name}", host.name()));
-            fs::write(&path, example(name)).expect("the cluster's folder takes a new file");
+            fs::write(&path, with_bfd(&example(name), bfd_multiplier))
+                .expect("the cluster's folder takes a new file");
             path.display().to_string()
         };
         let apply =
@@ -59,6 +62,8 @@ impl<'a> Fleet<'a> {
         apply(Host::Router, "router.sysctl.conf");
         for host in &FLEET[..directors] {
             apply(*host, "director.sysctl.conf");
+            // The script would make a dummy, which not each kernel has.
+            cluster.ip(*host, "link add fleet type bridge");
             for addr in
                 [VIP.to_string()].into_iter().chain((1..=4).map(|number| format!("203.0.113.{number}")))
             {
@@ -66,7 +71,7 @@ impl<'a> Fleet<'a> {
             }
         }
         let conf = file("bird-router.conf", Host::Router);
-        Self { cluster, _router: bird(cluster, Host::Router, &conf) }
+        Self { cluster, bfd_multiplier, _router: bird(cluster, Host::Router, &conf) }
     }
 
     /// Starts a director, by its number from 1, with these rules, and with BIRD and `xvs-announce`.
@@ -88,11 +93,13 @@ impl<'a> Fleet<'a> {
         let key = write("sync.key", &"5e".repeat(32));
         let config = example("xvs.toml").replace("/etc/xvs/rules", &rules).replace("/etc/xvs/sync.key", &key);
         let config = write("xvs.toml", &format!("workers = 1\n{config}"));
-        let conf = example("bird-director.conf")
+        let conf = with_bfd(&example("bird-director.conf"), self.bfd_multiplier)
             .replace("router id 192.0.2.1;", &format!("router id 192.0.2.{number};"))
             .replace("OWN = [ 203.0.113.1/32 ]", &format!("OWN = [ {own}/32 ]"));
         let conf = write("bird.conf", &conf);
         let director = Director::start_on(cluster, host, &["--config", &config]);
+        // As after a start of the machine.
+        cluster.ip(host, "link set fleet down");
         let bird = bird(cluster, host, &conf);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/xvs-announce");
         let programs = program("xvs");
@@ -133,12 +140,25 @@ impl Member<'_> {
         self.announce.process.try_wait().expect("it is a child of this process").is_some()
     }
 
-    /// Ends BIRD and starts it again.
-    pub fn restart_bird(&mut self) {
+    /// Ends BIRD.
+    pub fn end_bird(&mut self) {
         self.bird.signal(Signal::TERM);
         wait::until("bird ends", || self.bird.process.try_wait().expect("it is a child of this process"));
+    }
+
+    /// Starts BIRD again.
+    pub fn start_bird(&mut self) {
         let conf = self.fleet.cluster.state().join(format!("{}-bird.conf", self.host().name()));
         self.bird = bird(self.fleet.cluster, self.host(), &conf.display().to_string());
+    }
+
+    /// What BIRD answers to a command of birdc; empty if it does not run yet.
+    pub fn birdc(&self, command: &str) -> String {
+        let socket = self.fleet.cluster.state().join(format!("{}-bird/bird.ctl", self.host().name()));
+        let mut birdc = self.fleet.cluster.command(self.host(), "birdc");
+        birdc.arg("-s").arg(socket).args(command.split(' '));
+        let output = birdc.output().expect("scripts/netlab can be started");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Cuts its cable and kills all its programs, as if the machine had died.
@@ -151,6 +171,11 @@ impl Member<'_> {
     pub fn connect(fleet: &Fleet<'_>, number: usize) {
         fleet.cluster.ip(Host::Switch, &format!("link set {} up", FLEET[number - 1].name()));
     }
+}
+
+/// A configuration of BIRD with this multiplier for BFD.
+fn with_bfd(conf: &str, multiplier: u8) -> String {
+    conf.replace("multiplier 3;", &format!("multiplier {multiplier};"))
 }
 
 /// Starts BIRD in the foreground, with its control socket in the host's own /run/bird.
