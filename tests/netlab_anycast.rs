@@ -129,7 +129,8 @@ fn a_director_is_announced_while_xvsd_serves_also_when_bird_is_restarted() {
     let mut connections: Vec<Lasting> = (0..EACH).map(|_| open(&cluster, 80)).collect();
     assert_eq!(ask_all(&mut connections), 0);
 
-    let is_announced = |director: &Member<'_>| director.birdc("show route export upstream").contains(VIP_ROUTE);
+    let is_announced =
+        |director: &Member<'_>| director.birdc("show route export upstream").contains(VIP_ROUTE);
     assert!(director.birdc("configure").contains("Reconfigured"));
     assert!(is_announced(&director));
     director.end_bird();

@@ -87,10 +87,11 @@ fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
         let before = findings.len();
         let (first, service) = there[0];
         for (name, _) in directors.iter().filter(|(name, _)| !there.iter().any(|(has, _)| has == name)) {
-            let found = format!("{name} does not have it, {first} does");
-            findings.push(
-                Finding::fail(SERVICE, key, found).mend_on(name, format!("xvsadm -A {}", service.rule)),
+            let found = format!(
+                "{name} does not have it, {first} does; `xvs apply` the rules of {first} on {name}, but with the lines \
+                 `laddr` of {name}"
             );
+            findings.push(Finding::fail(SERVICE, key, found));
         }
         for (name, other) in &there[1..] {
             findings.extend(compare(key, (first, service), (name, other)));
@@ -147,8 +148,8 @@ fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service
     });
     if one != two {
         let found = format!(
-            "the real servers have another order: {two} on {second}, {one} on {first}; delete them on one director and \
-             add them in the other's order, the last one of this list first"
+            "the real servers have another order: {two} on {second}, {one} on {first}; delete them on {second} and \
+             add them again, from the last to the first of the list of {first}"
         );
         findings.push(Finding::fail(SERVICE, key, found));
     }
@@ -162,25 +163,51 @@ fn masqueraded(key: &str, there: &[(&str, &Service)]) -> Option<Finding> {
         Some((name, members.into_iter().find(|server| server.method.as_deref() == Some("Masq"))?))
     })?;
     let found = format!(
-        "{} is served by NAT on {name}: its replies go to its one gateway, whichever director has the flow; use \
-         FULLNAT, direct routing or a tunnel",
+        "{} is served by NAT on {name}: this real server sends all replies to one gateway, whichever director has the \
+         flow; use FULLNAT, direct routing or a tunnel",
         server.server
     );
     Some(Finding::fail(SERVICE, key, found))
 }
 
-/// A scheduler that does not choose by what is in the packet.
+/// A scheduler that does not choose by what is in the packet, or leaves real servers that cannot be used their share.
 fn scheduler(key: &str, service: &Service) -> Option<Finding> {
-    let scheduler = service.rule.split(' ').skip_while(|word| *word != "-s").nth(1).unwrap_or_default();
-    if ["mh", "sh", "dh"].contains(&scheduler) {
-        return None;
+    let option = |name| service.rule.split(' ').skip_while(|word| *word != name).nth(1).unwrap_or_default();
+    let (scheduler, flags) = (option("-s"), option("-b"));
+    let fallback = format!("{scheduler}-fallback");
+    let (found, wanted) = match scheduler {
+        "dh" => return None,
+        "mh" | "sh" if flags.split(',').any(|flag| flag == fallback) => return None,
+        "mh" | "sh" => {
+            let found = format!(
+                "scheduled by {scheduler} without `{fallback}`: while a real server is down or has weight 0, its share \
+                 of new connections is refused"
+            );
+            let others = if flags.is_empty() { String::new() } else { format!(",{flags}") };
+            (found, format!("-s {scheduler} -b {fallback}{others}"))
+        }
+        _ => {
+            let found = format!(
+                "scheduled by {scheduler}, which is no hash: a connection whose flow moves before it was synchronized \
+                 gets another real server, and ends"
+            );
+            (found, "-s mh -b mh-fallback,mh-port".to_owned())
+        }
+    };
+    let mut mend = "xvsadm -E".to_owned();
+    let mut words = service.rule.split(' ');
+    while let Some(word) = words.next() {
+        match word {
+            "-s" => {
+                words.next();
+                mend += &format!(" {wanted}");
+            }
+            "-b" => {
+                words.next();
+            }
+            other => mend += &format!(" {other}"),
+        }
     }
-    let found = format!(
-        "scheduled by {scheduler}, which is no hash: a connection whose flow moves before it was synchronized gets \
-         another real server, and ends"
-    );
-    let object: Vec<_> = service.rule.split(' ').take_while(|word| *word != "-s").collect();
-    let mend = format!("xvsadm -E {} -s mh -b mh-port", object.join(" "));
     Some(Finding::warn(SERVICE, key, found).mend_on("each director", mend))
 }
 
@@ -235,7 +262,7 @@ fn local_addresses(directors: &[Answered<'_>]) -> Vec<Finding> {
         findings.push(Finding::ok(
             LOCAL,
             "",
-            "each director has its own, and takes over those of the others",
+            "each director has one of its own, and those of the others as standby",
         ));
     }
     findings
@@ -248,7 +275,8 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for ((name, page), master) in directors.iter().zip(&masters) {
         let (Some(master), Some(backup)) = (master, of(page, SyncRole::Backup)) else {
-            let found = "it does not run both daemons, so connections end when their flow moves and the choice is another";
+            let found = "it does not run both daemons, so a connection ends when its flow moves and another real server is \
+                         chosen";
             findings.push(Finding::warn(SYNC, name, found).seen("docs/failover.md, Connections"));
             continue;
         };
@@ -261,15 +289,17 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
             );
             findings.push(Finding::fail(SYNC, name, found));
         }
-        let behind = backup.peers.iter().filter(|peer| peer.table != SyncTable::Whole);
-        findings.extend(behind.map(|peer| {
-            let why = peer.why.as_deref().unwrap_or("its table is being fetched");
-            Finding::warn(
-                SYNC,
-                name,
-                format!("not in sync with {}: {why}; see `xvs status` there", peer.address),
-            )
-        }));
+        let (whole, behind): (Vec<_>, Vec<_>) =
+            backup.peers.iter().partition(|peer| peer.table == SyncTable::Whole);
+        let (whole, others) = (whole.len(), directors.len() - 1);
+        if whole < others || !behind.is_empty() {
+            let mut found = format!("in sync with {whole} of {others} other directors");
+            for peer in behind {
+                let why = peer.why.as_deref().unwrap_or("its table is being fetched");
+                found += &format!("; not with {}: {why}", peer.address);
+            }
+            findings.push(Finding::warn(SYNC, name, found + "; see `xvs status` there"));
+        }
     }
     if findings.is_empty() && !directors.is_empty() {
         findings.push(Finding::ok(SYNC, "", "all directors send and receive connections"));
@@ -320,7 +350,7 @@ mod tests {
             "local_addresses": [format!("203.0.113.{number}")],
             "standby_addresses": [format!("203.0.113.{}", 3 - number)],
             "services": [{
-                "service": "TCP 198.51.100.1:80", "rule": "-t 198.51.100.1:80 -s mh -b mh-port",
+                "service": "TCP 198.51.100.1:80", "rule": "-t 198.51.100.1:80 -s mh -b mh-fallback,mh-port",
                 "servers": [server(12), server(11)],
             }],
         })
@@ -347,7 +377,7 @@ mod tests {
         let cases: [Case; 5] = [
             (
                 "fail service TCP 198.51.100.1:80: `-t 198.51.100.1:80 -s mh` on b:1, `-t 198.51.100.1:80 -s mh -b \
-                 mh-port` on a:1 fix on b:1: xvsadm -E -t 198.51.100.1:80 -s mh -b mh-port",
+                 mh-fallback,mh-port` on a:1 fix on b:1: xvsadm -E -t 198.51.100.1:80 -s mh -b mh-fallback,mh-port",
                 |service| service["rule"] = json!("-t 198.51.100.1:80 -s mh"),
             ),
             (
@@ -377,33 +407,51 @@ mod tests {
             assert!(found.len() == 1 && found[0].starts_with(start), "{start}: {found:#?}");
         }
         let found = faults(|page| page["services"] = json!([]));
-        let missing = "fail service TCP 198.51.100.1:80: b:1 does not have it, a:1 does fix on b:1: xvsadm -A -t \
-                       198.51.100.1:80 -s mh -b mh-port";
+        let missing = "fail service TCP 198.51.100.1:80: b:1 does not have it, a:1 does; `xvs apply` the rules of a:1 \
+                       on b:1, but with the lines `laddr` of b:1";
         assert_eq!(found, [missing]);
     }
 
     #[test]
     fn nat_is_refused_and_a_scheduler_that_is_no_hash_is_a_warning() {
         let found = faults(|page| {
-            let service = json!({ "service": "UDP 198.51.100.1:53", "rule": "-u 198.51.100.1:53 -s wlc",
+            let service = json!({ "service": "UDP 198.51.100.1:53", "rule": "-u 198.51.100.1:53 -s wlc -p 300",
                 "servers": [{ "server": "192.0.2.11:53", "state": "up", "method": "Masq", "weight": 1 }] });
             page["services"].as_array_mut().unwrap().push(service);
         });
         let starts = [
             "fail service UDP 198.51.100.1:53: a:1 does not have it, b:1 does",
-            "fail service UDP 198.51.100.1:53: 192.0.2.11:53 is served by NAT on b:1: its replies go to its one gateway",
+            "fail service UDP 198.51.100.1:53: 192.0.2.11:53 is served by NAT on b:1: this real server sends",
             "warn service UDP 198.51.100.1:53: scheduled by wlc, which is no hash",
         ];
         assert!(
             found.len() == 3 && found.iter().zip(starts).all(|(text, start)| text.starts_with(start)),
             "{found:#?}"
         );
-        assert!(found[2].ends_with("fix on each director: xvsadm -E -u 198.51.100.1:53 -s mh -b mh-port"));
+        assert!(found[2].ends_with(
+            "fix on each director: xvsadm -E -u 198.51.100.1:53 -s mh -b mh-fallback,mh-port -p 300"
+        ));
+    }
+
+    #[test]
+    fn a_hash_without_fallback_is_a_warning_and_its_command_keeps_all_other_options() {
+        for (rule, command) in [
+            ("-t [2001:db8::1]:80 -s mh", "xvsadm -E -t [2001:db8::1]:80 -s mh -b mh-fallback"),
+            (
+                "-f 7 -s sh -p 300 -b sh-port --syn-proxy on",
+                "xvsadm -E -f 7 -s sh -b sh-fallback,sh-port -p 300 --syn-proxy on",
+            ),
+        ] {
+            let service = Service { service: String::new(), rule: rule.to_owned(), servers: Vec::new() };
+            let finding = scheduler("", &service).expect("a warning");
+            assert!(finding.found.contains("without `"), "{finding:?}");
+            assert_eq!(finding.mend.map(|mend| mend.command).as_deref(), Some(command));
+        }
     }
 
     #[test]
     fn settings_local_addresses_and_daemons_that_break_a_fleet_are_named_with_their_director() {
-        let cases: [Case; 7] = [
+        let cases: [Case; 8] = [
             ("warn sloppy_tcp b:1: off: a connection", |page| page["sloppy_tcp"] = json!(false)),
             (
                 "warn local address 203.0.113.1: connections from it end with a:1: b:1 does not take them over fix on \
@@ -422,10 +470,16 @@ mod tests {
             ("fail sync b:1: its backup daemon accepts sync id 6, its master sends 5", |page| {
                 page["status"]["sync"][1]["sync_id"] = json!(6);
             }),
-            ("warn sync b:1: not in sync with 192.0.2.9: another key; see `xvs status` there", |page| {
-                let peer = &mut page["status"]["sync"][1]["peers"][0];
-                (peer["table"], peer["why"]) = (json!("none"), json!("another key"));
+            ("warn sync b:1: in sync with 0 of 1 other directors; see `xvs status` there", |page| {
+                page["status"]["sync"][1]["peers"] = json!([]);
             }),
+            (
+                "warn sync b:1: in sync with 0 of 1 other directors; not with 192.0.2.9: another key; see",
+                |page| {
+                    let peer = &mut page["status"]["sync"][1]["peers"][0];
+                    (peer["table"], peer["why"]) = (json!("none"), json!("another key"));
+                },
+            ),
         ];
         for (start, change) in cases {
             let found = faults(change);
