@@ -275,8 +275,8 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for ((name, page), master) in directors.iter().zip(&masters) {
         let (Some(master), Some(backup)) = (master, of(page, SyncRole::Backup)) else {
-            let found = "it does not run both daemons, so a connection ends when its flow moves and another real server is \
-                         chosen";
+            let found = "it does not run both daemons, so a connection ends when its flow moves and another real server \
+                         is chosen";
             findings.push(Finding::warn(SYNC, name, found).seen("docs/failover.md, Connections"));
             continue;
         };
