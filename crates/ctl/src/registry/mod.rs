@@ -18,9 +18,8 @@ use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
-use xvs_dataplane::snapshot;
 use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, Member, PersistenceScope, Service,
+    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, PersistenceScope, Service,
     ServiceLive, Snapshot,
 };
 use xvs_model::config::command::Command;

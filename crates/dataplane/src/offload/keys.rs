@@ -10,12 +10,8 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use xvs_proto::FlowKey;
 
 use super::own::Own;
-use super::shared::{KEYS, Offload, SEED};
+use super::shared::{BUCKET, BUCKETS, KEYS, Offload, SEED};
 use crate::conn::{RECORDS, offloaded_word as word};
-
-/// The number of buckets, and of the entries of one.
-pub(crate) const BUCKETS: usize = 1 << 17;
-pub(crate) const BUCKET: usize = 8;
 
 /// The uses of a record until they are numbered anew: entries have so many bits for them.
 const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());

@@ -25,6 +25,6 @@ pub(crate) use self::shared::map;
 pub use self::shared::{Offload, Settings};
 #[cfg(test)]
 pub(crate) mod layout {
-    pub(crate) use super::keys::{BUCKET, BUCKETS, value as key_value};
-    pub(crate) use super::shared::{KEYS, SEED, STATE_WORDS};
+    pub(crate) use super::keys::value as key_value;
+    pub(crate) use super::shared::{BUCKET, BUCKETS, KEYS, SEED, STATE_WORDS};
 }

@@ -67,7 +67,7 @@ pub(super) const SLICE: usize = 64;
 const COLDEST: u64 = 64;
 /// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
-/// How long a record without keys is not used again. A program runs for microseconds, but its core may be a virtual one.
+/// How long a record without keys is not used again. A program runs for microseconds, but its core may be virtual.
 pub(super) const REST: Duration = Duration::from_millis(100);
 /// From pass to pass.
 pub(super) const PASS: Duration = Duration::from_secs(1);

@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crossbeam::queue::ArrayQueue;
 use xvs_xdp::bpf::{Object, Words};
 
-use super::keys::{BUCKET, BUCKETS};
 use crate::conn::{Offloaded, RECORDS, Table, offloaded_word as word, random_secret};
 use crate::snapshot::DestinationId;
 
@@ -18,6 +17,9 @@ pub(crate) const STATE_WORDS: usize = KEYS + BUCKETS * BUCKET;
 pub(crate) const SEED: usize = 1;
 const SLOT_WORDS: usize = 8;
 pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
+/// The number of buckets of keys, and of the entries of one.
+pub(crate) const BUCKETS: usize = 1 << 17;
+pub(crate) const BUCKET: usize = 8;
 /// The number of slots: destinations whose numbers differ by it share one.
 const SLOTS: usize = 1 << 16;
 /// Records are short when fewer than this part of them is free.
