@@ -344,7 +344,7 @@ fn an_explanation_says_which_server_an_id_names_or_why_none() {
     let none = "its QUIC connection ID chooses no real server: ";
     for (data, why) in [
         (short("07c4605f4504cc4f"), "no real server of the service has server ID c4605f"),
-        (short("a7c4605e4504cc4f"), "the service has no configuration 5"),
+        (short("a7c4605e4504cc4f"), "the service has no configuration 5 in force"),
         (long("07"), "it has none, or one that is too short"),
     ] {
         assert_eq!(explain(&mut cluster, data), (format!("{none}{why}"), true));
