@@ -288,18 +288,22 @@ impl Trie {
 
     /// Leads past nodes in which all addresses but those of one child have the same entry.
     fn shorten(&mut self) {
-        self.root = self.past(self.root);
+        let only_children: Vec<_> = self.nodes.iter().map(Node::only_child).collect();
+        self.root = self.past(self.root, &only_children);
         for at in 0..self.nodes.len() {
-            for byte in 0..256 {
-                self.nodes[at].entries[byte] = self.past(self.nodes[at].entries[byte]);
+            let mut entries = self.nodes[at].entries;
+            for entry in entries.iter_mut().filter(|entry| **entry & CHILD != 0) {
+                *entry = self.past(*entry, &only_children);
             }
+            self.nodes[at].entries = entries;
         }
     }
 
-    fn past(&mut self, entry: u32) -> u32 {
+    /// The entry that replaces one with a child; `only_children` by node.
+    fn past(&mut self, entry: u32, only_children: &[Option<(u32, u32)>]) -> u32 {
         let (mut to, mut other) = (entry, None);
         while to & CHILD != 0
-            && let Some((child, leaf)) = self.nodes[(to & !CHILD) as usize].only_child()
+            && let Some((child, leaf)) = only_children[(to & !CHILD) as usize]
             && other.is_none_or(|other| other == leaf)
         {
             (to, other) = (child, Some(leaf));
