@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{self, TryRecvError};
 use std::thread;
+use std::time::Duration;
 
 use xvs::clients::{self, Asker, HalfUpload};
 use xvs::cluster::{
@@ -235,6 +236,39 @@ fn an_offloaded_flow_goes_on_while_no_xvsd_runs_and_with_the_next_one() {
     };
     assert_eq!(asker.ask(b"after a take-over"), server);
     assert!(next.adm("-Lnc").contains("UDP"));
+}
+
+/// The packets and bytes of both directions that the service of datagrams has counted.
+fn counted(director: &Director) -> [u64; 4] {
+    let listing = director.adm(&format!("-Ln --stats --exact -u {VIP}:{DATAGRAMS}"));
+    let row = listing.lines().find(|line| line.starts_with("UDP")).expect("the service");
+    let numbers: Vec<_> =
+        row.split_whitespace().skip(3).map(|word| word.parse().expect("a number")).collect();
+    numbers.try_into().expect("four numbers")
+}
+
+#[test]
+fn packets_forwarded_while_no_xvsd_runs_are_counted_and_keep_their_connection_by_the_next_one() {
+    const TIMEOUT: Duration = Duration::from_secs(4);
+    const QUESTIONS: u64 = 8;
+    let cluster = cluster(Method::Nat);
+    let (mut director, _echoes, asker, server) = offloaded_flow(&cluster);
+    director.adm(&format!("--set 0 0 {}", TIMEOUT.as_secs()));
+    assert_eq!(asker.ask(b"with this timeout"), server);
+    // So that all is counted, and totals outlive a kill.
+    thread::sleep(TIMEOUT * 3 / 4);
+    let before = counted(&director);
+    director.kill();
+    for _ in 0..QUESTIONS {
+        assert_eq!(asker.ask(b"a question"), server);
+        thread::sleep(TIMEOUT / 6);
+    }
+    let next = start(&cluster);
+    let after = wait::until("they are counted", || Some(counted(&next)).filter(|after| after[0] > before[0]));
+    let bytes = 28 + b"a question".len() as u64;
+    let more = [0, 1, 2].map(|place| after[place] - before[place]);
+    assert_eq!(more, [QUESTIONS, QUESTIONS, QUESTIONS * bytes], "requests, replies, bytes of requests");
+    assert_eq!(asker.ask(b"by the same connection"), server);
 }
 
 #[test]

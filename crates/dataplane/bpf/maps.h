@@ -172,7 +172,7 @@ struct xvs_addresses_v6 {
 	__be32 dest[4];
 };
 
-/* A value of the array `flows`. */
+/* A value of the array `records`. */
 struct xvs_flow {
 	__u64 state;      /* the number of the use, and in the lowest bit whether packets are forwarded */
 	__u32 epoch;      /* that of `offload`, and of the slot there: if one has changed, packets are not forwarded */
@@ -180,10 +180,10 @@ struct xvs_flow {
 	__u32 slot_epoch;
 	__u32 unused;
 	struct {
-		__u64 packets; /* counted by the program */
+		__u64 packets; /* counted by the program since xvsd has taken the last ones */
 		__u64 bytes;
 	} count[2];
-	__u32 counted[2]; /* xvsd: how many of the packets, modulo 2^32, it has added to its counts */
+	__u64 connection; /* xvsd: which one it is of */
 	struct xvs_flow_part part[2];
 	struct xvs_addresses_v6 old_v6[2];
 	union {

@@ -23,7 +23,7 @@ struct {
 	__uint(max_entries, XVS_FLOWS);
 	__type(key, __u32);
 	__type(value, struct xvs_flow);
-} flows SEC(".maps");
+} records SEC(".maps");
 
 #define TCP_LEN 20
 #define UDP_LEN 8
@@ -297,7 +297,7 @@ __noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 			value = entry;
 	}
 	__u32 index = XVS_FLOW_RECORD(value), number = XVS_FLOW_PART(value);
-	struct xvs_flow *flow = bpf_map_lookup_elem(&flows, &index);
+	struct xvs_flow *flow = bpf_map_lookup_elem(&records, &index);
 	__u64 use = (__u64)XVS_FLOW_USE(value) << 1 | 1;
 	if (!flow || *(volatile __u64 *)&flow->state != use)
 		return 0;

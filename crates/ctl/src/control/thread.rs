@@ -281,8 +281,8 @@ impl ControlThread {
         if let Some(table) = table {
             table.take(&mut self.control);
         }
-        let (workers, _) = self.control.datapath().workers();
-        start.start(ports, workers)?;
+        let (workers, steering) = self.control.datapath().workers();
+        start.start(ports, steering.take_uncounted(), workers)?;
         workers.pin_all();
         let (workers, steering) = self.control.datapath().workers();
         workers.redirect_own(steering);

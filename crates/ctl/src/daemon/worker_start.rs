@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
+use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
@@ -12,6 +13,7 @@ use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::offload::Offload;
+use xvs_dataplane::offload::former::Uncounted;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
@@ -38,11 +40,17 @@ pub(crate) struct WorkerStart {
 }
 
 impl WorkerStart {
-    /// Starts a worker for each port.
+    /// Starts a worker for each port. The first one counts what earlier processes have not.
     ///
     /// # Errors
     /// The kernel has no thread or no random numbers.
-    pub(crate) fn start(self, ports: Vec<XdpPort>, workers: &mut Workers) -> Result<(), DaemonError> {
+    pub(crate) fn start(
+        self,
+        ports: Vec<XdpPort>,
+        uncounted: Vec<Uncounted>,
+        workers: &mut Workers,
+    ) -> Result<(), DaemonError> {
+        let mut uncounted = Some(uncounted);
         // Other hosts see Identifications, so their secret is not that of the table.
         let secret = random_secret().map_err(system("random numbers"))?;
         let handoff = Arc::new(Handoff::new(ports.len()));
@@ -53,6 +61,12 @@ impl WorkerStart {
             let mut flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids.0);
             if let Some(offload) = &self.offload {
                 flows.set_offload(offload.clone());
+            }
+            if let Some(uncounted) = uncounted.take() {
+                flows.count_former(
+                    uncounted,
+                    Context { snapshot: &self.published.load(), now: self.clock.now() },
+                );
             }
             let fragments = Reassembly::new(number, handoff.clone(), *self.table.secret());
             let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids.1);

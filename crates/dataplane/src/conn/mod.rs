@@ -52,9 +52,7 @@ pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
 pub(crate) use self::numbers::{Awaited, Numbers};
-#[cfg(test)]
-pub(crate) use self::offloaded::RECORD;
-pub(crate) use self::offloaded::{Offloaded, RECORDS, counted, word as offloaded_word};
+pub(crate) use self::offloaded::{Offloaded, RECORD, RECORDS, word as offloaded_word};
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::ASSURED;

@@ -24,11 +24,10 @@ pub(crate) mod word {
     pub(crate) const EPOCH_AND_SLOT: usize = 1;
     /// The epoch of the slot.
     pub(crate) const SLOT_EPOCH: usize = 2;
-    /// Packets and bytes of requests, then of replies.
+    /// Packets and bytes of requests, then of replies, that no worker has taken yet.
     pub(crate) const COUNTS: usize = 3;
-    /// How many packets of requests and, in the upper half, of replies, modulo 2^32, are counted at the connection
-    /// already. The program has no use for it.
-    pub(crate) const COUNTED: usize = 7;
+    /// The number of the connection and, in the upper half, its generation. The program has no use for it.
+    pub(crate) const CONNECTION: usize = 7;
     /// What becomes of requests, then of replies.
     pub(crate) const PARTS: usize = 8;
     /// The words of a part.
@@ -90,15 +89,10 @@ impl Offloaded {
     /// Whether the program has forwarded packets of a connection that are not counted at it yet.
     pub(crate) fn has_news(&self, id: ConnId) -> bool {
         self.of(id).is_some_and(|record| {
-            let word = |place: usize| self.record(record)[place].load(Ordering::Relaxed);
-            word(word::COUNTED) != counted(word(word::COUNTS), word(word::COUNTS + 2))
+            let counts = &self.record(record)[word::COUNTS..word::CONNECTION];
+            counts.iter().any(|count| count.load(Ordering::Relaxed) != 0)
         })
     }
-}
-
-/// The word of these packets of requests and of replies ([`word::COUNTED`]).
-pub(crate) fn counted(requests: u64, replies: u64) -> u64 {
-    requests & 0xffff_ffff | replies << 32
 }
 
 impl fmt::Debug for Offloaded {

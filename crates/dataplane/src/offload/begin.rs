@@ -46,7 +46,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
     let Some(record) = shared.free.pop() else { return true };
-    let state = shared.fill(record, destination, epochs, &parts);
+    let state = shared.fill(record, (id, connection.generation()), destination, epochs, &parts);
     let generation = connection.generation();
     let is_bound = shared.flows.bind(id, record);
     // A thread that removes or changes the connection, or enters another one with its replies, does that before it
@@ -74,8 +74,8 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         shared.flows.record(record)[word::STATE].fetch_and(!1, Relaxed);
         shared.refused.fetch_add(1, Relaxed);
     }
-    let (counted, idle, is_new) = ([[0; 2]; 2], 0, true);
-    let own = Own { record, id, link, generation, destination, places, counted, idle, is_new, is_given_up };
+    let (idle, is_new) = (0, true);
+    let own = Own { record, id, link, generation, destination, places, idle, is_new, is_given_up };
     offloader.add(own, at.now);
     false
 }
@@ -85,6 +85,7 @@ impl Offload {
     fn fill(
         &self,
         record: u32,
+        (id, generation): (ConnId, u32),
         destination: DestinationId,
         (epoch, slot_epoch): (u32, u32),
         parts: &[Option<Part>; 2],
@@ -93,7 +94,8 @@ impl Offload {
         // Relaxed: the program finds the record by a key that is entered afterwards, with Release.
         words[word::EPOCH_AND_SLOT].store(u64::from(slot(destination)) << 32 | u64::from(epoch), Relaxed);
         words[word::SLOT_EPOCH].store(slot_epoch.into(), Relaxed);
-        words[word::COUNTS..=word::COUNTED].iter().for_each(|word| word.store(0, Relaxed));
+        words[word::COUNTS..word::CONNECTION].iter().for_each(|word| word.store(0, Relaxed));
+        words[word::CONNECTION].store(u64::from(generation) << 32 | u64::from(id.0), Relaxed);
         for (place, part) in parts.iter().enumerate() {
             let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
             let Some(part) = part else { continue };

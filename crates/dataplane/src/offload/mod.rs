@@ -3,13 +3,14 @@
 //!
 //! Workers alone decide. One that forwards a packet of a steady connection (`begin.rs`) may write into shared memory
 //! what the program is to do with later packets of both directions: a record, and the keys by which the program finds
-//! it (`keys.rs`). Each second the worker reads what the program has
-//! counted (`sweep.rs`), refreshes deadlines, and adds to all counts. A record ends by one store: when the connection
-//! ends or changes its state, or the program meets a segment that may change it. Its epochs end many at once, when what
-//! was decided from has changed. Not here: the program (`bpf/offload.h`).
+//! it (`keys.rs`). Each second the worker takes what the program has counted (`sweep.rs`), refreshes deadlines, and
+//! adds to all counts; the next xvsd does so once, with what was left (`former.rs`). A record ends by one store: when
+//! the connection ends or changes its state, or the program meets a segment that may change it. Its epochs end many at
+//! once, when what was decided from has changed. Not here: the program (`bpf/offload.h`).
 
 pub(crate) mod begin;
 mod ends;
+pub mod former;
 mod keys;
 mod not_offloaded;
 mod own;

@@ -30,7 +30,7 @@ pub(crate) mod map {
     use std::ffi::CStr;
 
     pub(crate) const STATE: &CStr = c"offload";
-    pub(crate) const FLOWS: &CStr = c"flows";
+    pub(crate) const RECORDS: &CStr = c"records";
 }
 
 /// What workers, the control thread and the XDP program share.
@@ -68,7 +68,7 @@ impl Offload {
     /// # Errors
     /// The kernel cannot map the maps.
     pub(crate) fn of(object: &Object, table: &Table, settings: Settings) -> io::Result<Self> {
-        let flows = Arc::new(Offloaded::new(object.words(map::FLOWS)?, table.entries()));
+        let flows = Arc::new(Offloaded::new(object.words(map::RECORDS)?, table.entries()));
         table.set_offloaded(flows.clone());
         let free = ArrayQueue::new(RECORDS);
         for record in 0..settings.records.min(RECORDS as u32) {

@@ -18,7 +18,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::clock::Millis;
-use crate::conn::{ConnId, Direction, counted, offloaded_word as word};
+use crate::conn::{ConnId, Direction, offloaded_word as word};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Ends;
@@ -118,19 +118,16 @@ impl Flows {
         let is_its = shared.flows.of(own.id) == Some(own.record);
         let (mut moved, mut has_path) = (0, true);
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
-            let now = [0, 1].map(|word| words[word::COUNTS + 2 * place + word].load(Relaxed));
-            let before = std::mem::replace(&mut own.counted[place], now);
-            let (packets, bytes) = (now[0].wrapping_sub(before[0]), now[1].wrapping_sub(before[1]));
+            let [packets, bytes] = [0, 1].map(|word| taken(&words[word::COUNTS + 2 * place + word]));
             if packets != 0 || bytes != 0 {
                 moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, at);
-                if is_its {
+                if is_its && self.refresh_offloaded(own.id, (direction, packets), at) {
                     let part = &words[word::PARTS + place * word::PART..];
-                    has_path &= self.advance_offloaded(own.id, part, (direction, packets), at);
+                    has_path &= direction == Direction::Inbound || self.has_path(own.id, part, at);
                 }
             }
         }
-        words[word::COUNTED].store(counted(own.counted[0][0], own.counted[1][0]), Relaxed);
         own.idle = if moved != 0 { 0 } else { own.idle.saturating_add(is_in_force.into()) };
         let is_steady =
             self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
@@ -152,7 +149,7 @@ impl Flows {
         false
     }
 
-    fn count_offloaded(
+    pub(super) fn count_offloaded(
         &self,
         destination: DestinationId,
         direction: Direction,
@@ -173,51 +170,49 @@ impl Flows {
         self.counters.offloaded.add(packets);
     }
 
-    /// Refreshes the deadline of a connection that had so many packets, and announces it. Returns whether the part of
-    /// its record still is their path.
-    fn advance_offloaded(
+    /// Refreshes the deadline of a connection that had so many packets, and announces it. Returns whether it is steady.
+    pub(super) fn refresh_offloaded(
         &mut self,
         id: ConnId,
-        part: &[AtomicU64],
         (direction, packets): (Direction, u64),
         at: Context<'_>,
     ) -> bool {
         let connection = self.table.connection(id);
         let protocol = connection.protocol();
-        if !is_steady(&connection) {
-            if direction == Direction::Inbound {
-                connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32));
-            }
-            return true;
-        }
-        let mut has_path = true;
-        let ends = Ends::of(&connection);
-        match direction {
-            Direction::Inbound => {
-                let announcer = Announcer::of(at.snapshot, self.worker, at.now);
-                match announcer {
-                    Some(announcer) => announcer.packets(&self.table, id, packets),
-                    None => connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32)),
-                }
-            }
-            // The neighbour is in use.
-            Direction::Outbound => {
-                let hash = self.table.hash(&ends.replies(protocol));
-                let key = || at.snapshot.unmarked_key_to_client(&ends);
-                let egress = &at.snapshot.egress;
-                has_path = match Path::find_by(egress, ends.client.addr, hash, key) {
-                    Some(Path::To(hop)) => {
-                        let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);
-                        leaves_by(part, ifindex, &hop.addresses())
-                    }
-                    _ => false,
-                };
+        let is_steady = is_steady(&connection);
+        if direction == Direction::Inbound {
+            match Announcer::of(at.snapshot, self.worker, at.now).filter(|_| is_steady) {
+                Some(announcer) => announcer.packets(&self.table, id, packets),
+                None => connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32)),
             }
         }
-        let destination = at.snapshot.destinations.of(&self.table.connection(id));
-        let live = destination.map(|destination| &*destination.live);
-        let segment = Plain { protocol: protocol.0, flags: tcp::Flags::ACK, ..Plain::default() };
-        state::advance(self, id, &segment, direction, live, at);
-        has_path
+        if is_steady {
+            let destination = at.snapshot.destinations.of(&self.table.connection(id));
+            let live = destination.map(|destination| &*destination.live);
+            let segment = Plain { protocol: protocol.0, flags: tcp::Flags::ACK, ..Plain::default() };
+            state::advance(self, id, &segment, direction, live, at);
+        }
+        is_steady
     }
+
+    /// Whether replies of a connection still go where this part of its record says. Their neighbour is in use.
+    fn has_path(&self, id: ConnId, part: &[AtomicU64], at: Context<'_>) -> bool {
+        let connection = self.table.connection(id);
+        let ends = Ends::of(&connection);
+        let hash = self.table.hash(&ends.replies(connection.protocol()));
+        let key = || at.snapshot.unmarked_key_to_client(&ends);
+        let egress = &at.snapshot.egress;
+        match Path::find_by(egress, ends.client.addr, hash, key) {
+            Some(Path::To(hop)) => {
+                let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);
+                leaves_by(part, ifindex, &hop.addresses())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Takes a count that the program adds to. Most are 0.
+pub(super) fn taken(count: &AtomicU64) -> u64 {
+    if count.load(Relaxed) == 0 { 0 } else { count.swap(0, Relaxed) }
 }

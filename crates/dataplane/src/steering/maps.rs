@@ -330,7 +330,7 @@ mod tests {
             ("count", flow::COUNTS),
             ("part", flow::PARTS),
             ("part[1]", flow::PARTS + flow::PART),
-            ("counted", flow::COUNTED),
+            ("connection", flow::CONNECTION),
             ("old_v6", flow::OLD_ADDRESSES),
             ("v6", flow::ADDRESSES),
         ] {

@@ -34,7 +34,8 @@ mod syn_limits;
 
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::conn::Table;
-use crate::offload::{Offload, Settings};
+use crate::offload::former::{self, FormerRecords, Uncounted};
+use crate::offload::{Offload, Settings, map};
 use crate::snapshot::lists::Lists;
 use crate::snapshot::syn_limits::SynLimits;
 
@@ -81,8 +82,10 @@ pub struct Steering {
     hold: Arc<Hold>,
     lists: ListMaps,
     syn_limits: SynMaps,
-    /// The maps of earlier processes whose held frames are counted here already.
+    /// The maps of earlier processes whose counts are known here.
     counted: BTreeSet<u32>,
+    /// The records of earlier processes.
+    former: Vec<FormerRecords>,
 }
 
 impl Steering {
@@ -115,8 +118,8 @@ impl Steering {
         let object = load.object(None)?;
         let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
         let syn_limits = SynMaps::of(&object)?;
-        let (installed, own, counted) = Default::default();
-        Ok(Self { object, installed, own, hold, lists, syn_limits, counted })
+        let (installed, own, counted, former) = Default::default();
+        Ok(Self { object, installed, own, hold, lists, syn_limits, counted, former })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -153,7 +156,8 @@ impl Steering {
     /// The kernel refuses; the earlier program stays in force.
     pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
         let former = attached.former_program().map(OpenFormerMaps::maps).unwrap_or_default();
-        let [held, clients] = [hold::MAP, CLIENTS].map(|name| former.iter().find(|map| is_named(map, name)));
+        let [held, clients, records] =
+            [hold::MAP, CLIENTS, map::RECORDS].map(|name| former.iter().find(|map| is_named(map, name)));
         // A program of another version may have other keys.
         if let Some(Ok(clients)) = clients.map(KernelMap::keys) {
             let known = self.object.map(CLIENTS)?;
@@ -166,7 +170,19 @@ impl Steering {
             let words = map.words::<{ hold::word::COUNT }>(0).unwrap_or_default();
             self.hold.add_dropped(words[hold::word::DROPPED]);
         }
+        // One of another version may have other records.
+        if let Some(map) = records
+            && self.counted.insert(map.id)
+        {
+            self.former.extend(map.map_words());
+        }
         Ok(())
+    }
+
+    /// Takes what programs of earlier processes have forwarded since these counted last. Called once, when none of them
+    /// is in force any more.
+    pub fn take_uncounted(&mut self) -> Vec<Uncounted> {
+        self.former.drain(..).flat_map(|records| former::take(&records).collect::<Vec<_>>()).collect()
     }
 
     /// Puts this program in force again, after another process has replaced it.

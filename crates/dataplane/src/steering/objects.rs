@@ -38,7 +38,7 @@ const STEERING: [&CStr; 14] = [
     c"lists",
     syn_limits::MAP,
     offload::STATE,
-    offload::FLOWS,
+    offload::RECORDS,
 ];
 /// Those of them that the program for this machine's own packets has, too.
 const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
@@ -119,8 +119,8 @@ impl Task for Load {
     }
 }
 
-/// The maps of the steering program of this id, of an earlier process, that the next one reads: of the hold, and of
-/// clients on this machine.
+/// The maps of the steering program of this id, of an earlier process, that the next one reads: of the hold, of
+/// clients on this machine, and of offloaded connections.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OpenFormerMaps {
     program: u32,
@@ -144,8 +144,12 @@ impl Task for OpenFormerMaps {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let maps = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok());
-        let is_read = |map: &KernelMap| [hold::MAP, CLIENTS].iter().any(|name| is_named(map, name));
-        Ok(((), maps.filter(is_read).map(Into::into).collect()))
+        let opened = maps.filter_map(|map| match is_named(&map, offload::RECORDS) {
+            // Its counts are taken.
+            true => map.writable().ok(),
+            false => [hold::MAP, CLIENTS].iter().any(|name| is_named(&map, name)).then_some(map),
+        });
+        Ok(((), opened.map(Into::into).collect()))
     }
 }
 

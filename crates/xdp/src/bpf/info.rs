@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use libxdp_sys as sys;
 
 use super::call::{check, size_to};
+use super::words::Words;
 use crate::mode::Mode;
 
 /// The XDP program of an interface, and the XDP features of its driver.
@@ -98,8 +99,17 @@ impl From<KernelMap> for OwnedFd {
 impl KernelMap {
     /// The map of this id, to be read.
     pub fn open(id: u32) -> io::Result<Self> {
+        Self::open_with(id, sys::BPF_F_RDONLY)
+    }
+
+    /// The same map, to be changed as well.
+    pub fn writable(&self) -> io::Result<Self> {
+        Self::open_with(self.id, 0)
+    }
+
+    fn open_with(id: u32, open_flags: u32) -> io::Result<Self> {
         let sz = size_to!(sys::bpf_get_fd_by_id_opts, open_flags);
-        let options = sys::bpf_get_fd_by_id_opts { sz, open_flags: sys::BPF_F_RDONLY };
+        let options = sys::bpf_get_fd_by_id_opts { sz, open_flags };
         // SAFETY: `options` has its own size, and is read only during the call.
         let fd = check(unsafe { sys::bpf_map_get_fd_by_id_opts(id, &options) })?;
         // SAFETY: the call has just made this descriptor, which no other value owns.
@@ -140,6 +150,21 @@ impl KernelMap {
         // SAFETY: keys have four bytes, and values as many as `words` (checked above), which the call fills.
         check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;
         Ok(words)
+    }
+
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values are so many words together, into this process's memory.
+    ///
+    /// # Errors
+    /// Another layout, or the kernel refuses.
+    pub fn map_words<const N: usize>(&self) -> io::Result<Words<N>> {
+        let of_value = N * size_of::<u64>() / self.limit.max(1) as usize;
+        self.check_layout(size_of::<u32>(), of_value)?;
+        if self.limit as usize * of_value != N * size_of::<u64>()
+            || !of_value.is_multiple_of(size_of::<u64>())
+        {
+            return Err(io::Error::other(format!("map {} has {} entries", self.name, self.limit)));
+        }
+        Words::map(self.as_fd())
     }
 
     /// The keys of a map whose keys have so many bytes. While other threads change it, some may be missing.

@@ -173,14 +173,7 @@ impl Object {
     /// # Errors
     /// There is no such map, its layout is another one, or the kernel refuses.
     pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
-        let map = self.find_map(name)?;
-        let of_value = N * size_of::<u64>() / map.limit.max(1) as usize;
-        map.check_layout(size_of::<u32>(), of_value)?;
-        if map.limit as usize * of_value != N * size_of::<u64>() || !of_value.is_multiple_of(size_of::<u64>())
-        {
-            return Err(io::Error::other(format!("map {name:?} has {} entries", map.limit)));
-        }
-        Words::map(map.as_fd())
+        self.find_map(name)?.map_words()
     }
 
     fn find_map(&self, name: &CStr) -> io::Result<&KernelMap> {
