@@ -10,7 +10,7 @@ use std::io;
 use rustix::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
 use xvs_helper::task::{Answer, Task};
-use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info};
+use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info, repeated};
 
 use super::maps::Marker;
 use super::{hold, syn_limits};
@@ -72,23 +72,7 @@ impl Load {
         Object::of(programs, descriptors)
     }
 
-    fn shared(self) -> &'static [&'static CStr] {
-        match self {
-            Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Reinject(_) | Self::Losses(_) => {
-                &[]
-            }
-            Self::Steering(_) => &STEERING,
-            Self::Own(_) => &OWN,
-        }
-    }
-}
-
-impl Task for Load {
-    const NAME: &'static str = "load";
-    /// The number of programs, which are before the maps.
-    type Done = usize;
-
-    fn carry_out(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
+    fn load(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
         let mut file = ObjectFile::open(match self {
             Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Steering(_) => REDIRECT,
             Self::Own(_) => OWN_PACKETS,
@@ -116,6 +100,26 @@ impl Task for Load {
         }
         shared.iter().zip(maps).try_for_each(|(name, map)| file.share(name, *map))?;
         file.load_descriptors()
+    }
+
+    fn shared(self) -> &'static [&'static CStr] {
+        match self {
+            Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Reinject(_) | Self::Losses(_) => {
+                &[]
+            }
+            Self::Steering(_) => &STEERING,
+            Self::Own(_) => &OWN,
+        }
+    }
+}
+
+impl Task for Load {
+    const NAME: &'static str = "load";
+    /// The number of programs, which are before the maps.
+    type Done = usize;
+
+    fn carry_out(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
+        repeated(|| self.load(maps))
     }
 }
 

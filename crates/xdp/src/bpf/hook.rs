@@ -10,7 +10,7 @@ use libxdp_sys as sys;
 use serde::{Deserialize, Serialize};
 use xvs_helper::task::{Answer, Task, given};
 
-use super::call::{check, size_to};
+use super::call::{check, repeated, size_to};
 use crate::mode::Mode;
 
 /// Attaches an XDP program to an interface until the returned link is closed.
@@ -20,9 +20,10 @@ pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Re
     options.sz = size_to!(sys::bpf_link_create_opts, flags);
     options.flags = mode.flags();
     let (program, interface) = (program.as_raw_fd(), interface as c_int);
-    // SAFETY: `options` has its own size, and is read only during the call.
-    let link = unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) };
-    let link = check(link)?;
+    let link = repeated(|| {
+        // SAFETY: `options` has its own size, and is read only during the call.
+        check(unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) })
+    })?;
     // SAFETY: the call has just made this descriptor, which no other value owns.
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
