@@ -26,13 +26,14 @@ pub struct Uncounted {
 }
 
 /// Takes what the records have counted. Cost: a load for each of their counts.
-pub(crate) fn take(records: &FormerRecords) -> impl Iterator<Item = Uncounted> + '_ {
-    records.as_chunks::<RECORD>().0.iter().filter_map(|words| {
+pub(crate) fn take(records: &FormerRecords) -> Vec<Uncounted> {
+    let uncounted = records.as_chunks::<RECORD>().0.iter().filter_map(|words| {
         let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
         let connection = words[word::CONNECTION].load(Relaxed);
         let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
         (counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts })
-    })
+    });
+    uncounted.collect()
 }
 
 impl Flows {

@@ -182,7 +182,7 @@ impl Steering {
     /// Takes what programs of earlier processes have forwarded since these counted last. Called once, when none of them
     /// is in force any more.
     pub fn take_uncounted(&mut self) -> Vec<Uncounted> {
-        self.former.drain(..).flat_map(|records| former::take(&records).collect::<Vec<_>>()).collect()
+        self.former.drain(..).flat_map(|records| former::take(&records)).collect()
     }
 
     /// Puts this program in force again, after another process has replaced it.
