@@ -6,7 +6,7 @@
 //! the worker flushes again. Nothing is allocated after [`XdpPort::open`].
 //!
 //! One worker also reads what this machine itself sends, while that is redirected to the TAPs: a system call for each
-//! frame, and one for each TAP that is empty, when a wait has found frames, and else at every 32nd burst.
+//! frame, and one for each TAP that is empty, when a wait has found a frame in one, and else at every 32nd burst.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -181,15 +181,20 @@ impl Port for XdpPort {
         let own = self.own == OwnPackets::Read;
         let taps = self.to_kernel.iter().chain(self.loopback.get());
         let taps = taps.filter(|tap| own && tap.is_read()).map(|tap| tap.as_fd());
+        let tap_count = taps.clone().count();
         let mut count = 0;
-        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(self.sockets.fds()).chain(taps)) {
+        let sockets = self.sockets.fds();
+        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(taps).chain(sockets)) {
             *slot = Some(fd);
             count += 1;
         }
         let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.unwrap_or(waker), PollFlags::IN));
         let found = poll(&mut polled[..count], timeout.as_ref());
-        let is_woken = !polled[0].revents().is_empty();
-        self.own_due = 0;
+        let is_ready = |polled: &PollFd<'_>| !polled.revents().is_empty();
+        let is_woken = is_ready(&polled[0]);
+        if polled[1..=tap_count].iter().any(is_ready) {
+            self.own_due = 0;
+        }
         match found {
             Ok(0) => Woken::TimedOut,
             Ok(_) => {
