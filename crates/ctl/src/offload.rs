@@ -58,8 +58,8 @@ pub(crate) struct Part {
 
 const REFUSES: &str = "it has refused many packets that the XDP program had forwarded to it; after a restart of xvsd it \
                        is tried again";
-const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth does from Linux 6.3 on after `ethtool -K \
-                          PEER gro on` at its other end";
+const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth does after `ethtool -K PEER gro on` at its \
+                          other end";
 /// From one question to the kernel to the next, which costs several system calls for each interface.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// So many refused packets in the last seconds, and more than have left, are too many. A link that is too slow for its
@@ -138,9 +138,19 @@ impl Offloading {
         self.asked.elapsed() >= ASK_INTERVAL
     }
 
-    /// Asks the kernel which of these interfaces take what the program forwards.
+    /// Asks the kernel which of these interfaces take what the program forwards, or tries it.
     pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
-        self.takers = attached.filter(|attached| attached.takes_redirected()).map(Attached::index).collect();
+        let Self { takers, losses, .. } = self;
+        let mut takes = |attached: &&Attached| {
+            // One that has taken a frame counts as one that does, until it refuses too many.
+            let mut tried = || {
+                let index = attached.index();
+                takers.contains(&index)
+                    || attached.link_address().is_ok_and(|address| losses.is_taken(index, address))
+            };
+            attached.takes_redirected().unwrap_or_else(&mut tried)
+        };
+        *takers = attached.filter(|attached| takes(attached)).map(Attached::index).collect();
         self.asked = Instant::now();
     }
 

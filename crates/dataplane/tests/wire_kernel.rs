@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use testbed::{DIRECTOR, Host, Testbed, assert_balanced, attach_both, open_port};
+use testbed::{DIRECTOR, Host, LAN_MAC, Testbed, assert_balanced, attach_both, open_port};
 use xvs_dataplane::port::Port;
+use xvs_dataplane::steering::losses::{Leaving, Losses};
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_xdp::BURST;
-use xvs_xdp::{AttachError, Mode};
+use xvs_xdp::{AttachError, Mode, index_of};
 
 /// Steers TCP to a port of the director on which no program listens.
 fn steering() -> Steering {
@@ -189,4 +190,23 @@ fn an_mtu_of_packets_in_several_buffers_is_attached_in_every_mode() {
             testbed.only_generic_on_d0();
         }
     });
+}
+
+#[test]
+fn a_veth_takes_a_redirected_frame_when_its_peer_has_gro_and_trials_are_not_counted() {
+    let testbed = Testbed::new();
+    testbed.inside(Host::Director, || {
+        let mut losses = Losses::follow().expect("run as root");
+        let lan = index_of("d1").unwrap();
+        assert!(!losses.is_taken(lan, LAN_MAC));
+        testbed.on(Host::Server, "ethtool -K s0 gro on");
+        assert!(losses.is_taken(lan, LAN_MAC));
+        testbed.on(Host::Server, "ip link set s0 down");
+        assert!(!losses.is_taken(lan, LAN_MAC));
+        assert_eq!(losses.of(lan), Leaving::default());
+    });
+    assert!(
+        !Losses::follow().expect("run as root").is_taken(u32::MAX, LAN_MAC),
+        "there is no such interface"
+    );
 }

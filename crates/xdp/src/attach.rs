@@ -89,12 +89,21 @@ impl Attached {
     }
 
     /// Whether it takes frames that a program in native mode redirects to it. Kernels before 6.3 do not say it; then
-    /// the drivers that have native mode count as such, but for veth, of which only some do.
-    pub fn takes_redirected(&self) -> bool {
+    /// the drivers that have native mode count as such, but veth, of which only some do, has to be tried: `None`.
+    pub fn takes_redirected(&self) -> Option<bool> {
         match query_xdp(self.index) {
-            Ok(state) if state.features != 0 => state.features & TAKES_REDIRECTED != 0,
-            _ => self.mode() == Mode::Native && !self.is_veth,
+            Ok(state) if state.features != 0 => Some(state.features & TAKES_REDIRECTED != 0),
+            _ if self.mode() == Mode::Generic => Some(false),
+            _ => (!self.is_veth).then_some(true),
         }
+    }
+
+    /// Its link address now.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub fn link_address(&self) -> io::Result<[u8; 6]> {
+        Request::new(&self.interface)?.link_address()
     }
 
     /// Where the program runs.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::{io, ptr};
+use std::{array, io, ptr};
 
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -95,6 +95,14 @@ impl Request {
         self.call(libc::SIOCGIFMTU)?;
         // SAFETY: the kernel has just set this member of the union.
         Ok(unsafe { self.body.ifr_ifru.ifru_mtu } as u32)
+    }
+
+    /// The interface's link address.
+    pub(super) fn link_address(&mut self) -> io::Result<[u8; 6]> {
+        self.call(libc::SIOCGIFHWADDR)?;
+        // SAFETY: the kernel has just set this member of the union.
+        let bytes = unsafe { self.body.ifr_ifru.ifru_hwaddr }.sa_data;
+        Ok(array::from_fn(|place| bytes[place] as u8))
     }
 
     /// Whether it is a loopback interface.

@@ -1,14 +1,17 @@
 //! Forwarded packets that did not leave: after the XDP program has redirected a frame, the interface may refuse it.
 //!
-//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). Not here: what is done about it.
+//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). So they also show what becomes of a
+//! frame that is sent to find out whether an interface takes any. Not here: what is done about it.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::Relaxed;
 
-use xvs_xdp::bpf::{Words, follow_tracepoint};
+use xvs_proto::ethernet;
+use xvs_xdp::bpf::{Object, Words, follow_tracepoint, run_live};
 
 use super::objects::Load;
 
@@ -34,9 +37,11 @@ pub struct Leaving {
 }
 
 /// The counts of this thread's network namespace, as long as this value exists.
-#[derive(Debug)]
 pub struct Losses {
     packets: Words<COUNT>,
+    object: Object,
+    /// What is counted of trials, by the index of the interface.
+    trials: BTreeMap<u32, Leaving>,
     _tracepoints: [OwnedFd; 3],
 }
 
@@ -50,13 +55,47 @@ impl Losses {
         let object = Load::Losses(namespace as u32).object(None)?;
         let [refused, failed, exception] =
             TRACEPOINTS.map(|(tracepoint, program)| follow_tracepoint(tracepoint, object.program(program)?));
-        Ok(Self { packets: object.words(c"losses")?, _tracepoints: [refused?, failed?, exception?] })
+        let _tracepoints = [refused?, failed?, exception?];
+        Ok(Self { packets: object.words(c"losses")?, object, trials: BTreeMap::new(), _tracepoints })
     }
 
-    /// Those of the interface of this index.
+    /// Those of the interface of this index, without trials.
     pub fn of(&self, ifindex: u32) -> Leaving {
+        let all = self.counted(ifindex);
+        let trials = self.trials.get(&ifindex).copied().unwrap_or_default();
+        Leaving { sent: all.sent - trials.sent, refused: all.refused - trials.refused, ..all }
+    }
+
+    /// Whether an interface, which has this link address, takes a frame that an XDP program in native mode redirects to
+    /// it: tries it with one, which no bridge forwards. False also if that cannot be tried. Needs Linux 5.18.
+    pub fn is_taken(&mut self, ifindex: u32, address: [u8; 6]) -> bool {
+        let mut frame = [0; TRIAL_LEN];
+        frame[..6].copy_from_slice(&TO_NO_ONE);
+        frame[6..12].copy_from_slice(&address);
+        frame[12..14].copy_from_slice(&EXPERIMENTAL.to_be_bytes());
+        frame[ethernet::HEADER_LEN..][..4].copy_from_slice(&ifindex.to_ne_bytes());
+        let before = self.counted(ifindex);
+        let has_run =
+            self.object.program(c"leave").and_then(|program| run_live(program, &frame, 1, 1)).is_ok();
+        let after = self.counted(ifindex);
+        let (is_taken, is_refused) = (after.sent > before.sent, after.refused > before.refused);
+        let trials = self.trials.entry(ifindex).or_default();
+        // Other frames may have been counted meanwhile.
+        trials.sent += u64::from(has_run && is_taken);
+        trials.refused += u64::from(has_run && !is_taken && is_refused);
+        is_taken
+    }
+
+    fn counted(&self, ifindex: u32) -> Leaving {
         let [sent, refused, full] =
             [0, 1, 2].map(|kind| self.packets[kind * PLACES + ifindex as usize % PLACES].load(Relaxed));
         Leaving { sent, refused, full }
     }
 }
+
+/// The bytes of the shortest frame, without its check sequence (IEEE 802.3 3.2.8).
+const TRIAL_LEN: usize = 60;
+/// The address of the nearest bridge (IEEE 802.1Q 8.6.3), which forwards no frame that has it.
+const TO_NO_ONE: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
+/// The first EtherType for local experiments (IEEE 802 9.2.3).
+const EXPERIMENTAL: u16 = 0x88b5;
