@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Flow offload on a kernel before 6.3: the XDP program forwards established connections by direct routing and NAT; a veth,
-# which does not say yet that it takes what an XDP program forwards, is tried; and what a packet costs the director's core
-# at a low rate, beside the kernel's IPVS by the same method.
+# Flow offload on a kernel before 6.3: the XDP program forwards established connections by direct routing and NAT; a
+# veth, which does not say yet that it takes what an XDP program forwards, is tried; and what a packet costs the
+# director's core at a low rate, beside the kernel's IPVS by the same method.
 #
 # cl 198.51.100.10, dr 198.51.100.1 with the VIP 198.51.100.100 and 192.0.2.1, rs1 192.0.2.11, joined by virtio_net
-# interfaces, as those of a virtual machine. Core 1 has xvsd and the interrupts of dr. Core 0 has the kernel's pktgen, which sends, and rs1, which
-# drops. The figure is the CPU time of the thread that emulates core 1 over the packets that arrived. Prints medians and
-# ratios; fails if the program has not forwarded the packets.
+# interfaces, as those of a virtual machine. Core 1 has xvsd and the interrupts of dr. Core 0 has the kernel's pktgen,
+# which sends, and rs1, which drops. The figure is the CPU time of the thread that emulates core 1 over the packets that
+# arrived. Prints medians and ratios; fails if the program has not forwarded the packets.
 # cables
 # release
 set -euo pipefail

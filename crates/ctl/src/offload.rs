@@ -140,17 +140,17 @@ impl Offloading {
 
     /// Asks the kernel which of these interfaces take what the program forwards, or tries it.
     pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
-        let Self { takers, losses, .. } = self;
-        let mut takes = |attached: &&Attached| {
-            // One that has taken a frame counts as one that does, until it refuses too many.
-            let mut tried = || {
-                let index = attached.index();
-                takers.contains(&index)
-                    || attached.link_address().is_ok_and(|address| losses.is_taken(index, address))
-            };
-            attached.takes_redirected().unwrap_or_else(&mut tried)
+        let Self { is_on, excluded, takers, losses, .. } = self;
+        let takes = |attached: &&Attached| {
+            let index = attached.index();
+            attached.takes_redirected().unwrap_or_else(|| {
+                // One that has taken a frame counts as one that does, until it refuses too many.
+                let is_wanted = *is_on && !excluded.iter().any(|excluded| excluded == attached.interface());
+                let try_it = |address| losses.is_taken(index, address);
+                takers.contains(&index) || is_wanted && attached.link_address().is_ok_and(try_it)
+            })
         };
-        *takers = attached.filter(|attached| takes(attached)).map(Attached::index).collect();
+        self.takers = attached.filter(takes).map(Attached::index).collect();
         self.asked = Instant::now();
     }
 

@@ -1,7 +1,7 @@
 //! Forwarded packets that did not leave: after the XDP program has redirected a frame, the interface may refuse it.
 //!
-//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). So they also show what becomes of a
-//! frame that is sent to find out whether an interface takes any. Not here: what is done about it.
+//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). The counts also show what became
+//! of a frame that was sent to find out whether an interface takes any. Not here: what is done about it.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
