@@ -21,8 +21,8 @@ use rustix::time::{ClockId, clock_gettime};
 use xvs_ctl::api::connections::rows;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    Boot, CallIds, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableFiles, TableWorker,
-    Timers,
+    Boot, CallIds, Flags, FormerTable, Inserted, NewConnection, Removal, Table, TableConfig, TableFiles,
+    TableWorker, Timers,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Activity, Counts, DestinationLive};
@@ -313,11 +313,11 @@ fn take_over(connections: u32) {
     fill(&mut worker, 0..connections, Nat, Millis(900_000));
     drop((worker, table));
     for is_killed in [true, false, true] {
-        let table = Table::map(&files, config, Boot::default()).expect("the table");
+        let mut table = FormerTable::map(&files, config, Boot::default()).expect("the table");
         table.touch();
         let (begun, mut counts) = (Instant::now(), Counts::default());
-        let discarded = if is_killed { table.repair(Millis(1), |_| true) } else { 0 };
-        let survey = table.survey(|connection| counts.count(connection));
+        let discarded = if is_killed { table.repair(Millis(1), |_| true, || {}) } else { 0 };
+        let survey = table.survey(|connection| counts.count(connection), || {});
         table.take_over(&survey);
         let name = if is_killed { "killed" } else { "in order" };
         println!("take over {} connections, {name}: {:.0?}", survey.live, begun.elapsed());

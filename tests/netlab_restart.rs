@@ -3,13 +3,19 @@
 //! Each test has a cluster of its own. Needs root. Not here: packets that arrive while no xvsd runs
 //! (`netlab_hold.rs`), the rules (`netlab_journal.rs`).
 
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use xvs::clients::HalfUpload;
-use xvs::cluster::VIP;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, socket_with};
+use xvs::clients::{self, HalfUpload};
+use xvs::cluster::{Layout, VIP, virtual_endpoint};
 use xvs::director::Protocol;
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, Workers, traffic};
+use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
 
 /// The port of the service and of the servers behind it.
 const PORT: u16 = 9000;
@@ -118,6 +124,99 @@ fn a_successor_that_is_killed_at_any_moment_loses_no_connection() {
         streams.extend(half_uploads(&cluster, 2));
     }
     finish(streams);
+}
+
+/// Sends a small piece on each of these connections every few milliseconds until `stop`, and then checks that one
+/// server got all of them.
+fn upload_steadily(cluster: &Cluster, connections: usize, stop: &AtomicBool) {
+    const PIECE: &[u8] = b"a piece of an upload, ";
+    let open = || clients::connect(virtual_endpoint(PORT)).expect("connection");
+    let mut streams: Vec<_> =
+        cluster.run(Host::Client, || (0..connections).map(|_| open()).collect::<Vec<_>>());
+    let mut sent = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        streams.iter_mut().for_each(|stream| stream.write_all(PIECE).expect("no connection is reset"));
+        sent.extend_from_slice(PIECE);
+        thread::sleep(Duration::from_millis(10));
+    }
+    for stream in streams {
+        let got = clients::upload(stream, PIECE).expect("the last piece");
+        assert_eq!(got, clients::receipt(&got.host, &[&sent, PIECE].concat()));
+    }
+}
+
+#[test]
+fn a_take_over_whose_preparation_is_longer_than_the_hold_resets_no_connection() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let programs = cluster.state().join("programs");
+    fs::create_dir(&programs).expect("a folder");
+    let script = "#!/bin/sh\nsleep 1.5\nexec /usr/sbin/nft \"$@\"\n";
+    let nft = programs.join("nft");
+    fs::write(&nft, script).expect("a program");
+    fs::set_permissions(&nft, Permissions::from_mode(0o755)).expect("its mode");
+    let path = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
+
+    let held = ["--hold", "1s"];
+    let director = Director::start_with(&cluster, Workers::One, &held);
+    director.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let uploads = scope.spawn(|| upload_steadily(&cluster, 20, &stop));
+        wait::until("connections", || (director.adm("-Lnc").lines().count() >= 22).then_some(()));
+        let successor = Director::take_over_with_variable(&cluster, &path, &held);
+        stop.store(true, Ordering::Relaxed);
+        let successor = successor.unwrap_or_else(|log| panic!("{log}"));
+        uploads.join().expect("the uploads");
+        drop(successor);
+    });
+}
+
+/// Begins connections that no server answers, 400 at a time, until `stop` or for half a minute.
+fn flood(cluster: &Cluster, stop: &AtomicBool) {
+    cluster.run(Host::Client, || {
+        for _ in (0..300).take_while(|_| !stop.load(Ordering::Relaxed)) {
+            let attempt = |_| {
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let socket =
+                    socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
+                // It does not wait for an answer.
+                let _ = net::connect(&socket, &virtual_endpoint(PORT));
+                socket
+            };
+            let sockets: Vec<_> = (0..400).map(attempt).collect();
+            thread::sleep(Duration::from_millis(100));
+            drop(sockets);
+        }
+    });
+}
+
+#[test]
+fn xvsd_outlives_restarts_while_it_ends_half_open_connections_early() {
+    // The real server does not have the virtual address, so it answers no SYN.
+    let cluster = Cluster::up(Layout::default());
+    let file = cluster.state().join("xvs.toml");
+    fs::write(&file, "hold = \"1min\"\nconn_table_size = 16384\n[ipvs]\ndrop_entry = 3\n").expect("a file");
+    let held = ["--config", file.to_str().expect("a path")];
+    let mut director = Director::start_with(&cluster, Workers::One, &held);
+    director.adm(&format!("-A -t {VIP}:{PORT} -s rr"));
+    director.adm(&format!("-a -t {VIP}:{PORT} -r 192.0.2.11:{PORT} -g"));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(&cluster, &stop));
+        let entries = |director: &Director<'_>| director.adm("-Lnc").lines().count();
+        for _ in 0..2 {
+            wait::until("half-open connections", || (entries(&director) > 8000).then_some(()));
+            director.kill();
+            director = Director::start_with(&cluster, Workers::One, &held);
+            // Three of its sweeps, the first of which is at once.
+            thread::sleep(Duration::from_millis(2500));
+            assert!(entries(&director) > 1000, "{}", director.log());
+        }
+        stop.store(true, Ordering::Relaxed);
+        flooding.join().expect("the flood");
+    });
+    assert!(!director.log().contains("panicked"), "{}", director.log());
 }
 
 #[test]

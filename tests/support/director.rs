@@ -139,6 +139,19 @@ impl<'a> Director<'a> {
         Self::begin_take_over(cluster, workers, more).succeeded()
     }
 
+    /// The same as [`Self::take_over`] with one worker, and with this variable, as `NAME=VALUE`, in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::take_over`].
+    pub fn take_over_with_variable(
+        cluster: &'a Cluster,
+        variable: &str,
+        more: &[&str],
+    ) -> Result<Self, String> {
+        let arguments = ["--take-over", "--interface", "wan", "--interface", "lan", "--workers", "1"];
+        Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[variable]).succeeded()
+    }
+
     /// The same on a host, with all its arguments.
     ///
     /// # Errors

@@ -40,7 +40,8 @@ pub fn offloading(after: u32) -> Lab {
     let steering = Steering::load_for_offloaded_runs().expect("the kernel takes the program of root");
     let made = lab.director.offload(|table| {
         let settings = Settings { after, records: RECORDS, ingress: Some(LOOPBACK) };
-        let offload = steering.offload(table, settings)?;
+        let offload = steering.offload(table.entries(), settings)?;
+        offload.set_table(table);
         offload.set_on(true);
         let kernel = Kernel { steering, offload: offload.clone() };
         Ok::<(_, Box<dyn Program>), io::Error>((offload, Box::new(kernel)))

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use xvs_dataplane::conn::Table;
 use xvs_dataplane::offload::{Offload, Settings};
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::losses::{Leaving, Losses};
@@ -99,7 +98,7 @@ impl Offloading {
         excluded: Vec<String>,
         settings: Settings,
         steering: &Steering,
-        table: &Table,
+        entries: usize,
     ) -> io::Result<Self> {
         let unseen = |error| {
             io::Error::other(format!(
@@ -108,7 +107,7 @@ impl Offloading {
             ))
         };
         let losses = Losses::follow().map_err(unseen)?;
-        let flows = steering.offload(table, settings)?;
+        let flows = steering.offload(entries, settings)?;
         let (recent, refusing) = Default::default();
         Ok(Self {
             mode,

@@ -11,7 +11,7 @@
 //! of `dataplane`).
 
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,8 @@ use xvs_dataplane::new_connection::eviction::{count_out, is_half_open, is_known}
 use xvs_dataplane::random::Random;
 use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
 use xvs_proto::Protocol;
+
+use crate::daemon::threads;
 
 /// Numbers of connections and templates that were ended early. The sweeper is the only writer, except of `drained`.
 #[derive(Debug, Default)]
@@ -78,9 +80,9 @@ impl Sweeper {
         }
     }
 
-    /// While another thread holds this, nothing is swept.
-    pub fn turn(&self) -> Arc<Mutex<()>> {
-        self.turn.clone()
+    /// The same, with these counters. While another thread holds `turn`, nothing is swept.
+    pub fn sharing(self, counters: Arc<SweepCounters>, turn: Arc<Mutex<()>>) -> Self {
+        Self { counters, turn, ..self }
     }
 
     /// Its counters.
@@ -240,7 +242,7 @@ impl Countdowns {
 }
 
 /// The sweeper's thread; dropping this ends it.
-pub struct Sweeping {
+pub(crate) struct Sweeping {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -250,9 +252,13 @@ impl Sweeping {
     ///
     /// # Errors
     /// The OS error if the thread cannot be created.
-    pub fn start(mut sweeper: Sweeper, clock: Arc<Clock>) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        mut sweeper: Sweeper,
+        clock: Arc<Clock>,
+        notices: &Sender<String>,
+    ) -> std::io::Result<Self> {
         let (stop, stopped) = bounded(0);
-        let thread = thread::Builder::new().name("xvs-sweep".to_owned()).spawn(move || {
+        let thread = threads::spawn("xvs-sweep", notices, move || {
             let mut next = sweeper.run(clock.now());
             while stopped.recv_timeout(clock.now().until(next)) == Err(RecvTimeoutError::Timeout) {
                 next = sweeper.run(clock.now());

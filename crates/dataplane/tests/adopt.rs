@@ -21,8 +21,8 @@ use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, Connection, Direction, Flags, Inserted, NewConnection, Removal, TIMER_TICK, Table,
-    TableConfig, TableFiles, TableWorker,
+    AdoptError, Boot, Connection, Direction, Flags, FormerTable, Inserted, NewConnection, Removal,
+    TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Counts;
@@ -58,17 +58,16 @@ fn table(files: &TableFiles) -> Arc<Table> {
 
 /// The table, with the number of connections and templates in it, and of those of destination 3.
 fn adopt(files: &TableFiles) -> (Arc<Table>, usize, Counts) {
-    let table = Table::map(files, CONFIG, BOOT).unwrap();
+    let mut left = FormerTable::map(files, CONFIG, BOOT).unwrap();
     let mut counts = Counts::default();
     let count = |connection: &Connection<'_>| {
         if connection.dest_ref() == 3 {
             counts.count(connection);
         }
     };
-    table.repair(NOW, |number| number < 8);
-    let survey = table.survey(count);
-    table.take_over(&survey);
-    (table, survey.live, counts)
+    left.repair(NOW, |number| number < 8, || {});
+    let survey = left.survey(count, || {});
+    (left.take_over(&survey), survey.live, counts)
 }
 
 fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
@@ -273,7 +272,7 @@ fn timers_run_on_after_a_table_is_taken_over() {
 
 #[test]
 fn tables_of_another_version_size_or_start_of_the_machine_are_refused_with_the_difference() {
-    let refusal = |files: &TableFiles, config, boot| match Table::map(files, config, boot) {
+    let refusal = |files: &TableFiles, config, boot| match FormerTable::map(files, config, boot) {
         Err(AdoptError::Refused(why)) => why,
         other => panic!("{other:?}"),
     };
@@ -303,8 +302,9 @@ fn a_table_is_taken_over_with_another_number_of_workers() {
     let mut worker = old.handle(0).unwrap();
     staying().for_each(|new| _ = insert(&mut worker, &new));
     let config = TableConfig { workers: 3, ..CONFIG };
-    let table = Table::map(&shared, config, BOOT).unwrap();
-    table.take_over(&table.survey(|_| ()));
+    let left = FormerTable::map(&shared, config, BOOT).unwrap();
+    let survey = left.survey(|_| (), || ());
+    let table = left.take_over(&survey);
     let mut workers: Vec<_> = (0..3).map(|number| table.handle(number).unwrap()).collect();
     assert!(staying().all(|new| workers.iter().all(|worker| is_found(worker, &new))));
     // Each worker times its share.

@@ -9,13 +9,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{panic, thread};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::{Latest, View};
-use xvs_host::state_directory::Others;
 use xvs_model::protocol::request::{Access, Request};
 use xvs_model::report::event::Kind;
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
@@ -24,20 +22,20 @@ use xvs_proto::network::{Link, LinkKind, Network};
 
 use crate::control::Control;
 use crate::control::handle::{Begun, Input};
-use crate::daemon::error::{DaemonError, system};
-use crate::daemon::kept_state::TakenTable;
+use crate::daemon::kept_state::PreparedTable;
 use crate::daemon::system_calls;
-use crate::daemon::take_over::TakeOver;
 use crate::daemon::worker_start::WorkerStart;
 use crate::events::changes;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
+use crate::sweep::Sweeping;
 use crate::workers::RETRY_REFUSED;
 use crate::workers::membership::{self, Chosen, bond_of};
 use crate::workers::system::SystemDatapath;
 
 mod hand_over;
 mod offload;
+mod serve;
 
 /// Interval of resolving next hops that packets wait for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
@@ -83,7 +81,9 @@ pub(crate) struct ControlThread {
     pub(super) shared: Arc<Shared>,
     warnings: Warnings,
     /// Before the workers are started.
-    start: Option<(WorkerStart, Option<TakenTable>)>,
+    start: Option<(WorkerStart, PreparedTable)>,
+    /// Ended before the workers.
+    sweeping: Option<Sweeping>,
 }
 
 /// Sentences for the operator, by source.
@@ -134,6 +134,7 @@ impl ControlThread {
             shared,
             warnings,
             start: None,
+            sweeping: None,
         }
     }
 
@@ -212,7 +213,10 @@ impl ControlThread {
                     let _ = reply.send(Ok(()));
                     self.hand_over(successor, &steps);
                 }
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return self.control.into_datapath(),
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    drop(self.sweeping.take());
+                    return self.control.into_datapath();
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let unconfirmed = self.control.unconfirmed_until();
@@ -241,63 +245,9 @@ impl ControlThread {
         }
     }
 
-    /// What [`Input::Serve`] needs: the workers' parts, and the table that an earlier process has left.
-    pub(crate) fn set_start(&mut self, workers: WorkerStart, table: Option<TakenTable>) {
+    /// What [`Input::Serve`] needs: the workers' parts, and the connection table.
+    pub(crate) fn set_start(&mut self, workers: WorkerStart, table: PreparedTable) {
         self.start = Some((workers, table));
-    }
-
-    /// Begins to forward. Everything that the kernel may refuse comes before the table is taken from a running xvsd.
-    fn serve(&mut self, mut take_over: Option<TakeOver>) -> Result<Option<TakeOver>, DaemonError> {
-        let Some((start, table)) = self.start.take() else { return Ok(take_over) };
-        if let Some(take_over) = &mut take_over {
-            // The running xvsd has the networks that it has read.
-            self.control.require_list_files().map_err(DaemonError::Lists)?;
-            take_over.pause()?;
-        }
-        let (now, (workers, steering)) = (self.shared.now(), self.control.datapath().workers());
-        let survey = || table.map(|table| table.survey(now)).transpose();
-        let (ports, table) = match &take_over {
-            // All this at the time in which the kernel frees the queues. If it fails, the running xvsd restores its
-            // programs.
-            Some(_) => thread::scope(|scope| {
-                let survey =
-                    thread::Builder::new().spawn_scoped(scope, survey).map_err(system("a thread"))?;
-                workers.put_in_force(steering, Others::Run)?;
-                let ports = workers.open_ports()?;
-                let table = survey.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
-                Ok::<_, DaemonError>((ports, table))
-            })?,
-            // One that fails at each start must not prolong the hold.
-            None => {
-                let ports = workers.open_ports()?;
-                workers.put_in_force(steering, Others::Ended)?;
-                (ports, survey()?)
-            }
-        };
-        let (ports, worker_facts) = ports.into_iter().unzip();
-        if let Some(take_over) = &mut take_over {
-            take_over.take_table()?;
-        }
-        if let Some(table) = table {
-            table.take(&mut self.control);
-        }
-        let (workers, steering) = self.control.datapath().workers();
-        start.start(ports, steering.take_uncounted(), workers)?;
-        workers.pin_all();
-        let (workers, steering) = self.control.datapath().workers();
-        workers.redirect_own(steering);
-        let mut facts = self.shared.facts_mut();
-        facts.workers = worker_facts;
-        for (index, interface) in facts.interfaces.iter_mut().enumerate() {
-            interface.pinned = workers.is_pinned(index);
-        }
-        drop(facts);
-        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
-        self.control.datapath().adopt_neighbours(&links);
-        self.control.datapath().daemons().may_send(true);
-        // It is known now whether frames are copied.
-        self.update_network();
-        Ok(take_over)
     }
 
     fn update_network(&mut self) {

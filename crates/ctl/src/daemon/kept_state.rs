@@ -1,7 +1,12 @@
 //! The state that outlives xvsd: its directory, the connection table in it, and the numbers of destinations.
 //!
 //! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
-//! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`).
+//! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`), the order of the
+//! start (`control/thread/serve.rs`).
+//!
+//! The table goes through three types: a [`PreparedTable`] may still be another process's; nobody uses a
+//! [`PausedTable`]; and only [`SurveyedTable::own`] returns a [`Table`], without which there is no handle of it: no
+//! worker, no sweeper, no listing, no sender of synchronization.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -12,33 +17,31 @@ use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, ConnId, Connection, Flags, Survey, Table, TableConfig, TableFiles, random_secret,
+    AdoptError, Boot, ConnId, Connection, Flags, FormerTable, Survey, Table, TableConfig, TableFiles,
+    random_secret,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Counts, DestinationId};
 use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
+use xvs_proto::HashSecret;
 
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::daemon::error::{DaemonError, system};
+use crate::daemon::take_over::TakeOver;
 use crate::registry::kept::{Found, Kept};
 
 /// What the daemon starts with.
 pub(super) struct KeptState {
     /// The connection table.
-    pub(super) table: Arc<Table>,
+    pub(super) table: PreparedTable,
     /// The directory; `None`: nothing outlives the process.
     pub(super) directory: Option<StateDirectory>,
     /// Sentences for the operator.
     pub(super) warnings: Vec<String>,
-    /// Whether the process that has left something in the table still runs; `None`: the table is new.
-    left: Option<Others>,
 }
-
-/// A table, whether the process that has left it still runs, and sentences for the operator.
-type FoundTable = (Arc<Table>, Option<Others>, Vec<String>);
 
 impl KeptState {
     /// Opens the directory, and maps the table that an earlier process has left there, or makes one. `over` is the
@@ -54,7 +57,7 @@ impl KeptState {
     ) -> Result<Self, DaemonError> {
         let in_memory = |warnings| -> Result<Self, DaemonError> {
             let table = Table::create(table).map_err(system("the connection table"))?;
-            Ok(Self { table, directory: None, warnings, left: None })
+            Ok(Self { table: PreparedTable::new(Origin::New(table)), directory: None, warnings })
         };
         let may_do_without = others == Others::Ended && !config.is_given("state_directory");
         let parent = match (&config.state_directory, over) {
@@ -79,11 +82,14 @@ impl KeptState {
         match Self::table_in(&directory, table, others) {
             // There may still be room for the rest.
             Err(DaemonError::StateDirectory(error)) if may_do_without => {
-                Ok(Self { directory: Some(directory), ..in_memory(vec![without(&error)])? })
+                let Self { mut table, warnings, .. } = in_memory(vec![without(&error)])?;
+                table.numbers = Some(numbers(&directory)?);
+                Ok(Self { table, directory: Some(directory), warnings })
             }
-            table => {
-                let (table, left, warnings) = table?;
-                Ok(Self { table, directory: Some(directory), warnings, left })
+            found => {
+                let (source, warnings) = found?;
+                let table = PreparedTable { source, numbers: Some(numbers(&directory)?) };
+                Ok(Self { table, directory: Some(directory), warnings })
             }
         }
     }
@@ -93,19 +99,19 @@ impl KeptState {
         directory: &StateDirectory,
         config: TableConfig,
         others: Others,
-    ) -> Result<FoundTable, DaemonError> {
+    ) -> Result<(Origin, Vec<String>), DaemonError> {
         let failed = |error| failed(directory, error);
         let boot = Boot(boot::id().map_err(failed)?);
         let mut warnings = Vec::new();
         let files =
             TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
         let is_new = files.connections.metadata().map_err(failed)?.len() == 0;
-        let mapped = match (Table::map(&files, config, boot), others) {
-            (Ok(table), Others::Ended) => Some((table, Some(others))),
+        let mapped = match (FormerTable::map(&files, config, boot), others) {
+            (Ok(table), Others::Ended) => Some(Origin::Killed(table)),
             (Ok(table), Others::Run) => {
                 // Now, when the other process still forwards.
                 table.touch();
-                Some((table, Some(others)))
+                Some(Origin::HandedOver(table))
             }
             (Err(AdoptError::Refused(why)), Others::Run) => {
                 return Err(DaemonError::TakeOver(format!("its connection table is refused: {why}")));
@@ -121,8 +127,8 @@ impl KeptState {
             }
             (Err(AdoptError::Kernel(error)), _) => return Err(failed(error).into()),
         };
-        let (table, left) = match mapped {
-            Some(mapped) => mapped,
+        let source = match mapped {
+            Some(source) => source,
             None => {
                 let [connections, extensions] = config.file_bytes().map_err(failed)?;
                 let connections = directory.new_file(CONNECTIONS, connections)?;
@@ -132,10 +138,10 @@ impl KeptState {
                 });
                 let files = TableFiles { connections, extensions: extensions? };
                 let secret = random_secret().map_err(failed)?;
-                (Table::create_in(&files, config, secret, boot).map_err(failed)?, None)
+                Origin::New(Table::create_in(&files, config, secret, boot).map_err(failed)?)
             }
         };
-        Ok((table, left, warnings))
+        Ok((source, warnings))
     }
 
     /// Lets the control plane return to the names and numbers of destinations.
@@ -148,55 +154,100 @@ impl KeptState {
         now: Millis,
     ) -> Result<(), DaemonError> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        let (_, found) = open_numbers(directory)?;
+        let (_, found) = open_numbers(numbers(directory)?)?;
         control.return_to(&found, now);
         Ok(())
     }
-
-    /// What an earlier process has left, to be surveyed.
-    pub(super) fn table_to_take(&self) -> Result<Option<TakenTable>, DaemonError> {
-        let Some(directory) = &self.directory else { return Ok(None) };
-        let files = (directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
-        let (table, path) = (self.table.clone(), directory.path().to_owned());
-        Ok(Some(TakenTable { table, left: self.left, files, path }))
-    }
 }
 
-/// The table and the numbers that an earlier process has left.
-pub(crate) struct TakenTable {
-    table: Arc<Table>,
-    left: Option<Others>,
-    files: (File, File),
-    path: PathBuf,
+/// Where a table comes from.
+enum Origin {
+    /// It is new and empty.
+    New(Arc<Table>),
+    /// A process that has ended has left it, perhaps in the middle of a change.
+    Killed(FormerTable),
+    /// A process that runs hands it over, in order.
+    HandedOver(FormerTable),
 }
+
+/// The files of numbers of destinations and of services, and their directory.
+type NumberFiles = ((File, File), PathBuf);
+
+/// A table that another process may still use.
+pub(crate) struct PreparedTable {
+    source: Origin,
+    /// `None`: they do not outlive this process.
+    numbers: Option<NumberFiles>,
+}
+
+/// A table that no process uses.
+pub(crate) struct PausedTable(PreparedTable);
 
 /// The same, read.
 pub(crate) struct SurveyedTable {
-    table: Arc<Table>,
+    source: Origin,
     /// `None`: it is new.
     survey: Option<Survey>,
-    kept: Kept,
-    found: Found,
+    kept: Option<(Kept, Found)>,
     /// The connections of each destination, by number.
     counts: Vec<Counts>,
     /// The connections that the limits of their clients count.
     limited: Vec<ConnId>,
 }
 
-impl TakenTable {
-    /// Reads what is there, and repairs what a process has left that has ended. Nobody changes it meanwhile.
+impl PreparedTable {
+    fn new(source: Origin) -> Self {
+        Self { source, numbers: None }
+    }
+
+    /// The secret that keys its hash.
+    pub(super) fn secret(&self) -> HashSecret {
+        match &self.source {
+            Origin::New(table) => *table.secret(),
+            Origin::Killed(table) | Origin::HandedOver(table) => *table.secret(),
+        }
+    }
+
+    /// The number of its entries.
+    pub(super) fn entries(&self) -> usize {
+        match &self.source {
+            Origin::New(table) => table.entries(),
+            Origin::Killed(table) | Origin::HandedOver(table) => table.entries(),
+        }
+    }
+
+    /// Lets a running xvsd close its sockets. One that has ended has left the lock of the directory to this process.
+    ///
+    /// # Errors
+    /// It does not answer, has given up, or none is there to hand the table over.
+    pub(crate) fn pause(self, from: Option<&mut TakeOver>) -> Result<PausedTable, DaemonError> {
+        match (&self.source, from) {
+            (_, Some(from)) => from.pause()?,
+            (Origin::HandedOver(_), None) => {
+                return Err(DaemonError::TakeOver("it hands nothing over".to_owned()));
+            }
+            (Origin::New(_) | Origin::Killed(_), None) => {}
+        }
+        Ok(PausedTable(self))
+    }
+}
+
+impl PausedTable {
+    /// Reads what is there, and repairs what a process has left that has ended. `progress` is called again and again.
     ///
     /// # Errors
     /// The numbers cannot be read.
-    pub(crate) fn survey(self, now: Millis) -> Result<SurveyedTable, DaemonError> {
-        let Self { table, left, files: (destinations, services), path } = self;
-        let error = |error| StateDirectoryError::System { path, error };
-        let (kept, found) = Kept::open(destinations, services).map_err(error)?;
-        let known: BTreeSet<u32> = found.numbers().collect();
-        if left == Some(Others::Ended) {
-            let discarded = table.repair(now, |number| {
-                known.contains(&number) || DestinationId(number) == DestinationId::NONE
-            });
+    pub(crate) fn survey(
+        self,
+        now: Millis,
+        progress: impl Fn() + Sync,
+    ) -> Result<SurveyedTable, DaemonError> {
+        let Self(PreparedTable { mut source, numbers }) = self;
+        let kept = numbers.map(open_numbers).transpose()?;
+        let known: BTreeSet<u32> = kept.iter().flat_map(|(_, found)| found.numbers()).collect();
+        if let Origin::Killed(table) = &mut source {
+            let is_known = |number| known.contains(&number) || DestinationId(number) == DestinationId::NONE;
+            let discarded = table.repair(now, is_known, &progress);
             if discarded > 0 {
                 tracing::warn!("connections: {discarded} incomplete ones are discarded");
             }
@@ -211,26 +262,45 @@ impl TakenTable {
                 counts.count(connection);
             }
         };
-        let survey = left.map(|_| table.survey(count));
-        Ok(SurveyedTable { table, survey, kept, found, counts, limited })
+        let survey = match &source {
+            Origin::New(_) => None,
+            Origin::Killed(table) | Origin::HandedOver(table) => Some(table.survey(count, progress)),
+        };
+        Ok(SurveyedTable { source, survey, kept, counts, limited })
     }
 }
 
 impl SurveyedTable {
-    /// Takes the table over, and lets the control plane continue with the numbers of destinations. Nobody uses them any
-    /// more, and there are no workers yet.
-    pub(crate) fn take<D: Datapath>(self, control: &mut Control<D>) {
-        if let Some(survey) = self.survey {
-            self.table.take_over(&survey);
-            tracing::info!("connections: {} are taken over", survey.live);
+    /// Makes the table this process's, and lets the control plane continue with the numbers of destinations. From then
+    /// on a running xvsd cannot simply continue.
+    ///
+    /// # Errors
+    /// It does not answer, or has given up; then it continues.
+    pub(crate) fn own<D: Datapath>(
+        self,
+        from: Option<&mut TakeOver>,
+        control: &mut Control<D>,
+    ) -> Result<Arc<Table>, DaemonError> {
+        let Self { source, survey, kept, counts, limited } = self;
+        from.map(TakeOver::take_table).transpose()?;
+        let table = match (source, survey) {
+            (Origin::New(table), _) => table,
+            (Origin::Killed(table) | Origin::HandedOver(table), survey) => {
+                let survey = survey.expect("a former table was surveyed");
+                tracing::info!("connections: {} are taken over", survey.live);
+                table.take_over(&survey)
+            }
+        };
+        if let Some((kept, found)) = kept {
+            control.resume(kept, found, &counts);
         }
-        control.resume(self.kept, self.found, &self.counts);
-        for connection in self.limited.into_iter().map(|id| self.table.surveyed(id)) {
+        for connection in limited.into_iter().map(|id| table.surveyed(id)) {
             if !control.resume_client(&connection) {
                 // So that it is not counted out at its end.
                 let _ = connection.clear_flags(Flags::LIMITED);
             }
         }
+        Ok(table)
     }
 }
 
@@ -239,9 +309,12 @@ fn without(error: &dyn Display) -> String {
     format!("a restart of xvsd will lose all connections: state_directory: {error}")
 }
 
-fn open_numbers(directory: &StateDirectory) -> Result<(Kept, Found), StateDirectoryError> {
-    let files = (directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
-    Kept::open(files.0, files.1).map_err(|error| failed(directory, error))
+fn numbers(directory: &StateDirectory) -> Result<NumberFiles, StateDirectoryError> {
+    Ok(((directory.file(DESTINATIONS)?, directory.file(SERVICES)?), directory.path().to_owned()))
+}
+
+fn open_numbers(((destinations, services), path): NumberFiles) -> Result<(Kept, Found), StateDirectoryError> {
+    Kept::open(destinations, services).map_err(|error| StateDirectoryError::System { path, error })
 }
 
 fn failed(directory: &StateDirectory, error: io::Error) -> StateDirectoryError {
@@ -328,11 +401,13 @@ mod tests {
         }
         drop(worker);
         let file = || File::from(memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap());
-        let (files, left) = ((file(), file()), Some(Others::Run));
-        let taken = TakenTable { table: table.clone(), left, files, path: PathBuf::new() };
-        taken.survey(Millis(0)).unwrap().take(&mut control);
+        let source = Origin::HandedOver(FormerTable::left(table).unwrap());
+        let paused = PausedTable(PreparedTable { source, numbers: Some(((file(), file()), PathBuf::new())) });
+        let surveyed = paused.survey(Millis(0), || {}).unwrap();
+        let table = surveyed.own(None, &mut control).unwrap();
         let mut limited = Vec::new();
-        let _ = table.survey(|connection| limited.push(connection.flags().is_limited()));
+        let each = |connection: Connection<'_>| limited.push(connection.flags().is_limited());
+        table.reader().unwrap().for_each(0..u32::MAX, each);
         let eight = [false, true, true, true, true, true, true, true, true, false];
         assert_eq!(limited, eight, "neither without the destination nor for the ninth client");
     }

@@ -14,7 +14,7 @@ use std::{io, panic, thread};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::conn::{Table, TableConfig};
+use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::offload::Settings;
@@ -54,8 +54,8 @@ use crate::log::Losses;
 use crate::offload::{OffloadMode, Offloading};
 use crate::status::history::History;
 use crate::status::shared::{Facts, RequestDurations, Shared};
-use crate::sweep::{Sweeper, Sweeping};
 use crate::sync::daemons::Daemons;
+use crate::sync::master::TableFacts;
 use crate::sync::peers::SyncPeers;
 use crate::workers::Workers;
 use crate::workers::membership::choose;
@@ -88,7 +88,6 @@ pub struct Daemon {
     control: Option<JoinHandle<SystemDatapath>>,
     network: Option<FollowerThread>,
     netfilter: Option<netfilter::FollowerThread>,
-    sweeping: Option<Sweeping>,
     health: Option<Engine>,
     fleet: Option<Following>,
     /// Whether it has begun with a journal, and none of its rules was refused.
@@ -106,7 +105,7 @@ pub struct Daemon {
 fn offloading(
     config: &Config,
     steering: &Steering,
-    table: &Table,
+    entries: usize,
     warnings: &mut Vec<String>,
 ) -> Option<Offloading> {
     if config.offload == OffloadMode::Off {
@@ -114,7 +113,7 @@ fn offloading(
     }
     let settings = Settings { after: config.offload_after, ..Settings::default() };
     let started =
-        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, table);
+        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
     let why = |error| {
         let warning = format!(
             "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
@@ -174,11 +173,12 @@ impl Daemon {
         let others = if take_over.is_some() { Others::Run } else { Others::Ended };
         let mut kept = KeptState::open(config, table, over, others)?;
         start_warnings.append(&mut kept.warnings);
-        let table = kept.table.clone();
-        let offload = offloading(config, &steering, &table, &mut start_warnings);
+        let facts =
+            TableFacts { workers: worker_count, entries: kept.table.entries(), secret: kept.table.secret() };
+        let secret = facts.secret;
+        let offload = offloading(config, &steering, facts.entries, &mut start_warnings);
         start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let flows = offload.as_ref().map(|offload| offload.flows().clone());
-        let reader = table.reader().expect("a new table has two reader handles free");
         let links = workers.links();
         let neighbours = Neighbours::open().map_err(system("netlink"))?;
         let interfaces = bonds.into_iter().enumerate();
@@ -186,28 +186,27 @@ impl Daemon {
             .map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) })
             .collect();
         let rules = config.compared_rules();
-        let facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
+        let status_facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
 
         let unresolved = Arc::new(Unresolved::new(64));
         let hold = steering.hold().clone();
         let wakers = workers.wakers().to_vec();
         let peers = Arc::<SyncPeers>::default();
-        let daemons = Daemons::new(config.sync_key_file.clone(), peers.clone());
-        let datapath = SystemDatapath::new(workers, steering, neighbours, table.clone(), daemons, offload);
+        let daemons = Daemons::new(facts, config.sync_key_file.clone(), peers.clone());
+        let capacity = config.conn_table_size;
+        let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         control.set_start_settings(config.settings(worker_count));
         control.set_sip_calls(config.sip_calls);
         control.keep_lists_without_files();
-        control.set_clients(config.limits.into(), *table.secret());
+        control.set_clients(config.limits.into(), secret);
         control.set_repair(config.keepalived.repair);
         control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
         kept.return_to(&mut control, started)?;
-        let to_take = kept.table_to_take()?;
-        let directory = kept.directory;
+        let KeptState { table, directory, .. } = kept;
         let (notices, ended) = unbounded();
         let counters: Vec<Arc<WorkerCounters>> = (0..worker_count).map(|_| Arc::default()).collect();
         let worker_start = WorkerStart {
-            table: table.clone(),
             clock: clock.clone(),
             hold: hold.clone(),
             unresolved: unresolved.clone(),
@@ -217,10 +216,7 @@ impl Daemon {
             notices: notices.clone(),
             offload: flows.clone(),
         };
-        let sweep_reader = table.reader().expect("a new table has two reader handles free");
-        let sweeper = Sweeper::new(sweep_reader, control.published(), table.secret().0[1]);
-        let swept = sweeper.counters();
-        let (reader, published, facts) = (Mutex::new(reader), control.published(), Mutex::new(facts));
+        let (published, facts) = (control.published(), Mutex::new(status_facts));
         let (total, request_durations) = (control.total(), RequestDurations::default());
         let (history, events) = (History::since(started), control.events());
         let shared = Arc::new(Shared {
@@ -228,9 +224,8 @@ impl Daemon {
             clock,
             hold: Some(hold),
             offload: flows,
-            table,
-            reader,
-            sweeping: sweeper.turn(),
+            owned: OnceLock::new(),
+            sweeping: Arc::default(),
             watchdog: OnceLock::new(),
             hands_over: AtomicBool::new(false),
             published,
@@ -238,7 +233,7 @@ impl Daemon {
             wakers,
             total,
             request_durations,
-            swept,
+            swept: Arc::default(),
             history,
             events,
             peers,
@@ -251,12 +246,11 @@ impl Daemon {
             reload: OnceLock::new(),
             taken_over: Mutex::default(),
         });
-        let sweeping = Some(Sweeping::start(sweeper, shared.clock.clone()).map_err(no_thread())?);
         let (inputs, queue) = bounded(QUEUE);
         let (latest, rules) = (Latest::default(), Latest::default());
         let views = (latest.clone(), rules.clone());
         let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
-        thread.set_start(worker_start, to_take);
+        thread.set_start(worker_start, table);
         let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
         let (report, first_view) =
             follower_callback("xvs-network", latest, || Input::Network, &inputs, &notices);
@@ -271,7 +265,6 @@ impl Daemon {
             control,
             network,
             netfilter,
-            sweeping,
             health,
             fleet,
             is_as_kept: false,
@@ -403,8 +396,7 @@ impl Daemon {
         self.directory.as_ref().map_or(Others::Ended, StateDirectory::others)
     }
 
-    /// Opens the sockets, takes the connection table over, starts the workers, and puts the XDP programs in the place
-    /// of those that an earlier process has pinned. Called when all services of the start are in force: then no frame
+    /// Begins to forward (`control/thread/serve.rs`). Called when all services of the start are in force: then no frame
     /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors
@@ -445,7 +437,6 @@ impl Daemon {
         drop(self.health.take());
         drop(self.network.take());
         drop(self.netfilter.take());
-        drop(self.sweeping.take());
         let _ = self.inputs.send(Input::Stop);
         let datapath = self.control.take().map(JoinHandle::join);
         if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {

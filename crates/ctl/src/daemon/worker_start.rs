@@ -27,15 +27,14 @@ use crate::workers::Workers;
 
 /// What all workers share.
 pub(crate) struct WorkerStart {
-    pub(super) table: Arc<Table>,
-    pub(super) clock: Arc<Clock>,
-    pub(super) hold: Arc<Hold>,
+    pub(crate) clock: Arc<Clock>,
+    pub(crate) hold: Arc<Hold>,
     pub(super) unresolved: Arc<Unresolved>,
-    pub(super) published: Arc<ArcSwap<Snapshot>>,
+    pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(super) total: SharedStats,
     /// Those of each worker.
     pub(super) counters: Vec<Arc<WorkerCounters>>,
-    pub(super) notices: Sender<String>,
+    pub(crate) notices: Sender<String>,
     pub(super) offload: Option<Arc<Offload>>,
 }
 
@@ -46,6 +45,7 @@ impl WorkerStart {
     /// The kernel has no thread or no random numbers.
     pub(crate) fn start(
         self,
+        table: &Arc<Table>,
         ports: Vec<XdpPort>,
         uncounted: Vec<Uncounted>,
         workers: &mut Workers,
@@ -55,7 +55,7 @@ impl WorkerStart {
         let secret = random_secret().map_err(system("random numbers"))?;
         let handoff = Arc::new(Handoff::new(ports.len()));
         for (number, (port, counters)) in ports.into_iter().zip(self.counters).enumerate() {
-            let handle = self.table.handle(number).expect("the table has a free handle for each worker");
+            let handle = table.handle(number).expect("the table has a free handle for each worker");
             let ids = |half| Identification::numbered(secret, 2 * number + half);
             let ids = (ids(0), ids(1));
             let mut flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids.0);
@@ -68,7 +68,7 @@ impl WorkerStart {
                     Context { snapshot: &self.published.load(), now: self.clock.now() },
                 );
             }
-            let fragments = Reassembly::new(number, handoff.clone(), *self.table.secret());
+            let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
             let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids.1);
             let worker = Worker {
                 pipeline: Pipeline::new(flows, transmitter, fragments),

@@ -118,7 +118,7 @@ impl Record {
             destinations: destinations as u64,
             differences: differing,
             digest: digested,
-            connections: shared.table().live() as u64,
+            connections: shared.connections(),
             rates,
             runs: None,
             refused: None,

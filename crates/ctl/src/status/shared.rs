@@ -51,8 +51,8 @@ pub struct Shared {
     pub(crate) hold: Option<Arc<Hold>>,
     /// The offload of connections; `None`: it is off.
     pub(crate) offload: Option<Arc<Offload>>,
-    pub(crate) table: Arc<Table>,
-    pub(crate) reader: Mutex<TableReader>,
+    /// The table and its reader for listings, from the moment at which the table is this process's.
+    pub(crate) owned: OnceLock<(Arc<Table>, Mutex<TableReader>)>,
     /// The time of systemd's watchdog, if it is notified.
     pub(crate) watchdog: OnceLock<Duration>,
     /// Whether the control thread hands over to a successor, and so answers nothing else.
@@ -176,14 +176,29 @@ impl Shared {
         self.clock.now()
     }
 
-    /// The connection table.
+    /// The connection table is this process's from now on.
+    pub(crate) fn own(&self, table: Arc<Table>) {
+        let reader = Mutex::new(table.reader().expect("the first reader of a table finds a handle"));
+        let _ = self.owned.set((table, reader));
+    }
+
+    /// The connection table. The control socket, the exporter and the status page are served when it is this process's.
     pub fn table(&self) -> &Table {
-        &self.table
+        &self.expect_owned().0
     }
 
     /// The table's reader for listings, one listing at a time.
     pub fn reader(&self) -> &Mutex<TableReader> {
-        &self.reader
+        &self.expect_owned().1
+    }
+
+    fn expect_owned(&self) -> &(Arc<Table>, Mutex<TableReader>) {
+        self.owned.get().expect("nothing is served before the table is owned")
+    }
+
+    /// The connections in the table; 0 while it is not this process's yet.
+    pub(crate) fn connections(&self) -> u64 {
+        self.owned.get().map_or(0, |(table, _)| table.live() as u64)
     }
 
     /// Records a sample of the counters if one is due.
@@ -196,7 +211,7 @@ impl Shared {
     /// frees the rest.
     pub(crate) fn free_ended(&self) {
         for _ in 0..FREE_TRIES {
-            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reader = self.reader().lock().unwrap_or_else(PoisonError::into_inner);
             reader.visit(0..0, |_, _| {});
             if reader.in_limbo() == 0 {
                 return;
@@ -255,13 +270,12 @@ impl Shared {
         use xvs_dataplane::shm::Memory;
         let table =
             Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
-        Self {
+        let shared = Self {
             started: Clock::Monotonic.now(),
             clock: Arc::new(Clock::Monotonic),
             hold: None,
             offload: None,
-            reader: Mutex::new(table.reader().unwrap()),
-            table,
+            owned: OnceLock::new(),
             published,
             counters: vec![Arc::default()],
             wakers: Vec::new(),
@@ -282,7 +296,9 @@ impl Shared {
             on_disabled: OnceLock::new(),
             reload: OnceLock::new(),
             taken_over: Mutex::default(),
-        }
+        };
+        shared.own(table);
+        shared
     }
 }
 

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use xvs_dataplane::conn::Table;
 use xvs_dataplane::port::xdp::Waker;
 use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox};
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_proto::HashSecret;
 
 use super::fetch_table::TableFetcher;
 use super::key::SyncKey;
@@ -31,15 +31,14 @@ use crate::control::datapath::SyncSockets;
 pub(crate) fn start(
     daemon: &SyncDaemon,
     wanted: SyncSockets,
-    table: &Table,
+    (workers, secret): (usize, HashSecret),
     wakers: Vec<Waker>,
     key: Option<SyncKey>,
     peers: &Arc<Peers>,
 ) -> Result<(Daemon, Arc<Inbox>), String> {
     let sockets = sockets::of_group(daemon, wanted)?;
-    let inbox = Arc::new(Inbox::new(table.config().workers));
-    let receiver =
-        Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: *table.secret() });
+    let inbox = Arc::new(Inbox::new(workers));
+    let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret });
     let (mut threads, has_key) = (Daemon::default(), key.is_some());
     if let Some(key) = key {
         let (receiver, peers, wakers) = (receiver.clone(), peers.clone(), wakers.clone());

@@ -14,6 +14,7 @@ use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use super::key::SyncKey;
+use super::master::TableFacts;
 use super::peers::SyncPeers;
 use super::send_table::TableSender;
 use super::thread::Daemon;
@@ -22,6 +23,9 @@ use crate::control::datapath::SyncSockets;
 
 /// The daemons. They end when this is dropped.
 pub(crate) struct Daemons {
+    facts: TableFacts,
+    /// `None` until it is this process's.
+    table: Option<Arc<Table>>,
     key_file: Option<PathBuf>,
     peers: Arc<SyncPeers>,
     may_send: Arc<AtomicBool>,
@@ -33,18 +37,31 @@ pub(crate) struct Daemons {
 #[derive(Default)]
 struct Running {
     daemon: Option<Daemon>,
+    /// A master daemon that begins when the table is this process's.
+    waits: Option<master::Prepared>,
     /// Why it sends or fetches no tables, though it has a key.
     no_table: Option<String>,
 }
 
 impl Daemons {
     /// None yet. Without a key they send and fetch no tables.
-    pub(crate) fn new(key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
-        let (master, backup) = Default::default();
-        Self { key_file, peers, may_send: Arc::default(), master, backup }
+    pub(crate) fn new(facts: TableFacts, key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
+        let (table, may_send, master, backup) = Default::default();
+        Self { facts, table, key_file, peers, may_send, master, backup }
     }
 
-    /// Sets whether the table is this process's, so that it may be sent.
+    /// The table is this process's from now on: a master daemon begins.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), String> {
+        self.table = Some(table.clone());
+        self.may_send(true);
+        self.master.daemon = self.master.waits.take().map(|waits| waits.begin(table)).transpose()?;
+        Ok(())
+    }
+
+    /// Sets whether the table may be sent: not while a successor takes it over.
     pub(crate) fn may_send(&self, may_send: bool) {
         // Relaxed: the table orders its own memory.
         self.may_send.store(may_send, Ordering::Relaxed);
@@ -58,26 +75,28 @@ impl Daemons {
         &mut self,
         daemon: &SyncDaemon,
         sockets: SyncSockets,
-        table: &Arc<Table>,
         published: Arc<ArcSwap<Snapshot>>,
     ) -> Result<Arc<Announcements>, String> {
-        let (sender, no_table) = optional(self.sender(daemon, table, &published));
-        let (threads, announcements) = master::start(daemon, sockets, table, published, sender)?;
-        self.master = Running { daemon: Some(threads), no_table };
+        let (sender, no_table) = optional(self.sender(daemon, &published));
+        let prepared = master::prepare(daemon, sockets, &self.facts, published, sender)?;
+        let announcements = prepared.announcements.clone();
+        let (daemon, waits) = match &self.table {
+            Some(table) => (Some(prepared.begin(table)?), None),
+            None => (None, Some(prepared)),
+        };
+        self.master = Running { daemon, waits, no_table };
         Ok(announcements)
     }
 
     fn sender(
         &self,
         daemon: &SyncDaemon,
-        table: &Arc<Table>,
         published: &Arc<ArcSwap<Snapshot>>,
     ) -> Result<Option<(TableSender, TcpListener)>, String> {
         let Some(key) = self.key()? else { return Ok(None) };
         let sender = TableSender {
             sync_id: daemon.sync_id,
             key,
-            reader: table.reader().ok_or(master::STILL_ENDING)?,
             published: published.clone(),
             peers: self.peers.master.clone(),
             may_send: self.may_send.clone(),
@@ -93,12 +112,13 @@ impl Daemons {
         &mut self,
         daemon: &SyncDaemon,
         sockets: SyncSockets,
-        table: &Table,
         wakers: Vec<Waker>,
     ) -> Result<Arc<Inbox>, String> {
         let (key, no_table) = optional(self.key());
-        let (threads, inbox) = backup::start(daemon, sockets, table, wakers, key, &self.peers.backup)?;
-        self.backup = Running { daemon: Some(threads), no_table };
+        let (workers, secret) = (self.facts.workers, self.facts.secret);
+        let (threads, inbox) =
+            backup::start(daemon, sockets, (workers, secret), wakers, key, &self.peers.backup)?;
+        self.backup = Running { daemon: Some(threads), waits: None, no_table };
         Ok(inbox)
     }
 
@@ -121,7 +141,7 @@ impl Daemons {
     /// A sentence for each daemon that has failed, or does without tables.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        for (role, Running { daemon, no_table }) in [("master", &self.master), ("backup", &self.backup)] {
+        for (role, Running { daemon, no_table, .. }) in [("master", &self.master), ("backup", &self.backup)] {
             let again = format!("run `xvsadm --stop-daemon {role}` and start it again");
             if daemon.as_ref().is_some_and(Daemon::has_failed) {
                 faults.push(format!("the {role} daemon has failed; {again}"));

@@ -113,7 +113,7 @@ mod tests {
     use arc_swap::ArcSwap;
     use xvs_dataplane::clock::Clock;
     use xvs_dataplane::conn::tcp::TcpState;
-    use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig};
+    use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig, TableReader};
     use xvs_dataplane::shm::Memory;
     use xvs_dataplane::snapshot::Snapshot;
     use xvs_dataplane::snapshot::sync_backup::Inbox;
@@ -153,15 +153,15 @@ mod tests {
         table
     }
 
-    fn sender(table: &Arc<Table>, key: u8) -> TableSender {
-        TableSender {
+    fn sender(table: &Arc<Table>, key: u8) -> (TableSender, TableReader) {
+        let sender = TableSender {
             sync_id: 7,
             key: SyncKey([key; 32]),
-            reader: table.reader().unwrap(),
             published: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             peers: Arc::default(),
             may_send: Arc::new(AtomicBool::new(true)),
-        }
+        };
+        (sender, table.reader().unwrap())
     }
 
     fn fetcher(key: u8, sync_id: u8) -> TableFetcher {
@@ -181,7 +181,7 @@ mod tests {
 
     /// Fetches from a sender. Returns the outcome, and what each side knows of the other.
     fn fetched(
-        sender: TableSender,
+        (sender, reader): (TableSender, TableReader),
         fetcher: &TableFetcher,
     ) -> (Result<u64, String>, Option<SyncPeer>, Option<SyncPeer>) {
         let (listener, stop) = (TcpListener::bind(PEER).unwrap(), AtomicBool::new(false));
@@ -190,7 +190,7 @@ mod tests {
         let senders = sender.peers.clone();
         fetcher.peers.heard(PEER, true, Instant::now());
         let outcome = thread::scope(|scope| {
-            scope.spawn(|| sender.run(&listener, &stop));
+            scope.spawn(|| sender.run(reader, &listener, &stop));
             let stream = TcpStream::connect(address).unwrap();
             let outcome = fetcher.receive(stream, PEER, &stop).map_err(|error| error.to_string());
             let is_sending =
@@ -291,11 +291,11 @@ mod tests {
             assert!(Channel::connect(stream, &SyncKey([1; 32]), &stop).is_err());
             heard.join().unwrap()
         });
-        let (sender, mut answer) = (sender(&table(10), 1), Vec::new());
+        let ((sender, reader), mut answer) = (sender(&table(10), 1), Vec::new());
         let peers = sender.peers.clone();
         listener.set_nonblocking(true).unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| sender.run(&listener, &stop));
+            scope.spawn(|| sender.run(reader, &listener, &stop));
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(&first).unwrap();
             stream.shutdown(std::net::Shutdown::Write).unwrap();

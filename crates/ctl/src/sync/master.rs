@@ -5,7 +5,7 @@
 //! At its end the thread sends what is left. Not here: the messages (`messages.rs`).
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,6 +17,7 @@ use xvs_dataplane::conn::Table;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::sync_master::{Announcements, MasterCounters};
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_proto::HashSecret;
 use xvs_proto::sync::Version;
 
 use super::messages::{Messages, Sent};
@@ -25,27 +26,52 @@ use super::sockets;
 use super::thread::Daemon;
 use crate::control::datapath::SyncSockets;
 
-/// Opens the sockets, and starts the threads: one that sends messages and, with a sender, one that sends the table.
+/// What the daemons know of the connection table before it is this process's.
+pub(crate) struct TableFacts {
+    pub(crate) workers: usize,
+    pub(crate) entries: usize,
+    pub(crate) secret: HashSecret,
+}
+
+/// A master daemon whose sockets are open, and whose workers may announce already.
+pub(super) struct Prepared {
+    daemon: SyncDaemon,
+    wanted: SyncSockets,
+    sockets: Vec<UdpSocket>,
+    pub(super) announcements: Arc<Announcements>,
+    published: Arc<ArcSwap<Snapshot>>,
+    sender: Option<(TableSender, TcpListener)>,
+}
+
+/// Opens the sockets.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
-pub(crate) fn start(
+pub(super) fn prepare(
     daemon: &SyncDaemon,
     wanted: SyncSockets,
-    table: &Arc<Table>,
+    facts: &TableFacts,
     published: Arc<ArcSwap<Snapshot>>,
     sender: Option<(TableSender, TcpListener)>,
-) -> Result<(Daemon, Arc<Announcements>), String> {
+) -> Result<Prepared, String> {
     let sockets = sockets::to_group(daemon, wanted)?;
-    let reader = table.reader().ok_or(STILL_ENDING)?;
-    let announcements = Arc::new(Announcements::new(table.entries(), table.config().workers));
-    let mut messages =
-        Messages::new(daemon, wanted.ports, announcements.clone(), reader, Clock::Monotonic.now());
-    let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
-    let sends_table = sender.is_some();
-    let run = {
-        let announcements = announcements.clone();
-        move |stop: &AtomicBool| {
+    let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
+    Ok(Prepared { daemon: daemon.clone(), wanted, sockets, announcements, published, sender })
+}
+
+impl Prepared {
+    /// Starts the threads: one that sends messages and, with a sender, one that sends the table.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(super) fn begin(self, table: &Arc<Table>) -> Result<Daemon, String> {
+        let Self { daemon, wanted, sockets, announcements, published, sender } = self;
+        let reader = || table.reader().ok_or(STILL_ENDING);
+        let mut messages =
+            Messages::new(&daemon, wanted.ports, announcements.clone(), reader()?, Clock::Monotonic.now());
+        let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
+        let sends_table = sender.is_some();
+        let run = move |stop: &AtomicBool| {
             let mut heard = Instant::now();
             let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
             let send = |port: u16, message: &[u8]| {
@@ -67,18 +93,19 @@ pub(crate) fn start(
                 }
             }
             messages.finish(&published.load(), Clock::Monotonic.now(), send);
+        };
+        let mut threads = Daemon::default();
+        threads.start("xvs-sync", run)?;
+        if let Some((sender, listener)) = sender {
+            let reader = reader()?;
+            threads.start("xvs-sync-table", move |stop| sender.run(reader, &listener, stop))?;
         }
-    };
-    let mut threads = Daemon::default();
-    threads.start("xvs-sync", run)?;
-    if let Some((sender, listener)) = sender {
-        threads.start("xvs-sync-table", move |stop| sender.run(&listener, stop))?;
+        Ok(threads)
     }
-    Ok((threads, announcements))
 }
 
 /// Why there is no reader for the table.
-pub(super) const STILL_ENDING: &str = "another master daemon is still ending; try again";
+const STILL_ENDING: &str = "another master daemon is still ending; try again";
 /// How often an empty message is sent, with a key. A kernel ignores it.
 const HEARD: Duration = Duration::from_secs(1);
 /// How often the thread looks for announcements and for messages that are due.

@@ -5,7 +5,7 @@ mod channel;
 pub(crate) mod daemons;
 mod fetch_table;
 mod key;
-mod master;
+pub(crate) mod master;
 pub(crate) mod messages;
 pub(crate) mod peers;
 pub(crate) mod receiver;

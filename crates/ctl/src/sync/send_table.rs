@@ -28,16 +28,15 @@ use super::peers::Peers;
 pub(super) struct TableSender {
     pub(super) sync_id: u8,
     pub(super) key: SyncKey,
-    pub(super) reader: TableReader,
     pub(super) published: Arc<ArcSwap<Snapshot>>,
     pub(super) peers: Arc<Peers>,
-    /// Whether the table is this process's: not before it was taken over, and not after.
+    /// Not while a successor takes the table over.
     pub(super) may_send: Arc<AtomicBool>,
 }
 
 impl TableSender {
     /// Serves directors until it is to stop.
-    pub(super) fn run(mut self, listener: &TcpListener, stop: &AtomicBool) {
+    pub(super) fn run(self, mut reader: TableReader, listener: &TcpListener, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
             let _ = poll(&mut [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)], Some(&TURN));
             let may_send = self.may_send.load(Ordering::Relaxed);
@@ -47,7 +46,7 @@ impl TableSender {
             };
             let begun = Instant::now();
             let peer = SocketAddr::new(from.ip(), 0);
-            match self.send(stream, peer, stop) {
+            match self.send(&mut reader, stream, peer, stop) {
                 Ok(connections) => {
                     let seconds = begun.elapsed().as_secs_f32();
                     tracing::info!("{connections} connections sent to {} in {seconds:.1} s", from.ip());
@@ -65,19 +64,25 @@ impl TableSender {
     }
 
     /// Sends the table. Returns the number of connections that were sent.
-    fn send(&mut self, stream: TcpStream, peer: SocketAddr, stop: &AtomicBool) -> Result<u64, Broken> {
+    fn send(
+        &self,
+        reader: &mut TableReader,
+        stream: TcpStream,
+        peer: SocketAddr,
+        stop: &AtomicBool,
+    ) -> Result<u64, Broken> {
         let mut channel = Channel::accept(stream, &self.key, stop)?;
-        let of = self.reader.table().live() as u64;
+        let of = reader.table().live() as u64;
         channel.send(&of.to_be_bytes())?;
         self.peers.moves(peer, 0, of);
         let (mut sent, mut at) = (0, 0);
-        while at < self.reader.table().extent() {
+        while at < reader.table().extent() {
             if !self.may_send.load(Ordering::Relaxed) {
                 return Err(Broken::Stopped);
             }
             let now = Clock::Monotonic.now();
             let (mut outbox, mut count) = (Outbox::new(self.sync_id, MESSAGE_MAX, now), 0);
-            collect_all(at..at + SLICE, &mut self.reader, &self.published.load(), now, |entry| {
+            collect_all(at..at + SLICE, reader, &self.published.load(), now, |entry| {
                 let discarded = outbox.add(entry, Version::V1, usize::MAX, now);
                 count += 1 - discarded;
             });

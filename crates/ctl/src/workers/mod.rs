@@ -182,11 +182,15 @@ impl Workers {
         }
     }
 
-    /// Puts the programs of this process in force again, after a successor has replaced them and failed.
-    pub(crate) fn restore_programs(&mut self, steering: &Steering) {
+    /// Redirects what this machine itself sends anew, after a successor has done so and failed.
+    pub(crate) fn redirect_own_anew(&mut self, steering: &Steering) {
         self.own.fill_with(|| None);
         self.own_clients = None;
         self.redirect_own(steering);
+    }
+
+    /// Puts the programs of this process in force again, after a successor has replaced them and failed.
+    pub(crate) fn restore_programs(&mut self, steering: &Steering) {
         for attached in &mut self.attached {
             if let Err(error) = steering.restore(attached) {
                 tracing::error!(

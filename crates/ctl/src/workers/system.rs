@@ -46,7 +46,10 @@ pub(crate) struct SystemDatapath {
     retry: Option<Instant>,
     /// Not before this is a failed redirection tried again.
     redirect_after: Instant,
-    table: Arc<Table>,
+    /// `None` until it is this process's.
+    table: Option<Arc<Table>>,
+    /// The number of connections for which the table is made.
+    capacity: usize,
     reserved: ReservedPorts,
     /// Why local ports are not reserved; `None`: they are.
     not_reserved: Option<String>,
@@ -60,7 +63,7 @@ impl SystemDatapath {
         workers: Workers,
         steering: Steering,
         neighbours: Neighbours,
-        table: Arc<Table>,
+        capacity: usize,
         daemons: Daemons,
         offload: Option<Offloading>,
     ) -> Self {
@@ -71,12 +74,25 @@ impl SystemDatapath {
             wanted: BTreeSet::new(),
             retry: None,
             redirect_after: Instant::now(),
-            table,
+            table: None,
+            capacity,
             reserved: ReservedPorts::default(),
             not_reserved: None,
             daemons,
             offload,
         }
+    }
+
+    /// The connection table is this process's from now on: connections may be announced, offloaded and counted.
+    ///
+    /// # Errors
+    /// A sentence if a daemon of synchronization cannot be started.
+    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), String> {
+        if let Some(offload) = &self.offload {
+            offload.flows().set_table(table);
+        }
+        self.table = Some(table.clone());
+        self.daemons.own(table)
     }
 
     /// The offload of flows; `None`: there is none.
@@ -136,7 +152,7 @@ impl SystemDatapath {
 
     /// The name of the thread with this number at the table: workers first, then readers.
     fn thread_name(&self, slot: usize) -> String {
-        let workers = self.table.config().workers;
+        let workers = self.workers.count();
         if slot < workers { format!("worker {slot}") } else { "a listing".to_owned() }
     }
 }
@@ -149,7 +165,7 @@ impl Datapath for SystemDatapath {
         published: Arc<ArcSwap<Snapshot>>,
         _: Millis,
     ) -> Result<Arc<Announcements>, CommandError> {
-        let started = self.daemons.start_master(daemon, sockets, &self.table, published);
+        let started = self.daemons.start_master(daemon, sockets, published);
         started.map_err(|why| CommandError::Failed { why: format!("xvs: master daemon: {why}") })
     }
 
@@ -163,7 +179,7 @@ impl Datapath for SystemDatapath {
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
         let wakers = self.workers.wakers().to_vec();
-        let started = self.daemons.start_backup(daemon, sockets, &self.table, wakers);
+        let started = self.daemons.start_backup(daemon, sockets, wakers);
         started.map_err(|why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") })
     }
 
@@ -206,9 +222,11 @@ impl Datapath for SystemDatapath {
     }
 
     fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {
-        let epoch = self.table.close_epoch();
+        // Without a table there are no workers yet.
+        let Some(table) = &self.table else { return Ok(()) };
+        let epoch = table.close_epoch();
         let deadline = Instant::now() + timeout;
-        while let Some(slot) = self.table.laggard(epoch) {
+        while let Some(slot) = table.laggard(epoch) {
             if Instant::now() >= deadline {
                 return Err(self.thread_name(slot));
             }
@@ -235,8 +253,8 @@ impl Datapath for SystemDatapath {
     }
 
     fn free_entries(&self) -> (usize, usize) {
-        let size = self.table.config().capacity;
-        (size.saturating_sub(self.table.live()), size)
+        let live = self.table.as_ref().map_or(0, |table| table.live());
+        (self.capacity.saturating_sub(live), self.capacity)
     }
 }
 

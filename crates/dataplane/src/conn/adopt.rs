@@ -5,6 +5,9 @@
 //! counts and timers anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table
 //! of another version, size or start of the machine is refused as a whole. Runs once, before there are workers. Cost:
 //! three passes over the entries. Not here: which files these are, and who may open them.
+//!
+//! Until then it is a [`FormerTable`], which has no handles: nobody in this process can insert into it, remove from it
+//! or walk it while another process may still use it, or before its free list is built anew.
 
 use std::fs::File;
 use std::ops::Range;
@@ -39,6 +42,10 @@ pub struct TableFiles {
     /// The second halves of entries.
     pub extensions: File,
 }
+
+/// The table of another process, which may still use it. [`Self::take_over`] makes it this one's.
+#[derive(Debug)]
+pub struct FormerTable(Table);
 
 /// What a table has.
 #[derive(Debug)]
@@ -89,28 +96,53 @@ impl Table {
         Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, boot)))
     }
 
-    /// The table of another process, which may still use it: [`Self::take_over`] makes it this one's.
+    /// A connection that was [surveyed](FormerTable::survey). Before any handle of a worker is taken.
+    pub fn surveyed(&self, id: ConnId) -> Connection<'_> {
+        Connection { id, record: self.slab.record(id.0) }
+    }
+}
+
+impl FormerTable {
+    /// Maps the files of another process.
     ///
     /// # Errors
-    /// It is refused.
-    pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Arc<Self>, AdoptError> {
+    /// The table in them is refused.
+    pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Self, AdoptError> {
         let (parts, secret) = header_of(&files.connections, &config, boot)?;
         let [mapping, extensions] = map(files, &config, &parts)?;
-        Ok(Arc::new(Self::over(config, &parts, mapping, &extensions, secret)))
+        Ok(Self(Table::over(config, &parts, mapping, &extensions, secret)))
+    }
+
+    /// A table as its handles have left it; `None` while one is in use.
+    pub fn left(table: Arc<Table>) -> Option<Self> {
+        Arc::try_unwrap(table).ok().map(Self)
+    }
+
+    /// The secret that keys the hash of flows.
+    pub fn secret(&self) -> &HashSecret {
+        self.0.secret()
+    }
+
+    /// The number of entries: the indices of connections are below it.
+    pub fn entries(&self) -> usize {
+        self.0.entries()
     }
 
     /// Enters all pages in this process's page tables, which would otherwise cost the time of [`Self::survey`].
     pub fn touch(&self) {
-        self.mapping.touch();
+        self.0.mapping.touch();
     }
 
     /// Walks a table that nobody changes meanwhile, and that was left in order or [repaired](Self::repair). Changes
-    /// nothing. `each` sees each connection and template.
-    pub fn survey(&self, mut each: impl FnMut(&Connection<'_>)) -> Survey {
+    /// nothing. `each` sees each connection and template; `progress` is called again and again.
+    pub fn survey(&self, mut each: impl FnMut(&Connection<'_>), progress: impl Fn()) -> Survey {
         let extent = self.extent_of_files();
         let mut survey = Survey { extent, live: 0, expected: 0, free: Vec::new() };
         for index in 0..extent {
-            let record = self.slab.record(index);
+            if index % SHARE == 0 {
+                progress();
+            }
+            let record = self.0.slab.record(index);
             if record.entry.life().is_live() {
                 let connection = Connection { id: ConnId(index), record };
                 survey.live += 1;
@@ -123,14 +155,20 @@ impl Table {
         survey
     }
 
-    /// Takes over what a process has left that does not use the table any more. Before any handle of a worker is taken.
-    pub fn take_over(&self, survey: &Survey) {
-        let Self { slab, free_handles, config, counts, .. } = self;
+    /// Takes over what a process has left that does not use the table any more.
+    pub fn take_over(self, survey: &Survey) -> Arc<Table> {
+        let Table { slab, free_handles, config, counts, expected, .. } = &self.0;
         let (header, extent) = (&slab.header[0], survey.extent);
         // Relaxed: no other thread uses the table yet.
         header.extent.store(extent, Ordering::Relaxed);
         header.free.store(0, Ordering::Relaxed);
-        self.expected.store(survey.expected, Relaxed);
+        expected.store(survey.expected, Relaxed);
+        // No handle has a stock of its own: what one would give away is in the free list that is built here.
+        for state in free_handles {
+            if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
+                state.stock = Stock::default();
+            }
+        }
         let mut stock = Stock::default();
         survey.free.iter().for_each(|index| stock.give(slab, *index));
         let first_of = |worker: usize| (u64::from(extent) * worker as u64 / config.workers as u64) as u32;
@@ -142,24 +180,25 @@ impl Table {
             }
         }
         counts[0].inserted.store(survey.live as u64, Relaxed);
-    }
-
-    /// A connection of [`Self::survey`]. Before any handle of a worker is taken.
-    pub fn surveyed(&self, id: ConnId) -> Connection<'_> {
-        Connection { id, record: self.slab.record(id.0) }
+        Arc::new(self.0)
     }
 
     /// The number of entries that were ever used, as far as the files have so many.
     fn extent_of_files(&self) -> u32 {
-        self.slab.extent().min(self.slab.entries.len() as u32)
+        self.0.slab.extent().min(self.0.slab.entries.len() as u32)
     }
 
     /// Repairs a table whose process was killed at any moment: checks each entry, and builds the index and the counts
-    /// of templates anew, on all cores. `is_known` tells whether there is a destination with a number. Returns the
-    /// number of entries that had to be discarded.
-    pub fn repair(&self, now: Millis, is_known: impl Fn(u32) -> bool + Sync) -> usize {
+    /// of templates anew, on all cores. `is_known` tells whether there is a destination with a number; `progress` is
+    /// called again and again. Returns the number of entries that had to be discarded.
+    pub fn repair(
+        &mut self,
+        now: Millis,
+        is_known: impl Fn(u32) -> bool + Sync,
+        progress: impl Fn() + Sync,
+    ) -> usize {
         let extent = self.extent_of_files();
-        let Self { slab, buckets, secret, .. } = self;
+        let Table { slab, buckets, secret, .. } = &self.0;
         let is_possible = |index: u32| {
             let record = slab.record(index);
             let life = record.entry.life();
@@ -172,7 +211,7 @@ impl Table {
         let discarded = AtomicUsize::new(0);
         // Relaxed, here and below: no other thread uses the table yet.
         buckets.clear();
-        for_each_window(extent, |window| {
+        for_each_window(extent, &progress, |window| {
             // All of a window before the first one is entered: their buckets are fetched together.
             let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
                 let index = window.start + at as u32;
@@ -191,7 +230,7 @@ impl Table {
                 }
             }
         });
-        for_each_window(extent, |window| {
+        for_each_window(extent, &progress, |window| {
             for index in window.filter(|index| is_live(*index)) {
                 let controller = &slab.entry(index).controller;
                 let is_controller = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).may_control();
@@ -205,14 +244,15 @@ impl Table {
     }
 }
 
-/// Passes each window of the indices up to this one to `each`, on all cores.
-fn for_each_window(extent: u32, each: impl Fn(Range<u32>) + Sync) {
+/// Passes each window of the indices up to this one to `each`, on all cores; calls `progress` for each share of them.
+fn for_each_window(extent: u32, progress: impl Fn() + Sync, each: impl Fn(Range<u32>) + Sync) {
     let next = AtomicU32::new(0);
     let run = || {
         // Relaxed: it orders nothing; the end of the scope does.
         while let start = next.fetch_add(SHARE, Relaxed)
             && start < extent
         {
+            progress();
             let end = (start + SHARE).min(extent);
             (start..end).step_by(WINDOW).for_each(|at| each(at..(at + WINDOW as u32).min(end)));
         }

@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_table_taken_over_knows_the_expected_connections_and_their_control_connections() {
-        use super::super::{Flags, Inserted, NewConnection, Table, TableConfig};
+        use super::super::{Flags, FormerTable, Inserted, NewConnection, Table, TableConfig};
         use crate::clock::Millis;
         use crate::shm::Memory;
         use xvs_proto::{Endpoint, FlowKey};
@@ -195,8 +195,10 @@ mod tests {
         drop(worker);
 
         table.expected.store(0, std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(table.repair(Millis(0), |_| true), 0);
-        table.take_over(&table.survey(|_| {}));
+        let mut left = FormerTable::left(table).unwrap();
+        assert_eq!(left.repair(Millis(0), |_| true, || {}), 0);
+        let survey = left.survey(|_| {}, || {});
+        let table = left.take_over(&survey);
         let worker = table.handle(0).unwrap();
         let NewConnection { protocol, client, virtual_endpoint, .. } = example;
         let flow = FlowKey { protocol, source: client, dest: virtual_endpoint };

@@ -37,7 +37,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-pub use self::adopt::{AdoptError, Survey, TableFiles};
+pub use self::adopt::{AdoptError, FormerTable, Survey, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;

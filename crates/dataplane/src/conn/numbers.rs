@@ -144,7 +144,7 @@ const TIMESTAMPS: u32 = 1 << 31;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
-    use super::super::{Inserted, NewConnection, Table, TableConfig};
+    use super::super::{FormerTable, Inserted, NewConnection, Table, TableConfig};
     use super::*;
     use crate::clock::Millis;
     use crate::shm::Memory;
@@ -160,8 +160,10 @@ mod tests {
         worker.connection(id).set_awaited(awaited);
         drop(worker);
 
-        assert_eq!(table.repair(Millis(0), |_| true), 0);
-        table.take_over(&table.survey(|_| {}));
+        let mut left = FormerTable::left(table).unwrap();
+        assert_eq!(left.repair(Millis(0), |_| true, || {}), 0);
+        let survey = left.survey(|_| {}, || {});
+        let table = left.take_over(&survey);
         let worker = table.handle(0).unwrap();
         let connection = worker.connection(id);
         assert_eq!((connection.awaited(), connection.numbers()), (Some(awaited), None));

@@ -63,13 +63,12 @@ impl Default for Settings {
 }
 
 impl Offload {
-    /// No connection of the table is offloaded yet.
+    /// No connection of a table with this number of entries is offloaded yet.
     ///
     /// # Errors
     /// The kernel cannot map the maps.
-    pub(crate) fn of(object: &Object, table: &Table, settings: Settings) -> io::Result<Self> {
-        let flows = Arc::new(Offloaded::new(object.words(map::RECORDS)?, table.entries()));
-        table.set_offloaded(flows.clone());
+    pub(crate) fn of(object: &Object, entries: usize, settings: Settings) -> io::Result<Self> {
+        let flows = Arc::new(Offloaded::new(object.words(map::RECORDS)?, entries));
         let free = ArrayQueue::new(RECORDS);
         for record in 0..settings.records.min(RECORDS as u32) {
             let _ = free.push(record);
@@ -77,6 +76,11 @@ impl Offload {
         let state: Words<STATE_WORDS> = object.words(map::STATE)?;
         state[SEED].store(random_secret()?.0[0], Relaxed);
         Ok(Self { state, flows, free, settings, refused: AtomicU64::new(0) })
+    }
+
+    /// Makes this the offload of a table, before it has workers.
+    pub fn set_table(&self, table: &Table) {
+        table.set_offloaded(self.flows.clone());
     }
 
     /// Of each record and direction: the interface where packets leave, by its index, and how many have. For tests.

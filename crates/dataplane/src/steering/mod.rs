@@ -33,7 +33,7 @@ mod rules;
 mod syn_limits;
 
 pub use self::rules::{OwnSender, SteeringRules};
-use crate::conn::Table;
+use crate::clock::Clock;
 use crate::offload::former::{self, FormerRecords, Uncounted};
 use crate::offload::{Offload, Settings, map};
 use crate::snapshot::lists::Lists;
@@ -127,12 +127,12 @@ impl Steering {
         &self.hold
     }
 
-    /// The offload of flows of this table.
+    /// The offload of flows of a table with this number of entries.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn offload(&self, table: &Table, settings: Settings) -> io::Result<Arc<Offload>> {
-        Offload::of(&self.object, table, settings).map(Arc::new)
+    pub fn offload(&self, entries: usize, settings: Settings) -> io::Result<Arc<Offload>> {
+        Offload::of(&self.object, entries, settings).map(Arc::new)
     }
 
     /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
@@ -163,6 +163,7 @@ impl Steering {
             let known = self.object.map(CLIENTS)?;
             clients.iter().try_for_each(|client: &maps::EndpointKey| known.set(client, 1))?;
         }
+        self.beat();
         attached.put_in_force(PROGRAM)?;
         if let Some(map) = held
             && self.counted.insert(map.id)
@@ -190,6 +191,7 @@ impl Steering {
     /// # Errors
     /// The kernel refuses; the other program stays in force.
     pub fn restore(&self, attached: &mut Attached) -> io::Result<()> {
+        self.beat();
         attached.restore(PROGRAM)
     }
 
@@ -198,7 +200,14 @@ impl Steering {
     /// # Errors
     /// The kernel refuses; no program is attached.
     pub fn attach_anew(&self, attached: &mut Attached) -> io::Result<()> {
+        self.beat();
         attached.attach_anew(PROGRAM)
+    }
+
+    /// The hold begins when a program comes into force: until the first worker beats, what lasts longer than the hold
+    /// would give the frames of services to the kernel, which resets them.
+    fn beat(&self) {
+        self.hold.beat(Clock::Monotonic.elapsed());
     }
 
     /// Attaches the program of an interface anew, because veth does not run it on queues that were added since. Sockets

@@ -23,6 +23,7 @@ use crate::control::datapath::Datapath as _;
 use crate::control::handle::Step;
 use crate::control::thread::ControlThread;
 use crate::daemon::{rights, successor};
+use crate::status::shared::Shared;
 
 /// How long a successor may prepare, and how long it may take for each later step.
 const PREPARATION: Duration = Duration::from_secs(60);
@@ -61,6 +62,8 @@ impl ControlThread {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
                     quiet = Some((shared.reader(), shared.sweeping.lock()));
                     self.control.datapath().workers().0.pause();
+                    // The successor has the whole hold until its own programs are in force.
+                    self.beat();
                     self.control.datapath().daemons().may_send(false);
                     self.control.save_numbers();
                     (stage, until) = (Stage::Paused, Instant::now() + STEP);
@@ -101,6 +104,9 @@ impl ControlThread {
         }
         if stage == Stage::Taken {
             tracing::warn!("it had the connection table already, so this process begins anew");
+            // Its hold began when they came into force; that of this process's begins now, for the new start.
+            let (workers, steering) = self.control.datapath().workers();
+            workers.restore_programs(steering);
             begin_anew();
         }
         drop(quiet);
@@ -109,11 +115,17 @@ impl ControlThread {
         }
     }
 
+    fn beat(&self) {
+        let Shared { hold, clock, .. } = &*self.shared;
+        hold.iter().for_each(|hold| hold.beat(clock.elapsed()));
+    }
+
     /// Lets the workers forward again, with this process's programs on the interfaces.
     fn resume_workers(&mut self) {
         self.control.datapath().daemons().may_send(true);
         let (workers, steering) = self.control.datapath().workers();
         workers.restore_programs(steering);
+        workers.redirect_own_anew(steering);
         match workers.resume() {
             Ok(facts) => self.shared.facts_mut().workers = facts,
             // The control thread tries again every second.
