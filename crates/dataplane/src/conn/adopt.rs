@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{array, io, mem, thread};
 
@@ -22,7 +22,7 @@ use xvs_proto::HashSecret;
 
 use super::buckets::{Buckets, Claim};
 use super::connection::Connection;
-use super::entry::Life;
+use super::entry::{Life, REMOVED};
 use super::flags::Flags;
 use super::id::ConnId;
 use super::insertion::Kind;
@@ -31,7 +31,7 @@ use super::slab::{Slab, Stock};
 use super::table::{Boot, ENTRIES_MAX, Parts, Table, TableConfig};
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
-use crate::shm::layout::{HEADER_BYTES, Header, MAGIC, VERSION};
+use crate::shm::layout::{Entry, HEADER_BYTES, Header, MAGIC, VERSION};
 use crate::shm::{Mapping, file_bytes};
 
 /// The files of a table, on a tmpfs and entirely allocated.
@@ -205,10 +205,19 @@ impl FormerTable {
             life.is_live()
                 && record.is_sound()
                 && life.deadline() < now + FARTHEST_DEADLINE
+                && !is_half_completed(record.entry)
                 && is_known(record.entry.dest.load(Ordering::Relaxed))
         };
         let is_live = |index: u32| slab.entry(index).life().is_live();
         let discarded = AtomicUsize::new(0);
+        let discard = |entry: &Entry| {
+            let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
+            entry.generation.store(generation, Ordering::Relaxed);
+            entry.life.store(Life::removed(0).0, Ordering::Relaxed);
+            discarded.fetch_add(1, Relaxed);
+        };
+        // Those that were about to be removed: one between the same ends may have taken the place since.
+        let closed = Mutex::new(Vec::new());
         // Relaxed, here and below: no other thread uses the table yet.
         buckets.clear();
         for_each_window(extent, &progress, |window| {
@@ -220,16 +229,23 @@ impl FormerTable {
             });
             for (index, keys) in window.zip(keys) {
                 let entry = slab.entry(index);
+                let was_closed = entry.controlled.load(Ordering::Relaxed) == REMOVED;
                 entry.controlled.store(0, Ordering::Relaxed);
+                if keys.is_some() && was_closed {
+                    closed.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                    continue;
+                }
                 let is_entered = keys.is_some_and(|keys| enter(slab, buckets, &keys, index));
                 if entry.life().is_current() && !is_entered {
-                    let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
-                    entry.generation.store(generation, Ordering::Relaxed);
-                    entry.life.store(Life::removed(0).0, Ordering::Relaxed);
-                    discarded.fetch_add(1, Relaxed);
+                    discard(entry);
                 }
             }
         });
+        for index in closed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            if !enter(slab, buckets, &keys_of(slab, secret, index), index) {
+                discard(slab.entry(index));
+            }
+        }
         for_each_window(extent, &progress, |window| {
             for index in window.filter(|index| is_live(*index)) {
                 let controller = &slab.entry(index).controller;
@@ -336,5 +352,88 @@ fn enter(slab: &Slab, buckets: &Buckets, keys: &Keys, index: u32) -> bool {
     is_detached || keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
 }
 
+/// Whether the process was killed while it ended the handshake of a connection behind the SYN proxy: some of its numbers
+/// may be those of before, so its segments can be translated for neither end.
+fn is_half_completed(entry: &Entry) -> bool {
+    let flags = Flags(entry.flags.load(Ordering::Relaxed));
+    flags.contains(Flags::SYN_PROXY) && flags.contains(Flags::HANDSHAKE)
+}
+
 /// No timeout is longer: a deadline after it is damaged.
 const FARTHEST_DEADLINE: Duration = Duration::from_secs(100 * 86_400);
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::Arc;
+
+    use xvs_proto::FlowKey;
+
+    use super::*;
+    use crate::conn::{Inserted, NewConnection, TableWorker};
+    use crate::shm::Memory;
+
+    const CONFIG: TableConfig = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
+
+    fn inserted(worker: &mut TableWorker, new: &NewConnection) -> ConnId {
+        match worker.insert(new) {
+            Inserted::New(id) => id,
+            other => panic!("{new:?}: {other:?}"),
+        }
+    }
+
+    /// The table as a kill of its process leaves it, repaired, and the number of discarded entries.
+    fn repaired(table: Arc<Table>) -> (Arc<Table>, usize) {
+        let mut left = FormerTable::left(table).unwrap();
+        let discarded = left.repair(Millis(0), |_| true, || {});
+        let survey = left.survey(|_| {}, || {});
+        (left.take_over(&survey), discarded)
+    }
+
+    fn found(worker: &TableWorker, new: &NewConnection) -> Option<ConnId> {
+        let flow = FlowKey { protocol: new.protocol, source: new.client, dest: new.virtual_endpoint };
+        worker.find(&flow, worker.hash(&flow)).map(|(id, _)| id)
+    }
+
+    #[test]
+    fn a_connection_is_found_in_place_of_one_between_the_same_ends_whose_removal_a_kill_interrupted() {
+        let table = Table::create(CONFIG).unwrap();
+        let (mut worker, new) = (table.handle(0).unwrap(), NewConnection::example());
+        let old = inserted(&mut worker, &new);
+        // As far as a removal comes before another worker can insert.
+        table.entry(old).close().unwrap();
+        table.buckets.unlink(table.slab.record(old.0).request_flow().hash(&table.secret), old.0);
+        if let Some(reply) = table.slab.record(old.0).reply_flow() {
+            table.buckets.unlink(reply.hash(&table.secret), old.0);
+        }
+        let newer = inserted(&mut worker, &new);
+        assert!(old.0 < newer.0);
+        drop(worker);
+        let (table, discarded) = repaired(table);
+        assert_eq!((discarded, table.live()), (1, 1));
+        assert_eq!(found(&table.handle(0).unwrap(), &new), Some(newer));
+    }
+
+    #[test]
+    fn a_connection_that_was_only_examined_for_removal_at_a_kill_stays() {
+        let table = Table::create(CONFIG).unwrap();
+        let (mut worker, new) = (table.handle(0).unwrap(), NewConnection::example());
+        let id = inserted(&mut worker, &new);
+        table.entry(id).close().unwrap();
+        drop(worker);
+        let (table, discarded) = repaired(table);
+        assert_eq!((discarded, found(&table.handle(0).unwrap(), &new)), (0, Some(id)));
+    }
+
+    #[test]
+    fn a_connection_whose_handshake_was_being_completed_at_a_kill_is_discarded_and_not_waited_for() {
+        let table = Table::create(CONFIG).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
+        let id = inserted(&mut worker, &new);
+        assert!(worker.connection(id).set_flags(Flags::SYN_PROXY));
+        drop(worker);
+        let (table, discarded) = repaired(table);
+        assert_eq!((discarded, found(&table.handle(0).unwrap(), &new)), (1, None));
+    }
+}
