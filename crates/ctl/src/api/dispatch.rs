@@ -45,7 +45,7 @@ pub struct Dispatch {
     captures: ActiveCaptures,
     stop: Sender<Stop>,
     /// Where the steps of a process go that takes over.
-    successor: Mutex<Option<Sender<Step>>>,
+    successor: Mutex<Option<(u32, Sender<Step>)>>,
 }
 
 impl Dispatch {

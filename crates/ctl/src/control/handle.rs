@@ -110,25 +110,27 @@ impl Handle {
         answer
     }
 
-    /// Carries out a step of a process that takes over. `successor` is where its steps go.
+    /// Carries out a step of a process that takes over. `successor` is the one that has begun last, and where its steps
+    /// go; an earlier one was given up.
     ///
     /// # Errors
     /// The step does not fit, or none is taking over.
     pub(crate) fn take_over(
         &self,
-        successor: &mut Option<Sender<Step>>,
+        successor: &mut Option<(u32, Sender<Step>)>,
         step: TakeOverStep,
         process: u32,
     ) -> Result<(), CommandError> {
         if step == TakeOverStep::Begin {
             let (steps, receiver) = bounded(1);
-            *successor = Some(steps);
+            *successor = Some((process, steps));
             return self.send(|reply| Input::HandOver(process, receiver, reply));
         }
         let failed = || CommandError::Failed {
             why: "xvs: the take-over was given up; see the log of xvsd".to_owned(),
         };
-        let steps = successor.as_ref().ok_or_else(failed)?;
+        let is_it = |(begun, _): &&(u32, _)| *begun == process;
+        let (_, steps) = successor.as_ref().filter(is_it).ok_or_else(failed)?;
         let (reply, done) = bounded(1);
         steps.send((step, reply)).map_err(|_| failed())?;
         done.recv().map_err(|_| failed())?

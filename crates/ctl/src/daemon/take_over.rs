@@ -16,6 +16,8 @@ use xvs_model::protocol::request::{Request, TakeOverStep};
 /// A take-over that is under way.
 pub struct TakeOver {
     client: Client,
+    /// The running xvsd. Its reply to the first step shows that its number was not another's when this was opened.
+    former: Option<Process>,
     socket: std::path::PathBuf,
     /// When the running xvsd stopped forwarding.
     paused_at: Option<Instant>,
@@ -41,7 +43,7 @@ impl TakeOver {
     pub fn connect(socket: &Path) -> Result<Self, TakeOverError> {
         let failed = |why| TakeOverError { socket: socket.to_owned(), why };
         let client = Client::connect(socket).map_err(failed)?;
-        Ok(Self { client, socket: socket.to_owned(), paused_at: None, watchdog: None })
+        Ok(Self { client, former: None, socket: socket.to_owned(), paused_at: None, watchdog: None })
     }
 
     /// Announces the successor. From now on the running xvsd changes nothing but connections.
@@ -49,6 +51,7 @@ impl TakeOver {
     /// # Errors
     /// It refuses.
     pub fn begin(&mut self) -> Result<(), TakeOverError> {
+        self.former = self.client.process().and_then(|number| Process::open(number).ok());
         self.step(TakeOverStep::Begin)
     }
 
@@ -81,11 +84,9 @@ impl TakeOver {
 
     /// Ends the former xvsd, and returns when it has ended.
     pub fn end_former(mut self) {
-        // Opened before its end, when no other process can have its number.
-        let former = self.client.process().and_then(|number| Process::open(number).ok());
         // Without a reply it has ended already.
         let _ = self.step(TakeOverStep::Done);
-        if let Some(former) = former.filter(|former| !former.ends_within(END)) {
+        if let Some(former) = self.former.filter(|former| !former.ends_within(END)) {
             tracing::warn!("the former xvsd does not end: it is killed");
             if !former.kill() {
                 tracing::error!(

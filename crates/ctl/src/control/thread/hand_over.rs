@@ -70,7 +70,7 @@ impl ControlThread {
                     let _ = reply.send(Ok(()));
                 }
                 Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
-                    stage = Stage::Taken;
+                    (stage, until) = (Stage::Taken, Instant::now() + STEP);
                     let _ = reply.send(Ok(()));
                 }
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
@@ -98,8 +98,11 @@ impl ControlThread {
             }
         };
         tracing::warn!("process {successor} does not take over: {why}; this process continues");
-        // It must not take anything from now on.
-        if let Ok(process) = process {
+        // It must not take anything from now on. One that prepares still has nothing, and its next step is refused; and
+        // only a later step shows that its number was not another's when the process was opened.
+        if let Ok(process) = process
+            && stage != Stage::Preparing
+        {
             process.kill();
         }
         if stage == Stage::Taken {
