@@ -19,8 +19,9 @@ pub struct TakeOver {
     /// The running xvsd. Its reply to the first step shows that its number was not another's when this was opened.
     former: Option<Process>,
     socket: std::path::PathBuf,
-    /// When the running xvsd stopped forwarding.
+    /// When the running xvsd stopped forwarding, and for how long nobody forwarded.
     paused_at: Option<Instant>,
+    pause_time: Duration,
     watchdog: Option<Duration>,
 }
 
@@ -43,7 +44,14 @@ impl TakeOver {
     pub fn connect(socket: &Path) -> Result<Self, TakeOverError> {
         let failed = |why| TakeOverError { socket: socket.to_owned(), why };
         let client = Client::connect(socket).map_err(failed)?;
-        Ok(Self { client, former: None, socket: socket.to_owned(), paused_at: None, watchdog: None })
+        Ok(Self {
+            client,
+            former: None,
+            socket: socket.to_owned(),
+            paused_at: None,
+            pause_time: Duration::ZERO,
+            watchdog: None,
+        })
     }
 
     /// Announces the successor. From now on the running xvsd changes nothing but connections.
@@ -77,9 +85,14 @@ impl TakeOver {
         self.step(TakeOverStep::TakeTable)
     }
 
-    /// For how long nobody has forwarded.
+    /// Notes that this process forwards.
+    pub(crate) fn forwards(&mut self) {
+        self.pause_time = self.paused_at.map_or(Duration::ZERO, |at| at.elapsed());
+    }
+
+    /// For how long nobody forwarded.
     pub fn pause_time(&self) -> Duration {
-        self.paused_at.map_or(Duration::ZERO, |at| at.elapsed())
+        self.pause_time
     }
 
     /// Ends the former xvsd, and returns when it has ended.

@@ -32,8 +32,8 @@ type ServiceName = (Option<ServiceKey>, String);
 pub struct Kept {
     destinations: Records,
     services: Records,
-    /// The place of each service's record.
-    places: BTreeMap<Option<ServiceKey>, u32>,
+    /// The place of each service's record, and the scheduler in it.
+    places: BTreeMap<Option<ServiceKey>, (u32, String)>,
     free_places: Vec<u32>,
     /// Why the last write failed.
     failure: Option<String>,
@@ -63,10 +63,13 @@ impl Kept {
     pub fn open(destinations: File, services: File) -> io::Result<(Self, Found)> {
         let (destinations, found_destinations) = Records::read(destinations)?;
         let (services, found_services) = Records::read::<ServiceName>(services)?;
-        let places = found_services.iter().map(|(place, record)| (record.name.0, *place)).collect();
+        let named = |(place, Record { name: (key, scheduler), .. }): &(_, Record<ServiceName>)| {
+            (*key, (*place, scheduler.clone()))
+        };
+        let places = found_services.iter().map(named).collect();
         let mut kept = Self { destinations, services, places, free_places: Vec::new(), failure: None };
         let end = found_services.last().map_or(0, |(place, _)| place + 1);
-        let used = kept.places.values().copied().collect::<BTreeSet<_>>();
+        let used = kept.places.values().map(|(place, _)| *place).collect::<BTreeSet<_>>();
         kept.free_places = (0..end).rev().filter(|place| !used.contains(place)).collect();
         let services = found_services.into_iter().map(|(_, record)| record).collect();
         Ok((kept, Found { destinations: found_destinations, services }))
@@ -84,9 +87,16 @@ impl Kept {
 
     fn set_service(&mut self, key: Option<ServiceKey>, scheduler: &str, numbers: [u64; NUMBERS]) {
         let next = self.places.len() as u32;
-        let Self { places, free_places, .. } = self;
-        let place = *places.entry(key).or_insert_with(|| free_places.pop().unwrap_or(next));
-        self.services.set(place, &Record { name: (key, scheduler.to_owned()), numbers });
+        let Self { places, free_places, services, .. } = self;
+        match places.get_mut(&key) {
+            // Of tens of thousands at a take-over: a name costs more than its numbers.
+            Some((place, recorded)) if recorded == scheduler => services.set_numbers(*place, numbers),
+            known => {
+                let place = known.map(|(place, _)| *place).or_else(|| free_places.pop()).unwrap_or(next);
+                places.insert(key, (place, scheduler.to_owned()));
+                services.set(place, &Record { name: (key, scheduler.to_owned()), numbers });
+            }
+        }
     }
 
     /// Forgets the record of a destination whose number may serve another one.
@@ -95,7 +105,7 @@ impl Kept {
     }
 
     fn clear_service(&mut self, key: ServiceKey) {
-        if let Some(place) = self.places.remove(&Some(key)) {
+        if let Some((place, _)) = self.places.remove(&Some(key)) {
             self.services.clear(place);
             self.free_places.push(place);
         }
@@ -207,9 +217,18 @@ impl Registry {
                 }
             }
         }
-        self.kept = Some(kept);
-        let configured: Vec<_> = self.services.keys().copied().collect();
-        self.record(configured);
+        let kept = self.kept.insert(kept);
+        for (key, entry) in &self.services {
+            kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
+            for dest in &entry.destinations {
+                // A number that the files have goes with the name that they have.
+                match numbers.contains_key(&dest.id.0) {
+                    true => kept.destinations.set_numbers(dest.id.0, dest.numbers()),
+                    false => kept.set_destination(*key, dest),
+                }
+            }
+        }
+        kept.write();
     }
 
     /// The entry of a service that is added: as before the start, or new.

@@ -57,6 +57,8 @@ impl ControlThread {
         let mut quiet = None;
         let (mut stage, mut until) = (Stage::Preparing, Instant::now() + PREPARATION);
         let process = Process::open(successor);
+        // What does not change until the pause needs no time in it.
+        self.control.save_numbers();
         let why = loop {
             match steps.recv_timeout(LOOK) {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {

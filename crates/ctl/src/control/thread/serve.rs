@@ -65,6 +65,7 @@ impl ControlThread {
         let (workers, steering) = self.control.datapath().workers();
         let notices = start.notices.clone();
         start.start(&table, ports, steering.take_uncounted(), workers)?;
+        take_over.iter_mut().for_each(TakeOver::forwards);
         self.sweeping = Some(Sweeping::start(sweeper, clock, &notices).map_err(system("a thread"))?);
 
         workers.pin_all();
