@@ -3,9 +3,8 @@
 //! Each test has a cluster of its own. Needs root. Not here: packets that arrive while no xvsd runs
 //! (`netlab_hold.rs`), the rules (`netlab_journal.rs`).
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -149,22 +148,14 @@ fn upload_steadily(cluster: &Cluster, connections: usize, stop: &AtomicBool) {
 fn a_take_over_whose_preparation_is_longer_than_the_hold_resets_no_connection() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
-    let programs = cluster.state().join("programs");
-    fs::create_dir(&programs).expect("a folder");
-    let script = "#!/bin/sh\nsleep 1.5\nexec /usr/sbin/nft \"$@\"\n";
-    let nft = programs.join("nft");
-    fs::write(&nft, script).expect("a program");
-    fs::set_permissions(&nft, Permissions::from_mode(0o755)).expect("its mode");
-    let path = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display());
-
-    let held = ["--hold", "1s"];
-    let director = Director::start_with(&cluster, Workers::One, &held);
+    let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1", "--hold", "1s"];
+    let director = Director::start_on(&cluster, Host::Director, &arguments);
     director.add_service(Protocol::Tcp, PORT, Method::Nat);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let uploads = scope.spawn(|| upload_steadily(&cluster, 20, &stop));
         wait::until("connections", || (director.adm("-Lnc").lines().count() >= 22).then_some(()));
-        let successor = Director::take_over_with_variable(&cluster, &path, &held);
+        let successor = Director::take_over_slowly(&cluster, Host::Director, &arguments);
         stop.store(true, Ordering::Relaxed);
         let successor = successor.unwrap_or_else(|log| panic!("{log}"));
         uploads.join().expect("the uploads");

@@ -6,9 +6,9 @@
 //!
 //! `forge.bpf.c` of the suite `attack`, compiled; how long (3,600); lasting connections by each forwarding method,
 //! whose every byte is compared (250). Two directors with keepalived and synchronization have tables of 262,144
-//! entries. Floods of forged packets of all kinds follow each other, ten commands a second change services, real
-//! servers, lists and limits of both directors, and meanwhile xvsd is taken over, killed and started, and the addresses
-//! move. Prints a row for each fault, and fails if 1 % of the connections are lost, one does not recover, a frame is
+//! entries, 10,000 services and `drop_entry = 3`. Floods of forged packets of all kinds follow each other, ten commands a
+//! second change services, real servers, lists and limits of both directors, and meanwhile xvsd is taken over, killed and
+//! started, and the addresses move. A successor has an `nft` that takes longer than the hold. Prints a row for each fault, and fails if 1 % of the connections are lost, one does not recover, a frame is
 //! unaccounted for, or a director grows. Needs root and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
@@ -22,6 +22,7 @@ mod pair;
 #[path = "../restart/size.rs"]
 mod size;
 
+use std::fs;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -50,7 +51,12 @@ const PAUSE: Duration = Duration::from_secs(5);
 const AWAY: Duration = Duration::from_secs(10);
 /// Other connections in the table.
 const FILLED: usize = 50_000;
-const MORE: &str = "conn_table_size = 262144\nhold = \"10s\"\nmetrics_address = \"127.0.0.1:9112\"\n";
+const MORE: &str = "conn_table_size = 262144\nhold = \"10s\"\nmetrics_address = \"127.0.0.1:9112\"\n\
+                    [ipvs]\ndrop_entry = 3\n";
+/// The hold of a take-over: less than its preparation takes.
+const SHORT: &str = "hold = \"1s\"";
+/// Ports of services beside those of the connections.
+const OTHERS: std::ops::Range<u16> = 30_000..40_000;
 
 const KINDS: [Kind; 6] = [Kind::SYN, Kind::ACK, Kind::SYN_ACK, Kind::Udp, Kind::Fragment, Kind::IcmpError];
 
@@ -83,9 +89,11 @@ fn run(program: &[u8], time: Duration, count: usize) -> bool {
     }
     let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
     let first = started(&cluster, Host::Director);
+    add_others(&first.0);
     keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
     pair::fill(&cluster, FILLED);
     let second = started(&cluster, Host::Backup);
+    add_others(&second.0);
     let is_joined = await_table(&second.0);
 
     let client = Client::start(&cluster, count);
@@ -114,6 +122,14 @@ fn run(program: &[u8], time: Duration, count: usize) -> bool {
     let tally = soak.client.tally();
     tally.print(METHODS.map(|(_, name, _)| name), &servers);
     soak.good && tally.open == all && tally.lost.len() * 100 < count * METHODS.len()
+}
+
+/// Adds services that have no connections.
+fn add_others(director: &Director<'_>) {
+    let service =
+        |port| format!("-A -t {VIP}:{port} -s rr\n-a -t {VIP}:{port} -r {}:{port} -m\n", real_server(1));
+    let restored = director.adm_reading("-R", &OTHERS.map(service).collect::<String>());
+    assert!(restored.status.success(), "{restored:?}");
 }
 
 /// Floods of random kinds to the director that has the addresses.
@@ -232,8 +248,16 @@ impl Soak<'_> {
     }
 
     fn take_over(&mut self, at: usize) {
-        let arguments = config(self.cluster, DIRECTORS[at]);
-        match Director::take_over_on(self.cluster, DIRECTORS[at], &["--config", &arguments]) {
+        let file = config(self.cluster, DIRECTORS[at]);
+        let text = fs::read_to_string(&file).expect("the file is there");
+        let reload = |text: &str| {
+            fs::write(&file, text).expect("the file can be written");
+            succeed(self.cluster.command(DIRECTORS[at], program("xvs")).arg("reload"));
+        };
+        reload(&text.replace("hold = \"10s\"", SHORT));
+        let successor = Director::take_over_slowly(self.cluster, DIRECTORS[at], &["--config", &file]);
+        reload(&text);
+        match successor {
             Ok(director) => self.halves[at].directors.push(director),
             Err(log) => {
                 self.good = false;

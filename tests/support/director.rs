@@ -3,8 +3,9 @@
 //! [`Director::start`] returns when the daemon has logged that it is ready. The log goes to a file, which a
 //! failing test prints. Costs the start of a process. Not here: the texts of its log (`log_texts.rs`).
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -139,17 +140,21 @@ impl<'a> Director<'a> {
         Self::begin_take_over(cluster, workers, more).succeeded()
     }
 
-    /// The same as [`Self::take_over`] with one worker, and with this variable, as `NAME=VALUE`, in its environment.
+    /// The same on a host, with all its arguments, and with an nft that takes one and a half seconds.
     ///
     /// # Errors
     /// As [`Self::take_over`].
-    pub fn take_over_with_variable(
-        cluster: &'a Cluster,
-        variable: &str,
-        more: &[&str],
-    ) -> Result<Self, String> {
-        let arguments = ["--take-over", "--interface", "wan", "--interface", "lan", "--workers", "1"];
-        Self::launch(cluster, Host::Director, &[&arguments, more].concat(), &[variable]).succeeded()
+    ///
+    /// # Panics
+    /// If the cluster's folder takes no program.
+    pub fn take_over_slowly(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Result<Self, String> {
+        let folder = cluster.state().join("slow");
+        let nft = folder.join("nft");
+        let script = "#!/bin/sh\nsleep 1.5\nPATH=${PATH#*:} exec nft \"$@\"\n";
+        fs::create_dir_all(&folder).and_then(|()| fs::write(&nft, script)).expect("a program");
+        fs::set_permissions(&nft, Permissions::from_mode(0o755)).expect("its mode");
+        let path = format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
+        Self::launch(cluster, host, &[&["--take-over"], arguments].concat(), &[&path]).succeeded()
     }
 
     /// The same on a host, with all its arguments.
