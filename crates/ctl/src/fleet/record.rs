@@ -118,7 +118,7 @@ impl Record {
             destinations: destinations as u64,
             differences: differing,
             digest: digested,
-            connections: shared.connections(),
+            connections: shared.fill().0 as u64,
             rates,
             runs: None,
             refused: None,

@@ -81,7 +81,7 @@ impl<'a> Readings<'a> {
             let families = snapshot.services.iter().map(|service| service.key.family()).collect();
             unattached.extend(attachment.default_route_warning(&families));
         }
-        let (live, size) = (shared.table().live(), shared.table().config().capacity);
+        let (live, size) = shared.fill();
         let log = shared.log.as_ref().and_then(Losses::warning);
         Self {
             facts,

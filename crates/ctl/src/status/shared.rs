@@ -196,9 +196,10 @@ impl Shared {
         self.owned.get().expect("nothing is served before the table is owned")
     }
 
-    /// The connections in the table; 0 while it is not this process's yet.
-    pub(crate) fn connections(&self) -> u64 {
-        self.owned.get().map_or(0, |(table, _)| table.live() as u64)
+    /// The connections in the table and its size; nothing while it is not this process's yet, as at the first
+    /// look of a follower of etcd.
+    pub(crate) fn fill(&self) -> (usize, usize) {
+        self.owned.get().map_or((0, 0), |(table, _)| (table.live(), table.config().capacity))
     }
 
     /// Records a sample of the counters if one is due.
