@@ -25,6 +25,9 @@ pub struct Fleet {
     pub certificate_file: Option<PathBuf>,
     /// The file of its private key, in PEM, not encrypted; not every user may read it.
     pub private_key_file: Option<PathBuf>,
+    /// The folder of the files that rules in etcd may name: access lists and keys of QUIC. Default: none, so that they
+    /// name no file.
+    pub files_folder: Option<PathBuf>,
 }
 
 /// Where a member of etcd listens.
@@ -85,6 +88,9 @@ impl Fleet {
                     "a name has at most 100 letters, digits, points, hyphens and underscores",
                 );
             }
+        }
+        if let Some(folder) = self.files_folder.as_ref().filter(|folder| !folder.is_absolute()) {
+            return wrong("fleet.files_folder", folder, "a path from / is needed, such as /etc/xvs/lists");
         }
         let has_tls = self.urls().iter().any(|url| url.has_tls);
         match (&self.ca_file, &self.certificate_file, &self.private_key_file) {
@@ -148,6 +154,10 @@ mod tests {
             ("etcd = [\"http://etcd\"]", "fleet.name = \"\": a fleet needs a name"),
             ("etcd = [\"http://etcd\"]\nname = \"a/b\"", "fleet.name = \"a/b\": a name has"),
             ("etcd = [\"http://etcd\"]\nname = \"a\"\ndirector = \"\"", "fleet.director = \"\": a name has"),
+            (
+                "etcd = [\"http://etcd\"]\nname = \"a\"\nfiles_folder = \"lists\"",
+                "fleet.files_folder = \"lists\": a path from /",
+            ),
             ("etcd = [\"https://etcd\"]\nname = \"a\"", "fleet.ca_file = \"\": https needs"),
         ] {
             assert!(error(text).starts_with(begin), "{}", error(text));

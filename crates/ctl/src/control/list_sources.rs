@@ -4,18 +4,19 @@
 //! (`lists.rs`).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
-use xvs_model::config::access_list::{ListKey, ListKind, read_prefixes};
+use xvs_model::config::access_list::{AccessLists, ListKey, ListKind, read_prefixes};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;
+
+use crate::secret_file::read_bytes;
 
 /// Files of lists by list.
 pub(crate) type ListFiles = BTreeMap<ListKey, PathBuf>;
@@ -145,14 +146,17 @@ fn wide(state: &State) -> Vec<ServiceKey> {
 /// Reads the file of a list.
 ///
 /// # Errors
-/// The system's error, or the first fault with its line.
+/// The system's error, or the first fault with the number of its line, without text of the file.
 pub(crate) fn read_list(list: ListKey, path: &Path) -> Result<Networks, String> {
-    let text = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (_, text) = read_bytes(path, BYTES_MAX).map_err(|error| format!("{}: {error}", path.display()))?;
     // A comment may be in any encoding.
     let read = read_prefixes(&String::from_utf8_lossy(&text), list);
     let prefixes = read.map_err(|(line, why)| format!("{}: line {line}: {why}", path.display()))?;
     Ok(prefixes.into_iter().collect())
 }
+
+/// The largest file: 64 bytes for each network, which leaves room for a comment.
+const BYTES_MAX: u64 = 64 * AccessLists::FILE_MAX as u64;
 
 pub(super) fn read_all<'a>(
     files: impl IntoIterator<Item = (ListKey, &'a Path)>,

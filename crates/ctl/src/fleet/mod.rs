@@ -9,6 +9,7 @@ mod connection;
 mod etcd;
 mod follow;
 mod kept;
+mod named_files;
 mod orders;
 mod record;
 mod round;

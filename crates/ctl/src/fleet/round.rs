@@ -5,6 +5,7 @@
 //! nothing. A trial is applied there with a time of its own, so that it ends also if this thread or etcd does not
 //! answer. Not here: the decision (`follow.rs`), the record (`record.rs`), the requests of operators (`orders.rs`).
 
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,9 +26,12 @@ use crate::events::log_changes;
 use crate::fleet::etcd::{Etcd, Keys};
 use crate::fleet::follow::{Followed, Key, RunningTrial, Step};
 use crate::fleet::kept::{Kept, KeptFile};
+use crate::fleet::named_files;
 use crate::fleet::record::{Record, cut, director_of, with_local_addresses};
 use crate::fleet::view::FleetView;
 
+/// The longest trial. `xvs` asks for no longer one; other programs may write the key with a lease of any length.
+const TRIAL_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// How long after the end of a trial in etcd a director ends it that etcd does not answer.
 const TRIAL_GRACE: Duration = Duration::from_secs(3);
 /// And how long after that the control thread, should this thread be held up.
@@ -42,6 +46,7 @@ pub(super) struct Follower {
     view: Arc<FleetView>,
     fleet: String,
     director: String,
+    files_folder: Option<PathBuf>,
     file: KeptFile,
     kept: Kept,
     followed: Followed,
@@ -88,6 +93,7 @@ impl Follower {
             fleet: name,
             record: Record::new(director.clone(), kept.instance.clone()),
             director,
+            files_folder: fleet.files_folder.clone(),
             file,
             kept,
             followed,
@@ -196,6 +202,11 @@ impl Follower {
             self.followed.takes(rules);
             return Ok(());
         }
+        // Rules that are in force already, since before an upgrade or a change of the folder, stay.
+        if let Err(why) = named_files::check(&commands, self.files_folder.as_deref()) {
+            self.followed.refuses(revision, cut(why), now);
+            return Ok(());
+        }
         if self.daemon.shared().facts().unconfirmed_until.is_some() {
             self.is_held_up = true;
             return Ok(());
@@ -213,9 +224,8 @@ impl Follower {
 
     /// Applies rules; with a time, as a trial.
     fn apply(&mut self, rules: RunningRules, commands: Vec<Command>, left: Option<Duration>, now: Instant) {
-        // Fits: etcd grants leases of at most 9,000,000,000 seconds, and `xvs` asks for 31 days.
-        let seconds = left.map(|left| u32::try_from(left.as_secs()).unwrap_or(u32::MAX / 2));
-        let confirm_within_seconds = seconds.map(|seconds| seconds + CONTROL_GRACE_SECONDS);
+        let left = left.map(|left| left.min(TRIAL_MAX));
+        let confirm_within_seconds = left.map(control_seconds);
         let running = match self.daemon.request(Request::Rules) {
             Ok(Reply::Rules { commands, .. }) => commands,
             other => return tracing::error!("etcd: the rules that run are not known: {other:?}"),
@@ -397,6 +407,11 @@ impl Follower {
     }
 }
 
+/// When the control thread ends a trial that has so much time left, in seconds.
+fn control_seconds(left: Duration) -> u32 {
+    u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(CONTROL_GRACE_SECONDS)
+}
+
 /// The commands of a rules file.
 ///
 /// # Errors
@@ -415,6 +430,16 @@ fn parsed(text: &[u8]) -> Result<Vec<Command>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_control_thread_never_ends_a_trial_before_its_time() {
+        for seconds in [0, 60, u64::from(u32::MAX) - 2, u64::MAX] {
+            let control = control_seconds(Duration::from_secs(seconds));
+            assert!(u64::from(control) >= seconds.min(u32::MAX.into()), "{seconds}: {control}");
+        }
+        let left = Duration::from_secs(u64::MAX).min(TRIAL_MAX);
+        assert!(Instant::now().checked_add(left + TRIAL_GRACE).is_some(), "of any lease");
+    }
 
     #[test]
     fn a_text_without_rules_or_with_faults_is_refused_with_its_lines() {
