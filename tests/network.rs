@@ -10,9 +10,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::json;
 use xvs::netns::{Netns, must};
 use xvs_dataplane::egress::{Egress, RouteTo};
-use xvs_host::network::neighbours::Neighbours;
+use xvs_helper::task::Task;
+use xvs_host::network::neighbours::{ChangeNeighbours, Neighbours};
 use xvs_host::network::{Event, NetworkFollower, View, follow};
 use xvs_proto::network::{Network, Table};
 
@@ -327,6 +329,23 @@ fn managed_neighbours_are_resolved_without_traffic_and_removed_when_no_longer_wa
         drop(neighbours);
         assert!(!listing().contains("managed"), "{}", listing());
     });
+}
+
+#[test]
+fn a_request_to_the_helper_removes_no_neighbour_of_an_operator() {
+    let netns = Netns::new("own-neigh");
+    link(&netns, "lan");
+    netns.ip("addr add 10.1.0.1/24 dev lan");
+    netns.ip("neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev lan nud permanent");
+    let lan = netns.run(|| {
+        let view = NetworkFollower::open().unwrap().view().clone();
+        let lan = view.network.link_named("lan").unwrap().ifindex;
+        let request = json!({"remove": [[lan, "10.1.0.3"]], "add": [], "is_managed": false});
+        serde_json::from_value::<ChangeNeighbours>(request).unwrap().run(&[]).unwrap();
+        lan
+    });
+    let output = must(netns.command("ip").arg("neigh"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("10.1.0.3 "), "on interface {lan}");
 }
 
 #[test]

@@ -86,5 +86,7 @@ pub(crate) fn receive<T: DeserializeOwned>(
     if message.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    Ok(Some((serde_json::from_slice(&bytes[..message.bytes])?, descriptors)))
+    // The library calls a message that is cut the end of a file.
+    let value = serde_json::from_slice(&bytes[..message.bytes]);
+    Ok(Some((value.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?, descriptors)))
 }

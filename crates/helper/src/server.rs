@@ -319,6 +319,23 @@ mod tests {
     }
 
     #[test]
+    fn a_helper_goes_on_after_requests_that_are_cut_or_wrong() {
+        let (own, its) = pair().unwrap();
+        let files = getrlimit(Resource::Nofile);
+        let serving = thread::spawn(move || serve(&its, Powers::Fixed(RULES, files)));
+        for message in [&b"{\"Task\":[\"halve\""[..], b"{}", b"\xff", b"{\"Netfilter\":[1]}", b"\"Successor"]
+        {
+            assert_eq!(rustix::io::write(&own, message), Ok(message.len()));
+        }
+        let (control, given) = pair().unwrap();
+        send(&own, &Request::Task("double".to_owned(), 8.into()), &[given.as_fd()]).unwrap();
+        drop(given);
+        assert!(matches!(receive(&control, RecvFlags::empty()), Ok(Some((Event::Failed(..), _)))));
+        drop(own);
+        serving.join().unwrap().unwrap();
+    }
+
+    #[test]
     fn a_helper_carries_out_the_tasks_that_it_knows_and_reports_errors_with_their_number() {
         let task = |name: &str, value: u64| Request::Task(name.to_owned(), value.into());
         let file = pair().unwrap().0;

@@ -35,9 +35,7 @@ impl ReservedPorts {
             Some(before) => before.clone(),
             None => ranges(&fs::read_to_string(RESERVED).map_err(failed)?),
         };
-        let own = fs::read_to_string(OWN).map_err(|error| format!("{OWN}: {error}"))?;
-        let own = pair(&own, char::is_whitespace)
-            .ok_or_else(|| format!("{OWN} has {own:?} instead of two ports"))?;
+        let own = own_ports().map_err(|error| format!("{OWN}: {error}"))?;
         let all = [&*before, &*ports].concat();
         if free(own, &all) < KERNEL_KEEPS.min(free(own, &before)) {
             return Err(format!(
@@ -71,11 +69,22 @@ impl Task for ReservePorts {
     type Done = ();
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        // The requester may be under somebody else's control.
+        let (own, now) = (own_ports()?, ranges(&fs::read_to_string(RESERVED)?));
+        if free(own, &self.0) < KERNEL_KEEPS.min(free(own, &now)) {
+            return Err(io::Error::other(format!("the kernel would have fewer than {KERNEL_KEEPS} ports")));
+        }
         let ranges: Vec<_> = self.0.iter().map(|(first, last)| format!("{first}-{last}")).collect();
         // An empty line reserves nothing.
         fs::write(RESERVED, ranges.join(",") + "\n")?;
         Ok(((), Vec::new()))
     }
+}
+
+/// The first and the last port of the kernel's own.
+fn own_ports() -> io::Result<(u16, u16)> {
+    let text = fs::read_to_string(OWN)?;
+    pair(&text, char::is_whitespace).ok_or_else(|| io::Error::other(format!("{text:?} instead of two ports")))
 }
 
 /// The number of ports from `own.0` to `own.1` that are in none of these ranges.
@@ -111,6 +120,12 @@ mod tests {
         assert_eq!(ranges("80,8000-8010,65535\n"), [(80, 80), (8000, 8010), (65535, 65535)]);
         assert_eq!(ranges("\n"), []);
         assert_eq!(pair("32768\t60999\n", char::is_whitespace), Some((32768, 60999)));
+    }
+
+    #[test]
+    fn a_request_that_takes_the_kernels_last_ports_is_refused_whoever_sends_it() {
+        let refused = ReservePorts(vec![(1, u16::MAX)]).carry_out(&[]).unwrap_err().to_string();
+        assert!(refused.contains("fewer than 1024 ports"), "{refused}");
     }
 
     #[test]

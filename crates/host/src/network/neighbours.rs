@@ -184,7 +184,11 @@ impl Task for ChangeNeighbours {
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
         let mut netlink = Netlink::open()?;
-        for &(ifindex, addr) in &self.remove {
+        // The requester may be under somebody else's control: entries of others stay.
+        let present = if self.remove.is_empty() { Vec::new() } else { tables::neighbours(&mut netlink)? };
+        let own = present.iter().filter(|entry| entry.protocol == PROTOCOL);
+        let own: BTreeSet<Key> = own.map(|entry| (entry.ifindex, entry.addr)).collect();
+        for &(ifindex, addr) in self.remove.iter().filter(|key| own.contains(key)) {
             let removed = netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
             // It is no error if the neighbour or its link is gone.
             if let Err(error) = removed {
