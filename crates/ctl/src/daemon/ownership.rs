@@ -1,11 +1,13 @@
 //! Folders and files of an xvsd that runs as a user: made, or given to the user, before xvsd gives up its rights.
 //!
-//! Runs once, as root. What belongs to root becomes the user's, so that an xvsd of a user continues where one of root
+//! Runs once, as root. What xvsd of root has made becomes the user's, so that an xvsd of a user continues where one of root
 //! has ended, or takes over from it; what belongs to anybody else stays, and is refused later by those who use it. The
 //! user can write to these folders, so no symbolic link in them is followed, and no file with a second name changes.
 
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
@@ -30,13 +32,14 @@ pub(super) struct Owner {
 /// The path and the system's refusal.
 pub(super) fn give(config: &Config, owner: Owner) -> io::Result<()> {
     let director = name_of(&config.socket);
+    // Before the state, whose directory may be in the same folder.
+    give_socket(&config.socket, owner).map_err(at(&config.socket))?;
     if let Some(parent) = &config.state_directory
-        && let Some(parent) = folder(CWD, parent, owner, Mode::RWXU).map_err(at(parent))?
+        && let Some(parent) = state_folder(parent, owner).map_err(at(parent))?
         && let Some(own) = existing(&parent, Path::new(&director), owner).map_err(at(Path::new(&director)))?
     {
         files(&own, owner, |_| true)?;
     }
-    give_socket(&config.socket, owner).map_err(at(&config.socket))?;
     // Without a bpffs there is no hold, which the start says.
     let Ok(path) = folder_or_mount() else { return Ok(()) };
     if let Some(all) = folder(CWD, &path, owner, Mode::RWXU).map_err(at(&path))? {
@@ -61,6 +64,38 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     let Some(parent) = parent else { return Ok(()) };
     let lock = format!("{}.lock", name.to_string_lossy());
     files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
+}
+
+/// The folder of state directories. One that is there becomes the user's only if xvsd has made it, and no other program:
+/// root alone may use it, and it has nothing but folders with xvsd's lock. Any other one stays, such as /run or
+/// /dev/shm, and the start is refused when it is opened.
+fn state_folder(path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
+    match mkdirat(CWD, path, Mode::RWXU) {
+        Ok(()) => return existing(CWD, path, owner),
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let Some(parent) = open(CWD, path)? else { return Ok(None) };
+    let about = fstat(&parent)?;
+    if Uid::from_raw(about.st_uid) != owner.user {
+        if Mode::from_raw_mode(about.st_mode) != Mode::RWXU {
+            return Ok(None);
+        }
+        for entry in Dir::read_from(&parent)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if ![c".", c".."].contains(&name) && !is_state(&parent, name) {
+                return Ok(None);
+            }
+        }
+    }
+    existing(CWD, path, owner)
+}
+
+/// Whether it is the folder of a director's state.
+fn is_state(parent: &OwnedFd, name: &CStr) -> bool {
+    let own = open(parent, Path::new(OsStr::from_bytes(name.to_bytes())));
+    matches!(&own, Ok(Some(own)) if statat(own, "lock", AtFlags::SYMLINK_NOFOLLOW).is_ok())
 }
 
 /// Opens a folder, makes it if it is missing, and gives it to a user. `None`: it is another user's.
@@ -118,7 +153,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{MetadataExt, lchown, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
     use std::path::PathBuf;
 
     use super::*;
@@ -134,6 +169,35 @@ mod tests {
 
     fn owner_of(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().uid()
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_folder_of_state_that_xvsd_has_not_made_stays_roots() {
+        let parent = Parent(std::env::temp_dir().join(format!("xvs-state-folder-{}", std::process::id())));
+        let owner = Owner { user: Uid::from_raw(1), group: Gid::from_raw(1) };
+        let made = |name: &str, mode: u32| {
+            let path = parent.0.join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let given = |path: &Path| state_folder(path, owner).unwrap().is_some();
+        for path in [made("run", 0o755), made("shm", 0o1777), made("set-group", 0o2700)] {
+            assert!(!given(&path) && owner_of(&path) == 0, "{path:?}");
+        }
+        let of_others = made("home", 0o700);
+        fs::create_dir(of_others.join(".ssh")).unwrap();
+        assert!(!given(&of_others) && owner_of(&of_others) == 0, "not of xvsd alone");
+
+        let of_xvsd = made("xvs", 0o700);
+        fs::create_dir(of_xvsd.join("director")).unwrap();
+        fs::write(of_xvsd.join("director/lock"), "").unwrap();
+        let new = parent.0.join("new");
+        for path in [of_xvsd, new] {
+            assert!(given(&path) && owner_of(&path) == 1, "{path:?}");
+            assert!(given(&path), "again");
+        }
     }
 
     /// Needs root.
