@@ -23,6 +23,7 @@ use xvs_ctl::daemon::rights;
 use xvs_ctl::daemon::successor;
 use xvs_ctl::daemon::system_calls;
 use xvs_ctl::daemon::take_over::{TakeOver, TakeOverError};
+use xvs_ctl::daemon::threads::{panicked, spawn_stoppable};
 use xvs_ctl::daemon::watchdog::Watchdog;
 use xvs_ctl::fleet::check_files;
 use xvs_ctl::journal::start::Files;
@@ -121,7 +122,7 @@ fn run(
     let (stop, stop_requests) = bounded(1);
     // A second SIGHUP waits while one is carried out; further ones are covered by the second.
     let (reload, reload_signal) = bounded(1);
-    thread::Builder::new().name("xvs-signals".to_owned()).spawn({
+    spawn_stoppable("xvs-signals", {
         let stop = stop.clone();
         move || forward_signals(signals, &stop, &reload)
     })?;
@@ -168,9 +169,7 @@ fn run(
     let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.set(), metrics)?;
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
-    thread::Builder::new()
-        .name("xvs-reload".to_owned())
-        .spawn(move || reload_on_signal(&reload_signal, &handle))?;
+    spawn_stoppable("xvs-reload", move || reload_on_signal(&reload_signal, &handle))?;
     tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd could not be notified: {error}");
@@ -179,16 +178,19 @@ fn run(
         successor::is_ready();
     }
     let watchdog = Watchdog::start(daemon.handle(), inherited)?;
+    let unexpected = |thread: Result<String, _>| {
+        let thread = thread.unwrap_or_default();
+        tracing::error!("the thread {thread} has ended unexpectedly, by a bug of xvsd; stopping");
+        (ExitCode::from(FAILED), Ending::Hold)
+    };
     let (code, ending) = select! {
         recv(stop_requests) -> request => {
             let Stop { why, ending } = request?;
             tracing::info!("{why}: stopping");
             (ExitCode::SUCCESS, ending)
         }
-        recv(daemon.ended()) -> thread => {
-            tracing::error!("the thread {} has ended unexpectedly, by a bug of xvsd; stopping", thread.unwrap_or_default());
-            (ExitCode::from(FAILED), Ending::Hold)
-        }
+        recv(daemon.ended()) -> thread => unexpected(thread),
+        recv(panicked()) -> thread => unexpected(thread),
     };
     drop(watchdog);
     drop(server);

@@ -72,7 +72,7 @@ pub mod rights;
 pub mod successor;
 pub mod system_calls;
 pub mod take_over;
-pub(crate) mod threads;
+pub mod threads;
 pub mod watchdog;
 pub(crate) mod worker_start;
 

@@ -9,13 +9,15 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::{env, fs, thread};
+use std::{env, fs};
 
 use crossbeam::channel::Sender;
 use xvs_helper::client::Run;
 use xvs_helper::process::as_xvsd;
 use xvs_helper::request::{Event, Request};
 use xvs_host::process::Process;
+
+use crate::daemon::threads::spawn_stoppable;
 
 /// The variable of the environment with the part of a process in this.
 const VARIABLE: &str = "XVSD_SUCCESSOR";
@@ -107,7 +109,7 @@ pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result
         Some(Event::Missing(why) | Event::Refused(why) | Event::NotStarted(why)) => io::Error::other(why),
         _ => error,
     })?;
-    thread::Builder::new().name("xvs-successor".to_owned()).spawn(move || {
+    spawn_stoppable("xvs-successor", move || {
         let mut said = Vec::new();
         let read = out.take(SAID_MAX).read_to_end(&mut said);
         let said = String::from_utf8_lossy(&said).trim_end().to_owned();

@@ -1,12 +1,16 @@
 //! Threads whose end is reported.
 //!
 //! A worker or the control thread ends only when it is stopped. After a panic of one, the director would take packets
-//! and forward none. So each thread reports its end, also that by a panic.
+//! and forward none. So each thread reports its end, also that by a panic. Other threads may end while xvsd goes on, such
+//! as those of synchronization; they report a panic alone. xvsd ends at either report: its supervisor starts it again,
+//! the pinned program holds the frames until then, and the connections are kept. The thread of a client reports nothing,
+//! because its client alone is lost.
 
+use std::sync::LazyLock;
 use std::thread::JoinHandle;
 use std::{io, thread};
 
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender, unbounded};
 
 /// Sends the thread's name when it is dropped; the thread owns it.
 pub(crate) struct EndNotice {
@@ -44,11 +48,55 @@ pub(crate) fn spawn<T: Send + 'static>(
     })
 }
 
+/// The names of threads that have panicked. Of the process, because threads of many parts report here, also before there
+/// is a daemon.
+static PANICKED: LazyLock<(Sender<String>, Receiver<String>)> = LazyLock::new(unbounded);
+
+/// Receives the names of threads of [`spawn_stoppable`] that have panicked.
+pub fn panicked() -> Receiver<String> {
+    PANICKED.1.clone()
+}
+
+/// Reports a panic of the thread that owns it, by its name.
+struct PanicNotice(String);
+
+impl Drop for PanicNotice {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // There is always a receiver.
+            let _ = PANICKED.0.send(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+/// Starts a thread that may end while xvsd goes on, and reports a panic by its name.
+///
+/// # Errors
+/// The system has no room for another thread.
+pub fn spawn_stoppable<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    let notice = PanicNotice(name.to_owned());
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _notice = notice;
+        run()
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use crossbeam::channel::unbounded;
-
     use crate::daemon::threads::*;
+
+    #[test]
+    fn a_thread_that_may_be_stopped_reports_a_panic_and_no_orderly_end() {
+        let names = panicked();
+        spawn_stoppable("xvs-stopped", || ()).unwrap().join().unwrap();
+        let panicking = spawn_stoppable("xvs-fleet", || panic!("a fault of this test")).unwrap();
+        assert!(panicking.join().is_err());
+        // All are of this test: no other one has such a thread that panics.
+        assert_eq!(names.try_iter().collect::<Vec<_>>(), ["xvs-fleet"]);
+    }
 
     #[test]
     fn the_end_of_a_thread_is_reported_by_its_name_also_after_a_panic() {

@@ -4,14 +4,15 @@
 //! success. After a failure it checks again sooner, so that a single failure does not end the daemon. Costs what the
 //! check costs. Not here: the check (`liveness.rs`).
 
+use std::io;
 use std::time::Duration;
-use std::{io, thread};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sd_notify::NotifyState;
 
 use crate::control::handle::Handle;
 use crate::daemon::liveness;
+use crate::daemon::threads::spawn_stoppable;
 
 /// Notifies systemd's watchdog until it is dropped.
 pub struct Watchdog {
@@ -34,9 +35,7 @@ impl Watchdog {
                 tracing::warn!("systemd's watchdog could not be notified: {error}");
             }
         };
-        thread::Builder::new()
-            .name("xvs-watchdog".to_owned())
-            .spawn(move || keep_notified(time / 2, &ended, check, notify))?;
+        spawn_stoppable("xvs-watchdog", move || keep_notified(time / 2, &ended, check, notify))?;
         Ok(Some(Self { _end: end }))
     }
 }

@@ -15,11 +15,11 @@ mod record;
 mod round;
 pub(crate) mod view;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use crossbeam::channel::{Receiver, bounded};
 use tokio::runtime::Builder;
@@ -32,6 +32,7 @@ use xvs_model::report::fleet::FleetReport;
 use crate::config::fleet::Fleet;
 use crate::control::handle::Handle;
 use crate::daemon::system_calls::{Kind, limit_thread};
+use crate::daemon::threads::spawn_stoppable;
 use crate::fleet::etcd::PATIENCE;
 use crate::fleet::kept::KeptFile;
 use crate::fleet::round::Follower;
@@ -94,7 +95,7 @@ impl Following {
             runtime.shutdown_background();
             drop(end);
         };
-        thread::Builder::new().name("xvs-fleet".to_owned()).spawn(run)?;
+        spawn_stoppable("xvs-fleet", run)?;
         let _ = first.recv_timeout(FIRST);
         Ok(Self { has_journal, stop: Some(stop), ended })
     }

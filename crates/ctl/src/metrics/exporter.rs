@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -38,11 +38,13 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tokio::select;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
 use crate::daemon::system_calls::{Kind, limit_thread};
+use crate::daemon::threads::spawn_stoppable;
 use crate::metrics::credentials::Credentials;
 use crate::status::page::FILE;
 
@@ -119,11 +121,17 @@ impl Listener {
             // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
             limit_thread(Kind::Reader);
-            runtime.spawn(accept(listener, Arc::new(Pages { metrics, status }), credentials));
-            // Ends when the sender is dropped; the clients end with the runtime.
-            let _ = runtime.block_on(stopped);
+            let accepting = accept(listener, Arc::new(Pages { metrics, status }), credentials);
+            // Ends when the sender is dropped; the clients end with the runtime. Not a task of its own, of which a panic
+            // would be lost.
+            runtime.block_on(async {
+                select! {
+                    () = accepting => {}
+                    _ = stopped => {}
+                }
+            });
         };
-        let thread = thread::Builder::new().name("xvs-metrics".to_owned()).spawn(run)?;
+        let thread = spawn_stoppable("xvs-metrics", run)?;
         Ok(Exporter { stop: Some(stop), thread: Some(thread) })
     }
 }

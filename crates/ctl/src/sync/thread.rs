@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use crate::daemon::system_calls::{Kind, limit_thread};
+use crate::daemon::threads::spawn_stoppable;
 
 /// A running daemon. Its threads end when this is dropped.
 #[derive(Default)]
@@ -29,7 +30,7 @@ impl Daemon {
             limit_thread(Kind::Reader);
             run(&stop);
         };
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+        let thread = spawn_stoppable(name, run);
         self.threads.push(thread.map_err(|error| format!("its thread cannot be started: {error}"))?);
         Ok(())
     }

@@ -41,6 +41,7 @@ use xvs_model::report::event::EventQuery;
 use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;
 use crate::daemon::system_calls::{Kind, limit_thread};
+use crate::daemon::threads::spawn_stoppable;
 use crate::events::{Listener, changes};
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, LockAttempt};
@@ -291,14 +292,12 @@ impl Server {
         });
         let accepting = {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
-            thread::Builder::new()
-                .name("control-accept".to_owned())
-                .spawn(move || {
-                    // The threads of clients inherit it.
-                    limit_thread(Kind::Reader);
-                    accept(&listener, &shared, &handler);
-                })
-                .map_err(failed("thread for", &path))?
+            let run = move || {
+                // The threads of clients inherit it.
+                limit_thread(Kind::Reader);
+                accept(&listener, &shared, &handler);
+            };
+            spawn_stoppable("control-accept", run).map_err(failed("thread for", &path))?
         };
         Ok(Self { listener, accepting: Some(accepting), shared, _lock: lock })
     }
