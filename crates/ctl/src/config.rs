@@ -98,6 +98,9 @@ pub struct Config {
     pub metrics_token_file: Option<PathBuf>,
     /// Whether `metrics_address` also serves the status page, at `/`. Default: `false`.
     pub status_page: bool,
+    /// Names by which browsers may ask for the status page, beside addresses, `localhost` and the host name. Default:
+    /// none.
+    pub status_page_names: Vec<String>,
     /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
     pub rules: Option<PathBuf>,
     /// A file of networks, one a line, whose packets no service gets. Read again at each reload. Default: none.
@@ -198,6 +201,7 @@ impl Default for Config {
             metrics_private_key: None,
             metrics_token_file: None,
             status_page: false,
+            status_page_names: Vec::new(),
             rules: None,
             deny_file: None,
             allow_file: None,

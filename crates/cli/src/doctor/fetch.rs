@@ -157,6 +157,12 @@ async fn exchange(
     match response.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => return Err("it refuses the token; see --token-file".to_owned()),
+        StatusCode::MISDIRECTED_REQUEST => {
+            return Err(
+                "it does not know this name; use its address, or add the name to `status_page_names` there"
+                    .to_owned(),
+            );
+        }
         StatusCode::NOT_FOUND => {
             return Err("no /status.json there; set `status_page = true` and reload".to_owned());
         }

@@ -4,12 +4,13 @@
 //! connection keeps those that it began with. Without a certificate there is no TLS, and without a token every client
 //! may read. Not here: the handshake and the response (`exporter.rs`).
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hyper::HeaderMap;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HOST};
 use subtle::ConstantTimeEq;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -17,6 +18,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::config::fleet::host_name;
 use crate::config::{Config, ConfigError};
 use crate::secret_file::{self, read_file};
 
@@ -25,6 +27,8 @@ use crate::secret_file::{self, read_file};
 pub struct Credentials {
     pub(super) tls: Option<TlsAcceptor>,
     token: Option<Token>,
+    /// Names of the director in lower case.
+    names: Vec<String>,
 }
 
 /// What a client sends behind the name of a scheme.
@@ -43,7 +47,28 @@ impl Credentials {
         let tls = config.metrics_certificate.as_deref().zip(config.metrics_private_key.as_deref());
         let tls = tls.map(|(certificate, key)| acceptor(certificate, key)).transpose();
         let token = config.metrics_token_file.as_deref().map(token).transpose();
-        tls.and_then(|tls| Ok(Self { tls, token: token? })).map_err(ConfigError::Credentials)
+        let names = config.status_page_names.iter().cloned().chain([host_name()]);
+        let names = names.map(|name| name.to_ascii_lowercase()).collect();
+        tls.and_then(|tls| Ok(Self { tls, token: token?, names })).map_err(ConfigError::Credentials)
+    }
+
+    /// Whether a browser may show the director's pages to the site that sent the request. A site whose name its owner
+    /// turns to the director's address (DNS rebinding) has that name in `Host`. A token is not sent to such a site, and a
+    /// certificate is not for its name. Programs without a name are no browsers.
+    pub(super) fn knows_host(&self, headers: &HeaderMap) -> bool {
+        let Some(host) = headers.get(HOST).filter(|_| self.token.is_none() && self.tls.is_none()) else {
+            return true;
+        };
+        let host = host.to_str().unwrap_or_default();
+        if host.parse::<IpAddr>().is_ok() || host.parse::<SocketAddr>().is_ok() {
+            return true;
+        }
+        if let Some(bare) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            return bare.parse::<IpAddr>().is_ok();
+        }
+        let name = host.split_once(':').map_or(host, |(name, _)| name).to_ascii_lowercase();
+        let name = name.trim_end_matches('.');
+        name == "localhost" || self.names.iter().any(|known| known == name)
     }
 
     /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The time of the comparison tells

@@ -273,6 +273,9 @@ fn answer<P: Pieces>(
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET is answered\n"))
         }
         "/metrics" => (StatusCode::OK, PLAIN, Either::Left(Page(metrics()))),
+        "/" | "/status.json" if is_on && !credentials.knows_host(request.headers()) => {
+            (StatusCode::MISDIRECTED_REQUEST, PLAIN, text(NOT_ITS_NAME))
+        }
         "/" if is_on => {
             headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
             headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -294,6 +297,10 @@ fn answer<P: Pieces>(
     (*response.status_mut(), *response.headers_mut()) = (code, headers);
     response
 }
+
+/// To a browser that names another host.
+const NOT_ITS_NAME: &str = "this is not a name of the director: use its address, or add the name to status_page_names \
+                            of xvs.toml and reload\n";
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -445,6 +452,39 @@ mod tests {
             assert_eq!(found, expected, "{from_elsewhere}");
         }
         assert!(!file.contains("innerHTML") && !file.contains("document.write"));
+    }
+
+    #[test]
+    fn the_status_page_is_for_names_of_the_director_alone_and_metrics_are_for_any() {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.address().unwrap();
+        let config: Config = toml::from_str("status_page_names = [\"LB1.example.com\"]").unwrap();
+        let credentials = Arc::new(ArcSwap::from_pointee(Credentials::read(&config).unwrap()));
+        let _exporter = listener.serve(two_pieces, status_page(true), credentials).unwrap();
+        let code = |path: &str, host: &str| {
+            let text = answer(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            let code = text.split(' ').nth(1).unwrap().to_owned();
+            assert!(code != "421" || text.contains("status_page_names of xvs.toml"), "{text}");
+            code
+        };
+        let own = [
+            crate::config::fleet::host_name(),
+            "lb1.example.com".to_owned(),
+            "lb1.EXAMPLE.com.:9112".to_owned(),
+        ];
+        let numbers =
+            ["localhost", "LOCALHOST:9112", "192.0.2.1", "192.0.2.1:80", "[::1]:9112", "[2001:db8::1]"];
+        let others =
+            ["attacker.example", "lb1.attacker.example:9112", "192.0.2.1.attacker.example", "", "[attacker]"];
+        for path in ["/", "/status.json"] {
+            for host in numbers.into_iter().chain(own.iter().map(String::as_str)) {
+                assert_eq!(code(path, host), "200", "{host}");
+            }
+            for host in others {
+                assert_eq!(code(path, host), "421", "{host}");
+                assert_eq!(code("/metrics", host), "200", "{host}");
+            }
+        }
     }
 
     #[test]

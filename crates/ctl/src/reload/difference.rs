@@ -78,6 +78,7 @@ fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
         | "metrics_private_key"
         | "metrics_token_file"
         | "status_page"
+        | "status_page_names"
         | "deny_file"
         | "allow_file"
         | "log"
