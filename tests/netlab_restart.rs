@@ -5,13 +5,14 @@
 
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, socket_with};
 use xvs::clients::{self, HalfUpload};
-use xvs::cluster::{Layout, VIP, virtual_endpoint};
+use xvs::cluster::{Layout, VIP, succeed, virtual_endpoint};
 use xvs::director::Protocol;
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
@@ -88,6 +89,16 @@ fn goes_on_with_a_successor(method: Method) {
     finish(half_uploads(&cluster, 4));
     let again = Director::take_over(&cluster, Workers::Two, &HELD).unwrap_or_else(|log| panic!("{log}"));
     finish(half_uploads(&cluster, 4));
+    let all = succeed(Command::new("ip").args(["netns", "pids", &cluster.namespace(Host::Director)]));
+    let file =
+        |process: &str, name| fs::read_to_string(format!("/proc/{process}/{name}")).unwrap_or_default();
+    let named: Vec<_> = all.lines().filter(|process| file(process, "comm") == "xvsd\n").collect();
+    let [process] = named[..] else { panic!("by pgrep and killall: {named:?}") };
+    let arguments = file(process, "cmdline");
+    assert!(
+        arguments.split('\0').next().is_some_and(|first| first.ends_with("xvsd")),
+        "by pidof: {arguments}"
+    );
     drop((director, again));
 }
 

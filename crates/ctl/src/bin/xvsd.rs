@@ -42,6 +42,7 @@ fn main() -> ExitCode {
     if let Some(code) = process::serve_if_one(successor::command, RULES) {
         return code;
     }
+    successor::take_name();
     let arguments: Arguments = match parsed() {
         Ok(arguments) => arguments,
         Err(code) => return code,

@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::{env, fs};
 
 use crossbeam::channel::Sender;
+use rustix::thread::set_name;
 use xvs_helper::client::Run;
 use xvs_helper::process::as_xvsd;
 use xvs_helper::request::{Event, Request};
@@ -32,6 +33,16 @@ const TAKE_OVER: &str = "--take-over";
 /// Enough for every error.
 const SAID_MAX: u64 = 64 << 10;
 
+/// The program of this process, also if its file was replaced.
+const EXE: &str = "/proc/self/exe";
+
+/// Gives this process its name, by which `pidof`, `killall` and keepalived find it: one that was executed by the link
+/// /proc/self/exe is called `exe`. Called on the main thread.
+pub fn take_name() {
+    // An error: the name stays, and all else works.
+    let _ = set_name(c"xvsd");
+}
+
 /// Whether this process is a successor in the background.
 pub fn is_one() -> bool {
     env::var(VARIABLE).is_ok_and(|part| part == TAKES_OVER)
@@ -39,7 +50,10 @@ pub fn is_one() -> bool {
 
 /// This program with this process's command line, for a process that is no successor.
 pub fn command() -> Command {
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(EXE);
+    // Else `ps` and those who look for processes by it would see the link's name.
+    let first = env::args_os().next().filter(|first| first != EXE);
+    command.arg0(first.unwrap_or_else(|| "xvsd".into()));
     command.args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).env_remove(VARIABLE);
     as_xvsd(&mut command);
     command
