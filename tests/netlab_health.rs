@@ -327,7 +327,7 @@ fn with_few_file_descriptors_fewer_checks_run_at_once_and_each_runs() {
     let file = cluster.state().join("keepalived.conf");
     fs::write(&file, head + &servers + "}\n").expect("the cluster's folder takes a new file");
     let mut command = cluster.command(Host::Director, "prlimit");
-    command.arg("--nofile=112:112").arg(program("xvsd"));
+    command.arg("--nofile=368:368").arg(program("xvsd"));
     command.args(["--interface", "wan", "--interface", "lan", "--workers", "1", "--keepalived"]).arg(&file);
     let log = File::create(cluster.state().join("xvsd.log")).expect("the cluster's folder takes a new file");
     command.stdout(Stdio::null()).stderr(log);

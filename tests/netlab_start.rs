@@ -52,7 +52,7 @@ fn a_start_without_a_right_or_device_names_it_with_the_step_and_the_exit_code_pr
             1,
             &["Permission denied", "run xvsd as root", "--socket", "RuntimeDirectory=xvs"],
         ),
-        (few_files, on_wan, 2, &["may open 32 files only, and needs 112", "ulimit -n", "LimitNOFILE="]),
+        (few_files, on_wan, 2, &["may open 32 files only, and needs 368", "ulimit -n", "LimitNOFILE="]),
         (no_tun, on_wan, 1, &["/dev/net/tun: No such file", "`modprobe tun`", "--device /dev/net/tun"]),
         (forbidden_tun, on_wan, 1, &["/dev/net/tun: Permission denied", "DeviceAllow=/dev/net/tun rw"]),
         ("exec", "--interface lo", 2, &["lo is a loopback interface", "`ip route`"]),

@@ -145,10 +145,13 @@ fn concurrent_probes() -> usize {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    let free = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(taken);
-    // A probe needs one or two descriptors, the start of a script more; the clients of xvsd need some too.
+    let free = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(taken + CLIENT_FILES);
+    // A probe needs one or two descriptors, the start of a script more.
     (free / 4).clamp(1, CONCURRENT_PROBES_MAX)
 }
+
+/// The descriptors that are left for the clients of xvsd.
+const CLIENT_FILES: usize = 256;
 
 /// The number of concurrent probes if descriptors do not limit it.
 const CONCURRENT_PROBES_MAX: usize = 4096;

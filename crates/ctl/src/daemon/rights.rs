@@ -11,7 +11,9 @@ use std::process::Command;
 
 use nix::unistd::{self, User};
 use rustix::fs::{Gid, Uid};
-use rustix::process::{DumpableBehavior, Resource, getegid, geteuid, getrlimit, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use rustix::system::uname;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
@@ -31,10 +33,12 @@ use xvs_xdp::bpf::{AttachTc, DetachTc, MakeKeySet};
 use xvs_xdp::pins;
 use xvs_xdp::tap::MakeTap;
 
+use crate::api::server::CLIENTS as CONTROL_CLIENTS;
 use crate::config::{Config, ConfigError};
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::ownership::{Owner, give};
 use crate::daemon::system_calls;
+use crate::metrics::exporter::CLIENTS as METRICS_CLIENTS;
 
 /// The variable of the environment with the open folder of pins, for a process that begins anew.
 const PINS: &str = "XVSD_PINS";
@@ -69,9 +73,15 @@ pub const TASKS: &[Known] = &[
     known::<FollowNftables>(),
 ];
 
-/// The fewest open files: with fewer, xvsd fails at some call of its start. With these it serves two interfaces, runs
-/// few health checks at once, and takes few clients.
-const FILES_MIN: u64 = 112;
+/// The fewest open files: 112 for the start with two interfaces and few health checks at once, and those of as many
+/// clients as there may be. So no client takes the last one, without which xvsd could answer nobody, root and `xvs
+/// healthy` included.
+const FILES_MIN: u64 = 112 + client_files();
+
+/// The files of all clients: two for one of the control socket, one for one of metrics.
+const fn client_files() -> u64 {
+    2 * CONTROL_CLIENTS as u64 + METRICS_CLIENTS as u64
+}
 
 /// The capabilities that the kernel requires, each with others that it accepts instead.
 const NEEDED: [(&str, CapabilitySet); 4] = [
@@ -203,7 +213,12 @@ pub fn check() -> Result<(), DaemonError> {
     if !client::is_used_for_tasks() {
         has_needed()?;
     }
-    // Not raised here: the engine of the health checks does so, and gives scripts the limit that xvsd was started with.
+    // The helper has started, so scripts get the limit that xvsd was started with.
+    let files = getrlimit(Resource::Nofile);
+    if files.current.is_some_and(|limit| limit < FILES_MIN) {
+        // An error: the limit stays, and is read below.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    }
     match getrlimit(Resource::Nofile).current {
         Some(limit) if limit < FILES_MIN => Err(DaemonError::Files { limit, needed: FILES_MIN }),
         _ => Ok(()),

@@ -320,7 +320,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// The largest number of clients.
-const CLIENTS: usize = 128;
+pub(crate) const CLIENTS: usize = 128;
 /// The time limit for a request's headers.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for a request with its response. Prometheus' default timeout is 10 s.

@@ -128,7 +128,7 @@ impl Settings {
             socket: socket.into(),
             mode: 0o660,
             group: "xvs".to_owned(),
-            clients: 64,
+            clients: CLIENTS,
             readers: 48,
             readers_per_user: 16,
             request_limit_bytes: 64 << 20,
@@ -579,6 +579,9 @@ fn remaining(until: Instant) -> io::Result<Duration> {
 
 /// The longest request of clients that may only read: every query is shorter.
 pub const READER_LIMIT_BYTES: u32 = 64 << 10;
+
+/// Clients at one time.
+pub(crate) const CLIENTS: usize = 64;
 
 /// How long a client must have been idle before another one gets its place.
 const FORGOTTEN: Duration = Duration::from_secs(1);
