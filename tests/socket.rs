@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, io, process, thread};
 use xvs::director::program;
+use xvs::wait;
 use xvs_model::protocol::client::Director;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -305,6 +306,42 @@ fn a_request_above_the_size_limit_is_refused() {
         "{refused:?}"
     );
     assert!(handler.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn large_requests_of_all_clients_together_are_limited() {
+    let folder = Folder::new("together");
+    let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1 << 20);
+    let mut first = UnixStream::connect(folder.socket()).unwrap();
+    first.write_all(&900_000_u32.to_be_bytes()).unwrap();
+    first.write_all(b"{").unwrap();
+    let begin = || {
+        let mut second = UnixStream::connect(folder.socket()).unwrap();
+        second.write_all(&300_000_u32.to_be_bytes()).unwrap();
+        second
+    };
+    // The first may not have been read yet.
+    let refused = wait::until("the second is refused", || {
+        let mut second = begin();
+        second.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        read_frame(&mut second, 1 << 20).ok().flatten().map(|frame| decode::<ReplyMessage>(&frame).unwrap())
+    });
+    assert!(refused.answer.unwrap_err().to_string().contains("try again"));
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).expect("small ones go on");
+    drop(first);
+    wait::until("the room is free again", || {
+        let mut client = Client::connect(&folder.socket()).unwrap();
+        client.call(Request::Restore(vec![Command::Flush; 1 << 15])).ok()
+    });
+}
+
+#[test]
+fn a_request_is_answered_though_many_clients_before_it_have_connected_and_say_nothing() {
+    let folder = Folder::new("silent");
+    let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 4);
+    let silent: Vec<_> = (0..200).map(|_| UnixStream::connect(folder.socket()).unwrap()).collect();
+    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    drop(silent);
 }
 
 #[test]

@@ -163,7 +163,9 @@ impl Client {
         let frame = match read_frame(&mut self.stream, REPLY_LIMIT_BYTES) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Err(self.broken(&"xvsd closed the connection")),
-            Err(error @ (FrameError::Io(_) | FrameError::TooLong { .. })) => return Err(self.broken(&error)),
+            Err(error @ (FrameError::Io(_) | FrameError::NoRoom | FrameError::TooLong { .. })) => {
+                return Err(self.broken(&error));
+            }
         };
         let message: ReplyMessage = decode(&frame).map_err(|error| match error {
             // Seen from here, the other end's version is that of xvsd.

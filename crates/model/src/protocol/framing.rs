@@ -62,6 +62,21 @@ pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::R
 /// # Errors
 /// [`FrameError::TooLong`] before any content is read or allocated; [`FrameError::Io`] also for an incomplete message.
 pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec<u8>>, FrameError> {
+    let admit = |bytes| match bytes > limit_bytes {
+        true => Err(FrameError::TooLong { bytes, limit: limit_bytes }),
+        false => Ok(()),
+    };
+    Ok(read_admitted(reader, admit)?.map(|(frame, ())| frame))
+}
+
+/// The same for a message whose length is admitted, which may give something to keep as long as its bytes.
+///
+/// # Errors
+/// That of `admit` before any content is read or allocated; [`FrameError::Io`] also for an incomplete message.
+pub fn read_admitted<T>(
+    reader: &mut impl Read,
+    admit: impl FnOnce(u32) -> Result<T, FrameError>,
+) -> Result<Option<(Vec<u8>, T)>, FrameError> {
     let mut length = [0; LENGTH_BYTES];
     let first = reader.read(&mut length)?;
     if first == 0 {
@@ -69,15 +84,13 @@ pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec
     }
     reader.read_exact(&mut length[first..])?;
     let bytes = u32::from_be_bytes(length);
-    if bytes > limit_bytes {
-        return Err(FrameError::TooLong { bytes, limit: limit_bytes });
-    }
+    let admitted = admit(bytes)?;
     let mut frame = Vec::new();
     // Grows as bytes arrive: the length alone, without content, must not cause an allocation.
     if reader.take(u64::from(bytes)).read_to_end(&mut frame)? < bytes as usize {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
-    Ok(Some(frame))
+    Ok(Some((frame, admitted)))
 }
 
 /// Decodes a message's content; checks the version before the rest.
@@ -104,6 +117,9 @@ pub enum FrameError {
         /// The largest accepted length.
         limit: u32,
     },
+    /// Others have the memory for such messages.
+    #[error("no room for a long message now")]
+    NoRoom,
     /// The socket failed, timed out, or was closed within a message.
     #[error(transparent)]
     Io(#[from] io::Error),

@@ -5,15 +5,17 @@
 //! the time for a message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with
 //! the reason where that is possible; other clients are not affected. If all places are taken, a client that may change
 //! gets that of the client that has sent no request for the longest time, a second at least, so forgotten connections
-//! delay no command.
+//! delay no command. One whose request has arrived gets that of a client that has never sent any, too, and waits for no
+//! silent one before it.
 //!
 //! A lock file beside the socket decides which server serves. It is held for as long as the server lives, and the
 //! kernel releases it if the process dies. So a second server refuses to start, and a stale socket is recognised and
 //! replaced.
 
+mod places;
+mod room;
 mod streams;
 
-use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -30,7 +32,7 @@ use rustix::fs::{Gid, chown};
 use thiserror::Error;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::framing::{
-    FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
+    FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_admitted, write_message,
 };
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Access, Request};
@@ -40,6 +42,8 @@ use xvs_model::report::event::EventQuery;
 
 use crate::api::peer::Rules;
 use crate::api::refused_changes::RefusedChanges;
+use crate::api::server::places::{Clients, Served, has_sent};
+use crate::api::server::room::LargeRequests;
 use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::daemon::threads::spawn_stoppable;
 use crate::events::{Listener, changes};
@@ -198,55 +202,7 @@ struct Shared {
     /// The connected clients, by a number that is never reused.
     clients: Mutex<Clients>,
     refused_changes: Mutex<RefusedChanges>,
-}
-
-#[derive(Debug, Default)]
-struct Clients {
-    next: u64,
-    served: HashMap<u64, Served>,
-    stopping: bool,
-}
-
-/// A connected client.
-#[derive(Debug)]
-struct Served {
-    stream: UnixStream,
-    peer: Peer,
-    /// When it connected or sent its last request, if the server waits for the next one; `None`: a request arrives or
-    /// is carried out.
-    idle_since: Option<Instant>,
-}
-
-impl Clients {
-    /// Whether another client may connect: those that may only read never take all places.
-    fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
-        let readers = || self.served.values().filter(|other| other.peer.access == Access::Read);
-        let room = self.served.len() < settings.clients;
-        match peer.access {
-            Access::Change => room,
-            Access::Read => {
-                room && readers().count() < settings.readers
-                    && readers().filter(|other| other.peer.uid == peer.uid).count()
-                        < settings.readers_per_user
-            }
-        }
-    }
-}
-
-impl Clients {
-    /// Disconnects the client that has been idle for the longest time, [`FORGOTTEN`] at least, in favour of `peer`.
-    /// Returns whether there was one. Clients that may only read take no other client's place.
-    fn replace_idle(&mut self, peer: &Peer, now: Instant) -> bool {
-        let idle = self.served.iter().filter_map(|(number, served)| Some((served.idle_since?, *number)));
-        let may_go =
-            |since| peer.access == Access::Change && now.saturating_duration_since(since) >= FORGOTTEN;
-        let Some((_, number)) = idle.min().filter(|(since, _)| may_go(*since)) else { return false };
-        if let Some(served) = self.served.remove(&number) {
-            // An error means that the client has disconnected already.
-            let _ = served.stream.shutdown(Shutdown::Both);
-        }
-        true
-    }
+    large: LargeRequests,
 }
 
 impl Shared {
@@ -289,6 +245,7 @@ impl Server {
             rules,
             clients: Mutex::default(),
             refused_changes: Mutex::default(),
+            large: LargeRequests::default(),
         });
         let accepting = {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
@@ -344,6 +301,7 @@ fn take_lock(socket: &Path) -> Result<Lock, StartError> {
 }
 
 fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handler>) {
+    let mut silent = 0;
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -362,7 +320,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
                 continue;
             }
         };
-        let Some(client) = Client::register(stream, peer, shared) else { continue };
+        let Some(client) = Client::register(stream, peer, shared, &mut silent) else { continue };
         let handler = Arc::clone(handler);
         let served = thread::Builder::new()
             .name("control-client".to_owned())
@@ -382,22 +340,36 @@ struct Client {
 }
 
 impl Client {
-    /// Registers a client, or refuses it because all places are taken.
-    fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>) -> Option<Self> {
+    /// Registers a client, or refuses it because all places are taken. `silent` is the number of those before it that
+    /// had sent no request when they were refused.
+    fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>, silent: &mut u32) -> Option<Self> {
         let second = stream.try_clone().ok()?;
         let until = Instant::now() + PLACE_WAIT;
         let mut clients = shared.clients();
-        let has_place = |clients: &mut Clients| {
-            clients.have_room_for(&peer, &shared.settings) || clients.replace_idle(&peer, Instant::now())
+        let has_place = |clients: &mut Clients, has_request| {
+            clients.have_room_for(&peer, &shared.settings)
+                || clients.replace_idle(&peer, Instant::now(), has_request)
         };
-        let mut has_one = has_place(&mut clients);
+        let mut has_one = has_place(&mut clients, false);
+        if !has_one {
+            drop(clients);
+            // One that has waited behind silent ones has had the time to send its request.
+            let has_request = has_sent(&stream, FIRST_REQUEST / 2_u32.pow(*silent));
+            *silent = if has_request { 0 } else { (*silent + 1).min(8) };
+            clients = shared.clients();
+        }
         // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the queue of the
         // socket meanwhile, where there is no place for them either.
-        while !has_one && !clients.stopping && peer.access == Access::Change && Instant::now() < until {
+        while !has_one
+            && *silent == 0
+            && !clients.stopping
+            && peer.access == Access::Change
+            && Instant::now() < until
+        {
             drop(clients);
             thread::sleep(PLACE_PAUSE);
             clients = shared.clients();
-            has_one = has_place(&mut clients);
+            has_one = has_place(&mut clients, true);
         }
         if clients.stopping {
             return None;
@@ -411,7 +383,10 @@ impl Client {
         }
         let number = clients.next;
         clients.next += 1;
-        clients.served.insert(number, Served { stream: second, peer, idle_since: Some(Instant::now()) });
+        clients.served.insert(
+            number,
+            Served { stream: second, peer, idle_since: Some(Instant::now()), has_asked: false },
+        );
         drop(clients);
         Some(Self { number, stream, peer, shared: Arc::clone(shared) })
     }
@@ -427,25 +402,33 @@ impl Client {
         loop {
             let mut incoming =
                 Incoming { client: self, first: settings.idle, rest: settings.transfer, until: None };
-            let frame = match read_frame(&mut incoming, limit) {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return,
-                Err(FrameError::TooLong { bytes, limit }) => {
-                    let refused = CommandError::TooLong { bytes: bytes.into(), limit: limit.into() };
-                    // The start of the next message is unknown, so the connection ends after this reply.
-                    let _ = self.send(Err(refused), Part::Last);
-                    return;
-                }
-                Err(FrameError::Io(error)) => {
-                    tracing::debug!(pid, %error, "control client dropped");
-                    return;
-                }
-            };
+            let (frame, room) =
+                match read_admitted(&mut incoming, |bytes| self.shared.large.take(bytes, limit)) {
+                    Ok(Some(read)) => read,
+                    Ok(None) => return,
+                    Err(FrameError::TooLong { bytes, limit }) => {
+                        let refused = CommandError::TooLong { bytes: bytes.into(), limit: limit.into() };
+                        // The start of the next message is unknown, so the connection ends after this reply.
+                        let _ = self.send(Err(refused), Part::Last);
+                        return;
+                    }
+                    Err(FrameError::NoRoom) => {
+                        let why =
+                            "xvs: other clients send as much as all may send at a time; try again".to_owned();
+                        let _ = self.send(Err(CommandError::Failed { why }), Part::Last);
+                        return;
+                    }
+                    Err(FrameError::Io(error)) => {
+                        tracing::debug!(pid, %error, "control client dropped");
+                        return;
+                    }
+                };
             let sent = Instant::now();
             if let Err(error) = self.answer(&frame, peer, handler) {
                 tracing::debug!(pid, %error, "control client dropped");
                 return;
             }
+            drop(room);
             self.set_idle_since(Some(sent));
         }
     }
@@ -455,6 +438,7 @@ impl Client {
         let mut clients = self.shared.clients();
         let Some(served) = clients.served.get_mut(&self.number) else { return false };
         served.idle_since = idle_since;
+        served.has_asked = true;
         true
     }
 
@@ -583,8 +567,8 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 /// Clients at one time.
 pub(crate) const CLIENTS: usize = 64;
 
-/// How long a client must have been idle before another one gets its place.
-const FORGOTTEN: Duration = Duration::from_secs(1);
+/// How long the request of a client may take to arrive if all places are taken.
+const FIRST_REQUEST: Duration = Duration::from_millis(4);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -599,7 +583,7 @@ mod tests {
     fn clients(peers: &[Peer]) -> Clients {
         let served = peers.iter().zip(0..).map(|(peer, number)| {
             let (stream, _) = UnixStream::pair().unwrap();
-            (number, Served { stream, peer: *peer, idle_since: None })
+            (number, Served { stream, peer: *peer, idle_since: None, has_asked: true })
         });
         Clients { served: served.collect(), ..Clients::default() }
     }
@@ -631,7 +615,7 @@ mod tests {
             all
         };
         let replaced = |mut all: Clients, peer| {
-            let done = all.replace_idle(&peer, start + Duration::from_secs(9));
+            let done = all.replace_idle(&peer, start + Duration::from_secs(9), false);
             let gone = (0..3).find(|number| !all.served.contains_key(number));
             assert_eq!(done, gone.is_some());
             gone
@@ -651,17 +635,18 @@ mod tests {
             rules: Rules::of_group("no such group"),
             clients: Mutex::default(),
             refused_changes: Mutex::default(),
+            large: LargeRequests::default(),
         });
         let (mut sender, stream) = UnixStream::pair().unwrap();
-        let client = Client::register(stream, root, &shared).unwrap();
+        let client = Client::register(stream, root, &shared, &mut 0).unwrap();
         let later = Instant::now() + Duration::from_secs(9);
         let within = Duration::from_secs(5);
         let begin = || Incoming { client: &client, first: within, rest: within, until: None }.read(&mut [0]);
         sender.write_all(b"ab").unwrap();
         assert_eq!(begin().unwrap(), 1);
-        assert!(!shared.clients().replace_idle(&root, later));
+        assert!(!shared.clients().replace_idle(&root, later, true));
         client.set_idle_since(Some(Instant::now()));
-        assert!(shared.clients().replace_idle(&root, later));
+        assert!(shared.clients().replace_idle(&root, later, false));
         assert_eq!(begin().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

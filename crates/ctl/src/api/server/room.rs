@@ -1,0 +1,43 @@
+//! The memory that large requests of all clients of the control socket have together.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use xvs_model::protocol::framing::FrameError;
+
+/// The bytes of the large requests that are being read or carried out.
+#[derive(Debug, Default)]
+pub(super) struct LargeRequests(AtomicU64);
+
+/// A request's part of them; dropping it gives that back.
+pub(super) struct Room<'a>(&'a AtomicU64, u64);
+
+impl LargeRequests {
+    /// Room for a request of so many bytes. All large ones together have as many as one may have.
+    ///
+    /// # Errors
+    /// It is longer than `limit`, or others have the room.
+    pub(super) fn take(&self, bytes: u32, limit: u32) -> Result<Option<Room<'_>>, FrameError> {
+        if bytes > limit {
+            return Err(FrameError::TooLong { bytes, limit });
+        }
+        if bytes <= SMALL_BYTES {
+            return Ok(None);
+        }
+        let wanted = u64::from(bytes);
+        let more = |taken: u64| Some(taken + wanted).filter(|all| *all <= u64::from(limit));
+        // Relaxed: the number orders nothing.
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Some(Room(&self.0, wanted))),
+            Err(_) => Err(FrameError::NoRoom),
+        }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// Requests up to this length are not limited together.
+const SMALL_BYTES: u32 = 64 << 10;
