@@ -8,11 +8,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatvfs, statfs};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock, fstatvfs, statfs};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use thiserror::Error;
 
+use crate::instance::socket_of;
 use crate::lock_file::{Lock, LockAttempt, lock_within};
 use crate::process::END;
 
@@ -109,6 +110,32 @@ impl StateDirectory {
         if self.lock.is_some() { Others::Ended } else { Others::Run }
     }
 
+    /// A sentence about the state beside this one of directors that do not run: it takes memory until somebody removes
+    /// it. It is not removed here, because a director that is being upgraded does not run either.
+    pub fn left_by_others(&self) -> Option<String> {
+        let parent = self.path.parent()?;
+        let mut left: Vec<_> = fs::read_dir(parent)
+            .ok()?
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                let bytes = (path != self.path).then(|| bytes_left(&path)).flatten()?;
+                Some((bytes, path))
+            })
+            .collect();
+        left.sort_unstable();
+        let mib = left.iter().map(|(bytes, _)| bytes).sum::<u64>() >> 20;
+        let (_, largest) = left.last()?;
+        let socket = socket_of(&largest.file_name()?.to_string_lossy());
+        Some(format!(
+            "{parent} has the state of {count} other directors that do not run, {mib} MiB; if they are not to start \
+             again, remove it: the largest is that of the socket {socket}, `rm -r {largest}`",
+            parent = parent.display(),
+            count = left.len(),
+            socket = socket.display(),
+            largest = largest.display(),
+        ))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -173,6 +200,16 @@ impl StateDirectory {
             _ => Ok(()),
         }
     }
+}
+
+/// The memory of a director's state that no process uses; `None`: it is used, or is none.
+fn bytes_left(path: &Path) -> Option<u64> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let lock = File::options().read(true).custom_flags(flags.bits() as i32).open(path.join("lock")).ok()?;
+    // A director that starts at this moment tries again.
+    flock(&lock, FlockOperation::NonBlockingLockShared).ok()?;
+    let files = fs::read_dir(path).ok()?.filter_map(|file| file.ok()?.metadata().ok());
+    Some(files.map(|about| about.blocks() * 512).sum())
 }
 
 fn check(path: &Path) -> Result<(), StateDirectoryError> {
@@ -259,6 +296,26 @@ mod tests {
                 .len(),
             5000
         );
+    }
+
+    #[test]
+    fn the_state_of_directors_that_do_not_run_is_told_with_its_size_and_nothing_of_one_that_runs() {
+        let parent = Parent::new("left");
+        let open = |name| StateDirectory::open(&parent.0, name, Others::Ended).unwrap();
+        let (own, running) = (open("run-own.sock"), open("run-other.sock"));
+        fs::create_dir(parent.0.join("no-state")).unwrap();
+        assert_eq!(own.left_by_others(), None);
+        running.new_file("connections", 3 << 20).unwrap();
+        assert_eq!(own.left_by_others(), None);
+        drop(running);
+        let said = own.left_by_others().unwrap();
+        let command = format!("`rm -r {}/run-other.sock`", parent.0.display());
+        assert!(
+            said.contains("1 other directors") && said.contains("3 MiB") && said.ends_with(&command),
+            "{said}"
+        );
+        assert!(said.contains("socket /run/other.sock"), "{said}");
+        open("run-other.sock");
     }
 
     #[test]

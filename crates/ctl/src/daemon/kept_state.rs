@@ -79,6 +79,9 @@ impl KeptState {
             Err(error) if may_do_without => return in_memory(vec![without(&error)]),
             directory => directory?,
         };
+        if let Some(left) = directory.left_by_others() {
+            tracing::warn!("state_directory: {left}");
+        }
         match Self::table_in(&directory, table, others) {
             // There may still be room for the rest.
             Err(DaemonError::StateDirectory(error)) if may_do_without => {

@@ -2,7 +2,8 @@
 //!
 //! Runs once, as root. What xvsd of root has made becomes the user's, so that an xvsd of a user continues where one of
 //! root has ended, or takes over from it; what belongs to anybody else stays, and is refused later by those who use it.
-//! The user can write to these folders, so no symbolic link in them is followed, and no file with a second name changes.
+//! The user can write to these folders, so no symbolic link in them is followed, and no file with a second name
+//! changes.
 
 use std::ffi::{CStr, OsStr};
 use std::io;
