@@ -67,9 +67,9 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
 }
 
-/// The folder of state directories. One that is there becomes the user's only if xvsd has made it, and no other program:
-/// root alone may use it, and it has nothing but folders with xvsd's lock. Any other one stays, such as /run or
-/// /dev/shm, and the start is refused when it is opened.
+/// The folder of state directories. One that is there becomes the user's only if it is as xvsd makes it: root alone may
+/// use it, and it has nothing but folders with xvsd's lock. Any other one stays, such as /run or /dev/shm, and the
+/// start is refused when it is opened.
 fn state_folder(path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     match mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) => return existing(CWD, path, owner),

@@ -53,8 +53,8 @@ impl Credentials {
     }
 
     /// Whether a browser may show the director's pages to the site that sent the request. A site whose name its owner
-    /// turns to the director's address (DNS rebinding) has that name in `Host`. A token is not sent to such a site, and a
-    /// certificate is not for its name. Programs without a name are no browsers.
+    /// turns to the director's address (DNS rebinding) has that name in `Host`. A token is not sent to such a site,
+    /// and a certificate is not for its name. Programs without a name are no browsers.
     pub(super) fn knows_host(&self, headers: &HeaderMap) -> bool {
         let Some(host) = headers.get(HOST).filter(|_| self.token.is_none() && self.tls.is_none()) else {
             return true;

@@ -122,8 +122,8 @@ impl Listener {
             let _ = nice(NICENESS);
             limit_thread(Kind::Reader);
             let accepting = accept(listener, Arc::new(Pages { metrics, status }), credentials);
-            // Ends when the sender is dropped; the clients end with the runtime. Not a task of its own, of which a panic
-            // would be lost.
+            // Ends when the sender is dropped; the clients end with the runtime. Not a task of its own, of which a
+            // panic would be lost.
             runtime.block_on(async {
                 select! {
                     () = accepting => {}
