@@ -1,7 +1,7 @@
 //! The sweeper: ends connections early for the settings `drop_entry` (a defence against SYN floods) and, after a real
 //! server is removed, `expire_nodest_conn`.
 //!
-//! Runs on its own thread in the daemon ([`Sweeping`]), and when the clock is moved in the lab; never on a worker. Each
+//! Runs on its own thread in the daemon (`Sweeping`), and when the clock is moved in the lab; never on a worker. Each
 //! second `drop_entry` examines 1/32 of the table at random places. Four times a second `expire_nodest_conn` checks
 //! whether removed destinations still have connections, and only then walks the table. Both work in slices of 1,024
 //! entries, so that no worker waits for an entry longer than a slice takes. Cost with nothing to do: a check of each
