@@ -376,9 +376,7 @@ fn xvsd(cluster: &Cluster) -> u32 {
         let pids = succeed(Command::new("ip").args(["netns", "pids", &cluster.namespace(Host::Director)]));
         let is_xvsd = |pid: &&str| {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split('\0')
-                .next()
-                .is_some_and(|program| program.ends_with("xvsd") || program == "/proc/self/exe")
+            line.split('\0').next().is_some_and(|program| program.ends_with("xvsd"))
         };
         let found: Vec<u32> =
             pids.lines().filter(is_xvsd).map(|pid| pid.parse().expect("a number")).collect();

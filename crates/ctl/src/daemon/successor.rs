@@ -33,9 +33,6 @@ const TAKE_OVER: &str = "--take-over";
 /// Enough for every error.
 const SAID_MAX: u64 = 64 << 10;
 
-/// The program of this process, also if its file was replaced.
-const EXE: &str = "/proc/self/exe";
-
 /// Gives this process its name, by which `pidof`, `killall` and keepalived find it: one that was executed by the link
 /// /proc/self/exe is called `exe`. Called on the main thread.
 pub fn take_name() {
@@ -50,11 +47,9 @@ pub fn is_one() -> bool {
 
 /// This program with this process's command line, for a process that is no successor.
 pub fn command() -> Command {
-    let mut command = Command::new(EXE);
-    // Else `ps` and those who look for processes by it would see the link's name.
-    let first = env::args_os().next().filter(|first| first != EXE);
-    command.arg0(first.unwrap_or_else(|| "xvsd".into()));
-    command.args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).env_remove(VARIABLE);
+    let mut command = Command::new("/proc/self/exe");
+    // `ps` shows it, and some look for processes by it. This process may be the helper, which has a name of its own.
+    command.arg0("xvsd").args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).env_remove(VARIABLE);
     as_xvsd(&mut command);
     command
 }

@@ -352,8 +352,8 @@ fn enter(slab: &Slab, buckets: &Buckets, keys: &Keys, index: u32) -> bool {
     is_detached || keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
 }
 
-/// Whether the process was killed while it ended the handshake of a connection behind the SYN proxy: some of its numbers
-/// may be those of before, so its segments can be translated for neither end.
+/// Whether the process was killed while it ended the handshake of a connection behind the SYN proxy: some of its
+/// numbers may be those of before, so its segments can be translated for neither end.
 fn is_half_completed(entry: &Entry) -> bool {
     let flags = Flags(entry.flags.load(Ordering::Relaxed));
     flags.contains(Flags::SYN_PROXY) && flags.contains(Flags::HANDSHAKE)
