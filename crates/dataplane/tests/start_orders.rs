@@ -3,7 +3,8 @@
 //!
 //! The processes are values of this test, which share table files, an interface and its pin as xvsd's processes do;
 //! table and XDP programs are real. Before a program comes into force, its process always prepares longer than the
-//! hold. The order in xvsd is in `control/thread/serve.rs`. Not here: a kill between two stores (`adopt.rs`). Needs root.
+//! hold. The order in xvsd is in `control/thread/serve.rs`. Not here: a kill between two stores (`adopt.rs`). Needs
+//! root.
 
 #![cfg(not(loom))]
 #![allow(clippy::unwrap_used)]
