@@ -312,19 +312,17 @@ fn a_request_above_the_size_limit_is_refused() {
 fn large_requests_of_all_clients_together_are_limited() {
     let folder = Folder::new("together");
     let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1 << 20);
-    let mut first = UnixStream::connect(folder.socket()).unwrap();
-    first.write_all(&900_000_u32.to_be_bytes()).unwrap();
-    first.write_all(b"{").unwrap();
-    let begin = || {
-        let mut second = UnixStream::connect(folder.socket()).unwrap();
-        second.write_all(&300_000_u32.to_be_bytes()).unwrap();
-        second
+    let begin = |length: u32| {
+        let mut client = UnixStream::connect(folder.socket()).unwrap();
+        client.write_all(&length.to_be_bytes()).unwrap();
+        client
     };
-    // The first may not have been read yet.
-    let refused = wait::until("the second is refused", || {
-        let mut second = begin();
+    // Both anew each time: if the second was read first, the first was refused.
+    let (first, refused) = wait::until("the second is refused", || {
+        let (first, mut second) = (begin(900_000), begin(300_000));
         second.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        read_frame(&mut second, 1 << 20).ok().flatten().map(|frame| decode::<ReplyMessage>(&frame).unwrap())
+        let frame = read_frame(&mut second, 1 << 20).ok().flatten()?;
+        Some((first, decode::<ReplyMessage>(&frame).unwrap()))
     });
     assert!(refused.answer.unwrap_err().to_string().contains("try again"));
     Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).expect("small ones go on");
