@@ -151,6 +151,50 @@ fn more_connections_than_records_are_forwarded_by_workers_and_idle_ones_make_roo
 }
 
 #[test]
+fn flows_of_many_clients_with_one_port_are_all_offloaded_and_count_as_long_as_they_are() {
+    let mut cluster = cluster(&[&format!("-u {VIP}:80")]);
+    // A record without a packet in 30 passes is ended, and there is a pass after each packet.
+    let clients: Vec<_> = (201..=214).map(|last| at(IpAddr::from([192, 0, 2, last]), 5353)).collect();
+    for _ in 0..4 {
+        for client in &clients {
+            cluster.from_client(&Datagram::new(Transport::Udp, *client, at(VIP, 80)));
+            cluster.from_server(&Datagram::new(Transport::Udp, at(server(1), 80), *client));
+        }
+    }
+    for client in &clients {
+        let request = Datagram::new(Transport::Udp, *client, at(VIP, 80));
+        let reply = Datagram::new(Transport::Udp, at(server(1), 80), *client);
+        assert!(is_offloaded(|| cluster.from_client(&request)).0, "a request of {client}");
+        assert!(is_offloaded(|| cluster.from_server(&reply)).0, "a reply to {client}");
+    }
+    assert_eq!((offload::last().in_force(), offload::last().refused()), (14, 0));
+    cluster.advance(1000.0);
+    // The connections are gone, and a packet of none of them comes with a pass.
+    cluster.from_client(&Datagram::new(Transport::Udp, clients[0], at(VIP, 81)));
+    assert_eq!(offload::last().in_force(), 0);
+}
+
+#[test]
+fn datagrams_without_a_checksum_have_the_bytes_of_workers_behind_nat() {
+    let mut cluster = cluster(&[&format!("-u {VIP}:80")]);
+    let exchange = |cluster: &mut LabCluster, length: usize| {
+        let data: Vec<_> = (0..length).map(|at| (7 * at + length) as u8).collect();
+        let way = |source, dest| Datagram {
+            data: data.clone(),
+            ..Datagram::new(Transport::UdpUnsummed, source, dest)
+        };
+        let (client, server) = (at(CLIENT, 4500), at(server(1), 80));
+        // A lab without the program answers alike.
+        let request = is_offloaded(|| cluster.from_client(&way(client, at(VIP, 80)))).0;
+        request && is_offloaded(|| cluster.from_server(&way(server, client))).0
+    };
+    (0..3).for_each(|_| _ = exchange(&mut cluster, 4));
+    for length in [0, 1, 2, 3, 4, 5, 47, 55, 56, 57, 58, 63, 64, 65, 119, 120, 121, 500, 1001, 1400, 1472] {
+        assert!(exchange(&mut cluster, length), "{length} bytes");
+    }
+}
+
+#[test]
 fn an_offloaded_connection_with_traffic_lasts_and_an_idle_one_ends_when_it_is_due() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
     cluster.adm("--set 10 0 0");

@@ -527,6 +527,6 @@ fn recorded_frames_changed_at_random_are_all_accounted_for_in_every_configuratio
         "drop_ttl_expired",
         "syn_cookies_accepted",
     ] {
-        assert!(counters[counter].as_u64() > Some(50), "{counter}: {counters:#}");
+        assert!(counters[counter].as_u64() > Some(20), "{counter}: {counters:#}");
     }
 }

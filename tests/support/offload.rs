@@ -1,6 +1,6 @@
 //! The steering program as the kernel runs it on the frames of a lab, with offloaded flows.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ const VARIABLE: &str = "XVS_OFFLOAD";
 
 thread_local! {
     static FORWARDED: Cell<u64> = const { Cell::new(0) };
+    static OFFLOAD: RefCell<Option<Arc<Offload>>> = const { RefCell::new(None) };
 }
 
 /// Whether labs of tests have a double whose flows are offloaded.
@@ -29,6 +30,14 @@ pub fn is_wanted() -> bool {
 /// The packets that programs of this thread's labs have forwarded.
 pub fn forwarded() -> u64 {
     FORWARDED.get()
+}
+
+/// The offload of this thread's last lab.
+///
+/// # Panics
+/// If there is none.
+pub fn last() -> Arc<Offload> {
+    OFFLOAD.with_borrow(|last| last.clone().expect("a lab whose flows are offloaded"))
 }
 
 /// A lab whose flows are offloaded after so many packets of a client. Needs root.
@@ -43,6 +52,7 @@ pub fn offloading(after: u32) -> Lab {
         let offload = steering.offload(table.entries(), settings)?;
         offload.set_table(table);
         offload.set_on(true);
+        OFFLOAD.set(Some(offload.clone()));
         let kernel = Kernel { steering, offload: offload.clone() };
         Ok::<(_, Box<dyn Program>), io::Error>((offload, Box::new(kernel)))
     });

@@ -129,7 +129,6 @@ struct xvs_hold {
  */
 #define XVS_BUCKETS (1 << 17)
 #define XVS_BUCKET 8
-#define XVS_HASH_FACTOR 0x9e3779b97f4a7c15ULL
 #define XVS_FLOW_TAG(hash) ((hash) >> 32 | 1)
 #define XVS_FLOW_RECORD(value) ((value) & (XVS_FLOWS - 1))
 #define XVS_FLOW_PART(value) ((value) >> 17 & 1)
@@ -198,8 +197,9 @@ struct xvs_flow {
 struct xvs_offload {
 	__u32 is_on;
 	__u32 epoch;
-	__u64 seed; /* of the hash */
-	__u64 unused[6];
+	__u64 seed[2]; /* of the hash */
+	__u64 layout;  /* xvsd: the number of the layout of struct xvs_flow */
+	__u64 unused[4];
 	__u32 slots[XVS_SLOTS];
 	__u64 keys[XVS_BUCKETS][XVS_BUCKET];
 };

@@ -35,6 +35,9 @@ struct {
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
 enum { TCP_FIN = 0x01 };
+/* Bytes of a datagram whose checksum is computed: in one step, and altogether. */
+#define SUMMED 64
+#define SUMMED_MAX 2048
 
 /* A ones' complement sum in one word, in whichever order its words are. */
 static __always_inline __u16 folded(__u64 sum)
@@ -104,6 +107,31 @@ static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, cons
 	for (int word = 0; word < 8; word++)
 		differs |= is[word] ^ old[word];
 	return !differs;
+}
+
+/* The sum of a datagram, of at most SUMMED_MAX bytes that are all there. The verifier walks a function that is not static
+ * once.
+ */
+__noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
+{
+	__u32 sum = 0, rest = len % SUMMED, at = offset + len - rest;
+	for (__u32 chunk = 0; chunk < SUMMED_MAX / SUMMED && chunk < len / SUMMED; chunk++) {
+		void *bytes = bytes_at(ctx, offset + chunk * SUMMED, SUMMED);
+		if (bytes)
+			sum = bpf_csum_diff(NULL, 0, bytes, SUMMED, sum);
+	}
+	for (__u32 word = 0; word < SUMMED / 4 && word < rest / 4; word++) {
+		void *bytes = bytes_at(ctx, at + word * 4, 4);
+		if (bytes)
+			sum = bpf_csum_diff(NULL, 0, bytes, 4, sum);
+	}
+	__u64 last = 0;
+	for (__u32 byte = 0; byte < 3 && byte < rest % 4; byte++) {
+		__u8 *bytes = bytes_at(ctx, at + rest / 4 * 4 + byte, 1);
+		if (bytes)
+			last |= (__u32)*bytes << 8 * byte;
+	}
+	return folded(sum + last);
 }
 
 /* Removes link padding. Other pointers to the packet are invalid then. Longer frames have none, and may have more buffers,
@@ -249,10 +277,11 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	if (v4 && part->flags & XVS_FLOW_UNFRAGMENTED && !(ip4->frag_off & bpf_htons(IP4_DONT_FRAGMENT)))
 		return 0;
 	int is_summed = is_tcp || *checksum;
-	if ((part->flags & XVS_FLOW_READDRESSED && !is_summed) ||
+	__u32 length = total - network_len;
+	int is_udp_whole = bpf_ntohs(*(__be16 *)((void *)eth + transport + UDP_LENGTH)) == length;
+	if ((part->flags & XVS_FLOW_READDRESSED && !is_summed && (!v4 || !is_udp_whole || length > SUMMED_MAX)) ||
 	    (part->flags & XVS_FLOW_PARTIAL && is_summed &&
-	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol,
-			    total - network_len)))
+	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol, length)))
 		return 0;
 	if (!fit(ctx, sizeof(struct ethhdr) + total))
 		return 0;
@@ -276,6 +305,13 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 			__builtin_memcpy(&ip6->saddr, number ? &flow->v6[1] : &flow->v6[0], sizeof(flow->v6[0]));
 		}
 		readdress_transport(part, (void *)eth + transport, checksum, is_tcp);
+		/* UDP over IPv4 without a checksum (RFC 768) gets one, as by a worker. */
+		if (v4 && !is_summed) {
+			*checksum = 0;
+			__u16 sum = ~folded((__u64)ip4->saddr + ip4->daddr + bpf_htons(protocol) + bpf_htons(length) +
+					    datagram_sum(ctx, transport, length));
+			*checksum = sum ? sum : 0xffff;
+		}
 	}
 	decrement_ttl(v4 ? (void *)ip4 : (void *)ip6, v4, sum);
 	return send(flow, number, part, total);
@@ -305,10 +341,13 @@ __noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 				  forward_by(ctx, state, flow, use, number, 0);
 }
 
-static __always_inline void add_to(__u64 *hash, __u32 low, __u32 high)
+/* The product of two words in 128 bits, folded: each bit of one reaches all bits, if the other one is secret. */
+static __always_inline __u64 multiplied(__u64 one, __u64 other)
 {
-	*hash = (*hash ^ low ^ (__u64)high << 32) * XVS_HASH_FACTOR;
-	*hash ^= *hash >> 32;
+	__u64 low = (__u32)one * (other & 0xffffffff), high = (one >> 32) * (other >> 32);
+	__u64 middle = (one >> 32) * (other & 0xffffffff), second = (__u32)one * (other >> 32);
+	__u64 carry = (low >> 32) + (__u32)middle + (__u32)second;
+	return ((__u32)low | carry << 32) ^ (high + (middle >> 32) + (second >> 32) + (carry >> 32));
 }
 
 /* Forwards a packet whose transport header is at this offset, if its flow is offloaded. Returns 0 if it goes to the
@@ -326,13 +365,13 @@ static __always_inline int is_forwarded(struct xdp_md *ctx, const struct packet 
 	if (offset != sizeof(struct ethhdr) + (is_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)))
 		return 0;
 	const __u32 *source = (const void *)packet->source, *dest = (const void *)packet->dest;
-	__u64 hash = state->seed;
-	add_to(&hash, packet->source_port | (__u32)packet->dest_port << 16, packet->protocol);
-	add_to(&hash, source[0], dest[0]);
+	__u64 seed = state->seed[1];
+	__u64 ends = packet->source_port | (__u32)packet->dest_port << 16 | (__u64)packet->protocol << 32;
+	__u64 hash = multiplied(state->seed[0] ^ ends, seed ^ source[0] ^ (__u64)dest[0] << 32);
 	if (!is_v4)
 		for (int word = 1; word < 4; word++)
-			add_to(&hash, source[word], dest[word]);
-	return forward(ctx, hash, packet->family);
+			hash = multiplied(hash, seed ^ source[word] ^ (__u64)dest[word] << 32);
+	return forward(ctx, multiplied(state->seed[0] ^ hash, seed), packet->family);
 }
 
 #endif

@@ -52,7 +52,7 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     }
     if let Some(offload) = &shared.offload {
         let help = "Connections whose packets the XDP program forwards.";
-        text.single("xvs_offloaded_connections", Kind::Gauge, help, offload.used() as f64);
+        text.single("xvs_offloaded_connections", Kind::Gauge, help, offload.in_force() as f64);
         let help = "Connections that were not offloaded, because their keys found no room.";
         text.single("xvs_offload_refused_keys_total", Kind::Counter, help, offload.refused() as f64);
     }

@@ -161,7 +161,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
             pages: shared.table().pages().to_string(),
         },
         offload: shared.offload.as_ref().map(|offload| OffloadStatus {
-            connections: offload.used() as u64,
+            connections: offload.in_force() as u64,
             packets: shared.counters.iter().map(|worker| worker.offloaded.value()).sum(),
         }),
         drops: drops(&sample.drops),

@@ -82,7 +82,17 @@ impl<'a> Steady<'a> {
             return None;
         }
         let link = match direction {
-            Direction::Inbound => self.request(&mut flows.ids, p, &connection, route)?,
+            Direction::Inbound => match self.request(&mut flows.ids, p, &connection, route) {
+                Some(link) => link,
+                None => {
+                    // A datagram without a checksum, which the program forwards nevertheless.
+                    let packets = connection.in_packets().wrapping_add(1);
+                    if !plain.is_tcp() && flows.offloader.as_ref().is_some_and(|one| one.is_due(packets)) {
+                        let _ = begin_offload(flows, id, from, self.at);
+                    }
+                    return None;
+                }
+            },
             Direction::Outbound => self.reply(p, &connection)?,
         };
         let stats = route.stats.of_worker(flows.worker);

@@ -33,7 +33,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let connection = table.connection(id);
     let destination = DestinationId(connection.dest_ref());
     if let Some(record) = shared.flows.of(id) {
-        if !shared.is_in_force(record, destination) {
+        let is_set = shared.flows.record(record)[word::STATE].load(Relaxed) & 1 != 0;
+        // One that was ended stays the connection's until its worker has counted it: one of which a key found no room,
+        // for a second at least.
+        if is_set && !shared.is_in_force(record, destination) {
             // The next packet that is tried begins anew.
             shared.flows.end(id);
         }
@@ -74,8 +77,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         shared.flows.record(record)[word::STATE].fetch_and(!1, Relaxed);
         shared.refused.fetch_add(1, Relaxed);
     }
-    let (idle, is_new) = (0, true);
-    let own = Own { record, id, link, generation, destination, places, idle, is_new, is_given_up };
+    let (idle, is_new, is_counted) = (0, true, false);
+    let mut own =
+        Own { record, id, link, generation, destination, places, idle, is_new, is_given_up, is_counted };
+    own.count(shared, !is_given_up);
     offloader.add(own, at.now);
     false
 }

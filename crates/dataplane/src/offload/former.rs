@@ -5,8 +5,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use xvs_xdp::bpf::Words;
+use xvs_xdp::bpf::{KernelMap, Words};
 
+use super::shared::{LAYOUT, LAYOUT_KNOWN, STATE_WORDS};
 use super::sweep::taken;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -23,6 +24,11 @@ pub struct Uncounted {
     generation: u32,
     /// Packets and bytes of requests, then of replies.
     counts: [[u64; 2]; 2],
+}
+
+/// Whether the records beside this state are as this program reads them.
+pub(crate) fn has_known_layout(state: &KernelMap) -> bool {
+    state.map_words::<STATE_WORDS>().is_ok_and(|state| state[LAYOUT].load(Relaxed) == LAYOUT_KNOWN)
 }
 
 /// Takes what the records have counted. Cost: a load for each of their counts.

@@ -22,35 +22,39 @@ pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
 }
 
 /// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
-fn hash(seed: u64, key: &FlowKey) -> u64 {
-    let mut hash = seed;
-    let mut add = |low: u32, high: u32| {
-        hash = (hash ^ u64::from(low) ^ u64::from(high) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 32;
-    };
+///
+/// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
+/// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
+fn hash(seed: [u64; 2], key: &FlowKey) -> u64 {
     let [source, dest] =
-        [key.source, key.dest].map(|end| u32::from(u16::from_ne_bytes(end.port.to_be_bytes())));
-    add(source | dest << 16, key.protocol.0.into());
-    match (key.source.addr, key.dest.addr) {
-        (IpAddr::V4(source), IpAddr::V4(dest)) => {
-            add(u32::from_ne_bytes(source.octets()), u32::from_ne_bytes(dest.octets()));
-        }
+        [key.source, key.dest].map(|end| u64::from(u16::from_ne_bytes(end.port.to_be_bytes())));
+    let ends = source | dest << 16 | u64::from(key.protocol.0) << 32;
+    let add = |hash: u64, (source, dest): (&[u8; 4], &[u8; 4])| {
+        let [source, dest] = [source, dest].map(|word| u64::from(u32::from_ne_bytes(*word)));
+        multiplied(hash, seed[1] ^ source ^ dest << 32)
+    };
+    let first = seed[0] ^ ends;
+    let hash = match (key.source.addr, key.dest.addr) {
+        (IpAddr::V4(source), IpAddr::V4(dest)) => add(first, (&source.octets(), &dest.octets())),
         (IpAddr::V6(source), IpAddr::V6(dest)) => {
             let (source, dest) = (source.octets(), dest.octets());
-            for (source, dest) in source.as_chunks().0.iter().zip(dest.as_chunks().0) {
-                add(u32::from_ne_bytes(*source), u32::from_ne_bytes(*dest));
-            }
+            source.as_chunks().0.iter().zip(dest.as_chunks().0).fold(first, add)
         }
         // No packet is of two families.
-        _ => {}
-    }
-    hash
+        _ => first,
+    };
+    multiplied(seed[0] ^ hash, seed[1])
+}
+
+fn multiplied(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    product as u64 ^ (product >> 64) as u64
 }
 
 impl Offload {
     /// Enters a key. Returns its place; `None`: its bucket is full, or another worker enters the same one.
     pub(super) fn enter(&self, key: &FlowKey, value: u32) -> Option<usize> {
-        let hash = hash(self.state[SEED].load(Relaxed), key);
+        let hash = hash([0, 1].map(|word| self.state[SEED + word].load(Relaxed)), key);
         let tag = hash >> 32 | 1;
         let first = KEYS + hash as usize % BUCKETS * BUCKET;
         let bucket = &self.state[first..first + BUCKET];
@@ -80,6 +84,79 @@ impl Offload {
         let entry = self.state[place].load(Relaxed);
         if entry as u32 == value {
             let _ = self.state[place].compare_exchange(entry, 0, Relaxed, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use xvs_proto::{Endpoint, Protocol};
+
+    use super::*;
+
+    /// Flows of 4,096 clients or ports, of which only some bits differ.
+    const FLOWS: u32 = 4096;
+
+    fn v4(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(203, 0, 113, 0)) + number).into()
+    }
+
+    fn v6(number: u32) -> IpAddr {
+        Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number)).into()
+    }
+
+    /// Each of these flows, and those of its replies from a real server.
+    fn flows(client: impl Fn(u32) -> Endpoint, server: IpAddr) -> [Vec<FlowKey>; 2] {
+        let protocol = Protocol::UDP;
+        let at = Endpoint::new(server, 53);
+        let requests = (0..FLOWS).map(|number| FlowKey { protocol, source: client(number), dest: at });
+        let replies = (0..FLOWS).map(|number| FlowKey { protocol, source: at, dest: client(number) });
+        [requests.collect(), replies.collect()]
+    }
+
+    /// Of 4,096 keys, about 63 share a bucket with a former one if buckets are chosen by chance.
+    #[test]
+    fn keys_that_differ_in_some_bits_alone_are_spread_over_the_buckets() {
+        let all = [
+            flows(|number| Endpoint::new(v4(number), 5353), v4(1 << 16)),
+            flows(|number| Endpoint::new(v4(number << 12), 5353), v4(1)),
+            flows(|number| Endpoint::new(v4(9), 1024 + number as u16), v4(1)),
+            flows(|number| Endpoint::new(v4(number >> 6), 1024 + (number as u16 & 63)), v4(1)),
+            flows(|number| Endpoint::new(v6(number), 5353), v6(1 << 16)),
+            flows(|number| Endpoint::new(v6(number << 20), 5353), v6(1)),
+            flows(|number| Endpoint::new(v6(9), 1024 + number as u16), v6(1)),
+        ];
+        let seeds =
+            [[0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]];
+        for (at, flows) in all.iter().flatten().enumerate() {
+            for seed in seeds {
+                let hashes: Vec<_> = flows.iter().map(|key| hash(seed, key)).collect();
+                let buckets: BTreeSet<_> = hashes.iter().map(|hash| hash % BUCKETS as u64).collect();
+                let tags: BTreeSet<_> = hashes.iter().map(|hash| hash >> 32 | 1).collect();
+                assert!(buckets.len() > 3950, "flows {at}: {} buckets", buckets.len());
+                assert!(tags.len() > 4090, "flows {at}: {} tags", tags.len());
+            }
+        }
+    }
+
+    #[test]
+    fn each_bit_of_a_key_reaches_each_bit_of_its_hash() {
+        let seed = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
+        let of = |bits: u128| {
+            let [source, dest] = [bits, bits >> 48]
+                .map(|end| Endpoint::new(Ipv4Addr::from_bits(end as u32), (end >> 32) as u16));
+            hash(seed, &FlowKey { protocol: Protocol::UDP, source, dest })
+        };
+        for bit in 0..96 {
+            let changes = (0..64_u32).map(|number| {
+                let bits = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834);
+                of(bits) ^ of(bits ^ 1 << bit)
+            });
+            let reached = changes.fold((0, 0), |(set, clear), change| (set | change, clear | !change));
+            assert_eq!(reached, (u64::MAX, u64::MAX), "bit {bit}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use xvs_proto::LinkId;
@@ -54,6 +55,19 @@ pub(super) struct Own {
     pub(super) is_new: bool,
     /// Whether this worker has ended it, and does not begin it anew.
     pub(super) is_given_up: bool,
+    /// Whether it counts as one in force.
+    pub(super) is_counted: bool,
+}
+
+impl Own {
+    /// Counts it among those in force, or not.
+    pub(super) fn count(&mut self, shared: &Offload, is_in_force: bool) {
+        match (std::mem::replace(&mut self.is_counted, is_in_force), is_in_force) {
+            (false, true) => _ = shared.in_force.fetch_add(1, Relaxed),
+            (true, false) => _ = shared.in_force.fetch_sub(1, Relaxed),
+            _ => {}
+        }
+    }
 }
 
 /// It is tried with so many packets, and then again with every multiple of the second number.

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crossbeam::queue::ArrayQueue;
+use xvs_proto::HashSecret;
 use xvs_xdp::bpf::{Object, Words};
 
 use crate::conn::{Offloaded, RECORDS, Table, offloaded_word as word, random_secret};
@@ -13,8 +14,12 @@ use crate::snapshot::DestinationId;
 
 /// The words of `struct xvs_offload`.
 pub(crate) const STATE_WORDS: usize = KEYS + BUCKETS * BUCKET;
-/// The places of its words. Switch, epoch and slots are halves of words.
+/// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
 pub(crate) const SEED: usize = 1;
+pub(crate) const LAYOUT: usize = 3;
+/// The number of the layout of records (`struct xvs_flow`), which is raised when that changes: the next xvsd counts
+/// what those of an earlier one have, if they have the layout that it knows.
+pub(crate) const LAYOUT_KNOWN: u64 = 0;
 const SLOT_WORDS: usize = 8;
 pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
 /// The number of buckets of keys, and of the entries of one.
@@ -42,6 +47,8 @@ pub struct Offload {
     pub(super) settings: Settings,
     /// Keys that found no room.
     pub(super) refused: AtomicU64,
+    /// The records in force, as workers have seen them last.
+    pub(super) in_force: AtomicUsize,
 }
 
 /// How flows are offloaded.
@@ -74,8 +81,13 @@ impl Offload {
             let _ = free.push(record);
         }
         let state: Words<STATE_WORDS> = object.words(map::STATE)?;
-        state[SEED].store(random_secret()?.0[0], Relaxed);
-        Ok(Self { state, flows, free, settings, refused: AtomicU64::new(0) })
+        let HashSecret(seed) = random_secret()?;
+        for word in 0..2 {
+            state[SEED + word].store(seed[word], Relaxed);
+        }
+        state[LAYOUT].store(LAYOUT_KNOWN, Relaxed);
+        let (refused, in_force) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Ok(Self { state, flows, free, settings, refused, in_force })
     }
 
     /// Makes this the offload of a table, before it has workers.
@@ -105,8 +117,14 @@ impl Offload {
     }
 
     /// The records in use.
-    pub fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.settings.records as usize - self.free.len()
+    }
+
+    /// The connections whose packets the program forwards, as workers have seen within the last second.
+    pub fn in_force(&self) -> usize {
+        // Relaxed: it orders nothing.
+        self.in_force.load(Relaxed)
     }
 
     /// Has the program forward, or not. Only the control thread calls this.

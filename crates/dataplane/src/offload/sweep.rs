@@ -136,12 +136,15 @@ impl Flows {
         if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
             // One whose path has changed goes on by the new one.
             own.is_given_up = has_path || is_cold;
+            own.count(shared, false);
             *to_give -= usize::from(is_cold);
             words[word::STATE].fetch_and(!1, Relaxed);
             // Once more, for packets that the program has forwarded meanwhile.
             return true;
         }
-        if is_in_force || moved != 0 {
+        own.count(shared, is_in_force);
+        // A connection whose keys found no room is not tried again within a second.
+        if is_in_force || moved != 0 || own.is_given_up && is_new {
             return true;
         }
         words[word::STATE].fetch_and(!1, Relaxed);

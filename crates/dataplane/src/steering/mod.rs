@@ -156,8 +156,8 @@ impl Steering {
     /// The kernel refuses; the earlier program stays in force.
     pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
         let former = attached.former_program().map(OpenFormerMaps::maps).unwrap_or_default();
-        let [held, clients, records] =
-            [hold::MAP, CLIENTS, map::RECORDS].map(|name| former.iter().find(|map| is_named(map, name)));
+        let [held, clients, state, records] = [hold::MAP, CLIENTS, map::STATE, map::RECORDS]
+            .map(|name| former.iter().find(|map| is_named(map, name)));
         // A program of another version may have other keys.
         if let Some(Ok(clients)) = clients.map(KernelMap::keys) {
             let known = self.object.map(CLIENTS)?;
@@ -172,8 +172,9 @@ impl Steering {
             self.hold.add_dropped(words[hold::word::DROPPED]);
         }
         // One of another version may have other records.
-        if let Some(map) = records
+        if let (Some(state), Some(map)) = (state, records)
             && self.counted.insert(map.id)
+            && former::has_known_layout(state)
         {
             self.former.extend(map.map_words());
         }

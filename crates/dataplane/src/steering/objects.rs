@@ -148,10 +148,11 @@ impl Task for OpenFormerMaps {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let maps = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok());
-        let opened = maps.filter_map(|map| match is_named(&map, offload::RECORDS) {
-            // Its counts are taken.
+        let has_name = |map: &KernelMap, names: [&CStr; 2]| names.iter().any(|name| is_named(map, name));
+        let opened = maps.filter_map(|map| match has_name(&map, [offload::STATE, offload::RECORDS]) {
+            // They are mapped, and the counts of records are taken.
             true => map.writable().ok(),
-            false => [hold::MAP, CLIENTS].iter().any(|name| is_named(&map, name)).then_some(map),
+            false => has_name(&map, [hold::MAP, CLIENTS]).then_some(map),
         });
         Ok(((), opened.map(Into::into).collect()))
     }

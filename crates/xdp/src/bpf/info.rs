@@ -40,7 +40,7 @@ pub fn query_xdp(interface: u32) -> io::Result<XdpState> {
 pub struct ProgramInfo {
     /// Its name, as far as the kernel keeps it.
     pub name: String,
-    /// The ids of its maps; only the first sixteen.
+    /// The ids of its maps.
     pub maps: Vec<u32>,
 }
 
@@ -56,7 +56,7 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
 impl ProgramInfo {
     /// Reads the information about an open program.
     pub(super) fn of(program: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut maps = [0_u32; 16];
+        let mut maps = [0_u32; MAPS_MAX];
         // SAFETY: the structure consists of integers and arrays of them.
         let mut info: sys::bpf_prog_info = unsafe { std::mem::zeroed() };
         info.nr_map_ids = maps.len() as u32;
@@ -69,6 +69,9 @@ impl ProgramInfo {
         Ok(Self { name: text(&info.name), maps: maps.into_iter().filter(|&id| id != 0).collect() })
     }
 }
+
+/// The most maps of a program (`MAX_USED_MAPS`, linux/bpf_verifier.h).
+const MAPS_MAX: usize = 64;
 
 /// A map in the kernel, of any process.
 #[derive(Debug)]
