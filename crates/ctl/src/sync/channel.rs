@@ -38,8 +38,8 @@ pub(super) enum Broken {
     #[error("the connection was closed")]
     Closed,
     /// Nothing came, or nothing could be sent.
-    #[error("the other director needed more than {} s for a message", PATIENCE.as_secs())]
-    Silent,
+    #[error("the other director needed more than {:?} for a message", .0)]
+    Silent(Duration),
     /// The daemon's thread is to stop.
     #[error("the daemon was stopped")]
     Stopped,
@@ -71,12 +71,13 @@ impl<'a> Channel<'a> {
     /// # Errors
     /// See [`Broken`].
     pub(super) fn accept(stream: TcpStream, key: &SyncKey, stop: &'a AtomicBool) -> Result<Self, Broken> {
-        let mut stream = Stream::new(stream, stop)?;
+        let mut stream = Stream { patience: OF_ANYBODY, ..Stream::new(stream, stop)? };
         let mut noise = builder(key).build_responder().expect("the pattern needs the key alone");
         stream.read_handshake(&mut noise)?;
         stream.write_handshake(&mut noise)?;
         let mut channel = Self::over(stream, noise);
         channel.receive()?;
+        channel.stream.patience = PATIENCE;
         Ok(channel)
     }
 
@@ -116,6 +117,8 @@ fn builder(key: &SyncKey) -> Builder<'_> {
 struct Stream<'a> {
     stream: TcpStream,
     stop: &'a AtomicBool,
+    /// How long a message may take.
+    patience: Duration,
 }
 
 impl<'a> Stream<'a> {
@@ -123,7 +126,7 @@ impl<'a> Stream<'a> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(TURN))?;
         stream.set_write_timeout(Some(TURN))?;
-        Ok(Self { stream, stop })
+        Ok(Self { stream, stop, patience: PATIENCE })
     }
 
     fn write_handshake(&mut self, noise: &mut HandshakeState) -> Result<(), Broken> {
@@ -140,7 +143,7 @@ impl<'a> Stream<'a> {
 
     fn read_frame(&mut self, longest: usize) -> Result<Vec<u8>, Broken> {
         let mut len = [0; 2];
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience;
         self.read(&mut len, until)?;
         let len = usize::from(u16::from_be_bytes(len));
         if len > longest {
@@ -154,7 +157,7 @@ impl<'a> Stream<'a> {
     fn write_frame(&mut self, frame: &[u8]) -> Result<(), Broken> {
         let len = (frame.len() as u16).to_be_bytes();
         let frame = [&len, frame].concat();
-        let (mut at, until) = (0, Instant::now() + PATIENCE);
+        let (mut at, until) = (0, Instant::now() + self.patience);
         while at < frame.len() {
             let written = self.stream.write(&frame[at..]);
             at += self.done(written, until)?;
@@ -188,7 +191,7 @@ impl<'a> Stream<'a> {
         match Instant::now() < until {
             _ if self.stop.load(Ordering::Relaxed) => Err(Broken::Stopped),
             true => Ok(bytes),
-            false => Err(Broken::Silent),
+            false => Err(Broken::Silent(self.patience)),
         }
     }
 }
@@ -204,7 +207,11 @@ const HANDSHAKE_MAX: usize = 32 + TAG;
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 /// What both sides must agree on: the messages on the connection.
 const PROLOGUE: &[u8] = b"xvs connection table 1";
-/// How long a message may take.
+/// The bytes of the first message of the handshake, with its length.
+pub(super) const FIRST_MESSAGE: usize = 2 + HANDSHAKE_MAX;
+/// How long a message of the handshake may take of a side that may be anybody, and has another one's first message.
+const OF_ANYBODY: Duration = Duration::from_millis(500);
+/// How long any other one may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a call waits before it looks whether it is to stop.
 const TURN: Duration = Duration::from_millis(100);

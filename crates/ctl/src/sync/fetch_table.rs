@@ -111,6 +111,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
     use arc_swap::ArcSwap;
+    use socket2::{Domain, Socket, Type};
     use xvs_dataplane::clock::Clock;
     use xvs_dataplane::conn::tcp::TcpState;
     use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig, TableReader};
@@ -305,6 +306,33 @@ mod tests {
         // The second message of the handshake, which says nothing without the key.
         assert_eq!(answer.len(), 50);
         assert!(peers.report(Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn connections_that_say_nothing_delay_no_director_that_joins() {
+        let (listener, stop) = (TcpListener::bind(PEER).unwrap(), AtomicBool::new(false));
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let table = table(100);
+        let ((sender, reader), fetcher) = (sender(&table, 1), fetcher(1, 7));
+        // They are before the director, of its address and of others, also with a part of a message.
+        let connect = |last: u8| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::from(([127, 0, 0, last], 0)).into()).unwrap();
+            socket.connect(&address.into()).unwrap();
+            let mut stream = TcpStream::from(socket);
+            stream.write_all(&[0, 48][..usize::from(last % 3)]).unwrap();
+            stream
+        };
+        let silent: Vec<_> = (1..=60).map(connect).collect();
+        let outcome = thread::scope(|scope| {
+            scope.spawn(|| sender.run(reader, &listener, &stop));
+            let outcome = fetcher.receive(TcpStream::connect(address).unwrap(), PEER, &stop);
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        });
+        assert_eq!(outcome.map_err(|error| error.to_string()), Ok(99));
+        drop(silent);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The daemons of connection synchronization: their messages, sockets and threads.
 
 mod backup;
+mod candidates;
 mod channel;
 pub(crate) mod daemons;
 mod fetch_table;

@@ -1,18 +1,16 @@
 //! The thread of a master daemon that sends the whole connection table to directors that join.
 //!
-//! It listens on the TCP port with the number of the daemon's UDP port, serves one director at a time, and reads the
-//! table in slices, so that it delays no worker. On the encrypted connection follow: the number of connections, 8
+//! It listens on the TCP port with the number of the daemon's UDP port, and serves one director at a time, of those whose
+//! first message has arrived. It reads the table in slices, so that it delays no worker. On the encrypted connection follow: the number of connections, 8
 //! bytes; messages of version 1 with their entries; an empty message, after which the table is complete.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableReader;
 use xvs_dataplane::snapshot::Snapshot;
@@ -20,6 +18,7 @@ use xvs_dataplane::sync::collect::collect_all;
 use xvs_dataplane::sync::outbox::Outbox;
 use xvs_proto::sync::Version;
 
+use super::candidates::Candidates;
 use super::channel::{Broken, Channel, MESSAGE_MAX};
 use super::key::SyncKey;
 use super::peers::Peers;
@@ -37,26 +36,25 @@ pub(super) struct TableSender {
 impl TableSender {
     /// Serves directors until it is to stop.
     pub(super) fn run(self, mut reader: TableReader, listener: &TcpListener, stop: &AtomicBool) {
+        let mut candidates = Candidates::default();
         while !stop.load(Ordering::Relaxed) {
-            let _ = poll(&mut [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)], Some(&TURN));
             let may_send = self.may_send.load(Ordering::Relaxed);
-            let Some((stream, from)) = may_send.then(|| listener.accept().ok()).flatten() else {
+            let Some((stream, peer)) = may_send.then(|| candidates.next(listener)).flatten() else {
                 thread::sleep(PAUSE);
                 continue;
             };
             let begun = Instant::now();
-            let peer = SocketAddr::new(from.ip(), 0);
             match self.send(&mut reader, stream, peer, stop) {
                 Ok(connections) => {
                     let seconds = begun.elapsed().as_secs_f32();
-                    tracing::info!("{connections} connections sent to {} in {seconds:.1} s", from.ip());
+                    tracing::info!("{connections} connections sent to {} in {seconds:.1} s", peer.ip());
                     self.peers.has_whole(peer, Instant::now());
                 }
                 Err(error) => {
                     let is_news = self.peers.has_none(peer, &error.to_string(), Instant::now());
                     // The daemon ends, or a successor takes over.
                     if is_news && !matches!(error, Broken::Stopped) {
-                        tracing::warn!("the connection table was not sent to {}: {error}", from.ip());
+                        tracing::warn!("the connection table was not sent to {}: {error}", peer.ip());
                     }
                 }
             }
@@ -99,9 +97,7 @@ impl TableSender {
     }
 }
 
-/// How long the thread waits before it looks whether it is to stop.
-const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// How long the thread waits after a connection that was none.
+/// How long the thread waits if there is no connection to serve.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The entries of the table that are read at a time.
 const SLICE: u32 = 4096;

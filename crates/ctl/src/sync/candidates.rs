@@ -1,0 +1,73 @@
+//! Connections to the sender of tables that have not begun their handshake.
+//!
+//! Anybody on the network may connect and say nothing. So the sender takes up a connection when its first message has
+//! arrived, and not before: until then it costs a place, for a short time. Not here: the handshake (`channel.rs`).
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::channel::FIRST_MESSAGE;
+
+/// The connections, the oldest first.
+#[derive(Default)]
+pub(super) struct Candidates(Vec<Candidate>);
+
+struct Candidate {
+    stream: TcpStream,
+    from: IpAddr,
+    since: Instant,
+}
+
+impl Candidates {
+    /// Waits for one whose first message has arrived, for a short time. Closes those that are late.
+    pub(super) fn next(&mut self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+        let streams = self.0.iter().map(|one| one.stream.as_fd());
+        let mut all: Vec<_> =
+            streams.chain([listener.as_fd()]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let _ = poll(&mut all, Some(if self.0.is_empty() { &TURN } else { &SHORT_TURN }));
+        while let Ok((stream, from)) = listener.accept() {
+            self.add(stream, from.ip(), Instant::now());
+        }
+        let now = Instant::now();
+        self.0.retain(|one| now.saturating_duration_since(one.since) < LATE);
+        let begun = self.0.iter().position(|one| has_begun(&one.stream))?;
+        let Candidate { stream, from, .. } = self.0.remove(begun);
+        Some((stream, SocketAddr::new(from, 0)))
+    }
+
+    /// Adds one; without a place for it, the oldest one of its address goes, or of all.
+    fn add(&mut self, stream: TcpStream, from: IpAddr, since: Instant) {
+        // What is not set now shows at the first call.
+        let _ = stream.set_nonblocking(true);
+        let is_its = |one: &Candidate| one.from == from;
+        if self.0.iter().filter(|one| is_its(one)).count() >= PER_ADDRESS {
+            let oldest = self.0.iter().position(is_its);
+            oldest.into_iter().for_each(|at| _ = self.0.remove(at));
+        } else if self.0.len() >= ALL {
+            self.0.remove(0);
+        }
+        self.0.push(Candidate { stream, from, since });
+    }
+}
+
+/// Whether the first message of the handshake is there, or the connection has ended.
+fn has_begun(stream: &TcpStream) -> bool {
+    match stream.peek(&mut [0; FIRST_MESSAGE]) {
+        Ok(bytes) => bytes == 0 || bytes >= FIRST_MESSAGE,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// How long the first message may take.
+const LATE: Duration = Duration::from_millis(500);
+/// The connections that may wait for it, and those of one address.
+const ALL: usize = 64;
+const PER_ADDRESS: usize = 4;
+/// How long the thread waits before it looks whether it is to stop.
+const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// The same while there are connections.
+const SHORT_TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
