@@ -144,6 +144,34 @@ fn when_all_are_proven_a_new_connection_is_refused_and_counted() {
 }
 
 #[test]
+fn what_others_tell_shuts_out_no_client_and_displaces_none_that_is_proven() {
+    let mut workers = Workers::new(1 << 12, 1);
+    let established = Some(TcpState::Established as u8);
+    assert!((0..500).all(|number| is_sent(prove(&mut workers, &Flow::nat(1, number)))));
+    workers.set_clock(5000);
+    // More than the table has room for, all established for 15 minutes.
+    workers.tell((0..10_000).map(|number| Flow::nat(2, number)));
+    let live = workers.table().live();
+    assert!((3500..=3584).contains(&live), "{live}: seven eighths");
+    assert!((0..3000).all(|number| is_sent(prove(&mut workers, &Flow::nat(3, number)))), "all connect");
+    assert!((0..500).all(|number| workers.state(&Flow::nat(1, number)) == established));
+    assert!((0..3000).all(|number| workers.state(&Flow::nat(3, number)) == established));
+    assert_eq!(workers.counter("drop_table_full"), 0);
+}
+
+#[test]
+fn four_packets_of_a_client_prove_a_connection_that_another_director_has_told() {
+    let mut workers = Workers::new(256, 1);
+    let told = Flow::nat(1, 0);
+    workers.tell([Flow::nat(1, 0)].into_iter());
+    (0..4).for_each(|_| assert!(is_sent(workers.worker(0).packet(told.request(ACK)))));
+    let all = (0..2000).take_while(|number| is_sent(prove(&mut workers, &Flow::nat(2, *number))));
+    assert!(all.count() < 2000, "the table is full");
+    assert_eq!(workers.state(&told), Some(TcpState::Established as u8));
+    assert_eq!(workers.counter("evicted"), 0);
+}
+
+#[test]
 fn an_expired_connection_is_evicted_before_its_timer_is_processed() {
     let mut workers = Workers::new(2048, 1);
     // A few more than its entries: one worker and four readers keep 192 each.

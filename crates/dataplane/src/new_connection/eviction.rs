@@ -11,12 +11,15 @@
 //!    used. If replies pass through the director, the handshake (`burst/proof.rs`) or four packets prove a client.
 //!    Under direct routing and in tunnels nothing does;
 //! 4. templates that were assured, because a client with a forged address can assure one, too;
-//! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof.
+//! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof;
+//! 6. those of another director of which it has told that they are proven, and of which no four packets came here.
+//!
+//! Messages of other directors fill at most seven eighths of the table: who can send such messages shuts out nobody.
 //!
 //! Neighbours in the slab are of about the same age, so one look shows only a part of what there is. Therefore each
-//! round of the slab counts its entries by level (embryonic, then by packets, then templates), and the next round
-//! evicts up to the lowest level that has enough of them: connections with a few packets survive a flood of SYNs, and
-//! those with many packets a flood of connections with a few. Proven connections are never evicted; if only such are
+//! round of the slab counts its entries by level (embryonic, then by packets, then templates and what is told), and
+//! the next round evicts up to the lowest level that has enough of them: connections with a few packets survive a flood
+//! of SYNs, and those with many packets a flood of connections with a few. Proven connections are never evicted; if only such are
 //! found, the new connection is refused. A UDP client whose reply passes through the director loses at most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
@@ -65,7 +68,7 @@ impl Eviction {
         counters: &WorkerCounters,
         at: Context<'_>,
     ) -> Inserted {
-        self.make_room(table, counters, at);
+        self.make_room(table, TableWorker::is_short, counters, at);
         let mut inserted = table.insert(new);
         for _ in 0..TRIES {
             if inserted != Inserted::Full || !self.make_room_in_buckets(table, new, counters, at) {
@@ -76,12 +79,30 @@ impl Eviction {
         inserted
     }
 
+    /// Whether there is room for a connection of another director, perhaps in the place of a less valuable one.
+    pub(crate) fn admits_received(
+        &mut self,
+        table: &mut TableWorker,
+        counters: &WorkerCounters,
+        at: Context<'_>,
+    ) -> bool {
+        let is_over = |table: &TableWorker| table.table().live() >= table.table().config().capacity / 8 * 7;
+        self.make_room(table, is_over, counters, at);
+        !is_over(table)
+    }
+
     /// Before an insertion: if the table is nearly full, evicts connections. Two, if it finds them, so that a reserve
     /// that was used up recovers.
-    fn make_room(&mut self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) {
+    fn make_room(
+        &mut self,
+        table: &mut TableWorker,
+        is_short: impl Fn(&TableWorker) -> bool,
+        counters: &WorkerCounters,
+        at: Context<'_>,
+    ) {
         let (mut evicted, mut least, mut second) = (0, None, None);
         for _ in 0..ENTRIES_PER_INSERTION {
-            if evicted == EVICTED_MAX || !table.is_short() {
+            if evicted == EVICTED_MAX || !is_short(table) {
                 return;
             }
             self.begin_round(table.table().extent());
@@ -153,6 +174,10 @@ pub(crate) enum Worth {
     FreshUnproven {
         packets: u32,
     },
+    /// Another director says that it is proven; the time of the last packet or message.
+    Told {
+        last_used: Millis,
+    },
 }
 
 impl Worth {
@@ -161,7 +186,7 @@ impl Worth {
         match self {
             Self::Unproven { packets, .. } | Self::FreshUnproven { packets } => packets as usize + 1,
             Self::Expired | Self::Embryonic | Self::FreshEmbryonic => 0,
-            Self::Template { .. } => LEVELS - 1,
+            Self::Template { .. } | Self::Told { .. } => LEVELS - 1,
         }
     }
 }
@@ -214,7 +239,11 @@ impl Candidate {
         } else if is_embryonic(protocol, state, packets) {
             if is_fresh { Worth::FreshEmbryonic } else { Worth::Embryonic }
         } else if is_proven {
-            return None;
+            let told = at.snapshot.sync_backup.as_ref().map_or(PROVEN_PACKETS, |backup| backup.packets);
+            if !connection.flags().contains(Flags::SYNC) || packets >= told.saturating_add(PROVEN_PACKETS) {
+                return None;
+            }
+            Worth::Told { last_used: Millis(last_used) }
         } else {
             let packets = packets.checked_ilog2().unwrap_or(0);
             match is_fresh {

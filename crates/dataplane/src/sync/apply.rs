@@ -275,6 +275,9 @@ fn insert(
     at: Context<'_>,
 ) -> bool {
     let call_ids = &at.snapshot.call_ids;
+    if !flows.eviction.admits_received(&mut flows.table, &flows.counters, at) {
+        return false;
+    }
     if let Some(call_id) = call_id {
         let Flows { worker, table, counters, .. } = &mut *flows;
         let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);

@@ -25,6 +25,7 @@ use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::slow_path::reassembly::Reassembly;
 use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
+use xvs_dataplane::snapshot::sync_backup::{Inbox, Received, SyncBackup};
 use xvs_dataplane::snapshot::{
     Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
     PersistenceScope, Service, ServiceLive, Snapshot, Tunnel,
@@ -32,6 +33,7 @@ use xvs_dataplane::snapshot::{
 use xvs_dataplane::verdict::Verdict;
 use xvs_proto::LinkId;
 use xvs_proto::network::Network;
+use xvs_proto::sync::{Entry, method};
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
 use xvs_sched::scheduler::{self, Setup};
 use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
@@ -320,6 +322,41 @@ impl Workers {
         let snapshot = Arc::new(snapshot);
         self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
         reader
+    }
+
+    /// Has another director tell the first worker of these flows to the TCP service by NAT, as established.
+    pub(crate) fn tell(&mut self, flows: impl Iterator<Item = Flow>) {
+        let inbox = Arc::new(Inbox::new(1));
+        let backup = SyncBackup { packets: 3, inbox: inbox.clone() };
+        let snapshot =
+            Arc::new(Snapshot { sync_backup: Some(Arc::new(backup)), ..Snapshot::clone(&self.snapshot) });
+        let service =
+            self.snapshot.services.find(&service_key(VIP.into(), SERVICES[1].0)).expect("it is there");
+        let server = self.snapshot.destinations.find(service.members[0].id).expect("it is there");
+        let Worker { pipeline, now, .. } = &mut self.workers[0];
+        for flow in flows {
+            let FlowKey { protocol, source, dest } = flow.key();
+            let entry = Entry {
+                protocol,
+                flags: method::MASQUERADING,
+                state: TcpState::Established as u8,
+                client: source,
+                virtual_endpoint: dest,
+                dest: server.endpoint,
+                mark: 0,
+                timeout_seconds: 900,
+                remaining_millis: None,
+                call_id: None,
+                local: None,
+                client_address: None,
+                reply_shift: None,
+                numbers: None,
+            };
+            assert_eq!(inbox.put(Received::of(&entry), 0), Some(0));
+            pipeline.flows.receive_synchronized(&snapshot, *now);
+            pipeline.flows.quiescent();
+        }
+        self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
 
     /// Removes the servers that have a bit in `gone` from the configuration of all workers.
