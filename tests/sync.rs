@@ -158,6 +158,37 @@ fn a_template_is_announced_again_when_it_outlives_its_timeout() {
 }
 
 #[test]
+fn a_template_of_a_drained_server_is_announced_as_it_is_listed_so_that_no_backup_uses_it() {
+    let (service, drained) = (at(VIP, 80), at(server(1), 80));
+    for version in [0, 1] {
+        let services = [
+            format!("-A -t {service} -s rr -p 20"),
+            format!("-a -t {service} -r {drained} -g"),
+            format!("-a -t {service} -r {} -g", at(server(2), 80)),
+        ];
+        let mut master = with_daemon("master", &services);
+        master.ok(json!({ "set": { "expire_quiescent_template": 1, "sync_threshold": "1 2", "sync_version": version } }));
+        let mut both = Vec::new();
+        for port in [1000, 1001] {
+            master.from_client(&tcp(SYN, at(CLIENT, port), service));
+            let listed = master.connections();
+            let first = both.is_empty().then(|| listed[0].clone());
+            both.push(listed);
+            if let Some(row) = first {
+                let server = if row.contains(&drained.to_string()) { 1 } else { 2 };
+                master.adm(&format!("-e -t {service} -r {} -g -w 0", at(self::server(server), 80)));
+            }
+        }
+        assert!(both[1].iter().any(|row| row.matches(":65535").count() == 2), "{both:?}");
+        drop(messages(&mut master, 3.0));
+        (0..4).for_each(|_| drop(master.from_client(&tcp(ACK, at(CLIENT, 1000), service))));
+        let told = messages(&mut master, 3.0).concat();
+        // The client's port, that of the service and that of the server.
+        assert!(told.contains("0000ffffffff"), "version {version}: {told}");
+    }
+}
+
+#[test]
 fn a_daemon_that_was_stopped_announces_and_enters_nothing() {
     let service = at(VIP, 80);
     let services = [format!("-A -t {service} -s rr"), format!("-a -t {service} -r {} -g", server(1))];

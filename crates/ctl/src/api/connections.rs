@@ -8,10 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::conn::{ASSURED, Connection, Flags, Removal, TableReader, udp};
+use xvs_dataplane::conn::{ASSURED, CallIds, Connection, Flags, Removal, TableReader, detached, udp};
 use xvs_dataplane::counters::Counter;
 use xvs_dataplane::new_connection::eviction::{count_out, is_known};
 use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
@@ -253,14 +252,6 @@ fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
     let call_id = call_ids.read(template)?;
     Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
 }
-
-/// An endpoint of a detached template, as listings show it.
-pub(crate) fn detached(endpoint: Endpoint) -> Endpoint {
-    Endpoint { port: DETACHED_PORT, ..endpoint }
-}
-
-/// The port that marks a detached template in listings.
-const DETACHED_PORT: u16 = 65_535;
 
 #[cfg(test)]
 mod tests {

@@ -55,5 +55,5 @@ pub(crate) use self::numbers::{Awaited, Numbers};
 pub(crate) use self::offloaded::{Offloaded, RECORD, RECORDS, word as offloaded_word};
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
-pub use self::template::ASSURED;
+pub use self::template::{ASSURED, detached};
 pub use self::wheel::TIMER_TICK;

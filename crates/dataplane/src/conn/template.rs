@@ -8,6 +8,8 @@
 
 use std::hint;
 
+use xvs_proto::Endpoint;
+
 use super::connection::Connection;
 use super::entry::Life;
 use super::flags::Flags;
@@ -67,6 +69,14 @@ impl Connection<'_> {
     pub fn is_detached(&self) -> bool {
         self.flags().contains(Flags::DETACHED)
     }
+}
+
+/// An endpoint of a detached template, as listings and messages of synchronization have it: with a port that no client
+/// asks for.
+///
+/// Source: ipvs-behaviour, section 3.3.
+pub fn detached(endpoint: Endpoint) -> Endpoint {
+    Endpoint { port: u16::MAX, ..endpoint }
 }
 
 /// State of a template: a connection that it controls was established, or was answered if its protocol has no such

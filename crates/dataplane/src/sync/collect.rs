@@ -12,7 +12,7 @@ use xvs_sched::ForwardingMethod;
 
 use super::announce::{is_told, timeout};
 use crate::clock::Millis;
-use crate::conn::{Connection, Flags, Numbers, TableReader};
+use crate::conn::{Connection, Flags, Numbers, TableReader, detached};
 use crate::snapshot::sync_master::{Announced, Announcements};
 use crate::snapshot::{Activity, Settings, Snapshot};
 
@@ -93,6 +93,7 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         ForwardingMethod::Tunnel => method::TUNNEL,
         ForwardingMethod::DirectRouting => method::ROUTE,
     };
+    let told = |endpoint| if connection.is_detached() { detached(endpoint) } else { endpoint };
     Entry {
         protocol,
         flags: flags
@@ -103,8 +104,8 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
             | set(flag::TEMPLATE, is_template),
         state,
         client: connection.client(),
-        virtual_endpoint: connection.virtual_endpoint(),
-        dest: connection.dest(),
+        virtual_endpoint: told(connection.virtual_endpoint()),
+        dest: told(connection.dest()),
         mark: if is_template { mark_of_template(connection) } else { connection.mark() },
         timeout_seconds: timeout(connection, state, settings).as_secs() as u32,
         remaining_millis: None,

@@ -4,7 +4,7 @@
 
 use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Copied, Direction};
+use xvs_dataplane::conn::{Copied, Direction, detached};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
 use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::verdict::{DropReason, Verdict};
@@ -16,7 +16,7 @@ use xvs_model::report::explain::{
 use xvs_proto::{Endpoint, LinkId, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
-use crate::api::connections::{detached, state_name, template_state_name};
+use crate::api::connections::{state_name, template_state_name};
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
 use crate::status::unattached::Attachment;
