@@ -201,6 +201,28 @@ fn connections_of_a_removed_server_end_within_half_a_second_if_set_and_no_others
 }
 
 #[test]
+fn the_setting_at_the_removal_decides_and_connections_end_at_once() {
+    let mut director = Director::new();
+    (0..50).for_each(|client| director.connect(client));
+    director.set("expire_nodest_conn", 1);
+    director.adm("-d -t 198.51.100.80:80 -r 192.0.2.11:80");
+    director.set("expire_nodest_conn", 0);
+    director.advance(0.01);
+    assert_eq!(director.counter("swept_orphaned"), 50, "a tick later, though it is off again");
+    director.advance(0.5);
+    director.adm("-a -t 198.51.100.80:80 -r 192.0.2.11:80 -g");
+    (50..100).for_each(|client| director.connect(client));
+    director.adm("-d -t 198.51.100.80:80 -r 192.0.2.11:80");
+    director.set("expire_nodest_conn", 1);
+    director.advance(5.0);
+    assert_eq!(director.listed("ESTABLISHED"), 50, "it was off at the removal");
+    // Another removal ends those of all removed servers, as under IPVS.
+    director.adm("-D -u 198.51.100.80:53");
+    director.advance(0.01);
+    assert_eq!(director.counter("swept_orphaned"), 100);
+}
+
+#[test]
 fn connections_of_a_removed_service_end_too() {
     let mut director = Director::new();
     (0..50).for_each(|client| director.send(UDP, client, 0));

@@ -2,10 +2,9 @@
 //! server is removed, `expire_nodest_conn`.
 //!
 //! Runs on its own thread in the daemon (`Sweeping`), and when the clock is moved in the lab; never on a worker. Each
-//! second `drop_entry` examines 1/32 of the table at random places. Four times a second `expire_nodest_conn` checks
-//! whether removed destinations still have connections, and only then walks the table. Both work in slices of 1,024
-//! entries, so that no worker waits for an entry longer than a slice takes. Cost with nothing to do: a check of each
-//! destination four times a second if `expire_nodest_conn` is on, otherwise nothing.
+//! second `drop_entry` examines 1/32 of the table at random places. After a removal with `expire_nodest_conn` it walks
+//! the table at once, and again four times a second until removed destinations have no connection left. Both work in
+//! slices of 1,024 entries, so that no worker waits for an entry longer than a slice takes.
 //!
 //! Not here: when the defences are on (`control/settings.rs`), eviction from a full table (`new_connection/eviction.rs`
 //! of `dataplane`).
@@ -58,6 +57,9 @@ pub struct Sweeper {
     countdowns: Countdowns,
     next_worthless: Millis,
     next_orphans: Millis,
+    /// The removals after which it has walked the table, and whether connections may be left.
+    flushes: u64,
+    is_flushing: bool,
     /// Connections of removed real servers that the last walk could not end because they control others.
     stuck: u64,
     turn: Arc<Mutex<()>>,
@@ -67,9 +69,16 @@ impl Sweeper {
     /// A sweeper with its own reader of the table, for the published settings and destinations. Equal seeds examine
     /// equal places.
     pub fn new(reader: TableReader, published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Self {
+        // An earlier process may have been killed before it had ended them.
+        let (flushes, is_flushing) = {
+            let snapshot = published.load();
+            (snapshot.flushes, snapshot.settings.expire_nodest_conn)
+        };
         Self {
             reader,
             published,
+            flushes,
+            is_flushing,
             counters: Arc::default(),
             random: Random::new(seed),
             countdowns: Countdowns::default(),
@@ -94,24 +103,28 @@ impl Sweeper {
     pub fn run(&mut self, now: Millis) -> Millis {
         let turn = self.turn.clone();
         let _turn = turn.lock();
-        let settings = self.published.load().settings;
+        let (settings, flushes) = {
+            let snapshot = self.published.load();
+            (snapshot.settings, snapshot.flushes)
+        };
         if self.next_worthless <= now {
             self.next_worthless = now + WORTHLESS_INTERVAL;
             if settings.drops_entries {
                 self.end_worthless(now);
             }
         }
-        if self.next_orphans <= now {
+        if self.flushes != flushes {
+            (self.flushes, self.is_flushing, self.next_orphans) = (flushes, true, now);
+        }
+        if self.is_flushing && self.next_orphans <= now {
             self.next_orphans = now + ORPHANS_INTERVAL;
-            if settings.expire_nodest_conn {
-                self.end_orphans();
-            }
+            self.end_orphans();
         }
         if self.reader.in_limbo() > 0 {
             // An empty walk frees the entries that earlier ones removed.
             self.reader.visit(0..0, |_, _| {});
         }
-        self.next_worthless.min(self.next_orphans)
+        if self.is_flushing { self.next_worthless.min(self.next_orphans) } else { self.next_worthless }
     }
 
     /// `drop_entry`. Source: ipvs-behaviour, section 3.7.
@@ -144,6 +157,7 @@ impl Sweeper {
         let orphans = orphans(&self.published.load());
         self.stuck = self.stuck.min(orphans);
         if orphans == self.stuck {
+            self.is_flushing = false;
             return;
         }
         let before = self.counters.orphaned.value();
@@ -243,7 +257,8 @@ impl Countdowns {
 
 /// The sweeper's thread; dropping this ends it.
 pub(crate) struct Sweeping {
-    stop: Option<Sender<()>>,
+    /// Each message wakes it.
+    wake: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -257,20 +272,26 @@ impl Sweeping {
         clock: Arc<Clock>,
         notices: &Sender<String>,
     ) -> std::io::Result<Self> {
-        let (stop, stopped) = bounded(0);
+        let (wake, woken) = bounded(1);
         let thread = threads::spawn("xvs-sweep", notices, move || {
             let mut next = sweeper.run(clock.now());
-            while stopped.recv_timeout(clock.now().until(next)) == Err(RecvTimeoutError::Timeout) {
+            while woken.recv_timeout(clock.now().until(next)) != Err(RecvTimeoutError::Disconnected) {
                 next = sweeper.run(clock.now());
             }
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { wake: Some(wake), thread: Some(thread) })
+    }
+
+    /// Lets it look at the published snapshot now.
+    pub(crate) fn wake(&self) {
+        // A message that waits does the same.
+        self.wake.iter().for_each(|wake| _ = wake.try_send(()));
     }
 }
 
 impl Drop for Sweeping {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.wake.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the sweeper had panicked");
         }
@@ -280,7 +301,7 @@ impl Drop for Sweeping {
 const WORTHLESS_INTERVAL: Duration = Duration::from_secs(1);
 /// `drop_entry` examines one of this many places each second.
 const WORTHLESS_SHARE: u32 = 32;
-/// Half of the half second within which connections of a removed real server must end.
+/// From one look for connections of removed real servers to the next, until there are none.
 const ORPHANS_INTERVAL: Duration = Duration::from_millis(250);
 /// Entries examined in one walk; meanwhile workers cannot reuse removed entries.
 const SLICE: u32 = 1024;

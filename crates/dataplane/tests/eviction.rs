@@ -16,9 +16,8 @@ use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Protocol;
 
 use workers::flood::{flooded, is_sent, prove};
-use workers::{
-    ACK, CALLS, FIN_ACK, Flow, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, Worker, Workers, frame6, random,
-};
+use workers::frames::frame6;
+use workers::{ACK, CALLS, FIN_ACK, Flow, RST, SERVERS, SIP, SIP_ONE_PACKET, SYN, Worker, Workers, random};
 
 /// The longest time for which a destination still counts a connection that a new one has replaced, in milliseconds.
 const LEAVING: u64 = 10;

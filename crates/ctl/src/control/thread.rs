@@ -84,6 +84,8 @@ pub(crate) struct ControlThread {
     start: Option<(WorkerStart, PreparedTable)>,
     /// Ended before the workers.
     sweeping: Option<Sweeping>,
+    /// The flushes of connections that the sweeper knows.
+    flushes: u64,
 }
 
 /// Sentences for the operator, by source.
@@ -135,6 +137,7 @@ impl ControlThread {
             warnings,
             start: None,
             sweeping: None,
+            flushes: 0,
         }
     }
 
@@ -218,6 +221,10 @@ impl ControlThread {
                     return self.control.into_datapath();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            let flushes = self.shared.published.load().flushes;
+            if std::mem::replace(&mut self.flushes, flushes) != flushes {
+                self.sweeping.iter().for_each(Sweeping::wake);
             }
             let unconfirmed = self.control.unconfirmed_until();
             if let Err(error) = self.control.tick(self.shared.now())

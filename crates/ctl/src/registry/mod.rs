@@ -1,9 +1,7 @@
-//! Registry of the live objects behind the desired state: counters, numbers and schedulers of services and
-//! destinations.
+//! The live objects behind the desired state: counters, numbers and schedulers of services and destinations.
 //!
-//! Owned by the control thread. Builds the services that workers use. Gives each destination the number by which
-//! connections refer to it. Keeps a removed destination in the trash while connections may refer to it; added again,
-//! it has its connections and counters back.
+//! Owned by the control thread. Builds the services that workers use. Gives each destination its number in connections.
+//! Keeps a removed one in the trash while connections may refer to it; added again, it has them and its counters back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -378,6 +376,8 @@ impl Registry {
         dest.report = None;
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
+        // The setting now decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.
+        snapshot.flushes += u64::from(snapshot.settings.expire_nodest_conn);
         let trashed = Trashed { dest, service: service.clone(), since: now };
         self.trash.insert((key, trashed.dest.endpoint), trashed);
     }

@@ -19,8 +19,9 @@
 //! Neighbours in the slab are of about the same age, so one look shows only a part of what there is. Therefore each
 //! round of the slab counts its entries by level (embryonic, then by packets, then templates and what is told), and
 //! the next round evicts up to the lowest level that has enough of them: connections with a few packets survive a flood
-//! of SYNs, and those with many packets a flood of connections with a few. Proven connections are never evicted; if only such are
-//! found, the new connection is refused. A UDP client whose reply passes through the director loses at most that reply.
+//! of SYNs, and those with many packets a flood of connections with a few. Proven connections are never evicted; if
+//! only such are found, the new connection is refused. A UDP client whose reply passes through the director loses at
+//! most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
 //! by the same rules; when the local ports towards a destination are in use, their connections are. When Call-IDs have
