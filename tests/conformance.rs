@@ -69,7 +69,7 @@ impl Player {
         }
         self.now = to;
         let answer = self.ask(json!({ "advance": by }));
-        self.messages.note_ours(self.at, self.now, &answer);
+        self.messages.note_ours(self.at, &answer);
         Ok(answer["tx"].clone())
     }
 
@@ -140,7 +140,7 @@ impl Player {
         if let Some(error) = answer.get("error") {
             return Err(format!("inject: {error}"));
         }
-        self.messages.note_ours(self.at, self.now, &answer);
+        self.messages.note_ours(self.at, &answer);
         let want = match answer["verdict"] == "pass" {
             true => compare::without_the_kernels_own(
                 &step["out"],
@@ -206,7 +206,8 @@ fn play(path: &Path) -> Played {
         let mut step = step.clone();
         player.at = number;
         let seconds = step["t"].as_f64().unwrap_or(player.now);
-        step["out"] = player.messages.note_kernel(number, seconds, &step["out"]);
+        player.messages.advance_to(seconds);
+        step["out"] = player.messages.note_kernel(number, &step["out"]);
         if let Some((.., mtu)) = AT_ONCE.iter().find(|(of, at, _)| name == *of && number == *at) {
             compare::set_path_mtu(&mut step["out"], *mtu);
         }
@@ -216,7 +217,7 @@ fn play(path: &Path) -> Played {
             let what = format!("at {:.3} s, {} {note}: {difference}", player.now, step["op"]);
             played.differences.push(Difference { step: number, what });
         }
-        let difference = player.messages.difference(player.now);
+        let difference = player.messages.difference();
         played.differences.extend(difference.map(|(step, what)| Difference { step, what }));
     }
     played.differences.sort_by_key(|difference| difference.step);

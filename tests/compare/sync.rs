@@ -1,5 +1,5 @@
-//! When the messages of the master daemon count as the kernel's: the same ones, in the same order and at about the same
-//! moment. The kernel sends from a thread of its own, whose timers are some milliseconds late.
+//! When the messages of the master daemon count as the kernel's: the same ones, in the same order and within the same
+//! second, which is how often the kernel's thread looks for incomplete ones, at a phase of its own.
 
 use std::collections::VecDeque;
 
@@ -13,41 +13,55 @@ use super::unhex;
 pub(crate) struct Messages {
     kernel: VecDeque<Message>,
     ours: VecDeque<Message>,
+    /// The ends of this step and of the one before, in seconds.
+    now: f64,
+    before: f64,
 }
 
 struct Message {
-    /// The number of the step in which it was sent, and its time.
+    /// The number of the step in which it was sent, and the times of its beginning and end.
     step: usize,
+    after: f64,
     seconds: f64,
     port: u16,
     payload: String,
 }
 
 impl Messages {
+    /// A step ends at this time.
+    pub(crate) fn advance_to(&mut self, seconds: f64) {
+        if seconds > self.now {
+            (self.before, self.now) = (self.now, seconds);
+        }
+    }
+
     /// Notes what the kernel sent in a step, and returns its other frames.
-    pub(crate) fn note_kernel(&mut self, step: usize, seconds: f64, frames: &Value) -> Value {
+    pub(crate) fn note_kernel(&mut self, step: usize, frames: &Value) -> Value {
+        let (after, seconds) = (self.before, self.now);
         let (messages, others): (Vec<_>, Vec<_>) =
             super::list(frames).iter().cloned().partition(|frame| message(frame).is_some());
         let messages = messages.iter().filter_map(message);
-        self.kernel.extend(messages.map(|(port, payload)| Message { step, seconds, port, payload }));
+        self.kernel.extend(messages.map(|(port, payload)| Message { step, after, seconds, port, payload }));
         json!(others)
     }
 
     /// Notes what the lab answered in a step.
-    pub(crate) fn note_ours(&mut self, step: usize, seconds: f64, answer: &Value) {
+    pub(crate) fn note_ours(&mut self, step: usize, answer: &Value) {
         self.ours.extend(super::list(&answer["sync"]).iter().map(|message| Message {
             step,
-            seconds,
+            after: self.before,
+            seconds: self.now,
             port: message["port"].as_u64().unwrap_or_default() as u16,
             payload: message["payload"].as_str().unwrap_or_default().to_owned(),
         }));
     }
 
     /// Compares those that both have sent. Returns the first step that differs, and how.
-    pub(crate) fn difference(&mut self, seconds: f64) -> Option<(usize, String)> {
+    pub(crate) fn difference(&mut self) -> Option<(usize, String)> {
         while let (Some(kernel), Some(ours)) = (self.kernel.front(), self.ours.front()) {
             let is_same = kernel.port == ours.port && kernel.payload == ours.payload;
-            let is_near = kernel.step == ours.step || (kernel.seconds - ours.seconds).abs() < NEAR_SECONDS;
+            let is_near =
+                kernel.after - ours.seconds < PERIOD_SECONDS && ours.after - kernel.seconds < PERIOD_SECONDS;
             let step = kernel.step.min(ours.step);
             let what = format!("sync message\n  want {}\n  got  {}", kernel.text(), ours.text());
             self.kernel.pop_front();
@@ -56,7 +70,7 @@ impl Messages {
                 return Some((step, what));
             }
         }
-        let is_late = |message: &&Message| seconds - message.seconds > NEAR_SECONDS;
+        let is_late = |message: &&Message| self.before - message.seconds > PERIOD_SECONDS;
         let missing = self.kernel.front().filter(is_late).map(|one| (one.step, format!("no {}", one.text())));
         let surplus =
             || self.ours.front().filter(is_late).map(|one| (one.step, format!("too much: {}", one.text())));
@@ -90,5 +104,5 @@ fn message(frame: &Value) -> Option<(u16, String)> {
     is_multicast.then(|| (udp.destination_port(), payload))
 }
 
-/// How much earlier or later a message may be, if it is in another step.
-const NEAR_SECONDS: f64 = 0.005;
+/// How much earlier or later a message may be.
+const PERIOD_SECONDS: f64 = 1.005;
