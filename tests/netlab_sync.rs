@@ -200,12 +200,15 @@ fn a_director_that_joins_has_all_connections_also_those_without_traffic() {
         &first,
         "without the table of 192.0.2.2: it has refused the handshake; perhaps the other director has",
     );
-    // Without a key that can be used, messages alone go on.
-    fs::set_permissions(key(Host::Director), Permissions::from_mode(0o644)).expect("the file is there");
+    // Nor does it take the messages of the other one.
+    shows(&first, "192.0.2.2 was refused in the last minute: it is signed with another key");
+    // Without a key that can be used a daemon does not run, and begins when it can be.
     first.adm("--stop-daemon backup");
-    first.adm("--start-daemon backup --mcast-interface lan --syncid 7");
-    shows(&first, "the backup daemon does without connection tables: sync_key_file");
-    assert_eq!(first.adm("-L --daemon").lines().count(), 2);
+    fs::set_permissions(key(Host::Director), Permissions::from_mode(0o644)).expect("the file is there");
+    let output = first.adm_reading("--start-daemon backup --mcast-interface lan --syncid 7", "");
+    let refused = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && refused.contains("sync_key_file"), "{refused}");
+    assert_eq!(first.adm("-L --daemon").lines().count(), 1);
 }
 
 fn key_of(cluster: &Cluster, host: Host) -> PathBuf {
@@ -284,25 +287,59 @@ fn take_overs_keep_the_daemons_announcing() {
     drop((successor, again));
 }
 
+/// A connection of direct routing, in version 1.
+const CONNECTION: [u8; 36] = [
+    0, 6, 0, 36, 0, 0, 0, 0x83, 0, 1, 0x03, 0xe8, 0x23, 0x28, 0x23, 0x28, 0, 0, 0, 0, 0, 0, 3, 0x84, 192, 0,
+    2, 10, 192, 0, 2, 100, 192, 0, 2, 11,
+];
+
+/// The client, which is on the segment, sends to the group of the daemons.
+fn send(cluster: &Cluster, message: &[u8]) {
+    cluster.run(Host::Client, || {
+        let socket = UdpSocket::bind((CLIENT, 0)).expect("a socket");
+        let group = Ipv4Addr::new(224, 0, 0, 81);
+        rustix::net::sockopt::set_ip_multicast_if(&socket, &CLIENT).expect("an option");
+        socket.send_to(message, (group, 8848)).expect("sent");
+    });
+}
+
+#[test]
+fn forged_messages_are_refused_and_named_where_directors_have_a_key() {
+    let cluster = Cluster::with_backup(VIP);
+    let forged = [&[0, 7, 0, 44, 1, 1, 0, 0][..], &CONNECTION].concat();
+    let without = started(&cluster, Host::Director);
+    without.adm("--start-daemon backup --mcast-interface lan --syncid 7");
+    without.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
+    without.adm(&format!("-a -t {VIP}:{SINK} -r 192.0.2.11 -g"));
+    shows(
+        &without,
+        "the backup daemon is on lan, where real servers can forge its messages; set sync_key_file",
+    );
+    send(&cluster, &forged);
+    await_connections(&without, 1);
+    shows(&without, "without the table of 192.0.2.254: this director has no sync_key_file; 1 message");
+    drop(without);
+
+    give_keys(&cluster);
+    let with = started(&cluster, Host::Backup);
+    with.adm("--start-daemon backup --mcast-interface lan --syncid 7");
+    with.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
+    with.adm(&format!("-a -t {VIP}:{SINK} -r 192.0.2.11 -g"));
+    send(&cluster, &forged);
+    shows(&with, "a message from 192.0.2.254 was refused in the last minute: it is not signed");
+    assert!(!with.adm("-L -n -c").contains("ESTABLISHED"));
+    let status = with.status();
+    assert!(!status.contains("can forge"), "{status}");
+}
+
 #[test]
 fn forged_and_broken_messages_do_no_harm_and_are_counted() {
     let cluster = Cluster::with_backup(VIP);
     let director = Director::start_on(&cluster, Host::Backup, &["--interface", "lan", "--workers", "1"]);
     director.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
     director.adm("--start-daemon backup --mcast-interface lan --syncid 7");
-    let send = |message: &[u8]| {
-        cluster.run(Host::Client, || {
-            let socket = UdpSocket::bind((CLIENT, 0)).expect("a socket");
-            let group = Ipv4Addr::new(224, 0, 0, 81);
-            rustix::net::sockopt::set_ip_multicast_if(&socket, &CLIENT).expect("an option");
-            socket.send_to(message, (group, 8848)).expect("sent");
-        });
-    };
-    // A connection of direct routing, in version 1.
-    let entry = [
-        0, 6, 0, 36, 0, 0, 0, 0x83, 0, 1, 0x03, 0xe8, 0x23, 0x28, 0x23, 0x28, 0, 0, 0, 0, 0, 0, 3, 0x84, 192,
-        0, 2, 10, 192, 0, 2, 100, 192, 0, 2, 11,
-    ];
+    let send = |message: &[u8]| send(&cluster, message);
+    let entry = CONNECTION;
     let message =
         |sync_id, len: u8, count| [vec![0, sync_id, 0, len, count, 1, 0, 0], entry.to_vec()].concat();
     send(&message(8, 44, 1));

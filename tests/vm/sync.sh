@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Connection synchronization with the kernel's IPVS: connections that one director has announced go on when the VIP and
-# the gateway of NAT move to the other, in both directions.
+# the gateway of NAT move to the other, in both directions. The kernel takes signed messages; with a key xvs refuses the
+# kernel's, which are not signed.
 #
 # Namespaces on one bridge: cl 10.1.0.10, rs 10.1.0.20 (with the VIP), k (the kernel's IPVS) 10.1.0.1, x (xvs) 10.1.0.2.
 # The VIP 10.1.0.100 and the real server's gateway 10.1.0.60 move.
@@ -45,11 +46,7 @@ cat >/tmp/xvs.toml <<TOML
 interfaces = ["lan"]
 workers = 1
 conn_table_size = 4096
-sync_key_file = "/tmp/xvs.key"
 TOML
-# With a key, xvs also sends empty messages, and asks the kernel for its table.
-printf '5e%.0s' {1..32} >/tmp/xvs.key
-chmod 600 /tmp/xvs.key
 at x xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
 until_shown "up .* configuration" at x xvs status
 for adm in "k ipvsadm" "x xvsadm"; do
@@ -69,6 +66,11 @@ addresses_to() {
         at "$1" ip address replace "10.1.0.$address/32" dev lan
     done
     for host in cl rs; do at "$host" ip neighbour flush dev lan; done
+}
+
+# Lines of the status, joined.
+status_of_x() {
+    at x xvs status | tr -s ' \n' ' '
 }
 
 # One round: the connections begin at `master` and go on at `backup`.
@@ -101,6 +103,26 @@ round() {
 }
 
 round k x ipvsadm xvsadm
-grep -q "the connection table of 10.1.0.1 was not fetched: it refuses the connection" /tmp/xvsd.log || fail "xvs has not asked for the table"
+
+say "with a key"
+printf '5e%.0s' {1..32} >/tmp/xvs.key
+chmod 600 /tmp/xvs.key
+echo 'sync_key_file = "/tmp/xvs.key"' >>/tmp/xvs.toml
+at x xvs reload
+until_shown "up .* configuration" at x xvs status
+at k ipvsadm --start-daemon master --mcast-interface lan --syncid 7
+at x xvsadm --start-daemon backup --mcast-interface lan --syncid 7
+addresses_to k
+rm -f /tmp/lines /tmp/client
+mkfifo /tmp/lines
+at cl python3 /vm-bin/peer.py client /tmp/lines 10.1.0.100 80 >/tmp/client 2>&1 &
+exec 3>/tmp/lines
+for word in one two three; do echo "$word" >&3; done
+until_shown "from 10.1.0.1 was refused in the last minute: it is not signed" status_of_x
+until_shown "the connection table of 10.1.0.1 was not fetched: it refuses the connection" cat /tmp/xvsd.log
+exec 3>&-
+wait $!
+at k ipvsadm --stop-daemon master
+at x xvsadm --stop-daemon backup
 round x k xvsadm ipvsadm
 say "both ways"

@@ -155,7 +155,8 @@ fn sync(daemon: &SyncStatus) -> String {
 /// How it stands with the tables that a daemon sends or receives.
 fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
     daemon.peers.iter().map(|peer| {
-        let SyncPeer { address, silent_seconds, table, connections, of, why } = peer;
+        let SyncPeer { address, silent_seconds, messages, refused_messages, refused, table, .. } = peer;
+        let SyncPeer { connections, of, why, .. } = peer;
         let why = why.as_deref().unwrap_or_default();
         let moved = format!("{connections} of {of} connections");
         let mut text = match (daemon.role, table) {
@@ -173,6 +174,12 @@ fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
             }
             (SyncRole::Backup, SyncTable::None) => format!("without the table of {address}: {why}"),
         };
+        if daemon.role == SyncRole::Backup {
+            text += &format!("; {}", counted(*messages, "message", "messages"));
+            if let Some(why) = refused {
+                text += &format!(", {refused_messages} refused: {why}");
+            }
+        }
         if let Some(silent) = silent_seconds.filter(|silent| *silent >= SILENT) {
             text += &format!("; silent for {silent} s");
         }

@@ -414,7 +414,7 @@ impl InMemory {
         let Some(backup) = backup.filter(|backup| backup.daemon.interface == link) else {
             return Some(format!("{link} has no backup daemon"));
         };
-        let refused = backup.receive(payload, |_| ()).err().map(|refused| refused.to_string());
+        let refused = backup.receive(payload, |_| Ok(()), |_| ()).err().map(|refused| refused.to_string());
         let snapshot = self.control.published().load_full();
         while self.pipeline.flows.receive_synchronized(&snapshot, self.now) {}
         self.pipeline.flows.quiescent();

@@ -98,6 +98,9 @@ pub fn status() -> StatusReport {
             peers: vec![SyncPeer {
                 address: IpAddr::from([192, 0, 2, 2]),
                 silent_seconds: Some(12),
+                messages: 1100,
+                refused_messages: 2,
+                refused: Some("it is a copy of an earlier one".to_owned()),
                 table: SyncTable::Moving,
                 connections: 350_000,
                 of: 1_000_000,

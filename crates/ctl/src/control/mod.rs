@@ -363,13 +363,8 @@ impl<D: Datapath> Control<D> {
 
     /// Checks a command against this desired state and the network.
     fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
-        state.check(command)?;
+        self.with_device(command, state.check(command))?;
         self.admit_quic(command)?;
-        if let Command::StartDaemon(daemon) = command
-            && !self.devices.contains_key(&daemon.interface)
-        {
-            return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
-        }
         self.refuse_broadcast(command)?;
         self.refuse_wide_local_nat(state, command)
     }
@@ -944,6 +939,37 @@ mod tests {
         assert_eq!(run(start(backup), false), (false, (true, true), vec![master, backup]));
         assert_eq!(run(Command::StopDaemon(master), false), (true, (false, true), vec![backup]));
         assert_eq!(run(Command::StopDaemon(backup), false), (true, (false, false), vec![]));
+    }
+
+    #[test]
+    fn an_interface_that_is_not_there_is_told_before_a_daemon_that_runs() {
+        let mut control = control();
+        control.devices.insert("wan".to_owned(), 1);
+        let start = daemon(SyncRole::Master, 7);
+        control.handle(&Request::Change(start.clone()), Millis(0)).unwrap();
+        let again = control.handle(&Request::Change(start), Millis(0)).unwrap_err();
+        assert_eq!(again, CommandError::DaemonRunning(SyncRole::Master));
+        control.devices.clear();
+        let again = control.handle(&Request::Change(daemon(SyncRole::Master, 7)), Millis(0)).unwrap_err();
+        assert_eq!(again, CommandError::NoSuchDevice("wan".to_owned()));
+    }
+
+    #[test]
+    fn a_daemon_on_an_interface_of_real_servers_is_named() {
+        let mut control = control();
+        control.devices.insert("lan".to_owned(), 1);
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        let Command::StartDaemon(daemon) = daemon(SyncRole::Master, 7) else { panic!("a start") };
+        let daemon = Command::StartDaemon(SyncDaemon { interface: "lan".to_owned(), ..daemon });
+        for command in [daemon, add_service(), add([203, 0, 113, 11])] {
+            control.handle(&Request::Change(command), Millis(0)).unwrap();
+        }
+        assert_eq!(control.daemons_among_servers().count(), 0);
+        control.handle(&Request::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
+        let named: Vec<_> = control.daemons_among_servers().collect();
+        assert!(
+            named[0].starts_with("the master daemon is on lan, where real servers can forge its messages")
+        );
     }
 
     fn daemon(role: SyncRole, sync_id: u8) -> Command {

@@ -13,6 +13,7 @@ use xvs_dataplane::snapshot::sync_master::{SyncMaster, SyncRules};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_proto::Prefix;
 use xvs_proto::sync::Version;
 
 use crate::control::Control;
@@ -24,6 +25,7 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// Its sockets cannot be opened; then nothing has changed.
     pub(super) fn start_daemon(&mut self, daemon: &SyncDaemon, now: Millis) -> Result<(), CommandError> {
+        let daemon = &daemon.admitted();
         let Ipvs { sync_ports, sync_sock_size, .. } = self.settings.ipvs;
         // Both have as many as the one that was started first.
         let ports = match (&self.announcements, &self.inbox) {
@@ -40,6 +42,21 @@ impl<D: Datapath> Control<D> {
         }
         self.sync_ports = ports;
         Ok(())
+    }
+
+    /// A check of a command, or that the interface of a daemon is not there, which comes before a daemon that runs.
+    pub(super) fn with_device(
+        &self,
+        command: &Command,
+        checked: Result<(), CommandError>,
+    ) -> Result<(), CommandError> {
+        match (command, checked) {
+            (
+                Command::StartDaemon(SyncDaemon { interface, .. }),
+                Ok(()) | Err(CommandError::DaemonRunning(_)),
+            ) if !self.devices.contains_key(interface) => Err(CommandError::NoSuchDevice(interface.clone())),
+            (_, checked) => checked,
+        }
     }
 
     /// Carries out the commands about daemons among these, or none of them.
@@ -122,6 +139,24 @@ impl<D: Datapath> Control<D> {
     pub(super) fn waiting_daemons(&self) -> impl Iterator<Item = String> {
         self.waiting.iter().map(|(role, why)| {
             format!("the {} daemon does not run, and is tried again each second: {why}", role.name())
+        })
+    }
+
+    /// A sentence for each daemon on an interface where real servers are. Its messages can be forged there, unless they
+    /// are signed.
+    pub(crate) fn daemons_among_servers(&self) -> impl Iterator<Item = String> {
+        let daemons = self.state.daemons().iter().filter(|daemon| {
+            let links = self.marks.links().iter().filter(|link| link.name == daemon.interface);
+            let networks = links.flat_map(|link| &link.addresses);
+            let networks: Vec<_> = networks.filter_map(|(addr, len)| Prefix::new(*addr, *len)).collect();
+            let mut servers = self.state.services().flat_map(|(_, service)| &service.destinations);
+            servers.any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
+        });
+        daemons.map(|SyncDaemon { role, interface, .. }| {
+            format!(
+                "the {} daemon is on {interface}, where real servers can forge its messages; set sync_key_file on all directors, or use an interface of theirs alone",
+                role.name()
+            )
         })
     }
 

@@ -234,6 +234,9 @@ impl ControlThread {
             }
             let mut warnings = self.control.warnings();
             warnings.extend(self.control.datapath().daemons().faults());
+            if !self.control.datapath().daemons().have_key() {
+                warnings.extend(self.control.daemons_among_servers());
+            }
             warnings.extend(system_calls::warnings());
             let is_current = self.warnings.control == warnings
                 && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())

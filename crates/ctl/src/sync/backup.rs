@@ -20,6 +20,7 @@ use super::fetch_table::TableFetcher;
 use super::key::SyncKey;
 use super::peers::Peers;
 use super::receiver::Receiver;
+use super::signature::{Verifier, date};
 use super::sockets;
 use super::thread::Daemon;
 use crate::control::datapath::SyncSockets;
@@ -39,13 +40,13 @@ pub(crate) fn start(
     let sockets = sockets::of_group(daemon, wanted)?;
     let inbox = Arc::new(Inbox::new(workers));
     let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret });
-    let (mut threads, has_key) = (Daemon::default(), key.is_some());
-    if let Some(key) = key {
+    let mut threads = Daemon::default();
+    if let Some(key) = key.clone() {
         let (receiver, peers, wakers) = (receiver.clone(), peers.clone(), wakers.clone());
         let fetcher = TableFetcher { receiver, key, peers, wakers };
         threads.start("xvs-sync-fetch", move |stop| fetcher.run(stop))?;
     }
-    let reader = MessageReader { sockets, receiver, wakers, peers: peers.clone(), has_key };
+    let reader = MessageReader { sockets, receiver, wakers, peers: peers.clone(), key };
     threads.start("xvs-sync-backup", move |stop| reader.run(stop))?;
     Ok((threads, inbox))
 }
@@ -56,12 +57,13 @@ struct MessageReader {
     receiver: Arc<Receiver>,
     wakers: Vec<Waker>,
     peers: Arc<Peers>,
-    has_key: bool,
+    key: Option<SyncKey>,
 }
 
 impl MessageReader {
     fn run(&self, stop: &AtomicBool) {
-        let Self { sockets, receiver, wakers, peers, has_key } = self;
+        let Self { sockets, receiver, wakers, peers, key } = self;
+        let mut verifier = key.as_ref().map(Verifier::new);
         let mut bytes = vec![0; MESSAGE_MAX];
         let mut woken = vec![false; wakers.len()];
         let mut losses = Losses::default();
@@ -71,14 +73,17 @@ impl MessageReader {
                 .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
                 .collect();
             let _ = poll(&mut waiting, Some(&TURN));
-            for socket in sockets {
+            for (port, socket) in (receiver.daemon.port..).zip(sockets) {
                 for _ in 0..AT_A_TIME {
                     let Ok((len, mut from)) = socket.recv_from(&mut bytes) else { break };
-                    if receiver.receive(&bytes[..len], |worker| woken[worker] = true).is_ok() {
-                        // The port of its table. A link-local address keeps its interface.
-                        from.set_port(receiver.daemon.port);
-                        peers.heard(from, *has_key, Instant::now());
-                    }
+                    let verify = |message: &[u8]| match &mut verifier {
+                        Some(verifier) => verifier.verify(message, from.ip(), port, date()),
+                        None => Ok(()),
+                    };
+                    let received = receiver.receive(&bytes[..len], verify, |worker| woken[worker] = true);
+                    // The port of its table. A link-local address keeps its interface.
+                    from.set_port(receiver.daemon.port);
+                    peers.heard(from, key.is_some(), received, Instant::now());
                 }
             }
             if losses.have_grown(sockets, &receiver.inbox.counters) {

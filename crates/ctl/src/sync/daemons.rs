@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::conn::Table;
@@ -39,12 +40,12 @@ struct Running {
     daemon: Option<Daemon>,
     /// A master daemon that begins when the table is this process's.
     waits: Option<master::Prepared>,
-    /// Why it sends or fetches no tables, though it has a key.
+    /// Why it sends no tables, though it has a key.
     no_table: Option<String>,
 }
 
 impl Daemons {
-    /// None yet. Without a key they send and fetch no tables.
+    /// None yet. Without a key they sign no messages, and send and fetch no tables.
     pub(crate) fn new(facts: TableFacts, key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
         let (table, may_send, master, backup) = Default::default();
         Self { facts, table, key_file, peers, may_send, master, backup }
@@ -67,18 +68,20 @@ impl Daemons {
         self.may_send.store(may_send, Ordering::Relaxed);
     }
 
-    /// Starts the master daemon. Without a key that can be read, or without the port, it sends messages alone.
+    /// Starts the master daemon. Without a key, or without the port, it sends messages alone.
     ///
     /// # Errors
-    /// A sentence that names what the kernel refuses.
+    /// A sentence that names what the kernel refuses, or what is wrong with the key.
     pub(crate) fn start_master(
         &mut self,
         daemon: &SyncDaemon,
         sockets: SyncSockets,
         published: Arc<ArcSwap<Snapshot>>,
     ) -> Result<Arc<Announcements>, String> {
-        let (sender, no_table) = optional(self.sender(daemon, &published));
-        let prepared = master::prepare(daemon, sockets, &self.facts, published, sender)?;
+        let key = self.key()?;
+        let sender = key.clone().map(|key| self.sender(daemon, key, &published)).transpose();
+        let (sender, no_table) = sender.map_or_else(|why| (None, Some(why)), |sender| (sender, None));
+        let prepared = master::prepare(daemon, sockets, &self.facts, published, key.as_ref(), sender)?;
         let announcements = prepared.announcements.clone();
         let (daemon, waits) = match &self.table {
             Some(table) => (Some(prepared.begin(table)?), None),
@@ -91,9 +94,9 @@ impl Daemons {
     fn sender(
         &self,
         daemon: &SyncDaemon,
+        key: SyncKey,
         published: &Arc<ArcSwap<Snapshot>>,
-    ) -> Result<Option<(TableSender, TcpListener)>, String> {
-        let Some(key) = self.key()? else { return Ok(None) };
+    ) -> Result<(TableSender, TcpListener), String> {
         let sender = TableSender {
             sync_id: daemon.sync_id,
             key,
@@ -101,25 +104,30 @@ impl Daemons {
             peers: self.peers.master.clone(),
             may_send: self.may_send.clone(),
         };
-        Ok(Some((sender, sockets::for_table(daemon)?)))
+        Ok((sender, sockets::for_table(daemon)?))
     }
 
-    /// Starts the backup daemon. Without a key that can be read, it reads messages alone.
+    /// Starts the backup daemon. With a key it reads signed messages alone, without one it fetches no tables.
     ///
     /// # Errors
-    /// A sentence that names what the kernel refuses.
+    /// A sentence that names what the kernel refuses, or what is wrong with the key.
     pub(crate) fn start_backup(
         &mut self,
         daemon: &SyncDaemon,
         sockets: SyncSockets,
         wakers: Vec<Waker>,
     ) -> Result<Arc<Inbox>, String> {
-        let (key, no_table) = optional(self.key());
+        let key = self.key()?;
         let (workers, secret) = (self.facts.workers, self.facts.secret);
         let (threads, inbox) =
             backup::start(daemon, sockets, (workers, secret), wakers, key, &self.peers.backup)?;
-        self.backup = Running { daemon: Some(threads), waits: None, no_table };
+        self.backup = Running { daemon: Some(threads), ..Running::default() };
         Ok(inbox)
+    }
+
+    /// Whether they have a key.
+    pub(crate) fn have_key(&self) -> bool {
+        self.key_file.is_some()
     }
 
     fn key(&self) -> Result<Option<SyncKey>, String> {
@@ -147,17 +155,10 @@ impl Daemons {
                 faults.push(format!("the {role} daemon has failed; {again}"));
             }
             if let Some(why) = no_table {
-                faults.push(format!("the {role} daemon does without connection tables: {why}; then {again}"));
+                faults.push(format!("the {role} daemon sends no connection tables: {why}; then {again}"));
             }
         }
+        faults.extend(self.peers.backup.refusals(Instant::now()));
         faults
-    }
-}
-
-/// What there is, or why it is missing.
-fn optional<T>(result: Result<Option<T>, String>) -> (Option<T>, Option<String>) {
-    match result {
-        Ok(there) => (there, None),
-        Err(why) => (None, Some(why)),
     }
 }

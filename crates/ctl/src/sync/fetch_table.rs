@@ -189,7 +189,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let senders = sender.peers.clone();
-        fetcher.peers.heard(PEER, true, Instant::now());
+        fetcher.peers.heard(PEER, true, Ok(()), Instant::now());
         let outcome = thread::scope(|scope| {
             scope.spawn(|| sender.run(reader, &listener, &stop));
             let stream = TcpStream::connect(address).unwrap();

@@ -20,8 +20,10 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_proto::HashSecret;
 use xvs_proto::sync::Version;
 
+use super::key::SyncKey;
 use super::messages::{Messages, Sent};
 use super::send_table::TableSender;
+use super::signature::{Signer, TRAILER_LEN, date};
 use super::sockets;
 use super::thread::Daemon;
 use crate::control::datapath::SyncSockets;
@@ -38,12 +40,13 @@ pub(super) struct Prepared {
     daemon: SyncDaemon,
     wanted: SyncSockets,
     sockets: Vec<UdpSocket>,
+    signer: Option<Signer>,
     pub(super) announcements: Arc<Announcements>,
     published: Arc<ArcSwap<Snapshot>>,
     sender: Option<(TableSender, TcpListener)>,
 }
 
-/// Opens the sockets.
+/// Opens the sockets. With a key the messages are signed.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
@@ -52,11 +55,15 @@ pub(super) fn prepare(
     wanted: SyncSockets,
     facts: &TableFacts,
     published: Arc<ArcSwap<Snapshot>>,
+    key: Option<&SyncKey>,
     sender: Option<(TableSender, TcpListener)>,
 ) -> Result<Prepared, String> {
     let sockets = sockets::to_group(daemon, wanted)?;
+    let signer = |key| Signer::new(key, sockets[0].local_addr()?.ip());
+    let signer =
+        key.map(signer).transpose().map_err(|error| format!("messages cannot be signed: {error}"))?;
     let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
-    Ok(Prepared { daemon: daemon.clone(), wanted, sockets, announcements, published, sender })
+    Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
 }
 
 impl Prepared {
@@ -65,8 +72,11 @@ impl Prepared {
     /// # Errors
     /// A sentence that names what the kernel refuses.
     pub(super) fn begin(self, table: &Arc<Table>) -> Result<Daemon, String> {
-        let Self { daemon, wanted, sockets, announcements, published, sender } = self;
+        let Self { mut daemon, wanted, sockets, mut signer, announcements, published, sender } = self;
         let reader = || table.reader().ok_or(STILL_ENDING);
+        if signer.is_some() {
+            daemon.max_len_bytes = daemon.max_len_bytes.saturating_sub(TRAILER_LEN as u16);
+        }
         let mut messages =
             Messages::new(&daemon, wanted.ports, announcements.clone(), reader()?, Clock::Monotonic.now());
         let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
@@ -74,8 +84,14 @@ impl Prepared {
         let run = move |stop: &AtomicBool| {
             let mut heard = Instant::now();
             let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
-            let send = |port: u16, message: &[u8]| {
-                let counter = match sockets[usize::from(port)].send(message) {
+            let mut signed = Vec::new();
+            let mut send = |port: u16, message: &[u8]| {
+                signed.clear();
+                signed.extend_from_slice(message);
+                if let Some(signer) = &mut signer {
+                    signer.sign(&mut signed, daemon.port.saturating_add(port), date());
+                }
+                let counter = match sockets[usize::from(port)].send(&signed) {
                     Ok(_) => sent,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
                     Err(_) => failed,
@@ -85,14 +101,14 @@ impl Prepared {
             };
             while !stop.load(Ordering::Relaxed) {
                 thread::sleep(INTERVAL);
-                messages.run(&published.load(), Clock::Monotonic.now(), send);
+                messages.run(&published.load(), Clock::Monotonic.now(), &mut send);
                 // Directors that join hear that this one is there.
                 if sends_table && heard.elapsed() >= HEARD {
                     send(0, &empty[..len]);
                     heard = Instant::now();
                 }
             }
-            messages.finish(&published.load(), Clock::Monotonic.now(), send);
+            messages.finish(&published.load(), Clock::Monotonic.now(), &mut send);
         };
         let mut threads = Daemon::default();
         threads.start("xvs-sync", run)?;

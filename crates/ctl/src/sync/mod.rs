@@ -11,5 +11,6 @@ pub(crate) mod messages;
 pub(crate) mod peers;
 pub(crate) mod receiver;
 mod send_table;
+mod signature;
 mod sockets;
 mod thread;

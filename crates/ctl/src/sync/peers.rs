@@ -1,4 +1,4 @@
-//! The other directors as a daemon knows them: when each was heard, and how it stands with its connection table.
+//! The other directors as a daemon knows them: what was heard of each, and how it stands with its connection table.
 //!
 //! Written by the daemon's threads, read for `xvs status`. A backup daemon wants the table of a director when it hears
 //! it first, and again after it may have missed messages.
@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use xvs_model::report::status::{SyncPeer, SyncTable};
+
+use super::receiver::Refused;
 
 /// The peers of both daemons.
 #[derive(Debug, Default)]
@@ -27,6 +29,13 @@ pub(crate) struct Peers(Mutex<BTreeMap<SocketAddr, Peer>>);
 struct Peer {
     /// When its last message came.
     heard: Option<Instant>,
+    /// Its messages that were read.
+    messages: u64,
+    refused_messages: u64,
+    /// When the last one was refused, and why.
+    refusal: Option<(Instant, Refused)>,
+    /// Whether it has shown that it has the key.
+    has_key: bool,
     /// Why its table is wanted, and when it may be asked for it.
     wanted: Option<&'static str>,
     not_before: Instant,
@@ -39,20 +48,43 @@ struct Peer {
 }
 
 impl Peers {
-    /// A message of a peer has come. Without a key its table is not fetched.
-    pub(super) fn heard(&self, from: SocketAddr, has_key: bool, now: Instant) {
+    /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
+    pub(super) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
+        // Other clusters may share the group.
+        if matches!(read, Err(Refused::SyncId(_))) {
+            return;
+        }
+        let is_signed = has_key && read.is_ok();
         let mut all = self.all();
-        if let Some(peer) = all.get_mut(&from) {
-            // A director is heard each second.
-            if peer.heard.is_none_or(|heard| now.duration_since(heard) >= GAP) {
-                peer.miss("it was silent for some seconds");
+        if !all.contains_key(&from) {
+            if !make_room(&mut all, is_signed, now) {
+                return;
             }
-            peer.heard = Some(now);
-        } else if make_room(&mut all, now) {
-            let why = if has_key { HEARD } else { KEYLESS };
-            let why = Some(why.to_owned());
+            let why = Some(if has_key { HEARD } else { KEYLESS }.to_owned());
             all.insert(from, Peer { heard: Some(now), wanted: Some(HEARD), why, ..Peer::new(now) });
         }
+        let Some(peer) = all.get_mut(&from) else { return };
+        // A director is heard each second.
+        if peer.heard.is_none_or(|heard| now.duration_since(heard) >= GAP) {
+            peer.miss("it was silent for some seconds");
+        }
+        (peer.heard, peer.has_key) = (Some(now), peer.has_key || is_signed);
+        match read {
+            Ok(()) => peer.messages += 1,
+            Err(why) => {
+                (peer.refused_messages, peer.refusal) = (peer.refused_messages + 1, Some((now, why)));
+            }
+        }
+    }
+
+    /// A sentence for each peer whose messages were refused lately.
+    pub(super) fn refusals(&self, now: Instant) -> Vec<String> {
+        let sentence = |(address, peer): (&SocketAddr, &Peer)| {
+            let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
+            let address = address.ip();
+            Some(format!("synchronization: a message from {address} was refused in the last minute: {why}"))
+        };
+        self.all().iter().filter_map(sentence).collect()
     }
 
     /// Messages were lost here: their tables are wanted again.
@@ -60,11 +92,11 @@ impl Peers {
         self.all().values_mut().for_each(|peer| peer.miss("messages were lost here"));
     }
 
-    /// Takes the peer whose table is wanted now and waits longest.
+    /// Takes the peer whose table is wanted now: first those that have the key, then the one that waits longest.
     pub(super) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
         let mut all = self.all();
         let wanted = all.iter_mut().filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now);
-        let (address, peer) = wanted.min_by_key(|(_, peer)| peer.not_before)?;
+        let (address, peer) = wanted.min_by_key(|(_, peer)| (!peer.has_key, peer.not_before))?;
         (peer.wanted, peer.table, peer.connections, peer.of) = (None, SyncTable::Moving, 0, 0);
         Some(*address)
     }
@@ -72,10 +104,11 @@ impl Peers {
     /// So many connections of a table were sent or received. The peer has the key.
     pub(super) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
         let mut all = self.all();
-        if !all.contains_key(&peer) && make_room(&mut all, Instant::now()) {
+        if !all.contains_key(&peer) && make_room(&mut all, true, Instant::now()) {
             all.insert(peer, Peer::new(Instant::now()));
         }
         if let Some(peer) = all.get_mut(&peer) {
+            peer.has_key = true;
             (peer.table, peer.connections, peer.of, peer.why) = (SyncTable::Moving, connections, of, None);
         }
     }
@@ -113,6 +146,9 @@ impl Peers {
             SyncPeer {
                 address: address.ip(),
                 silent_seconds: silence.map(|silence| silence.as_secs()),
+                messages: peer.messages,
+                refused_messages: peer.refused_messages,
+                refused: peer.refusal.map(|(_, why)| why.to_string()),
                 table: if is_lost { SyncTable::Stale } else { peer.table },
                 connections: peer.connections,
                 of: peer.of,
@@ -131,6 +167,10 @@ impl Peer {
     fn new(now: Instant) -> Self {
         Self {
             heard: None,
+            messages: 0,
+            refused_messages: 0,
+            refusal: None,
+            has_key: false,
             wanted: None,
             not_before: now,
             table: SyncTable::None,
@@ -148,10 +188,13 @@ impl Peer {
     }
 }
 
-/// Makes room for a peer: one that was not heard for long is forgotten. Returns whether there is some.
-fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, now: Instant) -> bool {
+/// Makes room for a peer: one that was not heard for long is forgotten, or, for one that has the key, one that has not
+/// shown it. Returns whether there is some.
+fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) -> bool {
     if all.len() >= MOST {
-        let is_old = |peer: &Peer| peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD);
+        let is_old = |peer: &Peer| {
+            peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD) || has_key && !peer.has_key
+        };
         let old = all.iter().find(|(_, peer)| is_old(peer)).map(|(address, _)| *address);
         old.map(|address| all.remove(&address));
     }
@@ -195,15 +238,15 @@ mod tests {
             peers.has_whole(peer(1), now);
         };
         assert_eq!(peers.take_wanted(at(0)), None);
-        peers.heard(peer(1), true, at(0));
+        peers.heard(peer(1), true, Ok(()), at(0));
         fetch(at(0));
         assert_eq!(table(&peers, at(0)), SyncTable::Whole);
-        (1..40).for_each(|second| peers.heard(peer(1), true, at(second)));
+        (1..40).for_each(|second| peers.heard(peer(1), true, Ok(()), at(second)));
         assert_eq!((peers.take_wanted(at(40)), table(&peers, at(40))), (None, SyncTable::Whole));
 
         // Without any further message it is not in sync either.
         assert_eq!(table(&peers, at(43)), SyncTable::Stale);
-        peers.heard(peer(1), true, at(43));
+        peers.heard(peer(1), true, Ok(()), at(43));
         assert_eq!(table(&peers, at(43)), SyncTable::Stale);
         fetch(at(43));
         // Not again at once.
@@ -230,8 +273,8 @@ mod tests {
         let (peers, begun) = (Peers::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
         for second in 0..200 {
-            peers.heard(peer(1), true, at(second));
-            peers.heard(peer(2 + second as u8), false, at(second));
+            peers.heard(peer(1), true, Ok(()), at(second));
+            peers.heard(peer(2 + second as u8), false, Ok(()), at(second));
         }
         let report = peers.report(at(200));
         assert_eq!(report.len(), MOST);

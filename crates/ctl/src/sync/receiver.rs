@@ -32,26 +32,40 @@ pub(crate) enum Refused {
     TooLong,
     #[error("it is of sync id {0}")]
     SyncId(u8),
+    #[error("it is not signed; its director needs the same sync_key_file")]
+    Unsigned,
+    #[error("it is signed with another key; its director needs the same sync_key_file")]
+    OtherKey,
+    #[error("it was signed {0} s ago or hence by the clock here; set the clocks of both directors (NTP)")]
+    Clock(u64),
+    #[error("it is a copy of an earlier one")]
+    Copy,
     /// Of a table alone.
     #[error("one of its connections is cut or contradicts itself")]
     Malformed,
 }
 
 impl Receiver {
-    /// Passes the connections of a message to the workers, and the number of each such worker to `wake`.
+    /// Passes the connections of a message to the workers, if `verify` takes it, and the number of each such worker to
+    /// `wake`.
     ///
     /// # Errors
     /// The message is refused as a whole.
-    pub(crate) fn receive(&self, bytes: &[u8], mut wake: impl FnMut(usize)) -> Result<(), Refused> {
+    pub(crate) fn receive(
+        &self,
+        bytes: &[u8],
+        verify: impl FnOnce(&[u8]) -> Result<(), Refused>,
+        mut wake: impl FnMut(usize),
+    ) -> Result<(), Refused> {
         let BackupCounters { messages, refused, skipped, .. } = &self.inbox.counters;
         let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
         // Other clusters may share the group.
         let is_foreign = |error: &Refused| matches!(error, Refused::SyncId(_));
         // The default is no limit: the kernel's depends on the MTU.
-        let limit = self.daemon.max_len_bytes.max(SHORTEST_MAX);
+        let limit = self.daemon.max_len_bytes;
         let message = match limit < DEFAULT_MAX && bytes.len() > usize::from(limit) {
             true => Err(Refused::TooLong),
-            false => self.read(bytes),
+            false => self.read(bytes).and_then(|message| verify(bytes).map(|()| message)),
         };
         let message = message.inspect_err(|error| {
             if !is_foreign(error) {
@@ -122,5 +136,3 @@ impl Receiver {
 
 /// The default of `--sync-maxlen`, that of IPv6.
 const DEFAULT_MAX: u16 = 1452;
-/// The least limit of a backup daemon, in bytes.
-const SHORTEST_MAX: u16 = 1024;

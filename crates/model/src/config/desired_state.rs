@@ -115,7 +115,7 @@ impl State {
                 Applied::Timeouts
             }
             Command::StartDaemon(daemon) => {
-                self.daemons.push(daemon.clone());
+                self.daemons.push(daemon.admitted());
                 self.daemons.sort_by_key(|running| running.role);
                 Applied::Daemons
             }

@@ -193,6 +193,14 @@ pub struct SyncPeer {
     pub address: IpAddr,
     /// Seconds since its last message; `None` of a master.
     pub silent_seconds: Option<u64>,
+    /// Its messages that were read; 0 of a master.
+    #[serde(default)]
+    pub messages: u64,
+    /// Its messages that were refused as a whole.
+    #[serde(default)]
+    pub refused_messages: u64,
+    /// Why the last of them was.
+    pub refused: Option<String>,
     /// How it stands with the whole table, which a backup fetches and a master sends.
     pub table: SyncTable,
     /// The table's connections that were sent or received.
