@@ -37,7 +37,7 @@ use xvs_proto::network::Network;
 use xvs_proto::sync::{Entry, method};
 use xvs_proto::{Endpoint, FlowKey, MacAddr, Protocol};
 use xvs_sched::scheduler::{self, Setup};
-use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, SynProxy, Weight};
 
 use self::frames::{checksum, frame};
 
@@ -378,6 +378,17 @@ impl Workers {
                 snapshot.destinations.set(id, Some(Destination { available: there(id), ..known }));
             }
         }
+        let snapshot = Arc::new(snapshot);
+        self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
+    }
+
+    /// Has the TCP service by NAT answer each SYN by a cookie.
+    pub(crate) fn set_syn_proxy(&mut self) {
+        let mut snapshot = Snapshot::clone(&self.snapshot);
+        let key = service_key(VIP.into(), SERVICES[1].0);
+        let plain = self.snapshot.services.find(&key).expect("it was configured");
+        let service = named(key, SERVICES[1].2, plain.members.clone(), plain.live.clone());
+        snapshot.services.insert(Arc::new(Service { syn_proxy: SynProxy::On, ..service }));
         let snapshot = Arc::new(snapshot);
         self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
