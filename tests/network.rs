@@ -332,6 +332,35 @@ fn managed_neighbours_are_resolved_without_traffic_and_removed_when_no_longer_wa
 }
 
 #[test]
+fn a_managed_neighbour_with_another_link_address_is_doubted_at_once() {
+    let (director, server) = (Netns::new("doubt-d"), Netns::new("doubt-s"));
+    director.veth("lan", &server, "eth");
+    director.ip("addr add 10.1.0.1/24 dev lan");
+    server.ip("addr add 10.1.0.2/24 dev eth");
+    must(director.command("sysctl").args(["-qw", "net.ipv4.neigh.lan.locktime=0"]));
+    must(server.command("sysctl").args(["-qw", "net.ipv4.conf.eth.arp_notify=1"]));
+    director.run(|| {
+        let mut follower = NetworkFollower::open().unwrap();
+        let lan = follower.view().network.link_named("lan").unwrap().ifindex;
+        let mut neighbours = Neighbours::open().unwrap();
+        let wanted = [(lan, ip("10.1.0.2"))].into();
+        neighbours.manage(&wanted).unwrap();
+        until(&mut follower, "it is resolved", |view| mac_of(&view.network, "10.1.0.2").is_some());
+        neighbours.manage(&wanted).unwrap();
+        // A gratuitous ARP, as of a server that has moved, or of somebody else.
+        server.ip("link set eth address 02:00:00:00:00:99");
+        until(&mut follower, "it has moved", |view| {
+            mac_of(&view.network, "10.1.0.2").as_deref() == Some("02:00:00:00:00:99")
+        });
+        neighbours.manage(&wanted).unwrap();
+        let listed =
+            String::from_utf8(must(director.command("ip").args(["neigh", "show", "10.1.0.2"])).stdout)
+                .unwrap();
+        assert!(listed.contains("managed") && !listed.contains("STALE"), "{listed}");
+    });
+}
+
+#[test]
 fn a_request_to_the_helper_removes_no_neighbour_of_an_operator() {
     let netns = Netns::new("own-neigh");
     link(&netns, "lan");

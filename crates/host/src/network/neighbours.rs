@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use rustix::net::netdevice::index_to_name;
 use serde::{Deserialize, Serialize};
 use xvs_helper::task::{Answer, Task};
+use xvs_proto::MacAddr;
 
 use crate::network::netlink::Netlink;
 use crate::network::tables;
@@ -32,6 +33,8 @@ use crate::network::tables::{NeighbourEntry, Upkeep};
 pub struct Neighbours {
     netlink: Netlink,
     added: BTreeSet<Key>,
+    /// The link addresses of managed ones at the last call.
+    known: BTreeMap<Key, MacAddr>,
 }
 
 /// A neighbour: the index of its interface, and its address.
@@ -76,7 +79,7 @@ fn is_table_full(error: &io::Error) -> bool {
 impl Neighbours {
     /// Opens a socket in the network namespace of the calling thread.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::open()?, added: BTreeSet::new() })
+        Ok(Self { netlink: Netlink::open()?, added: BTreeSet::new(), known: BTreeMap::new() })
     }
 
     /// Treats the entries on these interfaces, given by index, that another director has left as added by this process.
@@ -95,7 +98,8 @@ impl Neighbours {
     /// Adds and removes entries so that exactly these neighbours, by interface index and address, are managed for xvs.
     ///
     /// To be called when the set changes, and when the network changes: the kernel removes the neighbours of a link
-    /// that goes down. Refused neighbours are returned, and tried again at the next call. Cost: one dump of the
+    /// that goes down, and begins to doubt one with another link address only when it is used, or up to five seconds
+    /// later (`interval_probe_time_ms`). Refused neighbours are returned, and tried again at the next call. Cost: one dump of the
     /// neighbours, and one request for each missing neighbour.
     ///
     /// # Errors
@@ -114,10 +118,21 @@ impl Neighbours {
     /// Adds neighbours that are neither managed nor permanent: adding these again would clear the flag.
     fn add_missing(&mut self, neighbours: &BTreeSet<Key>, upkeep: Upkeep) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
-        let key = |entry: &NeighbourEntry| ((entry.ifindex, entry.addr), entry.upkeep);
-        let present: BTreeMap<_, _> = present.iter().map(key).collect();
-        let on_demand = |key| present.get(key).is_none_or(|upkeep| *upkeep == Upkeep::OnDemand);
-        let missing: Vec<_> = neighbours.iter().filter(|key| on_demand(key)).copied().collect();
+        let key = |entry: NeighbourEntry| ((entry.ifindex, entry.addr), entry);
+        let present: BTreeMap<_, _> = present.into_iter().map(key).collect();
+        let is_missing = |key: &&Key| match present.get(key).map(|entry| (entry.upkeep, entry.mac)) {
+            None | Some((Upkeep::OnDemand, _)) => true,
+            // To add it again uses it.
+            Some((Upkeep::Managed, Some(mac))) => {
+                upkeep == Upkeep::Managed && self.known.get(key).is_some_and(|known| *known != mac)
+            }
+            Some(_) => false,
+        };
+        let missing: Vec<_> = neighbours.iter().filter(is_missing).copied().collect();
+        if upkeep == Upkeep::Managed {
+            let managed = present.iter().filter(|(key, _)| neighbours.contains(key));
+            self.known = managed.filter_map(|(key, entry)| Some((*key, entry.mac?))).collect();
+        }
         let mut refused: Option<Refused> = None;
         for (number, batch) in missing.chunks(BATCH).enumerate() {
             let is_managed = upkeep == Upkeep::Managed;
