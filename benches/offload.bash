@@ -6,6 +6,8 @@
 # replies: NAT in both directions. The far end of `lan` sends each packet back by XDP, and the client drops it by XDP.
 # The figure is for one packet of either direction.
 #
+# ports: as replies, with a client of 1,000 ports and with 1,000 clients of one port each, as those of DNS and SIP.
+#
 # requests: wrk fetches a small page from nginx, both on the other core, over 64 lasting connections, and with a
 # connection for each request. The figure is the CPU time of the director's NAPI threads and of all threads of xvsd over
 # the requests. The numbers are those of `offload_after`.
@@ -49,6 +51,17 @@ offload() {
     echo "offload: 64-byte UDP, $rounds rounds of about a second each"
     compare routing dnat dr nat tun offload_dr offload_nat offload_tun
     echo
+    cluster_down
+}
+
+ports() {
+    local rounds=3 flow_counts='1000:1000 1000:1' rates='360000' far_end=answer client=198.51.104.1
+    wire_up
+    on dr ip route add 198.51.104.0/21 via 198.51.100.10
+    poll_by rs1 lan far_end
+    poll_by cl wan sink
+    echo "ports: 64-byte UDP in both directions, flows:of each client, $rounds rounds of about a second each"
+    compare dnat nat offload_nat
     cluster_down
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The object file of `wire.bpf.c`; the interface, and the link address behind it; the source of the first flow, and
-//! the destination; the number of flows, 50,000 of each address; what the far end does with the packets, `drop` or
+//! the destination; the number of flows, 50,000 of each address, or as many as `64:1` says; what the far end does with the packets, `drop` or
 //! `answer`; the number of packets; packets a second, without which there is no pause. Prints the nanoseconds that it
 //! took. The interface may have no room for some of the packets, which are lost. Each is a frame of 64 bytes on the
 //! wire; the flows take turns. The interface must be able to send frames of XDP, as a veth is while the other end has
@@ -22,7 +22,7 @@ use xvs_xdp::bpf::{ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
 const USAGE: &str =
-    "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS drop|answer PACKETS [RATE]";
+    "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS[:OF_ADDRESS] drop|answer PACKETS [RATE]";
 /// 64 bytes less Ethernet header, frame check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
 
@@ -43,7 +43,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut file = ObjectFile::open(&fs::read(object)?)?;
     [c"far_end", c"sink"].into_iter().try_for_each(|program| file.leave_out(program))?;
-    let words = [Device::look(interface)?.ifindex, flows.parse()?, source.port().into()];
+    let (flows, of_address) = flows.split_once(':').unwrap_or((flows, "50000"));
+    let words =
+        [Device::look(interface)?.ifindex, flows.parse()?, source.port().into(), of_address.parse::<u32>()?];
     let words = words.into_iter().flat_map(u32::to_ne_bytes);
     let constants = interval.to_ne_bytes().into_iter().chain(words).chain(frame.iter().copied());
     file.set_constants(&constants.collect::<Vec<u8>>())?;

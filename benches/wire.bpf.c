@@ -19,15 +19,16 @@
 #define FRAME_BYTES 60
 
 /* Set before the program is loaded: nanoseconds from packet to packet, times 1024 (0 means without a pause); the
- * interface; the number of flows, and the source port of the first; the frame, which is of the first.
+ * interface; the number of flows, the source port of the first, and the flows of each address; the frame, which is of
+ * the first.
  */
 const volatile __u64 interval = 0;
 const volatile __u32 interface = 0;
 const volatile __u32 flows = 1;
 const volatile __u32 first_port = 0;
+const volatile __u32 flows_of_address = 1;
 const volatile __u32 frame[FRAME_BYTES / 4] = {};
 
-#define FLOWS_PER_ADDRESS 50000
 /* From a packet's flow to the next one's, so that these are not neighbours in any table; prime. */
 #define STRIDE 61813
 /* Packets that are sent at once if the thread was late. */
@@ -72,8 +73,8 @@ int source(struct xdp_md *ctx)
 #pragma unroll
 	for (int i = 0; i < FRAME_BYTES / 4; i++)
 		((__u32 *)packet)[i] = frame[i];
-	__u32 flow = (__u64)number++ * STRIDE % flows, address = flow / FLOWS_PER_ADDRESS;
-	__be16 port = bpf_htons(first_port + flow % FLOWS_PER_ADDRESS);
+	__u32 flow = (__u64)number++ * STRIDE % flows, address = flow / flows_of_address;
+	__be16 port = bpf_htons(first_port + flow % flows_of_address);
 	packet->udp.source = port;
 	packet->port_complement = ~port;
 	packet->ip.saddr = bpf_htonl(bpf_ntohl(packet->ip.saddr) + address);
