@@ -5,11 +5,11 @@
 //! ```
 //!
 //! The object file of `wire.bpf.c`; the interface, and the link address behind it; the source of the first flow, and
-//! the destination; the number of flows, 50,000 of each address, or as many as `64:1` says; what the far end does with the packets, `drop` or
-//! `answer`; the number of packets; packets a second, without which there is no pause. Prints the nanoseconds that it
-//! took. The interface may have no room for some of the packets, which are lost. Each is a frame of 64 bytes on the
-//! wire; the flows take turns. The interface must be able to send frames of XDP, as a veth is while the other end has
-//! an XDP program or GRO. Needs root. Not here: what becomes of answers.
+//! the destination; the number of flows, 50,000 of each address, or as many as `64:1` says; what the far end does with
+//! the packets, `drop` or `answer`; the number of packets; packets a second, without which there is no pause. Prints
+//! the nanoseconds that it took. The interface may have no room for some of the packets, which are lost. Each is a
+//! frame of 64 bytes on the wire; the flows take turns. The interface must be able to send frames of XDP, as a veth is
+//! while the other end has an XDP program or GRO. Needs root. Not here: what becomes of answers.
 
 use std::error::Error;
 use std::fs;
@@ -22,7 +22,7 @@ use xvs_xdp::bpf::{ObjectFile, run_live};
 use xvs_xdp::device::Device;
 
 const USAGE: &str =
-    "usage: udp_source OBJECT INTERFACE MAC ADDRESS:PORT ADDRESS:PORT FLOWS[:OF_ADDRESS] drop|answer PACKETS [RATE]";
+    "usage: udp_source OBJECT INTERFACE MAC SOURCE DESTINATION FLOWS[:OF_ADDRESS] drop|answer PACKETS [RATE]";
 /// 64 bytes less Ethernet header, frame check sequence, IPv4 and UDP header.
 const PAYLOAD_BYTES: usize = 64 - 18 - 20 - 8;
 

@@ -99,8 +99,8 @@ impl Neighbours {
     ///
     /// To be called when the set changes, and when the network changes: the kernel removes the neighbours of a link
     /// that goes down, and begins to doubt one with another link address only when it is used, or up to five seconds
-    /// later (`interval_probe_time_ms`). Refused neighbours are returned, and tried again at the next call. Cost: one dump of the
-    /// neighbours, and one request for each missing neighbour.
+    /// later (`interval_probe_time_ms`). Refused neighbours are returned, and tried again at the next call. Cost: one
+    /// dump of the neighbours, and one request for each missing neighbour.
     ///
     /// # Errors
     /// The dump failed, or there is no helper process that may add them.
