@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[path = "layering/imports.rs"]
 mod imports;
@@ -68,14 +68,34 @@ fn reach(name: &str) -> BTreeSet<&'static str> {
     direct.iter().flat_map(|on| reach(on).into_iter().chain([*on])).collect()
 }
 
-#[test]
-fn crates_depend_only_on_permitted_crates() {
+fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
         .current_dir(root())
         .args(["metadata", "--no-deps", "--format-version=1"])
         .output()
         .expect("cargo runs");
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+}
+
+#[test]
+fn cargo_build_builds_every_program() {
+    let metadata = metadata();
+    let built = metadata["workspace_default_members"].as_array().unwrap();
+    let mut programs = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        for target in package["targets"].as_array().unwrap() {
+            if target["kind"] == json!(["bin"]) {
+                programs.insert(target["name"].as_str().unwrap());
+                assert!(built.contains(&package["id"]), "cargo build leaves out {}", target["name"]);
+            }
+        }
+    }
+    assert_eq!(programs, BTreeSet::from(["xvs", "xvsadm", "xvsd"]));
+}
+
+#[test]
+fn crates_depend_only_on_permitted_crates() {
+    let metadata = metadata();
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().unwrap() {
         // The root package has tests and benches of all crates.
