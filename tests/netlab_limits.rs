@@ -34,7 +34,7 @@ fn flood(cluster: &Cluster) {
     });
 }
 
-/// Sends so many SYNs with data, in two fragments each.
+/// Sends `count` SYNs with data, in two fragments each.
 fn in_fragments(cluster: &Cluster, count: u16) {
     cluster.run(Host::Client, || {
         let (raw, to) = (raw(), SocketAddrV4::new(VIP, UPLOAD));

@@ -68,7 +68,7 @@ pub(crate) fn started(cluster: &Cluster, host: Host) -> (Director<'_>, Keepalive
     (director, Keepalived::start(cluster, host))
 }
 
-/// Lets the first director have so many more connections.
+/// Gives the first director `count` more connections.
 pub(crate) fn fill(cluster: &Cluster, count: usize) {
     // The director answers ARP for an address of its own segment alone.
     let greet = || UdpSocket::bind((CLIENT, 0))?.send_to(&[0], virtual_endpoint(9));

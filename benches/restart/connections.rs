@@ -39,7 +39,7 @@ const NEW_INTERVAL: Duration = Duration::from_millis(20);
 const DOWNLOAD: (u32, Duration) = (32 << 10, Duration::from_secs(1));
 const KEEP_ALIVE: (u32, Duration) = (64, Duration::from_secs(2));
 const PAGE: u32 = 2 << 10;
-/// The answers repeat after so many bytes, a prime number.
+/// The number of bytes after which the answers repeat, a prime.
 const PERIOD: usize = 65_521;
 
 /// What has happened since the start.

@@ -14,7 +14,7 @@ pub(crate) fn add_fill_service(director: &Director<'_>) {
     director.adm(&format!("-a {service} -r {}:{PORT} -m", real_server(1)));
 }
 
-/// Lets `count` clients send a datagram each, so that a director has so many more connections.
+/// Lets `count` clients send a datagram each, so that a director has that many more connections.
 pub(crate) fn fill(cluster: &Cluster, count: usize) {
     // It is never read, so datagrams that it has no room for are dropped, without an ICMP error.
     let bind = || UdpSocket::bind(("0.0.0.0", PORT)).expect("the port is free");

@@ -216,7 +216,7 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Gives the director so many more connections.
+    /// Gives the director `table` more connections.
     fn fill(&mut self, table: usize) -> String {
         let director = self.directors.last().expect("one runs");
         fill::add_fill_service(director);

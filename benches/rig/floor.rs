@@ -37,7 +37,7 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// A table with the first so many flows of a variant.
+    /// A table with the first `flows` flows of a variant.
     pub(crate) fn new(variant: Variant, flows: u32) -> Self {
         let lines = vec![Line([0; 8]); (flows as usize / 4).next_power_of_two()];
         let next_hops = [0, 1, 2, 3, 4, 5, 6, 7].map(|number| MacAddr([2, 0, 0, 0, 2, number]));

@@ -182,7 +182,7 @@ pub(crate) fn worker(variant: impl Into<Variant>, connections: usize, memory: Me
     workers(variant.into(), connections, memory, 1).remove(0)
 }
 
-/// The same with so many workers. All but the first are parked.
+/// The same with several workers. All but the first are parked.
 pub(crate) fn workers(
     variant: Variant,
     connections: usize,

@@ -128,7 +128,7 @@ impl Cluster {
         succeed(&mut netlab("backup", &self.name));
     }
 
-    /// Makes so many directors, from 2 to 4, that are one-armed behind a router of their own.
+    /// Makes from 2 to 4 directors that are one-armed behind a router of their own.
     ///
     /// # Panics
     ///

@@ -43,7 +43,7 @@ pub fn example(name: &str) -> String {
 }
 
 impl<'a> Fleet<'a> {
-    /// Makes the network with so many directors, and starts the router's BIRD. BFD's time is 100 ms by the multiplier,
+    /// Makes the network with several directors, and starts the router's BIRD. BFD's time is 100 ms by the multiplier,
     /// which is 3 in the example.
     ///
     /// # Panics

@@ -300,7 +300,7 @@ pub fn id(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[18], frame[19]])
 }
 
-/// The two fragments of an IPv4 packet in an untagged frame, the first with so many bytes, a multiple of 8.
+/// The two fragments of an IPv4 packet in an untagged frame, the first with `first` bytes, a multiple of 8.
 pub fn fragments(frame: &[u8], first: usize) -> [Vec<u8>; 2] {
     let (headers, payload) = frame.split_at(14 + 20);
     [(&payload[..first], 0x2000), (&payload[first..], first as u16 / 8)].map(|(part, offset_and_flags)| {

@@ -40,7 +40,7 @@ pub fn last() -> Arc<Offload> {
     OFFLOAD.with_borrow(|last| last.clone().expect("a lab whose flows are offloaded"))
 }
 
-/// A lab whose flows are offloaded after so many packets of a client. Needs root.
+/// A lab whose flows are offloaded after this number of packets of a client. Needs root.
 ///
 /// # Panics
 /// If the kernel refuses the program.

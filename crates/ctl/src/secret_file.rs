@@ -33,7 +33,7 @@ pub(crate) fn read_file(path: &Path) -> io::Result<(u32, String)> {
     Ok((mode, text))
 }
 
-/// Reads a file of at most so many bytes. Returns its mode too. Waits for nothing: a pipe is refused.
+/// Reads a file of at most `longest` bytes. Also returns its mode. Waits for nothing: a pipe is refused.
 pub(crate) fn read_bytes(path: &Path, longest: u64) -> io::Result<(u32, Vec<u8>)> {
     let not_a_file = || io::Error::new(io::ErrorKind::InvalidInput, "not a file");
     // Before it is opened too, which would start a watchdog, for example.

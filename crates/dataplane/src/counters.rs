@@ -157,7 +157,7 @@ impl WorkerCounters {
         &self.dropped.0[reason.index()]
     }
 
-    /// Counts an iteration of the worker's loop with so many frames.
+    /// Counts an iteration of the worker's loop that received `frames` frames.
     pub fn count_poll(&self, frames: usize) {
         match frames {
             0 => self.empty_polls.add(1),
@@ -281,7 +281,7 @@ impl Sub for StatsValues {
 }
 
 impl SharedStats {
-    /// Counters for so many workers.
+    /// Counters for this number of workers.
     pub fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| CachePadded::default()).collect())
     }

@@ -70,7 +70,7 @@ fn frame(to: &str, port: u16, flags: u8) -> Vec<u8> {
     frame
 }
 
-/// Runs the program on so many frames. Returns how many it steers; it refuses the others.
+/// Runs the program on `frames` copies of a frame. Returns how many it steers; it refuses the others.
 fn steered(steering: &Steering, frame: &[u8], frames: usize) -> usize {
     let verdicts = (0..frames).map(|_| steering.test_run(frame).unwrap());
     verdicts

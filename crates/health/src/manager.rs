@@ -44,7 +44,7 @@ pub(super) enum Message {
     Load(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
     /// Replace what operators keep from new connections.
     Disabled(Arc<DisabledServers>),
-    /// Let so many probes run at once, send notices, and keep the view.
+    /// Let at most `probes` run at once, send notices, and keep the view.
     Begin { probes: usize },
     /// End every check, and send the notices of the stop.
     Stop,

@@ -133,7 +133,7 @@ pub fn transport(source: IpAddr, dest: IpAddr, protocol: u8, segment: &[u8]) -> 
     pseudo_header(source, dest, protocol, segment.len()).bytes(segment).checksum()
 }
 
-/// The sum of the pseudo-header of a transport segment of so many bytes.
+/// The sum of the pseudo-header of a transport segment of `length` bytes.
 pub(crate) fn pseudo_header(source: IpAddr, dest: IpAddr, protocol: u8, length: usize) -> Sum {
     let length = u32::try_from(length).expect("a segment is below 64 KiB");
     Sum::default()

@@ -53,7 +53,7 @@ impl Figure {
 }
 
 impl Account {
-    /// The explanation of a choice without random numbers among so many candidates, with no figures yet.
+    /// The explanation of a choice without random numbers among several candidates, with no figures yet.
     pub(crate) fn new(scheduler: &'static str, rule: impl Into<String>, candidates: usize) -> Self {
         let candidates = vec![Vec::new(); candidates];
         Self { scheduler, rule: rule.into(), certainty: Certainty::Determined, candidates }

@@ -254,7 +254,7 @@ const BUCKET_ENTRIES: usize = 32;
 /// Above this number, some entries are removed early.
 const ENTRIES: usize = 16_384;
 const ROUND_MILLIS: u64 = 60_000;
-/// One of so many rounds goes through all entries.
+/// One round in this number of rounds goes through all entries.
 const FULL_ROUND: u64 = 30;
 const STALE_MILLIS: u64 = 360_000;
 const DAY_SECONDS: u32 = 86_400;

@@ -217,7 +217,7 @@ impl World {
     }
 }
 
-/// Runs so many random histories, each with every one of these schedulers and flags.
+/// Runs this number of random histories, each with every one of these schedulers and flags.
 fn compare(schedulers: &[(&'static str, u8)], histories: u32) {
     let config = ProptestConfig { cases: histories, failure_persistence: None, ..ProptestConfig::default() };
     let steps = prop::collection::vec(step(), 0..120);

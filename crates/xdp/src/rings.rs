@@ -71,7 +71,7 @@ impl<E> Producer<E> {
         unsafe { sys::xsk_ring_prod__submit(self.as_ptr(), count) };
     }
 
-    /// The number of entries that the kernel has not taken yet, in a ring with so many slots.
+    /// The number of entries that the kernel has not taken yet, in a ring with `slots` slots.
     pub(super) fn waiting(&mut self, slots: u32) -> u32 {
         // SAFETY: as for `reserve`. When asked for as many entries as there are slots, libxdp reads the kernel's index.
         let free = unsafe { sys::xsk_prod_nb_free(self.as_ptr(), slots) };

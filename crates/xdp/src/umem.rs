@@ -36,7 +36,7 @@ impl Default for RingSizes {
     }
 }
 
-/// Frames for packets of up to `mtu` bytes, and enough of them to fill all rings of so many queues.
+/// Frames for packets of up to `mtu` bytes, and enough of them to fill all rings of the queues.
 pub(super) fn layout(mtu: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
     FrameLayout {
         frame_size_bytes: frame_size_bytes(mtu),
@@ -45,7 +45,7 @@ pub(super) fn layout(mtu: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
     }
 }
 
-/// The bytes of locked memory for a worker with so many queues over all its interfaces, whose largest MTU is `mtu`.
+/// The bytes of locked memory for a worker with `queues` queues over all its interfaces, whose largest MTU is `mtu`.
 pub fn umem_bytes(mtu: u32, queues: usize, sizes: RingSizes) -> u64 {
     bytes(layout(mtu, queues, sizes))
 }
@@ -69,7 +69,7 @@ fn frames(mtu: u32, queues: usize, sizes: RingSizes) -> u32 {
 /// Why packet memory could not be made.
 #[derive(Debug)]
 pub(super) enum UmemError {
-    /// The process may not lock so many bytes.
+    /// The process may not lock this number of bytes.
     MemoryLimit(u64),
     /// The kernel refused.
     Kernel(io::Error),

@@ -39,7 +39,7 @@ pub const FILE: &str = include_str!("page.html");
 const AGE: Duration = Duration::from_secs(1);
 /// The longest time that rates are computed over.
 const RATES: Duration = Duration::from_secs(30);
-/// A page ends with the service with which it has so many real servers and services.
+/// A page ends with the service that brings its real servers and services to this number.
 const ROWS: usize = 300;
 /// The words of a search that count, so that no search occupies the thread for long.
 const WORDS: usize = 8;

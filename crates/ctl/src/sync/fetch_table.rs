@@ -128,7 +128,7 @@ mod tests {
 
     const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-    /// A table with so many connections, the first of which begins.
+    /// A table with this number of connections, the first of which begins.
     fn table(connections: u16) -> Arc<Table> {
         let config = TableConfig { capacity: 1 << 16, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();

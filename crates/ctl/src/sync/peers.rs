@@ -40,7 +40,7 @@ struct Peer {
     wanted: Option<&'static str>,
     not_before: Instant,
     table: SyncTable,
-    /// Connections that were sent or received, of so many.
+    /// Connections that were sent or received, and the number of all.
     connections: u64,
     of: u64,
     /// Why its table is not there.

@@ -73,7 +73,7 @@ impl Transmitter {
         self.count_held();
     }
 
-    /// Counts the frames of a burst: so many received ones, and so many copies from other workers.
+    /// Counts the frames of a burst: those received, and the copies from other workers.
     pub fn count_received(&self, received: usize, copies: usize) {
         self.counters.received.add(received as u64);
         self.counters.originated.add(copies as u64);

@@ -183,7 +183,7 @@ impl FormerTable {
         Arc::new(self.0)
     }
 
-    /// The number of entries that were ever used, as far as the files have so many.
+    /// The number of entries that were ever used, at most the number that the files have.
     fn extent_of_files(&self) -> u32 {
         self.0.slab.extent().min(self.0.slab.entries.len() as u32)
     }

@@ -90,7 +90,7 @@ struct Place {
 type Slots = [u64; 2 * SLOTS];
 
 impl Buckets {
-    /// The number of buckets for so many connections with two keys each: 25 slots for 16 keys, 25 bytes a connection.
+    /// The number of buckets for `connections` with two keys each: 25 slots for 16 keys, 25 bytes a connection.
     /// Up to ten million connections, two choices of eight slots never overflowed at this size (simulated: the first
     /// overflow came at 65 to 80 % full).
     pub(super) fn needed(connections: usize) -> usize {

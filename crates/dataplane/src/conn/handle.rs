@@ -221,7 +221,7 @@ impl TableWorker {
     /// used in a later one. The reserve covers this delay. If all workers make progress, the entries evicted in a burst
     /// are free three bursts later at the latest: the epoch is closed at the end of the second at the worst, because
     /// one closing is under way at a time, and all have seen it at the end of the third. So entries for three bursts
-    /// suffice. The slab exceeds the capacity of the table by so many for each handle, so the reserve costs no
+    /// suffice. The slab exceeds the capacity of the table by this reserve for each handle, so it costs no
     /// capacity. If a worker makes no progress, the reserve runs out and insertions are refused until it does.
     pub fn is_short(&self) -> bool {
         self.handle.table.slab.is_exhausted() && self.handle.state.stock.spare() < STRANDED_MAX

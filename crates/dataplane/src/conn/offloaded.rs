@@ -46,7 +46,7 @@ pub(crate) struct Offloaded {
 }
 
 impl Offloaded {
-    /// For tables with so many entries.
+    /// For tables with this number of entries.
     pub(crate) fn new(records: Words<{ RECORDS * RECORD }>, entries: usize) -> Self {
         Self { records, of: (0..entries).map(|_| AtomicU32::new(0)).collect() }
     }

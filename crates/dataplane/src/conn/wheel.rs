@@ -39,7 +39,7 @@ impl Wheel {
     /// The memory for each entry that was ever linked, in bytes.
     pub(super) const ENTRY_BYTES: usize = size_of::<[u32; 2]>();
 
-    /// A wheel for so many entries.
+    /// A wheel for this number of entries.
     pub(super) fn new(entries: usize) -> Self {
         Self { nodes: vec![[0; 2]; entries], heads: vec![0; SLOTS as usize], cursor: 0, linked: 0 }
     }

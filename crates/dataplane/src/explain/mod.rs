@@ -160,7 +160,7 @@ pub const FRAME_BYTES: usize = (LAYOUT.frame_size_bytes - LAYOUT.headroom_bytes)
 
 /// Frames that hold any packet of the usual MTUs in one part, enough for a packet and all its fragments.
 const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 16 << 10, headroom_bytes: 256, frames: 256 };
-/// The most runs of the stages: FULLNAT tries so many local ports, and one more run finds no further miss.
+/// The most runs of the stages: one for each local port that FULLNAT may try, and one that finds no further miss.
 const RUNS: usize = 80;
 
 /// Explains a frame that would be received by a link.

@@ -2,7 +2,7 @@
 //!
 //! A key is the endpoints and the protocol of packets as they are received. Its hash names a bucket, which is one cache
 //! line, and a tag; the bucket's entry with this tag names the record, where the key stands as a whole. Workers enter
-//! and remove keys without a lock. A bucket that is full refuses a key: of as many as there are records, one of 7,000.
+//! and remove keys without a lock. A full bucket refuses a key: with all records in use, one key of 7,000.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -13,7 +13,7 @@ use super::own::Own;
 use super::shared::{BUCKET, BUCKETS, KEYS, Offload, SEED};
 use crate::conn::{RECORDS, offloaded_word as word};
 
-/// The uses of a record until they are numbered anew: entries have so many bits for them.
+/// The uses of a record until they are numbered anew: entries have no more bits for them.
 const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
 
 /// What an entry says of a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).

@@ -22,7 +22,7 @@ pub(crate) struct Offloader {
     pub(super) next: usize,
     /// When the next pass begins, or has begun.
     pub(super) due: Millis,
-    /// While records are short: connections with up to so many packets in a pass give theirs up.
+    /// While records are short, connections with at most this number of packets in a pass give theirs up.
     pub(super) cold: u64,
     /// How many more do so in this pass, so that no more become free than are short.
     pub(super) to_give: usize,
@@ -70,7 +70,7 @@ impl Own {
     }
 }
 
-/// It is tried with so many packets, and then again with every multiple of the second number.
+/// A connection is tried at this packet, and then at every multiple of the second number.
 const TRIES: u32 = 8;
 const OFTEN: u32 = 64;
 /// Records that are read between two bursts.

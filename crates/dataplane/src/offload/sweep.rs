@@ -103,8 +103,8 @@ impl Flows {
         }
     }
 
-    /// Counts what a record has counted. Returns whether it is kept. While records are short, so many connections with
-    /// so few packets give theirs up.
+    /// Counts what a record has counted. Returns whether it is kept. While records are short, connections with few
+    /// packets in this pass give theirs up.
     fn sweep(
         &mut self,
         shared: &Offload,
@@ -173,7 +173,7 @@ impl Flows {
         self.counters.offloaded.add(packets);
     }
 
-    /// Refreshes the deadline of a connection that had so many packets, and announces it. Returns whether it is steady.
+    /// Refreshes the deadline of a connection that had packets, and announces it. Returns whether it is steady.
     pub(super) fn refresh_offloaded(
         &mut self,
         id: ConnId,

@@ -52,7 +52,7 @@ impl<'a, P: Port> Tagged<'a, P> {
     }
 }
 
-/// The place among so many members of the one that carries the flow of an untagged frame. Fragments have no ports, so
+/// The place, among the members, of the one that carries the flow of an untagged frame. Fragments have no ports, so
 /// their addresses alone count.
 fn place(frame: &Frame, members: usize) -> usize {
     let Some(packet) = packet_of(frame) else { return 0 };

@@ -282,7 +282,7 @@ pub(crate) fn prefetch<T>(cell: &T) {
     let _ = cell;
 }
 
-/// The length of a file for a mapping of at least so many bytes: whole huge pages.
+/// The length of a file for a mapping of at least `size_bytes` bytes: whole huge pages.
 pub(crate) fn file_bytes(size_bytes: usize) -> usize {
     size_bytes.max(1).next_multiple_of(HUGE_PAGE_BYTES)
 }

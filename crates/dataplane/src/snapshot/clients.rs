@@ -276,7 +276,7 @@ impl Slot {
         (self.owner.load(Relaxed) & u64::from(CONNECTIONS_MAX)) as u32
     }
 
-    /// Counts a connection, if the slot is still that of this tag and there are fewer than so many.
+    /// Counts a connection, if the slot is still that of this tag and it counts fewer than `most`.
     fn increment(&self, tag: u64, most: u32) -> Counted {
         let mut refused = Counted::Full;
         let more = |owner: u64| {

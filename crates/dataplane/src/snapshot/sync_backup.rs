@@ -81,7 +81,7 @@ impl Inbox {
         Some(worker)
     }
 
-    /// Whether so many connections wait for the worker of this hash that those of a table should be put in later.
+    /// Whether the worker of this hash has many connections to take, so that those of a table should be put in later.
     pub fn is_busy(&self, hash: u64) -> bool {
         self.queues.get(self.worker(hash)).is_some_and(|queue| queue.len() >= QUEUE / 2)
     }

@@ -304,7 +304,7 @@ impl Steering {
         })
     }
 
-    /// The mean time of so many runs on a frame, in nanoseconds.
+    /// The mean time of a run on a frame, of several, in nanoseconds.
     ///
     /// # Errors
     /// As for [`Self::test_run`].

@@ -65,8 +65,8 @@ pub struct Ipvs {
     /// 1: packets that came out of a tunnel are not scheduled again. Without effect in xvs, which never schedules them:
     /// they come from an interface without AF_XDP. Default: 0.
     pub ignore_tunneled: Switch,
-    /// The master daemon announces a connection at this packet of its client and then each so many packets: two
-    /// numbers. Default: "3 50".
+    /// The master daemon announces a connection at the packet of its client with the first number, and then once in
+    /// the second number of packets. Default: "3 50".
     pub sync_threshold: SyncThreshold,
     /// Seconds between two announcements of a connection; 0: packets alone are counted. Default: 0.
     pub sync_refresh_period: u32,

@@ -60,7 +60,7 @@ pub enum Request {
     LocalAddresses,
     /// The disabled real servers; answered by `Reply::Disabled`.
     Disabled,
-    /// The limits of clients, and so many of the clients that they concern most; answered by `Reply::Limits`.
+    /// The limits of clients, and the clients that they concern most; answered by `Reply::Limits`.
     Limits {
         /// The most clients.
         clients: u32,

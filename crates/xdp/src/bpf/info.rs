@@ -142,7 +142,7 @@ impl KernelMap {
         Err(io::Error::other(format!("map {name} has keys of {key_bytes}, values of {value_bytes} bytes")))
     }
 
-    /// The words at a key of a map whose keys are `u32` and whose values are so many words.
+    /// The words at a key of a map whose keys are `u32` and whose values are `N` words.
     ///
     /// # Errors
     /// Another layout, or the kernel's error.
@@ -155,7 +155,7 @@ impl KernelMap {
         Ok(words)
     }
 
-    /// Maps an array with `BPF_F_MMAPABLE`, whose values are so many words together, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words together, into this process's memory.
     ///
     /// # Errors
     /// Another layout, or the kernel refuses.
@@ -170,7 +170,7 @@ impl KernelMap {
         Words::map(self.as_fd())
     }
 
-    /// The keys of a map whose keys have so many bytes. While other threads change it, some may be missing.
+    /// The keys of a map whose keys have `K` bytes. While other threads change it, some may be missing.
     ///
     /// # Errors
     /// Another layout.

@@ -115,7 +115,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// The object of descriptors, of which the first so many are programs.
+    /// The object of descriptors, of which the first ones are programs.
     ///
     /// # Errors
     /// One is no program or map, or the kernel's error.
@@ -168,7 +168,7 @@ impl Object {
         check(unsafe { sys::bpf_map_update_elem(map.as_fd().as_raw_fd(), key, value, 0) }).map(drop)
     }
 
-    /// Maps an array with `BPF_F_MMAPABLE`, whose values are so many words together, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words together, into this process's memory.
     ///
     /// # Errors
     /// There is no such map, its layout is another one, or the kernel refuses.
@@ -242,7 +242,7 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u
     run(program, frame, 1).map(|(returned, after, _)| (returned, after))
 }
 
-/// Runs an XDP program on a frame so many times, for a benchmark. Returns its result, and the mean time of a run in
+/// Runs an XDP program on a frame several times, for a benchmark. Returns its result, and the mean time of a run in
 /// nanoseconds.
 pub fn test_run_repeated(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, u32)> {
     run(program, frame, times).map(|(returned, _, nanos)| (returned, nanos))
@@ -265,7 +265,7 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, Ve
     Ok((options.retval, after, options.duration))
 }
 
-/// Runs an XDP program on so many copies of a frame, as if a driver had received them: a copy that the program
+/// Runs an XDP program on copies of a frame, as if a driver had received them: a copy that the program
 /// redirects leaves by that interface. The program finds the changes of earlier runs in a copy. Other threads of the
 /// core run only after each `batch` copies, of which there can be 256. Needs kernel 5.18.
 pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) -> io::Result<()> {

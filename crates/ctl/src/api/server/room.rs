@@ -12,7 +12,7 @@ pub(super) struct LargeRequests(AtomicU64);
 pub(super) struct Room<'a>(&'a AtomicU64, u64);
 
 impl LargeRequests {
-    /// Room for a request of so many bytes. All large ones together have as many as one may have.
+    /// Room for a request of this length. All large requests share the room of the largest one that is permitted.
     ///
     /// # Errors
     /// It is longer than `limit`, or others have the room.
