@@ -347,7 +347,7 @@ fn a_managed_neighbour_with_another_link_address_is_doubted_at_once() {
         neighbours.manage(&wanted).unwrap();
         until(&mut follower, "it is resolved", |view| mac_of(&view.network, "10.1.0.2").is_some());
         neighbours.manage(&wanted).unwrap();
-        // A gratuitous ARP, as of a server that has moved, or of somebody else.
+        // A gratuitous ARP, as of a server that has moved, or of an attacker.
         server.ip("link set eth address 02:00:00:00:00:99");
         until(&mut follower, "it has moved", |view| {
             mac_of(&view.network, "10.1.0.2").as_deref() == Some("02:00:00:00:00:99")

@@ -205,7 +205,7 @@ fn servers_of_one_virtual_endpoint_are_probed_at_once_and_each_gets_its_own_rese
         assert_eq!(judged.sent[0].1[..6], server_mac(place as u8 + 1));
     }
     assert_eq!(begun.each_ref().map(InFlight::stage), [VipStage::Done, VipStage::Sent, VipStage::Done]);
-    // A reply after the end of its probe is nobody's.
+    // A reply after the end of its probe belongs to no probe.
     drop(begun);
     let judged = cluster.inject("lan", &syn_ack(&paths[1], numbers[1]).reply());
     assert_eq!((judged.verdict.as_str(), judged.sent), ("consumed", vec![]));

@@ -48,7 +48,7 @@ static __always_inline __u16 folded(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-/* Whether the packet of a record is still the worker's decision: nothing has changed since, and somebody serves. */
+/* Whether a record is still the worker's decision: nothing has changed since, and the hold is not over. */
 static __always_inline int is_in_force(const struct xvs_offload *state, const struct xvs_flow *flow)
 {
 	__u32 first = 0;

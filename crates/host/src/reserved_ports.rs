@@ -69,7 +69,7 @@ impl Task for ReservePorts {
     type Done = ();
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
-        // The requester may be under somebody else's control.
+        // An attacker may control the requester: the kernel keeps enough ports whatever it asks for.
         let (own, now) = (own_ports()?, ranges(&fs::read_to_string(RESERVED)?));
         if free(own, &self.0) < KERNEL_KEEPS.min(free(own, &now)) {
             return Err(io::Error::other(format!("the kernel would have fewer than {KERNEL_KEEPS} ports")));

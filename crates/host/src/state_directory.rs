@@ -110,8 +110,8 @@ impl StateDirectory {
         if self.lock.is_some() { Others::Ended } else { Others::Run }
     }
 
-    /// A sentence about the state beside this one of directors that do not run: it takes memory until somebody removes
-    /// it. It is not removed here, because a director that is being upgraded does not run either.
+    /// A sentence about the state of directors that do not run, in the same folder: it takes memory until the operator
+    /// removes it. It is not removed here, because a director that is being upgraded does not run either.
     pub fn left_by_others(&self) -> Option<String> {
         let parent = self.path.parent()?;
         let mut left: Vec<_> = fs::read_dir(parent)

@@ -1,7 +1,7 @@
 //! Folders and files of an xvsd that runs as a user: made, or given to the user, before xvsd gives up its rights.
 //!
 //! Runs once, as root. What xvsd of root has made becomes the user's, so that an xvsd of a user continues where one of
-//! root has ended, or takes over from it; what belongs to anybody else stays, and is refused later by those who use it.
+//! root has ended, or takes over from it; what belongs to another user stays, and is refused later where it is used.
 //! The user can write to these folders, so no symbolic link in them is followed, and no file with a second name
 //! changes.
 

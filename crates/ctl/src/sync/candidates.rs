@@ -1,7 +1,7 @@
 //! Connections to the sender of tables that have not begun their handshake.
 //!
-//! Anybody on the network may connect and say nothing. So the sender takes up a connection when its first message has
-//! arrived, and not before: until then it costs a place, for a short time. Not here: the handshake (`channel.rs`).
+//! Any machine on the network may connect and send nothing. So the sender takes up a connection when its first message
+//! has arrived, and not before: until then it costs a place, for a short time. Not here: the handshake (`channel.rs`).
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

@@ -209,7 +209,7 @@ const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
 const PROLOGUE: &[u8] = b"xvs connection table 1";
 /// The bytes of the first message of the handshake, with its length.
 pub(super) const FIRST_MESSAGE: usize = 2 + HANDSHAKE_MAX;
-/// How long a message of the handshake may take of a side that may be anybody, and has another one's first message.
+/// How long a message of the handshake may take: the other side may have no key, but a copy of a first message.
 const OF_ANYBODY: Duration = Duration::from_millis(500);
 /// How long any other one may take.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -199,7 +199,7 @@ impl Task for ChangeNeighbours {
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
         let mut netlink = Netlink::open()?;
-        // The requester may be under somebody else's control: entries of others stay.
+        // An attacker may control the requester: only entries with the protocol of xvs are removed.
         let present = if self.remove.is_empty() { Vec::new() } else { tables::neighbours(&mut netlink)? };
         let own = present.iter().filter(|entry| entry.protocol == PROTOCOL);
         let own: BTreeSet<Key> = own.map(|entry| (entry.ifindex, entry.addr)).collect();
