@@ -4,7 +4,7 @@
 //! every burst each frame must be in its place again and the counters must balance; a panic or a lost frame
 //! prints its burst. A seed repeats its run. Cost: about a microsecond per frame in a release build.
 //! With `XVS_OFFLOAD` each frame is a burst of its own, and the kernel runs the XDP program on it, beside a director
-//! without the program, which must do the same. Not here: the content of sent frames, which `tests/properties.rs`
+//! without the program, which must do the same. Not here: the content of sent frames, which `tests/lab/properties.rs`
 //! checks frame by frame.
 
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
 //! Support of the black-box tests: a cluster in namespaces, with the daemon, real servers and clients, for
-//! `tests/netlab_*.rs`; a cluster in the lab, with frames written by the test, for the others.
+//! `tests/netlab/`; a cluster in the lab, with frames written by the test, for the others.
 //!
 //! A [`LabCluster`] costs milliseconds and needs nothing. A namespace test makes a [`Cluster`] of its own with
 //! `scripts/netlab`, so tests run in parallel; dropping the cluster removes everything in it, also after a panic.
@@ -25,6 +25,7 @@ pub mod metrics_access;
 pub mod namespace;
 pub mod netns;
 pub mod offload;
+pub mod own_process;
 pub mod realserver;
 pub mod recording;
 pub mod request_stream;

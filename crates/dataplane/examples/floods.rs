@@ -5,7 +5,7 @@
 
 // Shared with tests that need more of it.
 #[allow(dead_code)]
-#[path = "../tests/workers/mod.rs"]
+#[path = "../tests/support/workers/mod.rs"]
 mod workers;
 
 use std::net::Ipv4Addr;

@@ -1,0 +1,4 @@
+//! The program `xvs` from outside.
+
+mod healthy;
+mod json_fields;

@@ -1,0 +1,64 @@
+//! Connections whose clients repeat their SYN, counted at the destination: a whole worker, in memory.
+
+// Shared with tests that need more of it.
+#[allow(dead_code)]
+use crate::workers::{ACK, Flow, SYN, Workers, random};
+
+const SYN_ACK: u8 = SYN | ACK;
+
+/// A packet of the flow with this sequence number.
+fn numbered(mut frame: Vec<u8>, sequence: u32) -> Vec<u8> {
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+    frame
+}
+
+/// Unanswered connections of all destinations.
+fn unanswered(workers: &Workers) -> u32 {
+    workers.destinations().map(|destination| destination.live.unanswered()).sum()
+}
+
+#[test]
+fn a_connection_counts_once_when_its_client_repeats_the_syn_and_an_established_one_sets_the_count_back() {
+    for flow in [Flow::direct, Flow::nat] {
+        let mut workers = Workers::new(4096, 1);
+        // Three servers take turns, so each has three of the nine clients.
+        for (number, counted) in (0..9).zip(1..) {
+            for repeated in [0, 1, 1] {
+                let syn = numbered(flow(1, number).request(SYN), 7000 + number);
+                workers.worker(0).packet(syn);
+                assert_eq!(unanswered(&workers), counted - 1 + repeated, "client {number}");
+            }
+        }
+        for number in 9..12 {
+            workers.worker(0).packet(flow(1, number).request(SYN));
+            workers.worker(0).packet(flow(1, number).request(ACK));
+        }
+        assert_eq!(unanswered(&workers), 0);
+    }
+}
+
+#[test]
+fn a_repeated_syn_counts_for_nothing_once_the_server_has_answered() {
+    let mut workers = Workers::new(4096, 1);
+    // Three servers take turns, and the replies are the first one's.
+    for number in 0..3 {
+        let flow = Flow::nat(1, number);
+        workers.worker(0).packet(flow.request(SYN));
+        workers.worker(0).packet(numbered(flow.reply(SYN_ACK), 9000));
+        workers.worker(0).packet(flow.request(SYN));
+    }
+    assert_eq!(unanswered(&workers), 2);
+}
+
+#[test]
+fn a_flood_of_random_syns_from_few_addresses_counts_for_nothing_under_direct_routing() {
+    let mut workers = Workers::new(65_536, 1);
+    let mut random = random(1);
+    for _ in 0..4000 {
+        // 16,384 endpoints, so most come again while their connection is half open.
+        let syn = || numbered(Flow::direct(1, (random() % 16_384) as u32).request(SYN), random() as u32);
+        let burst: Vec<_> = std::iter::repeat_with(syn).take(60).collect();
+        workers.worker(0).burst(&burst);
+    }
+    assert_eq!(unanswered(&workers), 0);
+}

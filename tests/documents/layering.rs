@@ -1,0 +1,223 @@
+//! Rules of the layout: permitted dependencies of crates, no import cycles among files, places of unsafe code, lengths
+//! of files and of comment lines, no macros that panic where they cannot print.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+mod imports;
+
+use imports::Imports;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Files below a folder that git tracks or does not ignore.
+fn files(under: &str) -> Vec<PathBuf> {
+    let output = Command::new("git")
+        .current_dir(root())
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", under])
+        .output()
+        .expect("git runs");
+    let text = String::from_utf8(output.stdout).expect("git prints UTF-8");
+    text.lines().map(PathBuf::from).filter(|path| root().join(path).exists()).collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The lines before the tests, with their numbers. A module of tests in a file of its own (`mod tests;`) ends nothing.
+fn before_tests(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines: Vec<_> = text.lines().collect();
+    let opens_tests = |at: &usize| {
+        let mut item = lines[*at..].iter().skip_while(|line| line.starts_with("#["));
+        lines[*at].starts_with("#[cfg(test)]")
+            && item.next().is_some_and(|line| line.contains("mod ") && line.ends_with('{'))
+    };
+    let end = (0..lines.len()).find(opens_tests).unwrap_or(lines.len());
+    (1..).zip(lines).take(end)
+}
+
+/// The crates, each with our crates that it may use; permission for a crate includes the crates below it.
+const MAY_USE: [(&str, &[&str]); 13] = [
+    ("proto", &[]),
+    ("sched", &["proto"]),
+    ("xdp", &["proto", "helper"]),
+    ("dataplane", &["proto", "sched", "xdp"]),
+    ("model", &["proto", "sched"]),
+    ("helper", &[]),
+    ("host", &["proto", "helper"]),
+    ("keepalived", &["model"]),
+    ("health", &["model", "helper"]),
+    ("ipvsadm", &["model"]),
+    ("realserver", &["proto", "xdp", "host"]),
+    // xvsd reads rules files in ipvsadm's grammar, and writes changes as its command lines.
+    ("ctl", &["dataplane", "model", "host", "keepalived", "health", "ipvsadm"]),
+    ("cli", &["model", "ipvsadm", "keepalived", "realserver", "host", "ctl"]),
+];
+
+/// All crates that a crate may use, directly or indirectly.
+fn reach(name: &str) -> BTreeSet<&'static str> {
+    let direct = MAY_USE.iter().find(|(known, _)| *known == name).map_or(&[][..], |(_, direct)| direct);
+    direct.iter().flat_map(|on| reach(on).into_iter().chain([*on])).collect()
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(root())
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .output()
+        .expect("cargo runs");
+    serde_json::from_slice(&output.stdout).expect("cargo prints JSON")
+}
+
+#[test]
+fn cargo_build_builds_every_program() {
+    let metadata = metadata();
+    let built = metadata["workspace_default_members"].as_array().unwrap();
+    let mut programs = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        for target in package["targets"].as_array().unwrap() {
+            if target["kind"] == json!(["bin"]) {
+                programs.insert(target["name"].as_str().unwrap());
+                assert!(built.contains(&package["id"]), "cargo build leaves out {}", target["name"]);
+            }
+        }
+    }
+    assert_eq!(programs, BTreeSet::from(["xvs", "xvsadm", "xvsd"]));
+}
+
+#[test]
+fn crates_depend_only_on_permitted_crates() {
+    let metadata = metadata();
+    let mut seen = BTreeSet::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        // The root package has tests and benches of all crates.
+        let Some(name) = package["name"].as_str().unwrap().strip_prefix("xvs-") else { continue };
+        assert!(MAY_USE.iter().any(|(known, _)| *known == name), "{name} stands in no layer");
+        seen.insert(name.to_owned());
+        let may = reach(name);
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let on = dependency["name"].as_str().unwrap();
+            // Tests of a crate may use any crate.
+            if let Some(on) = on.strip_prefix("xvs-").filter(|_| dependency["kind"] != "dev") {
+                assert!(may.contains(on), "{name} depends on {on}, and may use {may:?}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), MAY_USE.len(), "{seen:?}");
+}
+
+/// The module of a file of `src/`; `None` for a program, which cannot be imported.
+fn module(file: &Path) -> Option<Vec<String>> {
+    let names = file.with_extension("");
+    let mut names: Vec<_> = names.iter().map(|name| name.to_string_lossy().into_owned()).collect();
+    if ["mod", "lib"].contains(&names.last()?.as_str()) {
+        names.pop();
+    }
+    (names.first().map(String::as_str) != Some("bin")).then_some(names)
+}
+
+#[test]
+fn no_files_import_each_other_except_a_module_and_its_children() {
+    let mut circles = Vec::new();
+    for (name, _) in MAY_USE {
+        let src = format!("crates/{name}/src");
+        let paths = files(&src).into_iter().filter(|path| path.extension().is_some_and(|end| end == "rs"));
+        let sources = paths.filter_map(|path| {
+            let module = module(path.strip_prefix(&src).expect("a file below src"))?;
+            Some((module, read(&path)))
+        });
+        let imports = Imports::of(&sources.collect::<Vec<_>>());
+        circles.extend(imports.circles().into_iter().map(|edges| format!("{name}: {}", edges.join("; "))));
+    }
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn unsafe_code_is_only_in_xdp_and_shared_memory() {
+    for path in files("crates") {
+        let text = path.to_string_lossy().into_owned();
+        let allowed = text.starts_with("crates/xdp/") || text.starts_with("crates/dataplane/src/shm/");
+        if allowed || path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        for (number, line) in read(&path).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let found = ["unsafe {", "unsafe fn", "unsafe impl", "allow(unsafe_code)"];
+            let found = found.iter().find(|word| code.contains(**word));
+            assert!(found.is_none(), "{text}:{}: {line}", number + 1);
+        }
+    }
+}
+
+#[test]
+fn no_program_prints_by_a_macro_that_panics_if_the_stream_cannot_be_written() {
+    for path in files("crates") {
+        let text = path.to_string_lossy().into_owned();
+        if !text.ends_with(".rs") || !text.contains("/src/") {
+            continue;
+        }
+        for (number, line) in before_tests(&read(&path)) {
+            let found = ["println!(", "print!("].iter().any(|name| line.contains(name));
+            assert!(!found, "{text}:{number}: use `writeln!`, and decide on its error: {line}");
+        }
+    }
+}
+
+/// The files that read the machine's date, for times that a person sees, for the ends of entries of access lists, which
+/// last over a restart, and for signatures. All timeouts are of the monotonic clock, so a date that jumps changes none.
+const READ_THE_DATE: [&str; 11] = [
+    "crates/cli/src/doctor/clocks.rs",
+    "crates/cli/src/events.rs",
+    "crates/cli/src/servers/health.rs",
+    "crates/ctl/src/api/dispatch.rs",
+    "crates/ctl/src/events.rs",
+    "crates/ctl/src/reload/mod.rs",
+    "crates/ctl/src/sync/signature.rs",
+    "crates/dataplane/src/capture/watched.rs",
+    "crates/health/src/manager.rs",
+    "crates/health/src/runner.rs",
+    "crates/model/src/report/event.rs",
+];
+
+#[test]
+fn the_date_is_read_only_for_times_that_a_person_sees() {
+    for path in files("crates") {
+        let text = path.to_string_lossy().into_owned();
+        if !text.ends_with(".rs") || !text.contains("/src/") || READ_THE_DATE.contains(&text.as_str()) {
+            continue;
+        }
+        for (number, line) in before_tests(&read(&path)) {
+            let found = ["SystemTime", "Realtime", "UNIX_EPOCH"].iter().any(|name| line.contains(name));
+            assert!(!found, "{text}:{number}: reads the date; use Instant: {line}");
+        }
+    }
+}
+
+#[test]
+fn no_source_file_is_longer_than_six_hundred_lines_before_its_tests() {
+    for path in files("crates").iter().chain(&files("tests")) {
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let lines = before_tests(&read(path)).count();
+        assert!(lines <= 600, "{} has {lines} lines before its tests", path.display());
+    }
+}
+
+#[test]
+fn no_comment_line_is_longer_than_a_hundred_and_twenty_characters() {
+    let files = ["crates", "tests", "benches", "fuzz"].into_iter().flat_map(files);
+    for path in files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+        for (number, line) in read(&path).lines().enumerate() {
+            let is_long = line.trim_start().starts_with("//") && line.chars().count() > 120;
+            assert!(!is_long, "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}

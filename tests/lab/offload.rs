@@ -1,0 +1,288 @@
+//! Flow offload: the very XDP program, run by the kernel, beside a lab without it, which must give the same answers.
+//!
+//! Each test has a network, a clock and a program of its own. Needs root. Not here: the recordings of the kernel, which
+//! `scripts/test` plays beside the program too, and real interfaces (`netlab/offload.rs`).
+
+use std::net::{IpAddr, SocketAddr};
+
+use xvs::frames::{ACK, Complaint, FIN, RST, SYN, ethernet};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, INSIDE, Judged, LAN_MAC, VIP, VIP6, at, server, server_mac, server6,
+};
+use xvs::{BothWays, Datagram, LabCluster, Transport, offload};
+
+/// A cluster with services of these ends by NAT, one server each.
+fn cluster(services: &[&str]) -> LabCluster {
+    let mut cluster = LabCluster::beside(BothWays::offloading());
+    for service in services {
+        let server =
+            if service.contains('[') { format!("[{}]:80", server6(1)) } else { format!("{}:80", server(1)) };
+        cluster.configure(&[&format!("-A {service} -s rr"), &format!("-a {service} -r {server} -m")]);
+    }
+    cluster
+}
+
+/// Whether the program has forwarded what is sent meanwhile.
+fn is_offloaded<T>(send: impl FnOnce() -> T) -> (bool, T) {
+    let before = offload::forwarded();
+    let sent = send();
+    (offload::forwarded() > before, sent)
+}
+
+fn segment(cluster: &mut LabCluster, port: u16, flags: u8) -> (bool, Judged) {
+    let datagram = Datagram::new(Transport::Tcp(flags), at(CLIENT, port), at(VIP, 80));
+    is_offloaded(|| cluster.from_client(&datagram))
+}
+
+fn reply(cluster: &mut LabCluster, port: u16, flags: u8) -> (bool, Judged) {
+    let datagram = Datagram::new(Transport::Tcp(flags), at(server(1), 80), at(CLIENT, port));
+    is_offloaded(|| cluster.from_server(&datagram))
+}
+
+/// An established connection whose packets the program forwards.
+fn established(cluster: &mut LabCluster, port: u16) {
+    segment(cluster, port, SYN);
+    // Without a number of its own, which the client would have to acknowledge.
+    reply(cluster, port, ACK);
+    (0..2).for_each(|_| drop(segment(cluster, port, ACK)));
+    assert!(segment(cluster, port, ACK).0 && reply(cluster, port, ACK).0);
+}
+
+#[test]
+fn a_fin_or_a_reset_of_either_end_ends_the_offload_and_a_syn_goes_to_the_worker() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    for (port, flags) in (1000..).zip([FIN | ACK, RST, RST | ACK]) {
+        established(&mut cluster, port);
+        assert!(!segment(&mut cluster, port, flags).0);
+        assert!(!segment(&mut cluster, port, ACK).0 && !reply(&mut cluster, port, ACK).0);
+        established(&mut cluster, port + 100);
+        assert!(!reply(&mut cluster, port + 100, flags).0);
+        assert!(!segment(&mut cluster, port + 100, ACK).0 && !reply(&mut cluster, port + 100, ACK).0);
+    }
+    established(&mut cluster, 1200);
+    assert!(!segment(&mut cluster, 1200, SYN).0);
+}
+
+#[test]
+fn what_a_connection_was_decided_from_changes_and_its_next_packet_is_the_workers() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    let changes: [&dyn Fn(&mut LabCluster); 3] = [
+        &|cluster| {
+            cluster.adm("--set 500 0 0");
+        },
+        &|cluster| {
+            cluster
+                .ok(serde_json::json!({ "neighbor": server(1), "mac": "02:00:00:00:99:01", "link": "lan" }));
+        },
+        &|cluster| {
+            cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+        },
+    ];
+    for (number, change) in changes.iter().enumerate() {
+        let port = 2000 + number as u16;
+        established(&mut cluster, port);
+        change(&mut cluster);
+        assert!(!segment(&mut cluster, port, ACK).0, "change {number}");
+    }
+    let gone = segment(&mut cluster, 2000, ACK).1;
+    assert_eq!(gone.verdict, "drop destination_unavailable", "a removed real server gets nothing");
+}
+
+#[test]
+fn requests_that_stay_with_a_backup_are_not_offloaded_again() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 2900);
+    cluster.adm("--start-daemon backup --mcast-interface lan");
+    cluster.set("backup_only", 1);
+    for _ in 0..4 {
+        let (offloaded, judged) = segment(&mut cluster, 2900, ACK);
+        assert!(!offloaded && judged.verdict == "pass", "{judged:?}");
+    }
+}
+
+#[test]
+fn another_service_or_a_neighbour_more_does_not_end_the_offload() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 3000);
+    cluster.configure(&[&format!("-A -t {VIP}:81 -s rr"), &format!("-a -t {VIP}:81 -r {}:81 -m", server(2))]);
+    let neighbour =
+        |host: u8, mac| serde_json::json!({ "neighbor": server(host), "mac": mac, "link": "lan" });
+    cluster.ok(neighbour(20, "02:00:00:00:99:01"));
+    assert!(segment(&mut cluster, 3000, ACK).0 && reply(&mut cluster, 3000, ACK).0);
+    cluster.ok(neighbour(20, "02:00:00:00:99:02"));
+    assert!(!segment(&mut cluster, 3000, ACK).0, "a path has changed");
+}
+
+#[test]
+fn a_connection_whose_offload_a_change_has_ended_is_offloaded_again_after_the_next_pass() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 3000);
+    // So many that the next ones alone are no reason to try it.
+    (0..20).for_each(|_| assert!(segment(&mut cluster, 3000, ACK).0));
+    cluster.adm("--set 500 0 0");
+    // There is a pass after each packet.
+    assert!(!segment(&mut cluster, 3000, ACK).0);
+    assert!(segment(&mut cluster, 3000, ACK).0 && reply(&mut cluster, 3000, ACK).0);
+}
+
+#[test]
+fn a_newer_connection_with_the_same_replies_has_them_although_the_older_one_was_offloaded() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80"), &format!("-t {VIP}:81")]);
+    established(&mut cluster, 3100);
+    let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 3100), at(VIP, 81));
+    assert_eq!(cluster.from_client(&syn).verdict, "transmit");
+    // The labs agree on where it goes.
+    assert!(!reply(&mut cluster, 3100, ACK).0);
+    (0..20).for_each(|_| drop((segment(&mut cluster, 3100, ACK), reply(&mut cluster, 3100, ACK))));
+}
+
+#[test]
+fn more_connections_than_records_are_forwarded_by_workers_and_idle_ones_make_room() {
+    let mut cluster = cluster(&[&format!("-u {VIP}:80"), &format!("-u [{VIP6}]:80")]);
+    let mut ask = |port: u16, to_v6: bool| {
+        let (client, service) =
+            if to_v6 { (at(CLIENT6, port), at(VIP6, 80)) } else { (at(CLIENT, port), at(VIP, 80)) };
+        let datagram = Datagram::new(Transport::Udp, client, service);
+        (0..8).filter(|_| is_offloaded(|| cluster.from_client(&datagram)).0).count()
+    };
+    let offloaded: Vec<_> = (4000..4200).map(|port| ask(port, port % 2 == 0)).collect();
+    assert!(offloaded[..40].iter().all(|packets| *packets > 0), "{offloaded:?}");
+    assert!(offloaded.iter().all(|packets| *packets > 0), "idle connections make room: {offloaded:?}");
+}
+
+#[test]
+fn flows_of_many_clients_with_one_port_are_all_offloaded_and_count_as_long_as_they_are() {
+    let mut cluster = cluster(&[&format!("-u {VIP}:80")]);
+    // A record without a packet in 30 passes is ended, and there is a pass after each packet.
+    let clients: Vec<_> = (201..=214).map(|last| at(IpAddr::from([192, 0, 2, last]), 5353)).collect();
+    for _ in 0..4 {
+        for client in &clients {
+            cluster.from_client(&Datagram::new(Transport::Udp, *client, at(VIP, 80)));
+            cluster.from_server(&Datagram::new(Transport::Udp, at(server(1), 80), *client));
+        }
+    }
+    for client in &clients {
+        let request = Datagram::new(Transport::Udp, *client, at(VIP, 80));
+        let reply = Datagram::new(Transport::Udp, at(server(1), 80), *client);
+        assert!(is_offloaded(|| cluster.from_client(&request)).0, "a request of {client}");
+        assert!(is_offloaded(|| cluster.from_server(&reply)).0, "a reply to {client}");
+    }
+    assert_eq!((offload::last().in_force(), offload::last().refused()), (14, 0));
+    cluster.advance(1000.0);
+    // The connections are gone, and a packet of none of them comes with a pass.
+    cluster.from_client(&Datagram::new(Transport::Udp, clients[0], at(VIP, 81)));
+    assert_eq!(offload::last().in_force(), 0);
+}
+
+#[test]
+fn datagrams_without_a_checksum_have_the_bytes_of_workers_behind_nat() {
+    let mut cluster = cluster(&[&format!("-u {VIP}:80")]);
+    let exchange = |cluster: &mut LabCluster, length: usize| {
+        let data: Vec<_> = (0..length).map(|at| (7 * at + length) as u8).collect();
+        let way = |source, dest| Datagram {
+            data: data.clone(),
+            ..Datagram::new(Transport::UdpUnsummed, source, dest)
+        };
+        let (client, server) = (at(CLIENT, 4500), at(server(1), 80));
+        // A lab without the program answers alike.
+        let request = is_offloaded(|| cluster.from_client(&way(client, at(VIP, 80)))).0;
+        request && is_offloaded(|| cluster.from_server(&way(server, client))).0
+    };
+    (0..3).for_each(|_| _ = exchange(&mut cluster, 4));
+    for length in [0, 1, 2, 3, 4, 5, 47, 55, 56, 57, 58, 63, 64, 65, 119, 120, 121, 500, 1001, 1400, 1472] {
+        assert!(exchange(&mut cluster, length), "{length} bytes");
+    }
+}
+
+#[test]
+fn an_offloaded_connection_with_traffic_lasts_and_an_idle_one_ends_when_it_is_due() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    cluster.adm("--set 10 0 0");
+    established(&mut cluster, 5000);
+    for _ in 0..10 {
+        cluster.advance(8.0);
+        assert!(segment(&mut cluster, 5000, ACK).0, "it lasts, offloaded");
+    }
+    assert_eq!(cluster.total_load(), (1, 0));
+    cluster.advance(12.0);
+    assert_eq!(cluster.total_load(), (0, 0));
+    assert!(!segment(&mut cluster, 5000, ACK).0);
+}
+
+/// A tunnel: its options, the bytes of its headers behind that of the network, and whether they cover no packet.
+const TUNNELS: [(&str, usize, bool); 5] = [
+    ("-i", 0, true),
+    ("-i --tun-type gre", 4, true),
+    ("-i --tun-type gue --tun-port 6080 --tun-nocsum", 12, true),
+    ("-i --tun-type gre --tun-csum", 8, false),
+    ("-i --tun-type gue --tun-port 6080 --tun-csum", 12, false),
+];
+
+/// A cluster with a service of datagrams at the first server by this tunnel.
+fn tunnel(virtual_endpoint: SocketAddr, server: IpAddr, options: &str) -> LabCluster {
+    let mut cluster = LabCluster::beside(BothWays::offloading());
+    let server = SocketAddr::new(server, 80);
+    cluster.adm(&format!("-A -u {virtual_endpoint} -s rr"));
+    cluster.adm(&format!("-a -u {virtual_endpoint} -r {server} {options}"));
+    cluster
+}
+
+#[test]
+fn tunnels_are_offloaded_unless_each_of_their_headers_differs() {
+    for (client, vip) in [(at(CLIENT, 4000), at(VIP, 80)), (at(CLIENT6, 4000), at(VIP6, 80))] {
+        for server in [IpAddr::from(server(1)), server6(1).into()] {
+            for (options, headers, alike) in TUNNELS {
+                let mut cluster = tunnel(vip, server, options);
+                let dont_fragment =
+                    Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) };
+                (0..2).for_each(|_| drop(cluster.from_client(&dont_fragment)));
+                let wanted = alike && (vip.is_ipv4() || server.is_ipv6());
+                // The double asserts that both labs send the same bytes.
+                for (length, tos, ttl) in
+                    [(0, 0, 64), (1, 0xb8, 2), (18, 1, 64), (1000, 3, 255), (1440, 2, 63)]
+                {
+                    let datagram = Datagram { tos, ttl, ..dont_fragment.clone().carrying(length) };
+                    let outer = if server.is_ipv4() { 20 } else { 40 } + headers;
+                    let is_small = datagram.packet().len() + outer <= 1500;
+                    let (offloaded, judged) = is_offloaded(|| cluster.from_client(&datagram));
+                    assert_eq!(
+                        offloaded,
+                        wanted && is_small,
+                        "{vip} {server} {options} {length}: {judged:?}"
+                    );
+                }
+                let last = Datagram { ttl: 1, ..dont_fragment.clone() };
+                assert!(!is_offloaded(|| cluster.from_client(&last)).0);
+                let divisible = Datagram { dont_fragment: false, ..dont_fragment };
+                let offloaded = is_offloaded(|| cluster.from_client(&divisible)).0;
+                assert_eq!(
+                    offloaded,
+                    alike && server.is_ipv6(),
+                    "identifications are the workers': {options}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_smaller_path_mtu_of_a_tunnel_is_in_force_with_the_next_packet() {
+    let (client, vip) = (at(CLIENT, 4000), at(VIP, 80));
+    let mut cluster = tunnel(vip, server(1).into(), "-i");
+    let large = Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) }.carrying(1400);
+    (0..2).for_each(|_| drop(cluster.from_client(&large)));
+    let (offloaded, sent) = is_offloaded(|| cluster.from_client(&large));
+    assert!(offloaded);
+    let outer = &sent.sent[0].1[14..];
+    let mut message = Complaint::fragmentation_needed(1300).about(outer, server(9), 1);
+    // The router writes to the director.
+    message[16..20].copy_from_slice(&INSIDE.octets());
+    let mut complaint = ethernet(server_mac(9), LAN_MAC, etherparse::EtherType::IPV4, &message);
+    xvs::frames::resum(&mut complaint);
+    assert_eq!(cluster.inject("lan", &complaint).verdict, "consumed");
+    let (offloaded, judged) = is_offloaded(|| cluster.from_client(&large));
+    assert!(!offloaded && judged.verdict == "drop too_big", "{judged:?}");
+    let small = Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) };
+    (0..2).for_each(|_| drop(cluster.from_client(&small)));
+    assert!(is_offloaded(|| cluster.from_client(&small)).0, "smaller packets are offloaded again");
+}

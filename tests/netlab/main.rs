@@ -1,0 +1,64 @@
+//! Namespace tests: xvsd, clients and real servers in network namespaces, with real sockets and the real kernel.
+//!
+//! Each test builds what it needs with `scripts/netlab` and removes it. Most of a test's time is spent waiting for
+//! timers, so `scripts/test` runs more of them at once than there are cores. Needs root.
+
+mod agent;
+mod anycast;
+mod capture;
+mod clock;
+mod cluster;
+mod daemon;
+mod doctor;
+mod dr;
+mod events;
+mod examples;
+mod explain;
+mod failover;
+mod fleet;
+mod ftp;
+mod fullnat;
+mod health;
+mod health_detect;
+mod health_follow;
+mod health_shown;
+mod health_vip;
+mod healthy;
+mod hold;
+mod icmp;
+mod journal;
+mod jumbo;
+mod limits;
+mod links;
+mod lists;
+mod local;
+mod log;
+mod marks;
+mod metrics;
+mod mtu;
+mod nat;
+mod network;
+mod offload;
+mod page;
+mod persistence;
+mod policy;
+mod policy_rules;
+mod prometheus;
+mod quic;
+mod realserver;
+mod realserver_change;
+mod reload;
+mod restart;
+mod rights;
+mod rules;
+mod start;
+mod streams;
+mod syn_proxy;
+mod sync;
+mod top;
+mod tunnel;
+mod tunnel_v6;
+mod tutorials;
+mod udp;
+mod user;
+mod v6;
