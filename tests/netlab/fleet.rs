@@ -1,6 +1,6 @@
 //! Rules from a real etcd with TLS, followed by two directors.
 //!
-//! Debian's etcd runs on a host of the cluster. Needs root. Not here: the decision (`crates/ctl/src/fleet/follow.rs`),
+//! Debian's etcd runs on a host of the cluster. Needs root. Not here: the decision (`crates/xvsd/src/fleet/follow.rs`),
 //! the answers of etcd (`etcd.rs` there).
 
 use std::fs;

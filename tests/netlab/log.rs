@@ -1,6 +1,6 @@
 //! The log as JSON: every line of a run is an object, whatever happens in the run.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: panics, and lines that are lost (`crates/ctl/src/log.rs`).
+//! Each test has a cluster of its own. Needs root. Not here: panics, and lines that are lost (`log.rs` of xvsd).
 
 use std::fs;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 //!
 //! curl scrapes a daemon under traffic; the page is parsed strictly and compared with the output of other commands.
 //! Each test has a cluster of its own. Needs root. Not here: every name, and clients that violate HTTP
-//! (`crates/ctl/src/metrics`).
+//! (`crates/xvsd/src/metrics`).
 
 use std::fs;
 use std::io::Read;

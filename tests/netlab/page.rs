@@ -1,7 +1,7 @@
 //! The status page in a real browser: a real server that dies, ten thousand services, a thousand viewers.
 //!
 //! Debian's Chromium runs without a window on the director's host. Needs root. Not here: answers of the HTTP server
-//! (`crates/ctl/src/metrics`), the content of the document (`crates/ctl/src/status`).
+//! (`crates/xvsd/src/metrics`), the content of the document (`crates/xvsd/src/status`).
 
 use std::fs;
 use std::io::{Read, Write};

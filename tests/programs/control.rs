@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
-use xvs_ctl::api::server::{Handler, Peer, Server, Settings};
 use xvs_ipvsadm::Output;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::client::{Client, Director, Failure};
@@ -22,6 +21,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter, Kind};
 use xvs_proto::Endpoint;
+use xvsd::socket::{Handler, Peer, Server, Settings};
 
 /// Handler of the socket's requests, with a director in the lab.
 struct Desk(Mutex<LabCluster>);

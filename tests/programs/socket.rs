@@ -17,7 +17,6 @@ use xvs::wait;
 use xvs_model::protocol::client::Director;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use xvs_ctl::api::server::{Handler, Peer, Server, Settings, StartError};
 use xvs_ctl::events::{Events, LISTENERS, Listener};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::timeouts::Timeouts;
@@ -31,6 +30,7 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::event::{Begin, EventQuery, KEPT, Kind, Then};
 use xvs_proto::{Endpoint, Protocol};
+use xvsd::socket::{Handler, Peer, Server, Settings, StartError};
 
 /// A folder for each test, removed when it is dropped.
 struct Folder(PathBuf);

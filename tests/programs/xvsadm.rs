@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::{env, fs, process};
 
 use xvs::director::program;
-use xvs_ctl::api::server::{Handler, Peer, Server, Settings};
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::connection::ConnectionRow;
+use xvsd::socket::{Handler, Peer, Server, Settings};
 
 /// Handler that refuses every command for its scheduler; it knows `rr` and `wlc`.
 struct Refuser;

@@ -1,7 +1,7 @@
 //! A worker's counters of its own load, with a clock that its port moves.
 //!
 //! The worker is the data plane's own, on this thread, over the port of the benches. Not here: the
-//! metrics made from them (`crates/ctl/src/metrics/director.rs`), and a worker with interfaces (`netlab/metrics.rs`).
+//! metrics made from them (`crates/xvsd/src/metrics/director.rs`), and a worker with interfaces (`netlab/metrics.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -135,11 +135,11 @@ fn state(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::report::connection::{ConnectionDetail, EngineData};
     use xvs_proto::{Endpoint, Protocol};
     use xvs_sched::ForwardingMethod;
 
     use crate::connections::*;
-    use xvs_model::report::connection::{ConnectionDetail, EngineData};
 
     #[test]
     fn a_row_shows_every_field_in_columns() {

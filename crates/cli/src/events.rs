@@ -121,8 +121,9 @@ fn object(event: &Event) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::events::*;
     use xvs_model::report::event::{Kind, Requester};
+
+    use crate::events::*;
 
     fn event() -> Event {
         Event {

@@ -323,15 +323,15 @@ const WIDTH: usize = 80;
 
 #[cfg(test)]
 mod tests {
-    use xvs_proto::MacAddr;
-    use xvs_proto::network::Network;
-
-    use crate::explain::*;
     use xvs_ctl::in_memory::InMemory;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::report::health::{CheckState, HealthReport, sample};
+    use xvs_proto::MacAddr;
+    use xvs_proto::network::Network;
+
+    use crate::explain::*;
 
     /// The printed report of a client's packet to a service without a real server. `service` is the name that the
     /// health report has for its virtual server.

@@ -65,7 +65,7 @@ impl Arguments {
     }
 
     /// The file xvs.toml.
-    pub(crate) fn file(&self) -> Option<&Path> {
+    pub fn file(&self) -> Option<&Path> {
         self.config.as_deref()
     }
 

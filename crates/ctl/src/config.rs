@@ -14,6 +14,7 @@ use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::shm::Memory;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
+use xvs_ipvsadm::{SystemResolver, read_rules};
 use xvs_model::config::access_list::{ListKey, ListKind};
 use xvs_model::config::hold::HoldTime;
 use xvs_model::config::load_feedback::Feedback;
@@ -28,11 +29,7 @@ use crate::config::fleet::Fleet;
 use crate::control::list_sources::ListFiles;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Files, has_loaded};
-use crate::keepalived_conf::read_usable;
-use crate::offload::OffloadMode;
 use crate::registry::SIP_CALLS;
-use xvs_health::prepare::Prepared;
-use xvs_ipvsadm::{SystemResolver, read_rules};
 
 pub mod fleet;
 mod limits;
@@ -130,10 +127,22 @@ pub struct Config {
     pub keepalived: Keepalived,
     /// The sources of the values that are no defaults, by the settings' keys.
     #[serde(skip)]
-    pub(crate) sources: BTreeMap<String, Source>,
+    pub sources: BTreeMap<String, Source>,
     /// The file that this was read from.
     #[serde(skip)]
-    pub(crate) toml: Option<FileRecord>,
+    pub toml: Option<FileRecord>,
+}
+
+/// Whether the XDP program forwards packets of established connections itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OffloadMode {
+    /// Where the kernel would copy them.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
 }
 
 /// The section `[keepalived]`: the use of a keepalived.conf.
@@ -329,12 +338,12 @@ impl Config {
     }
 
     /// Whether xvs.toml or the command line has this key.
-    pub(crate) fn is_given(&self, key: &str) -> bool {
+    pub fn is_given(&self, key: &str) -> bool {
         self.sources.contains_key(key)
     }
 
     /// The settings as they are at the start; `workers` is the number of workers that were started.
-    pub(crate) fn settings(&self, workers: usize) -> Vec<Setting> {
+    pub fn settings(&self, workers: usize) -> Vec<Setting> {
         let document = serde_json::to_value(Self { workers: Some(workers), ..self.clone() });
         let setting = |(key, value): (String, _)| {
             let source = self.sources.get(&key).copied().unwrap_or_default();
@@ -417,7 +426,7 @@ impl Config {
     }
 
     /// The rules file that the running state is compared with: none if the rules come from etcd.
-    pub(crate) fn compared_rules(&self) -> Option<PathBuf> {
+    pub fn compared_rules(&self) -> Option<PathBuf> {
         self.rules.clone().filter(|_| self.fleet.etcd.is_empty())
     }
 
@@ -458,20 +467,10 @@ impl Config {
     }
 
     /// The files of the access lists of all services.
-    pub(crate) fn list_files(&self) -> ListFiles {
+    pub fn list_files(&self) -> ListFiles {
         let files = [(ListKind::Deny, &self.deny_file), (ListKind::Allow, &self.allow_file)];
         let given = files.into_iter().filter_map(|(kind, file)| Some((kind, file.clone()?)));
         given.map(|(kind, file)| (ListKey { kind, service: None }, file)).collect()
-    }
-
-    /// Reads the keepalived.conf; `None` if no file is given.
-    ///
-    /// # Errors
-    /// [`ConfigError::Keepalived`].
-    pub fn read_keepalived(&self) -> Result<Option<Prepared>, ConfigError> {
-        let Some(path) = &self.keepalived.file else { return Ok(None) };
-        let read = read_usable(path, self.keepalived.config_id.as_deref());
-        read.map(Some).map_err(|text| ConfigError::Keepalived { path: path.clone(), text })
     }
 
     /// The filter of logged messages.

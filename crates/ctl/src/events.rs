@@ -3,26 +3,26 @@
 //! The control thread records an event as it carries out the change, so events are in the order in which changes came
 //! into force. The last [`KEPT`] are remembered; they are the queue of every listener, which reads them at its own
 //! pace. A listener that falls behind by more misses the oldest and gets their number. Recording never waits for a
-//! listener. Not here: the log (`api/dispatch.rs`), the printed form (`events.rs` of `cli`).
+//! listener. Not here: the log (`socket/` of xvsd), the printed form (`events.rs` of `cli`).
 
 use std::collections::VecDeque;
 use std::iter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::difference::{Difference, commands_for};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
-use xvs_model::report::event::{
-    Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then, millis_since_1970,
-};
+use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then};
 
 use xvs_ipvsadm::{command_line, escape_control};
 
 /// All events of a daemon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Events {
+    /// The date, in milliseconds since 1970.
+    date_millis: fn() -> u64,
     recorded: Mutex<Recorded>,
     more: Condvar,
 }
@@ -44,6 +44,11 @@ impl Recorded {
 }
 
 impl Events {
+    /// No events yet. `date_millis` reads the date, in milliseconds since 1970.
+    pub fn new(date_millis: fn() -> u64) -> Self {
+        Self { date_millis, recorded: Mutex::default(), more: Condvar::new() }
+    }
+
     /// Records an event without a requester.
     pub fn record(&self, kind: Kind, epoch: u64, what: String) {
         self.record_all(kind, epoch, None, [(what, None)]);
@@ -61,7 +66,7 @@ impl Events {
         let all = all.into_iter();
         let left = all.len().saturating_sub(AT_ONCE);
         let left = (left > 0).then(|| (format!("… and {left} more at once; the log has each"), None));
-        let at_millis = millis_since_1970(SystemTime::now());
+        let at_millis = (self.date_millis)();
         let mut recorded = self.recorded();
         for (what, refused) in all.take(AT_ONCE).chain(left) {
             recorded.last += 1;
@@ -104,6 +109,13 @@ impl Events {
     }
 }
 
+/// Events at the beginning of 1970.
+impl Default for Events {
+    fn default() -> Self {
+        Self::new(|| 0)
+    }
+}
+
 /// A listener of events. Dropping it makes room for another one.
 #[derive(Debug)]
 pub struct Listener {
@@ -137,11 +149,6 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.events.recorded().listeners -= 1;
     }
-}
-
-/// The date.
-pub(crate) fn seconds_since_1970() -> u64 {
-    millis_since_1970(SystemTime::now()) / 1000
 }
 
 /// The changes of a request: each command as typed, and its refusal, if it was refused. Empty for a request that
@@ -201,7 +208,7 @@ pub fn changes<'a>(
 }
 
 /// Logs a change, its requester and the result: one line for each command, also of a batch.
-pub(crate) fn log_changes(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
+pub fn log_changes(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
     for (line, refused) in changes(request, answer) {
         match refused {
             None => tracing::info!("{requester}: {line}"),

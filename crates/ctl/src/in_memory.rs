@@ -55,10 +55,10 @@ use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
 use crate::control::datapath::{Datapath, SyncSockets};
-use crate::status::unattached::Attachment;
 use crate::sweep::Sweeper;
 use crate::sync::messages::{Messages, Sent};
 use crate::sync::receiver::Receiver;
+use crate::unattached::Attachment;
 
 /// Capacity of the connection table.
 const TABLE_SIZE: usize = 1 << 16;
@@ -94,7 +94,7 @@ pub struct SyncMessage {
 
 /// The datapath of a director in memory: it records the steering, and has no workers to wait for.
 #[derive(Default)]
-pub(crate) struct MemoryDatapath {
+pub struct MemoryDatapath {
     rules: SteeringRules,
     /// How many publications waited for workers.
     publications: u64,

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 ///
 /// # Errors
 /// A sentence that names key and file, what is wrong and the next step.
-pub(crate) fn read(key: &str, path: &Path, how: &str) -> Result<String, String> {
+pub fn read(key: &str, path: &Path, how: &str) -> Result<String, String> {
     let read = read_file(path);
     let path = path.display();
     let (mode, text) = read.map_err(|error| format!("{key} {path}: {error}; {how}"))?;
@@ -25,7 +25,7 @@ pub(crate) fn read(key: &str, path: &Path, how: &str) -> Result<String, String> 
 }
 
 /// Reads a file of text. Returns its mode too.
-pub(crate) fn read_file(path: &Path) -> io::Result<(u32, String)> {
+pub fn read_file(path: &Path) -> io::Result<(u32, String)> {
     let (mode, bytes) = read_bytes(path, LONGEST)?;
     // The library's own error has none of the text either, but its length.
     let text =

@@ -10,12 +10,10 @@
 //! of `dataplane`).
 
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
-use xvs_dataplane::clock::{Clock, Millis};
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, ConnId, Connection, Flags, Removal, TableReader};
 use xvs_dataplane::counters::Counter;
@@ -23,8 +21,6 @@ use xvs_dataplane::new_connection::eviction::{count_out, is_half_open, is_known}
 use xvs_dataplane::random::Random;
 use xvs_dataplane::snapshot::{DestinationId, Settings, Snapshot};
 use xvs_proto::Protocol;
-
-use crate::daemon::threads;
 
 /// Numbers of connections and templates that were ended early. The sweeper is the only writer, except of `drained`.
 #[derive(Debug, Default)]
@@ -252,49 +248,6 @@ impl Countdowns {
         };
         *passed = (*passed + 1) % packets;
         *passed == 0
-    }
-}
-
-/// The sweeper's thread; dropping this ends it.
-pub(crate) struct Sweeping {
-    /// Each message wakes it.
-    wake: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Sweeping {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// The OS error if the thread cannot be created.
-    pub(crate) fn start(
-        mut sweeper: Sweeper,
-        clock: Arc<Clock>,
-        notices: &Sender<String>,
-    ) -> std::io::Result<Self> {
-        let (wake, woken) = bounded(1);
-        let thread = threads::spawn("xvs-sweep", notices, move || {
-            let mut next = sweeper.run(clock.now());
-            while woken.recv_timeout(clock.now().until(next)) != Err(RecvTimeoutError::Disconnected) {
-                next = sweeper.run(clock.now());
-            }
-        })?;
-        Ok(Self { wake: Some(wake), thread: Some(thread) })
-    }
-
-    /// Lets it look at the published snapshot now.
-    pub(crate) fn wake(&self) {
-        // A message that waits does the same.
-        self.wake.iter().for_each(|wake| _ = wake.try_send(()));
-    }
-}
-
-impl Drop for Sweeping {
-    fn drop(&mut self) {
-        drop(self.wake.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the sweeper had panicked");
-        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use xvs_ctl::config::Config;
-use xvs_ctl::status::unattached::Attachment;
-use xvs_ctl::workers::membership::bond_of;
+use xvs_ctl::membership::bond_of;
+use xvs_ctl::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
 use xvs_host::memory::CgroupLimit;
 use xvs_host::netfilter::chain::Table;

@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io, thread};
 
 use rustix::process::{Resource, geteuid, getrlimit};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
 use xvs_ctl::config::Config;
-use xvs_ctl::metrics::credentials::Credentials;
-use xvs_ctl::workers::membership::{bond_of, choose};
+use xvs_ctl::credentials::Credentials;
+use xvs_ctl::membership::{bond_of, choose};
 use xvs_host::cores::cores_available;
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
@@ -143,7 +146,14 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
             _ => {}
         }
         let rules = config.read_rules()?;
-        Credentials::read(&config)?;
+        if let Some(certificate) = Credentials::read(&config)?.certificate {
+            certificate.accepted(|chain, key| {
+                ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                    .with_safe_default_protocol_versions()?
+                    .with_no_client_auth()
+                    .with_single_cert(chain, key)
+            })?;
+        }
         Ok((config, rules))
     });
     let (config, rules) = match read {

@@ -1,7 +1,7 @@
 //! Checks of each interface of the director: link state, XDP mode, queues, offloads, checksums, other XDP programs.
 
-use xvs_ctl::workers::membership::bond_of;
-use xvs_ctl::workers::placement::{PlacementError, shares};
+use xvs_ctl::membership::bond_of;
+use xvs_ctl::placement::{PlacementError, shares};
 use xvs_host::instance::socket_of;
 use xvs_model::protocol::client::default_socket;
 use xvs_xdp::device::{Device, Owner, Program};
@@ -234,12 +234,13 @@ const BRIDGE: &str = "bridge";
 
 #[cfg(test)]
 mod tests {
+    use xvs_host::instance::name_of;
+    use xvs_proto::network::LinkKind;
+
     use crate::doctor::facts::Interface;
     use crate::doctor::facts::tests::{device, facts, with_daemon};
     use crate::doctor::finding::Level;
     use crate::doctor::interfaces::*;
-    use xvs_host::instance::name_of;
-    use xvs_proto::network::LinkKind;
 
     /// The findings that are not ok, of `wan` changed by `change`, as «level check: command».
     fn wrong(change: impl Fn(&mut Interface, &mut Device)) -> Vec<String> {

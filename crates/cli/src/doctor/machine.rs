@@ -1,7 +1,7 @@
 //! Checks of the machine as a whole: kernel, daemon, memory, the kernel's own IPVS, the role of a real server.
 
 use xvs_ctl::config::{Config, TableMemory};
-use xvs_ctl::workers::placement::shares;
+use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
 use xvs_xdp::{RingSizes, umem_bytes};
 
@@ -182,9 +182,10 @@ pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use xvs_host::memory::CgroupLimit;
+
     use crate::doctor::facts::tests::{facts, only};
     use crate::doctor::machine::*;
-    use xvs_host::memory::CgroupLimit;
 
     #[test]
     fn an_old_kernel_fails_or_warns_by_the_feature_it_lacks() {

@@ -219,10 +219,11 @@ pub(super) const OWN: &str = "net/ipv4/ip_local_port_range";
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::config::local_address::LocalAddress;
+
     use crate::doctor::facts::tests::{facts, only, serve, web, with_daemon};
     use crate::doctor::finding::Level;
     use crate::doctor::servers::*;
-    use xvs_model::config::local_address::LocalAddress;
 
     fn level_check_mend(finding: &Finding) -> (Level, &'static str, &str) {
         (finding.level, finding.check, finding.mend.as_ref().map_or("", |mend| &mend.command))

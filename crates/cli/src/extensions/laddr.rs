@@ -84,10 +84,11 @@ fn screen(report: &LocalReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::extensions::laddr::*;
     use xvs_model::config::local_address::Busiest;
     use xvs_model::config::local_address::LocalAddress;
     use xvs_proto::{Endpoint, Protocol};
+
+    use crate::extensions::laddr::*;
 
     #[test]
     fn the_listing_shows_the_share_of_ports_in_use_towards_the_busiest_destination() {

@@ -92,8 +92,9 @@ pub(crate) fn summary(ListSummary { list, networks, dropped }: &ListSummary) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use xvs_model::config::access_list::{ListEntry, ListKey};
+
+    use super::*;
 
     #[test]
     fn the_listing_shows_each_list_with_its_drops_its_file_and_the_time_that_entries_have_left() {

@@ -40,9 +40,10 @@ pub(crate) fn exit_code(error: &(dyn Error + 'static)) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use crate::output::exit::*;
     use xvs_model::config::command::CommandError;
     use xvs_model::protocol::client::Failure;
+
+    use crate::output::exit::*;
 
     #[test]
     fn a_refusal_an_absent_daemon_a_failure_and_a_closed_pipe_have_different_exit_codes() {

@@ -105,8 +105,9 @@ fn lines(command: &Option<Command>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::rules::plan::*;
     use xvs_ipvsadm::SystemResolver;
+
+    use crate::rules::plan::*;
 
     #[test]
     fn differences_are_shown_as_removed_and_added_lines_and_edits_as_edits() {

@@ -295,15 +295,15 @@ const ERASE: &str = "\r\x1b[K";
 mod tests {
     use std::collections::VecDeque;
 
-    use xvs_proto::Family;
-    use xvs_sched::ForwardingMethod;
-
-    use crate::servers::drain::*;
     use xvs_model::config::maintenance::DisabledServers;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::health::sample;
     use xvs_model::report::listing::ServiceRow;
+    use xvs_proto::Family;
+    use xvs_sched::ForwardingMethod;
+
+    use crate::servers::drain::*;
 
     /// A director whose real server has the scripted numbers of active and inactive connections, one pair per count;
     /// then none.

@@ -265,14 +265,14 @@ mod tests {
     use std::io;
 
     use clap::Parser;
-
-    use crate::servers::health::*;
-    use crate::{Cli, Command};
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::health::sample::{
         NOW, check, real_server, report, seconds_ago, virtual_server as sample,
     };
     use xvs_model::report::health::{CheckError, CheckState};
+
+    use crate::servers::health::*;
+    use crate::{Cli, Command};
 
     const DOWN: CheckState = CheckState::Down;
     const UP: CheckState = CheckState::Up;

@@ -1,10 +1,6 @@
-//! The control socket: permissions of clients, and the part of the daemon that answers each request.
+//! Answers to requests about connections, captured packets and a packet's way, for the daemon and for the lab.
 
 pub mod capture;
 pub mod connections;
-pub mod dispatch;
 pub mod explain;
 pub mod local_addresses;
-pub mod peer;
-mod refused_changes;
-pub mod server;

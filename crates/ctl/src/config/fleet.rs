@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hyper::Uri;
+use http::Uri;
 use rustix::system::uname;
 use serde::{Deserialize, Serialize};
 
@@ -32,13 +32,15 @@ pub struct Fleet {
 
 /// Where a member of etcd listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Url {
+pub struct Url {
     /// As it was configured.
-    pub(crate) text: String,
-    pub(crate) has_tls: bool,
+    pub text: String,
+    /// Whether its text begins with `https`.
+    pub has_tls: bool,
     /// A name or an address.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub host: String,
+    /// TCP.
+    pub port: u16,
 }
 
 /// The port of etcd for clients.
@@ -49,12 +51,12 @@ const NAME_BYTES: usize = 100;
 
 impl Fleet {
     /// The members of etcd; what is no URL is left out.
-    pub(crate) fn urls(&self) -> Vec<Url> {
+    pub fn urls(&self) -> Vec<Url> {
         self.etcd.iter().filter_map(|url| Url::parse(url)).collect()
     }
 
     /// The name of this director.
-    pub(crate) fn director(&self) -> String {
+    pub fn director(&self) -> String {
         self.director.clone().unwrap_or_else(host_name)
     }
 
@@ -129,7 +131,7 @@ impl Url {
 }
 
 /// The name of this machine.
-pub(crate) fn host_name() -> String {
+pub fn host_name() -> String {
     uname().nodename().to_string_lossy().into_owned()
 }
 

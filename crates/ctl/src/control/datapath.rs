@@ -65,6 +65,11 @@ pub trait Datapath {
     /// The time of day.
     fn seconds_since_1970(&self, now: Millis) -> u64;
 
+    /// Reads the date of events, in milliseconds since 1970.
+    fn date_millis(&self) -> fn() -> u64 {
+        || 0
+    }
+
     /// Starts the master daemon of connection synchronization, which sends what is announced from now on. It reads
     /// settings and Call-IDs in what is published there.
     ///

@@ -19,7 +19,7 @@ use xvs_sched::ServiceKey;
 use crate::secret_file::read_bytes;
 
 /// Files of lists by list.
-pub(crate) type ListFiles = BTreeMap<ListKey, PathBuf>;
+pub type ListFiles = BTreeMap<ListKey, PathBuf>;
 
 /// What lists have beside the desired state.
 #[derive(Default)]
@@ -147,7 +147,7 @@ fn wide(state: &State) -> Vec<ServiceKey> {
 ///
 /// # Errors
 /// The system's error, or the first fault with the number of its line, without text of the file.
-pub(crate) fn read_list(list: ListKey, path: &Path) -> Result<Networks, String> {
+pub fn read_list(list: ListKey, path: &Path) -> Result<Networks, String> {
     let (_, text) = read_bytes(path, BYTES_MAX).map_err(|error| format!("{}: {error}", path.display()))?;
     // A comment may be in any encoding.
     let read = read_prefixes(&String::from_utf8_lossy(&text), list);

@@ -54,7 +54,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// The first file with a fault; nothing has changed.
-    pub(crate) fn set_list_files(&mut self, toml: ListFiles) -> Result<Vec<String>, CommandError> {
+    pub fn set_list_files(&mut self, toml: ListFiles) -> Result<Vec<String>, CommandError> {
         let of_state =
             self.state.lists().iter().filter_map(|(key, list)| Some((*key, list.file.as_deref()?)));
         let of_toml = toml.iter().map(|(key, path)| (*key, path.as_path()));
@@ -80,7 +80,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// The first one.
-    pub(super) fn require_list_files(&self) -> Result<(), CommandError> {
+    pub fn require_list_files(&self) -> Result<(), CommandError> {
         let fault = self.lists.faulty.first_key_value();
         let fault = fault.map(|(list, fault)| format!("{list}: {fault}"));
         let fault = fault.or_else(|| self.quic_faults().next().cloned());

@@ -1,10 +1,10 @@
 //! The mark rules in force: those of the kernel and of `xvs mark`, compiled for the data plane.
 
+use xvs_host::netfilter::chain::Table;
 use xvs_model::config::firewall_mark::MarkRule;
 use xvs_proto::network::Link;
 
 use crate::firewall_marks::{CompiledMarks, compile};
-use xvs_host::netfilter::chain::Table;
 
 /// The mark rules of all sources.
 #[derive(Default)]

@@ -59,8 +59,7 @@ use crate::steering::{networks, rules_for, takes_any_port};
 mod apply;
 pub mod datapath;
 mod due;
-pub mod handle;
-pub(crate) mod list_sources;
+pub mod list_sources;
 mod lists;
 mod load_weights;
 mod mark_rules;
@@ -68,15 +67,14 @@ mod next_hops;
 mod owned_services;
 mod publication;
 mod publish;
-pub(crate) mod quic;
+pub mod quic;
 mod reconcile;
-pub(crate) mod reload;
+pub mod reload;
 mod saving;
 mod settings;
 mod steered;
 mod syn_limits;
 mod synchronization;
-pub mod thread;
 mod unconfirmed;
 
 /// The control plane without its thread.
@@ -118,6 +116,7 @@ impl<D: Datapath> Control<D> {
         let (state, settings) = (State::default(), ActiveSettings::new(ipvs, feedback));
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
+        let events = Arc::new(Events::new(datapath.date_millis()));
         Self {
             datapath,
             publication: Publication::new(settings.settings(&state)),
@@ -132,7 +131,7 @@ impl<D: Datapath> Control<D> {
             devices: BTreeMap::new(),
             reserved: Vec::new(),
             schedule: Schedule::default(),
-            events: Arc::default(),
+            events,
             unconfirmed: None,
             owned: OwnedServices::default(),
             announcements: None,
@@ -178,7 +177,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Saves what the registry keeps in files.
-    pub(crate) fn save_numbers(&mut self) {
+    pub fn save_numbers(&mut self) {
         self.registry.record_all();
     }
 
@@ -188,7 +187,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// The settings in force, in the order of their keys. The same list as before, unless one has changed.
-    pub(crate) fn settings_in_force(&mut self) -> &Arc<[Setting]> {
+    pub fn settings_in_force(&mut self) -> &Arc<[Setting]> {
         self.settings.list(self.state.timeouts())
     }
 
@@ -604,17 +603,17 @@ mod tests {
     use xvs_dataplane::snapshot::syn_limits::SynLimits;
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
+    use xvs_model::config::destination::DestinationOptions;
+    use xvs_model::config::firewall_mark::MarkRule;
     use xvs_model::config::local_address::LocalAddress;
     use xvs_model::config::maintenance::Disabled;
+    use xvs_model::config::service::ServiceOptions;
+    use xvs_model::config::sync_daemon::SyncDaemon;
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ClientLimit, ForwardingMethod, SynProxy, Weight};
 
     use crate::control::datapath::SyncSockets;
     use crate::control::*;
-    use xvs_model::config::destination::DestinationOptions;
-    use xvs_model::config::firewall_mark::MarkRule;
-    use xvs_model::config::service::ServiceOptions;
-    use xvs_model::config::sync_daemon::SyncDaemon;
 
     /// A datapath of a test: a steering table, resolved neighbours, and a given amount of free memory.
     #[derive(Default)]

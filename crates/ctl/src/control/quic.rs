@@ -75,7 +75,7 @@ impl<D: Datapath> Control<D> {
 }
 
 /// The file of the key of a configuration that a command adds.
-pub(crate) fn key_file(command: &Command) -> Option<&Path> {
+pub fn key_file(command: &Command) -> Option<&Path> {
     match command {
         Command::Quic { change: QuicChange::Add { options: QuicConfig { key_file, .. }, .. }, .. } => {
             key_file.as_deref()
@@ -88,7 +88,7 @@ pub(crate) fn key_file(command: &Command) -> Option<&Path> {
 ///
 /// # Errors
 /// A sentence that names the file, what is wrong and the next step.
-pub(crate) fn read_key(path: &Path) -> Result<[u8; 16], String> {
+pub fn read_key(path: &Path) -> Result<[u8; 16], String> {
     let text = secret_file::read("QUIC key", path, HOW)?;
     let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
     key.ok_or_else(|| format!("QUIC key {}: not 32 hexadecimal digits; {HOW}", path.display()))

@@ -80,7 +80,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// The commands of [`Self::drift`] as command lines, at most a second old.
-    pub(crate) fn drift_lines(&self) -> &Arc<[String]> {
+    pub fn drift_lines(&self) -> &Arc<[String]> {
         &self.owned.drift_lines
     }
 
@@ -196,16 +196,16 @@ mod tests {
 
     use proptest::collection::vec;
     use proptest::prelude::*;
-    use xvs_proto::Family;
-    use xvs_sched::{ForwardingMethod, Weight};
-
-    use crate::control::reconcile::*;
-    use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::difference::commands_of;
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::{Request, Verdict};
     use xvs_model::report::event::{Begin, EventQuery, Then};
+    use xvs_proto::Family;
+    use xvs_sched::{ForwardingMethod, Weight};
+
+    use crate::control::reconcile::*;
+    use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,7 +1,7 @@
 //! Settings of an xvs.toml that was read again, put in force while packets flow.
 //!
 //! A setting that `xvs set` has set stays unless its value in the file has changed. Not here: what cannot change in a
-//! running process, and the files (`crate::reload`).
+//! running process, and the files (`xvsd::reload`).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,16 +17,19 @@ use crate::control::datapath::Datapath;
 use crate::journal::format::{Entry, FileRecord};
 
 /// The settings of an xvs.toml that was read again.
-pub(crate) struct Reloaded {
+pub struct Reloaded {
     /// The keys of `ipvs` and `feedback` whose values have changed, as `xvs set` names them.
-    pub(crate) changed: Vec<String>,
-    pub(crate) ipvs: Ipvs,
-    pub(crate) feedback: Feedback,
-    pub(crate) repair: Repair,
+    pub changed: Vec<String>,
+    /// The settings of IPVS as the file has them.
+    pub ipvs: Ipvs,
+    /// The settings of load feedback.
+    pub feedback: Feedback,
+    /// Whether manual changes to owned services are undone.
+    pub repair: Repair,
     /// All settings with their sources.
-    pub(crate) settings: Vec<Setting>,
+    pub settings: Vec<Setting>,
     /// The file.
-    pub(crate) toml: Option<FileRecord>,
+    pub toml: Option<FileRecord>,
 }
 
 impl<D: Datapath> Control<D> {
@@ -34,7 +37,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// As for [`Self::handle`], but for a late worker, which becomes a warning.
-    pub(crate) fn reload(&mut self, new: Reloaded, now: Millis) -> Result<Vec<String>, CommandError> {
+    pub fn reload(&mut self, new: Reloaded, now: Millis) -> Result<Vec<String>, CommandError> {
         let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
         let of_feedback = |key: &str| key.strip_prefix(PREFIX).map(str::to_owned);
         let feedback_keys: Vec<_> = changed.iter().filter_map(|key| of_feedback(key)).collect();
@@ -56,7 +59,7 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Writes these lines to the journal.
-    pub(crate) fn write_entries(&mut self, entries: Vec<Entry>) {
+    pub fn write_entries(&mut self, entries: Vec<Entry>) {
         entries.into_iter().for_each(|entry| self.note_entry(|| entry));
         self.save();
     }

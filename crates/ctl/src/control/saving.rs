@@ -27,7 +27,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// As for [`Self::handle`]. A journal that cannot be written becomes a warning.
-    pub(crate) fn begin_journal(
+    pub fn begin_journal(
         &mut self,
         timeouts: &TimeoutsBySource,
         settings: impl IntoIterator<Item = (String, String)>,
@@ -58,11 +58,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// As for [`Self::handle`].
-    pub(crate) fn change_for_keepalived(
-        &mut self,
-        command: &Command,
-        now: Millis,
-    ) -> Result<Reply, CommandError> {
+    pub fn change_for_keepalived(&mut self, command: &Command, now: Millis) -> Result<Reply, CommandError> {
         // The file sets its timeouts again at the next start, over those that were set before it.
         let journal = match command {
             Command::SetTimeouts(_) => self.journal.take(),

@@ -144,7 +144,7 @@ impl<D: Datapath> Control<D> {
 
     /// A sentence for each daemon on an interface where real servers are. Its messages can be forged there, unless they
     /// are signed.
-    pub(crate) fn daemons_among_servers(&self) -> impl Iterator<Item = String> {
+    pub fn daemons_among_servers(&self) -> impl Iterator<Item = String> {
         let daemons = self.state.daemons().iter().filter(|daemon| {
             let links = self.marks.links().iter().filter(|link| link.name == daemon.interface);
             let networks = links.flat_map(|link| &link.addresses);

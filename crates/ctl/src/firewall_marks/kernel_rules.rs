@@ -7,13 +7,13 @@ use xvs_proto::Family;
 use xvs_proto::Protocol;
 
 use serde_json::{Value, json};
+use xvs_host::netfilter::*;
 use xvs_proto::LinkId;
 use xvs_proto::network::Network;
 use xvs_proto::{Endpoint, FlowKey};
 
 use crate::firewall_marks::testing::packet;
 use crate::firewall_marks::{CompiledMarks, compile};
-use xvs_host::netfilter::*;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);

@@ -13,7 +13,7 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 
 /// What became of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sent {
+pub enum Sent {
     /// It was sent, or never will be.
     Done,
     /// There is no room for it now.
@@ -21,7 +21,7 @@ pub(crate) enum Sent {
 }
 
 /// What workers have announced, and the messages about it: an outbox for each port.
-pub(crate) struct Messages {
+pub struct Messages {
     announcements: Arc<Announcements>,
     reader: TableReader,
     outboxes: Vec<Outbox>,
@@ -29,7 +29,7 @@ pub(crate) struct Messages {
 
 impl Messages {
     /// For a daemon with this number of ports, which is a power of two.
-    pub(crate) fn new(
+    pub fn new(
         daemon: &SyncDaemon,
         ports: u16,
         announcements: Arc<Announcements>,
@@ -42,7 +42,7 @@ impl Messages {
 
     /// Collects what was announced, and passes each message that is due to `send`, with the number of its port. One for
     /// which `send` returns [`Sent::Later`] is passed to it again the next time.
-    pub(crate) fn run(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8]) -> Sent) {
+    pub fn run(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8]) -> Sent) {
         self.collect(snapshot, now);
         for (port, outbox) in (0..).zip(&mut self.outboxes) {
             let mut due = outbox.take_due(now);
@@ -57,12 +57,7 @@ impl Messages {
     }
 
     /// Passes all messages to `send` at once, also incomplete ones.
-    pub(crate) fn finish(
-        &mut self,
-        snapshot: &Snapshot,
-        now: Millis,
-        mut send: impl FnMut(u16, &[u8]) -> Sent,
-    ) {
+    pub fn finish(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8]) -> Sent) {
         self.collect(snapshot, now);
         for (port, outbox) in (0..).zip(&mut self.outboxes) {
             outbox.take_all().iter().for_each(|message| _ = send(port, message));

@@ -1,16 +1,4 @@
-//! The daemons of connection synchronization: their messages, sockets and threads.
+//! Connection synchronization without sockets: the messages of a master, and what a backup makes of received ones.
 
-mod backup;
-mod candidates;
-mod channel;
-pub(crate) mod daemons;
-mod fetch_table;
-mod key;
-pub(crate) mod master;
-pub(crate) mod messages;
-pub(crate) mod peers;
-pub(crate) mod receiver;
-mod send_table;
-mod signature;
-mod sockets;
-mod thread;
+pub mod messages;
+pub mod receiver;

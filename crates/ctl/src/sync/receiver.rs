@@ -12,32 +12,40 @@ use xvs_proto::sync::{Entry, Message, MessageError, Skipped};
 use xvs_proto::{FlowKey, HashSecret};
 
 /// Reads messages for the workers.
-pub(crate) struct Receiver {
+pub struct Receiver {
     /// The daemon.
-    pub(crate) daemon: SyncDaemon,
+    pub daemon: SyncDaemon,
     /// The workers' queues.
-    pub(crate) inbox: Arc<Inbox>,
+    pub inbox: Arc<Inbox>,
     /// By which connections are assigned to workers.
-    pub(crate) secret: HashSecret,
+    pub secret: HashSecret,
 }
 
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
+    /// Shorter than a header.
     #[error("it is shorter than a header")]
     TooShort,
+    /// The header gives another length.
     #[error("its header gives another length")]
     Length,
+    /// Longer than `--sync-maxlen`.
     #[error("it is longer than the daemon's --sync-maxlen")]
     TooLong,
+    /// Of another sync id, as of another cluster of the group.
     #[error("it is of sync id {0}")]
     SyncId(u8),
+    /// Without a signature, although this director has a key.
     #[error("it is not signed; its director needs the same sync_key_file")]
     Unsigned,
+    /// Signed with another key.
     #[error("it is signed with another key; its director needs the same sync_key_file")]
     OtherKey,
+    /// Signed this many seconds ago or hence.
     #[error("it was signed {0} s ago or hence by the clock here; set the clocks of both directors (NTP)")]
     Clock(u64),
+    /// Received before.
     #[error("it is a copy of an earlier one")]
     Copy,
     /// Of a table alone.
@@ -51,7 +59,7 @@ impl Receiver {
     ///
     /// # Errors
     /// The message is refused as a whole.
-    pub(crate) fn receive(
+    pub fn receive(
         &self,
         bytes: &[u8],
         verify: impl FnOnce(&[u8]) -> Result<(), Refused>,
@@ -87,11 +95,7 @@ impl Receiver {
     ///
     /// # Errors
     /// The message is refused as a whole.
-    pub(super) fn receive_of_table(
-        &self,
-        bytes: &[u8],
-        mut wait: impl FnMut(&Inbox, u64),
-    ) -> Result<u64, Refused> {
+    pub fn receive_of_table(&self, bytes: &[u8], mut wait: impl FnMut(&Inbox, u64)) -> Result<u64, Refused> {
         let mut count = 0;
         for entry in self.read(bytes)?.entries() {
             let entry = match entry {

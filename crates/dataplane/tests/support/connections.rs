@@ -1,8 +1,5 @@
 //! Connections of every kind for tests of the table, and short forms of the operations on it.
 
-// Each test uses a part of it.
-#![allow(dead_code)]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use xvs_model::config::command::CommandError;
 pub use xvs_model::report::explain::Question;
 pub use xvs_model::report::explain::Report;
 
-use crate::status::unattached::Attachment;
+use crate::unattached::Attachment;
 
 /// Answers a question about the director in its current state, on a machine with these interfaces.
 ///

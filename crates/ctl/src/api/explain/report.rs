@@ -19,7 +19,7 @@ use xvs_sched::ForwardingMethod;
 use crate::api::connections::{state_name, template_state_name};
 use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
-use crate::status::unattached::Attachment;
+use crate::unattached::Attachment;
 
 /// Why a packet of a connection that is to be reset is forwarded.
 const RESETS: &str = "its connection is reset (`xvs drain`): the packet is forwarded as a RST, and its sender gets a \

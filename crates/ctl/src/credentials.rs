@@ -1,0 +1,99 @@
+//! The files with the credentials of the endpoint of metrics: the certificate that it shows, and the token that it
+//! expects.
+//!
+//! Read at the start and at each reload, and by `xvs doctor`. Not here: what is done with them (`metrics/` of xvsd).
+
+use std::fmt::Display;
+use std::path::Path;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::config::{Config, ConfigError};
+use crate::secret_file::{self, read_file};
+
+/// Certificate and token, as far as they are configured.
+#[derive(Default)]
+pub struct Credentials {
+    /// Of the server of metrics; `None`: it speaks plain HTTP.
+    pub certificate: Option<Certificate>,
+    /// The token; `None`: every client may read.
+    pub token: Option<String>,
+}
+
+/// A certificate with its authorities, and its private key.
+pub struct Certificate {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// What is wrong if the key is for another certificate; the reason follows.
+    mismatch: String,
+}
+
+impl Credentials {
+    /// Reads the files that a checked configuration names.
+    ///
+    /// # Errors
+    /// [`ConfigError::Credentials`].
+    pub fn read(config: &Config) -> Result<Self, ConfigError> {
+        let files = config.metrics_certificate.as_deref().zip(config.metrics_private_key.as_deref());
+        let certificate = files.map(|(certificate, key)| Certificate::read(certificate, key)).transpose();
+        let token = config.metrics_token_file.as_deref().map(token).transpose();
+        certificate
+            .and_then(|certificate| Ok(Self { certificate, token: token? }))
+            .map_err(ConfigError::Credentials)
+    }
+}
+
+impl Certificate {
+    fn read(certificate: &Path, key: &Path) -> Result<Self, String> {
+        let (certificate_file, key_file) = (certificate.display(), key.display());
+        let how = "name a file with the certificate, and those of its authorities behind it, in PEM";
+        let wrong = |why: String| format!("metrics_certificate {certificate_file}: {why}; {how}");
+        let text = read_file(certificate).map_err(|error| wrong(error.to_string()))?.1;
+        let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+        // The parser's own text may have parts of the file, which may be a secret.
+        let chain = chain.map_err(|_| wrong(NOT_PEM.to_owned()))?;
+        if chain.is_empty() {
+            return Err(wrong("there is no certificate in it".to_owned()));
+        }
+        let text = secret_file::read("metrics_private_key", key, KEY_FILE)?;
+        let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
+            .map_err(|_| format!("metrics_private_key {key_file}: {NOT_PEM}; {KEY_FILE}"))?;
+        let mismatch = format!("metrics_private_key {key_file}: not for {certificate_file}");
+        Ok(Self { chain, key, mismatch })
+    }
+
+    /// Gives certificate and key to a TLS library, which checks that they belong together.
+    ///
+    /// # Errors
+    /// [`ConfigError::Credentials`]: the library refuses them.
+    pub fn accepted<T, E: Display>(
+        self,
+        accept: impl FnOnce(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        let Self { chain, key, mismatch } = self;
+        let refused = |error| ConfigError::Credentials(format!("{mismatch}: {error}; {KEY_FILE}"));
+        accept(chain, key).map_err(refused)
+    }
+}
+
+const KEY_FILE: &str = "name a file with the certificate's private key in PEM, not encrypted";
+
+const NOT_PEM: &str = "not PEM, with a BEGIN and an END on lines of their own";
+
+fn token(path: &Path) -> Result<String, String> {
+    let how = "`openssl rand -hex 32` prints a token";
+    let text = secret_file::read("metrics_token_file", path, how)?;
+    let token = text.trim();
+    if token.is_empty() || token.len() > TOKEN_MAX_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic())
+    {
+        let path = path.display();
+        return Err(format!(
+            "metrics_token_file {path}: not one word of at most {TOKEN_MAX_BYTES} ASCII letters, digits and signs; {how}"
+        ));
+    }
+    Ok(token.to_owned())
+}
+
+/// The longest token. Half of the longest request that the endpoint reads.
+pub const TOKEN_MAX_BYTES: usize = 4096;

@@ -1,0 +1,251 @@
+//! `xvsd`: the director's daemon, in the foreground.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, select};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use xvs_ctl::arguments::{Arguments, parsed};
+use xvs_ctl::config::{Config, ConfigError};
+use xvs_ctl::journal::start::Files;
+use xvs_health::prepare::Prepared;
+use xvs_helper::process::Rules;
+use xvs_helper::{client, process};
+use xvsd::daemon::Daemon;
+use xvsd::daemon::ending::{Ending, Stop};
+use xvsd::daemon::error::DaemonError;
+use xvsd::daemon::permitted::permits;
+use xvsd::daemon::rights;
+use xvsd::daemon::system_calls;
+use xvsd::daemon::threads::{panicked, spawn_stoppable};
+use xvsd::daemon::watchdog::Watchdog;
+use xvsd::fleet::check_files;
+use xvsd::handle::Handle;
+use xvsd::keepalived_conf;
+use xvsd::log::Log;
+use xvsd::metrics::admission::Admission;
+use xvsd::metrics::exporter::Listener;
+use xvsd::reload::Reloader;
+use xvsd::restart::successor;
+use xvsd::restart::take_over::{TakeOver, TakeOverError};
+use xvsd::socket::dispatch::Dispatch;
+use xvsd::socket::{Server, Settings};
+
+/// The rules of its helper.
+const RULES: Rules = Rules { successor: successor::starter, permits, tasks: rights::TASKS };
+
+fn main() -> ExitCode {
+    if let Some(code) = process::serve_if_one(successor::command, RULES) {
+        return code;
+    }
+    successor::take_name();
+    let arguments: Arguments = match parsed() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let takes_over = arguments.takes_over();
+    if takes_over && !successor::is_one() {
+        return successor::start();
+    }
+    let config = match arguments.clone().config() {
+        Ok(config) => config,
+        Err(error) => return fail(&error, MISCONFIGURED, None),
+    };
+    if let Err(error) = process::start(successor::command()) {
+        return fail(&error, FAILED, None);
+    }
+    let take_over = takes_over.then(|| TakeOver::connect(&config.socket));
+    // Before there are other threads, each of which would have rights of its own.
+    if let Err(error) = rights::give_up(&config) {
+        return fail(&error, if error.is_lasting() { MISCONFIGURED } else { FAILED }, None);
+    }
+    let log = config.log_filter().map_err(Box::from).and_then(|filter| {
+        Log::to_stderr(filter, config.log_format, io::stderr().is_terminal()).map_err(Box::<dyn Error>::from)
+    });
+    let log = match log {
+        Ok(log) => log,
+        Err(error) => return fail(&*error, FAILED, None),
+    };
+    match run(arguments, &config, take_over, &log) {
+        Ok(code) => code,
+        Err(error) => {
+            // The fault may be a refused call, of which the control thread has told nobody yet.
+            system_calls::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+            let lasting = match error.downcast_ref() {
+                // A certificate may be being renewed: a supervisor tries again.
+                Some(ConfigError::Credentials(_)) => false,
+                Some(_) => true,
+                None => error.downcast_ref().is_some_and(DaemonError::is_lasting),
+            };
+            fail(&*error, if lasting { MISCONFIGURED } else { FAILED }, Some(log))
+        }
+    }
+}
+
+/// What the files contain that the configuration names.
+struct ReadFiles {
+    state: Files,
+    keepalived: Option<Prepared>,
+    admission: Admission,
+}
+
+impl ReadFiles {
+    fn of(config: &Config) -> Result<Self, ConfigError> {
+        // They may be being renewed, and are read again for each connection; a reload refuses them.
+        if let Err(error) = check_files(&config.fleet) {
+            tracing::warn!("{error}");
+        }
+        Ok(Self {
+            state: config.read_files()?,
+            keepalived: keepalived_conf::of(config)?,
+            admission: Admission::read(config)?,
+        })
+    }
+}
+
+/// Runs the daemon until a signal or a fault ends it.
+fn run(
+    arguments: Arguments,
+    config: &Config,
+    take_over: Option<Result<TakeOver, TakeOverError>>,
+    log: &Log,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let takes_over = take_over.is_some();
+    client::follow()?;
+    let files = ReadFiles::of(config)?;
+    rights::check()?;
+    // Before anything is started, so that a signal during the start also ends in order.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (stop, stop_requests) = bounded(1);
+    // A second SIGHUP waits while one is carried out; further ones are covered by the second.
+    let (reload, reload_signal) = bounded(1);
+    spawn_stoppable("xvs-signals", {
+        let stop = stop.clone();
+        move || forward_signals(signals, &stop, &reload)
+    })?;
+    let dispatch = Arc::new(Dispatch::new(stop));
+    let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
+    let mut take_over = take_over.transpose()?;
+    take_over.as_mut().map(TakeOver::begin).transpose()?;
+    let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
+    // The socket and the address of a running xvsd are free when that has ended; then this one must go on in any case.
+    let listen = || -> Result<_, Box<dyn Error>> {
+        let server = loop {
+            match Server::start(settings.clone(), dispatch.clone()) {
+                Err(error) if takes_over && stop_requests.is_empty() => {
+                    tracing::error!("{error}; tried again every second");
+                    thread::sleep(Duration::from_secs(1));
+                }
+                started => break started?,
+            }
+        };
+        let listener = match config.metrics_address.map(Listener::bind).transpose() {
+            Err(error) if takes_over => {
+                tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
+                None
+            }
+            bound => bound?,
+        };
+        Ok((server, listener))
+    };
+    let listening = if takes_over { None } else { Some(listen()?) };
+    let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
+    let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
+    let started = started.and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
+    let started = started.and_then(|()| {
+        daemon.start_health_checks(&config.keepalived, files.keepalived).map_err(Box::<dyn Error>::from)
+    });
+    let started = started.and_then(|()| daemon.serve(take_over).map_err(Box::from));
+    if let Err(error) = started {
+        daemon.stop(Ending::Hold);
+        return Err(error);
+    }
+    let (server, listener) = listening.map_or_else(listen, Ok)?;
+    let reloader = (arguments, config.clone());
+    let metrics = (listener, files.admission);
+    let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.set(), metrics)?;
+    dispatch.open(daemon.handle());
+    let handle = daemon.handle();
+    spawn_stoppable("xvs-reload", move || reload_on_signal(&reload_signal, &handle))?;
+    tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("systemd could not be notified: {error}");
+    }
+    if takes_over {
+        successor::is_ready();
+    }
+    let watchdog = Watchdog::start(daemon.handle(), inherited)?;
+    let unexpected = |thread: Result<String, _>| {
+        let thread = thread.unwrap_or_default();
+        tracing::error!("the thread {thread} has ended unexpectedly, by a bug of xvsd; stopping");
+        (ExitCode::from(FAILED), Ending::Hold)
+    };
+    let (code, ending) = select! {
+        recv(stop_requests) -> request => {
+            let Stop { why, ending } = request?;
+            tracing::info!("{why}: stopping");
+            (ExitCode::SUCCESS, ending)
+        }
+        recv(daemon.ended()) -> thread => unexpected(thread),
+        recv(panicked()) -> thread => unexpected(thread),
+    };
+    drop(watchdog);
+    drop(server);
+    reloader.stop();
+    daemon.stop(ending);
+    tracing::info!("stopped");
+    Ok(code)
+}
+
+/// Forwards signals. A second signal to stop ends the process at once.
+fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()>) {
+    let mut stopping = false;
+    for signal in signals.forever() {
+        match signal {
+            // A reload that waits already covers this one.
+            SIGHUP => _ = reload.try_send(()),
+            _ if stopping => {
+                tracing::warn!("signal {signal} again: ending at once");
+                std::process::exit(i32::from(FAILED));
+            }
+            _ => {
+                stopping = true;
+                // Received by `run`, unless it is stopping already.
+                let _ = stop.send(Stop { why: format!("signal {signal}"), ending: Ending::Hold });
+            }
+        }
+    }
+}
+
+/// Reads the files again at each SIGHUP.
+fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
+    for () in signals {
+        match daemon.reload() {
+            Ok(changes) => changes.lines().for_each(|line| tracing::info!("SIGHUP: {line}")),
+            Err(error) => tracing::error!("SIGHUP: {error}"),
+        }
+    }
+}
+
+/// Prints the error in one line, after those of the log if there is one.
+fn fail(error: &dyn Error, code: u8, log: Option<Log>) -> ExitCode {
+    // First, because writing may wait for a reader.
+    if successor::is_one() {
+        successor::has_failed(error);
+    }
+    if !log.is_some_and(|log| log.end(error)) {
+        // Where nobody can read it, the exit code is left.
+        let _ = writeln!(io::stderr(), "xvsd: {error}");
+    }
+    ExitCode::from(code)
+}
+
+/// The daemon could not start, or ended by a fault.
+const FAILED: u8 = 1;
+/// The command line, xvs.toml or the rights are wrong, so that a retry fails again; clap uses the same code.
+const MISCONFIGURED: u8 = 2;

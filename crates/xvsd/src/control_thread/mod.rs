@@ -1,0 +1,599 @@
+//! The control thread: carries out one input after the other.
+//!
+//! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive by one queue.
+//! Between two inputs the thread resolves next hops that packets wait for, confirms those in use, and attaches
+//! interfaces that are back or joined a bond. Each input is carried out completely before the next one. Not here: what
+//! a request does (`control/mod.rs`), permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use xvs_ctl::control::Control;
+use xvs_ctl::events::changes;
+use xvs_ctl::membership::{self, Chosen, bond_of};
+use xvs_dataplane::egress::Unresolved;
+use xvs_host::netfilter::KernelMarkRules;
+use xvs_host::network::{Latest, View};
+use xvs_model::protocol::request::{Access, Request};
+use xvs_model::report::event::Kind;
+use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
+use xvs_proto::LinkId;
+use xvs_proto::network::{Link, LinkKind, Network};
+
+use crate::daemon::system_calls;
+use crate::daemon::worker_start::WorkerStart;
+use crate::handle::{Begun, Input};
+use crate::restart::kept_state::PreparedTable;
+use crate::status::shared::Shared;
+use crate::status::shared::link_state;
+use crate::sweeping::Sweeping;
+use crate::workers::RETRY_REFUSED;
+use crate::workers::system::SystemDatapath;
+
+mod offload;
+
+/// Interval of resolving next hops that packets wait for.
+const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Interval of comparing the interfaces' settings with those that the workers' sockets were opened for.
+const SETTINGS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval of confirming the neighbours that workers send to. The kernel forgets one that it has not used for a minute
+/// (`gc_stale_time`), and does not see what workers send.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The most neighbours that are confirmed at a time.
+const CONFIRMED_AT_ONCE: usize = 1024;
+
+/// Pause after an interface could not be attached again.
+const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// The control thread.
+pub(crate) struct ControlThread {
+    pub(super) control: Control<SystemDatapath>,
+    queue: Receiver<Input>,
+    network_views: Latest,
+    mark_rules: Latest<KernelMarkRules>,
+    unresolved: Arc<Unresolved>,
+    resolve_after: Instant,
+    /// Neighbours that workers have sent to, by interface index and address.
+    used: BTreeSet<(u32, IpAddr)>,
+    confirm_after: Instant,
+    /// Earliest time of the next log line about next hops that cannot be resolved.
+    warn_after: Instant,
+    /// The kernel's indices of the attached interfaces, in the order of their [`LinkId`]s.
+    links: Vec<u32>,
+    /// The latest network view.
+    view: View,
+    /// Earliest time of the next attempt to attach an interface.
+    attach_after: Instant,
+    /// The interface that could not be attached the last time.
+    not_attached: Option<String>,
+    /// Earliest time of the next comparison of the interfaces' settings.
+    settings_after: Instant,
+    /// When what interfaces refuse was compared last.
+    losses_at: Instant,
+    pub(super) shared: Arc<Shared>,
+    warnings: Warnings,
+    /// Before the workers are started.
+    pub(crate) start: Option<(WorkerStart, PreparedTable)>,
+    /// Ended before the workers.
+    pub(crate) sweeping: Option<Sweeping>,
+    /// The flushes of connections that the sweeper knows.
+    flushes: u64,
+}
+
+/// Sentences for the operator, by source.
+#[derive(Default)]
+struct Warnings {
+    network: Vec<String>,
+    /// Mark rules that could not be read.
+    netfilter: Vec<String>,
+    /// Why an interface that is back, or joined a bond, is not attached.
+    attaching: Vec<String>,
+    /// Changed settings of interfaces that the workers' sockets do not fit.
+    settings: Vec<String>,
+    /// Warnings of the control plane itself.
+    control: Vec<String>,
+}
+
+impl ControlThread {
+    /// `network_views` and `mark_rules` hold the content announced by [`Input::Network`] and [`Input::Marks`];
+    /// `links` are the kernel's indices of the attached interfaces.
+    pub(crate) fn new(
+        control: Control<SystemDatapath>,
+        queue: Receiver<Input>,
+        (network_views, mark_rules): (Latest, Latest<KernelMarkRules>),
+        unresolved: Arc<Unresolved>,
+        links: Vec<u32>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = Instant::now();
+        let (resolve_after, warn_after, attach_after, settings_after) = (now, now, now, now);
+        let view = View::default();
+        let warnings = Warnings::default();
+        Self {
+            control,
+            queue,
+            network_views,
+            mark_rules,
+            unresolved,
+            resolve_after,
+            used: BTreeSet::new(),
+            confirm_after: now,
+            warn_after,
+            losses_at: now,
+            links,
+            view,
+            attach_after,
+            not_attached: None,
+            settings_after,
+            shared,
+            warnings,
+            start: None,
+            sweeping: None,
+            flushes: 0,
+        }
+    }
+
+    /// Runs until [`Input::Stop`].
+    pub(crate) fn run(mut self) -> SystemDatapath {
+        loop {
+            match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
+                Ok(Input::Request(request, requester, reply)) => {
+                    let now = self.shared.now();
+                    let answer = match (&request, &requester) {
+                        // xvsd's own changes are those of the keepalived.conf.
+                        (Request::Change(command), None) => self.control.change_for_keepalived(command, now),
+                        _ => self.control.handle(&request, now),
+                    };
+                    let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
+                    self.shared.events.record_all(Kind::Change, epoch, requester.as_ref(), changes);
+                    if request.access() == Access::Change {
+                        self.update_warnings();
+                    }
+                    // The client may have disconnected.
+                    let _ = reply.send(answer);
+                }
+                Ok(Input::Journal(begun, reply)) => {
+                    let Begun { timeouts, settings, refused, journal } = begun;
+                    let now = self.shared.now();
+                    let kept = self.control.begin_journal(&timeouts, settings, refused, journal, now);
+                    // The start may have been given up.
+                    let _ = reply.send(kept);
+                }
+                Ok(Input::Network) => {
+                    if let Some(view) = self.network_views.take() {
+                        if view.network.links != self.view.network.links {
+                            self.settings_after = Instant::now();
+                        }
+                        self.view = view;
+                        self.update_network();
+                    }
+                }
+                Ok(Input::Marks) => {
+                    if let Some(found) = self.mark_rules.take() {
+                        self.update_mark_rules(found);
+                    }
+                }
+                Ok(Input::Reconcile(wanted, scope, reply)) => {
+                    let reconciled = self.control.reconcile(wanted, scope, self.shared.now());
+                    // The health checks may have ended.
+                    let _ = reply.send(reconciled);
+                }
+                Ok(Input::Captures(captures, reply)) => {
+                    // The client may have disconnected.
+                    let _ = reply.send(self.control.set_captures(captures));
+                }
+                Ok(Input::VipProbes(probes, reply)) => {
+                    // The health checks may have ended.
+                    let _ = reply.send(self.control.set_vip_probes(probes));
+                }
+                Ok(Input::Reload(new, reply)) => {
+                    let undone = self.control.reload(*new, self.shared.now());
+                    self.update_warnings();
+                    // The client may have disconnected.
+                    let _ = reply.send(undone);
+                }
+                Ok(Input::ListFiles(files, reply)) => {
+                    // The client may have disconnected.
+                    let _ = reply.send(self.control.set_list_files(files));
+                }
+                Ok(Input::Note(entries, reply)) => {
+                    self.control.write_entries(entries);
+                    let _ = reply.send(Ok(()));
+                }
+                Ok(Input::Serve(take_over, reply)) => {
+                    // The start waits for it.
+                    let _ = reply.send(self.serve(take_over));
+                }
+                Ok(Input::HandOver(successor, steps, reply)) => {
+                    let _ = reply.send(Ok(()));
+                    self.hand_over(successor, &steps);
+                }
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    drop(self.sweeping.take());
+                    return self.control.into_datapath();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let flushes = self.shared.published.load().flushes;
+            if std::mem::replace(&mut self.flushes, flushes) != flushes {
+                self.sweeping.iter().for_each(Sweeping::wake);
+            }
+            let unconfirmed = self.control.unconfirmed_until();
+            if let Err(error) = self.control.tick(self.shared.now())
+                && let Some(refusal) = error.refusal()
+            {
+                tracing::error!("{refusal}");
+            }
+            let mut warnings = self.control.warnings();
+            warnings.extend(self.control.datapath().daemons().faults());
+            if !self.control.datapath().daemons().have_key() {
+                warnings.extend(self.control.daemons_among_servers());
+            }
+            warnings.extend(system_calls::warnings());
+            let is_current = self.warnings.control == warnings
+                && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
+                && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
+            if self.control.unconfirmed_until() != unconfirmed || !is_current {
+                self.warnings.control = warnings;
+                self.update_warnings();
+            }
+            self.shared.sample_history();
+            self.attach();
+            self.follow_settings();
+            self.resolve_next_hops();
+            self.confirm_neighbours();
+            self.control.datapath().retry_refused();
+            self.follow_losses();
+        }
+    }
+
+    /// What [`Input::Serve`] needs: the workers' parts, and the connection table.
+    pub(crate) fn set_start(&mut self, workers: WorkerStart, table: PreparedTable) {
+        self.start = Some((workers, table));
+    }
+
+    pub(crate) fn update_network(&mut self) {
+        // The next snapshot does not know which ones were used.
+        self.used.extend(self.control.egress().take_used());
+        let view = &self.view;
+        self.control.set_devices(&view.network.links);
+        let bonds: Vec<_> =
+            self.shared.facts_mut().interfaces.iter().map(|interface| interface.bond.clone()).collect();
+        let mut network = attached_only(&view.network, &self.links, &bonds);
+        let partial = self.control.datapath().workers().0.partial_checksums();
+        let of_members: Vec<_> = network
+            .links
+            .iter()
+            .filter(|link| partial.contains(&link.ifindex))
+            .filter_map(|link| link.master)
+            .collect();
+        for link in &mut network.links {
+            let below = link.vlan.map_or(link.ifindex, |vlan| vlan.over);
+            link.partial_checksums = partial.contains(&below) || of_members.contains(&below);
+        }
+        offload::enter(self.control.datapath(), &mut network);
+        if let Err(error) = self.control.set_network(&network)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("network change: {refusal}");
+        }
+        let mut facts = self.shared.facts_mut();
+        facts.network.clone_from(&view.network);
+        for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
+            let state = link_state(&view.network, *ifindex);
+            if state != interface.state {
+                let event = match state.complaint(&interface.name) {
+                    Some(complaint) => {
+                        tracing::warn!("{complaint}");
+                        complaint
+                    }
+                    None => {
+                        tracing::info!("{} is up again", interface.name);
+                        format!("{} is up", interface.name)
+                    }
+                };
+                self.shared.events.record(Kind::Link, self.control.epoch(), event);
+                interface.state = state;
+            }
+            interface.offload = offload::status(self.control.datapath(), *ifindex, interface.bond.as_ref());
+            let active = network.links.iter().any(|link| link.ifindex == *ifindex && link.active);
+            if let Some(bond) = interface.bond.as_mut().filter(|bond| bond.active != active) {
+                bond.active = active;
+                let now = if active { "is active" } else { "is not active any more" };
+                let event = format!("{} {now} in {}", interface.name, bond.name);
+                tracing::info!("{event}");
+                self.shared.events.record(Kind::Link, self.control.epoch(), event);
+            }
+        }
+        let interfaces = facts.interfaces.clone();
+        drop(facts);
+        self.warnings.network = membership::warnings(&interfaces, &view.network.links);
+        self.warnings.network.extend_from_slice(&view.warnings);
+        self.update_warnings();
+    }
+
+    fn update_mark_rules(&mut self, found: KernelMarkRules) {
+        if let Err(error) = self.control.set_tables(found.tables)
+            && let Some(refusal) = error.refusal()
+        {
+            tracing::error!("change of the kernel's mark rules: {refusal}");
+        }
+        self.warnings.netfilter = found.warnings;
+        self.update_warnings();
+    }
+
+    /// Updates warnings, drift and the time left to confirm rules; logs warnings that begin or end.
+    fn update_warnings(&mut self) {
+        let Warnings { network, netfilter, attaching, settings, control } = &self.warnings;
+        let mut warnings =
+            [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
+        warnings.extend(self.control.datapath().not_reserved().cloned());
+        warnings.extend_from_slice(self.control.datapath().not_redirected());
+        warnings.extend_from_slice(self.control.datapath().workers().0.not_pinned());
+        let mut facts = self.shared.facts_mut();
+        let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
+        new.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let ended: Vec<_> = facts.warnings.iter().filter(|warning| !warnings.contains(warning)).collect();
+        ended.iter().for_each(|warning| tracing::info!("over: {warning}"));
+        for (kind, all) in [(Kind::Warning, new), (Kind::Over, ended)] {
+            let all = all.into_iter().map(|warning| (warning.clone(), None));
+            self.shared.events.record_all(kind, self.control.epoch(), None, all);
+        }
+        facts.warnings = warnings;
+        facts.drift.clone_from(self.control.drift_lines());
+        facts.settings.clone_from(self.control.settings_in_force());
+        facts.daemons = self.control.state().daemons().to_vec();
+        if facts.disabled != *self.control.state().disabled() {
+            facts.disabled.clone_from(self.control.state().disabled());
+            if let Some(tell) = self.shared.on_disabled.get() {
+                tell(facts.disabled.clone());
+            }
+        }
+        facts.unconfirmed_until = self.control.unconfirmed_until();
+    }
+
+    /// Attaches an interface that was removed and is back, or that joined a bond, and opens sockets for paused workers.
+    /// The workers' network has the interface before they receive by it.
+    fn attach(&mut self) {
+        let now = Instant::now();
+        if now < self.attach_after {
+            return;
+        }
+        let next = self.next_to_attach();
+        let (workers, steering) = self.control.datapath().workers();
+        let attached = match &next {
+            Some((index, (name, _))) => workers.attach(*index, name, steering),
+            None if !workers.is_paused() && self.warnings.attaching.is_empty() => return,
+            None => Ok(()),
+        };
+        let links = workers.links();
+        if let Some((index, (_, bond))) = &next
+            && links != self.links
+        {
+            self.note_attached(*index, bond.clone());
+            self.links = links;
+            self.update_network();
+        }
+        let (workers, _) = self.control.datapath().workers();
+        let resumed = if workers.is_paused() { workers.resume().map(Some) } else { Ok(None) };
+        let resumed = resumed.map(|facts| {
+            if let Some(facts) = facts {
+                self.shared.facts_mut().workers = facts;
+            }
+        });
+        // The next time it is the turn of the next one.
+        self.not_attached = next.map(|(_, (name, _))| name).filter(|_| attached.is_err());
+        let errors = [attached, resumed].into_iter().filter_map(Result::err);
+        self.warnings.attaching = errors.map(|error| error.to_string()).collect();
+        if !self.warnings.attaching.is_empty() {
+            self.attach_after = now + RETRY_ATTACHING;
+        }
+        self.update_warnings();
+    }
+
+    /// Enters an interface that was attached, for a bond or not, in the status and the events.
+    fn note_attached(&mut self, index: usize, bond: Option<BondMember>) {
+        let attached = self.control.datapath().workers().0.interface_facts(index);
+        let attached = InterfaceStatus { bond, ..attached };
+        let mut facts = self.shared.facts_mut();
+        let (again, status) = match facts.interfaces.get(index) {
+            Some(former) => {
+                let attached_again = former.attached_again + 1;
+                (" again", InterfaceStatus { state: former.state, attached_again, ..attached })
+            }
+            None => ("", attached),
+        };
+        let event = format!("{} is attached{again}, {} XDP", status.name, status.mode);
+        self.shared.events.record(Kind::Link, self.control.epoch(), event);
+        match facts.interfaces.get_mut(index) {
+            Some(former) => *former = status,
+            None => facts.interfaces.push(status),
+        }
+    }
+
+    /// The place of an interface to attach, and what it is attached for: one that was removed and is back, or one that
+    /// joined a bond. After one that could not be attached it is the next one.
+    fn next_to_attach(&self) -> Option<(usize, Chosen)> {
+        let (network, facts) = (&self.view.network, self.shared.facts_mut());
+        let back = |index: &usize| {
+            let gone = link_state(network, self.links[*index]) == LinkState::Gone;
+            let is_attachable =
+                |link: &Link| link.up && matches!(link.kind, LinkKind::Single | LinkKind::Bridge);
+            gone && network.link_named(&facts.interfaces[*index].name).is_some_and(is_attachable)
+        };
+        let back = (0..self.links.len()).filter(back).map(|index| {
+            let InterfaceStatus { name, bond, .. } = &facts.interfaces[index];
+            (index, (name.clone(), bond.clone()))
+        });
+        let joined = membership::joined(&facts.interfaces, &network.links);
+        let mut all: Vec<_> = back.chain(joined.map(|chosen| (self.links.len(), chosen))).collect();
+        let failed = all.iter().position(|(_, (name, _))| Some(name) == self.not_attached.as_ref());
+        let next = failed.map_or(0, |failed| (failed + 1) % all.len());
+        if all.is_empty() { None } else { Some(all.swap_remove(next)) }
+    }
+
+    /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
+    fn follow_settings(&mut self) {
+        let now = Instant::now();
+        if now < self.settings_after {
+            return;
+        }
+        self.settings_after = now + SETTINGS_INTERVAL;
+        let epoch = self.control.epoch();
+        let (workers, steering) = self.control.datapath().workers();
+        for index in 0..self.links.len() {
+            let had = workers.receive_queues(index);
+            let Some(worker_facts) = workers.follow_settings(index, steering, &self.view.network.links)
+            else {
+                continue;
+            };
+            let mut facts = self.shared.facts_mut();
+            facts.workers = worker_facts;
+            let interface = &mut facts.interfaces[index];
+            interface.queues = workers.receive_queues(index);
+            if interface.queues != had {
+                let (name, queues, threads) = (&interface.name, interface.queues, workers.count());
+                let event = format!("{name} has {queues} receive queues now, not {had}; workers: {threads}");
+                tracing::info!("{event}");
+                self.shared.events.record(Kind::Link, epoch, event);
+            }
+        }
+        let warnings: Vec<_> = workers.unfit_warnings().cloned().collect();
+        if self.warnings.settings != warnings {
+            self.warnings.settings = warnings;
+            self.update_warnings();
+        }
+    }
+
+    /// Resolves next hops that packets wait for, at most once in [`UNRESOLVED_INTERVAL`].
+    fn resolve_next_hops(&mut self) {
+        let now = Instant::now();
+        if self.unresolved.is_empty() || now < self.resolve_after {
+            return;
+        }
+        self.resolve_after = now + UNRESOLVED_INTERVAL;
+        let missing = std::iter::from_fn(|| self.unresolved.pop());
+        let egress = self.control.egress();
+        let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
+        self.resolve(&by_index, now);
+    }
+
+    /// Makes the kernel confirm the neighbours that workers have sent to, as if it had sent to them itself.
+    fn confirm_neighbours(&mut self) {
+        let now = Instant::now();
+        if now < self.confirm_after {
+            return;
+        }
+        let egress = self.control.egress();
+        self.used.extend(egress.take_used());
+        self.used.retain(|(ifindex, _)| egress.link_by_ifindex(*ifindex).is_some());
+        let due: BTreeSet<_> = std::iter::from_fn(|| self.used.pop_first()).take(CONFIRMED_AT_ONCE).collect();
+        // The others wait too: each time costs a dump of the kernel's neighbours.
+        let pause = if self.used.is_empty() { CONFIRM_INTERVAL } else { UNRESOLVED_INTERVAL };
+        self.confirm_after = now + pause;
+        if !due.is_empty() {
+            self.resolve(&due, now);
+        }
+    }
+
+    /// Makes the kernel resolve these neighbours, or confirm them if it has not done so for some time.
+    fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>, now: Instant) {
+        let refused = match self.control.datapath().neighbours().resolve(neighbours) {
+            Ok(None) => return,
+            Ok(Some(refused)) => refused.to_string(),
+            Err(error) => format!("next hops cannot be resolved: {error}"),
+        };
+        if self.warn_after <= now {
+            self.warn_after = now + RETRY_REFUSED;
+            tracing::warn!("{refused}");
+        }
+    }
+}
+
+/// The network that workers use: the attached interfaces in the order of their ports, then the bonds of which they are
+/// members, and the VLANs over either. An interface that was attached for a bond is inactive when it has left it.
+fn attached_only(network: &Network, links: &[u32], bonds: &[Option<BondMember>]) -> Network {
+    let mut seen = network.clone();
+    let index = |ifindex| links.iter().position(|attached| *attached == ifindex);
+    let attached = network.links.iter().filter(|link| index(link.ifindex).is_some());
+    let over: Vec<_> =
+        attached.filter_map(|link| bond_of(link, &network.links)).map(|bond| bond.ifindex).collect();
+    let is_used = |ifindex| index(ifindex).is_some() || over.contains(&ifindex);
+    seen.links.retain(|link| is_used(link.ifindex) || link.vlan.is_some_and(|vlan| is_used(vlan.over)));
+    let mut next = links.len();
+    for link in &mut seen.links {
+        let attached = index(link.ifindex);
+        let id = attached.unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        if let Some(Some(bond)) = attached.and_then(|index| bonds.get(index)) {
+            link.active &= bond_of(link, &network.links).is_some_and(|of| of.name == bond.name);
+        }
+        link.id = LinkId(id as u16);
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::egress::Egress;
+
+    use crate::control_thread::*;
+
+    #[test]
+    fn workers_see_attached_interfaces_in_port_order_and_the_vlans_over_them_only() {
+        let mut network = Network::default();
+        for name in ["lo", "lan", "wan.5", "lan.5", "spare", "spare.5", "wan"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        for over in ["wan", "lan", "spare"] {
+            network.make_vlan(&format!("{over}.5"), 5, over).unwrap();
+        }
+        let ifindex = |name| network.link_named(name).unwrap().ifindex;
+        let seen = attached_only(&network, &[ifindex("wan"), ifindex("lan")], &[None, None]);
+        let egress = Egress::build(&seen);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["wan", "lan", "wan.5", "lan.5"]);
+        assert_eq!(egress.untagged(LinkId(1), 5), Some(LinkId(3)));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(0), 5)));
+    }
+
+    #[test]
+    fn workers_see_the_bonds_of_attached_members_the_vlans_over_them_and_a_member_that_left_as_inactive() {
+        let mut network = Network::default();
+        for name in ["eth0", "bond0.5", "eth1", "bond0", "bond1"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        network.make_vlan("bond0.5", 5, "bond0").unwrap();
+        let bond = network.links[3].ifindex;
+        for index in [3, 4] {
+            network.links[index].kind = LinkKind::Bond;
+        }
+        for index in [0, 2] {
+            network.links[index].master = Some(bond);
+        }
+        let of_bond = Some(BondMember { name: "bond0".to_owned(), active: true });
+        let seen = |network: &Network| {
+            let attached = [network.links[0].ifindex, network.links[2].ifindex];
+            Egress::build(&attached_only(network, &attached, &[of_bond.clone(), of_bond.clone()]))
+        };
+        let egress = seen(&network);
+        let names: Vec<_> = egress.links().map(|(_, link)| link.name.as_str()).collect();
+        assert_eq!(names, ["eth0", "eth1", "bond0.5", "bond0"]);
+        assert_eq!(egress.members(LinkId(3)), Some(&[LinkId(0), LinkId(1)][..]));
+        assert_eq!(egress.tag(LinkId(2)), Some((LinkId(3), 5)));
+        network.links[2].master = None;
+        let egress = seen(&network);
+        assert_eq!(egress.members(LinkId(3)), Some(&[LinkId(0)][..]));
+        assert!(!egress.link(LinkId(1)).unwrap().active);
+        network.links[0].master = None;
+        assert_eq!(seen(&network).links().count(), 2, "a bond that has lost all members is not seen");
+    }
+}

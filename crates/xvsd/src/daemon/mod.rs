@@ -1,0 +1,500 @@
+//! The daemon `xvsd`: start and shutdown, in order.
+//!
+//! Start: the socket (so that a second daemon changes nothing), the XDP program on each interface, the connection
+//! table, a worker for each share of the queues, the control thread, the network and mark rules, health checks,
+//! the XDP programs take the place of those that an earlier process has pinned, readiness. Shutdown, in reverse:
+//! requests end, the XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end
+//! with their last burst, sockets close. A start that fails drops what it has started.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, panic, thread};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use xvs_ctl::config::OffloadMode;
+use xvs_ctl::config::fleet::Fleet;
+use xvs_ctl::config::{Config, Keepalived};
+use xvs_ctl::control::Control;
+use xvs_ctl::journal::Journal;
+use xvs_ctl::journal::start::{Beginning, Files};
+use xvs_ctl::membership::choose;
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::Unresolved;
+use xvs_dataplane::offload::Settings;
+use xvs_dataplane::steering::Steering;
+use xvs_health::engine::{self, Engine};
+use xvs_health::prepare::Prepared;
+use xvs_host::network::neighbours::Neighbours;
+use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
+use xvs_host::state_directory::{Others, StateDirectory};
+use xvs_host::{memory, netfilter};
+use xvs_ipvsadm::command_line;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::status::InterfaceStatus;
+use xvs_xdp::RingSizes;
+
+use crate::control_thread::ControlThread;
+use crate::daemon::ending::Ending;
+use crate::daemon::error::{DaemonError, system};
+use crate::daemon::system_calls::Kind;
+use crate::daemon::threads::EndNotice;
+use crate::daemon::worker_start::WorkerStart;
+use crate::fleet::Following;
+use crate::handle::{Begun, Handle, Input};
+use crate::health_checks;
+use crate::health_checks::HealthError;
+use crate::log::Losses;
+use crate::offload::Offloading;
+use crate::restart::kept_health::KeptHealth;
+use crate::restart::kept_state::KeptState;
+use crate::restart::take_over::TakeOver;
+use crate::status::history::History;
+use crate::status::shared::{Facts, RequestDurations, Shared};
+use crate::sync::daemons::Daemons;
+use crate::sync::master::TableFacts;
+use crate::sync::peers::SyncPeers;
+use crate::workers::Workers;
+use crate::workers::system::SystemDatapath;
+
+pub mod ending;
+pub mod error;
+pub(crate) mod liveness;
+pub mod permitted;
+pub mod rights;
+pub mod system_calls;
+pub mod threads;
+pub mod watchdog;
+pub(crate) mod worker_start;
+
+/// Inputs that may wait for the control thread.
+const QUEUE: usize = 1024;
+
+/// How long the start waits for the kernel's mark rules.
+const FIRST_RULES: Duration = Duration::from_secs(3);
+
+/// A running daemon.
+pub struct Daemon {
+    inputs: Sender<Input>,
+    control: Option<JoinHandle<SystemDatapath>>,
+    network: Option<FollowerThread>,
+    netfilter: Option<netfilter::FollowerThread>,
+    health: Option<Engine>,
+    fleet: Option<Following>,
+    /// Whether it has begun with a journal, and none of its rules was refused.
+    is_as_kept: bool,
+    shared: Arc<Shared>,
+    notices: Sender<String>,
+    ended: Receiver<String>,
+    /// The settings of `xvs set` and the journal, which begins when the former xvsd has ended.
+    begun: Option<(Vec<(String, String)>, Journal)>,
+    /// Of this process until everything has ended.
+    directory: Option<StateDirectory>,
+}
+
+/// The offload of flows, as the configuration wants it.
+fn offloading(
+    config: &Config,
+    steering: &Steering,
+    entries: usize,
+    warnings: &mut Vec<String>,
+) -> Option<Offloading> {
+    if config.offload == OffloadMode::Off {
+        return None;
+    }
+    let settings = Settings { after: config.offload_after, ..Settings::default() };
+    let started =
+        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
+    let why = |error| {
+        let warning = format!(
+            "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
+        );
+        warnings.push(warning);
+    };
+    started.map_err(why).ok()
+}
+
+impl Daemon {
+    /// Starts everything that a checked configuration names. Returns when packets are received and requests are
+    /// answered.
+    ///
+    /// # Errors
+    /// The part that could not be started; then nothing stays attached.
+    pub fn start(config: &Config, log: Losses, take_over: Option<&TakeOver>) -> Result<Self, DaemonError> {
+        let clock = Arc::new(Clock::Monotonic);
+        let started = clock.now();
+        let steering = Steering::load().map_err(DaemonError::Program)?;
+        let links = links().map_err(system("the kernel's links"))?;
+        if take_over.is_some() && config.hold.duration().is_zero() {
+            return Err(DaemonError::TakeOver(
+                "without a hold (hold = \"0\") no XDP program is pinned".to_owned(),
+            ));
+        }
+        let (pins, no_hold) = match crate::restart::pins::open(config) {
+            Ok(pins) => (pins, None),
+            Err(warning) if take_over.is_some() => return Err(DaemonError::TakeOver(warning)),
+            Err(warning) => (None, Some(warning)),
+        };
+        let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
+        steering.hold().set(length, clock.elapsed());
+        let chosen: Vec<_> =
+            config.interfaces.iter().map(|name| choose(name, &links)).collect::<Result<_, _>>()?;
+        let (names, bonds): (Vec<_>, Vec<_>) = chosen.into_iter().flatten().unzip();
+        let attach =
+            |name: &String| steering.attach(name, pins.as_ref()).map_err(crate::restart::pins::explained);
+        let attached = names.iter().map(attach).collect::<Result<_, _>>()?;
+        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
+        let mut workers = Workers::new(attached, config.workers, rings, pins)?;
+        if take_over.is_some() {
+            workers.prepare_memory();
+        }
+        let worker_count = workers.count();
+        let table = TableConfig {
+            capacity: config.conn_table_size,
+            workers: worker_count,
+            memory: config.conn_table_memory.into(),
+        };
+        Config::check_table(&table, machine_memory_bytes())?;
+        let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
+        start_warnings.extend(no_hold);
+        // Not if its files are on a tmpfs.
+        let of_reserved_pages =
+            config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
+        let limit = memory::cgroup_limit().filter(|_| !of_reserved_pages);
+        let over = limit.and_then(|limit| Config::check_limit(&table, workers.packet_bytes(), &limit).err());
+        let others = if take_over.is_some() { Others::Run } else { Others::Ended };
+        let mut kept = KeptState::open(config, table, over, others)?;
+        start_warnings.append(&mut kept.warnings);
+        let facts =
+            TableFacts { workers: worker_count, entries: kept.table.entries(), secret: kept.table.secret() };
+        let secret = facts.secret;
+        let offload = offloading(config, &steering, facts.entries, &mut start_warnings);
+        start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let flows = offload.as_ref().map(|offload| offload.flows().clone());
+        let links = workers.links();
+        let neighbours = Neighbours::open().map_err(system("netlink"))?;
+        let interfaces = bonds.into_iter().enumerate();
+        let interfaces = interfaces
+            .map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) })
+            .collect();
+        let rules = config.compared_rules();
+        let status_facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
+
+        let unresolved = Arc::new(Unresolved::new(64));
+        let hold = steering.hold().clone();
+        let wakers = workers.wakers().to_vec();
+        let peers = Arc::<SyncPeers>::default();
+        let daemons = Daemons::new(facts, config.sync_key_file.clone(), peers.clone());
+        let capacity = config.conn_table_size;
+        let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
+        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
+        control.set_start_settings(config.settings(worker_count));
+        control.set_sip_calls(config.sip_calls);
+        control.keep_lists_without_files();
+        control.set_clients(config.limits.into(), secret);
+        control.set_repair(config.keepalived.repair);
+        control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
+        kept.return_to(&mut control, started)?;
+        let KeptState { table, directory, .. } = kept;
+        let (notices, ended) = unbounded();
+        let counters: Vec<Arc<WorkerCounters>> = (0..worker_count).map(|_| Arc::default()).collect();
+        let worker_start = WorkerStart {
+            clock: clock.clone(),
+            hold: hold.clone(),
+            unresolved: unresolved.clone(),
+            published: control.published(),
+            total: control.total(),
+            counters: counters.clone(),
+            notices: notices.clone(),
+            offload: flows.clone(),
+        };
+        let (published, facts) = (control.published(), Mutex::new(status_facts));
+        let (total, request_durations) = (control.total(), RequestDurations::default());
+        let (history, events) = (History::since(started), control.events());
+        let shared = Arc::new(Shared {
+            started,
+            clock,
+            hold: Some(hold),
+            offload: flows,
+            owned: OnceLock::new(),
+            sweeping: Arc::default(),
+            watchdog: OnceLock::new(),
+            hands_over: AtomicBool::new(false),
+            published,
+            counters,
+            wakers,
+            total,
+            request_durations,
+            swept: Arc::default(),
+            history,
+            events,
+            peers,
+            facts,
+            log: Some(log),
+            health: OnceLock::new(),
+            health_thread: OnceLock::new(),
+            fleet: OnceLock::new(),
+            on_disabled: OnceLock::new(),
+            reload: OnceLock::new(),
+            taken_over: Mutex::default(),
+        });
+        let (inputs, queue) = bounded(QUEUE);
+        let (latest, rules) = (Latest::default(), Latest::default());
+        let views = (latest.clone(), rules.clone());
+        let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
+        thread.set_start(worker_start, table);
+        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
+        let (report, first_view) =
+            follower_callback("xvs-network", latest, || Input::Network, &inputs, &notices);
+        let network = follow(report).map_err(system("following the kernel's network"))?;
+        let (report, first_rules) =
+            follower_callback("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
+        let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
+        let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
+        let (health, fleet) = (None, None);
+        let daemon = Self {
+            inputs,
+            control,
+            network,
+            netfilter,
+            health,
+            fleet,
+            is_as_kept: false,
+            shared,
+            notices,
+            ended,
+            directory,
+            begun: None,
+        };
+        // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
+        // read by external programs, so the wait for them is limited.
+        let _ = first_view.recv();
+        let _ = first_rules.recv_timeout(FIRST_RULES);
+        let _ = daemon.handle().request(Request::Timeouts);
+        Ok(daemon)
+    }
+
+    /// Receives the name of a thread that has ended without being stopped.
+    pub fn ended(&self) -> &Receiver<String> {
+        &self.ended
+    }
+
+    /// The health checks; `None` without a keepalived.conf.
+    pub fn checks(&self) -> Option<engine::Handle> {
+        self.health.as_ref().map(Engine::handle)
+    }
+
+    /// A handle for requests, for the server of the socket.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inputs.clone(), self.shared.clone())
+    }
+
+    /// Carries out the initial rules, or the journal, as one snapshot, and begins the journal. What is refused is
+    /// logged, and the rest is carried out.
+    ///
+    /// # Errors
+    /// The control thread refuses the whole request, or the journal of a running xvsd cannot be used. Then the journal
+    /// stays as it was.
+    pub fn begin(&mut self, files: Files) -> Result<(), DaemonError> {
+        let others = self.others();
+        let begin = match &self.directory {
+            Some(directory) => Beginning::of_directory(directory.path(), files, others)
+                .map_err(|why| DaemonError::TakeOver(format!("its journal is refused: {why}")))?,
+            None => Beginning::of_files(files),
+        };
+        let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = begin;
+        said.iter().for_each(|line| tracing::warn!("{line}"));
+        let handle = self.handle();
+        let set = |(key, value): &(String, String)| {
+            let request = Request::Set { key: key.clone(), value: value.clone() };
+            let answer = handle.request(request);
+            let refusal = answer.as_ref().err().and_then(CommandError::refusal);
+            refusal
+                .inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}"))
+                .is_none()
+        };
+        // Before the rules: a daemon of synchronization reads some when it starts.
+        let settings: Vec<_> = settings.into_iter().filter(set).collect();
+        let mut refused = Vec::new();
+        self.is_as_kept = saved_at_millis.is_some();
+        if !commands.is_empty() {
+            let all = commands.iter().map(|(_, command)| command.clone()).collect();
+            if let Reply::Restored(results) =
+                handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
+            {
+                log_begun(&commands, &results);
+                let is_lost = |((_, command), result): (&(_, Command), &Result<(), CommandError>)| {
+                    // Daemons are tried again.
+                    !matches!(command, Command::StartDaemon(_))
+                        && result.as_ref().is_err_and(|error| error.refusal().is_some())
+                };
+                self.is_as_kept &= !commands.iter().zip(&results).any(is_lost);
+                refused.extend(commands.into_iter().zip(results).filter_map(
+                    |(command, result)| match command {
+                        (_, Command::StartDaemon(daemon)) => Some((daemon, result.err()?.refusal()?.clone())),
+                        _ => None,
+                    },
+                ));
+            }
+        }
+        let (now, later) = if others == Others::Ended { (journal, None) } else { (None, journal) };
+        self.begun = later.map(|journal| (settings.clone(), journal));
+        let kept = handle.begin_journal(Begun { timeouts, settings, refused, journal: now });
+        self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
+        // A late worker becomes a warning.
+        kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), |error| Err(DaemonError::Begin(error))))
+    }
+
+    /// Starts to follow the rules of a fleet, if there is one. Returns when they are in force, or after a short time.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub fn follow_fleet(&mut self, fleet: &Fleet) -> Result<(), DaemonError> {
+        if !fleet.etcd.is_empty() {
+            let directory = self.directory.as_ref().map(StateDirectory::path);
+            let following =
+                Following::start(fleet, (directory, self.is_as_kept), self.others(), self.handle());
+            self.fleet = Some(following.map_err(no_thread())?);
+        }
+        Ok(())
+    }
+
+    /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
+    ///
+    /// # Errors
+    /// The reason why the checks cannot start.
+    pub fn start_health_checks(
+        &mut self,
+        keepalived: &Keepalived,
+        read: Option<Prepared>,
+    ) -> Result<(), HealthError> {
+        let Some(read) = read else { return Ok(()) };
+        let kept = self.directory.as_ref().map(|directory| KeptHealth::new(directory.path()));
+        let (others, handle) = (self.others(), self.handle());
+        let start = || {
+            // Its other threads inherit it.
+            system_calls::limit_thread(Kind::Reader);
+            health_checks::start(keepalived, read, kept, others, &handle, &self.notices)
+        };
+        let started = thread::scope(|scope| {
+            thread::Builder::new().spawn_scoped(scope, start).map(thread::ScopedJoinHandle::join)
+        })?;
+        self.health = Some(started.unwrap_or_else(|panic| panic::resume_unwind(panic))?);
+        Ok(())
+    }
+
+    /// Whether another xvsd runs, from which this one takes over.
+    fn others(&self) -> Others {
+        self.directory.as_ref().map_or(Others::Ended, StateDirectory::others)
+    }
+
+    /// Begins to forward (`control/thread/serve.rs`). Called when all services of the start are in force: then no frame
+    /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
+    ///
+    /// # Errors
+    /// An interface or a socket that the kernel refuses, or in a take-over a list whose file has a fault; a running
+    /// xvsd then continues.
+    pub fn serve(&mut self, take_over: Option<TakeOver>) -> Result<(), DaemonError> {
+        let (reply, done) = bounded(1);
+        let _ = self.inputs.send(Input::Serve(take_over, reply));
+        // Without a reply the control thread has ended by a bug, which `ended` reports.
+        let Ok(served) = done.recv() else { return Ok(()) };
+        let Some(take_over) = served? else { return Ok(()) };
+        tracing::info!("the former xvsd is taken over; nobody forwarded for {:?}", take_over.pause_time());
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(std::process::id())]) {
+            tracing::warn!("systemd could not be notified: {error}");
+        }
+        take_over.end_former();
+        // The former xvsd has ended, so this one must go on in any case.
+        if let Some(Err(error)) = self.directory.as_mut().map(StateDirectory::take) {
+            tracing::error!("state_directory: {error}");
+        }
+        if let Some((settings, journal)) = self.begun.take() {
+            let begun = Begun { settings, journal: Some(journal), ..Begun::default() };
+            let begun = self.handle().begin_journal(begun);
+            begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
+        }
+        if let Some(fleet) = &self.fleet {
+            fleet.begin_journal();
+        }
+        if let Some(checks) = self.checks() {
+            checks.begin();
+        }
+        Ok(())
+    }
+
+    /// Ends every thread. The kernel has the packets of the interfaces at once, or after the hold.
+    pub fn stop(mut self, ending: Ending) {
+        drop(self.fleet.take());
+        drop(self.health.take());
+        drop(self.network.take());
+        drop(self.netfilter.take());
+        let _ = self.inputs.send(Input::Stop);
+        let datapath = self.control.take().map(JoinHandle::join);
+        if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {
+            datapath.workers().0.release();
+            // The mapped table stays until the process has ended.
+            let removed = self.directory.as_ref().map(StateDirectory::remove_all);
+            if let Some(Err(error)) = removed {
+                tracing::error!("state_directory: {error}");
+            }
+        }
+    }
+}
+
+/// Logs which of the first commands are refused, and how many are in force.
+fn log_begun(commands: &[(Option<usize>, Command)], results: &[Result<(), CommandError>]) {
+    let is_from_file = commands.iter().any(|(line, _)| line.is_some());
+    let mut in_force = commands.len();
+    for ((line, command), result) in commands.iter().zip(results) {
+        if let Some(error) = result.as_ref().err().and_then(CommandError::refusal) {
+            in_force -= 1;
+            let place = line.map_or("journal".to_owned(), |number| format!("rules, line {number}"));
+            tracing::error!("{place}: {}: refused: {error}", command_line(command));
+        }
+    }
+    match is_from_file {
+        true => tracing::info!("rules: {in_force} of {} lines are in force", commands.len()),
+        false => tracing::info!("journal: {in_force} of {} objects are in force", commands.len()),
+    }
+}
+
+/// The machine's memory.
+fn machine_memory_bytes() -> u64 {
+    let machine = rustix::system::sysinfo();
+    // Its fields have the machine's word size.
+    u64::from(machine.mem_unit) * machine.totalram as u64
+}
+
+/// A callback for a follower's thread of this name. It puts each view into `latest` and sends `input` to the control
+/// thread. The receiver gets one message, for the first view.
+fn follower_callback<T: Send + 'static>(
+    thread: &str,
+    latest: Latest<T>,
+    input: fn() -> Input,
+    inputs: &Sender<Input>,
+    notices: &Sender<String>,
+) -> (impl FnMut(T) + Send + 'static, Receiver<()>) {
+    let (seen, first) = bounded(1);
+    let (notice, inputs) = (EndNotice::new(thread, notices), inputs.clone());
+    let report = move |view| {
+        // Moved into the closure, so that it is dropped when the thread ends.
+        let _ = &notice;
+        if latest.put(view) == Slot::Empty {
+            // The control thread ends first only when the daemon stops.
+            let _ = inputs.send(input());
+        }
+        // The channel is full after the first view.
+        let _ = seen.try_send(());
+    };
+    (report, first)
+}
+
+fn no_thread() -> impl FnOnce(io::Error) -> DaemonError {
+    system("a thread")
+}

@@ -1,0 +1,256 @@
+//! The rights of xvsd: what it gives up at its start, and what it needs, capabilities and enough open files.
+//!
+//! Given up before there are threads, but after the helper has been started, which keeps all rights. Checked before
+//! anything is started, so that the error names the missing right and not the system call that fails without it. Not
+//! here: locked memory, of which the packet memory's error tells.
+
+use std::ffi::CString;
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::unistd::{self, User};
+use rustix::fs::{Gid, Uid};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getegid, geteuid, getrlimit, set_dumpable_behavior, setrlimit,
+};
+use rustix::system::uname;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_no_new_privs,
+};
+use xvs_ctl::config::{Config, ConfigError};
+use xvs_dataplane::steering::objects::{Load, OpenFormerMaps};
+use xvs_helper::client;
+use xvs_helper::process::Known;
+use xvs_helper::task::known;
+use xvs_host::loopback::AcceptOwnAddresses;
+use xvs_host::netfilter::FollowNftables;
+use xvs_host::network::clsact::ProvideClsact;
+use xvs_host::network::neighbours::ChangeNeighbours;
+use xvs_host::reserved_ports::ReservePorts;
+use xvs_xdp::bpf::{AttachTc, DetachTc, MakeKeySet};
+use xvs_xdp::pins;
+use xvs_xdp::tap::MakeTap;
+
+use crate::daemon::error::{DaemonError, system};
+use crate::daemon::system_calls;
+use crate::metrics::exporter::CLIENTS as METRICS_CLIENTS;
+use crate::restart::ownership::{Owner, give};
+use crate::socket::CLIENTS as CONTROL_CLIENTS;
+
+/// The variable of the environment with the open folder of pins, for a process that begins anew.
+const PINS: &str = "XVSD_PINS";
+/// The variable that tells such a process that it has its filters of system calls already.
+const FILTERS: &str = "XVSD_FILTERS";
+
+/// What xvsd uses while it runs as a user of its own: AF_XDP and raw sockets; packet memory; the priority of workers;
+/// ports below 1024 of metrics and of health checks.
+const KEPT: CapabilitySet = CapabilitySet::NET_RAW
+    .union(CapabilitySet::IPC_LOCK)
+    .union(CapabilitySet::SYS_NICE)
+    .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// What earlier kernels demand besides, each with the first one that does not: CAP_BPF to use maps that are open while
+/// `kernel.unprivileged_bpf_disabled` is not 0 (kernel/bpf/syscall.c, `__sys_bpf`), CAP_NET_ADMIN for the mark of a
+/// socket, which a health check may have (net/core/sock.c, `SO_MARK`).
+const KEPT_BEFORE: [((u32, u32), CapabilitySet); 2] =
+    [((5, 19), CapabilitySet::BPF), ((5, 17), CapabilitySet::NET_ADMIN)];
+
+/// What the helper process does for an xvsd that has only these rights.
+pub const TASKS: &[Known] = &[
+    known::<Load>(),
+    known::<OpenFormerMaps>(),
+    known::<MakeKeySet>(),
+    known::<MakeTap>(),
+    known::<ProvideClsact>(),
+    known::<AttachTc>(),
+    known::<DetachTc>(),
+    known::<AcceptOwnAddresses>(),
+    known::<ChangeNeighbours>(),
+    known::<ReservePorts>(),
+    known::<FollowNftables>(),
+];
+
+/// The fewest open files: 112 for the start with two interfaces and few health checks at once, and those of as many
+/// clients as there may be. So no client takes the last one, without which xvsd could answer nobody, root and `xvs
+/// healthy` included.
+const FILES_MIN: u64 = 112 + client_files();
+
+/// The files of all clients: two for one of the control socket, one for one of metrics.
+const fn client_files() -> u64 {
+    2 * CONTROL_CLIENTS as u64 + METRICS_CLIENTS as u64
+}
+
+/// The capabilities that the kernel requires, each with others that it accepts instead.
+const NEEDED: [(&str, CapabilitySet); 4] = [
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+    ("CAP_NET_RAW", CapabilitySet::NET_RAW),
+    ("CAP_BPF", CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN)),
+    ("CAP_PERFMON", CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN)),
+];
+
+/// Gives up what this process does not use. No program that it executes can have more rights than it has itself. With
+/// `user` it becomes that user, with `KEPT` alone, and with the system calls that xvsd uses; the helper carries out
+/// tasks.
+///
+/// # Errors
+/// There is no such user, this process may not become it or lacks rights, or the user cannot have the folders of xvsd.
+pub fn give_up(config: &Config) -> Result<(), DaemonError> {
+    let filters = || system("user: the filters of system calls (seccomp)");
+    // Filters that this process has already find the handler before anything else is tried.
+    let has_filters = std::env::var_os(FILTERS).is_some();
+    if has_filters {
+        system_calls::keep_limits().map_err(filters())?;
+        // It has given up its rights, also if xvs.toml has no user any more.
+        client::use_for_tasks();
+    }
+    if let Some(path) = std::env::var_os(PINS) {
+        pins::keep_path(PathBuf::from(path));
+    }
+    // rustix reads once what the kernel tells each program; before Linux 6.4 from /proc/self/auxv, which is root's as
+    // soon as this process has another user.
+    let _ = rustix::param::page_size();
+    if let Some(name) = &config.user {
+        let owner = owner(name)?;
+        if !has_filters {
+            has_needed()?;
+            client::use_for_tasks();
+        }
+        if geteuid() != owner.user {
+            give(config, owner).map_err(system("user: a folder of xvsd"))?;
+        }
+        limit_to(name, owner).map_err(system("user: becoming the user"))?;
+    }
+    set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))?;
+    match config.user.is_some() && !has_filters {
+        true => system_calls::limit_process().map_err(filters()),
+        false => Ok(()),
+    }
+}
+
+/// The account of `user`, which this process can become.
+fn owner(name: &str) -> Result<Owner, DaemonError> {
+    let wrong = |why| DaemonError::Config(ConfigError::Value { key: "user", value: name.to_owned(), why });
+    let user = User::from_name(name).map_err(|error| system("user: looking it up")(error.into()))?;
+    let user = user.ok_or_else(|| {
+        wrong("there is no such user; `groupadd --force --system xvs && useradd --system --gid xvs xvs` makes xvs")
+    })?;
+    let owner = Owner { user: Uid::from_raw(user.uid.as_raw()), group: Gid::from_raw(user.gid.as_raw()) };
+    if owner.user.is_root() {
+        return Err(wrong("root has every right; name another user, or leave the key out"));
+    }
+    if geteuid() != owner.user && !geteuid().is_root() {
+        return Err(wrong(
+            "xvsd is started as another user and not as root; start it as root, or leave the key out",
+        ));
+    }
+    Ok(owner)
+}
+
+fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
+    let has = capabilities(None)?;
+    let kept = kept(&uname().release().to_string_lossy());
+    if has.permitted.contains(CapabilitySet::SETPCAP) {
+        let others = CapabilitySet::all().difference(kept);
+        for one in others.iter() {
+            // An error: a capability that this kernel does not have.
+            if capability_is_in_bounding_set(one).unwrap_or(false) {
+                remove_capability_from_bounding_set(one)?;
+            }
+        }
+    }
+    if geteuid() != owner.user || getegid() != owner.group {
+        set_keep_capabilities(true)?;
+        let (user, group) = (owner.user.as_raw().into(), owner.group.as_raw().into());
+        unistd::initgroups(&CString::new(name)?, group)?;
+        unistd::setresgid(group, group, group)?;
+        unistd::setresuid(user, user, user)?;
+    }
+    let left = has.permitted.intersection(kept);
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: left, permitted: left, inheritable: none })?;
+    // Scripts of the same user must not read its memory.
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// What it keeps on a kernel of this release.
+fn kept(release: &str) -> CapabilitySet {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let more = KEPT_BEFORE.iter().filter(|(first, _)| kernel < *first);
+    more.fold(KEPT, |kept, (_, one)| kept.union(*one))
+}
+
+/// Lets xvsd, which this process is about to execute by this command, have the rights of this process.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
+    if let Some(path) = pins::kept()? {
+        command.env(PINS, path);
+    }
+    if system_calls::is_limited() {
+        command.env(FILTERS, "");
+    }
+    if !geteuid().is_root() {
+        let has = capabilities(None)?;
+        set_capabilities(None, CapabilitySets { inheritable: has.permitted, ..has })?;
+        for one in has.permitted.iter() {
+            configure_capability_in_ambient_set(one, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the capabilities of the process, unless the helper has those that it has given up, and its limit of open
+/// files.
+///
+/// # Errors
+/// [`DaemonError::Rights`] or [`DaemonError::Files`].
+pub fn check() -> Result<(), DaemonError> {
+    if !client::is_used_for_tasks() {
+        has_needed()?;
+    }
+    // The helper has started, so scripts get the limit that xvsd was started with.
+    let files = getrlimit(Resource::Nofile);
+    if files.current.is_some_and(|limit| limit < FILES_MIN) {
+        // An error: the limit stays, and is read below.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files });
+    }
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < FILES_MIN => Err(DaemonError::Files { limit, needed: FILES_MIN }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the process has the capabilities that xvsd and its helper need together.
+fn has_needed() -> Result<(), DaemonError> {
+    let has = capabilities(None).map_err(|error| system("capabilities")(error.into()))?.effective;
+    let missing: Vec<_> =
+        NEEDED.iter().filter(|(_, any)| !has.intersects(*any)).map(|(name, _)| *name).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(DaemonError::Rights { missing: missing.join(", "), units: missing.join(" ") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::daemon::rights::*;
+
+    #[test]
+    fn earlier_kernels_leave_xvsd_what_they_demand_for_open_maps_and_for_marks_of_sockets() {
+        let (bpf, net_admin) = (CapabilitySet::BPF, CapabilitySet::NET_ADMIN);
+        for (release, more) in [
+            ("5.15.0-164-generic", bpf.union(net_admin)),
+            ("5.17.3", bpf),
+            ("5.18.0-0.deb11.4-amd64", bpf),
+            ("5.19.0", CapabilitySet::empty()),
+            ("6.1.0-41-amd64", CapabilitySet::empty()),
+        ] {
+            assert_eq!(kept(release), KEPT.union(more), "{release}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! systemd's watchdog (`WatchdogSec=`): notified while all threads make progress.
+//!
+//! A thread checks liveness as `xvs healthy` does, twice in the watchdog's time, and notifies systemd after each
+//! success. After a failure it checks again sooner, so that a single failure does not end the daemon. Costs what the
+//! check costs. Not here: the check (`liveness.rs`).
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use sd_notify::NotifyState;
+
+use crate::daemon::liveness;
+use crate::daemon::threads::spawn_stoppable;
+use crate::handle::Handle;
+
+/// Notifies systemd's watchdog until it is dropped.
+pub struct Watchdog {
+    _end: Sender<()>,
+}
+
+impl Watchdog {
+    /// Starts the thread if systemd has set `WATCHDOG_USEC`, or the process before this one had this time.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn start(daemon: Handle, inherited: Option<Duration>) -> io::Result<Option<Self>> {
+        let time = sd_notify::watchdog_enabled().or(inherited).filter(|time| !time.is_zero());
+        let Some(time) = time else { return Ok(None) };
+        let _ = daemon.shared().watchdog.set(time);
+        let (end, ended) = bounded(0);
+        let check = move |patience| liveness::check(&daemon, patience);
+        let notify = || {
+            if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
+                tracing::warn!("systemd's watchdog could not be notified: {error}");
+            }
+        };
+        spawn_stoppable("xvs-watchdog", move || keep_notified(time / 2, &ended, check, notify))?;
+        Ok(Some(Self { _end: end }))
+    }
+}
+
+/// Notifies after each successful check, and only then.
+fn keep_notified(
+    interval: Duration,
+    ended: &Receiver<()>,
+    mut check: impl FnMut(Duration) -> Result<(), String>,
+    mut notify: impl FnMut(),
+) {
+    loop {
+        let wait = match check(interval / 2) {
+            Ok(()) => {
+                notify();
+                interval
+            }
+            Err(why) => {
+                tracing::error!("systemd's watchdog is not notified: {why}");
+                interval / 8
+            }
+        };
+        if ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::daemon::watchdog::*;
+
+    #[test]
+    fn the_watchdog_is_notified_after_successful_checks_only() {
+        let (end, ended) = bounded(0);
+        let mut end = Some(end);
+        let mut results = [true, false, false, true, false].into_iter();
+        let mut notified = 0;
+        let check = |_| match results.next() {
+            Some(true) => Ok(()),
+            Some(false) => Err("worker 0 makes no progress".to_owned()),
+            None => {
+                drop(end.take());
+                Err("it ends".to_owned())
+            }
+        };
+        keep_notified(Duration::from_millis(1), &ended, check, || notified += 1);
+        assert_eq!(notified, 2);
+    }
+}

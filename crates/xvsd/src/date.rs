@@ -1,0 +1,15 @@
+//! The date, for times that a person sees and for signatures. Timeouts are of the monotonic clock.
+
+use std::time::SystemTime;
+
+use xvs_model::report::event::millis_since_1970;
+
+/// The date, in milliseconds since 1970 (UTC).
+pub(crate) fn date_millis() -> u64 {
+    millis_since_1970(SystemTime::now())
+}
+
+/// The date, in nanoseconds since 1970 (UTC).
+pub(crate) fn date_nanos() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}

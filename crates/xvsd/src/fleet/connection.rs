@@ -1,0 +1,140 @@
+//! A connection to a member of etcd: HTTP/1.1, over TLS if its URL says so, kept for further requests.
+//!
+//! The files of certificates are read for each connection, so renewed ones need no reload. Errors are for the operator:
+//! they name the URL or the file. Not here: requests and answers (`etcd.rs`).
+
+use std::error::Error;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use xvs_ctl::config::ConfigError;
+use xvs_ctl::config::fleet::{Fleet, Url};
+use xvs_ctl::secret_file::{self, read_file};
+
+/// The longest answer, in bytes. etcd itself takes no request beyond 1.5 MiB unless it is configured to.
+const ANSWER_MAX: usize = 16 << 20;
+
+/// An open connection.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Connection {
+    /// Connects. On the runtime of the caller a task drives the connection until this is dropped.
+    ///
+    /// # Errors
+    /// Why not, without the URL.
+    pub(super) async fn open(url: &Url, fleet: &Fleet) -> Result<Self, String> {
+        let stream =
+            TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| error.to_string())?;
+        // Requests are small and wait for their answers.
+        let _ = stream.set_nodelay(true);
+        let sender = if url.has_tls {
+            let name = ServerName::try_from(url.host.clone()).map_err(|error| error.to_string())?;
+            let connector = TlsConnector::from(client_config(fleet)?);
+            let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+            begin(stream).await?
+        } else {
+            begin(stream).await?
+        };
+        let host = if url.host.contains(':') { format!("[{}]", url.host) } else { url.host.clone() };
+        Ok(Self { sender, host: format!("{host}:{}", url.port) })
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// # Errors
+    /// Why not; the connection cannot be used any more.
+    pub(super) async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), String> {
+        let request = Request::post(path).header(HOST, &self.host).header(CONTENT_TYPE, "application/json");
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
+        self.sender.ready().await.map_err(|error| described(&error))?;
+        let answer = self.sender.send_request(request).await.map_err(|error| described(&error))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_MAX)
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| described(&error))?;
+    // Its errors reach the sender too.
+    tokio::spawn(async move { _ = connection.await });
+    Ok(sender)
+}
+
+/// An error of hyper with its cause, which has the words of the system or of TLS.
+fn described(error: &hyper::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Checks the files of certificates and key of a checked configuration.
+///
+/// # Errors
+/// [`ConfigError::Credentials`].
+pub fn check_files(fleet: &Fleet) -> Result<(), ConfigError> {
+    match fleet.urls().iter().any(|url| url.has_tls) {
+        true => client_config(fleet).map(drop).map_err(ConfigError::Credentials),
+        false => Ok(()),
+    }
+}
+
+fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &fleet.ca_file {
+        for certificate in certificates("fleet.ca_file", path)? {
+            let wrong = |error| format!("fleet.ca_file {}: {error}", path.display());
+            roots.add(certificate).map_err(wrong)?;
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots);
+    let config = match (&fleet.certificate_file, &fleet.private_key_file) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("fleet.certificate_file", certificate)?;
+            let how = "name a file with the certificate's private key in PEM, not encrypted";
+            let text = secret_file::read("fleet.private_key_file", key, how)?;
+            let wrong = |why: &str| format!("fleet.private_key_file {}: {why}; {how}", key.display());
+            // The parser's own text may have parts of the key.
+            let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("not PEM"))?;
+            let not_its = |error| wrong(&format!("not for {}: {error}", certificate.display()));
+            builder.with_client_auth_cert(chain, secret).map_err(not_its)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+fn certificates(key: &str, path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong =
+        |why: String| format!("{key} {}: {why}; name a file with certificates in PEM", path.display());
+    let text = read_file(path).map_err(|error| wrong(error.to_string()))?.1;
+    let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ => Err(wrong("there is no certificate in it".to_owned())),
+    }
+}

@@ -1,0 +1,330 @@
+//! Requests to etcd, by the JSON form of its API (`/v3/`): the state of a fleet's keys, transactions and leases.
+//!
+//! One member is used until it fails; a connection that cannot be made is tried with the next one at once, and so is a
+//! read that fails. A change that fails on its way is not repeated, because it may have been carried out. Each request
+//! has a time limit. Keys and values are in base64, numbers are texts, and fields of zero are absent. Source: etcd 3.4,
+//! `rpc.proto`. Not here: the connection (`connection.rs`).
+
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use xvs_ctl::config::fleet::{Fleet, Url};
+
+use crate::fleet::connection::Connection;
+use crate::fleet::follow::Seen;
+
+/// The time limit of a connection with its handshake, and of a request.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is said of an answer that is no etcd's.
+const NO_ETCD: &str = "no answer of etcd 3.4 or later; correct `etcd` in [fleet] of xvs.toml";
+
+/// The members of etcd, and the names of a fleet's keys.
+pub(super) struct Etcd {
+    fleet: Fleet,
+    urls: Vec<Url>,
+    /// The member that is used.
+    at: usize,
+    connection: Option<Connection>,
+    /// The time limit of each connection and request.
+    pub(super) patience: Duration,
+    /// What all keys of the fleet begin with.
+    prefix: String,
+}
+
+/// The state of a fleet's keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Keys {
+    pub(super) seen: Seen,
+    /// The lease of the trial; 0: there is none.
+    pub(super) trial_lease: u64,
+    pub(super) directors: Vec<Entry>,
+}
+
+/// A key of a director.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Behind `directors/`.
+    pub(super) name: String,
+    pub(super) revision: u64,
+    pub(super) value: Vec<u8>,
+}
+
+/// The answer to a transaction.
+pub(super) struct Committed {
+    /// Whether its comparisons held; else nothing has changed.
+    pub(super) done: bool,
+    /// The revision of the store behind it, and so of the keys that it has written.
+    pub(super) revision: u64,
+}
+
+impl Etcd {
+    pub(super) fn new(fleet: &Fleet) -> Self {
+        let prefix = format!("/xvs/{}/", fleet.name.as_deref().unwrap_or_default());
+        Self { fleet: fleet.clone(), urls: fleet.urls(), at: 0, connection: None, patience: PATIENCE, prefix }
+    }
+
+    /// The member that is used.
+    pub(super) fn url(&self) -> &str {
+        &self.urls[self.at].text
+    }
+
+    /// The revisions of the rules and the records of the directors, of one moment.
+    pub(super) async fn keys(&mut self) -> Result<Keys, String> {
+        let directors = self.key("directors/");
+        // The key behind all that begin with it: `/` + 1 is `0`.
+        let end = format!("{}0", directors.trim_end_matches('/'));
+        let ranges = [
+            json!({"request_range": {"key": encoded(&directors), "range_end": encoded(&end)}}),
+            json!({"request_range": {"key": encoded(&self.key("rules")), "keys_only": true}}),
+            json!({"request_range": {"key": encoded(&self.key("trial")), "keys_only": true}}),
+        ];
+        let answer = self.read("kv/txn", &json!({"success": ranges})).await?;
+        Ok(keys_of(&answer, &directors))
+    }
+
+    /// The text of a key with its revision; `None`: there is no such key.
+    pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, String> {
+        let answer = self.read("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
+        let found = answer["kvs"].get(0);
+        Ok(found.map(|found| (number(&found["mod_revision"]), decoded(&found["value"]))))
+    }
+
+    /// Carries out operations together, if all comparisons hold.
+    pub(super) async fn commit(
+        &mut self,
+        compare: &[Value],
+        operations: &[Value],
+    ) -> Result<Committed, String> {
+        let answer = self.call("kv/txn", &json!({"compare": compare, "success": operations})).await?;
+        let done = answer["succeeded"].as_bool().unwrap_or(false);
+        Ok(Committed { done, revision: number(&answer["header"]["revision"]) })
+    }
+
+    /// A comparison: the key has this revision; `None`: there is no such key.
+    pub(super) fn has_revision(&self, key: &str, revision: Option<u64>) -> Value {
+        let revision = revision.unwrap_or(0).to_string();
+        json!({"target": "MOD", "key": encoded(&self.key(key)), "mod_revision": revision})
+    }
+
+    /// An operation: writes a key, for as long as a lease lives; 0: without one.
+    pub(super) fn put(&self, key: &str, value: &[u8], lease: u64) -> Value {
+        let value = BASE64_STANDARD.encode(value);
+        json!({"request_put": {"key": encoded(&self.key(key)), "value": value, "lease": lease.to_string()}})
+    }
+
+    /// An operation: deletes a key.
+    pub(super) fn delete(&self, key: &str) -> Value {
+        json!({"request_delete_range": {"key": encoded(&self.key(key))}})
+    }
+
+    /// A new lease.
+    pub(super) async fn grant(&mut self, time: Duration) -> Result<u64, String> {
+        let answer = self.call("lease/grant", &json!({"TTL": time.as_secs().to_string()})).await?;
+        match number(&answer["ID"]) {
+            0 => Err(self.failed("it grants no lease")),
+            lease => Ok(lease),
+        }
+    }
+
+    /// Prolongs a lease. Returns whether it lives.
+    pub(super) async fn keep_alive(&mut self, lease: u64) -> Result<bool, String> {
+        let answer = self.call("lease/keepalive", &json!({"ID": lease.to_string()})).await?;
+        Ok(number(&answer["result"]["TTL"]) > 0)
+    }
+
+    /// The time that a lease has left; zero: it has ended.
+    pub(super) async fn time_left(&mut self, lease: u64) -> Result<Duration, String> {
+        let answer = self.read("lease/timetolive", &json!({"ID": lease.to_string()})).await?;
+        // -1 for a lease that has ended, which is no number here.
+        Ok(Duration::from_secs(number(&answer["TTL"])))
+    }
+
+    /// Ends a lease, with its keys.
+    pub(super) async fn revoke(&mut self, lease: u64) -> Result<(), String> {
+        self.call("lease/revoke", &json!({"ID": lease.to_string()})).await.map(drop)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Closes the connection, on which an answer may be under way.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    /// Sends a request that changes nothing. If a member fails, the next one is asked at once.
+    async fn read(&mut self, method: &str, body: &Value) -> Result<Value, String> {
+        let mut errors = Vec::new();
+        for _ in 0..self.urls.len() {
+            let at = self.at;
+            match self.call(method, body).await {
+                Ok(answer) if number(&answer["header"]["revision"]) > 0 => return Ok(answer),
+                Ok(_) => {
+                    errors.push(self.failed(NO_ETCD));
+                    self.use_next();
+                }
+                Err(why) => errors.push(why),
+            }
+            if self.at == at {
+                // Another member would answer the same, or none can be reached.
+                break;
+            }
+        }
+        Err(errors.join("; "))
+    }
+
+    /// Sends a request. If the member fails, the next one goes to the next member.
+    async fn call(&mut self, method: &str, body: &Value) -> Result<Value, String> {
+        let body = body.to_string().into_bytes();
+        if self.connection.is_none() {
+            self.connect().await?;
+        }
+        let connection = self.connection.as_mut().expect("it was connected above");
+        let sent = timeout(self.patience, connection.post(&format!("/v3/{method}"), body)).await;
+        let why = match sent {
+            Ok(Ok((status, body))) => match answer_of(status, &body) {
+                Ok(answer) => return Ok(answer),
+                // Another member would answer the same.
+                Err(why) if status.is_client_error() => return Err(self.failed(&why)),
+                Err(why) => why,
+            },
+            Ok(Err(why)) => why,
+            Err(_) => format!("no answer within {} s", self.patience.as_secs_f32()),
+        };
+        let error = self.failed(&why);
+        self.use_next();
+        Err(error)
+    }
+
+    /// Connects to the first member that can be reached, from the present one on.
+    async fn connect(&mut self) -> Result<(), String> {
+        let mut errors = Vec::new();
+        for _ in 0..self.urls.len() {
+            let url = &self.urls[self.at];
+            let why = match timeout(self.patience, Connection::open(url, &self.fleet)).await {
+                Ok(Ok(connection)) => {
+                    self.connection = Some(connection);
+                    return Ok(());
+                }
+                Ok(Err(why)) => why,
+                Err(_) => format!("no connection within {} s", self.patience.as_secs_f32()),
+            };
+            errors.push(self.failed(&why));
+            self.use_next();
+        }
+        Err(errors.join("; "))
+    }
+
+    fn use_next(&mut self) {
+        self.connection = None;
+        self.at = (self.at + 1) % self.urls.len();
+    }
+
+    fn failed(&self, why: &str) -> String {
+        format!("{}: {why}", self.url())
+    }
+}
+
+/// The document of an answer.
+///
+/// # Errors
+/// etcd's message.
+fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, String> {
+    let document = serde_json::from_slice::<Value>(body);
+    // An error of a stream, such as that of `lease/keepalive`, has the status 200.
+    let message = document.as_ref().ok().and_then(|document| {
+        let error = &document["error"];
+        error["message"].as_str().or(error.as_str()).map(advised)
+    });
+    match (message, document) {
+        (Some(message), _) => Err(message),
+        (None, Ok(document)) if status == StatusCode::OK => Ok(document),
+        _ => Err(format!("{status}, {NO_ETCD}")),
+    }
+}
+
+/// A message of etcd with the next step.
+fn advised(message: &str) -> String {
+    let step = if message.contains("database space exceeded") {
+        "; etcd is full: `etcdctl compact`, `etcdctl defrag`, then `etcdctl alarm disarm`, or raise --quota-backend-bytes"
+    } else if message.contains("too large") {
+        "; raise --max-request-bytes of etcd"
+    } else if message.contains("permission denied") || message.contains("user name is empty") {
+        "; xvs uses no users of etcd: limit the access by client certificates, without `etcdctl auth enable`"
+    } else {
+        ""
+    };
+    format!("{message}{step}")
+}
+
+fn keys_of(answer: &Value, directors: &str) -> Keys {
+    let of = |place: usize| &answer["responses"][place]["response_range"]["kvs"];
+    let revision = |place| of(place).get(0).map(|found| number(&found["mod_revision"]));
+    let entry = |found: &Value| {
+        let key = String::from_utf8(decoded(&found["key"])).ok()?;
+        let name = key.strip_prefix(directors)?.to_owned();
+        Some(Entry { name, revision: number(&found["mod_revision"]), value: decoded(&found["value"]) })
+    };
+    let header = &answer["header"];
+    let (cluster, store) = (number(&header["cluster_id"]), number(&header["revision"]));
+    let trial_lease = number(&of(2)[0]["lease"]);
+    // One without a lease would never end.
+    let trial = revision(2).filter(|_| trial_lease != 0);
+    Keys {
+        seen: Seen { cluster, revision: store, rules: revision(1), trial },
+        trial_lease,
+        directors: of(0).as_array().into_iter().flatten().filter_map(entry).collect(),
+    }
+}
+
+/// A number, which is a text in JSON; 0: it is absent.
+fn number(value: &Value) -> u64 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn encoded(text: &str) -> String {
+    BASE64_STANDARD.encode(text)
+}
+
+fn decoded(value: &Value) -> Vec<u8> {
+    value.as_str().and_then(|text| BASE64_STANDARD.decode(text).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Answers of etcd 3.4.23.
+    const KEYS: &str = r#"{"header":{"cluster_id":"14841639068965178418","member_id":"10276657743932975437","revision":"3","raft_term":"2"},"succeeded":true,"responses":[{"response_range":{"header":{"revision":"3"},"kvs":[{"key":"L3h2cy9hL2RpcmVjdG9ycy9sYjE=","create_revision":"2","mod_revision":"3","version":"2","value":"aGkz","lease":"7587899098676326664"}],"count":"1"}},{"response_range":{"header":{"revision":"3"}}},{"response_range":{"header":{"revision":"3"},"kvs":[{"key":"L3h2cy9hL3RyaWFs","mod_revision":"2","lease":"7587899098676326664"}]}}]}"#;
+
+    #[test]
+    fn the_keys_of_a_fleet_are_read_from_an_answer() {
+        let keys = keys_of(&serde_json::from_str(KEYS).unwrap(), "/xvs/a/directors/");
+        let seen = Seen { cluster: 14_841_639_068_965_178_418, revision: 3, rules: None, trial: Some(2) };
+        let entry = Entry { name: "lb1".to_owned(), revision: 3, value: b"hi3".to_vec() };
+        assert_eq!(keys, Keys { seen, trial_lease: 7_587_899_098_676_326_664, directors: vec![entry] });
+        assert_eq!(keys_of(&Value::Null, ""), Keys::default());
+    }
+
+    #[test]
+    fn errors_are_etcds_words_with_the_next_step() {
+        let error = |status, body: &str| answer_of(status, body.as_bytes()).unwrap_err();
+        let full = r#"{"error":"etcdserver: mvcc: database space exceeded","message":"etcdserver: mvcc: database space exceeded","code":8}"#;
+        let said = error(StatusCode::TOO_MANY_REQUESTS, full);
+        assert!(
+            said.starts_with("etcdserver: mvcc: database space exceeded; etcd is full: `etcdctl compact`"),
+            "{said}"
+        );
+        let of_a_stream = r#"{"error":{"grpc_code":14,"message":"etcdserver: no leader"}}"#;
+        assert_eq!(error(StatusCode::OK, of_a_stream), "etcdserver: no leader");
+        assert!(
+            error(StatusCode::NOT_FOUND, "Not Found\n").starts_with("404 Not Found, no answer of etcd 3.4")
+        );
+        assert!(error(StatusCode::OK, "<html>").starts_with("200 OK, no answer of etcd"));
+    }
+}

@@ -1,0 +1,92 @@
+//! The files that rules in etcd name: xvsd reads them with its own rights, so they lie in the folder that the operator
+//! of this director has chosen.
+//!
+//! Checked when rules are about to be put in force. Who may change links in that folder decides what is read there.
+
+use std::path::Path;
+
+use xvs_ipvsadm::command_line;
+use xvs_model::config::command::Command;
+
+use xvs_ctl::control::quic::key_file;
+
+/// Refuses rules of which one names a file outside of the folder, also by a symbolic link.
+///
+/// # Errors
+/// The first such line, and the next step.
+pub(super) fn check(commands: &[Command], folder: Option<&Path>) -> Result<(), String> {
+    for command in commands {
+        let path = match command {
+            Command::SetListFile { path, .. } => path,
+            command => match key_file(command) {
+                Some(path) => path,
+                None => continue,
+            },
+        };
+        let refused = |why: String| Err(format!("{}: {why}", command_line(command)));
+        let Some(folder) = folder else {
+            return refused(
+                "rules in etcd may name no file on this director; name a folder for them by files_folder in [fleet] of \
+                 xvs.toml"
+                    .to_owned(),
+            );
+        };
+        let is_inside = folder.canonicalize().and_then(|folder| Ok(path.canonicalize()?.starts_with(folder)));
+        let folder = folder.display();
+        match is_inside {
+            Ok(true) => {}
+            // Not why: that would tell which files there are.
+            _ => {
+                return refused(format!(
+                    "there is no such file in {folder}, the files_folder in [fleet] of xvs.toml; put it there"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use xvs_model::config::access_list::{ListKey, ListKind};
+    use xvs_model::config::quic_change::{QuicChange, QuicConfig};
+
+    use super::*;
+
+    fn rules(path: PathBuf) -> [Vec<Command>; 2] {
+        let service = "UDP 198.51.100.1:443".parse().unwrap();
+        let list = ListKey { kind: ListKind::Deny, service: Some(service) };
+        let options = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: Some(path.clone()) };
+        let key = Command::Quic { service, change: QuicChange::Add { config: 0, options } };
+        [vec![Command::SetListFile { list, path }], vec![key]]
+    }
+
+    #[test]
+    fn rules_of_etcd_name_no_file_outside_of_the_folder_also_not_by_a_link() {
+        let parent = std::env::temp_dir().join(format!("xvs-named-files-{}", std::process::id()));
+        let folder = parent.join("lists");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(parent.join("secret"), "").unwrap();
+        fs::write(folder.join("bad"), "").unwrap();
+        symlink(parent.join("secret"), folder.join("link")).unwrap();
+        symlink("bad", folder.join("inside")).unwrap();
+        for name in ["lists/bad", "lists/inside", "lists/../lists/bad"] {
+            for rules in rules(parent.join(name)) {
+                assert_eq!(check(&rules, Some(&folder)), Ok(()), "{name}");
+                let why = check(&rules, None).unwrap_err();
+                assert!(why.contains("files_folder in [fleet] of xvs.toml"), "{why}");
+            }
+        }
+        for name in ["secret", "lists/link", "lists/../secret", "lists/none", "lists-2/bad"] {
+            for rules in rules(parent.join(name)) {
+                let why = check(&rules, Some(&folder)).unwrap_err();
+                assert!(why.contains("there is no such file in") && why.contains(name), "{why}");
+            }
+        }
+        fs::remove_dir_all(&parent).unwrap();
+    }
+}

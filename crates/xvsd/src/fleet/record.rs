@@ -1,0 +1,372 @@
+//! The record of this director in etcd: what it runs and how it is, under a lease, so that it goes with the director.
+//!
+//! Written when it changes, its figures at most every five seconds; between that the lease alone is prolonged, which
+//! adds nothing to etcd's history. The record's key has the director's name. If another director has that key, which
+//! its random digits show, this one writes a key with its own digits behind the name, so that both are seen.
+
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use xvs_ctl::config::fleet::host_name;
+use xvs_dataplane::counters::StatsValues;
+use xvs_ipvsadm::command_line;
+use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::State;
+use xvs_model::config::difference::{commands_of, differences};
+use xvs_model::config::rules::{DesiredRules, RuleLine};
+use xvs_model::report::fleet::FleetDirector;
+use xvs_model::report::listing::Rates;
+
+use crate::fleet::etcd::{Entry, Etcd, Keys};
+use crate::handle::Handle;
+use crate::status;
+
+/// How long a director without a sign of life has a record.
+const LEASE: Duration = Duration::from_secs(10);
+/// Interval of prolonging it.
+const ALIVE: Duration = Duration::from_secs(3);
+/// Interval of looking at the director, and the pause after a refused write.
+const LOOK: Duration = Duration::from_secs(5);
+/// The most warnings in a record, and the longest text in it.
+const WARNINGS: usize = 5;
+const TEXT_CHARS: usize = 500;
+
+/// What stands between the name of a director and its digits.
+const SAME_NAME: char = '@';
+
+/// The writer of the record.
+pub(super) struct Record {
+    name: String,
+    instance: String,
+    /// What it has, but for the rules.
+    figures: FleetDirector,
+    looked: Option<Instant>,
+    /// The totals of all services at that time.
+    total: StatsValues,
+    /// The configuration whose rules were compared last.
+    compared: Option<u64>,
+    /// The lease of the key that was written last.
+    lease: Option<u64>,
+    /// Its name, behind `directors/`.
+    key: String,
+    written: Option<FleetDirector>,
+    prolonged: Instant,
+    not_before: Instant,
+}
+
+impl Record {
+    pub(super) fn new(name: String, instance: String) -> Self {
+        let now = Instant::now();
+        Self {
+            name,
+            instance,
+            figures: FleetDirector::default(),
+            looked: None,
+            total: StatsValues::default(),
+            compared: None,
+            lease: None,
+            key: String::new(),
+            written: None,
+            prolonged: now,
+            not_before: now,
+        }
+    }
+
+    /// Looks at the director if that is due, or if its rules have just changed. `rules` are the commands of those in
+    /// force, if they are known.
+    pub(super) fn look(&mut self, daemon: &Handle, rules: Option<&[Command]>, changed: bool) {
+        if !changed && self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            return;
+        }
+        let shared = daemon.shared();
+        let mut warnings = status::warnings(shared, shared.health().as_ref());
+        // Those of the rules in etcd follow from the rest of the record.
+        let own = shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default();
+        warnings.retain(|warning| !own.contains(warning));
+        let (services, destinations) = shared.published.load().configured();
+        let total = shared.total.sum();
+        let seconds = self.looked.map_or(0.0, |looked| looked.elapsed().as_secs_f64());
+        let rates = match seconds > 0.5 {
+            true => rates(&self.total, &total, seconds),
+            false => self.figures.rates,
+        };
+        if seconds > 0.5 || self.looked.is_none() {
+            (self.looked, self.total) = (Some(Instant::now()), total);
+        }
+        let epoch = shared.published.load().epoch;
+        let (mut differing, mut digested) = (self.figures.differences, self.figures.digest.clone());
+        // Without an answer of the control thread the former ones stay.
+        if (changed || self.compared != Some(epoch))
+            && let Ok((running, owned)) = daemon.rules()
+        {
+            let wanted = rules.and_then(|rules| wanted(rules, &running));
+            differing = wanted.map(|mut wanted| {
+                wanted.keep_running(&running, owned);
+                differences(&running, &wanted).len() as u64
+            });
+            digested = digest(&running);
+            self.compared = Some(epoch);
+        }
+        self.figures = FleetDirector {
+            name: String::new(),
+            instance: self.instance.clone(),
+            host: host_name(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            warning_count: warnings.len() as u64,
+            warnings: warnings.into_iter().take(WARNINGS).map(cut).collect(),
+            services: services as u64,
+            destinations: destinations as u64,
+            differences: differing,
+            digest: digested,
+            connections: shared.fill().0 as u64,
+            rates,
+            runs: None,
+            refused: None,
+        };
+    }
+
+    /// The record as it is now, without rules.
+    pub(super) fn present(&self) -> FleetDirector {
+        let name = if self.key.is_empty() { &self.name } else { &self.key };
+        FleetDirector { name: name.clone(), ..self.figures.clone() }
+    }
+
+    /// Writes a record if it has changed, and prolongs its lease if that is due.
+    ///
+    /// # Errors
+    /// Why the directors of the fleet do not see it.
+    pub(super) async fn write(
+        &mut self,
+        etcd: &mut Etcd,
+        keys: &Keys,
+        record: &FleetDirector,
+    ) -> Result<(), String> {
+        let now = Instant::now();
+        if now < self.not_before {
+            return Ok(());
+        }
+        let written = self.write_now(etcd, keys, record).await;
+        if written.is_err() {
+            self.not_before = now + LOOK;
+        }
+        written
+    }
+
+    async fn write_now(
+        &mut self,
+        etcd: &mut Etcd,
+        keys: &Keys,
+        record: &FleetDirector,
+    ) -> Result<(), String> {
+        let (name, holder) = self.key(&keys.directors);
+        if name != self.key {
+            self.end(etcd).await;
+            self.key = name.clone();
+        }
+        if let Some(lease) = self.lease.filter(|_| self.prolonged.elapsed() >= ALIVE) {
+            if !etcd.keep_alive(lease).await? {
+                self.lease = None;
+            }
+            self.prolonged = Instant::now();
+        }
+        if self.lease.is_some() && holder.is_some() && self.written.as_ref() == Some(record) {
+            return Ok(());
+        }
+        let lease = match self.lease {
+            Some(lease) => lease,
+            None => {
+                let lease = etcd.grant(LEASE).await?;
+                (self.lease, self.prolonged) = (Some(lease), Instant::now());
+                lease
+            }
+        };
+        let key = format!("directors/{name}");
+        let value = serde_json::to_vec(&FleetDirector { name, ..record.clone() }).unwrap_or_default();
+        let (compare, put) = (etcd.has_revision(&key, holder), etcd.put(&key, &value, lease));
+        // If the comparison fails, the next round knows who has the key.
+        if etcd.commit(&[compare], &[put]).await?.done {
+            self.written = Some(record.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether a write was refused, and is tried again later.
+    pub(super) fn waits(&self) -> bool {
+        Instant::now() < self.not_before
+    }
+
+    /// Ends the lease, with the record.
+    pub(super) async fn end(&mut self, etcd: &mut Etcd) {
+        self.written = None;
+        if let Some(lease) = self.lease.take() {
+            // Without an answer it ends by itself.
+            let _ = etcd.revoke(lease).await;
+        }
+    }
+
+    /// The key for the record, and its revision if it is this director's already.
+    fn key(&self, directors: &[Entry]) -> (String, Option<u64>) {
+        let entry = |name: &str| directors.iter().find(|entry| entry.name == name);
+        let own_digits = self.own_digits();
+        match entry(&self.name) {
+            Some(holder) if !self.wrote(holder) => {
+                let revision = entry(&own_digits).map(|entry| entry.revision);
+                (own_digits, revision)
+            }
+            holder => (self.name.clone(), holder.map(|entry| entry.revision)),
+        }
+    }
+
+    /// Whether this director has written an entry, or the process before it.
+    pub(super) fn wrote(&self, entry: &Entry) -> bool {
+        // A copy of the state's directory has the same digits.
+        let is_own = entry.name == self.name || entry.name == self.own_digits();
+        is_own && director_of(entry).instance == self.instance
+    }
+
+    /// The name of its key if another director has its name.
+    fn own_digits(&self) -> String {
+        format!("{}{SAME_NAME}{}", self.name, self.instance)
+    }
+
+    /// The directors of the same name.
+    pub(super) fn of_same_name<'a>(
+        &'a self,
+        directors: &'a [Entry],
+    ) -> impl Iterator<Item = FleetDirector> + 'a {
+        let is_same = |entry: &&Entry| {
+            let behind = entry.name.strip_prefix(self.name.as_str());
+            behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME))
+                && !self.wrote(entry)
+        };
+        directors.iter().filter(is_same).map(director_of)
+    }
+}
+
+/// The record of an entry. One that cannot be read has its name alone, and says so.
+pub(super) fn director_of(entry: &Entry) -> FleetDirector {
+    let name = entry.name.clone();
+    match serde_json::from_slice::<FleetDirector>(&entry.value) {
+        Ok(record) => FleetDirector { name, ..record },
+        Err(error) => FleetDirector {
+            name,
+            warnings: vec![format!("its record in etcd cannot be read: {error}")],
+            warning_count: 1,
+            ..FleetDirector::default()
+        },
+    }
+}
+
+/// What rules want of this director. If they have no local address, its own stay: they are another director's too.
+fn wanted(rules: &[Command], running: &State) -> Option<DesiredRules> {
+    let commands = with_local_addresses(rules, commands_of(running));
+    let lines = (1..).zip(commands).map(|(number, command)| RuleLine { number, command });
+    DesiredRules::of(&lines.collect::<Vec<_>>()).ok()
+}
+
+/// Rules without a local address keep those that run.
+pub(super) fn with_local_addresses(rules: &[Command], running: Vec<Command>) -> Vec<Command> {
+    let is_local = |command: &Command| matches!(command, Command::AddLocal(_));
+    let keeps = !rules.iter().any(is_local);
+    let kept = running.into_iter().filter(|command| keeps && is_local(command));
+    kept.chain(rules.iter().cloned()).collect()
+}
+
+/// A digest of services and destinations, with their order.
+fn digest(state: &State) -> String {
+    let mut digest = Sha256::new();
+    for command in commands_of(state) {
+        if matches!(command, Command::AddService { .. } | Command::AddDestination { .. }) {
+            digest.update(command_line(&command));
+            digest.update("\n");
+        }
+    }
+    format!("{:x}", digest.finalize())[..16].to_owned()
+}
+
+fn rates(before: &StatsValues, now: &StatsValues, seconds: f64) -> Rates {
+    let rate = |before: u64, now: u64| (now.saturating_sub(before) as f64 / seconds).round() as u64;
+    Rates {
+        connections: rate(before.connections, now.connections),
+        in_packets: rate(before.in_packets, now.in_packets),
+        out_packets: rate(before.out_packets, now.out_packets),
+        in_bytes: rate(before.in_bytes, now.in_bytes),
+        out_bytes: rate(before.out_bytes, now.out_bytes),
+    }
+}
+
+/// The begin of a text that may be long.
+pub(super) fn cut(text: String) -> String {
+    match text.char_indices().nth(TEXT_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_ipvsadm::{SystemResolver, read_wanted};
+    use xvs_model::config::difference::state_of;
+
+    use super::*;
+
+    fn entry(name: &str, instance: &str, revision: u64) -> Entry {
+        let record = FleetDirector { instance: instance.to_owned(), ..FleetDirector::default() };
+        Entry { name: name.to_owned(), revision, value: serde_json::to_vec(&record).unwrap() }
+    }
+
+    #[test]
+    fn the_later_of_two_directors_with_one_name_writes_another_key_and_both_see_each_other() {
+        let record = |instance: &str| Record::new("lb1".to_owned(), instance.to_owned());
+        let (earlier, later) = (record("11"), record("22"));
+        let key = |record: &Record, entries: &[Entry]| record.key(entries);
+        assert_eq!(key(&later, &[]), ("lb1".to_owned(), None));
+        let both = [entry("lb1", "11", 5), entry("lb1@22", "22", 7), entry("lb10", "33", 6)];
+        assert_eq!(key(&earlier, &both), ("lb1".to_owned(), Some(5)));
+        assert_eq!(key(&later, &both[..1]), ("lb1@22".to_owned(), None));
+        assert_eq!(key(&later, &both), ("lb1@22".to_owned(), Some(7)));
+        assert_eq!(key(&later, &both[1..]), ("lb1".to_owned(), None), "the name is free");
+        let others = |record: &Record| record.of_same_name(&both).map(|one| one.name).collect::<Vec<_>>();
+        assert_eq!((others(&earlier), others(&later)), (vec!["lb1@22".to_owned()], vec!["lb1".to_owned()]));
+        assert!(earlier.wrote(&both[0]) && later.wrote(&both[1]));
+        assert!(!earlier.wrote(&entry("lb2", "11", 9)), "another director with a copy of the state");
+    }
+
+    fn commands(rules: &str) -> Vec<Command> {
+        read_wanted(rules, &SystemResolver::default()).unwrap().0
+    }
+
+    #[test]
+    fn the_digest_has_services_real_servers_weights_and_order_and_nothing_that_is_a_directors_own() {
+        let of = |rules: &str| digest(&state_of(&commands(rules)).unwrap());
+        let service = "-A -t 192.0.2.1:80 -s rr\n";
+        let [a, b] = [11, 12].map(|host| format!("-a -t 192.0.2.1:80 -r 192.0.2.{host}:80 -m -w 1\n"));
+        let both = of(&format!("{service}{a}{b}"));
+        assert_eq!(both, of(&format!("#xvs laddr add 192.0.2.9\n{service}{a}{b}--set 1 2 3\n")));
+        for other in [
+            format!("{service}{b}{a}"),
+            format!("{service}{a}"),
+            format!("{service}{a}{b}").replace("-w 1", "-w 2"),
+        ] {
+            assert_ne!(both, of(&other), "{other}");
+        }
+    }
+
+    #[test]
+    fn rules_without_local_addresses_leave_those_of_the_director() {
+        let running = commands("#xvs laddr add 192.0.2.9\n-A -t 192.0.2.1:80 -s rr\n");
+        let count = |rules: &str| {
+            let running_state = state_of(&running).unwrap();
+            differences(&running_state, &wanted(&commands(rules), &running_state).unwrap()).len()
+        };
+        assert_eq!(count("-A -t 192.0.2.1:80 -s rr\n"), 0);
+        assert_eq!(count("#xvs laddr add 192.0.2.8\n-A -t 192.0.2.1:80 -s rr\n"), 2);
+        assert_eq!(count("-A -t 192.0.2.1:80 -s wrr\n"), 1);
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        assert_eq!(cut("ü".repeat(TEXT_CHARS)).chars().count(), TEXT_CHARS);
+        assert_eq!(cut("ü".repeat(TEXT_CHARS + 1)).chars().count(), TEXT_CHARS + 1);
+    }
+}

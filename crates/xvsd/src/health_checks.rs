@@ -1,0 +1,159 @@
+//! Health checks of the daemon: their start, their access to the director, and reloads of keepalived.conf.
+//!
+//! Not here: the checks themselves (`xvs_health`).
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use thiserror::Error;
+use xvs_ctl::config::Keepalived;
+use xvs_health::engine;
+use xvs_health::engine::Engine;
+use xvs_health::prepare::Prepared;
+use xvs_health::view::View;
+use xvs_health::{DesiredServices, Environment, VipProbe};
+use xvs_host::state_directory::Others;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::event::Kind;
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+use crate::daemon::threads;
+use crate::handle::Handle;
+use crate::keepalived_conf::read_usable;
+use crate::restart::kept_health::KeptHealth;
+use crate::vip_probes::VipProber;
+
+/// Why health checks do not start.
+#[derive(Debug, Error)]
+pub enum HealthError {
+    /// The system refuses their thread or runtime.
+    #[error("health: {0}")]
+    System(#[from] io::Error),
+    /// The services are refused.
+    #[error("keepalived.conf: {0}")]
+    Refused(#[from] CommandError),
+}
+
+/// Starts the checks of a file that has been read; returns when its services are in force. `kept` is the file of the
+/// view that outlives the process. While another process runs the checks, these wait for
+/// [`begin`](engine::Handle::begin).
+///
+/// # Errors
+/// [`HealthError`]; no check has run.
+pub(crate) fn start(
+    keepalived: &Keepalived,
+    read: Prepared,
+    kept: Option<KeptHealth>,
+    others: Others,
+    daemon: &Handle,
+    ended: &Sender<String>,
+) -> Result<Engine, HealthError> {
+    let file = keepalived.file.clone().unwrap_or_default();
+    let spawn = |run: Box<dyn FnOnce() + Send>| threads::spawn("xvs-health", ended, run);
+    let former = kept.as_ref().map(KeptHealth::read).unwrap_or_default();
+    let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()), kept };
+    let engine = Engine::start(file.clone(), director, former, spawn)?;
+    let checks = engine.handle();
+    let told = checks.clone();
+    // A process has one health engine, so this cell and those below are still empty.
+    let _ = daemon.shared().on_disabled.set(Arc::new(move |disabled| told.set_disabled(disabled)));
+    if others == Others::Ended {
+        checks.begin();
+    }
+    checks.set_disabled(daemon.shared().facts().disabled);
+    tracing::info!("{}: {}", file.display(), checks.replace(read)?);
+    let shared = daemon.shared();
+    let reported = checks.clone();
+    let _ = shared.health.set(Arc::new(move || reported.report()));
+    let _ = shared.health_thread.set(checks.runtime().clone());
+    Ok(engine)
+}
+
+/// Reads a file to replace what runs, and records a refusal of the file that runs.
+///
+/// # Errors
+/// The errors in the file, a line each; or it has no virtual servers while some run.
+pub(crate) fn read_again(keepalived: &Keepalived, checks: &engine::Handle) -> Result<Prepared, CommandError> {
+    let file = keepalived.file.clone().unwrap_or_default();
+    let read = read_usable(&file, keepalived.config_id.as_deref()).and_then(|read| {
+        // Such a file is more likely half written than intended.
+        let is_empty = read.configuration.virtual_servers.is_empty() && checks.has_virtual_servers();
+        let (file, next) = (file.display(), "restart xvsd to remove those that run");
+        if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
+    });
+    read.map_err(|text| {
+        if Path::new(&checks.report().file) == file {
+            checks.refuse(&text);
+        }
+        let why = format!("xvs: nothing has changed because the file cannot be used:\n{text}");
+        CommandError::Failed { why }
+    })
+}
+
+/// The director, as the environment of the health checks.
+struct Director {
+    daemon: Handle,
+    vip_prober: VipProber,
+    /// `None`: the view is not kept.
+    kept: Option<KeptHealth>,
+}
+
+impl Environment for Director {
+    fn probe_vip(
+        &self,
+        virtual_endpoint: Endpoint,
+        source: Option<IpAddr>,
+        server: &RealServer,
+    ) -> Result<Box<dyn VipProbe>, String> {
+        self.vip_prober.begin(virtual_endpoint, source, server)
+    }
+
+    fn expect_vip_probes(&self, expected: bool) -> Result<(), CommandError> {
+        self.vip_prober.expect(expected)
+    }
+
+    fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
+        let snapshot = self.daemon.shared().published.load();
+        let is_here = |key: &ServiceKey| match key {
+            ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
+            ServiceKey::Mark { .. } => true,
+        };
+        virtual_server.services.iter().any(|(key, _)| is_here(key))
+    }
+
+    fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
+        self.daemon.reconcile(wanted, scope)
+    }
+
+    fn timeouts(&self) -> Result<Timeouts, CommandError> {
+        match self.daemon.request(Request::Timeouts)? {
+            Reply::Timeouts(timeouts) => Ok(timeouts),
+            other => unreachable!("the reply to a request for timeouts is {other:?}"),
+        }
+    }
+
+    fn execute(&self, command: Command) -> Result<(), CommandError> {
+        self.daemon.request(Request::Change(command)).map(|_| ())
+    }
+
+    fn keep(&self, view: &View) {
+        if let Some(kept) = &self.kept {
+            kept.write(view);
+        }
+    }
+
+    fn emit(&self, lines: Vec<String>) {
+        lines.iter().for_each(|line| tracing::info!("{line}"));
+        let (shared, lines) = (self.daemon.shared(), lines.into_iter().map(|line| (line, None)));
+        shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
+    }
+}

@@ -1,0 +1,60 @@
+//! Reading the daemon's keepalived.conf: prepares its checks, or refuses it with its errors.
+
+use std::path::Path;
+
+use xvs_model::health_checks::fault::Severity;
+
+use xvs_ctl::config::{Config, ConfigError};
+use xvs_health::prepare::Prepared;
+use xvs_keepalived::{host, read};
+
+/// The largest number of errors of a file that are printed individually.
+const ERRORS_SHOWN: usize = 20;
+
+/// Reads the keepalived.conf of `config`; `None` if it names none.
+///
+/// # Errors
+/// [`ConfigError::Keepalived`].
+pub fn of(config: &Config) -> Result<Option<Prepared>, ConfigError> {
+    let Some(path) = &config.keepalived.file else { return Ok(None) };
+    let read = read_usable(path, config.keepalived.config_id.as_deref());
+    read.map(Some).map_err(|text| ConfigError::Keepalived { path: path.clone(), text })
+}
+
+/// Reads a file; `config_id` selects its lines with `@`, by default the first label of the host name. Ignored
+/// statements are among its faults.
+///
+/// # Errors
+/// The OS error, or the errors in the file, a line each.
+pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Prepared, String> {
+    let config_id = config_id.map_or_else(host, str::to_owned);
+    let read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
+    Prepared::of(read).map_err(|refused| {
+        let mut errors = refused.faults.iter().filter(|fault| fault.severity == Severity::Error);
+        let mut lines: Vec<_> = errors.by_ref().take(ERRORS_SHOWN).map(ToString::to_string).collect();
+        match errors.count() {
+            0 => {}
+            more => lines.push(format!("and {more} more, see `xvs check --keepalived`")),
+        }
+        lines.join("\n")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn of_a_million_errors_the_first_are_printed_and_the_others_counted() {
+        let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
+        fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
+        let text = read_usable(&path, Some("lb1")).unwrap_err();
+        fs::remove_file(path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 21);
+        assert!(lines[19].ends_with(":20: error: a `}` without a `{` before it"), "{}", lines[19]);
+        assert_eq!(lines[20], "and 999980 more, see `xvs check --keepalived`");
+    }
+}

@@ -1,0 +1,28 @@
+//! The process `xvsd`: threads, sockets and files around the control plane of `xvs-ctl`.
+//!
+//! A command arrives on the Unix socket ([`socket`]) and enters by a [`handle`] the queue of the control thread
+//! ([`control_thread`]), the one owner of the desired state. Health checks, network changes and mark rules enter by the
+//! same queue. Requests that need no writer are answered from [`status`] and [`metrics`], on the thread of the client.
+//! What outlives the process is in [`restart`].
+
+pub mod daemon;
+mod date;
+pub mod restart;
+
+pub mod control_thread;
+pub mod handle;
+pub mod reload;
+pub mod socket;
+
+pub mod fleet;
+mod health_checks;
+pub mod keepalived_conf;
+mod offload;
+mod sweeping;
+mod sync;
+mod vip_probes;
+pub mod workers;
+
+pub mod log;
+pub mod metrics;
+pub mod status;

@@ -1,0 +1,210 @@
+//! Flow offload: whether it is on, and interfaces that refuse packets.
+//!
+//! Not here: which flows are offloaded, and what the program does with them (`xvs_dataplane::offload`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use xvs_ctl::config::OffloadMode;
+use xvs_dataplane::offload::{Offload, Settings};
+use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::losses::{Leaving, Losses};
+use xvs_model::report::status::BondMember;
+use xvs_xdp::{Attached, Mode};
+
+/// The offload of a running director.
+pub(crate) struct Offloading {
+    mode: OffloadMode,
+    /// The names of interfaces that take no part.
+    excluded: Vec<String>,
+    is_on: bool,
+    /// The interfaces that take what the program forwards in native mode, by index, and when the kernel was asked.
+    takers: BTreeSet<u32>,
+    asked: Instant,
+    flows: Arc<Offload>,
+    losses: Losses,
+    /// By the index of the interface.
+    recent: BTreeMap<u32, Recent>,
+    /// Interfaces that have refused too many packets.
+    refusing: BTreeSet<u32>,
+}
+
+/// How an interface takes part.
+pub(crate) struct Part {
+    /// Whether the program forwards what arrives or leaves by it.
+    pub(crate) offloads: bool,
+    /// Whether the program runs in generic mode, where any interface takes what it forwards.
+    pub(crate) generic: bool,
+    /// Whether it takes what the program forwards in native mode.
+    pub(crate) takes_redirected: bool,
+    /// Why it takes no part, or what leaves by it does not; `None`: it does.
+    pub(crate) why_not: Option<String>,
+}
+
+const REFUSES: &str = "it has refused many packets that the XDP program had forwarded to it; after a restart of xvsd it \
+                       is tried again";
+const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth does after `ethtool -K PEER gro on` at its \
+                          other end";
+/// From one question to the kernel to the next, which costs several system calls for each interface.
+const ASK_INTERVAL: Duration = Duration::from_secs(10);
+/// So many refused packets in the last seconds, and more than have left, are too many. A link that is too slow for its
+/// packets refuses less.
+const REFUSED_MIN: f64 = 4.0;
+/// What a second counts less than the next one.
+const DECAY: f64 = 7.0 / 8.0;
+
+/// Packets that were to leave by an interface in the last seconds.
+struct Recent {
+    /// All of them, until the last look.
+    until: Leaving,
+    sent: f64,
+    refused: f64,
+}
+
+impl Recent {
+    fn add(&mut self, now: Leaving) {
+        let add = |recent: &mut f64, more: u64| *recent = *recent * DECAY + more as f64;
+        add(&mut self.sent, now.sent - self.until.sent);
+        add(&mut self.refused, now.refused - self.until.refused);
+        self.until = now;
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.refused >= REFUSED_MIN && self.refused > self.sent
+    }
+}
+
+impl Offloading {
+    /// No flow is offloaded yet.
+    ///
+    /// # Errors
+    /// The kernel cannot map the maps, or count what interfaces refuse.
+    pub(crate) fn start(
+        mode: OffloadMode,
+        excluded: Vec<String>,
+        settings: Settings,
+        steering: &Steering,
+        entries: usize,
+    ) -> io::Result<Self> {
+        let unseen = |error| {
+            io::Error::other(format!(
+                "packets that interfaces refuse cannot be counted ({error}), which needs a kernel with BTF \
+                 (CONFIG_DEBUG_INFO_BTF)"
+            ))
+        };
+        let losses = Losses::follow().map_err(unseen)?;
+        let flows = steering.offload(entries, settings)?;
+        let (recent, refusing) = Default::default();
+        Ok(Self {
+            mode,
+            excluded,
+            is_on: false,
+            takers: BTreeSet::new(),
+            asked: Instant::now(),
+            flows,
+            losses,
+            recent,
+            refusing,
+        })
+    }
+
+    pub(crate) fn flows(&self) -> &Arc<Offload> {
+        &self.flows
+    }
+
+    /// Turns it on or off for workers whose frames the kernel copies, or not.
+    pub(crate) fn follow(&mut self, copies: bool) {
+        self.is_on = self.mode == OffloadMode::On || copies;
+        self.flows.set_on(self.is_on);
+    }
+
+    /// Whether the kernel should be asked again which interfaces take what the program forwards: it tells no changes.
+    pub(crate) fn is_ask_due(&self) -> bool {
+        self.asked.elapsed() >= ASK_INTERVAL
+    }
+
+    /// Asks the kernel which of these interfaces take what the program forwards, or tries it.
+    pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
+        let Self { is_on, excluded, takers, losses, .. } = self;
+        let takes = |attached: &&Attached| {
+            let index = attached.index();
+            attached.takes_redirected().unwrap_or_else(|| {
+                // One that has taken a frame counts as one that does, until it refuses too many.
+                let is_wanted = *is_on && !excluded.iter().any(|excluded| excluded == attached.interface());
+                let try_it = |address| losses.is_taken(index, address);
+                takers.contains(&index) || is_wanted && attached.link_address().is_ok_and(try_it)
+            })
+        };
+        self.takers = attached.filter(takes).map(Attached::index).collect();
+        self.asked = Instant::now();
+    }
+
+    /// How an interface takes part, of a bond or not.
+    pub(crate) fn part_of(&self, attached: &Attached, bond: Option<&BondMember>) -> Part {
+        let (name, ifindex) = (attached.interface(), attached.index());
+        let generic = attached.mode() == Mode::Generic;
+        let takes_redirected = self.takers.contains(&ifindex);
+        let why_none = if !self.is_on {
+            Some("the kernel does not copy its packets, so workers are fast; offload = \"on\" offloads all the same".to_owned())
+        } else if self.excluded.iter().any(|excluded| excluded == name) {
+            Some("`offload_excluded` names it".to_owned())
+        } else if let Some(bond) = bond {
+            Some(format!("it is a member of {}", bond.name))
+        } else if self.refusing.contains(&ifindex) {
+            Some(REFUSES.to_owned())
+        } else {
+            None
+        };
+        let offloads = why_none.is_none();
+        let why_not = why_none.or_else(|| (!takes_redirected && !generic).then(|| TAKES_NONE.to_owned()));
+        Part { offloads, generic, takes_redirected, why_not }
+    }
+
+    /// The packets that were to leave by an interface and did not.
+    pub(crate) fn lost(&self, ifindex: u32) -> u64 {
+        let Leaving { refused, full, .. } = self.losses.of(ifindex);
+        refused + full
+    }
+
+    /// Looks at what these interfaces have refused since the last look, a second ago. Returns whether one has refused
+    /// too many for the first time.
+    pub(crate) fn judge(&mut self, interfaces: &[u32]) -> bool {
+        let before = self.refusing.len();
+        for &ifindex in interfaces {
+            let now = self.losses.of(ifindex);
+            let new = Recent { until: now, sent: 0.0, refused: 0.0 };
+            let recent = self.recent.entry(ifindex).or_insert(new);
+            recent.add(now);
+            if recent.are_too_many() {
+                self.refusing.insert(ifindex);
+            }
+        }
+        self.refusing.len() > before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_refuses_more_than_leave_is_used_no_more() {
+        let judged = |seconds: &[(u64, u64)]| {
+            let (mut recent, mut all) =
+                (Recent { until: Leaving::default(), sent: 0.0, refused: 0.0 }, Leaving::default());
+            seconds.iter().any(|(sent, refused)| {
+                all = Leaving { sent: all.sent + sent, refused: all.refused + refused, full: 0 };
+                recent.add(all);
+                recent.are_too_many()
+            })
+        };
+        assert!(
+            judged(&[(0, 4)])
+                && judged(&[(0, 1); 8])
+                && judged(&[(1_000_000, 0), (0, 900_000), (0, 900_000)])
+        );
+        assert!(!judged(&[(0, 3)]) && !judged(&[(1_000_000, 900_000); 100]) && !judged(&[(2, 1); 100]));
+    }
+}

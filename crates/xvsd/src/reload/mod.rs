@@ -1,0 +1,365 @@
+//! `xvs reload`: takes every key of xvs.toml over that has changed, and the keepalived.conf, or nothing.
+//!
+//! A key changes in the running process, or by a successor that takes over without losing a connection; then the
+//! successor takes all keys. What needs a restart refuses the reload. Everything that can fail comes before the first
+//! change. One reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes how
+//! (`difference.rs`).
+
+mod difference;
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::bounded;
+use xvs_ctl::arguments::Arguments;
+use xvs_ctl::config::Config;
+use xvs_ctl::control::list_sources::read_list;
+use xvs_ctl::control::quic::{key_file, read_key};
+use xvs_ctl::control::reload::Reloaded;
+use xvs_ctl::journal::format::{Entry, FileRecord};
+use xvs_health::engine;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::event::Kind;
+use xvs_model::report::setting::{Setting, Source};
+
+use crate::date::date_millis;
+use crate::fleet::check_files;
+use crate::handle::Handle;
+use crate::health_checks::read_again;
+use crate::log::SetLog;
+use crate::metrics;
+use crate::metrics::admission::Admission;
+use crate::metrics::exporter::{Exporter, ExporterError, Listener, StatusPage};
+use crate::reload::difference::{Difference, Way, differences, shown};
+use crate::restart::successor;
+use crate::status::page::Viewers;
+
+/// How long a successor may take. The running xvsd gives one up sooner that stops at a step.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Carries out reloads of a running daemon.
+pub struct Reloader {
+    arguments: Arguments,
+    daemon: Handle,
+    /// `None` without a keepalived.conf.
+    checks: Option<engine::Handle>,
+    log: SetLog,
+    destinations: Arc<AtomicUsize>,
+    /// Whether the status page is served.
+    status_page: Arc<AtomicBool>,
+    running: Mutex<Running>,
+}
+
+/// What the last reload, or the start, has put in force.
+struct Running {
+    config: Config,
+    exporter: Option<Exporter>,
+    /// Those of the exporter.
+    admission: Arc<ArcSwap<Admission>>,
+}
+
+impl Reloader {
+    /// Serves metrics at the address of the start, and carries out reloads from now on.
+    ///
+    /// # Errors
+    /// The system has no room for a thread.
+    pub fn start(
+        (arguments, config): (Arguments, Config),
+        (daemon, checks): (Handle, Option<engine::Handle>),
+        log: SetLog,
+        (listener, admission): (Option<Listener>, Admission),
+    ) -> io::Result<Arc<Self>> {
+        let destinations = Arc::new(AtomicUsize::new(config.metrics_destinations));
+        let status_page = Arc::new(AtomicBool::new(config.status_page));
+        let admission = Arc::new(ArcSwap::from_pointee(admission));
+        let running = Mutex::new(Running { config, exporter: None, admission: admission.clone() });
+        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, status_page, running });
+        let exporter = listener.map(|listener| this.serve(listener, &admission)).transpose()?;
+        this.lock().exporter = exporter;
+        let reloader = this.clone();
+        // A process has one daemon, so the cell is still empty.
+        let _ = this.daemon.shared().reload.set(Arc::new(move || reloader.reload()));
+        Ok(this)
+    }
+
+    /// Ends the server of metrics, unless a reload runs.
+    pub fn stop(&self) {
+        if let Ok(mut running) = self.running.try_lock() {
+            running.exporter = None;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
+        // A reload that panics has changed the process, but not this.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, listener: Listener, admission: &Arc<ArcSwap<Admission>>) -> io::Result<Exporter> {
+        let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
+        let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
+        let (daemon, viewers) = (self.daemon.clone(), Viewers::default());
+        let document = move |query: &str| viewers.document(daemon.shared(), query, date_millis());
+        let status = StatusPage { is_on: self.status_page.clone(), document: Box::new(document) };
+        listener.serve(page, status, admission.clone())
+    }
+
+    /// Returns the changes, a line each.
+    fn reload(&self) -> Result<String, CommandError> {
+        let mut running = self.lock();
+        let new = match self.arguments.file() {
+            Some(_) => self.arguments.clone().config().map_err(unchanged)?,
+            None if self.checks.is_some() => running.config.clone(),
+            None => {
+                let why = "xvsd has no file to read; start it with `--config FILE` or `--keepalived FILE`"
+                    .to_owned();
+                return Err(unchanged(why));
+            }
+        };
+        let changes = differences(&running.config, &new);
+        let has = |way| changes.iter().any(|change| change.way == way);
+        if has(Way::Restart) {
+            return Err(unchanged(self.needs_restart(&changes, Way::Restart, "this")));
+        }
+        if has(Way::Rules) {
+            new.read_files().map_err(unchanged)?;
+        }
+        let admission = Admission::read(&new).map_err(unchanged)?;
+        check_files(&new.fleet).map_err(unchanged)?;
+        for (list, path) in new.list_files() {
+            read_list(list, &path).map_err(unchanged)?;
+        }
+        // Those of commands; a successor would refuse them later.
+        if let Reply::Rules { commands, .. } = self.daemon.request(Request::Rules)? {
+            for command in &commands {
+                if let Command::SetListFile { list, path } = command {
+                    read_list(*list, path).map_err(unchanged)?;
+                }
+                if let Some(path) = key_file(command) {
+                    read_key(path).map_err(unchanged)?;
+                }
+            }
+        }
+        if has(Way::Successor) {
+            self.by_successor(&running.config, &new, &changes)
+        } else {
+            self.in_place(&mut running, (new, admission), &changes)
+        }
+    }
+
+    /// Changes what the running process can change.
+    fn in_place(
+        &self,
+        running: &mut Running,
+        (new, admission): (Config, Admission),
+        changes: &[Difference],
+    ) -> Result<String, CommandError> {
+        let old = &running.config;
+        // A successor whose address was in use has no exporter.
+        let is_served = new.metrics_address.is_some() == running.exporter.is_some();
+        let serves_anew = new.metrics_address != old.metrics_address || !is_served;
+        let listener = if serves_anew { listener(old, &new)? } else { None };
+        // Another address begins with the new admission, and the former one ends with its own.
+        let admission = Arc::new(admission);
+        let anew = Arc::new(ArcSwap::new(admission.clone()));
+        let exporter = listener.map(|listener| self.serve(listener, &anew)).transpose().map_err(unchanged)?;
+        let filter = new.log_filter().map_err(unchanged)?;
+        let checks = self.checks.as_ref();
+        let checks = checks.map(|checks| Ok((checks, read_again(&new.keepalived, checks)?))).transpose()?;
+        set_mode(old, &new)?;
+        let mut lines: Vec<_> = changes.iter().map(Difference::line).collect();
+        if let Some((checks, read)) = checks {
+            lines.push(checks.replace(read).inspect_err(|_| _ = set_mode(&new, old))?);
+            checks.set_file(new.keepalived.file.clone().unwrap_or_default());
+        }
+        match self.daemon.set_list_files(new.list_files()) {
+            Ok(read) => lines.extend(read),
+            Err(error) => {
+                let _ = set_mode(&new, old);
+                return Err(error);
+            }
+        }
+        lines.extend(read_again_for_metrics(&new));
+        if !serves_anew {
+            running.admission.store(admission);
+        }
+        if new == *old && is_served {
+            return Ok(said(&lines));
+        }
+        // Nothing below fails, unless xvsd ends.
+        let undone = self.daemon.reload_settings(Reloaded {
+            changed: changes.iter().filter_map(Difference::setting).map(str::to_owned).collect(),
+            ipvs: new.ipvs,
+            feedback: new.feedback.clone(),
+            repair: new.keepalived.repair,
+            settings: new.settings(self.daemon.shared().counters.len()),
+            toml: new.toml.clone(),
+        })?;
+        if (&new.log, new.log_format) != (&old.log, old.log_format)
+            && let Err(error) = (self.log)(filter, new.log_format)
+        {
+            tracing::error!("log: {error}");
+        }
+        if serves_anew {
+            (running.exporter, running.admission) = (exporter, anew);
+        }
+        self.destinations.store(new.metrics_destinations, Ordering::Relaxed);
+        self.status_page.store(new.status_page, Ordering::Relaxed);
+        let shared = self.daemon.shared();
+        // Without a bpffs there is none.
+        if let Some(hold) = shared.hold.as_ref().filter(|hold| !hold.length().is_zero()) {
+            hold.set(new.hold.duration(), shared.clock.elapsed());
+        }
+        shared.facts_mut().rules = new.compared_rules();
+        running.config = new;
+        for (change, line) in changes.iter().zip(&mut lines) {
+            if change.setting().is_some_and(|key| undone.iter().any(|undone| undone == key)) {
+                line.push_str(", over the value of `xvs set`");
+            }
+            if change.way == Way::Rules {
+                line.push_str(", not loaded: `xvs apply` or the next start loads it");
+            }
+            self.note(line);
+        }
+        Ok(said(&lines))
+    }
+
+    /// Lets a successor begin with the file. This process ends when it has taken over.
+    fn by_successor(
+        &self,
+        old: &Config,
+        new: &Config,
+        changes: &[Difference],
+    ) -> Result<String, CommandError> {
+        let no_successor = if new.hold.duration().is_zero() {
+            Some("with hold = \"0\" no successor can take over, so this")
+        } else if new.state_directory.is_none() {
+            Some("without a state directory no successor can take over, so this")
+        } else if process::id() == 1 {
+            Some("xvsd is the first process of its container, which would end with it, so this")
+        } else {
+            None
+        };
+        if let Some(why) = no_successor {
+            return Err(unchanged(self.needs_restart(changes, Way::Successor, why)));
+        }
+        if new.metrics_address != old.metrics_address {
+            // The successor listens when it has taken over, which is too late for an error.
+            listener(old, new)?;
+        }
+        let lines =
+            changes.iter().map(|change| format!("{}, by a successor", change.line())).collect::<Vec<_>>();
+        lines.iter().for_each(|line| self.note(line));
+        // The settings of `xvs set` that the file does not change go on. The successor begins with this journal.
+        let undone = self.overridden(changes);
+        let keys = undone.iter().map(|(key, _)| key.clone()).collect();
+        self.daemon.note(vec![Entry::Toml(new.toml.clone(), keys)])?;
+        self.successor().map_err(|why| {
+            self.note(&format!("no successor has taken over, all is as before: {why}"));
+            let former = self.daemon.note(as_before(old.toml.clone(), undone));
+            former.unwrap_or_else(|error| tracing::error!("journal: {error}"));
+            unchanged(format!("no successor has taken over:\n{why}"))
+        })?;
+        Ok(lines.join("\n"))
+    }
+
+    /// Starts a successor. Returns when it has taken over.
+    fn successor(&self) -> Result<(), String> {
+        let (result, results) = bounded(2);
+        let taken_over = &self.daemon.shared().taken_over;
+        *taken_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
+        let started = successor::start_for_reload(result);
+        let process = started.map_err(|error| format!("its process cannot be started: {error}"))?;
+        let result = results.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it takes too long".to_owned()));
+        if result.is_err() {
+            process.kill();
+        }
+        result
+    }
+
+    /// The settings of `xvs set` that these changes undo, with their values.
+    fn overridden(&self, changes: &[Difference]) -> Vec<(String, String)> {
+        let facts = self.daemon.shared().facts();
+        let is_undone = |setting: &&Setting| {
+            let mut keys = changes.iter().filter_map(Difference::setting);
+            setting.source == Source::XvsSet && keys.any(|key| key == setting.key)
+        };
+        let undone = facts.settings.iter().filter(is_undone);
+        undone.map(|setting| (setting.key.clone(), shown(&setting.value))).collect()
+    }
+
+    fn needs_restart(&self, changes: &[Difference], way: Way, why: &str) -> String {
+        let changes = changes.iter().filter(|change| change.way == way);
+        let lines: Vec<_> = changes.map(Difference::line).collect();
+        let file = self.arguments.file().unwrap_or_else(|| "xvs.toml".as_ref()).display();
+        format!(
+            "{}: {why} needs a restart of xvsd; restart it, or undo the change in {file}",
+            lines.join("; ")
+        )
+    }
+
+    /// Logs a change, and tells listeners to events.
+    fn note(&self, line: &str) {
+        let shared = self.daemon.shared();
+        let line = format!("xvs.toml: {line}");
+        tracing::info!("{line}");
+        let epoch = shared.published.load().epoch;
+        shared.events.record(Kind::Change, epoch, line);
+    }
+}
+
+/// The answer of these lines.
+fn said(lines: &[String]) -> String {
+    if lines.is_empty() { "no key of xvs.toml has changed".to_owned() } else { lines.join("\n") }
+}
+
+/// The line about files whose content may have changed although no key has.
+fn read_again_for_metrics(config: &Config) -> Option<String> {
+    let keys = [
+        ("metrics_certificate", &config.metrics_certificate),
+        ("metrics_private_key", &config.metrics_private_key),
+        ("metrics_token_file", &config.metrics_token_file),
+    ];
+    let given: Vec<_> = keys.into_iter().filter_map(|(key, file)| file.as_ref().map(|_| key)).collect();
+    (!given.is_empty()).then(|| format!("{}: read again", given.join(", ")))
+}
+
+/// The lines that bring a journal back to these settings.
+fn as_before(toml: Option<FileRecord>, settings: Vec<(String, String)>) -> Vec<Entry> {
+    let settings = settings.into_iter().map(|(key, value)| Entry::Set { key, value });
+    [Entry::Toml(toml, Vec::new())].into_iter().chain(settings).collect()
+}
+
+/// Binds the new address of metrics.
+fn listener(old: &Config, new: &Config) -> Result<Option<Listener>, CommandError> {
+    let is_own =
+        |address: std::net::SocketAddr| old.metrics_address.map(|own| own.port()) == Some(address.port());
+    let bound = new.metrics_address.map(Listener::bind).transpose();
+    bound.map_err(|error| match error {
+        ExporterError::InUse(address) if is_own(address) => unchanged(format!(
+            "metrics_address {address}: xvsd serves this port; restart it, or choose another port"
+        )),
+        error => unchanged(error),
+    })
+}
+
+/// Sets the permissions of the control socket.
+fn set_mode(old: &Config, new: &Config) -> Result<(), CommandError> {
+    let mode = new.mode().map_err(unchanged)?;
+    if new.socket_mode == old.socket_mode {
+        return Ok(());
+    }
+    let set = fs::set_permissions(&new.socket, Permissions::from_mode(mode));
+    set.map_err(|error| unchanged(format!("socket_mode: {}: {error}", new.socket.display())))
+}
+
+fn unchanged(why: impl ToString) -> CommandError {
+    CommandError::Failed { why: format!("xvs: nothing has changed: {}", why.to_string()) }
+}

@@ -1,0 +1,150 @@
+//! The hand-over to a successor (`xvsd --take-over`), as the running xvsd sees it.
+//!
+//! Runs on the control thread, which does nothing else meanwhile: no change of the configuration, no result of a health
+//! check is carried out until the successor has it, or until it has failed. First the successor prepares; the workers
+//! forward. Then the workers close their sockets and nothing uses the table. If the successor ends before the last
+//! step, or a step takes too long, the workers forward again. If it has already taken the table, this process begins
+//! anew, as after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
+
+use std::os::unix::process::CommandExt;
+use std::process;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use xvs_ctl::control::datapath::Datapath as _;
+use xvs_helper::process::pass_on;
+use xvs_host::process::Process;
+use xvs_model::config::command::CommandError;
+use xvs_model::protocol::request::TakeOverStep;
+
+use crate::control_thread::ControlThread;
+use crate::daemon::rights;
+use crate::handle::Step;
+use crate::restart::successor;
+use crate::status::shared::Shared;
+
+/// How long a successor may prepare, and how long it may take for each later step.
+const PREPARATION: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_secs(10);
+/// How long the reply to `xvs reload` may take. The successor forwards already.
+const REPLY: Duration = Duration::from_millis(200);
+/// Interval of looking whether the successor still runs.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Preparing,
+    Paused,
+    Taken,
+}
+
+impl ControlThread {
+    /// Hands over to the process with this id, which sends its further steps by `steps`. Returns if it fails.
+    pub(crate) fn hand_over(&mut self, successor: u32, steps: &Receiver<Step>) {
+        // Relaxed: it orders nothing.
+        self.shared.hands_over.store(true, Ordering::Relaxed);
+        self.hand_over_steps(successor, steps);
+        self.shared.hands_over.store(false, Ordering::Relaxed);
+    }
+
+    fn hand_over_steps(&mut self, successor: u32, steps: &Receiver<Step>) {
+        tracing::info!("process {successor} prepares to take over; changes wait until then");
+        let shared = self.shared.clone();
+        // They have their own reasons to end connections; while these are held, they do not.
+        let mut quiet = None;
+        let (mut stage, mut until) = (Stage::Preparing, Instant::now() + PREPARATION);
+        let process = Process::open(successor);
+        // What does not change until the pause needs no time in it.
+        self.control.save_numbers();
+        let why = loop {
+            match steps.recv_timeout(LOOK) {
+                Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
+                    quiet = Some((shared.reader(), shared.sweeping.lock()));
+                    self.control.datapath().workers().0.pause();
+                    // The successor has the whole hold until its own programs are in force.
+                    self.beat();
+                    self.control.datapath().daemons().may_send(false);
+                    self.control.save_numbers();
+                    (stage, until) = (Stage::Paused, Instant::now() + STEP);
+                    let _ = reply.send(Ok(()));
+                }
+                Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
+                    (stage, until) = (Stage::Taken, Instant::now() + STEP);
+                    let _ = reply.send(Ok(()));
+                }
+                Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
+                    let _ = reply.send(Ok(()));
+                    // It sends what was announced here.
+                    self.control.datapath().stop_master();
+                    tracing::info!("process {successor} has taken over: ending");
+                    let reload = shared.taken_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let wait =
+                        if reload.is_some_and(|reload| reload.send(Ok(())).is_ok()) { REPLY } else { LOOK };
+                    // For the reply and the log. No destructor runs: it would take from the successor what it has.
+                    thread::sleep(wait);
+                    process::exit(0);
+                }
+                Ok((step, reply)) => {
+                    let why = format!("xvs: the step {step:?} does not follow {stage:?}");
+                    let _ = reply.send(Err(CommandError::Failed { why }));
+                }
+                Err(RecvTimeoutError::Timeout) if process.as_ref().map_or(true, Process::has_ended) => {
+                    break "it has ended";
+                }
+                Err(RecvTimeoutError::Timeout) if Instant::now() > until => break "it takes too long",
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break "it has given up",
+            }
+        };
+        tracing::warn!("process {successor} does not take over: {why}; this process continues");
+        // It must not take anything from now on. One that prepares still has nothing, and its next step is refused; and
+        // only a later step shows that its number was not another's when the process was opened.
+        if let Ok(process) = process
+            && stage != Stage::Preparing
+        {
+            process.kill();
+        }
+        if stage == Stage::Taken {
+            tracing::warn!("it had the connection table already, so this process begins anew");
+            // Its hold began when they came into force; that of this process's begins now, for the new start.
+            let (workers, steering) = self.control.datapath().workers();
+            workers.restore_programs(steering);
+            begin_anew();
+        }
+        drop(quiet);
+        if stage == Stage::Paused {
+            self.resume_workers();
+        }
+    }
+
+    fn beat(&self) {
+        let Shared { hold, clock, .. } = &*self.shared;
+        hold.iter().for_each(|hold| hold.beat(clock.elapsed()));
+    }
+
+    /// Lets the workers forward again, with this process's programs on the interfaces.
+    fn resume_workers(&mut self) {
+        self.control.datapath().daemons().may_send(true);
+        let (workers, steering) = self.control.datapath().workers();
+        workers.restore_programs(steering);
+        workers.redirect_own_anew(steering);
+        match workers.resume() {
+            Ok(facts) => self.shared.facts_mut().workers = facts,
+            // The control thread tries again every second.
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
+/// Replaces this process by a fresh one of the same command line, which finds everything as after a kill.
+fn begin_anew() -> ! {
+    let mut command = successor::command();
+    let passed = pass_on(&mut command).and_then(|()| rights::pass_on(&mut command));
+    let error = passed.err().unwrap_or_else(|| command.exec());
+    tracing::error!("xvsd cannot begin anew: {error}");
+    process::exit(1)
+}

@@ -1,0 +1,64 @@
+//! The file `health` of the state's directory: the view of the health checks, for the next xvsd.
+//!
+//! Written at most half a second after a change, on a thread of the checks that may wait. A file that cannot be used is
+//! left out: the checks begin as their file says.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xvs_health::view::View;
+
+use xvs_ctl::journal::file;
+
+/// The version of the format. A file of another one is left out.
+const VERSION: u32 = 1;
+
+/// The file.
+pub(crate) struct KeptHealth {
+    path: PathBuf,
+}
+
+/// Its content.
+#[derive(Serialize, Deserialize)]
+struct Content<V> {
+    xvs_health: u32,
+    view: V,
+}
+
+impl KeptHealth {
+    /// The file in this directory.
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { path: directory.join("health") }
+    }
+
+    /// The view of an earlier process; empty if there is none. Why a file is left out is logged.
+    pub(crate) fn read(&self) -> View {
+        let parsed = |bytes: &[u8]| match serde_json::from_slice(bytes) {
+            Ok(Content { xvs_health: VERSION, view }) => Ok(view),
+            Ok(Content { xvs_health, .. }) => {
+                Err(format!("it has version {xvs_health} of the format, not {VERSION}"))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        let view = file::read(&self.path).and_then(|read| read.map(|(bytes, _)| parsed(&bytes)).transpose());
+        view.map(Option::unwrap_or_default).unwrap_or_else(|why| {
+            tracing::warn!(
+                "{}: {why}; the health checks begin as the keepalived.conf says",
+                self.path.display()
+            );
+            View::default()
+        })
+    }
+
+    /// Writes the view. A failure is logged; the next change tries again.
+    pub(crate) fn write(&self, view: &View) {
+        let content = serde_json::to_vec(&Content { xvs_health: VERSION, view });
+        let written = content.map_err(Into::into).and_then(|bytes| file::replace(&self.path, &bytes));
+        if let Err(error) = written {
+            let path = self.path.display();
+            tracing::warn!(
+                "{path}: {error}; after a restart the health checks begin with an earlier state; make room"
+            );
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! The state that outlives xvsd: its directory, the connection table in it, and the numbers of destinations.
+//!
+//! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
+//! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`), the order of the
+//! start (`control/thread/serve.rs`).
+//!
+//! The table goes through three types: a [`PreparedTable`] may still be another process's; nobody uses a
+//! [`PausedTable`]; and only [`SurveyedTable::own`] returns a [`Table`], without which there is no handle of it: no
+//! worker, no sweeper, no listing, no sender of synchronization.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use xvs_ctl::config::{Config, ConfigError};
+use xvs_ctl::control::Control;
+use xvs_ctl::control::datapath::Datapath;
+use xvs_ctl::registry::kept::{Found, Kept};
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::{
+    AdoptError, Boot, ConnId, Connection, Flags, FormerTable, Survey, Table, TableConfig, TableFiles,
+    random_secret,
+};
+use xvs_dataplane::shm::Memory;
+use xvs_dataplane::snapshot::{Counts, DestinationId};
+use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
+use xvs_host::{boot, instance};
+use xvs_proto::HashSecret;
+
+use crate::daemon::error::{DaemonError, system};
+use crate::restart::take_over::TakeOver;
+
+/// What the daemon starts with.
+pub(crate) struct KeptState {
+    /// The connection table.
+    pub(crate) table: PreparedTable,
+    /// The directory; `None`: nothing outlives the process.
+    pub(crate) directory: Option<StateDirectory>,
+    /// Sentences for the operator.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl KeptState {
+    /// Opens the directory, and maps the table that an earlier process has left there, or makes one. `over` is the
+    /// limit of a control group that the full table exceeds.
+    ///
+    /// # Errors
+    /// The configured directory, or that of the running process, cannot be used. Or there is no memory for the table.
+    pub(crate) fn open(
+        config: &Config,
+        table: TableConfig,
+        over: Option<ConfigError>,
+        others: Others,
+    ) -> Result<Self, DaemonError> {
+        let in_memory = |warnings| -> Result<Self, DaemonError> {
+            let table = Table::create(table).map_err(system("the connection table"))?;
+            Ok(Self { table: PreparedTable::new(Origin::New(table)), directory: None, warnings })
+        };
+        let may_do_without = others == Others::Ended && !config.is_given("state_directory");
+        let parent = match (&config.state_directory, over) {
+            (None, _) if others == Others::Run => {
+                return Err(DaemonError::TakeOver("state_directory is \"\"".to_owned()));
+            }
+            (None, None) => return in_memory(Vec::new()),
+            (None, Some(over)) if table.memory == Memory::OnDemand => {
+                return in_memory(vec![format!("once the table is full: {over}")]);
+            }
+            // In files all of it is allocated at once.
+            (Some(_), Some(over)) if table.memory == Memory::OnDemand && may_do_without => {
+                return in_memory(vec![without(&over)]);
+            }
+            (_, Some(over)) => return Err(over.into()),
+            (Some(parent), None) => parent,
+        };
+        let directory = match StateDirectory::open(parent, &instance::name_of(&config.socket), others) {
+            Err(error) if may_do_without => return in_memory(vec![without(&error)]),
+            directory => directory?,
+        };
+        if let Some(left) = directory.left_by_others() {
+            tracing::warn!("state_directory: {left}");
+        }
+        match Self::table_in(&directory, table, others) {
+            // There may still be room for the rest.
+            Err(DaemonError::StateDirectory(error)) if may_do_without => {
+                let Self { mut table, warnings, .. } = in_memory(vec![without(&error)])?;
+                table.numbers = Some(numbers(&directory)?);
+                Ok(Self { table, directory: Some(directory), warnings })
+            }
+            found => {
+                let (source, warnings) = found?;
+                let table = PreparedTable { source, numbers: Some(numbers(&directory)?) };
+                Ok(Self { table, directory: Some(directory), warnings })
+            }
+        }
+    }
+
+    /// The table in this directory.
+    fn table_in(
+        directory: &StateDirectory,
+        config: TableConfig,
+        others: Others,
+    ) -> Result<(Origin, Vec<String>), DaemonError> {
+        let failed = |error| failed(directory, error);
+        let boot = Boot(boot::id().map_err(failed)?);
+        let mut warnings = Vec::new();
+        let files =
+            TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
+        let is_new = files.connections.metadata().map_err(failed)?.len() == 0;
+        let mapped = match (FormerTable::map(&files, config, boot), others) {
+            (Ok(table), Others::Ended) => Some(Origin::Killed(table)),
+            (Ok(table), Others::Run) => {
+                // Now, when the other process still forwards.
+                table.touch();
+                Some(Origin::HandedOver(table))
+            }
+            (Err(AdoptError::Refused(why)), Others::Run) => {
+                return Err(DaemonError::TakeOver(format!("its connection table is refused: {why}")));
+            }
+            (Err(AdoptError::Refused(_)), Others::Ended) if is_new => None,
+            (Err(AdoptError::Refused(why)), Others::Ended) => {
+                let path = directory.path().join(CONNECTIONS);
+                warnings.push(format!(
+                    "xvsd has begun with an empty connection table, because that of {} is refused: {why}",
+                    path.display()
+                ));
+                None
+            }
+            (Err(AdoptError::Kernel(error)), _) => return Err(failed(error).into()),
+        };
+        let source = match mapped {
+            Some(source) => source,
+            None => {
+                let [connections, extensions] = config.file_bytes().map_err(failed)?;
+                let connections = directory.new_file(CONNECTIONS, connections)?;
+                // Half of a table would take room for nothing.
+                let extensions = directory.new_file(EXTENSIONS, extensions).inspect_err(|_| {
+                    let _ = directory.remove(CONNECTIONS);
+                });
+                let files = TableFiles { connections, extensions: extensions? };
+                let secret = random_secret().map_err(failed)?;
+                Origin::New(Table::create_in(&files, config, secret, boot).map_err(failed)?)
+            }
+        };
+        Ok((source, warnings))
+    }
+
+    /// Lets the control plane return to the names and numbers of destinations.
+    ///
+    /// # Errors
+    /// Their files cannot be read.
+    pub(crate) fn return_to<D: Datapath>(
+        &self,
+        control: &mut Control<D>,
+        now: Millis,
+    ) -> Result<(), DaemonError> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let (_, found) = open_numbers(numbers(directory)?)?;
+        control.return_to(&found, now);
+        Ok(())
+    }
+}
+
+/// Where a table comes from.
+enum Origin {
+    /// It is new and empty.
+    New(Arc<Table>),
+    /// A process that has ended has left it, perhaps in the middle of a change.
+    Killed(FormerTable),
+    /// A process that runs hands it over, in order.
+    HandedOver(FormerTable),
+}
+
+/// The files of numbers of destinations and of services, and their directory.
+type NumberFiles = ((File, File), PathBuf);
+
+/// A table that another process may still use.
+pub(crate) struct PreparedTable {
+    source: Origin,
+    /// `None`: they do not outlive this process.
+    numbers: Option<NumberFiles>,
+}
+
+/// A table that no process uses.
+pub(crate) struct PausedTable(PreparedTable);
+
+/// The same, read.
+pub(crate) struct SurveyedTable {
+    source: Origin,
+    /// `None`: it is new.
+    survey: Option<Survey>,
+    kept: Option<(Kept, Found)>,
+    /// The connections of each destination, by number.
+    counts: Vec<Counts>,
+    /// The connections that the limits of their clients count.
+    limited: Vec<ConnId>,
+}
+
+impl PreparedTable {
+    fn new(source: Origin) -> Self {
+        Self { source, numbers: None }
+    }
+
+    /// The secret that keys its hash.
+    pub(crate) fn secret(&self) -> HashSecret {
+        match &self.source {
+            Origin::New(table) => *table.secret(),
+            Origin::Killed(table) | Origin::HandedOver(table) => *table.secret(),
+        }
+    }
+
+    /// The number of its entries.
+    pub(crate) fn entries(&self) -> usize {
+        match &self.source {
+            Origin::New(table) => table.entries(),
+            Origin::Killed(table) | Origin::HandedOver(table) => table.entries(),
+        }
+    }
+
+    /// Lets a running xvsd close its sockets. One that has ended has left the lock of the directory to this process.
+    ///
+    /// # Errors
+    /// It does not answer, has given up, or none is there to hand the table over.
+    pub(crate) fn pause(self, from: Option<&mut TakeOver>) -> Result<PausedTable, DaemonError> {
+        match (&self.source, from) {
+            (_, Some(from)) => from.pause()?,
+            (Origin::HandedOver(_), None) => {
+                return Err(DaemonError::TakeOver("it hands nothing over".to_owned()));
+            }
+            (Origin::New(_) | Origin::Killed(_), None) => {}
+        }
+        Ok(PausedTable(self))
+    }
+}
+
+impl PausedTable {
+    /// Reads what is there, and repairs what a process has left that has ended. `progress` is called again and again.
+    ///
+    /// # Errors
+    /// The numbers cannot be read.
+    pub(crate) fn survey(
+        self,
+        now: Millis,
+        progress: impl Fn() + Sync,
+    ) -> Result<SurveyedTable, DaemonError> {
+        let Self(PreparedTable { mut source, numbers }) = self;
+        let kept = numbers.map(open_numbers).transpose()?;
+        let known: BTreeSet<u32> = kept.iter().flat_map(|(_, found)| found.numbers()).collect();
+        if let Origin::Killed(table) = &mut source {
+            let is_known = |number| known.contains(&number) || DestinationId(number) == DestinationId::NONE;
+            let discarded = table.repair(now, is_known, &progress);
+            if discarded > 0 {
+                tracing::warn!("connections: {discarded} incomplete ones are discarded");
+            }
+        }
+        let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
+        let mut limited = Vec::new();
+        let count = |connection: &Connection<'_>| {
+            if connection.flags().is_limited() {
+                limited.push(connection.id());
+            }
+            if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
+                counts.count(connection);
+            }
+        };
+        let survey = match &source {
+            Origin::New(_) => None,
+            Origin::Killed(table) | Origin::HandedOver(table) => Some(table.survey(count, progress)),
+        };
+        Ok(SurveyedTable { source, survey, kept, counts, limited })
+    }
+}
+
+impl SurveyedTable {
+    /// Makes the table this process's, and lets the control plane continue with the numbers of destinations. From then
+    /// on a running xvsd cannot simply continue.
+    ///
+    /// # Errors
+    /// It does not answer, or has given up; then it continues.
+    pub(crate) fn own<D: Datapath>(
+        self,
+        from: Option<&mut TakeOver>,
+        control: &mut Control<D>,
+    ) -> Result<Arc<Table>, DaemonError> {
+        let Self { source, survey, kept, counts, limited } = self;
+        from.map(TakeOver::take_table).transpose()?;
+        let table = match (source, survey) {
+            (Origin::New(table), _) => table,
+            (Origin::Killed(table) | Origin::HandedOver(table), survey) => {
+                let survey = survey.expect("a former table was surveyed");
+                tracing::info!("connections: {} are taken over", survey.live);
+                table.take_over(&survey)
+            }
+        };
+        if let Some((kept, found)) = kept {
+            control.resume(kept, found, &counts);
+        }
+        for connection in limited.into_iter().map(|id| table.surveyed(id)) {
+            if !control.resume_client(&connection) {
+                // So that it is not counted out at its end.
+                let _ = connection.clear_flags(Flags::LIMITED);
+            }
+        }
+        Ok(table)
+    }
+}
+
+/// The warning that goes with a table in memory.
+fn without(error: &dyn Display) -> String {
+    format!("a restart of xvsd will lose all connections: state_directory: {error}")
+}
+
+fn numbers(directory: &StateDirectory) -> Result<NumberFiles, StateDirectoryError> {
+    Ok(((directory.file(DESTINATIONS)?, directory.file(SERVICES)?), directory.path().to_owned()))
+}
+
+fn open_numbers(((destinations, services), path): NumberFiles) -> Result<(Kept, Found), StateDirectoryError> {
+    Kept::open(destinations, services).map_err(|error| StateDirectoryError::System { path, error })
+}
+
+fn failed(directory: &StateDirectory, error: io::Error) -> StateDirectoryError {
+    StateDirectoryError::System { path: directory.path().to_owned(), error }
+}
+
+/// The files of the directory.
+const CONNECTIONS: &str = "connections";
+const EXTENSIONS: &str = "extensions";
+const DESTINATIONS: &str = "destinations";
+const SERVICES: &str = "services";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
+    use xvs_ctl::in_memory::MemoryDatapath;
+    use xvs_dataplane::conn::{Inserted, NewConnection};
+    use xvs_dataplane::snapshot::clients::ClientSettings;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::setting::Source;
+    use xvs_proto::{Endpoint, HashSecret, Protocol};
+    use xvs_sched::ForwardingMethod;
+
+    use crate::restart::kept_state::*;
+
+    const OVER: &str = "a limit";
+
+    /// Opens with a table beyond the limit of a control group. Returns the warnings, or the error.
+    fn open(
+        directory: Option<&Path>,
+        is_given: bool,
+        memory: Memory,
+        others: Others,
+    ) -> Result<Vec<String>, String> {
+        let key = ("state_directory".to_owned(), Source::Toml);
+        let config = Config {
+            state_directory: directory.map(Path::to_owned),
+            sources: is_given.then_some(key).into_iter().collect(),
+            ..Config::default()
+        };
+        let over = ConfigError::Value { key: OVER, value: String::new(), why: "" };
+        let table = TableConfig { capacity: 1024, workers: 1, memory };
+        let kept = KeptState::open(&config, table, Some(over), others).map_err(|error| error.to_string())?;
+        assert!(kept.directory.is_none());
+        Ok(kept.warnings)
+    }
+
+    #[test]
+    fn after_a_restart_connections_whose_clients_found_no_place_count_for_no_limit() {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m\n";
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.set_clients(ClientSettings { clients: 8, ..ClientSettings::default() }, HashSecret([1; 3]));
+        let config = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let connection = |client: u8, dest_ref| NewConnection {
+            protocol: Protocol::TCP,
+            client: Endpoint::new([203, 0, 113, client], 4000),
+            virtual_endpoint: Endpoint::new([192, 0, 2, 1], 80),
+            dest: Endpoint::new([192, 0, 2, 11], 80),
+            local: None,
+            method: ForwardingMethod::Nat,
+            flags: Flags::LIMITED,
+            state: 0,
+            expires: Millis(60_000),
+            timeout_seconds: 0,
+            dest_ref,
+            mark: 0,
+            controller: None,
+        };
+        let snapshot = control.published().load_full();
+        let is_known = |number: &u32| snapshot.destinations.find(DestinationId(*number)).is_some();
+        let number = (0..).find(is_known).unwrap();
+        for (client, dest_ref) in [(100, 1000)].into_iter().chain((0..9).map(|client| (client, number))) {
+            assert!(matches!(worker.insert(&connection(client, dest_ref)), Inserted::New(_)));
+        }
+        drop(worker);
+        let file = || File::from(memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap());
+        let source = Origin::HandedOver(FormerTable::left(table).unwrap());
+        let paused = PausedTable(PreparedTable { source, numbers: Some(((file(), file()), PathBuf::new())) });
+        let surveyed = paused.survey(Millis(0), || {}).unwrap();
+        let table = surveyed.own(None, &mut control).unwrap();
+        let mut limited = Vec::new();
+        let each = |connection: Connection<'_>| limited.push(connection.flags().is_limited());
+        table.reader().unwrap().for_each(0..u32::MAX, each);
+        let eight = [false, true, true, true, true, true, true, true, true, false];
+        assert_eq!(limited, eight, "neither without the destination nor for the ninth client");
+    }
+
+    #[test]
+    fn a_table_beyond_the_limit_is_in_memory_if_nobody_asked_for_files_and_is_refused_otherwise() {
+        let default = Some(Path::new("/dev/shm/xvs"));
+        let (on_demand, ended) = (Memory::OnDemand, Others::Ended);
+        let begins = |directory, start: &str| {
+            let warnings = open(directory, false, on_demand, ended).unwrap();
+            assert!(warnings.len() == 1 && warnings[0].starts_with(start), "{warnings:?}");
+            assert!(warnings[0].contains(OVER), "{warnings:?}");
+        };
+        begins(default, "a restart of xvsd will lose all connections: ");
+        begins(None, "once the table is full: ");
+        for (directory, is_given, memory, others) in [
+            (default, true, on_demand, ended),
+            (default, false, Memory::Resident, ended),
+            (None, false, Memory::Resident, ended),
+            (default, false, on_demand, Others::Run),
+        ] {
+            let error = open(directory, is_given, memory, others).unwrap_err();
+            assert!(error.starts_with(OVER), "{error}");
+        }
+        let error = open(None, false, on_demand, Others::Run).unwrap_err();
+        assert!(error.contains("cannot be taken over"), "{error}");
+    }
+}

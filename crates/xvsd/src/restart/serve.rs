@@ -1,0 +1,86 @@
+//! The start of forwarding: the order of a start, and of a take-over from a running xvsd.
+//!
+//! 1. *Prepared.* The programs are loaded and the services entered; another process may still forward and use the
+//!    connection table. A take-over ends this by letting that one close its sockets, which it can open again.
+//! 2. *Paused.* No process forwards or uses the table; the XDP program holds the frames of services. The table is
+//!    read, the sockets are opened, and the programs of this process come into force, which begins the hold anew: the
+//!    time that the preparation took does not count. Reading a table beats as it goes on, so that it may take longer
+//!    than the hold; a process that hangs does not beat.
+//! 3. *Owning.* The table is this process's. Only now is there a handle of it, for the workers, the sweeper, listings
+//!    and the sender of synchronization. A running xvsd from which it was taken cannot simply continue any more.
+//!
+//! A failure in the first two lets the running xvsd continue, with its own programs. Not here: that one's side
+//! (`hand_over.rs`), the table's types (`kept_state.rs`).
+
+use std::{io, panic, thread};
+
+use xvs_ctl::sweep::Sweeper;
+use xvs_host::state_directory::Others;
+
+use crate::control_thread::ControlThread;
+use crate::daemon::error::{DaemonError, system};
+use crate::restart::take_over::TakeOver;
+use crate::sweeping::Sweeping;
+
+impl ControlThread {
+    /// Begins to forward. Everything that the kernel may refuse comes before the table is taken from a running xvsd.
+    pub(crate) fn serve(&mut self, mut take_over: Option<TakeOver>) -> Result<Option<TakeOver>, DaemonError> {
+        let Some((start, table)) = self.start.take() else { return Ok(take_over) };
+        if take_over.is_some() {
+            // The running xvsd has the networks that it has read.
+            self.control.require_list_files().map_err(DaemonError::Lists)?;
+        }
+        let table = table.pause(take_over.as_mut())?;
+
+        let (hold, clock) = (start.hold.clone(), start.clock.clone());
+        let beat = || hold.beat(clock.elapsed());
+        let survey = || table.survey(clock.now(), beat);
+        let (workers, steering) = self.control.datapath().workers();
+        let (ports, table) = match &take_over {
+            // All this at the time in which the kernel frees the queues.
+            Some(_) => thread::scope(|scope| {
+                let survey =
+                    thread::Builder::new().spawn_scoped(scope, survey).map_err(system("a thread"))?;
+                workers.put_in_force(steering, Others::Run)?;
+                let ports = workers.open_ports()?;
+                let table = survey.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+                Ok::<_, DaemonError>((ports, table))
+            })?,
+            // Sockets first: one that fails at each start must not prolong the hold.
+            None => {
+                let ports = workers.open_ports()?;
+                workers.put_in_force(steering, Others::Ended)?;
+                (ports, survey()?)
+            }
+        };
+        let (ports, worker_facts) = ports.into_iter().unzip();
+
+        let table = table.own(take_over.as_mut(), &mut self.control)?;
+        beat();
+        self.shared.own(table.clone());
+        let reader = table.reader().expect("a table has handles for a listing and the sweeper");
+        let sweeper = Sweeper::new(reader, start.published.clone(), table.secret().0[1])
+            .sharing(self.shared.swept.clone(), self.shared.sweeping.clone());
+        let synchronization = self.control.datapath().own(&table).map_err(io::Error::other);
+        synchronization.map_err(system("the master daemon"))?;
+        let (workers, steering) = self.control.datapath().workers();
+        let notices = start.notices.clone();
+        start.start(&table, ports, steering.take_uncounted(), workers)?;
+        take_over.iter_mut().for_each(TakeOver::forwards);
+        self.sweeping = Some(Sweeping::start(sweeper, clock, &notices).map_err(system("a thread"))?);
+
+        workers.pin_all();
+        workers.redirect_own(steering);
+        let mut facts = self.shared.facts_mut();
+        facts.workers = worker_facts;
+        for (index, interface) in facts.interfaces.iter_mut().enumerate() {
+            interface.pinned = workers.is_pinned(index);
+        }
+        drop(facts);
+        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
+        self.control.datapath().adopt_neighbours(&links);
+        // It is known now whether frames are copied.
+        self.update_network();
+        Ok(take_over)
+    }
+}

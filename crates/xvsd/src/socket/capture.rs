@@ -1,0 +1,98 @@
+//! `xvs capture` in the daemon: the capture's slots, its publication, and the packets for the client.
+//!
+//! Runs on the thread of the client for as long as the capture is on. Creates the slots, lets the control thread
+//! publish the capture, and passes on the packets that workers have copied. When the client disconnects, the capture
+//! is removed from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker. Not here: what is
+//! copied (`capture/` of the data plane), output of the client (`capture/` of `xvs`).
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use xvs_ctl::api::capture::Listener;
+use xvs_dataplane::capture::{Capture, MOST};
+use xvs_model::config::command::CommandError;
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
+
+use crate::handle::Handle;
+
+/// Slots of each worker: packets that may wait to be read.
+const SLOTS: usize = 1024;
+/// The captures that are on.
+#[derive(Default)]
+pub(crate) struct ActiveCaptures(Mutex<Vec<Arc<Capture>>>);
+
+impl ActiveCaptures {
+    /// Each change of the list is one call, so a panic leaves it consistent.
+    fn list(&self) -> MutexGuard<'_, Vec<Arc<Capture>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Captures until `each` breaks. Calls `each` as soon as the capture is on, and then repeatedly with the packets
+    /// copied since, which may be none.
+    ///
+    /// # Errors
+    /// The reason why the request is refused; or [`MOST`] captures are on.
+    pub(crate) fn run(
+        &self,
+        wanted: &CaptureRequest,
+        daemon: &Handle,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        let shared = daemon.shared();
+        let egress = || shared.published.load().egress.clone();
+        let listener = || Listener::new(wanted, shared.workers().len(), SLOTS, &egress());
+        let (mut listener, active) = self.begin(listener, daemon)?;
+        while each(listener.packets(&egress())).is_continue() {}
+        active.end();
+        // The remaining packets. The capture has ended, so the result is not needed.
+        let _ = each(listener.packets(&egress()));
+        Ok(listener.missed(&egress()))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        listener: impl FnOnce() -> Result<Listener, CommandError>,
+        daemon: &'a Handle,
+    ) -> Result<(Listener, ActiveCapture<'a>), CommandError> {
+        let mut list = self.list();
+        if list.len() >= MOST {
+            let why = format!("{MOST} captures are running, the maximum; end one");
+            return Err(CommandError::Failed { why });
+        }
+        // Its slots are allocated here, so that refused requests cost no memory.
+        let listener = listener()?;
+        let capture = listener.capture();
+        list.push(capture.clone());
+        let published = daemon.capture(list.as_slice().into());
+        drop(list);
+        let active = ActiveCapture { capture, all: self, daemon };
+        published.map(|()| (listener, active))
+    }
+}
+
+/// A capture that is on; dropping it ends it.
+struct ActiveCapture<'a> {
+    capture: Arc<Capture>,
+    all: &'a ActiveCaptures,
+    daemon: &'a Handle,
+}
+
+impl ActiveCapture<'_> {
+    /// Removes the capture; from then on no worker copies for it.
+    fn end(&self) {
+        let mut list = self.all.list();
+        let before = list.len();
+        list.retain(|other| !Arc::ptr_eq(other, &self.capture));
+        if list.len() < before {
+            // An error means that the daemon ends, and with it all captures; or a worker is late, and copies into
+            // slots that are no longer read.
+            let _ = self.daemon.capture(list.as_slice().into());
+        }
+    }
+}
+
+impl Drop for ActiveCapture<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

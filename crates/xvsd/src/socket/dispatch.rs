@@ -1,0 +1,278 @@
+//! Dispatch of requests: each goes to the part of the daemon that answers it.
+//!
+//! Changes, and requests about the desired state, go to the control thread. Connections, counters and status are read
+//! by the thread that serves the client, so that they delay no command. While the daemon starts, requests are
+//! refused.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam::channel::Sender;
+use xvs_ctl::api::connections::{EndMode, count, end, matching_rows, rows};
+use xvs_ctl::api::{explain, local_addresses};
+use xvs_ctl::events::{Listener, changes, log_changes};
+use xvs_dataplane::explain::Live;
+use xvs_dataplane::verdict::DropReason;
+use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
+use xvs_model::config::command::CommandError;
+use xvs_model::config::difference::differences;
+use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
+use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
+use xvs_model::report::event::{EventQuery, Kind, Requester};
+use xvs_model::report::status::{RulesFound, RulesStatus, StatusReport};
+
+use crate::daemon::ending::{Ending, Stop};
+use crate::daemon::liveness;
+use crate::date::date_millis;
+use crate::handle::{Handle, Step};
+use crate::socket::capture::ActiveCaptures;
+use crate::socket::{Handler, Peer};
+use crate::status;
+use crate::status::daemon_facts::daemon_facts;
+use crate::status::traffic::traffic;
+
+/// Upper limit of the time in which `xvs healthy` expects progress of all threads.
+const LIVENESS_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Dispatch of the requests to the daemon.
+pub struct Dispatch {
+    daemon: OnceLock<Handle>,
+    captures: ActiveCaptures,
+    stop: Sender<Stop>,
+    /// Where the steps of a process go that takes over.
+    successor: Mutex<Option<(u32, Sender<Step>)>>,
+}
+
+impl Dispatch {
+    /// Refuses requests until [`Self::open`]. Requests to end the daemon go to `stop`.
+    pub fn new(stop: Sender<Stop>) -> Self {
+        Self {
+            daemon: OnceLock::new(),
+            captures: ActiveCaptures::default(),
+            stop,
+            successor: Mutex::default(),
+        }
+    }
+
+    /// Dispatches to this daemon from now on.
+    pub fn open(&self, daemon: Handle) {
+        // A process has one daemon, so this is the first call.
+        let _ = self.daemon.set(daemon);
+    }
+
+    fn daemon(&self) -> Result<&Handle, CommandError> {
+        let starting = || CommandError::Failed { why: "xvs: the daemon is starting; try again".to_owned() };
+        self.daemon.get().ok_or_else(starting)
+    }
+}
+
+impl Handler for Dispatch {
+    fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
+        let daemon = self.daemon()?;
+        match request {
+            Request::Status => {
+                let health = daemon.shared().health();
+                let report = status::report(daemon.shared(), health.as_ref());
+                let facts = daemon.shared().facts();
+                let rules = facts.rules.map(|file| rules_status(&file, daemon));
+                let settings = facts.settings.to_vec();
+                Ok(Reply::Status(Box::new(StatusReport { rules, settings, ..report })))
+            }
+            Request::Health => Ok(Reply::Health(daemon.shared().health())),
+            Request::Healthy { within_millis } => {
+                let patience = Duration::from_millis(within_millis.into()).min(LIVENESS_TIMEOUT_MAX);
+                liveness::check(daemon, patience).map_err(|why| CommandError::Failed { why })?;
+                Ok(Reply::Done)
+            }
+            Request::Traffic => Ok(Reply::Traffic(Box::new(traffic(daemon.shared())))),
+            Request::Counters => Ok(Reply::Counters(daemon.shared().counters())),
+            Request::CountConnections(filter) => {
+                let shared = daemon.shared();
+                let snapshot = shared.published.load_full();
+                Ok(Reply::Count(count(shared.reader(), &snapshot, shared.now(), &filter)))
+            }
+            Request::Explain(question) => {
+                let shared = daemon.shared();
+                let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
+                let live = Live { snapshot: &snapshot, reader, now, offload: shared.offload.as_deref() };
+                let facts = shared.facts();
+                let mut report = explain::answer(&question, &live, &facts.attachment())?;
+                report.add_disabled(&facts.disabled);
+                if report.choice.is_some()
+                    && let Some(health) = shared.health()
+                {
+                    report.add_health(&health, date_millis());
+                }
+                Ok(Reply::Explained(Box::new(report)))
+            }
+            Request::Examine => {
+                let shared = daemon.shared();
+                let warnings = status::warnings(shared, shared.health().as_ref());
+                Ok(Reply::Examined(daemon_facts(shared, warnings)))
+            }
+            Request::EndConnections(filter) => {
+                Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Silent, peer)))
+            }
+            Request::ResetConnections(filter) => {
+                Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Reset, peer)))
+            }
+            Request::LocalUse => {
+                let reply = daemon.request(Request::LocalAddresses)?;
+                let Reply::LocalAddresses(known) = reply else { return Ok(reply) };
+                let shared = daemon.shared();
+                let exhausted =
+                    shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
+                Ok(Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum())))
+            }
+            Request::Reload => {
+                let (done, requester) = (daemon.reload(), requester(peer));
+                let answer = done.map(Reply::Reloaded);
+                log_changes(&Request::Reload, &answer, &requester);
+                let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
+                let epoch = shared.published.load().epoch;
+                shared.events.record_all(Kind::Change, epoch, Some(&requester), changes);
+                answer
+            }
+            Request::Fleet(wanted) => {
+                let shared = daemon.shared();
+                let none = || {
+                    let why =
+                        "xvs: this director is in no fleet; see [fleet] in docs/configure.md".to_owned();
+                    CommandError::Failed { why }
+                };
+                let done = shared.fleet.get().ok_or_else(none)?.request(wanted.clone()).map(Reply::Fleet);
+                let (request, requester) = (Request::Fleet(wanted), requester(peer));
+                log_changes(&request, &done, &requester);
+                let epoch = shared.published.load().epoch;
+                shared.events.record_all(Kind::Change, epoch, Some(&requester), changes(&request, &done));
+                done
+            }
+            Request::TakeOver(step) => {
+                let process = u32::try_from(peer.pid).unwrap_or(0);
+                let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+                daemon.take_over(&mut successor, step, process)?;
+                let watchdog = daemon.shared().watchdog.get();
+                let watchdog_millis = watchdog.and_then(|time| u64::try_from(time.as_millis()).ok());
+                Ok(if step == TakeOverStep::Begin {
+                    Reply::Prepares { watchdog_millis }
+                } else {
+                    Reply::Done
+                })
+            }
+            Request::Stop { release } => {
+                let (request, requester) = (Request::Stop { release }, requester(peer));
+                log_changes(&request, &Ok(Reply::Done), &requester);
+                let ending = if release { Ending::Release } else { Ending::Hold };
+                // A full channel: it is ending already.
+                let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
+                Ok(Reply::Done)
+            }
+            Request::Change(_)
+            | Request::Restore(_)
+            | Request::Apply { .. }
+            | Request::Confirm(_)
+            | Request::Set { .. } => {
+                let (logged, requester) = (request.clone(), requester(peer));
+                let answer = daemon.request_by(request, Some(requester.clone()));
+                log_changes(&logged, &answer, &requester);
+                answer
+            }
+            other => daemon.request(other),
+        }
+    }
+
+    fn events(&self, query: EventQuery) -> Result<Listener, CommandError> {
+        self.daemon()?.shared().events.listen(query)
+    }
+
+    fn connections(
+        &self,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shared = self.daemon()?.shared();
+        rows(shared.reader(), &shared.published.load().call_ids.clone(), shared.now(), each);
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        filter: &Filter,
+        each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>,
+    ) -> Result<(), CommandError> {
+        let shared = self.daemon()?.shared();
+        matching_rows(shared.reader(), &shared.published.load_full(), shared.now(), filter, each);
+        Ok(())
+    }
+
+    fn capture(
+        &self,
+        wanted: &CaptureRequest,
+        peer: &Peer,
+        each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
+    ) -> Result<Missed, CommandError> {
+        let daemon = self.daemon()?;
+        // Packets hold data of clients and servers, so the log names the user who captures them.
+        tracing::info!("uid {}: packet capture begins", peer.uid);
+        let ended = self.captures.run(wanted, daemon, each);
+        match &ended {
+            Ok(_) => tracing::info!("uid {}: packet capture has ended", peer.uid),
+            Err(error) => tracing::info!("uid {}: packet capture: refused: {error}", peer.uid),
+        }
+        ended
+    }
+}
+
+/// Ends connections, and logs the requester.
+fn end_connections(daemon: &Handle, filter: &Filter, mode: EndMode, peer: &Peer) -> Ended {
+    let shared = daemon.shared();
+    let snapshot = shared.published.load_full();
+    let done = end(shared.reader(), &snapshot, shared.now(), filter, mode, &shared.swept.drained);
+    shared.free_ended();
+    let Ended { ended, marked } = done;
+    let what = match mode {
+        EndMode::Silent => format!("ended {ended} {filter}"),
+        EndMode::Reset => {
+            format!("marked {marked} to be reset at their next packet and ended {ended} {filter}")
+        }
+    };
+    let requester = requester(peer);
+    tracing::info!("{requester}: {what}");
+    shared.events.record_all(Kind::Change, snapshot.epoch, Some(&requester), [(what, None)]);
+    done
+}
+
+/// The process of the client. It waits for the reply, so its process id is still its own.
+fn requester(peer: &Peer) -> Requester {
+    let name = fs::read(format!("/proc/{}/comm", peer.pid)).unwrap_or_default();
+    let program = escape_control(String::from_utf8_lossy(&name).trim_end_matches('\n'));
+    Requester { uid: peer.uid, pid: peer.pid, program }
+}
+
+/// The differences between the rules file as it is now and the desired state.
+fn rules_status(file: &Path, daemon: &Handle) -> RulesStatus {
+    let found = match fs::read_to_string(file) {
+        Ok(text) => compare_rules(&text, daemon),
+        Err(unreadable) => RulesFound::Error(unreadable.to_string()),
+    };
+    RulesStatus { file: file.display().to_string(), found }
+}
+
+fn compare_rules(rules: &str, daemon: &Handle) -> RulesFound {
+    let mut wanted = match read_wanted(rules, &SystemResolver::default()) {
+        Ok((_, wanted)) => wanted,
+        Err(faults) => return RulesFound::Faults(faults.len() as u64),
+    };
+    match daemon.rules() {
+        Ok((running, owned)) => {
+            wanted.keep_running(&running, owned);
+            RulesFound::Differences(differences(&running, &wanted).len() as u64)
+        }
+        Err(busy) => RulesFound::Error(busy.to_string()),
+    }
+}

@@ -1,0 +1,86 @@
+//! Peer of a connection to the control socket: its user, and what it may request.
+//!
+//! Determined once for each connection, when it begins. The kernel reports user and groups as they were when the
+//! process connected (`SO_PEERCRED`, `SO_PEERGROUPS`).
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Group;
+use xvs_model::protocol::request::Access;
+use xvs_xdp::peer_groups;
+
+/// A client of the control socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process id; 0 for a process of another PID namespace.
+    pub pid: i32,
+    /// Its user id.
+    pub uid: u32,
+    /// What it may request.
+    pub access: Access,
+}
+
+/// Users that may request changes: root, the daemon's own user, and the members of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rules {
+    own_uid: u32,
+    group: Option<u32>,
+}
+
+impl Rules {
+    /// The rules with the group of this name, if the system has it.
+    pub(crate) fn of_group(name: &str) -> Self {
+        // A group that cannot be looked up has no members.
+        let group = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
+        Self { own_uid: rustix::process::geteuid().as_raw(), group }
+    }
+
+    /// The group's id.
+    pub(crate) fn group(self) -> Option<u32> {
+        self.group
+    }
+
+    /// The process at the other end of `stream`.
+    ///
+    /// # Errors
+    /// Those of `SO_PEERCRED` and `SO_PEERGROUPS`.
+    pub(crate) fn peer(self, stream: &UnixStream) -> io::Result<Peer> {
+        let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+        let (pid, uid, gid) = (credentials.pid(), credentials.uid(), credentials.gid());
+        let access = self.access(uid, gid, &peer_groups(stream.as_fd())?);
+        Ok(Peer { pid, uid, access })
+    }
+
+    fn access(self, uid: u32, gid: u32, groups: &[u32]) -> Access {
+        let member = self.group.is_some_and(|group| gid == group || groups.contains(&group));
+        if uid == 0 || uid == self.own_uid || member { Access::Change } else { Access::Read }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::socket::peer::*;
+
+    #[test]
+    fn root_the_daemons_user_and_the_group_may_change_and_others_only_read() {
+        let rules = Rules { own_uid: 50, group: Some(990) };
+        assert_eq!(rules.access(0, 0, &[]), Access::Change);
+        assert_eq!(rules.access(50, 50, &[]), Access::Change);
+        assert_eq!(rules.access(1000, 990, &[]), Access::Change);
+        assert_eq!(rules.access(1000, 1000, &[27, 990]), Access::Change);
+        assert_eq!(rules.access(1000, 1000, &[27]), Access::Read);
+        assert_eq!(Rules { group: None, ..rules }.access(1000, 990, &[990]), Access::Read);
+    }
+
+    #[test]
+    fn groups_of_a_peer_come_from_the_kernel_and_a_group_is_found_by_its_full_name() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let groups: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(peer_groups(here.as_fd()).unwrap(), groups);
+        assert_eq!(Rules::of_group("root").group(), Some(0));
+        assert_eq!(Rules::of_group("roo").group(), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! The weights in force and unanswered connections, added to the report of health checks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_model::report::health::{HealthReport, RealServerHealth, VirtualServerHealth};
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+/// Fills in the weights that schedulers use, those that load reports have changed, and unanswered connections.
+pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Millis) {
+    for server in &mut report.virtual_servers {
+        let Some(key) = server.keys().next() else { continue };
+        let Some(service) = snapshot.services.find(&key) else { continue };
+        for (index, member) in real_server_indices(server, service).into_iter().zip(service.members.iter()) {
+            let Some(index) = index else { continue };
+            let server = &mut server.real_servers[index];
+            server.unanswered = member.live.recently_unanswered(now);
+            let weights = &mut server.weights;
+            weights.in_force = Some(member.weight.0);
+            let by_load = !weights.disabled && member.weight != member.own_weight;
+            weights.feedback = by_load.then_some(member.weight.0);
+        }
+    }
+}
+
+/// The virtual servers by their services.
+pub(crate) fn by_service(report: &HealthReport) -> HashMap<ServiceKey, &VirtualServerHealth> {
+    report.virtual_servers.iter().flat_map(|server| server.keys().map(move |key| (key, server))).collect()
+}
+
+/// For each destination of `service` its index among the virtual server's real servers, if it is one of them.
+pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
+    let mut indices = HashMap::new();
+    for (index, server) in server.real_servers.iter().enumerate() {
+        let Some([own, of_service]) = endpoints(server, service.key) else { continue };
+        indices.insert(own, index);
+        indices.entry(of_service).or_insert(index);
+    }
+    service.members.iter().map(|member| indices.get(&member.endpoint).copied()).collect()
+}
+
+/// The endpoints that a real server of the file can have in a service: its own or, as only NAT allows another port than
+/// the service's, its address with the service's port.
+fn endpoints(server: &RealServerHealth, service: ServiceKey) -> Option<[Endpoint; 2]> {
+    endpoints_of(&server.endpoint, service)
+}
+
+fn endpoints_of(of_file: &str, service: ServiceKey) -> Option<[Endpoint; 2]> {
+    let own: SocketAddr = of_file.parse().ok()?;
+    let own = Endpoint::new(own.ip(), own.port());
+    Some([own, Endpoint { port: service_port(service), ..own }])
+}
+
+/// Whether a real server of a service is the one that the file has at this endpoint.
+pub(crate) fn is_at(member: &Member, of_file: &str, service: ServiceKey) -> bool {
+    endpoints_of(of_file, service).is_some_and(|endpoints| endpoints.contains(&member.endpoint))
+}
+
+/// The port of a service; 0 for a mark service.
+fn service_port(key: ServiceKey) -> u16 {
+    match key {
+        ServiceKey::Address { endpoint, .. } => endpoint.port,
+        ServiceKey::Mark { .. } => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_ctl::control::Control;
+    use xvs_ctl::in_memory::MemoryDatapath;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::health::sample::{real_server, report, virtual_server};
+    use xvs_model::report::health::{CheckState, RealServerHealth};
+
+    use crate::status::health::*;
+
+    /// The snapshot that workers use with these rules.
+    fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.published().load_full()
+    }
+
+    #[test]
+    fn the_weight_in_force_is_that_of_the_snapshot_with_any_port_in_the_file() {
+        let server = |endpoint: &str| RealServerHealth {
+            endpoint: endpoint.to_owned(),
+            ..real_server("192.0.2.11", CheckState::Down)
+        };
+        let servers = ["192.0.2.11:80", "192.0.2.12:8080", "192.0.2.13:0", "192.0.2.14:81", "192.0.2.15:80"];
+        let in_force = |rules: &str, service: &str| {
+            let mut one = virtual_server("198.51.100.1", servers.map(server).into());
+            one.services = vec![service.to_owned()];
+            let mut report = report(vec![one]);
+            fill_in(&mut report, &snapshot(rules), Millis(0));
+            let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
+            weights.collect::<Vec<_>>()
+        };
+        let (service, mark) = ("-t 198.51.100.1:80", "-f 7");
+        let tcp: String = ["11:80 -g -w 1", "12:8080 -m -w 2", "13:80 -g -w 3", "14:80 -g -w 4"]
+            .map(|server| format!("-a {service} -r 192.0.2.{server}\n"))
+            .concat();
+        let of_mark: String = [11, 12].map(|host| format!("-a {mark} -r 192.0.2.{host} -g -w 9\n")).concat();
+        let rules = format!("-A {service} -s rr\n{tcp}-A {mark} -s rr\n{of_mark}");
+        assert_eq!(
+            in_force(&rules, "TCP 198.51.100.1:80"),
+            [Some(1), Some(2), Some(3), Some(4), None],
+            "a server outside the service has no weight"
+        );
+        assert_eq!(in_force(&rules, "FWM 7"), [Some(9), Some(9), None, None, None]);
+        assert_eq!(in_force(&rules, "TCP 198.51.100.9:80"), [None; 5], "there is no such service");
+    }
+}

@@ -1,0 +1,387 @@
+//! The status report.
+//!
+//! Built by the thread that serves the client, from the workers' counters and the published snapshot, without a worker
+//! or the control thread. Cost: one pass over the destinations. Not here: its warnings (`warnings.rs`), the printed
+//! form (`status.rs` of `cli`).
+
+pub mod daemon_facts;
+pub mod health;
+pub mod history;
+pub mod page;
+pub mod shared;
+pub mod traffic;
+mod warnings;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::counters::WorkerCounters;
+use xvs_dataplane::egress::Path;
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_ipvsadm::disabled_arguments;
+use xvs_model::config::access_list::{ListKey, ListKind, ListSummary};
+use xvs_model::config::client_limit::SynLimitSummary;
+use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_model::report::health::HealthReport;
+use xvs_model::report::status::{
+    Drops, Level, OffloadStatus, RecentDrops, StatusReport, SyncStatus, TableStatus, WorkerStatus,
+};
+use xvs_sched::ServiceKey;
+
+use crate::log::Losses;
+use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
+use crate::status::shared::{Facts, Shared, WorkerFacts};
+use crate::sync::peers::SyncPeers;
+
+/// The readings that a report is built from.
+struct Readings<'a> {
+    facts: Facts,
+    now: Millis,
+    snapshot: Arc<Snapshot>,
+    sample: Sample,
+    /// The oldest sample of the last minute.
+    minute: Sample,
+    busy_percent: Vec<Option<f64>>,
+    /// Packets dropped since `minute`, by reason.
+    recent: Vec<u64>,
+    /// Services without a usable destination, each with the reason.
+    unusable: Vec<(String, &'static str)>,
+    /// The warnings about interfaces that are not attached.
+    unattached: Vec<String>,
+    health: Option<&'a HealthReport>,
+    /// The warnings about the rules in etcd.
+    fleet: Vec<String>,
+    /// The warning about the log.
+    log: Option<String>,
+    live: usize,
+    size: usize,
+}
+
+impl<'a> Readings<'a> {
+    fn take(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
+        let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
+        let sample = Sample::take(shared.workers(), now);
+        let minute = shared.history.before(now, WINDOW);
+        let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
+        let recent = sample.drops_since(&minute);
+        let attachment = facts.attachment();
+        let mut unusable: Vec<_> = snapshot
+            .services
+            .iter()
+            .filter_map(|service| why_unusable(service, &snapshot, &facts.disabled))
+            .collect();
+        unusable.sort();
+        let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
+        if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
+            let families = snapshot.services.iter().map(|service| service.key.family()).collect();
+            unattached.extend(attachment.default_route_warning(&families));
+        }
+        let (live, size) = shared.fill();
+        let log = shared.log.as_ref().and_then(Losses::warning);
+        Self {
+            facts,
+            now,
+            snapshot,
+            sample,
+            minute,
+            busy_percent,
+            recent,
+            unusable,
+            unattached,
+            health,
+            fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
+            log,
+            live,
+            size,
+        }
+    }
+}
+
+/// The access lists in force, those of all services first.
+pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
+    let Some(lists) = &snapshot.lists else { return Vec::new() };
+    let scopes = lists.services.iter().map(|(key, scope)| (Some(*key), scope)).chain([(None, &lists.all)]);
+    let both = scopes.flat_map(|(service, scope)| {
+        [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| {
+            let (networks, dropped) = (list.size() as u64, list.dropped.load(Ordering::Relaxed));
+            ListSummary { list: ListKey { kind, service }, networks, dropped }
+        })
+    });
+    let mut all: Vec<_> = both.filter(|list| list.networks > 0).collect();
+    all.sort_by_key(|summary| summary.list);
+    all
+}
+
+/// The limits of SYNs of the services that there are.
+pub(crate) fn syn_limits(snapshot: &Snapshot) -> Vec<SynLimitSummary> {
+    let limits = snapshot.syn_limits.iter().flat_map(|limits| limits.iter());
+    let here = limits.filter(|(key, _)| snapshot.services.find(key).is_some());
+    let mut all: Vec<_> = here
+        .map(|(key, limit)| SynLimitSummary {
+            service: *key,
+            rate: limit.rate.rate,
+            dropped: limit.dropped.load(Ordering::Relaxed),
+        })
+        .collect();
+    all.sort_by_key(|limit| limit.service);
+    all
+}
+
+/// The report without the comparison of the rules file and without the settings; `health` is that of
+/// [`Shared::health`].
+pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
+    let readings = Readings::take(shared, health);
+    let warnings = readings.warnings();
+    let Readings { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, live, size, .. } =
+        readings;
+    let (services, destinations) = snapshot.configured();
+    StatusReport {
+        state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
+        warnings,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: shared.started.until(now).as_secs(),
+        epoch: snapshot.epoch,
+        services: services as u64,
+        services_without_destination: unusable.len() as u64,
+        destinations: destinations as u64,
+        health: health.map(HealthReport::counts),
+        disabled: facts.disabled.iter().map(|server| disabled_arguments(&server)).collect(),
+        lists: lists(&snapshot),
+        syn_limits: syn_limits(&snapshot),
+        workers: workers(shared, &facts, &busy_percent),
+        table: TableStatus {
+            size: size as u64,
+            connections: live as u64,
+            percent: percent(live, size),
+            pages: shared.table().pages().to_string(),
+        },
+        offload: shared.offload.as_ref().map(|offload| OffloadStatus {
+            connections: offload.in_force() as u64,
+            packets: shared.counters.iter().map(|worker| worker.offloaded.value()).sum(),
+        }),
+        drops: drops(&sample.drops),
+        sync: sync(&facts.daemons, &snapshot, &shared.peers),
+        hold_seconds: shared.hold.as_ref().map_or(0.0, |hold| hold.length().as_secs_f64()),
+        held_packets: shared.hold.as_ref().map_or(0, |hold| hold.dropped()),
+        log_lines_lost: shared.log_lines_lost(),
+        unconfirmed_seconds: facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
+        journal_saved_at_millis: facts.journal_saved_at_millis,
+        recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },
+        interfaces: facts.interfaces,
+        rules: None,
+        fleet: shared.fleet.get().map(|fleet| fleet.report()),
+        settings: Vec::new(),
+    }
+}
+
+/// The warnings of the [`report`] alone.
+pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
+    Readings::take(shared, health).warnings()
+}
+
+/// The daemons of connection synchronization.
+pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeers) -> Vec<SyncStatus> {
+    let count = |counters: &[&AtomicU64]| counters.iter().map(|one| one.load(Ordering::Relaxed)).sum();
+    let status = |SyncDaemon { role, interface, sync_id, .. }: &SyncDaemon| {
+        let [messages, failed_messages, connections, lost_connections] = match role {
+            SyncRole::Master => {
+                let counters = &snapshot.sync_master.as_ref()?.shared.counters;
+                [count(&[&counters.messages]), count(&[&counters.failed]), 0, count(&[&counters.lost])]
+            }
+            SyncRole::Backup => {
+                let counters = &snapshot.sync_backup.as_ref()?.inbox.counters;
+                let lost = [&counters.skipped, &counters.left_out, &counters.lost];
+                let failed = [&counters.refused, &counters.discarded];
+                [count(&[&counters.messages]), count(&failed), count(&[&counters.entered]), count(&lost)]
+            }
+        };
+        let (role, interface, sync_id) = (*role, interface.clone(), *sync_id);
+        let peers = if role == SyncRole::Master { &peers.master } else { &peers.backup };
+        Some(SyncStatus {
+            role,
+            interface,
+            sync_id,
+            messages,
+            failed_messages,
+            connections,
+            lost_connections,
+            peers: peers.report(Instant::now()),
+        })
+    };
+    daemons.iter().filter_map(status).collect()
+}
+
+fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {
+    let row = |((worker, counters), busy): ((&WorkerFacts, &Arc<WorkerCounters>), &Option<f64>)| {
+        let names = facts.interfaces.iter().map(|interface| interface.name.clone());
+        WorkerStatus {
+            core: worker.core,
+            queues: names.zip(worker.queues.iter().cloned()).collect(),
+            copy_mode: worker.copy_mode.clone(),
+            busy_percent: busy.map(|busy| (busy * 10.0).round() / 10.0),
+            counters: counters.all().filter(|(_, value)| *value != 0).collect(),
+        }
+    };
+    facts.workers.iter().zip(shared.workers()).zip(busy_percent).map(row).collect()
+}
+
+/// The drops of reasons with at least one packet.
+fn drops(packets: &[u64]) -> Vec<Drops> {
+    let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
+    some.map(|((reason, what), packets)| Drops {
+        reason: reason.to_owned(),
+        packets: *packets,
+        what: what.to_owned(),
+    })
+    .collect()
+}
+
+fn percent(part: usize, whole: usize) -> f64 {
+    // The table has some spare entries, so there may be a few more connections than its size.
+    (part as f64 / whole.max(1) as f64 * 1000.0).round().min(1000.0) / 10.0
+}
+
+/// The virtual addresses of services.
+fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+    snapshot.services.iter().filter_map(|service| match service.key {
+        ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
+        ServiceKey::Mark { .. } => None,
+    })
+}
+
+/// The addresses of destinations without a route by an attached interface.
+fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+    let members = snapshot.services.iter().flat_map(|service| service.members.iter());
+    let path = |member: &Member| snapshot.destinations.find(member.id).map(|dest| dest.path);
+    members.filter(move |member| path(member) == Some(Path::NoRoute)).map(|member| member.endpoint.addr)
+}
+
+/// The service's name and the reason, if none of its destinations can get a connection.
+fn why_unusable(
+    service: &Service,
+    snapshot: &Snapshot,
+    disabled: &DisabledServers,
+) -> Option<(String, &'static str)> {
+    let of = |member: &Member| match obstacle(member, snapshot) {
+        Some(Obstacle::Quiescent) if disabled.includes(service.key, member.endpoint) => {
+            Some(Obstacle::Disabled)
+        }
+        other => other,
+    };
+    let obstacles: Vec<_> = service.members.iter().map(of).collect();
+    let mut obstacles = obstacles.into_iter().collect::<Option<Vec<_>>>()?;
+    obstacles.sort_unstable();
+    let why = match (obstacles.first(), obstacles.last()) {
+        (None, _) => "has no real server; `xvsadm -a` adds one",
+        (first, last) if first != last => {
+            "has no real server that can take a connection: each is disabled, at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
+        }
+        (Some(Obstacle::Quiescent), _) => {
+            "has only real servers of weight 0; `xvsadm -e … -w 1` gives one a weight"
+        }
+        (Some(Obstacle::Disabled), _) => "has only disabled real servers; `xvs enable` ends that",
+        (Some(Obstacle::Overloaded), _) => {
+            "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
+        }
+        (Some(Obstacle::NoRoute), _) => {
+            "has only real servers without a route by an attached interface; see `ip route`"
+        }
+        (Some(Obstacle::NoNeighbour), _) => {
+            "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
+        }
+    };
+    Some((service.key.to_string(), why))
+}
+
+/// Why a destination gets no new connections, or is not reachable.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Obstacle {
+    Quiescent,
+    Disabled,
+    Overloaded,
+    NoRoute,
+    NoNeighbour,
+}
+
+/// Whether a destination can get new connections and is reachable.
+pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
+    obstacle(member, snapshot).is_none()
+}
+
+fn obstacle(member: &Member, snapshot: &Snapshot) -> Option<Obstacle> {
+    if member.weight.is_quiescent() {
+        return Some(Obstacle::Quiescent);
+    }
+    if member.live.is_overloaded() {
+        return Some(Obstacle::Overloaded);
+    }
+    match snapshot.destinations.find(member.id)?.path {
+        Path::NoRoute => Some(Obstacle::NoRoute),
+        Path::NoNeighbour { .. } => Some(Obstacle::NoNeighbour),
+        Path::To(_) | Path::Local => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_ctl::control::Control;
+    use xvs_ctl::in_memory::MemoryDatapath;
+    use xvs_dataplane::clock::Millis;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::status::{InterfaceStatus, LinkState};
+
+    use crate::status::*;
+
+    /// A daemon with these rules and no interface, so that there is no route.
+    pub(super) fn daemon(rules: &str) -> Shared {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        Shared::of_one_worker(control.published())
+    }
+
+    pub(super) fn interface(name: &str, state: LinkState, why_not_native: Option<&str>) -> InterfaceStatus {
+        InterfaceStatus {
+            name: name.to_owned(),
+            mode: "native".to_owned(),
+            why_not_native: why_not_native.map(str::to_owned),
+            queues: 1,
+            state,
+            attached_again: 0,
+            pinned: false,
+            bond: None,
+            offload: None,
+        }
+    }
+
+    #[test]
+    fn a_worker_has_its_queues_by_interface_and_its_counters_of_packets() {
+        let shared = daemon("");
+        let queues = vec![vec![0, 1], vec![1]];
+        let worker =
+            WorkerFacts { core: Some(3), copy_mode: "copy".to_owned(), queues, sockets: Arc::default() };
+        *shared.facts_mut() = Facts {
+            interfaces: ["wan", "lan"].map(|name| interface(name, LinkState::Up, None)).into(),
+            workers: vec![worker],
+            ..Facts::default()
+        };
+        let counters = &shared.workers()[0];
+        counters.received.add(7);
+        counters.transmitted.add(5);
+        counters.passed.add(2);
+        let report = report(&shared, None);
+        let [worker] = &report.workers[..] else { panic!("{:?}", report.workers) };
+        assert_eq!((worker.received(), worker.sent(), worker.passed_to_kernel()), (7, 5, 2));
+        assert_eq!(worker.counters.len(), 3);
+        let queues = [("lan".to_owned(), vec![1]), ("wan".to_owned(), vec![0, 1])];
+        assert_eq!((worker.core, &worker.queues), (Some(3), &queues.into()));
+    }
+}

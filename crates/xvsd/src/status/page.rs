@@ -1,0 +1,648 @@
+//! The status page: a file for a browser, and the document that the file fetches every two seconds.
+//!
+//! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
+//! without the control thread or a worker. A viewer gets one page of the services that match its search, whole
+//! services, so its document does not grow with their number; a new search reads the texts of all. Memory: some 500
+//! bytes for each real server, from the first request on. Not here: the HTTP server (`metrics/exporter.rs`), the
+//! fields (`report/page.rs` of `model`).
+
+use std::collections::HashMap;
+use std::iter;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::counters::StatsValues;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
+use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::report::health::{
+    AgentHealth, CheckHealth, CheckState, RealServerHealth, VirtualServerHealth, ago,
+};
+use xvs_model::report::listing::Rates;
+use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
+use xvs_model::report::status::StatusReport;
+use xvs_model::report::unanswered::REPORTED;
+use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
+
+use crate::status::health::{by_service, is_at, real_server_indices};
+use crate::status::shared::Shared;
+use crate::status::warnings::no_quorum;
+use crate::status::{Obstacle, obstacle, report, why_unusable};
+
+/// The file for the browser. It needs no other.
+pub const FILE: &str = include_str!("page.html");
+
+/// How long a look at the director serves all viewers.
+const AGE: Duration = Duration::from_secs(1);
+/// The longest time that rates are computed over.
+const RATES: Duration = Duration::from_secs(30);
+/// A page ends with the service that brings its real servers and services to this number.
+const ROWS: usize = 300;
+/// The words of a search that count, so that no search occupies the thread for long.
+const WORDS: usize = 8;
+/// The documents that are kept for viewers with the same search.
+const DOCUMENTS: usize = 32;
+
+/// The last look at the director, and the documents that were made from it.
+#[derive(Default)]
+pub struct Viewers(Mutex<Option<(Look, HashMap<String, Bytes>)>>);
+
+impl Viewers {
+    /// The document for this query of a URL: `search=TEXT`, `problems`, `page=NUMBER`, each of which may be absent.
+    /// `date` is in milliseconds since 1970.
+    pub fn document(&self, shared: &Shared, query: &str, date: u64) -> Bytes {
+        // A panic leaves at worst an older look.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = shared.now();
+        if last.as_ref().is_none_or(|(look, _)| look.taken.until(now) >= AGE) {
+            let look = Look::take(shared, last.as_ref().map(|(look, _)| look), date);
+            *last = Some((look, HashMap::new()));
+        }
+        let (look, documents) = last.as_mut().expect("it was taken above");
+        if let Some(document) = documents.get(query) {
+            return document.clone();
+        }
+        let page = look.page(&Query::parse(query));
+        let document = Bytes::from(serde_json::to_vec(&page).expect("no field refuses to be text"));
+        if documents.len() < DOCUMENTS {
+            documents.insert(query.to_owned(), document.clone());
+        }
+        document
+    }
+}
+
+/// What a viewer wants to see.
+#[derive(Default)]
+struct Query {
+    /// Words in lower case that a service or one of its real servers must all have.
+    words: Vec<String>,
+    /// Whether only services with a problem are wanted.
+    only_problems: bool,
+    /// The number of the page, from 1.
+    page: usize,
+}
+
+impl Query {
+    fn parse(text: &str) -> Self {
+        let mut query = Self::default();
+        for part in text.split('&') {
+            match part.split_once('=').unwrap_or((part, "")) {
+                ("search", words) => {
+                    let words = decoded(words).to_lowercase();
+                    query.words = words.split_whitespace().take(WORDS).map(str::to_owned).collect();
+                }
+                ("problems", _) => query.only_problems = true,
+                ("page", number) => query.page = number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+        query
+    }
+}
+
+/// A value of a URL's query as text.
+fn decoded(value: &str) -> String {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (mut bytes, mut rest) = (Vec::new(), value.as_bytes());
+    while let [byte, behind @ ..] = rest {
+        rest = behind;
+        bytes.push(match (byte, digit(behind.first()), digit(behind.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                rest = &behind[2..];
+                (high << 4 | low) as u8
+            }
+            (b'+', ..) => b' ',
+            _ => *byte,
+        });
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The director at one moment.
+struct Look {
+    at: Millis,
+    /// When it was complete.
+    taken: Millis,
+    status: StatusReport,
+    total: StatsValues,
+    rates: Option<Rates>,
+    sloppy_tcp: bool,
+    locals: Arc<LocalAddresses>,
+    /// The services, by their keys.
+    services: Vec<Looked>,
+}
+
+/// A service with its totals.
+struct Looked {
+    key: ServiceKey,
+    stats: StatsValues,
+    servers: Vec<(Endpoint, StatsValues)>,
+    /// What is searched, in lower case: a line for the service, and for each of its real servers.
+    text: String,
+    shown: PageService,
+}
+
+impl Look {
+    fn take(shared: &Shared, before: Option<&Self>, date: u64) -> Self {
+        let (snapshot, health, facts, at) =
+            (shared.published.load_full(), shared.health(), shared.facts(), shared.now());
+        let before = before.filter(|before| before.at.until(at) <= RATES);
+        let watched = health.as_ref().map(by_service).unwrap_or_default();
+        let reading = Reading {
+            snapshot: &snapshot,
+            disabled: &facts.disabled,
+            seconds: before.map_or(1.0, |before| before.at.until(at).as_secs_f64()),
+            now: at,
+            date,
+        };
+        let mut services: Vec<_> = snapshot.services.iter().collect();
+        services.sort_unstable_by_key(|service| service.key);
+        let looked = |service: &&Service| {
+            let before = before.and_then(|before| before.find(&service.key));
+            reading.service(service, watched.get(&service.key).copied(), before)
+        };
+        let services = services.iter().map(looked).collect();
+        let total = shared.total.sum();
+        let rates = before.map(|before| reading.rates(before.total, total));
+        let status = report(shared, health.as_ref());
+        let (sloppy_tcp, locals) = (snapshot.settings.sloppy_tcp, snapshot.locals.clone());
+        Self { at, taken: shared.now(), status, total, rates, sloppy_tcp, locals, services }
+    }
+
+    fn find(&self, key: &ServiceKey) -> Option<&Looked> {
+        let place = self.services.binary_search_by_key(key, |looked| looked.key).ok()?;
+        self.services.get(place)
+    }
+
+    fn page(&self, query: &Query) -> StatusPage<'_> {
+        let has_problem = |looked: &&Looked| looked.shown.state != ServiceState::Ok;
+        let is_like = |line: &str| query.words.iter().all(|word| line.contains(word));
+        let is_wanted = |looked: &&Looked| {
+            (!query.only_problems || has_problem(looked)) && looked.text.lines().any(is_like)
+        };
+        let mut pages = vec![Vec::new()];
+        let (mut matching, mut rows) = (0, 0);
+        for looked in self.services.iter().filter(is_wanted) {
+            if rows >= ROWS {
+                pages.push(Vec::new());
+                rows = 0;
+            }
+            pages.last_mut().expect("there is always one").push(&looked.shown);
+            matching += 1;
+            rows += 1 + looked.shown.servers.len();
+        }
+        let (page, count) = (query.page.clamp(1, pages.len()), pages.len());
+        let [local_addresses, standby_addresses] = self.locals.addresses();
+        StatusPage {
+            status: &self.status,
+            rates: self.rates,
+            with_problem: self.services.iter().filter(has_problem).count(),
+            matching,
+            page,
+            pages: count,
+            sloppy_tcp: self.sloppy_tcp,
+            local_addresses,
+            standby_addresses,
+            services: pages.swap_remove(page - 1),
+        }
+    }
+}
+
+/// What the rows of a look are made from.
+struct Reading<'a> {
+    snapshot: &'a Snapshot,
+    disabled: &'a DisabledServers,
+    /// The time since the look before.
+    seconds: f64,
+    now: Millis,
+    date: u64,
+}
+
+impl Reading<'_> {
+    fn service(
+        &self,
+        service: &Service,
+        health: Option<&VirtualServerHealth>,
+        before: Option<&Looked>,
+    ) -> Looked {
+        let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
+        let mut absent: Vec<_> = health.iter().flat_map(|health| &health.real_servers).map(Some).collect();
+        let (mut rows, mut totals, mut usable) = (Vec::new(), Vec::new(), 0);
+        for (place, member) in service.members.iter().enumerate() {
+            let health = indices.get(place).copied().flatten().and_then(|index| absent[index].take());
+            let stats = member.live.stats.sum();
+            // Its place is the same, unless real servers were added or deleted.
+            let is_it = |(endpoint, _): &&(Endpoint, _)| *endpoint == member.endpoint;
+            let former = before.and_then(|before| {
+                before.servers.get(place).filter(is_it).or_else(|| before.servers.iter().find(is_it))
+            });
+            let rates = former.map(|(_, former)| self.rates(*former, stats));
+            usable += usize::from(obstacle(member, self.snapshot).is_none());
+            rows.push(self.member(service.key, member, health, rates));
+            totals.push((member.endpoint, stats));
+        }
+        if let Some(sorry) = health.and_then(|health| health.sorry_server.as_ref()) {
+            let words = if sorry.serves { "serves, because there is no quorum" } else { "stands by" };
+            let place = service.members.iter().position(|member| is_at(member, &sorry.endpoint, service.key));
+            // It may also be a real server of the file.
+            let is_only_sorry = |place: &usize| indices.get(*place).copied().flatten().is_none();
+            match place.filter(|place| sorry.serves || is_only_sorry(place)).map(|place| &mut rows[place]) {
+                // What keeps it from serving is more important.
+                Some(row) if row.state.is_problem() => {}
+                Some(row) => (row.state, row.words) = (ServerState::Sorry, words.to_owned()),
+                None => rows.push(absent_server(&sorry.endpoint, ServerState::Sorry, words.to_owned())),
+            }
+        }
+        rows.extend(absent.into_iter().flatten().map(|server| {
+            let (state, mut words) = self.checked(server);
+            if server.is_up {
+                words.push("not in the service".to_owned());
+            }
+            absent_server(server.name(), state, words.join("; "))
+        }));
+        let lost = health.filter(|health| !health.is_well).map(no_quorum);
+        let why = lost
+            .or_else(|| why_unusable(service, self.snapshot, self.disabled).map(|(_, why)| why.to_owned()));
+        let state = match why {
+            Some(_) => ServiceState::Down,
+            None if rows.iter().any(|row| row.state.is_problem()) => ServiceState::Warning,
+            None => ServiceState::Ok,
+        };
+        let stats = service.live.stats();
+        let shown = PageService {
+            service: service.key.to_string(),
+            rule: service.rule.to_string(),
+            state,
+            why,
+            usable,
+            active: rows.iter().filter_map(|row| row.active).map(u64::from).sum(),
+            inactive: rows.iter().filter_map(|row| row.inactive).map(u64::from).sum(),
+            rates: before.map(|before| self.rates(before.stats, stats)),
+            servers: rows,
+        };
+        Looked { key: service.key, stats, servers: totals, text: searched(&shown), shown }
+    }
+
+    /// A real server that is in the service.
+    fn member(
+        &self,
+        service: ServiceKey,
+        member: &Member,
+        health: Option<&RealServerHealth>,
+        rates: Option<Rates>,
+    ) -> PageServer {
+        let (checked, mut words) =
+            health.map_or((ServerState::Unchecked, Vec::new()), |health| self.checked(health));
+        let unanswered = member.live.recently_unanswered(self.now);
+        let (state, more) = match obstacle(member, self.snapshot) {
+            _ if self.disabled.includes(service, member.endpoint) => {
+                (ServerState::Disabled, "by an operator; `xvs enable` ends that")
+            }
+            _ if checked == ServerState::Down => (checked, ""),
+            Some(Obstacle::NoRoute) => {
+                (ServerState::Unreachable, "no route by an attached interface; see `ip route`")
+            }
+            Some(Obstacle::NoNeighbour) => {
+                (ServerState::Unreachable, "its next hop does not answer; see `ip neigh`")
+            }
+            _ if checked == ServerState::Failing => (checked, ""),
+            _ if unanswered >= REPORTED => {
+                words.push(format!("{unanswered} connections, none answered"));
+                (ServerState::Unanswered, "see `xvs status`")
+            }
+            Some(Obstacle::Overloaded) => {
+                (ServerState::Overloaded, "its upper threshold keeps new connections away")
+            }
+            Some(Obstacle::Quiescent | Obstacle::Disabled) => {
+                (ServerState::Quiescent, "weight 0: no new connections")
+            }
+            None => (checked, ""),
+        };
+        words.extend((!more.is_empty()).then(|| more.to_owned()));
+        let load = member.live.load();
+        PageServer {
+            server: member.endpoint.to_string(),
+            state,
+            words: words.join("; "),
+            method: Some(member.method.listed()),
+            weight: Some(member.weight.0),
+            active: Some(load.active),
+            inactive: Some(load.inactive),
+            rates,
+        }
+    }
+
+    /// What the checks of a real server say.
+    fn checked(&self, server: &RealServerHealth) -> (ServerState, Vec<String>) {
+        let state = match server.trouble() {
+            _ if server.checks.is_empty() => return (ServerState::Unchecked, Vec::new()),
+            None => ServerState::Up,
+            Some(CheckState::Failing { .. }) => ServerState::Failing,
+            Some(_) => ServerState::Down,
+        };
+        let since = format!("for {}", ago(server.since_millis, self.date));
+        let is_told = |check: &&CheckHealth| server.is_up || !check.state.is_up();
+        let checks = server.checks.iter().filter(is_told).map(check_words);
+        (state, iter::once(since).chain(checks).collect())
+    }
+
+    /// The rates since the look before.
+    fn rates(&self, before: StatsValues, now: StatsValues) -> Rates {
+        let rate = |field: fn(&StatsValues) -> u64| {
+            // A service that was deleted and added again begins at 0.
+            (field(&now).saturating_sub(field(&before)) as f64 / self.seconds).round() as u64
+        };
+        Rates {
+            connections: rate(|stats| stats.connections),
+            in_packets: rate(|stats| stats.in_packets),
+            out_packets: rate(|stats| stats.out_packets),
+            in_bytes: rate(|stats| stats.in_bytes),
+            out_bytes: rate(|stats| stats.out_bytes),
+        }
+    }
+}
+
+/// The result of a check's last run: `passed in 1.5 ms`, or `TCP 192.0.2.1:80: failing 1/3, no answer`.
+fn check_words(check: &CheckHealth) -> String {
+    let CheckHealth { probe, state, last_error, took_micros, agent, .. } = check;
+    match (state, last_error, took_micros) {
+        (CheckState::Up, _, Some(_)) if agent.is_some() => {
+            agent.as_ref().map(agent_words).unwrap_or_default()
+        }
+        (CheckState::Up, Some(error), None) => format!("{probe}: {}", error.what),
+        (CheckState::Up, _, Some(took)) => format!("passed in {:.1} ms", *took as f64 / 1000.0),
+        (CheckState::Down, Some(error), _) => format!("{probe}: {}", error.what),
+        (CheckState::Failing { .. } | CheckState::Rising { .. }, Some(error), _) => {
+            format!("{probe}: {state}, {}", error.what)
+        }
+        _ => format!("{probe}: {state}"),
+    }
+}
+
+/// What an agent has said, and what share of the weight it grants: `the agent says "drain": 0 % of the weight`.
+fn agent_words(agent: &AgentHealth) -> String {
+    let percent = 100.0 * agent.weight_ratio();
+    format!("the agent says \"{}\": {percent:.0} % of the weight", agent.answer)
+}
+
+/// A real server that is not in the service.
+fn absent_server(server: &str, state: ServerState, words: String) -> PageServer {
+    let (server, method, weight, active, inactive, rates) = (server.to_owned(), None, None, None, None, None);
+    PageServer { server, state, words, method, weight, active, inactive, rates }
+}
+
+/// A line for the service, and for each of its real servers one that has the service's name too.
+fn searched(service: &PageService) -> String {
+    let PageService { service: name, state, why, servers, .. } = service;
+    // As the page shows it.
+    let state = if *state == ServiceState::Down { "down" } else { "" };
+    let mut text = format!("{name} {state} {}\n", why.as_deref().unwrap_or_default());
+    for PageServer { server, state, words, method, .. } in servers {
+        text += &format!("{name} {server} {state} {} {words}\n", method.unwrap_or_default());
+    }
+    text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+    use xvs_ctl::control::Control;
+    use xvs_ctl::in_memory::MemoryDatapath;
+    use xvs_dataplane::clock::Clock;
+    use xvs_ipvsadm::{SystemResolver, read_rules};
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
+    use xvs_model::report::health::{AgentMode, CheckError, SorryServerHealth};
+    use xvs_proto::network::Network;
+
+    use crate::status::page::*;
+
+    /// A daemon with these rules and a clock that stands still; 192.0.2.1 to .9 are its neighbours.
+    fn still(rules: &str) -> Shared {
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("lan", mac, &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
+        (1..10).for_each(|host| network.add_neighbour([192, 0, 2, host].into(), mac, "lan").unwrap());
+        control.set_network(&network).unwrap();
+        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
+        let commands = rules.into_iter().map(|rule| rule.command).collect();
+        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        Shared { clock: Arc::new(Clock::by_hand()), ..Shared::of_one_worker(control.published()) }
+    }
+
+    fn document(viewers: &Viewers, shared: &Shared, query: &str) -> Value {
+        serde_json::from_slice(&viewers.document(shared, query, NOW)).unwrap()
+    }
+
+    #[test]
+    fn the_words_of_a_check_say_what_an_agent_grants_and_that_a_check_did_not_run() {
+        let mut check = real_server("192.0.2.1", CheckState::Up).checks.remove(0);
+        (check.state, check.took_micros, check.last_error) = (CheckState::Up, Some(1500), None);
+        assert_eq!(check_words(&check), "passed in 1.5 ms");
+        let (answer, mode) = ("drain".to_owned(), AgentMode::Drain);
+        check.agent = Some(AgentHealth { answer, at_millis: NOW, weight_percent: 50, mode });
+        assert_eq!(check_words(&check), "the agent says \"drain\": 0 % of the weight");
+        let what = "no answer within 5 s".to_owned();
+        (check.took_micros, check.last_error) = (None, Some(CheckError { what, at_millis: NOW }));
+        assert_eq!(check_words(&check), format!("{}: no answer within 5 s", check.probe));
+    }
+
+    /// The services of a document.
+    fn names(document: &Value) -> Vec<&str> {
+        let services = document["services"].as_array().unwrap();
+        services.iter().map(|service| service["service"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn each_real_server_has_its_state_and_the_reason_in_words_also_if_it_is_not_in_the_service() {
+        let service = "-t 198.51.100.1:80";
+        let server = |rest: &str| format!("-a {service} -r {rest}\n");
+        let servers = [
+            "192.0.2.5 -g",
+            "192.0.2.4 -g -w 0",
+            "203.0.113.13 -g",
+            "192.0.2.13 -g",
+            "192.0.2.2 -g",
+            "192.0.2.1 -g",
+        ];
+        let rules = format!("-A {service} -s rr\n{}", servers.map(server).concat());
+        let shared = still(&rules);
+        let failing = CheckState::Failing { failures: 1, fall: 3 };
+        let rising = CheckState::Rising { successes: 1, rise: 2 };
+        let servers = vec![
+            real_server("192.0.2.1", CheckState::Up),
+            real_server("192.0.2.2", failing),
+            real_server("192.0.2.12", CheckState::Down),
+            real_server("192.0.2.14", rising),
+            real_server("192.0.2.15", CheckState::Up),
+        ];
+        let mut one = virtual_server("198.51.100.1", servers);
+        one.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });
+        let report = health_report(vec![one]);
+        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let document = document(&Viewers::default(), &shared, "");
+        let service = &document["services"][0];
+        let texts =
+            |server: &Value| ["server", "state", "words"].map(|key| server[key].as_str().unwrap().to_owned());
+        let found: Vec<_> = service["servers"].as_array().unwrap().iter().map(texts).collect();
+        let expected = [
+            ["192.0.2.1:80", "up", "for 1 h 0 min; passed in 1.5 ms"],
+            [
+                "192.0.2.2:80",
+                "failing",
+                "for 1 h 0 min; TCP 192.0.2.2:80: failing 1/3, connection refused by 192.0.2.12:80",
+            ],
+            ["192.0.2.13:80", "unreachable", "its next hop does not answer; see `ip neigh`"],
+            ["203.0.113.13:80", "unreachable", "no route by an attached interface; see `ip route`"],
+            ["192.0.2.4:80", "quiescent", "weight 0: no new connections"],
+            ["192.0.2.5:80", "unchecked", ""],
+            ["192.0.2.99:80", "sorry", "stands by"],
+            ["192.0.2.12:80", "down", "for 12 s; TCP 192.0.2.12:80: connection refused by 192.0.2.12:80"],
+            [
+                "192.0.2.14:80",
+                "down",
+                "for 12 s; TCP 192.0.2.14:80: rising 1/2, connection refused by 192.0.2.12:80",
+            ],
+            ["192.0.2.15:80", "up", "for 1 h 0 min; passed in 1.5 ms; not in the service"],
+        ];
+        assert_eq!(found, expected.map(|row| row.map(str::to_owned)));
+        assert_eq!(
+            (&service["state"], &service["usable"], &service["why"]),
+            (&"warning".into(), &3.into(), &Value::Null)
+        );
+        assert_eq!(
+            (&service["servers"][0]["method"], &service["servers"][0]["weight"]),
+            (&"Route".into(), &1.into())
+        );
+        assert_eq!(
+            (&service["servers"][7]["method"], &service["servers"][7]["weight"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+
+    #[test]
+    fn a_page_has_what_the_directors_of_a_fleet_must_agree_about() {
+        let rules = "#xvs laddr add 192.0.2.51\n#xvs laddr add 192.0.2.52 --standby\n\
+                     -A -t 198.51.100.1:80 -s mh -b mh-port -p 300\n\
+                     -A -t 198.51.100.1:81 -s sh\n#xvs -E -t 198.51.100.1:81 -s sh --syn-proxy on\n";
+        let page = document(&Viewers::default(), &still(rules), "");
+        let rules: Vec<_> =
+            page["services"].as_array().unwrap().iter().map(|service| service["rule"].clone()).collect();
+        assert_eq!(
+            rules,
+            ["-t 198.51.100.1:80 -s mh -p 300 -b mh-port", "-t 198.51.100.1:81 -s sh --syn-proxy on",]
+        );
+        let told = ["sloppy_tcp", "local_addresses", "standby_addresses"].map(|key| page[key].clone());
+        assert_eq!(
+            told,
+            [false.into(), serde_json::json!(["192.0.2.51"]), serde_json::json!(["192.0.2.52"])]
+        );
+    }
+
+    #[test]
+    fn a_service_without_quorum_is_down_and_shows_its_sorry_server() {
+        let shared = still("-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.9 -g\n");
+        let mut one = virtual_server("198.51.100.1", vec![real_server("192.0.2.12", CheckState::Down)]);
+        one.sorry_server = Some(SorryServerHealth { endpoint: "192.0.2.9:80".to_owned(), serves: true });
+        let report = health_report(vec![one]);
+        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let document = document(&Viewers::default(), &shared, "");
+        let service = &document["services"][0];
+        let why = "has no quorum: live weight 0, quorum 1; its sorry server 192.0.2.9:80 serves; see `xvs health --down`";
+        assert_eq!((&service["state"], &service["why"]), (&"down".into(), &why.into()));
+        let states: Vec<_> =
+            service["servers"].as_array().unwrap().iter().map(|server| &server["state"]).collect();
+        assert_eq!(states, ["sorry", "down"]);
+        assert_eq!(service["servers"][0]["words"], "serves, because there is no quorum");
+        assert_eq!(service["servers"][0]["weight"], 1);
+        assert_eq!(document["status"]["warnings"][0], format!("TCP 198.51.100.1:80 {why}"));
+    }
+
+    #[test]
+    fn one_look_serves_all_viewers_for_a_second_and_rates_are_those_since_the_look_before() {
+        let shared = still("-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.1 -g\n");
+        let viewers = Viewers::default();
+        let count = |packets| {
+            let snapshot = shared.published.load();
+            let live = &snapshot.services.iter().next().unwrap().members[0].live;
+            let totals = [live.stats.of_worker(0), shared.total.of_worker(0)];
+            totals.iter().for_each(|stats| (0..packets).for_each(|_| stats.count_in(60)));
+        };
+        let first = document(&viewers, &shared, "");
+        let rates = |document: &Value| {
+            let service = &document["services"][0];
+            [&document["rates"], &service["rates"], &service["servers"][0]["rates"]].map(Value::clone)
+        };
+        assert_eq!(rates(&first), [Value::Null, Value::Null, Value::Null]);
+        count(8);
+        shared.clock.advance(AGE - Duration::from_millis(1));
+        assert_eq!(document(&viewers, &shared, ""), first);
+        shared.clock.advance(Duration::from_millis(1001));
+        for rates in rates(&document(&viewers, &shared, "search=192")) {
+            assert_eq!((&rates["in_packets"], &rates["in_bytes"]), (&4.into(), &240.into()));
+            assert_eq!((&rates["out_packets"], &rates["connections"]), (&0.into(), &0.into()));
+        }
+        shared.clock.advance(RATES + Duration::from_millis(1));
+        assert_eq!(rates(&document(&viewers, &shared, "")), [Value::Null, Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn a_search_finds_rows_that_have_all_its_words_and_pages_end_with_a_whole_service() {
+        let rules: String = (1..=200)
+            .map(|port| {
+                let weight = usize::from(port != 7);
+                format!(
+                    "-A -t 198.51.100.1:{port} -s rr\n-a -t 198.51.100.1:{port} -r 192.0.2.1 -g -w {weight}\n"
+                )
+            })
+            .collect();
+        let shared = still(&format!("{rules}-a -t 198.51.100.1:9 -r 192.0.2.2 -g -w 0\n"));
+        let viewers = Viewers::default();
+        let of = |query: &str| document(&viewers, &shared, query);
+        let numbers = |document: &Value| {
+            ["matching", "with_problem", "page", "pages"].map(|key| document[key].as_u64().unwrap())
+        };
+        let first = of("");
+        assert_eq!(numbers(&first), [200, 1, 1, 2]);
+        assert_eq!((names(&first).len(), names(&first)[0]), (150, "TCP 198.51.100.1:1"));
+        for (query, page) in [("page=2", 2), ("page=3", 2), ("page=0", 1), ("page=x", 1), ("other=1", 1)] {
+            assert_eq!(numbers(&of(query)), [200, 1, page, 2], "{query}");
+        }
+        assert_eq!(names(&of("page=2"))[0], "TCP 198.51.100.1:151");
+        assert_eq!(names(&of("problems")), ["TCP 198.51.100.1:7"]);
+        for (search, expected) in [
+            ("quiescent", &["TCP 198.51.100.1:7", "TCP 198.51.100.1:9"][..]),
+            ("Quiescent%20%20192.0.2.2", &["TCP 198.51.100.1:9"]),
+            ("quiescent+192.0.2.1", &["TCP 198.51.100.1:7"]),
+            ("%3A19+route", &["TCP 198.51.100.1:19", "TCP 198.51.100.1:190"]),
+            ("tcp%20%3cb%3E", &[]),
+            ("%FF%zz%", &[]),
+        ] {
+            assert!(names(&of(&format!("search={search}"))).starts_with(expected), "{search}");
+            let matching = of(&format!("search={search}"))["matching"].clone();
+            assert_eq!(matching == 0, expected.is_empty(), "{search}");
+        }
+        (0..2 * DOCUMENTS).for_each(|number| drop(of(&format!("search={number}"))));
+        assert!(viewers.0.lock().unwrap().as_ref().unwrap().1.len() <= DOCUMENTS);
+    }
+
+    #[test]
+    fn escapes_of_a_query_become_their_characters_and_what_is_none_stays() {
+        for (value, text) in [
+            ("a%20b", "a b"),
+            ("a+b", "a b"),
+            ("%C3%A9", "\u{e9}"),
+            ("50%", "50%"),
+            ("%2", "%2"),
+            ("%g1", "%g1"),
+        ] {
+            assert_eq!(decoded(value), text);
+        }
+    }
+}

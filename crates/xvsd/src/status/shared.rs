@@ -1,0 +1,321 @@
+//! The daemon's shared state, from which requests that change nothing are answered.
+//!
+//! Read by the threads that serve clients, so that listings and `xvs status` delay no command. Workers write the table
+//! and the counters. The thread that starts the daemon writes the facts, then the control thread.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
+use xvs_ctl::events::Events;
+use xvs_ctl::sweep::SweepCounters;
+use xvs_ctl::unattached::Attachment;
+use xvs_dataplane::clock::{Clock, Millis};
+use xvs_dataplane::conn::{Table, TableReader};
+use xvs_dataplane::counters::{Histogram, SharedStats, WorkerCounters};
+use xvs_dataplane::offload::Offload;
+use xvs_dataplane::port::xdp::{SocketCounters, Waker};
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::steering::hold::Hold;
+use xvs_model::config::command::CommandError;
+use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::protocol::request::Access;
+use xvs_model::report::health::HealthReport;
+use xvs_model::report::setting::Setting;
+use xvs_model::report::status::{InterfaceStatus, LinkState};
+use xvs_proto::network::Network;
+
+use crate::fleet::view::FleetView;
+use crate::log::Losses;
+use crate::status::health;
+use crate::status::history::{History, Sample};
+use crate::sync::peers::SyncPeers;
+
+/// The largest number of attempts to free ended connections that workers may still use.
+const FREE_TRIES: u32 = 100;
+/// The time between two attempts.
+const FREE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The daemon's shared state.
+pub struct Shared {
+    pub(crate) clock: Arc<Clock>,
+    /// When the daemon started.
+    pub(crate) started: Millis,
+    /// The hold; `None`: there are no interfaces.
+    pub(crate) hold: Option<Arc<Hold>>,
+    /// The offload of connections; `None`: it is off.
+    pub(crate) offload: Option<Arc<Offload>>,
+    /// The table and its reader for listings, from the moment at which the table is this process's.
+    pub(crate) owned: OnceLock<(Arc<Table>, Mutex<TableReader>)>,
+    /// The time of systemd's watchdog, if it is notified.
+    pub(crate) watchdog: OnceLock<Duration>,
+    /// Whether the control thread hands over to a successor, and so answers nothing else.
+    pub(crate) hands_over: AtomicBool,
+    /// While a thread holds this, no connections are swept.
+    pub(crate) sweeping: Arc<Mutex<()>>,
+    /// The snapshot that workers use.
+    pub(crate) published: Arc<ArcSwap<Snapshot>>,
+    pub(crate) counters: Vec<Arc<WorkerCounters>>,
+    /// The waker of each worker.
+    pub(crate) wakers: Vec<Waker>,
+    /// The totals of all services, including deleted ones.
+    pub(crate) total: SharedStats,
+    pub(crate) request_durations: RequestDurations,
+    pub(crate) swept: Arc<SweepCounters>,
+    pub(crate) history: History,
+    pub(crate) events: Arc<Events>,
+    /// Other directors, as the daemons of synchronization know them.
+    pub(crate) peers: Arc<SyncPeers>,
+    /// Facts that no counter has: interfaces, workers, warnings.
+    pub(crate) facts: Mutex<Facts>,
+    /// The lines that the log has lost; `None` without a log.
+    pub(crate) log: Option<Losses>,
+    /// The source of health reports, if the daemon has a keepalived.conf.
+    pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
+    /// The runtime of the health checks, for the check that it makes progress.
+    pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
+    /// The fleet of this director.
+    pub(crate) fleet: OnceLock<Arc<FleetView>>,
+    /// Tells the health checks what operators have disabled.
+    pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
+    /// Reads the files again; returns the changes, a line each, or why a file is refused.
+    pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
+    /// Where a reload waits for its successor to take over.
+    pub(crate) taken_over: Mutex<Option<Sender<Result<(), String>>>>,
+}
+
+/// The facts of `xvs status` that no counter has.
+#[derive(Clone, Default)]
+pub struct Facts {
+    /// The interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The machine's network, with the interfaces that are not attached.
+    pub network: Arc<Network>,
+    /// The workers.
+    pub workers: Vec<WorkerFacts>,
+    /// Sentences for the operator.
+    pub warnings: Vec<String>,
+    /// The warnings of the start, which stay: about workers that found no queue, and a table beyond the memory limit.
+    pub start_warnings: Vec<String>,
+    /// The rules file that the daemon started with.
+    pub rules: Option<PathBuf>,
+    /// When the journal that the daemon began with was last written, in milliseconds since 1970; `None`: it began with
+    /// its files.
+    pub journal_saved_at_millis: Option<u64>,
+    /// Commands, as typed, that undo manual changes to owned services.
+    pub drift: Arc<[String]>,
+    /// The disabled real servers.
+    pub disabled: DisabledServers,
+    /// The running daemons of connection synchronization.
+    pub daemons: Vec<SyncDaemon>,
+    /// The settings in force.
+    pub settings: Arc<[Setting]>,
+    /// Time until which applied rules can be confirmed; `None`: none wait.
+    pub unconfirmed_until: Option<Millis>,
+}
+
+impl Facts {
+    /// The machine's interfaces, attached and not.
+    pub fn attachment(&self) -> Attachment<'_> {
+        Attachment::new(&self.network, self.interfaces.iter().map(|interface| interface.name.as_str()))
+    }
+}
+
+/// The placement and sockets of a worker.
+#[derive(Clone)]
+pub struct WorkerFacts {
+    /// The core that it is pinned to.
+    pub core: Option<usize>,
+    /// Whether the kernel copies its frames, and because of which interface.
+    pub copy_mode: String,
+    /// Its share of each interface's queues, in the interfaces' order.
+    pub queues: Vec<Vec<u32>>,
+    /// The counters of its sockets.
+    pub sockets: Arc<[SocketCounters]>,
+}
+
+/// The state of the link with this index.
+pub(crate) fn link_state(network: &Network, ifindex: u32) -> LinkState {
+    match network.links.iter().find(|link| link.ifindex == ifindex) {
+        Some(link) if link.up => LinkState::Up,
+        Some(_) => LinkState::Down,
+        None => LinkState::Gone,
+    }
+}
+
+/// Durations of requests to the control thread, from the request to its reply, in microseconds, separate for changes
+/// and reads. The holder of the lock is the only writer.
+#[derive(Default)]
+pub(crate) struct RequestDurations([Mutex<Histogram<DURATION_BOUNDS>>; 2]);
+
+/// The number of buckets of the histogram: the last bound is 2^23 µs, eight seconds.
+pub(crate) const DURATION_BOUNDS: usize = 24;
+
+impl RequestDurations {
+    /// Counts one request.
+    pub(crate) fn count(&self, access: Access, time: Duration) {
+        // Fits: it is shorter than the daemon's uptime.
+        self.of(access).count(time.as_micros() as u64);
+    }
+
+    /// The histogram of this kind of request.
+    pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<DURATION_BOUNDS>> {
+        self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// The time of the workers' clock.
+    pub fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    /// The connection table is this process's from now on.
+    pub(crate) fn own(&self, table: Arc<Table>) {
+        let reader = Mutex::new(table.reader().expect("the first reader of a table finds a handle"));
+        let _ = self.owned.set((table, reader));
+    }
+
+    /// The connection table. The control socket, the exporter and the status page are served when it is this process's.
+    pub fn table(&self) -> &Table {
+        &self.expect_owned().0
+    }
+
+    /// The table's reader for listings, one listing at a time.
+    pub fn reader(&self) -> &Mutex<TableReader> {
+        &self.expect_owned().1
+    }
+
+    fn expect_owned(&self) -> &(Arc<Table>, Mutex<TableReader>) {
+        self.owned.get().expect("nothing is served before the table is owned")
+    }
+
+    /// The connections in the table and its size; nothing while it is not this process's yet, as at the first
+    /// look of a follower of etcd.
+    pub(crate) fn fill(&self) -> (usize, usize) {
+        self.owned.get().map_or((0, 0), |(table, _)| (table.live(), table.config().capacity))
+    }
+
+    /// Records a sample of the counters if one is due.
+    pub(crate) fn sample_history(&self) {
+        let now = self.now();
+        self.history.record(now, || Sample::take(&self.counters, now));
+    }
+
+    /// Waits until the entries that the reader has ended are free for new connections, a second at most; a later walk
+    /// frees the rest.
+    pub(crate) fn free_ended(&self) {
+        for _ in 0..FREE_TRIES {
+            let mut reader = self.reader().lock().unwrap_or_else(PoisonError::into_inner);
+            reader.visit(0..0, |_, _| {});
+            if reader.in_limbo() == 0 {
+                return;
+            }
+            drop(reader);
+            thread::sleep(FREE_INTERVAL);
+        }
+    }
+
+    /// The health of real servers; `None` without a keepalived.conf.
+    pub fn health(&self) -> Option<HealthReport> {
+        let mut report = self.health.get()?();
+        // A copy, so that the control thread does not wait for the lock meanwhile.
+        let drift = self.facts_mut().drift.clone();
+        health::fill_in(&mut report, &self.published.load(), self.now());
+        Some(HealthReport { drift: drift.to_vec(), ..report })
+    }
+
+    /// A copy of the facts.
+    pub fn facts(&self) -> Facts {
+        self.facts_mut().clone()
+    }
+
+    /// The facts, for the control thread, the only writer. Ignores poisoning: no panic leaves them inconsistent.
+    pub(crate) fn facts_mut(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lines that the log has lost.
+    pub(crate) fn log_lines_lost(&self) -> u64 {
+        self.log.as_ref().map_or(0, Losses::lines)
+    }
+
+    /// Every worker's counters.
+    pub fn workers(&self) -> &[Arc<WorkerCounters>] {
+        &self.counters
+    }
+
+    /// Every counter, summed over the workers, and those of the sweeper.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut sum = BTreeMap::new();
+        let swept = self.swept.all().map(|(name, value)| (name.to_owned(), value));
+        for (name, value) in self.counters.iter().flat_map(|counters| counters.all()).chain(swept) {
+            *sum.entry(name).or_default() += value;
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+impl Shared {
+    /// The state of a daemon with one worker and no interface, for tests.
+    #[allow(clippy::unwrap_used, reason = "for tests only")]
+    pub(crate) fn of_one_worker(published: Arc<ArcSwap<Snapshot>>) -> Self {
+        use xvs_dataplane::conn::TableConfig;
+        use xvs_dataplane::shm::Memory;
+        let table =
+            Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
+        let shared = Self {
+            started: Clock::Monotonic.now(),
+            clock: Arc::new(Clock::Monotonic),
+            hold: None,
+            offload: None,
+            owned: OnceLock::new(),
+            published,
+            counters: vec![Arc::default()],
+            wakers: Vec::new(),
+            total: SharedStats::new(1),
+            request_durations: RequestDurations::default(),
+            swept: Arc::default(),
+            sweeping: Arc::default(),
+            watchdog: OnceLock::new(),
+            hands_over: AtomicBool::new(false),
+            history: History::default(),
+            events: Arc::default(),
+            peers: Arc::default(),
+            facts: Mutex::default(),
+            log: None,
+            health: OnceLock::new(),
+            health_thread: OnceLock::new(),
+            fleet: OnceLock::new(),
+            on_disabled: OnceLock::new(),
+            reload: OnceLock::new(),
+            taken_over: Mutex::default(),
+        };
+        shared.own(table);
+        shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::status::shared::*;
+
+    #[test]
+    fn a_link_is_up_down_or_gone() {
+        let mut network = Network::default();
+        network.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        let ifindex = network.links[0].ifindex;
+        assert_eq!(link_state(&network, ifindex), LinkState::Up);
+        network.links[0].up = false;
+        assert_eq!(link_state(&network, ifindex), LinkState::Down);
+        network.links.clear();
+        assert_eq!(link_state(&network, ifindex), LinkState::Gone);
+    }
+}

@@ -1,0 +1,134 @@
+//! The main thread of a backup daemon, which receives the messages of other directors.
+//!
+//! It is awake only while messages come. Not here: what is in a message (`receiver.rs`), and what workers make of a
+//! connection (`xvs_dataplane::sync::apply`).
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use xvs_ctl::control::datapath::SyncSockets;
+use xvs_ctl::sync::receiver::Receiver;
+use xvs_dataplane::port::xdp::Waker;
+use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox};
+use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_proto::HashSecret;
+
+use super::fetch_table::TableFetcher;
+use super::key::SyncKey;
+use super::peers::Peers;
+use super::signature::Verifier;
+use super::sockets;
+use super::thread::Daemon;
+use crate::date::date_nanos;
+
+/// Opens the sockets, and starts the threads: one that reads messages and, with a key, one that fetches tables.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(crate) fn start(
+    daemon: &SyncDaemon,
+    wanted: SyncSockets,
+    (workers, secret): (usize, HashSecret),
+    wakers: Vec<Waker>,
+    key: Option<SyncKey>,
+    peers: &Arc<Peers>,
+) -> Result<(Daemon, Arc<Inbox>), String> {
+    let sockets = sockets::of_group(daemon, wanted)?;
+    let inbox = Arc::new(Inbox::new(workers));
+    let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret });
+    let mut threads = Daemon::default();
+    if let Some(key) = key.clone() {
+        let (receiver, peers, wakers) = (receiver.clone(), peers.clone(), wakers.clone());
+        let fetcher = TableFetcher { receiver, key, peers, wakers };
+        threads.start("xvs-sync-fetch", move |stop| fetcher.run(stop))?;
+    }
+    let reader = MessageReader { sockets, receiver, wakers, peers: peers.clone(), key };
+    threads.start("xvs-sync-backup", move |stop| reader.run(stop))?;
+    Ok((threads, inbox))
+}
+
+/// What is needed to read messages.
+struct MessageReader {
+    sockets: Vec<UdpSocket>,
+    receiver: Arc<Receiver>,
+    wakers: Vec<Waker>,
+    peers: Arc<Peers>,
+    key: Option<SyncKey>,
+}
+
+impl MessageReader {
+    fn run(&self, stop: &AtomicBool) {
+        let Self { sockets, receiver, wakers, peers, key } = self;
+        let mut verifier = key.as_ref().map(Verifier::new);
+        let mut bytes = vec![0; MESSAGE_MAX];
+        let mut woken = vec![false; wakers.len()];
+        let mut losses = Losses::default();
+        while !stop.load(Ordering::Relaxed) {
+            let mut waiting: Vec<_> = sockets
+                .iter()
+                .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN))
+                .collect();
+            let _ = poll(&mut waiting, Some(&TURN));
+            for (port, socket) in (receiver.daemon.port..).zip(sockets) {
+                for _ in 0..AT_A_TIME {
+                    let Ok((len, mut from)) = socket.recv_from(&mut bytes) else { break };
+                    let verify = |message: &[u8]| match &mut verifier {
+                        Some(verifier) => verifier.verify(message, from.ip(), port, date_nanos()),
+                        None => Ok(()),
+                    };
+                    let received = receiver.receive(&bytes[..len], verify, |worker| woken[worker] = true);
+                    // The port of its table. A link-local address keeps its interface.
+                    from.set_port(receiver.daemon.port);
+                    peers.heard(from, key.is_some(), received, Instant::now());
+                }
+            }
+            if losses.have_grown(sockets, &receiver.inbox.counters) {
+                peers.lost();
+            }
+            for (waker, woken) in wakers.iter().zip(&mut woken).filter(|(_, woken)| **woken) {
+                waker.wake();
+                *woken = false;
+            }
+        }
+    }
+}
+
+/// What was lost here: messages that the kernel has discarded, and connections that no worker had room for.
+#[derive(Default)]
+struct Losses {
+    looked: Option<Instant>,
+    messages: u64,
+    connections: u64,
+}
+
+impl Losses {
+    /// Whether there are more than before. It looks each second.
+    fn have_grown(&mut self, sockets: &[UdpSocket], counters: &BackupCounters) -> bool {
+        let now = Instant::now();
+        if self.looked.is_some_and(|looked| now.duration_since(looked) < LOOK) {
+            return false;
+        }
+        self.looked = Some(now);
+        let messages: io::Result<u64> = sockets.iter().map(sockets::discarded).sum();
+        let messages = messages.unwrap_or(self.messages);
+        let connections = counters.lost.load(Ordering::Relaxed);
+        let has_grown = messages > self.messages || connections > self.connections;
+        counters.discarded.store(messages, Ordering::Relaxed);
+        (self.messages, self.connections) = (messages, connections);
+        has_grown
+    }
+}
+
+/// The longest datagram.
+const MESSAGE_MAX: usize = 1 << 16;
+/// How long the thread waits before it looks whether it is to stop.
+const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+/// The time between two looks at what was lost.
+const LOOK: Duration = Duration::from_secs(1);
+/// The messages that are read before workers are woken.
+const AT_A_TIME: usize = 64;

@@ -1,0 +1,164 @@
+//! The daemons that run, and why one does not send or fetch tables.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use xvs_ctl::control::datapath::SyncSockets;
+use xvs_dataplane::conn::Table;
+use xvs_dataplane::port::xdp::Waker;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_master::Announcements;
+use xvs_model::config::sync_daemon::SyncDaemon;
+
+use super::key::SyncKey;
+use super::master::TableFacts;
+use super::peers::SyncPeers;
+use super::send_table::TableSender;
+use super::thread::Daemon;
+use super::{backup, master, sockets};
+
+/// The daemons. They end when this is dropped.
+pub(crate) struct Daemons {
+    facts: TableFacts,
+    /// `None` until it is this process's.
+    table: Option<Arc<Table>>,
+    key_file: Option<PathBuf>,
+    peers: Arc<SyncPeers>,
+    may_send: Arc<AtomicBool>,
+    master: Running,
+    backup: Running,
+}
+
+/// One daemon; the default is none.
+#[derive(Default)]
+struct Running {
+    daemon: Option<Daemon>,
+    /// A master daemon that begins when the table is this process's.
+    waits: Option<master::Prepared>,
+    /// Why it sends no tables, though it has a key.
+    no_table: Option<String>,
+}
+
+impl Daemons {
+    /// None yet. Without a key they sign no messages, and send and fetch no tables.
+    pub(crate) fn new(facts: TableFacts, key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
+        let (table, may_send, master, backup) = Default::default();
+        Self { facts, table, key_file, peers, may_send, master, backup }
+    }
+
+    /// The table is this process's from now on: a master daemon begins.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), String> {
+        self.table = Some(table.clone());
+        self.may_send(true);
+        self.master.daemon = self.master.waits.take().map(|waits| waits.begin(table)).transpose()?;
+        Ok(())
+    }
+
+    /// Sets whether the table may be sent: not while a successor takes it over.
+    pub(crate) fn may_send(&self, may_send: bool) {
+        // Relaxed: the table orders its own memory.
+        self.may_send.store(may_send, Ordering::Relaxed);
+    }
+
+    /// Starts the master daemon. Without a key, or without the port, it sends messages alone.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses, or what is wrong with the key.
+    pub(crate) fn start_master(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        published: Arc<ArcSwap<Snapshot>>,
+    ) -> Result<Arc<Announcements>, String> {
+        let key = self.key()?;
+        let sender = key.clone().map(|key| self.sender(daemon, key, &published)).transpose();
+        let (sender, no_table) = sender.map_or_else(|why| (None, Some(why)), |sender| (sender, None));
+        let prepared = master::prepare(daemon, sockets, &self.facts, published, key.as_ref(), sender)?;
+        let announcements = prepared.announcements.clone();
+        let (daemon, waits) = match &self.table {
+            Some(table) => (Some(prepared.begin(table)?), None),
+            None => (None, Some(prepared)),
+        };
+        self.master = Running { daemon, waits, no_table };
+        Ok(announcements)
+    }
+
+    fn sender(
+        &self,
+        daemon: &SyncDaemon,
+        key: SyncKey,
+        published: &Arc<ArcSwap<Snapshot>>,
+    ) -> Result<(TableSender, TcpListener), String> {
+        let sender = TableSender {
+            sync_id: daemon.sync_id,
+            key,
+            published: published.clone(),
+            peers: self.peers.master.clone(),
+            may_send: self.may_send.clone(),
+        };
+        Ok((sender, sockets::for_table(daemon)?))
+    }
+
+    /// Starts the backup daemon. With a key it reads signed messages alone, without one it fetches no tables.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses, or what is wrong with the key.
+    pub(crate) fn start_backup(
+        &mut self,
+        daemon: &SyncDaemon,
+        sockets: SyncSockets,
+        wakers: Vec<Waker>,
+    ) -> Result<Arc<Inbox>, String> {
+        let key = self.key()?;
+        let (workers, secret) = (self.facts.workers, self.facts.secret);
+        let (threads, inbox) =
+            backup::start(daemon, sockets, (workers, secret), wakers, key, &self.peers.backup)?;
+        self.backup = Running { daemon: Some(threads), ..Running::default() };
+        Ok(inbox)
+    }
+
+    /// Whether they have a key.
+    pub(crate) fn have_key(&self) -> bool {
+        self.key_file.is_some()
+    }
+
+    fn key(&self) -> Result<Option<SyncKey>, String> {
+        self.key_file.as_deref().map(SyncKey::read).transpose()
+    }
+
+    /// Stops the master daemon, after it has sent what was announced.
+    pub(crate) fn stop_master(&mut self) {
+        self.master = Running::default();
+        self.peers.master.forget();
+    }
+
+    /// Stops the backup daemon.
+    pub(crate) fn stop_backup(&mut self) {
+        self.backup = Running::default();
+        self.peers.backup.forget();
+    }
+
+    /// A sentence for each daemon that has failed, or does without tables.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (role, Running { daemon, no_table, .. }) in [("master", &self.master), ("backup", &self.backup)] {
+            let again = format!("run `xvsadm --stop-daemon {role}` and start it again");
+            if daemon.as_ref().is_some_and(Daemon::has_failed) {
+                faults.push(format!("the {role} daemon has failed; {again}"));
+            }
+            if let Some(why) = no_table {
+                faults.push(format!("the {role} daemon sends no connection tables: {why}; then {again}"));
+            }
+        }
+        faults.extend(self.peers.backup.refusals(Instant::now()));
+        faults
+    }
+}

@@ -1,0 +1,57 @@
+//! The key that directors share. Who has it may fetch the connection table of another one.
+
+use std::path::Path;
+
+use xvs_model::hexadecimal;
+
+use xvs_ctl::secret_file;
+
+/// A shared key.
+#[derive(Clone)]
+pub(crate) struct SyncKey(pub(super) [u8; 32]);
+
+impl SyncKey {
+    /// Reads a key: 64 hexadecimal digits, in a file that others than its owner and group have no access to.
+    ///
+    /// # Errors
+    /// A sentence that names the file, what is wrong and the next step.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let text = secret_file::read("sync_key_file", path, HOW)?;
+        let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
+        let path = path.display();
+        key.map(Self).ok_or_else(|| format!("sync_key_file {path}: not 64 hexadecimal digits; {HOW}"))
+    }
+}
+
+const HOW: &str = "`openssl rand -hex 32` prints a key";
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_64_digits_in_a_file_that_not_everyone_may_read() {
+        let path = std::env::temp_dir().join(format!("xvs-key-{}", std::process::id()));
+        let read = |text: &str, mode| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            SyncKey::read(&path)
+                .map(|key| key.0)
+                .map_err(|error| error.replace(path.to_str().unwrap(), "FILE"))
+        };
+        let digits = "0a".repeat(32);
+        assert_eq!(read(&format!("{digits}\n"), 0o640), Ok([10; 32]));
+        assert!(read(&digits, 0o644).unwrap_err().ends_with("; `chmod o= FILE`"));
+        for wrong in ["", &digits[2..], &digits.replace('a', "g"), &digits.repeat(100)] {
+            assert_eq!(
+                read(wrong, 0o600).unwrap_err(),
+                "sync_key_file FILE: not 64 hexadecimal digits; `openssl rand -hex 32` prints a key"
+            );
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(SyncKey::read(&path).err().unwrap().contains("No such file"));
+    }
+}

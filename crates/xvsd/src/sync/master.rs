@@ -1,0 +1,129 @@
+//! The thread of a master daemon: it sends what workers announce, by UDP multicast.
+//!
+//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for
+//! which the socket has no room waits; one that the kernel refuses is counted and lost, as one on the wire would be.
+//! At its end the thread sends what is left. Not here: the messages (`messages.rs`).
+
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use xvs_ctl::control::datapath::SyncSockets;
+use xvs_ctl::sync::messages::{Messages, Sent};
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::Table;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::sync_master::{Announcements, MasterCounters};
+use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_proto::HashSecret;
+use xvs_proto::sync::Version;
+
+use super::key::SyncKey;
+use super::send_table::TableSender;
+use super::signature::{Signer, TRAILER_LEN};
+use super::sockets;
+use super::thread::Daemon;
+use crate::date::date_nanos;
+
+/// What the daemons know of the connection table before it is this process's.
+pub(crate) struct TableFacts {
+    pub(crate) workers: usize,
+    pub(crate) entries: usize,
+    pub(crate) secret: HashSecret,
+}
+
+/// A master daemon whose sockets are open, and whose workers may announce already.
+pub(super) struct Prepared {
+    daemon: SyncDaemon,
+    wanted: SyncSockets,
+    sockets: Vec<UdpSocket>,
+    signer: Option<Signer>,
+    pub(super) announcements: Arc<Announcements>,
+    published: Arc<ArcSwap<Snapshot>>,
+    sender: Option<(TableSender, TcpListener)>,
+}
+
+/// Opens the sockets. With a key the messages are signed.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(super) fn prepare(
+    daemon: &SyncDaemon,
+    wanted: SyncSockets,
+    facts: &TableFacts,
+    published: Arc<ArcSwap<Snapshot>>,
+    key: Option<&SyncKey>,
+    sender: Option<(TableSender, TcpListener)>,
+) -> Result<Prepared, String> {
+    let sockets = sockets::to_group(daemon, wanted)?;
+    let signer = |key| Signer::new(key, sockets[0].local_addr()?.ip());
+    let signer =
+        key.map(signer).transpose().map_err(|error| format!("messages cannot be signed: {error}"))?;
+    let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
+    Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
+}
+
+impl Prepared {
+    /// Starts the threads: one that sends messages and, with a sender, one that sends the table.
+    ///
+    /// # Errors
+    /// A sentence that names what the kernel refuses.
+    pub(super) fn begin(self, table: &Arc<Table>) -> Result<Daemon, String> {
+        let Self { mut daemon, wanted, sockets, mut signer, announcements, published, sender } = self;
+        let reader = || table.reader().ok_or(STILL_ENDING);
+        if signer.is_some() {
+            daemon.max_len_bytes = daemon.max_len_bytes.saturating_sub(TRAILER_LEN as u16);
+        }
+        let mut messages =
+            Messages::new(&daemon, wanted.ports, announcements.clone(), reader()?, Clock::Monotonic.now());
+        let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
+        let sends_table = sender.is_some();
+        let run = move |stop: &AtomicBool| {
+            let mut heard = Instant::now();
+            let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
+            let mut signed = Vec::new();
+            let mut send = |port: u16, message: &[u8]| {
+                signed.clear();
+                signed.extend_from_slice(message);
+                if let Some(signer) = &mut signer {
+                    signer.sign(&mut signed, daemon.port.saturating_add(port), date_nanos());
+                }
+                let counter = match sockets[usize::from(port)].send(&signed) {
+                    Ok(_) => sent,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
+                    Err(_) => failed,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                Sent::Done
+            };
+            while !stop.load(Ordering::Relaxed) {
+                thread::sleep(INTERVAL);
+                messages.run(&published.load(), Clock::Monotonic.now(), &mut send);
+                // Directors that join hear that this one is there.
+                if sends_table && heard.elapsed() >= HEARD {
+                    send(0, &empty[..len]);
+                    heard = Instant::now();
+                }
+            }
+            messages.finish(&published.load(), Clock::Monotonic.now(), &mut send);
+        };
+        let mut threads = Daemon::default();
+        threads.start("xvs-sync", run)?;
+        if let Some((sender, listener)) = sender {
+            let reader = reader()?;
+            threads.start("xvs-sync-table", move |stop| sender.run(reader, &listener, stop))?;
+        }
+        Ok(threads)
+    }
+}
+
+/// Why there is no reader for the table.
+const STILL_ENDING: &str = "another master daemon is still ending; try again";
+/// How often an empty message is sent, with a key. A kernel ignores it.
+const HEARD: Duration = Duration::from_secs(1);
+/// How often the thread looks for announcements and for messages that are due.
+const INTERVAL: Duration = Duration::from_millis(10);

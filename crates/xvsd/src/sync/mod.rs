@@ -1,0 +1,14 @@
+//! The daemons of connection synchronization: their messages, sockets and threads.
+
+mod backup;
+mod candidates;
+mod channel;
+pub(crate) mod daemons;
+mod fetch_table;
+mod key;
+pub(crate) mod master;
+pub(crate) mod peers;
+mod send_table;
+mod signature;
+mod sockets;
+mod thread;

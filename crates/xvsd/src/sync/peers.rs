@@ -1,0 +1,284 @@
+//! The other directors as a daemon knows them: what was heard of each, and how it stands with its connection table.
+//!
+//! Written by the daemon's threads, read for `xvs status`. A backup daemon wants the table of a director when it hears
+//! it first, and again after it may have missed messages.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use xvs_model::report::status::{SyncPeer, SyncTable};
+
+use xvs_ctl::sync::receiver::Refused;
+
+/// The peers of both daemons.
+#[derive(Debug, Default)]
+pub(crate) struct SyncPeers {
+    /// Those that have asked the master daemon for the table.
+    pub(crate) master: Arc<Peers>,
+    /// Those that the backup daemon hears.
+    pub(crate) backup: Arc<Peers>,
+}
+
+/// The peers of a daemon, by their address; the port is that of their tables.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Mutex<BTreeMap<SocketAddr, Peer>>);
+
+#[derive(Debug)]
+struct Peer {
+    /// When its last message came.
+    heard: Option<Instant>,
+    /// Its messages that were read.
+    messages: u64,
+    refused_messages: u64,
+    /// When the last one was refused, and why.
+    refusal: Option<(Instant, Refused)>,
+    /// Whether it has shown that it has the key.
+    has_key: bool,
+    /// Why its table is wanted, and when it may be asked for it.
+    wanted: Option<&'static str>,
+    not_before: Instant,
+    table: SyncTable,
+    /// Connections that were sent or received, and the number of all.
+    connections: u64,
+    of: u64,
+    /// Why its table is not there.
+    why: Option<String>,
+}
+
+impl Peers {
+    /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
+    pub(super) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
+        // Other clusters may share the group.
+        if matches!(read, Err(Refused::SyncId(_))) {
+            return;
+        }
+        let is_signed = has_key && read.is_ok();
+        let mut all = self.all();
+        if !all.contains_key(&from) {
+            if !make_room(&mut all, is_signed, now) {
+                return;
+            }
+            let why = Some(if has_key { HEARD } else { KEYLESS }.to_owned());
+            all.insert(from, Peer { heard: Some(now), wanted: Some(HEARD), why, ..Peer::new(now) });
+        }
+        let Some(peer) = all.get_mut(&from) else { return };
+        // A director is heard each second.
+        if peer.heard.is_none_or(|heard| now.duration_since(heard) >= GAP) {
+            peer.miss("it was silent for some seconds");
+        }
+        (peer.heard, peer.has_key) = (Some(now), peer.has_key || is_signed);
+        match read {
+            Ok(()) => peer.messages += 1,
+            Err(why) => {
+                (peer.refused_messages, peer.refusal) = (peer.refused_messages + 1, Some((now, why)));
+            }
+        }
+    }
+
+    /// A sentence for each peer whose messages were refused lately.
+    pub(super) fn refusals(&self, now: Instant) -> Vec<String> {
+        let sentence = |(address, peer): (&SocketAddr, &Peer)| {
+            let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
+            let address = address.ip();
+            Some(format!("synchronization: a message from {address} was refused in the last minute: {why}"))
+        };
+        self.all().iter().filter_map(sentence).collect()
+    }
+
+    /// Messages were lost here: their tables are wanted again.
+    pub(super) fn lost(&self) {
+        self.all().values_mut().for_each(|peer| peer.miss("messages were lost here"));
+    }
+
+    /// Takes the peer whose table is wanted now: first those that have the key, then the one that waits longest.
+    pub(super) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
+        let mut all = self.all();
+        let wanted = all.iter_mut().filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now);
+        let (address, peer) = wanted.min_by_key(|(_, peer)| (!peer.has_key, peer.not_before))?;
+        (peer.wanted, peer.table, peer.connections, peer.of) = (None, SyncTable::Moving, 0, 0);
+        Some(*address)
+    }
+
+    /// So many connections of a table were sent or received. The peer has the key.
+    pub(super) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
+        let mut all = self.all();
+        if !all.contains_key(&peer) && make_room(&mut all, true, Instant::now()) {
+            all.insert(peer, Peer::new(Instant::now()));
+        }
+        if let Some(peer) = all.get_mut(&peer) {
+            peer.has_key = true;
+            (peer.table, peer.connections, peer.of, peer.why) = (SyncTable::Moving, connections, of, None);
+        }
+    }
+
+    /// All of a table was sent or received.
+    pub(super) fn has_whole(&self, peer: SocketAddr, now: Instant) {
+        if let Some(peer) = self.all().get_mut(&peer) {
+            // Messages may have been missed meanwhile.
+            peer.table = if peer.wanted.is_some() { SyncTable::Stale } else { SyncTable::Whole };
+            peer.why = peer.wanted.map(str::to_owned);
+            (peer.of, peer.not_before) = (peer.connections, now + AFTER_ALL);
+        }
+    }
+
+    /// A table was not sent or received. Says whether that is news. One without a key that asks is no peer.
+    pub(super) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
+        let mut all = self.all();
+        let Some(peer) = all.get_mut(&address) else { return false };
+        let is_news = peer.why.as_deref() != Some(why);
+        (peer.table, peer.why) = (SyncTable::None, Some(why.to_owned()));
+        (peer.wanted, peer.not_before) = (peer.heard.map(|_| HEARD), now + AFTER_FAILURE);
+        is_news
+    }
+
+    /// The daemon has ended.
+    pub(crate) fn forget(&self) {
+        self.all().clear();
+    }
+
+    /// What `xvs status` shows.
+    pub(crate) fn report(&self, now: Instant) -> Vec<SyncPeer> {
+        let report = |(address, peer): (&SocketAddr, &Peer)| {
+            let silence = peer.heard.map(|heard| now.saturating_duration_since(heard));
+            let is_lost = peer.table == SyncTable::Whole && silence.is_some_and(|silence| silence >= GAP);
+            SyncPeer {
+                address: address.ip(),
+                silent_seconds: silence.map(|silence| silence.as_secs()),
+                messages: peer.messages,
+                refused_messages: peer.refused_messages,
+                refused: peer.refusal.map(|(_, why)| why.to_string()),
+                table: if is_lost { SyncTable::Stale } else { peer.table },
+                connections: peer.connections,
+                of: peer.of,
+                why: if is_lost { Some("it is not heard".to_owned()) } else { peer.why.clone() },
+            }
+        };
+        self.all().iter().map(report).collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Peer {
+    fn new(now: Instant) -> Self {
+        Self {
+            heard: None,
+            messages: 0,
+            refused_messages: 0,
+            refusal: None,
+            has_key: false,
+            wanted: None,
+            not_before: now,
+            table: SyncTable::None,
+            connections: 0,
+            of: 0,
+            why: None,
+        }
+    }
+
+    fn miss(&mut self, why: &'static str) {
+        self.wanted = Some(why);
+        if self.table == SyncTable::Whole {
+            (self.table, self.why) = (SyncTable::Stale, Some(why.to_owned()));
+        }
+    }
+}
+
+/// Makes room for a peer: one that was not heard for long is forgotten, or, for one that has the key, one that has not
+/// shown it. Returns whether there is some.
+fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) -> bool {
+    if all.len() >= MOST {
+        let is_old = |peer: &Peer| {
+            peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD) || has_key && !peer.has_key
+        };
+        let old = all.iter().find(|(_, peer)| is_old(peer)).map(|(address, _)| *address);
+        old.map(|address| all.remove(&address));
+    }
+    all.len() < MOST
+}
+
+/// Why a table is wanted, or is not fetched.
+const HEARD: &str = "it was heard just now";
+const KEYLESS: &str = "this director has no sync_key_file";
+/// More peers are not followed.
+const MOST: usize = 16;
+/// A peer that was not heard for so long may be forgotten.
+const OLD: Duration = Duration::from_secs(60);
+/// Messages may have been missed after so long without one.
+const GAP: Duration = Duration::from_secs(3);
+/// The least time between two tables of a peer.
+const AFTER_ALL: Duration = Duration::from_secs(30);
+/// The least time until a table is asked for again that was refused or cut.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 8848))
+    }
+
+    fn table(peers: &Peers, now: Instant) -> SyncTable {
+        peers.report(now)[0].table
+    }
+
+    #[test]
+    fn a_table_is_wanted_when_a_director_is_heard_first_and_after_silence_or_losses() {
+        let (peers, begun) = (Peers::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let fetch = |now| {
+            assert_eq!(peers.take_wanted(now), Some(peer(1)));
+            peers.moves(peer(1), 5, 8);
+            assert_eq!(table(&peers, now), SyncTable::Moving);
+            peers.has_whole(peer(1), now);
+        };
+        assert_eq!(peers.take_wanted(at(0)), None);
+        peers.heard(peer(1), true, Ok(()), at(0));
+        fetch(at(0));
+        assert_eq!(table(&peers, at(0)), SyncTable::Whole);
+        (1..40).for_each(|second| peers.heard(peer(1), true, Ok(()), at(second)));
+        assert_eq!((peers.take_wanted(at(40)), table(&peers, at(40))), (None, SyncTable::Whole));
+
+        // Without any further message it is not in sync either.
+        assert_eq!(table(&peers, at(43)), SyncTable::Stale);
+        peers.heard(peer(1), true, Ok(()), at(43));
+        assert_eq!(table(&peers, at(43)), SyncTable::Stale);
+        fetch(at(43));
+        // Not again at once.
+        peers.lost();
+        assert_eq!((peers.take_wanted(at(44)), table(&peers, at(44))), (None, SyncTable::Stale));
+        assert_eq!(peers.take_wanted(at(73)), Some(peer(1)));
+        // What is lost during a transfer may be missing in it.
+        peers.moves(peer(1), 1, 8);
+        peers.lost();
+        peers.has_whole(peer(1), at(74));
+        assert_eq!(table(&peers, at(74)), SyncTable::Stale);
+        assert_eq!(peers.report(at(74))[0].why.as_deref(), Some("messages were lost here"));
+
+        assert_eq!(peers.take_wanted(at(104)), Some(peer(1)));
+        assert!(peers.has_none(peer(1), "it is a kernel", at(105)));
+        assert!(!peers.has_none(peer(1), "it is a kernel", at(105)));
+        assert!(!peers.has_none(peer(2), "it has no key", at(105)));
+        assert_eq!(peers.report(at(105))[0].why.as_deref(), Some("it is a kernel"));
+        assert_eq!((peers.take_wanted(at(106)), peers.take_wanted(at(115))), (None, Some(peer(1))));
+    }
+
+    #[test]
+    fn forged_addresses_do_not_displace_a_director_that_is_heard() {
+        let (peers, begun) = (Peers::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        for second in 0..200 {
+            peers.heard(peer(1), true, Ok(()), at(second));
+            peers.heard(peer(2 + second as u8), false, Ok(()), at(second));
+        }
+        let report = peers.report(at(200));
+        assert_eq!(report.len(), MOST);
+        assert_eq!(report[0].address, peer(1).ip());
+        assert_eq!(report[1].why.as_deref(), Some(KEYLESS));
+    }
+}

@@ -1,0 +1,202 @@
+//! The sockets of the daemons: multicast for messages, TCP for tables.
+//!
+//! Source: ipvs-behaviour, section 12.1.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+use std::{fs, io};
+
+use nix::ifaddrs::getifaddrs;
+use rustix::fs::fstat;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use socket2::{Domain, SockRef, Socket, Type};
+use xvs_model::config::sync_daemon::SyncDaemon;
+
+use xvs_ctl::control::datapath::SyncSockets;
+
+/// One socket for each port, connected to the daemon's group, with the address of its interface as source.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(super) fn to_group(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, String> {
+    let SyncDaemon { interface, group, .. } = daemon;
+    let source = source(interface, *group)
+        .map_err(|error| format!("the addresses of {interface} cannot be read: {error}"))?
+        .ok_or_else(|| {
+            let family = if group.is_ipv4() { "IPv4" } else { "IPv6" };
+            format!(
+                "{interface} has no {family} address; add one (`ip address add`), or choose another interface"
+            )
+        })?;
+    let open = |number| socket(daemon, sockets, source, number);
+    let refused = |error| format!("{interface}: the socket to {group} cannot be opened: {error}");
+    (0..sockets.ports).map(open).collect::<io::Result<_>>().map_err(refused)
+}
+
+fn socket(daemon: &SyncDaemon, sockets: SyncSockets, source: Source, number: u16) -> io::Result<UdpSocket> {
+    let SyncDaemon { group, port, ttl, .. } = daemon;
+    let port = port.saturating_add(number);
+    let Source { address, index } = source;
+    let socket = UdpSocket::bind(match address {
+        IpAddr::V4(address) => SocketAddr::new(address.into(), 0),
+        IpAddr::V6(address) => SocketAddrV6::new(address, 0, 0, index).into(),
+    })?;
+    match group {
+        IpAddr::V4(group) => {
+            sockopt::set_ip_multicast_if_with_ifindex(&socket, group, &Ipv4Addr::UNSPECIFIED, index)?;
+            sockopt::set_ip_multicast_ttl(&socket, (*ttl).into())?;
+            sockopt::set_ip_multicast_loop(&socket, false)?;
+            sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DONT)?;
+            socket.connect((*group, port))?;
+        }
+        IpAddr::V6(group) => {
+            sockopt::set_ipv6_multicast_if(&socket, index)?;
+            sockopt::set_ipv6_multicast_hops(&socket, (*ttl).into())?;
+            sockopt::set_ipv6_multicast_loop(&socket, false)?;
+            sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DONT)?;
+            socket.connect(SocketAddrV6::new(*group, port, 0, index))?;
+        }
+    }
+    if sockets.buffer_bytes != 0 {
+        sockopt::set_socket_send_buffer_size(&socket, sockets.buffer_bytes as usize)?;
+    }
+    // The thread keeps a message for which there is no room, and tries again.
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// One socket for each port that receives what is sent to the daemon's group on its interface, and nothing else.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(super) fn of_group(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, String> {
+    let SyncDaemon { interface, group, .. } = daemon;
+    let open = |number| receiving(daemon, sockets, number);
+    let refused = |error| format!("{interface}: the socket of {group} cannot be opened: {error}");
+    (0..sockets.ports).map(open).collect::<io::Result<_>>().map_err(refused)
+}
+
+fn receiving(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result<UdpSocket> {
+    let SyncDaemon { interface, group, port, .. } = daemon;
+    let port = port.saturating_add(number);
+    let family = if group.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = UdpSocket::from(socket_with(family, SocketType::DGRAM, flags, None)?);
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
+    let index = name_to_index(&socket, interface)?;
+    match group {
+        IpAddr::V4(group) => {
+            bind(&socket, &SocketAddr::from((*group, port)))?;
+            sockopt::set_ip_add_membership_with_ifindex(&socket, group, &Ipv4Addr::UNSPECIFIED, index)?;
+        }
+        IpAddr::V6(group) => {
+            bind(&socket, &SocketAddrV6::new(*group, port, 0, index))?;
+            sockopt::set_ipv6_add_membership(&socket, group, index)?;
+        }
+    }
+    if sockets.buffer_bytes != 0 {
+        sockopt::set_socket_recv_buffer_size(&socket, sockets.buffer_bytes as usize)?;
+    }
+    Ok(socket)
+}
+
+/// The listener for directors that fetch the table: the daemon's port in TCP, on its interface alone.
+///
+/// # Errors
+/// A sentence that names what the kernel refuses.
+pub(super) fn for_table(daemon: &SyncDaemon) -> Result<TcpListener, String> {
+    let SyncDaemon { interface, group, port, .. } = daemon;
+    let open = || -> io::Result<TcpListener> {
+        let any =
+            if group.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = tcp(any, interface)?;
+        socket.set_reuse_address(true)?;
+        // While xvsd takes over, its predecessor has the port, too.
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SocketAddr::new(any, *port).into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| {
+        format!("{interface}: TCP port {port}: {error}; end what has it, or choose another --mcast-port")
+    })
+}
+
+/// A connection to the port of another director for its table, by this interface.
+pub(super) fn connect(to: SocketAddr, interface: &str, patience: Duration) -> io::Result<TcpStream> {
+    let socket = tcp(to.ip(), interface)?;
+    socket.connect_timeout(&to.into(), patience)?;
+    Ok(socket.into())
+}
+
+fn tcp(family: IpAddr, interface: &str) -> io::Result<Socket> {
+    let domain = if family.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    Ok(socket)
+}
+
+/// The messages for this socket that the kernel has discarded, because they came faster than they were read.
+pub(super) fn discarded(socket: &UdpSocket) -> io::Result<u64> {
+    let inode = fstat(socket)?.st_ino.to_string();
+    let is_ipv4 = socket.local_addr()?.is_ipv4();
+    let sockets =
+        fs::read_to_string(if is_ipv4 { "/proc/thread-self/net/udp" } else { "/proc/thread-self/net/udp6" })?;
+    let its_line = sockets.lines().find(|line| line.split_whitespace().nth(INODE) == Some(&inode));
+    let discarded = its_line.and_then(|line| line.split_whitespace().nth(DISCARDED)?.parse().ok());
+    discarded.ok_or_else(|| io::Error::other("the kernel does not list the socket"))
+}
+
+/// The fields of a line of `/proc/net/udp`.
+const INODE: usize = 9;
+const DISCARDED: usize = 12;
+/// The directors that may wait for the table.
+const BACKLOG: i32 = 16;
+
+/// The source of messages.
+#[derive(Clone, Copy)]
+struct Source {
+    address: IpAddr,
+    /// The index of the interface.
+    index: u32,
+}
+
+/// The first address of an interface that fits a group: the kernel lists link-local ones of IPv6 last.
+fn source(interface: &str, group: IpAddr) -> io::Result<Option<Source>> {
+    let any = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let index = name_to_index(any, interface)?;
+    let all = getifaddrs()?.filter(|one| one.interface_name == interface);
+    let addresses = all.filter_map(|one| {
+        let address = one.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
+    });
+    let mut fitting = addresses.filter(|address| address.is_ipv4() == group.is_ipv4());
+    Ok(fitting.next().map(|address| Source { address, index }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_that_a_full_socket_discards_are_counted() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 0).unwrap();
+        assert_eq!(discarded(&socket).unwrap(), 0);
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        for _ in 0..1000 {
+            sender.send_to(&[0; 1000], socket.local_addr().unwrap()).unwrap();
+        }
+        socket.set_nonblocking(true).unwrap();
+        let mut read = 0;
+        while socket.recv(&mut [0; 1000]).is_ok() {
+            read += 1;
+        }
+        assert!(read > 0);
+        assert_eq!(discarded(&socket).unwrap(), 1000 - read);
+    }
+}

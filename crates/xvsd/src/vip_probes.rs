@@ -1,0 +1,350 @@
+//! Probes of real servers through their virtual address: from a health check to the workers and back.
+//!
+//! Used by the health checks alone. While the configuration has checks of this kind, a TCP port is reserved, and
+//! replies to it are steered. A probe is put into the object that the workers share through the snapshot, and one
+//! worker is woken to send it; its stage is read whenever the check asks. Cost of a probe: two look-ups of a route, and
+//! after a change of the services one pass over them. Not here: the packets (`slow_path/vip_probe.rs` of the data
+//! plane), and what a result means (`probes/through_vip.rs` of the health checks).
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_ipv6_v6only;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
+use xvs_ctl::registry::tunnels::encapsulation;
+use xvs_dataplane::port::xdp::Waker;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::vip_probes::{InFlight, VipPath, VipProbes, VipStage};
+use xvs_health::{VipAnswer, VipProbe};
+use xvs_model::config::command::CommandError;
+use xvs_model::health_checks::virtual_server::RealServer;
+use xvs_proto::{Endpoint, Family};
+use xvs_sched::ServiceKey;
+
+use crate::handle::Handle;
+
+/// The time after which a SYN without reply is sent again (RFC 6298 §2).
+const SEND_AGAIN: Duration = Duration::from_secs(1);
+
+/// The probes of the health checks.
+pub(crate) struct VipProber {
+    daemon: Handle,
+    /// `None` while no check is of this kind.
+    open: Mutex<Option<Open>>,
+}
+
+/// What probes need.
+struct Open {
+    probes: Arc<VipProbes>,
+    virtual_addresses: VirtualAddresses,
+    /// Keeps the port.
+    _reserved: OwnedFd,
+}
+
+/// The addresses of all services of a snapshot.
+#[derive(Default)]
+struct VirtualAddresses {
+    epoch: u64,
+    addresses: HashSet<IpAddr>,
+}
+
+impl VirtualAddresses {
+    /// The addresses of this snapshot's services.
+    fn of(&mut self, snapshot: &Snapshot) -> &HashSet<IpAddr> {
+        if self.epoch != snapshot.epoch {
+            let address = |key: &ServiceKey| match key {
+                ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
+                ServiceKey::Mark { .. } => None,
+            };
+            self.addresses = snapshot.services.iter().filter_map(|service| address(&service.key)).collect();
+            self.epoch = snapshot.epoch;
+        }
+        &self.addresses
+    }
+}
+
+impl VipProber {
+    /// No probes yet.
+    pub(crate) fn new(daemon: Handle) -> Self {
+        Self { daemon, open: Mutex::default() }
+    }
+
+    /// Each change is one assignment, so a panic leaves it consistent.
+    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Prepares for probes, or ends that. Waits for the control thread.
+    ///
+    /// # Errors
+    /// No port is free, or the daemon is ending.
+    pub(crate) fn expect(&self, expected: bool) -> Result<(), CommandError> {
+        if self.open().is_some() == expected {
+            return Ok(());
+        }
+        let open = match expected {
+            true => Some(Open::new().map_err(|error| {
+                let why = format!("xvs: no port for checks with `through_vip`: {error}");
+                CommandError::Failed { why }
+            })?),
+            false => None,
+        };
+        let published = self.daemon.set_vip_probes(open.as_ref().map(|open| open.probes.clone()));
+        *self.open() = open;
+        match published {
+            // The control thread warns of the worker.
+            Err(CommandError::Late { .. }) => Ok(()),
+            published => published,
+        }
+    }
+
+    /// Begins a probe of a real server through this endpoint, from this address if one is configured.
+    ///
+    /// # Errors
+    /// Why this machine cannot probe it now.
+    pub(crate) fn begin(
+        &self,
+        virtual_endpoint: Endpoint,
+        source: Option<IpAddr>,
+        server: &RealServer,
+    ) -> Result<Box<dyn VipProbe>, String> {
+        let shared = self.daemon.shared();
+        let begun = {
+            let mut open = self.open();
+            let Some(open) = &mut *open else {
+                return Err("probes through virtual addresses are off".to_owned());
+            };
+            let snapshot = shared.published.load();
+            let Open { probes, virtual_addresses, .. } = open;
+            let path = path(&snapshot, virtual_addresses, probes.port, (virtual_endpoint, source), server)?;
+            probes.begin(path)
+        };
+        let in_flight = begun.ok_or("too many probes are in flight")?;
+        let waker = shared.wakers.first().cloned();
+        Ok(Box::new(Begun::new(in_flight, waker)))
+    }
+}
+
+impl Open {
+    fn new() -> io::Result<Self> {
+        let (reserved, port) = reserve_port()?;
+        let virtual_addresses = VirtualAddresses::default();
+        Ok(Self { probes: Arc::new(VipProbes::new(port)), virtual_addresses, _reserved: reserved })
+    }
+}
+
+/// The path of a probe. It begins at this address of the director, or at the one that the director uses towards
+/// clients, so the server's reply takes the route of its replies to clients. A director without a default route uses
+/// the address towards the server.
+///
+/// # Errors
+/// The director has no such address.
+fn path(
+    snapshot: &Snapshot,
+    virtual_addresses: &mut VirtualAddresses,
+    port: u16,
+    (virtual_endpoint, source): (Endpoint, Option<IpAddr>),
+    server: &RealServer,
+) -> Result<VipPath, String> {
+    let virtual_addresses = virtual_addresses.of(snapshot);
+    let (egress, addr, family) = (&snapshot.egress, server.endpoint.addr, virtual_endpoint.family());
+    if egress.is_local(addr) {
+        return Err("it is this machine itself; remove `through_vip`".to_owned());
+    }
+    // The server would take a packet from a virtual address for its own.
+    let is_virtual = |addr| addr == virtual_endpoint.addr || virtual_addresses.contains(&addr);
+    let clients = match family {
+        Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let local = match source {
+        Some(addr) if !egress.is_local(addr) => {
+            return Err(format!("`bindto {addr}` is not an address of this machine"));
+        }
+        Some(addr) if is_virtual(addr) => return Err(format!("`bindto {addr}` is a virtual address")),
+        Some(addr) => Some(addr),
+        None => {
+            [clients, addr].into_iter().find_map(|dest| egress.source_of_family(dest, family, is_virtual))
+        }
+    };
+    let local = local.ok_or_else(|| {
+        let kind = if family == Family::V4 { "IPv4" } else { "IPv6" };
+        format!(
+            "the attached interfaces towards clients and towards {addr} have no {kind} address that is not virtual; \
+             see `ip addr`"
+        )
+    })?;
+    Ok(VipPath {
+        local: Endpoint { addr: local, port },
+        virtual_endpoint,
+        server: server.endpoint,
+        method: server.options.method,
+        encapsulation: encapsulation(server.options.tunnel),
+    })
+}
+
+/// A probe that was begun.
+struct Begun {
+    in_flight: InFlight,
+    waker: Option<Waker>,
+    send_again: Instant,
+    /// Whether the worker was woken to send the reset.
+    is_reset_due: bool,
+}
+
+impl Begun {
+    /// A probe, and the waker of a worker that sends its packets.
+    fn new(in_flight: InFlight, waker: Option<Waker>) -> Self {
+        let begun = Self { in_flight, waker, send_again: Instant::now() + SEND_AGAIN, is_reset_due: false };
+        begun.wake();
+        begun
+    }
+
+    fn wake(&self) {
+        self.waker.iter().for_each(Waker::wake);
+    }
+
+    fn send(&mut self) {
+        self.in_flight.send();
+        self.wake();
+        self.send_again = Instant::now() + SEND_AGAIN;
+    }
+}
+
+impl VipProbe for Begun {
+    fn answer(&mut self) -> VipAnswer {
+        match self.in_flight.stage() {
+            VipStage::Queued => {
+                self.wake();
+                VipAnswer::Queued
+            }
+            VipStage::Unsent(reason) => {
+                self.send();
+                VipAnswer::Unsent(reason.sentence().to_owned())
+            }
+            VipStage::Sent => {
+                if Instant::now() >= self.send_again {
+                    self.send();
+                }
+                VipAnswer::Sent
+            }
+            // The end of the probe would be the end of its reset too.
+            VipStage::Accepted if !std::mem::replace(&mut self.is_reset_due, true) => {
+                self.wake();
+                VipAnswer::Sent
+            }
+            VipStage::Accepted | VipStage::Done => VipAnswer::Accepted,
+            VipStage::Refused => VipAnswer::Refused,
+        }
+    }
+}
+
+/// A TCP port that the kernel gives to nobody else, at any address, until the socket is closed. The socket does not
+/// listen.
+fn reserve_port() -> io::Result<(OwnedFd, u16)> {
+    let bound = |family, any: IpAddr| -> io::Result<OwnedFd> {
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        if family == AddressFamily::INET6 {
+            set_ipv6_v6only(&socket, false)?;
+        }
+        bind(&socket, &SocketAddr::new(any, 0))?;
+        Ok(socket)
+    };
+    // A machine without IPv6 refuses the first one.
+    let both = bound(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into());
+    let socket = both.or_else(|_| bound(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()))?;
+    let at = SocketAddr::try_from(getsockname(&socket)?)?;
+    Ok((socket, at.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use xvs_ctl::control::Control;
+    use xvs_ctl::in_memory::MemoryDatapath;
+    use xvs_dataplane::clock::Millis;
+    use xvs_model::config::command::Command;
+    use xvs_model::config::destination::DestinationOptions;
+    use xvs_model::config::load_feedback::Feedback;
+    use xvs_model::config::service::ServiceOptions;
+    use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::Request;
+    use xvs_proto::network::Network;
+
+    use crate::vip_probes::*;
+
+    fn server(addr: &str) -> RealServer {
+        RealServer {
+            place: Default::default(),
+            endpoint: Endpoint::new(addr.parse::<IpAddr>().unwrap(), 80),
+            options: DestinationOptions::default(),
+            inhibit_on_failure: false,
+            notify_up: None,
+            notify_down: None,
+            checks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_probe_comes_from_an_address_towards_clients_else_towards_the_server_and_never_from_a_virtual_one() {
+        let addresses = |all: &[&str]| -> Vec<(IpAddr, u8)> {
+            all.iter().map(|addr| (addr.parse().unwrap(), if addr.contains(':') { 64 } else { 24 })).collect()
+        };
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        let wan = ["198.51.100.1", "198.51.100.100", "198.51.100.2"];
+        network.add_link("wan", mac, &addresses(&wan), 1500).unwrap();
+        let lan = ["192.0.2.1", "fe80::1", "2001:db8::1"];
+        network.add_link("lan", mac, &addresses(&lan), 1500).unwrap();
+        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        control.set_network(&network).unwrap();
+        let mut known = VirtualAddresses::default();
+        let mut from = |control: &Control<MemoryDatapath>, vip: &str, source: Option<&str>, dest: &str| {
+            let vip = Endpoint::new(vip.parse::<IpAddr>().unwrap(), 80);
+            let ends = (vip, source.map(|addr| addr.parse().unwrap()));
+            let path = path(&control.published().load(), &mut known, 40_000, ends, &server(dest));
+            path.map(|path| path.local.to_string())
+        };
+        let (vip, rs) = ("198.51.100.100", "192.0.2.11");
+        let local = |addr: &str| Ok(format!("{addr}:40000"));
+        assert_eq!(from(&control, vip, None, rs), local("192.0.2.1"));
+        assert_eq!(from(&control, "2001:db8:1::1", None, rs), local("[2001:db8::1]"));
+        assert!(from(&control, vip, None, "203.0.113.1").unwrap_err().starts_with("the attached interfaces"));
+
+        network.add_route("0.0.0.0/0".parse().unwrap(), "198.51.100.254".parse().ok(), "wan").unwrap();
+        control.set_network(&network).unwrap();
+        assert_eq!(from(&control, vip, None, rs), local("198.51.100.1"));
+        assert_eq!(from(&control, "198.51.100.1", None, rs), local("198.51.100.100"));
+        assert_eq!(from(&control, vip, None, "2001:db8::11"), local("198.51.100.1"));
+        assert_eq!(from(&control, vip, Some("192.0.2.1"), rs), local("192.0.2.1"));
+        for key in [[198, 51, 100, 1], [198, 51, 100, 100]] {
+            let key = ServiceKey::tcp(Endpoint::new(key, 80));
+            let add = Command::AddService { key, options: ServiceOptions::of(Family::V4) };
+            control.handle(&Request::Change(add), Millis(0)).unwrap();
+        }
+        assert_eq!(from(&control, vip, None, rs), local("198.51.100.2"));
+        let refused = |why: &str| Err(why.to_owned());
+        let why = "`bindto 198.51.100.1` is a virtual address";
+        assert_eq!(from(&control, vip, Some("198.51.100.1"), rs), refused(why));
+        let why = "`bindto 192.0.2.9` is not an address of this machine";
+        assert_eq!(from(&control, vip, Some("192.0.2.9"), rs), refused(why));
+        let why = "it is this machine itself; remove `through_vip`";
+        assert_eq!(from(&control, vip, None, "192.0.2.1"), refused(why));
+    }
+
+    #[test]
+    fn the_reserved_port_is_refused_to_others_at_every_address() {
+        let (reserved, port) = reserve_port().unwrap();
+        for addr in ["127.0.0.1", "0.0.0.0", "::1", "::"] {
+            let refused = TcpListener::bind((addr, port)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{addr}");
+        }
+        drop(reserved);
+        TcpListener::bind(("127.0.0.1", port)).unwrap();
+    }
+}

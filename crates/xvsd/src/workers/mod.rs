@@ -1,0 +1,598 @@
+//! The workers' threads and the attached interfaces.
+//!
+//! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
+//! attached again, and one that joined a bond is attached: every worker closes its sockets, whose packet memory all
+//! interfaces share, and continues with new ones. The connection table, the timers and the counters stay. Meanwhile,
+//! for some tens of milliseconds, packets of services go to the kernel, or are held. Packets in a transmit ring are
+//! counted as abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop
+//! the interfaces are detached first, then the workers end. Not here: detecting that an interface came back
+//! (`control/thread.rs`).
+
+mod cores;
+mod settings;
+pub(crate) mod system;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use core_affinity::CoreId;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use xvs_ctl::placement;
+use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
+use xvs_dataplane::steering::own::Redirection;
+use xvs_dataplane::steering::reinject::Reinjector;
+use xvs_dataplane::steering::{OwnSender, Steering};
+use xvs_dataplane::worker::Worker;
+use xvs_helper::task::Task;
+use xvs_host::cores::cores_available;
+use xvs_host::loopback::AcceptOwnAddresses;
+use xvs_host::network::clsact::ProvideClsact;
+use xvs_host::state_directory::Others;
+use xvs_model::report::status::InterfaceStatus;
+use xvs_model::report::status::LinkState;
+use xvs_xdp::device::{receive_queues, receive_queues_word};
+use xvs_xdp::pins::Pins;
+use xvs_xdp::{
+    AttachError, Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads,
+    umem_bytes,
+};
+
+use crate::daemon::error::{DaemonError, system};
+use crate::daemon::system_calls::{Kind, limit_thread};
+use crate::daemon::threads;
+use crate::status::shared::WorkerFacts;
+use crate::workers::cores::cores;
+use crate::workers::settings::Unfit;
+
+/// The time after a refusal until it is tried again.
+pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
+
+/// The queues of each worker, by interface.
+pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
+
+/// The workers and the attached interfaces.
+pub(crate) struct Workers {
+    attached: Vec<Attached>,
+    /// The TAPs that pass packets to the kernel, in the interfaces' order.
+    reinjectors: Vec<Arc<Reinjector>>,
+    /// The redirection of what this machine itself sends, by interface.
+    own: Vec<Option<Redirection>>,
+    /// The same for `lo`, and its TAP.
+    own_clients: Option<Redirection>,
+    loopback: Arc<OnceLock<Arc<Reinjector>>>,
+    /// Why packets of this machine cannot be redirected.
+    not_redirected: Vec<String>,
+    rings: RingSizes,
+    shares: Shares,
+    /// Of each worker, also of those not started yet.
+    wakers: Vec<Waker>,
+    /// Packet memory for ports that are opened later.
+    memory: Vec<PacketMemory>,
+    threads: Vec<WorkerThread>,
+    /// Whether the workers have no sockets.
+    paused: bool,
+    /// Changed settings that the workers have no sockets for, by interface.
+    unfit: Vec<Option<Unfit>>,
+    /// Where the XDP programs are pinned; `None`: they end with this process.
+    pins: Option<Pins>,
+    /// Why an XDP program could not be pinned.
+    not_pinned: Vec<String>,
+    /// Whether the kernel copies frames to and from the sockets that were opened last.
+    copies: bool,
+}
+
+/// The thread of a worker, and the means to interrupt it.
+struct WorkerThread {
+    stop: Arc<AtomicBool>,
+    /// Signals that the worker forwards no more, and closes its sockets.
+    closed: Receiver<()>,
+    /// Sends the next port to the worker; dropping it ends the worker.
+    ports: Option<Sender<XdpPort>>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// These interfaces, without workers yet. There are fewer workers than given if an interface has fewer queues: a
+    /// director with fewer is better than none, and the operator may add queues later.
+    ///
+    /// # Errors
+    /// The queues cannot be shared out, or a TAP to the kernel cannot be opened.
+    pub(crate) fn new(
+        attached: Vec<Attached>,
+        workers: Option<usize>,
+        rings: RingSizes,
+        pins: Option<Pins>,
+    ) -> Result<Self, DaemonError> {
+        let queues = attached.iter().map(|attached| attached.receive_queues() as usize);
+        let workers = workers.map(|workers| workers.min(queues.min().unwrap_or(workers)));
+        let shares = shares(&attached, workers)?;
+        let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
+        let unfit = attached.iter().map(|_| None).collect();
+        let own = attached.iter().map(|_| None).collect();
+        let (threads, not_pinned, memory) = (Vec::new(), Vec::new(), Vec::new());
+        let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
+        let wakers = wakers.map_err(system("a worker's waker"))?;
+        Ok(Self {
+            attached,
+            reinjectors,
+            own,
+            own_clients: None,
+            loopback: Arc::default(),
+            not_redirected: Vec::new(),
+            rings,
+            shares,
+            wakers,
+            memory,
+            threads,
+            paused: false,
+            unfit,
+            pins,
+            not_pinned,
+            copies: false,
+        })
+    }
+
+    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the first
+    /// services are in force; frames that come before a queue has its socket are held.
+    ///
+    /// # Errors
+    /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.
+    pub(crate) fn put_in_force(
+        &mut self,
+        steering: &mut Steering,
+        others: Others,
+    ) -> Result<(), DaemonError> {
+        for attached in &mut self.attached {
+            if attached.former_program().is_none() {
+                continue;
+            }
+            let name = attached.interface().to_owned();
+            match steering.put_in_force(attached) {
+                Ok(()) => {
+                    tracing::info!("{name}: this XDP program has replaced the pinned one of an earlier xvsd")
+                }
+                Err(source) if others == Others::Run => {
+                    return Err(AttachError::Kernel { interface: name, source }.into());
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        "{name}: the pinned XDP program cannot be replaced ({error}); it is attached anew"
+                    );
+                    steering
+                        .attach_anew(attached)
+                        .map_err(|source| AttachError::Kernel { interface: name, source })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins all programs, and removes the pins of other interfaces. Called when no other process needs them.
+    pub(crate) fn pin_all(&mut self) {
+        (0..self.attached.len()).for_each(|index| self.pin(index));
+        if let Some(pins) = &self.pins {
+            let names: Vec<_> = self.attached.iter().map(Attached::interface).collect();
+            for gone in pins.keep_only(&names) {
+                tracing::info!(
+                    "{gone}: the pin of an earlier xvsd is removed, because the interface is not attached"
+                );
+            }
+        }
+    }
+
+    /// Redirects what this machine itself sends anew, after a successor has done so and failed.
+    pub(crate) fn redirect_own_anew(&mut self, steering: &Steering) {
+        self.own.fill_with(|| None);
+        self.own_clients = None;
+        self.redirect_own(steering);
+    }
+
+    /// Puts the programs of this process in force again, after a successor has replaced them and failed.
+    pub(crate) fn restore_programs(&mut self, steering: &Steering) {
+        for attached in &mut self.attached {
+            if let Err(error) = steering.restore(attached) {
+                tracing::error!(
+                    "{}: the XDP program cannot be put in force again: {error}",
+                    attached.interface()
+                );
+            }
+        }
+    }
+
+    /// Redirects what this machine itself sends, as long as it has to be, with these maps. Not before the workers run.
+    pub(crate) fn redirect_own(&mut self, steering: &Steering) {
+        // Nobody reads the TAPs yet, and another process may still redirect.
+        if self.threads.is_empty() {
+            return;
+        }
+        let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
+        let mut results: Vec<_> = interfaces
+            .map(|((own, tap), attached)| {
+                redirect(own, steering, OwnSender::Server, attached.interface(), || Ok(tap.clone()))
+            })
+            .collect();
+        let loopback = &self.loopback;
+        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, "lo", || {
+            match loopback.get() {
+                Some(open) => Ok(open.clone()),
+                None => {
+                    AcceptOwnAddresses.run(&[])?;
+                    let open = Arc::new(Reinjector::open_loopback()?);
+                    Ok(loopback.get_or_init(|| open).clone())
+                }
+            }
+        }));
+        let began = results.contains(&Ok(true));
+        self.not_redirected = results.into_iter().filter_map(Result::err).collect();
+        // The worker that reads these TAPs may sleep, and then waits for others alone.
+        if let Some(reader) = self.wakers.first().filter(|_| began) {
+            reader.wake();
+        }
+    }
+
+    /// The warnings about packets of this machine that cannot be redirected.
+    pub(crate) fn not_redirected(&self) -> &[String] {
+        &self.not_redirected
+    }
+
+    /// Pins the program of the interface with this index.
+    fn pin(&mut self, index: usize) {
+        let attached = &mut self.attached[index];
+        let Some(pins) = &self.pins else { return };
+        self.not_pinned.retain(|warning| !warning.starts_with(&format!("{}: ", attached.interface())));
+        if let Err(error) = attached.pin(pins) {
+            self.not_pinned.push(format!(
+                "{}: the XDP program cannot be pinned ({error}), so the kernel resets connections when xvsd ends; see \
+                 whether /sys/fs/bpf is a bpffs, then restart xvsd",
+                attached.interface()
+            ));
+        }
+    }
+
+    /// Whether the program of the interface with this index stays when the process ends.
+    pub(crate) fn is_pinned(&self, index: usize) -> bool {
+        self.attached[index].is_pinned()
+    }
+
+    /// The warnings about programs that could not be pinned.
+    pub(crate) fn not_pinned(&self) -> &[String] {
+        &self.not_pinned
+    }
+
+    /// Removes the pins: the kernel has all packets when this value is dropped.
+    pub(crate) fn release(&mut self) {
+        self.attached.iter_mut().for_each(Attached::release);
+        if let Some(Err(error)) = self.pins.as_ref().map(Pins::release) {
+            tracing::error!("a pin cannot be removed: {error}; `xvs stop --release` tries it again");
+        }
+    }
+
+    /// The number of workers, including those not started yet.
+    pub(crate) fn count(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// The warning that an interface has queues for fewer workers than wanted.
+    pub(crate) fn fewer_than(&self, wanted: Option<usize>) -> Option<String> {
+        let wanted = wanted.filter(|wanted| *wanted > self.count())?;
+        let fewest = self.attached.iter().min_by_key(|attached| attached.receive_queues())?.interface();
+        let word = receive_queues_word(fewest);
+        Some(fewer_warning((wanted, self.count()), fewest, word))
+    }
+
+    /// The packet memory of all workers.
+    pub(crate) fn packet_bytes(&self) -> u64 {
+        let mtu = self.attached.iter().map(Attached::mtu).max().unwrap_or(0);
+        let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), self.rings);
+        self.shares.iter().map(of_worker).sum()
+    }
+
+    /// The waker of each worker.
+    pub(crate) fn wakers(&self) -> &[Waker] {
+        &self.wakers
+    }
+
+    /// The kernel's indices of the interfaces, in their order.
+    pub(crate) fn links(&self) -> Vec<u32> {
+        self.attached.iter().map(Attached::index).collect()
+    }
+
+    /// The kernel's indices of the interfaces whose drivers may deliver packets with partial checksums.
+    pub(crate) fn partial_checksums(&self) -> Vec<u32> {
+        let leaving = self.attached.iter().filter(|attached| attached.leaves_checksums());
+        leaving.map(Attached::index).collect()
+    }
+
+    /// Whether the kernel copies frames to and from the workers.
+    pub(crate) fn copies(&self) -> bool {
+        self.copies
+    }
+
+    /// The attached interfaces.
+    pub(crate) fn all_attached(&self) -> impl Iterator<Item = &Attached> {
+        self.attached.iter()
+    }
+
+    /// The attached interface of this index of the kernel.
+    pub(crate) fn attached(&self, ifindex: u32) -> Option<&Attached> {
+        self.attached.iter().find(|attached| attached.index() == ifindex)
+    }
+
+    /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
+    pub(crate) fn prepare_memory(&mut self) {
+        let prepare = |share: &Vec<Vec<u32>>| {
+            let links = self.attached.iter().zip(share);
+            let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
+            PacketMemory::create(&links, self.rings).ok()
+        };
+        self.memory = self.shares.iter().map_while(prepare).collect();
+    }
+
+    /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
+    ///
+    /// # Errors
+    /// The kernel refuses a socket or a descriptor; none stays open.
+    pub(crate) fn open_ports(&mut self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
+        let mut memory = std::mem::take(&mut self.memory).into_iter();
+        let mut ports = Vec::new();
+        for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
+            let links = self.attached.iter().zip(share);
+            let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
+            let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
+            let copy_mode = sockets.copy_mode().to_string();
+            self.copies = *sockets.copy_mode() != CopyMode::ZeroCopy;
+            let waker = self.wakers[ports.len()].clone();
+            let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
+            let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
+            let port = XdpPort::open(sockets, reinjectors, waker, own, loopback);
+            let port = port.map_err(system("a worker's port"))?;
+            let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
+            let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
+            ports.push((port, facts));
+        }
+        Ok(ports)
+    }
+
+    /// Starts the next worker's thread.
+    ///
+    /// # Errors
+    /// The OS error if the thread cannot be created.
+    pub(crate) fn start(
+        &mut self,
+        worker: Worker<XdpPort>,
+        notices: &Sender<String>,
+    ) -> Result<(), DaemonError> {
+        let number = self.threads.len();
+        let core = cores(self.shares.len()).get(number).copied().flatten();
+        let stop = worker.stop.clone();
+        let (closed_tx, closed) = bounded(1);
+        let (ports, next) = bounded(1);
+        let run = move || {
+            pin(number, core);
+            prefer(number);
+            limit_thread(Kind::Worker);
+            run_worker(worker, &closed_tx, &next);
+        };
+        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
+        let handle = Some(thread.map_err(system("a thread"))?);
+        self.threads.push(WorkerThread { stop, closed, ports: Some(ports), handle });
+        Ok(())
+    }
+
+    /// The status of the interface with this index, which is also logged.
+    pub(crate) fn interface_facts(&self, index: usize) -> InterfaceStatus {
+        interface_facts(&self.attached[index])
+    }
+
+    /// Attaches the interface of this name, again at its index or as one more, and makes every worker close its
+    /// sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
+    ///
+    /// # Errors
+    /// The interface cannot be attached; nothing has changed.
+    pub(crate) fn attach(
+        &mut self,
+        index: usize,
+        name: &str,
+        steering: &Steering,
+    ) -> Result<(), DaemonError> {
+        // Before it is attached, because some drivers take the link down for a moment at that. If the queues cannot be
+        // read, attaching says why.
+        let queues = receive_queues(name).unwrap_or(1);
+        let mut wanted: Vec<_> =
+            self.attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
+        match wanted.get_mut(index) {
+            Some(former) => *former = (name, queues),
+            None => wanted.push((name, queues)),
+        }
+        let shares = placement::shares(&wanted, Some(self.threads.len()), cores_available())?;
+        let attached = steering.attach(name, None)?;
+        let reinjector = open_reinjector(&attached)?;
+        // The queues may have changed meanwhile; then `follow_settings` opens the sockets again.
+        self.shares = shares;
+        match self.attached.get_mut(index) {
+            Some(old) => (*old, self.reinjectors[index]) = (attached, reinjector),
+            None => {
+                self.attached.push(attached);
+                self.reinjectors.push(reinjector);
+            }
+        }
+        self.own.resize_with(self.attached.len(), || None);
+        self.own[index] = None;
+        self.unfit.resize_with(self.attached.len(), || None);
+        self.unfit[index] = None;
+        self.pin(index);
+        if !self.paused {
+            self.pause();
+        }
+        self.redirect_own(steering);
+        Ok(())
+    }
+
+    fn interrupt(&self) {
+        for (thread, waker) in self.threads.iter().zip(&self.wakers) {
+            // Relaxed: the worker sees it at the latest after the wake-up call.
+            thread.stop.store(true, Ordering::Relaxed);
+            waker.wake();
+        }
+    }
+
+    /// Whether the workers wait for new sockets.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Makes every worker close its sockets. Returns when none uses the table.
+    pub(crate) fn pause(&mut self) {
+        self.interrupt();
+        for thread in &self.threads {
+            // A worker that has panicked sends nothing; the daemon is about to end.
+            let _ = thread.closed.recv();
+        }
+        self.paused = true;
+    }
+
+    /// Opens new sockets for the workers after [`Self::pause`].
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
+        let (ports, mut all_facts) = (self.open_ports()?, Vec::new());
+        for (thread, (port, facts)) in self.threads.iter_mut().zip(ports) {
+            all_facts.push(facts);
+            // Relaxed: sending on the channel orders it before the worker's next load.
+            thread.stop.store(false, Ordering::Relaxed);
+            if let Some(ports) = &thread.ports {
+                let _ = ports.send(port);
+            }
+        }
+        self.paused = false;
+        Ok(all_facts)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.own.clear();
+        self.own_clients = None;
+        self.attached.clear();
+        self.threads.iter_mut().for_each(|thread| thread.ports = None);
+        self.interrupt();
+        for thread in self.threads.iter_mut().filter_map(|thread| thread.handle.take()) {
+            if thread.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+    }
+}
+
+/// The main loop of a worker's thread: runs until interrupted, closes its sockets, and continues with the next port.
+fn run_worker(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<XdpPort>) {
+    loop {
+        worker.run();
+        let Worker { pipeline, port, snapshot, clock, hold, stop } = worker;
+        pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
+        // The kernel may take tens of milliseconds to close them, and whoever opens the queues again waits for that.
+        let _ = closed.send(());
+        drop(port);
+        let Ok(port) = next.recv() else { return };
+        worker = Worker { pipeline, port, snapshot, clock, hold, stop };
+    }
+}
+
+fn pin(number: usize, core: Option<CoreId>) {
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!("worker {number} cannot be pinned to core {}", core.id);
+    }
+}
+
+fn prefer(number: usize) {
+    if let Err(error) = precede_receive_threads() {
+        tracing::warn!(
+            "worker {number} has no realtime priority ({error}), so it forwards less under overload; give xvsd CAP_SYS_NICE"
+        );
+    }
+}
+
+/// The warning about fewer workers than wanted; the interface is that with the fewest queues, and `word` is that of
+/// `ethtool -L`.
+fn fewer_warning((wanted, count): (usize, usize), fewest: &str, word: &str) -> String {
+    format!(
+        "xvsd has {count} of {wanted} workers, because {fewest} has no more receive queues; set workers = {count}, or add \
+         queues (`ethtool -L {fewest} {word} {wanted}`) and restart xvsd"
+    )
+}
+
+fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, DaemonError> {
+    let queues: Vec<_> =
+        attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
+    Ok(placement::shares(&queues, workers, cores_available())?)
+}
+
+/// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
+///
+/// # Errors
+/// A sentence for the operator.
+fn redirect(
+    own: &mut Option<Redirection>,
+    steering: &Steering,
+    sender: OwnSender,
+    interface: &str,
+    reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
+) -> Result<bool, String> {
+    // Whoever deletes the qdisc deletes the program, too.
+    let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
+    match (steering.redirects(sender), is_redirected) {
+        (true, false) => {
+            let begun = reinjector().and_then(|tap| {
+                ProvideClsact { interface: tap.interface() }.run(&[])?;
+                Redirection::begin(steering, sender, tap)
+            });
+            *own = Some(begun.map_err(|error| {
+                let unserved = match sender {
+                    OwnSender::Server => "real servers on this machine by NAT",
+                    OwnSender::Client => "clients on this machine",
+                };
+                format!(
+                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, \
+                     it is tried again every {} s",
+                    RETRY_REFUSED.as_secs()
+                )
+            })?);
+            Ok(true)
+        }
+        (true, true) => Ok(false),
+        (false, _) => {
+            *own = None;
+            Ok(false)
+        }
+    }
+}
+
+fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {
+    let reinjector = Reinjector::open(attached).map(Arc::new);
+    reinjector.map_err(system("the TAP that passes packets to the kernel"))
+}
+
+fn interface_facts(attached: &Attached) -> InterfaceStatus {
+    let facts = InterfaceStatus {
+        name: attached.interface().to_owned(),
+        mode: attached.mode().to_string(),
+        why_not_native: attached.native_refused().map(ToString::to_string),
+        queues: attached.receive_queues(),
+        state: LinkState::Up,
+        attached_again: 0,
+        pinned: attached.is_pinned(),
+        bond: None,
+        offload: None,
+    };
+    match &facts.why_not_native {
+        Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
+        None => tracing::info!("{}: native XDP", facts.name),
+    }
+    facts
+}

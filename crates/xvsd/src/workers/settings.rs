@@ -1,0 +1,129 @@
+//! Changes of an attached interface's settings while the workers run: more receive queues, a larger MTU.
+//!
+//! The kernel does not announce a changed number of queues, so the control thread compares the settings once a second,
+//! and when a link changes. If the workers' sockets do not fit them, all sockets are opened again, and the queues are
+//! shared out anew among the same workers. If that is not possible, the workers continue with sockets for the former
+//! settings, and a warning names the next step; it is tried again when the settings change again. Cost of a comparison:
+//! five requests to the kernel for each interface, and the same for each port of a bridge. Not here: settings at the
+//! start (`xvs_xdp::attach`).
+
+use xvs_ctl::membership::check_ports;
+use xvs_dataplane::steering::Steering;
+use xvs_proto::network::Link;
+use xvs_xdp::device::receive_queues_word;
+use xvs_xdp::{AttachError, Settings};
+
+use crate::daemon::error::DaemonError;
+use crate::status::shared::WorkerFacts;
+use crate::workers::{Workers, shares};
+
+/// Settings of an interface that the workers have no sockets for.
+pub(super) struct Unfit {
+    /// The settings; `None`: they forbid attaching.
+    settings: Option<Settings>,
+    warning: String,
+}
+
+impl Workers {
+    /// Opens all sockets again if they do not fit the present settings of the interface with this index. Returns the
+    /// workers' facts if it did. Blocks as [`Self::attach`] does.
+    pub(crate) fn follow_settings(
+        &mut self,
+        index: usize,
+        steering: &Steering,
+        links: &[Link],
+    ) -> Option<Vec<WorkerFacts>> {
+        let attached = &self.attached[index];
+        let ports = check_ports(attached.interface(), links).err();
+        let ports = ports.map(|refused| Unfit { settings: None, warning: refused.to_string() });
+        let settings = match attached.present_settings() {
+            Ok(settings) => settings,
+            Err(refused @ AttachError::Refused { .. }) => {
+                self.unfit[index] = Some(Unfit { settings: None, warning: refused.to_string() });
+                return None;
+            }
+            // It is gone; the network's events tell.
+            Err(_) => return None,
+        };
+        let former = attached.settings();
+        if !settings.needs_new_sockets(former) {
+            self.unfit[index] = ports;
+            return None;
+        }
+        if self.paused || self.unfit[index].as_ref().is_some_and(|unfit| unfit.settings == Some(settings)) {
+            return None;
+        }
+        let error = match self.reopen(index, settings, steering) {
+            Ok(facts) => {
+                self.unfit[index] = ports;
+                return Some(facts);
+            }
+            Err(error) => error,
+        };
+        // If the former sockets cannot be opened again either, the workers stay paused, and it is tried again.
+        let facts = if self.paused { self.reopen(index, former, steering).ok() } else { None };
+        let name = self.attached[index].interface();
+        let word = receive_queues_word(name);
+        let warning = unfit_warning(name, (former, settings), word, &error);
+        self.unfit[index] = Some(Unfit { settings: Some(settings), warning });
+        facts
+    }
+
+    /// The warnings about settings that the workers have no sockets for.
+    pub(crate) fn unfit_warnings(&self) -> impl Iterator<Item = &String> {
+        self.unfit.iter().flatten().map(|unfit| &unfit.warning)
+    }
+
+    /// The number of receive queues of the interface with this index that the workers share.
+    pub(crate) fn receive_queues(&self, index: usize) -> u32 {
+        self.attached[index].receive_queues()
+    }
+
+    /// Gives every worker new sockets for these settings.
+    fn reopen(
+        &mut self,
+        index: usize,
+        settings: Settings,
+        steering: &Steering,
+    ) -> Result<Vec<WorkerFacts>, DaemonError> {
+        let former = self.attached[index].settings();
+        self.attached[index].set_settings(settings);
+        let ready = shares(&self.attached, Some(self.threads.len())).and_then(|shares| {
+            steering.renew(&mut self.attached[index])?;
+            Ok(shares)
+        });
+        match ready {
+            Ok(shares) => self.shares = shares,
+            Err(error) => {
+                self.attached[index].set_settings(former);
+                return Err(error);
+            }
+        }
+        if !self.paused {
+            self.pause();
+        }
+        self.resume()
+    }
+}
+
+/// The warning about an interface whose settings changed from the first to the second ones; `word` is that of
+/// `ethtool -L`.
+fn unfit_warning(
+    name: &str,
+    (served, present): (Settings, Settings),
+    word: &str,
+    error: &DaemonError,
+) -> String {
+    let (had, now) = (served.receive_queues, present.receive_queues);
+    if had == now {
+        return format!(
+            "{name} has an MTU of {}, and xvsd has packet memory for {}, so larger packets are lost ({error}); `ip link \
+             set dev {name} mtu {}`, or correct the cause and restart xvsd",
+            present.mtu, served.mtu, served.mtu
+        );
+    }
+    format!(
+        "{name} has {now} receive queues, and xvsd serves {had}, so packets on the others are not forwarded ({error}); \
+         `ethtool -L {name} {word} {had}`, or correct the cause and restart xvsd"
+    )
+}
