@@ -3,20 +3,21 @@
 //!
 //! The processes are values of this test, which share table files, an interface and its pin as xvsd's processes do;
 //! table and XDP programs are real. Before a program comes into force, its process always prepares longer than the
-//! hold. The order in xvsd is in `control/thread/serve.rs`. Not here: a kill between two stores
+//! hold. The order in xvsd is in `restart/serve.rs` of xvsd. Not here: a kill between two stores
 //! (`connections/adopt.rs`). Needs root.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::mem;
-use std::process;
+use std::fs::{self, File};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{env, mem, process};
 
 use crate::connections::{find, inbound, insert, nat, reply};
 use crate::testbed::{CLIENT, Host, Testbed, VIP};
 use etherparse::PacketBuilder;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use xvs_dataplane::clock::{Clock, Millis};
 use xvs_dataplane::conn::{
     Boot, FormerTable, Inserted, Removal, Survey, Table, TableConfig, TableFiles, TableReader, TableWorker,
@@ -25,7 +26,7 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::steering::{Steering, SteeringRules, Verdict};
 use xvs_proto::{Endpoint, HashSecret, Protocol};
 use xvs_xdp::Attached;
-use xvs_xdp::pins::{Pins, folder_or_mount};
+use xvs_xdp::pins::Pins;
 
 const CONFIG: TableConfig = TableConfig { capacity: 256, workers: 1, memory: Memory::OnDemand };
 const BOOT: Boot = Boot([1, 2]);
@@ -119,6 +120,25 @@ impl Owner {
     }
 }
 
+/// A bpffs of this test, so that the machine needs none.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn mount() -> Self {
+        let folder = env::temp_dir().join(format!("xvs-orders-{}", process::id()));
+        fs::create_dir(&folder).unwrap();
+        mount("bpf", &folder, "bpf", MountFlags::empty(), None).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        unmount(&self.0, UnmountFlags::DETACH).unwrap();
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
+
 /// The director, as its clients see it.
 struct Director {
     files: TableFiles,
@@ -129,7 +149,7 @@ struct Director {
 }
 
 impl Director {
-    fn new() -> Self {
+    fn new(bpffs: &Bpffs) -> Self {
         let file = |bytes| {
             let file = File::from(memfd_create("table", MemfdFlags::CLOEXEC).unwrap());
             file.set_len(bytes).unwrap();
@@ -137,7 +157,7 @@ impl Director {
         };
         let [connections, extensions] = CONFIG.file_bytes().unwrap().map(file);
         let files = TableFiles { connections, extensions };
-        let pins = Pins::of(&folder_or_mount().unwrap(), &format!("orders-{}", process::id()));
+        let pins = Pins::of(&bpffs.0, "orders");
         Self { files, pins, clients: BTreeSet::new(), next: 1000 }
     }
 
@@ -299,7 +319,8 @@ fn surveyed(taking: Taking) -> Taking {
 #[test]
 fn in_every_order_with_every_fault_the_table_is_whole_and_no_frame_reaches_the_kernel() {
     Testbed::new().inside(Host::Director, || {
-        let mut director = Director::new();
+        let bpffs = Bpffs::mount();
+        let mut director = Director::new(&bpffs);
         let mut running = director.start(&ORDERS[0]);
         // Up to the pause the second order is the first one.
         for (order, places) in ORDERS.iter().zip([0..5, 2..5]) {
