@@ -21,13 +21,13 @@ use xvs_dataplane::conn::{Table, TableConfig};
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::general_path::fragmentation::Fragmentation;
+use xvs_dataplane::general_path::reassembly::Reassembly;
+use xvs_dataplane::general_path::reassembly::handoff::Handoff;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::memory::MemoryPort;
 use xvs_dataplane::port::{Port, Received, Woken};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::fragmentation::Fragmentation;
-use xvs_dataplane::slow_path::reassembly::Reassembly;
-use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{
     Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,

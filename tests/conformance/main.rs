@@ -18,7 +18,7 @@ use pending::Pending;
 use serde_json::{Value, json};
 use xvs::recording::{self, strings};
 use xvs::setup::{self, Action};
-use xvs::{BothWays, offload};
+use xvs::{BothPaths, offload};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance")
@@ -31,7 +31,7 @@ const AT_ONCE: [(&str, usize, u16); 2] = [("icmp-tun", 21, 1280 - 20), ("icmp-tu
 /// A director in the lab, with the recording's network around it.
 struct Player {
     topology: Value,
-    lab: BothWays,
+    lab: BothPaths,
     now: f64,
     vips: Vec<String>,
     /// The messages of the master daemon.
@@ -43,7 +43,7 @@ struct Player {
 impl Player {
     fn new(topology: &Value) -> Self {
         let vips = strings(&topology["vips"]);
-        let (lab, messages) = (BothWays::new(), Messages::default());
+        let (lab, messages) = (BothPaths::new(), Messages::default());
         let mut player = Self { topology: topology.clone(), lab, now: 0.0, vips, messages, at: 0 };
         for request in recording::network(topology) {
             player.ok(request);

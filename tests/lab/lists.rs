@@ -121,7 +121,7 @@ fn replies_to_a_local_address_of_fullnat_that_is_a_service_too_meet_no_list() {
         assert_eq!(verdict(&mut cluster, &packet(sent, 80)), "transmit");
         assert_eq!(cluster.from_server(&reply(answered, 80)).verdict, "transmit");
     }
-    assert_eq!(cluster.general_way(), 0, "a reply takes the short way");
+    assert_eq!(cluster.general_path(), 0, "a reply takes the fast path");
     assert_eq!(cluster.from_server(&reply(SYN, 81)).verdict, "drop not_allowed");
     assert!(done(&mut cluster, "allow list").contains(" 2 packets dropped"));
     let explain = |cluster: &mut LabCluster, from| {

@@ -9,11 +9,11 @@ use xvs::frames::{ACK, Complaint, FIN, RST, SYN, ethernet};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, INSIDE, Judged, LAN_MAC, VIP, VIP6, at, server, server_mac, server6,
 };
-use xvs::{BothWays, Datagram, LabCluster, Transport, offload};
+use xvs::{BothPaths, Datagram, LabCluster, Transport, offload};
 
 /// A cluster with services of these ends by NAT, one server each.
 fn cluster(services: &[&str]) -> LabCluster {
-    let mut cluster = LabCluster::beside(BothWays::offloading());
+    let mut cluster = LabCluster::beside(BothPaths::offloading());
     for service in services {
         let server =
             if service.contains('[') { format!("[{}]:80", server6(1)) } else { format!("{}:80", server(1)) };
@@ -220,7 +220,7 @@ const TUNNELS: [(&str, usize, bool); 5] = [
 
 /// A cluster with a service of datagrams at the first server by this tunnel.
 fn tunnel(virtual_endpoint: SocketAddr, server: IpAddr, options: &str) -> LabCluster {
-    let mut cluster = LabCluster::beside(BothWays::offloading());
+    let mut cluster = LabCluster::beside(BothPaths::offloading());
     let server = SocketAddr::new(server, 80);
     cluster.adm(&format!("-A -u {virtual_endpoint} -s rr"));
     cluster.adm(&format!("-a -u {virtual_endpoint} -r {server} {options}"));

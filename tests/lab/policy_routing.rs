@@ -1,6 +1,6 @@
 //! Packets by policy rules in the lab: with which source and mark each kind of packet is routed.
 //!
-//! Every packet goes the short way where it can, and the general way in a double (`support/both_ways.rs`). Not here:
+//! Every packet takes the fast path where it can, and the general path in a double (`support/both_paths.rs`). Not here:
 //! real sockets (`netlab/policy.rs`), and every form of rule (`netlab/policy_rules.rs`).
 
 use std::net::{IpAddr, SocketAddr};
@@ -85,14 +85,14 @@ impl Play {
         (judged.sent[0].0.clone(), from, to)
     }
 
-    /// The link by which the reply to a request leaves, and whether it went the short way.
+    /// The link by which the reply to a request leaves, and whether it took the fast path.
     fn reply(&mut self, transport: Transport) -> (String, bool) {
         let (_, to, from) = self.request(transport);
         let frame = Datagram::new(transport, from, to).frame(server_mac(1), LAN_MAC);
         let judged = self.cluster.inject("lan", &frame);
         assert_eq!(judged.verdict, "transmit");
         assert_eq!(ends(&judged.sent[0].1), (self.vip, self.client));
-        (judged.sent[0].0.clone(), self.cluster.general_way() == 0)
+        (judged.sent[0].0.clone(), self.cluster.general_path() == 0)
     }
 
     fn mark(&mut self, rule: &str) {
@@ -123,7 +123,7 @@ fn vip(family: Family) -> IpAddr {
 }
 
 #[test]
-fn replies_are_routed_from_the_virtual_address_and_go_the_short_way() {
+fn replies_are_routed_from_the_virtual_address_and_take_the_fast_path() {
     for family in [Family::V4, Family::V6] {
         for method in ["-m", "--fullnat"] {
             let selectors = Selectors { from: Some(vip(family)), ..Selectors::default() };
@@ -139,7 +139,7 @@ fn replies_are_routed_from_the_virtual_address_and_go_the_short_way() {
 }
 
 #[test]
-fn a_reply_is_routed_by_its_own_mark_on_the_general_way_and_a_request_by_none() {
+fn a_reply_is_routed_by_its_own_mark_on_the_general_path_and_a_request_by_none() {
     for family in [Family::V4, Family::V6] {
         let mut play = Play::new(family, "-m", Selectors { mark: Some(2), ..Selectors::default() });
         assert_eq!(play.reply(Transport::Udp).0, "wan");

@@ -1,6 +1,6 @@
 //! The SYN proxy in the lab: what client and server see of each other, byte by byte, in virtual time.
 //!
-//! Not here: the cookies themselves (`crates/dataplane/src/slow_path/syn_proxy/cookie.rs`), and real TCP
+//! Not here: the cookies themselves (`crates/dataplane/src/general_path/syn_proxy/cookie.rs`), and real TCP
 //! (`netlab/syn_proxy.rs`).
 
 use std::net::IpAddr;

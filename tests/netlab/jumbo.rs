@@ -2,7 +2,7 @@
 //! fragments, captures, the director's own sockets, and an MTU that changes while xvsd runs.
 //!
 //! Each test has a cluster of its own. Needs root, tcpdump, and Linux 6.6 or later. Not here: refusals of older kernels
-//! (`crates/xdp/src/mode.rs`), and every kind of packet in parts (all tests with `both_ways.rs`).
+//! (`crates/xdp/src/mode.rs`), and every kind of packet in parts (all tests with `both_paths.rs`).
 
 use std::net::{SocketAddr, SocketAddrV4};
 use std::process::{Command, Stdio};

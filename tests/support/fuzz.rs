@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::BothWays;
+use crate::BothPaths;
 use etherparse::{EtherType, IpNumber, LinkHeader, NetHeaders, PacketHeaders, TransportHeader};
 use serde_json::{Value, json};
 
@@ -61,7 +61,7 @@ pub fn run(plan: Plan) -> (u64, Value) {
 
 /// A burst from each side, then perhaps a command, a setting or some time. Returns what was sent.
 fn one_burst(
-    lab: &mut BothWays,
+    lab: &mut BothPaths,
     burst: &[(&'static str, Vec<u8>)],
     random: &mut Random,
 ) -> Vec<(String, Vec<u8>)> {
@@ -140,7 +140,7 @@ const LOCAL_PORTS: std::ops::Range<u16> = 1024..1032;
 const SCHEDULERS: [&str; 6] = ["rr", "wrr", "wlc", "sh", "mh", "sed"];
 
 /// Adds, changes or removes something; the command may be refused.
-fn command(lab: &mut BothWays, random: &mut Random) {
+fn command(lab: &mut BothPaths, random: &mut Random) {
     let (protocol, addr) = (*random.of(&PROTOCOLS), *random.of(&VIRTUAL));
     let service = format!("{addr}:{}", random.of(&PORTS));
     let number = 11 + random.below(METHODS.len() as u64);
@@ -160,8 +160,8 @@ fn command(lab: &mut BothWays, random: &mut Random) {
 
 /// A lab with the recordings' network, a VLAN on each side, and a service of each protocol, port and method; some of
 /// them on the director itself, some for single datagrams.
-fn lab(topology: &Value) -> BothWays {
-    let mut lab = BothWays::new();
+fn lab(topology: &Value) -> BothPaths {
+    let mut lab = BothPaths::new();
     recording::network(topology).into_iter().for_each(|request| drop(ask(&mut lab, request)));
     for link in LINKS {
         ask(&mut lab, json!({ "link": format!("{link}.5"), "vlan": 5, "over": link }));
@@ -213,7 +213,7 @@ fn lab(topology: &Value) -> BothWays {
 }
 
 /// Lets the second byte of a datagram name some real servers of a UDP service, as if it were one of QUIC.
-fn with_connection_ids(lab: &mut BothWays, service: &str, port: u16) {
+fn with_connection_ids(lab: &mut BothPaths, service: &str, port: u16) {
     for config in 0..7 {
         let line = format!("quic add -u {service} --config {config} --server-id-length 1 --nonce-length 4");
         ask(lab, json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
@@ -227,7 +227,7 @@ fn with_connection_ids(lab: &mut BothWays, service: &str, port: u16) {
     }
 }
 
-fn ask(lab: &mut BothWays, request: Value) -> Value {
+fn ask(lab: &mut BothPaths, request: Value) -> Value {
     lab.ask(&request)
 }
 
@@ -271,7 +271,7 @@ pub fn recorded() -> Seeds {
 
 impl Seeds {
     /// A director in their network, with services of every kind.
-    pub fn lab(&self) -> BothWays {
+    pub fn lab(&self) -> BothPaths {
         lab(&self.topology)
     }
 

@@ -12,7 +12,7 @@ use xvs_cli::lab::Lab;
 use xvs_dataplane::steering::SteeringRules;
 use xvs_proto::network::Network;
 
-use crate::BothWays;
+use crate::BothPaths;
 
 use crate::frames::{Datagram, Mac, hex, unhex};
 
@@ -67,7 +67,7 @@ pub fn at(addr: impl Into<IpAddr>, port: u16) -> SocketAddr {
 
 /// A director in the lab with its network.
 pub struct LabCluster {
-    lab: BothWays,
+    lab: BothPaths,
 }
 
 /// The result of an injected frame.
@@ -95,15 +95,15 @@ impl LabCluster {
 
     /// As [`Self::new`], with this MTU on `lan`, in bytes.
     pub fn with_mtu(lan: u32) -> Self {
-        Self::of(BothWays::new(), lan)
+        Self::of(BothPaths::new(), lan)
     }
 
     /// As [`Self::new`], with this lab.
-    pub fn beside(lab: BothWays) -> Self {
+    pub fn beside(lab: BothPaths) -> Self {
         Self::of(lab, 1500)
     }
 
-    fn of(lab: BothWays, lan: u32) -> Self {
+    fn of(lab: BothPaths, lan: u32) -> Self {
         let mut cluster = Self { lab };
         let colons = |mac: Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
         let (outside, inside) = (
@@ -128,7 +128,7 @@ impl LabCluster {
     }
 
     /// A cluster of a lab that has its network and services already.
-    pub fn around(lab: BothWays) -> Self {
+    pub fn around(lab: BothPaths) -> Self {
         Self { lab }
     }
 
@@ -137,9 +137,9 @@ impl LabCluster {
         self.lab.alone()
     }
 
-    /// The number of frames of the last burst that could not go the short way.
-    pub fn general_way(&self) -> usize {
-        self.lab.general_way()
+    /// The number of frames of the last burst that could not take the fast path.
+    pub fn general_path(&self) -> usize {
+        self.lab.general_path()
     }
 
     /// Has the drivers of all interfaces leave checksums to a device.

@@ -7,7 +7,7 @@
 //! test fails with the reason. The log texts of xvs that the tests expect are in [`log_texts`].
 //! In namespaces, kernels send and receive the packets; only [`frames`] writes a packet's bytes.
 
-pub mod both_ways;
+pub mod both_paths;
 pub mod browser;
 pub mod clients;
 pub mod cluster;
@@ -36,7 +36,7 @@ pub mod steered;
 pub mod traffic;
 pub mod wait;
 
-pub use both_ways::BothWays;
+pub use both_paths::BothPaths;
 pub use cluster::{Cluster, Host, Layout, Wan};
 pub use director::{Director, Workers};
 pub use frames::{Datagram, Transport};

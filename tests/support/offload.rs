@@ -14,7 +14,7 @@ const LOOPBACK: u32 = 1;
 /// The most connections at once.
 const RECORDS: u32 = 64;
 
-/// With this variable in the environment, tests of labs have a double whose flows are offloaded ([`crate::BothWays`]).
+/// With this variable in the environment, tests of labs have a double whose flows are offloaded ([`crate::BothPaths`]).
 const VARIABLE: &str = "XVS_OFFLOAD";
 
 thread_local! {

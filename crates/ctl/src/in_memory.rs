@@ -21,13 +21,13 @@ use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::general_path::reassembly::Reassembly;
+use xvs_dataplane::general_path::reassembly::handoff::Handoff;
 use xvs_dataplane::offload::{Ends, Offload};
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, FirstPart, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Reassembly;
-use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::clients::ClientSettings;
 use xvs_dataplane::snapshot::lists::Lists;
@@ -254,9 +254,9 @@ impl InMemory {
         }
     }
 
-    /// Whether packets of steady connections go the short way, as they do at first.
-    pub fn set_short_way(&mut self, allowed: bool) {
-        self.pipeline.set_short_way(allowed);
+    /// Whether packets of steady connections take the fast path, as they do at first.
+    pub fn set_fast_path(&mut self, allowed: bool) {
+        self.pipeline.set_fast_path(allowed);
     }
 
     /// Offloads flows to a program, which is made for the director's table. Frames that come alone are tried there
@@ -299,9 +299,9 @@ impl InMemory {
         self.port.set_first_part(bytes);
     }
 
-    /// The number of frames of the last burst that went the general way.
-    pub fn general_way(&self) -> usize {
-        self.pipeline.general_way()
+    /// The number of frames of the last burst that took the general path.
+    pub fn general_path(&self) -> usize {
+        self.pipeline.general_path()
     }
 
     /// What the XDP program would steer now.

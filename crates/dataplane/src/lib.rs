@@ -5,7 +5,7 @@
 //! [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without a
 //! connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`]. [`forward`]
 //! rewrites the packet for its next hop from [`egress`]; [`offload`] has the XDP program do so with later ones. Rare
-//! packets go through [`slow_path`]. Each packet ends in one [`verdict`]. [`capture`] and [`explain`] observe the
+//! packets go through [`general_path`]. Each packet ends in one [`verdict`]. [`capture`] and [`explain`] observe the
 //! stages.
 
 pub mod steering;
@@ -29,7 +29,7 @@ pub mod forward;
 
 pub mod offload;
 
-pub mod slow_path;
+pub mod general_path;
 
 pub mod sync;
 

@@ -2,24 +2,26 @@
 //! stages of its own (`new_connection/connect.rs`).
 //!
 //! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one place. The
-//! functions of `slow_path` return at once for packets that they do not concern. `Dispatch` has more slow paths:
+//! functions of `general_path` return at once for packets that they do not concern. `Dispatch` has more general paths:
 //! fragments, ICMP errors, packets above the path MTU, probes of health checks, and SYNs that the SYN proxy repeats.
 
 mod run;
+
+use xvs_proto::LinkId;
 
 pub use self::run::Pipeline;
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
+use crate::burst::{Context, Forwarding, FramedPacket, forward, proof, state, unanswered};
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
+use crate::general_path::syn_proxy::handshake::{self, Step};
+use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_proxy, vip_probe};
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::{bypass, limit, one_packet, service};
-use crate::slow_path::syn_proxy::{self, handshake};
-use crate::slow_path::{client_address, ftp, mss, no_destination, reset, vip_probe};
 use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
@@ -34,13 +36,24 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     burst.seek(flows);
     burst.compare(flows, at.snapshot);
     burst.prefetch_counters(flows, at.snapshot);
-    burst.forward(flows, reassembly, at, process);
+    let mut forwarding = Forwarding::begin(flows, at);
+    while let Some(mut undecided) = burst.next_undecided(&mut forwarding, flows, reassembly, at) {
+        let verdict = process(flows, undecided.packet(), at);
+        undecided.decide(verdict, reassembly);
+    }
+    forwarding.end(flows);
     let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
     dispatch.drop_overdue(port);
     for (received, decided) in burst.drain() {
-        dispatch.frame(received, decided, process, port);
+        if let Some(mut datagram) = dispatch.frame(received, decided, port) {
+            let verdict = process(dispatch.flows, datagram.packet(), at);
+            dispatch.datagram(datagram, verdict, port);
+        }
     }
-    dispatch.repeat_syns(send_request, port);
+    while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
+        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, LinkId(0)), id, at);
+        dispatch.transmitter.carry_out_made(frame, verdict, port);
+    }
     dispatch.answer(port);
     dispatch.probe(port);
     port.flush();
@@ -66,8 +79,8 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
 fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
-    if let Some(verdict) = handshake::take(flows, &mut p, at, send_request) {
-        return verdict;
+    if let Some(step) = handshake::take(flows, &mut p, at) {
+        return shake_hands(flows, p, step, at);
     }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&at.snapshot.settings);
@@ -82,6 +95,21 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
             vip_probe::take_reply(&p, at).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
         }
     }
+}
+
+/// Processes a packet that the SYN proxy has taken.
+fn shake_hands(flows: &mut Flows, p: FramedPacket<'_>, step: Step, at: Context<'_>) -> Verdict {
+    match step {
+        Step::Decided(verdict) => verdict,
+        Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, at),
+    }
+}
+
+/// Sends a destination a packet that the SYN proxy has written.
+fn send_written(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+    let verdict = send_request(flows, p, id, at);
+    syn_proxy::wait(&mut flows.table, id, at.now);
+    verdict
 }
 
 /// Processes a client's packet of a connection, towards the destination.
@@ -113,8 +141,8 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
 
 /// Processes a packet of a connection towards the client.
 fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    if let Some(verdict) = handshake::reply(flows, &mut p, id, at, send_request) {
-        return verdict;
+    if let Some(step) = handshake::reply(flows, &mut p, id, at) {
+        return shake_hands(flows, p, step, at);
     }
     let connection = flows.table.connection(id);
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
-use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
+use xvs_dataplane::general_path::reassembly::handoff::Handoff;
 use xvs_proto::LinkId;
 use xvs_xdp::{Frame, FrameLayout, FramePool};
 

@@ -3,7 +3,7 @@
 //! Its weight becomes 0, as by `xvsadm -e … -w 0`, unless that is in force already, as after `xvs disable`; then its
 //! connections are counted each second. Nothing is undone at the end: the command that restores the former weight is
 //! printed. Not here: ending the connections that are left (`api/connections.rs` of `ctl`), the RST
-//! (`slow_path/reset.rs` of `dataplane`), maintenance that lasts (`maintenance.rs`).
+//! (`general_path/reset.rs` of `dataplane`), maintenance that lasts (`maintenance.rs`).
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use std::{io, thread};

@@ -1,31 +1,26 @@
 //! Dispatch: the last stage of a burst, which carries out each frame's verdict.
 //!
 //! Runs for each frame after the whole burst is decided. Packets of flows have their verdict by then. ICMP errors and
-//! fragments (`slow_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
+//! fragments (`general_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
 //! counting (`transmit.rs`).
 
 use xvs_proto::Packet;
+use xvs_xdp::Frame;
 
 use super::classify::Class;
 use super::context::Context;
 use super::flows::Flows;
-use super::framed_packet::FramedPacket;
 use super::record::{Decided, Step};
 use super::transmit::Transmitter;
 use crate::conn::ConnId;
+use crate::general_path::icmp_error::{self, ErrorAction};
+use crate::general_path::icmp_originate::IcmpError;
+use crate::general_path::reassembly::Reassembly;
+use crate::general_path::reassembly::forward::Whole;
+use crate::general_path::syn_proxy::handshake::{self, Written};
+use crate::general_path::{no_destination, vip_probe};
 use crate::port::{Port, Received, write_back};
-use crate::slow_path::icmp_error::{self, ErrorAction};
-use crate::slow_path::icmp_originate::IcmpError;
-use crate::slow_path::reassembly::Reassembly;
-use crate::slow_path::syn_proxy::handshake;
-use crate::slow_path::{no_destination, vip_probe};
 use crate::verdict::{DropReason, Verdict};
-
-/// The stages of a packet from its look-up to its verdict.
-pub(crate) type Process = fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict;
-
-/// The stages of a client's packet of a connection.
-pub(crate) type Send = fn(&mut Flows, FramedPacket<'_>, ConnId, Context<'_>) -> Verdict;
 
 /// The stages that dispatch uses.
 pub(crate) struct Dispatch<'a> {
@@ -40,17 +35,19 @@ pub(crate) struct Dispatch<'a> {
 }
 
 impl Dispatch<'_> {
-    /// Carries out what was decided of a frame. Fragments and ICMP errors are processed by these stages.
+    /// Carries out what was decided of a frame. Returns the datagram that it completes, if it is a fragment.
     #[inline]
     pub(crate) fn frame(
         &mut self,
         received: Received,
         decided: Decided<'_>,
-        process: Process,
         port: &mut impl Port,
-    ) {
+    ) -> Option<Whole> {
         let Step { class, hash, verdict } = match decided {
-            Decided::Forwarded(link) => return self.transmitter.forward(received, link, port),
+            Decided::Forwarded(link) => {
+                self.transmitter.forward(received, link, port);
+                return None;
+            }
             Decided::General(step) => step,
         };
         let mut received = received;
@@ -62,10 +59,11 @@ impl Dispatch<'_> {
             Class::Decided(verdict) => *verdict,
             Class::Flow(packet) => self.packet(&received, packet, *hash, *verdict, port),
             Class::Error(packet) => self.error(&mut received, packet, port),
-            Class::Fragment(packet) => return self.fragment(received, packet, process, port),
+            Class::Fragment(packet) => return self.fragment(received, packet, port),
             Class::Chain => unreachable!("its parts were joined before"),
         };
         self.transmitter.carry_out(received, verdict, port);
+        None
     }
 
     /// Sends an ICMP error to the sender of a packet whose verdict requires one. Returns the verdict.
@@ -112,14 +110,20 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Sends the SYNs that destinations have not answered once more.
-    pub(crate) fn repeat_syns(&mut self, send: Send, port: &mut impl Port) {
+    /// The client's SYN of the next connection whose destination has not answered it, to be sent once more.
+    pub(crate) fn next_unanswered_syn(&mut self, port: &mut impl Port) -> Option<(ConnId, Frame, Written)> {
         while let Some(id) = self.flows.unanswered_syns.pop() {
-            // An entry may be reused after the burst.
-            let Some(mut frame) = port.allocate() else { return self.flows.unanswered_syns.clear() };
-            let verdict = handshake::repeat(self.flows, &mut frame, id, self.at, send);
-            self.transmitter.carry_out_made(frame, verdict, port);
+            let Some(mut frame) = port.allocate() else {
+                // An entry may be reused after the burst.
+                self.flows.unanswered_syns.clear();
+                return None;
+            };
+            match handshake::syn(self.flows, &mut frame, id) {
+                Some(syn) => return Some((id, frame, syn)),
+                None => self.transmitter.carry_out_made(frame, Verdict::Consumed, port),
+            }
         }
+        None
     }
 
     /// Sends the packets of probes that are due, which may be those that replies of this burst have made due.

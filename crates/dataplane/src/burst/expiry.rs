@@ -8,8 +8,8 @@ use super::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::WorkerCounters;
+use crate::general_path::syn_proxy;
 use crate::new_connection::eviction::count_out;
-use crate::slow_path::syn_proxy;
 use crate::snapshot::Snapshot;
 use crate::sync::announce::Announcer;
 

@@ -13,11 +13,11 @@ use crate::clock::Millis;
 use crate::conn::{ConnId, Direction, TableWorker};
 use crate::counters::{SharedStats, Stats, StatsValues, WorkerCounters};
 use crate::forward::{Ends, Identification};
+use crate::general_path::tcp_originate::Answer;
 use crate::new_connection::defence::Defence;
 use crate::new_connection::eviction::Eviction;
 use crate::offload::{Offload, Offloader};
 use crate::random::Random;
-use crate::slow_path::tcp_originate::Answer;
 use crate::snapshot::local_addresses::LocalCursor;
 use crate::snapshot::{Destination, DestinationId, Snapshot};
 

@@ -14,10 +14,10 @@ use super::framed_packet::FramedPacket;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
+use crate::general_path::ftp;
 use crate::new_connection::eviction::ended;
 use crate::new_connection::limit;
 use crate::new_connection::service::is_first;
-use crate::slow_path::ftp;
 use crate::snapshot::{ConnReuse, Snapshot};
 
 /// The result of a look-up.

@@ -1,8 +1,8 @@
 //! The stages of every packet: classification, look-up, state, forwarding, dispatch.
 
 pub(crate) mod context;
+mod fast_path;
 mod record;
-mod steady;
 
 pub mod classify;
 pub(crate) mod forward;
@@ -21,4 +21,5 @@ mod replaced;
 
 pub use self::context::Context;
 pub(crate) use self::framed_packet::FramedPacket;
+pub(crate) use self::record::Forwarding;
 pub use self::record::{Burst, Step};

@@ -1,9 +1,9 @@
 //! The frames of a burst, each with the results of the stages so far.
 //!
 //! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Most packets are
-//! plain ([`Plain`]), belong to a connection and do not change its state: they go the short way, for which a few words
-//! in an array suffice (`burst/steady.rs`). All others are classified and go the general way, which can do everything
-//! that the short one does. A packet in several parts goes the short way by its first part. On the general way its
+//! plain ([`Plain`]), belong to a connection and do not change its state: they take the fast path, for which a few words
+//! in an array suffice (`fast_path.rs`). All others are classified and take the general path, which can do everything
+//! that the fast path does. A packet in several parts takes the fast path by its first part. For the general path its
 //! parts are joined in one buffer, so that every stage sees the whole packet, and the result is written back: that
 //! costs two copies of the packet. Nothing allocates after [`Burst::new`].
 
@@ -13,12 +13,12 @@ use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
 use super::context::Context;
+use super::fast_path::{FastPath, PlainPacket};
 use super::flows::Flows;
 use super::framed_packet::FramedPacket;
-use super::steady::{PlainPacket, Steady};
 use crate::conn::{Candidate, ConnId, Direction};
+use crate::general_path::reassembly::Reassembly;
 use crate::port::{Port, Received, write_back};
-use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::{DestinationId, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -27,19 +27,19 @@ pub struct Burst {
     frames: Vec<Received>,
     /// One for each frame.
     records: Box<[Record; BURST]>,
-    /// Those of the general way, in the order in which they were classified.
+    /// Those of the general path, in the order in which they were classified.
     steps: Vec<Step>,
-    /// Whether packets may go the short way. Tests turn it off and expect the same results.
-    pub(crate) short_way: bool,
+    /// Whether packets may take the fast path. Tests turn it off and expect the same results.
+    pub(crate) fast_path: bool,
 }
 
-/// What the short way knows of a frame.
+/// What the fast path knows of a frame.
 #[derive(Clone, Copy)]
 struct Record {
     plain: Plain,
     /// The hash of its connection's key; 0 where it has none.
     hash: u64,
-    way: Way,
+    progress: Progress,
 }
 
 impl Record {
@@ -49,24 +49,24 @@ impl Record {
     }
 }
 
-/// The way of a frame, as far as it is known.
+/// How far the stages are with a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Progress {
     /// A plain packet that may belong to this connection.
     Candidate(ConnId),
     /// A plain packet of this connection.
     Of(ConnId, Direction),
     /// A plain packet whose candidate may be in the alternative bucket.
     Elsewhere,
-    /// A plain packet whose connection, if it has one, is looked up on the general way.
+    /// A plain packet whose connection, if it has one, is looked up on the general path.
     Unknown,
-    /// It went the short way and leaves by this link.
-    Short(LinkId),
-    /// The general way, with the step of this number.
+    /// It took the fast path and leaves by this link.
+    Forwarded(LinkId),
+    /// It takes the general path, with the step of this number.
     General(u8),
 }
 
-impl Way {
+impl Progress {
     #[inline(always)]
     fn of(candidate: Candidate<ConnId>) -> Self {
         match candidate {
@@ -77,7 +77,7 @@ impl Way {
     }
 }
 
-/// The results for one frame on the general way so far.
+/// The results for one frame on the general path so far.
 pub struct Step {
     /// Its class.
     pub class: Class,
@@ -85,6 +85,23 @@ pub struct Step {
     pub hash: u64,
     /// The verdict. It is [`Verdict::Held`] for frames that are processed after the rest of the burst is decided.
     pub verdict: Verdict,
+}
+
+/// A packet of the general path: its connection or service is to be looked up, and its verdict decided.
+pub(crate) struct Undecided<'b> {
+    received: &'b mut Received,
+    step: &'b mut Step,
+    /// All parts of a packet in several.
+    joined: Option<Received>,
+}
+
+/// The state of [`Burst::next_undecided`].
+pub(crate) struct Forwarding<'a> {
+    fast_path: FastPath<'a>,
+    /// The table's number of insertions before the burst.
+    insertions: u64,
+    /// The frame that is next.
+    next: usize,
 }
 
 /// What is to be done with a frame.
@@ -98,12 +115,12 @@ pub(crate) enum Decided<'a> {
 impl Burst {
     /// Room for one burst.
     pub fn new() -> Self {
-        let record = Record { plain: Plain::default(), hash: 0, way: Way::Unknown };
+        let record = Record { plain: Plain::default(), hash: 0, progress: Progress::Unknown };
         Self {
             frames: Vec::with_capacity(BURST),
             records: Box::new([record; BURST]),
             steps: Vec::with_capacity(BURST),
-            short_way: true,
+            fast_path: true,
         }
     }
 
@@ -120,7 +137,7 @@ impl Burst {
         &self.frames
     }
 
-    /// The number of frames of the last burst that went the general way.
+    /// The number of frames of the last burst that took the general path.
     pub(crate) fn general(&self) -> usize {
         self.steps.len()
     }
@@ -134,7 +151,7 @@ impl Burst {
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
             if received.link != link {
                 link = received.link;
-                addressed = self.short_way.then(|| plain_address(link, snapshot)).flatten();
+                addressed = self.fast_path.then(|| plain_address(link, snapshot)).flatten();
             }
             let bytes = received.frame.bytes();
             let is_plain = addressed.is_some_and(|(to, partial)| {
@@ -144,11 +161,11 @@ impl Burst {
                 && !record.plain.flags.has(tcp::Flags::SYN);
             if is_plain {
                 record.hash = hash(&record.plain, received.frame.bytes(), &secret);
-                record.way = Way::Unknown;
+                record.progress = Progress::Unknown;
             } else {
                 let step = Step::of(received, None, flows, snapshot);
                 record.hash = step.hash;
-                record.way = Way::General(self.steps.len() as u8);
+                record.progress = Progress::General(self.steps.len() as u8);
                 self.steps.push(step);
             }
             if record.is_sought() {
@@ -157,17 +174,19 @@ impl Burst {
         }
     }
 
-    /// Sends plain packets that an access list may refuse the general way, which decides.
+    /// Gives plain packets that an access list may refuse to the general path, which decides.
     pub(crate) fn screen(&mut self, flows: &Flows, snapshot: &Snapshot) {
         let Some(lists) = snapshot.lists.as_deref() else { return };
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
-            if record.way == Way::Unknown && lists.concern(record.plain.source_addr(received.frame.bytes())) {
+            if record.progress == Progress::Unknown
+                && lists.concern(record.plain.source_addr(received.frame.bytes()))
+            {
                 let step = Step::of(received, Some(record.hash), flows, snapshot);
                 let may_pass = |packet: &Packet| {
                     !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
                 };
                 if !matches!(&step.class, Class::Flow(packet) if may_pass(packet)) {
-                    record.way = Way::General(self.steps.len() as u8);
+                    record.progress = Progress::General(self.steps.len() as u8);
                     self.steps.push(step);
                 }
             }
@@ -178,28 +197,28 @@ impl Burst {
     pub(crate) fn seek(&mut self, flows: &Flows) {
         let records = &mut self.records[..self.frames.len()];
         for record in &mut *records {
-            match record.way {
-                Way::Unknown => record.way = Way::of(flows.table.candidate(record.hash)),
+            match record.progress {
+                Progress::Unknown => record.progress = Progress::of(flows.table.candidate(record.hash)),
                 _ if record.is_sought() => flows.prefetch_entries(record.hash),
                 _ => {}
             }
         }
-        for record in records.iter_mut().filter(|record| record.way == Way::Elsewhere) {
-            record.way = Way::of(flows.table.second_candidate(record.hash));
+        for record in records.iter_mut().filter(|record| record.progress == Progress::Elsewhere) {
+            record.progress = Progress::of(flows.table.second_candidate(record.hash));
         }
     }
 
     /// Compares plain packets with their candidates, and prefetches the routes of those that match.
     pub(crate) fn compare(&mut self, flows: &Flows, snapshot: &Snapshot) {
         for (received, record) in self.frames.iter().zip(&mut *self.records) {
-            let Way::Candidate(id) = record.way else { continue };
+            let Progress::Candidate(id) = record.progress else { continue };
             let connection = flows.table.connection(id);
-            record.way = match connection.direction_of(&record.plain, received.frame.bytes()) {
+            record.progress = match connection.direction_of(&record.plain, received.frame.bytes()) {
                 Some(direction) => {
                     snapshot.destinations.prefetch_route(DestinationId(connection.dest_ref()));
-                    Way::Of(id, direction)
+                    Progress::Of(id, direction)
                 }
-                None => Way::Unknown,
+                None => Progress::Unknown,
             };
         }
     }
@@ -207,7 +226,7 @@ impl Burst {
     /// Prefetches the counters of those that match.
     pub(crate) fn prefetch_counters(&self, flows: &Flows, snapshot: &Snapshot) {
         for record in &self.records[..self.frames.len()] {
-            if let Way::Of(id, _) = record.way {
+            if let Progress::Of(id, _) = record.progress {
                 let dest = DestinationId(flows.table.connection(id).dest_ref());
                 if let Some(route) = snapshot.destinations.route(dest) {
                     route.stats.prefetch(flows.worker);
@@ -216,59 +235,56 @@ impl Burst {
         }
     }
 
-    /// Forwards each packet by the short way if its connection is steady, else by `process`.
-    pub(crate) fn forward(
-        &mut self,
+    /// Forwards packets of steady connections by the fast path, up to the next packet that needs the general path.
+    /// `None`: there is none.
+    #[inline]
+    pub(crate) fn next_undecided<'b>(
+        &'b mut self,
+        forwarding: &mut Forwarding<'_>,
         flows: &mut Flows,
         reassembly: &mut Reassembly,
         at: Context<'_>,
-        process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
-    ) {
-        let mut steady = Steady::begin(flows, at);
-        let insertions = flows.table.insertions();
-        for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
-            // A connection that an earlier packet of the burst has begun takes over the replies of an older one.
-            let is_older =
-                |direction| direction == Direction::Outbound && flows.table.insertions() != insertions;
-            if let Way::Of(id, direction) = record.way
-                && !is_older(direction)
-            {
-                let p = PlainPacket {
-                    plain: &record.plain,
-                    frame: &mut received.frame,
-                    link: received.link,
-                    hash: record.hash,
-                };
-                if let Some(link) = steady.forward(flows, p, id, direction) {
-                    record.way = Way::Short(link);
-                    continue;
-                }
+    ) -> Option<Undecided<'b>> {
+        while forwarding.next < self.frames.len() {
+            let at_frame = forwarding.next;
+            forwarding.next += 1;
+            let (received, record) = (&mut self.frames[at_frame], &mut self.records[at_frame]);
+            if let Some(link) = forwarding.forward(flows, received, record) {
+                record.progress = Progress::Forwarded(link);
+                continue;
             }
-            let number = match record.way {
-                Way::General(number) => number,
+            let number = match record.progress {
+                Progress::General(number) => number,
                 _ => {
                     self.steps.push(Step::of(received, Some(record.hash), flows, at.snapshot));
                     (self.steps.len() - 1) as u8
                 }
             };
-            record.way = Way::General(number);
+            record.progress = Progress::General(number);
             let step = &mut self.steps[usize::from(number)];
-            match step.class {
-                Class::Chain => *step = Step::of_joined(received, reassembly, flows, at, &process),
-                _ => step.process(received, flows, at, &process),
+            let joined = match step.class {
+                Class::Chain => step.join(received, reassembly, flows, at.snapshot),
+                _ => None,
+            };
+            if matches!(step.class, Class::Flow(_)) {
+                let (received, step) = (&mut self.frames[at_frame], &mut self.steps[usize::from(number)]);
+                return Some(Undecided { received, step, joined });
+            }
+            if let Some(whole) = joined {
+                step.divide(whole, received, reassembly);
             }
         }
-        steady.end(flows);
+        None
     }
 
     /// Removes the frames, in their order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Received, Decided<'_>)> {
         let steps = &self.steps;
         self.frames.drain(..).zip(&*self.records).map(|(received, record)| {
-            let decided = match record.way {
-                Way::Short(link) => Decided::Forwarded(link),
-                Way::General(number) => Decided::General(&steps[usize::from(number)]),
-                _ => unreachable!("every frame has been forwarded one way or the other"),
+            let decided = match record.progress {
+                Progress::Forwarded(link) => Decided::Forwarded(link),
+                Progress::General(number) => Decided::General(&steps[usize::from(number)]),
+                _ => unreachable!("every frame has taken one path or the other"),
             };
             (received, decided)
         })
@@ -297,46 +313,80 @@ impl Step {
         Self { class, hash, verdict }
     }
 
-    /// Classifies and processes a frame by the joined bytes of its parts, and writes them back.
+    /// Classifies a frame by the joined bytes of its parts, which it returns.
     // Not inlined, so that the path of other packets is short.
     #[inline(never)]
-    fn of_joined(
-        received: &mut Received,
+    fn join(
+        &mut self,
+        received: &Received,
         reassembly: &mut Reassembly,
-        flows: &mut Flows,
-        at: Context<'_>,
-        process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
-    ) -> Self {
-        let no_room = Verdict::Drop(DropReason::NoHeadroom);
+        flows: &Flows,
+        snapshot: &Snapshot,
+    ) -> Option<Received> {
         let Some(frame) = reassembly.join(&received.frame) else {
             debug_assert!(false, "the buffer is free between packets, and holds any packet");
-            return Self { class: Class::Decided(no_room), hash: 0, verdict: no_room };
+            *self = Self { class: Class::Decided(NO_ROOM), hash: 0, verdict: NO_ROOM };
+            return None;
         };
         let mut whole = Received { link: received.link, frame };
-        let mut step = Self::of(&mut whole, None, flows, at.snapshot);
-        step.process(&mut whole, flows, at, process);
-        if !write_back(&whole.frame, &mut received.frame) {
-            step.verdict = no_room;
-        }
-        reassembly.put_back(whole.frame);
-        step
+        *self = Self::of(&mut whole, None, flows, snapshot);
+        Some(whole)
     }
 
-    /// Processes a packet whose connection or service is looked up.
-    #[inline(always)]
-    fn process(
-        &mut self,
-        received: &mut Received,
-        flows: &mut Flows,
-        at: Context<'_>,
-        process: impl Fn(&mut Flows, FramedPacket<'_>, Context<'_>) -> Verdict,
-    ) {
-        if let Class::Flow(packet) = &self.class {
-            let Received { link, frame } = received;
-            let (link, hash) = (*link, self.hash);
-            let whole = FramedPacket { frame, link, packet, hash, is_reassembled: false };
-            self.verdict = process(flows, whole, at);
+    /// Writes joined bytes back into the parts.
+    #[inline(never)]
+    fn divide(&mut self, whole: Received, received: &mut Received, reassembly: &mut Reassembly) {
+        if !write_back(&whole.frame, &mut received.frame) {
+            self.verdict = NO_ROOM;
         }
+        reassembly.put_back(whole.frame);
+    }
+}
+
+/// The verdict on a packet whose parts have no room for what was added.
+const NO_ROOM: Verdict = Verdict::Drop(DropReason::NoHeadroom);
+
+impl Undecided<'_> {
+    /// The packet.
+    #[inline]
+    pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
+        let Received { link, frame } = self.joined.as_mut().unwrap_or(self.received);
+        let Class::Flow(packet) = &self.step.class else { unreachable!("all others are decided otherwise") };
+        FramedPacket { frame, link: *link, packet, hash: self.step.hash, is_reassembled: false }
+    }
+
+    /// Sets the verdict.
+    #[inline]
+    pub(crate) fn decide(self, verdict: Verdict, reassembly: &mut Reassembly) {
+        self.step.verdict = verdict;
+        if let Some(whole) = self.joined {
+            self.step.divide(whole, self.received, reassembly);
+        }
+    }
+}
+
+impl<'a> Forwarding<'a> {
+    /// Before the first frame of a burst.
+    pub(crate) fn begin(flows: &Flows, at: Context<'a>) -> Self {
+        Self { fast_path: FastPath::begin(flows, at), insertions: flows.table.insertions(), next: 0 }
+    }
+
+    /// Forwards a packet by the fast path if its connection is steady. Returns the link by which it leaves.
+    #[inline(always)]
+    fn forward(&mut self, flows: &mut Flows, received: &mut Received, record: &Record) -> Option<LinkId> {
+        let Progress::Of(id, direction) = record.progress else { return None };
+        // A connection that an earlier packet of the burst has begun takes over the replies of an older one.
+        if direction == Direction::Outbound && flows.table.insertions() != self.insertions {
+            return None;
+        }
+        let (link, frame) = (received.link, &mut received.frame);
+        let p = PlainPacket { plain: &record.plain, frame, link, hash: record.hash };
+        self.fast_path.forward(flows, p, id, direction)
+    }
+
+    /// Counts what the fast path has forwarded.
+    pub(crate) fn end(self, flows: &Flows) {
+        self.fast_path.end(flows);
     }
 }
 

@@ -13,11 +13,11 @@ use crate::clock::Millis;
 use crate::counters::WorkerCounters;
 use crate::egress::{Unresolved, UnresolvedHop};
 use crate::forward::Identification;
+use crate::general_path::fragmentation::Fragmentation;
+use crate::general_path::icmp_originate::{IcmpError, RateLimit};
+use crate::general_path::neighbour_queue::NeighbourQueue;
+use crate::general_path::tcp_originate::Answer;
 use crate::port::{Port, Received};
-use crate::slow_path::fragmentation::Fragmentation;
-use crate::slow_path::icmp_originate::{IcmpError, RateLimit};
-use crate::slow_path::neighbour_queue::NeighbourQueue;
-use crate::slow_path::tcp_originate::Answer;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 

@@ -54,7 +54,7 @@ impl Flags {
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
 
-    /// Those of connections whose packets always go the general way.
+    /// Those of connections whose packets always take the general path.
     pub(crate) const UNUSUAL: Self = Self(
         Self::RESET.0
             | Self::PROXY.0

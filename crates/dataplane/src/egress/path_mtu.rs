@@ -2,7 +2,7 @@
 //!
 //! A worker learns it from an ICMP error, and all workers use it from their next packet on. As in the kernel, it
 //! expires after ten minutes, because the path may have changed. Cost: one load for each packet. Not here: which errors
-//! are accepted (`slow_path/icmp_error.rs`), and the MTU of links and routes (`egress`).
+//! are accepted (`general_path/icmp_error.rs`), and the MTU of links and routes (`egress`).
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};

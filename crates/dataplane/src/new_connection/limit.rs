@@ -3,12 +3,12 @@
 //!
 //! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
 //! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered by a cookie instead
-//! (`slow_path/syn_proxy`), and the client that proves it connects without the rate. Established connections are not
+//! (`general_path/syn_proxy`), and the client that proves it connects without the rate. Established connections are not
 //! concerned. A connection that a scheduler or the table then refuses has cost its client one of the connections that
 //! it may begin.
 //!
 //! The limit of SYNs is looked at before the look-up of a connection. Cost: a look at the flags of a packet that takes
-//! the general way; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
+//! the general path; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
 //! (`snapshot/clients.rs`), the SYNs that the XDP program decides on (`snapshot/syn_limits.rs`).
 
 use std::sync::Arc;

@@ -7,9 +7,9 @@ use crate::burst::transmit::Transmitter;
 use crate::burst::{Burst, Context};
 use crate::capture::watched::Watched;
 use crate::clock::Millis;
+use crate::general_path::reassembly::Reassembly;
 use crate::port::Port;
 use crate::port::tagged::Tagged;
-use crate::slow_path::reassembly::Reassembly;
 use crate::snapshot::Snapshot;
 
 /// A worker's stages, with their state between bursts.
@@ -29,13 +29,13 @@ impl Pipeline {
         Self { flows, transmitter, reassembly, burst: Burst::new() }
     }
 
-    /// Whether packets of steady connections go the short way, as they do at first. The results are the same.
-    pub fn set_short_way(&mut self, allowed: bool) {
-        self.burst.short_way = allowed;
+    /// Whether packets of steady connections take the fast path, as they do at first. The results are the same.
+    pub fn set_fast_path(&mut self, allowed: bool) {
+        self.burst.fast_path = allowed;
     }
 
-    /// The number of frames of the last burst that went the general way.
-    pub fn general_way(&self) -> usize {
+    /// The number of frames of the last burst that took the general path.
+    pub fn general_path(&self) -> usize {
         self.burst.general()
     }
 

@@ -1,4 +1,4 @@
-//! All that the short way needs of a destination, on one cache line.
+//! All that the fast path needs of a destination, on one cache line.
 //!
 //! Made from the destination whenever that changes, so it never says anything else. Not here: what packets of another
 //! kind need (`destinations.rs`).

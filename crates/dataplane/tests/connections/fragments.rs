@@ -2,7 +2,7 @@
 //! memory.
 //!
 //! `etherparse`, which shares no code with the director, reassembles the sent fragments; over IPv6 the test itself
-//! does. Not here: single fragments and the reasons to refuse them (`src/slow_path/reassembly/tests.rs`), and the
+//! does. Not here: single fragments and the reasons to refuse them (`src/general_path/reassembly/tests.rs`), and the
 //! behaviour of the kernel's IPVS (`tests/conformance/main.rs` of the root package).
 
 // Shared with tests that need more of it.

@@ -20,12 +20,12 @@ use xvs_dataplane::conn::{
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
 use xvs_dataplane::forward::Identification;
+use xvs_dataplane::general_path::reassembly::Reassembly;
+use xvs_dataplane::general_path::reassembly::handoff::Handoff;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::slow_path::reassembly::Reassembly;
-use xvs_dataplane::slow_path::reassembly::handoff::Handoff;
 use xvs_dataplane::snapshot::sync_backup::{Inbox, Received, SyncBackup};
 use xvs_dataplane::snapshot::{
     Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,

@@ -17,7 +17,7 @@
 
 mod assembly;
 mod coverage;
-mod forward;
+pub(crate) mod forward;
 mod fragment;
 pub mod handoff;
 

@@ -1,4 +1,4 @@
-//! A director whose packets go the short way where they can, beside one whose packets all go the general way, and one
+//! A director whose packets take the fast path where they can, beside one whose packets all take the general path, and one
 //! whose packets arrive in parts: the headers, and the rest.
 //!
 //! All get the same requests. Every answer (verdict, frames, counters, listings, explanations) must be the same, so
@@ -13,7 +13,7 @@ use xvs_proto::network::Network;
 use crate::offload;
 
 /// A lab, and its doubles.
-pub struct BothWays {
+pub struct BothPaths {
     lab: Lab,
     /// With their names; empty since a test has used the lab without them.
     doubles: Vec<(Lab, &'static str)>,
@@ -26,13 +26,13 @@ fn headers(frame: &[u8]) -> usize {
     14 + network + 20
 }
 
-impl Default for BothWays {
+impl Default for BothPaths {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl BothWays {
+impl BothPaths {
     /// Labs without interfaces, at time 0. With `XVS_OFFLOAD` in the environment there is one double, whose flows are
     /// offloaded as soon as they can be to the XDP program, which the kernel runs: that needs root.
     pub fn new() -> Self {
@@ -40,9 +40,9 @@ impl BothWays {
             return Self::offloading();
         }
         let (mut general, mut parts) = (Lab::new(), Lab::new());
-        general.director.set_short_way(false);
+        general.director.set_fast_path(false);
         parts.director.set_first_part(headers);
-        Self { lab: Lab::new(), doubles: vec![(general, "general way"), (parts, "in parts")] }
+        Self { lab: Lab::new(), doubles: vec![(general, "general path"), (parts, "in parts")] }
     }
 
     /// The one with the double whose flows are offloaded.
@@ -57,7 +57,7 @@ impl BothWays {
     pub fn answer(&mut self, line: &str) -> String {
         let answer = self.lab.answer(line);
         for (double, name) in &mut self.doubles {
-            assert_eq!(answer, double.answer(line), "short way, {name}: {line}");
+            assert_eq!(answer, double.answer(line), "fast path, {name}: {line}");
         }
         answer
     }
@@ -81,14 +81,14 @@ impl BothWays {
         };
         let sent = send(&mut self.lab);
         for (double, name) in &mut self.doubles {
-            assert_eq!(sent, send(double), "short way, {name}");
+            assert_eq!(sent, send(double), "fast path, {name}");
         }
         sent.1
     }
 
-    /// The number of frames of the last burst that could not go the short way.
-    pub fn general_way(&self) -> usize {
-        self.lab.director.general_way()
+    /// The number of frames of the last burst that could not take the fast path.
+    pub fn general_path(&self) -> usize {
+        self.lab.director.general_path()
     }
 
     /// Names a host, for all.

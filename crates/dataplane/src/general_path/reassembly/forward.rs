@@ -9,28 +9,74 @@ use xvs_proto::LinkId;
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
 use super::{Datagram, Gathered};
-use crate::burst::dispatch::{Dispatch, Process};
+use crate::burst::dispatch::Dispatch;
 use crate::burst::framed_packet::FramedPacket;
+use crate::general_path::icmp_originate::IcmpError;
 use crate::port::{Port, Received};
-use crate::slow_path::icmp_originate::IcmpError;
 use crate::verdict::{DropReason, Verdict};
 
+/// A whole datagram, whose verdict is to be decided.
+pub(crate) struct Whole {
+    datagram: Datagram,
+    packet: Packet,
+    hash: u64,
+    /// The bytes of the packet when it was received.
+    length: usize,
+}
+
+impl Whole {
+    /// The packet.
+    pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
+        let Self { datagram: Datagram { frame, link, .. }, packet, hash, .. } = self;
+        FramedPacket { frame, link: *link, packet, hash: *hash, is_reassembled: true }
+    }
+}
+
 impl Dispatch<'_> {
-    /// Processes a fragment. The recorded verdict is that of its datagram, if this fragment completes it.
+    /// Takes a fragment. Returns the datagram that it completes, which [`Self::datagram`] carries out.
     pub(crate) fn fragment(
         &mut self,
         received: Received,
         packet: &Packet,
-        process: Process,
         port: &mut impl Port,
-    ) {
+    ) -> Option<Whole> {
         self.drop_overdue(port);
         let verdict = match self.reassembly.take(received, packet, self.at.now) {
             Gathered::Waits => Verdict::Held,
             Gathered::HandedOver => Verdict::Consumed,
             Gathered::Refused(reason) => Verdict::Drop(reason),
-            Gathered::Whole(datagram) => self.forward(datagram, process, port),
+            Gathered::Whole(datagram) => match self.parse(datagram) {
+                Ok(whole) => return Some(whole),
+                Err(verdict) => verdict,
+            },
         };
+        self.settle(verdict, port);
+        None
+    }
+
+    /// Carries out the verdict on a whole datagram. The recorded verdict on its last fragment is the same.
+    pub(crate) fn datagram(&mut self, whole: Whole, verdict: Verdict, port: &mut impl Port) {
+        let Whole { datagram, packet, hash, length } = whole;
+        // If it is dropped, its sender gets an ICMP error.
+        if let Some(error) = IcmpError::of(&packet, &datagram.frame, datagram.link, verdict) {
+            self.reply(error, hash, port);
+        }
+        let verdict = match verdict {
+            Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
+            Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
+            Verdict::Waiting(next_hop) => {
+                // There is one frame for datagrams, and the next one needs it.
+                self.transmitter.resolve(next_hop);
+                Verdict::Drop(DropReason::NoNeighbour)
+            }
+            verdict => verdict,
+        };
+        self.reassembly.put_back(datagram.frame);
+        self.settle(verdict, port);
+    }
+
+    /// Carries out a verdict on the released fragments, and records it.
+    fn settle(&mut self, verdict: Verdict, port: &mut impl Port) {
         let verdict = match verdict {
             Verdict::Transmit(_) => {
                 self.dispose(Verdict::Consumed, port);
@@ -71,28 +117,19 @@ impl Dispatch<'_> {
         released.map(|received| self.transmitter.settle(received, verdict, port)).last()
     }
 
-    fn forward(&mut self, mut datagram: Datagram, process: Process, port: &mut impl Port) -> Verdict {
+    /// Reads a whole datagram. If it cannot be, the error is its verdict.
+    fn parse(&mut self, datagram: Datagram) -> Result<Whole, Verdict> {
         let verdict = match parse(datagram.frame.bytes()) {
             Ok(Parsed::Ip(packet)) => {
                 let longest_fragment = (packet.family() == Family::V6).then_some(datagram.largest);
-                let length = packet.length();
-                let packet = Packet { longest_fragment, ..packet };
-                match self.decide(&mut datagram, &packet, process, port) {
-                    Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
-                    Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
-                    Verdict::Waiting(next_hop) => {
-                        // There is one frame for datagrams, and the next one needs it.
-                        self.transmitter.resolve(next_hop);
-                        Verdict::Drop(DropReason::NoNeighbour)
-                    }
-                    verdict => verdict,
-                }
+                let (length, hash) = (packet.length(), self.flows.hash(&packet.connection_key()));
+                return Ok(Whole { datagram, packet: Packet { longest_fragment, ..packet }, hash, length });
             }
             Ok(Parsed::Other) => Verdict::PassToKernel,
             Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
         };
         self.reassembly.put_back(datagram.frame);
-        verdict
+        Err(verdict)
     }
 
     /// Sends a datagram, which had `length` bytes when it was received, in fragments as large as the largest received
@@ -111,23 +148,5 @@ impl Dispatch<'_> {
         let is_v6 = bytes[ethernet::HEADER_LEN] >> 4 == 6;
         let least = if is_outer && is_v6 { ipv6::MIN_MTU as usize } else { 0 };
         self.transmitter.send_copies(&datagram.frame, link, datagram.largest.max(least).min(mtu), port)
-    }
-
-    /// Decides the verdict on a datagram. If it is dropped, its sender gets an ICMP error.
-    fn decide(
-        &mut self,
-        datagram: &mut Datagram,
-        packet: &Packet,
-        process: Process,
-        port: &mut impl Port,
-    ) -> Verdict {
-        let hash = self.flows.hash(&packet.connection_key());
-        let (frame, link) = (&mut datagram.frame, datagram.link);
-        let whole = FramedPacket { frame, link, packet, hash, is_reassembled: true };
-        let verdict = process(self.flows, whole, self.at);
-        if let Some(error) = IcmpError::of(packet, &datagram.frame, datagram.link, verdict) {
-            self.reply(error, hash, port);
-        }
-        verdict
     }
 }

@@ -1,8 +1,8 @@
-//! The short way: plain packets of connections whose state stays as it is.
+//! The fast path: plain packets of connections whose state stays as it is.
 //!
 //! Runs for most packets. A connection is steady if the packet changes nothing of it but its deadline and its counts:
 //! an established TCP connection and a segment that only acknowledges, or any UDP datagram. Every condition that is not
-//! met sends the packet to the general way (`pipeline.rs`), which decides everything anew, so nothing is changed here
+//! met leaves the packet to the general path (`pipeline.rs`), which decides everything anew, so nothing is changed here
 //! before all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all
 //! prefetched, and with tunnels those of the prepared headers. The counters over all services are added up and written
 //! once a burst.
@@ -38,8 +38,8 @@ pub(super) struct PlainPacket<'a> {
     pub(super) hash: u64,
 }
 
-/// The short way of one burst.
-pub(super) struct Steady<'a> {
+/// The fast path of one burst.
+pub(super) struct FastPath<'a> {
     at: Context<'a>,
     /// The deadlines that packets of this moment give to connections.
     tcp_expires: Millis,
@@ -48,7 +48,7 @@ pub(super) struct Steady<'a> {
     announcer: Option<Announcer<'a>>,
 }
 
-impl<'a> Steady<'a> {
+impl<'a> FastPath<'a> {
     pub(super) fn begin(flows: &Flows, at: Context<'a>) -> Self {
         let settings = &at.snapshot.settings;
         Self {
@@ -60,8 +60,8 @@ impl<'a> Steady<'a> {
         }
     }
 
-    /// Forwards a packet of a connection. Returns the link to leave by; `None`, with nothing changed but the link
-    /// padding, if the packet has to go the general way.
+    /// Forwards a packet of a connection. Returns the link by which it leaves; `None`, with nothing changed but the link
+    /// padding, if the packet needs the general path.
     #[inline]
     pub(super) fn forward(
         &mut self,

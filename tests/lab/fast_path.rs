@@ -1,6 +1,6 @@
-//! Which packets go the short way: those of connections whose state stays as it is.
+//! Which packets take the fast path: those of connections whose state stays as it is.
 //!
-//! Not here: that both ways have the same results, which every test with a lab shows (`support/both_ways.rs`).
+//! Not here: that both ways have the same results, which every test with a lab shows (`support/both_paths.rs`).
 
 use std::net::SocketAddr;
 
@@ -47,7 +47,7 @@ impl Play {
         Self { cluster, client, vip, method, behind: None }
     }
 
-    /// A client's packet that is forwarded. Returns whether it went the short way. A TCP segment acknowledges
+    /// A client's packet that is forwarded. Returns whether it took the fast path. A TCP segment acknowledges
     /// the server's SYN.
     fn request(&mut self, transport: Transport) -> bool {
         let mut frame = Datagram::new(transport, self.client, self.vip).frame(GATEWAY_MAC, WAN_MAC);
@@ -58,15 +58,15 @@ impl Play {
         let judged = self.cluster.inject("wan", &frame);
         assert_eq!(judged.verdict, "transmit");
         self.behind = (!DIRECT.contains(&self.method)).then(|| ends(&judged.sent[0].1));
-        self.cluster.general_way() == 0
+        self.cluster.general_path() == 0
     }
 
-    /// The reply to the last request. Returns whether it went the short way.
+    /// The reply to the last request. Returns whether it took the fast path.
     fn reply(&mut self, transport: Transport) -> bool {
         let (to, from) = self.behind.expect("a request came first");
         let frame = Datagram::new(transport, from, to).frame(server_mac(1), LAN_MAC);
         assert_eq!(self.cluster.inject("lan", &frame).verdict, "transmit");
-        self.cluster.general_way() == 0
+        self.cluster.general_path() == 0
     }
 
     /// Where the transport header of a frame begins.
@@ -92,7 +92,7 @@ fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
 }
 
 #[test]
-fn datagrams_go_the_short_way_from_the_second_one_on_by_every_method_and_family() {
+fn datagrams_take_the_fast_path_from_the_second_one_on_by_every_method_and_family() {
     for ipv6 in [false, true] {
         for method in DIRECT.into_iter().chain(MASQUERADING) {
             let mut play = Play::new(ipv6, method);
@@ -118,7 +118,7 @@ fn make_partial(frame: &mut [u8], transport: usize) {
 }
 
 #[test]
-fn datagrams_whose_checksum_is_left_to_a_device_go_the_general_way_and_are_completed() {
+fn datagrams_whose_checksum_is_left_to_a_device_take_the_general_path_and_are_completed() {
     for ipv6 in [false, true] {
         for method in ["-g", "-m"] {
             let mut play = Play::new(ipv6, method);
@@ -128,16 +128,16 @@ fn datagrams_whose_checksum_is_left_to_a_device_go_the_general_way_and_are_compl
             let mut partial = whole.clone();
             make_partial(&mut partial, play.transport());
             let mut expected = play.cluster.inject("wan", &whole);
-            assert_eq!((expected.verdict.as_str(), play.cluster.general_way()), ("transmit", 0), "{method}");
+            assert_eq!((expected.verdict.as_str(), play.cluster.general_path()), ("transmit", 0), "{method}");
             expected.moved.insert("checksums_completed".to_owned(), 1);
             assert_eq!(play.cluster.inject("wan", &partial), expected, "{method}, IPv6 {ipv6}");
-            assert_eq!(play.cluster.general_way(), 1);
+            assert_eq!(play.cluster.general_path(), 1);
         }
     }
 }
 
 #[test]
-fn segments_go_the_short_way_while_their_connection_is_established_and_they_only_acknowledge() {
+fn segments_take_the_fast_path_while_their_connection_is_established_and_they_only_acknowledge() {
     for ipv6 in [false, true] {
         for method in DIRECT.into_iter().chain(MASQUERADING) {
             let mut play = Play::new(ipv6, method);
@@ -160,7 +160,7 @@ fn segments_go_the_short_way_while_their_connection_is_established_and_they_only
 }
 
 #[test]
-fn a_packet_after_a_pause_goes_the_short_way_and_keeps_its_connection() {
+fn a_packet_after_a_pause_takes_the_fast_path_and_keeps_its_connection() {
     let mut play = Play::new(false, "-m");
     play.request(Transport::Udp);
     for _ in 0..4 {
@@ -171,17 +171,17 @@ fn a_packet_after_a_pause_goes_the_short_way_and_keeps_its_connection() {
 }
 
 #[test]
-fn packets_of_a_removed_server_go_the_general_way() {
+fn packets_of_a_removed_server_take_the_general_path() {
     let mut play = Play::new(false, "-g");
     assert!(!play.request(Transport::Udp) && play.request(Transport::Udp));
     let vip = play.vip;
     play.cluster.adm(&format!("-d -u {vip} -r {}", at(server(1), vip.port())));
     play.cluster.from_client(&Datagram::new(Transport::Udp, play.client, vip));
-    assert_eq!(play.cluster.general_way(), 1);
+    assert_eq!(play.cluster.general_path(), 1);
 }
 
 #[test]
-fn a_datagram_without_a_checksum_goes_the_general_way_where_it_gets_one() {
+fn a_datagram_without_a_checksum_takes_the_general_path_where_it_gets_one() {
     for (method, goes_short) in [("-g", true), ("-m", false), ("--fullnat", false)] {
         let mut play = Play::new(false, method);
         play.request(Transport::Udp);
@@ -208,7 +208,7 @@ fn packets_of_one_burst_have_the_results_of_packets_one_after_the_other() {
         let mut play = Play::new(false, method);
         for burst in bursts {
             let frames: Vec<_> = burst.iter().map(|flags| segment(&play, *flags)).collect();
-            // The double goes the general way.
+            // The double takes the general path.
             play.cluster.burst("wan", &frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
             play.cluster.adm("-L -n -c");
             play.cluster.adm("-L -n --stats");
@@ -227,18 +227,18 @@ fn a_reply_follows_the_connection_that_an_earlier_packet_of_its_burst_has_begun(
     // The same client by another virtual endpoint to the same server: the reply could be of either.
     let begins = Datagram::new(Transport::Udp, play.client, other).frame(GATEWAY_MAC, LAN_MAC);
     play.cluster.burst("lan", &[&begins, &reply, &reply]);
-    assert_eq!(play.cluster.general_way(), 3);
+    assert_eq!(play.cluster.general_path(), 3);
 }
 
 /// Sends a burst of the frame cut to every length, each beside the whole frame. The whole ones are forwarded by the
-/// short way, and the others dropped.
+/// fast path, and the others dropped.
 fn cut_everywhere(play: &mut Play, link: &str, whole: &[u8]) {
     let lengths: Vec<usize> = (0..whole.len()).collect();
     for lengths in lengths.chunks(32) {
         let before = play.cluster.counters();
         let frames: Vec<_> = lengths.iter().flat_map(|length| [&whole[..*length], whole]).collect();
         play.cluster.burst(link, &frames);
-        assert_eq!(play.cluster.general_way(), lengths.len());
+        assert_eq!(play.cluster.general_path(), lengths.len());
         let after = play.cluster.counters();
         let moved = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
         assert_eq!(moved("tx_packets"), lengths.len() as u64, "{after:?}");
